@@ -1,0 +1,66 @@
+"""The terminal face. Commands are files of this folder, imported when called."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+from homolog import __version__
+
+
+class _LazyGroup(click.Group):
+    """Lists the command files; imports one only when it is run or its help is asked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(
+            m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")
+        )
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{__name__}.{name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            rows.append((name, command.get_short_help_str(90) if command else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_LazyGroup,
+    name="homolog",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="homolog")
+def cli() -> None:
+    """Pretrain on unlabelled scans, see what was learnt, label a little, segment.
+
+    \b
+    homolog demo                                  the whole path on built-in data
+    homolog prepare SCANS --out store             any folder of scans -> a store
+    homolog pretrain s2dc store --out runs/pre    learn without labels
+    homolog finetune segment store --encoder runs/pre --out runs/seg
+    homolog predict scan.nii.gz --model runs/seg --out labels
+    """
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
+    from homolog.cli._errors import exit_status
+
+    try:
+        status = cli(standalone_mode=False)
+    except BaseException as error:
+        status = exit_status(error)
+    sys.exit(status if isinstance(status, int) else 0)

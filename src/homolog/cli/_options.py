@@ -1,0 +1,47 @@
+"""Options every command takes, and the last line of ``--json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from homolog.config import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(function: F) -> F:
+    """Add ``--json``, ``--device`` and ``--seed`` (as as_json, device, seed)."""
+    for decorate in (
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+                     help="Seed of everything random."),
+        click.option("--device", default="auto", show_default=True, metavar="DEVICE",
+                     help="auto, cpu, cuda or cuda:i."),
+        click.option("--json", "as_json", is_flag=True,
+                     help="Last line of standard output is one JSON object."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def show(result: dict[str, Any], as_json: bool, lines: Sequence[str] = ()) -> None:
+    """Print lines for people, then (with --json) one JSON object as the last line."""
+    for line in lines:
+        click.echo(line)
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def triple(text: str, what: str) -> tuple[float, float, float]:
+    """``"z,y,x"`` -> three numbers."""
+    parts = text.replace(" ", "").split(",")
+    try:
+        z, y, x = (float(p) for p in parts)
+    except ValueError:
+        raise ConfigError(
+            f"{what} must be three numbers z,y,x, got {text!r}."
+        ) from None
+    return z, y, x

@@ -1,0 +1,232 @@
+"""Frozen dataclasses as configurations: read, checked, written, hashed.
+
+One dataclass makes the command-line flags, the GUI form and the recipe file, so its
+fields carry what those need: a help text, a unit, a range, choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be meant: unknown key, wrong type, out of range."""
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the word every form and flag uses
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[Any] | None = None,
+    advanced: bool = False,
+) -> Any:
+    """A dataclass field with what a flag, a form and a check need to know.
+
+    Args:
+        default: Value when nothing is said.
+        help: One line, in the user's words.
+        unit: Unit of the number, e.g. ``"mm"`` or ``"deg"``.
+        minimum: Smallest value allowed, inclusive; holds for each entry of a tuple.
+        maximum: Largest value allowed, inclusive.
+        choices: The only values allowed.
+        advanced: Hide in forms until asked for.
+    """
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "min": minimum,
+        "max": maximum,
+        "choices": tuple(choices) if choices is not None else None,
+        "advanced": advanced,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON types; tuples become lists."""
+    return typing.cast("dict[str, Any]", json.loads(json.dumps(_plain(config))))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
+    """Build a configuration from plain types and check every value.
+
+    Args:
+        cls: A frozen dataclass whose fields all have defaults.
+        data: Keys are field names; missing ones keep their default.
+        where: Names the source (a file, a flag) in error messages.
+
+    Raises:
+        ConfigError: Unknown key, wrong type or value out of range.
+    """
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    unknown = sorted(set(data) - set(fields))
+    prefix = f"{where}: " if where else ""
+    if unknown:
+        raise ConfigError(
+            f"{prefix}{cls.__name__} has no setting {unknown[0]!r}; "
+            f"known settings: {', '.join(sorted(fields))}."
+        )
+    hints = typing.get_type_hints(cls)
+    values = {
+        name: _convert(value, hints[name], f"{prefix}{name}", fields[name].metadata)
+        for name, value in data.items()
+    }
+    built = cls(**values)
+    check(built, where=where)
+    return built
+
+
+def check(config: Any, *, where: str = "") -> None:
+    """Raise ConfigError when a field is outside its stated range or choices."""
+    prefix = f"{where}: " if where else ""
+    for f in dataclasses.fields(config):
+        value, meta = getattr(config, f.name), f.metadata
+        if dataclasses.is_dataclass(value):
+            check(value, where=f"{prefix}{f.name}")
+            continue
+        if value is None or not meta:
+            continue
+        choices = meta.get("choices")
+        if choices is not None and value not in choices:
+            allowed = ", ".join(repr(c) for c in choices)
+            raise ConfigError(
+                f"{prefix}{f.name} must be one of {allowed}, got {value!r}."
+            )
+        entries = value if isinstance(value, tuple) else (value,)
+        for entry in entries:
+            if isinstance(entry, bool) or not isinstance(entry, int | float):
+                continue
+            low, high = meta.get("min"), meta.get("max")
+            below = low is not None and entry < low
+            above = high is not None and entry > high
+            if below or above or entry != entry:
+                bounds = f"{'-inf' if low is None else low}..{'inf' if high is None else high}"
+                unit = f" {meta['unit']}" if meta.get("unit") else ""
+                raise ConfigError(
+                    f"{prefix}{f.name} must be in {bounds}{unit}, got {value!r}."
+                )
+
+
+def _convert(value: Any, hint: Any, where: str, meta: Mapping[str, Any]) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        problems = []
+        for candidate in (o for o in options if o is not type(None)):
+            try:
+                return _convert(value, candidate, where, meta)
+            except ConfigError as error:
+                problems.append(error)
+        raise problems[0]
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return from_dict(hint, value, where=where)
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            args = typing.get_args(hint)
+            if len(args) == 2 and args[1] is Ellipsis:
+                return tuple(_convert(v, args[0], where, meta) for v in value)
+            if len(value) == len(args):
+                pairs = zip(value, args, strict=True)
+                return tuple(_convert(v, a, where, meta) for v, a in pairs)
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif (
+        hint is float and isinstance(value, int | float) and not isinstance(value, bool)
+    ):
+        return float(value)
+    elif hint is int and not isinstance(value, bool):
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            return int(value)
+    elif hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
+        if hint in (int, float) and isinstance(value, bool):
+            raise ConfigError(f"{where} must be a number, got {value!r}.")
+        return value
+    raise ConfigError(f"{where} must be {_describe(hint)}, got {value!r}.")
+
+
+def _describe(hint: Any) -> str:
+    return {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+    }.get(hint, str(hint).replace("typing.", ""))
+
+
+def parse_assignments(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["epochs=3", "crop.size=64,64,64"]`` -> nested dict with parsed values.
+
+    Values are read as JSON where that works (numbers, true, null, lists), as a list
+    where they hold commas, and as text otherwise.
+    """
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"expected key=value, got {pair!r}.")
+        *parents, leaf = key.strip().split(".")
+        level = result
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[leaf] = _parse_value(text.strip())
+    return result
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if "," in text:
+        return [
+            _parse_value(part.strip()) for part in text.strip("()[]").split(",") if part
+        ]
+    return text
+
+
+def merge(base: Mapping[str, Any], *overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge: later mappings win, nested mappings are merged key by key."""
+    result = dict(base)
+    for override in overrides:
+        for key, value in override.items():
+            old = result.get(key)
+            if isinstance(old, Mapping) and isinstance(value, Mapping):
+                result[key] = merge(old, value)
+            else:
+                result[key] = value
+    return result
+
+
+def config_hash(*parts: Any) -> str:
+    """Sixteen hex digits that change with any value of any part."""
+    text = json.dumps([_plain(p) for p in parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,152 @@
+"""The news a job tells, and the one thing it can be told.
+
+A job is a generator of events. The terminal, the GUI, a worker process and a test
+consume the same ones; each is plain data that survives JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+R = TypeVar("R")
+
+
+class Request(enum.Enum):
+    """What a listener may send into a job between two events."""
+
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all news. Fields hold plain numbers, texts, lists and dicts only."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The job knows its size. ``total`` is 0 while unknown."""
+
+    phase: str
+    total: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One (reported) training step.
+
+    ``losses`` are the weighted terms whose sum is minimised, ``monitors`` whatever
+    tells whether learning is healthy (feature std, effective rank, gradient norm).
+    """
+
+    index: int
+    total: int
+    losses: dict[str, float]
+    monitors: dict[str, float] = field(default_factory=dict)
+    seconds_per_step: float = 0.0
+    remaining_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Countable work other than training steps: scans prepared, windows predicted."""
+
+    phase: str
+    index: int
+    total: int
+    item: str = ""
+    remaining_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Validated(Event):
+    """Metrics on held-out cases after ``index`` steps."""
+
+    index: int
+    metrics: dict[str, float]
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """Something now lies on disk, complete."""
+
+    path: str
+    what: str = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """A sentence for the user. ``level`` is ``info`` or ``warning``."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Preview(Event):
+    """A picture or volume written to a file, worth showing while the job runs."""
+
+    path: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The job ended by itself. ``result`` is its summary, JSON types only."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The job ended because it was told to; its state is saved and can resume."""
+
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The job ended by an error, told in one sentence."""
+
+    message: str
+    traceback: str = ""
+
+
+Job: TypeAlias = Generator[Event, Request | None, R]
+
+_KINDS: dict[str, type[Event]] = {
+    cls.__name__.lower(): cls
+    for cls in (
+        Started, Step, Progress, Validated, Saved, Note, Preview, Finished, Stopped, Failed,
+    )
+}  # fmt: skip
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """``{"event": "step", ...}``, ready for json.dumps."""
+    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+
+
+def from_json(data: dict[str, Any]) -> Event:
+    """Inverse of to_json; unknown fields (a newer version's) are dropped."""
+    kind = data.get("event", "")
+    if kind not in _KINDS:
+        raise ValueError(f"unknown event {kind!r}; known: {', '.join(sorted(_KINDS))}.")
+    cls = _KINDS[kind]
+    names = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{k: v for k, v in data.items() if k in names})
+
+
+def drain(job: Job[R]) -> R:
+    """Run a job to its end without listening; returns its result."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result

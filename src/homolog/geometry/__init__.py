@@ -1,0 +1,1 @@
+"""Where things lie: affines (numpy), sampling and correspondence (torch)."""

@@ -1,0 +1,1 @@
+"""The napari face. This process never imports torch or MONAI."""

@@ -1,0 +1,12 @@
+"""Ways to learn from scans. One file is one method; its name is the key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from homolog.registry import Registry
+
+if TYPE_CHECKING:
+    from homolog.methods._base import Method
+
+METHODS: Registry[Method] = Registry(__name__, "homolog.methods._base:Method", "method")

@@ -1,0 +1,129 @@
+"""The contract of a pretraining method. The training loop knows nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones._base import Backbone
+from homolog.views.view import Views, ViewSpec
+
+
+class Method(nn.Module, ABC):
+    """One way to learn without (or with few) labels.
+
+    Attributes:
+        Config: Frozen dataclass; makes flags, form and recipe file.
+        title: Name for people.
+        paper: Citation, one line.
+        backbones: Backbones it is meant for; empty means any.
+        uses_labels: Whether label maps enter the losses.
+        RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
+            ``method``, ``backbone`` (with ``name``), ``training``.
+    """
+
+    Config: ClassVar[type]
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    backbones: ClassVar[tuple[str, ...]] = ()
+    uses_labels: ClassVar[bool] = False
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, backbone: Backbone, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self._watched: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def views(self) -> dict[str, ViewSpec]:
+        """What it needs to see; earlier groups may anchor later ones."""
+
+    @abstractmethod
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar terms; their sum is minimised.
+
+        Args:
+            views: The groups asked for by ``views()``.
+            progress: Share of the training done, 0..1.
+        """
+
+    def after_step(self, progress: float) -> None:  # noqa: B027 - optional verb
+        """Move teachers, queues, centres; called after the optimiser's step."""
+
+    @abstractmethod
+    def encoder(self) -> Backbone:
+        """What is worth keeping (student or teacher); its keys are saved un-prefixed."""
+
+    def embedder(self) -> Embedder:
+        """What makes dense features for similarity and matching, from ``encoder()``.
+
+        The default hands out the encoder's own map of ``config.token_stride`` (or the
+        coarsest but one) with no head.
+        """
+        encoder = self.encoder()
+        stride = getattr(self.config, "token_stride", None)
+        last = max(len(encoder.strides) - 2, 0)
+        index = last if stride is None else encoder.map_of_stride(stride)
+        return Embedder(encoder, {"features": index})
+
+    def watch(self, name: str, features: Tensor) -> None:
+        """Remember a batch of features (N, E) for the collapse monitors."""
+        self._watched[name] = features.detach()
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Feature std and effective rank of everything watched; scalars on the device.
+
+        Source: methods reference 1.6. Healthy unit-norm features have a std near
+        1 / sqrt(E), reported here times sqrt(E), so that 1 is healthy and 0 collapsed.
+        """
+        found: dict[str, Tensor] = {}
+        for name, features in self._watched.items():
+            flat = features.float().reshape(-1, features.shape[-1])[:2048]
+            unit = nn.functional.normalize(flat, dim=-1, eps=1e-6)
+            found[f"{name}_std"] = unit.std(dim=0).mean() * unit.shape[-1] ** 0.5
+            singular = torch.linalg.svdvals(unit - unit.mean(0))
+            share = singular / singular.sum().clamp_min(1e-12)
+            found[f"{name}_rank"] = (
+                -(share * share.clamp_min(1e-12).log()).sum()
+            ).exp()
+        return found
+
+
+class Embedder(nn.Module):
+    """Dense features for similarity and matching: maps of a backbone, optional heads.
+
+    Args:
+        backbone: The encoder.
+        maps: Feature name -> index of the backbone's map.
+        heads: Feature name -> module mapping (B, E_i, d, h, w) -> (B, E, d, h, w).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: Mapping[str, int],
+        heads: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.maps = dict(maps)
+        self.heads = nn.ModuleDict(dict(heads or {}))
+
+    def stride(self, name: str) -> tuple[int, int, int]:
+        """Voxels (z, y, x) per cell of a feature."""
+        return self.backbone.strides[self.maps[name]]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
+        maps = self.backbone(image)
+        result = {}
+        for name, index in self.maps.items():
+            features = maps[index]
+            if name in self.heads:
+                features = self.heads[name](features)
+            result[name] = nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+        return result

@@ -1,0 +1,1 @@
+"""Metrics: thin over MONAI and scikit-learn."""

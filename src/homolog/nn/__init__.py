@@ -1,0 +1,1 @@
+"""Parts of networks shared by methods and tasks."""

@@ -1,0 +1,1 @@
+"""Jobs in their own processes: run directory, worker, launch."""

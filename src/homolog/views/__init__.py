@@ -1,0 +1,1 @@
+"""What a method sees: view specifications, views, and how they are made."""

@@ -1,0 +1,169 @@
+"""What a method asks for (ViewSpec) and what it gets (View, Views)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from homolog.geometry.affine import Index
+
+Range: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """At the sample's own place: drawn once, shared by all groups that ask for it."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """At an independent random place of the same scan, anew for every view."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """Centred somewhere inside the first view of another group.
+
+    Attributes:
+        group: Name of that group; it must come earlier in ``Method.views()``.
+    """
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole scan, scaled (one factor for all axes) to fit the view and padded."""
+
+
+Place: TypeAlias = Anchor | Elsewhere | Within | Whole
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Random intensity changes; values are normalised intensities (about -1..3).
+
+    Each has a probability per view; a probability of 0 switches it off.
+
+    Attributes:
+        shift: Added offset drawn in this range.
+        scale: Multiplicative factor drawn in this range.
+        gamma: Exponent on the view's values rescaled to 0..1.
+        noise_std: Gaussian noise of a standard deviation drawn in this range.
+        blur_voxels: Gaussian blur of a sigma drawn in this range.
+        contrast: Factor about the view's mean; values are kept in the view's range.
+        low_resolution: Zoom factor (0..1] down and up again.
+    """
+
+    shift: Range = (-0.1, 0.1)
+    shift_probability: float = 0.0
+    scale: Range = (0.9, 1.1)
+    scale_probability: float = 0.0
+    gamma: Range = (0.7, 1.5)
+    gamma_probability: float = 0.0
+    noise_std: Range = (0.0, 0.1)
+    noise_probability: float = 0.0
+    blur_voxels: Range = (0.5, 1.0)
+    blur_probability: float = 0.0
+    contrast: Range = (0.75, 1.25)
+    contrast_probability: float = 0.0
+    low_resolution: Range = (0.5, 1.0)
+    low_resolution_probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """One group of views of a sample.
+
+    Attributes:
+        size: Voxels (D, H, W); D = 1 cuts a slice or takes a 2D image.
+        count: Views in the group (V).
+        place: Where the views are centred.
+        translate: Centre jitter per axis, as a fraction of the view's size.
+        rotate_deg: Rotation per axis (about z, y, x) drawn in +- these angles.
+        scale: Isotropic size factor; 1.2 shows the anatomy 1.2 times larger.
+        anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
+        flip: Probability of a flip along each axis (z, y, x).
+        quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        elastic_mm: Standard deviation of the displacement at the control points.
+        elastic_points: Control points per axis of the displacement field.
+        spacing_mm: Voxel size of the view; None takes the store's.
+        intensity: Random intensity changes.
+        labels: Whether the label map is sampled too (nearest neighbour).
+    """
+
+    size: Index
+    count: int = 1
+    place: Place = Anchor()  # noqa: RUF009 - frozen
+    translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rotate_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: Range = (1.0, 1.0)
+    anisotropy: float = 0.0
+    flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    quarter_turns: bool = False
+    elastic_mm: float = 0.0
+    elastic_points: Index = (6, 6, 6)
+    spacing_mm: tuple[float, float, float] | None = None
+    intensity: Intensity = field(default_factory=Intensity)
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """One group of views of a batch.
+
+    Attributes:
+        image: (B, V, C, D, H, W) float32, normalised intensities.
+        affine: (B, V, 4, 4) float64, view voxel (z, y, x) -> world mm (z, y, x), LPS.
+            With an elastic displacement it is the affine part.
+        valid: (B, V, D, H, W) bool, False where the view looks outside the scan.
+        case: (B,) int64, index of the scan in the feed.
+        label: (B, V, D, H, W) int64 or None; -1 where unlabelled or outside.
+        displacement_mm: (B, V, 3, p, q, r) float32 coarse field in world mm (z, y, x)
+            spread over the view's corners, or None.
+    """
+
+    image: Tensor
+    affine: Tensor
+    valid: Tensor
+    case: Tensor
+    label: Tensor | None = None
+    displacement_mm: Tensor | None = None
+
+    @property
+    def size(self) -> Index:
+        """Voxels (D, H, W)."""
+        d, h, w = self.image.shape[-3:]
+        return d, h, w
+
+    def flat(self) -> Tensor:
+        """(B * V, C, D, H, W): what a backbone eats (the first two axes merged)."""
+        return self.image.flatten(0, 1)
+
+
+class Views(Mapping[str, View]):
+    """The groups of one batch by name, in the order the method asked for them."""
+
+    def __init__(self, groups: Mapping[str, View]) -> None:
+        self._groups = dict(groups)
+
+    def __getitem__(self, name: str) -> View:
+        if name not in self._groups:
+            known = ", ".join(self._groups)
+            raise ValueError(f"no view group {name!r}; this batch has: {known}.")
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return next(iter(self._groups.values())).image.device
