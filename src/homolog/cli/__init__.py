@@ -33,6 +33,8 @@ class _LazyGroup(click.Group):
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             rows.append((name, command.get_short_help_str(90) if command else ""))
+        if not rows:
+            return
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
