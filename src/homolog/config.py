@@ -81,7 +81,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     Raises:
         ConfigError: Unknown key, wrong type or value out of range.
     """
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
     unknown = sorted(set(data) - set(fields))
     prefix = f"{where}: " if where else ""
     if unknown:
@@ -123,7 +123,8 @@ def check(config: Any, *, where: str = "") -> None:
             below = low is not None and entry < low
             above = high is not None and entry > high
             if below or above or entry != entry:
-                bounds = f"{'-inf' if low is None else low}..{'inf' if high is None else high}"
+                first = "-inf" if low is None else low
+                bounds = f"{first}..{'inf' if high is None else high}"
                 unit = f" {meta['unit']}" if meta.get("unit") else ""
                 raise ConfigError(
                     f"{prefix}{f.name} must be in {bounds}{unit}, got {value!r}."

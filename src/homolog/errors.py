@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class UnusableInput(ValueError):  # noqa: N818 - says what is wrong, not that it is
+class UnusableInput(ValueError):
     """A scan, folder, manifest or weight file that cannot be used; exit status 2."""
 
 

@@ -122,9 +122,18 @@ Job: TypeAlias = Generator[Event, Request | None, R]
 _KINDS: dict[str, type[Event]] = {
     cls.__name__.lower(): cls
     for cls in (
-        Started, Step, Progress, Validated, Saved, Note, Preview, Finished, Stopped, Failed,
+        Started,
+        Step,
+        Progress,
+        Validated,
+        Saved,
+        Note,
+        Preview,
+        Finished,
+        Stopped,
+        Failed,
     )
-}  # fmt: skip
+}
 
 
 def to_json(event: Event) -> dict[str, Any]:

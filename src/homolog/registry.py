@@ -29,9 +29,11 @@ class Registry(Generic[T]):
         self.kind = kind
         self._base = base
         self._extra: dict[str, type[T]] = {}
+        self._asked_extensions = False
 
     def names(self) -> list[str]:
-        """All keys, sorted; nothing is imported."""
+        """All keys, sorted; no module of the package is imported."""
+        self._ask_extensions()
         spec = importlib.util.find_spec(self.package)
         if spec is None or spec.submodule_search_locations is None:
             raise ImportError(f"{self.package} is not a package.")
@@ -46,6 +48,13 @@ class Registry(Generic[T]):
             raise ValueError(f"the {self.kind} {name!r} exists already.")
         self._extra[name] = cls
 
+    def _ask_extensions(self) -> None:
+        if not self._asked_extensions:
+            self._asked_extensions = True
+            from homolog import extensions
+
+            extensions.load(self)
+
     def get(self, name: str) -> type[T]:
         """The class behind a key.
 
@@ -53,11 +62,12 @@ class Registry(Generic[T]):
             ValueError: Unknown name; the message lists the known ones.
             TypeError: The module does not define exactly one subclass.
         """
+        known = self.names()
         if name in self._extra:
             return self._extra[name]
-        if name not in self.names():
+        if name not in known:
             raise ValueError(
-                f"unknown {self.kind} {name!r}; known: {', '.join(self.names())}."
+                f"unknown {self.kind} {name!r}; known: {', '.join(known)}."
             )
         module = importlib.import_module(f"{self.package}.{name}")
         base_module, _, base_name = self._base.partition(":")

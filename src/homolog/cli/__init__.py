@@ -46,7 +46,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="homolog")
 def cli() -> None:
-    """Pretrain on unlabelled scans, see what was learnt, label a little, segment.
+    r"""Pretrain on unlabelled scans, see what was learnt, label a little, segment.
 
     \b
     homolog demo                                  the whole path on built-in data

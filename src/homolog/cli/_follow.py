@@ -126,7 +126,8 @@ def describe(event: events.Event) -> str:
         case events.Started(phase=phase, total=total):
             return f"{phase}: {total} steps" if total else phase
         case events.Validated(index=index, metrics=metrics, is_best=best):
-            return f"validation after {index}: {_numbers(metrics)}{'  (best)' if best else ''}"
+            mark = "  (best)" if best else ""
+            return f"validation after {index}: {_numbers(metrics)}{mark}"
         case events.Saved(path=path, what=what):
             return f"saved {what}: {path}"
         case events.Note(text=text, level=level):

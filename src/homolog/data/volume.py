@@ -142,7 +142,10 @@ def reorder_axes(
     lead = data.ndim - 3
     order = [*range(lead), *(lead + a for a in axes)]
     turned = np.transpose(data, order)
-    return np.flip(turned, [lead + i for i, f in enumerate(flips) if f])
+    flipped: NDArray[Any] = np.flip(
+        turned, tuple(lead + i for i, f in enumerate(flips) if f)
+    )
+    return flipped
 
 
 def restore_axes(
@@ -150,6 +153,6 @@ def restore_axes(
 ) -> NDArray[Any]:
     """Inverse of reorder_axes; a view, no copy."""
     lead = data.ndim - 3
-    turned = np.flip(data, [lead + i for i, f in enumerate(flips) if f])
+    turned = np.flip(data, tuple(lead + i for i, f in enumerate(flips) if f))
     inverse = np.argsort(axes)
     return np.transpose(turned, [*range(lead), *(lead + int(a) for a in inverse)])

@@ -70,14 +70,14 @@ class Affine:
         return cls(matrix)
 
     @classmethod
-    def shift(cls, offset: Sequence[float]) -> Affine:
+    def shift(cls, offset: Sequence[float] | Array) -> Affine:
         """Translation by an offset (z, y, x)."""
         matrix = np.eye(4)
         matrix[:3, 3] = offset
         return cls(matrix)
 
     @classmethod
-    def scale(cls, factors: Sequence[float]) -> Affine:
+    def scale(cls, factors: Sequence[float] | Array) -> Affine:
         """Scaling by factors (z, y, x) about the origin."""
         return cls(np.diag([*factors, 1.0]))
 
@@ -96,7 +96,7 @@ class Affine:
         mapped: Array = points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
         return mapped
 
-    def crop(self, start: Sequence[float]) -> Affine:
+    def crop(self, start: Sequence[float] | Array) -> Affine:
         """Affine of the box whose voxel 0, 0, 0 is this grid's voxel ``start``."""
         return self @ Affine.shift(start)
 

@@ -98,7 +98,7 @@ class ViewSpec:
 
     size: Index
     count: int = 1
-    place: Place = Anchor()  # noqa: RUF009 - frozen
+    place: Place = Anchor()
     translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rotate_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: Range = (1.0, 1.0)
