@@ -1,0 +1,151 @@
+"""The contract of a task: a use of an encoder, with or without learning from labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from homolog.events import Job
+
+if TYPE_CHECKING:
+    import torch
+
+    from homolog.backbones._base import Backbone
+    from homolog.data.store import Card
+    from homolog.data.volume import Volume
+    from homolog.feed import CaseRef
+    from homolog.views.view import Views, ViewSpec
+
+
+class Task(ABC):
+    """One use of an encoder.
+
+    Attributes:
+        Config: Frozen dataclass; makes flags, form and recipe file.
+        title: Name for people.
+        learns: Whether it is fine-tuned on labelled cases first (see LearnedTask).
+    """
+
+    Config: ClassVar[type]
+    title: ClassVar[str] = ""
+    learns: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
+        """One scan in; a Volume, LabelMap, FeatureMap or Points out, as a job."""
+
+
+class TaskModule(nn.Module, ABC):
+    """What is trained: an encoder with a task's head. The training loop's contract.
+
+    Its ``deployed()`` part is what is validated, saved and predicts later.
+    """
+
+    @abstractmethod
+    def views(self) -> dict[str, ViewSpec]:
+        """What it needs to see, labels included."""
+
+    @abstractmethod
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar terms; their sum is minimised. ``progress`` runs 0..1."""
+
+    def after_step(self, progress: float) -> None:  # noqa: B027 - optional verb
+        """Called after the optimiser's step (weight averages)."""
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Scalars that tell whether learning is healthy."""
+        return {}
+
+    @abstractmethod
+    def encoder(self) -> Backbone:
+        """The part that came pretrained; it gets its own learning rate."""
+
+    @abstractmethod
+    def deployed(self) -> nn.Module:
+        """The network to evaluate and save: the trained one or its weight average."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A fine-tuned network that is ready to predict.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        spec: What ``LearnedTask.describe`` told when it was trained.
+        card: The whole ``model.json``.
+        device: Where it runs.
+    """
+
+    network: nn.Module
+    spec: Mapping[str, Any]
+    card: Mapping[str, Any]
+    device: torch.device
+
+
+class LearnedTask(Task):
+    """A task fine-tuned on labelled cases. One file holds all that is special to it.
+
+    The fine-tuning job chooses cases, encoder and optimiser, trains ``module()`` and saves
+    its ``deployed()`` network together with ``describe()``'s answer, from which
+    ``network()`` builds it again.
+
+    Attributes:
+        best_metric: The validation metric that decides which weights are kept.
+        RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
+            ``backbone`` (with ``name``), ``training``.
+    """
+
+    learns: ClassVar[bool] = True
+    best_metric: ClassVar[str] = ""
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
+    def usable(self, card: Card) -> bool:
+        """Whether a case carries the labels the task learns from."""
+
+    @abstractmethod
+    def describe(
+        self,
+        cases: Sequence[CaseRef],
+        backbone: Backbone,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """Everything but weights that the network must remember; JSON types.
+
+        Args:
+            cases: All usable cases of the store, not only those trained on.
+            backbone: The encoder it is built on.
+            device: Where it trains; larger windows fit a GPU.
+        """
+
+    @abstractmethod
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> nn.Module:
+        """Encoder plus head, untrained head."""
+
+    @abstractmethod
+    def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
+        """What the training loop trains."""
+
+    @property
+    def balance(self) -> float:
+        """Share of crops centred on a uniformly chosen label (0: anywhere)."""
+        return 0.0
+
+    @abstractmethod
+    def validate(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, float]:
+        """Mean metrics on held-out cases; holds ``best_metric``."""
+
+    @abstractmethod
+    def score(self, model: Trained, case: CaseRef) -> Job[list[dict[str, Any]]]:
+        """Predict one labelled case of a store; one row of metrics per label."""
+
+    @abstractmethod
+    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
+        """Predict one scan; ``model`` is a Trained; the answer lies on its own grid."""
