@@ -9,7 +9,7 @@ import pytest
 
 from homolog.data.phantom import make_phantom
 from homolog.data.phantom_atlas import LABEL_NAMES, landmarks
-from homolog.data.phantom_cohort import read_points, write_cohort, write_points
+from homolog.data.points_io import read_points, write_points
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 
@@ -111,6 +111,8 @@ def test_place_does_not_depend_on_the_grid():
 
 def test_cohort_is_an_nnunet_folder_with_landmarks(tmp_path):
     from homolog.data.scan_io import read_labels, read_scan
+
+    from homolog.data.phantom_cohort import write_cohort
 
     names = write_cohort(
         tmp_path,

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from homolog.data.phantom_atlas import LABEL_NAMES, Organ, landmarks, organs
+from homolog.data.phantom_atlas import LABEL_NAMES, landmarks, organs
+from homolog.data.phantom_shapes import FAR_MM, Organ
 from homolog.data.phantom_warp import Warp, random_warp
 from homolog.data.volume import LabelMap, Points, Volume
 from homolog.geometry.affine import Affine, Index, Triple
@@ -135,6 +136,7 @@ def _paint(
     texture = _texture(rng, shape, affine.spacing_mm).ravel()
     contrast = rng.uniform(0.5 - 0.5 * strength, 0.5 + 0.5 * strength)
     edge_mm = np.float32(max(affine.spacing_mm))
+    values = {name: value for value, name in LABEL_NAMES.items()}
     body: NDArray[np.intp] | None = None
     for organ in organs():
         jitter = 1 + 0.15 * strength * rng.normal()
@@ -148,7 +150,7 @@ def _paint(
         if body is None:  # the skin comes first; nothing is painted outside of it
             body = where[share > 0]
         if not organ.keeps_label:
-            label[where[share > 0.5]] = organ.label
+            label[where[share > 0.5]] = values.get(organ.name, 0)
     return hu.reshape(shape), label.reshape(shape)
 
 
@@ -161,7 +163,7 @@ def _candidates(
     """Indices of the voxels an organ may touch."""
     where = np.arange(len(points)) if body is None else body
     for axis, (low, high) in enumerate(organ.box):
-        if low > -1e3 or high < 1e3:
+        if low > -FAR_MM or high < FAR_MM:
             along = points[where, axis]
             where = where[(along > low - margin_mm) & (along < high + margin_mm)]
     return where

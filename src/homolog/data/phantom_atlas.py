@@ -6,21 +6,19 @@ liver, on the right, has negative x. Sizes are those of a slim adult.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from homolog.data.phantom_bones import VERTEBRA_PITCH_MM, bones, spine_centre, wall
+from homolog.data.phantom_organs import belly_organs, chest_organs, dome
 from homolog.data.phantom_shapes import (
-    Cloud,
-    Distance,
+    Organ,
     all_of,
-    any_of,
+    complement,
     ellipsoid,
     shrunk,
     trunk,
-    tube,
-    without,
 )
 
 LABEL_NAMES = {
@@ -39,297 +37,16 @@ LABEL_NAMES = {
     13: "gallbladder",
 }
 
-VERTEBRA_PITCH_MM = 29.0
-_EVERYWHERE = ((-1e3, 1e3),) * 3
-
-
-@dataclass(frozen=True, eq=False)
-class Organ:
-    """One thing painted over what was painted before.
-
-    Attributes:
-        name: Key of LABEL_NAMES by value, or any word.
-        hu: Mean attenuation without contrast medium.
-        enhancement_hu: What a full dose of contrast medium adds.
-        distance: Signed distance, atlas mm.
-        box: ((z0, z1), (y0, y1), (x0, x1)) outside of which it certainly is not.
-        keeps_label: Painted inside another organ without changing its label.
-        texture_hu: Standard deviation of the patient's own coarse texture.
-    """
-
-    name: str
-    hu: float
-    distance: Distance
-    box: tuple[tuple[float, float], ...] = _EVERYWHERE
-    enhancement_hu: float = 0.0
-    keeps_label: bool = False
-    texture_hu: float = 0.0
-
-    @property
-    def label(self) -> int:
-        """Value in the label map; 0 for unlabelled tissue."""
-        return next((v for v, n in LABEL_NAMES.items() if n == self.name), 0)
-
-
-def spine_centre(z: Cloud) -> tuple[Cloud, Cloud]:
-    """Position (y, x) of the vertebral bodies' axis at height z: the lordosis."""
-    return 60 - 7 * np.cos((z + 40) / 60), 0 * z
-
-
-def _dome(right: float, left: float) -> Distance:
-    """Below the diaphragm whose tops lie at these heights."""
-
-    def distance(points: Cloud) -> Cloud:
-        z, y, x = points.T
-        back = ((y + 12) / 80) ** 2 * 32
-        top = np.maximum(
-            right - ((x + 58) / 72) ** 2 * 40 - back,
-            left - ((x - 62) / 72) ** 2 * 40 - back,
-        )
-        return (z - top) * np.float32(0.75)
-
-    return distance
-
-
-def _above(part: Distance) -> Distance:
-    return lambda points: -part(points)
-
-
-def _side(sign: int, margin_mm: float) -> Distance:
-    """The half-space x * sign > margin."""
-    return lambda points: np.float32(margin_mm) - sign * points[:, 2]
-
-
-def _vertebrae(points: Cloud) -> Cloud:
-    z, y, x = points.T
-    mid_y, mid_x = spine_centre(z)
-    size = 19 - z * 0.02  # lumbar bodies are the larger ones
-    body = np.hypot((y - mid_y) * 1.15, x - mid_x) - size
-    phase = np.abs((z / VERTEBRA_PITCH_MM) % 1 - 0.5) * VERTEBRA_PITCH_MM
-    within = phase - (VERTEBRA_PITCH_MM / 2 - 3.5)  # the rest of the pitch is disc
-    arch = np.abs(np.hypot(y - mid_y - 28, x) - 12) - 3.5
-    spinous = np.maximum(np.abs(x) - 3.5, np.abs(y - mid_y - 46) - 10)
-    transverse = np.maximum(np.abs(x) - 38, np.abs(y - mid_y - 24) - 4)
-    low = np.abs(((z + 4) / VERTEBRA_PITCH_MM) % 1 - 0.5) * VERTEBRA_PITCH_MM - 8
-    processes = np.maximum(np.minimum(spinous, transverse), low)
-    solid: Cloud = np.minimum(np.maximum(body, within), np.minimum(processes, arch))
-    canal = np.hypot(y - mid_y - 28, x) - 8.5
-    return np.maximum(solid, -canal)
-
-
-def _marrow(points: Cloud) -> Cloud:
-    z, y, x = points.T
-    mid_y, mid_x = spine_centre(z)
-    phase = np.abs((z / VERTEBRA_PITCH_MM) % 1 - 0.5) * VERTEBRA_PITCH_MM
-    inside = np.hypot((y - mid_y) * 1.15, x - mid_x) - (15 - z * 0.02)
-    return np.maximum(inside, phase - (VERTEBRA_PITCH_MM / 2 - 7))
-
-
-def _discs(points: Cloud) -> Cloud:
-    z, y, x = points.T
-    mid_y, mid_x = spine_centre(z)
-    return np.hypot((y - mid_y) * 1.15, x - mid_x) - (18 - z * 0.02)
-
-
-def _ribs(points: Cloud) -> Cloud:
-    z, y, x = points.T
-    shell = np.abs(trunk(123, 82)(points)) - 4.0
-    phase = ((z - 0.45 * y) / 27) % 1 - 0.5
-    band = np.abs(phase) * 27 * 0.9 - 4.0
-    margin = -20 - 0.5 * y - z  # the costal margin climbs to the front
-    return np.maximum(np.maximum(shell, band), np.maximum(margin, 12 - np.abs(x)))
-
 
 @cache
 def organs() -> tuple[Organ, ...]:
-    """Everything, in painting order."""
+    """Everything there is, in painting order."""
     cavity = trunk(117, 76)
-    below = _dome(44, 32)
-    chest = all_of(cavity, _above(_dome(48, 36)))
+    below = dome(44, 32)
+    chest = all_of(cavity, complement(dome(48, 36)))
     belly = all_of(shrunk(cavity, 3), below)
     heart = ellipsoid((84, -24, 24), (44, 38, 46), 0.35)
-    return (*_wall(cavity), *_chest(chest, heart), *_belly(belly), *_bones(cavity))
-
-
-def _wall(cavity: Distance) -> tuple[Organ, ...]:
-    return (
-        Organ("fat", -105, trunk(143, 100), texture_hu=6),
-        Organ("muscle", 52, trunk(128, 87), texture_hu=8, enhancement_hu=12),
-        Organ("cavity_fat", -95, cavity, texture_hu=12),
-        Organ(
-            "back_muscle",
-            55,
-            any_of(
-                tube([(-160, 80, 31), (160, 80, 26)], [19, 14]),
-                tube([(-160, 80, -31), (160, 80, -26)], [19, 14]),
-            ),
-            ((-1e3, 1e3), (58, 102), (-54, 54)),
-            enhancement_hu=12,
-            texture_hu=10,
-        ),
-        Organ(
-            "psoas",
-            58,
-            any_of(
-                tube([(-15, 56, 25), (-130, 38, 46)], [9, 20]),
-                tube([(-15, 56, -25), (-130, 38, -46)], [9, 20]),
-            ),
-            ((-155, 0), (10, 70), (-70, 70)),
-            enhancement_hu=12,
-            texture_hu=8,
-        ),
-    )
-
-
-def _chest(chest: Distance, heart: Distance) -> tuple[Organ, ...]:
-    upper = (-30, 1e3)
-    vessels = []
-    for side in (-1, 1):
-        root = (96, 14, side * 36)
-        for z, y, x in (
-            (40, 40, 84), (20, 52, 72), (70, -30, 90), (118, -32, 76),
-            (128, 36, 84), (64, 50, 96), (98, 8, 108), (46, 6, 66),
-        ):  # fmt: skip
-            vessels.append(tube([root, (z, y, side * x)], [5.5, 1.8]))
-    return (
-        Organ("mediastinum", 10, chest, (upper, *_EVERYWHERE[1:]), texture_hu=15),
-        *(
-            Organ(
-                name,
-                -840,
-                without(all_of(shrunk(chest, 2), _side(sign, 19)), shrunk(heart, -4)),
-                (upper, *_EVERYWHERE[1:]),
-                enhancement_hu=15,
-                texture_hu=22,
-            )
-            for name, sign in (("lung_right", -1), ("lung_left", 1))
-        ),
-        Organ(
-            "lung_vessels", 30,
-            all_of(any_of(*vessels), shrunk(chest, 4)),
-            (upper, *_EVERYWHERE[1:]),
-            enhancement_hu=150,
-            keeps_label=True,
-        ),
-        Organ(
-            "airway", -960,
-            any_of(
-                tube([(150, 8, 0), (114, 12, 0)], [9, 9]),
-                tube([(114, 12, 0), (94, 18, 38)], [7, 5]),
-                tube([(114, 12, 0), (92, 18, -38)], [7, 5]),
-            ),
-            ((85, 1e3), (-5, 30), (-50, 50)),
-        ),
-        Organ(
-            "oesophagus", 38, tube([(160, 34, 4), (70, 36, 8), (22, 8, 34)], [7, 7, 8]),
-            ((10, 1e3), (0, 50), (-10, 46)),
-        ),
-        Organ("heart", 42, heart, ((28, 140), (-72, 24), (-40, 88)), 110, texture_hu=8),
-        Organ(
-            "heart_chambers", 42,
-            any_of(
-                ellipsoid((78, -30, 42), (26, 18, 22), 0.35),
-                ellipsoid((92, -14, 2), (24, 16, 16)),
-            ),
-            ((40, 130), (-60, 10), (-25, 75)),
-            210,
-            keeps_label=True,
-        ),
-    )  # fmt: skip
-
-
-def _belly(belly: Distance) -> tuple[Organ, ...]:
-    liver = all_of(
-        belly,
-        without(
-            any_of(
-                ellipsoid((2, -4, -60), (66, 66, 62), 0.25),
-                ellipsoid((14, -38, 2), (24, 30, 52), -0.2),
-            ),
-            ellipsoid((-36, 30, -30), (40, 34, 40)),
-        ),
-    )
-    stomach = all_of(belly, ellipsoid((2, -28, 62), (44, 34, 30), -0.35))
-    spleen = all_of(belly, ellipsoid((-4, 34, 87), (44, 30, 21), -0.2))
-    hepatic = any_of(
-        tube([(36, 18, -24), (10, -6, -84)], [6, 2.5]),
-        tube([(36, 18, -24), (6, -34, -50)], [6, 2.5]),
-        tube([(36, 18, -24), (18, -40, 6)], [5, 2]),
-        tube([(-8, 2, -32), (-2, -6, -66), (-26, 4, -92)], [7, 6, 3]),
-        tube([(-2, -6, -66), (22, 16, -88)], [5, 2.5]),
-        tube([(-8, 2, -32), (12, -34, -18)], [6, 3]),
-    )
-    return (
-        Organ("bowel", 12, all_of(belly, ellipsoid((-88, -28, 0), (46, 46, 78))),
-              ((-140, -38), (-80, 24), (-84, 84)), 30, texture_hu=48),
-        Organ("colon", -40, any_of(
-            tube([(-118, 0, -84), (-62, 2, -86), (-48, -46, -58)], [20, 18, 15]),
-            tube([(-48, -46, -58), (-62, -58, 0), (-34, -50, 56)], [15, 14, 14]),
-            tube([(-34, -50, 56), (-26, 20, 92), (-118, 18, 86)], [13, 13, 13])),
-              ((-145, -5), (-80, 44), (-112, 112)), texture_hu=140),
-        Organ("liver", 58, liver, ((-74, 46), (-76, 70), (-118, 62)), 55, texture_hu=5),
-        Organ("hepatic_vessels", 42, all_of(hepatic, shrunk(liver, 1)),
-              ((-40, 46), (-50, 40), (-105, 20)), 130, keeps_label=True),
-        Organ("gallbladder", 8, ellipsoid((-42, -44, -46), (20, 13, 12), 0.3),
-              ((-66, -20), (-60, -28), (-64, -28))),
-        Organ("stomach", 34, stomach, ((-56, 40), (-66, 10), (14, 108)), 30),
-        Organ("stomach_lumen", 18, shrunk(stomach, 6), ((-50, 36), (-60, 4), (18, 102)),
-              keeps_label=True, texture_hu=18),
-        Organ("stomach_gas", -880, all_of(shrunk(stomach, 7), ellipsoid((8, -50, 58), (28, 14, 20))),
-              ((-24, 40), (-68, -32), (34, 82)), keeps_label=True),
-        Organ("spleen", 50, spleen, ((-56, 46), (2, 68), (56, 114)), 75, texture_hu=5),
-        Organ("pancreas", 42, tube([(-30, -4, -22), (-10, -6, -4), (2, 14, 40), (4, 24, 66)], [13, 10, 10, 7]),
-              ((-46, 20), (-22, 36), (-38, 78)), 60, texture_hu=8),
-        *_kidney("kidney_right", (-46, 36, -60), -1),
-        *_kidney("kidney_left", (-36, 38, 54), 1),
-        Organ("aorta", 42, any_of(
-            tube([(160, 30, 18), (60, 36, 17), (0, 33, 9), (-92, 26, 7)], [13, 12, 10.5, 9]),
-            tube([(-92, 26, 7), (-150, 20, 44)], [7, 6]),
-            tube([(-92, 26, 7), (-150, 20, -36)], [7, 6])),
-              ((-160, 1e3), (8, 50), (-46, 54)), 230),
-        Organ("vena_cava", 40, any_of(
-            tube([(-96, 30, -17), (-40, 26, -21), (20, 20, -24), (62, 0, -18)], [10, 11, 11, 11]),
-            tube([(-96, 30, -17), (-150, 26, 30)], [8, 7]),
-            tube([(-96, 30, -17), (-150, 26, -46)], [8, 7])),
-              ((-160, 76), (-14, 44), (-56, 40)), 110),
-        Organ("renal_veins", 40, any_of(
-            tube([(-38, 30, -20), (-46, 34, -44)], [5, 4]),
-            tube([(-34, 20, -16), (-32, 18, 8), (-34, 34, 42)], [5, 4, 4])),
-              ((-60, -20), (8, 44), (-50, 50)), 150),
-    )  # fmt: skip
-
-
-def _kidney(
-    name: str, centre: tuple[float, float, float], side: int
-) -> tuple[Organ, ...]:
-    z, y, x = centre
-    tilt = -0.22 * side
-    whole = ellipsoid(centre, (48, 23, 25), tilt)
-    hollow = ellipsoid((z, y - 6, x - side * 24), (15, 13, 16))
-    box = ((z - 54, z + 54), (y - 26, y + 26), (x - 36, x + 36))
-    return (
-        Organ(name, 34, without(whole, hollow), box, 165, texture_hu=6),
-        Organ("medulla", 30, all_of(shrunk(whole, 9), _above(hollow)), box, 60, keeps_label=True),
-        Organ("renal_pelvis", 6, all_of(hollow, shrunk(whole, 3)), box, 20),
-    )  # fmt: skip
-
-
-def _bones(cavity: Distance) -> tuple[Organ, ...]:
-    centre = ((-1e3, 1e3), (30, 126), (-44, 44))
-    wings = any_of(
-        ellipsoid((-142, 26, 84), (52, 58, 13), 0.45),
-        ellipsoid((-142, 26, -84), (52, 58, 13), -0.45),
-    )
-    return (
-        Organ("disc", 85, _discs, centre),
-        Organ("vertebrae", 430, _vertebrae, centre, texture_hu=25),
-        Organ("marrow", 190, _marrow, centre, 20, keeps_label=True, texture_hu=25),
-        Organ("cord", 32, lambda p: np.hypot(p[:, 1] - spine_centre(p[:, 0])[0] - 28, p[:, 2]) - 7,
-              ((-1e3, 1e3), (60, 110), (-12, 12))),
-        Organ("rib", 380, _ribs, ((-70, 1e3), *_EVERYWHERE[1:]), texture_hu=30),
-        Organ("sternum", 260, ellipsoid((104, -84, 0), (66, 7, 19)), ((34, 1e3), (-96, -70), (-24, 24))),
-        Organ("pelvis", 360, all_of(wings, trunk(130, 88)), ((-200, -80), (-40, 90), (-125, 125)), texture_hu=30),
-    )  # fmt: skip
+    return (*wall(cavity), *chest_organs(chest, heart), *belly_organs(belly), *bones())
 
 
 @cache

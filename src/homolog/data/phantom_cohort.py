@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from homolog.data.phantom import Phantom, make_phantom
 from homolog.data.phantom_atlas import LABEL_NAMES
+from homolog.data.points_io import write_points, write_text
 from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.volume import Points
-from homolog.errors import UnusableInput
 from homolog.geometry.affine import Index, Triple
-
-POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
 
 
 def write_cohort(
@@ -52,8 +44,8 @@ def write_patients(
 ) -> Iterator[str]:
     """Write patients one by one, yielding the name of each that is complete.
 
-    ``folder`` gets ``imagesTr/phantom_000_0000.nii.gz``, ``labelsTr/phantom_000.nii.gz``,
-    ``landmarks/phantom_000.csv`` (all patients) and ``dataset.json``.
+    ``folder`` gets ``dataset.json``, ``imagesTr/phantom_000_0000.nii.gz``,
+    ``labelsTr/phantom_000.nii.gz`` and (of all) ``landmarks/phantom_000.csv``.
 
     Args:
         folder: Made if absent.
@@ -106,55 +98,4 @@ def _write_description(folder: Path, labelled: int) -> None:
         "numTraining": labelled,
         "file_ending": ".nii.gz",
     }
-    _write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
-
-
-def write_points(points: Points, path: Path) -> None:
-    """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(POINT_COLUMNS)
-    names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
-    for name, row in zip(names, points.mm, strict=True):
-        writer.writerow([name, *(f"{v:.6f}" for v in row)])
-    _write_text(path, text.getvalue())
-
-
-def read_points(path: Path) -> Points:
-    """Inverse of write_points; other columns are passed over.
-
-    Raises:
-        UnusableInput: No such file, a missing column or a value that is no number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UnusableInput(f"there is no table of points {path}.")
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        missing = [c for c in POINT_COLUMNS[1:] if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UnusableInput(
-                f"{path} must have the columns {', '.join(POINT_COLUMNS)}; "
-                f"{missing[0]} is missing."
-            )
-        rows = list(reader)
-    names, places = [], []
-    for number, row in enumerate(rows, start=1):
-        try:
-            places.append([float(row[c]) for c in POINT_COLUMNS[1:]])
-        except (TypeError, ValueError):
-            raise UnusableInput(
-                f"{path}: point {number} needs three numbers, got "
-                f"{[row[c] for c in POINT_COLUMNS[1:]]}."
-            ) from None
-        names.append(row.get("name") or f"point_{number}")
-    return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
-
-
-def _write_text(path: Path, text: str) -> None:
-    half = path.with_name(path.name + ".part")
-    with half.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(half, path)
+    write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")

@@ -7,6 +7,7 @@ negative inside. Union is a minimum, intersection a maximum.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 Cloud: TypeAlias = NDArray[np.floating[Any]]
 Distance: TypeAlias = Callable[[Cloud], Cloud]
+Box: TypeAlias = tuple[tuple[float, float], ...]
+
+FAR_MM = 1e3
+ALWAYS = (-FAR_MM, FAR_MM)
 
 
 def ellipsoid(
@@ -40,7 +45,7 @@ def ellipsoid(
 
 
 def tube(path: Sequence[Sequence[float]], radii: Sequence[float]) -> Distance:
-    """A round tube along a polyline (n points), its radius changing from point to point."""
+    """A round tube along a polyline; the radius changes from point to point."""
     nodes = np.asarray(path, np.float32)
 
     def distance(points: Cloud) -> Cloud:
@@ -94,3 +99,31 @@ def without(part: Distance, hole: Distance) -> Distance:
 def shrunk(part: Distance, margin_mm: float) -> Distance:
     """A part whose surface lies ``margin_mm`` further inside."""
     return lambda points: part(points) + np.float32(margin_mm)
+
+
+def complement(part: Distance) -> Distance:
+    """Where the part is not."""
+    return lambda points: -part(points)
+
+
+@dataclass(frozen=True, eq=False)
+class Organ:
+    """One thing painted over what was painted before.
+
+    Attributes:
+        name: One of the label names, or any word for unlabelled tissue.
+        hu: Mean attenuation without contrast medium.
+        enhancement_hu: What a full dose of contrast medium adds.
+        distance: Signed distance, atlas mm.
+        box: ((z0, z1), (y0, y1), (x0, x1)) outside of which it certainly is not.
+        keeps_label: Painted inside another organ without changing its label.
+        texture_hu: Standard deviation of the patient's own coarse texture.
+    """
+
+    name: str
+    hu: float
+    distance: Distance
+    box: Box = (ALWAYS,) * 3
+    enhancement_hu: float = 0.0
+    keeps_label: bool = False
+    texture_hu: float = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Warp:
         return self.affine.inverse().apply(q)
 
     def displacement(self, points: Cloud) -> Cloud:
-        """u at undeformed atlas positions, (N, 3) -> (N, 3) mm; keeps the dtype."""
+        """Where u leads from undeformed atlas positions, (N, 3) -> (N, 3) mm."""
         moved = np.zeros_like(points)
         kind = points.dtype
         for centre, shift, swell, width in zip(
@@ -79,13 +79,12 @@ class Warp:
         ):
             r = np.linalg.norm(points - centre, axis=1) / width
             near = np.exp(-0.5 * r**2)
-            # |grad (shift g)| = |shift| r g / width; |grad (swell q g)| <= |swell| g max(1, |1 - r^2|)
+            # |grad(shift g)| = |shift| r g / width, and
+            # |grad(swell q g)| <= |swell| g max(1, |1 - r^2|).
             steepness += np.linalg.norm(shift) * r * near / width
             steepness += abs(swell) * near * np.maximum(1.0, np.abs(1 - r**2))
         factor = min(1.0, STEEPEST / max(float(steepness.max()), 1e-9))
-        return Warp(
-            self.affine, self.centres, self.shifts * factor, self.swells * factor, self.widths
-        )  # fmt: skip
+        return replace(self, shifts=self.shifts * factor, swells=self.swells * factor)
 
 
 def random_warp(

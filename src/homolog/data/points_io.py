@@ -1,0 +1,67 @@
+"""Named points in world millimetres, as a table every spreadsheet opens."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from homolog.data.volume import Points
+from homolog.errors import UnusableInput
+
+POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
+
+
+def write_points(points: Points, path: Path) -> None:
+    """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(POINT_COLUMNS)
+    names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
+    for name, row in zip(names, points.mm, strict=True):
+        writer.writerow([name, *(f"{v:.6f}" for v in row)])
+    write_text(path, text.getvalue())
+
+
+def read_points(path: Path) -> Points:
+    """Inverse of write_points; other columns are passed over.
+
+    Raises:
+        UnusableInput: No such file, a missing column or a value that is no number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnusableInput(f"there is no table of points {path}.")
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.DictReader(handle)
+        missing = [c for c in POINT_COLUMNS[1:] if c not in (reader.fieldnames or ())]
+        if missing:
+            raise UnusableInput(
+                f"{path} must have the columns {', '.join(POINT_COLUMNS)}; "
+                f"{missing[0]} is missing."
+            )
+        rows = list(reader)
+    names, places = [], []
+    for number, row in enumerate(rows, start=1):
+        try:
+            places.append([float(row[c]) for c in POINT_COLUMNS[1:]])
+        except (TypeError, ValueError):
+            raise UnusableInput(
+                f"{path}: point {number} needs three numbers, got "
+                f"{[row[c] for c in POINT_COLUMNS[1:]]}."
+            ) from None
+        names.append(row.get("name") or f"point_{number}")
+    return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file at once: a reader sees the old one or the whole new one."""
+    half = path.with_name(path.name + ".part")
+    with half.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(half, path)
