@@ -1,0 +1,303 @@
+"""One recipe from a scan to what the store keeps, and back for labels.
+
+Axes are permuted and flipped, never rotated; the voxel size may change; values become
+int16 with a scale and an offset. The same function prepares training and new scans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.config import option
+from homolog.data.foreground import Box, foreground_box, inside, spread_sample
+from homolog.data.resample import Regrid, nearest, resample
+from homolog.data.volume import (
+    MODALITIES,
+    LabelMap,
+    Volume,
+    closest_canonical,
+    reorder_axes,
+    restore_axes,
+)
+from homolog.errors import UnusableInput
+from homolog.geometry.affine import Affine
+
+# More voxels than this (about 2.4 GB as int16) fit no machine we know while training.
+MAX_VOXELS = 1_200_000_000
+# Values that are not whole numbers get this many levels over their usual range, finer
+# than the 12 bits of a scanner; the rest of int16 is room for outliers.
+_LEVELS = 8192
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every scan before a network sees it."""
+
+    spacing_mm: tuple[float, float, float] | None = option(
+        None,
+        "Voxel size z, y, x of the prepared scans; empty keeps each scan's own.",
+        unit="mm",
+        minimum=0.001,
+        maximum=1000.0,
+    )
+    window_hu: tuple[float, float] = option(
+        (-1000.0, 1000.0), "CT values kept: darkest and brightest.", unit="HU"
+    )
+    percentiles: tuple[float, float] = option(
+        (0.5, 99.5),
+        "Foreground values kept in other scans: darkest and brightest.",
+        unit="%",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    modality: str | None = option(
+        None,
+        "Treat every scan as this modality; empty takes what each file says.",
+        choices=MODALITIES,
+    )
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """How values become what a network sees; all four in the scan's own unit.
+
+    normalised = (clip(value, low, high) - centre) / spread
+    """
+
+    low: float
+    high: float
+    centre: float
+    spread: float
+
+    def normalise(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Values (any shape, value units) -> normalised float32."""
+        kept = np.clip(np.asarray(values, dtype=np.float32), self.low, self.high)
+        return np.asarray((kept - self.centre) / self.spread, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scan as the store keeps it.
+
+    Attributes:
+        data: (C, D, H, W) int16; value = data * scale + offset.
+        affine: Prepared voxel -> world mm, LPS.
+        scale: Value units per step.
+        offset: Value of a stored 0.
+        intensity: How values are normalised.
+        modality: One of MODALITIES.
+        foreground: Box of the body (first voxel, one past the last).
+        grid: From the scan's closest-canonical grid to the prepared one.
+        axes: Permutation that made the scan canonical.
+        flips: Flips that did.
+        note: A sentence when values had to be clipped, else empty.
+    """
+
+    data: NDArray[np.int16]
+    affine: Affine
+    scale: float
+    offset: float
+    intensity: Intensities
+    modality: str
+    foreground: Box
+    grid: Regrid
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    note: str = ""
+
+    def normalised(self) -> NDArray[np.float32]:
+        """(C, D, H, W) float32 as a network sees it."""
+        return self.intensity.normalise(
+            self.data * np.float32(self.scale) + np.float32(self.offset)
+        )
+
+
+def prepare_volume(volume: Volume, preprocessing: Preprocessing) -> Prepared:
+    """Canonical axes, target voxel size, int16, and the numbers to normalise with.
+
+    Args:
+        volume: A scan as stored in its file.
+        preprocessing: The recipe. A single slice keeps its own pixels.
+
+    Raises:
+        UnusableInput: The scan holds NaN or infinity, or would become too large.
+    """
+    name = volume.name or "this scan"
+    if not np.isfinite([float(volume.data.min()), float(volume.data.max())]).all():
+        raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
+    canonical = closest_canonical(volume)
+    grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
+    if prod(grid.shape) * volume.data.shape[0] > MAX_VOXELS:
+        raise UnusableInput(
+            f"scan {name!r} would have {' x '.join(map(str, grid.shape))} voxels at "
+            f"spacing {preprocessing.spacing_mm} mm, more than {MAX_VOXELS:,}; "
+            "choose a coarser spacing."
+        )
+    data, scale, offset, note = _to_int16(canonical.data, grid)
+    modality = preprocessing.modality or volume.modality
+    is_ct = modality == "CT"
+    sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
+    if is_ct:
+        low, high = preprocessing.window_hu
+        intensity = Intensities(low, high, (low + high) / 2, (high - low) / 2)
+    else:
+        intensity = _robust_intensities(sample, preprocessing.percentiles)
+    return Prepared(
+        data=data,
+        affine=grid.affine(canonical.affine),
+        scale=scale,
+        offset=offset,
+        intensity=intensity,
+        modality=modality,
+        foreground=foreground_box(data, sample, is_ct, scale=scale, offset=offset),
+        grid=grid,
+        axes=canonical.meta["axes"],
+        flips=canonical.meta["flips"],
+        note=note,
+    )
+
+
+def plan_grid(
+    affine: Affine, shape: tuple[int, int, int], preprocessing: Preprocessing
+) -> Regrid:
+    """The prepared grid of a closest-canonical scan, from its header alone."""
+    is_slice = min(shape) == 1
+    target = None if is_slice else preprocessing.spacing_mm
+    return Regrid.between(shape, affine.spacing_mm, target)
+
+
+def prepare_labels(
+    labels: LabelMap, volume: Volume, prepared: Prepared
+) -> NDArray[np.int16]:
+    """The label map on the prepared grid: nearest voxel, no new values.
+
+    Args:
+        labels: On the scan's own grid.
+        volume: The scan.
+        prepared: What ``prepare_volume`` made of it.
+
+    Raises:
+        UnusableInput: Another grid than the scan's, or a value that int16 cannot hold.
+    """
+    if labels.shape != volume.shape:
+        raise UnusableInput(
+            f"label map {labels.name!r} must have the shape of its scan "
+            f"{volume.shape}, got {labels.shape}."
+        )
+    if labels.data.size and (labels.data.max() > _INT16.max or labels.data.min() < -1):
+        raise UnusableInput(
+            f"label values must be in -1..{_INT16.max}, got {labels.data.min()}.."
+            f"{labels.data.max()} in {labels.name!r}."
+        )
+    turned = reorder_axes(labels.data, prepared.axes, prepared.flips)
+    grid = prepared.grid
+    if not grid.is_identity:
+        turned = nearest(turned, [grid.positions(axis) for axis in range(3)])
+    return np.ascontiguousarray(turned, dtype=np.int16)
+
+
+def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> LabelMap:
+    """Labels on the prepared grid -> the scan's own grid and affine.
+
+    Exact where only axes were turned; one nearest-voxel step where the voxel size
+    changed.
+
+    Args:
+        array: (D, H, W) integers on the prepared grid.
+        prepared: What ``prepare_volume`` made of the scan.
+        volume: The scan.
+    """
+    if array.shape != prepared.grid.shape:
+        raise ValueError(
+            f"labels must lie on the prepared grid {prepared.grid.shape}, "
+            f"got {array.shape} for {volume.name!r}."
+        )
+    grid = prepared.grid
+    if not grid.is_identity:
+        array = nearest(array, [grid.inverse_positions(axis) for axis in range(3)])
+    data = np.ascontiguousarray(restore_axes(array, prepared.axes, prepared.flips))
+    return LabelMap(data=data, affine=volume.affine, name=volume.name, meta=volume.meta)
+
+
+def _robust_intensities(
+    sample: NDArray[np.float32], percentiles: tuple[float, float]
+) -> Intensities:
+    """Percentiles, mean and standard deviation of the foreground of a spread sample."""
+    body = sample[inside(sample, sample, False)]
+    if body.size < 16:
+        body = sample
+    low, high = (float(p) for p in np.percentile(body, percentiles))
+    if not high > low:
+        low, high = float(sample.min()), float(sample.max())
+    kept = np.clip(body, low, high)
+    spread = float(kept.std())
+    if not spread > 1e-6 * max(abs(low), abs(high), 1e-30):
+        spread = high - low if high > low else 1.0
+    return Intensities(low, high, float(kept.mean()), spread)
+
+
+def _to_int16(
+    data: NDArray[Any], grid: Regrid
+) -> tuple[NDArray[np.int16], float, float, str]:
+    """(stored, scale, offset, note) of values on the new grid.
+
+    Whole numbers that fit are kept exactly (with an offset if need be); after an
+    interpolation they are rounded to whole numbers where their range is wide. Anything
+    else gets 8192 levels over its usual range.
+    """
+    values = np.ascontiguousarray(data)
+    whole = _is_whole(values)
+    if not grid.is_identity:
+        values = resample(values, grid)
+    if values.dtype.itemsize <= 2 and values.dtype.kind in "bi":
+        return values.astype(np.int16), 1.0, 0.0, ""
+    least, most = float(values.min()), float(values.max())
+    usual = [float(p) for p in np.percentile(spread_sample(values), (0.05, 99.95))]
+    exact = grid.is_identity or usual[1] - usual[0] >= 1024
+    if whole and exact and round(most) - round(least) <= 65535:
+        fits = least >= _INT16.min and most <= _INT16.max
+        offset = 0.0 if fits else float(round(least) - _INT16.min)
+        return _quantise(values, 1.0, offset), 1.0, offset, ""
+    low, high = usual if usual[1] > usual[0] else (least, most)
+    if not high > low:
+        return np.zeros(values.shape, np.int16), 1.0, low, ""
+    scale, offset = (high - low) / _LEVELS, (low + high) / 2
+    ends = ((least - offset) / scale, (most - offset) / scale)
+    note = ""
+    if ends[0] < _INT16.min or ends[1] > _INT16.max:
+        note = (
+            f"values {least:g}..{most:g} were clipped to "
+            f"{max(least, offset + scale * _INT16.min):g}.."
+            f"{min(most, offset + scale * _INT16.max):g} "
+            f"(usual range {low:g}..{high:g})"
+        )
+    return _quantise(values, scale, offset), scale, offset, note
+
+
+def _is_whole(values: NDArray[Any]) -> bool:
+    """Whether all values are whole numbers; stops at the first part that is not."""
+    if values.dtype.kind in "biu":
+        return True
+    flat = values.reshape(-1)
+    parts = range(0, flat.size, 1 << 20)
+    return all(
+        bool(np.array_equal(part, np.rint(part)))
+        for part in (flat[i : i + (1 << 20)] for i in parts)
+    )
+
+
+def _quantise(values: NDArray[Any], scale: float, offset: float) -> NDArray[np.int16]:
+    """Round((value - offset) / scale) as int16, plane by plane to save memory."""
+    stored = np.empty(values.shape, np.int16)
+    for channel in range(values.shape[0]):
+        for z in range(values.shape[1]):
+            plane = values[channel, z].astype(np.float64)
+            plane = np.rint((plane - offset) / scale)
+            stored[channel, z] = np.clip(plane, _INT16.min, _INT16.max)
+    return stored
