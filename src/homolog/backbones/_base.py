@@ -46,6 +46,24 @@ class Backbone(nn.Module, ABC):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) -> ((B, E_i, d_i, h_i, w_i), ...), fine to coarse."""
 
+    def maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """``forward`` with a depth axis whatever ``spatial_dims`` is.
+
+        Args:
+            image: (B, C, D, H, W); D must be 1 for a 2D backbone.
+
+        Returns:
+            Maps (B, E_i, d_i, h_i, w_i), fine to coarse; d_i is 1 for a 2D backbone.
+        """
+        if self.spatial_dims == 3:
+            return tuple(self(image))
+        if image.shape[2] != 1:
+            raise ValueError(
+                f"{type(self).__name__} is 2D and needs views of one slice "
+                f"(1, H, W), got {tuple(image.shape[2:])}."
+            )
+        return tuple(features.unsqueeze(2) for features in self(image.squeeze(2)))
+
     def check_size(self, size: Index) -> None:
         """Raise ValueError naming the nearest legal size when ``size`` does not fit."""
         if any(n % m for n, m in zip(size, self.size_divisor, strict=True)):

@@ -119,7 +119,7 @@ class Embedder(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
-        maps = self.backbone(image)
+        maps = self.backbone.maps(image)
         result = {}
         for name, index in self.maps.items():
             features = maps[index]
