@@ -39,7 +39,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:
-        """Set teacher = momentum * teacher + (1 - momentum) * student; call after the step.
+        """Set teacher = momentum * teacher + (1 - momentum) * student, after a step.
 
         Args:
             student: A network with the names and shapes of the copied one.
