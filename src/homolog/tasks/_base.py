@@ -56,7 +56,7 @@ class TaskModule(nn.Module, ABC):
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is minimised. ``progress`` runs 0..1."""
 
-    def after_step(self, progress: float) -> None:  # noqa: B027 - optional verb
+    def after_step(self, progress: float) -> None:
         """Called after the optimiser's step (weight averages)."""
 
     def monitors(self) -> dict[str, Tensor]:
@@ -92,8 +92,8 @@ class Trained:
 class LearnedTask(Task):
     """A task fine-tuned on labelled cases. One file holds all that is special to it.
 
-    The fine-tuning job chooses cases, encoder and optimiser, trains ``module()`` and saves
-    its ``deployed()`` network together with ``describe()``'s answer, from which
+    The fine-tuning job chooses cases, encoder and optimiser, trains ``module()`` and
+    saves its ``deployed()`` network together with ``describe()``'s answer, from which
     ``network()`` builds it again.
 
     Attributes:

@@ -1,0 +1,270 @@
+"""A network slid over a whole scan: labels whose memory does not grow with classes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from homolog.errors import JobError
+from homolog.events import Job, Note, Progress, Request
+from homolog.geometry.affine import Index
+from homolog.tasks._blending import Blend, Labels, LinearHead
+from homolog.tasks._forward import (
+    Network,
+    SlidingConfig,
+    WindowPredictor,
+    free_memory,
+    is_out_of_memory,
+)
+from homolog.tasks._windows import (
+    WindowGrid,
+    gaussian_weight,
+    legal_window,
+    place_windows,
+)
+
+HOST_BUDGET_BYTES = 1_000_000_000
+REPORT_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class SlidingResult:
+    """What came of it.
+
+    Attributes:
+        labels: (D, H, W) class indices on the host, uint8 or int32.
+        windows: Windows that cover the scan.
+        constant: Those whose input was constant and whose output was reused.
+        passes: Times the windows were gone through (class blocks).
+        blended: ``features`` or ``logits``.
+        window: The window used.
+        batch: Windows per forward pass at the end.
+        sums_on: Device of the sums.
+    """
+
+    labels: Tensor
+    windows: int
+    constant: int
+    passes: int
+    blended: str
+    window: Index
+    batch: int
+    sums_on: str
+
+
+def slide(
+    network: Network,
+    image: Tensor,
+    *,
+    classes: int,
+    config: SlidingConfig,
+    device: torch.device,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+) -> Job[SlidingResult | None]:
+    """Label every voxel of a volume by a network that sees windows.
+
+    Overlapping windows are blended by a Gaussian in float32, as MONAI's
+    ``sliding_window_inference(mode="gaussian")`` does; the labels are the argmax. Two
+    things keep memory small: only the slab that windows still change is held, and a
+    network with ``features(image)`` and a 1 x 1 x 1 convolution as ``head`` blends its
+    features where they are fewer than its classes. Other networks go through the
+    windows once per class block when their slab would exceed the budget. Running out of
+    memory halves the batch, then moves the sums to the host, then halves the
+    class block.
+
+    Args:
+        network: (B, C, D, H, W) -> (B, K, D, H, W) logits, in evaluation mode.
+        image: (C, D, H, W) on the host, any real type.
+        classes: Number of classes K.
+        config: Window, overlap, batch and the rest.
+        device: Where the network lies.
+        normalise: Raw windows on the device -> network input; float32 if None.
+
+    Returns:
+        The labels; None when told to stop.
+
+    Raises:
+        JobError: Memory does not suffice for even one window, or the network's values
+            are not numbers.
+    """
+    run = _Slide(network, image, classes, config, device, normalise)
+    while True:
+        try:
+            return (yield from run.passes())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = run.plan.smaller(classes)
+            if smaller is None:
+                raise JobError(
+                    f"memory does not suffice for one window of {run.grid.window} "
+                    f"voxels on {device}; try --device cpu or a smaller window."
+                ) from error
+            run.plan = smaller
+        free_memory(device)
+        yield Note(
+            f"out of memory; trying again with {run.plan.describe()}.", "warning"
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What memory allows; each step down makes it smaller.
+
+    Attributes:
+        sums_on: Device of the sums.
+        features: Blend features instead of logits.
+        block: Classes summed per pass where logits are blended.
+    """
+
+    sums_on: torch.device
+    features: bool
+    block: int
+
+    def smaller(self, classes: int) -> _Plan | None:
+        """The next frugal plan, None when there is none left."""
+        if self.sums_on.type != "cpu":
+            return replace(self, sums_on=torch.device("cpu"))
+        if self.features:
+            return replace(self, features=False, block=max(min(self.block, classes), 1))
+        if self.block > 1:
+            return replace(self, block=self.block // 2)
+        return None
+
+    def describe(self) -> str:
+        """The plan in words."""
+        what = "features" if self.features else f"{self.block} classes at once"
+        return f"{what}, summed on {self.sums_on}"
+
+
+class _Slide:
+    """One scan, one network; may be gone through several times."""
+
+    def __init__(
+        self,
+        network: Network,
+        image: Tensor,
+        classes: int,
+        config: SlidingConfig,
+        device: torch.device,
+        normalise: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        if image.ndim != 4:
+            raise ValueError(
+                f"the image must be (C, D, H, W), got {tuple(image.shape)}."
+            )
+        self.classes = classes
+        self.shape: Index = (image.shape[1], image.shape[2], image.shape[3])
+        window = legal_window(self.shape, config.window, config.divisor)
+        self.grid = place_windows(self.shape, window, config.overlap)
+        exact = image.dtype == torch.float64 and normalise is None
+        self.dtype = torch.float64 if exact else torch.float32
+        self.head = LinearHead.of(getattr(network, "head", None))
+        self.predictor = WindowPredictor(
+            network,
+            _pad(image, self.grid, config.fill),
+            self.grid,
+            config,
+            device,
+            normalise or (lambda windows: windows.to(self.dtype)),
+        )
+        self.plan = self._first_plan(config.budget_bytes, device)
+
+    def _first_plan(self, budget_bytes: int | None, device: torch.device) -> _Plan:
+        """Features where they are fewer than classes, else logits within the budget."""
+        budget = default_budget(device) if budget_bytes is None else budget_bytes
+        affordable = max(budget // Blend.bytes_needed(0, self.grid, self.dtype), 1)
+        head = self.head
+        features = (
+            head is not None
+            and hasattr(self.predictor.network, "features")
+            and head.classes == self.classes
+            and head.features < min(self.classes, affordable)
+        )
+        if not features:
+            # A batch of all logits should not dwarf the sums it is added to.
+            d, h, w = self.grid.window
+            outputs = max(budget // 2 // (self.classes * d * h * w * 4), 1)
+            self.predictor.batch = min(self.predictor.batch, outputs)
+        return _Plan(device, features, min(self.classes, affordable))
+
+    def passes(self) -> Job[SlidingResult | None]:
+        """Go through the windows once, or once per class block."""
+        plan = self.plan
+        first = [0] if plan.features else list(range(0, self.classes, plan.block))
+        labels = Labels(self.grid, self.classes, several_passes=len(first) > 1)
+        for number, k in enumerate(first):
+            block = slice(k, min(k + plan.block, self.classes))
+            done = yield from self._one_pass(labels, block, number, len(first))
+            if not done:
+                return None
+        return SlidingResult(
+            labels=labels.volume(self.shape),
+            windows=len(self.grid.starts),
+            constant=self.predictor.constant,
+            passes=len(first),
+            blended="features" if plan.features else "logits",
+            window=self.grid.window,
+            batch=self.predictor.batch,
+            sums_on=str(plan.sums_on),
+        )
+
+    def _one_pass(
+        self, labels: Labels, block: slice, number: int, passes: int
+    ) -> Job[bool]:
+        """All windows once, one block of channels; False when told to stop."""
+        grid, plan = self.grid, self.plan
+        head = self.head.to(plan.sums_on, self.dtype) if self.head else None
+        channels = head.features if plan.features and head else block.stop - block.start
+        weight = gaussian_weight(grid.window, plan.sums_on, self.dtype)
+        blend = Blend(channels, grid, plan.sums_on, self.dtype)
+
+        def classify(stop: int) -> None:
+            for row, sums, weights in blend.finished(stop):
+                if plan.features and head is not None:
+                    labels.write_features(row, sums, weights, head)
+                else:
+                    labels.write(row, sums, block.start)
+
+        windows, began, reported = len(grid.starts), time.monotonic(), 0.0
+        outputs = self.predictor.outputs(features=plan.features, channels=block)
+        for index, output in outputs:
+            classify(grid.rows_done(index))
+            blend.add(grid.starts[index], output, weight)
+            now = time.monotonic()
+            if now - reported > REPORT_EVERY_S:
+                reported, done = now, number * windows + index + 1
+                rate = (now - began) / (index + 1)
+                left = rate * (windows * passes - done)
+                news = Progress("windows", done, windows * passes, remaining_s=left)
+                if (yield news) is Request.STOP:
+                    return False
+        classify(grid.rows_done(windows))
+        return True
+
+
+def default_budget(device: torch.device) -> int:
+    """Memory for sums: 1 GB on the host, a third of what is free on a GPU."""
+    if device.type != "cuda":
+        return HOST_BUDGET_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) // 3
+
+
+def _pad(image: Tensor, grid: WindowGrid, fill: float) -> Tensor:
+    """The image with each side at least as long as the window's."""
+    sides = [
+        (before, padded - n - before)
+        for n, padded, before in zip(
+            image.shape[1:], grid.padded, grid.before, strict=True
+        )
+    ]
+    if not any(map(sum, sides)):
+        return image
+    flat = [n for side in reversed(sides) for n in side]
+    return functional.pad(image, flat, value=fill)
