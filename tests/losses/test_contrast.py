@@ -1,0 +1,114 @@
+"""InfoNCE and NT-Xent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from monai.losses import ContrastiveLoss
+from torch import Tensor
+from torch.nn import functional
+
+from homolog.losses import contrast
+from homolog.losses.contrast import info_nce, nt_xent
+
+
+def vectors(n: int, dim: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.1, 0.9])
+@pytest.mark.parametrize("count", [1, 20, 90])
+def test_s_t10_orthogonal_negatives_give_the_closed_form(
+    count: int, temperature: float
+) -> None:
+    basis = torch.eye(count + 1, dtype=torch.float64)
+    loss = info_nce(basis[:1], basis[:1], basis[1:], temperature)
+    expected = math.log(1 + count * math.exp(-1 / temperature))
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_s_t10_ignorance_gives_the_logarithm_of_the_candidates() -> None:
+    same = torch.ones(3, 5, dtype=torch.float64)
+    loss = info_nce(same, same, torch.ones(90, 5, dtype=torch.float64), 0.9)
+    assert loss.item() == pytest.approx(math.log(91), abs=1e-12)
+
+
+def test_empty_queue_rows_are_no_negatives() -> None:
+    queries, keys, rows = vectors(4, 8), vectors(4, 8, 1), vectors(10, 8, 2)
+    occupied = torch.arange(10) < 6
+    masked = info_nce(queries, keys, rows, 0.1, occupied=occupied)
+    torch.testing.assert_close(masked, info_nce(queries, keys, rows[:6], 0.1))
+    nobody = torch.zeros(10, dtype=torch.bool)
+    assert info_nce(queries, keys, rows, 0.1, occupied=nobody).item() == 0.0
+
+
+def test_batch_negatives_are_the_other_keys() -> None:
+    queries, keys, rows = vectors(3, 8), vectors(3, 8, 1), vectors(5, 8, 2)
+    loss = info_nce(queries, keys, rows, 0.2, batch_negatives=True)
+    singles = [
+        info_nce(
+            queries[i : i + 1],
+            keys[i : i + 1],
+            torch.cat([rows, keys[torch.arange(3) != i]]),
+            0.2,
+        )
+        for i in range(3)
+    ]
+    torch.testing.assert_close(loss, torch.stack(singles).mean())
+
+
+def test_e_t8_no_gradient_reaches_keys_or_queue() -> None:
+    queries, keys, rows = (vectors(3, 8, s).requires_grad_() for s in range(3))
+    info_nce(queries, keys, rows, 0.1, batch_negatives=True).backward()
+    assert queries.grad is not None
+    assert keys.grad is None
+    assert rows.grad is None
+
+
+def test_e_t10_micro_batches_give_the_gradient_of_the_large_batch() -> None:
+    queries, keys, rows = vectors(6, 8), vectors(6, 8, 1), vectors(5, 8, 2)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    (whole,) = torch.autograd.grad(info_nce(queries @ weight, keys, rows, 0.1), weight)
+    parts = [
+        info_nce(queries[i : i + 2] @ weight, keys[i : i + 2], rows, 0.1) / 3
+        for i in (0, 2, 4)
+    ]
+    (sum_of_parts,) = torch.autograd.grad(torch.stack(parts).sum(), weight)
+    torch.testing.assert_close(whole, sum_of_parts)
+
+
+@pytest.mark.parametrize("rows_at_once", [3, 1024])
+def test_nt_xent_is_the_literal_sum(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrast, "_ROWS_AT_ONCE", rows_at_once)
+    a, b = vectors(7, 5).requires_grad_(), vectors(7, 5, 1).requires_grad_()
+    both = functional.normalize(torch.cat([a, b]), dim=1)
+    scores = both @ both.T / 0.2
+    scores = scores.masked_fill(torch.eye(14, dtype=torch.bool), float("-inf"))
+    literal = functional.cross_entropy(scores, torch.arange(14).roll(7))
+    ours = nt_xent(a, b, 0.2)
+    torch.testing.assert_close(ours, literal)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (a, b)), torch.autograd.grad(literal, (a, b))
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_nt_xent_equals_monai(temperature: float) -> None:
+    a, b = vectors(50, 16).float(), vectors(50, 16, 1).float()
+    expected = ContrastiveLoss(temperature=temperature)(a, b)
+    torch.testing.assert_close(nt_xent(a, b, temperature), expected, atol=1e-4, rtol=0)
+
+
+def test_nt_xent_stays_finite_where_the_exponential_overflows() -> None:
+    a = vectors(20, 8).float()
+    assert nt_xent(a, a.clone(), 0.005).isfinite()
+
+
+def test_nt_xent_refuses_views_of_different_shape() -> None:
+    with pytest.raises(ValueError, match=r"got \(4, 3\) and \(5, 3\)"):
+        nt_xent(vectors(4, 3), vectors(5, 3), 0.1)
