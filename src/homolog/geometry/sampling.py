@@ -105,16 +105,19 @@ def locate(
     return Grid(place, valid)
 
 
-def read(volume: Tensor, grid: Grid, mode: str = "linear") -> Tensor:
+def read(
+    volume: Tensor, grid: Grid, mode: str = "linear", outside: Tensor | None = None
+) -> Tensor:
     """Values at the places of a grid.
 
     Args:
         volume: (B, C, D, H, W) float.
         grid: Places of V grids per volume.
         mode: ``"linear"`` or ``"nearest"``.
+        outside: (B, C) value of places outside the volume; zero if None.
 
     Returns:
-        (B, V, C, *size), the volume's type, zero outside.
+        (B, V, C, *size), the volume's type.
     """
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode must be 'linear' or 'nearest', got {mode!r}.")
@@ -130,7 +133,10 @@ def read(volume: Tensor, grid: Grid, mode: str = "linear") -> Tensor:
         align_corners=False,
     )
     values = values.reshape(b, channels, v, d, h, w).transpose(1, 2)
-    return (values * grid.valid[:, :, None]).to(kind)
+    if outside is None:
+        return (values * grid.valid[:, :, None]).to(kind)
+    fill = outside.to(values)[:, None, :, None, None, None]
+    return torch.where(grid.valid[:, :, None], values, fill).to(kind)
 
 
 def displacement_at(displacement_mm: Tensor, size: Index) -> Tensor:

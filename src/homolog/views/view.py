@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from homolog.geometry import correspondence
 from homolog.geometry.affine import Index
 
 Range: TypeAlias = tuple[float, float]
@@ -89,8 +90,10 @@ class ViewSpec:
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
         quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
-        elastic_mm: Standard deviation of the displacement at the control points.
-        elastic_points: Control points per axis of the displacement field.
+        elastic_mm: Standard deviation of each component of the displacement; lowered
+            where so few millimetres between control points would make tissue fold.
+        elastic_points: Control points per axis of the displacement field, a cubic
+            B-spline spread over the view.
         spacing_mm: Voxel size of the view; None takes the store's.
         intensity: Random intensity changes.
         labels: Whether the label map is sampled too (nearest neighbour).
@@ -123,8 +126,9 @@ class View:
         valid: (B, V, D, H, W) bool, False where the view looks outside the scan.
         case: (B,) int64, index of the scan in the feed.
         label: (B, V, D, H, W) int64 or None; -1 where unlabelled or outside.
-        displacement_mm: (B, V, 3, p, q, r) float32 coarse field in world mm (z, y, x)
-            spread over the view's corners, or None.
+        displacement_mm: (B, V, 3, p, q, r) float32 control points of a cubic B-spline
+            in world mm (z, y, x), spread over the view's corners, or None;
+            ``geometry.sampling.displacement_at`` gives its value at every voxel.
     """
 
     image: Tensor
@@ -162,6 +166,41 @@ class Views(Mapping[str, View]):
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    def overlap(self, a: str, b: str) -> Tensor:
+        """Share of each view of ``a`` that each view of ``b`` sees too, (B, Va, Vb)."""
+        first, second = self[a], self[b]
+        return correspondence.overlap(
+            first.affine[:, :, None], first.size, second.affine[:, None], second.size
+        )
+
+    def token_matches(
+        self, a: str, b: str, stride: int | Index, one_to_one: bool = False
+    ) -> Tensor:
+        """Corresponding tokens of view v of ``a`` and view v of ``b``.
+
+        Args:
+            a: Group of V views.
+            b: Group of as many views of the same size.
+            stride: Voxels per token, one number or (z, y, x).
+            one_to_one: See ``correspondence.token_matches``.
+
+        Returns:
+            (B * V, N, N) bool in the order of ``View.flat``; rows are tokens of ``a``.
+        """
+        first, second = self[a], self[b]
+        if first.affine.shape != second.affine.shape or first.size != second.size:
+            raise ValueError(
+                f"token matches need groups of equal count and size, got {a!r} "
+                f"{tuple(first.image.shape)} and {b!r} {tuple(second.image.shape)}."
+            )
+        return correspondence.token_matches(
+            first.affine.flatten(0, 1),
+            second.affine.flatten(0, 1),
+            first.size,
+            stride,
+            one_to_one,
+        )
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,116 @@
+"""The boxes of one sample, read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from homolog.data.card import Card
+from homolog.data.crops import Sliceable, read_box
+from homolog.data.store import Store
+from homolog.geometry.affine import Index
+from homolog.views.blocks import Box, Share, block_affine, boxes_of
+from homolog.views.generate import Block
+from homolog.views.plan import GroupPlan, Scan
+from homolog.views.view import ViewSpec
+
+_UNLABELLED = -1
+_SLAB_VOXELS = 1 << 24  # of the scan at a time, where voxels are pooled
+
+
+def read_blocks(
+    store: Store,
+    card: Card,
+    plan: Mapping[str, GroupPlan],
+    specs: Mapping[str, ViewSpec],
+    shares: Sequence[Share],
+) -> list[Block]:
+    """What the views of one sample need, one block per share.
+
+    Args:
+        store: Where the case lies.
+        card: The case.
+        plan: Its drawn views.
+        specs: What was asked for.
+        shares: Which groups are read together.
+
+    Returns:
+        Blocks without the batch axis: image (n, C, d, h, w) int16, affine (n, 4, 4),
+        extent (n, 3), label (n, d, h, w) int16 where a group of the share wants it.
+    """
+    scan = Scan(card.affine, card.shape)
+    image = store.image(card.id)
+    label = store.label(card.id) if any(s.labels for s in shares) else None
+    blocks = []
+    for share in shares:
+        boxes = boxes_of(share, plan, specs, scan)
+        images = [_read_image(image, box) for box in boxes]
+        affines = [block_affine(box, scan).matrix for box in boxes]
+        extents = [np.array(box.size) / box.pool for box in boxes]
+        labels = [_read_label(label, box) for box in boxes] if share.labels else None
+        blocks.append(
+            Block(
+                image=torch.from_numpy(_stack(images)),
+                affine=torch.from_numpy(np.stack(affines)),
+                extent=torch.from_numpy(np.stack(extents)),
+                label=None if labels is None else torch.from_numpy(_stack(labels)),
+            )
+        )
+    return blocks
+
+
+def _read_image(array: Sliceable, box: Box) -> NDArray[np.int16]:
+    """(C, d, h, w); voxels are averaged where the box asks for it."""
+    if box.pool == (1, 1, 1):
+        return read_box(array, box.start, box.size, 0)
+    # slab by slab: a whole scan need never lie in memory
+    depth = box.size[0]
+    plane = box.size[1] * box.size[2] * array.shape[0]
+    cells = max(1, _SLAB_VOXELS // (plane * box.pool[0]))
+    slabs = []
+    for z in range(0, depth, cells * box.pool[0]):
+        size = (min(cells * box.pool[0], depth - z), *box.size[1:])
+        start = (box.start[0] + z, *box.start[1:])
+        slabs.append(_pooled(read_box(array, start, size, 0), box.pool))
+    return np.concatenate(slabs, axis=1)
+
+
+def _pooled(values: NDArray[np.int16], pool: Index) -> NDArray[np.int16]:
+    """Means of cells of ``pool`` voxels; cells over the border repeat its voxels."""
+    result = values.astype(np.float32)
+    for axis, step in enumerate(pool, start=1):
+        if step == 1:
+            continue
+        gap = -result.shape[axis] % step
+        widths = [(0, gap if a == axis else 0) for a in range(4)]
+        result = np.pad(result, widths, mode="edge")
+        shape = list(result.shape)
+        shape[axis : axis + 1] = [shape[axis] // step, step]
+        result = result.reshape(shape).mean(axis + 1)
+    return np.rint(result).astype(np.int16)
+
+
+def _read_label(array: Sliceable | None, box: Box) -> NDArray[np.int16]:
+    """(d, h, w); of a pooled cell the label at its middle (its side is odd)."""
+    cells = tuple(-(-n // k) for n, k in zip(box.size, box.pool, strict=True))
+    if array is None:
+        return np.full(cells, _UNLABELLED, dtype=np.int16)
+    size = [n * k for n, k in zip(cells, box.pool, strict=True)]
+    values = read_box(array, box.start, size, _UNLABELLED)
+    steps = tuple(slice(k // 2, None, k) for k in box.pool)
+    return np.ascontiguousarray(values[steps]).astype(np.int16)
+
+
+def _stack(parts: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
+    """Of one size each, or filled up to the largest."""
+    if len(parts) == 1:
+        return np.ascontiguousarray(parts[0][None])
+    lead = parts[0].shape[:-3]
+    largest = np.max([part.shape[-3:] for part in parts], axis=0)
+    whole = np.zeros((len(parts), *lead, *largest), dtype=np.int16)
+    for row, part in zip(whole, parts, strict=True):
+        row[(..., *(slice(0, n) for n in part.shape[-3:]))] = part
+    return whole

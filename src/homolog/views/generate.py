@@ -1,0 +1,152 @@
+"""Blocks and plans -> views, on the device: one interpolation per group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homolog.geometry.sampling import locate, read
+from homolog.views.intensity import Draws, change_intensity
+from homolog.views.view import View, ViewSpec
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Stored numbers -> normalised intensities: stored * gain + bias, within low..high.
+
+    Attributes:
+        gain: (B, C) float32.
+        bias: (B, C) float32.
+        low: (B, C) float32, also the value outside the scan.
+        high: (B, C) float32.
+    """
+
+    gain: Tensor
+    bias: Tensor
+    low: Tensor
+    high: Tensor
+
+    def to(self, device: torch.device) -> Levels:
+        """On a device, without waiting for it."""
+        up = [
+            t.to(device, non_blocking=True)
+            for t in (self.gain, self.bias, self.low, self.high)
+        ]
+        return Levels(*up)
+
+    def normalise(self, stored: Tensor) -> Tensor:
+        """(B, n, C, d, h, w) stored numbers -> float32 normalised intensities."""
+        gain, bias, low, high = (
+            t[:, None, :, None, None, None]
+            for t in (self.gain, self.bias, self.low, self.high)
+        )
+        return torch.clamp(stored.float() * gain + bias, min=low, max=high)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Boxes cut from the scans; one (n = 1) or one per view (n = V) for each sample.
+
+    Attributes:
+        image: (B, n, C, d, h, w) int16 as stored, or float32 once normalised.
+        affine: (B, n, 4, 4) float64, block voxel -> world mm.
+        extent: (B, n, 3) float64, voxels that are real; the rest fills up the batch.
+        label: (B, n, d, h, w) int16 or None; -1 where unlabelled.
+    """
+
+    image: Tensor
+    affine: Tensor
+    extent: Tensor
+    label: Tensor | None = None
+
+    def to(self, device: torch.device) -> Block:
+        """On a device, without waiting for it."""
+        up = [
+            None if t is None else t.to(device, non_blocking=True)
+            for t in (self.image, self.affine, self.extent, self.label)
+        ]
+        image, affine, extent, label = up
+        assert image is not None
+        assert affine is not None
+        assert extent is not None
+        return Block(image, affine, extent, label)
+
+
+@dataclass(frozen=True)
+class GroupDraw:
+    """The drawn views of one group of a batch.
+
+    Attributes:
+        affine: (B, V, 4, 4) float64, view voxel -> world mm.
+        displacement_mm: (B, V, 3, p, q, r) float32 or None.
+        intensity: Of the B * V views, sample by sample; stays on the CPU.
+    """
+
+    affine: Tensor
+    displacement_mm: Tensor | None
+    intensity: Draws
+
+    def to(self, device: torch.device) -> GroupDraw:
+        """On a device, without waiting for it."""
+        field = self.displacement_mm
+        return GroupDraw(
+            self.affine.to(device, non_blocking=True),
+            None if field is None else field.to(device, non_blocking=True),
+            self.intensity,
+        )
+
+
+@torch.no_grad()
+def generate(
+    spec: ViewSpec, draw: GroupDraw, block: Block, outside: Tensor, case: Tensor
+) -> View:
+    """Cut one group of views.
+
+    Args:
+        spec: What was asked for.
+        draw: Where the views lie and how their values change.
+        block: Normalised boxes that hold them.
+        outside: (B, C) normalised value outside the scan.
+        case: (B,) int64, passed on.
+
+    Returns:
+        The group; all tensors on the block's device.
+    """
+    batch, count = draw.affine.shape[:2]
+    boxes = block.image.shape[1]
+    rows, per = batch * boxes, count // boxes
+    image = block.image.flatten(0, 1)
+    field = draw.displacement_mm
+    d, h, w = image.shape[-3:]
+    grid = locate(
+        (d, h, w),
+        block.affine.reshape(rows, 4, 4),
+        draw.affine.reshape(rows, per, 4, 4),
+        spec.size,
+        None if field is None else field.reshape(rows, per, *field.shape[2:]),
+        block.extent.reshape(rows, 3),
+    )
+    fill = outside.repeat_interleave(boxes, 0)
+    values = read(image, grid, "linear", fill).reshape(
+        batch * count, image.shape[1], *spec.size
+    )
+    valid = grid.valid.reshape(batch * count, *spec.size)
+    values = change_intensity(
+        values, valid, draw.intensity, outside.repeat_interleave(count, 0)
+    )
+    label = None
+    if spec.labels and block.label is not None:
+        stored = block.label.reshape(rows, 1, d, h, w).float()
+        unknown = torch.full_like(fill[:, :1], -1.0)
+        label = read(stored, grid, "nearest", unknown).long()
+        label = label.reshape(batch, count, *spec.size)
+    return View(
+        image=values.reshape(batch, count, -1, *spec.size),
+        affine=draw.affine,
+        valid=valid.reshape(batch, count, *spec.size),
+        case=case,
+        label=label,
+        displacement_mm=field,
+    )

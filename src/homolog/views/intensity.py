@@ -1,0 +1,194 @@
+"""Random changes of values: batched, on the device, never touching geometry.
+
+What happens to which view is drawn on the CPU and known there, so only the views that
+are changed are computed and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from homolog.views.random import normal_noise
+from homolog.views.view import Intensity
+
+# In this order: how tissue looks, then how the scanner saw it.
+CHANGES = ("gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise")
+_FIELDS = {"blur": "blur_voxels", "noise": "noise_std"}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What to do to each of N views; columns follow CHANGES.
+
+    Attributes:
+        on: (N, 7) bool, whether the change happens.
+        value: (N, 7) float32, its strength.
+        key: (N,) int64, stream of the noise.
+    """
+
+    on: NDArray[np.bool_]
+    value: NDArray[np.float32]
+    key: NDArray[np.int64]
+
+    @classmethod
+    def stack(cls, draws: Sequence[Draws]) -> Draws:
+        """Of all views, in order."""
+        return cls(
+            on=np.concatenate([d.on for d in draws]),
+            value=np.concatenate([d.value for d in draws]),
+            key=np.concatenate([d.key for d in draws]),
+        )
+
+
+def draw_intensity(rng: np.random.Generator, intensity: Intensity) -> Draws:
+    """Draw the changes of one view; every number is drawn whether used or not."""
+    chances = [getattr(intensity, f"{name}_probability") for name in CHANGES]
+    ranges = [getattr(intensity, _FIELDS.get(name, name)) for name in CHANGES]
+    on = rng.random(len(CHANGES)) < np.array(chances)
+    low, high = np.array(ranges, dtype=np.float64).T
+    value = rng.uniform(low, high)
+    key = rng.integers(0, 2**62, size=1)
+    return Draws(on[None], value[None].astype(np.float32), key)
+
+
+def change_intensity(
+    image: Tensor, valid: Tensor, draws: Draws, outside: Tensor
+) -> Tensor:
+    """Apply drawn changes.
+
+    Args:
+        image: (N, C, D, H, W) float32; may be overwritten.
+        valid: (N, D, H, W) bool; only valid voxels count and change.
+        draws: Of the N views.
+        outside: (N, C) value that invalid voxels keep.
+
+    Returns:
+        (N, C, D, H, W) float32.
+    """
+    if not draws.on.any():
+        return image
+    mask = valid[:, None]
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        for column, name in enumerate(CHANGES):
+            rows = np.flatnonzero(draws.on[:, column])
+            if len(rows) == 0:
+                continue
+            strength = _up(draws.value[rows, column], image)
+            keys = _up(draws.key[rows], image)
+            if len(rows) == len(image):
+                image = _APPLY[name](image, mask, strength, keys)
+            else:
+                index = _up(rows, image)
+                part = _APPLY[name](image[index], mask[index], strength, keys)
+                image = image.index_copy_(0, index, part)
+        return torch.where(mask, image, outside[:, :, None, None, None])
+
+
+def _up(values: NDArray, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(
+        like.device, non_blocking=True
+    )
+
+
+def _wide(strength: Tensor) -> Tensor:
+    return strength[:, None, None, None, None]
+
+
+def _range(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest valid value per view and channel, (N, C, 1, 1, 1)."""
+    space = (-3, -2, -1)
+    low = torch.where(mask, image, torch.inf).amin(space, keepdim=True)
+    high = torch.where(mask, image, -torch.inf).amax(space, keepdim=True)
+    return low, high
+
+
+def _gamma(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    low, high = _range(image, mask)
+    span = (high - low).clamp_min(1e-6)
+    return ((image - low) / span).clamp(0, 1) ** _wide(strength) * span + low
+
+
+def _contrast(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    low, high = _range(image, mask)
+    space = (-3, -2, -1)
+    count = mask.sum(space, keepdim=True).clamp_min(1)
+    mean = (image * mask).sum(space, keepdim=True) / count
+    changed = (image - mean) * _wide(strength) + mean
+    return torch.minimum(torch.maximum(changed, low), high)
+
+
+def _scale(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    return image * _wide(strength)
+
+
+def _shift(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    return image + _wide(strength)
+
+
+def _noise(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    noise = normal_noise(keys, image[0].numel()).reshape(image.shape)
+    return noise.mul_(_wide(strength)).add_(image)
+
+
+def _blur(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    """Gaussian of a standard deviation in voxels, renormalised at the borders."""
+
+    def matrix(n: int) -> Tensor:
+        place = torch.arange(n, dtype=torch.float32, device=image.device)
+        apart = (place[:, None] - place) / strength[:, None, None].clamp_min(1e-3)
+        weights = torch.exp(-0.5 * apart**2)
+        return weights / weights.sum(-1, keepdim=True)
+
+    return _along_axes(image, matrix)
+
+
+def _low_resolution(
+    image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor
+) -> Tensor:
+    """Averaged over coarse cells, then interpolated linearly between their centres."""
+
+    def matrix(n: int) -> Tensor:
+        index = torch.arange(n, dtype=torch.float32, device=image.device)
+        cell = 1.0 / strength[:, None, None]  # coarse cell in voxels, (N, 1, 1)
+        edge = index[:, None] * cell
+        shared = torch.minimum(edge + cell, index + 1) - torch.maximum(edge, index)
+        down = shared.clamp_min(0)  # (N, coarse, fine)
+        down = down / down.sum(-1, keepdim=True).clamp_min(1e-6)
+        last = torch.ceil(n / cell - 1e-4) - 1
+        place = (index[:, None] + 0.5) / cell - 0.5
+        place = torch.minimum(place.clamp_min(0), last)
+        up = (1 - (place - index).abs()).clamp_min(0)  # (N, fine, coarse)
+        return up @ down
+
+    return _along_axes(image, matrix)
+
+
+def _along_axes(image: Tensor, matrix: Callable[[int], Tensor]) -> Tensor:
+    """Multiply each spatial axis by a matrix (N, n, n) per view; flat axes stay."""
+    n, c, d, h, w = image.shape
+    if d > 1:
+        image = (matrix(d)[:, None] @ image.reshape(n, c, d, h * w)).reshape(
+            image.shape
+        )
+    if h > 1:
+        image = matrix(h)[:, None, None] @ image
+    if w > 1:
+        image = (image.reshape(n, c * d * h, w) @ matrix(w).mT).reshape(image.shape)
+    return image
+
+
+_APPLY: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "gamma": _gamma,
+    "contrast": _contrast,
+    "scale": _scale,
+    "shift": _shift,
+    "low_resolution": _low_resolution,
+    "blur": _blur,
+    "noise": _noise,
+}

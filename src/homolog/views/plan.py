@@ -1,0 +1,260 @@
+"""Where every view of a sample lies, drawn on the CPU before anything is read.
+
+A view at rest copies voxels of the scan: its axes run along the scan's own, its centre
+is put on the voxel grid and its box is kept inside the scan where it fits. Then it is
+moved, turned about its centre, scaled, flipped and bent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.geometry.affine import Affine, Array, Index
+from homolog.views.elastic import draw_field
+from homolog.views.intensity import Draws, draw_intensity
+from homolog.views.random import generator
+from homolog.views.view import Anchor, ViewSpec, Whole, Within
+
+DrawPlace: TypeAlias = Callable[[np.random.Generator], Array]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The grid of a stored scan.
+
+    Attributes:
+        affine: Voxel -> world mm.
+        shape: Voxels (D, H, W).
+    """
+
+    affine: Affine
+    shape: Index
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """The drawn geometry and intensity changes of one group's V views.
+
+    Attributes:
+        affine: (V, 4, 4) float64, view voxel -> world mm.
+        displacement_mm: (V, 3, p, q, r) float32 B-spline control points or None.
+        intensity: What to do to the values.
+    """
+
+    affine: Array
+    displacement_mm: NDArray[np.float32] | None
+    intensity: Draws
+
+
+def plan_views(
+    specs: Mapping[str, ViewSpec],
+    scan: Scan,
+    draw_place: DrawPlace,
+    *,
+    seed: int,
+    sample: int,
+) -> dict[str, GroupPlan]:
+    """Draw all views of one sample.
+
+    Args:
+        specs: Groups by name; a Within group comes after the one it names.
+        scan: Grid of the scan.
+        draw_place: Generator -> (3,) voxel position of interest in the scan.
+        seed: Seed of the run.
+        sample: Number of the sample, counted over the whole run and all ranks.
+
+    Returns:
+        Group name -> plan; a pure function of the arguments.
+    """
+    anchor = np.asarray(draw_place(generator(seed, sample, stream="anchor")))
+    anchor = _inside(anchor, _anchored_side(specs, scan), scan.shape)
+    plans: dict[str, GroupPlan] = {}
+    for name, spec in specs.items():
+        rows = range(spec.count)
+        affines, fields = [], []
+        for view in rows:
+            place = generator(seed, sample, view, stream=f"place/{name}")
+            centre = _centre(spec, scan, anchor, draw_place, place, specs, plans)
+            shape = generator(seed, sample, view, stream=f"shape/{name}")
+            affine = _turned(spec, scan, centre, shape)
+            affines.append(affine)
+            if spec.elastic_mm > 0:
+                bend = generator(seed, sample, view, stream=f"elastic/{name}")
+                fields.append(
+                    draw_field(
+                        bend,
+                        spec.elastic_mm,
+                        spec.elastic_points,
+                        spec.size,
+                        affine[:3, :3],
+                    ).astype(np.float32)
+                )
+        draws = [
+            draw_intensity(
+                generator(seed, sample, view, stream=f"intensity/{name}"),
+                spec.intensity,
+            )
+            for view in rows
+        ]
+        plans[name] = GroupPlan(
+            affine=np.stack(affines),
+            displacement_mm=np.stack(fields) if fields else None,
+            intensity=Draws.stack(draws),
+        )
+    return plans
+
+
+def check_specs(specs: Mapping[str, ViewSpec]) -> None:
+    """Raise ValueError where a group cannot be drawn."""
+    if not specs:
+        raise ValueError("at least one group of views is needed, got none.")
+    for position, (name, spec) in enumerate(specs.items()):
+        if spec.count < 1 or min(spec.size) < 1:
+            raise ValueError(
+                f"view group {name!r} needs a count and sizes of at least 1, "
+                f"got count {spec.count}, size {spec.size}."
+            )
+        if spec.scale[0] <= 0 or spec.scale[0] > spec.scale[1]:
+            raise ValueError(
+                f"view group {name!r} needs 0 < scale low <= high, got {spec.scale}."
+            )
+        earlier = list(specs)[:position]
+        if isinstance(spec.place, Within) and spec.place.group not in earlier:
+            raise ValueError(
+                f"view group {name!r} lies within {spec.place.group!r}, which must "
+                f"come earlier; earlier groups: {', '.join(earlier) or 'none'}."
+            )
+
+
+def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
+    """Voxel size in mm of a view before it is scaled at random."""
+    own = np.array(scan.affine.spacing_mm)
+    spacing = own if spec.spacing_mm is None else np.array(spec.spacing_mm)
+    if isinstance(spec.place, Whole):
+        solid = np.array(spec.size) > 1
+        fit = (np.array(scan.shape) * own / (np.array(spec.size) * spacing))[solid]
+        factor = fit.max() if solid.any() else 1.0
+        spacing = np.where(solid, spacing * factor, spacing)
+    return spacing
+
+
+def _centre(
+    spec: ViewSpec,
+    scan: Scan,
+    anchor: Array,
+    draw_place: DrawPlace,
+    rng: np.random.Generator,
+    specs: Mapping[str, ViewSpec],
+    plans: Mapping[str, GroupPlan],
+) -> Array:
+    """Voxel position (3,) in the scan of a view's centre, before its jitter."""
+    place, shape = spec.place, np.array(scan.shape)
+    if isinstance(place, Whole):
+        middle = (shape - 1) / 2
+        flat = (np.array(spec.size) == 1) & (shape > 1)
+        return np.where(flat, np.round(anchor), middle)
+    if isinstance(place, Anchor):
+        centre = anchor
+    elif isinstance(place, Within):
+        size = np.array(specs[place.group].size)
+        inside = rng.uniform(-0.5, size - 0.5)
+        world = Affine(plans[place.group].affine[0]).apply(inside)
+        centre = np.clip(scan.affine.inverse().apply(world), 0, shape - 1)
+    else:
+        side = np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
+        centre = _inside(np.asarray(draw_place(rng)), side, scan.shape)
+    # onto the voxel grid: between two voxels for even sizes, on one for odd sizes
+    even = np.array(spec.size) % 2 == 0
+    return np.where(even, np.floor(centre) + 0.5, np.floor(centre + 0.5))
+
+
+def _anchored_side(specs: Mapping[str, ViewSpec], scan: Scan) -> Array:
+    """Sides, in scan voxels, of the largest box that is centred at the anchor."""
+    sides = [
+        np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
+        for spec in specs.values()
+        if isinstance(spec.place, Anchor)
+    ]
+    return np.max(sides, axis=0) if sides else np.ones(3)
+
+
+def _inside(centre: Array, side: Array, shape: Index) -> Array:
+    """Move a box into the scan; to its middle where it does not fit."""
+    low, high = side / 2 - 0.5, np.array(shape) - side / 2 - 0.5
+    middle = (np.array(shape) - 1) / 2
+    return np.where(low > high, middle, np.clip(centre, low, np.maximum(low, high)))
+
+
+def _turned(
+    spec: ViewSpec, scan: Scan, centre: Array, rng: np.random.Generator
+) -> Array:
+    """(4, 4) affine of a view about its centre, a voxel position in the scan.
+
+    Every number is drawn whether it is used or not, so that one setting does not
+    change the draws of another.
+    """
+    size, base = np.array(spec.size), base_spacing(spec, scan)
+    flat = size == 1
+    angles = np.radians(rng.uniform(-1, 1, 3) * spec.rotate_deg)
+    factor = rng.uniform(*spec.scale)
+    uneven = np.exp(rng.uniform(-1, 1, 3) * np.log1p(spec.anisotropy))
+    flips = np.where((rng.random(3) < spec.flip) & ~flat, -1.0, 1.0)
+    # whole voxels, so that a moved view still copies voxels
+    jitter = np.round(rng.uniform(-1, 1, 3) * spec.translate * size) * base
+    turns = _quarter_turns(spec.size, base) if spec.quarter_turns else [np.eye(3)]
+    turn = turns[int(rng.integers(len(turns)))]
+    spacing = np.where(flat, base, base / (factor * uneven))
+    direction = scan.affine.direction
+    linear = direction @ _rotation(angles, flat) @ turn @ np.diag(flips * spacing)
+    middle = scan.affine.apply(centre) + direction @ np.where(flat, 0.0, jitter)
+    affine = np.eye(4)
+    affine[:3, :3] = linear
+    affine[:3, 3] = middle - linear @ ((size - 1) / 2)
+    return affine
+
+
+def _rotation(angles: Array, flat: NDArray[np.bool_]) -> Array:
+    """About z, then y, then x, leaving out turns out of a flat view's plane."""
+    result = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (other for other in range(3) if other != axis)
+        if flat[i] or flat[j]:
+            continue
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        result = result @ turn
+    return result
+
+
+def _quarter_turns(size: Index, spacing: Array) -> list[Array]:
+    """All turns by multiples of 90 degrees in the planes whose sides agree.
+
+    Sides agree when both the number of voxels and their spacing (to 1%) do.
+    """
+
+    def agree(i: int, j: int) -> bool:
+        same = size[i] == size[j] > 1
+        return same and bool(np.isclose(spacing[i], spacing[j], rtol=0.01))
+
+    turns = []
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            matrix = np.zeros((3, 3))
+            matrix[axes, range(3)] = signs
+            # an axis without an equal partner stays as it is
+            fits = all(
+                agree(i, a)
+                if i != a
+                else s > 0 or any(agree(i, k) for k in range(3) if k != i)
+                for i, (a, s) in enumerate(zip(axes, signs, strict=True))
+            )
+            if fits and np.linalg.det(matrix) > 0:
+                turns.append(matrix)
+    return turns
