@@ -1,0 +1,180 @@
+"""Dice against the share of labels, from scratch and from a pretrained encoder.
+
+Every run is the command a user would type (`homolog finetune`, `homolog evaluate`), so
+the figures are those of the product. Rows are written as they come and never repeated:
+the script can be stopped and called again.
+
+    python benchmarks/label_fractions.py SCANS --work DIR --out results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+INITS = ("scratch", "s2dc")
+
+
+def homolog(*words: str, threads: int) -> dict[str, Any]:
+    """Run one command with --json; its last line as a dict."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    run = subprocess.run(
+        [sys.executable, "-m", "homolog.cli", *words, "--json"],
+        capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
+    if run.returncode != 0:
+        raise RuntimeError(f"homolog {' '.join(words)}: {run.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    return result
+
+
+class Study:
+    """Rows on disk, and the runs that are still to be made."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.work: Path = arguments.work
+        self.out: Path = arguments.out
+        self.scans: Path = arguments.scans
+        self.arguments = arguments
+        self.lock = Lock()
+        self.rows: list[dict[str, Any]] = []
+        if self.out.exists():
+            self.rows = json.loads(self.out.read_text())["rows"]
+
+    def prepare(self) -> None:
+        """Store and pretrained encoders, unless they are there."""
+        if not (self.store / "store.json").exists():
+            homolog("prepare", str(self.scans), "--out", str(self.store),
+                    "--seed", "0", threads=2)  # fmt: skip
+        for backbone in self.arguments.backbones:
+            run = self.work / f"s2dc_{backbone}"
+            if "s2dc" in self.arguments.inits and not (run / "model").exists():
+                minutes = str(self.arguments.pretrain_minutes)
+                homolog("pretrain", "s2dc", str(self.store), "--out", str(run),
+                        "--backbone", backbone, "--recipe", "cpu", "--minutes", minutes,
+                        threads=self.arguments.pretrain_threads)  # fmt: skip
+
+    @property
+    def store(self) -> Path:
+        return self.work / "store"
+
+    def todo(self) -> list[dict[str, Any]]:
+        """Settings without a row, seed by seed, so that early rows are comparable."""
+        done = {self.key(row) for row in self.rows}
+        settings = [
+            {"backbone": b, "init": i, "fraction": f, "seed": s}
+            for s, f, b, i in itertools.product(
+                self.arguments.seeds, self.arguments.fractions,
+                self.arguments.backbones, self.arguments.inits,
+            )
+        ]  # fmt: skip
+        return [s for s in settings if self.key(s) not in done]
+
+    @staticmethod
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["backbone"], row["init"], row["fraction"], row["seed"]
+
+    def run(self, setting: dict[str, Any]) -> None:
+        """One fine-tuning and its evaluation on the test split."""
+        backbone, init, fraction, seed = self.key(setting)
+        whole = fraction == 1.0
+        minutes = self.arguments.minutes_all if whole else self.arguments.minutes
+        name = f"{backbone}_{init}_{fraction:g}_{seed}"
+        encoder = (
+            "scratch" if init == "scratch" else str(self.work / f"s2dc_{backbone}")
+        )
+        out = self.work / "runs" / f"{name}_{os.getpid()}_{int(time.time())}"
+        trained = homolog(
+            "finetune", "segment", str(self.store), "--encoder", encoder,
+            "--backbone", backbone, "--recipe", "cpu", "--minutes", str(minutes),
+            "--fraction", str(fraction), "--seed", str(seed), "--out", str(out),
+            threads=self.arguments.threads,
+        )  # fmt: skip
+        scores = homolog("evaluate", "--model", str(out), str(self.store),
+                         "--split", "test", threads=self.arguments.threads)  # fmt: skip
+        row = {**setting, "minutes": minutes, "threads": self.arguments.threads,
+               "training": trained, "scores": scores}  # fmt: skip
+        with self.lock:
+            self.rows.append(row)
+            self.save()
+        print(name, summary_of(scores), flush=True)
+
+    def save(self) -> None:
+        """Rows and the table made of them."""
+        temporary = self.out.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps({"rows": self.rows, "table": table(self.rows)}, indent=1)
+        )
+        os.replace(temporary, self.out)
+
+
+def summary_of(scores: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in scores.items() if k not in ("cases", "rows")})[
+        :300
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and spread per setting, and the paired gain of pretraining."""
+    found = []
+    keys = sorted({(r["backbone"], r["fraction"]) for r in rows})
+    for backbone, fraction in keys:
+        entry: dict[str, Any] = {"backbone": backbone, "fraction": fraction}
+        by_init: dict[str, dict[int, float]] = {i: {} for i in INITS}
+        for row in rows:
+            if (row["backbone"], row["fraction"]) == (backbone, fraction):
+                by_init[row["init"]][row["seed"]] = row["scores"]["mean"]["dice"]
+        for init, values in by_init.items():
+            if values:
+                entry[init] = {
+                    "dice": statistics.mean(values.values()),
+                    "std": statistics.pstdev(values.values()),
+                    "seeds": len(values),
+                }
+        both = set(by_init["scratch"]) & set(by_init["s2dc"])
+        if both:
+            gains = [by_init["s2dc"][s] - by_init["scratch"][s] for s in sorted(both)]
+            entry["paired_gain"] = {"mean": statistics.mean(gains), "each": gains}
+        found.append(entry)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scans", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--backbones", nargs="+", default=["resunet", "swin"])
+    parser.add_argument("--inits", nargs="+", default=list(INITS), choices=INITS)
+    parser.add_argument(
+        "--fractions", nargs="+", type=float, default=[1.0, 0.1, 0.3, 0.05]
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes-all", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--pretrain-minutes", type=float, default=15.0)
+    parser.add_argument("--pretrain-threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="cores of one run")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+    arguments = parser.parse_args()
+    study = Study(arguments)
+    study.work.mkdir(parents=True, exist_ok=True)
+    study.prepare()
+    with ThreadPoolExecutor(arguments.parallel) as pool:
+        list(pool.map(study.run, study.todo()))
+    for entry in table(study.rows):
+        print(json.dumps(entry))
+
+
+if __name__ == "__main__":
+    main()
