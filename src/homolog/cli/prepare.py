@@ -1,0 +1,156 @@
+"""``homolog prepare``: scans wherever they lie -> a store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homolog.cli._options import common, show, triple
+from homolog.config import ConfigError
+
+_MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
+# Reasons listed one by one before the rest is counted.
+_LISTED = 20
+
+
+@click.command("prepare", short_help="Turn scans into a store for training.")
+@click.argument(
+    "sources",
+    nargs=-1,
+    required=True,
+    metavar="SOURCE...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE",
+    help="Folder of the store; new, empty, or one to bring up to date.",
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of label maps named like their scans. May be repeated.",
+)
+@click.option(
+    "--spacing",
+    default="auto",
+    show_default=True,
+    metavar="Z,Y,X",
+    help="Voxel size in mm, 'native' to keep each scan's, or 'auto'.",
+)
+@click.option(
+    "--window-hu",
+    default=None,
+    metavar="LO,HI",
+    help="CT values kept.  [default: -1000,1000]",
+)
+@click.option(
+    "--modality",
+    default=None,
+    type=click.Choice(_MODALITIES, case_sensitive=False),
+    help="Treat every scan as this, whatever its file says.",
+)
+@common
+def command(
+    sources: tuple[Path, ...],
+    out: Path,
+    labels: tuple[Path, ...],
+    spacing: str,
+    window_hu: str | None,
+    modality: str | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Turn scans into a store: checked, on one grid spacing, quick to read in parts.
+
+    SOURCE is a folder of scans, an nnU-Net or Decathlon dataset, a DICOM tree, a
+    CSV or JSON manifest, a folder of pictures, or single files. What is unsound is
+    left out with its reason. Run it again to go on after an interruption or to take
+    in what changed; what is current is not read twice.
+    """
+    from homolog.cli._follow import follow
+    from homolog.config import check
+    from homolog.data.preprocess import Preprocessing
+    from homolog.data.store_writer import prepare_store
+    from homolog.errors import JobError
+    from homolog.events import Finished
+
+    for path in (*sources, *labels):
+        if not path.exists():
+            raise FileNotFoundError(2, "there is no such file or folder", str(path))
+    recipe = Preprocessing(modality=modality.upper() if modality else None)
+    if window_hu is not None:
+        recipe = Preprocessing(modality=recipe.modality, window_hu=_window(window_hu))
+    wanted = spacing if spacing in ("auto", "native") else triple(spacing, "--spacing")
+    if not isinstance(wanted, str):
+        check(Preprocessing(spacing_mm=wanted), where="--spacing")
+    job = prepare_store(
+        sources, out, labels=labels, spacing=wanted, preprocessing=recipe, seed=seed
+    )
+    last = follow(_with_result(job))
+    if not isinstance(last, Finished):
+        raise JobError("preparing did not come to its end; run it again.")
+    result = last.result
+    keys = ("cases", "labelled", "rejected", "store")
+    show({key: result[key] for key in keys}, as_json, _lines(result))
+    return 130 if result["stopped"] else 0
+
+
+def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:
+    """The job's events, and its result as the last of them."""
+    from homolog.events import Finished
+
+    result = yield from job
+    yield Finished(result)
+
+
+def _window(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not low < high:
+        raise ConfigError(
+            f"--window-hu must be two numbers LO,HI with LO below HI, got {text!r}."
+        )
+    return low, high
+
+
+def _lines(result: Mapping[str, Any]) -> list[str]:
+    """The summary for people."""
+    rejected = result["rejected"]
+    lines = [
+        f"{result['cases']} cases ({result['labelled']} labelled), "
+        f"{len(rejected)} rejected, {_size(result['bytes'])} in {result['store']}",
+        f"  {result['built']} prepared now, {result['reused']} were current",
+        *(f"  {sentence}" for sentence in result["explanation"]),
+    ]
+    if rejected:
+        lines += ["rejected:", *_rejected_lines(rejected)]
+    return lines
+
+
+def _rejected_lines(rejected: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = [f"  {r['path']}: {r['reason']}" for r in rejected[:_LISTED]]
+    rest = Counter(r["reason"] for r in rejected[_LISTED:])
+    lines += [f"  {count} more: {reason}" for reason, count in rest.most_common(10)]
+    if rest:
+        lines.append("  all of them: rejected.json in the store")
+    return lines
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

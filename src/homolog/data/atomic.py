@@ -1,0 +1,23 @@
+"""Files that are complete or not there: written beside their place, flushed, moved."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(contents: Any, path: Path) -> None:
+    """Write JSON beside its place, then move it there."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(contents, file, indent=1)
+        flush(file)
+    os.replace(beside, path)
+
+
+def flush(file: Any) -> None:
+    """Bring an open file's bytes to the disk."""
+    file.flush()
+    os.fsync(file.fileno())

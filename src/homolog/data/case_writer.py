@@ -1,0 +1,205 @@
+"""One case of a store: built in a folder of its own, then moved into place."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.data.array_file import write_array
+from homolog.data.atomic import flush, write_json
+from homolog.data.card import Card, prepared_fields
+from homolog.data.preprocess import (
+    Preprocessing,
+    prepare_labels,
+    prepare_volume,
+)
+from homolog.data.store import case_folder, read_card
+from homolog.errors import JobError, UnusableInput
+
+if TYPE_CHECKING:
+    from homolog.data.index import CaseSource
+
+# Voxels kept in the foreground index, per label.
+_POINTS = 2000
+
+
+def current_card(store: Path, case_id: str, key: str) -> Card | None:
+    """Card of a case that is already there, complete and up to date; else None."""
+    folder = case_folder(store, case_id)
+    card = read_card(folder)
+    if card is None or card.key != key or not card.files:
+        return None
+    for name, size in card.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+    return card
+
+
+def build_case(
+    source: CaseSource, store: Path, preprocessing: Preprocessing, key: str, seed: int
+) -> Card:
+    """Read, prepare and write one case; it appears in the store complete or not at all.
+
+    Args:
+        source: Where the scan and its label map lie.
+        store: Folder of the store.
+        preprocessing: With the modality of this very case.
+        key: From ``case_key``.
+        seed: Of the foreground index.
+
+    Raises:
+        UnusableInput: The scan or its label map cannot be used.
+        JobError: The disk is full, or what was written does not read back.
+    """
+    folder = case_folder(store, source.id)
+    fresh = folder.with_name(f".new-{source.id}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        card = _fill(source, fresh, preprocessing, key, seed)
+        _replace_folder(fresh, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JobError(
+                f"the disk of {store} is full; {source.id!r} was not stored. Free some "
+                "space and run the same prepare again: it goes on where it stopped."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return card
+
+
+def _fill(
+    source: CaseSource, folder: Path, preprocessing: Preprocessing, key: str, seed: int
+) -> Card:
+    from homolog.data.scan_io import read_labels, read_scan, scan_hash
+
+    volume = read_scan(source.image)
+    prepared = prepare_volume(volume, preprocessing)
+    write_array(prepared.data, folder / "image.b2nd")
+    names = ["image.b2nd"]
+    counts: dict[int, int] = {}
+    if source.label is not None:
+        labels = read_labels(source.label)
+        array = prepare_labels(labels, volume, prepared)
+        write_array(array, folder / "label.b2nd")
+        points, counts = foreground_index(array, seed)
+        with (folder / "points.npy").open("wb") as file:
+            np.save(file, points)
+            flush(file)
+        names += ["label.b2nd", "points.npy"]
+    card = Card(
+        id=source.id,
+        subject=source.subject,
+        split=source.split,
+        target=source.target,
+        boxes=source.boxes,
+        label_values=tuple(sorted(counts)),
+        label_counts=counts,
+        has_label=source.label is not None,
+        source=str(source.image),
+        label_source=str(source.label) if source.label else None,
+        source_hash=scan_hash(source.image),
+        key=key,
+        files={name: (folder / name).stat().st_size for name in names},
+        **prepared_fields(prepared, volume.affine),
+    )
+    write_json(card.to_dict(), folder / "card.json")
+    return card
+
+
+def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
+    """The card with what the source says today; written anew only if it changed."""
+    today = dataclasses.replace(
+        card,
+        subject=source.subject,
+        split=source.split,
+        target=source.target,
+        boxes=source.boxes,
+        source=str(source.image),
+        label_source=str(source.label) if source.label else None,
+    )
+    if today.to_dict() != card.to_dict():
+        write_json(today.to_dict(), case_folder(store, card.id) / "card.json")
+    return today
+
+
+def foreground_index(
+    labels: NDArray[np.int16], seed: int
+) -> tuple[NDArray[np.int32], dict[int, int]]:
+    """Up to 2000 voxels of every label, drawn evenly, and how many each has.
+
+    Args:
+        labels: (D, H, W); 0 and below are no label.
+        seed: Of the draw.
+
+    Returns:
+        (N, 4) int32 rows (label, z, y, x) sorted by label, and label -> voxel count.
+    """
+    flat = labels.reshape(-1)
+    where = np.flatnonzero(flat > 0)
+    # Stable sort of int16 is a radix sort: linear, whatever the number of labels.
+    order = np.argsort(flat[where], kind="stable")
+    values, first, counts = np.unique(
+        flat[where][order], return_index=True, return_counts=True
+    )
+    rows = []
+    for value, begin, count in zip(values, first, counts, strict=True):
+        chosen = np.arange(count)
+        if count > _POINTS:
+            key = np.array([seed, int(value)], dtype=np.uint64)
+            rng = np.random.Generator(np.random.Philox(key=key))
+            chosen = np.sort(rng.choice(count, _POINTS, replace=False))
+        voxels = np.unravel_index(where[order[begin + chosen]], labels.shape)
+        rows.append(np.stack([np.full(len(chosen), value), *voxels], axis=1))
+    table = np.concatenate(rows) if rows else np.zeros((0, 4))
+    found = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    return table.astype(np.int32), found
+
+
+def _replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a complete folder in place of an old one.
+
+    Between the two renames the case is missing, never half there; a reader says so.
+    """
+    old = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(store: Path, keep: Sequence[str]) -> int:
+    """Remove leftovers of killed runs and cases that are no longer asked for.
+
+    Returns:
+        Number of cases removed.
+    """
+    removed = 0
+    wanted = set(keep)
+    for folder in (store / "cases").iterdir():
+        is_leftover = folder.name.startswith((".new-", ".old-"))
+        is_case = folder.name not in wanted and (folder / "card.json").is_file()
+        if is_leftover or is_case:
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += not is_leftover
+    return removed
+
+
+def check_id(case_id: str) -> None:
+    """Refuse an id that is no plain folder name."""
+    if not case_id or case_id.startswith(".") or Path(case_id).name != case_id:
+        raise UnusableInput(
+            "a case id must be a plain file name without a leading dot, "
+            f"got {case_id!r}."
+        )

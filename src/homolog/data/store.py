@@ -1,0 +1,175 @@
+"""Prepared scans on disk, read crop by crop: the reader.
+
+``STORE/store.json`` lists the cases; ``STORE/cases/ID/`` holds ``image.b2nd``,
+``label.b2nd``, ``points.npy`` (foreground index) and ``card.json``. Written by
+homolog.data.store_writer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.config import config_hash, from_dict
+from homolog.data.array_file import StoredArray
+from homolog.data.card import Card
+from homolog.data.preprocess import Preprocessing
+from homolog.errors import JobError, UnusableInput
+
+FORMAT = 1
+# Cases whose foreground index stays in memory.
+_INDICES = 1024
+
+
+class Store:
+    """A folder of prepared cases, opened for reading.
+
+    Attributes:
+        path: The folder.
+        cards: One per case, by id.
+        label_names: Label value -> name, without background.
+        preprocessing: The recipe all cases were prepared with.
+        fingerprint: Sizes, spacings and intensities of the cases, and sentences that
+            explain the spacing.
+        hash: Changes with any case, its split or the recipe.
+    """
+
+    def __init__(self, path: Path, contents: dict[str, Any], cards: list[Card]) -> None:
+        self.path = path
+        self.cards: tuple[Card, ...] = tuple(sorted(cards, key=lambda c: c.id))
+        self.preprocessing = from_dict(
+            Preprocessing, contents["preprocessing"], where=str(path)
+        )
+        names = contents.get("label_names", {})
+        self.label_names: dict[int, str] = {int(v): n for v, n in names.items()}
+        self.fingerprint: dict[str, Any] = contents.get("fingerprint", {})
+        self.hash: str = config_hash([(c.id, c.key, c.split) for c in self.cards])
+        self._by_id = {card.id: card for card in self.cards}
+        self._points: OrderedDict[str, dict[int, NDArray[np.int32]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Read the list of cases and their cards; no voxels.
+
+        Raises:
+            UnusableInput: No store there, or its preparation did not finish.
+        """
+        folder = Path(path).resolve()
+        contents = read_contents(folder)
+        if contents is None:
+            raise UnusableInput(
+                f"{path} is not a finished store (no store.json); make one with: "
+                f"homolog prepare SCANS --out {path}"
+            )
+        if contents.get("format") != FORMAT:
+            raise UnusableInput(
+                f"{path} has store format {contents.get('format')!r}, this version "
+                f"reads {FORMAT}; run prepare again."
+            )
+        cards = []
+        for name, entry in contents["cases"].items():
+            card = read_card(case_folder(folder, name))
+            if card is None or card.key != entry["key"]:
+                raise UnusableInput(
+                    f"case {name!r} of {path} is missing or was changed by a "
+                    "preparation that did not finish; run the same prepare again."
+                )
+            cards.append(dataclasses.replace(card, split=entry["split"]))
+        return cls(folder, contents, cards)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store.open, (self.path,))
+
+    def card(self, case_id: str) -> Card:
+        """Card of a case."""
+        if case_id not in self._by_id:
+            raise UnusableInput(f"no case {case_id!r} in {self.path}.")
+        return self._by_id[case_id]
+
+    def image(self, case_id: str) -> StoredArray:
+        """Stored image (C, D, H, W) int16; value = stored * scale + offset."""
+        card = self.card(case_id)
+        return self._array(card, "image.b2nd", (card.channels, *card.shape))
+
+    def label(self, case_id: str) -> StoredArray | None:
+        """Label map (D, H, W) int16 on the image's grid, or None."""
+        card = self.card(case_id)
+        return self._array(card, "label.b2nd", card.shape) if card.has_label else None
+
+    def label_points(self, case_id: str) -> dict[int, NDArray[np.int32]]:
+        """Foreground index: label -> (n, 3) voxels drawn evenly from all it has."""
+        with self._lock:
+            if case_id in self._points:
+                self._points.move_to_end(case_id)
+                return self._points[case_id]
+        points = self._read_points(self.card(case_id))
+        with self._lock:
+            self._points[case_id] = points
+            while len(self._points) > _INDICES:
+                self._points.popitem(last=False)
+        return points
+
+    def split(self, name: str) -> tuple[Card, ...]:
+        """Cards of ``train``, ``val`` or ``test``."""
+        return tuple(card for card in self.cards if card.split == name)
+
+    def _array(self, card: Card, name: str, shape: tuple[int, ...]) -> StoredArray:
+        path = case_folder(self.path, card.id) / name
+        return StoredArray(path, shape, card.files[name])
+
+    def _read_points(self, card: Card) -> dict[int, NDArray[np.int32]]:
+        if not card.has_label:
+            return {}
+        path = case_folder(self.path, card.id) / "points.npy"
+        try:
+            rows = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise JobError(f"{path} cannot be read; run prepare again.") from error
+        # Rows are sorted by label: (label, z, y, x).
+        values, first = np.unique(rows[:, 0], return_index=True)
+        parts = np.split(rows[:, 1:], first[1:])
+        return {int(v): part for v, part in zip(values, parts, strict=True)}
+
+
+def case_folder(store: Path, case_id: str) -> Path:
+    """Folder of a case."""
+    return store / "cases" / case_id
+
+
+def read_contents(folder: Path) -> dict[str, Any] | None:
+    """``store.json``, or None where there is none.
+
+    Raises:
+        UnusableInput: It is not JSON.
+    """
+    path = folder / "store.json"
+    try:
+        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise UnusableInput(
+            f"{path} is damaged ({error}); run prepare again."
+        ) from None
+    return contents
+
+
+def read_card(folder: Path) -> Card | None:
+    """Card of a case folder; None when missing or unreadable (it will be rebuilt)."""
+    try:
+        return Card.from_dict(
+            json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,299 @@
+"""Build a store: every sound scan prepared once, every other one with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homolog.config import to_dict
+from homolog.data.atomic import write_json
+from homolog.data.card import Card
+from homolog.data.case_key import case_key
+from homolog.data.case_writer import (
+    build_case,
+    check_id,
+    current_card,
+    refresh_card,
+    sweep,
+)
+from homolog.data.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    intensities_by_modality,
+)
+from homolog.data.label_names import label_names, name_conflicts
+from homolog.data.preprocess import Preprocessing
+from homolog.data.splits import FRACTIONS, assign_splits, leak_check
+from homolog.data.store import FORMAT, read_contents
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, Progress, Request, Saved, Stopped
+from homolog.geometry.affine import Triple
+
+if TYPE_CHECKING:
+    from homolog.data.index import CaseSource, Rejected
+
+    Reasons = list[dict[str, str]]
+
+
+def prepare_store(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    labels: Sequence[Path] = (),
+    spacing: Triple | str = "auto",
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+) -> Job[dict[str, Any]]:
+    """Index scans wherever they lie and build their store.
+
+    Args:
+        sources: Folders, files, data sets or manifests.
+        out: Folder of the store; new, empty or an earlier store.
+        labels: Folders of label maps, when they lie apart.
+        spacing: Voxel size (z, y, x) in mm, ``native`` or ``auto``.
+        preprocessing: The rest of the recipe.
+        seed: Of the splits and the foreground index.
+
+    Returns:
+        As ``write_store``.
+    """
+    from homolog.data.index import index_sources
+
+    check_folder(out)
+    index = yield from index_sources(sources, labels)
+    result = yield from write_store(
+        index.cases,
+        out,
+        preprocessing=preprocessing,
+        spacing=spacing,
+        rejected=index.rejected,
+        seed=seed,
+    )
+    return result
+
+
+def write_store(
+    cases: Sequence[CaseSource],
+    out: Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    spacing: Triple | str | None = None,
+    rejected: Sequence[Rejected] = (),
+    seed: int = 0,
+    fractions: Mapping[str, float] = FRACTIONS,
+) -> Job[dict[str, Any]]:
+    """Prepare cases into a store; what is there and current is kept.
+
+    A killed run leaves whole cases behind and the next one goes on. A case that turns
+    out unusable is put aside with its reason and the others go on. One case is in
+    memory at a time.
+
+    Args:
+        cases: The scans.
+        out: Folder of the store.
+        preprocessing: The recipe; its voxel size is used unless ``spacing`` is given.
+        spacing: Voxel size, ``native`` or ``auto``; None takes that of the recipe, and
+            ``auto`` without a recipe.
+        rejected: What the index put aside already.
+        seed: Of the splits and the foreground index.
+        fractions: Share of subjects per split.
+
+    Returns:
+        ``cases, labelled, rejected, store`` and more numbers, JSON types.
+
+    Raises:
+        UnusableInput: No case is sound, or the folder is something else.
+        JobError: The disk is full.
+    """
+    out = Path(out)
+    check_folder(out)
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    cases = sorted(cases, key=lambda case: case.id)
+    _check_ids(cases)
+    reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
+    recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
+    for sentence in print_.sentences if cases else ():
+        yield Note(sentence)
+
+    built = _prepare_all(cases, out, recipe, reasons, seed)
+    cards, counts, stopped = yield from built
+    if stopped:
+        yield Stopped(len(cards))
+        return _summary(cards, reasons, out, print_, counts, stopped=True)
+    write_json(reasons, out / "rejected.json")
+    if not cards:
+        raise UnusableInput(_nothing(reasons))
+    contents = _contents(cards, cases, recipe, print_, seed, fractions)
+    for sentence in name_conflicts(cases):
+        yield Note(sentence, "warning")
+    write_json(contents, out / "store.json")
+    removed = sweep(out, [card.id for card in cards])
+    if removed:
+        yield Note(f"{removed} cases of an earlier run were removed from the store.")
+    yield Saved(str(out), "store")
+    return _summary(cards, reasons, out, print_, counts)
+
+
+def check_folder(out: Path) -> None:
+    """Refuse to write into a folder that holds something else.
+
+    Raises:
+        UnusableInput: It is a file, or a folder with other things and no store.
+    """
+    if out.exists() and not out.is_dir():
+        raise UnusableInput(f"the store must be a folder, {out} is a file.")
+    if not out.is_dir() or read_contents(out) is not None or (out / "cases").is_dir():
+        return
+    if any(out.iterdir()):
+        raise UnusableInput(
+            f"{out} holds other files and no store; choose a new or an empty folder."
+        )
+
+
+def _check_ids(cases: Sequence[CaseSource]) -> None:
+    for case_id, count in Counter(case.id for case in cases).items():
+        check_id(case_id)
+        if count > 1:
+            raise UnusableInput(f"{count} cases are called {case_id!r}.")
+
+
+def _recipe(
+    cases: Sequence[CaseSource],
+    preprocessing: Preprocessing | None,
+    spacing: Triple | str | None,
+    reasons: Reasons,
+) -> tuple[Preprocessing, Fingerprint]:
+    """The recipe with its voxel size decided from the headers of all cases."""
+    from homolog.data.scan_io import read_header
+
+    if spacing is None:
+        own = preprocessing.spacing_mm if preprocessing else None
+        spacing = own or ("native" if preprocessing else "auto")
+    grids = []
+    for case in cases:
+        try:
+            header = read_header(case.image)
+        except (UnusableInput, OSError):
+            continue  # its own turn comes, and then its reason is told
+        grids.append((header.affine, header.shape))
+    print_ = fingerprint(grids, spacing)
+    recipe = preprocessing or Preprocessing()
+    return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_
+
+
+def _prepare_all(
+    cases: Sequence[CaseSource],
+    out: Path,
+    recipe: Preprocessing,
+    reasons: Reasons,
+    seed: int,
+) -> Job[tuple[list[Card], Counter[str], bool]]:
+    """Prepare one case after the other; reasons are added where one cannot be."""
+    cards: list[Card] = []
+    counts: Counter[str] = Counter()
+    began, worked = time.monotonic(), 0
+    for index, case in enumerate(cases):
+        left = (
+            (time.monotonic() - began) / worked * (len(cases) - index) if worked else 0
+        )
+        request = yield Progress("prepare", index, len(cases), case.id, left)
+        if request is Request.STOP:
+            return cards, counts, True
+        own = dataclasses.replace(recipe, modality=recipe.modality or case.modality)
+        try:
+            key = case_key(case, own)
+            card = current_card(out, case.id, key)
+            how = "built" if card is None else "reused"
+            worked += card is None
+            if card is None:
+                card = build_case(case, out, own, key, seed)
+            else:
+                card = refresh_card(card, case, out)
+        except (UnusableInput, OSError, MemoryError) as error:
+            reasons.append({"path": str(case.image), "reason": _reason(error)})
+            yield Note(f"{case.id} was left out: {_reason(error)}", "warning")
+            continue
+        if card.note:
+            yield Note(f"{case.id}: {card.note}")
+        counts[how] += 1
+        cards.append(card)
+    yield Progress("prepare", len(cases), len(cases))
+    return cards, counts, False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory; choose a coarser --spacing."
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        )
+    return str(error)
+
+
+def _contents(
+    cards: Sequence[Card],
+    cases: Sequence[CaseSource],
+    recipe: Preprocessing,
+    print_: Fingerprint,
+    seed: int,
+    fractions: Mapping[str, float],
+) -> dict[str, Any]:
+    """What ``store.json`` says."""
+    splits = assign_splits(cards, seed, fractions)
+    leak_check([dataclasses.replace(card, split=splits[card.id]) for card in cards])
+    modalities = {card.modality for card in cards}
+    if len(modalities) == 1:
+        # New scans, whatever their header says, are then treated as these were.
+        recipe = dataclasses.replace(recipe, modality=modalities.pop())
+    return {
+        "format": FORMAT,
+        "preprocessing": to_dict(recipe),
+        "label_names": {str(v): n for v, n in label_names(cards, cases).items()},
+        "fingerprint": {
+            "spacing_mm": print_.spacing_mm,
+            "sentences": list(print_.sentences),
+            "grids": dict(print_.numbers),
+            "intensities": intensities_by_modality(cards),
+        },
+        "splits": {"seed": seed, "fractions": dict(fractions)},
+        "cases": {
+            card.id: {"key": card.key, "split": splits[card.id]} for card in cards
+        },
+    }
+
+
+def _nothing(reasons: Reasons) -> str:
+    if not reasons:
+        return "no scan was found in the given sources."
+    first = reasons[0]
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"no sound scan was found: {first['path']}: {first['reason']}{more}"
+
+
+def _summary(
+    cards: Sequence[Card],
+    reasons: Reasons,
+    out: Path,
+    print_: Fingerprint,
+    counts: Counter[str],
+    *,
+    stopped: bool = False,
+) -> dict[str, Any]:
+    size = sum(sum(card.files.values()) for card in cards)
+    return {
+        "cases": len(cards),
+        "labelled": sum(card.has_label for card in cards),
+        "rejected": reasons,
+        "store": str(out),
+        "spacing_mm": print_.spacing_mm,
+        "explanation": list(print_.sentences),
+        "bytes": size,
+        "built": counts["built"],
+        "reused": counts["reused"],
+        "stopped": stopped,
+    }
