@@ -1,0 +1,79 @@
+"""Masks that are functions of the view."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from homolog.nn.masking import (
+    hidden_count,
+    random_mask,
+    to_voxels,
+    uniform,
+    view_keys,
+    visible_tokens,
+)
+
+
+def affines(n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 4, 4, generator=generator, dtype=torch.float64)
+
+
+def test_the_numbers_are_those_of_splitmix64() -> None:
+    # Vigna's splitmix64.c, seed 1234567: its first three outputs.
+    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    ours = uniform(torch.tensor([1234567]), 3)[0]
+    expected = [(value >> 11) * 2.0**-53 for value in reference]
+    assert ours.tolist() == expected
+
+
+def test_numbers_are_uniform_and_views_independent() -> None:
+    numbers = uniform(view_keys(affines(50), torch.zeros(50), 0.0), 1000)
+    assert 0.0 <= numbers.min()
+    assert numbers.max() < 1.0
+    histogram = torch.histc(numbers, 10, 0, 1) / numbers.numel()
+    assert (histogram - 0.1).abs().max() < 0.006
+    correlation = torch.corrcoef(numbers) - torch.eye(50)
+    assert correlation.abs().max() < 0.16
+
+
+def test_a_mask_changes_with_place_scan_and_progress_and_with_nothing_else() -> None:
+    affine, case = affines(1), torch.tensor([3])
+
+    def mask(affine: Tensor, case: Tensor, progress: float) -> Tensor:
+        return random_mask(view_keys(affine, case, progress), 64, 0.5)
+
+    base = mask(affine, case, 0.25)
+    assert torch.equal(base, mask(affine.clone(), case.clone(), 0.25))
+    moved = affine.clone()
+    moved[0, 2, 3] += 1e-9
+    assert not torch.equal(base, mask(moved, case, 0.25))
+    assert not torch.equal(base, mask(affine, case + 1, 0.25))
+    assert not torch.equal(base, mask(affine, case, 0.2501))
+
+
+@pytest.mark.parametrize(("count", "ratio"), [(8, 0.75), (27, 0.6), (2, 0.99), (5, 0)])
+def test_every_view_hides_the_same_number(count: int, ratio: float) -> None:
+    mask = random_mask(view_keys(affines(40), torch.arange(40), 0.0), count, ratio)
+    hidden = hidden_count(count, ratio)
+    assert (mask.sum(1) == hidden).all()
+    assert 1 <= hidden < count
+    visible = visible_tokens(mask, ratio)
+    assert visible.shape == (40, count - hidden)
+    assert not mask.gather(1, visible).any()
+    assert (visible.diff(dim=1) > 0).all()
+
+
+def test_a_mask_of_patches_becomes_a_mask_of_voxels() -> None:
+    mask = random_mask(torch.arange(3), 2 * 3 * 4, 0.5)
+    voxels = to_voxels(mask, (2, 3, 4), (1, 2, 4))
+    assert voxels.shape == (3, 1, 2, 6, 16)
+    assert torch.equal(voxels[:, 0, :, ::2, ::4].flatten(1), mask)
+    assert torch.equal(voxels[:, 0, :, 1::2, 3::4].flatten(1), mask)
+
+
+def test_a_single_patch_cannot_be_masked() -> None:
+    with pytest.raises(ValueError, match="at least 2 patches per view, got 1"):
+        random_mask(torch.arange(3), 1, 0.5)

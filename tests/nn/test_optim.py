@@ -1,0 +1,97 @@
+"""Parameter groups and schedule."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from homolog.nn.optim import (
+    cosine_with_warmup,
+    layerwise_factors,
+    parameter_groups,
+    prefix_factor,
+)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+        self.head = nn.Linear(3, 2)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 4, 3))
+        self.dustbin = nn.Parameter(torch.tensor(1.0))
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+
+
+def named(model: nn.Module, group: dict[str, object]) -> set[str]:
+    params = group["params"]
+    assert isinstance(params, list)
+    ids = {id(p) for p in params}
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def test_norms_biases_scalars_and_positions_do_not_decay() -> None:
+    model = Model()
+    decayed, rest = parameter_groups(model, 0.1)
+    assert named(model, decayed) == {"encoder.0.weight", "head.weight"}
+    assert named(model, rest) == {
+        "encoder.0.bias", "encoder.1.weight", "encoder.1.bias", "head.bias",
+        "pos_embed", "dustbin",
+    }  # fmt: skip
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group() -> None:
+    model = Model()
+    groups = parameter_groups(model, 0.1, factor={"encoder.": 0.1, "encoder.1": 0.5})
+    ids = [id(p) for g in groups for p in g["params"]]
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(ids) == len(set(ids))
+    assert set(ids) == trainable
+
+
+def test_the_encoder_learns_slower_by_its_factor() -> None:
+    model = Model()
+    groups = parameter_groups(model, 0.1, learning_rate=1e-3, factor={"encoder.": 0.1})
+    rates = {name: g["lr"] for g in groups for name in named(model, g)}
+    assert rates["encoder.0.weight"] == pytest.approx(1e-4)
+    assert rates["encoder.1.bias"] == pytest.approx(1e-4)
+    assert rates["head.weight"] == pytest.approx(1e-3)
+    torch.optim.AdamW(groups)  # any torch optimiser takes them
+
+
+def test_factor_zero_leaves_parameters_out_and_nothing_left_is_an_error() -> None:
+    model = Model()
+    groups = parameter_groups(model, 0.1, factor={"encoder.": 0.0})
+    assert not any("encoder" in n for g in groups for n in named(model, g))
+    with pytest.raises(ValueError, match="no parameter left to train"):
+        parameter_groups(model, 0.1, factor={"": 0.0})
+
+
+def test_the_longest_prefix_wins() -> None:
+    factor = prefix_factor({"a.": 0.5, "a.b.": 0.25})
+    assert [factor(n) for n in ("a.b.c", "a.c", "d")] == [0.25, 0.5, 1.0]
+
+
+def test_layers_near_the_input_learn_slowest() -> None:
+    factors = layerwise_factors(["stem", "one", "two"], 0.5)
+    assert factors == {"stem": 0.125, "one": 0.25, "two": 0.5}
+
+
+def test_the_schedule_rises_then_falls_to_its_floor() -> None:
+    factors = [cosine_with_warmup(s, 100, 10, 0.05) for s in range(101)]
+    assert factors[:11] == pytest.approx([(s + 1) / 11 for s in range(11)])
+    assert factors[10] == 1.0
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
+    assert factors[55] == pytest.approx(0.05 + 0.95 / 2)
+    assert factors[100] == 0.05
+    assert cosine_with_warmup(500, 100, 10, 0.05) == 0.05
+
+
+def test_the_schedule_bears_odd_lengths() -> None:
+    assert cosine_with_warmup(0, 1) == 1.0
+    assert cosine_with_warmup(3, 4, 10) == pytest.approx(4 / 11)
+    assert cosine_with_warmup(0, 0) == 0.0
