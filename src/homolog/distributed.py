@@ -130,9 +130,7 @@ class _Gather(torch.autograd.Function):
         return gather_rows(rows)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> Tensor:
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         here = world()
         total = gradient.contiguous().clone()
         dist.all_reduce(total)

@@ -1,0 +1,132 @@
+"""What a training run can be told, and what a trainable must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from homolog.config import option
+from homolog.views.view import Views, ViewSpec
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast, how carefully."""
+
+    steps: int = option(1000, "optimiser steps", minimum=1)
+    minutes: float = option(
+        0.0,
+        "time instead of steps: a step is measured, then the number of steps is fixed",
+        unit="min",
+        minimum=0.0,
+    )
+    batch_size: int = option(2, "samples per forward pass and process", minimum=1)
+    accumulate: int = option(
+        1, "forward passes per optimiser step", minimum=1, advanced=True
+    )
+    learning_rate: float = option(1e-3, "peak learning rate", minimum=0.0)
+    weight_decay: float = option(0.01, "AdamW weight decay", minimum=0.0)
+    beta2: float = option(
+        0.999, "AdamW decay of squares", minimum=0.0, maximum=1.0, advanced=True
+    )
+    warmup_steps: int = option(
+        0, "steps of linear warm-up; at most a fifth of the run is used", minimum=0
+    )
+    min_learning_rate_factor: float = option(
+        0.01,
+        "last learning rate as a share of the peak (cosine)",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
+    clip_norm: float = option(
+        1.0, "largest global gradient norm; 0 does not clip", minimum=0.0, advanced=True
+    )
+    precision: str = option(
+        "auto",
+        "bf16 autocast or fp32; auto takes bf16 where the device computes in it",
+        choices=("auto", "bf16", "fp32"),
+    )
+    checkpoint_every: int = option(
+        0, "steps between checkpoints; 0: about every two minutes", minimum=0
+    )
+    log_every: int = option(10, "steps between rows of metrics.csv", minimum=1)
+    validate_every: int = option(
+        0, "steps between validations; 0: only at the end", minimum=0
+    )
+    abort_after_bad_steps: int = option(
+        20, "give up after so many non-finite steps in a row", minimum=1, advanced=True
+    )
+    dry_run_steps: int = option(
+        3, "steps measured (and undone) before training", minimum=0, advanced=True
+    )
+
+
+class Trainable(Protocol):
+    """What the loop trains: a Method, or a task's module. Also a torch Module."""
+
+    def views(self) -> dict[str, ViewSpec]:
+        """What it needs to see."""
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar terms; their sum is minimised."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after the optimiser's step."""
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Scalars that tell whether learning is healthy."""
+
+
+class BatchSource(Protocol):
+    """What the loop feeds on: homolog.feed.Feed. A pure function of the step."""
+
+    batch_size: int
+
+    def batch(self, step: int) -> Any:
+        """The batch of one (micro) step, on the CPU."""
+
+    def stream(self, first: int, stop: int) -> Iterator[Any]:
+        """The same batches in order, prefetched."""
+
+    def views(self, batch: Any, device: torch.device) -> Views:
+        """The batch as views on the device."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        steps: Optimiser steps done, all sessions together.
+        total_steps: Steps asked for (fixed by the dry run where minutes were given).
+        stopped: Whether it was told to stop before the end.
+        losses: Last logged terms.
+        monitors: Last logged monitors.
+        bad_steps: Steps skipped because something was not finite.
+        best: Best validation metrics; empty without validation.
+        best_step: Steps done when they were measured.
+        batch_size: Samples per forward pass at the end (lowered when out of memory).
+        accumulate: Forward passes per step at the end.
+        precision: ``bf16`` or ``fp32``.
+        seconds_per_step: Median of this session.
+        peak_memory_bytes: Peak of this session.
+    """
+
+    steps: int
+    total_steps: int
+    stopped: bool
+    losses: Mapping[str, float] = field(default_factory=dict)
+    monitors: Mapping[str, float] = field(default_factory=dict)
+    bad_steps: int = 0
+    best: Mapping[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    batch_size: int = 0
+    accumulate: int = 1
+    precision: str = "fp32"
+    seconds_per_step: float = 0.0
+    peak_memory_bytes: int = 0

@@ -1,0 +1,327 @@
+"""The training loop: one job, the same for every method and every task.
+
+Order of a step (methods reference 8.1): batch, views, losses under autocast, backward,
+finite check, clip, optimiser, ``after_step``, monitors. Everything random is a function
+of (seed, step), so a run that was killed and resumed ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from homolog.checkpoint import load_state
+from homolog.distributed import max_over_ranks, wait_for_all, world
+from homolog.errors import JobError
+from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
+from homolog.training.config import BatchSource, TrainingConfig, TrainingResult
+from homolog.training.health import CollapseWatch, MetricsTable
+from homolog.training.measure import Stopwatch, peak_memory_bytes
+from homolog.training.persistence import Position, restore, save
+from homolog.training.planning import Plan, lowered, make_plan, resized
+from homolog.training.precision import resolve_precision
+from homolog.training.readings import read_values
+from homolog.training.stepping import Stepper, is_out_of_memory
+from homolog.training.validation import Validate, Validator
+
+News = Generator[Event, Request | None, None]
+
+_SECONDS_BETWEEN_EVENTS = 0.1
+_SECONDS_OF_SILENCE = 1.0
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+
+def train(
+    trainable: Any,
+    feed: BatchSource,
+    config: TrainingConfig,
+    *,
+    folder: Path,
+    device: torch.device,
+    seed: int,
+    validate: Validate | None = None,
+    best_metric: str | None = None,
+    parameter_groups: Sequence[Mapping[str, Any]] | None = None,
+) -> Job[TrainingResult]:
+    """Train a module; resume by itself where ``folder`` holds a checkpoint.
+
+    Args:
+        trainable: A torch Module with the four verbs of Trainable; moved to ``device``.
+        feed: Batches as a pure function of the step, of ``config.batch_size``.
+        config: How long and how fast.
+        folder: Gets ``checkpoints/``, ``metrics.csv``, ``plan.json`` and ``best/``.
+        device: Where to train.
+        seed: Of dropout and the like; the feed has its own.
+        validate: Steps done -> metrics; called every ``validate_every`` steps and at
+            the end, in evaluation mode.
+        best_metric: Which of them decides what ``folder/best`` keeps; higher is
+            better, lower with a leading ``-``.
+        parameter_groups: As made by ``nn.optim.parameter_groups``.
+
+    Yields:
+        Started, Step (at most ten a second), Validated, Saved, Note, and Stopped when
+        it was told to stop (then the state is saved).
+
+    Raises:
+        JobError: Too many non-finite steps in a row, no memory at batch size 1, or a
+            checkpoint could not be written. The last good checkpoint stays.
+    """
+    module: nn.Module = trainable
+    module.to(device).train()
+    random_state = torch.get_rng_state()
+    loop = _Loop(module, feed, config, folder, device, seed)
+    loop.validator = Validator(module, folder, validate, best_metric, config)
+    try:
+        yield from loop.run(parameter_groups)
+    finally:
+        loop.close()
+        torch.set_rng_state(random_state)
+    return loop.result()
+
+
+class _Loop:
+    """State of one session of a training."""
+
+    validator: Validator
+
+    def __init__(
+        self,
+        module: nn.Module,
+        feed: BatchSource,
+        config: TrainingConfig,
+        folder: Path,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.module, self.feed, self.config = module, feed, config
+        self.folder, self.device, self.seed = folder, device, seed
+        self.here = world()
+        self.position = Position()
+        self.plan = Plan()
+        self.stop_asked = self.stopped = False
+        self.watch, self.collapse = Stopwatch(), CollapseWatch()
+        self.batches: Iterator[Any] | None = None
+        self._told_bad = 0
+        self._last_event = self._last_save = time.monotonic()
+        self._save_s = 0.0
+
+    def run(self, groups: Sequence[Mapping[str, Any]] | None) -> News:
+        """The whole session."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        saved = load_state(self.folder)
+        precision = resolve_precision(self.config.precision, self.device, self.module)
+        self.stepper = Stepper(
+            self.module, self.config, groups,
+            device=self.device, seed=self.seed, precision=precision,
+        )  # fmt: skip
+        if saved is not None:
+            self.plan = restore(saved, self.stepper, self.position)
+            saved.tensors.clear()
+            for sentence in saved.damaged:
+                yield from self._tell(
+                    Note(f"{sentence}; it was passed over.", "warning")
+                )
+            yield from self._tell(Note(f"resuming after step {self.position.done}."))
+        else:
+            yield from self._make_plan()
+        if self.stopped:
+            yield Stopped(0)
+            return
+        self.stepper.precision = self.plan.precision
+        self.feed = resized(self.feed, self.plan.batch_size)
+        self.validator.best = self.position.best
+        if self.here.is_first:
+            table = MetricsTable(self.folder / "metrics.csv", self.position.done)
+            self.table: MetricsTable | None = table
+        else:
+            self.table = None
+        self._last_save = time.monotonic()
+        yield from self._tell(Started("train", self.plan.total_steps, self._details()))
+        self.stopped = self.stop_asked and self.here.size == 1
+        while self.position.done < self.plan.total_steps and not self.stopped:
+            yield from self._advance()
+        yield from self._end()
+
+    def _make_plan(self) -> News:
+        """Listen to the planning; a stop in its middle leaves nothing behind."""
+        measure = self.validator.measure if self.validator.is_used else None
+        planning = make_plan(
+            self.stepper, self.feed, self.config, self.folder,
+            measure_validation=measure,
+        )  # fmt: skip
+        while not (self.stop_asked and self.here.size == 1):
+            try:
+                event = next(planning)
+            except StopIteration as end:
+                self.plan = end.value
+                return
+            yield from self._tell(event)
+        planning.close()
+        self.stopped = True
+
+    def _details(self) -> dict[str, Any]:
+        return {
+            "device": str(self.device),
+            "precision": self.plan.precision,
+            "batch_size": self.plan.batch_size,
+            "accumulate": self.plan.accumulate,
+            "processes": self.here.size,
+            "done": self.position.done,
+            "seconds_per_step": self.plan.seconds_per_step,
+        }
+
+    def _advance(self) -> News:
+        """One step and what is due after it."""
+        if self.batches is None:
+            each = self.plan.accumulate
+            self.batches = self.feed.stream(
+                self.position.done * each, self.plan.total_steps * each
+            )
+        self.watch.start()
+        try:
+            self.stepper.step(
+                self.position.done, self.plan.total_steps,
+                self.feed, self.batches, self.plan.accumulate,
+            )  # fmt: skip
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            note = self._lower(error)
+            yield from self._tell(note)
+            return
+        self.watch.stop()
+        self.position.done += 1
+        yield from self._report()
+        if self.validator.is_due(self.position.done, self.plan.total_steps):
+            yield from self._tell(self.validator.run(self.position.done))
+            self.position.best = self.validator.best
+        if self._checkpoint_is_due():
+            yield from self._save()
+        if self.stop_asked and self.here.size == 1:
+            self.stopped = self.position.done < self.plan.total_steps
+
+    def _lower(self, error: BaseException) -> Note:
+        """Undo the step, halve the batch; the global batch stays."""
+        self.stepper.undo()
+        self.close()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.plan, note = lowered(self.plan, self.here.size, error)
+        self.feed = resized(self.feed, self.plan.batch_size)
+        return note
+
+    def _report(self) -> News:
+        """Table row, Step event, warnings; the only place that waits for the device."""
+        done, total = self.position.done, self.plan.total_steps
+        is_row = done % self.config.log_every == 0 or done == total
+        silent_s = time.monotonic() - self._last_event
+        alone = self.here.size == 1  # others only meet at rows
+        on_cpu = self.device.type == "cpu"
+        if on_cpu or is_row:
+            yield from self._check_finite()
+        if not is_row and not (alone and silent_s >= _SECONDS_OF_SILENCE):
+            return
+        losses, monitors = read_values(self.stepper, self.module)
+        self.position.losses, self.position.monitors = losses, monitors
+        if is_row and self.table is not None:
+            self.table.add(done, {**losses, **monitors})
+        if is_row and (warning := self.collapse.look(monitors)):
+            yield from self._tell(Note(warning, "warning"))
+        if silent_s >= _SECONDS_BETWEEN_EVENTS or done == total:
+            yield from self._tell(self._step_event(losses, monitors))
+        if is_row and not alone:
+            asked = torch.tensor(float(self.stop_asked), device=self.device)
+            self.stop_asked = bool(max_over_ranks(asked))
+            self.stopped = self.stop_asked and done < total
+
+    def _step_event(
+        self, losses: Mapping[str, float], monitors: Mapping[str, float]
+    ) -> Step:
+        each = self.watch.seconds_per_step
+        left = self.plan.total_steps - self.position.done
+        spent = max(self.watch.spent_s, 1e-9)
+        waiting = {"data_wait": min(1.0, self.stepper.waited_s / spent)}
+        finite = {k: v for k, v in losses.items() if v - v == 0.0}
+        return Step(
+            self.position.done, self.plan.total_steps, finite, {**monitors, **waiting},
+            each, left * each + self.validator.remaining_s(left),
+        )  # fmt: skip
+
+    def _check_finite(self) -> News:
+        bad, longest = int(self.stepper.bad_steps), int(self.stepper.longest_bad_run)
+        if bad > self._told_bad:
+            self._told_bad = bad
+            text = (
+                f"a loss or gradient was not finite at or before step "
+                f"{self.position.done}: the step was skipped ({bad} so far)."
+            )
+            yield from self._tell(Note(text, "warning"))
+        if longest >= self.config.abort_after_bad_steps:
+            # The weights are those before the bad run: worth keeping for a look.
+            raise JobError(
+                f"{longest} steps in a row up to step {self.position.done} were not "
+                f"finite (seed {self.seed}); training was given up, the last "
+                "checkpoint is intact. A lower learning rate or fp32 often helps."
+            )
+
+    def _checkpoint_is_due(self) -> bool:
+        done = self.position.done
+        if done == self.plan.total_steps:
+            return False  # saved at the end
+        if self.config.checkpoint_every:
+            return done % self.config.checkpoint_every == 0
+        wait_s = max(_SECONDS_BETWEEN_CHECKPOINTS, 20.0 * self._save_s)
+        return time.monotonic() - self._last_save >= wait_s
+
+    def _save(self) -> News:
+        if not self.here.is_first:
+            return
+        begin = time.monotonic()
+        path = save(self.folder, self.stepper, self.position, self.plan)
+        self._last_save = time.monotonic()
+        self._save_s = self._last_save - begin
+        yield from self._tell(Saved(str(path)))
+
+    def _end(self) -> News:
+        yield from self._save()
+        wait_for_all()
+        if self.stopped:
+            yield Stopped(self.position.done)
+
+    def _tell(self, event: Event) -> News:
+        self._last_event = time.monotonic()
+        if (yield event) is Request.STOP:
+            self.stop_asked = True
+
+    def close(self) -> None:
+        """End the feed's threads."""
+        close: Callable[[], None] | None = getattr(self.batches, "close", None)
+        self.batches = None
+        if close is not None:
+            with contextlib.suppress(ValueError):  # it is running: ends by itself
+                close()
+
+    def result(self) -> TrainingResult:
+        """How the session ended."""
+        best = self.position.best
+        return TrainingResult(
+            steps=self.position.done,
+            total_steps=self.plan.total_steps,
+            stopped=self.stopped,
+            losses=self.position.losses,
+            monitors=self.position.monitors,
+            bad_steps=int(self.stepper.bad_steps),
+            best=dict(best.get("metrics", {})),
+            best_step=int(best.get("step", 0)),
+            batch_size=self.plan.batch_size,
+            accumulate=self.plan.accumulate,
+            precision=self.plan.precision,
+            seconds_per_step=self.watch.seconds_per_step,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+        )

@@ -1,0 +1,223 @@
+"""Before the first step: how many steps, how large a batch, in which precision.
+
+The answer is written to ``plan.json`` at once, so that a run killed before its first
+checkpoint resumes to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from homolog.checkpoint import write_json
+from homolog.distributed import world
+from homolog.errors import JobError
+from homolog.events import Job, Note, Progress
+from homolog.training.config import BatchSource, TrainingConfig
+from homolog.training.measure import (
+    Measured,
+    ModuleSnapshot,
+    forget_peak,
+    peak_memory_bytes,
+    spoken,
+    synchronise,
+)
+from homolog.training.stepping import Stepper, is_out_of_memory
+
+_NOT_WORTH_MEASURING = 20  # steps
+_SHARE_FOR_MEASURING = 0.01
+_MOST_MEASURED = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays fixed for a whole run, sessions included.
+
+    Attributes:
+        total_steps: Optimiser steps.
+        batch_size: Samples per forward pass and process.
+        accumulate: Forward passes per step.
+        precision: ``bf16`` or ``fp32``.
+        seconds_per_step: As measured before the first step; 0 when it was not.
+        peak_memory_bytes: As measured; 0 when it was not.
+    """
+
+    total_steps: int = 0
+    batch_size: int = 1
+    accumulate: int = 1
+    precision: str = "fp32"
+    seconds_per_step: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+def make_plan(
+    stepper: Stepper,
+    feed: BatchSource,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    measure_validation: Callable[[], float] | None = None,
+) -> Job[Plan]:
+    """Read ``plan.json``, or measure some steps, undo them, and write it.
+
+    Args:
+        stepper: Its module and optimiser are afterwards as they were.
+        feed: The real data.
+        config: Steps or minutes.
+        folder: The run's folder.
+        measure_validation: Seconds one validation takes; asked for with minutes.
+    """
+    path = folder / "plan.json"
+    if path.exists():
+        return Plan(**json.loads(path.read_text()))
+    began = time.monotonic()
+    plan = Plan(config.steps, config.batch_size, config.accumulate, stepper.precision)
+    wanted = config.dry_run_steps
+    if config.minutes > 0 or (wanted and config.steps >= _NOT_WORTH_MEASURING):
+        plan, measured = yield from _measured(stepper, feed, config, plan)
+        if config.minutes > 0:
+            validation_s = measure_validation() if measure_validation else 0.0
+            left_s = 60.0 * config.minutes - (time.monotonic() - began)
+            steps = _steps_within(left_s, measured, validation_s, config.validate_every)
+            plan = replace(plan, total_steps=_agreed(steps))
+            yield Note(
+                f"{config.minutes:g} minutes are enough for {plan.total_steps} steps; "
+                "that number is now fixed."
+            )
+        yield Note(measured.sentence(plan.total_steps, stepper.device))
+        plan = replace(
+            plan,
+            seconds_per_step=measured.seconds_per_step,
+            peak_memory_bytes=measured.peak_memory_bytes,
+        )
+    if world().is_first:
+        write_json(path, asdict(plan))
+    return plan
+
+
+def _measured(
+    stepper: Stepper, feed: BatchSource, config: TrainingConfig, plan: Plan
+) -> Job[tuple[Plan, Measured]]:
+    """Make steps until enough is known; lower the batch where memory ends."""
+    snapshot = ModuleSnapshot(stepper.trainable)
+    try:
+        while True:
+            try:
+                measured = yield from _dry_run(stepper, feed, config, plan)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                plan, note = lowered(plan, world().size, error)
+                stepper.undo()
+                feed = resized(feed, plan.batch_size)
+            else:
+                return plan, measured
+            yield note
+    finally:
+        snapshot.restore()
+        stepper.reset()
+
+
+def _dry_run(
+    stepper: Stepper, feed: BatchSource, config: TrainingConfig, plan: Plan
+) -> Job[Measured]:
+    least = max(2, config.dry_run_steps)
+    most = _MOST_MEASURED if config.minutes > 0 else least
+    enough_s = 60.0 * config.minutes * _SHARE_FOR_MEASURING
+    batches = feed.stream(0, most * plan.accumulate)
+    forget_peak(stepper.device)
+    seconds: list[float] = []
+    try:
+        for index in range(most):
+            began = time.perf_counter()
+            stepper.step(index, plan.total_steps, feed, batches, plan.accumulate)
+            synchronise(stepper.device)
+            seconds.append(time.perf_counter() - began)
+            yield Progress("measuring a step", index + 1, most)
+            is_enough = index + 1 >= least and sum(seconds) >= enough_s
+            if _agreed(int(is_enough)):
+                break
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+    warm = seconds[1:]
+    return Measured(
+        sum(warm) / len(warm), peak_memory_bytes(stepper.device), len(seconds)
+    )
+
+
+def _steps_within(
+    left_s: float, measured: Measured, validation_s: float, validate_every: int
+) -> int:
+    """Steps that fit, validations between them and one at the end included."""
+    each_s = measured.seconds_per_step
+    if validate_every:
+        each_s += validation_s / validate_every
+    return max(1, int((left_s - validation_s) / each_s))
+
+
+def _agreed(number: int) -> int:
+    """The first process's number, on every process."""
+    if world().size == 1:
+        return number
+    holder = [number]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def lowered(plan: Plan, processes: int, error: BaseException) -> tuple[Plan, Note]:
+    """A smaller batch, more of them per step; the global batch stays.
+
+    Raises:
+        JobError: The batch cannot be lowered, or several processes train together (they
+            would no longer agree).
+    """
+    if processes > 1 or plan.batch_size == 1:
+        why = (
+            f"batch_size {plan.batch_size} on {processes} processes"
+            if processes > 1
+            else "a single sample"
+        )
+        raise JobError(
+            f"not enough memory for {why}; a smaller view or backbone is needed "
+            "(--set method.size=..., --set training.batch_size=...). What was saved "
+            "before stays."
+        ) from error
+    size = plan.batch_size
+    smaller = max(n for n in range(1, size // 2 + 1) if size % n == 0)
+    accumulate = plan.accumulate * size // smaller
+    note = Note(
+        f"not enough memory for batches of {size}: continuing with {smaller} and "
+        f"{accumulate} of them per step (the global batch stays "
+        f"{smaller * accumulate}; terms that compare samples see {smaller} at a time).",
+        "warning",
+    )
+    return replace(plan, batch_size=smaller, accumulate=accumulate), note
+
+
+def resized(feed: BatchSource, batch_size: int) -> BatchSource:
+    """The same feed with another batch size."""
+    if feed.batch_size == batch_size:
+        return feed
+    make: Any = getattr(feed, "with_batch_size", None)
+    if make is None:
+        raise JobError(
+            f"{type(feed).__name__} has a fixed batch size of {feed.batch_size}, "
+            f"{batch_size} is needed."
+        )
+    smaller: BatchSource = make(batch_size)
+    return smaller
+
+
+def estimate(plan: Plan) -> str:
+    """How long the whole takes, for people; empty when it was not measured."""
+    if not plan.seconds_per_step:
+        return ""
+    return f"about {spoken(plan.seconds_per_step * plan.total_steps)}"

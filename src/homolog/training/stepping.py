@@ -1,0 +1,187 @@
+"""One optimiser step: views, losses, finite check, backward, clip, update."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from homolog.distributed import max_over_ranks, world
+from homolog.errors import JobError
+from homolog.training.config import BatchSource, TrainingConfig
+from homolog.training.guard import StateGuard
+from homolog.training.optimiser import build_optimiser, set_learning_rate
+from homolog.views.view import Views
+
+
+class Stepper:
+    """Module, optimiser and guard; knows how a step is made, not when.
+
+    Attributes:
+        optimiser: AdamW over the trainable's parameters.
+        terms: Loss terms of the last step, detached, on the device.
+        gradient_norm: Of the last step before clipping, on the device.
+        learning_rate: Of the last step.
+        bad_steps: () int64 on the device: steps skipped in all.
+        bad_run: () int64 on the device: steps skipped in a row up to now.
+        longest_bad_run: () int64 on the device.
+        waited_s: Seconds spent waiting for batches since it was last set to 0.
+    """
+
+    def __init__(
+        self,
+        trainable: nn.Module,
+        config: TrainingConfig,
+        groups: Sequence[Mapping[str, Any]] | None,
+        *,
+        device: torch.device,
+        seed: int,
+        precision: str,
+    ) -> None:
+        self.trainable: Any = trainable
+        self.config, self.device, self.seed = config, device, seed
+        self.precision = precision
+        self.optimiser = build_optimiser(trainable, config, groups)
+        self._groups = groups
+        self._weights = [p for g in self.optimiser.param_groups for p in g["params"]]
+        self._guard = StateGuard(trainable)
+        self._losses = self._wrapped(trainable)
+        # On a GPU nothing may wait for the device: a bad step is undone there.
+        self._undo_on_device = device.type == "cuda"
+        zero = torch.zeros((), dtype=torch.int64, device=device)
+        self.bad_steps, self.bad_run, self.longest_bad_run = (
+            zero.clone(),
+            zero.clone(),
+            zero.clone(),
+        )
+        self.terms: dict[str, Tensor] = {}
+        self.gradient_norm = torch.zeros((), device=device)
+        self.learning_rate = 0.0
+        self.waited_s = 0.0
+
+    def reset(self) -> None:
+        """Forget all optimiser memory and counts, as new."""
+        self.optimiser = build_optimiser(self.trainable, self.config, self._groups)
+        for count in (self.bad_steps, self.bad_run, self.longest_bad_run):
+            count.zero_()
+        self.waited_s = 0.0
+
+    def undo(self) -> None:
+        """After an error inside ``step``: leave the state as before it."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self._guard.restore()
+
+    def step(
+        self,
+        index: int,
+        total: int,
+        feed: BatchSource,
+        batches: Iterator[Any],
+        accumulate: int,
+    ) -> None:
+        """Make step ``index`` (0-based) of ``total`` from the next batches.
+
+        Dropout and whatever else draws from torch's own generator is seeded by
+        (seed, index, rank), so a resumed run repeats it.
+        """
+        torch.manual_seed(step_seed(self.seed, index, world().rank))
+        self.learning_rate = set_learning_rate(
+            self.optimiser, index, total, self.config
+        )
+        self._guard.remember()
+        self.terms = {}
+        for part in range(accumulate):
+            started = time.perf_counter()
+            batch = next(batches)
+            self.waited_s += time.perf_counter() - started
+            views = feed.views(batch, self.device)
+            with self._without_reduction(part < accumulate - 1):
+                self._backward(views, index / total, accumulate)
+        limit = self.config.clip_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self._weights, limit)
+        self.gradient_norm = norm.detach()
+        self._apply(self._is_bad(norm), (index + 1) / total)
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _backward(self, views: Views, progress: float, accumulate: int) -> None:
+        enabled = self.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            terms: dict[str, Tensor] = self._losses(views, progress)
+        loss = torch.stack([t.float() for t in terms.values()]).sum() / accumulate
+        if not loss.requires_grad:
+            raise JobError(
+                f"no loss term depends on the weights (terms: {', '.join(terms)})."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, term in terms.items():
+            part = term.detach().float() / accumulate
+            self.terms[name] = self.terms[name] + part if name in self.terms else part
+
+    def _is_bad(self, norm: Tensor) -> Tensor:
+        """() bool on the device, the same on every process."""
+        finite = torch.stack([*self.terms.values(), norm.detach()]).isfinite().all()
+        return max_over_ranks((~finite).int()).bool()
+
+    def _apply(self, bad: Tensor, progress: float) -> None:
+        """Update the weights, or leave no trace where the step was bad."""
+        self.bad_steps += bad
+        self.bad_run.copy_((self.bad_run + 1) * bad)
+        self.longest_bad_run.copy_(torch.maximum(self.longest_bad_run, self.bad_run))
+        if self._undo_on_device:
+            self.optimiser.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimiser.step()
+            self.trainable.after_step(progress)
+            self._guard.restore_where(bad)
+        elif bool(bad):
+            self._guard.restore()
+        else:
+            self.optimiser.step()
+            self.trainable.after_step(progress)
+
+    def _wrapped(self, trainable: nn.Module) -> nn.Module:
+        losses = _Losses(trainable)
+        if world().size == 1:
+            return losses
+        # A step may leave a head unused (no matches in the views), hence the search.
+        return DistributedDataParallel(
+            losses,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=True,
+        )
+
+    def _without_reduction(self, skip: bool) -> contextlib.AbstractContextManager[Any]:
+        if skip and isinstance(self._losses, DistributedDataParallel):
+            return self._losses.no_sync()
+        return contextlib.nullcontext()
+
+
+class _Losses(nn.Module):
+    """Makes ``losses`` a forward pass, which is what DDP knows how to follow."""
+
+    def __init__(self, trainable: nn.Module) -> None:
+        super().__init__()
+        self.trainable = trainable
+
+    def forward(self, views: Views, progress: float) -> dict[str, Tensor]:
+        trainable: Any = self.trainable
+        terms: dict[str, Tensor] = trainable.losses(views, progress)
+        return terms
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """63 bits that differ for every (seed, step, rank)."""
+    text = f"{seed}/{step}/{rank}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or torch's CPU allocator, had no room."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

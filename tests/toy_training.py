@@ -1,0 +1,105 @@
+"""A tiny trainable and its feed: dropout, running statistics, a queue and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homolog.geometry.affine import Index
+from homolog.nn.teacher import Teacher
+from homolog.views.view import View, Views, ViewSpec
+
+SIZE: Index = (4, 4, 4)
+
+
+class ToyFeed:
+    """Batches of noise with a hidden direction; sample i of a step is the same in every
+    split of the global batch."""
+
+    def __init__(
+        self,
+        batch_size: int = 4,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        poison: frozenset[int] = frozenset(),
+    ) -> None:
+        self.batch_size, self.seed, self.rank = batch_size, seed, rank
+        self.world_size, self.poison = world_size, poison
+
+    def with_batch_size(self, batch_size: int) -> ToyFeed:
+        return ToyFeed(batch_size, self.seed, self.rank, self.world_size, self.poison)
+
+    def batch(self, step: int) -> Tensor:
+        first = (step * self.world_size + self.rank) * self.batch_size
+        samples = []
+        for index in range(first, first + self.batch_size):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            samples.append(torch.randn(1, 1, *SIZE, generator=generator))
+        block = torch.stack(samples)
+        return block * float("nan") if step in self.poison else block
+
+    def stream(self, first: int, stop: int) -> Iterator[Tensor]:
+        for step in range(first, stop):
+            yield self.batch(step)
+
+    def views(self, batch: Tensor, device: torch.device) -> Views:
+        count = len(batch)
+        image = batch.to(device)
+        return Views(
+            {
+                "view": View(
+                    image=image,
+                    affine=torch.eye(4, dtype=torch.float64).expand(count, 1, 4, 4),
+                    valid=torch.ones(count, 1, *SIZE, dtype=torch.bool),
+                    case=torch.zeros(count, dtype=torch.long),
+                )
+            }
+        )
+
+
+class ToyTrainable(nn.Module):
+    """Predicts the mean of its input through everything that holds state."""
+
+    def __init__(self, *, dropout: float = 0.2, norm: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(64, 16),
+            nn.BatchNorm1d(16) if norm else nn.LayerNorm(16),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Linear(16, 1)
+        self.teacher = Teacher(self.body)
+        self.register_buffer("queue", torch.zeros(8, 16))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.features = torch.zeros(2, 16)
+
+    def views(self) -> dict[str, ViewSpec]:
+        return {"view": ViewSpec(size=SIZE)}
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        flat = views["view"].flat()
+        features = self.body(flat)
+        self.features = features.detach()
+        error = (self.head(features)[:, 0] - flat.mean((1, 2, 3, 4)) * 8).square().mean()
+        pull = (features - self.teacher(flat)).square().mean()
+        return {"error": error, "pull": 0.1 * pull}
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.update(self.body, 0.9)
+        self.queue[self.pointer % 8] = self.features.mean(0)
+        self.pointer += 1
+
+    def monitors(self) -> dict[str, Tensor]:
+        return {"feature_std": self.features.std(0).mean()}
+
+
+def toy(seed: int = 0, **options: Any) -> ToyTrainable:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ToyTrainable(**options)
