@@ -199,6 +199,19 @@ class Feed:
                 )
         return Views({name: made[name] for name in self.specs})
 
+    def with_batch_size(self, batch_size: int) -> Feed:
+        """The same samples in the same order, cut into other batches."""
+        return Feed(
+            self.cases,
+            self.specs,
+            batch_size=batch_size,
+            seed=self.seed,
+            balance=self.balance,
+            rank=self.rank,
+            world_size=self.world_size,
+            threads=self.threads,
+        )
+
     def case_of(self, sample: int) -> int:
         """Position of the case that sample number ``sample`` of the run is cut from."""
         epoch, place = divmod(sample, len(self.cases))
