@@ -167,6 +167,7 @@ def feature_rows(
     outputs: Mapping[str, NDArray[np.float16]],
     device: torch.device,
     batch_size: int = 1,
+    precision: str = "fp32",
 ) -> Job[dict[str, int] | None]:
     """Slide the windows and fill one array per feature, row by finished row.
 
@@ -177,6 +178,7 @@ def feature_rows(
         outputs: Feature name -> (d, h, w, E) array to fill, the grid of its stride.
         device: Where the network runs.
         batch_size: Windows per forward pass.
+        precision: ``fp32``, or ``bf16`` for autocast; sums are float32 in both.
 
     Returns:
         Counts: ``windows`` and ``constant`` (of these, windows of one single value,
@@ -187,7 +189,8 @@ def feature_rows(
     counts = {"windows": len(sliding.starts), "constant": 0}
     began = time.monotonic()
     for done, batch in _batches(scan, sliding, batch_size):
-        maps = _forward(embedder, batch, constants, device, counts)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            maps = _forward(embedder, batch, constants, device, counts)
         first = done - len(batch)
         for i, ((start, _), features) in enumerate(zip(batch, maps, strict=True)):
             fill.write(first + i)  # the sums are a ring: free its rows before adding
@@ -296,16 +299,14 @@ class _Fill:
             grid, array = self.grids[name], self.outputs[name]
             axis = grid.axis
             rest = [n for a, n in enumerate(grid.padded) if a != axis]
-            for row, sums, _ in blend.finished(grid.rows_done(done)):
+            for row, sums in blend.finished(grid.rows_done(done)):
                 if row >= array.shape[axis]:
                     continue
-                # The weights cancel: only the direction of a feature counts.
-                unit = torch.nn.functional.normalize(sums, dim=0, eps=1e-12)
+                # The sum of weights cancels: only a feature's direction counts.
+                unit = torch.nn.functional.normalize(sums[:-1], dim=0, eps=1e-12)
                 plane = unit.T.reshape(*rest, -1).to("cpu", torch.float16).numpy()
-                kept = [n for a, n in enumerate(array.shape[:3]) if a != axis]
-                place = [slice(None)] * 3
-                place[axis] = row  # type: ignore[call-overload]
-                array[tuple(place)] = plane[: kept[0], : kept[1]]
+                target = np.moveaxis(array, axis, 0)[row]
+                target[:] = plane[: target.shape[0], : target.shape[1]]
 
 
 def feature_grid(shape: Index, stride: Index) -> Index:
