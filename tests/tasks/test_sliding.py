@@ -219,7 +219,7 @@ def test_out_of_memory_on_the_host_makes_class_blocks_smaller(monkeypatch):
     allocate = _blending.allocate
 
     def refuse(shape, device, dtype):
-        if shape[0] > 2:
+        if shape[0] > 3:  # two classes and the weights
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory (injected)")
         return allocate(shape, device, dtype)
 

@@ -12,9 +12,8 @@ from homolog.errors import JobError
 from homolog.geometry.affine import Index
 from homolog.tasks._windows import WindowGrid
 
-# Channels multiplied at once and voxels classified at once: small enough for a cache.
-CHANNELS_AT_ONCE = 8
-VALUES_AT_ONCE = 4_000_000
+# Logits held while a row is classified: few enough for a processor's cache.
+VALUES_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class Blend:
     """Sums of weighted windows, only for the rows that windows still change.
 
     The buffer is a ring of one window's depth along ``grid.axis``: row r of the volume
-    lies at r modulo the depth. Memory does not grow with that axis' length.
+    lies at r modulo the depth. Memory does not grow with that axis' length. Its last
+    channel sums the weights themselves.
 
     Args:
         channels: Channels of the windows.
@@ -84,10 +84,10 @@ class Blend:
         self, channels: int, grid: WindowGrid, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.grid = grid
+        self.channels = channels
         self.depth = grid.window[grid.axis]
         rest = [n for a, n in enumerate(grid.padded) if a != grid.axis]
-        self._sums = allocate((channels, self.depth, *rest), device, dtype)
-        self._weights = allocate((1, self.depth, *rest), device, dtype)
+        self._sums = allocate((channels + 1, self.depth, *rest), device, dtype)
         self._done = 0
 
     @staticmethod
@@ -112,40 +112,35 @@ class Blend:
         ):
             if part.start == part.stop:
                 continue
-            there = self._place(start, rows)
             here = [slice(None)] * 3
             here[self.grid.axis] = part
             w = weight[tuple(here)]
-            self._view(self._weights)[(slice(None), *there)] += w
-            sums = self._view(self._sums)
-            for c in range(0, len(values), CHANNELS_AT_ONCE):
-                block = slice(c, c + CHANNELS_AT_ONCE)
-                piece = values[(block, *here)].to(sums.device, sums.dtype)
-                sums[(block, *there)] += piece * w
+            sums = self._there(start, rows)
+            sums[-1] += w
+            piece = values[(slice(None), *here)]
+            for c in range(self.channels):
+                sums[c].addcmul_(piece[c].to(sums.device, sums.dtype), w)
 
-    def finished(self, stop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def finished(self, stop: int) -> Iterator[tuple[int, Tensor]]:
         """Hand out the rows before ``stop`` not handed out yet, then clear them.
 
         Yields:
-            ``(row, sums (channels, n), weights (1, n))`` with the row's n voxels in the
-            order of the two other axes. Valid until the next one is asked for.
+            ``(row, sums (channels + 1, n))`` with the row's n voxels in the order of the
+            two other axes; the last channel is the sum of weights. Valid until the next
+            one is asked for.
         """
         for row in range(self._done, stop):
-            place = row % self.depth
-            sums, weights = self._sums[:, place], self._weights[:, place]
-            yield row, sums.flatten(1), weights.flatten(1)
+            sums = self._sums[:, row % self.depth]
+            yield row, sums.flatten(1)
             sums.zero_()
-            weights.zero_()
             self._done = row + 1
 
-    def _view(self, buffer: Tensor) -> Tensor:
-        """The buffer with its ring axis where the volume has it."""
-        return buffer.movedim(1, self.grid.axis + 1)
-
-    def _place(self, start: Index, rows: slice) -> list[slice]:
+    def _there(self, start: Index, rows: slice) -> Tensor:
+        """The window's part of the buffer whose ring rows are ``rows``."""
         place = [slice(s, s + n) for s, n in zip(start, self.grid.window, strict=True)]
         place[self.grid.axis] = rows
-        return place
+        as_volume = self._sums.movedim(1, self.grid.axis + 1)
+        return as_volume[(slice(None), *place)]
 
 
 def allocate(
@@ -195,16 +190,20 @@ class Labels:
         self._labels[row] = torch.where(better, label, self._labels[row])
         self._best[row] = torch.where(better, best, self._best[row])
 
-    def write_features(
-        self, row: int, sums: Tensor, weights: Tensor, head: LinearHead
-    ) -> None:
-        """Apply the head to a row of blended features and classify it, in pieces."""
+    def write_features(self, row: int, sums: Tensor, head: LinearHead) -> None:
+        """Apply the head to a row of blended features and classify it, in pieces.
+
+        Args:
+            row: Row along the grid's axis.
+            sums: (F + 1, n) weighted features and, last, the sum of weights. The head of
+                a weighted mean times that (positive) sum has the same argmax as the mean.
+            head: The linear head.
+        """
+        matrix = torch.cat([head.weight, head.bias], dim=1)
         step = max(VALUES_AT_ONCE // head.classes, 1)
         for start in range(0, sums.shape[1], step):
             part = slice(start, start + step)
-            features = sums[:, part] / weights[:, part]
-            logits = torch.addmm(head.bias, head.weight, features)
-            _, label = running_argmax(logits)
+            _, label = running_argmax(matrix @ sums[:, part])
             self._labels[row, part] = label.to("cpu", self.dtype)
 
     def volume(self, shape: Index) -> Tensor:

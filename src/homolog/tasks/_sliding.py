@@ -225,11 +225,11 @@ class _Slide:
         blend = Blend(channels, grid, plan.sums_on, self.dtype)
 
         def classify(stop: int) -> None:
-            for row, sums, weights in blend.finished(stop):
+            for row, sums in blend.finished(stop):
                 if plan.features and head is not None:
-                    labels.write_features(row, sums, weights, head)
+                    labels.write_features(row, sums, head)
                 else:
-                    labels.write(row, sums, block.start)
+                    labels.write(row, sums[:-1], block.start)
 
         windows, began, reported = len(grid.starts), time.monotonic(), 0.0
         outputs = self.predictor.outputs(features=plan.features, channels=block)
