@@ -1,0 +1,120 @@
+"""PNG, JPEG, TIFF and BMP: is the file whole?
+
+libjpeg and BMP readers fill what is missing and libtiff complains on the terminal, so
+the end of a file is looked for before it is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from homolog.data.problems import Problem, Unsound
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def check_picture(path: Path) -> None:
+    """Raise where the picture is cut off, damaged or something else.
+
+    Raises:
+        Unsound: Codes ``empty, unreadable, truncated, corrupt``.
+    """
+    data = path.read_bytes()
+    if not data:
+        raise Unsound("empty", "the file has 0 bytes.", path)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_png(data, path)
+    elif data.startswith(b"\xff\xd8"):
+        _check_jpeg(data, path)
+    elif data[:4] in (b"II*\0", b"MM\0*"):
+        _check_tiff(data, path)
+    elif data.startswith(b"BM"):
+        if len(data) < 14 or struct.unpack_from("<I", data, 2)[0] > len(data):
+            raise Unsound("truncated", "the BMP ends before its data do.", path)
+    elif data[:4] not in (b"II+\0", b"MM\0+"):
+        kind = path.suffix.lower().lstrip(".").upper()
+        raise Unsound("unreadable", f"its first bytes are not those of a {kind}.", path)
+
+
+def _check_png(data: bytes, path: Path) -> None:
+    at = 8
+    while at + 12 <= len(data):
+        length = struct.unpack_from(">I", data, at)[0]
+        kind = data[at + 4 : at + 8]
+        stop = at + 8 + length
+        if stop + 4 > len(data):
+            break
+        crc = struct.unpack_from(">I", data, stop)[0]
+        if zlib.crc32(data[at + 4 : stop]) != crc:
+            text = f"checksum of the PNG part {kind.decode('latin-1')} is wrong."
+            raise Unsound("corrupt", text, path)
+        if kind == b"IEND":
+            return
+        at = stop + 4
+    raise Unsound("truncated", "the PNG ends before its end mark.", path)
+
+
+def _check_jpeg(data: bytes, path: Path) -> None:
+    # Thumbnails have end marks too, so only one after the last scan counts; padding
+    # after it is common and harmless.
+    scan, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
+    if scan < 0 or end < scan:
+        raise Unsound("truncated", "the JPEG ends before its end mark.", path)
+
+
+def _check_tiff(data: bytes, path: Path) -> None:
+    order = "<" if data.startswith(b"II") else ">"
+    at, seen = struct.unpack_from(order + "I", data, 4)[0], set()
+    while at:
+        if at in seen or at + 2 > len(data):
+            raise Unsound("truncated", "the TIFF ends before its directory.", path)
+        seen.add(at)
+        count = struct.unpack_from(order + "H", data, at)[0]
+        if at + 6 + count * 12 > len(data):
+            raise Unsound("truncated", "the TIFF ends within its directory.", path)
+        entries = {}
+        for i in range(count):
+            tag, kind, n = struct.unpack_from(order + "HHI", data, at + 2 + i * 12)
+            entries[tag] = _tiff_values(data, order, kind, n, at + 10 + i * 12, path)
+        for starts, sizes in ((273, 279), (324, 325)):
+            pairs = zip(entries.get(starts, ()), entries.get(sizes, ()), strict=False)
+            if any(start + size > len(data) for start, size in pairs):
+                raise Unsound("truncated", "the TIFF ends before its pixels do.", path)
+        at = struct.unpack_from(order + "I", data, at + 2 + count * 12)[0]
+
+
+def _tiff_values(
+    data: bytes, order: str, kind: int, count: int, at: int, path: Path
+) -> tuple[int, ...]:
+    width = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+    size = width.get(kind, 1) * count
+    start = at if size <= 4 else struct.unpack_from(order + "I", data, at)[0]
+    if start + size > len(data):
+        raise Unsound("truncated", "the TIFF ends within its directory.", path)
+    letter = {3: "H", 4: "I"}.get(kind)
+    return struct.unpack_from(f"{order}{count}{letter}", data, start) if letter else ()
+
+
+def grey_of_colour(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], Problem]:
+    """Equal colour channels as one; an opaque alpha channel is dropped.
+
+    Args:
+        array: (..., 2 to 4), grey + alpha, colour or colour + alpha.
+        path: Names the picture in errors.
+
+    Raises:
+        Unsound: ``colour``.
+    """
+    colours = array[..., :3] if array.shape[-1] > 2 else array[..., :1]
+    alpha = array[..., 3:] if array.shape[-1] > 2 else array[..., 1:]
+    if alpha.size and (alpha != alpha.flat[0]).any():
+        raise Unsound("colour", "partly transparent, not one number per pixel.", path)
+    if (colours != colours[..., :1]).any():
+        raise Unsound("colour", "true colour, not one number per pixel.", path)
+    text = "colour file with equal channels, read as grey."
+    return colours[..., 0], Problem("grey_as_colour", text, False)

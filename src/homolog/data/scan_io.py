@@ -1,0 +1,297 @@
+"""Scans and label maps, from and to files. The only place that knows SimpleITK.
+
+Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleITK's
+x, y, z order ends here. NIfTI headers and bits are read by nifti_header and nifti_data,
+for the reasons told there; every other format is decoded by SimpleITK after its
+completeness was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from homolog.data.dicom_folder import open_series, read_slices, series_header
+from homolog.data.nifti_affine import nifti_affine
+from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
+from homolog.data.nifti_header import read_nifti_header
+from homolog.data.pictures import check_picture, grey_of_colour
+from homolog.data.problems import Problem, Unsound
+from homolog.data.scan_header import (
+    SCAN_SUFFIXES,
+    ScanHeader,
+    blank_header,
+    decoded_header,
+    is_scan_path,
+    kind_of,
+    nifti_scan_header,
+    scan_stem,
+)
+from homolog.data.scan_write import write_image
+from homolog.data.text_headers import (
+    check_meta_data,
+    meta_problems,
+    nrrd_problems,
+    read_meta_text,
+    read_nrrd_text,
+)
+from homolog.data.values import ValueStats
+from homolog.data.volume import LabelMap, Volume
+from homolog.geometry.affine import Affine
+
+__all__ = [
+    "SCAN_SUFFIXES", "ScanHeader", "is_scan_path", "iter_values", "read_header",
+    "read_labels", "read_scan", "scan_hash", "write_labels", "write_volume",
+]  # fmt: skip
+
+
+def read_header(path: Path | str) -> ScanHeader:
+    """What a scan is, without its values; faults the header shows are in ``problems``.
+
+    Args:
+        path: A scan file, a DICOM folder (its best series is taken and a remark says
+            which), or one series of a folder.
+
+    Raises:
+        Unsound: No header can be read at all.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "nifti":
+        raw = read_nifti_header(path)
+        affine, problems = nifti_affine(raw)
+        if raw.version == 0 and affine is not None:
+            affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
+        return nifti_scan_header(path, raw, affine, problems)
+    if kind == "dicom":
+        series, others = open_series(path, _decode)
+        return series_header(path, series, others, _measure)
+    if kind == "image2d":
+        check_picture(path)
+        return decoded_header(path, kind, _itk_information(path), [])
+    text = read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path)
+    problems = nrrd_problems(text) if kind == "nrrd" else meta_problems(text)
+    if any(p.fatal for p in problems):
+        return blank_header(path, kind, problems)
+    return decoded_header(path, kind, _itk_information(path), problems)
+
+
+def read_scan(path: Path | str) -> Volume:
+    """A scan as stored: not reoriented, values scaled as its header says.
+
+    Raises:
+        Unsound: The scan has a fatal problem that its header or its length shows
+            (4D, complex, colour, sheared, truncated ...); NaN is not looked for here.
+    """
+    header = read_header(path)
+    header.refuse()
+    data, remarks = _values(header)
+    meta = {
+        **header.meta,
+        "source": str(header.path),
+        "kind": header.kind,
+        "remarks": tuple(p.text for p in (*header.problems, *remarks)),
+    }
+    return Volume(
+        data[None], header.affine, scan_stem(header.path), header.modality, meta
+    )
+
+
+def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> LabelMap:
+    """A label map; whole numbers stored as floating point are accepted.
+
+    A picture whose only value besides 0 is 255 is a mask and becomes 0 and 1.
+
+    Args:
+        path: The label file.
+        names: Label value -> name.
+
+    Raises:
+        Unsound: As read_scan, or ``label_values`` when values are not whole numbers.
+    """
+    volume = read_scan(path)
+    data = volume.data[0]
+    if data.dtype.kind == "f":
+        if not np.isfinite(data).all() or (data != np.rint(data)).any():
+            text = "label values must be whole numbers."
+            raise Unsound("label_values", text, path)
+        data = data.astype(np.int32)
+    if volume.meta["kind"] == "image2d" and set(np.unique(data).tolist()) <= {0, 255}:
+        data = (data > 0).astype(np.uint8)
+    return LabelMap(data, volume.affine, dict(names or {}), volume.name, volume.meta)
+
+
+def iter_values(header: ScanHeader) -> Iterator[NDArray[Any]]:
+    """All values in file order, flat pieces, without holding a NIfTI file in memory.
+
+    Raises:
+        Unsound: ``truncated``, ``corrupt``, ``colour`` or ``unreadable``, where met.
+    """
+    if header.kind in ("nifti", "analyze"):
+        raw = read_nifti_header(header.path)
+        for piece in iter_nifti(raw):
+            yield scale_values(raw, piece)
+        return
+    yield _values(header)[0].ravel()
+
+
+def scan_hash(path: Path | str) -> str:
+    """Sixteen hex digits of values and geometry; the same in every file format.
+
+    A DICOM series has the same hash whatever its files are called.
+    """
+    header = read_header(path)
+    stats = ValueStats()
+    for piece in iter_values(header):
+        stats.update(piece)
+    return stats.content_hash(header.affine, header.shape)
+
+
+def write_volume(volume: Volume, path: Path | str) -> None:
+    """Write a volume as ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``, by suffix.
+
+    The file appears only when complete and read back. A volume that came from NIfTI and
+    still has its affine gets its own header transforms back, bit for bit.
+
+    Raises:
+        UnusableInput: Suffix or number type that cannot be written.
+        JobError: The file does not read back.
+    """
+    write_image(
+        Path(path), np.asarray(volume.data), volume.affine, volume.meta,
+        by_itk=_itk_write, read_back=_itk_array,
+    )  # fmt: skip
+
+
+def write_labels(labels: LabelMap, path: Path | str) -> None:
+    """Write a label map, in the smallest number type that holds its values.
+
+    Raises:
+        UnusableInput: Suffix that cannot be written.
+        JobError: The file does not read back.
+    """
+    data = np.asarray(labels.data)
+    low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
+    kinds = (np.uint8, np.int16, np.int32, np.int64)
+    kind = next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+    write_image(
+        Path(path), data.astype(kind)[None], labels.affine, labels.meta,
+        by_itk=_itk_write, read_back=_itk_array,
+    )  # fmt: skip
+
+
+def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
+    """(D, H, W) values and remarks made on the way."""
+    path = header.path
+    if header.kind in ("nifti", "analyze"):
+        return read_nifti(read_nifti_header(path))[0, 0], []
+    if header.kind == "dicom":
+        files = [Path(f) for f in header.meta["files"]]
+        return read_slices(files, _decode), []
+    if header.kind == "metaimage":
+        check_meta_data(read_meta_text(path))
+    array = _itk_array(path)
+    remarks = []
+    if header.channels > 1:
+        array, remark = grey_of_colour(array, path)
+        remarks.append(remark)
+    return array.reshape(header.shape), remarks
+
+
+@contextlib.contextmanager
+def _itk(path: Path) -> Iterator[None]:
+    """ITK without words on the terminal; its exceptions become ours."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        short = ("expected", "got only", "fread", "end of file", "not read completely")
+        cut = any(word in reason for word in short)
+        damaged = "data read error" in reason or "CRC" in reason
+        code = "truncated" if cut else "corrupt" if damaged else "unreadable"
+        raise Unsound(code, f"SimpleITK cannot read it: {reason}", path) from None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
+    """Affine, sizes (x, y, z, t), number type and channels, from the header alone."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk(path):
+        reader.ReadImageInformation()
+    n = reader.GetDimension()
+    spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
+    k = min(n, 3)
+    spacing[:k] = reader.GetSpacing()[:k]
+    origin[:k] = reader.GetOrigin()[:k]
+    direction[:k, :k] = np.reshape(reader.GetDirection(), (n, n))[:k, :k]
+    words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return (
+        _affine_of(spacing, origin, direction),
+        tuple(reader.GetSize()),
+        _dtype_of(words),
+        reader.GetNumberOfComponents(),
+    )
+
+
+def _affine_of(
+    spacing: NDArray[Any], origin: NDArray[Any], direction: NDArray[Any]
+) -> Affine:
+    return Affine.of(
+        spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]
+    )
+
+
+def _dtype_of(words: str) -> str:
+    bits = next((w.split("-")[0] for w in words.split() if "-bit" in w), "")
+    if "complex" in words:
+        return f"complex{2 * int(bits or 32)}"
+    family = "float" if "float" in words else "uint" if "unsigned" in words else "int"
+    return f"{family}{bits or 64}"
+
+
+def _measure(path: Path) -> tuple[Affine, str, int]:
+    affine, _, dtype, channels = _itk_information(path)
+    return affine, dtype, channels
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    """One DICOM file as (frames, H, W)."""
+    array = _itk_array(path)
+    return array.reshape(-1, *array.shape[-2:])
+
+
+def _itk_array(path: Path) -> NDArray[Any]:
+    with _itk(path):
+        return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+def _itk_image(data: NDArray[Any], affine: Affine) -> sitk.Image:
+    vector = data.shape[0] > 1
+    values = np.moveaxis(data, 0, -1) if vector else data[0]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values), isVector=vector)
+    image.SetSpacing(affine.spacing_mm[::-1])
+    image.SetOrigin(affine.origin_mm[::-1])
+    image.SetDirection(affine.direction[::-1, ::-1].ravel().tolist())
+    return image
+
+
+def _itk_write(path: Path, data: NDArray[Any], affine: Affine) -> None:
+    image = _itk_image(data, affine)
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

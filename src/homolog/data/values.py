@@ -1,0 +1,169 @@
+"""What the values of a scan say: range, faults, modality, and a hash of the content.
+
+Fed piece by piece, so that a scan of any size is judged without being held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.geometry.affine import Affine, Index
+
+_AIR_HU = (-1100.0, -700.0)
+_MOST_DISTINCT = 1024
+
+_WORDS = {
+    "CT": ("ct", "cta", "ctpa", "cbct", "hrct", "ldct", "ncct"),
+    "MR": (
+        "mr", "mri", "t1", "t2", "t1w", "t2w", "t1c", "t1ce", "t1gd", "t1n", "t2s",
+        "t2f", "t1post", "t1pre", "flair", "dwi", "adc", "pd", "bold", "swi", "dti", "mprage",
+    ),
+    "PET": ("pet", "suv", "fdg"),
+    "XR": ("cxr", "xray", "xr", "radiograph", "mammo"),
+    "US": ("ultrasound", "sonography"),
+}  # fmt: skip
+_DICOM = {
+    "CT": "CT", "MR": "MR", "PT": "PET", "CR": "XR", "DX": "XR", "RG": "XR", "MG": "XR",
+    "XA": "XR", "RF": "XR", "US": "US",
+}  # fmt: skip
+
+
+class ValueStats:
+    """Running judgement of a scan's values in file order.
+
+    Attributes:
+        count: Values seen.
+        nonfinite: NaN and infinities among them.
+        low: Smallest finite value, ``inf`` before the first.
+        high: Largest finite value.
+        integral: Whether all values are whole numbers.
+        distinct: The distinct values, None once there are more than 1024.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.nonfinite = 0
+        self.low = float("inf")
+        self.high = float("-inf")
+        self.integral = True
+        self.distinct: set[float] | None = set()
+        self._air = 0
+        self._below = 0
+        self._lowest = 0
+        self._zeros = 0
+        self._hash = hashlib.sha256()
+
+    def update(self, values: NDArray[Any]) -> None:
+        """Take the next piece, any shape, any real type."""
+        if values.size == 0:
+            return
+        flat = np.ravel(values)
+        with np.errstate(over="ignore"):
+            single = np.ascontiguousarray(flat, dtype=np.float32) + np.float32(0.0)
+        self._hash.update(single.tobytes())  # + 0.0 made -0.0 equal to 0.0
+        self.count += flat.size
+        if flat.dtype.kind == "f":
+            finite = np.isfinite(flat)
+            bad = flat.size - int(np.count_nonzero(finite))
+            if bad:
+                self.nonfinite += bad
+                flat = flat[finite]
+                if flat.size == 0:
+                    return
+            if self.integral:
+                self.integral = bool((flat == np.rint(flat)).all())
+        low, high = float(flat.min()), float(flat.max())
+        if low < self.low:
+            self._below += self._lowest
+            self._lowest = 0
+            self.low = low
+        self.high = max(self.high, high)
+        self._count_air(flat)
+        self._zeros += int(np.count_nonzero(flat == 0))
+        self._collect(flat)
+
+    def _count_air(self, flat: NDArray[Any]) -> None:
+        if float(flat.min()) > _AIR_HU[1]:
+            return
+        self._air += int(np.count_nonzero((flat >= _AIR_HU[0]) & (flat <= _AIR_HU[1])))
+        below = int(np.count_nonzero(flat < _AIR_HU[0]))
+        padding = (
+            int(np.count_nonzero(flat == self.low)) if self.low < _AIR_HU[0] else 0
+        )
+        self._lowest += padding
+        self._below += below - padding
+
+    def _collect(self, flat: NDArray[Any]) -> None:
+        if self.distinct is None:
+            return
+        for start in range(0, flat.size, 1 << 16):  # scans give up in the first piece
+            self.distinct.update(np.unique(flat[start : start + (1 << 16)]).tolist())
+            if len(self.distinct) > _MOST_DISTINCT:
+                self.distinct = None
+                return
+
+    @property
+    def constant(self) -> bool:
+        """Whether every value is the same."""
+        return self.count > 0 and self.nonfinite == 0 and self.low == self.high
+
+    @property
+    def zero_fraction(self) -> float:
+        """Share of exact zeros."""
+        return self._zeros / self.count if self.count else 0.0
+
+    @property
+    def looks_like_ct(self) -> bool:
+        """Hounsfield-like: air near -1000, tissue above, nothing below but padding."""
+        return (
+            -32768 <= self.low <= -700
+            and 20 <= self.high <= 40000
+            and self._air >= 0.01 * self.count
+            and self._below <= 0.002 * self.count
+        )
+
+    def content_hash(self, affine: Affine, shape: Index) -> str:
+        """Sixteen hex digits of values (as float32) and geometry (to 0.001 mm).
+
+        The same scan in another number type or file format has the same hash.
+        """
+        whole = self._hash.copy()
+        whole.update(np.asarray(shape, dtype="<i8").tobytes())
+        whole.update((np.round(affine.matrix, 3) + 0.0).astype("<f8").tobytes())
+        return whole.hexdigest()[:16]
+
+
+def modality_of_name(*names: str) -> str:
+    """Modality a file or folder name speaks of; "OTHER" when none or several."""
+    for name in names:
+        words = set(re.split(r"[^a-z0-9]+", name.lower()))
+        found = {m for m, known in _WORDS.items() if words & set(known)}
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            return "OTHER"
+    return "OTHER"
+
+
+def modality_of_dicom(tag: str) -> str:
+    """Our word for DICOM's (0008,0060)."""
+    return _DICOM.get(tag.strip().upper(), "OTHER")
+
+
+def guess_modality(stats: ValueStats, *names: str) -> str:
+    """CT by its values; otherwise what the names say, nearest name first.
+
+    A name that says CT counts only where values go below zero, since a CT rescaled to
+    0..255 must not be windowed as Hounsfield units.
+    """
+    if stats.looks_like_ct:
+        return "CT"
+    named = modality_of_name(*names)
+    if named == "CT" and not (stats.low <= -50 and stats.high <= 40000):
+        return "OTHER"
+    return named
