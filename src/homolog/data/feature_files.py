@@ -5,8 +5,10 @@ numpy only, so that a viewer reads what a worker wrote without loading torch.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,38 @@ def open_features(card_path: Path) -> FeatureMap:
         card.encoder_id,
         card.scan_hash,
     )
+
+
+# The user's cache of features is kept below this; the longest unused go first.
+CACHE_BYTES = 8_000_000_000
+
+
+@contextlib.contextmanager
+def kept_features(folder: Path | None = None) -> Iterator[Path]:
+    """The folder in which features are looked for: the one given or the user's cache.
+
+    The cache is ``$HOMOLOG_CACHE/features``, else ``homolog/features`` under
+    ``$XDG_CACHE_HOME`` or ``~/.cache``; afterwards it is trimmed to CACHE_BYTES.
+    """
+    if folder is not None:
+        yield Path(folder)
+        return
+    own = os.environ.get("HOMOLOG_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(own) / "features" if own else Path(base) / "homolog" / "features"
+    cache.mkdir(parents=True, exist_ok=True)
+    yield cache
+    trim(cache, CACHE_BYTES)
+
+
+def trim(folder: Path, most_bytes: int) -> None:
+    """Delete the longest unused features until the rest is small enough."""
+    cards = [c for c in folder.glob(f"*{CARD_SUFFIX}") if array_path(c).is_file()]
+    used = sorted((array_path(c).stat().st_atime, c) for c in cards)
+    total = sum(array_path(c).stat().st_size for c in cards)
+    for _, card in used:
+        if total <= most_bytes:
+            break
+        total -= array_path(card).stat().st_size
+        card.unlink(missing_ok=True)
+        array_path(card).unlink(missing_ok=True)

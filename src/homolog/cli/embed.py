@@ -1,0 +1,156 @@
+"""``homolog embed``: scans -> dense feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homolog.cli._dense import dense_options, existing, features_of, open_encoder, run
+from homolog.cli._options import common, show
+
+if TYPE_CHECKING:
+    from homolog.data.volume import FeatureMap, Volume
+    from homolog.tasks._dense import DenseEncoder
+
+
+@click.command("embed", short_help="Dense feature maps of scans, with affine.")
+@click.argument(
+    "scans",
+    nargs=-1,
+    required=True,
+    metavar="SCAN...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the features; those that lie there are not computed again.",
+)
+@click.option(
+    "--pca",
+    is_flag=True,
+    help="Also write NAME_pca.nii.gz: the three main directions of all scans' features "
+    "as red, green and blue on each scan's own grid.",
+)
+@dense_options
+@common
+def command(
+    scans: tuple[Path, ...],
+    out: Path,
+    pca: bool,
+    encoder: Path,
+    strides: str | None,
+    window: str | None,
+    overlap: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Dense feature maps of scans, memory-mapped, with their place in the world.
+
+    Each SCAN gives NAME.HASHES.features.npy, an array (z, y, x, feature) of float16
+    unit vectors, and the card NAME.HASHES.features.json with affine, stride and encoder.
+    """
+    for path in scans:
+        existing(path)
+    dense = open_encoder(encoder, strides, window, overlap, device)
+    result = run(_embed(scans, out, dense, pca))
+    lines = [
+        f"{entry['scan']}: {' x '.join(map(str, entry['shape']))} cells of "
+        f"{' x '.join(f'{s:g}' for s in entry['spacing_mm'])} mm, "
+        f"{entry['size']} features" + (", was there already" if entry["reused"] else "")
+        for entry in result["features"]
+    ]
+    show(result, as_json, lines)
+    return 0
+
+
+def _embed(
+    scans: tuple[Path, ...], out: Path, encoder: DenseEncoder, pca: bool
+) -> Generator[Any, Any, dict[str, Any]]:
+    from homolog.data.feature_files import (
+        array_path,
+        find_features,
+        open_features,
+        read_card,
+    )
+    from homolog.data.scan_io import read_scan, scan_hash
+
+    entries: list[dict[str, Any]] = []
+    for path in scans:
+        key = scan_hash(path)
+        card_path = find_features(out, key, encoder.key)
+        reused = card_path is not None
+        if card_path is None:
+            yield from features_of(read_scan(path), path, encoder, out)
+            card_path = find_features(out, key, encoder.key)
+        assert card_path is not None
+        card, features = read_card(card_path), open_features(card_path)
+        entries.append(
+            {
+                "scan": str(path),
+                "features": str(array_path(card_path)),
+                "card": str(card_path),
+                "shape": list(card.shape),
+                "size": card.size,
+                "stride": list(card.stride),
+                "spacing_mm": list(features.affine.spacing_mm),
+                "affine": card.affine,
+                "scan_hash": card.scan_hash,
+                "encoder_id": card.encoder_id,
+                "reused": reused,
+            }
+        )
+    if pca:
+        yield from _write_colours(scans, entries, out, encoder)
+    return {"features": entries, "out": str(out)}
+
+
+def _write_colours(
+    scans: tuple[Path, ...],
+    entries: list[dict[str, Any]],
+    out: Path,
+    encoder: DenseEncoder,
+) -> Generator[Any, Any, None]:
+    """One RGB volume per scan; the directions are those of all scans together."""
+    from homolog.data.feature_files import open_features
+    from homolog.data.preprocess import prepare_volume
+    from homolog.data.scan_io import read_scan, write_volume
+    from homolog.events import Saved
+    from homolog.tasks._pca import fit_colours
+    from homolog.tasks.embed import body_cells
+
+    maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
+    bodies = [
+        body_cells(
+            prepare_volume(read_scan(path), encoder.preprocessing), encoder.strides[0]
+        )
+        for path in scans
+    ]
+    colours = fit_colours([m.data for m in maps], bodies)
+    for path, entry, features in zip(scans, entries, maps, strict=True):
+        volume = colour_volume(read_scan(path), features, colours.paint(features.data))
+        place = out / f"{volume.name}.nii.gz"
+        write_volume(volume, place)
+        entry["pca"] = str(place)
+        entry["explained"] = [round(float(v), 4) for v in colours.explained]
+        yield Saved(str(place), "colours")
+
+
+def colour_volume(scan: Volume, features: FeatureMap, cells: Any) -> Volume:
+    """Colours (3, d, h, w) in 0..1 on a scan's own grid, as (3, D, H, W) uint8."""
+    import numpy as np
+
+    from homolog.data.volume import Volume
+    from homolog.tasks._regrid import on_grid
+
+    rgb = np.stack(
+        [on_grid(c, features.affine, scan.shape, scan.affine) for c in cells]
+    )
+    data = np.rint(rgb * 255).astype(np.uint8)
+    return Volume(data, scan.affine, f"{scan.name}_pca", "OTHER", scan.meta)
