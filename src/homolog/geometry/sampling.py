@@ -96,8 +96,9 @@ def locate(
     if displacement_mm is not None:
         # mm -> -1..1 at the few control points, not at the many voxels
         turn = ((inverse[:, None] * unit[..., None]).flip(-2)).float()
-        field = torch.einsum("bvij,bvjpqr->bvpqri", turn, displacement_mm.float())
-        place = _add_field(place, field, size)
+        with torch.autocast(turn.device.type, enabled=False):
+            field = torch.einsum("bvij,bvjpqr->bvpqri", turn, displacement_mm.float())
+            place = _add_field(place, field, size)
     valid = (place[..., 0].abs() <= 1) & (place[..., 1].abs() <= 1)
     valid &= place[..., 2].abs() <= 1
     if extent is not None:
@@ -190,14 +191,13 @@ def _add_field(place: Tensor, field: Tensor, size: Index) -> Tensor:
     b, v, p, q, r, _ = field.shape
     depth, height, width = size
     n, device = b * v, field.device
-    with torch.autocast(device.type, enabled=False):
-        coarse = field.reshape(n, p, q * r * 3)
-        coarse = _weights_on(p, depth, device, field.dtype) @ coarse
-        coarse = coarse.reshape(n * depth, q, r * 3)
-        coarse = _weights_on(q, height, device, field.dtype) @ coarse
-        spread = _interleaved_weights_on(r, width, device, field.dtype)
-        flat = place.reshape(n * depth * height, width * 3)
-        flat.addmm_(coarse.reshape(n * depth * height, r * 3), spread)
+    coarse = field.reshape(n, p, q * r * 3)
+    coarse = _weights_on(p, depth, device, field.dtype) @ coarse
+    coarse = coarse.reshape(n * depth, q, r * 3)
+    coarse = _weights_on(q, height, device, field.dtype) @ coarse
+    spread = _interleaved_weights_on(r, width, device, field.dtype)
+    flat = place.view(n * depth * height, width * 3)
+    flat.addmm_(coarse.reshape(n * depth * height, r * 3), spread)
     return place
 
 

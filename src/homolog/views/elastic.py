@@ -7,10 +7,10 @@ import numpy as np
 from homolog.geometry.affine import Array, Index
 from homolog.geometry.spline import spline_slopes, spline_spread, spline_weights
 
-# Largest local compression, on a grid three times finer than the control points; the
+# Largest local shortening allowed, on a grid twice as fine as the control points; the
 # rest to 1 (where tissue would vanish) is kept for what lies between its points.
-_LARGEST_COMPRESSION = 0.7
-_FINER = 3
+_LARGEST_SHORTENING = 0.7
+_FINER = 2
 
 
 def draw_field(
@@ -43,12 +43,12 @@ def draw_field(
     local[flat] = 0.0
     spacing = np.linalg.norm(linear, axis=0)
     field: Array = np.einsum("ij,jpqr->ipqr", linear / spacing, local)
-    compression = _compression(field, size, linear)
-    return field * min(1.0, _LARGEST_COMPRESSION / max(compression, 1e-12))
+    shortening = _shortening(field, size, linear)
+    return field * min(1.0, _LARGEST_SHORTENING / max(shortening, 1e-12))
 
 
-def _compression(field: Array, size: Index, linear: Array) -> float:
-    """Largest local shortening of the field, as a share of the length.
+def _shortening(field: Array, size: Index, linear: Array) -> float:
+    """Largest local shortening by the field, as a share; 0 where it is surely allowed.
 
     A Jacobian I + G has a positive determinant wherever its symmetric part is positive
     definite, so the smallest eigenvalue of (G + G') / 2 is what matters; it scales with
@@ -70,8 +70,12 @@ def _compression(field: Array, size: Index, linear: Array) -> float:
             )
         per_voxel[:, axis] = values
     gradient = np.einsum("ijpqr,jk->pqrik", per_voxel, np.linalg.inv(linear))
-    symmetric = (gradient + gradient.swapaxes(-1, -2)) / 2
-    return float(-_smallest_eigenvalue(symmetric).min())
+    symmetric = (gradient + gradient.swapaxes(-1, -2)).reshape(-1, 3, 3) / 2
+    # no eigenvalue is larger than the Frobenius norm: most fields end here
+    large = (symmetric**2).sum((-2, -1)) > _LARGEST_SHORTENING**2
+    if not large.any():
+        return 0.0
+    return float(-_smallest_eigenvalue(symmetric[large]).min())
 
 
 def _smallest_eigenvalue(matrices: Array) -> Array:
