@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from homolog.data.atomic import flush
 from homolog.errors import JobError
 
-# Blocks are what a crop decompresses, chunks what a file lists. A 96^3 crop touches
-# 2 to 3 times its own voxels; zstd at level 3 packs a CT as well as level 8 does.
+# Blocks are what a crop decompresses, chunks what a file lists: a 96^3 crop touches
+# about twice its own voxels. On a 512 x 512 CT, zstd at level 1 after byte deltas packs
+# better (0.33 of raw) than level 5 without them (0.34), and ten times faster.
 _BLOCK = (16, 32, 32)
 _CHUNK = (64, 128, 128)
 _SLICE_BLOCK = (1, 128, 128)
 _SLICE_CHUNK = (1, 1024, 1024)
-_LEVEL = 3
+_LEVEL = 1
 # Open files per thread.
 _HANDLES = 96
 
@@ -120,8 +121,9 @@ def write_array(data: NDArray[np.int16], path: Path) -> None:
             chunks=chunks,
             blocks=blocks,
             cparams=blosc2.CParams(
-                codec=blosc2.Codec.ZSTD, clevel=_LEVEL, filters=[blosc2.Filter.SHUFFLE],
-                filters_meta=[0], nthreads=1,
+                codec=blosc2.Codec.ZSTD, clevel=_LEVEL, nthreads=1,
+                filters=[blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA],
+                filters_meta=[0, data.dtype.itemsize],
             ),
         )  # fmt: skip
         with path.open("rb+") as file:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homolog.config import config_hash, to_dict
 from homolog.data.preprocess import Preprocessing
+from homolog.data.scan_header import is_series_path
 
 if TYPE_CHECKING:
     from homolog.data.index import CaseSource
 
-# Code whose change makes every prepared case stale.
+# Code whose change makes every prepared case stale, as patterns in this folder.
 _CODE = (
-    "foreground.py",
     "array_file.py",
     "card.py",
     "case_writer.py",
-    "dicom_series.py",
-    "nifti_data.py",
-    "nifti_header.py",
+    "dicom_*.py",
+    "foreground.py",
+    "nifti_*.py",
     "pictures.py",
     "preprocess.py",
     "resample.py",
     "scan_io.py",
+    "values.py",
 )
+
+# Headers whose voxels lie in a file beside them.
+_PAIRED = {".hdr", ".img", ".mhd", ".nhdr"}
 
 
 def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
@@ -44,7 +49,7 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of the bytes of a scan, in all files it consists of."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(path.name.encode() if is_series_path(path) else b"")
     for part in _parts(path):
         with part.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -53,11 +58,12 @@ def file_digest(path: Path) -> str:
 
 def _parts(path: Path) -> list[Path]:
     """A folder's files, a header with its data file, or the file itself."""
+    if is_series_path(path):
+        path = path.parent
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file())
-    if path.suffix.lower() in {".hdr", ".img", ".mhd", ".nhdr"}:
-        stem = path.name[: -len(path.suffix)]
-        family = (p for p in path.parent.iterdir() if p.name.startswith(f"{stem}."))
+        return sorted(p for p in path.iterdir() if p.is_file())
+    if path.suffix.lower() in _PAIRED:
+        family = path.parent.glob(f"{escape(path.stem)}.*")
         return sorted({path, *(p for p in family if p.is_file())})
     return [path]
 
@@ -66,7 +72,8 @@ def _parts(path: Path) -> list[Path]:
 def code_digest() -> str:
     """Hash of the source text that decides what a prepared case holds."""
     digest = hashlib.sha256()
-    for name in _CODE:
-        path = Path(__file__).with_name(name)
-        digest.update(path.read_bytes() if path.is_file() else b"")
+    folder = Path(__file__).parent
+    for pattern in _CODE:
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ import errno
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from homolog.data.preprocess import (
     prepare_volume,
 )
 from homolog.data.store import case_folder, read_card
+from homolog.data.values import ValueStats
+from homolog.data.volume import Volume
 from homolog.errors import JobError, UnusableInput
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def build_case(
 def _fill(
     source: CaseSource, folder: Path, preprocessing: Preprocessing, key: str, seed: int
 ) -> Card:
-    from homolog.data.scan_io import read_labels, read_scan, scan_hash
+    from homolog.data.scan_io import read_labels, read_scan
 
     volume = read_scan(source.image)
     prepared = prepare_volume(volume, preprocessing)
@@ -108,13 +110,22 @@ def _fill(
         has_label=source.label is not None,
         source=str(source.image),
         label_source=str(source.label) if source.label else None,
-        source_hash=scan_hash(source.image),
+        source_hash=content_hash(volume),
         key=key,
         files={name: (folder / name).stat().st_size for name in names},
         **prepared_fields(prepared, volume.affine),
     )
     write_json(card.to_dict(), folder / "card.json")
     return card
+
+
+def content_hash(volume: Volume) -> str:
+    """As ``scan_hash`` of its file, without reading that again."""
+    stats = ValueStats()
+    for channel in volume.data:
+        for plane in channel:
+            stats.update(plane)
+    return stats.content_hash(volume.affine, volume.shape)
 
 
 def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
@@ -135,7 +146,7 @@ def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
 
 def foreground_index(
     labels: NDArray[np.int16], seed: int
-) -> tuple[NDArray[np.int32], dict[int, int]]:
+) -> tuple[NDArray[Any], dict[int, int]]:
     """Up to 2000 voxels of every label, drawn evenly, and how many each has.
 
     Args:
@@ -143,7 +154,8 @@ def foreground_index(
         seed: Of the draw.
 
     Returns:
-        (N, 4) int32 rows (label, z, y, x) sorted by label, and label -> voxel count.
+        (N, 4) int16 (int32 for a very long axis) rows (label, z, y, x) sorted by
+        label, and label -> voxel count.
     """
     flat = labels.reshape(-1)
     where = np.flatnonzero(flat > 0)
@@ -163,7 +175,8 @@ def foreground_index(
         rows.append(np.stack([np.full(len(chosen), value), *voxels], axis=1))
     table = np.concatenate(rows) if rows else np.zeros((0, 4))
     found = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-    return table.astype(np.int32), found
+    is_long = max(labels.shape) > np.iinfo(np.int16).max
+    return table.astype(np.int32 if is_long else np.int16), found
 
 
 def _replace_folder(fresh: Path, folder: Path) -> None:

@@ -52,7 +52,7 @@ class Store:
         self.fingerprint: dict[str, Any] = contents.get("fingerprint", {})
         self.hash: str = config_hash([(c.id, c.key, c.split) for c in self.cards])
         self._by_id = {card.id: card for card in self.cards}
-        self._points: OrderedDict[str, dict[int, NDArray[np.int32]]] = OrderedDict()
+        self._points: OrderedDict[str, dict[int, NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -107,7 +107,7 @@ class Store:
         card = self.card(case_id)
         return self._array(card, "label.b2nd", card.shape) if card.has_label else None
 
-    def label_points(self, case_id: str) -> dict[int, NDArray[np.int32]]:
+    def label_points(self, case_id: str) -> dict[int, NDArray[Any]]:
         """Foreground index: label -> (n, 3) voxels drawn evenly from all it has."""
         with self._lock:
             if case_id in self._points:
@@ -128,7 +128,7 @@ class Store:
         path = case_folder(self.path, card.id) / name
         return StoredArray(path, shape, card.files[name])
 
-    def _read_points(self, card: Card) -> dict[int, NDArray[np.int32]]:
+    def _read_points(self, card: Card) -> dict[int, NDArray[Any]]:
         if not card.has_label:
             return {}
         path = case_folder(self.path, card.id) / "points.npy"

@@ -1,0 +1,61 @@
+"""Fixtures shared by all tests: a tiny cohort on disk and its store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+COHORT = 8
+SHAPE = (32, 40, 40)
+SPACING_MM = (8.0, 8.0, 8.0)
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight labelled phantom patients in nnU-Net's layout, 32 x 40 x 40 at 8 mm."""
+    from homolog.data.phantom_cohort import write_cohort
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_cohort(folder, COHORT, seed=0, shape=SHAPE, spacing_mm=SPACING_MM)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_store(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The open store of those patients; read it, do not write into it."""
+    from homolog.data.index import CaseSource
+    from homolog.data.phantom_atlas import LABEL_NAMES
+    from homolog.data.store import Store
+    from homolog.data.store_writer import write_store
+    from homolog.events import drain
+
+    cases = [
+        CaseSource(
+            id=label.name.removesuffix(".nii.gz"),
+            image=phantom_folder
+            / "imagesTr"
+            / label.name.replace(".nii.gz", "_0000.nii.gz"),
+            label=label,
+            modality="CT",
+            subject=label.name.removesuffix(".nii.gz"),
+            split=None,
+            target=None,
+            boxes=(),
+            label_names=dict(LABEL_NAMES),
+        )
+        for label in sorted((phantom_folder / "labelsTr").iterdir())
+    ]
+    out = tmp_path_factory.mktemp("store") / "phantoms"
+    drain(write_store(cases, out))
+    return Store.open(out)
+
+
+@pytest.fixture(scope="session")
+def data_kit() -> Path:
+    """Folder of real scans, named by HOMOLOG_DATA_KIT; skips where there is none."""
+    folder = os.environ.get("HOMOLOG_DATA_KIT", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("HOMOLOG_DATA_KIT does not name the folder of real scans")
+    return Path(folder)
