@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from homolog.config import option
+from homolog.config import from_dict, option
 from homolog.geometry.affine import Index
 
 
@@ -28,12 +30,14 @@ class Backbone(nn.Module, ABC):
         size_divisor: Every input side must be a multiple of this.
         spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
+        prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.
     """
 
     Config: ClassVar[type] = BackboneConfig
     title: ClassVar[str] = ""
     spatial_dims: ClassVar[int] = 3
     drops_tokens: ClassVar[bool] = False
+    prefixes: ClassVar[tuple[str, ...]] = ()
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index
@@ -64,6 +68,10 @@ class Backbone(nn.Module, ABC):
             )
         return tuple(features.unsqueeze(2) for features in self(image.squeeze(2)))
 
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate a foreign state dict (prefixes and channels done) to own keys."""
+        return dict(state)
+
     def check_size(self, size: Index) -> None:
         """Raise ValueError naming the nearest legal size when ``size`` does not fit."""
         if any(n % m for n, m in zip(size, self.size_divisor, strict=True)):
@@ -89,3 +97,71 @@ class Backbone(nn.Module, ABC):
         raise ValueError(
             f"{type(self).__name__} has no map of stride {stride}; strides: {known}."
         )
+
+
+def build(name: str, overrides: Mapping[str, Any] | None = None) -> Backbone:
+    """A backbone by name, its configuration checked.
+
+    Args:
+        name: A key of ``BACKBONES``.
+        overrides: Settings that differ from the backbone's defaults.
+
+    Raises:
+        ValueError: Unknown backbone, unknown setting or a value out of range
+            (ConfigError is a ValueError); the message lists what there is.
+    """
+    from homolog.backbones import BACKBONES
+
+    cls = BACKBONES.get(name)
+    return cls(from_dict(cls.Config, overrides or {}, where=f"backbone {name}"))
+
+
+def adapt_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """Make a state dict of the same network, saved elsewhere, fit ``backbone``.
+
+    Strips ``module.`` and the backbone's own foreign prefixes (whole SwinUNETR or UNETR
+    files: decoder keys are dropped), renames old keys, and adapts the first layer to
+    another number of image channels. Keys that still do not fit are left for the
+    caller to report; nothing is loaded.
+
+    Args:
+        state: Names to tensors, of any device and dtype.
+        backbone: The network to be filled; not changed.
+
+    Returns:
+        A new dict; tensors that needed no change are shared with ``state``.
+    """
+    found = {key.removeprefix("module."): value for key, value in state.items()}
+    for prefix in backbone.prefixes:
+        inside = {k: v for k, v in found.items() if k.startswith(prefix)}
+        if inside:
+            found = {k.removeprefix(prefix): v for k, v in inside.items()}
+            break
+    found = backbone.adapt_state(found)
+    wanted = backbone.state_dict()
+    channels = backbone.config.in_channels
+    return {
+        key: _adapt_channels(value, wanted[key], channels) if key in wanted else value
+        for key, value in found.items()
+    }
+
+
+def _adapt_channels(weight: Tensor, wanted: Tensor, channels: int) -> Tensor:
+    """Image channels of a first convolution, (E, C, ...) -> (E, ``channels``, ...).
+
+    The response to an image repeated in every channel stays as it was: one channel
+    becomes many by repeating and dividing, many become one by summing.
+    """
+    same_but_channels = (
+        weight.ndim == wanted.ndim >= 3
+        and weight.shape[0] == wanted.shape[0]
+        and weight.shape[2:] == wanted.shape[2:]
+    )
+    if weight.shape == wanted.shape or not same_but_channels:
+        return weight
+    if wanted.shape[1] != channels:
+        return weight  # an inner layer of another size: not ours to bend
+    summed = weight.sum(
+        1, keepdim=True, dtype=torch.promote_types(weight.dtype, torch.float32)
+    )
+    return (summed / channels).expand_as(wanted).to(weight.dtype).contiguous()

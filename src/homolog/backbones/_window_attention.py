@@ -1,0 +1,153 @@
+"""Window attention with a relative position bias, through torch's own attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from homolog.backbones._windows import WindowPlan, seam_mask
+from homolog.geometry.affine import Index
+
+# Scores recomputed at a time in the backward pass: 4 MB of float32, about a core's
+# share of the cache, where the whole score matrix of a 64^3 map takes hundreds.
+_CHUNK_SCORES = 2**20
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows.
+
+    Keys and values are those of MONAI's WindowAttention (1.6.1). A window smaller than
+    the one configured takes the first n rows and columns of the position index, as
+    there: not the offsets one would draw, but those that published weights were trained
+    with.
+
+    Source: Liu et al., Swin Transformer, ICCV 2021, Eq. 4.
+
+    Args:
+        dim: Channels.
+        heads: Attention heads; must divide ``dim``.
+        window: Cells per window (z, y, x).
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, dim: int, heads: int, window: Index) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        offsets = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", _position_index(window))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, windows: Tensor, plan: WindowPlan) -> Tensor:
+        """(windows, B, n, E) -> the same shape.
+
+        Args:
+            windows: Cells of each window, sorted as ``plan.groups`` says.
+            plan: How the map was cut.
+        """
+        count, batch, n, e = windows.shape
+        qkv = self.qkv(windows).view(count * batch, n, 3, self.heads, e // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (windows * B, heads, n, e / heads)
+        bias = self._bias(n)
+        mixed = []
+        for kind, first, stop in plan.groups:
+            rows = slice(first * batch, stop * batch)
+            mask = bias
+            if kind:
+                mask = bias + seam_mask(
+                    plan.window, plan.shift, kind, bias.device, bias.dtype
+                )
+            mixed.append(attend(q[rows], k[rows], v[rows], mask, self.scale))
+        joined = torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+        return self.proj(joined.transpose(1, 2).reshape(count, batch, n, e))
+
+    def _bias(self, n: int) -> Tensor:
+        """Relative position bias, (heads, n, n)."""
+        index = self.relative_position_index[:n, :n].reshape(-1)
+        table = self.relative_position_bias_table
+        return functional.embedding(index, table).t().reshape(self.heads, n, n)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T * scale + bias) v by scaled_dot_product_attention.
+
+    On a CPU torch's fast kernel has no gradient for the bias, and its fallback keeps
+    every score in memory. There the forward pass takes the fast kernel, and the
+    backward pass recomputes the scores a few windows at a time, in the cache and in
+    float32 (2 to 3 times faster than the full matrix, whatever the autocast).
+
+    Args:
+        q: Queries, (N, heads, n, e).
+        k: Keys, (N, heads, n, e).
+        v: Values, (N, heads, n, e).
+        bias: Added to the scores of every window, (heads, n, n).
+        scale: Factor on the products.
+
+    Returns:
+        (N, heads, n, e).
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        mixed: Tensor = _RecomputedAttention.apply(q, k, v, bias, scale)
+        return mixed
+    return _fast(q, k, v, bias, scale)
+
+
+def _fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    # autocast would round the bias to bfloat16; the CPU kernel takes it as it is
+    with torch.autocast(q.device.type, enabled=False):
+        if q.device.type != "cpu":
+            bias = bias.to(q.dtype)
+        return functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.unsqueeze(0), scale=scale
+        )
+
+
+class _RecomputedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        return _fast(q, k, v, bias, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        wide = torch.promote_types(q.dtype, torch.float32)
+        grads = [torch.empty_like(t) for t in (q, k, v)]
+        bias_leaf = bias.detach().to(wide).requires_grad_()
+        bias_grad = torch.zeros_like(bias_leaf)
+        step = max(1, _CHUNK_SCORES // bias[..., :, :].numel())
+        for first in range(0, q.shape[0], step):
+            rows = slice(first, first + step)
+            with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+                leaves = [t[rows].detach().to(wide).requires_grad_() for t in (q, k, v)]
+                scores = leaves[0] @ leaves[1].transpose(-2, -1)
+                scores = torch.add(bias_leaf, scores, alpha=ctx.scale)
+                mixed = scores.softmax(-1) @ leaves[2]
+                found = torch.autograd.grad(
+                    mixed, [*leaves, bias_leaf], grad[rows].to(wide)
+                )
+            for whole, part in zip(grads, found[:3], strict=True):
+                whole[rows] = part
+            bias_grad += found[3]
+        return *grads, bias_grad.to(bias.dtype), None
+
+
+def _position_index(window: Index) -> Tensor:
+    """Row of the bias table for each pair of cells, (n, n) int64."""
+    axes = [torch.arange(side) for side in window]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)  # (3, n)
+    apart = cells[:, :, None] - cells[:, None, :]
+    z, y, x = (apart[i] + window[i] - 1 for i in range(3))
+    return (z * (2 * window[1] - 1) + y) * (2 * window[2] - 1) + x

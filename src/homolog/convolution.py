@@ -1,0 +1,80 @@
+"""3D convolutions that train safely in bfloat16 on a CPU.
+
+Finding. MONAI's SwinUNETR "diverged" in bfloat16 autocast on hippocampus crops: a few
+steps in, gradients were no longer finite. Nothing diverges. oneDNN's kernel for the
+weight gradient of a bfloat16 3D convolution (``jit_bf16:avx512_core_bf16``,
+``backward_weights``; oneDNN 3.12 in torch 2.13) reads memory nobody wrote whenever the
+input has more than one slice but fewer than the kernel: depth 2 with a kernel of 3,
+depth 2 to 4 with a kernel of 5. Measured with poisoned free memory: every such shape is
+wrong, whatever the channels, batch, height, width and thread count, and a kernel of 7
+can corrupt the heap. Output, input gradient, depth 1, stride 2, 2D and float32 are
+right. Free memory often holds small numbers, so the gradient is mostly silently wrong
+(up to 1e32 was seen) and only now and then inf or NaN: hence "at step 6". A U-shaped
+network meets the case at its bottom: a crop of 48 or 64 slices is 2 slices at stride 32
+(``encoder10`` of SwinUNETR), a crop of 32 is 2 at stride 16 (``decoder5``).
+
+Cure. Where the case would arise, the zeros that the convolution would imagine around
+the volume are written down along the depth, and the convolution runs without padding
+there: the same sum, on a depth the kernel handles.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class SafeConv3d(nn.Conv3d):
+    """nn.Conv3d, same parameters and values, right weight gradients in bfloat16."""
+
+    def _conv_forward(
+        self,
+        input: Tensor,  # noqa: A002 - the name in torch
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        depth, reach = input.shape[-3], self.dilation[0] * (self.kernel_size[0] - 1) + 1
+        padding = self.padding
+        if (
+            isinstance(padding, str)
+            or self.padding_mode != "zeros"
+            or not 1 < depth < reach
+            or not _narrow_on_cpu(input)
+        ):
+            plain: Tensor = super()._conv_forward(input, weight, bias)
+            return plain
+        above = int(padding[0])
+        written = functional.pad(input, (0, 0, 0, 0, above, above))
+        return functional.conv3d(
+            written,
+            weight,
+            bias,
+            self.stride,
+            (0, int(padding[1]), int(padding[2])),
+            self.dilation,
+            self.groups,
+        )
+
+
+def guard_convolutions(module: M) -> M:
+    """Make every plain nn.Conv3d inside ``module`` a SafeConv3d, in place.
+
+    Parameters, keys and values stay; subclasses of nn.Conv3d are left alone. Calling it
+    twice changes nothing.
+    """
+    for part in module.modules():
+        if type(part) is nn.Conv3d:
+            part.__class__ = SafeConv3d
+    return module
+
+
+def _narrow_on_cpu(image: Tensor) -> bool:
+    """Whether a convolution of this tensor would run in a 16-bit type on a CPU."""
+    if image.device.type != "cpu":
+        return False
+    return torch.is_autocast_enabled("cpu") or image.dtype.itemsize < 4
