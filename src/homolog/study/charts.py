@@ -1,0 +1,195 @@
+"""Curves and bars as inline SVG: sharp at any size, no plotting library."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# Colour-blind safe (Okabe and Ito).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 36
+
+
+def curve_chart(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_title: str,
+    y_title: str,
+    width: int = 560,
+    height: int = 260,
+    smooth: int = 0,
+) -> str:
+    """Lines over a common axis.
+
+    Args:
+        series: Name -> (x, y); points that are not finite are left out.
+        x_title: Under the axis.
+        y_title: Beside the axis.
+        width: Pixels.
+        height: Pixels.
+        smooth: Points averaged for the strong line; the raw one stays pale behind it.
+    """
+    cleaned = {name: _finite(*xy) for name, xy in series.items()}
+    cleaned = {name: xy for name, xy in cleaned.items() if len(xy[0])}
+    if not cleaned:
+        return ""
+    frame = _Frame(
+        np.concatenate([x for x, _ in cleaned.values()]),
+        np.concatenate([y for _, y in cleaned.values()]),
+        width,
+        height,
+    )
+    parts = [frame.axes(x_title, y_title)]
+    for i, (name, (x, y)) in enumerate(cleaned.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        strong = _smoothed(y, smooth)
+        if smooth > 1 and len(y) > smooth:
+            parts.append(frame.line(x, y, colour, 1.0, 0.25))
+        parts.append(frame.line(x, strong, colour, 2.0, 1.0))
+        parts.append(_legend(name, colour, i, width))
+    return _svg(width, height, "".join(parts))
+
+
+def bar_chart(
+    rows: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    width: int = 560,
+    most: float = 1.0,
+) -> str:
+    """Horizontal bars: one group per row, one bar per series, from 0 to ``most``."""
+    names = list(next(iter(rows.values()))) if rows else []
+    bar, gap, left = 9, 9, 118
+    group = bar * len(names) + gap
+    height = group * len(rows) + 44
+    room = width - left - 46
+    parts = [f'<text x="{left}" y="12" class="t">{html.escape(title)}</text>']
+    for i, name in enumerate(names):
+        parts.append(_legend(name, PALETTE[i % len(PALETTE)], i, width))
+    for r, (row, values) in enumerate(rows.items()):
+        top = 34 + r * group
+        middle = top + bar * len(names) / 2 + 4
+        label = html.escape(row.replace("_", " "))
+        parts.append(f'<text x="{left - 8}" y="{middle}" class="e">{label}</text>')
+        for i, name in enumerate(names):
+            value = values[name]
+            length = 0.0 if value != value else min(max(value / most, 0), 1) * room
+            y = top + i * bar
+            shown = "–" if value != value else f"{value:.2f}"
+            foot = y + bar - 1.5
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 1.5}" '
+                f'fill="{PALETTE[i % len(PALETTE)]}"/>'
+                f'<text x="{left + length + 4:.1f}" y="{foot}" class="s">{shown}</text>'
+            )
+    return _svg(width, height, "".join(parts))
+
+
+class _Frame:
+    """Data coordinates on the drawing."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.x_ticks = _ticks(float(x.min()), float(x.max()))
+        self.y_ticks = _ticks(float(y.min()), float(y.max()))
+
+    def across(self, x: np.ndarray | float) -> np.ndarray:
+        low, high = self.x_ticks[0], self.x_ticks[-1]
+        room = self.width - _LEFT - _RIGHT
+        return np.asarray(_LEFT + (np.asarray(x) - low) / (high - low) * room)
+
+    def down(self, y: np.ndarray | float) -> np.ndarray:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        room = self.height - _TOP - _BOTTOM
+        return np.asarray(_TOP + (high - np.asarray(y)) / (high - low) * room)
+
+    def axes(self, x_title: str, y_title: str) -> str:
+        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
+        parts = []
+        for tick in self.y_ticks:
+            y = float(self.down(tick))
+            parts.append(
+                f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="g"/>'
+                f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="e">{tick:g}</text>'
+            )
+        for tick in self.x_ticks:
+            x = float(self.across(tick))
+            parts.append(
+                f'<text x="{x:.1f}" y="{bottom + 14}" class="m">{tick:g}</text>'
+            )
+        middle = (_LEFT + right) / 2
+        half = (_TOP + bottom) / 2
+        parts.append(
+            f'<text x="{middle}" y="{self.height - 4}" class="m">'
+            f"{html.escape(x_title)}</text>"
+            f'<text transform="translate(12 {half}) rotate(-90)" class="m">'
+            f"{html.escape(y_title)}</text>"
+        )
+        return "".join(parts)
+
+    def line(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        colour: str,
+        thickness: float,
+        opacity: float,
+    ) -> str:
+        points = " ".join(
+            f"{a:.1f},{b:.1f}"
+            for a, b in zip(self.across(x), self.down(y), strict=True)
+        )
+        return (
+            f'<polyline points="{points}" fill="none" stroke="{colour}" '
+            f'stroke-width="{thickness}" opacity="{opacity}"/>'
+        )
+
+
+def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that enclose a range."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / wanted
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw - 1e-12)
+    first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+    return [round(float(i * step), 10) for i in np.arange(first, last + 1)]
+
+
+def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    across, up = np.asarray(x, float), np.asarray(y, float)
+    good = np.isfinite(across) & np.isfinite(up)
+    return across[good], up[good]
+
+
+def _smoothed(y: np.ndarray, count: int) -> np.ndarray:
+    """Running mean over ``count`` points, narrower at the ends."""
+    if count <= 1 or len(y) <= count:
+        return y
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    half = count // 2
+    place = np.arange(len(y))
+    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(y))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _legend(name: str, colour: str, index: int, width: int) -> str:
+    x, y = width - _RIGHT - 4, 12 + 15 * index
+    return (
+        f'<text x="{x - 16}" y="{y}" class="e">{html.escape(name)}</text>'
+        f'<rect x="{x - 12}" y="{y - 8}" width="12" height="8" fill="{colour}"/>'
+    )
+
+
+def _svg(width: int, height: int, content: str) -> str:
+    style = (
+        "text{font:11px system-ui,sans-serif;fill:#444}.e{text-anchor:end}"
+        ".m{text-anchor:middle}.s{font-size:9px}.t{font-weight:600}"
+        ".g{stroke:#e4e4e4;stroke-width:1}"
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{content}</svg>'
+    )

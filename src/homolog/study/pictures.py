@@ -1,0 +1,243 @@
+"""Slices of scans as pictures: grey values, labels, similarity, colours, points.
+
+Pictures are (height, width, 3) float32 in 0..1 until they are encoded. Slices are shown
+as a radiologist wants them: the patient's right on the left, head or front on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from homolog.geometry.affine import Affine, Triple
+
+Picture = NDArray[np.float32]
+
+CT_WINDOW_HU = (-160.0, 240.0)
+
+# Colours of the phantom's labels by name; others take the spare ones in turn.
+LABEL_COLOURS: Mapping[str, Triple] = {
+    "liver": (0.80, 0.45, 0.30),
+    "spleen": (0.62, 0.40, 0.75),
+    "kidney_right": (0.95, 0.75, 0.25),
+    "kidney_left": (0.98, 0.85, 0.45),
+    "lung_right": (0.35, 0.65, 0.90),
+    "lung_left": (0.50, 0.78, 0.95),
+    "heart": (0.90, 0.25, 0.35),
+    "stomach": (0.40, 0.75, 0.60),
+    "aorta": (1.00, 0.10, 0.15),
+    "vena_cava": (0.20, 0.35, 0.95),
+    "vertebrae": (0.93, 0.90, 0.78),
+    "pancreas": (0.95, 0.60, 0.65),
+    "gallbladder": (0.45, 0.80, 0.25),
+}
+_SPARE: tuple[Triple, ...] = (
+    (0.90, 0.60, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
+    (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60), (0.55, 0.85, 0.35),
+)  # fmt: skip
+
+# Dark violet over orange to pale yellow: equal steps look equal, also in grey.
+_HEAT = np.array(
+    [
+        (0.00, 0.00, 0.02), (0.16, 0.04, 0.33), (0.40, 0.09, 0.43), (0.64, 0.17, 0.38),
+        (0.86, 0.29, 0.25), (0.97, 0.51, 0.09), (0.98, 0.76, 0.22), (0.99, 1.00, 0.64),
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One slice through a canonical volume (axes z, y, x of LPS).
+
+    Attributes:
+        axis: 0 axial, 1 coronal, 2 sagittal.
+        index: Voxel along that axis.
+        factor: Screen pixels per millimetre.
+    """
+
+    axis: int
+    index: int
+    factor: float = 1.0
+
+    @classmethod
+    def through(
+        cls, mm: NDArray[np.float64], affine: Affine, axis: int, factor: float = 1.0
+    ) -> Plane:
+        """The slice nearest to a world position."""
+        index = round(float(affine.inverse().apply(mm)[axis]))
+        return cls(axis, index, factor)
+
+    def cut(self, data: NDArray[Any]) -> NDArray[Any]:
+        """The slice of (..., D, H, W), last two axes down and right on the screen."""
+        axis = data.ndim - 3 + self.axis
+        index = min(max(self.index, 0), data.shape[axis] - 1)
+        flat = np.take(data, index, axis=axis)
+        return flat if self.axis == 0 else np.flip(flat, axis=-2)
+
+    def zoom(self, spacing_mm: Triple) -> tuple[float, float]:
+        """Screen pixels per voxel, down and right."""
+        down, right = (a for a in range(3) if a != self.axis)
+        return spacing_mm[down] * self.factor, spacing_mm[right] * self.factor
+
+    def place(
+        self, mm: NDArray[np.float64], affine: Affine, shape: Sequence[int]
+    ) -> tuple[float, float]:
+        """Where a world position (3,) falls on the picture: pixels down, right."""
+        index = affine.inverse().apply(mm)
+        down, right = (a for a in range(3) if a != self.axis)
+        row = index[down] if self.axis == 0 else shape[down] - 1 - index[down]
+        zoom = self.zoom(affine.spacing_mm)
+        return float((row + 0.5) * zoom[0]), float((index[right] + 0.5) * zoom[1])
+
+
+def colours_of(names: Mapping[int, str]) -> dict[int, Triple]:
+    """A colour per label value."""
+    spare = iter(_SPARE * (1 + len(names) // len(_SPARE)))
+    return {v: LABEL_COLOURS.get(n) or next(spare) for v, n in sorted(names.items())}
+
+
+def enlarge(values: NDArray[Any], zoom: tuple[float, float], order: int = 1) -> Picture:
+    """A slice (h, w) on the screen's pixels; pixel centres stay true."""
+    shape = [max(1, round(n * z)) for n, z in zip(values.shape, zoom, strict=True)]
+    index = [
+        (np.arange(n) + 0.5) * old / n - 0.5
+        for n, old in zip(shape, values.shape, strict=True)
+    ]
+    grid = np.meshgrid(*index, indexing="ij")
+    result: Picture = ndimage.map_coordinates(
+        np.asarray(values, np.float32), grid, order=order, mode="nearest"
+    )
+    return result
+
+
+def grey(
+    values: NDArray[Any],
+    zoom: tuple[float, float],
+    window: tuple[float, float] = CT_WINDOW_HU,
+) -> Picture:
+    """A slice (h, w) in grey between the window's ends."""
+    low, high = window
+    level = np.clip((enlarge(values, zoom) - low) / (high - low), 0, 1)
+    return np.repeat(level[..., None], 3, axis=-1)
+
+
+def with_labels(
+    picture: Picture,
+    labels: NDArray[Any],
+    zoom: tuple[float, float],
+    colours: Mapping[int, Triple],
+    opacity: float = 0.45,
+) -> Picture:
+    """Label areas (h, w) laid over a picture, their borders drawn fully.
+
+    Each label's area is enlarged by itself, so that borders are smooth, not steps.
+    """
+    best = enlarge(labels == 0, zoom)
+    shown = np.zeros(best.shape, np.int32)
+    for value in np.unique(labels):
+        if value == 0:
+            continue
+        share = enlarge(labels == value, zoom)
+        shown = np.where(share > best, int(value), shown)
+        best = np.maximum(share, best)
+    edge = ndimage.grey_dilation(shown, (3, 3)) != ndimage.grey_erosion(shown, (3, 3))
+    result = picture.copy()
+    for value, colour in colours.items():
+        area = shown == value
+        strength = np.where(edge, 0.95, opacity)[area][:, None]
+        result[area] = (1 - strength) * result[area] + strength * np.array(colour)
+    return result
+
+
+def with_heat(
+    picture: Picture,
+    values: NDArray[Any],
+    zoom: tuple[float, float],
+    low: float,
+    high: float,
+    opacity: float = 0.85,
+) -> Picture:
+    """A map (h, w) laid over a picture: nothing at ``low``, glowing at ``high``."""
+    level = np.clip((enlarge(values, zoom) - low) / max(high - low, 1e-9), 0, 1)
+    colour = heat_colours(level)
+    strength = (opacity * level**0.7)[..., None]
+    result: Picture = (1 - strength) * picture + strength * colour
+    return result
+
+
+def heat_colours(level: NDArray[Any]) -> Picture:
+    """Levels 0..1 as colours (..., 3)."""
+    place = np.clip(np.asarray(level, np.float32), 0, 1) * (len(_HEAT) - 1)
+    low = np.minimum(place.astype(np.int64), len(_HEAT) - 2)
+    share = (place - low)[..., None]
+    mixed: Picture = (1 - share) * _HEAT[low] + share * _HEAT[low + 1]
+    return mixed
+
+
+def coloured(values: NDArray[Any], zoom: tuple[float, float]) -> Picture:
+    """Three channels (3, h, w) in 0..1 as a picture."""
+    return np.stack([np.clip(enlarge(c, zoom), 0, 1) for c in values], -1)
+
+
+def with_ring(
+    picture: Picture,
+    place: tuple[float, float],
+    colour: Triple = (0.2, 1.0, 0.4),
+    radius: float = 6.0,
+    thickness: float = 1.6,
+) -> Picture:
+    """A ring around a point (pixels down, right), dark rimmed to be seen anywhere."""
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    distance = np.hypot(rows + 0.5 - place[0], columns + 0.5 - place[1])
+    distance = np.abs(distance - radius)
+    dark = _inked(picture, 0.7 * np.clip(thickness + 1 - distance, 0, 1), (0, 0, 0))
+    return _inked(dark, np.clip(thickness / 2 + 0.5 - distance, 0, 1), colour)
+
+
+def with_line(
+    picture: Picture,
+    start: tuple[float, float],
+    stop: tuple[float, float],
+    colour: Triple,
+    thickness: float = 1.6,
+) -> Picture:
+    """A straight line between two points (pixels down, right)."""
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    dy, dx = stop[0] - start[0], stop[1] - start[1]
+    length = max(dy * dy + dx * dx, 1e-9)
+    y, x = rows + 0.5 - start[0], columns + 0.5 - start[1]
+    along = np.clip((y * dy + x * dx) / length, 0, 1)
+    distance = np.hypot(y - along * dy, x - along * dx)
+    return _inked(picture, np.clip(thickness / 2 + 0.5 - distance, 0, 1), colour)
+
+
+def _inked(picture: Picture, ink: NDArray[Any], colour: Triple) -> Picture:
+    """Colour laid on by a share (h, w) in 0..1."""
+    share = np.asarray(ink, np.float32)[..., None]
+    result: Picture = (1 - share) * picture + share * np.array(colour, np.float32)
+    return result
+
+
+def beside(pictures: Sequence[Picture], gap: int = 8) -> Picture:
+    """Pictures in a row on black, centred."""
+    height = max(p.shape[0] for p in pictures)
+    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
+    result = np.zeros((height, width, 3), np.float32)
+    left = 0
+    for picture in pictures:
+        top = (height - picture.shape[0]) // 2
+        result[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + gap
+    return result
+
+
+def as_bytes(picture: Picture) -> NDArray[np.uint8]:
+    """Picture in 0..1 -> uint8."""
+    result: NDArray[np.uint8] = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return result
