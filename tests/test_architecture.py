@@ -23,7 +23,7 @@ FLOORS = {
 # Rooms of one floor that may use each other: what passes from learning to use is one
 # idea in three files.
 NEIGHBOURS = {("checkpoint", "model_files"), ("model_files", "foreign_weights"),
-              ("checkpoint", "foreign_weights")}  # fmt: skip
+              ("checkpoint", "foreign_weights"), ("model_files", "methods")}  # fmt: skip
 
 ONLY_IN = {
     "SimpleITK": ("data/scan_io.py",),

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from homolog.checkpoint import write_json
 from homolog.distributed import world
 from homolog.errors import JobError
 from homolog.events import Job, Note, Progress
+from homolog.model_files.tensor_files import write_json
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.measure import (
     Measured,
@@ -28,7 +28,7 @@ from homolog.training.measure import (
     spoken,
     synchronise,
 )
-from homolog.training.stepping import Stepper, is_out_of_memory
+from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
 
 _NOT_WORTH_MEASURING = 20  # steps
 _SHARE_FOR_MEASURING = 0.01
@@ -121,6 +121,7 @@ def _measured(
             yield note
     finally:
         snapshot.restore()
+        forget_pending(stepper.trainable)
         stepper.reset()
 
 

@@ -76,6 +76,7 @@ class Stepper:
         """After an error inside ``step``: leave the state as before it."""
         self.optimiser.zero_grad(set_to_none=True)
         self._guard.restore()
+        forget_pending(self.trainable)
 
     def step(
         self,
@@ -140,6 +141,7 @@ class Stepper:
             self._guard.restore_where(bad)
         elif bool(bad):
             self._guard.restore()
+            forget_pending(self.trainable)
         else:
             self.optimiser.step()
             self.trainable.after_step(progress)
@@ -172,6 +174,15 @@ class _Losses(nn.Module):
         trainable: Any = self.trainable
         terms: dict[str, Tensor] = trainable.losses(views, progress)
         return terms
+
+
+def forget_pending(module: nn.Module) -> None:
+    """Drop what a module holds between ``losses`` and ``after_step``.
+
+    A module that does (keys on their way into a queue) drops it when a state is loaded;
+    so it is given its own.
+    """
+    module.load_state_dict(module.state_dict())
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,0 +1,193 @@
+"""Other people's weight files, read without running anything they say.
+
+A ``.pt`` is a pickle: a program. It is read by torch's restricted unpickler, which
+knows tensors and plain containers; a few harmless classes that training scripts leave
+in their checkpoints (``argparse.Namespace``, numpy numbers, Lightning's settings) are
+replaced by inert stand-ins. Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from homolog.errors import UnusableInput
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".model")
+_MOST_NESTING = 4
+_MOST_PICKLE_BYTES = 64 * 2**20
+
+# Names that training scripts are known to leave behind; none does anything here.
+_INERT = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib.PurePosixPath",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "collections.defaultdict",
+    "collections.deque",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.nodes.AnyNode",
+    "typing.Any",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.int",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "easydict.EasyDict",
+    "yacs.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+)
+
+
+class _Inert:
+    """Takes any construction and any state, keeps nothing, does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Nothing is kept."""
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file under its dotted name, nests included.
+
+    ``{"state_dict": {"module.conv.weight": t}}`` becomes
+    ``{"state_dict.module.conv.weight": t}``; other values are dropped.
+
+    Args:
+        path: A ``.safetensors`` file, or one written by ``torch.save``.
+
+    Raises:
+        UnusableInput: Not such a file, damaged, holds no tensors, or wants to run code.
+    """
+    if not path.is_file():
+        raise UnusableInput(f"expected a weight file, got {path}: there is none.")
+    if path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path)
+    else:
+        _check_archive(path)
+        content = _read_pickle(path)
+    found: dict[str, Tensor] = {}
+    _collect(content, (), found)
+    if not found:
+        raise UnusableInput(f"expected weights in {path}, found no tensor.")
+    return found
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UnusableInput(
+            f"expected a safetensors file, {path} is damaged or something else "
+            f"({error})."
+        ) from error
+    return loaded
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse zip tricks before torch looks: bombs, odd paths, a second pickle."""
+    if not zipfile.is_zipfile(path):
+        return  # the older format, a bare pickle; the unpickler below judges it
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UnusableInput(f"{path} is a damaged archive ({error}).") from error
+    pickles = [e for e in entries if e.filename.endswith("data.pkl")]
+    names = [e.filename for e in entries]
+    odd = [
+        n
+        for n in names
+        if n.startswith(("/", "\\")) or ".." in n.split("/") or ":" in n
+    ]
+    if odd or len(set(names)) != len(names):
+        raise UnusableInput(
+            f"{path} is not a plain torch file: it holds the entry "
+            f"{(odd or sorted(names))[0]!r} twice or outside its folder."
+        )
+    if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE_BYTES:
+        raise UnusableInput(
+            f"{path} is not a plain torch file: expected one small data.pkl, found "
+            f"{[(e.filename, e.file_size) for e in pickles]}."
+        )
+    unpacked = sum(e.file_size for e in entries)
+    if unpacked > 2 * path.stat().st_size + 2**20:
+        raise UnusableInput(
+            f"{path} would unpack to {unpacked} bytes from {path.stat().st_size}: "
+            "not a file torch writes."
+        )
+
+
+def _read_pickle(path: Path) -> Any:
+    stand_ins: list[Any] = [
+        (type(f"Inert_{name.rpartition('.')[2]}", (_Inert,), {}), name)
+        for name in _INERT
+    ]
+    try:
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # other pickle protocols: judged all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = _wanted_name(str(error))
+        raise UnusableInput(
+            f"{path} was refused: it wants {wanted}, which could run code. Ask for the "
+            "weights as safetensors, or save the state dict alone."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError,
+            AttributeError, AssertionError, IndexError) as error:  # fmt: skip
+        first = str(error).strip().split("\n")[0].split(". ")[0]
+        first = first or type(error).__name__
+        raise UnusableInput(
+            f"expected a file of torch.save, {path} is damaged or something else "
+            f"({first})."
+        ) from error
+
+
+def _wanted_name(text: str) -> str:
+    """The global that torch's unpickler names in its message."""
+    for mark in ("Unsupported global: GLOBAL ", "unsupported GLOBAL "):
+        if mark in text:
+            return f"{text.split(mark)[1].split()[0]!r}"
+    return "more than tensors and plain containers"
+
+
+def _collect(value: Any, names: tuple[str, ...], found: dict[str, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        if not value.is_sparse and not value.is_quantized:
+            found[".".join(names)] = value.detach()
+    elif isinstance(value, Mapping) and len(names) < _MOST_NESTING:
+        for name, inner in value.items():
+            if isinstance(name, str):
+                _collect(inner, (*names, name), found)
