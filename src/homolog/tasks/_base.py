@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from homolog.config import option
 from homolog.events import Job
 
 if TYPE_CHECKING:
     import torch
 
     from homolog.backbones._base import Backbone
-    from homolog.data.store import Card
+    from homolog.data.card import Card
     from homolog.data.volume import Volume
     from homolog.feed import CaseRef
     from homolog.views.view import Views, ViewSpec
@@ -72,6 +73,32 @@ class TaskModule(nn.Module, ABC):
         """The network to evaluate and save: the trained one or its weight average."""
 
 
+@dataclass(frozen=True)
+class LearnedConfig:
+    """What every learned task knows; each adds its own fields."""
+
+    encoder_factor: float = option(
+        1.0, "learning rate of the encoder as a share of the head's", minimum=0.0
+    )
+    freeze: float = option(
+        0.0,
+        "share of the training during which the encoder stays as it came",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    average: float = option(
+        0.0,
+        "momentum of the weight average that is validated and saved; 0 takes the "
+        "weights themselves",
+        minimum=0.0,
+        maximum=0.9999,
+        advanced=True,
+    )
+    validate_cases: int = option(
+        16, "validation cases looked at, at most; 0 looks at all", minimum=0
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A fine-tuned network that is ready to predict.
@@ -79,14 +106,16 @@ class Trained:
     Attributes:
         network: In evaluation mode, on its device.
         spec: What ``LearnedTask.describe`` told when it was trained.
-        card: The whole ``model.json``.
+        card: The whole ``model.json``; empty while training.
         device: Where it runs.
+        precision: ``fp32``, or ``bf16`` for autocast.
     """
 
     network: nn.Module
     spec: Mapping[str, Any]
     card: Mapping[str, Any]
     device: torch.device
+    precision: str = "fp32"
 
 
 class LearnedTask(Task):
@@ -97,11 +126,14 @@ class LearnedTask(Task):
     ``network()`` builds it again.
 
     Attributes:
+        Config: A LearnedConfig.
         best_metric: The validation metric that decides which weights are kept.
         RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
-            ``backbone`` (with ``name``), ``training``.
+            ``backbone`` (with ``name``), ``training``, and ``with`` (backbone name ->
+            further overrides that hold for that backbone).
     """
 
+    Config: ClassVar[type] = LearnedConfig
     learns: ClassVar[bool] = True
     best_metric: ClassVar[str] = ""
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -127,7 +159,7 @@ class LearnedTask(Task):
 
     @abstractmethod
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> nn.Module:
-        """Encoder plus head, untrained head."""
+        """Encoder (as ``.encoder``) plus head, untrained head."""
 
     @abstractmethod
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
@@ -143,7 +175,9 @@ class LearnedTask(Task):
         """Mean metrics on held-out cases; holds ``best_metric``."""
 
     @abstractmethod
-    def score(self, model: Trained, case: CaseRef) -> Job[list[dict[str, Any]]]:
+    def score(
+        self, model: Trained, case: CaseRef, **options: Any
+    ) -> Job[list[dict[str, Any]]]:
         """Predict one labelled case of a store; one row of metrics per label."""
 
     @abstractmethod

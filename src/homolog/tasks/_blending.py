@@ -125,9 +125,9 @@ class Blend:
         """Hand out the rows before ``stop`` not handed out yet, then clear them.
 
         Yields:
-            ``(row, sums (channels + 1, n))`` with the row's n voxels in the order of the
-            two other axes; the last channel is the sum of weights. Valid until the next
-            one is asked for.
+            ``(row, sums (channels + 1, n))`` with the row's n voxels in the order of
+            the two other axes; the last channel is the sum of weights. Valid until the
+            next one is asked for.
         """
         for row in range(self._done, stop):
             sums = self._sums[:, row % self.depth]
@@ -195,8 +195,8 @@ class Labels:
 
         Args:
             row: Row along the grid's axis.
-            sums: (F + 1, n) weighted features and, last, the sum of weights. The head of
-                a weighted mean times that (positive) sum has the same argmax as the mean.
+            sums: (F + 1, n) weighted features and, last, the sum of weights. The
+                head's answer for the mean, times that positive sum, has the same argmax.
             head: The linear head.
         """
         matrix = torch.cat([head.weight, head.bias], dim=1)

@@ -1,0 +1,99 @@
+"""Which labelled cases a fine-tuning learns from, and which it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homolog.config import ConfigError
+from homolog.data.splits import folds, nested_fraction
+from homolog.data.store import Store
+from homolog.errors import UnusableInput
+from homolog.feed import CaseRef
+from homolog.tasks._base import LearnedTask
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases of one fine-tuning.
+
+    Attributes:
+        train: Learnt from.
+        val: Held out; they decide which weights are kept.
+        all: Every usable case of the store, for label names and sizes.
+    """
+
+    train: tuple[CaseRef, ...]
+    val: tuple[CaseRef, ...]
+    all: tuple[CaseRef, ...]
+
+
+def choose_cases(
+    store: Store,
+    task: LearnedTask,
+    *,
+    fraction: float = 1.0,
+    fold: str | None = None,
+    seed: int = 0,
+) -> Cases:
+    """Split the usable cases into training and validation.
+
+    Without a fold these are the store's own ``train`` and ``val`` splits. Fold ``i/k``
+    divides both together into k parts by subject and holds out the i-th. ``test`` is
+    never touched. A fraction keeps a share of the training subjects only (smaller ones
+    within larger ones); the validation cases stay, so that runs with different
+    fractions choose their weights by the same cases.
+
+    Args:
+        store: With labelled cases.
+        task: Says which cases are usable.
+        fraction: Share of training subjects, 0..1.
+        fold: ``i/k`` with 1 <= i <= k, or None.
+        seed: Of folds and fractions.
+
+    Raises:
+        UnusableInput: No usable training case.
+        ConfigError: A fold that cannot be meant.
+    """
+    usable = tuple(CaseRef(store, card) for card in store.cards if task.usable(card))
+    pool = [c for c in usable if c.card.split in (None, "train", "val")]
+    if fold is not None:
+        index, count = parse_fold(fold)
+        held = set(folds([c.card for c in pool], count, seed)[index - 1])
+        train = [c for c in pool if c.card.id not in held]
+        val = [c for c in pool if c.card.id in held]
+    else:
+        train = [c for c in pool if c.card.split != "val"]
+        val = [c for c in pool if c.card.split == "val"]
+    if not train:
+        raise UnusableInput(
+            f"{store.path} has no labelled training case ({len(store)} cases in all); "
+            "give label maps to: homolog prepare SCANS --labels DIR --out STORE"
+        )
+    if fraction != 1.0:
+        kept = set(nested_fraction([c.card for c in train], fraction, seed))
+        train = [c for c in train if c.card.id in kept]
+    return Cases(tuple(train), tuple(val), usable)
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """``"2/5"`` -> (2, 5).
+
+    Raises:
+        ConfigError: Not of that form, or i outside 1..k.
+    """
+    first, sign, last = text.partition("/")
+    if not (sign and first.isdigit() and last.isdigit()) or not (
+        1 <= int(first) <= int(last) and int(last) >= 2
+    ):
+        raise ConfigError(
+            f"fold must be i/k with 1 <= i <= k and k >= 2, got {text!r}."
+        )
+    return int(first), int(last)
+
+
+def spread_cases(cases: Sequence[CaseRef], most: int) -> tuple[CaseRef, ...]:
+    """At most ``most`` of the cases, evenly spread over them; all when it is 0."""
+    if most <= 0 or len(cases) <= most:
+        return tuple(cases)
+    return tuple(cases[i * len(cases) // most] for i in range(most))

@@ -1,0 +1,152 @@
+"""A segmentation network on prepared voxels: the one way from int16 to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from homolog.config import from_dict
+from homolog.data.preprocess import Intensities, Preprocessing
+from homolog.data.volume import Volume
+from homolog.errors import UnusableInput
+from homolog.events import Job
+from homolog.tasks._base import Trained
+from homolog.tasks._forward import SlidingConfig
+from homolog.tasks._segmenter import spec_index
+from homolog.tasks._sliding import SlidingResult, slide
+
+
+class Levels(Protocol):
+    """What stored numbers mean; a Card and a Prepared are such."""
+
+    @property
+    def scale(self) -> float:
+        """Value units per stored step."""
+        ...
+
+    @property
+    def offset(self) -> float:
+        """Value of a stored 0."""
+        ...
+
+    @property
+    def intensity(self) -> Intensities:
+        """How values are normalised."""
+        ...
+
+
+def label_stored(
+    model: Trained,
+    data: NDArray[np.int16],
+    levels: Levels,
+    *,
+    flips: Sequence[int] = (),
+    overlap: float | None = None,
+) -> Job[SlidingResult | None]:
+    """Class indices of every voxel of a prepared scan.
+
+    Args:
+        model: A trained segmentation network.
+        data: (C, D, H, W) int16 as the store keeps it.
+        levels: The scan's card or what ``prepare_volume`` made.
+        flips: Axes whose mirrorings are averaged.
+        overlap: Of neighbouring windows; None takes the model's.
+
+    Returns:
+        Labels as class indices; None when told to stop.
+    """
+    spec = model.spec
+    config = SlidingConfig(
+        window=spec_index(spec, "window"),
+        divisor=spec_index(spec, "divisor"),
+        overlap=spec["overlap"] if overlap is None else overlap,
+        batch=4 if model.device.type == "cuda" else 1,
+        flips=tuple(flips),
+        fill=_fill(levels),
+        precision=model.precision,
+    )
+    result = yield from slide(
+        model.network,
+        torch.from_numpy(np.ascontiguousarray(data)),
+        classes=len(spec["label_values"]),
+        config=config,
+        device=model.device,
+        normalise=_Normalise(levels),
+    )
+    return result
+
+
+def as_label_values(
+    classes: Tensor | NDArray[Any], spec: Mapping[str, Any]
+) -> NDArray[np.int32]:
+    """Class indices -> the values the label maps use."""
+    table = np.asarray(spec["label_values"], dtype=np.int32)
+    values: NDArray[np.int32] = table[np.asarray(classes)]
+    return values
+
+
+class _Normalise:
+    """Stored windows -> network input, by the feed's own formula."""
+
+    def __init__(self, levels: Levels) -> None:
+        numbers = levels.intensity
+        self.gain = levels.scale / numbers.spread
+        self.bias = (levels.offset - numbers.centre) / numbers.spread
+        self.low = (numbers.low - numbers.centre) / numbers.spread
+        self.high = (numbers.high - numbers.centre) / numbers.spread
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        return (stored.float() * self.gain + self.bias).clamp_(self.low, self.high)
+
+
+def _fill(levels: Levels) -> int:
+    """The stored number that stands for ``low``: what lies outside a scan."""
+    wanted = (levels.intensity.low - levels.offset) / levels.scale
+    return max(-32768, min(32767, round(wanted)))
+
+
+def model_preprocessing(model: Trained, modality: str | None = None) -> Preprocessing:
+    """The recipe of the scans the model learnt from.
+
+    Args:
+        model: With its card.
+        modality: Take scans for this modality, whatever their files say.
+    """
+    recipe = from_dict(
+        Preprocessing, model.card.get("preprocessing", {}), where="model.json"
+    )
+    return recipe if modality is None else replace(recipe, modality=modality)
+
+
+def check_scan(model: Trained, volume: Volume, recipe: Preprocessing) -> None:
+    """Refuse a scan whose intensities mean something else than those learnt from.
+
+    Raises:
+        UnusableInput: Another number of channels, or another known modality.
+    """
+    channels = int(model.spec["channels"])
+    if volume.data.shape[0] != channels:
+        raise UnusableInput(
+            f"the model takes {channels} channels, {volume.name!r} has "
+            f"{volume.data.shape[0]}."
+        )
+    known = [m for m in model.spec["modalities"] if m != "OTHER"]
+    own = recipe.modality or volume.modality
+    if known and own != "OTHER" and own not in known:
+        raise UnusableInput(
+            f"the model learnt from {', '.join(known)}, but {volume.name!r} is {own}; "
+            f"if the file is mistaken, say --modality {known[0]}."
+        )
+
+
+def smallest_integers(labels: NDArray[Any]) -> NDArray[Any]:
+    """The same labels in the smallest integer type that holds them."""
+    highest = int(labels.max(initial=0))
+    kind = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.int32
+    return labels.astype(kind)

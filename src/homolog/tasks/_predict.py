@@ -1,0 +1,131 @@
+"""Predict scans from files: each result on its scan's own grid, under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homolog.data.scan_io import is_scan_path, read_scan, write_labels
+from homolog.data.volume import LabelMap
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.tasks._base import LearnedTask, Trained
+
+# Suffixes labels can be written with; anything else becomes .nii.gz.
+WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def find_scans(paths: Iterable[Path]) -> list[Path]:
+    """Files and DICOM folders named directly, or lying in folders named.
+
+    Raises:
+        UnusableInput: A path that does not exist, or a folder without scans.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UnusableInput(f"there is no {path}.")
+        if path.is_dir() and not is_scan_path(path):
+            inside = sorted(p for p in path.iterdir() if is_scan_path(p))
+            if not inside:
+                raise UnusableInput(f"{path} holds no scan.")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where each scan's result goes: its own file name in ``out``.
+
+    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``.
+
+    Raises:
+        UnusableInput: Two scans would share one file, or a result would overwrite its
+            own scan.
+    """
+    taken: dict[Path, Path] = {}
+    result: dict[Path, Path] = {}
+    for scan in scans:
+        suffix = next((s for s in WRITTEN if scan.name.lower().endswith(s)), None)
+        name = scan.name
+        if scan.is_dir():
+            name = f"{scan.resolve().name}.nii.gz"
+        elif suffix is None:
+            name = f"{scan.stem}.nii.gz"
+        target = out / name
+        if target in taken:
+            raise UnusableInput(
+                f"{taken[target]} and {scan} would both be written to {target}; "
+                "predict them into different folders."
+            )
+        if target.resolve() == scan.resolve():
+            raise UnusableInput(
+                f"the result of {scan} would overwrite it; choose another --out."
+            )
+        taken[target] = scan
+        result[scan] = target
+    return result
+
+
+def predict_scans(
+    task: LearnedTask,
+    model: Trained,
+    scans: Sequence[Path],
+    out: Path,
+    options: Mapping[str, Any],
+) -> Job[dict[str, Any]]:
+    """Predict scan after scan; one that cannot be does not stop the others.
+
+    Args:
+        task: What the model was trained for; its result must be a label map.
+        model: Trained.
+        scans: Files or DICOM folders.
+        out: Folder of the results; made if absent.
+        options: Passed to the task's ``run``.
+
+    Returns:
+        ``predicted`` (scan, result, labels -> voxels), ``failed`` (scan, reason) and
+        ``stopped``.
+    """
+    targets = result_paths(scans, out)
+    out.mkdir(parents=True, exist_ok=True)
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for number, (scan, target) in enumerate(targets.items()):
+        news = Progress("scans", number, len(targets), item=scan.name)
+        if (yield news) is Request.STOP:
+            return _result(done, failed, stopped=True)
+        try:
+            volume = read_scan(scan)
+            labels = yield from task.run(volume, model=model, **options)
+            if labels is None:
+                return _result(done, failed, stopped=True)
+            write_labels(labels, target)
+        except (UnusableInput, JobError, OSError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            failed.append({"scan": str(scan), "reason": reason})
+            yield Note(f"{scan}: {reason}", "warning")
+            continue
+        done.append(
+            {"scan": str(scan), "result": str(target), "voxels": _voxels(labels)}
+        )
+        yield Saved(str(target), "labels")
+    yield Progress("scans", len(targets), len(targets))
+    return _result(done, failed, stopped=False)
+
+
+def _voxels(labels: LabelMap) -> dict[str, int]:
+    """Voxels per label name."""
+    import numpy as np
+
+    values, counts = np.unique(labels.data, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return {name: int(found.get(value, 0)) for value, name in labels.names.items()}
+
+
+def _result(
+    done: list[dict[str, Any]], failed: list[dict[str, str]], *, stopped: bool
+) -> dict[str, Any]:
+    return {"predicted": done, "failed": failed, "stopped": stopped}

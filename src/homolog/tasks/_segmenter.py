@@ -1,0 +1,156 @@
+"""The segmentation network, and how it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones._base import Backbone
+from homolog.geometry.affine import Index
+from homolog.losses.segmentation import dice_cross_entropy
+from homolog.nn.teacher import Teacher
+from homolog.tasks._base import TaskModule
+from homolog.views.view import Views, ViewSpec
+
+# Share of the training after which the weight average has its full momentum.
+AVERAGE_FROM = 0.1
+
+
+class SegmentNetwork(nn.Module):
+    """An encoder with a decoder of its kind.
+
+    Args:
+        encoder: 3D backbone.
+        decoder: With ``features(image, maps)`` -> (B, F, D, H, W) and ``head``, a
+            1 x 1 x 1 convolution from F to K.
+    """
+
+    def __init__(self, encoder: Backbone, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    @property
+    def head(self) -> nn.Module:
+        """The decoder's last layer, features to logits."""
+        head: nn.Module = self.decoder.head  # type: ignore[assignment]
+        return head
+
+    def features(self, image: Tensor, *, frozen: bool = False) -> Tensor:
+        """(B, C, D, H, W) -> (B, F, D, H, W).
+
+        Args:
+            image: Normalised intensities.
+            frozen: Send no gradient into the encoder.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            maps = self.encoder(image)
+        features: Tensor = self.decoder.features(image, maps)  # type: ignore[operator]
+        return features
+
+    def forward(self, image: Tensor, *, frozen: bool = False) -> Tensor:
+        """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
+        logits: Tensor = self.head(self.features(image, frozen=frozen))
+        return logits
+
+
+class SegmentModule(TaskModule):
+    """Dice plus cross-entropy on label-balanced crops.
+
+    Args:
+        network: What learns.
+        spec: The crops.
+        label_values: Value of each class in the label maps, background first.
+        freeze: Share of the training during which the encoder gets no gradient.
+        average: Momentum of the weight average; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        network: SegmentNetwork,
+        spec: ViewSpec,
+        label_values: Sequence[int],
+        *,
+        freeze: float = 0.0,
+        average: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.freeze = freeze
+        self.momentum = average
+        self.average = Teacher(network) if average > 0 else None
+        # Position v + 1 holds the class of value v; -1 stays unlabelled.
+        table = torch.full((max(label_values) + 2,), -1, dtype=torch.int64)
+        table[torch.tensor(label_values) + 1] = torch.arange(len(label_values))
+        self.register_buffer("classes", table, persistent=False)
+
+    def views(self) -> dict[str, ViewSpec]:
+        """One crop with its labels."""
+        return {"crop": self.spec}
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """``dice`` and ``cross_entropy``."""
+        crop = views["crop"]
+        assert crop.label is not None
+        table: Tensor = self.classes  # type: ignore[assignment]
+        target = table[(crop.label.flatten(0, 1) + 1).clamp(0, len(table) - 1)]
+        logits = self.network(crop.flat(), frozen=progress < self.freeze)
+        with torch.autocast(logits.device.type, enabled=False):
+            dice, cross_entropy = dice_cross_entropy(logits, target)
+        return {"dice": dice, "cross_entropy": cross_entropy}
+
+    def after_step(self, progress: float) -> None:
+        """Move the weight average; it starts as a copy and slows down."""
+        if self.average is not None:
+            share = min(1.0, progress / AVERAGE_FROM)
+            self.average.update(self.network, self.momentum * share)
+
+    def encoder(self) -> Backbone:
+        """The network's encoder."""
+        return self.network.encoder
+
+    def deployed(self) -> nn.Module:
+        """The average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+
+def choose_window(
+    shapes: Sequence[Index], divisor: Index, *, side: int, voxels: int
+) -> Index:
+    """A window as large as the median scan where that is affordable.
+
+    Args:
+        shapes: Sizes of the scans (D, H, W).
+        divisor: What every side must be a multiple of.
+        side: No side is longer.
+        voxels: No window has more voxels, as far as ``divisor`` allows.
+
+    Returns:
+        (D, H, W), multiples of the divisor.
+    """
+    median = [sorted(s[a] for s in shapes)[len(shapes) // 2] for a in range(3)]
+    window = [
+        min(-(-n // m), max(side // m, 1)) * m
+        for n, m in zip(median, divisor, strict=True)
+    ]
+    while window[0] * window[1] * window[2] > voxels:
+        # shorten the longest side that can be shortened
+        longest = max(
+            (a for a in range(3) if window[a] > divisor[a]),
+            key=lambda a: window[a],
+            default=None,
+        )
+        if longest is None:
+            break
+        window[longest] -= divisor[longest]
+    return window[0], window[1], window[2]
+
+
+def spec_index(spec: Mapping[str, Any], key: str) -> Index:
+    """A (D, H, W) triple of a spec that went through JSON."""
+    d, h, w = spec[key]
+    return int(d), int(h), int(w)

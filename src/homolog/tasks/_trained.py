@@ -1,0 +1,60 @@
+"""A fine-tuned model from its folder, ready to predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from homolog.backbones._base import build
+from homolog.config import from_dict
+from homolog.errors import UnusableInput
+from homolog.model_files import load_model
+from homolog.tasks import TASKS
+from homolog.tasks._base import LearnedTask, Trained
+from homolog.training.precision import resolve_precision
+
+
+def open_trained(
+    source: str | Path, device: torch.device, *, precision: str | None = None
+) -> tuple[LearnedTask, Trained]:
+    """Load a fine-tuned model.
+
+    Args:
+        source: Run folder, or a model folder.
+        device: Where it is to run.
+        precision: ``fp32``, ``bf16`` or ``auto``; None takes fp32 on the CPU and
+            ``auto`` on a GPU.
+
+    Returns:
+        The task and its network in evaluation mode.
+
+    Raises:
+        UnusableInput: No model there, an encoder only, or weights that do not fit.
+    """
+    loaded = load_model(source)
+    state, card = loaded.state, loaded.card
+    kind = card.get("kind", "")
+    cls = TASKS.get(kind) if kind in TASKS.names() else None
+    if cls is None or not issubclass(cls, LearnedTask):
+        raise UnusableInput(
+            f"{source} holds a model of kind {kind!r}, which cannot predict; make one "
+            "with: homolog finetune segment STORE --encoder RUN --out RUN2"
+        )
+    task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
+    backbone = build(card["backbone"]["name"], card["backbone"]["config"])
+    network = task.network(backbone, card["task_spec"])
+    own = network.state_dict()
+    odd = sorted(own.keys() ^ state.keys())
+    odd += [n for n in own if n in state and own[n].shape != state[n].shape]
+    if odd:
+        raise UnusableInput(
+            f"the weights in {source} do not fit their model.json: {len(odd)} tensors "
+            f"differ, first {odd[0]!r}."
+        )
+    network.load_state_dict(state)
+    network.to(device).eval().requires_grad_(False)
+    if precision is None:
+        precision = "fp32" if device.type == "cpu" else "auto"
+    precision = resolve_precision(precision, device, network)
+    return task, Trained(network, card["task_spec"], card, device, precision)

@@ -1,0 +1,250 @@
+"""The segment task: label every voxel, learnt from labelled scans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from homolog.backbones._base import Backbone
+from homolog.data.card import Card
+from homolog.data.preprocess import prepare_volume, restore_labels
+from homolog.data.volume import LabelMap, Volume
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, drain
+from homolog.feed import CaseRef
+from homolog.metrics.overlap import dice_per_label
+from homolog.nn.decoders import build_decoder
+from homolog.tasks._base import LearnedTask, TaskModule, Trained
+from homolog.tasks._labelling import (
+    as_label_values,
+    check_scan,
+    label_stored,
+    model_preprocessing,
+    smallest_integers,
+)
+from homolog.tasks._score import score_labels
+from homolog.tasks._segment_settings import (
+    RECIPES,
+    SegmentConfig,
+    intensity_changes,
+)
+from homolog.tasks._segmenter import (
+    SegmentModule,
+    SegmentNetwork,
+    choose_window,
+    spec_index,
+)
+from homolog.views.view import Anchor, ViewSpec
+
+# Longest side and most voxels of a window chosen by itself.
+_LIMITS = {"cpu": (96, 80**3), "cuda": (128, 128**3)}
+
+
+class Segment(LearnedTask):
+    """Segmentation by U-Net, Swin UNETR or UNETR, as the encoder decides.
+
+    Source: Isensee et al., Nature Methods 2021 (nnU-Net: label-balanced crops, Dice
+        plus cross-entropy, sliding window); Hatamizadeh et al. 2022 (UNETR; Swin
+        UNETR).
+    Differs from the paper: crops mirror only where asked, as many labels have a side;
+        two thirds of the crops (not one third) are centred on a label.
+    """
+
+    Config: ClassVar[type] = SegmentConfig
+    title: ClassVar[str] = "Segmentation"
+    best_metric: ClassVar[str] = "dice"
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+
+    config: SegmentConfig
+
+    def usable(self, card: Card) -> bool:
+        """A label map is stored."""
+        return card.has_label
+
+    def describe(
+        self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
+    ) -> dict[str, Any]:
+        """Window, labels and modalities."""
+        if backbone.spatial_dims != 3:
+            raise UnusableInput(
+                f"segment needs a 3D backbone, {type(backbone).__name__} is 2D."
+            )
+        values = sorted({v for case in cases for v in case.card.label_values})
+        if not values:
+            raise UnusableInput(
+                "segment needs labelled voxels, but every label map is empty."
+            )
+        names: dict[int, str] = {}
+        for case in cases:
+            names |= case.store.label_names
+        window = self.config.window
+        if window is None:
+            side, voxels = _LIMITS.get(device.type, _LIMITS["cuda"])
+            window = choose_window(
+                [case.card.shape for case in cases],
+                backbone.size_divisor,
+                side=side,
+                voxels=voxels,
+            )
+        backbone.check_size(window)
+        return {
+            "window": list(window),
+            "divisor": list(backbone.size_divisor),
+            "overlap": self.config.overlap,
+            "channels": cases[0].card.channels,
+            "modalities": sorted({case.card.modality for case in cases}),
+            "label_values": [0, *values],
+            "label_names": {str(v): names.get(v, f"label {v}") for v in values},
+            "flip": list(self.config.flip),
+        }
+
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
+        """The decoder that fits the encoder's kind."""
+        decoder = build_decoder(
+            backbone.channels,
+            backbone.strides,
+            in_channels=int(spec["channels"]),
+            out_channels=len(spec["label_values"]),
+        )
+        return SegmentNetwork(backbone, decoder)
+
+    def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
+        """Dice plus cross-entropy on crops of the window's size."""
+        assert isinstance(network, SegmentNetwork)
+        return SegmentModule(
+            network,
+            self._crop(spec_index(spec, "window")),
+            spec["label_values"],
+            freeze=self.config.freeze,
+            average=self.config.average,
+        )
+
+    @property
+    def balance(self) -> float:
+        """Share of crops centred on a label."""
+        return self.config.balance
+
+    def _crop(self, size: tuple[int, int, int]) -> ViewSpec:
+        config = self.config
+        turn, strength = config.rotate_deg, config.intensity
+        return ViewSpec(
+            size=size,
+            place=Anchor(),
+            translate=(0.05, 0.05, 0.05),
+            rotate_deg=(turn, turn, turn),
+            scale=(1.0 / (1.0 + config.scale), 1.0 + config.scale),
+            anisotropy=config.scale / 3.0,
+            flip=config.flip,
+            elastic_mm=config.elastic_mm,
+            intensity=intensity_changes(strength),
+            labels=True,
+        )
+
+    def validate(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, float]:
+        """``dice`` (mean over labels and cases), ``worst``, and one value per label."""
+        values = model.spec["label_values"][1:]
+        rows = []
+        for case in cases:
+            image, label = _voxels(case)
+            result = drain(label_stored(model, image, case.card))
+            assert result is not None
+            predicted = as_label_values(result.labels, model.spec)
+            rows.append(dice_per_label(predicted, label, values))
+        per_label = {v: _mean([row[v] for row in rows]) for v in values}
+        per_case = [_mean(list(row.values())) for row in rows]
+        metrics = {
+            "dice": _mean(per_case),
+            "worst": min((d for d in per_case if d == d), default=math.nan),
+        }
+        if len(values) <= 8:
+            names = model.spec["label_names"]
+            metrics |= {f"dice {names[str(v)]}": per_label[v] for v in values}
+        return metrics
+
+    def score(
+        self, model: Trained, case: CaseRef, **options: Any
+    ) -> Job[list[dict[str, Any]]]:
+        """Dice, NSD and HD95 of each label on the store's grid.
+
+        Args:
+            model: The trained network.
+            case: A labelled case, prepared as the model's training cases were.
+            options: ``flips``, ``overlap``, ``tolerance_mm``.
+        """
+        tolerance_mm = float(options.pop("tolerance_mm", 1.0))
+        image, label = _voxels(case)
+        result = yield from label_stored(model, image, case.card, **options)
+        if result is None:
+            return []
+        return score_labels(
+            as_label_values(result.labels, model.spec),
+            label,
+            {int(v): n for v, n in model.spec["label_names"].items()},
+            spacing_mm=case.card.spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )
+
+    def run(self, volume: Volume, **inputs: Any) -> Job[LabelMap | None]:
+        """Label a scan on its own grid.
+
+        Args:
+            volume: A scan as stored in its file.
+            inputs: ``model``: Trained. ``flips``: axes whose mirrorings are averaged.
+                ``overlap``: of windows. ``modality``: take the scan for this one.
+
+        Returns:
+            Labels with the scan's own affine; None when told to stop.
+
+        Raises:
+            UnusableInput: Another modality or number of channels than learnt from.
+        """
+        model: Trained = inputs["model"]
+        recipe = model_preprocessing(model, inputs.get("modality"))
+        check_scan(model, volume, recipe)
+        prepared = prepare_volume(volume, recipe)
+        if prepared.note:
+            yield Note(f"{volume.name}: {prepared.note}.", "warning")
+        result = yield from label_stored(
+            model,
+            prepared.data,
+            prepared,
+            flips=inputs.get("flips", ()),
+            overlap=inputs.get("overlap"),
+        )
+        if result is None:
+            return None
+        if result.constant:
+            yield Note(
+                f"{volume.name}: {result.constant} of {result.windows} windows were "
+                "constant and predicted once."
+            )
+        values = as_label_values(result.labels, model.spec)
+        restored = restore_labels(values, prepared, volume)
+        names = {int(v): n for v, n in model.spec["label_names"].items()}
+        return LabelMap(
+            smallest_integers(restored.data),
+            volume.affine,
+            names,
+            volume.name,
+            volume.meta,
+        )
+
+
+def _voxels(case: CaseRef) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """The whole stored image (C, D, H, W) and label map (D, H, W)."""
+    label = case.store.label(case.card.id)
+    if label is None:
+        raise UnusableInput(f"case {case.card.id!r} has no label map.")
+    return np.asarray(case.store.image(case.card.id)[:]), np.asarray(label[:])
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of what is defined; NaN when nothing is."""
+    known = [v for v in values if v == v]
+    return sum(known) / len(known) if known else math.nan
