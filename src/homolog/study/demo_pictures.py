@@ -47,7 +47,8 @@ class Patient:
     def landmark(self, name: str) -> NDArray[np.float64]:
         """World mm of a landmark; the middle of the scan where it lies outside."""
         if name in self.points.names:
-            return self.points.mm[self.points.names.index(name)]
+            place: NDArray[np.float64] = self.points.mm[self.points.names.index(name)]
+            return place
         return self.volume.affine.apply((np.array(self.volume.shape) - 1) / 2)
 
     def plane(self, name: str, axis: int, factor: float) -> Plane:
@@ -165,7 +166,7 @@ def landmarks_picture(
     found: Mapping[str, NDArray[np.float64]],
     factor: float = 1.1,
 ) -> Picture:
-    """Landmarks projected on a coronal slice: true rings, lines to where each was found.
+    """Landmarks on a coronal slice: true ones ringed, lines to where each was found.
 
     Args:
         patient: The patient that was searched.

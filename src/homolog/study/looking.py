@@ -45,8 +45,10 @@ def deepest_point(labels: LabelMap, value: int) -> NDArray[np.float64]:
         raise ValueError(f"label {name!r} does not occur in {labels.name!r}.")
     padded = np.pad(mask, 1)  # the scan's border is a border too
     depth = ndimage.distance_transform_edt(padded, sampling=labels.affine.spacing_mm)
-    index = np.array(np.unravel_index(int(depth.argmax()), padded.shape)) - 1
-    return labels.affine.apply(index)
+    deepest = np.argwhere(depth >= depth.max() - 1e-6)
+    # Of several equally deep ones the one in their middle.
+    apart = np.linalg.norm(deepest - deepest.mean(axis=0), axis=1)
+    return labels.affine.apply(deepest[int(apart.argmin())] - 1)
 
 
 def organ_score(
