@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
 from homolog.geometry.affine import Index
-from homolog.geometry.correspondence import token_matches
+from homolog.geometry.correspondence import token_grid, token_matches
 from homolog.losses.assignment import (
     dual_log_softmax,
     patch_to_patch,
@@ -103,9 +103,7 @@ class S2DC(Method):
         backbone.check_size(self.size)
         token_map = backbone.map_of_stride(config.token_stride)
         self.stride: Index = backbone.strides[token_map]
-        self.tokens = math.prod(
-            n // s for n, s in zip(self.size, self.stride, strict=True)
-        )
+        self.tokens = math.prod(token_grid(self.size, self.stride))
         if self.tokens > _MOST_TOKENS:
             raise ValueError(
                 f"crops of {self.size} have {self.tokens} tokens of stride "
