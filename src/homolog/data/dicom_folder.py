@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from homolog.data.dicom_file import DicomFile, looks_like_dicom, read_dicom_file
 from homolog.data.dicom_series import Series, find_series
 from homolog.data.problems import Problem, Unsound
-from homolog.data.scan_header import ScanHeader, split_series
+from homolog.data.scan_header import ScanHeader, series_path, split_series
 from homolog.data.values import modality_of_dicom
 from homolog.geometry.affine import Affine
 
@@ -64,6 +64,24 @@ def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]
         known = ", ".join(s.key for s in found)
         raise Unsound("missing", f"no series {key} here; there are: {known}.", folder)
     return chosen, [s for s in found if s is not chosen]
+
+
+def scans_in(folder: Path, read_slice: ReadSlice) -> tuple[list[Path], list[DicomFile]]:
+    """A path for each scan among a folder's DICOM files, and the other objects there.
+
+    A scan of one file (an X-ray) goes by that file; the only scan of a folder by the
+    folder; otherwise each by its series_path.
+    """
+    images, others = dicom_files(folder)
+    found = find_series(images, lambda a, b: _same(a, b, read_slice))
+    paths = []
+    for series in found:
+        alone = len(found) == 1
+        if len(series.files) == 1 and not series.copies:
+            paths.append(series.files[0].path)
+        else:
+            paths.append(folder if alone else series_path(folder, series.key))
+    return sorted(paths), others
 
 
 def series_header(

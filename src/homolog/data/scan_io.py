@@ -17,7 +17,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from homolog.data.dicom_folder import open_series, read_slices, series_header
+from homolog.data.dicom_file import DicomFile
+from homolog.data.dicom_folder import (
+    open_series,
+    read_slices,
+    scans_in,
+    series_header,
+)
 from homolog.data.nifti_affine import nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
 from homolog.data.nifti_header import read_nifti_header
@@ -82,6 +88,11 @@ def read_header(path: Path | str) -> ScanHeader:
     return decoded_header(path, kind, _itk_information(path), problems)
 
 
+def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
+    """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
+    return scans_in(folder, _decode)
+
+
 def read_scan(path: Path | str) -> Volume:
     """A scan as stored: not reoriented, values scaled as its header says.
 
@@ -127,8 +138,14 @@ def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> Lab
     return LabelMap(data, volume.affine, dict(names or {}), volume.name, volume.meta)
 
 
-def iter_values(header: ScanHeader) -> Iterator[NDArray[Any]]:
+def iter_values(
+    header: ScanHeader, remarks: list[Problem] | None = None
+) -> Iterator[NDArray[Any]]:
     """All values in file order, flat pieces, without holding a NIfTI file in memory.
+
+    Args:
+        header: What read_header returned.
+        remarks: Gains what is remarkable about the values' storage.
 
     Raises:
         Unsound: ``truncated``, ``corrupt``, ``colour`` or ``unreadable``, where met.
@@ -138,7 +155,10 @@ def iter_values(header: ScanHeader) -> Iterator[NDArray[Any]]:
         for piece in iter_nifti(raw):
             yield scale_values(raw, piece)
         return
-    yield _values(header)[0].ravel()
+    values, found = _values(header)
+    if remarks is not None:
+        remarks += found
+    yield values.ravel()
 
 
 def scan_hash(path: Path | str) -> str:

@@ -56,6 +56,7 @@ class ValueStats:
         self._below = 0
         self._lowest = 0
         self._zeros = 0
+        self._equal = 0
         self._hash = hashlib.sha256()
 
     def update(self, values: NDArray[Any]) -> None:
@@ -85,6 +86,7 @@ class ValueStats:
         self.high = max(self.high, high)
         self._count_air(flat)
         self._zeros += int(np.count_nonzero(flat == 0))
+        self._equal += int(np.count_nonzero((flat[1:] == flat[:-1]) & (flat[1:] != 0)))
         self._collect(flat)
 
     def _count_air(self, flat: NDArray[Any]) -> None:
@@ -116,6 +118,37 @@ class ValueStats:
     def zero_fraction(self) -> float:
         """Share of exact zeros."""
         return self._zeros / self.count if self.count else 0.0
+
+    @property
+    def run_fraction(self) -> float:
+        """Share of non-zero values equal to the one before: high in label maps."""
+        nonzero = self.count - self._zeros
+        return self._equal / nonzero if nonzero else 0.0
+
+    @property
+    def could_be_labels(self) -> bool:
+        """Whole numbers, few different ones, none below the "unlabelled" -1."""
+        return (
+            self.nonfinite == 0
+            and self.integral
+            and self.distinct is not None
+            and self.low >= -1
+        )
+
+    @property
+    def patchy(self) -> bool:
+        """As could_be_labels, and made of patches of one value.
+
+        Eight-bit scans are whole numbers with few values too, but neighbours in them
+        are seldom equal.
+        """
+        few = self.distinct is not None and len(self.distinct) <= 32
+        return self.could_be_labels and (few or self.run_fraction >= 0.5)
+
+    @property
+    def looks_like_labels(self) -> bool:
+        """As patchy, on a background of zeros; for files whose name does not tell."""
+        return self.patchy and self.zero_fraction >= 0.2
 
     @property
     def looks_like_ct(self) -> bool:
@@ -155,15 +188,14 @@ def modality_of_dicom(tag: str) -> str:
     return _DICOM.get(tag.strip().upper(), "OTHER")
 
 
-def guess_modality(stats: ValueStats, *names: str) -> str:
-    """CT by its values; otherwise what the names say, nearest name first.
+def guess_modality(stats: ValueStats, named: str) -> str:
+    """CT by its values; otherwise what the names say.
 
     A name that says CT counts only where values go below zero, since a CT rescaled to
     0..255 must not be windowed as Hounsfield units.
     """
     if stats.looks_like_ct:
         return "CT"
-    named = modality_of_name(*names)
     if named == "CT" and not (stats.low <= -50 and stats.high <= 40000):
         return "OTHER"
     return named

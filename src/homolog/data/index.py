@@ -1,0 +1,202 @@
+"""From folders, datasets, manifests and single files to cases that can be prepared.
+
+Every scan is inspected, an unsound one is put aside with its reason and the others go on.
+Files that do not claim to be scans are passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from homolog.data.case_source import (
+    Candidate,
+    CaseSource,
+    Found,
+    Rejected,
+    ScanIndex,
+)
+from homolog.data.inspect import Inspection, inspect_scan, label_problems
+from homolog.data.label_naming import name_of_mask, names_beside
+from homolog.data.label_words import bare_name
+from homolog.data.problems import Problem
+from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.sources import find_cases
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, Progress, Request
+
+Peek = Callable[[Path], Inspection]
+
+__all__ = ["CaseSource", "Rejected", "ScanIndex", "index_sources"]
+
+
+def index_sources(
+    sources: Sequence[Path | str],
+    labels: Sequence[Path | str] = (),
+    *,
+    modality: str | None = None,
+) -> Job[ScanIndex]:
+    """Find the scans of all sources, inspect each, and bring labels to them.
+
+    Args:
+        sources: Folders of scans, nnU-Net or Decathlon datasets, DICOM trees, CSV or
+            JSON manifests, single files; several at once.
+        labels: Label files, or folders of them, for scans of the same name.
+        modality: Overrides what headers, names and values say.
+
+    Yields:
+        Progress, one per scan, and a Note for what the user should know.
+
+    Returns:
+        The index; ``stopped`` is True when a STOP request ended it early.
+
+    Raises:
+        UnusableInput: A source does not exist, or a manifest cannot be read at all.
+    """
+    seen: dict[Path, Inspection] = {}
+
+    def peek(path: Path) -> Inspection:
+        if path not in seen:
+            seen[path] = inspect_scan(path)
+        return seen[path]
+
+    given = _given_labels([Path(p) for p in labels])
+    found = Found()
+    for source in sources:
+        yield Progress("look", 0, 0, str(source))
+        one = find_cases(Path(source), set(given.values()), peek)
+        found.candidates += one.candidates
+        found.rejected += one.rejected
+        found.notes += one.notes
+    candidates = _once(found)
+    candidates = _with_given(candidates, given, found)
+    cases: list[CaseSource] = []
+    by_content: dict[str, Candidate] = {}
+    ids: set[str] = set()
+    stopped = False
+    for number, candidate in enumerate(candidates):
+        request = yield Progress("inspect", number, len(candidates), candidate.name)
+        if request is Request.STOP:
+            stopped = True
+            break
+        inspection = _inspect(candidate, peek)
+        reason = inspection.reason or _twin(inspection, by_content)
+        if reason is not None:
+            where = str(candidate.image)
+            found.rejected.append(Rejected(where, reason.text, reason.code))
+            continue
+        by_content[inspection.content] = candidate
+        cases.append(_case(candidate, inspection, ids, modality, peek))
+    yield Progress("inspect", len(candidates), len(candidates))
+    for note in found.notes:
+        yield Note(note)
+    return ScanIndex(tuple(cases), tuple(found.rejected), tuple(found.notes), stopped)
+
+
+def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
+    """Bare name -> label file."""
+    given: dict[str, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise UnusableInput(f"{path}: no such label file or folder.")
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and is_known_suffix(file) and file.name[0] != ".":
+                given.setdefault(bare_name(scan_stem(file)), file)
+    return given
+
+
+def _once(found: Found) -> list[Candidate]:
+    """Each file once, though sources may overlap; the first mention counts."""
+    known: dict[Path, Candidate] = {}
+    for candidate in found.candidates:
+        known.setdefault(candidate.image.resolve(), candidate)
+    twice = len(found.candidates) - len(known)
+    if twice:
+        found.notes.append(f"{twice} scans came up in several sources; taken once.")
+    return list(known.values())
+
+
+def _with_given(
+    candidates: list[Candidate], given: dict[str, Path], found: Found
+) -> list[Candidate]:
+    if not given:
+        return candidates
+    result = []
+    used = set()
+    for candidate in candidates:
+        names = (bare_name(scan_stem(candidate.image)), bare_name(candidate.name))
+        label = next((given[n] for n in names if n in given), None)
+        if label is not None:
+            used.add(label)
+            candidate = replace(candidate, label=label)
+        result.append(candidate)
+    unused = len(set(given.values()) - used)
+    if unused:
+        found.notes.append(f"{unused} label files given have no scan of their name.")
+    return result
+
+
+def _inspect(candidate: Candidate, peek: Peek) -> Inspection:
+    inspection = peek(candidate.image)
+    if candidate.label is None or inspection.header is None or not inspection.usable:
+        return inspection
+    found = label_problems(inspection.header, peek(candidate.label))
+    return replace(inspection, problems=(*found, *inspection.problems))
+
+
+def _twin(inspection: Inspection, by_content: dict[str, Candidate]) -> Problem | None:
+    first = by_content.get(inspection.content)
+    if first is None:
+        return None
+    return Problem("duplicate", f"the same content as {first.image}.")
+
+
+def _case(
+    candidate: Candidate,
+    inspection: Inspection,
+    ids: set[str],
+    modality: str | None,
+    peek: Peek,
+) -> CaseSource:
+    header, label = inspection.header, candidate.label
+    assert header is not None  # usable inspections have one
+    case_id = _unique(candidate, ids)
+    names = candidate.label_names
+    if label is not None and not names:
+        stats = peek(label).stats
+        names = names_beside(label) or name_of_mask(label, candidate.image, stats)
+    tagged = str(header.meta.get("subject", ""))
+    return CaseSource(
+        id=case_id,
+        image=candidate.image,
+        label=label,
+        modality=modality or candidate.modality or inspection.modality,
+        subject=candidate.subject or tagged or candidate.folder_subject or case_id,
+        split=candidate.split,
+        target=candidate.target,
+        boxes=candidate.boxes,
+        label_names=names,
+    )
+
+
+def _unique(candidate: Candidate, ids: set[str]) -> str:
+    """A folder name made of the relative path; the root's name or a hash parts equals."""
+    plain = _clean(candidate.name) or "case"
+    digest = hashlib.sha256(f"{candidate.root.name}/{candidate.name}".encode())
+    rooted = f"{_clean(candidate.root.name)}__{plain}"
+    choices = [plain, rooted, f"{plain}-{digest.hexdigest()[:8]}"]
+    choices += [f"{plain}-{n}" for n in range(2, len(ids) + 3)]
+    chosen = next(c for c in choices if c.lower() not in ids)  # disks may ignore case
+    ids.add(chosen.lower())
+    return chosen
+
+
+def _clean(name: str) -> str:
+    joined = "__".join(
+        part for part in Path(name).parts if part not in ("/", ".", "..")
+    )
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", joined).strip("._")[:120]
