@@ -1,0 +1,113 @@
+"""ResUNet: a residual convolutional encoder of MONAI's blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+from monai.networks.blocks.dynunet_block import UnetResBlock
+from torch import Tensor, nn
+
+from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.config import ConfigError, option
+from homolog.convolution import guard_convolutions
+from homolog.geometry.affine import Index
+
+Steps = tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class ResUNetConfig(BackboneConfig):
+    """Defaults train at the speed of MONAI's plain UNet on two CPU cores."""
+
+    channels: tuple[int, ...] = option(
+        (32, 64, 128, 256), "channels of each stage, fine to coarse", minimum=1
+    )
+    steps: tuple[tuple[int, int, int], ...] = option(
+        (), "stride of each stage (z, y, x); empty means 2 everywhere", advanced=True
+    )
+    blocks: int = option(1, "residual blocks per stage", minimum=1, maximum=8)
+
+
+class ResUNet(Backbone):
+    """Residual stages, each halving the map: the encoder of a residual U-Net.
+
+    One map per stage. There is no map of stride 1: convolutions at full resolution
+    would take most of the time of a training step, and the residual decoder
+    (homolog.nn.decoders) looks at the image itself there. A stage is UnetResBlocks (two
+    3^3 convolutions, instance norm, leaky ReLU, a skip), the first with the stride. A
+    thick-slice scan takes ``steps=((1, 2, 2), (2, 2, 2), ...)``: where the step of an
+    axis is 1 and the axis has not been halved before, the kernel is 1 along it.
+
+    Source: Isensee et al., nnU-Net Revisited, MICCAI 2024 (residual encoder); MONAI
+    1.6.1, networks/blocks/dynunet_block.py.
+    Differs from nnU-Net: starts at stride 2.
+    """
+
+    Config = ResUNetConfig
+    title = "Residual U-Net encoder"
+
+    def __init__(self, config: ResUNetConfig) -> None:
+        super().__init__(config)
+        steps = _steps(config)
+        self.channels = config.channels
+        strides: list[Index] = []
+        stages = []
+        so_far: Index = (1, 1, 1)
+        inside = config.in_channels
+        for outside, step in zip(config.channels, steps, strict=True):
+            so_far = cast(
+                "Index", tuple(a * b for a, b in zip(so_far, step, strict=True))
+            )
+            stages.append(_stage(inside, outside, step, so_far, config.blocks))
+            strides.append(so_far)
+            inside = outside
+        self.stages = nn.ModuleList(stages)
+        self.strides = tuple(strides)
+        self.size_divisor = so_far
+        guard_convolutions(self)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, D, H, W) -> one map per stage, (B, E_i, d_i, h_i, w_i)."""
+        self.check_size(cast("Index", tuple(image.shape[-3:])))
+        maps = []
+        for stage in self.stages:
+            image = stage(image)
+            maps.append(image)
+        return tuple(maps)
+
+
+def _stage(
+    inside: int, outside: int, step: Index, stride: Index, blocks: int
+) -> nn.Module:
+    # an axis never halved has coarse voxels: nothing to gather along it yet
+    kernel = [1 if total == 1 and max(stride) > 1 else 3 for total in stride]
+    return nn.Sequential(
+        *(
+            UnetResBlock(
+                spatial_dims=3,
+                in_channels=inside if i == 0 else outside,
+                out_channels=outside,
+                kernel_size=kernel,
+                stride=step if i == 0 else 1,
+                norm_name=("instance", {"affine": True}),
+            )
+            for i in range(blocks)
+        )
+    )
+
+
+def _steps(config: ResUNetConfig) -> Steps:
+    steps = config.steps or ((2, 2, 2),) * len(config.channels)
+    if not config.channels:
+        raise ConfigError("channels must name at least one stage, got ().")
+    if len(steps) != len(config.channels):
+        raise ConfigError(
+            f"steps must give one stride for each of the {len(config.channels)} stages "
+            f"of channels {config.channels}, got {len(steps)}: {steps}."
+        )
+    wrong = [s for s in steps if any(n not in (1, 2, 3) for n in s)]
+    if wrong or math.prod(math.prod(s) for s in steps) == 1:
+        raise ConfigError(f"steps must be 1, 2 or 3, and not all 1, got {steps}.")
+    return steps
