@@ -27,6 +27,8 @@ def dense_options(function: F) -> F:
         click.option("--strides", default=None, metavar="S,S...",
                      help="Join the feature maps of these strides, e.g. 2,8.  "
                           "[default: what the model says]"),
+        click.option("--backbone", default=None, metavar="NAME",
+                     help="Network of a weight file that does not say it."),
         click.option("--encoder", required=True, metavar="RUN",
                      type=click.Path(path_type=Path),
                      help="A pretraining run, a model folder or a weight file."),
@@ -36,12 +38,17 @@ def dense_options(function: F) -> F:
 
 
 def open_encoder(
-    source: Path, strides: str | None, window: str | None, overlap: float, device: str
+    source: Path,
+    strides: str | None,
+    window: str | None,
+    overlap: float,
+    device: str,
+    backbone: str | None = None,
 ) -> DenseEncoder:
     """The encoder behind ``--encoder``, ready to embed."""
-    from homolog.checkpoint import load_encoder
     from homolog.config import check
     from homolog.distributed import choose_device
+    from homolog.model_files import load_encoder
     from homolog.tasks._dense import DenseEncoder, EmbedConfig
 
     config = EmbedConfig(
@@ -50,10 +57,8 @@ def open_encoder(
         overlap=overlap,
     )
     check(config)
-    loaded = load_encoder(source)
-    return DenseEncoder.of(
-        loaded.backbone, loaded.card, loaded.encoder_id, config, choose_device(device)
-    )
+    loaded = load_encoder(source, backbone)
+    return DenseEncoder.of(loaded, config, choose_device(device))
 
 
 def features_of(

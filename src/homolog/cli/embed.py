@@ -44,6 +44,7 @@ def command(
     out: Path,
     pca: bool,
     encoder: Path,
+    backbone: str | None,
     strides: str | None,
     window: str | None,
     overlap: float,
@@ -54,11 +55,11 @@ def command(
     """Dense feature maps of scans, memory-mapped, with their place in the world.
 
     Each SCAN gives NAME.HASHES.features.npy, an array (z, y, x, feature) of float16
-    unit vectors, and the card NAME.HASHES.features.json with affine, stride and encoder.
+    unit vectors, and NAME.HASHES.features.json with affine, stride and encoder.
     """
     for path in scans:
         existing(path)
-    dense = open_encoder(encoder, strides, window, overlap, device)
+    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
     result = run(_embed(scans, out, dense, pca))
     lines = [
         f"{entry['scan']}: {' x '.join(map(str, entry['shape']))} cells of "

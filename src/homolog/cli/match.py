@@ -49,6 +49,7 @@ def command(
     out: Path,
     features: Path | None,
     encoder: Path,
+    backbone: str | None,
     strides: str | None,
     window: str | None,
     overlap: float,
@@ -65,7 +66,7 @@ def command(
     from homolog.data.points_io import read_points
 
     wanted = read_points(existing(points))
-    dense = open_encoder(encoder, strides, window, overlap, device)
+    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
     result = run(_match(existing(scan), existing(other), wanted, dense, out, features))
     lines = [
         f"{row['name']}: {row['z_mm']:.1f}, {row['y_mm']:.1f}, {row['x_mm']:.1f} mm, "

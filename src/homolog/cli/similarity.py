@@ -58,6 +58,7 @@ def command(
     out: Path,
     features: Path | None,
     encoder: Path,
+    backbone: str | None,
     strides: str | None,
     window: str | None,
     overlap: float,
@@ -77,7 +78,7 @@ def command(
     source = read_scan(existing(scan))
     target = source if other is None else read_scan(existing(other))
     mm = point_in_scan(source, scan, place, voxel=voxel)
-    dense = open_encoder(encoder, strides, window, overlap, device)
+    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
     paths = (scan, scan if other is None else other)
     result = run(_similarity((source, target), paths, mm, dense, out, features))
     match = result["match"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from homolog.data.preprocess import Prepared, Preprocessing
 from homolog.events import Job
 from homolog.geometry.affine import Affine, Index
 from homolog.methods._base import Embedder
+from homolog.model_files import LoadedEncoder, load_embedder
 from homolog.tasks._embed import Scan, feature_grid, feature_rows, slide, unit_of
 from homolog.tasks._join import join_features
 from homolog.training.precision import resolve_precision
@@ -88,35 +90,27 @@ class DenseEncoder:
 
     @classmethod
     def of(
-        cls,
-        backbone: Any,
-        card: Mapping[str, Any],
-        encoder_id: str,
-        config: EmbedConfig,
-        device: torch.device,
+        cls, loaded: LoadedEncoder, config: EmbedConfig, device: torch.device
     ) -> DenseEncoder:
-        """From a loaded encoder and its card (``model.json``).
+        """From a loaded encoder: its own embedder, or maps of the strides asked for.
 
         Raises:
             ValueError: The backbone has no map of a stride asked for.
         """
+        backbone, card = loaded.backbone, loaded.card
         if config.strides:
             maps = {f"stride_{s}": backbone.map_of_stride(s) for s in config.strides}
+            embedder = Embedder(backbone, maps)
         else:
-            maps = {str(n): int(i) for n, i in card["embedding"]["maps"].items()}
-        # The finest map comes first; its grid is that of the result.
-        finest_first = sorted(maps.items(), key=lambda item: backbone.strides[item[1]])
-        embedder = Embedder(backbone, dict(finest_first)).to(device).eval()
-        if backbone.spatial_dims == 2:
-            default: Index = (1, *_WINDOW[1:])
-        else:
-            default = _WINDOW
+            embedder = load_embedder(loaded)
+        embedder = _finest_first(embedder).to(device).eval()
+        default = _WINDOW if backbone.spatial_dims == 3 else (1, *_WINDOW[1:])
         z, y, x = config.window or card.get("window") or default
         return cls(
             embedder,
             from_dict(Preprocessing, card.get("preprocessing", {}), where="model.json"),
             (int(z), int(y), int(x)),
-            encoder_id,
+            loaded.encoder_id,
             config,
             device,
         )
@@ -126,21 +120,32 @@ class DenseEncoder:
         """Voxels per cell of each joined map, finest first."""
         return [self.embedder.stride(name) for name in self.embedder.maps]
 
-    @property
+    @functools.cached_property
     def sizes(self) -> list[int]:
-        """Length of each joined feature."""
-        backbone = self.embedder.backbone
-        return [int(backbone.channels[i]) for i in self.embedder.maps.values()]
+        """Length of each joined feature, found by embedding one empty window."""
+        channels = int(getattr(self.embedder.backbone.config, "in_channels", 1))
+        empty = torch.zeros((1, channels, *unit_of(self.embedder)), device=self.device)
+        with torch.inference_mode():
+            maps = self.embedder(empty)
+        return [int(maps[name].shape[1]) for name in self.embedder.maps]
 
     @property
     def key(self) -> str:
         """Changes with anything but the scan that the features depend on."""
         config = dataclasses.replace(self.config, batch_size=1, strides=())
         maps = sorted(self.embedder.maps.values())
+        heads = {n: v.sum().item() for n, v in self.embedder.heads.state_dict().items()}
         return config_hash(
-            _VERSION, self.encoder_id, maps, list(self.window),
+            _VERSION, self.encoder_id, maps, heads, list(self.window),
             to_dict(config), to_dict(self.preprocessing),
         )  # fmt: skip
+
+
+def _finest_first(embedder: Embedder) -> Embedder:
+    """The same features ordered by stride: the grid of the first is that of all."""
+    names = sorted(embedder.maps, key=embedder.stride)
+    maps = {name: embedder.maps[name] for name in names}
+    return Embedder(embedder.backbone, maps, dict(embedder.heads))
 
 
 def scan_of(prepared: Prepared, name: str) -> Scan:
