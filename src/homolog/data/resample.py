@@ -18,6 +18,15 @@ _BLOCK = 32
 _SAME = 1e-3
 
 
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """Rows of a resampling matrix and the range of input they read."""
+
+    rows: slice
+    given: slice
+    matrix: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Regrid:
     """How a grid is laid over another one with the same centre and the same axes.
@@ -84,7 +93,8 @@ def resample(data: NDArray[Any], grid: Regrid) -> NDArray[np.float32]:
     """Values on the new grid: cubic convolution, widened against aliasing.
 
     Shrinking averages over what a new voxel covers; the result stays in the range of
-    the input. The axis which shrinks most goes first, so the rest has less to do.
+    the input. Slices are resampled one by one, while they lie in the processor's cache
+    (the input is never copied as a whole), then the slice axis.
 
     Args:
         data: (C, D, H, W) real numbers.
@@ -95,16 +105,23 @@ def resample(data: NDArray[Any], grid: Regrid) -> NDArray[np.float32]:
 
     Source: Keys, IEEE TASSP 1981 (a = -0.5); widening as in Pillow and torch.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    values = np.ascontiguousarray(data, dtype=np.float32)
-    low, high = float(values.min()), float(values.max())
-    changed = [axis for axis in range(3) if grid.step[axis] != 1.0]
+    bands = [_bands(grid, axis) for axis in range(3)]
+    channels, depth = data.shape[:2]
+    slices = np.empty((channels, depth, *grid.shape[1:]), np.float32)
     # The products are small: BLAS threads gain little and, on a busy machine, spin.
     with threadpool_limits(1, user_api="blas"):
-        for axis in sorted(changed, key=lambda a: grid.shape[a] / grid.source[a]):
-            values = _along(values, axis + 1, _weights(grid, axis))
-    return np.clip(values, low, high, out=values)
+        for channel in range(channels):
+            for z in range(depth):
+                plane = np.ascontiguousarray(data[channel, z], dtype=np.float32)
+                rows = _multiply(bands[1], plane)
+                slices[channel, z] = _multiply(bands[2], rows.T).T
+        flat = slices.reshape(channels, depth, -1)
+        result = np.stack([_multiply(bands[0], volume) for volume in flat])
+    low, high = float(data.min()), float(data.max())
+    np.clip(result, low, high, out=result)
+    return result.reshape(channels, *grid.shape)
 
 
 def nearest(data: NDArray[Any], positions: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -127,35 +144,38 @@ def nearest(data: NDArray[Any], positions: Sequence[NDArray[Any]]) -> NDArray[An
     return result
 
 
-def _weights(grid: Regrid, axis: int) -> NDArray[np.float32]:
-    """Dense (new, given) matrix of one axis; rows sum to 1 and are narrow bands."""
+def _bands(grid: Regrid, axis: int) -> list[_Band] | None:
+    """The resampling matrix of one axis as blocks of rows; None changes nothing.
+
+    Each row sums to 1 and reaches only a few voxels, so a block of rows needs only a
+    narrow range of the input.
+    """
+    if grid.step[axis] == 1.0:
+        return None
     width = max(1.0, grid.step[axis])
     centres = grid.positions(axis)[:, None]
     distance = np.abs(np.arange(grid.source[axis])[None, :] - centres) / width
     near = (1.5 * distance - 2.5) * distance**2 + 1.0
     far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
     weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
-    total = weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights / total, dtype=np.float32)
-
-
-def _along(
-    data: NDArray[np.float32], axis: int, weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Multiply one axis by a banded matrix, block by block of its rows."""
-    new, given = weights.shape
-    before = int(np.prod(data.shape[:axis]))
-    after = int(np.prod(data.shape[axis + 1 :]))
-    result = np.empty((*data.shape[:axis], new, *data.shape[axis + 1 :]), np.float32)
-    for first in range(0, new, _BLOCK):
-        rows = slice(first, min(first + _BLOCK, new))
+    weights /= weights.sum(axis=1, keepdims=True)
+    bands = []
+    for first in range(0, len(weights), _BLOCK):
+        rows = slice(first, min(first + _BLOCK, len(weights)))
         used = np.flatnonzero(weights[rows].any(axis=0))
-        band = slice(int(used[0]), int(used[-1]) + 1)
-        matrix = np.ascontiguousarray(weights[rows, band])
-        if after == 1:
-            flat, out = data.reshape(before, given), result.reshape(before, new)
-            out[:, rows] = flat[:, band] @ matrix.T
-        else:
-            block = data.reshape(before, given, after)[:, band]
-            result.reshape(before, new, after)[:, rows] = np.matmul(matrix, block)
+        given = slice(int(used[0]), int(used[-1]) + 1)
+        matrix = np.ascontiguousarray(weights[rows, given], dtype=np.float32)
+        bands.append(_Band(rows, given, matrix))
+    return bands
+
+
+def _multiply(
+    bands: list[_Band] | None, data: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Resample the first axis of a matrix (given, n) -> (new, n)."""
+    if bands is None:
+        return data
+    result = np.empty((bands[-1].rows.stop, data.shape[1]), np.float32)
+    for band in bands:
+        np.matmul(band.matrix, data[band.given], out=result[band.rows])
     return result
