@@ -1,0 +1,235 @@
+"""The pretraining job: build, train, save the encoder with its card."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homolog.config import from_dict, to_dict
+from homolog.data.store import Store
+from homolog.distributed import choose_device, world
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, Saved, Stopped
+from homolog.feed import CaseRef, Feed
+from homolog.methods._base import Embedder, Method
+from homolog.model_files import encoder_id, save_model
+from homolog.model_files.tensor_files import write_json
+from homolog.pretrain.cases import chosen_cases, padding_note
+from homolog.pretrain.settings import PretrainConfig, build_method, resolve
+from homolog.training import TrainingResult, train
+
+
+def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """Pretrain an encoder; resumes by itself where ``folder`` holds a checkpoint.
+
+    A stopped pretraining saves its encoder too, so that what was learnt can be used.
+
+    Args:
+        config: As returned by ``resolve``; or, from a process without torch, the
+            arguments of ``resolve`` by name, ``settings`` among them.
+        folder: The run; gets ``checkpoints/``, ``metrics.csv`` and ``model/``.
+
+    Returns:
+        Summary, JSON types: ``model``, ``encoder_id``, ``steps``, ``losses`` and more.
+    """
+    settings = _settings(config, folder)
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    stores = [Store.open(path) for path in settings.stores]
+    _check_unchanged(settings, stores)
+    cases = chosen_cases(stores, settings.without_splits)
+    method = build_method(settings)
+    for sentence in (*settings.notes, *_opening(settings, method, stores, cases)):
+        yield Note(sentence)
+    here = world()
+    feed = Feed(
+        cases,
+        method.views(),
+        batch_size=settings.training.batch_size,
+        seed=settings.seed,
+        balance=settings.balance,
+        rank=here.rank,
+        world_size=here.size,
+        threads=settings.feed_threads,
+    )
+    training = train(
+        method, feed, settings.training,
+        folder=folder, device=device, seed=settings.seed,
+    )  # fmt: skip
+    result = yield from _without_last_word(training)
+    summary = _summary(settings, cases, result)
+    if here.is_first and result.steps:
+        path = _save(folder / "model", settings, method, stores, cases, result)
+        summary |= {"model": str(path), "encoder_id": encoder_id(method.encoder())}
+        yield Saved(str(path), "encoder")
+    if result.stopped:
+        yield Stopped(result.steps)
+    return summary
+
+
+def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
+    """Resolve a request once; a resumed run takes the answer of the first time."""
+    if "settings" in config:
+        path = folder / "resolved.json"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            resolved = resolve(**config)
+            if world().is_first:
+                write_json(path, resolved)
+            config = resolved
+        else:
+            config = json.loads(path.read_text())
+    return from_dict(PretrainConfig, config, where="pretrain")
+
+
+def _without_last_word(training: Job[TrainingResult]) -> Job[TrainingResult]:
+    """Pass events and requests on, but keep Stopped: the model is saved before it."""
+    request = None
+    while True:
+        try:
+            event = training.send(request)
+        except StopIteration as end:
+            result: TrainingResult = end.value
+            return result
+        request = None if isinstance(event, Stopped) else (yield event)
+
+
+def _check_unchanged(settings: PretrainConfig, stores: Sequence[Store]) -> None:
+    for store, told in zip(stores, settings.store_hashes, strict=False):
+        if store.hash != told:
+            raise UnusableInput(
+                f"the store {store.path} changed since this run began (hash {told}, "
+                f"now {store.hash}); start a new run, or prepare it as it was."
+            )
+
+
+def _opening(
+    settings: PretrainConfig,
+    method: Method,
+    stores: Sequence[Store],
+    cases: Sequence[CaseRef],
+) -> list[str]:
+    weights = sum(p.numel() for p in method.encoder().parameters())
+    kinds = Counter(case.card.modality for case in cases)
+    sentences = [
+        f"{settings.method} on {settings.backbone['name']} ({weights / 1e6:.2f} M "
+        f"weights), {len(cases)} scans "
+        f"({', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}), "
+        f"recipe {settings.recipe}."
+    ]
+    if note := padding_note(method.views(), cases):
+        sentences.append(note)
+    if len({str(to_dict(store.preprocessing)) for store in stores}) > 1:
+        sentences.append(
+            "the stores were prepared with different settings; the model will prepare "
+            f"new scans as {stores[0].path} does."
+        )
+    return sentences
+
+
+def _save(
+    folder: Path,
+    settings: PretrainConfig,
+    method: Method,
+    stores: Sequence[Store],
+    cases: Sequence[CaseRef],
+    result: TrainingResult,
+) -> Path:
+    embedder = method.embedder()
+    card = {
+        "kind": "encoder",
+        "method": settings.method,
+        "method_config": settings.method_config,
+        "title": method.title,
+        "paper": method.paper,
+        "uses_labels": method.uses_labels,
+        "deviations": deviations(type(method)),
+        "backbone": {
+            "name": settings.backbone["name"],
+            "config": to_dict(method.encoder().config),
+        },
+        "embedding": embedding_card(embedder),
+        **_data_card(stores, cases),
+        "window": list(next(iter(method.views().values())).size),
+        "recipe": settings.recipe,
+        "started_from": settings.encoder or "random weights",
+        "training": to_dict(settings.training),
+        "seed": settings.seed,
+        "steps": result.steps,
+        "complete": not result.stopped,
+        "precision": result.precision,
+        "losses": dict(result.losses),
+        "monitors": dict(result.monitors),
+        "licence": "code Apache-2.0; weights as the licence of the training data",
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    heads = embedder.heads.state_dict()
+    extra = {"embedder": heads} if heads else None
+    return save_model(folder, method.encoder().state_dict(), card, "encoder", extra)
+
+
+def embedding_card(embedder: Embedder) -> dict[str, Any]:
+    """How dense features are made: map and stride per feature, and which have heads."""
+    strides = {name: list(embedder.stride(name)) for name in embedder.maps}
+    first = next(iter(embedder.maps))
+    return {
+        "maps": dict(embedder.maps),
+        "strides": strides,
+        "stride": strides[first],
+        "heads": list(embedder.heads),
+    }
+
+
+def _data_card(stores: Sequence[Store], cases: Sequence[CaseRef]) -> dict[str, Any]:
+    first = stores[0]
+    spacings = sorted({case.card.spacing_mm for case in cases})
+    names: dict[str, str] = {}
+    for store in stores:
+        names |= {str(value): name for value, name in store.label_names.items()}
+    return {
+        "preprocessing": to_dict(first.preprocessing),
+        "spacing_mm": [list(s) for s in (spacings[0], spacings[-1])],
+        "axes": "z, y, x of LPS",
+        "modalities": dict(Counter(case.card.modality for case in cases)),
+        "cases": len(cases),
+        "label_names": names,
+        "store_hash": first.hash,
+        "store_hashes": [store.hash for store in stores],
+        "trained_on": sorted(case.card.source_hash for case in cases),
+    }
+
+
+def _summary(
+    settings: PretrainConfig, cases: Sequence[CaseRef], result: TrainingResult
+) -> dict[str, Any]:
+    return {
+        "method": settings.method,
+        "backbone": settings.backbone["name"],
+        "recipe": settings.recipe,
+        "seed": settings.seed,
+        "cases": len(cases),
+        "steps": result.steps,
+        "total_steps": result.total_steps,
+        "stopped": result.stopped,
+        "losses": dict(result.losses),
+        "monitors": dict(result.monitors),
+        "bad_steps": result.bad_steps,
+        "batch_size": result.batch_size,
+        "accumulate": result.accumulate,
+        "precision": result.precision,
+        "seconds_per_step": result.seconds_per_step,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }
+
+
+def deviations(method: type) -> str:
+    """The docstring's ``Differs from the paper:`` paragraph on one line, or empty."""
+    _, mark, rest = (method.__doc__ or "").partition("Differs from the paper:")
+    return " ".join(rest.split("\n\n")[0].split()) if mark else ""
