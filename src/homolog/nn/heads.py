@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 
+from homolog.geometry.affine import Index
 from homolog.losses.similarity import unit
 
 
@@ -94,3 +96,78 @@ class DenseDecoder(nn.Module):
             )
         decoded: Tensor = self.output(self.mix(total))
         return decoded
+
+
+class TokenDecoder(nn.Module):
+    """A small transformer from visible tokens to a vector for every patch.
+
+    Args:
+        in_features: Size of the encoder's tokens.
+        grid: Patches (d, h, w) of the whole crop.
+        hidden: Width inside; the number of heads is the largest that divides it.
+        layers: Transformer blocks.
+        out_features: Values per patch.
+
+    Source: He et al., CVPR 2022 (MAE), section 3.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        grid: Index,
+        hidden: int,
+        layers: int,
+        out_features: int,
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Linear(in_features, hidden)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, hidden))
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.places: Tensor
+        self.register_buffer("places", sine_places(grid, hidden), persistent=False)
+        heads = next(h for h in (16, 12, 8, 6, 4, 3, 2, 1) if hidden % h == 0)
+        block = nn.TransformerEncoderLayer(
+            hidden,
+            heads,
+            4 * hidden,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(
+            block, layers, norm=nn.LayerNorm(hidden), enable_nested_tensor=False
+        )
+        self.output = nn.Linear(hidden, out_features)
+
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Tokens (B, n, E) at patches ``visible`` (B, n) -> (B, N, out)."""
+        entered = self.enter(tokens)
+        batch, _, hidden = entered.shape
+        count = self.places.shape[0]
+        full = self.mask_token.to(entered.dtype).expand(batch, count, hidden)
+        index = visible[:, :, None].expand(-1, -1, hidden)
+        full = full.scatter(1, index, entered) + self.places.to(entered.dtype)
+        decoded: Tensor = self.output(self.blocks(full))
+        return decoded
+
+
+def sine_places(grid: Index, dim: int) -> Tensor:
+    """Fixed position vectors of a grid, (N, dim), x fastest.
+
+    Each axis gets a third of the features: sines and cosines of its index at
+    geometrically growing wavelengths; features left over are 0.
+
+    Source: Vaswani et al., NeurIPS 2017, per axis.
+    """
+    waves = dim // 6
+    rate = 10_000.0 ** (-torch.arange(waves) / max(waves, 1))
+    places = torch.zeros(*grid, dim)
+    for axis, count in enumerate(grid):
+        angle = torch.arange(count)[:, None] * rate
+        shape = [1, 1, 1, 2 * waves]
+        shape[axis] = count
+        part = torch.cat([angle.sin(), angle.cos()], 1).reshape(shape)
+        places[..., 2 * waves * axis : 2 * waves * (axis + 1)] = part
+    return places.reshape(-1, dim)
