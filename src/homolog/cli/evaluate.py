@@ -1,0 +1,127 @@
+"""``homolog evaluate``: how good is a model, or a folder of labels?"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homolog.cli._options import common, show
+
+
+@click.command("evaluate", short_help="Dice, NSD and HD95 per case and label.")
+@click.argument("source", metavar="STORE|PRED_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="A finetune run; scores it on STORE.",
+)
+@click.option(
+    "--labels",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="True labels; scores the files of PRED_DIR against those of the same names.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default="test",
+    show_default=True,
+    help="Cases of STORE.",
+)
+@click.option(
+    "--tolerance",
+    "tolerance_mm",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Distance in mm that the NSD forgives.",
+)
+@click.option(
+    "--flips",
+    default="",
+    metavar="AXES",
+    help="Average over mirrorings along these axes, e.g. x or zyx.",
+)
+@click.option(
+    "--out",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Gets metrics.csv and metrics.json.  [default: RUN/evaluation/SPLIT, or "
+    "PRED_DIR/evaluation]",
+)
+@common
+def command(
+    source: Path,
+    model: Path | None,
+    labels: Path | None,
+    split: str,
+    tolerance_mm: float,
+    flips: str,
+    out: Path | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Dice, surface Dice (NSD) and HD95 in mm, per case and label.
+
+    \b
+    homolog evaluate --model runs/seg store
+    homolog evaluate predictions --labels labelsTs
+
+    A label that neither map has is left out; one that only one has counts as Dice 0,
+    NSD 0 and the scan's diagonal. A case's value is the mean over its labels.
+    """  # noqa: D301 - click reads the backspace
+    from homolog.cli._follow import follow
+    from homolog.errors import JobError
+    from homolog.events import Finished
+    from homolog.tasks._evaluate import evaluate_folder, table_lines, write_tables
+
+    if (model is None) == (labels is None):
+        raise click.UsageError("give either --model RUN or --labels DIR.")
+    if labels is not None:
+        job = evaluate_folder(source, labels, tolerance_mm=tolerance_mm)
+        out = out or source / "evaluation"
+    else:
+        assert model is not None
+        job = _store_job(source, model, split, tolerance_mm, flips, device)
+        out = out or (model if model.is_dir() else model.parent) / "evaluation" / split
+    last = follow(_with_result(job))
+    if not isinstance(last, Finished):
+        raise JobError("evaluation did not come to its end.")
+    result = last.result
+    if result["stopped"]:
+        return 130
+    csv_path, json_path = write_tables(result, out)
+    result |= {"csv": str(csv_path), "json": str(json_path)}
+    show(result, as_json, [*table_lines(result), f"written to {csv_path}"])
+    return 0
+
+
+def _store_job(
+    source: Path, model: Path, split: str, tolerance_mm: float, flips: str, device: str
+) -> Generator[Any, Any, dict[str, Any]]:
+    from homolog.cli.predict import mirrored_axes
+    from homolog.data.store import Store
+    from homolog.distributed import choose_device
+    from homolog.tasks._evaluate import evaluate_store
+    from homolog.tasks._trained import open_trained
+
+    store = Store.open(source)
+    task, trained = open_trained(model, choose_device(device))
+    options = {"tolerance_mm": tolerance_mm, "flips": mirrored_axes(flips)}
+    return evaluate_store(task, trained, store, split, options)
+
+
+def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:
+    """The job's events, and its result as the last of them."""
+    from homolog.events import Finished
+
+    result = yield from job
+    yield Finished(result)

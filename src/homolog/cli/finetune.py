@@ -1,0 +1,152 @@
+"""``homolog finetune``: labelled cases and an encoder -> a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homolog.cli._options import common
+
+
+@click.command("finetune", short_help="Learn a task from labelled cases.")
+@click.argument("task")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--encoder",
+    required=True,
+    metavar="RUN|FILE|scratch",
+    help="A pretraining run, a weight file, or 'scratch' for random weights.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Folder of the run; its model/ can predict.",
+)
+@click.option(
+    "--backbone",
+    default=None,
+    metavar="B",
+    help="Network to train from scratch, or that a foreign weight file holds.",
+)
+@click.option(
+    "--recipe",
+    default=None,
+    metavar="R",
+    help="Settings to start from: cpu or gpu.  [default: as the device]",
+)
+@click.option("--steps", type=click.IntRange(1), default=None, help="Optimiser steps.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Time instead of steps, validations included.",
+)
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the labelled training subjects used.",
+)
+@click.option(
+    "--fold", default=None, metavar="I/K", help="Hold out the i-th of k parts."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting: training.KEY, backbone.KEY, or KEY of the task. May be repeated.",
+)
+@click.option(
+    "--background",
+    is_flag=True,
+    help="Return at once; follow with: homolog runs follow",
+)
+@common
+def command(
+    task: str,
+    store: Path,
+    encoder: str,
+    out: Path,
+    backbone: str | None,
+    recipe: str | None,
+    steps: int | None,
+    minutes: float | None,
+    fraction: float,
+    fold: str | None,
+    assignments: tuple[str, ...],
+    background: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Learn TASK (segment) from the labelled cases of STORE.
+
+    The best weights on the store's validation cases are kept. The test split is never
+    looked at; see homolog evaluate.
+
+    \b
+    homolog finetune segment store --encoder runs/pre --out runs/seg --minutes 10
+    homolog finetune segment store --encoder scratch --backbone swin --out runs/swin
+    homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
+        --set training.learning_rate=5e-4 --set freeze=0.2 --out runs/few
+    """  # noqa: D301 - click reads the backspace
+    from homolog.cli._run import run_in_folder
+    from homolog.config import to_dict
+    from homolog.distributed import choose_device
+    from homolog.tasks._finetune import check_store, resolve
+
+    own, training, network = sort_settings(assignments)
+    if steps is not None:
+        training |= {"steps": steps, "minutes": 0.0}
+    if minutes is not None:
+        training["minutes"] = minutes
+    if backbone is not None:
+        network["name"] = backbone
+    if recipe is None:
+        recipe = "gpu" if choose_device(device).type == "cuda" else "cpu"
+    if encoder != "scratch":
+        encoder = str(Path(encoder).resolve())
+    check_store(str(store))
+    config = {
+        "task": task,
+        "store": str(store.resolve()),
+        "encoder": encoder,
+        "recipe": recipe,
+        "fraction": fraction,
+        "fold": fold,
+        "seed": seed,
+        "device": device,
+        "backbone": network,
+        "task_config": own,
+        "training": training,
+    }
+    return run_in_folder(
+        kind="finetune",
+        config=to_dict(resolve(config)),
+        out=out,
+        as_json=as_json,
+        background=background,
+    )
+
+
+def sort_settings(
+    assignments: tuple[str, ...],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """``--set`` values -> settings of the task, the training and the backbone."""
+    from homolog.config import ConfigError, parse_assignments
+
+    own = parse_assignments(assignments)
+    own |= own.pop("task", {})
+    parts = []
+    for name in ("training", "backbone"):
+        part = own.pop(name, {})
+        if not isinstance(part, dict):
+            raise ConfigError(f"--set {name}.KEY=VALUE is meant, got {name}={part!r}.")
+        parts.append(part)
+    return own, parts[0], parts[1]

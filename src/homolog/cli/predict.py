@@ -1,0 +1,127 @@
+"""``homolog predict``: scans -> labels on each scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homolog.cli._options import common, show
+
+_AXES = {"z": 0, "y": 1, "x": 2}
+
+
+@click.command("predict", short_help="Label scans with a fine-tuned model.")
+@click.argument(
+    "scans",
+    nargs=-1,
+    required=True,
+    metavar="SCAN...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="A finetune run, or its model folder.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the results; each is named like its scan.",
+)
+@click.option(
+    "--flips",
+    default="",
+    metavar="AXES",
+    help="Average over mirrorings along these axes, e.g. x or zyx; slower by 2 each.",
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 0.9),
+    default=None,
+    help="Shared part of neighbouring windows.  [default: the model's]",
+)
+@click.option(
+    "--modality",
+    default=None,
+    metavar="M",
+    help="Take every scan for this modality, whatever its file says.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default=None,
+    help="Arithmetic of the network.  [default: fp32 on the CPU, auto on a GPU]",
+)
+@common
+def command(
+    scans: tuple[Path, ...],
+    model: Path,
+    out: Path,
+    flips: str,
+    overlap: float | None,
+    modality: str | None,
+    precision: str | None,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Label each SCAN (file, DICOM folder, or folder of scans) on its own grid.
+
+    Results have their scan's geometry and file name; a DICOM folder NAME gives
+    NAME.nii.gz. A scan that cannot be predicted does not stop the others.
+    """
+    from homolog.cli._follow import follow
+    from homolog.distributed import choose_device
+    from homolog.errors import JobError
+    from homolog.events import Finished
+    from homolog.tasks._predict import find_scans, predict_scans
+    from homolog.tasks._trained import open_trained
+
+    paths = find_scans(scans)
+    axes = mirrored_axes(flips)
+    task, trained = open_trained(model, choose_device(device), precision=precision)
+    options: dict[str, Any] = {"flips": axes, "overlap": overlap}
+    if modality is not None:
+        options["modality"] = modality.upper()
+    job = predict_scans(task, trained, paths, out, options)
+    last = follow(_with_result(job))
+    if not isinstance(last, Finished):
+        raise JobError("prediction did not come to its end.")
+    result = last.result
+    show(result, as_json, _lines(result, out))
+    if result["stopped"]:
+        return 130
+    return 1 if result["failed"] else 0
+
+
+def mirrored_axes(text: str) -> tuple[int, ...]:
+    """``"zx"`` -> (0, 2)."""
+    from homolog.config import ConfigError
+
+    letters = text.replace(",", "").lower()
+    if set(letters) - set(_AXES) or len(set(letters)) != len(letters):
+        raise ConfigError(f"--flips must name axes out of z, y, x once, got {text!r}.")
+    return tuple(sorted(_AXES[letter] for letter in letters))
+
+
+def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:
+    """The job's events, and its result as the last of them."""
+    from homolog.events import Finished
+
+    result = yield from job
+    yield Finished(result)
+
+
+def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
+    lines = [f"{len(result['predicted'])} scans labelled in {out}"]
+    if result["failed"]:
+        lines.append(f"{len(result['failed'])} could not be:")
+        lines += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
+    return lines

@@ -1,0 +1,241 @@
+"""Metrics of a model on a store's split, or of label files against label files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homolog.config import to_dict
+from homolog.data.scan_io import is_scan_path, read_labels
+from homolog.data.store import Store
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Progress, Request
+from homolog.feed import CaseRef
+from homolog.tasks._base import LearnedTask, Trained
+from homolog.tasks._labelling import model_preprocessing
+from homolog.tasks._score import METRICS, score_labels, summarise
+
+COLUMNS = ("case", "label", "name", *METRICS)
+# Endings that tell an image's file name from its label's.
+_ENDINGS = ("_0000", "_label", "_labels", "_seg", "_mask")
+
+
+def evaluate_store(
+    task: LearnedTask,
+    model: Trained,
+    store: Store,
+    split: str,
+    options: Mapping[str, Any],
+) -> Job[dict[str, Any]]:
+    """Score every labelled case of a split on the store's grid.
+
+    Args:
+        task: What the model was trained for.
+        model: Trained.
+        store: Prepared by the model's own recipe.
+        split: ``train``, ``val``, ``test`` or ``all``.
+        options: Passed to the task's ``score``.
+
+    Returns:
+        ``rows`` (one per case and label) and ``summarise``'s keys, ``seen`` (cases the
+        model learnt from or was chosen by) and ``stopped``.
+
+    Raises:
+        UnusableInput: No labelled case, or a store prepared otherwise.
+    """
+    _check_recipe(model, store)
+    cases = [
+        CaseRef(store, card)
+        for card in store.cards
+        if task.usable(card) and split in ("all", card.split)
+    ]
+    if not cases:
+        raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
+    known = set(model.card.get("trained_on", ()))
+    seen = [c.card.id for c in cases if c.card.source_hash in known]
+    if seen:
+        yield Note(
+            f"the model has seen {len(seen)} of these {len(cases)} cases in training "
+            f"(first {seen[0]!r}): the figures flatter it.",
+            "warning",
+        )
+    rows: list[dict[str, Any]] = []
+    stopped = False
+    for number, case in enumerate(cases):
+        news = Progress("cases", number, len(cases), item=case.card.id)
+        stopped = (yield news) is Request.STOP
+        if stopped:
+            break
+        scores = yield from task.score(model, case, **options)
+        rows += [{"case": case.card.id, **score} for score in scores]
+    yield Progress("cases", len(cases), len(cases))
+    return {**summarise(rows), "rows": rows, "seen": seen, "stopped": stopped}
+
+
+def evaluate_folder(
+    predicted: Path,
+    truth: Path,
+    *,
+    names: Mapping[int, str] | None = None,
+    tolerance_mm: float = 1.0,
+) -> Job[dict[str, Any]]:
+    """Score label files against label files of the same names, each on its own grid.
+
+    Args:
+        predicted: Folder of predictions.
+        truth: Folder of true labels; those without a prediction are an error.
+        names: Label value -> name; the labels found in the truth if None.
+        tolerance_mm: Of the NSD.
+
+    Returns:
+        As ``evaluate_store``, and ``unmatched``: predictions without a true label map.
+
+    Raises:
+        UnusableInput: A true label map without prediction, or grids that differ.
+    """
+    pairs, unmatched = pair_files(predicted, truth)
+    rows: list[dict[str, Any]] = []
+    stopped = False
+    for number, (name, (guess, right)) in enumerate(pairs.items()):
+        stopped = (
+            yield Progress("cases", number, len(pairs), item=name)
+        ) is Request.STOP
+        if stopped:
+            break
+        theirs, ours = read_labels(right), read_labels(guess)
+        if theirs.shape != ours.shape or not theirs.affine.close_to(
+            ours.affine, theirs.shape, tolerance_voxels=0.05
+        ):
+            raise UnusableInput(
+                f"{guess} and {right} must lie on one grid, got {ours.shape} "
+                f"{ours.affine!r} and {theirs.shape} {theirs.affine!r}."
+            )
+        found = {int(v) for m in (theirs, ours) for v in np.unique(m.data) if v > 0}
+        labels = names or {v: theirs.names.get(v, f"label {v}") for v in sorted(found)}
+        scores = score_labels(
+            ours.data,
+            theirs.data.astype(np.int32),
+            labels,
+            spacing_mm=theirs.affine.spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )
+        rows += [{"case": name, **score} for score in scores]
+    yield Progress("cases", len(pairs), len(pairs))
+    return {
+        **summarise(rows),
+        "rows": rows,
+        "unmatched": [str(p) for p in unmatched],
+        "stopped": stopped,
+    }
+
+
+def pair_files(
+    predicted: Path, truth: Path
+) -> tuple[dict[str, tuple[Path, Path]], list[Path]]:
+    """Case name -> (prediction, true label map), and predictions left over.
+
+    Names agree without their suffix and without ``_0000``, ``_label``, ``_labels``,
+    ``_seg`` or ``_mask``.
+    """
+    guesses, rights = _files(predicted), _files(truth)
+    missing = sorted(rights.keys() - guesses.keys())
+    if not rights:
+        raise UnusableInput(f"{truth} holds no label map.")
+    if len(missing) == len(rights):
+        raise UnusableInput(
+            f"no file of {predicted} is named like a label map of {truth} "
+            f"(for example {rights[missing[0]].name})."
+        )
+    if missing:
+        raise UnusableInput(
+            f"{predicted} lacks {len(missing)} of {len(rights)} cases, first "
+            f"{rights[missing[0]].name}; a mean without them would be false."
+        )
+    pairs = {name: (guesses[name], rights[name]) for name in sorted(rights)}
+    return pairs, [guesses[n] for n in sorted(guesses.keys() - rights.keys())]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UnusableInput(f"{folder} is not a folder of label maps.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_dir() or not is_scan_path(path):
+            continue
+        name = path.name.split(".nii")[0] if ".nii" in path.name else path.stem
+        for ending in _ENDINGS:
+            name = name.removesuffix(ending)
+        if name in found:
+            raise UnusableInput(f"{found[name]} and {path} are both named {name!r}.")
+        found[name] = path
+    return found
+
+
+def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """``metrics.csv`` (one row per case and label) and ``metrics.json`` (everything).
+
+    Raises:
+        JobError: They could not be written.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for row in result["rows"]:
+        table.writerow({c: "" if row[c] is None else row[c] for c in COLUMNS})
+    folder.mkdir(parents=True, exist_ok=True)
+    csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
+    _write(csv_path, text.getvalue())
+    _write(json_path, json.dumps(dict(result), indent=1) + "\n")
+    return csv_path, json_path
+
+
+def _write(path: Path, text: str) -> None:
+    half = path.with_name(f".{path.name}.new")
+    try:
+        with half.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    except OSError as error:
+        raise JobError(f"{path} could not be written ({error.strerror}).") from error
+
+
+def _check_recipe(model: Trained, store: Store) -> None:
+    """Refuse a store whose voxels mean something else than those learnt from."""
+    wanted, own = to_dict(model_preprocessing(model)), to_dict(store.preprocessing)
+    odd = [key for key in wanted if wanted[key] != own.get(key)]
+    if odd:
+        text = "; ".join(f"{k} {own.get(k)!r} instead of {wanted[k]!r}" for k in odd)
+        raise UnusableInput(
+            f"{store.path} was prepared otherwise than the model's scans ({text}); "
+            "prepare it so, or predict the scans and evaluate the files."
+        )
+
+
+def table_lines(result: Mapping[str, Any]) -> Sequence[str]:
+    """The summary for people."""
+    lines = [f"{result['cases']} cases"]
+    head = f"{'':<24}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}"
+    lines.append(head)
+    for name, means in result["labels"].items():
+        lines.append(f"{name[:23]:<24}{_cells(means)}")
+    lines.append(f"{'mean':<24}{_cells(result['mean'])}")
+    worst = {m: w["value"] for m, w in result["worst"].items()}
+    lines.append(f"{'worst case':<24}{_cells(worst)}")
+    if "dice" in result["worst"]:
+        lines.append(f"worst Dice: {result['worst']['dice']['case']}")
+    return lines
+
+
+def _cells(values: Mapping[str, float | None]) -> str:
+    dice, nsd, distance = (values.get(m) for m in METRICS)
+    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in (dice, nsd))
+    return text + f"{'-' if distance is None else f'{distance:.2f}':>9}"
