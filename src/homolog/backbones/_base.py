@@ -30,6 +30,7 @@ class Backbone(nn.Module, ABC):
         size_divisor: Every input side must be a multiple of this.
         spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
+        decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
         prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.
     """
 
@@ -37,6 +38,7 @@ class Backbone(nn.Module, ABC):
     title: ClassVar[str] = ""
     spatial_dims: ClassVar[int] = 3
     drops_tokens: ClassVar[bool] = False
+    decoder: ClassVar[str] = "auto"
     prefixes: ClassVar[tuple[str, ...]] = ()
     channels: tuple[int, ...]
     strides: tuple[Index, ...]

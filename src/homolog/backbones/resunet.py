@@ -47,6 +47,7 @@ class ResUNet(Backbone):
 
     Config = ResUNetConfig
     title = "Residual U-Net encoder"
+    decoder = "residual"
 
     def __init__(self, config: ResUNetConfig) -> None:
         super().__init__(config)

@@ -74,6 +74,7 @@ class Swin(Backbone):
 
     Config = SwinConfig
     title = "Swin Transformer (SwinUNETR encoder)"
+    decoder = "swin_unetr"
     prefixes = ("swinViT.",)
 
     def __init__(self, config: SwinConfig) -> None:

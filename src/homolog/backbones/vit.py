@@ -46,7 +46,7 @@ class ViTConfig(BackboneConfig):
 class ViT(Backbone):
     """Vision transformer in 3D, weights interchangeable with MONAI's ViT.
 
-    Returns the tokens after some blocks (3, 6, 9 and 12 of 12, as UNETR's figure shows),
+    Returns the tokens after some blocks (3, 6, 9 and 12 of 12, as in UNETR's figure),
     all of the patch's stride, shallow to deep; the deepest is layer-normalised. MONAI's
     UNETR taps one block later (4, 7, 10), which ``taps=(4, 7, 10, 12)`` gives.
 
@@ -63,6 +63,7 @@ class ViT(Backbone):
     Config = ViTConfig
     title = "Vision transformer"
     drops_tokens = True
+    decoder = "unetr"
     prefixes = ("vit.",)
 
     def __init__(self, config: ViTConfig) -> None:
@@ -90,7 +91,7 @@ class ViT(Backbone):
         """(B, C, D, H, W) -> one map (B, E, d, h, w) per tap, shallow to deep."""
         tokens, grid = self._embed(image)
         found = self._run(tokens)
-        return tuple(t.transpose(1, 2).unflatten(2, grid).contiguous() for t in found)
+        return tuple(_as_volume(t, grid).contiguous() for t in found)
 
     def forward_visible(self, image: Tensor, keep: Tensor) -> Tensor:
         """Run on some patches only; the others cost nothing after the embedding.
@@ -182,11 +183,16 @@ def _grid(size: Index, patch: Index) -> Index:
     return d, h, w
 
 
+def _as_volume(tokens: Tensor, grid: Index) -> Tensor:
+    """(B, N, E) -> (B, E, d, h, w), z slowest."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+
+
 def _resized(positions: Tensor, old: Index, new: Index) -> Tensor:
-    """(1, N, E) on one grid -> (1, M, E) on another, trilinear, float32 inside."""
-    volume = positions.float().transpose(1, 2).unflatten(2, old)
+    """(1, N, E) on one grid -> (1, M, E) on another, trilinear, float32 or wider."""
+    wide = positions.to(torch.promote_types(positions.dtype, torch.float32))
     resized = functional.interpolate(
-        volume, size=new, mode="trilinear", align_corners=False
+        _as_volume(wide, old), size=new, mode="trilinear", align_corners=False
     )
     return resized.flatten(2).transpose(1, 2).to(positions.dtype)
 
