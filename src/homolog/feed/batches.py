@@ -6,6 +6,7 @@ by any number of threads, with the same numbers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,9 +190,7 @@ class Feed:
         made: dict[str, View] = {}
         for share, stored in zip(self._shares, batch.blocks, strict=True):
             block = stored.to(device)
-            normalised = Block(
-                levels.normalise(block.image), block.affine, block.extent, block.label
-            )
+            normalised = dataclasses.replace(block, image=levels.normalise(block.image))
             for name in share.groups:
                 draw = batch.draws[name].to(device)
                 made[name] = generate(
@@ -276,22 +275,17 @@ def _pad(blocks: list[Block]) -> Block:
         return torch.nn.functional.pad(values, (0, gaps[2], 0, gaps[1], 0, gaps[0]))
 
     labels = [grown(b.label) for b in blocks if b.label is not None]
+    extents = [b.extent for b in blocks if b.extent is not None]
+    extent = torch.stack(extents)
+    is_full = bool((extent == torch.tensor(shape, dtype=torch.float64)).all())
     return Block(
         image=torch.stack([grown(b.image) for b in blocks]),
         affine=torch.stack([b.affine for b in blocks]),
-        extent=torch.stack([b.extent for b in blocks]),
+        extent=None if is_full else extent,
         label=torch.stack(labels) if labels else None,
     )
 
 
 def _pinned(batch: Batch) -> Batch:
-    blocks = tuple(
-        Block(
-            b.image.pin_memory(),
-            b.affine.pin_memory(),
-            b.extent.pin_memory(),
-            None if b.label is None else b.label.pin_memory(),
-        )
-        for b in batch.blocks
-    )
-    return Batch(batch.step, batch.ids, batch.case, batch.levels, batch.draws, blocks)
+    blocks = tuple(block.each(Tensor.pin_memory) for block in batch.blocks)
+    return dataclasses.replace(batch, blocks=blocks)

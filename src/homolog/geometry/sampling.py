@@ -205,7 +205,7 @@ def _onto_padded(place: Tensor, real: Tensor, full: Tensor) -> Tensor:
     """-1..1 over the real part -> -1..1 over the padded volume, edges held."""
     share = (real / full).flip(-1).float()[:, None, None, None, None]
     edge = (1.0 - 1.0 / real).flip(-1).float()[:, None, None, None, None]
-    return torch.clamp(place, min=-edge, max=edge) * share + (share - 1.0)
+    return place.clamp_(min=-edge, max=edge).mul_(share).add_(share - 1.0)
 
 
 @lru_cache(maxsize=256)

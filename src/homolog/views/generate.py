@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,26 +53,29 @@ class Block:
     Attributes:
         image: (B, n, C, d, h, w) int16 as stored, or float32 once normalised.
         affine: (B, n, 4, 4) float64, block voxel -> world mm.
-        extent: (B, n, 3) float64, voxels that are real; the rest fills up the batch.
+        extent: (B, n, 3) float64, voxels that are real where the rest fills up the
+            batch; None where all are.
         label: (B, n, d, h, w) int16 or None; -1 where unlabelled.
     """
 
     image: Tensor
     affine: Tensor
-    extent: Tensor
+    extent: Tensor | None = None
     label: Tensor | None = None
 
     def to(self, device: torch.device) -> Block:
         """On a device, without waiting for it."""
-        up = [
-            None if t is None else t.to(device, non_blocking=True)
-            for t in (self.image, self.affine, self.extent, self.label)
-        ]
-        image, affine, extent, label = up
-        assert image is not None
-        assert affine is not None
-        assert extent is not None
-        return Block(image, affine, extent, label)
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Block:
+        """The same block with every tensor changed."""
+        extent, label = self.extent, self.label
+        return Block(
+            change(self.image),
+            change(self.affine),
+            None if extent is None else change(extent),
+            None if label is None else change(label),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def generate(
     boxes = block.image.shape[1]
     rows, per = batch * boxes, count // boxes
     image = block.image.flatten(0, 1)
-    field = draw.displacement_mm
+    field, extent = draw.displacement_mm, block.extent
     d, h, w = image.shape[-3:]
     grid = locate(
         (d, h, w),
@@ -126,7 +130,7 @@ def generate(
         draw.affine.reshape(rows, per, 4, 4),
         spec.size,
         None if field is None else field.reshape(rows, per, *field.shape[2:]),
-        block.extent.reshape(rows, 3),
+        None if extent is None else extent.reshape(rows, 3),
     )
     fill = outside.repeat_interleave(boxes, 0)
     values = read(image, grid, "linear", fill).reshape(
