@@ -20,7 +20,7 @@ class CaseSource:
         subject: Person or animal; splits never part one.
         split: ``train, val, test`` where the source says so.
         target: Class of the whole scan.
-        boxes: Findings; each with ``label`` and, in voxels z, y, x, ``min`` and ``max``.
+        boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
         label_names: Label value -> name.
     """
 

@@ -1,6 +1,6 @@
 """From folders, datasets, manifests and single files to cases that can be prepared.
 
-Every scan is inspected, an unsound one is put aside with its reason and the others go on.
+Every scan is inspected; an unsound one is put aside with its reason, the others go on.
 Files that do not claim to be scans are passed over.
 """
 
@@ -184,7 +184,7 @@ def _case(
 
 
 def _unique(candidate: Candidate, ids: set[str]) -> str:
-    """A folder name made of the relative path; the root's name or a hash parts equals."""
+    """A folder name from the relative path; root's name or a hash parts equals."""
     plain = _clean(candidate.name) or "case"
     digest = hashlib.sha256(f"{candidate.root.name}/{candidate.name}".encode())
     rooted = f"{_clean(candidate.root.name)}__{plain}"

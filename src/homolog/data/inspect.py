@@ -1,7 +1,7 @@
 """Is this scan sound? Every check, each with a code and one true sentence.
 
-Sound means: a real 3D or 2D scan of one number per voxel with consistent geometry, all of
-it there. Oblique is sound; sheared, four-dimensional, coloured or half-written is not.
+Sound means: a real 3D or 2D scan of one number per voxel with consistent geometry,
+whole. Oblique is sound; sheared, four-dimensional, coloured or half-written is not.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def parse_names(raw: Any) -> dict[int, str]:
 
 
 def names_beside(label: Path) -> dict[int, str]:
-    """From ``label_names.json`` in the label's folder, for all files or by file name."""
+    """From ``label_names.json`` in the label's folder, for all files or by name."""
     for name in _FILES:
         file = label.parent / name
         if not file.is_file():

@@ -219,13 +219,22 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
             pairs.labels[image] = group[0][1]
         else:
             unclear.append((image, [label for _, label in group]))
+    chosen = set(pairs.labels.values())
+    doubtful = {label for _, group in unclear for label in group}
+    offered_all = {label for group in offers.values() for _, _, label in group}
+    left = sorted(offered_all - chosen - doubtful)
+    if left:
+        pairs.notes.append(
+            f"{_count(left, 'label map')} left aside for a better one "
+            f"(first: {left[0].parent.name}/{left[0].name})."
+        )
     if unclear:
         image, candidates = unclear[0]
         names = ", ".join(c.name for c in candidates[:6])
         pairs.notes.append(
-            f"{_count([u[0] for u in unclear], 'scan')} with several possible label maps, "
-            f"none attached (first: {image.name} with {names}); name the wanted ones in "
-            "a manifest or with --labels."
+            f"{_count([u[0] for u in unclear], 'scan')} with several possible label "
+            f"maps, none attached (first: {image.name} with {names}); name the wanted "
+            "ones in a manifest or with --labels."
         )
 
 

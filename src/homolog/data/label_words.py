@@ -1,4 +1,4 @@
-"""File and folder names that speak of label maps, and what remains without the words."""
+"""Names that speak of label maps, and what remains of them without these words."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _IMAGE_WORDS = (
     "orig",
 )
 _FOLDERS = {
-    "label", "labels", "labelstr", "labelsts", "labelsval", "lbl", "lbls", "mask", "masks",
-    "seg", "segs", "segmentation", "segmentations", "gt", "groundtruth", "ground_truth",
-    "annotation", "annotations", "rois", "labelmaps",
+    "label", "labels", "labelstr", "labelsts", "labelsval", "lbl", "lbls", "mask",
+    "masks", "seg", "segs", "segmentation", "segmentations", "gt", "groundtruth",
+    "ground_truth", "annotation", "annotations", "rois", "labelmaps",
 }  # fmt: skip
 _SEPARATORS = "_-. "
 

@@ -1,4 +1,4 @@
-"""Datasets described by a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net."""
+"""Datasets with a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     count = len({c.label or c.image for c in found.candidates if c.label})
     said = raw.get("numTraining")
     if isinstance(said, int) and said != count:
-        text = f"{folder.name}: dataset.json speaks of {said} training cases, {count} found."
+        text = f"{folder.name}: dataset.json says {said} training cases, {count} found."
         found.notes.append(text)
     used = seen | {c.label for c in found.candidates if c.label}
     resolved = {p.resolve() for p in used}
@@ -170,6 +170,6 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     if others:
         first = others[0].relative_to(folder)
         found.notes.append(
-            f"{folder.name}: {len(others)} files that dataset.json does not name were not "
-            f"taken (first: {first}); give their folder as a source of its own if wanted."
+            f"{folder.name}: {len(others)} scans that dataset.json does not name were "
+            f"left (first: {first}); give their folder as a source too if wanted."
         )

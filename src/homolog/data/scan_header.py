@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from homolog.data.byte_stream import read_start
 from homolog.data.dicom_file import looks_like_dicom
 from homolog.data.nifti_header import NiftiHeader
 from homolog.data.pictures import PICTURE_SUFFIXES
@@ -102,10 +104,22 @@ def kind_of(path: Path) -> str:
         return _KINDS[suffix]
     if suffix in _KNOWN_BUT_NOT_READ:
         name = _KNOWN_BUT_NOT_READ[suffix]
-        raise Unsound("unsupported", f"{name} files are not read here.", path)
+        text = f"{name} files are not read here.{_frames_of_mgh(path)}"
+        raise Unsound("unsupported", text, path)
     if looks_like_dicom(path):
         return "dicom"
     raise Unsound("unreadable", "not a scan in a format that is read here.", path)
+
+
+def _frames_of_mgh(path: Path) -> str:
+    """The other reason an MGH file could not be taken, were the format read."""
+    if scan_suffix(path) not in (".mgz", ".mgh"):
+        return ""
+    start = read_start(path, 20)
+    if len(start) < 20:
+        return ""
+    frames = int(struct.unpack(">5i", start)[4])
+    return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
 def is_scan_path(path: Path | str) -> bool:

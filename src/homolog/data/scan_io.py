@@ -24,6 +24,7 @@ from homolog.data.dicom_folder import (
     scans_in,
     series_header,
 )
+from homolog.data.label_values import labels_of, smallest_integers
 from homolog.data.nifti_affine import nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
 from homolog.data.nifti_header import read_nifti_header
@@ -126,16 +127,7 @@ def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> Lab
     Raises:
         Unsound: As read_scan, or ``label_values`` when values are not whole numbers.
     """
-    volume = read_scan(path)
-    data = volume.data[0]
-    if data.dtype.kind == "f":
-        if not np.isfinite(data).all() or (data != np.rint(data)).any():
-            text = "label values must be whole numbers."
-            raise Unsound("label_values", text, path)
-        data = data.astype(np.int32)
-    if volume.meta["kind"] == "image2d" and set(np.unique(data).tolist()) <= {0, 255}:
-        data = (data > 0).astype(np.uint8)
-    return LabelMap(data, volume.affine, dict(names or {}), volume.name, volume.meta)
+    return labels_of(read_scan(path), names or {}, path)
 
 
 def iter_values(
@@ -196,12 +188,9 @@ def write_labels(labels: LabelMap, path: Path | str) -> None:
         UnusableInput: Suffix that cannot be written.
         JobError: The file does not read back.
     """
-    data = np.asarray(labels.data)
-    low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
-    kinds = (np.uint8, np.int16, np.int32, np.int64)
-    kind = next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+    data = smallest_integers(labels.data)
     write_image(
-        Path(path), data.astype(kind)[None], labels.affine, labels.meta,
+        Path(path), data[None], labels.affine, labels.meta,
         by_itk=_itk_write, read_back=_itk_array,
     )  # fmt: skip
 
@@ -248,26 +237,18 @@ def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
     reader.SetFileName(str(path))
     with _itk(path):
         reader.ReadImageInformation()
-    n = reader.GetDimension()
     spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
+    n = reader.GetDimension()
     k = min(n, 3)
     spacing[:k] = reader.GetSpacing()[:k]
     origin[:k] = reader.GetOrigin()[:k]
     direction[:k, :k] = np.reshape(reader.GetDirection(), (n, n))[:k, :k]
     words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     return (
-        _affine_of(spacing, origin, direction),
+        Affine.of(spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]),
         tuple(reader.GetSize()),
         _dtype_of(words),
         reader.GetNumberOfComponents(),
-    )
-
-
-def _affine_of(
-    spacing: NDArray[Any], origin: NDArray[Any], direction: NDArray[Any]
-) -> Affine:
-    return Affine.of(
-        spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]
     )
 
 

@@ -34,12 +34,17 @@ class Tree:
     datasets: list[Path] = field(default_factory=list)
 
 
-def walk(root: Path) -> Tree:
-    """Look through a folder; hidden files and folders are passed over."""
+def walk(root: Path, *, datasets: bool = True) -> Tree:
+    """Look through a folder; hidden files and folders are passed over.
+
+    Args:
+        root: Where to begin.
+        datasets: Leave folders with a dataset.json to their own reader.
+    """
     tree = Tree()
     for name, folders, files in os.walk(root, followlinks=True):
         folder = Path(name)
-        if is_dataset(folder):
+        if datasets and is_dataset(folder):
             tree.datasets.append(folder)
             folders.clear()
             continue

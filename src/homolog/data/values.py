@@ -21,7 +21,8 @@ _WORDS = {
     "CT": ("ct", "cta", "ctpa", "cbct", "hrct", "ldct", "ncct"),
     "MR": (
         "mr", "mri", "t1", "t2", "t1w", "t2w", "t1c", "t1ce", "t1gd", "t1n", "t2s",
-        "t2f", "t1post", "t1pre", "flair", "dwi", "adc", "pd", "bold", "swi", "dti", "mprage",
+        "t2f", "t1post", "t1pre", "flair", "dwi", "adc", "pd", "bold", "swi", "dti",
+        "mprage",
     ),
     "PET": ("pet", "suv", "fdg"),
     "XR": ("cxr", "xray", "xr", "radiograph", "mammo"),

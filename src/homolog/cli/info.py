@@ -1,0 +1,146 @@
+"""``homolog info``: what a scan is, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homolog.cli._options import common, show
+
+if TYPE_CHECKING:
+    from homolog.data.inspect import Inspection
+
+_COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", "type")
+
+
+@click.command("info", short_help="Size, spacing, orientation and problems of scans.")
+@click.argument(
+    "scans",
+    nargs=-1,
+    required=True,
+    metavar="SCAN...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--deep/--no-deep",
+    default=True,
+    show_default=True,
+    help="Read all values too: checksums, NaN, constant, colour. Else only headers.",
+)
+@common
+def command(
+    scans: tuple[Path, ...], deep: bool, seed: int, device: str, as_json: bool
+) -> int:
+    """Size, spacing, orientation, modality and problems of scans.
+
+    SCAN is a file, a DICOM folder (each series of it is shown), or a folder of scans.
+    Nothing is written. Scans are read piece by piece, never held whole where the
+    format allows.
+    """
+    from homolog.data.inspect import inspect_scan
+    from homolog.errors import UnusableInput
+
+    paths = [path for scan in scans for path in _expand(scan)]
+    if not paths:
+        raise UnusableInput(f"{scans[0]}: no scans in this folder.")
+    found = [inspect_scan(path, deep=deep) for path in paths]
+    result = {"scans": [_record(inspection) for inspection in found]}
+    show(result, as_json, _table(found))
+    return 0 if any(i.header is not None for i in found) else 2
+
+
+def _expand(scan: Path) -> list[Path]:
+    """The scans a path stands for."""
+    from homolog.data.scan_header import is_series_path
+    from homolog.data.scan_io import dicom_scans
+    from homolog.data.scan_tree import walk
+    from homolog.errors import UnusableInput
+
+    if is_series_path(scan):
+        return [scan]
+    if not scan.exists():
+        raise UnusableInput(f"{scan}: no such file or folder.")
+    if not scan.is_dir():
+        return [scan]
+    tree = walk(scan, datasets=False)
+    series = [p for f in tree.dicom_folders for p in dicom_scans(f)[0] or [f]]
+    return sorted([*tree.files, *series])
+
+
+def _record(inspection: Inspection) -> dict[str, Any]:
+    """One scan as JSON types."""
+    problems = [
+        {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems
+    ]
+    record: dict[str, Any] = {
+        "path": str(inspection.path),
+        "usable": inspection.usable,
+        "problems": problems,
+    }
+    header = inspection.header
+    if header is None:
+        return record
+    record |= {
+        "size": list(header.shape),
+        "spacing_mm": list(header.affine.spacing_mm),
+        "origin_mm": list(header.affine.origin_mm),
+        "orientation": header.affine.orientation[::-1],
+        "affine": header.affine.to_list(),
+        "modality": inspection.modality,
+        "dtype": header.dtype,
+        "kind": header.kind,
+        "frames": header.frames,
+        "channels": header.channels,
+    }
+    if header.meta.get("subject"):
+        record["subject"] = header.meta["subject"]
+    stats = inspection.stats
+    if stats is not None and stats.low <= stats.high:
+        record["range"] = [stats.low, stats.high]
+    return record
+
+
+def _table(found: list[Inspection]) -> list[str]:
+    """Aligned columns, each scan's problems below its line."""
+    rows = [_COLUMNS, *(_row(inspection) for inspection in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = [_line(rows[0], widths)]
+    for row, inspection in zip(rows[1:], found, strict=True):
+        lines.append(_line(row, widths))
+        for problem in inspection.problems:
+            mark = "unusable:" if problem.fatal else "note:"
+            lines.append(f"    {mark} {problem.text}")
+    return lines
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(
+        cell.ljust(w) for cell, w in zip(row, widths, strict=True)
+    ).rstrip()
+
+
+def _row(inspection: Inspection) -> tuple[str, ...]:
+    header = inspection.header
+    if header is None or 0 in header.shape:
+        return (
+            str(inspection.path),
+            "-",
+            "-",
+            "-",
+            "-",
+            header.kind if header else "-",
+        )
+    size = " x ".join(str(n) for n in header.shape)
+    if header.frames > 1:
+        size += f" x {header.frames}"
+    spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+    return (
+        str(inspection.path),
+        size,
+        spacing,
+        header.affine.orientation[::-1],
+        inspection.modality,
+        f"{header.kind} {header.dtype}",
+    )
