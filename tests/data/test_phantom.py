@@ -116,18 +116,19 @@ def test_cohort_is_an_nnunet_folder_with_landmarks(tmp_path):
 
     names = write_cohort(
         tmp_path,
-        3,
+        4,
         seed=4,
         labelled=2,
+        test=1,
         shape=(8, 10, 10),
         spacing_mm=(32.0, 32.0, 32.0),
     )
-    assert names == ["phantom_000", "phantom_001", "phantom_002"]
+    assert names == [f"phantom_00{i}" for i in range(4)]
     description = json.loads((tmp_path / "dataset.json").read_text())
     assert description["numTraining"] == 2
     assert description["labels"]["liver"] == 1
-    assert len(list((tmp_path / "imagesTr").iterdir())) == 2
-    assert len(list((tmp_path / "imagesTs").iterdir())) == 1
+    parts = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "landmarks")
+    assert [len(list((tmp_path / p).iterdir())) for p in parts] == [3, 2, 1, 1, 4]
     scan = read_scan(tmp_path / "imagesTr" / "phantom_001_0000.nii.gz")
     label = read_labels(tmp_path / "labelsTr" / "phantom_001.nii.gz")
     assert scan.shape == label.shape == (8, 10, 10)

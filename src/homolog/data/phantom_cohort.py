@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from homolog.data.phantom import Phantom, make_phantom
+from homolog.data.phantom import make_phantom
 from homolog.data.phantom_atlas import LABEL_NAMES
 from homolog.data.points_io import write_points, write_text
 from homolog.data.scan_io import write_labels, write_volume
@@ -19,6 +19,7 @@ def write_cohort(
     *,
     seed: int = 0,
     labelled: int | None = None,
+    test: int = 0,
     shape: Index = (64, 80, 80),
     spacing_mm: Triple = (4.0, 4.0, 4.0),
     noise: float = 18.0,
@@ -26,7 +27,7 @@ def write_cohort(
     """Write ``count`` patients; returns their case names. See ``write_patients``."""
     return list(
         write_patients(
-            folder, count, seed=seed, labelled=labelled,
+            folder, count, seed=seed, labelled=labelled, test=test,
             shape=shape, spacing_mm=spacing_mm, noise=noise,
         )
     )  # fmt: skip
@@ -38,6 +39,7 @@ def write_patients(
     *,
     seed: int = 0,
     labelled: int | None = None,
+    test: int = 0,
     shape: Index = (64, 80, 80),
     spacing_mm: Triple = (4.0, 4.0, 4.0),
     noise: float = 18.0,
@@ -45,47 +47,43 @@ def write_patients(
     """Write patients one by one, yielding the name of each that is complete.
 
     ``folder`` gets ``dataset.json``, ``imagesTr/phantom_000_0000.nii.gz``,
-    ``labelsTr/phantom_000.nii.gz`` and (of all) ``landmarks/phantom_000.csv``.
+    ``labelsTr/phantom_000.nii.gz``, for test patients ``imagesTs`` and ``labelsTs``,
+    and of all patients ``landmarks/phantom_000.csv``.
 
     Args:
         folder: Made if absent.
-        count: How many patients.
+        count: How many patients, test ones included.
         seed: Patient i is ``patient_seed(seed, i)``, whatever ``count`` is.
-        labelled: How many get a label file (the first ones); all if None. The others
-            lie in ``imagesTs``, as nnU-Net wants it.
+        labelled: How many of the others get a label file (the first ones); all if None.
+        test: How many are set aside for testing (the last ones), with labels.
         shape: Voxels (z, y, x).
         spacing_mm: Voxel size (z, y, x).
         noise: Standard deviation of the noise, HU.
     """
-    labelled = count if labelled is None else min(labelled, count)
     folder = Path(folder)
+    training = count - test
+    labelled = training if labelled is None else min(labelled, training)
     for name in ("imagesTr", "labelsTr", "landmarks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    if labelled < count:
-        (folder / "imagesTs").mkdir(exist_ok=True)
+    for name in ("imagesTs", "labelsTs") if test else ():
+        (folder / name).mkdir(exist_ok=True)
+    _write_description(folder, labelled)
     for i in range(count):
         name = f"phantom_{i:03d}"
         patient = make_phantom(
             patient_seed(seed, i), shape, spacing_mm, noise=noise, name=name
         )
-        _write_patient(folder, name, patient, has_label=i < labelled)
+        part = "Tr" if i < training else "Ts"
+        write_volume(patient.volume, folder / f"images{part}" / f"{name}_0000.nii.gz")
+        if i < labelled or i >= training:
+            write_labels(patient.labels, folder / f"labels{part}" / f"{name}.nii.gz")
+        write_points(patient.landmarks, folder / "landmarks" / f"{name}.csv")
         yield name
-    _write_description(folder, labelled)
 
 
 def patient_seed(seed: int, index: int) -> int:
     """Seed of the phantom of one patient of a cohort."""
     return seed * 100_003 + index
-
-
-def _write_patient(
-    folder: Path, name: str, patient: Phantom, *, has_label: bool
-) -> None:
-    images = folder / ("imagesTr" if has_label else "imagesTs")
-    write_volume(patient.volume, images / f"{name}_0000.nii.gz")
-    if has_label:
-        write_labels(patient.labels, folder / "labelsTr" / f"{name}.nii.gz")
-    write_points(patient.landmarks, folder / "landmarks" / f"{name}.csv")
 
 
 def _write_description(folder: Path, labelled: int) -> None:
