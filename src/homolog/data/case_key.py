@@ -13,7 +13,7 @@ from homolog.data.preprocess import Preprocessing
 from homolog.data.scan_header import is_series_path
 
 if TYPE_CHECKING:
-    from homolog.data.index import CaseSource
+    from homolog.data.case_source import CaseSource
 
 # Code whose change makes every prepared case stale, as patterns in this folder.
 _CODE = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from homolog.data.array_file import write_array
 from homolog.data.atomic import flush, write_json
-from homolog.data.card import Card, prepared_fields
+from homolog.data.card import Card, boxes_on_grid, prepared_fields
 from homolog.data.preprocess import (
     Preprocessing,
     prepare_labels,
@@ -23,10 +22,10 @@ from homolog.data.preprocess import (
 from homolog.data.store import case_folder, read_card
 from homolog.data.values import ValueStats
 from homolog.data.volume import Volume
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import JobError
 
 if TYPE_CHECKING:
-    from homolog.data.index import CaseSource
+    from homolog.data.case_source import CaseSource
 
 # Voxels kept in the foreground index, per label.
 _POINTS = 2000
@@ -104,7 +103,7 @@ def _fill(
         subject=source.subject,
         split=source.split,
         target=source.target,
-        boxes=source.boxes,
+        boxes=boxes_on_grid(source.boxes, volume.affine, prepared.affine),
         label_values=tuple(sorted(counts)),
         label_counts=counts,
         has_label=source.label is not None,
@@ -135,7 +134,7 @@ def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
         subject=source.subject,
         split=source.split,
         target=source.target,
-        boxes=source.boxes,
+        boxes=boxes_on_grid(source.boxes, card.original["affine"], card.affine),
         source=str(source.image),
         label_source=str(source.label) if source.label else None,
     )
@@ -190,29 +189,3 @@ def _replace_folder(fresh: Path, folder: Path) -> None:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep(store: Path, keep: Sequence[str]) -> int:
-    """Remove leftovers of killed runs and cases that are no longer asked for.
-
-    Returns:
-        Number of cases removed.
-    """
-    removed = 0
-    wanted = set(keep)
-    for folder in (store / "cases").iterdir():
-        is_leftover = folder.name.startswith((".new-", ".old-"))
-        is_case = folder.name not in wanted and (folder / "card.json").is_file()
-        if is_leftover or is_case:
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += not is_leftover
-    return removed
-
-
-def check_id(case_id: str) -> None:
-    """Refuse an id that is no plain folder name."""
-    if not case_id or case_id.startswith(".") or Path(case_id).name != case_id:
-        raise UnusableInput(
-            "a case id must be a plain file name without a leading dot, "
-            f"got {case_id!r}."
-        )

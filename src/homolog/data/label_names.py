@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from homolog.data.card import Card
 
 if TYPE_CHECKING:
-    from homolog.data.index import CaseSource
+    from homolog.data.case_source import CaseSource
 
 
 def label_names(cards: Sequence[Card], cases: Sequence[CaseSource]) -> dict[int, str]:

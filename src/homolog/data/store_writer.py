@@ -15,10 +15,8 @@ from homolog.data.card import Card
 from homolog.data.case_key import case_key
 from homolog.data.case_writer import (
     build_case,
-    check_id,
     current_card,
     refresh_card,
-    sweep,
 )
 from homolog.data.fingerprint import (
     Fingerprint,
@@ -27,14 +25,16 @@ from homolog.data.fingerprint import (
 )
 from homolog.data.label_names import label_names, name_conflicts
 from homolog.data.preprocess import Preprocessing
+from homolog.data.problems import Unsound
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check
-from homolog.data.store import FORMAT, read_contents
+from homolog.data.store import FORMAT
+from homolog.data.store_folder import check_folder, check_ids, sweep
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
 
 if TYPE_CHECKING:
-    from homolog.data.index import CaseSource, Rejected
+    from homolog.data.case_source import CaseSource, Rejected
 
     Reasons = list[dict[str, str]]
 
@@ -64,7 +64,14 @@ def prepare_store(
     from homolog.data.index import index_sources
 
     check_folder(out)
-    index = yield from index_sources(sources, labels)
+    modality = preprocessing.modality if preprocessing else None
+    index = yield from index_sources(sources, labels, modality=modality)
+    if index.stopped:
+        yield Stopped(0)
+        reasons: Reasons = []
+        return _summary(
+            [], reasons, out, Fingerprint(None, ()), Counter(), stopped=True
+        )
     result = yield from write_store(
         index.cases,
         out,
@@ -113,7 +120,7 @@ def write_store(
     check_folder(out)
     (out / "cases").mkdir(parents=True, exist_ok=True)
     cases = sorted(cases, key=lambda case: case.id)
-    _check_ids(cases)
+    check_ids(cases)
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
     for sentence in print_.sentences if cases else ():
@@ -136,29 +143,6 @@ def write_store(
         yield Note(f"{removed} cases of an earlier run were removed from the store.")
     yield Saved(str(out), "store")
     return _summary(cards, reasons, out, print_, counts)
-
-
-def check_folder(out: Path) -> None:
-    """Refuse to write into a folder that holds something else.
-
-    Raises:
-        UnusableInput: It is a file, or a folder with other things and no store.
-    """
-    if out.exists() and not out.is_dir():
-        raise UnusableInput(f"the store must be a folder, {out} is a file.")
-    if not out.is_dir() or read_contents(out) is not None or (out / "cases").is_dir():
-        return
-    if any(out.iterdir()):
-        raise UnusableInput(
-            f"{out} holds other files and no store; choose a new or an empty folder."
-        )
-
-
-def _check_ids(cases: Sequence[CaseSource]) -> None:
-    for case_id, count in Counter(case.id for case in cases).items():
-        check_id(case_id)
-        if count > 1:
-            raise UnusableInput(f"{count} cases are called {case_id!r}.")
 
 
 def _recipe(
@@ -226,6 +210,8 @@ def _prepare_all(
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Unsound):
+        return error.problem.text
     if isinstance(error, MemoryError):
         return "it does not fit into memory; choose a coarser --spacing."
     if isinstance(error, OSError) and error.strerror:
