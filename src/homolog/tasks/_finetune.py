@@ -164,6 +164,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         world_size=here.size,
     )
     held_out = spread_cases(cases.val, task.config.validate_cases)
+    validation = _Validation(task, module, spec, held_out, device, training.precision)
     yield Note(_opening(cases, held_out, spec))
     result = yield from train(
         module,
@@ -172,9 +173,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         folder=folder,
         device=device,
         seed=settings.seed,
-        validate=_Validation(task, module, spec, held_out, device)
-        if held_out
-        else None,
+        validate=validation if held_out else None,
         best_metric=task.best_metric if held_out else None,
         parameter_groups=parameter_groups(
             module, training.weight_decay, factor=_encoder_factor(task, module)
@@ -282,13 +281,15 @@ class _Validation:
         spec: Mapping[str, Any],
         cases: tuple[CaseRef, ...],
         device: torch.device,
+        precision: str,
     ) -> None:
+        self.precision = precision
         self.task, self.module, self.spec = task, module, spec
         self.cases, self.device = cases, device
 
     def __call__(self, done: int) -> dict[str, float]:
         network = self.module.deployed()
-        precision = resolve_precision("auto", self.device, network)
+        precision = resolve_precision(self.precision, self.device, network)
         model = Trained(network, self.spec, {}, self.device, precision)
         return self.task.validate(model, self.cases)
 
