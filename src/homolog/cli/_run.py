@@ -1,0 +1,165 @@
+"""Run a job in a folder: in the foreground, the background, or many processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homolog.cli._errors import DONE, STOPPED
+
+if TYPE_CHECKING:
+    from homolog.events import Event
+    from homolog.runs.run import Run
+    from homolog.runs.worker import StopFlag
+
+
+def run_in_folder(
+    kind: str,
+    config: Mapping[str, Any],
+    out: Path,
+    as_json: bool = False,
+    background: bool = False,
+) -> int:
+    """Begin a run; returns the exit status.
+
+    In the foreground Ctrl-C stops between two steps with the state saved. Under
+    ``torchrun`` all processes train together and the first one writes.
+
+    Args:
+        kind: ``pretrain`` or ``finetune``.
+        config: Resolved configuration of the job.
+        out: The run's folder, new or empty.
+        as_json: Print the summary as the last line.
+        background: Start a process of its own and return.
+
+    Raises:
+        UnusableInput: The folder is taken, or the job refused its input.
+        JobError: The job failed.
+    """
+    from homolog.errors import UnusableInput
+    from homolog.runs.run import Run
+
+    if _many_processes():
+        if background:
+            raise UnusableInput("--background does not go together with torchrun.")
+        return _together(kind, config, out, as_json)
+    run = Run.create(out, kind, config)
+    return in_background(run, as_json) if background else in_foreground(run, as_json)
+
+
+def in_foreground(run: Run, as_json: bool) -> int:
+    """Work on a run in this process and show its events; returns the exit status."""
+    from homolog.cli._follow import follow
+    from homolog.runs.worker import execute
+
+    with stop_on_interrupt() as flag:
+        last = follow(execute(run, flag))
+    return conclude(run, last, as_json)
+
+
+def in_background(run: Run, as_json: bool) -> int:
+    """Start a worker for a run and return."""
+    from homolog.cli._options import show
+    from homolog.runs import launch
+
+    pid = launch.start(run)
+    show(
+        {"run": str(run.folder), "state": "running", "pid": pid},
+        as_json,
+        [
+            f"running in the background, process {pid}",
+            f"  homolog runs follow {run.folder}",
+            f"  homolog runs stop {run.folder}",
+        ],
+    )
+    return DONE
+
+
+def conclude(run: Run, last: Event | None, as_json: bool) -> int:
+    """Print what came out; the exit status of the last event.
+
+    Raises:
+        UnusableInput: The job refused its input.
+        JobError: It failed.
+    """
+    from homolog.cli._options import show
+    from homolog.errors import JobError, UnusableInput
+    from homolog.events import Failed, Finished
+
+    outcome = run.spec.get("outcome", {})
+    if isinstance(last, Failed) or last is None:
+        text = last.message if last is not None else f"{run.folder} is {run.state()}"
+        if outcome.get("error_kind") == "unusable":
+            raise UnusableInput(text)
+        raise JobError(f"{text}\n(traceback: {run.log})")
+    result = {"run": str(run.folder), "state": run.state(), **outcome.get("result", {})}
+    if isinstance(last, Finished):
+        show(result, as_json, [f"done: {result.get('model', run.folder)}"])
+        return DONE
+    show(result, as_json, [f"continue with: homolog runs resume {run.folder}"])
+    return STOPPED
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[StopFlag]:
+    """Ctrl-C and SIGTERM set the flag; a second Ctrl-C interrupts at once."""
+    from homolog.runs.worker import StopFlag
+
+    flag = StopFlag()
+    former: dict[signal.Signals, Any] = {}
+
+    def first(_: int, __: object) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, former[signal.SIGINT])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        former[number] = signal.signal(number, first)
+    try:
+        yield flag
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _many_processes() -> bool:
+    """Whether torchrun started this process; asked without importing torch."""
+    import os
+
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _together(kind: str, config: Mapping[str, Any], out: Path, as_json: bool) -> int:
+    """One of several processes: the first holds the run, the others only work."""
+    from homolog.cli._follow import follow
+    from homolog.distributed import choose_device, session, wait_for_all
+    from homolog.runs.jobs import job_of
+    from homolog.runs.run import Run
+    from homolog.runs.worker import execute
+
+    device = choose_device(str(config.get("device", "auto")))
+    with session(device) as here, stop_on_interrupt() as flag:
+        if here.is_first:
+            run = Run.create(out, kind, config)
+            wait_for_all()
+            last = follow(execute(run, flag))
+            return conclude(run, last, as_json)
+        wait_for_all()
+        job = job_of(kind)(dict(config), Path(out).resolve())
+        return _work_silently(job, flag)
+
+
+def _work_silently(job: Any, flag: StopFlag) -> int:
+    from homolog.events import Request, Stopped
+
+    status, request = DONE, None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration:
+            return status
+        if isinstance(event, Stopped):
+            status = STOPPED
+        request = Request.STOP if flag() else None

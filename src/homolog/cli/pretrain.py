@@ -1,0 +1,132 @@
+"""``homolog pretrain``: stores and a method -> an encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from homolog.cli._options import common
+from homolog.config import ConfigError, merge, parse_assignments
+
+
+@click.command("pretrain", short_help="Learn an encoder from scans without labels.")
+@click.argument("method")
+@click.argument(
+    "stores",
+    nargs=-1,
+    required=True,
+    metavar="STORE...",
+    type=click.Path(path_type=Path),
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Folder of the run; new or empty.",
+)
+@click.option(
+    "--recipe",
+    default="auto",
+    show_default=True,
+    metavar="RECIPE",
+    help="cpu, gpu, paper, auto (by the device), or a .toml or .json file.",
+)
+@click.option(
+    "--backbone", default=None, metavar="B", help="Network, if not the recipe's."
+)
+@click.option(
+    "--encoder",
+    default="",
+    metavar="RUN",
+    help="Start from these weights (a run or a file) instead of random ones.",
+)
+@click.option("--steps", type=click.IntRange(1), default=None, help="Training steps.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Time instead of steps: a step is measured, then the number is fixed.",
+)
+@click.option(
+    "--without",
+    "without_splits",
+    default="test",
+    show_default=True,
+    metavar="SPLITS",
+    help="Splits never looked at, e.g. test,val; 'none' takes every case.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting: method.KEY, backbone.KEY or training.KEY. May be repeated.",
+)
+@click.option(
+    "--background",
+    is_flag=True,
+    help="Return at once; follow with: homolog runs follow",
+)
+@common
+def command(
+    method: str,
+    stores: tuple[Path, ...],
+    out: Path,
+    recipe: str,
+    backbone: str | None,
+    encoder: str,
+    steps: int | None,
+    minutes: float | None,
+    without_splits: str,
+    assignments: tuple[str, ...],
+    background: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Learn an encoder from the scans of STORE..., without labels.
+
+    METHOD is one of homolog methods. Ctrl-C stops between two steps with the state
+    saved; homolog runs resume RUN goes on exactly.
+
+    \b
+    homolog pretrain s2dc store --out runs/pre
+    homolog pretrain s2dc store --out runs/pre --minutes 10 --background
+    homolog pretrain mae store --backbone vit --set method.size=64,64,64 --out runs/mae
+    torchrun --nproc-per-node 4 -m homolog.cli pretrain s2dc store --out runs/big
+    """  # noqa: D301 - click reads the backspace
+    from homolog.cli._run import run_in_folder
+    from homolog.pretrain import resolve
+
+    if steps is not None and minutes is not None:
+        raise ConfigError("give --steps or --minutes, not both.")
+    length: dict[str, float] = {}
+    if steps is not None:
+        length = {"steps": steps, "minutes": 0.0}
+    elif minutes is not None:
+        length = {"minutes": minutes}
+    config = resolve(
+        method,
+        stores,
+        recipe=recipe,
+        backbone=backbone,
+        settings=merge(parse_assignments(assignments), {"training": length}),
+        seed=seed,
+        device=device,
+        encoder=str(Path(encoder).resolve()) if encoder else "",
+        without_splits=_names(without_splits),
+    )
+    return run_in_folder("pretrain", config, out, as_json, background)
+
+
+def _names(text: str) -> list[str]:
+    """``"test,val"`` -> names; ``none`` -> no name."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [n for n in names if n not in ("train", "val", "test", "none")]
+    if unknown:
+        raise ConfigError(
+            f"--without takes train, val, test, none; got {unknown[0]!r}."
+        )
+    return [n for n in names if n != "none"]

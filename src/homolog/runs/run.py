@@ -1,0 +1,255 @@
+"""A run is a folder: what was asked for, what happened, what came out.
+
+``run.json`` (kind, resolved configuration, seed, versions, process, outcome),
+``events.jsonl``, ``metrics.csv``, ``log.txt``, ``control`` (stop, pause, resume),
+``heartbeat``, ``lock``, ``checkpoints/``, ``model/``. Any process may read it, and ask
+it to stop; the one that holds the lock works on it. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from homolog import __version__
+from homolog.errors import UnusableInput
+from homolog.events import Event, Failed, Finished, Step, Stopped
+from homolog.runs.journal import Journal
+from homolog.runs.lock import RunLock, is_locked
+
+State: TypeAlias = Literal[
+    "new", "running", "paused", "stopped", "finished", "failed", "crashed"
+]
+Wish: TypeAlias = Literal["stop", "pause", "resume"]
+
+_SPEC = "run.json"
+_LIBRARIES = ("torch", "monai", "numpy", "safetensors", "SimpleITK", "blosc2")
+_OWN_FILES = (
+    _SPEC, "events.jsonl", "metrics.csv", "log.txt", "control", "heartbeat", "lock",
+    "plan.json", "resolved.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: Absolute path.
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: str | Path, kind: str, config: Mapping[str, Any]) -> Run:
+        """Begin a run in a new or empty folder.
+
+        A former run there is replaced only if it never saved anything.
+
+        Raises:
+            UnusableInput: The folder holds a run worth keeping, or other files.
+        """
+        run = cls(Path(folder).resolve())
+        run._make_room()
+        run.folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": 1,
+            "kind": kind,
+            "config": dict(config),
+            "seed": config.get("seed", 0),
+            "store_hash": config.get("store_hash", config.get("store_hashes", "")),
+            "created": time.time(),
+            "versions": _versions(),
+            "sessions": 0,
+            "outcome": {},
+        }
+        run._write_spec(content)
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run.
+
+        Raises:
+            UnusableInput: There is none, or its ``run.json`` is damaged.
+        """
+        run = cls(Path(folder).resolve())
+        if not (run.folder / _SPEC).is_file():
+            raise UnusableInput(f"expected a run, {folder} has no {_SPEC}.")
+        _ = run.spec
+        return run
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """``run.json``, read anew."""
+        path = self.folder / _SPEC
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+            content["kind"], content["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UnusableInput(f"{path} is damaged ({error}).") from error
+        return content
+
+    @property
+    def journal(self) -> Journal:
+        """Its events."""
+        return Journal(self.folder / "events.jsonl")
+
+    @property
+    def log(self) -> Path:
+        """What libraries printed, and tracebacks."""
+        return self.folder / "log.txt"
+
+    def lock(self) -> RunLock:
+        """The right to work on it; not yet taken."""
+        return RunLock(self.folder / "lock")
+
+    def is_alive(self) -> bool:
+        """Whether a living process works on it, on whatever terms it was started."""
+        return is_locked(self.folder / "lock")
+
+    def state(self) -> State:
+        """What is true now, also after a crash or a power cut.
+
+        A run whose process died without a last word is ``crashed``; its checkpoints can
+        be resumed like those of a stopped one.
+        """
+        if self.is_alive():
+            return "paused" if self.wish() == "pause" else "running"
+        last = self.journal.last()
+        if isinstance(last, Finished):
+            return "finished"
+        if isinstance(last, Stopped):
+            return "stopped"
+        if isinstance(last, Failed):
+            return "failed"
+        return "crashed" if self.spec.get("sessions") else "new"
+
+    def ask(self, wish: Wish) -> None:
+        """Leave a wish for whoever works on it; read between two steps."""
+        _replace(self.folder / "control", wish)
+
+    def wish(self) -> str:
+        """The wish that was left, or empty."""
+        try:
+            return (self.folder / "control").read_text().strip()
+        except OSError:
+            return ""
+
+    def forget_wish(self) -> None:
+        """Nothing is wished any more."""
+        (self.folder / "control").unlink(missing_ok=True)
+
+    def last_step(self) -> Step | None:
+        """The newest reported step."""
+        found = None
+        for _, event in self.journal.read(max(0, self.journal.size - (1 << 16))):
+            found = event if isinstance(event, Step) else found
+        return found
+
+    def pid(self) -> int:
+        """Process of the present or last session; 0 before the first."""
+        return int(self.spec.get("process", {}).get("pid", 0))
+
+    def silence_s(self) -> float | None:
+        """Seconds since its process was last heard of; None when never."""
+        try:
+            return max(0.0, time.time() - (self.folder / "heartbeat").stat().st_mtime)
+        except OSError:
+            return None
+
+    def begin_session(self) -> None:
+        """Called by the worker that holds the lock."""
+        self.forget_wish()
+        self.beat()
+        content = self.spec
+        content["sessions"] = int(content.get("sessions", 0)) + 1
+        content["session_offset"] = self.journal.size
+        content["outcome"] = {}
+        content["process"] = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "began": time.time(),
+        }
+        self._write_spec(content)
+
+    def end_session(self, outcome: Mapping[str, Any]) -> None:
+        """Note how the session ended: ``state``, ``result`` or ``error_kind``."""
+        content = self.spec
+        content["outcome"] = {**outcome, "ended": time.time()}
+        self._write_spec(content)
+        self.forget_wish()
+
+    def beat(self) -> None:
+        """Say that the worker lives."""
+        (self.folder / "heartbeat").touch()
+
+    def _make_room(self) -> None:
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise UnusableInput(f"--out must be a folder, {self.folder} is a file.")
+        inside = {p.name for p in self.folder.iterdir()}
+        if not inside:
+            return
+        if _SPEC not in inside:
+            raise UnusableInput(
+                f"the folder {self.folder} is not empty and holds no run; choose "
+                "another --out."
+            )
+        if self.is_alive() or {"checkpoints", "model"} & inside:
+            raise UnusableInput(
+                f"the run {self.folder} exists ({self.state()}); continue it with "
+                f"homolog runs resume {self.folder}, or choose another --out."
+            )
+        for name in _OWN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "best", ignore_errors=True)
+
+    def _write_spec(self, content: Mapping[str, Any]) -> None:
+        _replace(self.folder / _SPEC, json.dumps(content, indent=1) + "\n")
+
+
+def find_runs(folder: str | Path, depth: int = 3) -> Iterator[Run]:
+    """Every run in a folder and below, by path; nothing inside a run is searched."""
+    here = Path(folder)
+    if (here / _SPEC).is_file():
+        yield Run(here.resolve())
+        return
+    if depth <= 0 or not here.is_dir():
+        return
+    for inside in sorted(here.iterdir()):
+        if inside.is_dir() and not inside.name.startswith("."):
+            yield from find_runs(inside, depth - 1)
+
+
+def ended(event: Event) -> bool:
+    """Whether nothing follows this event in its session."""
+    return isinstance(event, Finished | Stopped | Failed)
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with scratch.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"homolog": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
