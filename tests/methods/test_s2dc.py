@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from homolog.backbones._base import Backbone
+from homolog.backbones._base import build as build_backbone
 from homolog.config import from_dict
 from homolog.methods.s2dc import S2DC, S2DCConfig
 from homolog.nn.optim import parameter_groups
@@ -367,3 +368,28 @@ def test_the_paper_recipe_is_literal_where_the_paper_is_clear() -> None:
     assert recipe["training"]["steps"] == 100_000
     assert recipe["backbone"]["feature_size"] == 48
     assert recipe["backbone"]["use_v2"] is True
+
+
+@pytest.mark.parametrize(
+    ("backbone", "overrides"),
+    [
+        ("resunet", {"channels": [4, 8, 12, 16]}),
+        ("swin", {"feature_size": 12, "use_v2": True}),
+        ("vit", {"image_size": SIZE, "patch": [8, 8, 8], "hidden": 24, "inner": 48,
+                 "layers": 2, "heads": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_every_dense_backbone_trains(
+    make_views: MakeViews, backbone: str, overrides: dict[str, Any]
+) -> None:
+    network = build_backbone(backbone, overrides)
+    method = S2DC(network, S2DCConfig(size=SIZE, head_hidden=16, head_dim=8))
+    optimiser = torch.optim.AdamW(parameter_groups(method, 0.01), 1e-3)
+    views = make_views(method.views(), batch=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = method.losses(views, 0.0)
+    assert all(value.dtype == torch.float32 for value in terms.values())
+    assert math.isfinite(step(method, views, optimiser))
+    features = method.embedder()(views["student"].flat())["features"]
+    assert features.shape[2:] == (4, 4, 4)
