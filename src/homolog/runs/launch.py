@@ -148,10 +148,10 @@ def crash_sentence(run: Run) -> str:
     step = run.last_step()
     where = f" after step {step.index} of {step.total}" if step else ""
     word = last_line(run)
+    ends = f"; log.txt ends: {word}" if word else ""
     return (
         f"process {run.pid()} is gone without a last word{where} (killed, out of "
-        f"memory or power cut?){f'; log.txt ends: {word}' if word else ''}. Continue with: "
-        f"homolog runs resume {run.folder}"
+        f"memory or power cut?){ends}. Continue with: homolog runs resume {run.folder}"
     )
 
 
