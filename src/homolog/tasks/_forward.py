@@ -26,6 +26,7 @@ class SlidingConfig:
     Attributes:
         window: Window it was trained with (D, H, W).
         divisor: Every window side is a multiple of this when the scan is smaller.
+        smallest: No window side becomes shorter than this then.
         overlap: Shared part of neighbouring windows.
         batch: Windows per forward pass, at most.
         flips: Axes (0 z, 1 y, 2 x); predictions of all their mirrorings are averaged.
@@ -38,6 +39,7 @@ class SlidingConfig:
 
     window: Index
     divisor: Index = (1, 1, 1)
+    smallest: Index = (1, 1, 1)
     overlap: float = 0.5
     batch: int = 2
     flips: tuple[int, ...] = ()

@@ -65,6 +65,7 @@ def label_stored(
     config = SlidingConfig(
         window=spec_index(spec, "window"),
         divisor=spec_index(spec, "divisor"),
+        smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
         batch=4 if model.device.type == "cuda" else 1,
         flips=tuple(flips),

@@ -119,28 +119,34 @@ class SegmentModule(TaskModule):
 
 
 def choose_window(
-    shapes: Sequence[Index], divisor: Index, *, side: int, voxels: int
+    shapes: Sequence[Index],
+    divisor: Index,
+    smallest: Index,
+    *,
+    side: int,
+    voxels: int,
 ) -> Index:
     """A window as large as the median scan where that is affordable.
 
     Args:
         shapes: Sizes of the scans (D, H, W).
         divisor: What every side must be a multiple of.
+        smallest: No side is shorter.
         side: No side is longer.
-        voxels: No window has more voxels, as far as ``divisor`` allows.
+        voxels: No window has more voxels, as far as ``smallest`` allows.
 
     Returns:
         (D, H, W), multiples of the divisor.
     """
     median = [sorted(s[a] for s in shapes)[len(shapes) // 2] for a in range(3)]
     window = [
-        min(-(-n // m), max(side // m, 1)) * m
-        for n, m in zip(median, divisor, strict=True)
+        max(min(-(-n // m), side // m) * m, least)
+        for n, m, least in zip(median, divisor, smallest, strict=True)
     ]
     while window[0] * window[1] * window[2] > voxels:
         # shorten the longest side that can be shortened
         longest = max(
-            (a for a in range(3) if window[a] > divisor[a]),
+            (a for a in range(3) if window[a] - divisor[a] >= smallest[a]),
             key=lambda a: window[a],
             default=None,
         )
@@ -148,6 +154,15 @@ def choose_window(
             break
         window[longest] -= divisor[longest]
     return window[0], window[1], window[2]
+
+
+def smallest_window(backbone: Backbone) -> Index:
+    """Sides with two cells of the coarsest map: one cell alone has no variance."""
+    d, h, w = (
+        -(-2 * stride // m) * m
+        for stride, m in zip(backbone.strides[-1], backbone.size_divisor, strict=True)
+    )
+    return d, h, w
 
 
 def spec_index(spec: Mapping[str, Any], key: str) -> Index:

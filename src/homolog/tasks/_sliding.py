@@ -160,7 +160,9 @@ class _Slide:
             )
         self.classes = classes
         self.shape: Index = (image.shape[1], image.shape[2], image.shape[3])
-        window = legal_window(self.shape, config.window, config.divisor)
+        window = legal_window(
+            self.shape, config.window, config.divisor, config.smallest
+        )
         self.grid = place_windows(self.shape, window, config.overlap)
         exact = image.dtype == torch.float64 and normalise is None
         self.dtype = torch.float64 if exact else torch.float32

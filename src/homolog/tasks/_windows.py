@@ -42,17 +42,20 @@ class WindowGrid:
         return self.starts[index][self.axis]
 
 
-def legal_window(shape: Index, window: Index, divisor: Index) -> Index:
+def legal_window(
+    shape: Index, window: Index, divisor: Index, smallest: Index = (1, 1, 1)
+) -> Index:
     """The window shrunk to a smaller volume, each side still a multiple of ``divisor``.
 
     Args:
         shape: The volume's size (D, H, W).
         window: The window the network was trained with.
         divisor: What every side must be a multiple of; (1, 1, 1) allows any.
+        smallest: No side becomes shorter than this.
     """
     d, h, w = (
-        min(side, -(-n // m) * m)
-        for n, side, m in zip(shape, window, divisor, strict=True)
+        min(side, -(-max(n, least) // m) * m)
+        for n, side, m, least in zip(shape, window, divisor, smallest, strict=True)
     )
     return d, h, w
 

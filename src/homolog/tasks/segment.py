@@ -38,6 +38,7 @@ from homolog.tasks._segmenter import (
     SegmentModule,
     SegmentNetwork,
     choose_window,
+    smallest_window,
     spec_index,
 )
 from homolog.views.view import Anchor, ViewSpec
@@ -89,6 +90,7 @@ class Segment(LearnedTask):
             window = choose_window(
                 [case.card.shape for case in cases],
                 backbone.size_divisor,
+                smallest_window(backbone),
                 side=side,
                 voxels=voxels,
             )
@@ -96,6 +98,10 @@ class Segment(LearnedTask):
         return {
             "window": list(window),
             "divisor": list(backbone.size_divisor),
+            "smallest": [
+                min(a, b)
+                for a, b in zip(smallest_window(backbone), window, strict=True)
+            ],
             "overlap": self.config.overlap,
             "channels": cases[0].card.channels,
             "modalities": sorted({case.card.modality for case in cases}),
@@ -111,6 +117,7 @@ class Segment(LearnedTask):
             backbone.strides,
             in_channels=int(spec["channels"]),
             out_channels=len(spec["label_values"]),
+            kind=backbone.decoder,
         )
         return SegmentNetwork(backbone, decoder)
 
