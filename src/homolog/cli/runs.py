@@ -1,0 +1,190 @@
+"""``homolog runs``: list, follow, stop, pause and resume trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homolog.cli._options import show
+
+if TYPE_CHECKING:
+    from homolog.runs.run import Run
+
+_JSON = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Last line of standard output is one JSON object.",
+)
+_RUN = click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+
+
+@click.group("runs", short_help="List, show, follow, stop, pause, resume runs.")
+def command() -> None:
+    """Look after trainings, from any terminal.
+
+    \b
+    homolog runs list runs            every run below a folder
+    homolog runs follow runs/pre      its events, live; Ctrl-C leaves it running
+    homolog runs stop runs/pre        stop between two steps, state saved
+    homolog runs resume runs/pre      go on exactly where it stopped
+    """  # noqa: D301 - click reads the backspace
+
+
+@command.command("list")
+@click.argument("folder", default=".", metavar="[DIR]", type=click.Path(path_type=Path))
+@_JSON
+def list_runs(folder: Path, as_json: bool) -> None:
+    """List the runs in DIR and below: state, kind, steps, losses."""
+    from homolog.runs.run import find_runs
+
+    if not folder.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(folder))
+    rows = [_row(run) for run in find_runs(folder)]
+    width = max((len(row["run"]) for row in rows), default=0)
+    lines = [_line(row, width) for row in rows]
+    show({"runs": rows}, as_json, lines or [f"no runs in {folder}"])
+
+
+@command.command("show")
+@_RUN
+@_JSON
+def show_run(folder: Path, as_json: bool) -> None:
+    """Tell all about RUN: state, settings, last losses, what it wrote."""
+    from homolog.runs.launch import crash_sentence
+    from homolog.runs.run import Run
+
+    run = Run.open(folder)
+    row, spec = _row(run), run.spec
+    lines = [_line(row, 0)]
+    if row["state"] == "crashed":
+        lines.append(crash_sentence(run))
+    lines += [f"{key}: {_short(value)}" for key, value in spec["config"].items()]
+    silent = run.silence_s()
+    if silent is not None:
+        lines.append(f"last heard of {silent:.0f} s ago, process {run.pid()}")
+    show({**row, "spec": spec}, as_json, lines)
+
+
+@command.command("follow")
+@_RUN
+@click.option("--all", "whole", is_flag=True, help="From its very beginning.")
+@_JSON
+def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
+    """Show the events of RUN as they come; Ctrl-C leaves it running."""
+    from homolog.cli._follow import follow
+    from homolog.cli._run import conclude
+    from homolog.runs import launch
+    from homolog.runs.run import Run
+
+    run = Run.open(folder)
+    if run.state() == "new":
+        show(_row(run), as_json, [f"{run.folder} has not begun"])
+        return 0
+    try:
+        last = follow(launch.follow(run, whole=whole))
+    except KeyboardInterrupt:
+        show(_row(run), as_json, ["it goes on in the background"])
+        return 0
+    return conclude(run, last, as_json)
+
+
+@command.command("stop")
+@_RUN
+@click.option(
+    "--timeout", "timeout_s", default=120.0, show_default=True,
+    type=click.FloatRange(0), help="Seconds to wait for the step at hand.",
+)  # fmt: skip
+@click.option("--kill", is_flag=True, help="Kill it when it does not stop in time.")
+@_JSON
+def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
+    """Stop RUN between two steps; its state is saved."""
+    from homolog.errors import JobError
+    from homolog.runs import launch
+    from homolog.runs.run import Run
+
+    run = Run.open(folder)
+    was = run.state()
+    state = launch.stop(run, timeout_s, kill=kill)
+    if was not in ("running", "paused"):
+        show(_row(run), as_json, [f"nothing to stop: {run.folder} is {state}"])
+    elif state in ("running", "paused"):
+        raise JobError(
+            f"{run.folder} did not stop within {timeout_s:.0f} s; wait, or add --kill."
+        )
+    else:
+        show(_row(run), as_json, [f"{state}: {run.folder}"])
+    return 0
+
+
+@command.command("pause")
+@_RUN
+@_JSON
+def pause_run(folder: Path, as_json: bool) -> None:
+    """Let RUN wait between two steps; it keeps its memory and its device."""
+    from homolog.runs import launch
+    from homolog.runs.run import Run
+
+    run = Run.open(folder)
+    launch.pause(run)
+    show(_row(run), as_json, [f"paused; go on with: homolog runs resume {folder}"])
+
+
+@command.command("resume")
+@_RUN
+@click.option("--background", is_flag=True, help="Return at once.")
+@_JSON
+def resume_run(folder: Path, background: bool, as_json: bool) -> int:
+    """Let a paused RUN go on, or continue a stopped, failed or crashed one exactly."""
+    from homolog.cli._run import in_background, in_foreground
+    from homolog.runs import launch
+    from homolog.runs.run import Run
+
+    run = Run.open(folder)
+    if run.state() == "paused":
+        launch.unpause(run)
+        show(_row(run), as_json, [f"going on: {run.folder}"])
+        return 0
+    launch.check_resumable(run)
+    return in_background(run, as_json) if background else in_foreground(run, as_json)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """What a list shows of a run; a damaged one is shown as such."""
+    from homolog.errors import UnusableInput
+
+    try:
+        spec = run.spec
+    except UnusableInput as error:
+        return {"run": str(run.folder), "state": "damaged", "reason": str(error)}
+    config, step = spec["config"], run.last_step()
+    return {
+        "run": str(run.folder),
+        "state": run.state(),
+        "kind": spec["kind"],
+        "what": config.get("method") or config.get("task") or "",
+        "step": step.index if step else 0,
+        "total": step.total if step else 0,
+        "losses": step.losses if step else {},
+        "remaining_s": step.remaining_s if step else 0.0,
+        "pid": run.pid(),
+        "result": spec.get("outcome", {}).get("result", {}),
+    }
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    if row["state"] == "damaged":
+        return f"{row['run']:<{width}}  damaged   {row['reason']}"
+    losses = "  ".join(f"{k} {v:.4g}" for k, v in row["losses"].items())
+    steps = f"{row['step']}/{row['total']}" if row["total"] else "-"
+    return (
+        f"{row['run']:<{width}}  {row['state']:<9} {row['kind']} {row['what']}  "
+        f"{steps}  {losses}"
+    ).rstrip()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
