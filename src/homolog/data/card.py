@@ -11,7 +11,6 @@ import numpy as np
 
 from homolog.data.foreground import Box
 from homolog.data.preprocess import Intensities, Prepared
-from homolog.data.resample import Regrid
 from homolog.geometry.affine import Affine, Index, Triple
 
 
@@ -147,7 +146,7 @@ def prepared_fields(prepared: Prepared, original: Affine) -> dict[str, Any]:
             "axes": prepared.axes,
             "flips": prepared.flips,
             "affine": original,
-            "shape": _own_shape(prepared.grid, prepared.axes),
+            "shape": prepared.own_shape,
         },
         "foreground": prepared.foreground,
         "note": prepared.note,
@@ -173,11 +172,3 @@ def boxes_on_grid(
         plain = {"min": low.round(6).tolist(), "max": high.round(6).tolist()}
         result.append({**box, **plain})
     return tuple(result)
-
-
-def _own_shape(grid: Regrid, axes: tuple[int, ...]) -> Index:
-    """Shape before the axes were permuted: new axis i was old axis ``axes[i]``."""
-    shape = [0, 0, 0]
-    for new, old in enumerate(axes):
-        shape[old] = grid.source[new]
-    return shape[0], shape[1], shape[2]

@@ -25,6 +25,7 @@ _CODE = (
     "nifti_*.py",
     "pictures.py",
     "preprocess.py",
+    "quantise.py",
     "resample.py",
     "scan_io.py",
     "values.py",

@@ -16,7 +16,7 @@ from homolog.data.atomic import flush, write_json
 from homolog.data.card import Card, boxes_on_grid, prepared_fields
 from homolog.data.preprocess import (
     Preprocessing,
-    prepare_labels,
+    labels_on_grid,
     prepare_volume,
 )
 from homolog.data.store import case_folder, read_card
@@ -86,12 +86,15 @@ def _fill(
 
     volume = read_scan(source.image)
     prepared = prepare_volume(volume, preprocessing)
+    own, source_hash = volume.affine, content_hash(volume)
+    del volume  # scan, prepared scan and labels are never in memory together
     write_array(prepared.data, folder / "image.b2nd")
+    none = np.empty((prepared.data.shape[0], 0, 0, 0), np.int16)
+    prepared = dataclasses.replace(prepared, data=none)
     names = ["image.b2nd"]
     counts: dict[int, int] = {}
     if source.label is not None:
-        labels = read_labels(source.label)
-        array = prepare_labels(labels, volume, prepared)
+        array = labels_on_grid(read_labels(source.label), prepared)
         write_array(array, folder / "label.b2nd")
         points, counts = foreground_index(array, seed)
         with (folder / "points.npy").open("wb") as file:
@@ -103,16 +106,16 @@ def _fill(
         subject=source.subject,
         split=source.split,
         target=source.target,
-        boxes=boxes_on_grid(source.boxes, volume.affine, prepared.affine),
+        boxes=boxes_on_grid(source.boxes, own, prepared.affine),
         label_values=tuple(sorted(counts)),
         label_counts=counts,
         has_label=source.label is not None,
         source=str(source.image),
         label_source=str(source.label) if source.label else None,
-        source_hash=content_hash(volume),
+        source_hash=source_hash,
         key=key,
         files={name: (folder / name).stat().st_size for name in names},
-        **prepared_fields(prepared, volume.affine),
+        **prepared_fields(prepared, own),
     )
     write_json(card.to_dict(), folder / "card.json")
     return card
@@ -156,26 +159,38 @@ def foreground_index(
         (N, 4) int16 (int32 for a very long axis) rows (label, z, y, x) sorted by
         label, and label -> voxel count.
     """
-    flat = labels.reshape(-1)
-    where = np.flatnonzero(flat > 0)
-    # Stable sort of int16 is a radix sort: linear, whatever the number of labels.
-    order = np.argsort(flat[where], kind="stable")
-    values, first, counts = np.unique(
-        flat[where][order], return_index=True, return_counts=True
-    )
+    total = np.zeros(np.iinfo(np.int16).max + 1, np.int64)
+    for plane in labels:
+        found = np.bincount(plane[plane > 0])
+        total[: len(found)] += found
+    counts = {int(v): int(total[v]) for v in np.flatnonzero(total)}
+    wanted = {value: _ranks(value, count, seed) for value, count in counts.items()}
+    seen = dict.fromkeys(counts, 0)
     rows = []
-    for value, begin, count in zip(values, first, counts, strict=True):
-        chosen = np.arange(count)
-        if count > _POINTS:
-            key = np.array([seed, int(value)], dtype=np.uint64)
-            rng = np.random.Generator(np.random.Philox(key=key))
-            chosen = np.sort(rng.choice(count, _POINTS, replace=False))
-        voxels = np.unravel_index(where[order[begin + chosen]], labels.shape)
-        rows.append(np.stack([np.full(len(chosen), value), *voxels], axis=1))
-    table = np.concatenate(rows) if rows else np.zeros((0, 4))
-    found = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+    for z, plane in enumerate(labels):
+        flat = plane.reshape(-1)
+        where = np.flatnonzero(flat > 0)
+        where = where[np.argsort(flat[where], kind="stable")]
+        values, first = np.unique(flat[where], return_index=True)
+        for value, members in zip(values, np.split(where, first[1:]), strict=False):
+            ranks = wanted[int(value)] - seen[int(value)]
+            seen[int(value)] += len(members)
+            chosen = members[ranks[(ranks >= 0) & (ranks < len(members))]]
+            y, x = np.divmod(chosen, labels.shape[2])
+            rows.append(np.stack([np.full_like(y, value), np.full_like(y, z), y, x], 1))
+    table = np.concatenate(rows) if rows else np.zeros((0, 4), np.int64)
+    table = table[np.argsort(table[:, 0], kind="stable")]
     is_long = max(labels.shape) > np.iinfo(np.int16).max
-    return table.astype(np.int32 if is_long else np.int16), found
+    return table.astype(np.int32 if is_long else np.int16), counts
+
+
+def _ranks(value: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Which of a label's voxels are kept, counted in reading order."""
+    if count <= _POINTS:
+        return np.arange(count)
+    key = np.array([seed, value], dtype=np.uint64)
+    rng = np.random.Generator(np.random.Philox(key=key))
+    return np.sort(rng.choice(count, _POINTS, replace=False))
 
 
 def _replace_folder(fresh: Path, folder: Path) -> None:

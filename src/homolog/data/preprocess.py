@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from homolog.config import option
 from homolog.data.foreground import Box, foreground_box, inside, spread_sample
-from homolog.data.resample import Regrid, nearest, resample
+from homolog.data.quantise import to_int16
+from homolog.data.resample import Regrid, nearest
 from homolog.data.volume import (
     MODALITIES,
     LabelMap,
@@ -25,13 +26,10 @@ from homolog.data.volume import (
     restore_axes,
 )
 from homolog.errors import UnusableInput
-from homolog.geometry.affine import Affine
+from homolog.geometry.affine import Affine, Index
 
 # More voxels than this (about 2.4 GB as int16) fit no machine we know while training.
 MAX_VOXELS = 1_200_000_000
-# Values that are not whole numbers get this many levels over their usual range, finer
-# than the 12 bits of a scanner; the rest of int16 is room for outliers.
-_LEVELS = 8192
 _INT16 = np.iinfo(np.int16)
 
 
@@ -111,6 +109,14 @@ class Prepared:
     flips: tuple[bool, ...]
     note: str = ""
 
+    @property
+    def own_shape(self) -> Index:
+        """Shape (z, y, x) of the scan as its file holds it."""
+        shape = [0, 0, 0]
+        for new, old in enumerate(self.axes):
+            shape[old] = self.grid.source[new]
+        return shape[0], shape[1], shape[2]
+
     def normalised(self) -> NDArray[np.float32]:
         """(C, D, H, W) float32 as a network sees it."""
         return self.intensity.normalise(
@@ -139,7 +145,7 @@ def prepare_volume(volume: Volume, preprocessing: Preprocessing) -> Prepared:
             f"spacing {preprocessing.spacing_mm} mm, more than {MAX_VOXELS:,}; "
             "choose a coarser spacing."
         )
-    data, scale, offset, note = _to_int16(canonical.data, grid)
+    data, scale, offset, note = to_int16(canonical.data, grid)
     modality = preprocessing.modality or volume.modality
     is_ct = modality == "CT"
     sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
@@ -186,10 +192,14 @@ def prepare_labels(
         UnusableInput: Another grid than the scan's, or a value that int16 cannot hold.
     """
     if labels.shape != volume.shape:
-        raise UnusableInput(
-            f"label map {labels.name!r} must have the shape of its scan "
-            f"{volume.shape}, got {labels.shape}."
-        )
+        raise _other_grid(labels, volume.shape)
+    return labels_on_grid(labels, prepared)
+
+
+def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
+    """As ``prepare_labels``, when the scan itself is no longer in memory."""
+    if labels.shape != prepared.own_shape:
+        raise _other_grid(labels, prepared.own_shape)
     if labels.data.size and (labels.data.max() > _INT16.max or labels.data.min() < -1):
         raise UnusableInput(
             f"label values must be in -1..{_INT16.max}, got {labels.data.min()}.."
@@ -200,6 +210,13 @@ def prepare_labels(
     if not grid.is_identity:
         turned = nearest(turned, [grid.positions(axis) for axis in range(3)])
     return np.ascontiguousarray(turned, dtype=np.int16)
+
+
+def _other_grid(labels: LabelMap, shape: Index) -> UnusableInput:
+    return UnusableInput(
+        f"label map {labels.name!r} must have the shape of its scan {shape}, "
+        f"got {labels.shape}."
+    )
 
 
 def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> LabelMap:
@@ -240,64 +257,3 @@ def _robust_intensities(
     if not spread > 1e-6 * max(abs(low), abs(high), 1e-30):
         spread = high - low if high > low else 1.0
     return Intensities(low, high, float(kept.mean()), spread)
-
-
-def _to_int16(
-    data: NDArray[Any], grid: Regrid
-) -> tuple[NDArray[np.int16], float, float, str]:
-    """(stored, scale, offset, note) of values on the new grid.
-
-    Whole numbers that fit are kept exactly (with an offset if need be); after an
-    interpolation they are rounded to whole numbers where their range is wide. Anything
-    else gets 8192 levels over its usual range.
-    """
-    values = np.ascontiguousarray(data)
-    whole = _is_whole(values)
-    if not grid.is_identity:
-        values = resample(values, grid)
-    if values.dtype.itemsize <= 2 and values.dtype.kind in "bi":
-        return values.astype(np.int16), 1.0, 0.0, ""
-    least, most = float(values.min()), float(values.max())
-    usual = [float(p) for p in np.percentile(spread_sample(values), (0.05, 99.95))]
-    exact = grid.is_identity or usual[1] - usual[0] >= 1024
-    if whole and exact and round(most) - round(least) <= 65535:
-        fits = least >= _INT16.min and most <= _INT16.max
-        offset = 0.0 if fits else float(round(least) - _INT16.min)
-        return _quantise(values, 1.0, offset), 1.0, offset, ""
-    low, high = usual if usual[1] > usual[0] else (least, most)
-    if not high > low:
-        return np.zeros(values.shape, np.int16), 1.0, low, ""
-    scale, offset = (high - low) / _LEVELS, (low + high) / 2
-    ends = ((least - offset) / scale, (most - offset) / scale)
-    note = ""
-    if ends[0] < _INT16.min or ends[1] > _INT16.max:
-        note = (
-            f"values {least:g}..{most:g} were clipped to "
-            f"{max(least, offset + scale * _INT16.min):g}.."
-            f"{min(most, offset + scale * _INT16.max):g} "
-            f"(usual range {low:g}..{high:g})"
-        )
-    return _quantise(values, scale, offset), scale, offset, note
-
-
-def _is_whole(values: NDArray[Any]) -> bool:
-    """Whether all values are whole numbers; stops at the first part that is not."""
-    if values.dtype.kind in "biu":
-        return True
-    flat = values.reshape(-1)
-    parts = range(0, flat.size, 1 << 20)
-    return all(
-        bool(np.array_equal(part, np.rint(part)))
-        for part in (flat[i : i + (1 << 20)] for i in parts)
-    )
-
-
-def _quantise(values: NDArray[Any], scale: float, offset: float) -> NDArray[np.int16]:
-    """Round((value - offset) / scale) as int16, plane by plane to save memory."""
-    stored = np.empty(values.shape, np.int16)
-    for channel in range(values.shape[0]):
-        for z in range(values.shape[1]):
-            plane = values[channel, z].astype(np.float64)
-            plane = np.rint((plane - offset) / scale)
-            stored[channel, z] = np.clip(plane, _INT16.min, _INT16.max)
-    return stored

@@ -123,9 +123,6 @@ def write_store(
     check_ids(cases)
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
-    for sentence in print_.sentences if cases else ():
-        yield Note(sentence)
-
     built = _prepare_all(cases, out, recipe, reasons, seed)
     cards, counts, stopped = yield from built
     if stopped:
