@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,9 @@ class WindowAttention(nn.Module):
                 )
             mixed.append(attend(q[rows], k[rows], v[rows], mask, self.scale))
         joined = torch.cat(mixed) if len(mixed) > 1 else mixed[0]
-        return self.proj(joined.transpose(1, 2).reshape(count, batch, n, e))
+        merged = joined.transpose(1, 2).reshape(count, batch, n, e)
+        result: Tensor = self.proj(merged)
+        return result
 
     def _bias(self, n: int) -> Tensor:
         """Relative position bias, (heads, n, n)."""
@@ -95,8 +97,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tenso
         (N, heads, n, e).
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
-        mixed: Tensor = _RecomputedAttention.apply(q, k, v, bias, scale)
-        return mixed
+        mixed = _RecomputedAttention.apply(q, k, v, bias, scale)  # type: ignore[no-untyped-call]
+        return cast("Tensor", mixed)
     return _fast(q, k, v, bias, scale)
 
 
@@ -127,7 +129,7 @@ class _RecomputedAttention(torch.autograd.Function):
         grads = [torch.empty_like(t) for t in (q, k, v)]
         bias_leaf = bias.detach().to(wide).requires_grad_()
         bias_grad = torch.zeros_like(bias_leaf)
-        step = max(1, _CHUNK_SCORES // bias[..., :, :].numel())
+        step = max(1, _CHUNK_SCORES // bias.numel())
         for first in range(0, q.shape[0], step):
             rows = slice(first, first + step)
             with torch.enable_grad(), torch.autocast("cpu", enabled=False):

@@ -55,7 +55,8 @@ def plan_windows(size: Index, window: Index, shift: Index) -> WindowPlan:
     moved = tuple(0 if f else s for s, f in zip(shift, fits, strict=True))
     grid = tuple(-(-n // m) for n, m in zip(size, used, strict=True))
     count = grid[0] * grid[1] * grid[2]
-    order, groups = None, ((0, 0, count),)
+    order: tuple[int, ...] | None = None
+    groups = [(0, 0, count)]
     if any(moved):
         kinds = [
             sum(
@@ -66,15 +67,15 @@ def plan_windows(size: Index, window: Index, shift: Index) -> WindowPlan:
             for place in itertools.product(*(range(g) for g in grid))
         ]
         order = tuple(sorted(range(count), key=kinds.__getitem__))
-        groups, first = (), 0
+        groups, first = [], 0
         for kind in sorted(set(kinds)):
             stop = first + kinds.count(kind)
-            groups += ((kind, first, stop),)
+            groups.append((kind, first, stop))
             first = stop
     d, h, w = used
     sd, sh, sw = moved
     gd, gh, gw = grid
-    return WindowPlan(size, (d, h, w), (sd, sh, sw), (gd, gh, gw), order, groups)
+    return WindowPlan(size, (d, h, w), (sd, sh, sw), (gd, gh, gw), order, tuple(groups))
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,6 +16,10 @@ from homolog.geometry.affine import Index
 
 Steps = tuple[Index, ...]
 
+# Sizes must be multiples of the strides up to this one; coarser maps are rounded up,
+# so that a small crop (48 voxels) need not grow to a multiple of 32.
+_EXACT = 16
+
 
 @dataclass(frozen=True)
 class ResUNetConfig(BackboneConfig):
@@ -38,7 +42,8 @@ class ResUNet(Backbone):
     (homolog.nn.decoders) looks at the image itself there. A stage is UnetResBlocks (two
     3^3 convolutions, instance norm, leaky ReLU, a skip), the first with the stride. A
     thick-slice scan takes ``steps=((1, 2, 2), (2, 2, 2), ...)``: where the step of an
-    axis is 1 and the axis has not been halved before, the kernel is 1 along it.
+    axis is 1 and the axis has not been halved before, the kernel is 1 along it. Sizes
+    must be multiples of the strides up to 16; coarser maps have ceil(n / stride) cells.
 
     Source: Isensee et al., nnU-Net Revisited, MICCAI 2024 (residual encoder); MONAI
     1.6.1, networks/blocks/dynunet_block.py.
@@ -66,7 +71,8 @@ class ResUNet(Backbone):
             inside = outside
         self.stages = nn.ModuleList(stages)
         self.strides = tuple(strides)
-        self.size_divisor = so_far
+        exact = [s for s in strides if max(s) <= _EXACT]
+        self.size_divisor = exact[-1] if exact else strides[0]
         guard_convolutions(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
