@@ -11,7 +11,8 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, Request, Saved, Validated, drain
 from homolog.model_files import load_model, save_model
 from homolog.tasks._cases import choose_cases, parse_fold, spread_cases
-from homolog.tasks._finetune import job, learned_task, resolve
+from homolog.tasks._finetune import job
+from homolog.tasks._finetune_settings import learned_task, resolve
 from homolog.tasks._trained import open_trained
 from homolog.tasks.segment import Segment, SegmentConfig
 

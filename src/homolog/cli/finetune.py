@@ -99,7 +99,7 @@ def command(
     from homolog.cli._run import run_in_folder
     from homolog.config import to_dict
     from homolog.distributed import choose_device
-    from homolog.tasks._finetune import check_store, resolve
+    from homolog.tasks._finetune_settings import check_cases, resolve
 
     own, training, network = sort_settings(assignments)
     if steps is not None:
@@ -112,7 +112,6 @@ def command(
         recipe = "gpu" if choose_device(device).type == "cuda" else "cpu"
     if encoder != "scratch":
         encoder = str(Path(encoder).resolve())
-    check_store(str(store))
     config = {
         "task": task,
         "store": str(store.resolve()),
@@ -126,9 +125,11 @@ def command(
         "task_config": own,
         "training": training,
     }
+    settings = resolve(config)
+    check_cases(settings)
     return run_in_folder(
         kind="finetune",
-        config=to_dict(resolve(config)),
+        config=to_dict(settings),
         out=out,
         as_json=as_json,
         background=background,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,117 +10,24 @@ import torch
 
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
-from homolog.config import ConfigError, from_dict, merge, option, to_dict
+from homolog.config import ConfigError, from_dict, to_dict
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
-from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved
 from homolog.feed import CaseRef, Feed
-from homolog.model_files import find_model, load_encoder, read_card, save_model
+from homolog.model_files import load_encoder, save_model
 from homolog.nn.optim import parameter_groups
-from homolog.tasks import TASKS
 from homolog.tasks._base import LearnedTask, TaskModule, Trained
-from homolog.tasks._cases import Cases, choose_cases, spread_cases
+from homolog.tasks._cases import Cases, spread_cases
+from homolog.tasks._finetune_settings import (
+    SCRATCH,
+    FinetuneConfig,
+    check_cases,
+    resolve,
+    task_of,
+)
 from homolog.training import TrainingConfig, TrainingResult, train
 from homolog.training.precision import resolve_precision
-
-SCRATCH = "scratch"
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One fine-tuning, as it is written to ``run.json``."""
-
-    task: str = option("segment", "what is learnt")
-    store: str = option("", "store with labelled cases")
-    encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
-    recipe: str = option("cpu", "settings to start from")
-    fraction: float = option(
-        1.0, "share of the labelled training subjects used", minimum=0.0, maximum=1.0
-    )
-    fold: str | None = option(None, "i/k: hold out the i-th of k parts")
-    seed: int = option(0, "seed of everything random", minimum=0)
-    device: str = option("auto", "auto, cpu, cuda or cuda:i")
-    backbone: dict[str, Any] = field(default_factory=dict)
-    task_config: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-def learned_task(name: str) -> type[LearnedTask]:
-    """The class of a task that can be fine-tuned.
-
-    Raises:
-        ConfigError: Unknown, or a task that learns nothing.
-    """
-    if name not in TASKS.names():
-        known = ", ".join(n for n in TASKS.names() if TASKS.get(n).learns)
-        raise ConfigError(f"unknown task {name!r}; known: {known}.")
-    cls = TASKS.get(name)
-    if not issubclass(cls, LearnedTask):
-        raise ConfigError(f"{name} uses an encoder as it is and is not fine-tuned.")
-    return cls
-
-
-def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
-    """Merge recipe and overrides, and check all names and values.
-
-    Args:
-        config: Fields of FinetuneConfig. ``backbone`` needs a ``name`` only for another
-            network than the recipe's; ``task_config`` and ``training`` override single
-            settings.
-
-    Returns:
-        The same with ``backbone``, ``task_config`` and ``training`` complete, so that
-        resolving it again changes nothing.
-
-    Raises:
-        ConfigError: A name or value that cannot be meant.
-    """
-    wanted = from_dict(FinetuneConfig, config, where="finetune")
-    cls = learned_task(wanted.task)
-    if wanted.recipe not in cls.RECIPES:
-        known = ", ".join(cls.RECIPES)
-        raise ConfigError(
-            f"{wanted.task} has no recipe {wanted.recipe!r}; recipes: {known}."
-        )
-    recipe = dict(cls.RECIPES[wanted.recipe])
-    special = recipe.pop("with", {})
-    default = dict(recipe.get("backbone", {}))
-    name = _backbone_name(wanted) or str(default.get("name", ""))
-    if name != default.get("name"):
-        default = {}  # settings of another network
-    backbone = merge(default, wanted.backbone, {"name": name})
-    recipe = merge(recipe, special.get(name, {}))
-    training = merge(recipe.get("training", {}), wanted.training)
-    own = merge(recipe.get("task", {}), wanted.task_config)
-    return dataclasses.replace(
-        wanted,
-        backbone=backbone,
-        task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
-        training=to_dict(from_dict(TrainingConfig, training, where="training")),
-    )
-
-
-def _backbone_name(wanted: FinetuneConfig) -> str | None:
-    """The network asked for, or the one the encoder's own card names.
-
-    Raises:
-        ConfigError: They differ.
-    """
-    asked: str | None = wanted.backbone.get("name")
-    if wanted.encoder == SCRATCH:
-        return asked
-    path = Path(wanted.encoder)
-    try:
-        card = read_card(find_model(path))
-    except UnusableInput:
-        if path.is_file():
-            return asked  # another project's weights: they do not say
-        raise
-    own = str(card["backbone"]["name"])
-    if asked not in (None, own):
-        raise ConfigError(f"the encoder {path} is a {own}, not a {asked}.")
-    return own
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
@@ -140,11 +45,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """
     settings = resolve(config)
     device = choose_device(settings.device)
-    task = _task(settings)
-    store = Store.open(settings.store)
-    cases = choose_cases(
-        store, task, fraction=settings.fraction, fold=settings.fold, seed=settings.seed
-    )
+    task = task_of(settings)
+    cases = check_cases(settings)
+    store = cases.all[0].store
     backbone, origin, notes = starting_encoder(settings, store, cases)
     for sentence in notes:
         yield Note(sentence)
@@ -294,11 +197,6 @@ class _Validation:
         return self.task.validate(model, self.cases)
 
 
-def _task(settings: FinetuneConfig) -> LearnedTask:
-    cls = learned_task(settings.task)
-    return cls(from_dict(cls.Config, settings.task_config, where=settings.task))
-
-
 def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
     """Learning-rate factor of the encoder's parameters, by their prefix."""
     encoder = module.encoder()
@@ -340,10 +238,3 @@ def _summary(
         "precision": result.precision,
         "batch_size": result.batch_size,
     }
-
-
-def check_store(path: str) -> None:
-    """Refuse a store that is none before a run is begun."""
-    if not path:
-        raise UnusableInput("a store with labelled cases is needed.")
-    Store.open(path)

@@ -101,12 +101,10 @@ class WindowPredictor:
             place = tuple(
                 slice(s, s + n) for s, n in zip(start, self.grid.window, strict=True)
             )
-            window: _Window = self.image[(slice(None), *place)]
+            window = self.image[(slice(None), *place)]
             value = constant_value(window) if self.config.skip_constant else None
-            if value is not None:
-                window = value
-                self.constant += 1
-            waiting.append((index, window))
+            waiting.append((index, window if value is None else value))
+            self.constant += value is not None
             pending += value is None
             if pending >= self.batch:
                 yield from self._flush(waiting)
