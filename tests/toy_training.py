@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from homolog.config import from_dict
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Request, Step
 from homolog.geometry.affine import Index
 from homolog.nn.teacher import Teacher
+from homolog.training import TrainingConfig, train
 from homolog.views.view import View, Views, ViewSpec
 
 SIZE: Index = (4, 4, 4)
@@ -86,7 +92,9 @@ class ToyTrainable(nn.Module):
         flat = views["view"].flat()
         features = self.body(flat)
         self.features = features.detach()
-        error = (self.head(features)[:, 0] - flat.mean((1, 2, 3, 4)) * 8).square().mean()
+        error = (
+            (self.head(features)[:, 0] - flat.mean((1, 2, 3, 4)) * 8).square().mean()
+        )
         pull = (features - self.teacher(flat)).square().mean()
         return {"error": error, "pull": 0.1 * pull}
 
@@ -103,3 +111,60 @@ def toy(seed: int = 0, **options: Any) -> ToyTrainable:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ToyTrainable(**options)
+
+
+def job(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """A run's job: train the toy slowly enough to be caught in the middle."""
+    torch.set_num_threads(1)
+    trainable = SlowToy(config.get("step_s", 0.0))
+    trainable.load_state_dict(toy().state_dict())
+    result = yield from train(
+        trainable,
+        ToyFeed(4, seed=config.get("seed", 0)),
+        from_dict(TrainingConfig, config["training"]),
+        folder=folder,
+        device=torch.device("cpu"),
+        seed=config.get("seed", 0),
+    )
+    return {"steps": result.steps, "losses": dict(result.losses)}
+
+
+def failing_job(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    yield Note("about to fail")
+    raise {"job": JobError, "input": UnusableInput, "bug": KeyError}[config["how"]](
+        "the toy broke on purpose"
+    )
+
+
+class SlowToy(ToyTrainable):
+    def __init__(self, step_s: float) -> None:
+        super().__init__()
+        self.step_s = step_s
+
+    def after_step(self, progress: float) -> None:
+        time.sleep(self.step_s)
+        super().after_step(progress)
+
+
+def run_all(trainable: nn.Module, feed: ToyFeed, folder: Path, **settings: Any) -> Any:
+    """Train to the end; (result, events)."""
+    options = {
+        name: settings.pop(name)
+        for name in ("validate", "best_metric", "parameter_groups", "stop_after")
+        if name in settings
+    }
+    stop_after = options.pop("stop_after", None)
+    config = TrainingConfig(**{"batch_size": feed.batch_size, **settings})
+    training = train(
+        trainable, feed, config, folder=folder,
+        device=torch.device("cpu"), seed=7, **options,
+    )  # fmt: skip
+    events, request = [], None
+    try:
+        while True:
+            event = training.send(request)
+            events.append(event)
+            reached = isinstance(event, Step) and event.index >= (stop_after or 10**9)
+            request = Request.STOP if reached else None
+    except StopIteration as end:
+        return end.value, events
