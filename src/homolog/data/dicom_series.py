@@ -95,6 +95,7 @@ def find_series(
     groups: dict[tuple[object, ...], list[DicomFile]] = defaultdict(list)
     for file in sorted(files, key=lambda f: f.path.name):
         groups[_group_of(file)].append(file)
+    _house_fragments(groups)
     by_uid: dict[str, list[list[DicomFile]]] = defaultdict(list)
     for group in groups.values():
         by_uid[group[0].text("series")].append(group)
@@ -113,6 +114,23 @@ def find_series(
             found.append(series)
     found.sort(key=lambda s: (not s.sound, -len(s.files), s.key))
     return found
+
+
+def _house_fragments(groups: dict[tuple[object, ...], list[DicomFile]]) -> None:
+    """A file cut off before its place was told most likely is a slice of a neighbour.
+
+    It joins its own series if that is known, else the largest group, which thereby is
+    damaged: without the slice that scan would not be whole.
+    """
+    cut = {k for k, g in groups.items() if len(k) == 1 and g[0].damage is not None}
+    whole = [k for k in groups if k not in cut]
+    for key in cut:
+        series = groups[key][0].text("series")
+        same = [k for k in whole if groups[k][0].text("series") == series]
+        homes = (same if series else []) or [k for k in whole if len(k) > 1]
+        if homes:
+            home = max(homes, key=lambda k: len(groups[k]))
+            groups[home] += groups.pop(key)
 
 
 def _group_of(file: DicomFile) -> tuple[object, ...]:

@@ -108,9 +108,12 @@ def qform(header: NiftiHeader) -> NDArray[np.float64] | None:
         return None
     b, c, d = (float(v) for v in header.forms["quatern"])
     square = b * b + c * c + d * d
-    if square > 1.0:  # rounding: renormalise, as the standard's own code does
-        b, c, d = (v / np.sqrt(square) for v in (b, c, d))
-    a = np.sqrt(max(0.0, 1.0 - min(square, 1.0)))
+    rest = 1.0 - square
+    if rest < 1e-7:  # a half turn, up to float rounding: as the standard's own code
+        a, scale = 0.0, 1.0 / np.sqrt(square)
+        b, c, d = b * scale, c * scale, d * scale
+    else:
+        a = float(np.sqrt(rest))
     rotation = np.array([
         [a*a + b*b - c*c - d*d, 2*b*c - 2*a*d, 2*b*d + 2*a*c],
         [2*b*c + 2*a*d, a*a + c*c - b*b - d*d, 2*c*d - 2*a*b],
