@@ -22,12 +22,16 @@ FLOORS = {
 
 # Rooms of one floor that may use each other: what passes from learning to use is one
 # idea in three files.
-NEIGHBOURS = {("checkpoint", "model_files"), ("model_files", "foreign_weights"),
-              ("checkpoint", "foreign_weights"), ("model_files", "methods")}  # fmt: skip
+NEIGHBOURS = {
+    ("checkpoint", "model_files"),
+    ("model_files", "foreign_weights"),
+    ("checkpoint", "foreign_weights"),
+    ("model_files", "methods"),
+}
 
 ONLY_IN = {
     "SimpleITK": ("data/scan_io.py",),
-    "napari": ("gui/", "cli/gui.py"),
+    "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),
     "superqt": ("gui/",),
@@ -58,7 +62,9 @@ def _imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             found += [(alias.name, node in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += [(f"{node.module}.{alias.name}", node in top) for alias in node.names]
+            found += [
+                (f"{node.module}.{alias.name}", node in top) for alias in node.names
+            ]
     return found
 
 
@@ -82,7 +88,10 @@ def test_imports_go_down_or_stay_in_the_folder(path: Path) -> None:
         assert room in FLOORS, f"{relative} imports {dotted}, which has no floor"
         below = FLOORS[room] < FLOORS[own]
         floor_one = FLOORS[room] == FLOORS[own] == 1
-        neighbours = (own, room) in NEIGHBOURS or (own, room) == ("training", "training")
+        neighbours = (own, room) in NEIGHBOURS or (own, room) == (
+            "training",
+            "training",
+        )
         assert below or floor_one or neighbours, f"{relative} imports up: {dotted}"
 
 
@@ -92,9 +101,9 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     for dotted, _ in _imports(path):
         library = dotted.split(".")[0]
         if library in ONLY_IN:
-            assert relative.startswith(ONLY_IN[library]) if ONLY_IN[library] else False, (
-                f"{relative} imports {library}"
-            )
+            assert (
+                relative.startswith(ONLY_IN[library]) if ONLY_IN[library] else False
+            ), f"{relative} imports {library}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
@@ -119,7 +128,16 @@ def test_the_command_lines_help_loads_no_heavy_library() -> None:
         "from homolog.cli import cli\n"
         "assert CliRunner().invoke(cli, ['--help']).exit_code == 0"
     )
-    heavy = {"torch", "monai", "napari", "qtpy", "SimpleITK", "scipy", "sklearn", "numpy"}
+    heavy = {
+        "torch",
+        "monai",
+        "napari",
+        "qtpy",
+        "SimpleITK",
+        "scipy",
+        "sklearn",
+        "numpy",
+    }
     assert not heavy & loaded
 
 
@@ -133,5 +151,7 @@ def test_what_the_gui_reads_with_loads_neither_torch_nor_monai() -> None:
 
 
 def test_the_engine_loads_neither_qt_nor_napari() -> None:
-    loaded = _loaded_after("import homolog.pretrain, homolog.tasks.segment, homolog.runs.worker")
+    loaded = _loaded_after(
+        "import homolog.pretrain, homolog.tasks.segment, homolog.runs.worker"
+    )
     assert not {"qtpy", "PyQt6", "napari", "magicgui"} & loaded

@@ -65,7 +65,9 @@ def test_another_distribution_adds_a_backbone(
     )
     info = tmp_path / "far_away-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: far-away\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: far-away\nVersion: 1.0\n"
+    )
     (info / "entry_points.txt").write_text("[homolog.extension]\nfar-away = far_away\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()

@@ -1,7 +1,10 @@
-"""``homolog gui``: napari with our reader."""
+"""``homolog gui``: napari with our reader, in a process of its own."""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -18,14 +21,12 @@ def command(paths: tuple[Path, ...], as_json: bool, device: str, seed: int) -> N
     missing = [p for p in paths if not p.exists()]
     if missing:
         raise FileNotFoundError(2, "No such file or folder", str(missing[0]))
-    try:
-        import napari
-    except ImportError:
+    if importlib.util.find_spec("napari") is None:
         raise JobError(
             "napari is not installed; install it with: "
             'python -m pip install "napari-homolog[gui]"'
-        ) from None
-    from homolog.gui.window import open_viewer
-
-    open_viewer(paths)
-    napari.run()
+        )
+    words = [sys.executable, "-m", "homolog.gui", *map(str, paths)]
+    status = subprocess.run(words, check=False).returncode
+    if status != 0:
+        raise JobError(f"napari ended with status {status}; see its messages above.")

@@ -2,8 +2,8 @@
 
 napari 0.9 draws permuted affines wrongly (or not at all) and oblique ones without their
 rotation, so layers never carry them: the array is turned to run closest to z, y, x of
-LPS, and the true affine with the turn travels in ``metadata["homolog"]``, to be inverted
-on saving.
+LPS; the true affine and the turn travel in ``metadata["homolog"]``, to be inverted on
+saving.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Reader: TypeAlias = Callable[[Paths], list[LayerData]]
 
 
 def get_reader(path: Paths) -> Reader | None:
-    """napari asks whether we read this; None when any of the paths is no scan."""
+    """Whether we read this, asked by napari; None when any path is no scan."""
     from homolog.data.scan_io import is_scan_path
 
     if all(is_scan_path(Path(p)) for p in _listed(path)):
@@ -31,10 +31,12 @@ def read_layers(path: Paths) -> list[LayerData]:
 
 
 def _layer(path: Path) -> LayerData:
-    from homolog.data.layouts import is_label_name
+    from homolog.data.label_words import is_label_folder, label_rank
+    from homolog.data.scan_header import scan_stem
     from homolog.data.scan_io import read_labels, read_scan
 
-    if is_label_name(path):
+    named = label_rank(scan_stem(path)) is not None
+    if named or is_label_folder(path.parent.name):
         return label_layer(read_labels(path))
     return volume_layer(read_scan(path))
 
