@@ -1,4 +1,4 @@
-"""``python -m homolog.gui [PATH...]``: napari with scans, as `homolog gui` starts it."""
+"""``python -m homolog.gui [PATH...]``: napari with scans, for `homolog gui`."""
 
 from __future__ import annotations
 
