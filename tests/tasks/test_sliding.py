@@ -269,3 +269,40 @@ def test_stop_ends_between_two_windows():
 def test_overlap_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="overlap"):
         _ours(SplitNet(), _image(), overlap=1.0)
+
+
+class Foreign(nn.Module):
+    """A network of someone else, that ends in a 1 x 1 x 1 convolution or nearly so."""
+
+    def __init__(self, after=None):
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 4, 1))
+        self.out = nn.Sequential(nn.Conv3d(4, 20, 1))
+        self.after = after
+        self.double().eval()
+
+    def forward(self, image):
+        logits = self.out(torch.tanh(self.body(image)))
+        return logits if self.after is None else self.after(logits)
+
+
+def test_foreign_networks_of_many_classes_are_cut_before_their_last_layer():
+    network, image = Foreign(), _image()
+    config = SlidingConfig(window=WINDOW, divisor=WINDOW)
+    job = slide(network, image, classes=20, config=config, device=CPU)
+    result = drain(job)
+    assert result.blended == "features"
+    assert torch.equal(result.labels.long(), _monai(network, image))
+
+
+@pytest.mark.parametrize(
+    "after", [lambda x: x.relu_(), lambda x: x + 1, lambda x: x[:, :20].softmax(1)]
+)
+def test_foreign_networks_that_go_on_after_it_are_not_cut(after):
+    network, image = Foreign(after), _image()
+    config = SlidingConfig(window=WINDOW, divisor=WINDOW)
+    job = slide(network, image, classes=20, config=config, device=CPU)
+    result = drain(job)
+    assert result.blended == "logits"
+    assert torch.equal(result.labels.long(), _monai(network, image))

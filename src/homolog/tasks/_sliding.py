@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from homolog.errors import JobError
@@ -21,6 +21,7 @@ from homolog.tasks._forward import (
     free_memory,
     is_out_of_memory,
 )
+from homolog.tasks._last_layer import split_last_layer
 from homolog.tasks._windows import (
     WindowGrid,
     gaussian_weight,
@@ -29,6 +30,8 @@ from homolog.tasks._windows import (
 )
 
 HOST_BUDGET_BYTES = 1_000_000_000
+# A network without ``features`` is searched for its last layer from so many classes on.
+MANY_CLASSES = 16
 REPORT_EVERY_S = 0.2
 
 
@@ -70,12 +73,12 @@ def slide(
 
     Overlapping windows are blended by a Gaussian in float32, as MONAI's
     ``sliding_window_inference(mode="gaussian")`` does; the labels are the argmax. Two
-    things keep memory small: only the slab that windows still change is held, and a
-    network with ``features(image)`` and a 1 x 1 x 1 convolution as ``head`` blends its
-    features where they are fewer than its classes. Other networks go through the
-    windows once per class block when their slab would exceed the budget. Running out of
-    memory halves the batch, then moves the sums to the host, then halves the
-    class block.
+    things keep memory small. Only the slab that windows still change is held. And a
+    network that ends in a 1 x 1 x 1 convolution blends the features before it, where
+    they are fewer than its classes: ours offer ``features(image)`` and ``head``, others
+    of many classes are searched for such a layer. Any other network goes through the
+    windows once per class block when its slab would exceed the budget. Running out of
+    memory halves the batch, then moves the sums to the host, then halves the block.
 
     Args:
         network: (B, C, D, H, W) -> (B, K, D, H, W) logits, in evaluation mode.
@@ -166,6 +169,7 @@ class _Slide:
         self.grid = place_windows(self.shape, window, config.overlap)
         exact = image.dtype == torch.float64 and normalise is None
         self.dtype = torch.float64 if exact else torch.float32
+        network = _split(network, image, classes, self.grid.window, device, self.dtype)
         self.head = LinearHead.of(getattr(network, "head", None))
         self.predictor = WindowPredictor(
             network,
@@ -248,6 +252,23 @@ class _Slide:
                     return False
         classify(grid.rows_done(windows))
         return True
+
+
+def _split(
+    network: Network,
+    image: Tensor,
+    classes: int,
+    window: Index,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Network:
+    """The network with features and head, where it has many classes and can be cut."""
+    whole = isinstance(network, nn.Module) and not hasattr(network, "features")
+    if not whole or classes < MANY_CLASSES:
+        return network
+    noise = torch.Generator().manual_seed(0)
+    example = torch.randn((1, image.shape[0], *window), generator=noise, dtype=dtype)
+    return split_last_layer(network, example.to(device)) or network  # type: ignore[arg-type]
 
 
 def default_budget(device: torch.device) -> int:
