@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
-from homolog.convolution import guard_convolutions
+from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 
 Steps = tuple[Index, ...]
@@ -73,7 +73,7 @@ class ResUNet(Backbone):
         self.strides = tuple(strides)
         exact = [s for s in strides if max(s) <= _EXACT]
         self.size_divisor = exact[-1] if exact else strides[0]
-        guard_convolutions(self)
+        guard_small_maps(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) -> one map per stage, (B, E_i, d_i, h_i, w_i)."""

@@ -18,7 +18,7 @@ from homolog.backbones._base import Backbone, BackboneConfig
 from homolog.backbones._window_attention import WindowAttention
 from homolog.backbones._windows import cut, join, plan_windows
 from homolog.config import ConfigError, option
-from homolog.convolution import guard_convolutions
+from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 
 
@@ -63,7 +63,7 @@ class Swin(Backbone):
     has ceil(n / 32) cells: a scan of 35 x 50 x 35 voxels needs 48 x 64 x 48, not 64^3.
 
     In bfloat16 autocast on a CPU MONAI's SwinUNETR yields non-finite gradients after a
-    few steps; homolog.convolution says why, and cures it here (``use_v2``) and in our
+    few steps; homolog.small_maps says why, and cures it here (``use_v2``) and in our
     decoders. The bias and mask of attention stay float32 under autocast.
 
     Source: Hatamizadeh et al., Swin UNETR, 2022; He et al., SwinUNETR-V2, 2023; MONAI
@@ -99,7 +99,7 @@ class Swin(Backbone):
             setattr(self, f"layers{i + 1}", nn.ModuleList([stage]))
             if config.use_v2:
                 setattr(self, f"layers{i + 1}c", nn.ModuleList([_mixer(dims[i])]))
-        guard_convolutions(self)
+        guard_small_maps(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) -> five maps (B, E_i, d_i, h_i, w_i), fine to coarse."""

@@ -37,9 +37,6 @@ class ViTConfig(BackboneConfig):
         "blocks whose output is returned, from 1; empty: four, evenly",
         advanced=True,
     )
-    positions: str = option(
-        "learnable", "position embedding", choices=("learnable", "sincos")
-    )
     qkv_bias: bool = option(False, "bias in the attention's input", advanced=True)
 
 
@@ -82,7 +79,7 @@ class ViT(Backbone):
             hidden_size=config.hidden,
             num_heads=config.heads,
             proj_type="conv",
-            pos_embed_type=config.positions,
+            pos_embed_type="learnable",
         )
         self.blocks = nn.ModuleList(_block(config) for _ in range(max(taps)))
         self.norm = nn.LayerNorm(config.hidden)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
-from homolog.convolution import guard_convolutions
+from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder, crop_to, ratio
 
@@ -60,7 +60,7 @@ class ResidualDecoder(Decoder):
             nn.InstanceNorm3d(width, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         )
-        guard_convolutions(self)
+        guard_small_maps(self)
 
     def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """See :class:`Decoder`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
 
-from homolog.convolution import guard_convolutions
+from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder, joined, ratio
 
@@ -22,7 +22,7 @@ class SwinUnetrDecoder(Decoder):
     SwinUNETR state dict loads (``out.conv.conv`` is ``head``).
 
     In bfloat16 autocast on a CPU the original trains on wrong, now and then non-finite
-    gradients: see homolog.convolution.
+    gradients: see homolog.small_maps.
 
     Source: Hatamizadeh et al., Swin UNETR, 2022; MONAI 1.6.1,
     networks/nets/swin_unetr.py.
@@ -58,7 +58,7 @@ class SwinUnetrDecoder(Decoder):
         self.decoder3 = _up(c[2], c[1], ratio(strides[1], strides[2]))
         self.decoder2 = _up(c[1], c[0], ratio(strides[0], strides[1]))
         self.decoder1 = _up(c[0], self.width, strides[0])
-        guard_convolutions(self)
+        guard_small_maps(self)
 
     def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """See :class:`Decoder`."""
@@ -111,7 +111,7 @@ class UnetrDecoder(Decoder):
             self.ups.append(_up(inside, outside, (2, 2, 2)))
             inside = outside
         self.last = _up(inside, width, (2, 2, 2))
-        guard_convolutions(self)
+        guard_small_maps(self)
 
     def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """See :class:`Decoder`."""

@@ -1,6 +1,8 @@
-"""3D convolutions that train safely in bfloat16 on a CPU.
+"""Layers that hold at the bottom of a U, where maps are one or two cells deep.
 
-Finding. MONAI's SwinUNETR "diverged" in bfloat16 autocast on hippocampus crops: a few
+Two things go wrong there with plain layers.
+
+Convolutions in bfloat16 on a CPU. MONAI's SwinUNETR "diverged" in bfloat16 autocast on hippocampus crops: a few
 steps in, gradients were no longer finite. Nothing diverges. oneDNN's kernel for the
 weight gradient of a bfloat16 3D convolution (``jit_bf16:avx512_core_bf16``,
 ``backward_weights``; oneDNN 3.12 in torch 2.13) reads memory nobody wrote whenever the
@@ -13,9 +15,12 @@ right. Free memory often holds small numbers, so the gradient is mostly silently
 network meets the case at its bottom: a crop of 48 or 64 slices is 2 slices at stride 32
 (``encoder10`` of SwinUNETR), a crop of 32 is 2 at stride 16 (``decoder5``).
 
-Cure. Where the case would arise, the zeros that the convolution would imagine around
+The cure: where the case would arise, the zeros that the convolution would imagine around
 the volume are written down along the depth, and the convolution runs without padding
 there: the same sum, on a depth the kernel handles.
+
+Instance norm of a single cell. torch refuses it, so MONAI's SwinUNETR cannot take 32^3.
+Its limit is plain: the cell minus its own mean is 0.
 """
 
 from __future__ import annotations
@@ -61,15 +66,33 @@ class SafeConv3d(nn.Conv3d):
         )
 
 
-def guard_convolutions(module: M) -> M:
-    """Make every plain nn.Conv3d inside ``module`` a SafeConv3d, in place.
+class SafeInstanceNorm3d(nn.InstanceNorm3d):
+    """nn.InstanceNorm3d that gives a map of one cell its limit: 0, scaled and moved."""
 
-    Parameters, keys and values stay; subclasses of nn.Conv3d are left alone. Calling it
-    twice changes nothing.
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
+        """(B, C, D, H, W) -> the same shape."""
+        if input.shape[-3:].numel() > 1:
+            return super().forward(input)
+        nothing = input * 0
+        if self.affine:
+            nothing = nothing * self.weight.view(-1, 1, 1, 1)
+            nothing = nothing + self.bias.view(-1, 1, 1, 1)
+        return nothing
+
+
+_SAFE = {nn.Conv3d: SafeConv3d, nn.InstanceNorm3d: SafeInstanceNorm3d}
+
+
+def guard_small_maps(module: M) -> M:
+    """Give every plain 3D convolution and instance norm inside its safe form, in place.
+
+    Parameters, keys and values stay; subclasses are left alone. Calling it twice
+    changes nothing.
     """
     for part in module.modules():
-        if type(part) is nn.Conv3d:
-            part.__class__ = SafeConv3d
+        safe = _SAFE.get(type(part))
+        if safe is not None:
+            part.__class__ = safe
     return module
 
 

@@ -1,0 +1,38 @@
+"""Small configurations, derived from each backbone's own settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from homolog.backbones import BACKBONES
+from homolog.backbones._base import Backbone, build
+
+# Names that settings of width and depth go by, and a small value of the same kind.
+_SMALL = {
+    "feature_size": 12, "channels": (8, 16, 32), "hidden": 24, "inner": 48, "layers": 4,
+    "image_size": (32, 32, 32), "window": (3, 3, 3),
+}  # fmt: skip
+
+
+def make_small(name: str, **overrides: Any) -> Backbone:
+    """A backbone that runs in milliseconds; small values it does not know are left."""
+    config = BACKBONES.get(name).Config
+    known = {f.name for f in dataclasses.fields(config)}
+    settings = {k: v for k, v in _SMALL.items() if k in known}
+    torch.manual_seed(0)
+    return build(name, settings | overrides)
+
+
+@pytest.fixture
+def small() -> Callable[..., Backbone]:
+    return make_small
+
+
+@pytest.fixture(params=BACKBONES.names())
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return make_small(request.param)
