@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _STD_FLOOR = 0.05
+_STD_ONCE, _STD_SHARE = 0.3, 0.2
 _RANK_FLOOR = 1.5
 _RANK_ONCE = 3.0
 _PATIENCE = 3
@@ -63,8 +64,9 @@ class CollapseWatch:
     """Tells, once per episode, when features stop differing.
 
     Monitors ending in ``_std`` are about 1 when healthy and 0 when all features are
-    equal; those ending in ``_rank`` are effective ranks (methods reference 1.6). A
-    small batch has a small rank by nature, so a rank counts only after it was higher.
+    equal; those ending in ``_rank`` are effective ranks (methods reference 1.6). Low is
+    a std below 0.05, or below a fifth of what it was; and a rank that was above 3 and
+    is about 1 (a small batch has a small rank by nature). Three rows in a row count.
     """
 
     def __init__(self) -> None:
@@ -92,10 +94,11 @@ class CollapseWatch:
     def _is_low(self, name: str, value: float) -> bool:
         if not math.isfinite(value):
             return False
+        highest = max(self._highest.get(name, 0.0), value)
+        self._highest[name] = highest
         if name.endswith("_std"):
-            return value < _STD_FLOOR
+            fallen = highest > _STD_ONCE and value < _STD_SHARE * highest
+            return fallen or value < _STD_FLOOR
         if name.endswith("_rank"):
-            highest = max(self._highest.get(name, 0.0), value)
-            self._highest[name] = highest
             return value < _RANK_FLOOR and highest > _RANK_ONCE
         return False
