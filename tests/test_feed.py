@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from homolog.data.store import Store
 from homolog.data.volume import LabelMap, Volume, closest_canonical, reorder_axes
 from homolog.errors import JobError, UnusableInput
-from homolog.feed import Batch, Feed
+from homolog.feed import Batch, CaseRef, Feed
 from homolog.geometry.affine import Affine
 from homolog.geometry.correspondence import token_centres
 from homolog.views.view import Elsewhere, Intensity, View, ViewSpec, Whole, Within
@@ -363,6 +364,32 @@ def test_several_channels_travel_together() -> None:
     mixed = [case, store.add(np.zeros((1, 12, 12, 12)), HOME)]
     with pytest.raises(UnusableInput, match="same channels"):
         Feed(mixed, {"v": ViewSpec((4, 4, 4))}, batch_size=1, seed=0)
+
+
+def test_a_store_on_disk_gives_the_same_batches_to_any_number_of_threads(
+    phantom_store: Store,
+) -> None:
+    cases = [CaseRef(phantom_store, card) for card in phantom_store.cards]
+    specs = {"plain": RICH["plain"], "warped": RICH["warped"]}
+    feed = Feed(cases, specs, batch_size=3, seed=0, balance=0.7, threads=3)
+    for batch in feed.stream(0, 6):
+        assert _same(batch, feed.batch(batch.step))
+        plain = feed.views(batch, "cpu")["plain"]
+        for row, name in enumerate(batch.ids):
+            card = phantom_store.card(name)
+            inverse = card.affine.inverse()
+            start = inverse.apply(plain.affine[row, 0, :3, 3].numpy())
+            z, y, x = np.rint(start).astype(int)
+            key = (slice(z, z + 12), slice(y, y + 12), slice(x, x + 12))
+            value = phantom_store.image(name)[(0, *key)] * card.scale + card.offset
+            expected = (np.clip(value, card.low, card.high) - card.centre) / card.spread
+            np.testing.assert_allclose(
+                plain.image[row, 0, 0].numpy(), expected, atol=1e-3
+            )
+            label = phantom_store.label(name)
+            assert label is not None
+            assert plain.label is not None
+            assert np.array_equal(plain.label[row, 0].numpy(), label[key])
 
 
 def test_autocast_and_gradients_do_not_touch_the_views(feed: Feed) -> None:

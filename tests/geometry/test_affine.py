@@ -45,6 +45,7 @@ def affines(draw: st.DrawFn) -> Affine:
 points = st.tuples(*[st.floats(-500, 500)] * 3)
 
 
+@settings(deadline=None)
 @given(affines(), points)
 def test_there_and_back_is_the_same_place(affine: Affine, point: tuple) -> None:
     np.testing.assert_allclose(
@@ -54,6 +55,7 @@ def test_there_and_back_is_the_same_place(affine: Affine, point: tuple) -> None:
     np.testing.assert_allclose(back, point, atol=1e-8)
 
 
+@settings(deadline=None)
 @given(affines(), st.tuples(*[st.integers(0, 30)] * 3))
 def test_a_crops_first_voxel_is_where_it_was_cut(affine: Affine, start: tuple) -> None:
     np.testing.assert_allclose(
@@ -61,6 +63,7 @@ def test_a_crops_first_voxel_is_where_it_was_cut(affine: Affine, start: tuple) -
     )
 
 
+@settings(deadline=None)
 @given(affines(), st.tuples(*[st.integers(1, 16)] * 3))
 def test_a_coarse_cell_lies_at_the_middle_of_its_voxels(
     affine: Affine, stride: tuple
@@ -93,7 +96,7 @@ def test_a_marked_voxel_keeps_its_place_when_axes_are_reordered(
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(affines())
 def test_reordering_brings_any_scan_closest_to_canonical(affine: Affine) -> None:
     shape = (4, 5, 6)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from homolog.geometry.affine import Affine
+from homolog.geometry.sampling import displacement_at
 from homolog.views.blocks import block_affine, boxes_of, share_blocks
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within
@@ -71,3 +73,32 @@ def test_a_view_of_much_larger_voxels_reads_means() -> None:
     np.testing.assert_allclose(affine.spacing_mm, (10.0, 3.0, 1.0))
     first = SCAN.affine.crop(box.start).apply((2, 1, 0))
     np.testing.assert_allclose(affine.origin_mm, first)
+
+
+def test_a_box_holds_every_place_of_its_views_with_their_displacement() -> None:
+    specs = {
+        "a": ViewSpec((12, 14, 16), rotate_deg=(30,) * 3, elastic_mm=5.0),
+        "b": ViewSpec((6,) * 3, place=Within("a"), count=2, elastic_mm=5.0),
+    }
+    tight = 0
+    for sample in range(20):
+        plans = plan_views(specs, SCAN, _place, seed=0, sample=sample)
+        ((box,),) = _boxes(specs, sample)
+        places = []
+        for name, spec in specs.items():
+            index = np.stack(
+                np.meshgrid(*[np.arange(n) for n in spec.size], indexing="ij")
+            )
+            for affine, field in zip(
+                plans[name].affine, plans[name].displacement_mm, strict=True
+            ):
+                world = Affine(affine).apply(index.reshape(3, -1).T)
+                moved = displacement_at(torch.from_numpy(field), spec.size)
+                world += moved.numpy().reshape(3, -1).T
+                places.append(SCAN.affine.inverse().apply(world))
+        touched = np.clip(np.concatenate(places), 0, np.array(SCAN.shape) - 1)
+        stop = np.array(box.start) + box.size - 1
+        assert (touched.min(0) >= np.array(box.start) - 1e-4).all()
+        assert (touched.max(0) <= stop + 1e-4).all()
+        tight += int((np.array(box.size) < np.array(SCAN.shape)).all())
+    assert tight > 10

@@ -143,9 +143,8 @@ def generate(
     label = None
     if spec.labels and block.label is not None:
         stored = block.label.reshape(rows, 1, d, h, w).float()
-        unknown = torch.full_like(fill[:, :1], -1.0)
-        label = read(stored, grid, "nearest", unknown).long()
-        label = label.reshape(batch, count, *spec.size)
+        label = read(stored, grid, "nearest", torch.full_like(fill[:, :1], -1.0))
+        label = label.long().reshape(batch, count, *spec.size)
     return View(
         image=values.reshape(batch, count, -1, *spec.size),
         affine=draw.affine,

@@ -76,35 +76,21 @@ def plan_views(
     anchor = _inside(anchor, _anchored_side(specs, scan), scan.shape)
     plans: dict[str, GroupPlan] = {}
     for name, spec in specs.items():
+
+        def numbers(what: str, view: int, name: str = name) -> np.random.Generator:
+            return generator(seed, sample, view, stream=f"{what}/{name}")
+
         rows = range(spec.count)
-        affines, fields = [], []
+        affines = []
         for view in rows:
-            place = generator(seed, sample, view, stream=f"place/{name}")
+            place = numbers("place", view)
             centre = _centre(spec, scan, anchor, draw_place, place, specs, plans)
-            shape = generator(seed, sample, view, stream=f"shape/{name}")
-            affine = _turned(spec, scan, centre, shape)
-            affines.append(affine)
-            if spec.elastic_mm > 0:
-                bend = generator(seed, sample, view, stream=f"elastic/{name}")
-                fields.append(
-                    draw_field(
-                        bend,
-                        spec.elastic_mm,
-                        spec.elastic_points,
-                        spec.size,
-                        affine[:3, :3],
-                    ).astype(np.float32)
-                )
-        draws = [
-            draw_intensity(
-                generator(seed, sample, view, stream=f"intensity/{name}"),
-                spec.intensity,
-            )
-            for view in rows
-        ]
+            affines.append(_turned(spec, scan, centre, numbers("shape", view)))
+        draws = [draw_intensity(numbers("intensity", v), spec.intensity) for v in rows]
+        fields = [_field(spec, affines[v], numbers("elastic", v)) for v in rows]
         plans[name] = GroupPlan(
             affine=np.stack(affines),
-            displacement_mm=np.stack(fields) if fields else None,
+            displacement_mm=np.stack(fields) if spec.elastic_mm > 0 else None,
             intensity=Draws.stack(draws),
         )
     return plans
@@ -217,6 +203,18 @@ def _turned(
     affine[:3, :3] = linear
     affine[:3, 3] = middle - linear @ ((size - 1) / 2)
     return affine
+
+
+def _field(
+    spec: ViewSpec, affine: Array, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(3, p, q, r) control points; empty where the views are not bent."""
+    if spec.elastic_mm <= 0:
+        return np.zeros(0, dtype=np.float32)
+    field = draw_field(
+        rng, spec.elastic_mm, spec.elastic_points, spec.size, affine[:3, :3]
+    )
+    return field.astype(np.float32)
 
 
 def _rotation(angles: Array, flat: NDArray[np.bool_]) -> Array:
