@@ -2,22 +2,23 @@
 
 Two things go wrong there with plain layers.
 
-Convolutions in bfloat16 on a CPU. MONAI's SwinUNETR "diverged" in bfloat16 autocast on hippocampus crops: a few
-steps in, gradients were no longer finite. Nothing diverges. oneDNN's kernel for the
-weight gradient of a bfloat16 3D convolution (``jit_bf16:avx512_core_bf16``,
-``backward_weights``; oneDNN 3.12 in torch 2.13) reads memory nobody wrote whenever the
-input has more than one slice but fewer than the kernel: depth 2 with a kernel of 3,
-depth 2 to 4 with a kernel of 5. Measured with poisoned free memory: every such shape is
-wrong, whatever the channels, batch, height, width and thread count, and a kernel of 7
-can corrupt the heap. Output, input gradient, depth 1, stride 2, 2D and float32 are
-right. Free memory often holds small numbers, so the gradient is mostly silently wrong
-(up to 1e32 was seen) and only now and then inf or NaN: hence "at step 6". A U-shaped
-network meets the case at its bottom: a crop of 48 or 64 slices is 2 slices at stride 32
-(``encoder10`` of SwinUNETR), a crop of 32 is 2 at stride 16 (``decoder5``).
+Convolutions in bfloat16 on a CPU. MONAI's SwinUNETR "diverged" in bfloat16 autocast on
+hippocampus crops: a few steps in, gradients were no longer finite. Nothing diverges.
+oneDNN's kernel for the weight gradient of a bfloat16 3D convolution
+(``jit_bf16:avx512_core_bf16``, ``backward_weights``; oneDNN 3.12 in torch 2.13) reads
+memory nobody wrote whenever the input has more than one slice but fewer than the
+kernel: depth 2 with a kernel of 3, depth 2 to 4 with a kernel of 5. Measured with
+poisoned free memory: every such shape is wrong, whatever the channels, batch, height,
+width and thread count, and a kernel of 7 can corrupt the heap. Output, input gradient,
+depth 1, stride 2, 2D and float32 are right. Free memory often holds small numbers, so
+the gradient is mostly silently wrong (up to 1e32 was seen) and only now and then inf or
+NaN: hence "at step 6". A U-shaped network meets the case at its bottom: a crop of 48 or
+64 slices is 2 slices at stride 32 (``encoder10`` of SwinUNETR), a crop of 32 is 2 at
+stride 16 (``decoder5``).
 
-The cure: where the case would arise, the zeros that the convolution would imagine around
-the volume are written down along the depth, and the convolution runs without padding
-there: the same sum, on a depth the kernel handles.
+The cure: where the case would arise, the zeros that the convolution would imagine
+around the volume are written down along the depth, and the convolution runs without
+padding there: the same sum, on a depth the kernel handles.
 
 Instance norm of a single cell. torch refuses it, so MONAI's SwinUNETR cannot take 32^3.
 Its limit is plain: the cell minus its own mean is 0.

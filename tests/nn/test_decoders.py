@@ -68,8 +68,9 @@ def test_the_result_has_the_image_size_at_any_size(
 @pytest.mark.parametrize("case", CASES)
 def test_a_gradient_reaches_every_parameter_and_every_map_used(case: str) -> None:
     net = decoder(case)
-    maps = [m.requires_grad_() for m in maps_of((32, 32, 32), *CASES[case])]
-    result = net(torch.randn(2, 1, 32, 32, 32), maps)
+    size = (32, 64, 32)
+    maps = [m.requires_grad_() for m in maps_of(size, *CASES[case])]
+    result = net(torch.randn(2, 1, *size), maps)
     (result * torch.randn_like(result)).sum().backward()
     assert [n for n, p in net.named_parameters() if not p.grad.abs().sum() > 0] == []
     used = [m for m in maps if m.grad is not None and m.grad.abs().sum() > 0]
@@ -92,10 +93,12 @@ def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
         weight = torch.randn(result.shape, generator=torch.Generator().manual_seed(5))
         (result.float() * weight).sum().backward()
         grads.append({n: p.grad.clone() for n, p in net.named_parameters()})
+    # a one-channel convolution before a norm has no gradient but noise: hence the total
+    total = sum(g.square().sum() for g in grads[0].values()).sqrt()
     for name, exact in grads[0].items():
         rough = grads[1][name]
         assert rough.isfinite().all(), name
-        assert (exact - rough).norm() < 0.3 * exact.norm() + 1e-3, name
+        assert (exact - rough).norm() < 0.3 * exact.norm() + 0.02 * total, name
 
 
 def test_the_swin_decoder_equals_monai() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
-from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
+from homolog.small_maps import guard_small_maps
 
 Steps = tuple[Index, ...]
 

@@ -18,8 +18,8 @@ from homolog.backbones._base import Backbone, BackboneConfig
 from homolog.backbones._window_attention import WindowAttention
 from homolog.backbones._windows import cut, join, plan_windows
 from homolog.config import ConfigError, option
-from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
+from homolog.small_maps import guard_small_maps
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
-from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder, crop_to, ratio
+from homolog.small_maps import guard_small_maps
 
 _NORM = ("instance", {"affine": True})
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
 
-from homolog.small_maps import guard_small_maps
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder, joined, ratio
+from homolog.small_maps import guard_small_maps
 
 
 class SwinUnetrDecoder(Decoder):
