@@ -76,12 +76,12 @@ def index_sources(
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
     ids: set[str] = set()
-    stopped = False
     for number, candidate in enumerate(candidates):
         request = yield Progress("inspect", number, len(candidates), candidate.name)
         if request is Request.STOP:
-            stopped = True
-            break
+            return ScanIndex(
+                tuple(cases), tuple(found.rejected), tuple(found.notes), stopped=True
+            )
         inspection = _inspect(candidate, peek)
         reason = inspection.reason or _twin(inspection, by_content)
         if reason is not None:
@@ -93,7 +93,7 @@ def index_sources(
     yield Progress("inspect", len(candidates), len(candidates))
     for note in found.notes:
         yield Note(note)
-    return ScanIndex(tuple(cases), tuple(found.rejected), tuple(found.notes), stopped)
+    return ScanIndex(tuple(cases), tuple(found.rejected), tuple(found.notes))
 
 
 def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:

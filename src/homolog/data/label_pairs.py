@@ -110,25 +110,24 @@ class _Shelf:
                 self.folders_in[folder.parent].add(folder)
 
     def same_name(self, label: Path, folder: Path) -> list[Path]:
-        stem = scan_stem(label)
-        found = self.by_stem.get((folder, stem), [])
-        bare = bare_name(stem)
-        if not found and bare:
-            found = self.by_bare.get((folder, bare), [])
-        return [f for f in found if f != label]
+        return self._named(scan_stem(label), label, folder)
 
     def beginning(self, label: Path, folder: Path) -> list[Path]:
         stem = scan_stem(label)
         for shorter in shorter_names(stem):
+            found = self._named(shorter, label, folder)
             more = stem[len(shorter) :].strip("_-. ")
-            bare = bare_name(shorter)
-            found = self.by_stem.get((folder, shorter), [])
-            if not found and bare:
-                found = self.by_bare.get((folder, bare), [])
-            found = [f for f in found if f != label]
             if found and not more.isdigit():
                 return found
         return []
+
+    def _named(self, stem: str, label: Path, folder: Path) -> list[Path]:
+        """Scans of a name, else those whose bare name is the same; not the label."""
+        bare = bare_name(stem)
+        exact = [f for f in self.by_stem.get((folder, stem), ()) if f != label]
+        if exact or not bare:
+            return exact
+        return [f for f in self.by_bare.get((folder, bare), ()) if f != label]
 
     def family(self, label: Path, folder: Path) -> list[Path]:
         bare = bare_name(scan_stem(label))
