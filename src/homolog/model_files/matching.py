@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homolog.backbones._base import Backbone, adapt_state
 
-_DEPTH_OF_PREFIX = 4
+_DEPTH_OF_PREFIX = 6
 # Where several networks of one file fit equally, the smoother one is meant.
 _PREFERRED = ("teacher", "ema", "student", "state_dict", "model")
 
@@ -72,7 +72,7 @@ def fill(
 ) -> LoadReport:
     """Load what fits into a backbone; says what did not.
 
-    The file's names may stand below any prefix of up to four parts (``module.``,
+    The file's names may stand below any prefix of up to six parts (``module.``,
     ``state_dict.swinViT.``, ``student.backbone.``, ...): the best fitting one is used.
     """
     wanted = backbone.state_dict()
