@@ -2,9 +2,9 @@
 
 For every organ of a label map: the voxel deepest inside it is the query, its cosine
 similarity to the whole scan is read at the label map's voxels (by the affines, so the
-labels may cover a part of the scan), and the area under the ROC curve of "same organ" is
-taken over all of them ("all") and over those with any label ("labelled"), which is the
-harder question: organ against organs instead of organ against air and fat.
+labels may cover a part of the scan), and the area under the ROC curve of "same organ"
+is taken over all of them ("all") and over those with any label ("labelled"), which is
+the harder question: organ against organs instead of organ against air and fat.
 
     python benchmarks/organ_similarity.py --scan ct.nii.gz --labels organs.nii.gz
         --encoder runs/pretrain [--names label_names.json] [--organs liver,spleen]
@@ -55,11 +55,13 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(v) for v in text.split(",") if v)
 
 
-def read_names(path: Path | None) -> dict[int, str]:
+def read_names(path: Path | None, labels: Path) -> dict[int, str]:
+    """``{value: name}``, or one such table per label file under its name."""
     if path is None:
         return {}
     raw = json.loads(path.read_text())
-    return {int(v): str(n) for v, n in raw.items()}
+    raw = raw.get(labels.name.split(".")[0], raw)
+    return {int(v): str(n) for v, n in raw.items() if v.isdigit()}
 
 
 def chosen_organs(labels: LabelMap, wanted: str) -> list[int]:
@@ -83,7 +85,7 @@ def scores(
     )
     encoder = DenseEncoder.of(loaded, config, choose_device(options.device))
     scan, key = read_scan(options.scan), scan_hash(options.scan)
-    found = {}
+    found: dict[str, OrganScore] = {}
     with kept_features(options.features) as folder:
         features = drain(
             Embed(config).run(scan, encoder=encoder, folder=folder, scan_hash=key)
@@ -99,8 +101,7 @@ def scores(
 
 def main() -> None:
     options = arguments()
-    names = read_names(options.names)
-    maps = [read_labels(path, names) for path in options.labels]
+    maps = [read_labels(p, read_names(options.names, p)) for p in options.labels]
     loaded = load_encoder(options.encoder)
     trained = scores(loaded, options, maps)
     random = [

@@ -110,9 +110,8 @@ def test_place_does_not_depend_on_the_grid():
 
 
 def test_cohort_is_an_nnunet_folder_with_landmarks(tmp_path):
-    from homolog.data.scan_io import read_labels, read_scan
-
     from homolog.data.phantom_cohort import write_cohort
+    from homolog.data.scan_io import read_labels, read_scan
 
     names = write_cohort(
         tmp_path,

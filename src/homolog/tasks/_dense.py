@@ -124,7 +124,9 @@ class DenseEncoder:
     def sizes(self) -> list[int]:
         """Length of each joined feature, found by embedding one empty window."""
         channels = int(getattr(self.embedder.backbone.config, "in_channels", 1))
-        empty = torch.zeros((1, channels, *unit_of(self.embedder)), device=self.device)
+        # Twice the unit: norms over space need more than one cell.
+        size = [n if n == 1 else 2 * n for n in unit_of(self.embedder)]
+        empty = torch.zeros((1, channels, *size), device=self.device)
         with torch.inference_mode():
             maps = self.embedder(empty)
         return [int(maps[name].shape[1]) for name in self.embedder.maps]
