@@ -30,16 +30,16 @@ def iter_nifti(header: NiftiHeader) -> Iterator[NDArray[Any]]:
     itemsize = header.dtype.itemsize
     rest = b""
     for piece in stream(header.data_path):
-        if skip >= len(piece):
-            skip -= len(piece)
-            continue
-        block = rest + piece[skip:] if skip else rest + piece
-        skip = 0
-        if wanted == 0:
+        if skip >= len(piece) or wanted == 0:
+            skip = max(0, skip - len(piece))
             continue  # to the end, for the checksum
+        block = (
+            memoryview(piece)[skip:] if not rest else memoryview(rest + piece)[skip:]
+        )
+        skip = 0
         block = block[:wanted]
         whole = len(block) // itemsize * itemsize
-        rest = block[whole:]
+        rest = bytes(block[whole:])
         if whole:
             wanted -= whole
             yield _native(np.frombuffer(block[:whole], dtype=header.dtype))

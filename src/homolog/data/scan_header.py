@@ -25,7 +25,9 @@ _KINDS = {
 }  # fmt: skip
 _KNOWN_BUT_NOT_READ = {
     ".mgz": "FreeSurfer MGZ", ".mgh": "FreeSurfer MGH", ".mnc": "MINC",
-    ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT",
+    ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT", ".head": "AFNI",
+    ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
+    ".vtk": "VTK", ".dcm.gz": "packed DICOM",
 }  # fmt: skip
 SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
 

@@ -6,6 +6,7 @@ Fed piece by piece, so that a scan of any size is judged without being held in m
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,8 @@ from homolog.geometry.affine import Affine, Index
 
 _AIR_HU = (-1100.0, -700.0)
 _MOST_DISTINCT = 1024
+# Values judged at once: what stays in a processor's cache.
+_AT_ONCE = 1 << 19
 
 _WORDS = {
     "CT": ("ct", "cta", "ctpa", "cbct", "hrct", "ldct", "ncct"),
@@ -62,53 +65,53 @@ class ValueStats:
 
     def update(self, values: NDArray[Any]) -> None:
         """Take the next piece, any shape, any real type."""
-        if values.size == 0:
-            return
         flat = np.ravel(values)
+        for start in range(0, flat.size, _AT_ONCE):
+            self._update(flat[start : start + _AT_ONCE])
+
+    def _update(self, flat: NDArray[Any]) -> None:
         with np.errstate(over="ignore"):
             single = np.ascontiguousarray(flat, dtype=np.float32) + np.float32(0.0)
-        self._hash.update(single.tobytes())  # + 0.0 made -0.0 equal to 0.0
+        self._hash.update(single.data)  # + 0.0 made -0.0 equal to 0.0
         self.count += flat.size
-        if flat.dtype.kind == "f":
-            finite = np.isfinite(flat)
-            bad = flat.size - int(np.count_nonzero(finite))
-            if bad:
-                self.nonfinite += bad
-                flat = flat[finite]
-                if flat.size == 0:
-                    return
-            if self.integral:
-                self.integral = bool((flat == np.rint(flat)).all())
         low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = np.isfinite(flat)
+            self.nonfinite += flat.size - int(np.count_nonzero(finite))
+            flat = flat[finite]
+            if flat.size == 0:
+                return
+            low, high = float(flat.min()), float(flat.max())
+        if self.integral and flat.dtype.kind == "f":
+            self.integral = bool((flat == np.rint(flat)).all())
         if low < self.low:
             self._below += self._lowest
             self._lowest = 0
             self.low = low
         self.high = max(self.high, high)
-        self._count_air(flat)
-        self._zeros += int(np.count_nonzero(flat == 0))
-        self._equal += int(np.count_nonzero((flat[1:] == flat[:-1]) & (flat[1:] != 0)))
-        self._collect(flat)
+        if low <= _AIR_HU[1]:
+            self._count_air(flat)
+        if self.distinct is not None:
+            self._collect(flat)
 
     def _count_air(self, flat: NDArray[Any]) -> None:
-        if float(flat.min()) > _AIR_HU[1]:
-            return
         self._air += int(np.count_nonzero((flat >= _AIR_HU[0]) & (flat <= _AIR_HU[1])))
         below = int(np.count_nonzero(flat < _AIR_HU[0]))
-        padding = (
-            int(np.count_nonzero(flat == self.low)) if self.low < _AIR_HU[0] else 0
-        )
+        padded = self.low < _AIR_HU[0]
+        padding = int(np.count_nonzero(flat == self.low)) if padded else 0
         self._lowest += padding
         self._below += below - padding
 
     def _collect(self, flat: NDArray[Any]) -> None:
-        if self.distinct is None:
-            return
-        for start in range(0, flat.size, 1 << 16):  # scans give up in the first piece
+        """What tells label maps; given up once there are too many different values."""
+        assert self.distinct is not None
+        for start in range(0, flat.size, 1 << 16):
             self.distinct.update(np.unique(flat[start : start + (1 << 16)]).tolist())
             if len(self.distinct) > _MOST_DISTINCT:
                 self.distinct = None
                 return
+        self._zeros += int(np.count_nonzero(flat == 0))
+        self._equal += int(np.count_nonzero((flat[1:] == flat[:-1]) & (flat[1:] != 0)))
 
     @property
     def constant(self) -> bool:
@@ -117,7 +120,7 @@ class ValueStats:
 
     @property
     def zero_fraction(self) -> float:
-        """Share of exact zeros."""
+        """Share of exact zeros; counted only while ``distinct`` is."""
         return self._zeros / self.count if self.count else 0.0
 
     @property
