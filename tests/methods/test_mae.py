@@ -198,3 +198,16 @@ def test_places_differ_and_neighbours_are_alike() -> None:
     gaps = torch.cdist(places, places) + 99 * torch.eye(60)
     assert gaps.min() > 0.1
     assert gaps[0, 1] < gaps[0, 3]
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "vit"])
+def test_the_error_is_made_in_float32_under_autocast(
+    make: Callable[..., MAE], make_views: MakeViews, kind: str
+) -> None:
+    method = make(kind)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error = method.losses(make_views(method.views()), 0.0)["reconstruction"]
+    assert error.dtype == torch.float32
+    error.backward()
+    grads = [p.grad for p in method.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in grads)
