@@ -337,6 +337,16 @@ def test_a_coarse_view_of_a_fine_scan_sees_means_not_single_voxels() -> None:
     assert abs(found.mean() - expected) < 0.1
 
 
+def test_the_label_of_a_coarse_view_is_that_of_the_middle_voxel() -> None:
+    label = np.broadcast_to(np.arange(24)[:, None, None] % 3, (24, 24, 24))
+    case = MemoryStore().add(np.zeros((1, 24, 24, 24)), Affine.identity(), label)
+    specs = {"v": ViewSpec((8, 8, 8), place=Whole(), labels=True)}
+    feed = Feed([case], specs, batch_size=1, seed=0)
+    view = feed.views(feed.batch(0), "cpu")["v"]
+    assert view.label is not None
+    assert (view.label == 1).all()
+
+
 def test_a_balanced_place_lies_on_a_label() -> None:
     label = np.zeros((24, 24, 24))
     label[3, 20, 5] = 2

@@ -63,6 +63,11 @@ def test_noise_is_standard_normal_and_without_order() -> None:
     assert abs(torch.corrcoef(noise)[0, 1]) < 0.02
 
 
+def test_every_bit_of_a_key_counts() -> None:
+    keys = torch.tensor([0, *(1 << bit for bit in range(62))])
+    assert len(normal_noise(keys, 8).unique(dim=0)) == 63
+
+
 def test_noise_of_a_key_does_not_depend_on_its_neighbours() -> None:
     together = normal_noise(torch.tensor([5, 6, 7]), 101)
     assert torch.equal(together[1:2], normal_noise(torch.tensor([6]), 101))
