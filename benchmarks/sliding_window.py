@@ -110,7 +110,8 @@ def measure(who: str, kind: str, size: int, classes: int, window: int) -> None:
                 "windows": result.windows}  # fmt: skip
     row = {
         "who": who, "kind": kind, "size": size, "classes": classes, "window": window,
-        "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
         "extra_mb": peak_mb() - before, **told,
     }  # fmt: skip
     print(json.dumps(row))
