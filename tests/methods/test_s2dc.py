@@ -14,6 +14,12 @@ from torch import Tensor
 from homolog.backbones._base import Backbone
 from homolog.backbones._base import build as build_backbone
 from homolog.config import from_dict
+from homolog.losses.assignment import (
+    dual_log_softmax,
+    patch_to_structure,
+    structure_weights,
+)
+from homolog.losses.similarity import cosine_matrix
 from homolog.methods.s2dc import S2DC, S2DCConfig
 from homolog.nn.optim import parameter_groups
 from homolog.views.view import Views
@@ -184,15 +190,16 @@ def test_e_t12_one_batch_is_learnt_by_heart_without_collapse(
     for _ in range(120):
         step(method, views, optimiser)
     terms = {name: value.item() for name, value in method.losses(views, 0.0).items()}
-    assert first["p2p"].item() > 3.0
-    assert terms["p2p"] < 0.6
-    assert terms["p2s"] < 0.6
-    # The queue holds older keys of the same two crops: ln 2 below all of its rows.
-    assert terms["global"] < method.trivial["global"] - math.log(2) + 0.3
+    # Recorded: 8.5 falls to 0.30 and 0.26, 0.22 and 0.19 with other weights.
+    assert first["p2p"].item() > 7.0
+    assert terms["p2p"] < 0.5
+    assert terms["p2s"] < 0.5
+    # Half of the queue are older keys of the same crop: below ln 17, as those differ.
+    assert terms["global"] < math.log(17)
     monitors = method.monitors()
-    assert monitors["tokens_std"] > 0.7
-    assert monitors["tokens_rank"] > 6
-    assert monitors["global_rank"] > 1.2
+    assert monitors["tokens_std"] > 0.9
+    assert monitors["tokens_rank"] > 10
+    assert monitors["global_rank"] > 1.5
 
 
 @pytest.mark.parametrize("assignment", ["dual_softmax", "sinkhorn"])
@@ -393,3 +400,52 @@ def test_every_dense_backbone_trains(
     assert math.isfinite(step(method, views, optimiser))
     features = method.embedder()(views["student"].flat())["features"]
     assert features.shape[2:] == (4, 4, 4)
+
+
+def test_s_t12_the_method_detaches_the_weights_unless_told_otherwise(
+    build: Callable[..., S2DC],
+) -> None:
+    matches = torch.eye(64, dtype=torch.bool)[None]
+    valid = torch.ones(1, 64, dtype=torch.bool)
+    gradients = []
+    for detach in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        first, second = (torch.randn(1, 64, 16, generator=generator) for _ in range(2))
+        first.requires_grad_()
+        method = build(detach_weights=detach)
+        _, p2s = method._token_losses(first, second, matches, valid, valid)
+        gradients.append(torch.autograd.grad(p2s, first)[0])
+        cosine = cosine_matrix(first, second)
+        logs = dual_log_softmax(cosine, 0.1)
+        weights = structure_weights(cosine.detach(), matches)
+        (expected,) = torch.autograd.grad(patch_to_structure(logs, weights), first)
+        assert torch.allclose(gradients[-1], expected, atol=1e-6) == detach
+
+
+def test_the_terms_are_those_of_the_views_own_tokens(
+    build: Callable[..., S2DC], make_views: MakeViews
+) -> None:
+    method = build()
+    views = make_views(method.views())
+    terms = method.losses(views, 0.0)
+    _, here = method.student(views["student"].flat())
+    _, there = method.teacher(views["teacher"].flat())
+    logs = dual_log_softmax(cosine_matrix(here, there), 0.1)
+    total = []
+    for sample in range(2):
+        # Every token of the student's view, looked for in the teacher's by hand.
+        a, b = (views[name].affine[sample, 0] for name in ("student", "teacher"))
+        found = []
+        for n in range(64):
+            index = torch.tensor([n // 16, n // 4 % 4, n % 4], dtype=torch.float64)
+            centre = torch.cat([index * 8 + 3.5, torch.ones(1, dtype=torch.float64)])
+            cell = ((torch.linalg.inv(b) @ a @ centre)[:3] + 0.5) // 8
+            if not ((cell >= 0) & (cell < 4)).all():
+                continue
+            m = int(cell[0] * 16 + cell[1] * 4 + cell[2])
+            place = torch.cat([cell * 8 + 3.5, torch.ones(1, dtype=torch.float64)])
+            back = ((torch.linalg.inv(a) @ b @ place)[:3] + 0.5) // 8
+            if torch.equal(back, index):
+                found.append(-logs[sample, n, m])
+        total.append(torch.stack(found).mean())
+    torch.testing.assert_close(terms["p2p"], torch.stack(total).mean())
