@@ -24,10 +24,8 @@ def to_patches(image: Tensor, patch: Index) -> Tensor:
     b, c, *sides = image.shape
     if any(n % p for n, p in zip(sides, patch, strict=True)):
         raise ValueError(f"an image of {tuple(sides)} cannot be cut into {patch}.")
-    (d, h, w), (p, q, r) = (
-        [n // k for n, k in zip(sides, patch, strict=True)],
-        patch,
-    )
+    d, h, w = (n // p for n, p in zip(sides, patch, strict=True))
+    p, q, r = patch
     blocks = image.reshape(b, c, d, p, h, q, w, r)
     return blocks.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, d * h * w, c * p * q * r)
 
