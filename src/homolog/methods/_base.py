@@ -56,7 +56,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def encoder(self) -> Backbone:
-        """What is worth keeping (student or teacher); its keys are saved un-prefixed."""
+        """What is worth keeping (student or teacher); its keys are saved plain."""
 
     def embedder(self) -> Embedder:
         """What makes dense features for similarity and matching, from ``encoder()``.
