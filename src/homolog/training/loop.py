@@ -108,7 +108,7 @@ class _Loop:
         self.watch, self.collapse = Stopwatch(), CollapseWatch()
         self.batches: Iterator[Any] | None = None
         self._told_bad = 0
-        self._last_event = self._last_save = time.monotonic()
+        self._last_told = self._last_save = time.monotonic()
         self._save_s = 0.0
 
     def run(self, groups: Sequence[Mapping[str, Any]] | None) -> News:
@@ -220,7 +220,7 @@ class _Loop:
         """Table row, Step event, warnings; the only place that waits for the device."""
         done, total = self.position.done, self.plan.total_steps
         is_row = done % self.config.log_every == 0 or done == total
-        silent_s = time.monotonic() - self._last_event
+        silent_s = time.monotonic() - self._last_told
         alone = self.here.size == 1  # others only meet at rows
         on_cpu = self.device.type == "cpu"
         if on_cpu or is_row:
@@ -234,6 +234,7 @@ class _Loop:
         if is_row and (warning := self.collapse.look(monitors)):
             yield from self._tell(Note(warning, "warning"))
         if silent_s >= _SECONDS_BETWEEN_EVENTS or done == total:
+            self._last_told = time.monotonic()
             yield from self._tell(self._step_event(losses, monitors))
         if is_row and not alone:
             asked = torch.tensor(float(self.stop_asked), device=self.device)
@@ -295,7 +296,6 @@ class _Loop:
             yield Stopped(self.position.done)
 
     def _tell(self, event: Event) -> News:
-        self._last_event = time.monotonic()
         if (yield event) is Request.STOP:
             self.stop_asked = True
 
