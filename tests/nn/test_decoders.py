@@ -81,7 +81,8 @@ def test_a_gradient_reaches_every_parameter_and_every_map_used(case: str) -> Non
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
     """Maps two cells deep gave non-finite or wrong ones: homolog.small_maps."""
-    net, size = decoder(case), (32, 64, 32)
+    # the coarsest map is 2 x 2 x 2; a norm over fewer cells is little but its signs
+    net, size = decoder(case), (48, 64, 48) if case == "swin_unetr" else (32, 32, 32)
     image, maps = torch.randn(2, 1, *size), maps_of(size, *CASES[case])
     grads = []
     for autocast in (False, True):
