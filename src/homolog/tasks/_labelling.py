@@ -125,8 +125,13 @@ def model_preprocessing(model: Trained, modality: str | None = None) -> Preproce
     return recipe if modality is None else replace(recipe, modality=modality)
 
 
-def check_scan(model: Trained, volume: Volume, recipe: Preprocessing) -> None:
+def check_scan(model: Trained, volume: Volume, modality: str | None = None) -> None:
     """Refuse a scan whose intensities mean something else than those learnt from.
+
+    Args:
+        model: With its spec.
+        volume: The scan; a modality of OTHER (the file does not say) passes.
+        modality: What the user says the scan is, whatever its file says.
 
     Raises:
         UnusableInput: Another number of channels, or another known modality.
@@ -138,7 +143,7 @@ def check_scan(model: Trained, volume: Volume, recipe: Preprocessing) -> None:
             f"{volume.data.shape[0]}."
         )
     known = [m for m in model.spec["modalities"] if m != "OTHER"]
-    own = recipe.modality or volume.modality
+    own = modality or volume.modality
     if known and own != "OTHER" and own not in known:
         raise UnusableInput(
             f"the model learnt from {', '.join(known)}, but {volume.name!r} is {own}; "

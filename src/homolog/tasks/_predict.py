@@ -27,13 +27,20 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise UnusableInput(f"there is no {path}.")
         if path.is_dir() and not is_scan_path(path):
-            inside = sorted(p for p in path.iterdir() if is_scan_path(p))
+            inside = sorted(
+                p for p in path.iterdir() if is_scan_path(p) and not _is_half(p)
+            )
             if not inside:
                 raise UnusableInput(f"{path} holds no scan.")
             found += inside
         else:
             found.append(path)
     return list(dict.fromkeys(found))
+
+
+def _is_half(path: Path) -> bool:
+    """Whether a file is the voxels of a pair whose header stands beside it."""
+    return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
 
 
 def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -104,7 +111,7 @@ def predict_scans(
                 return _result(done, failed, stopped=True)
             write_labels(labels, target)
         except (UnusableInput, JobError, OSError, ValueError) as error:
-            reason = str(error) or type(error).__name__
+            reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
             failed.append({"scan": str(scan), "reason": reason})
             yield Note(f"{scan}: {reason}", "warning")
             continue

@@ -213,7 +213,7 @@ class Segment(LearnedTask):
         """
         model: Trained = inputs["model"]
         recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, recipe)
+        check_scan(model, volume, inputs.get("modality"))
         prepared = prepare_volume(volume, recipe)
         if prepared.note:
             yield Note(f"{volume.name}: {prepared.note}.", "warning")
