@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
@@ -207,6 +208,10 @@ def _backbone_settings(
     name = asked or own.pop("name", None) or default.get("name")
     if name is None:
         raise ConfigError("the recipe names no backbone; choose one with --backbone.")
+    if name not in BACKBONES.names():
+        raise ConfigError(
+            f"unknown backbone {name!r}; known: {', '.join(BACKBONES.names())}."
+        )
     if name != default.get("name"):
         default = {}
     return merge(default, own, {"name": str(name)})

@@ -1,0 +1,332 @@
+"""Pretraining as a job: settings checked early, an encoder with its card at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from homolog.backbones._base import Backbone
+from homolog.checkpoint import generations
+from homolog.config import ConfigError
+from homolog.data.store import Store
+from homolog.errors import UnusableInput
+from homolog.events import Event, Note, Request, Saved, Step, Stopped, drain
+from homolog.methods import METHODS
+from homolog.methods._base import Embedder
+from homolog.model_files import load_embedder, load_encoder, read_card
+from homolog.pretrain import job, resolve
+from homolog.pretrain.cases import chosen_cases, fitted_size, padding_note
+from homolog.pretrain.job import deviations
+from homolog.runs import launch
+from homolog.runs.run import Run
+from homolog.views.view import ViewSpec
+
+TINY: dict[str, Any] = {
+    "method": {"size": [16, 16, 16], "token_stride": 4},
+    "backbone": {"channels": [4, 8, 8]},
+    "training": {"steps": 4, "batch_size": 2, "log_every": 1},
+}
+
+
+def tiny(method: str, store: Store, **options: Any) -> dict[str, Any]:
+    settings = {key: dict(value) for key, value in TINY.items()}
+    for key, value in options.pop("settings", {}).items():
+        settings[key] |= value
+    return resolve(method, [store.path], settings=settings, device="cpu", **options)
+
+
+def listen(running: Any, stop_at: int = 10**9) -> tuple[dict[str, Any], list[Event]]:
+    """Result and events; asks to stop after a step."""
+    told, request = [], None
+    try:
+        while True:
+            event = running.send(request)
+            told.append(event)
+            if isinstance(event, Step) and event.index >= stop_at:
+                request = Request.STOP
+    except StopIteration as end:
+        return end.value, told
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_is_pretrained_and_loads_again(
+    tmp_path: Path, phantom_store: Store, method: str
+) -> None:
+    config = tiny(method, phantom_store)
+    assert json.loads(json.dumps(config)) == config
+    result, told = listen(job(config, tmp_path))
+    assert result["steps"] == 4
+    assert isinstance(told[-1], Saved)
+    loaded = load_encoder(tmp_path)
+    assert loaded.report.share == 1.0
+    assert loaded.encoder_id == result["encoder_id"]
+    card = loaded.card
+    assert (card["kind"], card["method"], card["complete"]) == ("encoder", method, True)
+    assert card["backbone"]["name"] == "resunet"
+    assert card["preprocessing"]["window_hu"] == [-1000.0, 1000.0]
+    assert card["store_hash"] == phantom_store.hash
+    assert len(card["trained_on"]) == card["cases"] == result["cases"]
+    embedder = load_embedder(loaded)
+    image = torch.randn(1, 1, 16, 16, 16)
+    for name, features in embedder(image).items():
+        stride = card["embedding"]["strides"][name]
+        assert features.shape[2:] == tuple(16 // s for s in stride)
+        norms = features.norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_stopped_and_resumed_equals_uninterrupted(
+    tmp_path: Path, phantom_store: Store, method: str
+) -> None:
+    config = tiny(method, phantom_store, settings={"training": {"steps": 6}})
+    drain(job(config, tmp_path / "whole"))
+    parts = tmp_path / "parts"
+    result, told = listen(job(config, parts), stop_at=2)
+    assert result["stopped"]
+    assert isinstance(told[-1], Stopped)
+    assert read_card(parts / "model")["complete"] is False
+    assert load_encoder(parts).report.share == 1.0  # what was learnt can be used
+    drain(job(config, parts))
+    ends = [
+        (generations(f)[0] / "state.safetensors").read_bytes()
+        for f in (tmp_path / "whole", parts)
+    ]
+    assert ends[0] == ends[1]
+    whole, again = (load_encoder(f).encoder_id for f in (tmp_path / "whole", parts))
+    assert whole == again
+
+
+def test_a_worker_killed_in_the_middle_of_s2dc_ends_with_the_same_bytes(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    settings = {"training": {"steps": 40, "checkpoint_every": 2}}
+    config = tiny("s2dc", phantom_store, settings=settings)
+    drain(job(config, tmp_path / "whole"))
+    run = Run.create(tmp_path / "run", "pretrain", config)
+    launch.WORKER = (sys.executable, "-m", "homolog.runs.worker")
+    pid = launch.start(run)
+    until = time.monotonic() + 100
+    while not generations(run.folder):
+        assert time.monotonic() < until, run.log.read_text()
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    while run.is_alive():
+        time.sleep(0.02)
+    assert run.state() == "crashed"
+    drain(job(config, run.folder))
+    ends = [
+        (generations(f)[0] / "state.safetensors").read_bytes()
+        for f in (tmp_path / "whole", run.folder)
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_the_same_seed_gives_the_same_start_whatever_torch_drew_before(
+    phantom_store: Store, tmp_path: Path
+) -> None:
+    ids = []
+    for index, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(index)
+        settings = {"training": {"steps": 1, "learning_rate": 0.0}}
+        config = tiny("mae", phantom_store, seed=seed, settings=settings)
+        ids.append(drain(job(config, tmp_path / str(index)))["encoder_id"])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_cases_of_the_test_split_are_never_seen(phantom_store: Store) -> None:
+    left = {c.card.id for c in chosen_cases([phantom_store], ("test",))}
+    test = {card.id for card in phantom_store.split("test")}
+    assert left
+    assert not left & test
+    everything = chosen_cases([phantom_store], ())
+    assert len(everything) == len(phantom_store)
+    with pytest.raises(UnusableInput, match="no case to learn from"):
+        chosen_cases([phantom_store], ("train", "val", "test"))
+
+
+def test_a_store_that_changed_is_refused_on_resume(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    config = {**tiny("mae", phantom_store), "store_hashes": ["0000"]}
+    with pytest.raises(UnusableInput, match="changed since this run began"):
+        drain(job(config, tmp_path))
+
+
+def test_a_request_is_resolved_by_the_job_once(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    request = {
+        "method": "mae", "stores": [str(phantom_store.path)], "device": "cpu",
+        "settings": TINY, "seed": 4,
+    }  # fmt: skip
+    result = drain(job(request, tmp_path))
+    resolved = json.loads((tmp_path / "resolved.json").read_text())
+    assert resolved == tiny("mae", phantom_store, seed=4)
+    (tmp_path / "resolved.json").write_text(json.dumps({**resolved, "balance": 0.5}))
+    assert drain(job(request, tmp_path))["steps"] == result["steps"]
+
+
+def test_pretraining_can_start_from_an_encoder(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    first = drain(job(tiny("mae", phantom_store), tmp_path / "first"))
+    settings = {"training": {"steps": 1, "learning_rate": 0.0}}
+    config = tiny(
+        "mae", phantom_store, encoder=str(tmp_path / "first"), settings=settings
+    )
+    second = drain(job(config, tmp_path / "second"))
+    assert second["encoder_id"] == first["encoder_id"]
+    told = read_card(tmp_path / "second" / "model")["started_from"]
+    assert told == str(tmp_path / "first")
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"recipe": "huge"}, "no recipe 'huge'; recipes: cpu, gpu, paper"),
+        ({"backbone": "vgg"}, "unknown backbone 'vgg'"),
+        ({"settings": {"method": {"sise": 3}}}, "no setting 'sise'"),
+        ({"settings": {"training": {"batch_size": 0}}}, "batch_size must be in 1"),
+        ({"settings": {"backbone": {"channels": "x"}}}, "channels"),
+        ({"settings": {"method": {"size": [16, 16, 15]}}}, "nearest legal size"),
+        ({"settings": {"method": {"token_stride": 32}}}, "no map of stride 32"),
+        ({"device": "cuda:77"}, "usable GPUs"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(
+    phantom_store: Store, options: dict[str, Any], text: str
+) -> None:
+    request = {"method": "s2dc", "stores": [phantom_store.path], "device": "cpu"}
+    settings = {key: {**TINY[key], **value} for key, value in
+                {"method": {}, "backbone": {}, "training": {},
+                 **options.pop("settings", {})}.items()}  # fmt: skip
+    with pytest.raises((ConfigError, UnusableInput), match=text):
+        resolve(**{**request, "settings": settings, **options})
+
+
+def test_unknown_methods_parts_and_stores_are_refused(
+    phantom_store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"unknown method 'simclr'; known: .*s2dc"):
+        resolve("simclr", [phantom_store.path])
+    with pytest.raises(ConfigError, match="settings start with method"):
+        resolve("mae", [phantom_store.path], settings={"optimizer": {}})
+    with pytest.raises(UnusableInput, match="not a finished store"):
+        resolve("mae", [tmp_path])
+    with pytest.raises(UnusableInput, match="at least one store"):
+        resolve("mae", [])
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_recipe_file_is_read_and_overridden(
+    tmp_path: Path, phantom_store: Store, suffix: str
+) -> None:
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".toml":
+        path.write_text(
+            '[backbone]\nname = "resunet"\nchannels = [4, 8, 8]\n'
+            "[method]\nsize = [16, 16, 16]\ntoken_stride = 4\n"
+            "[training]\nsteps = 9\nlearning_rate = 0.5\n"
+        )
+    else:
+        content = {**TINY, "backbone": {"name": "resunet", "channels": [4, 8, 8]}}
+        content["training"] = {"steps": 9, "learning_rate": 0.5}
+        path.write_text(json.dumps(content))
+    config = resolve(
+        "mae", [phantom_store.path], recipe=str(path),
+        settings={"training": {"steps": 3}},
+    )  # fmt: skip
+    assert config["training"]["steps"] == 3
+    assert config["training"]["learning_rate"] == 0.5
+    assert config["method_config"]["size"] == [16, 16, 16]
+    assert config["backbone"]["channels"] == [4, 8, 8]
+    path.write_text("[methods]\n" if suffix == ".toml" else '{"methods": {}}')
+    with pytest.raises(ConfigError, match="got 'methods'"):
+        resolve("mae", [phantom_store.path], recipe=str(path))
+    path.write_text("]")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        resolve("mae", [phantom_store.path], recipe=str(path))
+
+
+def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> None:
+    config = resolve(
+        "mae", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",
+        settings={"method": {"size": [32, 32, 32], "token_stride": 8}},
+    )  # fmt: skip
+    assert config["backbone"] == {"name": "resunet", "in_channels": 1}
+
+
+def test_a_recipes_crop_shrinks_to_small_scans_and_says_so(
+    phantom_store: Store,
+) -> None:
+    cases = chosen_cases([phantom_store], ())
+    assert fitted_size((96, 96, 96), cases, (16, 16, 16)) == (32, 48, 48)
+    assert fitted_size((16, 96, 16), cases, (16, 16, 16)) == (16, 48, 16)
+    config = resolve("mae", [phantom_store.path], recipe="cpu", device="cpu")
+    size = config["method_config"]["size"]
+    assert size[0] <= 32
+    assert any("crops have that size" in note for note in config["notes"])
+    asked = resolve(
+        "mae", [phantom_store.path], recipe="cpu", device="cpu",
+        settings={"method": {"size": [64, 64, 64]}},
+    )  # fmt: skip
+    assert asked["method_config"]["size"] == [64, 64, 64]
+    assert asked["notes"] == []
+
+
+def test_much_padding_is_explained(phantom_store: Store, tmp_path: Path) -> None:
+    cases = chosen_cases([phantom_store], ())
+    text = padding_note({"view": ViewSpec(size=(96, 96, 96))}, cases)
+    assert "32 x 40 x 40" in text
+    assert "method.size" in text
+    assert padding_note({"view": ViewSpec(size=(32, 32, 32))}, cases) == ""
+    config = tiny("mae", phantom_store, settings={"method": {"size": [64, 64, 64]}})
+    first = next(e for e in job(config, tmp_path) if isinstance(e, Note))
+    assert "resunet" in first.text
+
+
+def test_deviations_come_from_the_docstring() -> None:
+    assert "temperature in Eq. 4" in deviations(METHODS.get("s2dc"))
+    assert deviations(int) == ""
+
+
+class Headed(METHODS.get("mae")):  # type: ignore[misc]
+    """Its dense features pass through a head of their own."""
+
+    def __init__(self, backbone: Backbone, config: Any) -> None:
+        super().__init__(backbone, config)
+        self.dense = nn.Conv3d(backbone.channels[1], 5, 1)
+
+    def embedder(self) -> Embedder:
+        return Embedder(self.encoder(), {"dense": 1}, {"dense": self.dense})
+
+
+def test_heads_travel_with_the_encoder(
+    tmp_path: Path, phantom_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS._extra, "headed", Headed)
+    drain(job(tiny("headed", phantom_store), tmp_path))
+    loaded = load_encoder(tmp_path)
+    assert loaded.card["embedding"]["heads"] == ["dense"]
+    features = load_embedder(loaded)(torch.randn(1, 1, 16, 16, 16))
+    assert features["dense"].shape == (1, 5, 4, 4, 4)
+    saved = load_file(tmp_path / "model" / "embedder.safetensors")
+    again = load_embedder(loaded).heads.state_dict()
+    assert all(torch.equal(t, again[n]) for n, t in saved.items())
+    (tmp_path / "model" / "embedder.safetensors").unlink()
+    with pytest.raises(UnusableInput, match=r"embedder\.safetensors"):
+        load_embedder(loaded)
