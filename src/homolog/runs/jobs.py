@@ -15,6 +15,7 @@ from homolog.events import Job
 JOBS: dict[str, str] = {
     "pretrain": "homolog.pretrain:job",
     "finetune": "homolog.tasks._finetune:job",
+    "demo": "homolog.study.demo:job",
 }
 
 
