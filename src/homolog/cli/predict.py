@@ -11,6 +11,7 @@ import click
 from homolog.cli._options import common, show
 
 _AXES = {"z": 0, "y": 1, "x": 2}
+_MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
 
 @click.command("predict", short_help="Label scans with a fine-tuned model.")
@@ -50,7 +51,7 @@ _AXES = {"z": 0, "y": 1, "x": 2}
 @click.option(
     "--modality",
     default=None,
-    metavar="M",
+    type=click.Choice(_MODALITIES, case_sensitive=False),
     help="Take every scan for this modality, whatever its file says.",
 )
 @click.option(

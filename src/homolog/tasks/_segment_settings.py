@@ -17,7 +17,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "steps": 1500,
             "batch_size": 2,
             "learning_rate": 1e-3,
-            "validate_every": 200,
+            "validate_every": 300,
         },
         "with": {
             "swin": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},

@@ -126,7 +126,11 @@ def choose_window(
     side: int,
     voxels: int,
 ) -> Index:
-    """A window as large as the median scan where that is affordable.
+    """A window about as large as the median scan, where that is affordable.
+
+    Rounded to the nearest multiple: what a window reaches beyond the scan is computed
+    for nothing (on hippocampus crops of 35 x 50 x 35 voxels, 48 x 64 x 48 takes three
+    times as long a step as 32 x 48 x 32 and learns slower per minute).
 
     Args:
         shapes: Sizes of the scans (D, H, W).
@@ -140,7 +144,7 @@ def choose_window(
     """
     median = [sorted(s[a] for s in shapes)[len(shapes) // 2] for a in range(3)]
     window = [
-        max(min(-(-n // m), side // m) * m, least)
+        max(min(round(n / m), side // m) * m, least)
         for n, m, least in zip(median, divisor, smallest, strict=True)
     ]
     while window[0] * window[1] * window[2] > voxels:
@@ -159,7 +163,7 @@ def choose_window(
 def smallest_window(backbone: Backbone) -> Index:
     """Sides with two cells of the coarsest map: one cell alone has no variance."""
     d, h, w = (
-        -(-2 * stride // m) * m
+        (stride // m + 1) * m
         for stride, m in zip(backbone.strides[-1], backbone.size_divisor, strict=True)
     )
     return d, h, w
