@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,6 @@ def test_a_worker_killed_in_the_middle_of_s2dc_ends_with_the_same_bytes(
     config = tiny("s2dc", phantom_store, settings=settings)
     drain(job(config, tmp_path / "whole"))
     run = Run.create(tmp_path / "run", "pretrain", config)
-    launch.WORKER = (sys.executable, "-m", "homolog.runs.worker")
     pid = launch.start(run)
     until = time.monotonic() + 100
     while not generations(run.folder):
