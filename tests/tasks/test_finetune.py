@@ -140,6 +140,22 @@ def test_encoder_stays_frozen_for_its_share_of_the_training(phantom_store, tmp_p
     assert not all(torch.equal(start[n], trained[n]) for n in decoder)
 
 
+def test_encoder_learns_as_fast_as_told(phantom_store, tmp_path):
+    config = config_of(phantom_store)
+    config["training"] = {**config["training"], "steps": 1, "learning_rate": 0.01}
+    moved = {}
+    start = None
+    for factor in (0.0, 0.1, 1.0):
+        config["task_config"] = {**config["task_config"], "encoder_factor": factor}
+        drain(job(config, tmp_path / f"run_{factor}"))
+        state = load_model(tmp_path / f"run_{factor}").state
+        name = "encoder.stages.0.0.conv1.conv.weight"
+        start = state[name] if start is None else start
+        moved[factor] = (state[name] - start).abs().mean().item()
+    assert moved[0.0] == 0.0
+    assert moved[0.1] == pytest.approx(moved[1.0] / 10, rel=0.1)
+
+
 def test_pretrained_encoder_is_loaded_and_named_in_the_card(phantom_store, tmp_path):
     from homolog.backbones._base import build
     from homolog.config import to_dict

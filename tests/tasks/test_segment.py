@@ -13,7 +13,7 @@ from homolog.config import to_dict
 from homolog.data.preprocess import Preprocessing
 from homolog.data.volume import Volume, reorder_axes
 from homolog.errors import UnusableInput
-from homolog.events import drain
+from homolog.events import Note, drain
 from homolog.feed import Feed
 from homolog.geometry.affine import Affine
 from homolog.tasks._base import Trained
@@ -175,6 +175,29 @@ def test_every_backbone_gets_a_decoder_that_learns(name, phantom_store):
         if p.grad is None or not p.grad.any()
     ]  # fmt: skip
     assert len(silent) <= 0.1 * len(list(module.encoder().parameters())), silent
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_tiny_scan_is_labelled_by_every_backbone(name, phantom_store):
+    task = Segment(SegmentConfig(window=(64, 64, 64)))
+    cases = choose_cases(phantom_store, task)
+    backbone = build(name, BACKBONES[name])
+    spec = task.describe(cases.all, backbone, CPU)
+    network = task.network(backbone, spec).eval()
+    card = {"preprocessing": to_dict(Preprocessing())}
+    scan = block_scan(Affine.identity(), shape=(15, 20, 24))
+    tiny = Volume(scan.data[:, 6:9, 8:12, 5:9], scan.affine, "tiny", "CT")
+    labels = drain(task.run(tiny, model=Trained(network, spec, card, CPU)))
+    assert labels.shape == (3, 4, 4)
+
+
+def test_mirrorings_the_model_never_saw_are_told(phantom_store):
+    scan = block_scan(Affine.identity())
+    stream = Segment(SegmentConfig()).run(
+        scan, model=by_intensity(flip=[0.5, 0.0, 0.0]), flips=(0, 2)
+    )
+    notes = [e.text for e in stream if isinstance(e, Note)]
+    assert any("never saw scans mirrored along x" in text for text in notes)
 
 
 def _crop_views(label):

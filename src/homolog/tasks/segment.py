@@ -214,6 +214,12 @@ class Segment(LearnedTask):
         model: Trained = inputs["model"]
         recipe = model_preprocessing(model, inputs.get("modality"))
         check_scan(model, volume, inputs.get("modality"))
+        flips = tuple(inputs.get("flips", ()))
+        unseen = [axis for axis in flips if not model.spec["flip"][axis]]
+        if unseen:
+            axes = ", ".join("zyx"[axis] for axis in unseen)
+            text = f"the model never saw scans mirrored along {axes}; it may do worse."
+            yield Note(text, "warning")
         prepared = prepare_volume(volume, recipe)
         if prepared.note:
             yield Note(f"{volume.name}: {prepared.note}.", "warning")
@@ -221,7 +227,7 @@ class Segment(LearnedTask):
             model,
             prepared.data,
             prepared,
-            flips=inputs.get("flips", ()),
+            flips=flips,
             overlap=inputs.get("overlap"),
         )
         if result is None:
