@@ -55,7 +55,7 @@ class Affine:
         Args:
             spacing_mm: Voxel size per array axis, positive.
             origin_mm: World position of voxel 0, 0, 0.
-            direction: Column i is the world direction of array axis i; identity if None.
+            direction: Column i is the world direction of array axis i; None: identity.
         """
         spacing = np.asarray(spacing_mm, dtype=np.float64)
         if spacing.shape != (3,) or not (spacing > 0).all():
@@ -147,8 +147,8 @@ class Affine:
         """The permutation and flips that bring the array closest to z, y, x of LPS.
 
         Returns:
-            ``(axes, flips)`` as taken by ``reorient``. All 48 cases are told apart; ties
-            of a scan at exactly 45 degrees are broken by the best total alignment.
+            ``(axes, flips)`` as taken by ``reorient``. All 48 cases are told apart;
+            ties of a scan at exactly 45 degrees go to the best total alignment.
         """
         from itertools import permutations
 
@@ -161,7 +161,7 @@ class Affine:
 
     @property
     def orientation(self) -> str:
-        """Letters of the anatomical direction each array axis runs to, e.g. ``"SPL"``."""
+        """Letters of the direction each array axis runs to, e.g. ``"SPL"``."""
         axes, flips = self.closest_axes()
         letters = [""] * 3
         for world, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
