@@ -24,6 +24,7 @@ from homolog.errors import UnusableInput
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".model")
 _MOST_NESTING = 4
+_SAFE_TORCH = (2, 10)  # its restricted unpickler had holes before
 _MOST_PICKLE_BYTES = 64 * 2**20
 
 # Names that training scripts are known to leave behind; none does anything here.
@@ -149,6 +150,12 @@ def _check_archive(path: Path) -> None:
 
 
 def _read_pickle(path: Path) -> Any:
+    if _torch_version() < _SAFE_TORCH:
+        raise UnusableInput(
+            f"{path} is a pickle; reading one safely needs torch "
+            f"{'.'.join(map(str, _SAFE_TORCH))} or newer (CVE-2026-24747), this is "
+            f"{torch.__version__}. Ask for the weights as safetensors."
+        )
     stand_ins: list[Any] = [
         (type(f"Inert_{name.rpartition('.')[2]}", (_Inert,), {}), name)
         for name in _INERT
@@ -173,6 +180,10 @@ def _read_pickle(path: Path) -> Any:
             f"expected a file of torch.save, {path} is damaged or something else "
             f"({first})."
         ) from error
+
+
+def _torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 def _wanted_name(text: str) -> str:

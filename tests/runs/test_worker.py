@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from homolog.checkpoint import generations
 from homolog.errors import JobError, UnusableInput
-from homolog.events import Failed, Finished, Note, Step, Stopped
+from homolog.events import Failed, Finished, Note, Saved, Step, Stopped
 from homolog.runs import launch
 from homolog.runs.jobs import JOBS, job_of
 from homolog.runs.run import Run
@@ -137,9 +138,9 @@ def test_a_second_worker_is_refused(tmp_path: Path) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """SIGKILL at random moments; with a checkpoint per step most hit a save."""
-    whole = toy_run(tmp_path / "whole", 150, checkpoint_every=1)
+    whole = toy_run(tmp_path / "whole", 80, checkpoint_every=1)
     list(execute(whole))
-    run = toy_run(tmp_path / "r", 150, 0.03, checkpoint_every=1)
+    run = toy_run(tmp_path / "r", 80, 0.03, checkpoint_every=1)
     moments = random.Random(0)
     reached = 0
     for _ in range(3):
@@ -157,6 +158,29 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path) -> N
     assert last_weights(run) == last_weights(whole)
     table = "metrics.csv"
     assert (run.folder / table).read_bytes() == (whole.folder / table).read_bytes()
+
+
+def test_a_disk_that_fills_leaves_the_last_good_checkpoint_and_says_why(
+    tmp_path: Path,
+) -> None:
+    whole = toy_run(tmp_path / "whole", 30, checkpoint_every=10)
+    list(execute(whole))
+    run = toy_run(tmp_path / "r", 30, checkpoint_every=10)
+    free = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = []
+    try:
+        for event in execute(run):
+            told.append(event)
+            if isinstance(event, Saved):  # from now on no large file fits
+                resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, free[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, free)
+    assert isinstance(told[-1], Failed)
+    assert "could not be saved" in told[-1].message
+    assert "step_00000010 stays and can resume" in told[-1].message
+    assert run.state() == "failed"
+    assert isinstance(list(execute(run))[-1], Finished)
+    assert last_weights(run) == last_weights(whole)
 
 
 def test_stop_pause_and_resume_from_another_process(tmp_path: Path) -> None:

@@ -52,11 +52,10 @@ def run_in_folder(
 
 def in_foreground(run: Run, as_json: bool) -> int:
     """Work on a run in this process and show its events; returns the exit status."""
-    from homolog.cli._follow import follow
     from homolog.runs.worker import execute
 
     with stop_on_interrupt() as flag:
-        last = follow(execute(run, flag))
+        last = show_events(execute(run, flag))
     return conclude(run, last, as_json)
 
 
@@ -124,6 +123,23 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
             signal.signal(number, handler)
 
 
+def show_events(events: Iterator[Event]) -> Event | None:
+    """Show events, return the last; a Failed is left to the command's own error."""
+    from homolog.cli._follow import follow
+    from homolog.events import Failed
+
+    last: Event | None = None
+
+    def until_failure() -> Iterator[Event]:
+        nonlocal last
+        for last in events:
+            if not isinstance(last, Failed):
+                yield last
+
+    follow(until_failure())
+    return last
+
+
 def _many_processes() -> bool:
     """Whether torchrun started this process; asked without importing torch."""
     import os
@@ -133,7 +149,6 @@ def _many_processes() -> bool:
 
 def _together(kind: str, config: Mapping[str, Any], out: Path, as_json: bool) -> int:
     """One of several processes: the first holds the run, the others only work."""
-    from homolog.cli._follow import follow
     from homolog.distributed import choose_device, session, wait_for_all
     from homolog.runs.jobs import job_of
     from homolog.runs.run import Run
@@ -144,7 +159,7 @@ def _together(kind: str, config: Mapping[str, Any], out: Path, as_json: bool) ->
         if here.is_first:
             run = Run.create(out, kind, config)
             wait_for_all()
-            last = follow(execute(run, flag))
+            last = show_events(execute(run, flag))
             return conclude(run, last, as_json)
         wait_for_all()
         job = job_of(kind)(dict(config), Path(out).resolve())

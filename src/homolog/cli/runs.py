@@ -74,8 +74,7 @@ def show_run(folder: Path, as_json: bool) -> None:
 @_JSON
 def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
     """Show the events of RUN as they come; Ctrl-C leaves it running."""
-    from homolog.cli._follow import follow
-    from homolog.cli._run import conclude
+    from homolog.cli._run import conclude, show_events
     from homolog.runs import launch
     from homolog.runs.run import Run
 
@@ -84,7 +83,7 @@ def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
         show(_row(run), as_json, [f"{run.folder} has not begun"])
         return 0
     try:
-        last = follow(launch.follow(run, whole=whole))
+        last = show_events(launch.follow(run, whole=whole))
     except KeyboardInterrupt:
         show(_row(run), as_json, ["it goes on in the background"])
         return 0

@@ -57,7 +57,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         balance=settings.balance,
         rank=here.rank,
         world_size=here.size,
-        threads=settings.feed_threads,
+        threads=max(1, settings.feed_threads),
     )
     training = train(
         method, feed, settings.training,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,9 @@ class PretrainConfig:
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
     threads: int = option(0, "CPU threads of the network; 0: all cores", minimum=0)
-    feed_threads: int = option(1, "threads that read crops ahead", minimum=0)
+    feed_threads: int = option(
+        0, "threads that read crops ahead; 0: by the device", minimum=0
+    )
     store_hashes: tuple[str, ...] = option((), "what the stores held at the start")
     notes: tuple[str, ...] = option((), "what was decided for the user")
 
@@ -225,7 +228,15 @@ def _completed(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfi
         config,
         backbone=backbone,
         threads=config.threads or torch.get_num_threads(),
+        feed_threads=config.feed_threads or _feed_threads(config.device),
     )
+
+
+def _feed_threads(device: str) -> int:
+    """Reading ahead: a GPU is fed by most cores, a CPU needs its cores to compute."""
+    if choose_device(device).type == "cpu":
+        return 1
+    return max(1, min(8, (os.cpu_count() or 2) - 1))
 
 
 def _fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:

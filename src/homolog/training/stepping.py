@@ -193,6 +193,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or torch's CPU allocator, had no room."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
