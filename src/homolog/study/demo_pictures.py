@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.data.foreground import BODY_HU
 from homolog.data.volume import FeatureMap, LabelMap, Points, Volume
 from homolog.geometry.affine import Triple
 from homolog.study.pictures import (
@@ -43,6 +44,13 @@ class Patient:
     volume: Volume
     labels: LabelMap
     points: Points
+
+    def body(self, features: FeatureMap) -> NDArray[np.bool_]:
+        """Which cells of a feature map show body rather than air."""
+        d, h, w = features.data.shape[1:]
+        hu = np.asarray(self.volume.data[0], np.float32)
+        cells = on_grid(hu, self.volume.affine, (d, h, w), features.affine)
+        return np.asarray(cells > BODY_HU)
 
     def landmark(self, name: str) -> NDArray[np.float64]:
         """World mm of a landmark; the middle of the scan where it lies outside."""
@@ -129,7 +137,7 @@ def similarity_picture(
         values = on_grid(
             cells, searched.affine, target.volume.shape, target.volume.affine
         )
-        low, high = np.percentile(cells, (60, 99.8))
+        low, high = np.percentile(cells[target.body(searched)], (50, 99.8))
         heat = with_heat(
             target.grey(plane), plane.cut(values), zoom, float(low), float(high)
         )
@@ -153,7 +161,7 @@ def colours_picture(
         rgb = [
             on_grid(c, features.affine, volume.shape, volume.affine) for c in painted
         ]
-        inside = plane.cut(volume.data[0]) > -500
+        inside = plane.cut(volume.data[0]) > BODY_HU
         slices = np.stack([plane.cut(c) * (0.25 + 0.75 * inside) for c in rgb])
         above.append(patient.grey(plane))
         below.append(coloured(slices, zoom))

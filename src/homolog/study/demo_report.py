@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,17 +73,17 @@ def _figures(page: Page, summary: Mapping[str, Any]) -> None:
         [
             (
                 "Segmentation (Dice)",
-                f"{dice['scratch']:.3f} → {dice['pretrained']:.3f}",
+                _arrow("{:.3f}", dice["scratch"], dice["pretrained"]),
                 f"from scratch → pretrained, {summary['labelled']} labelled patients",
             ),
             (
                 "Landmark found in another patient",
-                f"{error['random']:.0f} → {error['pretrained']:.0f} mm",
+                _arrow("{:.0f} mm", error["random"], error["pretrained"]),
                 "mean error, random weights → pretrained",
             ),
             (
                 "Same organ recognised",
-                f"{auc['random']:.2f} → {auc['pretrained']:.2f}",
+                _arrow("{:.2f}", auc["random"], auc["pretrained"]),
                 "area under ROC among labelled organs (0.5 is chance)",
             ),
         ]
@@ -102,7 +101,8 @@ def _figures(page: Page, summary: Mapping[str, Any]) -> None:
     for title, key, control, form, sign in rows:
         before, after = summary[key][control], summary[key]["pretrained"]
         texts.append([title, _text(form, before), _text(form, after)])
-        gain = sign * (after - before)
+        known = before is not None and after is not None
+        gain = sign * (after - before) if known else 0.0
         best.append(2 if gain > 0 else 1 if gain < 0 else None)
     page.section("In figures")
     page.table(["", "not pretrained", "pretrained"], texts, best)
@@ -173,7 +173,9 @@ def _organs(page: Page, looks: Looks) -> None:
 
 def _colours(page: Page, looks: Looks) -> None:
     maps = looks.maps["pretrained"][:4]
-    colours = fit_colours([m.data for m in maps])
+    shown = looks.patients[:4]
+    bodies = [p.body(m) for p, m in zip(shown, maps, strict=True)]
+    colours = fit_colours([m.data for m in maps], bodies)
     page.section(
         "What the encoder sees",
         "The three main directions of the learnt features as red, green and blue, the "
@@ -181,7 +183,7 @@ def _colours(page: Page, looks: Looks) -> None:
     )
     share = float(colours.explained.sum())
     page.figure(
-        colours_picture(looks.patients[:4], maps, colours),
+        colours_picture(shown, maps, colours),
         f"Scans and their features in colour ({share:.0%} of the features' variance).",
     )
 
@@ -206,8 +208,8 @@ def _landmarks(page: Page, looks: Looks, summary: Mapping[str, Any]) -> None:
             landmarks_picture(target, names, found),
             "All landmarks projected on one coronal slice. Left: random weights; "
             f"right: pretrained. Mean error over all pairs of test patients: "
-            f"{summary['landmark_error_mm']['random']:.1f} and "
-            f"{summary['landmark_error_mm']['pretrained']:.1f} mm "
+            f"{_text('{:.1f}', summary['landmark_error_mm']['random'])} and "
+            f"{_text('{:.1f}', summary['landmark_error_mm']['pretrained'])} mm "
             f"(voxels are {target.volume.affine.spacing_mm[0]:g} mm).",
         )
 
@@ -313,5 +315,9 @@ def _sum_of(terms: Mapping[str, _Curve]) -> _Curve:
     ]
 
 
-def _text(form: str, value: float) -> str:
-    return "–" if math.isnan(value) else form.format(value)
+def _text(form: str, value: float | None) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _arrow(form: str, before: float | None, after: float | None) -> str:
+    return f"{_text(form, before)} → {_text(form, after)}"
