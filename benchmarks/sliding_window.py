@@ -176,6 +176,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--peer-size", type=int, default=128)
+    kinds = ("split", "foreign", "closed")
+    parser.add_argument("--kinds", nargs="*", choices=kinds, default=kinds)
     parser.add_argument("--measure", nargs=5)
     options = parser.parse_args()
     if options.measure:
@@ -189,7 +191,8 @@ def main() -> None:
         for who, rows in pairs.items():
             rows.append(measured(who, "split", peer, CLASSES, small))
     large = {}
-    for kind, rounds in (("split", options.rounds), ("foreign", 2), ("closed", 1)):
+    for kind in options.kinds:
+        rounds = 1 if kind == "closed" else options.rounds
         rows = [measured("ours", kind, options.size, CLASSES, WINDOW)
                 for _ in range(rounds)]  # fmt: skip
         large[kind] = best_of(rows)
@@ -205,7 +208,7 @@ def main() -> None:
         },
         "large": large,
         "labels": [compare_labels(kind, peer, CLASSES, small)
-                   for kind in ("split", "foreign", "closed")],
+                   for kind in kinds],
         "air": air(peer, small // 4),
         "bars": {"seconds": 15.0, "extra_mb": 1500.0},
     }  # fmt: skip
