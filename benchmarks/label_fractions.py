@@ -88,7 +88,7 @@ class Study:
         """One fine-tuning and its evaluation on the test split."""
         backbone, init, fraction, seed = self.key(setting)
         whole = fraction == 1.0
-        minutes = self.arguments.minutes_all if whole else self.arguments.minutes
+        length = self.length(whole)
         name = f"{backbone}_{init}_{fraction:g}_{seed}"
         encoder = (
             "scratch" if init == "scratch" else str(self.work / f"s2dc_{backbone}")
@@ -96,18 +96,26 @@ class Study:
         out = self.work / "runs" / f"{name}_{os.getpid()}_{int(time.time())}"
         trained = homolog(
             "finetune", "segment", str(self.store), "--encoder", encoder,
-            "--backbone", backbone, "--recipe", "cpu", "--minutes", str(minutes),
+            "--backbone", backbone, "--recipe", "cpu", *length,
             "--fraction", str(fraction), "--seed", str(seed), "--out", str(out),
             threads=self.arguments.threads,
         )  # fmt: skip
         scores = homolog("evaluate", "--model", str(out), str(self.store),
                          "--split", "test", threads=self.arguments.threads)  # fmt: skip
-        row = {**setting, "minutes": minutes, "threads": self.arguments.threads,
-               "training": trained, "scores": scores}  # fmt: skip
+        row = {**setting, "length": " ".join(length), "threads": self.arguments.threads,
+               "training": _bare(trained), "scores": _bare(scores)}  # fmt: skip
         with self.lock:
             self.rows.append(row)
             self.save()
         print(name, summary_of(scores), flush=True)
+
+    def length(self, whole: bool) -> list[str]:
+        """How long to train: steps where given, else minutes."""
+        arguments = self.arguments
+        steps = arguments.steps_all if whole else arguments.steps
+        if steps:
+            return ["--steps", str(steps)]
+        return ["--minutes", str(arguments.minutes_all if whole else arguments.minutes)]
 
     def save(self) -> None:
         """Rows and the table made of them."""
@@ -116,6 +124,12 @@ class Study:
             json.dumps({"rows": self.rows, "table": table(self.rows)}, indent=1)
         )
         os.replace(temporary, self.out)
+
+
+def _bare(result: dict[str, Any]) -> dict[str, Any]:
+    """Without the paths of this machine."""
+    paths = ("run", "model", "out", "csv", "json", "store", "encoder", "report")
+    return {k: v for k, v in result.items() if k not in paths}
 
 
 def summary_of(scores: dict[str, Any]) -> str:
@@ -162,6 +176,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes-all", type=float, default=10.0)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--steps-all", type=int, default=0, help="instead of minutes")
+    parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--pretrain-minutes", type=float, default=15.0)
     parser.add_argument("--pretrain-threads", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="cores of one run")
