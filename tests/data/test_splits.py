@@ -24,7 +24,7 @@ class Case:
     subject: str
     split: str | None = None
     source_hash: str = ""
-    has_label: bool = True
+    is_labelled: bool = True
 
 
 def cases(n, per_subject=1, **kwargs):
@@ -83,16 +83,16 @@ def test_equal_scans_of_two_subjects_stay_together():
         assert splits["case_3"] == splits["case_7"]
 
 
-def test_what_has_no_label_is_for_training_where_labels_exist():
+def test_what_has_no_label_is_for_training():
     cards = cases(10) + [replace(c, id=f"u{c.id}", subject=f"u{c.subject}",
-                                 source_hash=f"u{c.source_hash}", has_label=False)
+                                 source_hash=f"u{c.source_hash}", is_labelled=False)
                          for c in cases(30)]  # fmt: skip
     splits = assign_splits(cards, 0)
-    assert {splits[c.id] for c in cards if not c.has_label} == {"train"}
-    labelled = Counter(splits[c.id] for c in cards if c.has_label)
+    assert {splits[c.id] for c in cards if not c.is_labelled} == {"train"}
+    labelled = Counter(splits[c.id] for c in cards if c.is_labelled)
     assert labelled == {"train": 7, "val": 1, "test": 2}
-    alone = Counter(assign_splits(cases(10, has_label=False), 0).values())
-    assert alone == {"train": 7, "val": 1, "test": 2}
+    alone = Counter(assign_splits(cases(10, is_labelled=False), 0).values())
+    assert alone == {"train": 10}
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,6 +76,11 @@ class Card:
     note: str = ""
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether it can be tested on: a label map, a class or boxes."""
+        return self.has_label or self.target is not None or bool(self.boxes)
+
+    @property
     def intensity(self) -> Intensities:
         """How values are normalised."""
         return Intensities(self.low, self.high, self.centre, self.spread)

@@ -36,7 +36,7 @@ class Case(Protocol):
         ...
 
     @property
-    def has_label(self) -> bool:
+    def is_labelled(self) -> bool:
         """Whether it can be tested on."""
         ...
 
@@ -50,7 +50,7 @@ def assign_splits(
 
     A split given by the source holds for its subject's other cases too; the other
     subjects with labels are drawn so that the whole comes close to ``fractions``, and
-    those without any label go to training. Where nothing is labelled, all are drawn.
+    those without any label go to training: they cannot be tested on, only learnt from.
     Scans of equal content count as one subject. A split with a share gets at least one
     subject as long as training keeps one.
 
@@ -79,15 +79,12 @@ def assign_splits(
                 "be in one split."
             )
         named_by.setdefault(group, card.id)
-    labelled = {groups[card.id] for card in cards if card.has_label}
-    if labelled:
-        # What has no label cannot be tested on; it is there to learn from.
-        given.update(
-            {g: "train" for g in groups.values() if g not in labelled | set(given)}
-        )
-    drawn_from = labelled or set(groups.values())
-    free = _shuffled(drawn_from - set(given), seed, "split")
-    have = [split for group, split in given.items() if group in drawn_from]
+    labelled = {groups[card.id] for card in cards if card.is_labelled}
+    given.update(
+        {g: "train" for g in groups.values() if g not in labelled | set(given)}
+    )
+    free = _shuffled(labelled - set(given), seed, "split")
+    have = [split for group, split in given.items() if group in labelled]
     wanted = _wanted(len(free), have, fractions)
     for split in ("test", "val", "train"):
         for group in free[: wanted[split]]:
