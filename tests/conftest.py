@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Test files run side by side, one core each; must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest
