@@ -32,7 +32,7 @@ class SlidingConfig:
         flips: Axes (0 z, 1 y, 2 x); predictions of all their mirrorings are averaged.
         skip_constant: Reuse one prediction for all windows of one constant value.
         fill: Value of the image outside the scan, before ``normalise``.
-        budget_bytes: Memory for the sums of overlapping windows; None: 1 GB on the
+        budget_bytes: Memory for the sums of overlapping windows; None: 650 MB on the
             host, a third of what is free on a GPU.
         precision: ``fp32``, or ``bf16`` for autocast.
     """

@@ -65,9 +65,9 @@ class SegmentModule(TaskModule):
         spec: The crops.
         label_values: Value of each class in the label maps, background first.
         freeze: Share of the training during which the encoder gets no gradient.
-        average: Momentum of the weight average; 0 keeps none. It helps while the rate is
-            high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against 0.828
-            after 250 of 1000 steps), not at the end of the cosine (0.871 and 0.873).
+        average: Momentum of the weight average; 0 keeps none. It helps while the rate
+            is high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against
+            0.828 after 250 of 1000 steps), not at the end (0.871 against 0.873).
     """
 
     def __init__(
