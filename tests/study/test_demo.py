@@ -64,7 +64,7 @@ def test_every_stage_leaves_what_its_command_would_leave(finished):
     for path in (
         "scans/dataset.json", "scans/landmarks/phantom_004.csv", "store/store.json",
         "pretrain/model/encoder.safetensors", "scratch/model/model.json",
-        "finetuned/model/model.json", "results.json", "report.html",
+        "finetuned/model/model.json", "results.json", "report.html", "overview.png",
     ):  # fmt: skip
         assert (folder / path).is_file(), path
     # Two test patients by two encoders.

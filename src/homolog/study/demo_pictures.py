@@ -110,6 +110,38 @@ def patients_picture(patients: Sequence[Patient], factor: float = 0.8) -> Pictur
     )
 
 
+def overview_picture(
+    source: Patient,
+    target: Patient,
+    maps: tuple[FeatureMap, FeatureMap],
+    colours: Colours,
+    landmark: str = "liver_centre",
+    factor: float = 1.1,
+) -> Picture:
+    """The demo at a glance: a point, the labels, the point's similarity elsewhere, RGB.
+
+    Args:
+        source: Patient with the point.
+        target: Patient that is searched.
+        maps: Features of source and target.
+        colours: Common to both.
+        landmark: The point.
+        factor: Screen pixels per mm.
+    """
+    mm, true = source.landmark(landmark), target.landmark(landmark)
+    plane = Plane.through(mm, source.volume.affine, CORONAL, factor)
+    there = Plane.through(true, target.volume.affine, CORONAL, factor)
+    heat = _heat(target, there, maps[0], maps[1], mm)
+    return beside(
+        [
+            source.ring(source.grey(plane), plane, mm),
+            source.labelled(plane),
+            target.ring(heat, there, true),
+            _coloured(target, there, maps[1], colours),
+        ]
+    )
+
+
 def similarity_picture(
     source: Patient,
     target: Patient,
@@ -131,18 +163,42 @@ def similarity_picture(
     plane = Plane.through(query_mm, source.volume.affine, CORONAL, factor)
     pictures = [source.ring(source.grey(plane), plane, query_mm)]
     plane = Plane.through(true_mm, target.volume.affine, CORONAL, factor)
-    zoom = plane.zoom(target.volume.affine.spacing_mm)
     for features, searched in maps.values():
-        cells = cosine_maps(searched, query_at(features, query_mm[None]))[0]
-        values = on_grid(
-            cells, searched.affine, target.volume.shape, target.volume.affine
-        )
-        low, high = np.percentile(cells[target.body(searched)], (50, 99.8))
-        heat = with_heat(
-            target.grey(plane), plane.cut(values), zoom, float(low), float(high)
-        )
+        heat = _heat(target, plane, features, searched, query_mm)
         pictures.append(target.ring(heat, plane, true_mm))
     return beside(pictures)
+
+
+def _heat(
+    target: Patient,
+    plane: Plane,
+    features: FeatureMap,
+    searched: FeatureMap,
+    query_mm: NDArray[np.float64],
+) -> Picture:
+    """A slice with the similarity to a point of another patient over it."""
+    cells = cosine_maps(searched, query_at(features, query_mm[None]))[0]
+    volume = target.volume
+    values = on_grid(cells, searched.affine, volume.shape, volume.affine)
+    low, high = np.percentile(cells[target.body(searched)], (50, 99.8))
+    zoom = plane.zoom(volume.affine.spacing_mm)
+    return with_heat(
+        target.grey(plane), plane.cut(values), zoom, float(low), float(high)
+    )
+
+
+def _coloured(
+    patient: Patient, plane: Plane, features: FeatureMap, colours: Colours
+) -> Picture:
+    """A slice of a patient's features as colours, dimmed outside the body."""
+    volume = patient.volume
+    rgb = [
+        on_grid(c, features.affine, volume.shape, volume.affine)
+        for c in colours.paint(features.data)
+    ]
+    inside = plane.cut(volume.data[0]) > BODY_HU
+    slices = np.stack([plane.cut(c) * (0.25 + 0.75 * inside) for c in rgb])
+    return coloured(slices, plane.zoom(volume.affine.spacing_mm))
 
 
 def colours_picture(
@@ -155,16 +211,8 @@ def colours_picture(
     above, below = [], []
     for patient, features in zip(patients, maps, strict=True):
         plane = patient.plane("kidney_left_centre", CORONAL, factor)
-        zoom = plane.zoom(patient.volume.affine.spacing_mm)
-        painted = colours.paint(features.data)
-        volume = patient.volume
-        rgb = [
-            on_grid(c, features.affine, volume.shape, volume.affine) for c in painted
-        ]
-        inside = plane.cut(volume.data[0]) > BODY_HU
-        slices = np.stack([plane.cut(c) * (0.25 + 0.75 * inside) for c in rgb])
         above.append(patient.grey(plane))
-        below.append(coloured(slices, zoom))
+        below.append(_coloured(patient, plane, features, colours))
     return stacked([beside(above), beside(below)])
 
 

@@ -16,6 +16,7 @@ from homolog.study.demo_pictures import (
     colours_picture,
     label_keys,
     landmarks_picture,
+    overview_picture,
     patients_picture,
     segmentation_picture,
     similarity_picture,
@@ -23,6 +24,8 @@ from homolog.study.demo_pictures import (
 )
 from homolog.study.demo_scores import ENCODERS, Looks, Segmentations
 from homolog.study.looking import landmarks_found
+from homolog.study.pictures import as_bytes
+from homolog.study.png import png_bytes
 from homolog.study.report import Page
 from homolog.tasks._pca import fit_colours
 
@@ -169,6 +172,16 @@ def _organs(page: Page, looks: Looks) -> None:
             title="Same organ, area under ROC among labelled voxels",
         )
     )
+
+
+def write_overview(path: Path, looks: Looks) -> None:
+    """One picture of what the demo shows, for a README or a slide."""
+    source, target = looks.patients[0], looks.patients[1]
+    maps = (looks.maps["pretrained"][0], looks.maps["pretrained"][1])
+    bodies = [source.body(maps[0]), target.body(maps[1])]
+    colours = fit_colours([m.data for m in maps], bodies)
+    picture = overview_picture(source, target, maps, colours)
+    path.write_bytes(png_bytes(as_bytes(picture)))
 
 
 def _colours(page: Page, looks: Looks) -> None:
