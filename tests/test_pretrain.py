@@ -86,9 +86,15 @@ def test_every_method_is_pretrained_and_loads_again(
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_stopped_and_resumed_equals_uninterrupted(
-    tmp_path: Path, phantom_store: Store, method: str
+    tmp_path: Path,
+    phantom_store: Store,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = tiny(method, phantom_store, settings={"training": {"steps": 6}})
+    # Every step is told, however fast it was, so that the stop comes after the second.
+    monkeypatch.setattr("homolog.training.loop._SECONDS_BETWEEN_EVENTS", 0.0)
+    settings = {"training": {"steps": 6, "log_every": 1}}
+    config = tiny(method, phantom_store, settings=settings)
     drain(job(config, tmp_path / "whole"))
     parts = tmp_path / "parts"
     result, told = listen(job(config, parts), stop_at=2)
