@@ -17,10 +17,11 @@ from typing import Any
 
 from homolog.config import from_dict, merge, option
 from homolog.data.atomic import write_json
+from homolog.data.index import index_sources
 from homolog.data.phantom_cohort import write_patients
 from homolog.data.preprocess import Preprocessing
 from homolog.data.store import Store
-from homolog.data.store_writer import prepare_store
+from homolog.data.store_writer import write_store
 from homolog.events import Job, Note, Progress, Request, Saved, Started, Stopped
 from homolog.pretrain import job as pretrain_job
 from homolog.pretrain import resolve as resolve_pretrain
@@ -55,6 +56,12 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
 }
 
 
+# Share of the time that training gets where nothing was measured (a demo continued).
+_TRAINING_SHARE = 0.75
+# What comes after the patients, training left out, takes this many times as long.
+_REST_BY_PATIENTS = 4.0
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """How much of everything; the defaults take under five minutes on two cores."""
@@ -62,9 +69,8 @@ class DemoConfig:
     patients: int = option(14, "patients made", minimum=4, maximum=1000)
     tests: int = option(4, "of these, patients nothing is learnt from", minimum=2)
     labelled: int = option(2, "patients whose labels are used", minimum=1)
-    pretrain_minutes: float = option(1.3, "of pretraining", unit="min", minimum=0.01)
-    finetune_minutes: float = option(
-        0.65, "of each of the two fine-tunings", unit="min", minimum=0.01
+    minutes: float = option(
+        4.5, "for everything; most of it goes to training", unit="min", minimum=0.1
     )
     shape: tuple[int, int, int] = option(
         (64, 80, 80), "voxels of a patient's scan", unit="voxel", minimum=16
@@ -122,12 +128,14 @@ class _Demo:
         self.config, self.folder = config, folder
         self.seconds: dict[str, float] = {}
         self.runs: dict[str, dict[str, Any]] = {}
+        self.training_s = 60.0 * config.minutes * _TRAINING_SHARE
 
     def make_patients(self) -> Job[bool]:
         config, scans = self.config, self.folder / "scans"
         done = scans / "complete"
         if done.exists():
             return True
+        began = time.monotonic()
         patients = write_patients(
             scans, config.patients, seed=config.seed, test=config.tests,
             shape=config.shape, spacing_mm=config.spacing_mm,
@@ -137,21 +145,32 @@ class _Demo:
             if request is Request.STOP:
                 return False
         done.touch()
+        # How fast this machine is decides what the rest will take besides training.
+        spent_s = time.monotonic() - began
+        left_s = 60.0 * config.minutes - spent_s - 20.0 - _REST_BY_PATIENTS * spent_s
+        self.training_s = max(left_s, 0.4 * 60.0 * config.minutes)
         return True
 
     def prepare(self) -> Job[bool]:
-        result = yield from prepare_store(
-            [self.folder / "scans"],
+        # As homolog prepare, but no patient is held out for validation: with equal
+        # steps and last weights kept, there is nothing to choose, and time is short.
+        index = yield from index_sources([self.folder / "scans"])
+        if index.stopped:
+            return False
+        result = yield from write_store(
+            index.cases,
             self.folder / "store",
-            spacing="native",
             preprocessing=Preprocessing(window_hu=WINDOW_HU),
+            spacing="native",
+            rejected=index.rejected,
             seed=self.config.seed,
+            fractions={"train": 1.0},
         )
         return not result["stopped"]
 
     def pretrain(self) -> Job[bool]:
         config = self.config
-        length = {"training": {"minutes": config.pretrain_minutes}}
+        length = {"training": {"minutes": 0.42 * self.training_s / 60.0}}
         resolved = resolve_pretrain(
             "s2dc",
             [self.folder / "store"],
@@ -167,7 +186,7 @@ class _Demo:
         return not result["stopped"]
 
     def from_scratch(self) -> Job[bool]:
-        length = {"minutes": self.config.finetune_minutes}
+        length = {"minutes": 0.29 * self.training_s / 60.0}
         return (yield from self._finetune("scratch", "scratch", length))
 
     def from_pretrained(self) -> Job[bool]:
