@@ -44,6 +44,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         Summary, JSON types: ``model``, ``best``, ``best_step``, ``steps`` and more.
     """
     settings = resolve(config)
+    torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     task = task_of(settings)
     cases = check_cases(settings)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
@@ -34,6 +36,9 @@ class FinetuneConfig:
     fold: str | None = option(None, "i/k: hold out the i-th of k parts")
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
+    threads: int = option(
+        0, "CPU threads of the network; 0: all cores, fixed at the start", minimum=0
+    )
     backbone: dict[str, Any] = field(default_factory=dict)
     task_config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +95,8 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
     own = merge(recipe.get("task", {}), wanted.task_config)
     return dataclasses.replace(
         wanted,
+        # Written down: a resume with another number of threads would round otherwise.
+        threads=wanted.threads or torch.get_num_threads(),
         backbone=backbone,
         task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
         training=to_dict(from_dict(TrainingConfig, training, where="training")),
