@@ -47,7 +47,7 @@ FILES = sorted(p for p in SOURCE.rglob("*.py") if "resources" not in p.parts)
 
 def _imports(path: Path) -> list[tuple[str, bool]]:
     """Dotted names a file imports, and whether at module level."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(tree.body)
     typing_only = {
         inner
@@ -108,7 +108,7 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
 def test_a_file_is_one_idea(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
+    lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= 350, f"{path.relative_to(SOURCE)} has {lines} lines"
     forbidden = {"utils", "helpers", "misc", "common"}
     assert path.stem.strip("_") not in forbidden

@@ -119,7 +119,7 @@ def load_state(folder: Path) -> SavedState | None:
     damaged: list[str] = []
     for place in generations(folder):
         try:
-            content = json.loads((place / INFO).read_text())
+            content = json.loads((place / INFO).read_text(encoding="utf-8"))
             tensors = read_tensors(place / TENSORS, content["sha256"])
             step, info = int(content["step"]), dict(content["info"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -167,7 +167,7 @@ def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not (place / INFO).exists():
         return None
     try:
-        content = json.loads((place / INFO).read_text())
+        content = json.loads((place / INFO).read_text(encoding="utf-8"))
         tensors = read_tensors(place / TENSORS, content["sha256"])
         return tensors, dict(content["info"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

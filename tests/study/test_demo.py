@@ -79,7 +79,7 @@ def test_the_summary_holds_every_figure_and_is_json(finished):
         assert set(result[name]) == controls
     assert 0 <= result["dice"]["scratch"] <= 1
     assert result["landmark_error_mm"]["random"] > 0
-    text = (folder / "results.json").read_text()
+    text = (folder / "results.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     assert json.loads(text)["dice"] == result["dice"]
     assert any(isinstance(e, Saved) and e.what == "report" for e in events)
@@ -89,7 +89,7 @@ def test_both_fine_tunings_do_the_same_work(finished):
     folder, result, _ = finished
     assert result["steps"]["scratch"] == result["steps"]["finetuned"] == 2
     cards = [
-        json.loads((folder / name / "model" / "model.json").read_text())
+        json.loads((folder / name / "model" / "model.json").read_text(encoding="utf-8"))
         for name in ("scratch", "finetuned")
     ]
     assert cards[0]["cases"] == cards[1]["cases"]
@@ -103,13 +103,13 @@ def test_both_fine_tunings_do_the_same_work(finished):
 
 def test_test_patients_are_never_learnt_from(finished):
     folder, _, _ = finished
-    store = json.loads((folder / "store" / "store.json").read_text())
+    store = json.loads((folder / "store" / "store.json").read_text(encoding="utf-8"))
     tests = {n for n, c in store["cases"].items() if c["split"] == "test"}
     assert tests == {"phantom_003", "phantom_004"}
     for name in ("pretrain", "scratch", "finetuned"):
-        card = json.loads((folder / name / "model" / "model.json").read_text())
+        card = json.loads((folder / name / "model" / "model.json").read_text(encoding="utf-8"))
         hashes = {
-            json.loads((folder / "store" / "cases" / t / "card.json").read_text())[
+            json.loads((folder / "store" / "cases" / t / "card.json").read_text(encoding="utf-8"))[
                 "source_hash"
             ]
             for t in tests
@@ -119,7 +119,7 @@ def test_test_patients_are_never_learnt_from(finished):
 
 def test_the_report_shows_pictures_and_needs_nothing_else(finished):
     folder, result, _ = finished
-    text = (folder / "report.html").read_text()
+    text = (folder / "report.html").read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 5
     assert "<svg" in text
     assert not re.findall(r'(?:src|href)="(?!data:)', text)

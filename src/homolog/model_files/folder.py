@@ -126,7 +126,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         UnusableInput: It is damaged.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         card["weights"], card["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(f"{folder / CARD} is damaged ({error}).") from error

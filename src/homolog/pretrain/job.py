@@ -85,7 +85,7 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
                 write_json(path, resolved)
             config = resolved
         else:
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
     return from_dict(PretrainConfig, config, where="pretrain")
 
 

@@ -187,7 +187,7 @@ def _recipe(
             "auto, or a .toml or .json file."
         )
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         read: dict[str, Any] = (
             tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         )

@@ -92,7 +92,7 @@ class Run:
         """``run.json``, read anew."""
         path = self.folder / _SPEC
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             content["kind"], content["config"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UnusableInput(f"{path} is damaged ({error}).") from error
@@ -140,7 +140,7 @@ class Run:
     def wish(self) -> str:
         """The wish that was left, or empty."""
         try:
-            return (self.folder / "control").read_text().strip()
+            return (self.folder / "control").read_text(encoding="utf-8").strip()
         except OSError:
             return ""
 

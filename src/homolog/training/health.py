@@ -44,7 +44,7 @@ class MetricsTable:
 
     def _read(self) -> list[dict[str, str]]:
         """Whole rows; a last line cut short by a kill is not one."""
-        text = self._path.read_text()
+        text = self._path.read_text(encoding="utf-8")
         lines = text[: text.rfind("\n") + 1].splitlines()
         reader = csv.DictReader(lines)
         self._columns = list(reader.fieldnames or [])

@@ -75,7 +75,7 @@ def make_plan(
     """
     path = folder / "plan.json"
     if path.exists():
-        return Plan(**json.loads(path.read_text()))
+        return Plan(**json.loads(path.read_text(encoding="utf-8")))
     began = time.monotonic()
     plan = Plan(config.steps, config.batch_size, config.accumulate, stepper.precision)
     wanted = config.dry_run_steps
