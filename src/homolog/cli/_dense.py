@@ -23,7 +23,8 @@ def dense_options(function: F) -> F:
         click.option("--overlap", type=click.FloatRange(0, 0.9), default=0.5,
                      show_default=True, help="Shared part of neighbouring windows."),
         click.option("--window", default=None, metavar="Z,Y,X",
-                     help="Window in voxels.  [default: the one it was trained with]"),
+                     help="Window in voxels.  [default: a third larger than in "
+                          "training]"),
         click.option("--strides", default=None, metavar="S,S...",
                      help="Join the feature maps of these strides, e.g. 2,8.  "
                           "[default: what the model says]"),

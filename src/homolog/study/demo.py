@@ -48,7 +48,7 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
     "backbone": NETWORK,
     "task_config": {"window": [48, 48, 48], "balance": 1.0, "intensity": 0.3},
     "training": {
-        "batch_size": 2,
+        "batch_size": 1,
         "learning_rate": 1e-2,
         "warmup_steps": 20,
         "validate_every": 0,
