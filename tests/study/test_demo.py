@@ -107,11 +107,15 @@ def test_test_patients_are_never_learnt_from(finished):
     tests = {n for n, c in store["cases"].items() if c["split"] == "test"}
     assert tests == {"phantom_003", "phantom_004"}
     for name in ("pretrain", "scratch", "finetuned"):
-        card = json.loads((folder / name / "model" / "model.json").read_text(encoding="utf-8"))
+        card = json.loads(
+            (folder / name / "model" / "model.json").read_text(encoding="utf-8")
+        )
         hashes = {
-            json.loads((folder / "store" / "cases" / t / "card.json").read_text(encoding="utf-8"))[
-                "source_hash"
-            ]
+            json.loads(
+                (folder / "store" / "cases" / t / "card.json").read_text(
+                    encoding="utf-8"
+                )
+            )["source_hash"]
             for t in tests
         }
         assert not hashes & set(card["trained_on"])
