@@ -11,9 +11,11 @@ from homolog.data.volume import FeatureMap
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.tasks._matching import (
+    Match,
     best_match,
     cosine_maps,
     cycle_errors,
+    kept_inside,
     match_points,
     query_at,
 )
@@ -92,6 +94,13 @@ def test_best_match_is_finer_than_the_cells():
         np.linalg.norm(mm - affine.apply([3, 3, 6]), axis=1).reshape(8, 9, 10) > 12
     ]
     assert match.margin == pytest.approx(match.similarity - far.max(), abs=1e-6)
+
+
+def test_a_match_beyond_the_scan_is_moved_to_its_border():
+    affine = Affine.of((2.0, 1.0, 1.0), (10.0, 0.0, 0.0))
+    moved = kept_inside(Match((11.0, 7.4, 3.0), 0.9, 0.1), affine, (1, 8, 8))
+    assert moved.mm == (10.0, 7.0, 3.0)
+    assert (moved.similarity, moved.margin) == (0.9, 0.1)
 
 
 def test_points_are_found_in_a_moved_body_on_another_grid():

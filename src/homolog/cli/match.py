@@ -89,7 +89,7 @@ def _match(
     from homolog.cli.similarity import point_in_scan
     from homolog.data.feature_files import kept_features
     from homolog.data.scan_io import read_scan
-    from homolog.tasks._matching import cycle_errors, match_points
+    from homolog.tasks._matching import cycle_errors, kept_inside, match_points
 
     volumes = [read_scan(scan), read_scan(other)]
     for mm in points.mm:
@@ -97,7 +97,10 @@ def _match(
     with kept_features(folder) as place:
         source = yield from features_of(volumes[0], scan, encoder, place)
         target = yield from features_of(volumes[1], other, encoder, place)
-        matches = match_points(source, target, points.mm)
+        matches = [
+            kept_inside(m, volumes[1].affine, volumes[1].shape)
+            for m in match_points(source, target, points.mm)
+        ]
         cycle = cycle_errors(source, target, points.mm, matches)
     rows = []
     for name, match, error in zip(points.names, matches, cycle, strict=True):

@@ -6,7 +6,7 @@ are memory-mapped and may be larger than the memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,17 @@ def best_match(
     second = float(far.max()) if far.size else -1.0
     where = affine.apply(place)
     return Match((float(where[0]), float(where[1]), float(where[2])), top, top - second)
+
+
+def kept_inside(match: Match, affine: Affine, shape: Index) -> Match:
+    """The match moved to the scan's nearest voxel centre line where it lies beyond.
+
+    A border cell's centre may lie half a cell outside a scan that the stride does not
+    divide, or in front of the only plane of a single slice.
+    """
+    index = affine.inverse().apply(np.array(match.mm))
+    z, y, x = affine.apply(np.clip(index, 0, np.array(shape) - 1.0))
+    return replace(match, mm=(float(z), float(y), float(x)))
 
 
 def _parabola(

@@ -12,7 +12,7 @@ from homolog.config import option
 from homolog.data.volume import FeatureMap, Volume
 from homolog.events import Job
 from homolog.tasks._base import Task
-from homolog.tasks._matching import Match, best_match, cosine_maps, query_at
+from homolog.tasks._matching import best_match, cosine_maps, kept_inside, query_at
 from homolog.tasks._regrid import on_grid
 from homolog.tasks.embed import Embed
 
@@ -88,7 +88,8 @@ def similarity_volume(
     """
     query = query_at(source, point_mm[None])
     cells = cosine_maps(target, query)[0]
-    match: Match = best_match(cells, target.affine, apart_mm=apart_mm)
+    match = best_match(cells, target.affine, apart_mm=apart_mm)
+    match = kept_inside(match, scan.affine, scan.shape)
     values = on_grid(cells, target.affine, scan.shape, scan.affine)
     meta = {**scan.meta, "match": match}
     return Volume(values[None], scan.affine, f"{scan.name}_similarity", "OTHER", meta)
