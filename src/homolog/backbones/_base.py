@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,8 @@ class Backbone(nn.Module, ABC):
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
         decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
         prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.
+        SMALL: Settings that two CPU cores can train; ``cpu`` recipes of methods and
+            tasks take them when this network is asked for instead of their own.
     """
 
     Config: ClassVar[type] = BackboneConfig
@@ -40,6 +43,7 @@ class Backbone(nn.Module, ABC):
     drops_tokens: ClassVar[bool] = False
     decoder: ClassVar[str] = "auto"
     prefixes: ClassVar[tuple[str, ...]] = ()
+    SMALL: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -76,6 +77,11 @@ class Swin(Backbone):
     title = "Swin Transformer (SwinUNETR encoder)"
     decoder = "swin_unetr"
     prefixes = ("swinViT.",)
+    # Windows of 4: at 48 voxels a window of 7 is mostly padding. 16 channels: what
+    # oneDNN computes in one block (12 take longer).
+    SMALL = MappingProxyType(
+        {"feature_size": 16, "heads": [2, 4, 8, 16], "window": [4, 4, 4]}
+    )
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)

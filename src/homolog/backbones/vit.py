@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -62,6 +63,16 @@ class ViT(Backbone):
     drops_tokens = True
     decoder = "unetr"
     prefixes = ("vit.",)
+    SMALL = MappingProxyType(
+        {
+            "image_size": [48, 48, 48],
+            "patch": [8, 8, 8],
+            "hidden": 192,
+            "inner": 768,
+            "layers": 8,
+            "heads": 3,
+        }
+    )
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)

@@ -94,7 +94,7 @@ def resolve(
     opened = [Store.open(path) for path in stores]
     if not opened:
         raise UnusableInput("at least one store is needed to learn from.")
-    chosen = _backbone_settings(base, backbone, overrides)
+    chosen = _backbone_settings(name, base, backbone, overrides)
     own = merge(base.get("method", {}), overrides.get("method", {}))
     training = merge(base.get("training", {}), overrides.get("training", {}))
     config = from_dict(
@@ -203,9 +203,12 @@ def _recipe(
 
 
 def _backbone_settings(
-    base: Mapping[str, Any], asked: str | None, overrides: Mapping[str, Any]
+    recipe: str,
+    base: Mapping[str, Any],
+    asked: str | None,
+    overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Recipe's network with overrides; another network starts from its own defaults."""
+    """Recipe's network with overrides; another one starts from its own settings."""
     default = dict(base.get("backbone", {}))
     own = dict(overrides.get("backbone", {}))
     name = asked or own.pop("name", None) or default.get("name")
@@ -216,7 +219,7 @@ def _backbone_settings(
             f"unknown backbone {name!r}; known: {', '.join(BACKBONES.names())}."
         )
     if name != default.get("name"):
-        default = {}
+        default = dict(BACKBONES.get(name).SMALL) if recipe == "cpu" else {}
     return merge(default, own, {"name": str(name)})
 
 

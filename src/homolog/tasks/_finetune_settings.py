@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from homolog.backbones import BACKBONES
 from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
@@ -88,7 +89,7 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
     default = dict(recipe.get("backbone", {}))
     name = _backbone_name(wanted) or str(default.get("name", ""))
     if name != default.get("name"):
-        default = {}  # settings of another network
+        default = _other_network(name, wanted)
     backbone = merge(default, wanted.backbone, {"name": name})
     recipe = merge(recipe, special.get(name, {}))
     training = merge(recipe.get("training", {}), wanted.training)
@@ -101,6 +102,13 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
         task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
         training=to_dict(from_dict(TrainingConfig, training, where="training")),
     )
+
+
+def _other_network(name: str, wanted: FinetuneConfig) -> dict[str, Any]:
+    """Settings of a network that is not the recipe's; an encoder brings its own."""
+    if wanted.encoder != SCRATCH or wanted.recipe != "cpu":
+        return {}
+    return dict(BACKBONES.get(name).SMALL) if name in BACKBONES.names() else {}
 
 
 def _backbone_name(wanted: FinetuneConfig) -> str | None:

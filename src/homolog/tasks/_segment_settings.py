@@ -20,7 +20,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "validate_every": 300,
         },
         "with": {
-            "swin": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
+            "swin": {"training": {"learning_rate": 1e-3, "warmup_steps": 20}},
             "vit": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
         },
     },
