@@ -105,7 +105,7 @@ def _errands_of(owner: QObject) -> set[Any]:
     found: set[Any] | None = getattr(owner, "_homolog_errands", None)
     if found is None:
         found = set()
-        owner._homolog_errands = found  # type: ignore[attr-defined]
+        owner._homolog_errands = found
     return found
 
 
