@@ -85,7 +85,10 @@ def test_every_process_ends_with_the_same_state(
 def test_only_the_first_process_writes(both: tuple[Path, Path]) -> None:
     told = json.loads((both[1] / "told_1.json").read_text())
     assert told["saved"] == 0
-    assert json.loads((both[1] / "told_0.json").read_text())["saved"] > 0
+    assert told["drawn"] == []
+    first = json.loads((both[1] / "told_0.json").read_text())
+    assert first["saved"] > 0
+    assert first["drawn"] == list(range(2, 21, 2))
 
 
 def test_a_stop_in_one_process_stops_all_at_the_same_step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,32 @@ from torch import nn
 
 from homolog.backbones._base import Backbone
 from homolog.checkpoint import generations
-from homolog.config import ConfigError
+from homolog.config import ConfigError, from_dict
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.events import Event, Note, Request, Saved, Step, Stopped, drain
+from homolog.events import (
+    Event,
+    Failed,
+    Finished,
+    Note,
+    Preview,
+    Request,
+    Saved,
+    Step,
+    Stopped,
+    drain,
+)
 from homolog.methods import METHODS
 from homolog.methods._base import Embedder
 from homolog.model_files import load_embedder, load_encoder, read_card
 from homolog.pretrain import job, resolve
 from homolog.pretrain.cases import chosen_cases, fitted_size, padding_note
 from homolog.pretrain.job import deviations
+from homolog.pretrain.preview import SlicePreview
+from homolog.pretrain.settings import PretrainConfig, build_method
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.runs.worker import execute
 from homolog.views.view import ViewSpec
 
 TINY: dict[str, Any] = {
@@ -134,6 +149,127 @@ def test_a_worker_killed_in_the_middle_of_s2dc_ends_with_the_same_bytes(
         for f in (tmp_path / "whole", run.folder)
     ]
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("backbone", ["resunet", "swin", "vit"])
+def test_previews_show_a_slice_and_change_nothing(
+    tmp_path: Path,
+    phantom_store: Store,
+    backbone: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("homolog.training.previews._SHARE", 1e9)
+    own: dict[str, dict[str, Any]] = {
+        "resunet": {"channels": [4, 8, 8]},
+        "swin": {"feature_size": 12},
+        "vit": {"hidden": 24, "layers": 2, "heads": 2},
+    }
+    stride = {"resunet": 4, "swin": 16, "vit": 8}[backbone]
+    size = 16 if backbone == "resunet" else 32
+    settings = {
+        "method": {"size": [size] * 3, "token_stride": stride},
+        "backbone": own[backbone],
+        "training": {"steps": 4, "batch_size": 2, "log_every": 1, "dry_run_steps": 0},
+    }
+    ends = []
+    for count in (0, 2):
+        settings["training"]["previews"] = count
+        config = resolve(
+            "s2dc", [phantom_store.path], recipe="cpu", backbone=backbone,
+            settings=settings, device="cpu",
+        )  # fmt: skip
+        folder = tmp_path / str(count)
+        _, told = listen(job(config, folder))
+        ends.append((generations(folder)[0] / "state.safetensors").read_bytes())
+    assert ends[0] == ends[1]
+    shown = [Path(e.path) for e in told if isinstance(e, Preview)]
+    assert [p.name for p in shown] == ["step_00000002.png", "step_00000004.png"]
+    assert not [e for e in told if isinstance(e, Note) and e.level == "warning"]
+    for path in shown:
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert 300 <= max(height, (width - 8) // 2) <= 322
+
+
+def test_a_preview_waits_until_there_is_time_for_a_large_one(
+    phantom_store: Store,
+) -> None:
+    settings = {"method": {"size": [16, 16, 16], "token_stride": 4}}
+    config = from_dict(PretrainConfig, tiny("mae", phantom_store, settings=settings))
+    cases = chosen_cases([phantom_store], ())
+    method = build_method(config).eval()
+    preview = SlicePreview(method, cases, torch.device("cpu"), "fp32")
+    assert preview.case.card.split == "val"
+    with torch.no_grad():
+        small = preview(1, 1e-9, 1e-9)
+        assert small is not None
+        assert preview(2, 1e-9, 1e9) is None
+        large = preview(3, 1e9, 1e9)
+    assert large is not None
+    picture, title = large
+    assert title == f"{preview.case.card.id}: a slice and its features after 3 steps"
+    grey, colours = picture[:, :320], picture[:, -320:]
+    assert (grey[..., 0] == grey[..., 1]).all()
+    assert (colours[..., 0] != colours[..., 1]).mean() > 0.1
+    assert preview.window == (8, 16, 16)  # a third of the depth, where legal
+
+
+def test_a_killed_request_is_never_resolved_anew(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    length = {"steps": 40, "checkpoint_every": 2}
+    request = {
+        "unresolved": True, "method": "mae", "stores": [str(phantom_store.path)],
+        "recipe": "cpu", "backbone": None, "device": "cpu", "encoder": "",
+        "settings": {
+            **TINY, "training": {**TINY["training"], **length},
+        },
+        "without_splits": ["test"], "seed": 0,
+    }  # fmt: skip
+    run = Run.create(tmp_path / "run", "pretrain", request)
+    pid = launch.start(run)
+    until = time.monotonic() + 100
+    while not generations(run.folder):
+        assert time.monotonic() < until, run.log.read_text()
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    while run.is_alive():
+        time.sleep(0.02)
+    complete = run.spec["config"]
+    assert run.spec["request"] == request
+    expected = tiny("mae", phantom_store, recipe="cpu", settings={"training": length})
+    assert complete == expected
+    assert run.spec["store_hash"] == [phantom_store.hash]
+    # What a recipe says later no longer matters.
+    for event in execute(run):
+        last = event
+    assert isinstance(last, Finished), last
+    assert run.spec["config"] == complete
+    drain(job(complete, tmp_path / "whole"))
+    ends = [
+        (generations(f)[0] / "state.safetensors").read_bytes()
+        for f in (tmp_path / "whole", run.folder)
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_a_request_that_cannot_be_meant_ends_as_unusable(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("pretrain", {"method": "mae", "stores": [str(tmp_path)]}),
+        ("pretrain", {"method": "mae", "settings": {"training": {"steps": 0}},
+                      "stores": [str(phantom_store.path)]}),
+        ("pretrain", {"stores": []}),
+        ("finetune", {"task": "segment", "store": str(tmp_path)}),
+        ("finetune", {"task": "segment", "store": str(phantom_store.path),
+                      "encoder": str(tmp_path / "none")}),
+        ("demo", {}),
+    ]  # fmt: skip
+    for number, (kind, request) in enumerate(requests):
+        run = Run.create(tmp_path / str(number), kind, {**request, "unresolved": True})
+        last = list(execute(run))[-1]
+        assert isinstance(last, Failed)
+        assert run.spec["outcome"]["error_kind"] == "unusable"
 
 
 def test_the_same_seed_gives_the_same_start_whatever_torch_drew_before(

@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,10 @@ from torch import Tensor, nn
 from homolog.checkpoint import generations, load_best, load_state
 from homolog.config import ConfigError, from_dict
 from homolog.errors import JobError
-from homolog.events import Note, Saved, Started, Step, Stopped, Validated
+from homolog.events import Note, Preview, Saved, Started, Step, Stopped, Validated
 from homolog.methods._base import Method
 from homolog.nn.optim import parameter_groups
-from homolog.training import TrainingConfig, train
+from homolog.training import TrainingConfig, previews, train
 from homolog.training.health import CollapseWatch, MetricsTable
 from homolog.training.measure import state_tensors
 from homolog.training.optimiser import build_optimiser, set_learning_rate
@@ -421,3 +423,79 @@ def test_nonsense_settings_are_refused() -> None:
         from_dict(TrainingConfig, {"batch_size": 0})
     with pytest.raises(ConfigError, match="precision"):
         from_dict(TrainingConfig, {"precision": "fp8"})
+
+
+# --- pictures while training
+
+
+def disturbing(module: ToyTrainable) -> Any:
+    """Draws random numbers and passes through what holds state."""
+
+    def draw(done: int, left_s: float, most_s: float) -> tuple[Any, str]:
+        assert not module.training
+        assert not torch.is_grad_enabled()
+        module.body(torch.rand(3, 1, 4, 4, 4))
+        torch.manual_seed(0)
+        return np.full((6, 5, 3), 200, np.uint8), f"after {done}"
+
+    return draw
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_previews_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, validated: bool
+) -> None:
+    monkeypatch.setattr(previews, "_SHARE", 1e9)
+    settings: dict[str, Any] = {"steps": 40, "log_every": 1}
+    if validated:
+        settings |= {"validate": lambda done: {"x": 1.0}, "validate_every": 10}
+    run_all(toy(), ToyFeed(), tmp_path / "without", **settings, previews=0)
+    module = toy()
+    settings["draw"] = disturbing(module)
+    parts = tmp_path / "with"
+    _, events = run_all(module, ToyFeed(), parts, stop_after=17, **settings)
+    module = toy(seed=3)
+    settings["draw"] = disturbing(module)
+    _, more = run_all(module, ToyFeed(), parts, **settings)
+    assert final_bytes(parts) == final_bytes(tmp_path / "without")
+    names = [Path(e.path).name for e in events + more if isinstance(e, Preview)]
+    steps = range(10, 41, 10) if validated else range(4, 41, 4)
+    assert names == [f"step_{done:08d}.png" for done in steps]
+    found = sorted((parts / "previews").iterdir())
+    assert [p.name for p in found] == names
+    assert found[0].read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "without" / "previews").exists()
+
+
+def test_previews_take_a_fiftieth_of_the_time(tmp_path: Path) -> None:
+    module, drawn = toy(), []
+
+    def draw(done: int, left_s: float, most_s: float) -> None:
+        drawn.append(left_s)
+        time.sleep(0.02)
+
+    shown = previews.Previews(module, tmp_path, draw, 10, torch.device("cpu"))
+    for done in range(1, 1001):  # steps of 10 ms: 10 s in all, 0.2 s for pictures
+        shown.after_step(done, 1000, trained_s=done * 0.01, seconds_per_step=0.01)
+    assert 2 <= len(drawn) <= 10
+    assert len(drawn) * 0.02 <= 0.2 + 0.02
+    drawn.clear()
+    short = previews.Previews(module, tmp_path, draw, 10, torch.device("cpu"))
+    for done in range(1, 11):
+        short.after_step(done, 10, trained_s=done * 0.1, seconds_per_step=0.1)
+    assert drawn == []
+
+
+def test_a_preview_that_fails_does_not_stop_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "_SHARE", 1e9)
+
+    def draw(done: int, left_s: float, most_s: float) -> Any:
+        raise RuntimeError("the pen is empty")
+
+    result, events = run_all(toy(), ToyFeed(), tmp_path, steps=10, draw=draw)
+    assert result.steps == 10
+    assert [n for n in notes(events) if "pen is empty" in n] == [
+        "no more previews: the pen is empty"
+    ]

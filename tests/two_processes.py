@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from homolog import distributed
@@ -15,20 +16,23 @@ from homolog.events import Request, Saved, Stopped
 from homolog.feed import Feed
 from homolog.geometry.affine import Affine
 from homolog.methods.s2dc import S2DC, S2DCConfig
-from homolog.training import TrainingConfig, train
+from homolog.training import TrainingConfig, previews, train
 from memory_store import random_cases
 from toy_training import ToyFeed, toy
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 4
+previews._SHARE = 1e9  # pictures whatever they cost
 
 
-def trained(model: Any, feed: Any, folder: Path, stop_after: int, **more: Any) -> Any:
+def trained(
+    model: Any, feed: Any, folder: Path, stop_after: int, draw: Any = None, **more: Any
+) -> Any:
     """Train; (steps told at Stopped, checkpoints written). One process asks to stop."""
     config = TrainingConfig(
         batch_size=feed.batch_size, log_every=1, precision="fp32", **more
     )
-    training = train(model, feed, config, folder=folder, device=CPU, seed=7)
+    training = train(model, feed, config, folder=folder, device=CPU, seed=7, draw=draw)
     request, stopped, saved, told = None, 0, 0, 0
     try:
         while True:
@@ -68,7 +72,16 @@ def main(folder: Path) -> None:
         share = {"rank": here.rank, "world_size": here.size}
         each = GLOBAL_BATCH // here.size
         model = toy(dropout=0.0, norm=False)
-        _, saved = trained(model, ToyFeed(each, **share), folder / "toy", 0, steps=20)
+        drawn: list[int] = []
+
+        def draw(done: int, left_s: float, most_s: float) -> Any:
+            drawn.append(done)
+            model.body(torch.rand(2, 1, 4, 4, 4))
+            return np.zeros((4, 4, 3), np.uint8), "nothing"
+
+        _, saved = trained(
+            model, ToyFeed(each, **share), folder / "toy", 0, draw, steps=20
+        )
         torch.save(model.state_dict(), folder / f"toy_{here.rank}.pt")
 
         method = s2dc()
@@ -82,7 +95,7 @@ def main(folder: Path) -> None:
         stopped, _ = trained(
             toy(norm=False), ToyFeed(each, **share), folder / "stop", asks, steps=500
         )
-        told = {"saved": saved, "stopped_after": stopped}
+        told = {"saved": saved, "drawn": drawn, "stopped_after": stopped}
         (folder / f"told_{here.rank}.json").write_text(json.dumps(told))
         torch.save(gathered_gradient(here), folder / f"gradient_{here.rank}.pt")
 

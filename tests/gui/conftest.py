@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from toy_runs import home, workers  # noqa: F401 - fixtures of this folder
 
 
 @pytest.fixture(autouse=True)

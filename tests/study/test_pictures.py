@@ -10,9 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
-from homolog.geometry.affine import Affine
-from homolog.study.charts import bar_chart, curve_chart
-from homolog.study.pictures import (
+from homolog.drawing.pictures import (
     Plane,
     as_bytes,
     beside,
@@ -24,7 +22,9 @@ from homolog.study.pictures import (
     with_labels,
     with_ring,
 )
-from homolog.study.png import data_address, png_bytes
+from homolog.drawing.png import data_address, png_bytes
+from homolog.geometry.affine import Affine
+from homolog.study.charts import bar_chart, curve_chart
 from homolog.study.report import Page
 
 

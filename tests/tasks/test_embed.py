@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone, BackboneConfig
 from homolog.data.preprocess import Intensities
+from homolog.drawing.pca import fit_colours
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
 from homolog.methods._base import Embedder
 from homolog.tasks._embed import Scan, feature_grid, feature_rows, slide, unit_of
 from homolog.tasks._join import join_features
-from homolog.tasks._pca import fit_colours
 
 
 class Local(Backbone):

@@ -1,18 +1,21 @@
 """The fine-tuning job on a small phantom cohort, and what it leaves behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from homolog.backbones import BACKBONES
+from homolog.checkpoint import generations
 from homolog.config import ConfigError
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.events import Note, Request, Saved, Validated, drain
+from homolog.events import Note, Preview, Request, Saved, Validated, drain
 from homolog.model_files import load_model, save_model
 from homolog.tasks._cases import choose_cases, parse_fold, spread_cases
 from homolog.tasks._finetune import job
-from homolog.tasks._finetune_settings import learned_task, resolve
+from homolog.tasks._finetune_settings import learned_task, resolve, resolve_request
 from homolog.tasks._trained import open_trained
 from homolog.tasks.segment import Segment, SegmentConfig
 
@@ -114,6 +117,37 @@ def test_stopped_and_resumed_equals_uninterrupted(phantom_store, finished, tmp_p
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)
 
 
+def test_every_validation_shows_a_slice_and_changes_nothing(
+    finished, phantom_store, tmp_path
+):
+    folder, events, _ = finished
+    shown = [e for e in events if isinstance(e, Preview)]
+    assert [Path(e.path).name for e in shown] == [
+        "step_00000002.png", "step_00000004.png",
+    ]  # fmt: skip
+    assert all(Path(e.path).parent == folder / "previews" for e in shown)
+    assert "true labels on the left" in shown[0].title
+    config = config_of(phantom_store)
+    config["training"] = {**config["training"], "previews": 0}
+    events, _ = events_of(job(config, tmp_path))
+    assert not any(isinstance(e, Preview) for e in events)
+    ends = [
+        (generations(f)[0] / "state.safetensors").read_bytes()
+        for f in (folder, tmp_path)
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_a_request_is_completed_by_the_device(phantom_store):
+    request = {"store": str(phantom_store.path), "recipe": "auto", "backbone": None,
+               "device": "cpu"}  # fmt: skip
+    settings = resolve_request(request)
+    assert settings["recipe"] == "cpu"
+    assert resolve_request(settings) == settings
+    with pytest.raises(ConfigError, match="choose a store"):
+        resolve_request({})
+
+
 def test_weight_average_is_what_is_saved(phantom_store, tmp_path):
     config = config_of(phantom_store)
     config["task_config"] = {**config["task_config"], "average": 0.9}
@@ -205,7 +239,7 @@ def test_recipe_knows_what_a_transformer_needs(phantom_store):
     plain = resolve({"store": "s"})
     swin = resolve({"store": "s", "backbone": {"name": "swin"}})
     assert plain.backbone == {"name": "resunet"}
-    assert swin.backbone == {"name": "swin"}
+    assert swin.backbone == {"name": "swin", **BACKBONES.get("swin").SMALL}
     assert swin.training["learning_rate"] < plain.training["learning_rate"]
     own = {"learning_rate": 0.123}
     told = resolve({"store": "s", "backbone": {"name": "swin"}, "training": own})

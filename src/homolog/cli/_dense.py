@@ -47,19 +47,14 @@ def open_encoder(
     backbone: str | None = None,
 ) -> DenseEncoder:
     """The encoder behind ``--encoder``, ready to embed."""
-    from homolog.config import check
-    from homolog.distributed import choose_device
-    from homolog.model_files import load_encoder
-    from homolog.tasks._dense import DenseEncoder, EmbedConfig
+    from homolog.study.embedding import encoder_of
 
-    config = EmbedConfig(
-        strides=tuple(_whole(strides, "--strides")) if strides else (),
-        window=_window(window),
-        overlap=overlap,
-    )
-    check(config)
-    loaded = load_encoder(source, backbone)
-    return DenseEncoder.of(loaded, config, choose_device(device))
+    settings = {
+        "strides": _whole(strides, "--strides") if strides else (),
+        "window": _window(window),
+        "overlap": overlap,
+    }
+    return encoder_of(source, settings, device, backbone)
 
 
 def features_of(
@@ -70,12 +65,9 @@ def features_of(
     Raises:
         KeyboardInterrupt: The job was told to stop.
     """
-    from homolog.data.scan_io import scan_hash
-    from homolog.tasks.embed import Embed
+    from homolog.study import embedding
 
-    features = yield from Embed(encoder.config).run(
-        scan, encoder=encoder, folder=folder, scan_hash=scan_hash(path)
-    )
+    features = yield from embedding.features_of(scan, path, encoder, folder)
     if features is None:
         raise KeyboardInterrupt
     return features

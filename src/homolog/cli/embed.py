@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, features_of, open_encoder, run
+from homolog.cli._dense import dense_options, existing, open_encoder, run
 from homolog.cli._options import common, show
 
 if TYPE_CHECKING:
@@ -74,42 +74,14 @@ def command(
 def _embed(
     scans: tuple[Path, ...], out: Path, encoder: DenseEncoder, pca: bool
 ) -> Generator[Any, Any, dict[str, Any]]:
-    from homolog.data.feature_files import (
-        array_path,
-        find_features,
-        open_features,
-        read_card,
-    )
-    from homolog.data.scan_io import read_scan, scan_hash
+    from homolog.study.embedding import embed_scans
 
-    entries: list[dict[str, Any]] = []
-    for path in scans:
-        key = scan_hash(path)
-        card_path = find_features(out, key, encoder.key)
-        reused = card_path is not None
-        if card_path is None:
-            yield from features_of(read_scan(path), path, encoder, out)
-            card_path = find_features(out, key, encoder.key)
-        assert card_path is not None
-        card, features = read_card(card_path), open_features(card_path)
-        entries.append(
-            {
-                "scan": str(path),
-                "features": str(array_path(card_path)),
-                "card": str(card_path),
-                "shape": list(card.shape),
-                "size": card.size,
-                "stride": list(card.stride),
-                "spacing_mm": list(features.affine.spacing_mm),
-                "affine": card.affine,
-                "scan_hash": card.scan_hash,
-                "encoder_id": card.encoder_id,
-                "reused": reused,
-            }
-        )
+    result = yield from embed_scans(scans, out, encoder)
+    if result.pop("stopped"):
+        raise KeyboardInterrupt
     if pca:
-        yield from _write_colours(scans, entries, out, encoder)
-    return {"features": entries, "out": str(out)}
+        yield from _write_colours(scans, result["features"], out, encoder)
+    return result
 
 
 def _write_colours(
@@ -122,8 +94,8 @@ def _write_colours(
     from homolog.data.feature_files import open_features
     from homolog.data.preprocess import prepare_volume
     from homolog.data.scan_io import read_scan, write_volume
+    from homolog.drawing.pca import fit_colours
     from homolog.events import Saved
-    from homolog.tasks._pca import fit_colours
     from homolog.tasks.embed import body_cells
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]

@@ -81,6 +81,7 @@ def command(
     from homolog.cli._follow import follow
     from homolog.errors import JobError
     from homolog.events import Finished
+    from homolog.study.scoring import score_model
     from homolog.tasks._evaluate import evaluate_folder, table_lines, write_tables
 
     if (model is None) == (labels is None):
@@ -90,7 +91,7 @@ def command(
         out = out or source / "evaluation"
     else:
         assert model is not None
-        job = _store_job(source, model, split, tolerance_mm, flips, device)
+        job = score_model(source, model, split, tolerance_mm, flips, device)
         out = out or (model if model.is_dir() else model.parent) / "evaluation" / split
     last = follow(_with_result(job))
     if not isinstance(last, Finished):
@@ -102,21 +103,6 @@ def command(
     result |= {"csv": str(csv_path), "json": str(json_path)}
     show(result, as_json, [*table_lines(result), f"written to {csv_path}"])
     return 0
-
-
-def _store_job(
-    source: Path, model: Path, split: str, tolerance_mm: float, flips: str, device: str
-) -> Generator[Any, Any, dict[str, Any]]:
-    from homolog.cli.predict import mirrored_axes
-    from homolog.data.store import Store
-    from homolog.distributed import choose_device
-    from homolog.tasks._evaluate import evaluate_store
-    from homolog.tasks._trained import open_trained
-
-    store = Store.open(source)
-    task, trained = open_trained(model, choose_device(device))
-    options = {"tolerance_mm": tolerance_mm, "flips": mirrored_axes(flips)}
-    return evaluate_store(task, trained, store, split, options)
 
 
 def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:

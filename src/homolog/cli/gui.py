@@ -1,4 +1,4 @@
-"""``homolog gui``: napari with our reader, in a process of its own."""
+"""``homolog gui``: napari with our panel, in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from homolog.errors import JobError
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @common
 def command(paths: tuple[Path, ...], as_json: bool, device: str, seed: int) -> None:
-    """Open napari, with scans if any are named."""
+    """Open napari with our panel; PATHS are scans, DICOM folders, runs or models."""
     missing = [p for p in paths if not p.exists()]
     if missing:
         raise FileNotFoundError(2, "No such file or folder", str(missing[0]))

@@ -90,29 +90,10 @@ def check_model(
     source: Path, backbone: str | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
     """Verify SOURCE (run, model folder, weight file) and tell what it holds."""
-    from homolog.model_files import find_model, load_encoder, load_model
+    from homolog.study import model_care
 
-    hint = _hint(backbone, assignments)
-    if not source.is_file():
-        load_model(find_model(source))  # checksums of every weight file it names
-    loaded = load_encoder(source, hint)
-    card = loaded.card
-    numbers = sum(p.numel() for p in loaded.backbone.parameters())
-    lines = [
-        f"{card.get('kind')} {card['backbone']['name']}, {numbers / 1e6:.2f} M "
-        f"weights, id {loaded.encoder_id}",
-        *loaded.report.lines(),
-    ]
-    for key in ("title", "steps", "complete", "preprocessing", "licence", "deviations"):
-        if key in card:
-            lines.append(f"{key}: {card[key]}")
-    result = {
-        "source": str(source),
-        "encoder_id": loaded.encoder_id,
-        "weights": numbers,
-        "report": loaded.report.to_dict(),
-        "card": card,
-    }
+    result = model_care.check_model(source, _hint(backbone, assignments))
+    lines = result.pop("lines")
     show(result, as_json, lines)
 
 
@@ -140,25 +121,11 @@ def import_model(
     Nothing in the file is run; names are matched below any prefix, and at least 90%
     of the encoder must be found.
     """
-    from homolog.errors import UnusableInput
-    from homolog.model_files import load_encoder, save_model
+    from homolog.study import model_care
 
-    if out.exists():
-        raise UnusableInput(f"{out} exists; choose another --out.")
-    loaded = load_encoder(source, _hint(backbone, assignments))
-    card = {
-        **{k: v for k, v in loaded.card.items() if k not in ("weights", "sha256")},
-        "kind": "encoder",
-        "source": source.name,
-        "report": loaded.report.to_dict(),
-        "licence": "unknown: that of the file it was imported from",
-    }
-    save_model(out, loaded.backbone.state_dict(), card)
-    show(
-        {"model": str(out), "encoder_id": loaded.encoder_id},
-        as_json,
-        [*loaded.report.lines(), f"saved {out}"],
-    )
+    result = model_care.import_model(source, out, _hint(backbone, assignments))
+    lines = result.pop("lines")
+    show(result, as_json, [*lines, f"saved {out}"])
 
 
 @command.command("export")
@@ -176,33 +143,15 @@ def export_model(source: Path, out: Path, as_json: bool) -> None:
 
     Keys are the network's own (for swin and vit those of MONAI), without prefix.
     """
-    from homolog.errors import UnusableInput
-    from homolog.model_files import load_encoder
-    from homolog.model_files.tensor_files import write_json, write_tensors
+    from homolog.study import model_care
 
-    if out.suffix != ".safetensors":
-        raise UnusableInput(f"--out must end in .safetensors, got {out}.")
-    loaded = load_encoder(source)
-    scratch = out.with_name(f".{out.name}.new")
-    try:
-        write_tensors(scratch, loaded.backbone.state_dict())
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
-    card = {**loaded.card, "encoder_id": loaded.encoder_id}
-    write_json(out.with_suffix(".json"), card)
-    show(
-        {"file": str(out), "card": str(out.with_suffix(".json"))},
-        as_json,
-        [f"saved {out} and {out.with_suffix('.json').name}"],
-    )
+    result = model_care.export_model(source, out)
+    name = out.with_suffix(".json").name
+    show(result, as_json, [f"saved {out} and {name}"])
 
 
 def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] | None:
-    from homolog.config import ConfigError, parse_assignments
+    from homolog.config import parse_assignments
+    from homolog.study import model_care
 
-    if backbone is None:
-        if assignments:
-            raise ConfigError("--set needs --backbone.")
-        return None
-    return {"name": backbone, "config": parse_assignments(assignments)}
+    return model_care.hint(backbone, parse_assignments(assignments))

@@ -10,7 +10,6 @@ import click
 
 from homolog.cli._options import common, show
 
-_AXES = {"z": 0, "y": 1, "x": 2}
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
 
@@ -79,19 +78,20 @@ def command(
     NAME.nii.gz. A scan that cannot be predicted does not stop the others.
     """
     from homolog.cli._follow import follow
-    from homolog.distributed import choose_device
     from homolog.errors import JobError
     from homolog.events import Finished
-    from homolog.tasks._predict import find_scans, predict_scans
-    from homolog.tasks._trained import open_trained
+    from homolog.study.predicting import label_scans
 
-    paths = find_scans(scans)
-    axes = mirrored_axes(flips)
-    task, trained = open_trained(model, choose_device(device), precision=precision)
-    options: dict[str, Any] = {"flips": axes, "overlap": overlap}
-    if modality is not None:
-        options["modality"] = modality.upper()
-    job = predict_scans(task, trained, paths, out, options)
+    job = label_scans(
+        model,
+        list(scans),
+        out,
+        flips=flips,
+        overlap=overlap,
+        modality=modality,
+        precision=precision,
+        device=device,
+    )
     last = follow(_with_result(job))
     if not isinstance(last, Finished):
         raise JobError("prediction did not come to its end.")
@@ -100,16 +100,6 @@ def command(
     if result["stopped"]:
         return 130
     return 1 if result["failed"] else 0
-
-
-def mirrored_axes(text: str) -> tuple[int, ...]:
-    """``"zx"`` -> (0, 2)."""
-    from homolog.config import ConfigError
-
-    letters = text.replace(",", "").lower()
-    if set(letters) - set(_AXES) or len(set(letters)) != len(letters):
-        raise ConfigError(f"--flips must name axes out of z, y, x once, got {text!r}.")
-    return tuple(sorted(_AXES[letter] for letter in letters))
 
 
 def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:

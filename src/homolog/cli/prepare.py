@@ -13,6 +13,7 @@ from homolog.cli._options import common, show, triple
 from homolog.config import ConfigError
 
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
+_SPACINGS = ("auto", "native")
 # Reasons listed one by one before the rest is counted.
 _LISTED = 20
 
@@ -78,23 +79,18 @@ def command(
     in what changed; what is current is not read twice.
     """
     from homolog.cli._follow import follow
-    from homolog.config import check
-    from homolog.data.preprocess import Preprocessing
-    from homolog.data.store_writer import prepare_store
     from homolog.errors import JobError
     from homolog.events import Finished
+    from homolog.study.preparing import build_store
 
-    for path in (*sources, *labels):
-        if not path.exists():
-            raise FileNotFoundError(2, "there is no such file or folder", str(path))
-    recipe = Preprocessing(modality=modality.upper() if modality else None)
-    if window_hu is not None:
-        recipe = Preprocessing(modality=recipe.modality, window_hu=_window(window_hu))
-    wanted = spacing if spacing in ("auto", "native") else triple(spacing, "--spacing")
-    if not isinstance(wanted, str):
-        check(Preprocessing(spacing_mm=wanted), where="--spacing")
-    job = prepare_store(
-        sources, out, labels=labels, spacing=wanted, preprocessing=recipe, seed=seed
+    job = build_store(
+        list(sources),
+        out,
+        labels=list(labels),
+        spacing=spacing if spacing in _SPACINGS else triple(spacing, "--spacing"),
+        modality=modality,
+        window_hu=None if window_hu is None else _window(window_hu),
+        seed=seed,
     )
     last = follow(_with_result(job))
     if not isinstance(last, Finished):

@@ -66,14 +66,21 @@ def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]
     return chosen, [s for s in found if s is not chosen]
 
 
+def series_of(
+    folder: Path, read_slice: ReadSlice
+) -> tuple[list[Series], list[DicomFile]]:
+    """The series lying directly in a folder, the best first; other DICOM objects."""
+    images, others = dicom_files(folder)
+    return find_series(images, lambda a, b: _same(a, b, read_slice)), others
+
+
 def scans_in(folder: Path, read_slice: ReadSlice) -> tuple[list[Path], list[DicomFile]]:
     """A path for each scan among a folder's DICOM files, and the other objects there.
 
     A scan of one file (an X-ray) goes by that file; the only scan of a folder by the
     folder; otherwise each by its series_path.
     """
-    images, others = dicom_files(folder)
-    found = find_series(images, lambda a, b: _same(a, b, read_slice))
+    found, others = series_of(folder, read_slice)
     paths = []
     for series in found:
         alone = len(found) == 1

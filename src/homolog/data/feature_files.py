@@ -23,6 +23,7 @@ from homolog.geometry.affine import Affine, Index
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"
+COLOURS_SUFFIX = ".pca.npy"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def find_features(folder: Path, scan_hash: str, key: str) -> Path | None:
 def array_path(card: Path) -> Path:
     """The array that belongs to a card."""
     return card.with_name(card.name.removesuffix(CARD_SUFFIX) + ARRAY_SUFFIX)
+
+
+def colours_path(card: Path) -> Path:
+    """Where the colours of a feature map lie, (d, h, w, 3) uint8 on its cells."""
+    return card.with_name(card.name + COLOURS_SUFFIX)
 
 
 def new_array(path: Path, shape: Index, size: int) -> tuple[NDArray[np.float16], Path]:
@@ -185,3 +191,4 @@ def trim(folder: Path, most_bytes: int) -> None:
         total -= array_path(card).stat().st_size
         card.unlink(missing_ok=True)
         array_path(card).unlink(missing_ok=True)
+        colours_path(card).unlink(missing_ok=True)

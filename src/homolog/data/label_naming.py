@@ -31,9 +31,14 @@ def parse_names(raw: Any) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def names_file(label: Path) -> Path:
+    """Where we write the names of a label file: ``STEM.labels.json`` beside it."""
+    return label.with_name(f"{scan_stem(label)}.labels.json")
+
+
 def names_beside(label: Path) -> dict[int, str]:
-    """From ``label_names.json`` in the label's folder, for all files or by name."""
-    for name in _FILES:
+    """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
+    for name in (names_file(label).name, *_FILES):
         file = label.parent / name
         if not file.is_file():
             continue
@@ -60,3 +65,15 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
 
 def _is_whole(text: object) -> bool:
     return str(text).lstrip("-").isdigit()
+
+
+def names_of_dataset(label: Path) -> dict[int, str]:
+    """From the ``dataset.json`` beside a label file, or in the folder above."""
+    for folder in (label.parent, label.parent.parent):
+        try:
+            raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            continue
+        if isinstance(raw, Mapping):
+            return parse_names(raw.get("labels"))
+    return {}

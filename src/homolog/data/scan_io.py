@@ -23,7 +23,9 @@ from homolog.data.dicom_folder import (
     read_slices,
     scans_in,
     series_header,
+    series_of,
 )
+from homolog.data.dicom_series import Series
 from homolog.data.label_values import labels_of, smallest_integers
 from homolog.data.nifti_affine import nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
@@ -92,6 +94,11 @@ def read_header(path: Path | str) -> ScanHeader:
 def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
     """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
     return scans_in(folder, _decode)
+
+
+def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
+    """The series lying directly in a folder, the best first; other DICOM objects."""
+    return series_of(folder, _decode)
 
 
 def read_scan(path: Path | str) -> Volume:

@@ -1,4 +1,4 @@
-"""``python -m homolog.gui [PATH...]``: napari with scans, for `homolog gui`."""
+"""``python -m homolog.gui [PATH...]``: napari with our panel, for `homolog gui`."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ class Hub(QObject):
         self._asked = False
         self._said: dict[str, tuple[float, int]] = {}
         _hubs[id(self)] = self
-        self.destroyed.connect(_forget(self.scratch))
+        # Not through Qt's ``destroyed``: its slot would delete files while the garbage
+        # collector, on a thread of the pool, may clear that very slot (seen: SIGSEGV).
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
 
     @property
     def stores(self) -> Path:
@@ -123,12 +125,3 @@ _hubs: weakref.WeakValueDictionary[int, Hub] = weakref.WeakValueDictionary()
 def any_hub() -> Hub | None:
     """The newest living hub, for commands that napari calls without arguments."""
     return next(reversed(list(_hubs.values())), None)
-
-
-def _forget(folder: Path) -> Any:
-    """What to do when a hub is gone; holds the folder, not the hub."""
-
-    def clean(*_: object) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-    return clean

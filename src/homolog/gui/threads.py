@@ -11,9 +11,13 @@ Trainings are started with ``start_run``; their processes outlive the window.
 from __future__ import annotations
 
 import contextlib
+import gc
+import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +32,37 @@ _POLL_MS = 120
 _SLICE_S = 0.008
 _POOL_SIZE = 4
 _pool: QThreadPool | None = None
+_counting = threading.Lock()
+_at_work = 0
+_was_collecting = True
 
 
 class _Courier(QObject):
     """Carries a result from its thread to the GUI thread."""
 
     arrived = Signal(object, object)
+
+
+@contextlib.contextmanager
+def _collector_waits() -> Iterator[None]:
+    """No garbage collection while an errand runs.
+
+    Python collects on whichever thread allocates; on one of the pool it would destroy
+    forgotten widgets of the GUI thread, which ends the program now and then.
+    """
+    global _at_work, _was_collecting
+    with _counting:
+        if not _at_work:
+            _was_collecting = gc.isenabled()
+            gc.disable()
+        _at_work += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _at_work -= 1
+            if not _at_work and _was_collecting:
+                gc.enable()
 
 
 class _Errand(QRunnable):
@@ -44,10 +73,11 @@ class _Errand(QRunnable):
 
     def run(self) -> None:
         result, error = None, None
-        try:
-            result = self.function(*self.arguments)
-        except Exception as problem:  # noqa: BLE001 - handed to the GUI thread
-            error = problem
+        with _collector_waits():
+            try:
+                result = self.function(*self.arguments)
+            except Exception as problem:  # noqa: BLE001 - handed to the GUI thread
+                error = problem
         with contextlib.suppress(RuntimeError):  # the window is gone
             self.courier.arrived.emit(result, error)
 
@@ -127,12 +157,12 @@ class RunWatch(QObject):
     """Follows a run that any process works on, without ever blocking.
 
     Signals:
-        event: Each Event, in order.
+        news: Each Event, in order. (Not ``event``: that is a method of QObject.)
         state_changed: The run's new state (homolog.runs.run.State).
         caught_up: Once, when what was written before is told.
     """
 
-    event = Signal(object)
+    news = Signal(object)
     state_changed = Signal(str)
     caught_up = Signal()
 
@@ -165,7 +195,7 @@ class RunWatch(QObject):
         until = time.monotonic() + _SLICE_S
         for end, event in self.run.journal.read(self._place):
             self._place = end
-            self.event.emit(event)
+            self.news.emit(event)
             if time.monotonic() > until:
                 return
         if not self._told:
@@ -183,13 +213,13 @@ class Helper(QObject):
     """A job in a worker process of its own that ends with this window.
 
     Signals:
-        event: Each Event but the last.
+        news: Each Event but the last.
         done: The job's result (dict).
         failed: One sentence.
         stopped: It was told to stop.
     """
 
-    event = Signal(object)
+    news = Signal(object)
     done = Signal(object)
     failed = Signal(str)
     stopped = Signal()
@@ -197,9 +227,9 @@ class Helper(QObject):
     def __init__(self, kind: str, config: Mapping[str, Any], parent: QObject) -> None:
         super().__init__(parent)
         self._kind, self._config = kind, dict(config)
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="homolog-", ignore_cleanup_errors=True
-        )
+        self._folder = Path(tempfile.mkdtemp(prefix="homolog-"))
+        # A TemporaryDirectory would warn when it goes with its owner.
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._watch: RunWatch | None = None
         self._last: Event | None = None
         self._wants_stop = False
@@ -217,7 +247,7 @@ class Helper(QObject):
             self._watch.run.ask("stop")
 
     def _launch(self) -> Run:
-        run = Run.create(Path(self._folder.name) / "job", self._kind, self._config)
+        run = Run.create(self._folder / "job", self._kind, self._config)
         launch.start(run, with_parent=True)
         return run
 
@@ -225,7 +255,7 @@ class Helper(QObject):
         if self._wants_stop:
             run.ask("stop")
         self._watch = RunWatch(run, self)
-        self._watch.event.connect(self._take)
+        self._watch.news.connect(self._take)
         self._watch.state_changed.connect(self._look_at_state)
         self._watch.start()
 
@@ -233,7 +263,7 @@ class Helper(QObject):
         if isinstance(event, Finished | Failed | Stopped):
             self._last = event
         else:
-            self.event.emit(event)
+            self.news.emit(event)
 
     def _look_at_state(self, state: str) -> None:
         if self._watch is None or state in ("new", "running", "paused"):

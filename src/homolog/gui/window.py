@@ -1,4 +1,4 @@
-"""The napari window with our reader in charge of medical files."""
+"""The napari window with our panel docked, for ``homolog gui``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PLUGIN = "napari-homolog"
+from homolog.gui.preferences import PLUGIN
+
+WIDGET = "Homolog"
 
 
 def open_viewer(paths: Sequence[Path], *, show: bool = True) -> Any:
-    """A viewer with each file opened by our reader (napari's own cannot read .nii.gz).
+    """A viewer with our panel, and each path opened where it belongs.
 
     Args:
-        paths: Scan files.
+        paths: Scan files and folders of DICOM; a run opens in the tab Runs, a model in
+            the tab Models.
         show: Whether the window appears at once.
 
     Returns:
@@ -22,8 +25,29 @@ def open_viewer(paths: Sequence[Path], *, show: bool = True) -> Any:
     import napari
 
     viewer = napari.Viewer(title="Homolog", show=show)
+    panel = dock_panel(viewer)
     for path in paths:
-        viewer.open(str(path), plugin=PLUGIN)
+        open_path(viewer, panel, path)
     if viewer.layers:
-        viewer.scale_bar.visible = True
+        viewer.canvas.overlays.scale_bar.visible = True
     return viewer
+
+
+def dock_panel(viewer: Any) -> Any:
+    """Dock the main panel on the right, as napari's plugin menu does; returns it."""
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, WIDGET)
+    return panel
+
+
+def open_path(viewer: Any, panel: Any, path: Path) -> None:
+    """Open one path; what cannot be opened is told in the window."""
+    if (path / "run.json").is_file():
+        panel.visit("Runs", {"run": str(path.absolute())})
+        return
+    if any((p / "model.json").is_file() for p in (path, path / "model")):
+        panel.visit("Models", {"model": str(path.absolute())})
+        return
+    try:
+        viewer.open(str(path), plugin=PLUGIN)
+    except Exception as error:  # noqa: BLE001 - the window opens all the same
+        panel.hub.say(f"{path.name} could not be opened: {error}", "error")

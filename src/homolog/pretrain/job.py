@@ -21,8 +21,10 @@ from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
 from homolog.pretrain.cases import chosen_cases, padding_note
-from homolog.pretrain.settings import PretrainConfig, build_method, resolve
+from homolog.pretrain.preview import SlicePreview
+from homolog.pretrain.settings import PretrainConfig, build_method, resolve_request
 from homolog.training import TrainingResult, train
+from homolog.training.precision import resolve_precision
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
@@ -62,6 +64,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     training = train(
         method, feed, settings.training,
         folder=folder, device=device, seed=settings.seed,
+        draw=_preview(settings, method, cases, device),
     )  # fmt: skip
     result = yield from _without_last_word(training)
     summary = _summary(settings, cases, result)
@@ -74,13 +77,23 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     return summary
 
 
+def _preview(
+    settings: PretrainConfig,
+    method: Method,
+    cases: Sequence[CaseRef],
+    device: torch.device,
+) -> SlicePreview:
+    precision = resolve_precision(settings.training.precision, device, method)
+    return SlicePreview(method, cases, device, precision)
+
+
 def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
     """Resolve a request once; a resumed run takes the answer of the first time."""
     if "settings" in config:
         path = folder / "resolved.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            resolved = resolve(**config)
+            resolved = resolve_request(config)
             if world().is_first:
                 write_json(path, resolved)
             config = resolved

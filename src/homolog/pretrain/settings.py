@@ -119,6 +119,19 @@ def resolve(
     return to_dict(config)
 
 
+def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``resolve`` as one mapping; what is None is left out.
+
+    Raises:
+        ConfigError: No method or no store is named, or a name that cannot be meant.
+        UnusableInput: As ``resolve``.
+    """
+    given = {key: value for key, value in request.items() if value is not None}
+    if not given.get("method"):
+        raise ConfigError("choose a method to pretrain with.")
+    return resolve(given.pop("method"), given.pop("stores", ()), **given)
+
+
 def build_method(config: PretrainConfig) -> Method:
     """The method on its backbone; the same weights for the same seed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,23 @@ JOBS: dict[str, str] = {
     "pretrain": "homolog.pretrain:job",
     "finetune": "homolog.tasks._finetune:job",
     "demo": "homolog.study.demo:job",
+    "prepare": "homolog.study.preparing:job",
+    "embed": "homolog.study.embedding:job",
+    "colours": "homolog.study.colouring:job",
+    "predict": "homolog.study.predicting:job",
+    "score": "homolog.study.scoring:job",
+    "plan": "homolog.study.planning:job",
+    "models": "homolog.study.model_care:job",
 }
+
+# What a user asks for -> the complete configuration, for kinds that distinguish them.
+RESOLVERS: dict[str, str] = {
+    "pretrain": "homolog.pretrain.settings:resolve_request",
+    "finetune": "homolog.tasks._finetune_settings:resolve_request",
+}
+
+# A request carries this key, set to true: it is completed where torch may be loaded.
+UNRESOLVED = "unresolved"
 
 
 def job_of(kind: str) -> Callable[[dict[str, Any], Path], Job[dict[str, Any]]]:
@@ -29,8 +45,32 @@ def job_of(kind: str) -> Callable[[dict[str, Any], Path], Job[dict[str, Any]]]:
         raise UnusableInput(
             f"unknown kind of run {kind!r}; known: {', '.join(sorted(JOBS))}."
         )
-    module, _, name = JOBS[kind].partition(":")
-    function: Callable[[dict[str, Any], Path], Job[dict[str, Any]]] = getattr(
-        importlib.import_module(module), name
-    )
+    function: Callable[[dict[str, Any], Path], Job[dict[str, Any]]] = _load(JOBS[kind])
     return function
+
+
+def is_unresolved(config: Mapping[str, Any]) -> bool:
+    """Whether a config is a request that its worker completes first."""
+    return bool(config.get(UNRESOLVED, False))
+
+
+def resolved(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete configuration of a request; a complete one as it is.
+
+    Raises:
+        UnusableInput: A kind whose requests cannot be completed, or an input that
+            cannot be used.
+        ConfigError: A setting that cannot be meant.
+    """
+    if not is_unresolved(config):
+        return dict(config)
+    if kind not in RESOLVERS:
+        raise UnusableInput(f"a run of kind {kind!r} needs its complete settings.")
+    request = {key: value for key, value in config.items() if key != UNRESOLVED}
+    complete: dict[str, Any] = _load(RESOLVERS[kind])(request)
+    return complete
+
+
+def _load(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
@@ -143,6 +144,17 @@ def unpause(run: Run) -> None:
     run.ask("resume")
 
 
+def started_here() -> list[Run]:
+    """Runs that processes started here still work on, helpers of a window left out."""
+    _reap()
+    found = [
+        Run(Path(str(child.args[len(WORKER)])))  # type: ignore[index]
+        for child in _children
+        if "--with-parent" not in child.args  # type: ignore[operator]
+    ]
+    return [run for run in found if run.is_alive()]
+
+
 def crash_sentence(run: Run) -> str:
     """What is known of a run that died without a last word."""
     step = run.last_step()
@@ -187,7 +199,12 @@ def _send(run: Run, number: int) -> None:
 
 
 def _reap() -> None:
-    _children[:] = [child for child in _children if child.poll() is None]
+    gone = [child for child in _children if child.poll() is not None]
+    _children[:] = [child for child in _children if child not in gone]
+    for child in gone:
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):  # what it had not read
+                child.stdin.close()
 
 
 def _detached() -> int:

@@ -63,9 +63,7 @@ class Run:
         content = {
             "format": 1,
             "kind": kind,
-            "config": dict(config),
-            "seed": config.get("seed", 0),
-            "store_hash": config.get("store_hash", config.get("store_hashes", "")),
+            **_said(config),
             "created": time.time(),
             "versions": _versions(),
             "sessions": 0,
@@ -181,6 +179,16 @@ class Run:
         }
         self._write_spec(content)
 
+    def settle(self, config: Mapping[str, Any]) -> None:
+        """Replace a request by the complete configuration it stands for.
+
+        Called by the worker before the first step: whoever resumes takes this one.
+        """
+        content = self.spec
+        content["request"] = content["config"]
+        content |= _said(config)
+        self._write_spec(content)
+
     def end_session(self, outcome: Mapping[str, Any]) -> None:
         """Note how the session ended: ``state``, ``result`` or ``error_kind``."""
         content = self.spec
@@ -212,7 +220,8 @@ class Run:
             )
         for name in _OWN_FILES:
             (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "best", ignore_errors=True)
+        for name in ("best", "previews"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _write_spec(self, content: Mapping[str, Any]) -> None:
         _replace(self.folder / _SPEC, json.dumps(content, indent=1) + "\n")
@@ -234,6 +243,15 @@ def find_runs(folder: str | Path, depth: int = 3) -> Iterator[Run]:
 def ended(event: Event) -> bool:
     """Whether nothing follows this event in its session."""
     return isinstance(event, Finished | Stopped | Failed)
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``run.json`` tells of a configuration."""
+    return {
+        "config": dict(config),
+        "seed": config.get("seed", 0),
+        "store_hash": config.get("store_hash", config.get("store_hashes", "")),
+    }
 
 
 def _replace(path: Path, text: str) -> None:

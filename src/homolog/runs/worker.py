@@ -22,7 +22,7 @@ from typing import Any
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
-from homolog.runs.jobs import job_of
+from homolog.runs.jobs import is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
@@ -83,7 +83,12 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
         yield word
     with _heartbeat(run):
         try:
-            job = job_of(spec["kind"])(spec["config"], run.folder)
+            kind, config = spec["kind"], spec["config"]
+            function = job_of(kind)
+            if is_unresolved(config):
+                config = resolved(kind, config)
+                run.settle(config)
+            job = function(config, run.folder)
             result, stopped = yield from _drive(run, job, stop)
         except Exception as error:  # noqa: BLE001 - the edge: told, not swallowed
             last: Event = _failure(run, error)

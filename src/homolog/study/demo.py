@@ -42,7 +42,7 @@ WINDOW_HU = (-250.0, 350.0)
 PRETRAIN_SETTINGS: Mapping[str, Any] = {
     "method": {"size": [48, 48, 48], "token_stride": 8},
     "backbone": NETWORK,
-    "training": {"batch_size": 4},
+    "training": {"batch_size": 4, "previews": 0},
 }
 FINETUNE_SETTINGS: Mapping[str, Any] = {
     "backbone": NETWORK,
@@ -52,6 +52,7 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
         "learning_rate": 1e-2,
         "warmup_steps": 20,
         "validate_every": 0,
+        "previews": 0,
     },
 }
 

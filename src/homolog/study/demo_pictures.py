@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from homolog.data.foreground import BODY_HU
 from homolog.data.volume import FeatureMap, LabelMap, Points, Volume
-from homolog.geometry.affine import Triple
-from homolog.study.pictures import (
+from homolog.drawing.pca import Colours
+from homolog.drawing.pictures import (
     Picture,
     Plane,
     beside,
@@ -23,8 +23,8 @@ from homolog.study.pictures import (
     with_line,
     with_ring,
 )
+from homolog.geometry.affine import Triple
 from homolog.tasks._matching import cosine_maps, query_at
-from homolog.tasks._pca import Colours
 from homolog.tasks._regrid import on_grid
 
 AXIAL, CORONAL = 0, 1

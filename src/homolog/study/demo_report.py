@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog import __version__
+from homolog.drawing.pca import fit_colours
+from homolog.drawing.pictures import as_bytes
+from homolog.drawing.png import png_bytes
 from homolog.study.charts import bar_chart, curve_chart
 from homolog.study.demo_pictures import (
     colours_picture,
@@ -24,10 +27,7 @@ from homolog.study.demo_pictures import (
 )
 from homolog.study.demo_scores import ENCODERS, Looks, Segmentations
 from homolog.study.looking import landmarks_found
-from homolog.study.pictures import as_bytes
-from homolog.study.png import png_bytes
 from homolog.study.report import Page
-from homolog.tasks._pca import fit_colours
 
 
 def write_report(

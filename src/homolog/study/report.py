@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homolog.data.points_io import write_text
-from homolog.study.pictures import Picture, as_bytes
-from homolog.study.png import data_address
+from homolog.drawing.pictures import Picture, as_bytes
+from homolog.drawing.png import data_address
 
 _STYLE = """
 :root{--ink:#1d2530;--soft:#5b6675;--line:#dfe4ea;--paper:#fff;--ground:#f3f5f8;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -171,8 +171,20 @@ class LearnedTask(Task):
         return 0.0
 
     @abstractmethod
-    def validate(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, float]:
-        """Mean metrics on held-out cases; holds ``best_metric``."""
+    def validate(
+        self,
+        model: Trained,
+        cases: Sequence[CaseRef],
+        look: Callable[..., None] | None = None,
+    ) -> dict[str, float]:
+        """Mean metrics on held-out cases; holds ``best_metric``.
+
+        Args:
+            model: The network as it is now.
+            cases: Held-out cases.
+            look: Called with case, stored image, predicted and true label values,
+                for the pictures; tasks without label maps need not.
+        """
 
     @abstractmethod
     def score(

@@ -101,6 +101,30 @@ def evaluate_folder(
         UnusableInput: A true label map without prediction, or grids that differ.
     """
     pairs, unmatched = pair_files(predicted, truth)
+    found = yield from evaluate_pairs(pairs, names=names, tolerance_mm=tolerance_mm)
+    return {**found, "unmatched": [str(p) for p in unmatched]}
+
+
+def evaluate_pairs(
+    pairs: Mapping[str, tuple[Path, Path]],
+    *,
+    names: Mapping[int, str] | None = None,
+    tolerance_mm: float = 1.0,
+) -> Job[dict[str, Any]]:
+    """Score pairs of label files.
+
+    Args:
+        pairs: Case name -> (prediction, true label map).
+        names: Label value -> name; the labels found in both, named by the truth's
+            file, if None.
+        tolerance_mm: Of the NSD.
+
+    Returns:
+        ``rows`` (one per case and label) and ``summarise``'s keys, and ``stopped``.
+
+    Raises:
+        UnusableInput: Grids that differ.
+    """
     rows: list[dict[str, Any]] = []
     stopped = False
     for number, (name, (guess, right)) in enumerate(pairs.items()):
@@ -128,12 +152,7 @@ def evaluate_folder(
         )
         rows += [{"case": name, **score} for score in scores]
     yield Progress("cases", len(pairs), len(pairs))
-    return {
-        **summarise(rows),
-        "rows": rows,
-        "unmatched": [str(p) for p in unmatched],
-        "stopped": stopped,
-    }
+    return {**summarise(rows), "rows": rows, "stopped": stopped}
 
 
 def pair_files(

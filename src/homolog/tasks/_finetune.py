@@ -26,6 +26,7 @@ from homolog.tasks._finetune_settings import (
     resolve,
     task_of,
 )
+from homolog.tasks._preview import LabelPreview
 from homolog.training import TrainingConfig, TrainingResult, train
 from homolog.training.precision import resolve_precision
 
@@ -79,6 +80,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         seed=settings.seed,
         validate=validation if held_out else None,
         best_metric=task.best_metric if held_out else None,
+        draw=validation.preview.draw if held_out else None,
         parameter_groups=parameter_groups(
             module, training.weight_decay, factor=_encoder_factor(task, module)
         ),
@@ -190,12 +192,14 @@ class _Validation:
         self.precision = precision
         self.task, self.module, self.spec = task, module, spec
         self.cases, self.device = cases, device
+        names = spec.get("label_names", {})
+        self.preview = LabelPreview({int(v): name for v, name in names.items()})
 
     def __call__(self, done: int) -> dict[str, float]:
         network = self.module.deployed()
         precision = resolve_precision(self.precision, self.device, network)
         model = Trained(network, self.spec, {}, self.device, precision)
-        return self.task.validate(model, self.cases)
+        return self.task.validate(model, self.cases, look=self.preview.look)
 
 
 def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:

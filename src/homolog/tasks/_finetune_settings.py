@@ -13,6 +13,7 @@ import torch
 from homolog.backbones import BACKBONES
 from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
+from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.model_files import find_model, read_card
 from homolog.tasks import TASKS
@@ -102,6 +103,28 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
         task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
         training=to_dict(from_dict(TrainingConfig, training, where="training")),
     )
+
+
+def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a window asks for, completed, with the cases looked at; JSON types.
+
+    Args:
+        request: As for ``resolve``; what is None is left out, and ``recipe`` may be
+            ``auto`` (the default here), which is decided by the device.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+        UnusableInput: A store, encoder or device that cannot be used.
+    """
+    given = {key: value for key, value in request.items() if value is not None}
+    if not given.get("store"):
+        raise ConfigError("choose a store with labelled cases to learn from.")
+    device = choose_device(str(given.get("device", "auto")))
+    if given.get("recipe", "auto") == "auto":
+        given["recipe"] = "gpu" if device.type == "cuda" else "cpu"
+    settings = resolve(given)
+    check_cases(settings)
+    return to_dict(settings)
 
 
 def _other_network(name: str, wanted: FinetuneConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
@@ -24,7 +25,7 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not is_series_path(path):
             raise UnusableInput(f"there is no {path}.")
         if path.is_dir() and not is_scan_path(path):
             inside = sorted(
@@ -59,6 +60,9 @@ def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
         name = scan.name
         if scan.is_dir():
             name = f"{scan.resolve().name}.nii.gz"
+        elif is_series_path(scan):
+            folder, key = split_series(scan)
+            name = f"{folder.resolve().name}_{key}.nii.gz"
         elif suffix is None:
             name = f"{scan.stem}.nii.gz"
         target = out / name
@@ -93,8 +97,8 @@ def predict_scans(
         options: Passed to the task's ``run``.
 
     Returns:
-        ``predicted`` (scan, result, labels -> voxels), ``failed`` (scan, reason) and
-        ``stopped``.
+        ``predicted`` (scan, result, per label name voxels and volumes_ml), ``failed``
+        (scan, reason) and ``stopped``.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -115,8 +119,14 @@ def predict_scans(
             failed.append({"scan": str(scan), "reason": reason})
             yield Note(f"{scan}: {reason}", "warning")
             continue
+        voxels = _voxels(labels)
         done.append(
-            {"scan": str(scan), "result": str(target), "voxels": _voxels(labels)}
+            {
+                "scan": str(scan),
+                "result": str(target),
+                "voxels": voxels,
+                "volumes_ml": _volumes_ml(voxels, labels),
+            }
         )
         yield Saved(str(target), "labels")
     yield Progress("scans", len(targets), len(targets))
@@ -130,6 +140,12 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
     values, counts = np.unique(labels.data, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return {name: int(found.get(value, 0)) for value, name in labels.names.items()}
+
+
+def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
+    """Millilitres per label name."""
+    z, y, x = labels.affine.spacing_mm
+    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
 
 
 def _result(

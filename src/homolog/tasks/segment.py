@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -153,7 +153,12 @@ class Segment(LearnedTask):
             labels=True,
         )
 
-    def validate(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, float]:
+    def validate(
+        self,
+        model: Trained,
+        cases: Sequence[CaseRef],
+        look: Callable[..., None] | None = None,
+    ) -> dict[str, float]:
         """``dice`` (mean over labels and cases), ``worst``, and one value per label."""
         values = model.spec["label_values"][1:]
         rows = []
@@ -163,6 +168,8 @@ class Segment(LearnedTask):
             assert result is not None
             predicted = as_label_values(result.labels, model.spec)
             rows.append(dice_per_label(predicted, label, values))
+            if look is not None:
+                look(case, image, predicted, label)
         per_label = {v: _mean([row[v] for row in rows]) for v in values}
         per_case = [_mean(list(row.values())) for row in rows]
         metrics = {

@@ -58,6 +58,13 @@ class TrainingConfig:
     validate_every: int = option(
         0, "steps between validations; 0: only at the end", minimum=0
     )
+    previews: int = option(
+        10,
+        "pictures of what was learnt, drawn while training; 0: none",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
+    )
     abort_after_bad_steps: int = option(
         20, "give up after so many non-finite steps in a row", minimum=1, advanced=True
     )

@@ -26,6 +26,7 @@ from homolog.training.measure import Stopwatch, peak_memory_bytes
 from homolog.training.persistence import Position, restore, save
 from homolog.training.planning import Plan, lowered, make_plan, resized
 from homolog.training.precision import resolve_precision
+from homolog.training.previews import Draw, Previews
 from homolog.training.readings import read_values
 from homolog.training.stepping import Stepper, is_out_of_memory
 from homolog.training.validation import Validate, Validator
@@ -48,6 +49,7 @@ def train(
     validate: Validate | None = None,
     best_metric: str | None = None,
     parameter_groups: Sequence[Mapping[str, Any]] | None = None,
+    draw: Draw | None = None,
 ) -> Job[TrainingResult]:
     """Train a module; resume by itself where ``folder`` holds a checkpoint.
 
@@ -63,10 +65,11 @@ def train(
         best_metric: Which of them decides what ``folder/best`` keeps; higher is
             better, lower with a leading ``-``.
         parameter_groups: As made by ``nn.optim.parameter_groups``.
+        draw: Makes the pictures of ``config.previews``; see training.previews.
 
     Yields:
-        Started, Step (at most ten a second), Validated, Saved, Note, and Stopped when
-        it was told to stop (then the state is saved).
+        Started, Step (at most ten a second), Validated, Preview, Saved, Note, and
+        Stopped when it was told to stop (then the state is saved).
 
     Raises:
         JobError: Too many non-finite steps in a row, no memory at batch size 1, or a
@@ -77,6 +80,7 @@ def train(
     random_state = torch.get_rng_state()
     loop = _Loop(module, feed, config, folder, device, seed)
     loop.validator = Validator(module, folder, validate, best_metric, config)
+    loop.previews = Previews(module, folder, draw, config.previews, device)
     try:
         yield from loop.run(parameter_groups)
     finally:
@@ -89,6 +93,7 @@ class _Loop:
     """State of one session of a training."""
 
     validator: Validator
+    previews: Previews
 
     def __init__(
         self,
@@ -201,6 +206,14 @@ class _Loop:
         if self.validator.is_due(self.position.done, self.plan.total_steps):
             yield from self._tell(self.validator.run(self.position.done))
             self.position.best = self.validator.best
+            yield from self._show(self.previews.after_validation(self.position.done))
+        elif not self.validator.is_used:
+            preview = self.previews.after_step(
+                self.position.done, self.plan.total_steps,
+                trained_s=self.watch.spent_s,
+                seconds_per_step=self.watch.seconds_per_step,
+            )  # fmt: skip
+            yield from self._show(preview)
         if self._checkpoint_is_due():
             yield from self._save()
         if self.stop_asked and self.here.size == 1:
@@ -294,6 +307,10 @@ class _Loop:
         wait_for_all()
         if self.stopped:
             yield Stopped(self.position.done)
+
+    def _show(self, preview: Event | None) -> News:
+        if preview is not None:
+            yield from self._tell(preview)
 
     def _tell(self, event: Event) -> News:
         if (yield event) is Request.STOP:

@@ -46,6 +46,7 @@ class Plan:
         precision: ``bf16`` or ``fp32``.
         seconds_per_step: As measured before the first step; 0 when it was not.
         peak_memory_bytes: As measured; 0 when it was not.
+        validation_s: Seconds one validation takes; 0 when it was not measured.
     """
 
     total_steps: int = 0
@@ -54,6 +55,7 @@ class Plan:
     precision: str = "fp32"
     seconds_per_step: float = 0.0
     peak_memory_bytes: int = 0
+    validation_s: float = 0.0
 
 
 def make_plan(
@@ -84,8 +86,10 @@ def make_plan(
         if config.minutes > 0:
             validation_s = measure_validation() if measure_validation else 0.0
             left_s = 60.0 * config.minutes - (time.monotonic() - began)
-            steps = _steps_within(left_s, measured, validation_s, config.validate_every)
-            plan = replace(plan, total_steps=_agreed(steps))
+            steps = steps_within(
+                left_s, measured.seconds_per_step, validation_s, config.validate_every
+            )
+            plan = replace(plan, total_steps=_agreed(steps), validation_s=validation_s)
             yield Note(
                 f"{config.minutes:g} minutes are enough for {plan.total_steps} steps; "
                 "that number is now fixed."
@@ -154,11 +158,11 @@ def _dry_run(
     )
 
 
-def _steps_within(
-    left_s: float, measured: Measured, validation_s: float, validate_every: int
+def steps_within(
+    left_s: float, seconds_per_step: float, validation_s: float, validate_every: int
 ) -> int:
     """Steps that fit, validations between them and one at the end included."""
-    each_s = measured.seconds_per_step
+    each_s = seconds_per_step
     if validate_every:
         each_s += validation_s / validate_every
     return max(1, int((left_s - validation_s) / each_s))

@@ -100,7 +100,7 @@ class Validator:
         began = time.monotonic()
         holder: list[dict[str, float]] = [{}]
         if world().is_first:
-            with _evaluating(self._module):
+            with evaluating(self._module):
                 found = self._validate(done)
             holder[0] = {name: float(value) for name, value in found.items()}
         if world().size > 1:
@@ -110,7 +110,7 @@ class Validator:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards every part is in the mode it was in."""
     modes = {part: part.training for part in module.modules()}
     module.eval()

@@ -1,0 +1,1 @@
+"""Pictures of scans and features, with numpy and scipy alone."""

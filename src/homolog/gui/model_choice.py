@@ -1,0 +1,226 @@
+"""Encoders and models to choose from, read from their cards; no torch, no Qt.
+
+A card is the ``model.json`` of a run's ``model`` folder or of an imported model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import UnusableInput
+from homolog.runs.run import find_runs
+
+CARD = "model.json"
+SCRATCH = "scratch"
+# Spacings that differ by more than this factor are worth a warning.
+_SPACING_FACTOR = 1.4
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A trained network that lies on disk.
+
+    Attributes:
+        path: The run or model folder, as commands take it.
+        name: Short name.
+        kind: ``encoder``, or the task it was fine-tuned for.
+        backbone: Name of the network.
+        label_names: Label value -> name; empty for encoders.
+        spacing_mm: Voxel size (z, y, x) scans are resampled to; None keeps their own.
+        modalities: What it learnt from.
+        window: Voxels (z, y, x) seen at once; empty when the card does not say.
+        card: The whole card.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    backbone: str
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    spacing_mm: tuple[float, ...] | None = None
+    modalities: tuple[str, ...] = ()
+    window: tuple[int, ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """One line for a list: name and what it is."""
+        if self.kind == "encoder":
+            method = str(self.card.get("method") or "encoder")
+            unfinished = "" if self.card.get("complete", True) else ", stopped early"
+            return f"{self.name} ({method}, {self.backbone}{unfinished})"
+        return f"{self.name} ({len(self.label_names)} classes, {self.backbone})"
+
+    @property
+    def facts(self) -> str:
+        """What it finds and what it was trained on, in one or two lines."""
+        parts = []
+        if self.label_names:
+            names = list(self.label_names.values())
+            some = ", ".join(names[:_NAMES_SHOWN])
+            more = f" and {len(names) - _NAMES_SHOWN} more"
+            parts.append(f"Finds {some}{more if len(names) > _NAMES_SHOWN else ''}.")
+        size = "its scans' own voxel size"
+        if self.spacing_mm is not None:
+            size = f"{spacing_text(self.spacing_mm)} mm"
+        data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
+        if self.window:
+            data += f", seeing {' x '.join(map(str, self.window))} voxels at once"
+        parts.append(data + ".")
+        validation = self.card.get("validation") or {}
+        dice = validation.get("dice")
+        if isinstance(dice, int | float) and dice == dice:
+            parts.append(f"Dice on held-out scans {dice:.2f}.")
+        return " ".join(parts)
+
+
+def read_choice(path: Path) -> ModelChoice:
+    """The card of a run, a model folder or a file inside one.
+
+    Raises:
+        UnusableInput: There is no card, or it is damaged.
+    """
+    card_path = next(
+        (p / CARD for p in (path, path / "model") if (p / CARD).is_file()), None
+    )
+    if card_path is None:
+        raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
+    try:
+        card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
+        backbone = str(card["backbone"]["name"])
+        spacing = (card.get("preprocessing") or {}).get("spacing_mm")
+        spec = card.get("task_spec") or {}
+        names = {int(v): str(n) for v, n in (card.get("label_names") or {}).items()}
+        name = path.parent.name if path.name == "model" else path.name
+        return ModelChoice(
+            path=path,
+            name=name,
+            kind=str(card.get("kind", "encoder")),
+            backbone=backbone,
+            label_names=names if card.get("kind") != "encoder" else {},
+            spacing_mm=None if spacing is None else tuple(float(s) for s in spacing),
+            modalities=_modalities(card, spec),
+            window=tuple(int(n) for n in card.get("window") or ()),
+            card=card,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnusableInput(f"{card_path} is damaged ({error}).") from error
+
+
+def list_encoders(
+    runs: Path, models: Path, extra: Iterable[Path] = ()
+) -> list[ModelChoice]:
+    """Encoders of pretraining runs (newest first), imported ones, and ``extra`` ones.
+
+    Args:
+        runs: Folder of the runs.
+        models: Folder of imported models.
+        extra: Runs or model folders that lie elsewhere.
+    """
+    return [c for c in _choices(runs, models, extra) if c.kind == "encoder"]
+
+
+def list_models(
+    runs: Path, models: Path, extra: Iterable[Path] = ()
+) -> list[ModelChoice]:
+    """As ``list_encoders``: models that can label scans.
+
+    A model without label names cannot label and is left out.
+    """
+    found = _choices(runs, models, extra)
+    return [c for c in found if c.kind != "encoder" and c.label_names]
+
+
+def spacing_text(spacing_mm: Sequence[float]) -> str:
+    """``1.5 x 0.8 x 0.8``; one number where all are equal."""
+    parts = [f"{s:.3g}" for s in spacing_mm]
+    return parts[0] if len(set(parts)) == 1 else " x ".join(parts)
+
+
+def misfit(
+    model: ModelChoice,
+    name: str,
+    modality: str,
+    spacing_mm: Sequence[float],
+    *,
+    asks: bool = True,
+) -> list[str]:
+    """Sentences about a scan that is unlike those the model learnt from.
+
+    Args:
+        model: About to be used.
+        name: Of the scan.
+        modality: Of the scan; OTHER means unknown.
+        spacing_mm: Of the scan (z, y, x).
+        asks: Whether the user can say Continue, for this scan alone.
+    """
+    found = []
+    known = [m for m in model.modalities if m != "OTHER"]
+    if known and modality != "OTHER" and modality not in known:
+        single = asks and len(known) == 1
+        then = f"Continue takes it for {known[0]}" if single else "It will be refused"
+        found.append(
+            f"{name} is {modality}, but the model learnt from {' and '.join(known)}. "
+            f"{then}; a model for {modality} would do better."
+        )
+    wanted = model.spacing_mm
+    if wanted is not None and len(wanted) == len(spacing_mm) == 3:
+        factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
+        off = [max(f, 1 / f) for f in factors if f > 0]
+        if off and max(off) > _SPACING_FACTOR:
+            found.append(_spacing_sentence(name, spacing_mm, wanted))
+    return found
+
+
+def _spacing_sentence(name: str, own: Sequence[float], wanted: Sequence[float]) -> str:
+    """``CT_03 has 5 mm slices, the model was trained at 1.5 mm``: the worst axis."""
+    pairs = list(zip(own, wanted, strict=True))
+    worst = max(range(3), key=lambda i: max(pairs[i][0] / pairs[i][1],
+                                            pairs[i][1] / pairs[i][0]))  # fmt: skip
+    what = "slices" if worst == 0 else "pixels"
+    a, b = pairs[worst]
+    return (
+        f"{name} has {a:.3g} mm {what}, the model was trained at {b:.3g} mm. "
+        "The scan will be resampled for it; the result comes back on its own grid."
+    )
+
+
+def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelChoice]:
+    found = []
+    for run in find_runs(runs):
+        card = run.folder / "model" / CARD
+        try:
+            found.append((card.stat().st_mtime, run.folder))
+        except OSError:
+            continue
+    folders = [folder for _, folder in sorted(found, key=lambda f: -f[0])]
+    if models.is_dir():
+        folders += sorted(p for p in models.iterdir() if p.is_dir())
+    for folder in dict.fromkeys(p.resolve() for p in (*folders, *extra)):
+        try:
+            yield read_choice(folder)
+        except UnusableInput:
+            continue  # the Models tab shows what is damaged
+
+
+def _modalities(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
+    told = spec.get("modalities") or card.get("modalities") or ()
+    if isinstance(told, Mapping):
+        told = told.keys()
+    return tuple(sorted(str(m) for m in told))
+
+
+def treated_as(model: ModelChoice, modality: str) -> str | None:
+    """The modality to tell the engine for a scan of another one, after the warning.
+
+    Only where it can be told: the model must have learnt from a single modality.
+    """
+    known = [m for m in model.modalities if m != "OTHER"]
+    if modality == "OTHER" or modality in known or len(known) != 1:
+        return None
+    return known[0]

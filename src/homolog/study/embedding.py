@@ -1,0 +1,149 @@
+"""Dense features of scan files, as a job: computed once, found again by content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homolog.config import check, from_dict
+from homolog.data.feature_files import (
+    array_path,
+    find_features,
+    open_features,
+    read_card,
+)
+from homolog.data.scan_io import read_scan, scan_hash
+from homolog.data.volume import FeatureMap, Volume
+from homolog.distributed import choose_device
+from homolog.errors import JobError
+from homolog.events import Job, Progress, Request
+from homolog.model_files import load_encoder
+from homolog.study.jobs import ending, paths, taken
+from homolog.tasks._dense import DenseEncoder, EmbedConfig
+from homolog.tasks.embed import Embed
+from homolog.training.stepping import is_out_of_memory
+
+_DEFAULTS: Mapping[str, Any] = {
+    "encoder": ..., "scans": ..., "folder": ..., "strides": None, "window": None,
+    "overlap": 0.5, "precision": "auto", "batch_size": 1, "backbone": None,
+    "device": "auto",
+}  # fmt: skip
+
+
+def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """Features of scans; those that lie in ``config["folder"]`` are not made again.
+
+    Args:
+        config: ``encoder`` (run, model folder or weight file), ``scans``, ``folder``;
+            ``strides`` and ``window`` (None: the model's), ``overlap``, ``precision``,
+            ``batch_size``, ``backbone`` (of a weight file), ``device``.
+        folder: Not used.
+
+    Returns:
+        ``features``: one entry per scan (see ``entry_of``), and ``stopped``.
+    """
+    asked = taken(config, "embed", _DEFAULTS)
+    encoder = encoder_of(
+        Path(asked["encoder"]),
+        {
+            "strides": tuple(asked["strides"] or ()),
+            "window": asked["window"],
+            "overlap": asked["overlap"],
+            "precision": asked["precision"],
+            "batch_size": asked["batch_size"],
+        },
+        asked["device"],
+        asked["backbone"],
+    )
+    scans = paths(asked["scans"], "scan")
+    return (yield from ending(embed_scans(scans, Path(asked["folder"]), encoder)))
+
+
+def encoder_of(
+    source: Path,
+    settings: Mapping[str, Any],
+    device: str,
+    backbone: str | None = None,
+) -> DenseEncoder:
+    """The encoder of a run, model folder or weight file, ready to embed.
+
+    Args:
+        source: Where it lies.
+        settings: Fields of EmbedConfig.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+        backbone: Network of a weight file that does not say it.
+    """
+    config = from_dict(EmbedConfig, settings, where="embed")
+    check(config)
+    loaded = load_encoder(source, backbone)
+    return DenseEncoder.of(loaded, config, choose_device(device))
+
+
+def embed_scans(
+    scans: Sequence[Path], folder: Path, encoder: DenseEncoder
+) -> Job[dict[str, Any]]:
+    """Features of scan after scan.
+
+    Returns:
+        ``features``: entries in the order of the scans; ``out``; ``stopped``, with the
+        entries made until then.
+    """
+    entries: list[dict[str, Any]] = []
+    for number, path in enumerate(scans):
+        request = yield Progress("scans", number, len(scans), path.name)
+        if request is Request.STOP:
+            return {"features": entries, "out": str(folder), "stopped": True}
+        key = scan_hash(path)
+        card = find_features(folder, key, encoder.key)
+        reused = card is not None
+        if card is None:
+            made = yield from features_of(read_scan(path), path, encoder, folder)
+            if made is None:
+                return {"features": entries, "out": str(folder), "stopped": True}
+            card = find_features(folder, key, encoder.key)
+        assert card is not None
+        entries.append(entry_of(path, card, reused=reused))
+    yield Progress("scans", len(scans), len(scans))
+    return {"features": entries, "out": str(folder), "stopped": False}
+
+
+def features_of(
+    scan: Volume, path: Path, encoder: DenseEncoder, folder: Path
+) -> Job[FeatureMap | None]:
+    """Features of a scan file, computed unless ``folder`` has them; None if stopped.
+
+    Raises:
+        JobError: A single window does not fit into memory.
+    """
+    try:
+        features: FeatureMap | None = yield from Embed(encoder.config).run(
+            scan, encoder=encoder, folder=folder, scan_hash=scan_hash(path)
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        window = " x ".join(str(n) for n in encoder.window)
+        raise JobError(
+            f"not enough memory on {encoder.device} for a window of {window} voxels; "
+            "take a smaller window, or another device."
+        ) from error
+    return features
+
+
+def entry_of(scan: Path, card_path: Path, *, reused: bool) -> dict[str, Any]:
+    """What is told about one scan's features, JSON types."""
+    card, features = read_card(card_path), open_features(card_path)
+    return {
+        "scan": str(scan),
+        "features": str(array_path(card_path)),
+        "card": str(card_path),
+        "shape": list(card.shape),
+        "size": card.size,
+        "stride": list(card.stride),
+        "spacing_mm": list(features.affine.spacing_mm),
+        "affine": card.affine,
+        "scan_hash": card.scan_hash,
+        "encoder_id": card.encoder_id,
+        "reused": reused,
+    }

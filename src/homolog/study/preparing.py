@@ -1,0 +1,94 @@
+"""Build a store, as a job: scans wherever they lie -> a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.config import ConfigError, from_dict
+from homolog.data.preprocess import Preprocessing
+from homolog.data.store_writer import prepare_store
+from homolog.events import Job
+from homolog.geometry.affine import Triple
+from homolog.study.jobs import ending, paths, taken
+
+_DEFAULTS: Mapping[str, Any] = {
+    "sources": ..., "out": ..., "labels": (), "spacing": "auto", "modality": None,
+    "window_hu": None, "seed": 0,
+}  # fmt: skip
+
+
+def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """Prepare scans into a store; what is there and current is kept.
+
+    Args:
+        config: ``sources`` and ``labels`` (absolute paths), ``out``, ``spacing``
+            (``auto``, ``native`` or [z, y, x] in mm), ``modality``, ``window_hu``
+            ([low, high]), ``seed``.
+        folder: Not used; the store has its own.
+
+    Returns:
+        As ``write_store``: cases, labelled, rejected, store, explanation, stopped, ...
+    """
+    asked = taken(config, "prepare", _DEFAULTS)
+    sources = paths(asked["sources"], "scan")
+    labels = [Path(p) for p in asked["labels"]]
+    building = build_store(
+        sources,
+        Path(asked["out"]),
+        labels=labels,
+        spacing=asked["spacing"],
+        modality=asked["modality"],
+        window_hu=asked["window_hu"],
+        seed=int(asked["seed"]),
+    )
+    return (yield from ending(building))
+
+
+def build_store(
+    sources: list[Path],
+    out: Path,
+    *,
+    labels: list[Path],
+    spacing: Any,
+    modality: str | None,
+    window_hu: Any,
+    seed: int,
+) -> Job[dict[str, Any]]:
+    """Check what was asked for, then prepare.
+
+    Raises:
+        ConfigError: A spacing or window that cannot be meant.
+        FileNotFoundError: A source that is not there.
+    """
+    from homolog.data.scan_header import is_series_path
+
+    for path in (*sources, *labels):
+        if not is_series_path(path) and not path.exists():
+            raise FileNotFoundError(2, "there is no such file or folder", str(path))
+    recipe: dict[str, Any] = {"modality": modality.upper() if modality else None}
+    if window_hu is not None:
+        recipe["window_hu"] = list(window_hu)
+    preprocessing = from_dict(Preprocessing, recipe, where="prepare")
+    low, high = preprocessing.window_hu
+    if not low < high:
+        raise ConfigError(f"the window must go from low to high, got {low:g},{high:g}.")
+    return (
+        yield from prepare_store(
+            sources, out, labels=labels, spacing=_spacing(spacing),
+            preprocessing=preprocessing, seed=seed,
+        )
+    )  # fmt: skip
+
+
+def _spacing(value: Any) -> Triple | str:
+    if isinstance(value, str):
+        if value not in ("auto", "native"):
+            raise ConfigError(
+                f"the voxel size must be auto, native or three numbers, got {value!r}."
+            )
+        return value
+    recipe = from_dict(Preprocessing, {"spacing_mm": list(value)}, where="voxel size")
+    assert recipe.spacing_mm is not None
+    return recipe.spacing_mm

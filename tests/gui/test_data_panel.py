@@ -1,0 +1,242 @@
+"""The Data tab as a user meets it: drop, check, build, use, delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent, QGuiApplication
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
+
+from homolog.data.scan_io import write_volume
+from homolog.data.series_list import SeriesInfo
+from homolog.data.store import Store
+from homolog.data.volume import Volume
+from homolog.geometry.affine import Affine
+from homolog.gui import associations, commands, preferences, series_chooser, telling
+from homolog.gui.data_panel import DataPanel
+from homolog.gui.hub import Hub
+from homolog.gui.preferences import PLUGIN
+from homolog.gui.questions import Answer
+from homolog.gui.series_chooser import HIDDEN, SeriesChooser
+from homolog.gui.threads import wait_for_threads
+
+BUILD_MS = 60_000
+
+
+@pytest.fixture
+def hub(make_napari_viewer_proxy, tmp_path: Path, monkeypatch, qtbot) -> Any:
+    monkeypatch.setattr(preferences, "home", lambda: tmp_path / "home")
+    made = Hub(make_napari_viewer_proxy())
+    made.said = []
+    monkeypatch.setattr(made, "say", lambda text, level="info": made.said.append(text))
+    telling.forget()
+    return made
+
+
+@pytest.fixture
+def panel(hub, qtbot) -> Any:
+    made = DataPanel(hub)
+    qtbot.addWidget(made)
+    made.show()
+    yield made
+    made.tear_down()
+    wait_for_threads()
+
+
+def write_scan(path: Path, seed: int = 0, shift: float = 0.0) -> Path:
+    data = np.random.default_rng(seed).normal(300, 90, (1, 24, 26, 28))
+    affine = Affine.of((2.0, 1.5, 1.5), (shift, 0.0, 0.0))
+    write_volume(Volume(data.astype(np.int16), affine), path)
+    return path
+
+
+def drop(panel: Any, *paths: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(p)) for p in paths])
+    event = QDropEvent(
+        QPointF(5, 5), Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier, QEvent.Type.Drop,
+    )  # fmt: skip
+    panel.dropEvent(event)
+
+
+def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
+    assert panel.empty.isVisibleTo(panel)
+    assert not panel.build.build.isEnabled()
+    a = write_scan(tmp_path / "t1_a.nii.gz")
+    b = write_scan(tmp_path / "t1_b.nii.gz", 1)
+    bad = tmp_path / "torn.nii"
+    bad.write_bytes(b"x")
+    drop(panel, a, bad, b)
+    qtbot.waitUntil(lambda: len(hub.viewer.layers) == 2, timeout=10_000)
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 2, timeout=10_000)
+    assert "torn.nii cannot be opened" in panel.trouble.text()
+    assert len(hub.said) == 1
+    assert not panel.empty.isVisibleTo(panel)
+    assert [layer.visible for layer in hub.viewer.layers] == [True, True]
+    for layer in hub.viewer.layers:
+        assert [str(u) for u in layer.units] == ["millimeter"] * 3
+    # A folder is listed, not opened.
+    folder = tmp_path / "more"
+    folder.mkdir()
+    write_scan(folder / "t1_c.nii.gz", 2)
+    (folder / "broken.nii").write_bytes(b"y")
+    panel.add([folder])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 3, timeout=10_000)
+    assert len(hub.viewer.layers) == 2
+    panel.check_all_values()
+    qtbot.waitUntil(lambda: not panel._to_check, timeout=20_000)
+    said = [r.badge.text for r in panel.list.rows.values()]
+    assert said[:2] == ["✔ sound: all values read."] * 2
+    assert "1 of 2 left out" in said[2]
+    # A scan of another place is brought into view, the others are hidden.
+    hub.viewer.open(str(write_scan(tmp_path / "far.nii", 4, 900.0)), plugin=PLUGIN)
+    qtbot.waitUntil(lambda: not hub.viewer.layers[0].visible, timeout=10_000)
+    assert hub.viewer.layers[2].visible
+    assert hub.viewer.dims.point[0] > 900
+    hub.viewer.layers.remove(hub.viewer.layers[2])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 3, timeout=10_000)
+    # Build, with the worker itself.
+    panel.build.name.setText("mine")
+    panel.build._name_typed("mine")
+    with qtbot.waitSignal(panel.build.built, timeout=BUILD_MS) as built:
+        panel.build.build.click()
+        assert not panel.build.build.isEnabled()
+    store = Store.open(built.args[0])
+    assert (store.path.name, len(store)) == ("mine", 3)
+    assert "3 scans prepared, 0 with labels, 1 left out" in panel.build.summary.text()
+    assert "broken.nii" in panel.build.rejected.toPlainText()
+    panel.build.show_rejected.click()
+    panel.build.copy.click()
+    assert "broken.nii" in QGuiApplication.clipboard().text()
+    assert not panel.build.finetune.isEnabled()
+    with qtbot.waitSignal(hub.go, timeout=2000) as sent:
+        panel.build.pretrain.click()
+    assert sent.args == ["Pretrain", {"store": str(store.path)}]
+    # The store is listed, and goes to the trash after a question.
+    stores = panel.stores
+    qtbot.waitUntil(lambda: stores.list.count() == 1, timeout=10_000)
+    assert stores.list.item(0).text().startswith("▣ mine: 3 scans, 0 labelled")
+    asked: list[Any] = []
+    stores.ask = lambda _, question: asked.append(question) or Answer("cancel")
+    stores.delete.click()
+    assert len(asked) == 1
+    assert store.path.is_dir()
+
+
+def test_cancel_and_problems_are_said(panel, hub, qtbot, tmp_path: Path) -> None:
+    panel.add([write_scan(tmp_path / f"s{i}.nii", i) for i in range(2)])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 2, timeout=10_000)
+    panel.build.name.setText("../evil")
+    panel.build._name_typed("../evil")
+    panel.build.build.click()
+    qtbot.waitUntil(lambda: bool(panel.build.problem.text()), timeout=10_000)
+    assert "Give the store a name" in panel.build.problem.text()
+    panel.build.name.setText("stopped")
+    panel.build.build.click()
+    qtbot.waitUntil(lambda: panel.build.helper is not None, timeout=10_000)
+    panel.build.cancel()
+    qtbot.waitUntil(lambda: panel.build.helper is None, timeout=BUILD_MS)
+    assert panel.build.problem.text().startswith("Stopped.")
+    assert panel.build.build.isEnabled()
+    run = tmp_path / "run-1"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with qtbot.waitSignal(hub.go, timeout=2000) as sent:
+        drop(panel, run)
+    assert sent.args == ["Runs", {"run": str(run)}]
+    for i in range(panel.list.topLevelItemCount()):
+        panel.list.topLevelItem(i).setCheckState(0, Qt.CheckState.Unchecked)
+    assert not panel.build.build.isEnabled()
+
+
+def test_the_offer_is_made_once(panel) -> None:
+    settings = associations._settings()
+    before = dict(settings.extension2reader)
+    try:
+        settings.extension2reader = {"*.tif": "napari"}
+        assert associations.should_offer()
+        panel.offer.use.click()
+        assert settings.extension2reader["*.nii.gz"] == "napari-homolog"
+        assert settings.extension2reader["*.tif"] == "napari"
+        assert not associations.should_offer()
+        assert not panel.offer.isVisibleTo(panel)
+    finally:
+        settings.extension2reader = before
+
+
+def test_every_widget_has_a_name_and_a_tooltip(panel) -> None:
+    for kind in (QAbstractButton, QLineEdit, QComboBox):
+        for widget in panel.findChildren(kind):
+            if widget.objectName().startswith("qt_"):
+                continue
+            where = f"{type(widget).__name__} {widget.accessibleName()!r}"
+            assert widget.accessibleName(), where
+            assert widget.toolTip(), where
+    wide = {
+        w.accessibleName(): w.minimumSizeHint().width()
+        for w in panel.findChildren(QWidget)
+        if w.minimumSizeHint().width() > 300
+    }
+    assert not wide
+    assert panel.minimumSizeHint().width() <= 300
+
+
+def test_commands_show_their_tab(make_napari_viewer, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(preferences, "home", lambda: tmp_path / "home")
+    viewer = make_napari_viewer()
+    commands.show_data()
+    _, main = viewer.window.add_plugin_dock_widget("napari-homolog", "Homolog")
+    assert main.current() == "Data"
+    commands.show_runs()
+    assert main.current() == "Runs"
+    commands.show_data()
+    assert main.current() == "Data"
+    assert len(viewer.window.dock_widgets) == 1
+
+
+def test_a_choice_among_series_is_asked(
+    panel, hub, qtbot, tmp_path, monkeypatch
+) -> None:
+    from homolog.gui import opening, scan_opener
+
+    a, b = write_scan(tmp_path / "a.nii"), write_scan(tmp_path / "b.nii", 1)
+    found = [
+        SeriesInfo(p, "CT", "Doe", (9, 8, 8), (1.0, 1.0, 1.0), (p,)) for p in (a, b)
+    ]
+    asked: list[Any] = []
+    source = opening.Source(tmp_path, series=tuple(found))
+    monkeypatch.setattr(scan_opener, "sources_of", lambda paths: [source])
+    monkeypatch.setattr(
+        scan_opener, "ask", lambda series, parent: asked.append(series) or series[1]
+    )
+    panel.opener.open([tmp_path])
+    qtbot.waitUntil(lambda: len(hub.viewer.layers) == 1, timeout=10_000)
+    assert asked == [found]
+    assert hub.viewer.layers[0].name == f"{tmp_path.name} b"
+
+
+def test_the_series_chooser_hides_descriptions(qtbot, tmp_path: Path) -> None:
+    def series(number: int, trouble: str = "") -> SeriesInfo:
+        return SeriesInfo(
+            tmp_path / str(number), "CT", "Doe, Jane", (number, 8, 8),
+            (2.0, 1.0, 1.0), (tmp_path / "a",), trouble,
+        )  # fmt: skip
+
+    dialog = SeriesChooser([series(9), series(5), series(3, "slices missing.")])
+    qtbot.addWidget(dialog)
+    assert dialog.chosen().shape == (9, 8, 8)
+    assert dialog.table.item(0, 1).text() == HIDDEN
+    dialog.show_text.setChecked(True)
+    assert dialog.table.item(0, 1).text() == "Doe, Jane"
+    dialog.table.selectRow(1)
+    assert dialog.chosen().shape == (5, 8, 8)
+    assert "slices missing" in dialog.table.item(2, 5).text()
+    assert series_chooser.row_texts(series(4))[2:5] == ("4", "8 x 8", "2 x 1 x 1")

@@ -1,0 +1,126 @@
+"""Model cards read without torch; copies are verified; no Qt here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from toy_runs import make_model, slow_run
+
+from homolog.errors import JobError, UnusableInput
+from homolog.gui import models_control as control
+
+
+@pytest.fixture
+def places(home: Path) -> tuple[Path, Path]:
+    """A run with an encoder, a demo with two models, an imported and a damaged one."""
+    runs, models = home / "runs", home / "models"
+    make_model(slow_run(runs / "pre").folder / "model")
+    demo = slow_run(runs / "demo").folder
+    make_model(demo / "pretrain" / "model", method="mae")
+    make_model(
+        demo / "finetuned" / "model", kind="segment",
+        label_names={"1": "liver", "2": "left kidney"},
+        cases={"train": ["a", "b"], "val": ["c"]},
+        encoder={"source": "/x/demo/pretrain"}, validation={"dice": 0.81},
+    )  # fmt: skip
+    make_model(models / "theirs", licence="CC BY 4.0")
+    (models / "broken").mkdir()
+    (models / "broken" / "model.json").write_text("{")
+    return runs, models
+
+
+def test_all_models_are_found(places: tuple[Path, Path]) -> None:
+    found = {m.name: m for m in control.find_models(*places)}
+    assert set(found) == {"pre", "demo/pretrain", "demo/finetuned", "theirs", "broken"}
+    assert found["pre"].source == "run"
+    assert found["theirs"].source == "imported"
+    assert "damaged" in found["broken"].damaged
+    facts = dict(found["demo/finetuned"].facts)
+    assert facts["Labels"] == "liver, left kidney"
+    assert facts["Trained on"] == "2 scans, 1 held out (CT)"
+    assert facts["Voxel size"] == "1.5 x 0.8 x 0.8 mm"
+    assert facts["Validation"].startswith("Dice 0.810")
+    assert facts["Started from"] == "pretrain"
+    assert dict(found["theirs"].facts)["Licence"] == "CC BY 4.0"
+    assert "SHA-256 " in dict(found["pre"].facts)["Weights"]
+    assert control.find_models(places[0] / "no", places[1] / "no") == []
+
+
+def test_the_search_looks_through_the_cards(places: tuple[Path, Path]) -> None:
+    models = control.find_models(*places)
+    assert [m.name for m in control.matching(models, "kidney LIVER")] == [
+        "demo/finetuned"
+    ]
+    assert len(control.matching(models, "")) == 5
+    assert control.matching(models, "unicorn") == []
+
+
+def test_what_a_model_is_good_for(places: tuple[Path, Path]) -> None:
+    found = {m.name: m for m in control.find_models(*places)}
+    tabs = [tab for _, tab, _ in control.uses(found["pre"])]
+    assert tabs == ["Explore", "Fine-tune"]
+    _, tab, what = control.uses(found["demo/finetuned"])[0]
+    assert (tab, what) == ("Segment", {"model": str(found["demo/finetuned"].path)})
+    assert control.uses(found["broken"]) == []
+
+
+def test_a_copy_is_whole_and_verified(
+    places: tuple[Path, Path], tmp_path: Path
+) -> None:
+    runs, models = places
+    out = models / control.free_name(models, "theirs")
+    assert out.name == "theirs_v2"
+    assert control.copy_model(runs / "pre", out) == out
+    card = json.loads((out / "model.json").read_text())
+    name = card["weights"]
+    assert (out / name).read_bytes() == (runs / "pre" / "model" / name).read_bytes()
+    with pytest.raises(UnusableInput, match="exists"):
+        control.copy_model(runs / "pre", out)
+    (out / name).write_bytes(b"rotten")
+    with pytest.raises(UnusableInput, match="checksum"):
+        control.copy_model(out, models / "x")
+    (out / name).unlink()
+    assert "missing" in control.read_model(out, models).damaged
+    with pytest.raises(UnusableInput, match="cannot be read"):
+        control.copy_model(out, models / "x")
+    assert not (models / "x").exists()
+    assert [p.name for p in models.iterdir() if p.name.startswith(".")] == []
+
+
+def test_what_may_be_dropped(places: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, _ = places
+    (tmp_path / "w.pt").write_bytes(b"")
+    (tmp_path / "scan.nii.gz").write_bytes(b"")
+    assert control.is_model(runs / "pre")
+    assert control.is_model(runs / "pre" / "model")
+    assert control.is_model(tmp_path / "w.pt")
+    assert not control.is_ours(tmp_path / "w.pt")
+    assert not control.is_model(tmp_path / "scan.nii.gz")
+    assert not control.is_model(tmp_path)
+
+
+def test_only_our_own_idle_models_are_deleted(places: tuple[Path, Path]) -> None:
+    found = {m.name: m for m in control.find_models(*places)}
+    control.check_deletable(found["pre"], places)
+    with pytest.raises(JobError, match="not in the runs"):
+        control.check_deletable(found["pre"], [places[1]])
+    lock = slow_run(places[0] / "pre2").lock()
+    make_model(places[0] / "pre2" / "model")
+    assert lock.acquire()
+    live = control.read_model(places[0] / "pre2" / "model", places[0], "run")
+    with pytest.raises(JobError, match="being trained"):
+        control.check_deletable(live, places)
+    lock.release()
+
+
+def test_the_helpers_get_whole_paths(places: tuple[Path, Path]) -> None:
+    model = control.find_models(*places)[0]
+    config = control.export_config(model, Path("out"))
+    assert config["action"] == "export"
+    assert Path(config["out"]).is_absolute()
+    assert config["out"].endswith("out.safetensors")
+    config = control.import_config(Path("a.pt"), Path("b"), "swin", {"x": 1})
+    assert Path(config["source"]).is_absolute()
+    assert (config["backbone"], config["settings"]) == ("swin", {"x": 1})

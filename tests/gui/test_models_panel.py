@@ -1,0 +1,145 @@
+"""The tab Models: search, import by drop, export, delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dropping import drop
+from named import nameless
+from toy_runs import make_model, slow_run
+
+pytest.importorskip("napari")
+
+
+from homolog.gui import models_panel as module
+from homolog.gui.hub import Hub
+from homolog.gui.models_panel import ModelsPanel
+from homolog.gui.questions import Answer
+
+pytestmark = pytest.mark.usefixtures("workers")
+
+
+@pytest.fixture
+def panel(qtbot, home: Path, monkeypatch: pytest.MonkeyPatch) -> ModelsPanel:
+    hub = Hub(None)
+    monkeypatch.setattr(hub, "engine_missing", list)
+    monkeypatch.setattr(hub, "want_schema", lambda: None)
+    panel = ModelsPanel(hub)
+    hub.setParent(panel)
+    qtbot.addWidget(panel)
+    panel.resize(320, 700)
+    panel.show()
+    return panel
+
+
+def filled(qtbot, panel: ModelsPanel, home: Path) -> None:
+    make_model(slow_run(home / "runs" / "pre").folder / "model")
+    make_model(
+        slow_run(home / "runs" / "organs").folder / "model", kind="segment",
+        label_names={"1": "liver"},
+    )  # fmt: skip
+    panel.shown()
+    qtbot.waitUntil(lambda: len(panel.models) == 2, timeout=10_000)
+
+
+def test_no_model_is_a_sentence_and_a_button(qtbot, panel: ModelsPanel) -> None:
+    panel.shown()
+    qtbot.waitUntil(panel._empty.isVisible, timeout=10_000)
+    assert "needs no labels" in panel._empty.text()
+    assert not panel.list.isVisible()
+
+
+def test_cards_and_search(qtbot, panel: ModelsPanel, home: Path) -> None:
+    filled(qtbot, panel, home)
+    panel.search.setText("liver")
+    assert [m.name for m in panel.shown_models] == ["organs"]
+    assert "Labels: liver" in panel._card.text()
+    panel.search.setText("nothing like that")
+    assert panel._card.text() == "No model has these words."
+    assert not panel.buttons["use"].isEnabled()
+    panel.visit({"model": str(home / "runs" / "pre")})
+    qtbot.waitUntil(
+        lambda: (m := panel.chosen()) is not None and m.name == "pre", timeout=10_000
+    )
+    assert "Voxel size: 1.5 x 0.8 x 0.8 mm" in panel._card.text()
+    assert nameless(panel) == []
+    assert panel.minimumSizeHint().width() <= 320
+
+
+def test_our_own_folders_are_imported_by_dropping(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    theirs = make_model(tmp_path / "stick" / "lungs")
+    assert drop(panel, theirs)
+    qtbot.waitUntil(lambda: "Imported as lungs" in panel._news.text(), timeout=10_000)
+    assert (home / "models" / "lungs" / "model.json").is_file()
+    assert drop(panel, theirs)
+    qtbot.waitUntil(lambda: "lungs_v2" in panel._news.text(), timeout=10_000)
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"")
+    assert not drop(panel, scan)
+    panel.visit({"import": str(scan)})
+    assert "is no model" in panel._news.text()
+
+
+def test_a_foreign_file_asks_for_its_network_and_is_imported_by_a_worker(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "swin unetr.pt").write_bytes(b"x")
+    assert drop(panel, tmp_path / "swin unetr.pt")
+    assert panel.form.isVisible()
+    assert panel.form.name.text() == "swin-unetr"
+    assert nameless(panel) == []
+    panel.form.settings.setText("feature_size")
+    panel.form.go.click()
+    assert panel.form.trouble.text().startswith("⚠")
+    panel.form.settings.setText("feature_size=48")
+    panel.form.go.click()
+    assert panel.helper is not None
+    assert panel.helper._config["settings"] == {"feature_size": 48}
+    qtbot.waitUntil(
+        lambda: "Imported as swin-unetr" in panel._news.text(), timeout=30_000
+    )
+    assert not panel.form.isVisible()
+    qtbot.waitUntil(
+        lambda: (m := panel.chosen()) is not None and m.name == "swin-unetr",
+        timeout=10_000,
+    )
+
+
+def test_weights_and_folders_are_exported(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    filled(qtbot, panel, home)
+    model = panel.models[0]
+    panel.export_folder(model, tmp_path / "out")
+    qtbot.waitUntil(lambda: (tmp_path / "out" / "model.json").is_file(), timeout=10_000)
+    panel.export_weights(model, tmp_path / "w")
+    qtbot.waitUntil(lambda: "w.safetensors" in panel._news.text(), timeout=30_000)
+    assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_without_the_engine_it_says_so(
+    qtbot, panel: ModelsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(qtbot, panel, home)
+    monkeypatch.setattr(panel.hub, "engine_missing", lambda: ["torch"])
+    panel.export_weights(panel.models[0], home / "w")
+    assert "needs the training engine" in panel._news.text()
+    assert panel.helper is None
+
+
+def test_deleting_a_model_asks_first(
+    qtbot, panel: ModelsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(qtbot, panel, home)
+    binned: list[Path] = []
+    monkeypatch.setattr(module, "to_trash", binned.append)
+    panel.ask = lambda parent, question: Answer("keep")
+    panel.act("delete")
+    assert binned == []
+    panel.ask = lambda parent, question: Answer("delete")
+    panel.act("delete")
+    qtbot.waitUntil(lambda: len(binned) == 1, timeout=10_000)
+    assert binned[0].name == "model"

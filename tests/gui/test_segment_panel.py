@@ -1,0 +1,244 @@
+"""The Segment panel in a real window, with a worker of paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from learn_fakes import FakeHelper, fake_engine, unnamed, until
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
+from qtpy.QtWidgets import QApplication
+from superqt import QCollapsible
+
+from homolog.data.scan_io import read_labels, read_scan, write_labels, write_volume
+from homolog.data.volume import LabelMap, Volume
+from homolog.events import Note, Progress, Saved
+from homolog.geometry.affine import Affine
+from homolog.gui import batch_box, compare_box, scan_box
+from homolog.gui.hub import Hub
+from homolog.gui.segment_panel import SegmentPanel
+from homolog.gui.threads import wait_for_threads
+
+AFFINE = Affine.of((2.0, 1.0, 1.0), (10.0, 20.0, 30.0), np.diag([-1.0, 1.0, -1.0]))
+SHAPE = (8, 10, 12)
+
+
+def write_model(folder: Path, classes: int = 2, **changes: Any) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "run.json").write_text('{"kind": "finetune", "config": {}}')
+    card = {
+        "kind": "segment", "backbone": {"name": "resunet"}, "window": [8, 8, 8],
+        "label_names": {str(v): f"organ {v}" for v in range(1, classes + 1)},
+        "task_spec": {"modalities": ["CT"]},
+        "preprocessing": {"spacing_mm": [2.0, 1.0, 1.0]}, **changes,
+    }  # fmt: skip
+    (folder / "model" / "model.json").write_text(json.dumps(card))
+    return folder
+
+
+def write_scan(path: Path) -> Path:
+    data = np.full((1, *SHAPE), -1000, np.int16)
+    data[0, 2:6, 2:8, 2:8] = 50
+    data[0, 3:5, 4:6, 4:6] = 900
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(Volume(data, AFFINE, "ct", "CT"), path)
+    return path
+
+
+def write_result(path: Path) -> Path:
+    data = np.zeros(SHAPE, np.uint8)
+    data[2:4, 3:5, 3:6] = 1
+    data[5, 7, 8] = 2
+    write_labels(LabelMap(data, AFFINE), path)
+    return path
+
+
+@pytest.fixture
+def panel(
+    make_napari_viewer_proxy: Any, home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:  # fmt: skip
+    fake_engine(monkeypatch)
+    for module in (batch_box, compare_box, scan_box):
+        monkeypatch.setattr(module, "Helper", FakeHelper)
+    write_model(home / "runs" / "seg")
+    viewer = make_napari_viewer_proxy()
+    viewer.open(str(write_scan(tmp_path / "CT_03.nii.gz")), plugin="napari-homolog")
+    hub = Hub(viewer)
+    made = SegmentPanel(hub)
+    viewer.window.add_dock_widget(made, name="Segment")
+    made.shown()
+    until(lambda: made.models and made.device.known)
+    yield made
+    wait_for_threads()
+    FakeHelper.made.clear()
+
+
+def helper(kind: str, count: int = 1) -> FakeHelper:
+    until(lambda: len(FakeHelper.made) == count)
+    assert FakeHelper.made[-1].kind == kind
+    return FakeHelper.made[-1]
+
+
+def test_a_layer_is_segmented_compared_and_saved(panel: Any, tmp_path: Path) -> None:
+    viewer = panel.hub.viewer
+    assert panel.scan.scan.text() == "CT_03: CT, 2 x 1 x 1 mm"
+    panel.scan.start.click()
+    job = helper("predict")
+    assert job.config["scans"] == [str(tmp_path / "CT_03.nii.gz")]
+    assert job.config["model"] == str(panel.hub.runs / "seg")
+    job.news.emit(Progress("scans", 0, 1))
+    job.news.emit(Progress("windows", 3, 12, remaining_s=120.0))
+    assert (panel.scan.bar.value(), panel.scan.words.text()) == (3, "2 min left")
+    assert not panel.scan.start.isEnabled()
+    result = write_result(Path(job.config["out"]) / "CT_03.nii.gz")
+    job.done.emit({"predicted": [{"scan": "x", "labels": str(result)}], "failed": []})
+    until(lambda: panel.classes.rows)
+    image, labels = viewer.layers
+    assert viewer.layers.selection.active.name == "CT_03"
+    assert np.allclose(labels.scale, image.scale)
+    assert np.allclose(labels.translate, image.translate)
+    assert [str(u) for u in labels.units] == ["millimeter"] * 3
+    rows = [(r.name, r.voxels) for r in panel.classes.rows]
+    assert rows == [("organ 1", 12), ("organ 2", 1)]
+    assert panel.classes.table.item(0, 1).text() == "0.024"
+
+    place = np.argwhere(labels.data == 2)[0]
+    panel.classes.table.selectRow(1)
+    panel.classes.go.click()
+    assert np.allclose(viewer.dims.point, labels.data_to_world(place))
+
+    colour = labels.get_color(1)
+    panel.classes.table.item(0, 0).setCheckState(Qt.CheckState.Unchecked)
+    assert labels.get_color(1)[3] == 0
+    assert labels.get_color(2)[3] == 1
+    panel.classes.table.item(0, 0).setCheckState(Qt.CheckState.Checked)
+    assert np.allclose(labels.get_color(1), colour)
+
+    reference = write_result(tmp_path / "truth_seg.nii.gz")
+    panel.compare.choose_file(reference)
+    panel.compare.compare.click()
+    job = helper("score", 2)
+    pair = job.config["pairs"][0]
+    assert pair["reference"] == str(reference)
+    ours = read_labels(pair["prediction"])
+    assert np.array_equal(ours.data, read_labels(reference).data)
+    assert ours.affine.close_to(AFFINE, SHAPE)
+    metrics = {"dice": 0.5, "nsd": 0.25, "hd95_mm": 3.0}
+    rows = [{"label": 1, "name": "organ 1", **metrics}]
+    job.done.emit({"rows": rows, "mean": metrics})
+    assert panel.classes.table.item(0, 2).text() == "0.500"
+    assert panel.classes.table.item(1, 2).text() == "-"
+    assert "Dice 0.500" in panel.compare.words.text()
+    panel.classes.copy.click()
+    assert QApplication.clipboard().text().startswith("label,name,voxels,volume_ml,")
+
+    panel.classes.save_to(tmp_path / "saved.nii.gz")
+    until(lambda: panel.classes.words.text().startswith("✓"))
+    saved = read_labels(tmp_path / "saved.nii.gz")
+    assert saved.affine.close_to(read_scan(tmp_path / "CT_03.nii.gz").affine, SHAPE)
+    assert np.array_equal(saved.data, ours.data)
+
+    viewer.add_labels(np.zeros((8, 10, 11), np.uint8), name="other")
+    panel.classes.adopt(labels)
+    panel.compare.reference.setCurrentIndex(panel.compare.reference.findText("other"))
+    panel.compare.compare.click()
+    assert "Was it made for another scan?" in panel.compare.words.text()
+    assert unnamed(panel) == []
+
+
+def test_a_scan_unlike_those_learnt_from_is_asked_about_first(
+    panel: Any, home: Path
+) -> None:
+    write_model(
+        home / "runs" / "fine", classes=12, preprocessing={"spacing_mm": [0.5] * 3}
+    )
+    panel.visit({"model": str(home / "runs" / "fine")})
+    until(lambda: panel.chosen and panel.chosen.name == "fine")
+    assert "organ 6 and 6 more" in panel.facts.text()
+    panel.scan.start.click()
+    assert "CT_03 has 2 mm slices" in panel.scan.warning.text()
+    assert not FakeHelper.made
+    panel.scan.leave.click()
+    assert not panel.scan.warning.isVisible()
+    panel.scan.start.click()
+    panel.scan.go_on.click()
+    helper("predict").failed.emit("the worker is gone.")
+    assert panel.scan.words.text() == "⚠ the worker is gone."
+    panel.scan.start.click()  # once allowed, not asked again
+    helper("predict", 2)
+    panel.scan.cancel.click()
+    assert panel.scan.words.text() == "Cancelled."
+    assert panel.scan.start.isEnabled()
+
+
+def test_a_dropped_batch_goes_on_after_failures_and_overwrites_nothing(
+    panel: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    write_result_in(out / "a.nii.gz")
+    panel.batch.set_out(out)
+    files = [write_scan(tmp_path / "in" / f"{n}.nii.gz") for n in "abc"]
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(f)) for f in (*files, tmp_path / "gone")])
+    panel.batch.dropEvent(
+        QDropEvent(
+            QPointF(5, 5), Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton,
+            Qt.KeyboardModifier.NoModifier,
+        )
+    )  # fmt: skip
+    until(lambda: len(panel.batch.batch.items) == 3)
+    assert "There is no" in panel.batch.words.text()
+    panel.all.click()
+    job = helper("predict")
+    assert job.config["scans"] == [str(f) for f in files]
+    part = Path(job.config["out"])
+    assert part.parent == out
+    job.news.emit(Progress("scans", 0, 3))
+    job.news.emit(Saved(str(write_result(part / "a.nii.gz")), "labels"))
+    job.news.emit(Progress("scans", 1, 3))
+    job.news.emit(Note(f"{files[1]}: it is truncated.", "warning"))
+    job.news.emit(Progress("scans", 2, 3))
+    job.news.emit(Progress("windows", 1, 2, remaining_s=9.0))
+    lines = [panel.batch.list.item(i).text() for i in range(3)]
+    assert lines[1:] == ["⚠ b.nii.gz: It is truncated.", "▶ c.nii.gz: 50 %, 9 s left"]
+    job.news.emit(Saved(str(write_result(part / "c.nii.gz")), "labels"))
+    failed = [{"scan": str(files[1]), "reason": "it is truncated."}]
+    job.done.emit({"predicted": [], "failed": failed, "stopped": False})
+    until(lambda: not panel.batch.busy and not part.exists())
+    assert panel.batch.words.text() == "2 of 3 segmented, 1 could not be."
+    names = sorted(p.name for p in out.iterdir() if p.suffix == ".gz")
+    assert names == ["a.nii.gz", "a_v2.nii.gz", "c.nii.gz"]
+    panel.batch.list.item(0).setSelected(True)
+    panel.batch.load_button.click()
+    until(lambda: len(panel.hub.viewer.layers) == 3)
+    until(lambda: panel.classes.rows)
+    assert [r.name for r in panel.classes.rows] == ["organ 1", "organ 2"]
+    assert [x.visible for x in panel.hub.viewer.layers] == [False, True, True]
+
+
+def write_result_in(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_result(path)
+
+
+def test_without_a_model_there_is_a_sentence_and_a_way(panel: Any, home: Path) -> None:
+    (home / "runs" / "seg" / "model" / "model.json").unlink()
+    panel.hub.changed.emit("models")
+    panel.read_models()
+    until(lambda: not panel.models)
+    went = []
+    panel.hub.go.connect(lambda title, what: went.append(title))
+    panel.no_model.findChildren(type(panel.all))[0].click()
+    assert went == ["Fine-tune"]
+    for fold in panel.findChildren(QCollapsible):
+        fold.expand(animate=False)
+    assert panel.minimumSizeHint().width() <= 320
+    assert panel.device.device == "auto"
