@@ -96,10 +96,10 @@ def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
     from homolog.data.volume import FeatureMap
     from homolog.geometry.affine import Affine
     from homolog.gui import preferences
-    from homolog.gui.explore_panel import ExplorePanel
-    from homolog.gui.explore_scan import Ready
+    from homolog.gui.explore.panel import ExplorePanel
+    from homolog.gui.explore.scan import Ready
     from homolog.gui.hub import Hub
-    from homolog.gui.model_choice import ModelChoice
+    from homolog.gui.learn.model_choice import ModelChoice
     from homolog.gui.threads import wait_for_threads
 
     preferences.home = lambda: folder / "home"  # type: ignore[assignment]

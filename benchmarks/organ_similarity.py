@@ -14,6 +14,7 @@ the harder question: organ against organs instead of organ against air and fat.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scan", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True, action="append")
     parser.add_argument("--encoder", type=Path, required=True)
+    parser.add_argument(
+        "--offset", action="append", default=[], metavar="Z,Y,X",
+        help="where a label map begins in the scan, in voxels, for maps cut out of it "
+        "whose file forgot to move the origin; once per --labels, 0,0,0 for none",
+    )  # fmt: skip
     parser.add_argument("--names", type=Path, help="JSON: label value -> name")
     parser.add_argument("--organs", default="", help="names or values, with commas")
     parser.add_argument("--strides", default="")
@@ -102,6 +108,9 @@ def scores(
 def main() -> None:
     options = arguments()
     maps = [read_labels(p, read_names(options.names, p)) for p in options.labels]
+    for i, start in enumerate(options.offset[: len(maps)]):
+        moved = maps[i].affine.crop(numbers(start))
+        maps[i] = dataclasses.replace(maps[i], affine=moved)
     loaded = load_encoder(options.encoder)
     trained = scores(loaded, options, maps)
     random = [

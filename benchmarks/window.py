@@ -116,7 +116,7 @@ def measure_gaps(seconds: float, rounds: int) -> dict[str, Any]:
     """Gaps without and with a training, in turn."""
     import napari
 
-    from homolog.gui.samples import phantom_patient
+    from homolog.gui.files.samples import phantom_patient
     from homolog.gui.window import dock_panel
     from homolog.runs import launch
 

@@ -143,8 +143,9 @@ def test_the_command_lines_help_loads_no_heavy_library() -> None:
 
 def test_what_the_gui_reads_with_loads_neither_torch_nor_monai() -> None:
     loaded = _loaded_after(
-        "import homolog.gui.reader, homolog.gui.samples, homolog.data.volume\n"
-        "import homolog.data.scan_io, homolog.data.inspect, homolog.data.store\n"
+        "import homolog.gui.files.reader, homolog.gui.files.samples\n"
+        "import homolog.data.volume, homolog.data.scan_io\n"
+        "import homolog.data.inspect, homolog.data.store\n"
         "import homolog.runs.run, homolog.runs.launch"
     )
     assert not {"torch", "monai", "napari"} & loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from homolog.gui.curve_points import (
+from homolog.gui.runs.curve_points import (
     MOST_POINTS,
     Curve,
     Series,
@@ -61,7 +61,7 @@ def test_values_under_the_mouse() -> None:
 def test_a_chart_draws_only_when_seen_and_seldom(
     qtbot, monkeypatch: pytest.MonkeyPatch, painter: bool
 ) -> None:
-    from homolog.gui import curves as module
+    from homolog.gui.runs import curves as module
 
     if painter:
         monkeypatch.setattr(module, "has_pyqtgraph", lambda: False)
@@ -103,8 +103,8 @@ def test_a_chart_draws_only_when_seen_and_seldom(
 def test_the_sparkline_delegate_paints(qtbot) -> None:
     from qtpy.QtWidgets import QTableWidgetItem
 
-    from homolog.gui.painted_chart import SPARK_ROLE
-    from homolog.gui.runs_table import runs_table
+    from homolog.gui.runs.painted_chart import SPARK_ROLE
+    from homolog.gui.runs.table import runs_table
 
     table = runs_table(lambda: None, lambda: None)
     qtbot.addWidget(table)

@@ -16,8 +16,7 @@ from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
-from homolog.gui import opening
-from homolog.gui.data_control import (
+from homolog.gui.data.control import (
     BAD,
     DOUBT,
     GOOD,
@@ -26,11 +25,7 @@ from homolog.gui.data_control import (
     rows_of,
     sources_to_build,
 )
-from homolog.gui.layer_scan import derived_attributes
-from homolog.gui.layers import volume_layer
-from homolog.gui.looking import box, look_at, shared
-from homolog.gui.open_labels import gather, labels_on, pairs_of
-from homolog.gui.store_building import (
+from homolog.gui.data.store_building import (
     Pace,
     build_config,
     duration,
@@ -40,6 +35,11 @@ from homolog.gui.store_building import (
     rejected_text,
     result_line,
 )
+from homolog.gui.files import opening
+from homolog.gui.files.layer_scan import derived_attributes
+from homolog.gui.files.layers import volume_layer
+from homolog.gui.files.looking import box, look_at, shared
+from homolog.gui.files.open_labels import gather, labels_on, pairs_of
 
 
 class Image(SimpleNamespace):
@@ -100,7 +100,7 @@ def test_more_than_half_of_the_memory_is_a_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_volume(scan(), tmp_path / "big.nii")
-    monkeypatch.setattr("homolog.gui.data_control.free_memory", lambda: 2000)
+    monkeypatch.setattr("homolog.gui.data.control.free_memory", lambda: 2000)
     badge = file_row(tmp_path / "big.nii").badge
     assert (badge.level, badge.reason) == (
         DOUBT, "needs 1.4 kB of 2.0 kB free memory.",

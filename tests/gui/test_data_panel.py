@@ -19,12 +19,13 @@ from homolog.data.series_list import SeriesInfo
 from homolog.data.store import Store
 from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import associations, commands, preferences, series_chooser, telling
-from homolog.gui.data_panel import DataPanel
+from homolog.gui import commands, preferences, telling
+from homolog.gui.data.panel import DataPanel
+from homolog.gui.files import associations, series_chooser
+from homolog.gui.files.series_chooser import HIDDEN, SeriesChooser
 from homolog.gui.hub import Hub
 from homolog.gui.preferences import PLUGIN
 from homolog.gui.questions import Answer
-from homolog.gui.series_chooser import HIDDEN, SeriesChooser
 from homolog.gui.threads import wait_for_threads
 
 BUILD_MS = 60_000
@@ -205,7 +206,7 @@ def test_commands_show_their_tab(make_napari_viewer, tmp_path, monkeypatch) -> N
 def test_a_choice_among_series_is_asked(
     panel, hub, qtbot, tmp_path, monkeypatch
 ) -> None:
-    from homolog.gui import opening, scan_opener
+    from homolog.gui.files import opening, scan_opener
 
     a, b = write_scan(tmp_path / "a.nii"), write_scan(tmp_path / "b.nii", 1)
     found = [

@@ -228,9 +228,9 @@ def test_the_window_loads_neither_torch_nor_monai() -> None:
         """
 import importlib, pkgutil, sys
 import homolog.gui
-for found in pkgutil.iter_modules(homolog.gui.__path__):
-    if found.name != "__main__":
-        importlib.import_module(f"homolog.gui.{found.name}")
+for found in pkgutil.walk_packages(homolog.gui.__path__, "homolog.gui."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
 assert not {"torch", "monai"} & set(sys.modules), "loaded"
 """
     )

@@ -13,7 +13,7 @@ from explore_files import feature_map, tilted, unit_features
 
 from homolog.data.points_io import read_points
 from homolog.geometry.affine import Affine
-from homolog.gui.explore_control import (
+from homolog.gui.explore.control import (
     IN_3D,
     INSTALL,
     NO_FEATURES,
@@ -23,12 +23,12 @@ from homolog.gui.explore_control import (
     READY,
     ExploreControl,
 )
-from homolog.gui.explore_layers import shown_of, slice_axis
-from homolog.gui.explore_marks import mark_size, match_marks, pin_marks, slice_steps
-from homolog.gui.explore_scan import Ready, Scan, answer_of, duration, labels_of
-from homolog.gui.layer_scan import ScanRef
-from homolog.gui.model_choice import ModelChoice
-from homolog.gui.pins import Pins, export_pins
+from homolog.gui.explore.layers import shown_of, slice_axis
+from homolog.gui.explore.marks import mark_size, match_marks, pin_marks, slice_steps
+from homolog.gui.explore.pins import Pins, export_pins
+from homolog.gui.explore.scan import Ready, Scan, answer_of, duration, labels_of
+from homolog.gui.files.layer_scan import ScanRef
+from homolog.gui.learn.model_choice import ModelChoice
 
 SHAPE = (12, 16, 20)
 CELLS = (6, 8, 10)

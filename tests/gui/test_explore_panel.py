@@ -27,11 +27,12 @@ from scipy.ndimage import map_coordinates
 from homolog.data.feature_files import open_features
 from homolog.events import Progress
 from homolog.geometry.affine import Affine
-from homolog.gui import explore_features, preferences
-from homolog.gui.explore_layers import MATCHES, PINS, go_to
-from homolog.gui.explore_panel import ExplorePanel
+from homolog.gui import preferences
+from homolog.gui.explore import features as explore_features
+from homolog.gui.explore.layers import MATCHES, PINS, go_to
+from homolog.gui.explore.panel import ExplorePanel
+from homolog.gui.files.reader import read_layers
 from homolog.gui.hub import Hub
-from homolog.gui.reader import read_layers
 from homolog.gui.threads import wait_for_threads
 from homolog.tasks._matching import query_at
 

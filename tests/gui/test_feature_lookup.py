@@ -16,8 +16,8 @@ from explore_files import (
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.feature_lookup import encoder_id, find_card, look_for
-from homolog.gui.model_choice import read_choice
+from homolog.gui.explore.feature_lookup import encoder_id, find_card, look_for
+from homolog.gui.learn.model_choice import read_choice
 
 SHAPE = (16, 20, 24)
 

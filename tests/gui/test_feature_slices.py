@@ -10,7 +10,7 @@ import pytest
 from explore_files import feature_map, unit_features
 
 from homolog.geometry.affine import Affine
-from homolog.gui.feature_slices import (
+from homolog.gui.explore.feature_slices import (
     Cut,
     HeatBuffer,
     SliceCache,
@@ -125,8 +125,8 @@ def test_usual_similarity_passes_over_empty_cells() -> None:
 
 def test_no_torch_is_loaded() -> None:
     code = (
-        "import sys, homolog.gui.explore_control, homolog.gui.feature_lookup\n"
-        "import homolog.gui.pins, homolog.gui.explore_marks\n"
+        "import sys, homolog.gui.explore.control, homolog.gui.explore.feature_lookup\n"
+        "import homolog.gui.explore.pins, homolog.gui.explore.marks\n"
         "print([m for m in ('torch', 'monai', 'qtpy', 'napari') if m in sys.modules])"
     )
     run = subprocess.run(

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QLabel, QLineEdit
 from superqt import QCollapsible
 
 from homolog.gui import engine
-from homolog.gui.forms import Form
+from homolog.gui.learn.forms import Form
 
 pytestmark = pytest.mark.usefixtures("qapp")
 

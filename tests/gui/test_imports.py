@@ -8,9 +8,11 @@ import sys
 import pytest
 
 LOGIC = (
-    "associations", "commands", "data_control", "layer_geometry", "layer_scan",
-    "layers", "looking", "open_labels", "opening", "reader", "samples",
-    "store_building", "telling", "writer",
+    "commands", "data.control", "data.store_building", "files.associations",
+    "files.layer_geometry", "files.layer_scan", "files.layers", "files.looking",
+    "files.open_labels", "files.opening", "files.reader", "files.samples",
+    "files.writer", "learn.control", "models.control", "runs.control",
+    "segment.control", "telling",
 )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 from homolog.data.scan_io import read_scan, write_volume
 from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui.layer_geometry import SourceGrid, true_affine
-from homolog.gui.layer_scan import (
+from homolog.gui.files.layer_geometry import SourceGrid, true_affine
+from homolog.gui.files.layer_scan import (
     derived_attributes,
     grid_attributes,
     layer_scan,
@@ -23,7 +23,7 @@ from homolog.gui.layer_scan import (
     scan_file,
     shown_to_true,
 )
-from homolog.gui.layers import volume_layer
+from homolog.gui.files.layers import volume_layer
 
 MARK = (1, 4, 2)
 ORDERS = [

@@ -15,30 +15,35 @@ from homolog.cli.finetune import sort_settings
 from homolog.cli.predict import command as predict_cli
 from homolog.cli.pretrain import command as pretrain_command
 from homolog.config import merge, parse_assignments
-from homolog.gui import kept_values
-from homolog.gui.command_line import predict_command
-from homolog.gui.estimate_words import (
-    duration_text,
-    end_text,
-    estimate_lines,
-    no_gpu_hint,
-)
-from homolog.gui.learn_control import (
+from homolog.gui.learn import kept_values
+from homolog.gui.learn.command_line import predict_command
+from homolog.gui.learn.control import (
     FinetuneWish,
     Length,
     PretrainWish,
     name_problem,
     next_name,
 )
-from homolog.gui.model_choice import ModelChoice
-from homolog.gui.recipes import (
+from homolog.gui.learn.estimate_words import (
+    duration_text,
+    end_text,
+    estimate_lines,
+    no_gpu_hint,
+)
+from homolog.gui.learn.model_choice import ModelChoice
+from homolog.gui.learn.recipes import (
     about_text,
     network_base,
     recipe_for,
     recipe_steps,
     recipe_values,
 )
-from homolog.gui.store_list import StoreChoice, class_lines, list_stores, read_store
+from homolog.gui.learn.store_list import (
+    StoreChoice,
+    class_lines,
+    list_stores,
+    read_store,
+)
 
 STORE = StoreChoice(Path("/data/my store"), 8, 6, 7, 5, "1.5 mm", "8 CT", ())
 ENCODER = ModelChoice(Path("/runs/pre 1"), "pre 1", "encoder", "swin")

@@ -11,7 +11,8 @@ import pytest
 npe2 = pytest.importorskip("npe2")
 pytest.importorskip("napari")
 
-from homolog.gui import associations, commands  # noqa: E402
+from homolog.gui import commands  # noqa: E402
+from homolog.gui.files import associations  # noqa: E402
 
 TOP = Path(__file__).parents[2]
 SETTINGS = {

@@ -9,7 +9,7 @@ import pytest
 from toy_runs import make_model, slow_run
 
 from homolog.errors import JobError, UnusableInput
-from homolog.gui import models_control as control
+from homolog.gui.models import control
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from toy_runs import make_model, slow_run
 pytest.importorskip("napari")
 
 
-from homolog.gui import models_panel as module
 from homolog.gui.hub import Hub
-from homolog.gui.models_panel import ModelsPanel
+from homolog.gui.models import panel as module
+from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.questions import Answer
 
 pytestmark = pytest.mark.usefixtures("workers")

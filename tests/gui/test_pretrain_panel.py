@@ -17,10 +17,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 from superqt import QCollapsible
 
-from homolog.gui import kept_values, start_box
-from homolog.gui.finetune_panel import FinetunePanel
 from homolog.gui.hub import Hub
-from homolog.gui.pretrain_panel import PretrainPanel
+from homolog.gui.learn import kept_values, start_box
+from homolog.gui.learn.finetune_panel import FinetunePanel
+from homolog.gui.learn.pretrain_panel import PretrainPanel
 from homolog.gui.threads import wait_for_threads
 from homolog.runs.run import Run
 
@@ -262,7 +262,8 @@ def test_everything_has_a_name_and_fits_a_narrow_dock(
 
 
 def test_the_panels_load_no_torch() -> None:
-    names = "pretrain_panel finetune_panel segment_panel learn_control".split()
+    names = ("learn.pretrain_panel", "learn.finetune_panel", "segment.panel",
+             "learn.control")  # fmt: skip
     script = "".join(f"import homolog.gui.{name}\n" for name in names)
     script += "import sys; print(*{'torch', 'monai', 'pyqtgraph'} & set(sys.modules))"
     run = subprocess.run(

@@ -18,9 +18,10 @@ from homolog.data.scan_io import read_labels, read_scan, write_labels, write_vol
 from homolog.data.series_list import holds_dicom, list_series
 from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import associations, opening, reader, telling
-from homolog.gui.layers import contrast_limits, volume_layer
-from homolog.gui.reader import NOTHING, get_reader, read_layers
+from homolog.gui import telling
+from homolog.gui.files import associations, opening, reader
+from homolog.gui.files.layers import contrast_limits, volume_layer
+from homolog.gui.files.reader import NOTHING, get_reader, read_layers
 
 ORDERS = [
     (axes, signs)

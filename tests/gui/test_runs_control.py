@@ -12,11 +12,11 @@ from toy_runs import is_gone, slow_run, wait_for, wait_for_step
 
 from homolog.errors import JobError
 from homolog.events import Failed, Finished, Preview, Step, Validated
-from homolog.gui import runs_control
 from homolog.gui.close_words import question_about
-from homolog.gui.run_story import RunStory, earlier_curve
-from homolog.gui.runs_control import RunList
-from homolog.gui.training_control import (
+from homolog.gui.runs import control as runs_control
+from homolog.gui.runs.control import RunList
+from homolog.gui.runs.story import RunStory, earlier_curve
+from homolog.gui.runs.training_control import (
     bar_of,
     health_of,
     is_settled,

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from homolog.gui import monitor_words as words
-from homolog.gui.monitor_words import plateau_hint, read_one, readings, verdict
+from homolog.gui.runs import monitor_words as words
+from homolog.gui.runs.monitor_words import plateau_hint, read_one, readings, verdict
 
 
 def test_the_limits_are_those_of_the_training() -> None:

@@ -11,10 +11,10 @@ pytest.importorskip("napari")
 
 from qtpy.QtWidgets import QMenu
 
-from homolog.gui import runs_panel as module
 from homolog.gui.hub import Hub
 from homolog.gui.questions import Answer
-from homolog.gui.runs_panel import RunsPanel
+from homolog.gui.runs import panel as module
+from homolog.gui.runs.panel import RunsPanel
 from homolog.runs import launch
 
 pytestmark = pytest.mark.usefixtures("workers")

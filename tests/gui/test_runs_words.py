@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from homolog.gui.run_words import (
+from homolog.gui.runs.words import (
     clock,
     diagnose,
     duration,

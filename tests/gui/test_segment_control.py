@@ -16,8 +16,11 @@ from homolog.data.scan_io import read_labels, write_labels, write_volume
 from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
-from homolog.gui.batch import Batch, reason_text
-from homolog.gui.class_table import (
+from homolog.gui.files.layer_scan import layer_scan
+from homolog.gui.files.layers import volume_layer
+from homolog.gui.learn.model_choice import ModelChoice
+from homolog.gui.segment.batch import Batch, reason_text
+from homolog.gui.segment.class_table import (
     FEW,
     class_rows,
     csv_text,
@@ -28,10 +31,7 @@ from homolog.gui.class_table import (
     scores_by_name,
     shown_colours,
 )
-from homolog.gui.layer_scan import layer_scan
-from homolog.gui.layers import volume_layer
-from homolog.gui.model_choice import ModelChoice
-from homolog.gui.segment_control import (
+from homolog.gui.segment.control import (
     find_scans,
     keep_result,
     part_folder,

@@ -21,9 +21,9 @@ from homolog.data.scan_io import read_labels, read_scan, write_labels, write_vol
 from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
-from homolog.gui import batch_box, compare_box, scan_box
 from homolog.gui.hub import Hub
-from homolog.gui.segment_panel import SegmentPanel
+from homolog.gui.segment import batch_box, compare_box, scan_box
+from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.threads import wait_for_threads
 
 AFFINE = Affine.of((2.0, 1.0, 1.0), (10.0, 20.0, 30.0), np.diag([-1.0, 1.0, -1.0]))

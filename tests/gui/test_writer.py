@@ -20,9 +20,10 @@ from homolog.data.scan_io import read_header, read_labels, read_scan, write_volu
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui import telling, writer
-from homolog.gui.layer_scan import derived_attributes
-from homolog.gui.layers import label_layer, volume_layer
+from homolog.gui import telling
+from homolog.gui.files import writer
+from homolog.gui.files.layer_scan import derived_attributes
+from homolog.gui.files.layers import label_layer, volume_layer
 
 MARK = (1, 4, 2)
 ORDERS = [

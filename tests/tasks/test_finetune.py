@@ -240,7 +240,7 @@ def test_recipe_knows_what_a_transformer_needs(phantom_store):
     swin = resolve({"store": "s", "backbone": {"name": "swin"}})
     assert plain.backbone == {"name": "resunet"}
     assert swin.backbone == {"name": "swin", **BACKBONES.get("swin").SMALL}
-    assert swin.training["learning_rate"] < plain.training["learning_rate"]
+    assert swin.training["warmup_steps"] > plain.training["warmup_steps"]
     own = {"learning_rate": 0.123}
     told = resolve({"store": "s", "backbone": {"name": "swin"}, "training": own})
     assert told.training["learning_rate"] == 0.123

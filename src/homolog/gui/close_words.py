@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from homolog.gui.questions import Question
-from homolog.gui.run_story import saved_step
-from homolog.gui.run_words import duration, headline
+from homolog.gui.runs.story import saved_step
+from homolog.gui.runs.words import duration, headline
 from homolog.runs.run import Run
 
 

@@ -52,7 +52,7 @@ def open_scans() -> None:
 
 def use_for_medical_files() -> None:
     """Make Homolog napari's reader of medical files."""
-    from homolog.gui import associations
+    from homolog.gui.files import associations
     from homolog.gui.telling import tell
 
     associations.associate()

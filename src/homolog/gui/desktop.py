@@ -8,7 +8,7 @@ from qtpy.QtCore import QFile, Qt
 from qtpy.QtWidgets import QMenu, QWidget
 
 from homolog.gui.hub import Hub
-from homolog.gui.models_control import ModelCard, uses
+from homolog.gui.models.control import ModelCard, uses
 
 
 def use_menu(hub: Hub, model: ModelCard, parent: QWidget) -> QMenu:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     import napari
 
 PANELS: list[tuple[str, str]] = [
-    ("Data", "homolog.gui.data_panel:DataPanel"),
-    ("Pretrain", "homolog.gui.pretrain_panel:PretrainPanel"),
-    ("Explore", "homolog.gui.explore_panel:ExplorePanel"),
-    ("Fine-tune", "homolog.gui.finetune_panel:FinetunePanel"),
-    ("Segment", "homolog.gui.segment_panel:SegmentPanel"),
-    ("Runs", "homolog.gui.runs_panel:RunsPanel"),
-    ("Models", "homolog.gui.models_panel:ModelsPanel"),
+    ("Data", "homolog.gui.data.panel:DataPanel"),
+    ("Pretrain", "homolog.gui.learn.pretrain_panel:PretrainPanel"),
+    ("Explore", "homolog.gui.explore.panel:ExplorePanel"),
+    ("Fine-tune", "homolog.gui.learn.finetune_panel:FinetunePanel"),
+    ("Segment", "homolog.gui.segment.panel:SegmentPanel"),
+    ("Runs", "homolog.gui.runs.panel:RunsPanel"),
+    ("Models", "homolog.gui.models.panel:ModelsPanel"),
 ]
 _TIPS = {
     "Data": "Open scans, check them and build a store to learn from",
@@ -47,6 +47,7 @@ _TIPS = {
     "Models": "Every trained model: look, import, export, use",
 }
 SIZE_PX = (320, 700)
+_SETTLE_MS = 2500  # the window is drawn first
 # napari's themes hardly show what has the focus; the blue is its own.
 _FOCUS = """
 QPushButton:focus, QComboBox:focus, QLineEdit:focus, QAbstractItemView:focus,
@@ -137,8 +138,14 @@ class MainPanel(QWidget):
             QTimer.singleShot(0, self._take_size)
         if not self._torn_down:
             keys_of(self.hub).set_active(True)
+            # Asked now, the engine's answer is there before a form needs it.
+            QTimer.singleShot(_SETTLE_MS, self._ask_engine)
         if not self.tabs.chosen:
             self.show_tab(PANELS[0][0])
+
+    def _ask_engine(self) -> None:
+        if self.isVisible() and not self._torn_down:
+            self.hub.want_schema()
 
     def hideEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().hideEvent(event)

@@ -1,0 +1,1 @@
+"""The tab Data: open scans, see whether they are sound, build a store."""

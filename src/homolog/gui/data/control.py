@@ -1,0 +1,252 @@
+"""What the Data panel decides, without Qt: rows of scans and their badges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from homolog.data.case_source import Candidate, Rejected
+from homolog.data.inspect import Inspection, inspect_scan
+from homolog.data.scan_header import ScanHeader, is_series_path
+from homolog.data.sources import find_cases
+from homolog.errors import UnusableInput
+from homolog.geometry.affine import Affine, Index, Triple
+from homolog.gui.files.layer_geometry import notes_of, source_grid, true_affine
+from homolog.gui.files.layer_scan import layer_scan
+from homolog.gui.files.opening import free_memory, header_bytes, human_bytes
+
+GOOD, DOUBT, BAD, UNKNOWN = "ok", "doubt", "bad", "unknown"
+# A sign and a word, so that colour is never alone.
+SIGNS = {GOOD: "✔", DOUBT: "⚠", BAD: "✖", UNKNOWN: "…"}
+WORDS = {GOOD: "sound", DOUBT: "usable", BAD: "cannot be used", UNKNOWN: "looking"}
+# More dropped scans than this are listed, not opened.
+_MOST_OPENED = 4
+# Thicker slices than this many pixels are worth a word.
+_THICK = 5.0
+
+
+@dataclass(frozen=True)
+class Badge:
+    """How sound a scan is.
+
+    Attributes:
+        level: GOOD, DOUBT, BAD or UNKNOWN.
+        reason: One sentence.
+        deep: Whether all values were read.
+    """
+
+    level: str = UNKNOWN
+    reason: str = ""
+    deep: bool = False
+
+    @property
+    def text(self) -> str:
+        """Sign, word and reason."""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{SIGNS[self.level]} {WORDS[self.level]}{reason}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan in the list, or a folder of scans.
+
+    Attributes:
+        key: Unique in the list: the path, or the layer's id.
+        name: For people.
+        path: File, folder or series; None for a layer that is no file.
+        facts: Size, spacing, orientation, modality and memory in one line.
+        badge: How sound it is.
+        scans: The scans of a folder.
+        is_layer: Whether it is open in the viewer.
+        is_folder: Whether it stands for ``scans``.
+    """
+
+    key: str
+    name: str
+    path: Path | None
+    facts: str = ""
+    badge: Badge = field(default_factory=Badge)
+    scans: tuple[Row, ...] = ()
+    is_layer: bool = False
+    is_folder: bool = False
+
+    @property
+    def text(self) -> str:
+        """Three lines: name, facts, badge."""
+        return "\n".join(
+            part for part in (self.name, self.facts, self.badge.text) if part
+        )
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The row of a path, with those of the scans in a folder; headers only.
+
+    Slow for large folders: called on a thread.
+    """
+    if not path.is_dir():
+        return [file_row(path)]
+    try:
+        found = find_cases(path, (), lambda p: inspect_scan(p, deep=False))
+    except (UnusableInput, OSError) as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return [Row(str(path), path.name, path, badge=Badge(BAD, text), is_folder=True)]
+    scans = [_candidate_row(c) for c in found.candidates]
+    scans += [_rejected_row(r) for r in found.rejected]
+    if len(scans) == 1 and scans[0].path == path:
+        return scans
+    labelled = sum(c.label is not None for c in found.candidates)
+    facts = f"{count(len(scans), 'scan')}, {labelled} with labels"
+    row = Row(str(path), path.name, path, facts, scans=tuple(scans), is_folder=True)
+    return [replace(row, badge=folder_badge(scans))]
+
+
+def file_row(path: Path, *, deep: bool = False) -> Row:
+    """The row of one scan file, DICOM folder or series.
+
+    Args:
+        path: The scan.
+        deep: Read all its values too.
+    """
+    inspection = inspect_scan(path, deep=deep)
+    name = path.parent.name if is_series_path(path) else path.name
+    facts = ""
+    if inspection.header is not None and 0 not in inspection.header.shape:
+        facts = header_facts(inspection.header, inspection.modality)
+    return Row(str(path), name, path, facts, badge_of(inspection, deep=deep))
+
+
+def layer_row(layer: Any) -> Row | None:
+    """The row of an open layer; None for layers that are no scans. Quick."""
+    scan = layer_scan(layer)
+    if scan is None:
+        return None
+    grid = source_grid(layer)
+    affine = true_affine(layer) if grid is None else grid.affine
+    facts = facts_line(
+        scan.shape, scan.spacing_mm, affine, scan.modality, int(layer.data.nbytes)
+    )
+    doubts = [str(r) for r in notes_of(layer).get("remarks", ())]
+    if notes_of(layer).get("note"):
+        doubts.append(f"{notes_of(layer)['note']}.")
+    if thick := _thick(scan.spacing_mm):
+        doubts.append(thick)
+    said = "opened whole."
+    if scan.path is None:
+        said = "not a file; a copy is written when a store is built."
+    badge = Badge(DOUBT, doubts[0]) if doubts else Badge(GOOD, said)
+    return Row(layer_key(layer), scan.name, scan.path, facts, badge, is_layer=True)
+
+
+def layer_key(layer: Any) -> str:
+    """Names a layer for as long as it lives."""
+    return f"layer-{layer.unique_id}"
+
+
+def header_facts(header: ScanHeader, modality: str) -> str:
+    """Size, spacing, orientation, modality and memory of a scan."""
+    return facts_line(
+        header.shape, header.affine.spacing_mm, header.affine, modality,
+        header_bytes(header),
+    )  # fmt: skip
+
+
+def facts_line(
+    shape: Index, spacing_mm: Triple, affine: Affine, modality: str, size: int
+) -> str:
+    """``214 x 160 x 88, 2 x 2 x 2 mm, LPS, CT, 6.0 MB``; lengths in x, y, z."""
+    voxels = " x ".join(str(n) for n in shape[::-1])
+    spacing = " x ".join(f"{v:.3g}" for v in spacing_mm[::-1])
+    kind = "modality unknown" if modality == "OTHER" else modality
+    code = affine.orientation[::-1]
+    return f"{voxels}, {spacing} mm, {code}, {kind}, {human_bytes(size)}"
+
+
+def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
+    """How sound a scan is, in one sentence."""
+    if inspection.reason is not None:
+        return Badge(BAD, inspection.reason.text, deep)
+    header = inspection.header
+    remarks = [p.text for p in inspection.problems]
+    if header is not None:
+        size, free = header_bytes(header), free_memory()
+        if free and size > free / 2:
+            text = f"needs {human_bytes(size)} of {human_bytes(free)} free memory."
+            remarks.insert(0, text)
+        if thick := _thick(header.affine.spacing_mm):
+            remarks.append(thick)
+    if remarks:
+        return Badge(DOUBT, remarks[0], deep)
+    said = "all values read." if deep else "header only, values not read yet."
+    return Badge(GOOD, said, deep)
+
+
+def folder_badge(scans: Sequence[Row]) -> Badge:
+    """The sum of a folder's scans."""
+    bad = [s for s in scans if s.badge.level == BAD]
+    deep = all(s.badge.deep for s in scans)
+    if not scans:
+        return Badge(BAD, "no scans in this folder.")
+    if len(bad) == len(scans):
+        return Badge(BAD, f"none of {len(scans)} scans: {bad[0].badge.reason}")
+    if bad:
+        text = f"{len(bad)} of {len(scans)} left out, first {bad[0].name}: "
+        return Badge(DOUBT, text + bad[0].badge.reason, deep)
+    return Badge(
+        GOOD, "all values read." if deep else "headers only, values not read yet.", deep
+    )
+
+
+def sources_to_build(rows: Iterable[Row]) -> list[Path]:
+    """Paths of the rows a store can be built from; each once, bad ones left out."""
+    paths = [r.path for r in rows if r.path is not None and r.badge.level != BAD]
+    return list(dict.fromkeys(paths))
+
+
+def few(paths: list[Path]) -> bool:
+    """Whether to open rather than list: few files, or slices and folders of DICOM."""
+    files = [p for p in paths if p.is_file()]
+    folders = [p for p in paths if p.is_dir()]
+    kinds = {p.suffix.lower() for p in files}
+    slices = len(files) > _MOST_OPENED and kinds <= {".dcm", ".dicom", ".ima", ""}
+    return slices or (len(files) + len(folders) <= _MOST_OPENED)
+
+
+def checked_row(row: Row) -> Row:
+    """A row after reading all values of its scan; slow."""
+    assert row.path is not None
+    new = file_row(row.path, deep=True)
+    return replace(new, key=row.key, name=row.name, is_layer=row.is_layer)
+
+
+def with_checked(row: Row, new: Row) -> Row:
+    """A row with one of its scans (or itself) looked at anew."""
+    if row.key == new.key:
+        return new
+    if not any(s.key == new.key for s in row.scans):
+        return row
+    scans = tuple(new if s.key == new.key else s for s in row.scans)
+    return replace(row, scans=scans, badge=folder_badge(scans))
+
+
+def _candidate_row(candidate: Candidate) -> Row:
+    row = file_row(candidate.image)
+    return replace(row, name=candidate.name + (" + labels" if candidate.label else ""))
+
+
+def _rejected_row(rejected: Rejected) -> Row:
+    path = Path(rejected.path)
+    return Row(str(path), path.name, path, badge=Badge(BAD, rejected.reason))
+
+
+def _thick(spacing_mm: Triple) -> str:
+    low, high = min(spacing_mm), max(spacing_mm)
+    if high <= _THICK * low:
+        return ""
+    return f"thick slices: {high:.3g} mm apart, pixels of {low:.3g} mm."
+
+
+def count(number: int, what: str) -> str:
+    """``1 scan``, ``3 scans``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""The tab Explore: similarity under the mouse, pins, matches, colours."""

@@ -1,0 +1,301 @@
+"""From paths to layers: which file is a label map, what to tell, what is too large.
+
+Free of napari and Qt, and slow where files are: called on a thread by our own Open
+button, and directly by the reader that napari calls on a drop.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homolog.data.label_naming import names_beside, names_of_dataset
+from homolog.data.label_values import labels_of
+from homolog.data.label_words import is_label_folder, label_rank
+from homolog.data.problems import Unsound
+from homolog.data.scan_header import (
+    ScanHeader,
+    is_series_path,
+    kind_of,
+    scan_stem,
+    scan_suffix,
+)
+from homolog.data.scan_io import read_header, read_scan
+from homolog.data.scan_tree import walk
+from homolog.data.series_list import SeriesInfo, holds_dicom, list_series, series_with
+from homolog.data.values import ValueStats
+from homolog.data.volume import Volume
+from homolog.errors import JobError, UnusableInput
+from homolog.gui.files.layer_geometry import KEY
+from homolog.gui.files.layers import LayerData, label_layer, volume_layer, with_modality
+
+# Larger than this share of the free memory is told before it is read.
+_LARGE_SHARE = 0.25
+# A folder of more files is listed, not opened file by file.
+_MOST_OF_A_FOLDER = 12
+# Slices looked at to tell a label map by its values.
+_SLICES = 9
+# Of a picture's unknown voxel size nobody needs to be told.
+_NOT_WORTH_TELLING = ("no voxel size in this kind of file",)
+
+
+def read_layer(path: Path, name: str = "") -> LayerData:
+    """One file (DICOM folder, series) as a layer, placed in patient space.
+
+    Args:
+        path: What ``homolog.data.scan_io.read_scan`` takes.
+        name: Of the layer; from the file if empty.
+
+    Raises:
+        UnusableInput: It is no sound scalar scan; the sentence says why.
+        OSError: It cannot be read.
+        MemoryError: It is too large.
+    """
+    volume = read_scan(path.absolute())
+    volume = replace(volume, name=name or layer_name(path, volume))
+    if is_label_map(volume, path):
+        names = names_beside(path) or names_of_dataset(path)
+        names = {v: n for v, n in names.items() if v > 0}
+        return label_layer(labels_of(volume, names, path))
+    return volume_layer(with_modality(volume))
+
+
+def layer_name(path: Path, volume: Volume) -> str:
+    """The file's name without suffix; of a series its folder and modality.
+
+    What was typed at the scanner stays out: it may name a person.
+    """
+    if not is_series_path(path):
+        return scan_stem(path)
+    return f"{path.parent.name} {volume.modality}, {volume.shape[0]} slices"
+
+
+def is_label_map(volume: Volume, path: Path) -> bool:
+    """Whether a scan is a label map: by name or folder if its values allow, by values.
+
+    Args:
+        volume: The scan as read.
+        path: Its file.
+    """
+    data = volume.data[0]
+    depth = len(data)
+    slices = np.unique(np.linspace(0, depth - 1, min(depth, _SLICES)).astype(int))
+    stats = ValueStats()
+    for z in slices:
+        stats.update(data[z])
+    named = label_rank(scan_stem(path)) is not None
+    if named or is_label_folder(path.parent.name):
+        return stats.could_be_labels
+    if data.dtype.kind not in "iub" or stats.constant:
+        return False
+    return volume.meta.get("kind") not in ("image2d", "dicom") and (
+        stats.looks_like_labels
+    )
+
+
+def notes_to_tell(layer: LayerData) -> list[str]:
+    """Sentences about one layer that the user should know: remarks, a tilt."""
+    attributes = layer[1]
+    notes = attributes["metadata"][KEY]
+    name = attributes["name"]
+    said = [r for r in notes.get("remarks", ()) if not r.startswith(_NOT_WORTH_TELLING)]
+    said = [r for r in said if not r.startswith("oblique")]
+    if notes.get("note"):
+        said.append(f"{notes['note']}.")
+    return [f"{name}: {text}" for text in said]
+
+
+def why_not(path: Path, error: BaseException) -> str:
+    """One sentence for a file that could not be opened."""
+    name = path.parent.name if is_series_path(path) else path.name
+    if isinstance(error, Unsound):
+        return f"{name} cannot be opened: {error.problem.text}"
+    if isinstance(error, MemoryError):
+        size = human_bytes(decoded_bytes(path))
+        return f"{name} cannot be opened: {size} do not fit into the free memory."
+    if isinstance(error, UnusableInput | JobError):
+        return f"{name} cannot be opened: {error}"
+    if isinstance(error, OSError):
+        return f"{name} cannot be read: {error.strerror or error}."
+    return f"{name} cannot be opened: {type(error).__name__}: {error}"
+
+
+def size_warning(path: Path, free: int | None = None) -> str:
+    """What to tell before a very large file is read; "" for others.
+
+    Args:
+        path: As for read_layer.
+        free: Free memory in bytes; asked of the system if None.
+    """
+    needed = decoded_bytes(path)
+    free = free_memory() if free is None else free
+    if not free or needed <= _LARGE_SHARE * free:
+        return ""
+    return (
+        f"{path.name} needs {human_bytes(needed)} of the {human_bytes(free)} of free "
+        "memory; opening it takes a while."
+    )
+
+
+def decoded_bytes(path: Path) -> int:
+    """Memory that a scan will need as a layer, by its header; 0 when that is unread."""
+    try:
+        return header_bytes(read_header(path))
+    except (UnusableInput, JobError, OSError):
+        return 0
+
+
+def header_bytes(header: ScanHeader) -> int:
+    """Memory of a scan's values."""
+    try:
+        item = np.dtype(header.dtype).itemsize
+    except TypeError:
+        return 0
+    return int(np.prod(header.shape, dtype=np.int64)) * item * max(header.frames, 1)
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free; 0 when unknown."""
+    try:
+        psutil = importlib.import_module("psutil")  # comes with napari
+        return int(psutil.virtual_memory().available)
+    except Exception:  # noqa: BLE001 - a size is a courtesy
+        return 0
+
+
+def human_bytes(count: float) -> str:
+    """``4.1 GB``, ``38 MB``."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 999.5 or unit == "TB":
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+
+
+def header_file(path: Path) -> Path:
+    """The header of a pair (``.hdr`` for ``.img``); any other file itself."""
+    if scan_suffix(path) not in (".img", ".img.gz"):
+        return path
+    stem = scan_stem(path)
+    names = (f"{stem}.hdr", f"{stem}.hdr.gz")
+    return next((h for h in map(path.with_name, names) if h.is_file()), path)
+
+
+def is_analyze(path: Path) -> bool:
+    """Whether a file may be what its ending says; only of .hdr and .img in doubt.
+
+    Both endings are used by satellites, disks and panoramas too.
+    """
+    suffix = scan_suffix(path)
+    if suffix == ".img":
+        return header_file(path) != path
+    if suffix != ".hdr":
+        return True
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0")
+
+
+def largest(series: list[SeriesInfo]) -> SeriesInfo | None:
+    """The series to open when nobody can be asked: the largest sound one."""
+    sound = [s for s in series if not s.trouble]
+    return max(sound or series, key=lambda s: s.voxels, default=None)
+
+
+def add_to(viewer: Any, layer: LayerData) -> list[Any]:
+    """Add what read_layer made to a viewer (GUI thread); returns the new layers."""
+    from napari.layers import Layer
+
+    data, attributes, kind = layer
+    attributes = dict(attributes)
+    if "channel_axis" in attributes:
+        added = viewer.add_image(data, **attributes)
+        return list(added)
+    return [viewer.add_layer(Layer.create(data, attributes, kind))]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a path given to the Open button stands for.
+
+    Attributes:
+        path: To be read.
+        name: Of the layer; "" leaves it to the file.
+        series: The series to choose from, where a folder holds several.
+        trouble: Why it cannot be opened, one sentence.
+        warning: What to tell before it is read.
+        crowd: How many scans a folder holds that is for listing, not for opening.
+    """
+
+    path: Path
+    name: str = ""
+    series: tuple[SeriesInfo, ...] = ()
+    trouble: str = ""
+    warning: str = ""
+    crowd: int = 0
+
+
+def sources_of(paths: Iterable[Path]) -> list[Source]:
+    """What to open for paths: files, DICOM folders, folders of scan files.
+
+    Slices of one DICOM series count once. Reads headers only, of DICOM whole files.
+    """
+    found: list[Source] = []
+    taken: set[Path] = set()
+    for path in paths:
+        try:
+            found += _sources(path, taken)
+        except (UnusableInput, OSError) as error:
+            found.append(Source(path, trouble=why_not(path, error)))
+    return found
+
+
+def series_name(series: SeriesInfo, root: Path) -> str:
+    """A layer's name: the folder dropped, and the way from there to the series.
+
+    What was typed at the scanner stays out: it may name a person.
+    """
+    if is_series_path(series.path):
+        return f"{root.name} {series.modality}, {series.shape[0]} slices"
+    way = series.path.relative_to(root).parts
+    return " ".join([root.name, *way[:-1], *(scan_stem(Path(w)) for w in way[-1:])])
+
+
+def _sources(path: Path, taken: set[Path]) -> list[Source]:
+    path = header_file(path)
+    if path in taken:
+        return []
+    taken.add(path)
+    if path.is_dir():
+        return _folder_sources(path)
+    kind = kind_of(path)
+    one = series_with(path) if kind == "dicom" else None
+    if one is not None:
+        taken.update(one.files)
+        return [Source(one.path, series_name(one, path.parent))]
+    return [Source(path, warning=size_warning(path))]
+
+
+def _folder_sources(path: Path) -> list[Source]:
+    if holds_dicom(path):
+        series = list_series(path)
+        if len(series) == 1:
+            return [Source(series[0].path, series_name(series[0], path))]
+        if series:
+            return [Source(path, series=tuple(series))]
+    files = walk(path, datasets=False).files
+    if not files:
+        raise Unsound("unreadable", "no scans in this folder.", path)
+    if len(files) > _MOST_OF_A_FOLDER:
+        text = (
+            f"{path.name} holds {len(files)} scans; add it to the list of the tab Data."
+        )
+        return [Source(path, trouble=text, crowd=len(files))]
+    return [Source(f, warning=size_warning(f)) for f in files]

@@ -1,0 +1,228 @@
+"""Layers to files: the source's exact grid and affine, whatever was shown.
+
+Flips and permutation of the closest-canonical array are undone, a tilted scan is saved
+tilted, and each file is read back before it counts as saved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homolog.data.label_naming import names_file
+from homolog.data.points_io import write_text
+from homolog.data.scan_header import scan_stem, scan_suffix
+from homolog.data.scan_io import read_header, read_labels, write_labels, write_volume
+from homolog.data.scan_write import WRITE_SUFFIXES
+from homolog.data.volume import LabelMap, Volume
+from homolog.errors import JobError, UnusableInput
+from homolog.gui.files.layer_geometry import (
+    KEY,
+    is_kind,
+    shape_of,
+    shown_affine,
+    source_grid,
+)
+from homolog.gui.files.layer_scan import layer_volume
+from homolog.gui.telling import tell
+
+# Corners may lie this share of a voxel off after rounding to a header's float32.
+_AFFINE_TOLERANCE = 1e-3
+
+
+def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """npe2 writer of one image layer."""
+    return _write(path, [(data, attributes, "image")])
+
+
+def write_labels_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """npe2 writer of one labels layer; its names go into a JSON file beside it."""
+    return _write(path, [(data, attributes, "labels")])
+
+
+def write_layers(path: str, layers: Sequence[tuple[Any, ...]]) -> list[str]:
+    """npe2 writer of several image and labels layers: a file each.
+
+    ``PATH.nii.gz`` becomes ``PATH_LAYERNAME.nii.gz``; a path without a suffix becomes a
+    folder of ``.nii.gz`` files.
+    """
+    target = Path(path)
+    suffix = scan_suffix(target)
+    if suffix in WRITE_SUFFIXES:
+        stem, folder = f"{scan_stem(target)}_", target.parent
+    else:
+        suffix, stem, folder = ".nii.gz", "", target
+    written: list[str] = []
+    for data, attributes, kind in layers:
+        name = _clean(str(attributes.get("name", kind)))
+        written += _write(
+            str(folder / f"{stem}{name}{suffix}"), [(data, attributes, kind)]
+        )
+    return written
+
+
+def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]:
+    """Save an image or labels layer; what lies at the path is never replaced.
+
+    Args:
+        layer: A napari layer of two or three dimensions.
+        path: Its suffix chooses the format.
+        others: Layers open beside it; a labels layer without our metadata takes the
+            geometry of the one whose grid it equals.
+
+    Returns:
+        The files written: the layer's (``_v2`` where the name was taken), and of a
+        labels layer with named values the names' file.
+
+    Raises:
+        UnusableInput: Suffix, number type or number of dimensions that cannot be saved.
+        JobError: The file does not read back as it was meant.
+    """
+    data = layer.data
+    if getattr(layer, "multiscale", False):
+        raise UnusableInput(f"{layer.name}: a layer of several scales is not saved.")
+    if getattr(layer, "rgb", False) or len(data.shape) not in (2, 3):
+        text = f"{layer.name}: only grey images and labels of 2 or 3 dimensions are"
+        raise UnusableInput(f"{text} saved, not shape {tuple(data.shape)}.")
+    if scan_suffix(path) not in WRITE_SUFFIXES:
+        known = ", ".join(WRITE_SUFFIXES)
+        raise UnusableInput(f"{path.name}: the name must end in one of {known}.")
+    volume = _placed(layer, others)
+    path = free_path(path)
+    if not is_kind(layer, "Labels"):
+        write_volume(volume, path)
+        _check_place(path, volume)
+        return [path]
+    labels = LabelMap(
+        volume.data[0].astype(_whole(volume)), volume.affine, meta=volume.meta
+    )
+    write_labels(labels, path)
+    _check_place(path, volume)
+    if not np.array_equal(np.unique(read_labels(path).data), np.unique(labels.data)):
+        raise JobError(f"{path}: the labels do not read back as they were.")
+    names = label_names(layer)
+    if not names:
+        return [path]
+    beside = names_file(path)
+    write_text(
+        beside, json.dumps({str(v): n for v, n in names.items()}, indent=2) + "\n"
+    )
+    return [path, beside]
+
+
+def free_path(path: Path) -> Path:
+    """The path, or ``NAME_v2``, ``NAME_v3`` ... where something lies there already."""
+    stem, suffix = scan_stem(path), scan_suffix(path)
+    tried, number = path, 1
+    while tried.exists() or names_file(tried).exists():
+        number += 1
+        tried = path.with_name(f"{stem}_v{number}{suffix}")
+    return tried
+
+
+def label_names(layer: Any) -> dict[int, str]:
+    """Label value -> name that a layer's metadata or features tell, sorted."""
+    metadata = getattr(layer, "metadata", None) or {}
+    notes = metadata.get(KEY)
+    told: Any = metadata.get("label_names")
+    if not told and isinstance(notes, Mapping):
+        told = notes.get("label_names")
+    if not isinstance(told, Mapping) or not told:
+        told = _named_features(layer)
+    names = {int(v): str(n) for v, n in told.items() if str(n).strip()}
+    return dict(sorted((v, n) for v, n in names.items() if v > 0))
+
+
+def _write(path: str, layers: Sequence[tuple[Any, ...]]) -> list[str]:
+    from napari import current_viewer
+    from napari.layers import Layer
+
+    viewer = current_viewer()
+    others = list(viewer.layers) if viewer is not None else []
+    written: list[str] = []
+    for data, attributes, kind in layers:
+        if attributes.get("multiscale"):
+            attributes, data = {**attributes, "multiscale": False}, data[0]
+        files = save_layer(Layer.create(data, attributes, kind), Path(path), others)
+        if files[0].name != Path(path).name:
+            text = f"{Path(path).name} was there already; saved as {files[0].name}."
+            tell(text, "info")
+        written += [str(f) for f in files]
+    return written
+
+
+def _placed(layer: Any, others: Sequence[Any]) -> Volume:
+    """The layer's values on the grid of its file, or of the scan it was drawn on."""
+    if source_grid(layer) is None:
+        twin = _scan_of_same_grid(layer, others)
+        if twin is not None:
+            grid = source_grid(twin)
+            assert grid is not None
+            notes = {**twin.metadata[KEY], "derived": True}
+            metadata = {**dict(layer.metadata), KEY: notes}
+            return layer_volume(_View(layer, metadata))
+    return layer_volume(layer)
+
+
+class _View:
+    """A layer with other metadata; the layer itself stays as it is."""
+
+    def __init__(self, layer: Any, metadata: dict[str, Any]) -> None:
+        self._layer, self.metadata = layer, metadata
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def _scan_of_same_grid(layer: Any, others: Sequence[Any]) -> Any | None:
+    """The open layer of ours with this very grid; None when several disagree."""
+    found = []
+    for other in others:
+        grid = source_grid(other)
+        if grid is None or getattr(other, "ndim", 0) != 3:
+            continue
+        same = shape_of(other) == shape_of(layer) and np.allclose(
+            shown_affine(other).matrix, shown_affine(layer).matrix, rtol=1e-5, atol=1e-3
+        )
+        if same:
+            found.append((other, grid.turned))
+    if not found:
+        return None
+    first = found[0][1]
+    if any(not first.close_to(place, shape_of(layer)) for _, place in found):
+        return None
+    return found[0][0]
+
+
+def _check_place(path: Path, volume: Volume) -> None:
+    """Read the header back and compare shape and affine."""
+    header = read_header(path)
+    if header.shape != volume.shape:
+        raise JobError(f"{path}: saved as {header.shape}, expected {volume.shape}.")
+    if not header.affine.close_to(volume.affine, volume.shape, _AFFINE_TOLERANCE):
+        raise JobError(f"{path}: the place of the voxels does not read back.")
+
+
+def _whole(volume: Volume) -> Any:
+    return np.int64 if volume.data.dtype.kind not in "iub" else volume.data.dtype
+
+
+def _named_features(layer: Any) -> dict[int, str]:
+    """Names from the table that napari shows under the cursor."""
+    table = getattr(layer, "features", None)
+    columns = list(getattr(table, "columns", ()))
+    if table is None or "index" not in columns:
+        return {}
+    text = next((c for c in ("label", "name", "names") if c in columns), None)
+    if text is None:
+        return {}
+    return {int(v): str(n) for v, n in zip(table["index"], table[text], strict=True)}
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._")[:80] or "layer"

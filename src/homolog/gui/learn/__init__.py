@@ -1,0 +1,1 @@
+"""The tabs Pretrain and Fine-tune: forms, estimate, start."""

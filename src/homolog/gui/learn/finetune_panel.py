@@ -1,0 +1,187 @@
+"""Fine-tune: learn a task from labelled scans, from an encoder or from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qtpy.QtWidgets import QComboBox, QSpinBox, QVBoxLayout, QWidget
+
+from homolog.gui.learn.control import FinetuneWish
+from homolog.gui.learn.forms import fold_of
+from homolog.gui.learn.model_choice import SCRATCH
+from homolog.gui.learn.panel import LearnPanel
+from homolog.gui.learn.store_list import StoreChoice, class_lines
+from homolog.gui.rows import (
+    EmptyState,
+    beside,
+    button,
+    fill,
+    labelled,
+    narrow,
+    sentence,
+    tell,
+)
+
+# Settings of a task that people look for first.
+_FIRST = ("decoder", "encoder_factor", "freeze", "window", "flip")
+
+
+class FinetunePanel(LearnPanel):
+    """Task, labelled store, encoder, share of labels, length, device."""
+
+    title = "Fine-tune"
+    kind = "finetune"
+    group = "tasks"
+    what = "Task"
+    first = _FIRST
+    no_store_words = (
+        "No store yet. Fine-tuning needs a store with labelled scans: build one from "
+        "scans and their label maps."
+    )
+
+    def data_rows(self, column: QVBoxLayout) -> None:
+        """Store with its classes, encoder, share of the labelled scans."""
+        self.store = narrow(QComboBox())
+        self.store.currentIndexChanged.connect(lambda: self._store_chosen())
+        self.classes = sentence("Classes to learn")
+        self.fold = fold_of("Classes")
+        self.fold.addWidget(self.classes)
+        self._data = QWidget()
+        inside = QVBoxLayout(self._data)
+        inside.setContentsMargins(0, 0, 0, 0)
+        hint = "Store whose labelled scans are learnt from"
+        inside.addLayout(labelled("Learn from", self.store, hint))
+        inside.addWidget(self.fold)
+        inside.addLayout(
+            beside(
+                button("Add store...", "Choose a store that lies elsewhere",
+                       self.choose_store),
+                button("Build...", "Go to Data, where scans become a store",
+                       lambda: self.hub.go.emit("Data", {})),
+            )
+        )  # fmt: skip
+        column.addWidget(self._data)
+        self.encoder = narrow(QComboBox())
+        self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
+        hint = "Pretrained weights to start from, or random ones"
+        column.addLayout(labelled("Encoder", self.encoder, hint))
+        self.no_encoder = EmptyState(
+            "No encoder yet. Pretraining needs no labels; without it, training starts "
+            "from random weights.",
+            button("Pretrain...", "Go to Pretrain", self._to_pretrain),
+            button("Import...", "Go to Models, where encoders are imported",
+                   lambda: self.hub.go.emit("Models", {})),
+        )  # fmt: skip
+        column.addWidget(self.no_encoder)
+        self.share = QSpinBox()
+        self.share.setRange(1, 100)
+        self.share.setValue(100)
+        self.share.setSuffix(" %")
+        self.share.valueChanged.connect(lambda: self.something_changed())
+        hint = "Share of the labelled training scans used, by patient"
+        column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
+
+    def show_stores(self) -> None:
+        """Fill the list of stores; labelled ones first."""
+        self._data.setVisible(bool(self.stores))
+        ordered = sorted(self.stores, key=lambda s: not s.teachable)
+        kept = (self.kept.get("stores") or [self.store.currentData()])[0]
+        entries = [
+            (s.title if s.teachable else f"⚠ {s.title}", str(s.path)) for s in ordered
+        ]
+        fill(self.store, entries, kept)
+        self._show_classes()
+
+    def show_encoders(self) -> None:
+        """Fill the list of encoders."""
+        kept = self.kept.get("encoder") or self.encoder.currentData()
+        entries = [(e.title, str(e.path)) for e in self.encoders]
+        entries.append(("From scratch (random weights)", SCRATCH))
+        fill(self.encoder, entries, kept)
+        self.no_encoder.setVisible(not self.encoders)
+        self._tell_encoder()
+
+    def wish(self) -> FinetuneWish | None:
+        """See LearnPanel."""
+        task = self.entry.currentData()
+        if not task:
+            return None
+        encoder = self._chosen_encoder()
+        settings = self.settings
+        backbone: dict[str, Any] = {}
+        if encoder is None:
+            backbone = settings.layers.values()
+            if settings.asked_network:
+                backbone["name"] = settings.asked_network
+        return FinetuneWish(
+            task=str(task),
+            store=self._chosen_store(),
+            encoder=encoder,
+            recipe=settings.recipe_name,
+            backbone=backbone,
+            task_config=settings.own.values(),
+            training=settings.training.values(),
+            fraction=self.share.value() / 100.0,
+            length=self.length.length,
+            recipe_steps=settings.steps,
+            device=self.device.device,
+            seed=settings.seed.value(),
+        )
+
+    def choices(self) -> dict[str, Any]:
+        """See LearnPanel."""
+        store = self.store.currentData()
+        return {
+            "stores": [store] if store else [],
+            "encoder": self.encoder.currentData() or "",
+            "share": self.share.value(),
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """See LearnPanel."""
+        self.share.setValue(int(kept.get("share") or 100))
+
+    def reset(self) -> None:
+        """See LearnPanel."""
+        super().reset()
+        self.share.setValue(100)
+
+    def _store_chosen(self) -> None:
+        store = self.store.currentData()
+        self.kept["stores"] = [store] if store else []
+        self._show_classes()
+        self.something_changed()
+
+    def _show_classes(self) -> None:
+        store = self._chosen_store()
+        classes = () if store is None else store.classes
+        self.fold.setVisible(bool(classes))
+        if store is None or not classes:
+            return
+        title = f"{len(classes)} class{'es' * (len(classes) != 1)}, "
+        self.fold.setText(f"{title}{store.teachable} labelled scans")
+        tell(self.classes, "\n".join(class_lines(classes)))
+
+    def _encoder_chosen(self) -> None:
+        self.kept["encoder"] = self.encoder.currentData()
+        self._tell_encoder()
+        self.something_changed()
+
+    def _tell_encoder(self) -> None:
+        encoder = self._chosen_encoder()
+        self.settings.let_choose_network(encoder is None)
+        facts = "Random weights" if encoder is None else encoder.facts
+        self.encoder.setToolTip(facts)
+
+    def _chosen_store(self) -> StoreChoice | None:
+        path = self.store.currentData()
+        return next((s for s in self.stores if str(s.path) == path), None)
+
+    def _chosen_encoder(self) -> Any:
+        path = self.encoder.currentData()
+        return next((e for e in self.encoders if str(e.path) == path), None)
+
+    def _to_pretrain(self) -> None:
+        store = self.store.currentData()
+        self.hub.go.emit("Pretrain", {"store": store} if store else {})

@@ -1,0 +1,181 @@
+"""Pretrain: learn an encoder from scans without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QListWidget,
+    QListWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from homolog.gui.learn.control import PretrainWish
+from homolog.gui.learn.panel import LearnPanel
+from homolog.gui.learn.store_list import StoreChoice
+from homolog.gui.rows import button, fill, labelled, named, narrow
+
+_PATH = Qt.ItemDataRole.UserRole
+_ROWS_SHOWN = 4
+
+
+class PretrainPanel(LearnPanel):
+    """Method, stores, length, device; the rest under More."""
+
+    title = "Pretrain"
+    kind = "pretrain"
+    group = "methods"
+    what = "Method"
+    no_store_words = (
+        "No store yet. Pretraining needs scans that were prepared once; it needs no "
+        "labels."
+    )
+
+    def data_rows(self, column: QVBoxLayout) -> None:
+        """Stores, with ticks: several can be learnt from at once."""
+        self.list = QListWidget()
+        self.list.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.itemChanged.connect(lambda _: self._ticked())
+        self._data = QWidget()
+        inside = QVBoxLayout(self._data)
+        inside.setContentsMargins(0, 0, 0, 0)
+        hint = "Tick the stores to learn from"
+        inside.addLayout(labelled("Learn from", self.list, hint))
+        inside.addWidget(
+            button("Add store...", "Choose a store that lies elsewhere",
+                   self.choose_store)
+        )  # fmt: skip
+        column.addWidget(self._data)
+
+    def more_rows(self, column: QVBoxLayout) -> None:
+        """Starting weights, and whether test scans stay unseen."""
+        self.encoder = narrow(QComboBox())
+        column.addLayout(
+            labelled("Start from", self.encoder, "Weights to start from; mostly random")
+        )
+        self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
+        self.without_test = QCheckBox("Leave test scans out")
+        self.without_test.setChecked(True)
+        named(
+            self.without_test, "Leave test scans out",
+            "Scans kept for the final test are never looked at",
+        )  # fmt: skip
+        self.without_test.toggled.connect(lambda _: self.something_changed())
+        column.addWidget(self.without_test)
+        self.show_encoders()
+
+    def show_stores(self) -> None:
+        """Fill the list; what was ticked stays ticked."""
+        ticked = {str(p) for p in self.kept.get("stores") or ()}
+        usable = [s for s in self.stores if not s.problem]
+        if not ticked & {str(s.path) for s in usable} and usable:
+            newest = max(usable, key=lambda s: _age(s.path))
+            ticked = {str(newest.path)}
+        self._data.setVisible(bool(self.stores))
+        self.list.blockSignals(True)
+        self.list.clear()
+        for store in self.stores:
+            self.list.addItem(_item(store, str(store.path) in ticked))
+        self.list.blockSignals(False)
+        rows = min(max(len(self.stores), 2), _ROWS_SHOWN)
+        height = self.list.fontMetrics().height() + 4
+        self.list.setFixedHeight(rows * height + 2 * self.list.frameWidth() + 4)
+        self.kept["stores"] = [str(s.path) for s in self._chosen_stores()]
+
+    def show_encoders(self) -> None:
+        """Fill the starting weights."""
+        entries: list[tuple[str, Any]] = [("Random weights", "")]
+        entries += [(e.title, str(e.path)) for e in self.encoders]
+        kept = self.kept.get("encoder") or self.encoder.currentData() or ""
+        fill(self.encoder, entries, kept)
+
+    def wish(self) -> PretrainWish | None:
+        """See LearnPanel."""
+        method = self.entry.currentData()
+        if not method:
+            return None
+        encoder = self._chosen_encoder()
+        settings = self.settings
+        return PretrainWish(
+            method=str(method),
+            stores=tuple(self._chosen_stores()),
+            recipe=settings.asked_recipe,
+            backbone=settings.asked_network if encoder is None else None,
+            settings={
+                "method": settings.own.values(),
+                "backbone": settings.layers.values() if encoder is None else {},
+                "training": settings.training.values(),
+            },
+            length=self.length.length,
+            recipe_steps=settings.steps,
+            encoder=encoder,
+            device=self.device.device,
+            seed=settings.seed.value(),
+            without_test=self.without_test.isChecked(),
+            uses_labels=bool(self.described.get("uses_labels")),
+        )
+
+    def choices(self) -> dict[str, Any]:
+        """See LearnPanel."""
+        return {
+            "stores": [str(s.path) for s in self._chosen_stores()],
+            "encoder": self.encoder.currentData() or "",
+            "without_test": self.without_test.isChecked(),
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """See LearnPanel."""
+        self.without_test.setChecked(bool(kept.get("without_test", True)))
+
+    def reset(self) -> None:
+        """See LearnPanel."""
+        super().reset()
+        self.encoder.setCurrentIndex(0)
+        self.without_test.setChecked(True)
+
+    def _ticked(self) -> None:
+        self.kept["stores"] = [str(s.path) for s in self._chosen_stores()]
+        self.something_changed()
+
+    def _encoder_chosen(self) -> None:
+        self.kept["encoder"] = self.encoder.currentData() or ""
+        self.settings.let_choose_network(self._chosen_encoder() is None)
+        self.something_changed()
+
+    def _chosen_encoder(self) -> Any:
+        path = self.encoder.currentData()
+        return next((e for e in self.encoders if str(e.path) == path), None)
+
+    def _chosen_stores(self) -> list[StoreChoice]:
+        items = [self.list.item(i) for i in range(self.list.count())]
+        ticked = {
+            i.data(_PATH) for i in items if i.checkState() == Qt.CheckState.Checked
+        }
+        return [s for s in self.stores if str(s.path) in ticked]
+
+
+def _item(store: StoreChoice, ticked: bool) -> QListWidgetItem:
+    text = f"⚠ {store.title}" if store.problem else store.title
+    item = QListWidgetItem(text)
+    item.setData(_PATH, str(store.path))
+    item.setToolTip(store.problem or f"{store.title}\n{store.path}")
+    item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+    usable = ticked and not store.problem
+    item.setCheckState(Qt.CheckState.Checked if usable else Qt.CheckState.Unchecked)
+    return item
+
+
+def _age(path: Path) -> float:
+    try:
+        return (path / "store.json").stat().st_mtime
+    except OSError:
+        return 0.0

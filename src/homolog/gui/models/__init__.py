@@ -1,0 +1,1 @@
+"""The tab Models: cards, import, export."""

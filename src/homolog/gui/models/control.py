@@ -1,0 +1,274 @@
+"""Every trained model on disk as a card, and what may be done with it.
+
+No Qt, no torch: ``model.json`` is read as the JSON it is (written by
+``homolog.model_files``), weights are only hashed and copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import JobError, UnusableInput
+from homolog.gui.models.facts import facts_of, title_of
+from homolog.runs.run import Run, find_runs
+
+CARD = "model.json"
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+# Networks a foreign file may hold, until the engine has told its own list.
+NETWORKS = ("swin", "vit", "resunet")
+_FREE_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model.
+
+    Attributes:
+        folder: With ``model.json``.
+        path: As panels and commands take it: the run, or the model folder.
+        name: Below the runs or the models folder.
+        source: ``run`` or ``imported``.
+        kind: ``encoder``, or the task it was fine-tuned for.
+        facts: (what, text), in the order they are shown.
+        size: Bytes.
+        damaged: Why it cannot be used; empty for a sound one.
+    """
+
+    folder: Path
+    path: Path
+    name: str
+    source: str
+    kind: str = ""
+    title: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    size: int = 0
+    created: float = 0.0
+    damaged: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> str:
+        """Two lines for a list."""
+        if self.damaged:
+            return f"{self.name}\n? damaged"
+        return f"{self.name}\n{self.title}"
+
+    @property
+    def haystack(self) -> str:
+        """Everything the search looks through."""
+        words = [self.name, self.title, self.kind, self.source, self.damaged]
+        return " ".join(words + [text for _, text in self.facts]).lower()
+
+
+def find_models(runs: Path, models: Path) -> list[ModelCard]:
+    """Every model of the runs and the models folder, the newest first."""
+    found = []
+    for folder, root, source in _folders(runs, models):
+        found.append(read_model(folder, root, source))
+    return sorted(found, key=lambda model: -model.created)
+
+
+def read_model(folder: Path, root: Path, source: str = "imported") -> ModelCard:
+    """One model folder as a card; a damaged one says so.
+
+    Args:
+        folder: With ``model.json``.
+        root: What its name is relative to.
+        source: ``run`` or ``imported``.
+    """
+    path = folder.parent if folder.name == "model" else folder
+    name = path.name
+    with contextlib.suppress(ValueError):
+        name = path.resolve().relative_to(root.resolve()).as_posix()
+    created = 0.0
+    with contextlib.suppress(OSError):
+        created = (folder / CARD).stat().st_mtime
+    try:
+        card = read_card(folder)
+    except UnusableInput as error:
+        return ModelCard(
+            folder, path, name, source, created=created, damaged=str(error)
+        )
+    size = _size(folder)
+    return ModelCard(
+        folder, path, name, source, str(card.get("kind", "encoder")), title_of(card),
+        tuple(facts_of(card, size, path)), size, created, _missing(folder, card), card,
+    )  # fmt: skip
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """``model.json`` of a model folder.
+
+    Raises:
+        UnusableInput: It is missing or damaged.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card["weights"], card["sha256"], card["backbone"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableInput(f"{folder / CARD} is damaged ({error}).") from error
+    return card
+
+
+def matching(models: Sequence[ModelCard], words: str) -> list[ModelCard]:
+    """Those whose card holds every word of the search."""
+    wanted = words.lower().split()
+    return [m for m in models if all(word in m.haystack for word in wanted)]
+
+
+def uses(model: ModelCard) -> list[tuple[str, str, dict[str, Any]]]:
+    """(what to do, tab, what its ``visit`` gets) for a sound model."""
+    path = str(model.path)
+    if model.damaged:
+        return []
+    explore = ("Explore scans with its features", "Explore", {"encoder": path})
+    if model.kind != "encoder":
+        return [("Segment scans", "Segment", {"model": path}), explore]
+    tune = ("Fine-tune it with labels", "Fine-tune", {"store": "", "encoder": path})
+    return [explore, tune]
+
+
+def is_model(path: Path) -> bool:
+    """Whether a dropped path may be imported: our folder, a run, or a weight file."""
+    if path.is_dir():
+        return any((p / CARD).is_file() for p in (path, path / "model"))
+    return path.suffix.lower() in WEIGHT_FILES
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it says itself what it is, so that nothing need be asked."""
+    return path.is_dir() and is_model(path)
+
+
+def free_name(models: Path, wanted: str) -> str:
+    """A folder name that is not taken: never overwrite, ``name_v2`` instead."""
+    base = _FREE_NAME.sub("-", wanted).strip("-.") or "model"
+    name, number = base, 2
+    while (models / name).exists():
+        name, number = f"{base}_v{number}", number + 1
+    return name
+
+
+def import_config(
+    source: Path, out: Path, backbone: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the helper that imports a foreign file gets."""
+    return {
+        "action": "import",
+        "source": str(source.absolute()),
+        "out": str(out.absolute()),
+        "backbone": backbone,
+        "settings": dict(settings),
+    }
+
+
+def export_config(model: ModelCard, out: Path) -> dict[str, Any]:
+    """What the helper that writes an encoder's weights gets."""
+    if out.suffix != ".safetensors":
+        out = out.with_name(f"{out.name}.safetensors")
+    return {
+        "action": "export",
+        "source": str(model.path.absolute()),
+        "out": str(out.absolute()),
+    }
+
+
+def copy_model(source: Path, out: Path) -> Path:
+    """Copy a whole model folder, checksums verified; all of it or nothing.
+
+    Seconds for large weights: on a background thread.
+
+    Args:
+        source: Model folder, or the run it lies in.
+        out: The new model folder.
+
+    Raises:
+        UnusableInput: Damaged, or ``out`` exists.
+        JobError: It could not be written.
+    """
+    folder = source if (source / CARD).is_file() else source / "model"
+    card = read_card(folder)
+    if out.exists():
+        raise UnusableInput(f"{out} exists; choose another name.")
+    for name, wanted in card["sha256"].items():
+        if file_hash(folder / name) != wanted:
+            raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.new")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir()
+        for name in (CARD, *card["sha256"]):
+            shutil.copyfile(folder / name, scratch / name)
+        scratch.rename(out)
+    except OSError as error:
+        raise JobError(f"the model could not be copied to {out} ({error}).") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return out
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        UnusableInput: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UnusableInput(f"{path} cannot be read ({error}).") from error
+    return digest.hexdigest()
+
+
+def check_deletable(model: ModelCard, roots: Sequence[Path]) -> None:
+    """Raise unless a model may go to the trash.
+
+    Raises:
+        JobError: Its run is being worked on, or it lies outside our folders.
+    """
+    folder = model.folder.resolve()
+    if not any(folder.is_relative_to(root.resolve()) for root in roots):
+        raise JobError(f"{folder} is not in the runs or models folder.")
+    run = Run(model.path.resolve())
+    if (run.folder / "run.json").is_file() and run.is_alive():
+        raise JobError(f"{model.name} is being trained; stop it first.")
+
+
+def _folders(runs: Path, models: Path) -> Iterator[tuple[Path, Path, str]]:
+    for run in find_runs(runs):
+        # A demo keeps its trainings in folders of its own.
+        for pattern in (f"model/{CARD}", f"*/model/{CARD}"):
+            for card in sorted(run.folder.glob(pattern)):
+                yield card.parent, runs, "run"
+    if models.is_dir():
+        for pattern in (f"*/{CARD}", f"*/*/{CARD}"):
+            for card in sorted(models.glob(pattern)):
+                if not card.parent.name.startswith("."):
+                    yield card.parent, models, "imported"
+
+
+def _missing(folder: Path, card: Mapping[str, Any]) -> str:
+    for name in card["sha256"]:
+        if not (folder / name).is_file():
+            return f"the weights {name} are missing."
+    return ""
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total

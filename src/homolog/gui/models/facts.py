@@ -1,0 +1,97 @@
+"""What a model's card says, in words; no Qt, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.gui.learn.model_choice import spacing_text
+from homolog.gui.runs.words import size_words
+
+KINDS = {"encoder": "encoder (features)", "segment": "segmentation"}
+
+
+def title_of(card: Mapping[str, Any]) -> str:
+    """``"encoder, s2dc on resunet"``."""
+    backbone = card["backbone"]["name"]
+    if card.get("kind") == "encoder":
+        method = card.get("method") or "encoder"
+        return f"encoder, {method} on {backbone}"
+    kind, count = str(card.get("kind")), len(card.get("label_names") or {})
+    return f"{KINDS.get(kind, kind)}, {count} labels, {backbone}"
+
+
+def facts_of(
+    card: Mapping[str, Any], size: int, path: Path
+) -> Iterator[tuple[str, str]]:
+    """(what, text) of everything a user may want to know before trusting a model.
+
+    Args:
+        card: ``model.json``.
+        size: Bytes of its folder.
+        path: As commands take it.
+    """
+    kind = str(card.get("kind"))
+    yield "Kind", KINDS.get(kind, kind)
+    if title := card.get("title") or card.get("method"):
+        yield "Method", str(title)
+    backbone = card["backbone"]
+    yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
+    yield "Trained on", _trained_on(card)
+    spacing = (card.get("preprocessing") or {}).get("spacing_mm")
+    own = "each scan's own" if spacing is None else f"{spacing_text(spacing)} mm"
+    yield "Voxel size", own
+    if window := card.get("window"):
+        yield "Window", " x ".join(str(n) for n in window) + " voxels"
+    if card.get("kind") != "encoder" and (names := card.get("label_names")):
+        yield "Labels", ", ".join(str(name) for name in names.values())
+    steps = card.get("steps")
+    if steps is not None:
+        early = "" if card.get("complete", True) else " (stopped early)"
+        yield "Steps", f"{steps}{early}"
+    dice = (card.get("validation") or {}).get("dice")
+    if isinstance(dice, int | float) and dice == dice:
+        yield "Validation", f"Dice {dice:.3f} on held-out scans"
+    if (origin := card.get("encoder")) and isinstance(origin, Mapping):
+        began = str(origin.get("source", ""))
+        yield "Started from", Path(began).name if began else "random weights"
+    yield "Licence", str(card.get("licence") or "not stated")
+    digest = str(card["sha256"].get(card["weights"], ""))
+    yield "Weights", f"{size_words(size)}, SHA-256 {digest[:12]}"
+    yield (
+        "Made with",
+        f"homolog {card.get('homolog_version', '?')}"
+        + (f", {_day(card['created'])}" if card.get("created") else ""),
+    )
+    yield "Folder", str(path)
+
+
+def _trained_on(card: Mapping[str, Any]) -> str:
+    cases, kinds = card.get("cases"), card.get("modalities")
+    if isinstance(cases, Mapping):
+        count = len(cases.get("train", ()))
+        held = len(cases.get("val", ()))
+        text = f"{count} scans, {held} held out"
+    elif isinstance(cases, int):
+        text = f"{cases} scans"
+    elif card.get("trained_on"):
+        text = f"{len(card['trained_on'])} scans"
+    else:
+        return "unknown: the file does not say"
+    kinds = kinds or (card.get("task_spec") or {}).get("modalities")
+    if kinds:
+        text += f" ({', '.join(str(k) for k in kinds)})"
+    return text
+
+
+def _brief(config: Mapping[str, Any]) -> str:
+    shown = {
+        k: v for k, v in config.items() if k != "in_channels" and v not in ([], None)
+    }
+    parts = [f"{k} {v}".replace("[", "").replace("]", "") for k, v in shown.items()]
+    return f" ({', '.join(parts[:3])})" if parts else ""
+
+
+def _day(text: str) -> str:
+    return str(text).partition("T")[0]

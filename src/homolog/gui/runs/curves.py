@@ -1,0 +1,280 @@
+"""Live curves: pyqtgraph where it is installed, a plain painter where it is not.
+
+Both draw at most four times a second, only while visible, and at most 2000 points per
+curve; new values between two drawings replace each other.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtGui import QFont
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)
+
+from homolog.gui.runs.curve_points import (
+    Curve,
+    decimated,
+    hover_words,
+    log_safe,
+    smoothed,
+)
+
+DRAW_MS = 250
+# Okabe-Ito: told apart by colour-blind eyes; the legend also has another dash for each.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+EARLIER = "#8C8C8C"
+_HEIGHT_PX = 190
+
+
+def has_pyqtgraph() -> bool:
+    """Whether the better drawing library is installed."""
+    return importlib.util.find_spec("pyqtgraph") is not None
+
+
+class CurveView(QWidget):
+    """A chart with its own switches: logarithmic scale, smoothing, values under mouse.
+
+    Args:
+        title: Above the chart, with the unit if there is one.
+        parent: Of the widget.
+    """
+
+    def __init__(self, title: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.title = title
+        self.curves: list[Curve] = []
+        self._earlier: Curve | None = None
+        self._stale = False
+        self.drawn = 0
+        self._chart: Any = None  # made when first seen: pyqtgraph takes its time
+        self._legend = QLabel()
+        self._readout = QLabel("Move the mouse over the curve to read its values.")
+        self._build()
+        self._timer = QTimer(self)
+        self._timer.setInterval(DRAW_MS)
+        self._timer.timeout.connect(self._draw_if_stale)
+
+    def show_curves(
+        self, curves: Sequence[Curve], earlier: Curve | None = None
+    ) -> None:
+        """Show these from the next drawing on.
+
+        Args:
+            curves: Newest values.
+            earlier: Another run, in grey behind them.
+        """
+        self.curves, self._earlier, self._stale = list(curves), earlier, True
+        if self.isVisible() and not self._timer.isActive():
+            self._draw_if_stale()
+            self._timer.start()
+
+    def showEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().showEvent(event)
+        self._need_chart()
+        self._chart.dress(self._readout)
+        self._timer.start()
+
+    def hideEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().hideEvent(event)
+        self._timer.stop()
+
+    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
+            QTimer.singleShot(0, self._dress)
+
+    def _dress(self) -> None:
+        """Another theme or font size: after Qt has given it to the labels."""
+        if self._chart is not None and self.isVisible():
+            self._chart.dress(self._readout)
+
+    def say_values(self, step: float) -> None:
+        """Write the values at a step below the chart."""
+        self._readout.setText(hover_words(self._all(), step) or "No values yet.")
+
+    def _build(self) -> None:
+        self._heading = QLabel(self.title)
+        self._log = QCheckBox("log scale")
+        self._log.setAccessibleName(f"{self.title}: logarithmic scale")
+        self._log.setToolTip("Show small values as well as large ones")
+        self._log.toggled.connect(self._redraw)
+        self._smooth = QSlider(Qt.Orientation.Horizontal)
+        self._smooth.setRange(0, 95)
+        self._smooth.setValue(60)
+        self._smooth.setMaximumWidth(80)
+        self._smooth.setMinimumWidth(40)
+        self._smooth.setAccessibleName(f"{self.title}: smoothing")
+        self._smooth.setToolTip("Smoothing of the curves; left shows raw values")
+        self._smooth.valueChanged.connect(self._redraw)
+        label = QLabel("smooth")
+        label.setBuddy(self._smooth)
+        for text in (self._legend, self._readout):
+            text.setWordWrap(True)
+        self._legend.setTextFormat(Qt.TextFormat.RichText)
+        self._legend.setAccessibleName(f"{self.title}: which line is which")
+        self._legend.setToolTip("Which line is which")
+        self._readout.setAccessibleName(f"{self.title}: values under the mouse")
+        self._readout.setToolTip("Values at the step under the mouse")
+        top = QHBoxLayout()
+        for widget in (self._log, label, self._smooth):
+            top.addWidget(widget)
+        top.addStretch()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self._heading)
+        column.addLayout(top)
+        column.addWidget(self._legend)
+        column.addWidget(self._readout)
+
+    def _need_chart(self) -> None:
+        if self._chart is not None:
+            return
+        self._chart = _make_chart(self)
+        self._chart.setAccessibleName(self.title)
+        self._chart.setToolTip(f"{self.title} by training step")
+        self._heading.setBuddy(self._chart)
+        column = self.layout()
+        column.insertWidget(column.indexOf(self._legend) + 1, self._chart)
+
+    def _redraw(self) -> None:
+        self._stale = True
+        self._draw_if_stale()
+
+    def _draw_if_stale(self) -> None:
+        if not self._stale or self._chart is None or not self.isVisible():
+            return
+        self._stale = False
+        self.drawn += 1
+        self._legend.setText(legend_of(self._all()))
+        strength = self._smooth.value() / 100
+        self._chart.draw([self._prepared(c, strength) for c in self._all()],
+                         self._log.isChecked())  # fmt: skip
+
+    def _prepared(self, curve: Curve, strength: float) -> Curve:
+        x, y = decimated(curve.x, curve.y)
+        if curve.role != "validation":
+            y = smoothed(y, strength)
+        if self._log.isChecked():
+            y = log_safe(y)
+        return Curve(curve.name, x, y, curve.role)
+
+    def _all(self) -> list[Curve]:
+        return ([self._earlier] if self._earlier is not None else []) + self.curves
+
+
+def legend_of(curves: Sequence[Curve]) -> str:
+    """The lines' samples and names as rich text; empty for a single line."""
+    if len(curves) < 2:
+        return ""
+    parts, place = [], 0
+    for curve in curves:
+        sample = "╌╌" if curve.role == "part" else "━━"
+        colour, name = colour_of(curve, place), html.escape(curve.name)
+        parts.append(f'<span style="color:{colour}">{sample}</span>&nbsp;{name}')
+        place += curve.role != "earlier"
+    return " &nbsp; ".join(parts)
+
+
+def colour_of(curve: Curve, place: int) -> str:
+    """Colour of a curve by its place in the chart."""
+    return EARLIER if curve.role == "earlier" else COLOURS[place % len(COLOURS)]
+
+
+def _make_chart(view: CurveView) -> Any:
+    if has_pyqtgraph():
+        try:
+            return _pyqtgraph_chart(view)
+        except Exception:  # noqa: BLE001 - a broken install draws with the painter
+            pass
+    from homolog.gui.runs.painted_chart import PaintedChart
+
+    return PaintedChart(view.say_values, view)
+
+
+def _pyqtgraph_chart(view: CurveView) -> QWidget:
+    """A PlotWidget with ``draw(curves, log)``; curves are updated, never remade."""
+    import pyqtgraph
+
+    class Chart(pyqtgraph.PlotWidget):
+        def __init__(self) -> None:
+            super().__init__(parent=view, background=None)
+            self._lines: dict[str, Any] = {}
+            self.setLabel("bottom", "step")
+            self.showGrid(x=True, y=True, alpha=0.15)
+            self.setMouseEnabled(x=True, y=False)
+            self.setMenuEnabled(False)
+            self.setFixedHeight(_HEIGHT_PX)
+            self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            self.scene().sigMouseMoved.connect(self._hover)
+
+        def sizeHint(self) -> QSize:
+            return QSize(200, _HEIGHT_PX)
+
+        def wheelEvent(self, event: Any) -> None:
+            event.ignore()  # the wheel scrolls the panel
+
+        def draw(self, curves: list[Curve], log: bool) -> None:
+            names = {curve.name for curve in curves}
+            for name in [n for n in self._lines if n not in names]:
+                self.removeItem(self._lines.pop(name))
+            self.setLogMode(x=False, y=log)
+            places = 0
+            for curve in curves:
+                line = self._lines.get(curve.name)
+                if line is None:
+                    line = self.plot(connect="finite")
+                    self._lines[curve.name] = line
+                line.setPen(_pen(pyqtgraph, curve, places))
+                few = curve.role == "validation" or len(curve.x) < 2
+                line.setSymbol("o" if few else None)
+                line.setSymbolSize(5)
+                line.setSymbolBrush(colour_of(curve, places))
+                line.setData(curve.x, curve.y)
+                places += curve.role != "earlier"
+
+        def _hover(self, place: Any) -> None:
+            if self.sceneBoundingRect().contains(place):
+                view.say_values(self.getViewBox().mapSceneToView(place).x())
+
+        def dress(self, like: QLabel) -> None:
+            """A label's text colour and font, so that themes and sizes fit."""
+            text = like.palette().color(like.foregroundRole())
+            font = QFont(like.font())
+            for side in ("left", "bottom"):
+                axis = self.getAxis(side)
+                axis.setPen(text)
+                axis.setTextPen(text)
+                axis.setTickFont(font)
+                axis.label.setDefaultTextColor(text)
+
+    return Chart()
+
+
+def _pen(pyqtgraph: Any, curve: Curve, place: int) -> Any:
+    style = Qt.PenStyle.SolidLine if curve.role != "part" else Qt.PenStyle.DashLine
+    width = 2 if curve.role in ("train", "validation") else 1
+    return pyqtgraph.mkPen(colour_of(curve, place), width=width, style=style)
+
+
+def bounds(curves: Sequence[Curve]) -> tuple[float, float, float, float] | None:
+    """Smallest and largest step and value that can be drawn; None where nothing can."""
+    x = np.concatenate([c.x for c in curves]) if curves else np.empty(0)
+    y = np.concatenate([c.y for c in curves]) if curves else np.empty(0)
+    keep = np.isfinite(y)
+    if not keep.any():
+        return None
+    x, y = x[keep], y[keep]
+    return float(x.min()), float(x.max()), float(y.min()), float(y.max())

@@ -1,0 +1,1 @@
+"""The tab Segment: one scan or a batch, volumes, comparison."""

@@ -1,0 +1,343 @@
+"""Several scans at once: a list to drop files on, and the progress of each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QListWidget,
+    QListWidgetItem,
+    QProgressBar,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QElidingLabel
+
+from homolog.events import Event, Progress, Saved
+from homolog.gui.hub import Hub
+from homolog.gui.learn.model_choice import ModelChoice
+from homolog.gui.rows import (
+    ask_files,
+    ask_folder,
+    beside,
+    button,
+    labelled,
+    named,
+    sentence,
+    tell,
+)
+from homolog.gui.segment.batch import Batch, BatchItem, Facts
+from homolog.gui.segment.control import (
+    find_scans,
+    keep_result,
+    part_folder,
+    read_facts,
+)
+from homolog.gui.threads import Helper, in_background
+
+_KINDS = "Scans (*.nii.gz *.nii *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm);;All files (*)"
+_ROWS_SHOWN = 6
+
+# Scans, folder for the results -> configuration of the job.
+MakeConfig = Callable[[Sequence[Path], Path], Mapping[str, Any]]
+
+
+class BatchBox(QWidget):
+    """Scans to segment into a folder, one after the other.
+
+    Signals:
+        changed: Scans came or went, or work began or ended.
+        load: The user wants to see a result (BatchItem).
+    """
+
+    changed = Signal()
+    load = Signal(object)
+
+    def __init__(self, hub: Hub, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._hub = hub
+        self.batch = Batch()
+        self.out: Path | None = None
+        self._facts: dict[Path, Facts] = {}
+        self._advice: tuple[ModelChoice | None, str | None] = (None, None)
+        self._names: dict[int, str] = {}
+        self._config: MakeConfig | None = None
+        self._helper: Helper | None = None
+        self._part: Path | None = None
+        self._moving = 0
+        self._wants_stop = False
+        self.setAcceptDrops(True)
+        self.list = QListWidget()
+        self.list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.list.setAcceptDrops(False)  # drops fall through to this box
+        self.list.viewport().setAcceptDrops(False)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.itemDoubleClicked.connect(lambda _: self.load_selected())
+        self.bar = QProgressBar()
+        named(self.bar, "Scans done", "Scans done so far")
+        self.bar.hide()
+        self.cancel = button("Cancel", "Stop after the running window", self.stop)
+        self.cancel.hide()
+        self.words = sentence("State of the batch")
+        self.folder = QElidingLabel()
+        self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self._lay_out()
+        self.show_list()
+
+    @property
+    def busy(self) -> bool:
+        """Whether scans are being segmented."""
+        return self._helper is not None or self._moving > 0
+
+    def set_out(self, folder: Path) -> None:
+        """Where the results go."""
+        self.out = folder
+        self.folder.setText(str(folder))
+        named(self.folder, "Folder of the results", str(folder))
+
+    def add(self, paths: Sequence[Path]) -> None:
+        """Add files and folders; folders are searched in the background."""
+        in_background(
+            find_scans, list(paths), owner=self, done=self._found,
+            failed=lambda error: tell(self.words, f"⚠ {error}"),
+        )  # fmt: skip
+
+    def advise(self, model: ModelChoice | None, modality: str | None) -> None:
+        """Tell which scans are unlike those the chosen model learnt from."""
+        self._advice = (model, modality)
+        self.batch.advise(model, self._facts, modality)
+        self.show_list()
+
+    def begin(self, config: MakeConfig, names: Mapping[int, str]) -> None:
+        """Segment what is not done yet.
+
+        Args:
+            config: Makes the job's configuration.
+            names: Label value -> name, written beside each result.
+        """
+        if self.busy or self.out is None or not self.batch.open:
+            return
+        self._config, self._names = config, dict(names)
+        self._wants_stop = False
+        self.batch.restart()
+        self._moving += 1
+        in_background(
+            part_folder, self.out, owner=self, done=self._ready,
+            failed=lambda error: self._cannot_write(error),
+        )  # fmt: skip
+        tell(self.words, "Starting the worker...")
+        self.bar.setRange(0, len(self.batch.items))
+        self.bar.show()
+        self.cancel.setEnabled(True)
+        self.cancel.show()
+        self.show_list()
+        self.changed.emit()
+
+    def stop(self) -> None:
+        """Cancel: finished scans stay."""
+        self._wants_stop = True
+        self.cancel.setEnabled(False)
+        tell(self.words, "Cancelling...")
+        if self._helper is not None:
+            self._helper.stop()
+
+    def load_selected(self) -> None:
+        """Ask for the selected result to be shown."""
+        rows = [i.row() for i in self.list.selectedIndexes()]
+        items = [self.batch.items[row] for row in rows if self.batch.items[row].result]
+        if not items:
+            tell(self.words, "Select a scan that is done to load its result.")
+        for item in items:
+            self.load.emit(item)
+
+    def remove_selected(self) -> None:
+        """Take the selected scans (or all) out of the list; files stay."""
+        if self.busy:
+            return
+        rows = [index.row() for index in self.list.selectedIndexes()]
+        self.batch.remove(rows or range(len(self.batch.items)))
+        tell(self.words, "")
+        self.show_list()
+        self.changed.emit()
+
+    def show_list(self) -> None:
+        """The lines anew; the selection stays."""
+        chosen = {index.row() for index in self.list.selectedIndexes()}
+        items = self.batch.items
+        if self.list.count() != len(items):
+            self.list.clear()
+            for _ in items:
+                self.list.addItem(QListWidgetItem())
+            for row in chosen & set(range(len(items))):
+                self.list.item(row).setSelected(True)
+        for row, item in enumerate(items):
+            self._show_line(row, item)
+        height = self.list.fontMetrics().height() + 4
+        rows = min(max(len(items), 3), _ROWS_SHOWN)
+        self.list.setFixedHeight(rows * height + 2 * self.list.frameWidth() + 4)
+        self.hint.setVisible(not items)
+        self.load_button.setEnabled(any(item.result for item in items))
+        self.remove_button.setEnabled(bool(items) and not self.busy)
+        self.bar.setValue(sum(item.state in ("done", "failed") for item in items))
+
+    def dragEnterEvent(self, event: Any) -> None:
+        """Files are welcome."""
+        if event.mimeData().hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        """Files and folders join the list."""
+        paths = [Path(u.toLocalFile()) for u in event.mimeData().urls()]
+        self.add([p for p in paths if str(p) != "."])
+        event.acceptProposedAction()
+
+    def _lay_out(self) -> None:
+        self.hint = sentence("Where to drop scans")
+        tell(self.hint, "Drop scans or folders here: NIfTI, NRRD, MHA, DICOM.")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        hint = "Scans to segment; drop files or folders here, double-click a result"
+        column.addLayout(labelled("Several scans", self.list, hint))
+        column.addWidget(self.hint)
+        column.addLayout(
+            beside(
+                button("Add files...", "Choose scan files", self._ask_files),
+                button("Add folder...", "Choose a folder of scans or a DICOM folder",
+                       lambda: ask_folder(self, "Add a folder",
+                                          lambda p: self.add([p]))),
+            )
+        )  # fmt: skip
+        self.load_button = button(
+            "Load result", "Show the selected scan with its labels", self.load_selected
+        )
+        self.remove_button = button(
+            "Remove", "Take the selected scans out of this list", self.remove_selected
+        )
+        column.addLayout(beside(self.load_button, self.remove_button))
+        column.addLayout(labelled("Results go to", self.folder, "Folder of results"))
+        column.addWidget(
+            button("Change folder...", "Choose where the results go",
+                   lambda: ask_folder(self, "Folder of the results", self.set_out))
+        )  # fmt: skip
+        column.addWidget(self.bar)
+        column.addWidget(self.cancel)
+        column.addWidget(self.words)
+
+    def _ask_files(self) -> None:
+        ask_files(self, "Add scans", _KINDS, self.add)
+
+    def _found(self, answer: tuple[list[Path], list[str]]) -> None:
+        scans, odd = answer
+        new = self.batch.add(scans)
+        told = [f"⚠ {text}" for text in odd]
+        if scans and not new:
+            told.append("These scans are in the list already.")
+        tell(self.words, "\n".join(told))
+        self.show_list()
+        self.changed.emit()
+        unread = [p for p in scans if p not in self._facts]
+        in_background(
+            read_facts, unread, owner=self, done=self._got_facts,
+            failed=lambda error: tell(self.words, f"⚠ {error}"),
+        )  # fmt: skip
+
+    def _got_facts(self, facts: dict[Path, Facts]) -> None:
+        self._facts |= facts
+        self.advise(*self._advice)
+
+    def _ready(self, part: Path) -> None:
+        self._part = part
+        self._moving -= 1
+        self._next_round()
+
+    def _cannot_write(self, error: Exception) -> None:
+        self._moving -= 1
+        self._end(f"⚠ {self.out} cannot be written to: {error}")
+
+    def _next_round(self) -> None:
+        scans = [] if self._wants_stop else self.batch.next_round()
+        if not scans or self._config is None or self._part is None:
+            self._helper = None
+            self._end_if_moved()
+            return
+        helper = Helper("predict", self._config(scans, self._part), self)
+        helper.news.connect(self._tell)
+        helper.done.connect(self._round_done)
+        helper.failed.connect(lambda text: self._round_broken(text))
+        helper.stopped.connect(lambda: self._round_broken(""))
+        self._helper = helper
+        helper.start()
+
+    def _tell(self, event: Event) -> None:
+        item = self.batch.tell(event)
+        if item is None:
+            return
+        tell(self.words, "")
+        self._show_line(self.batch.items.index(item), item)
+        if isinstance(event, Saved):
+            self._move(item, Path(event.path))
+        if isinstance(event, Progress) and event.phase == "scans":
+            self.show_list()
+
+    def _move(self, item: BatchItem, part: Path) -> None:
+        assert self.out is not None
+        self._moving += 1
+        in_background(
+            keep_result, part, self.out, self._names, owner=self,
+            done=lambda path: self._moved(item, path, ""),
+            failed=lambda error: self._moved(item, None, f"not saved: {error}"),
+        )  # fmt: skip
+
+    def _moved(self, item: BatchItem, path: Path | None, reason: str) -> None:
+        self._moving -= 1
+        if path is not None:
+            self.batch.saved(item, path)
+        else:
+            item.state, item.words = "failed", reason
+        self.show_list()
+        self._end_if_moved()
+
+    def _round_done(self, result: dict[str, Any]) -> None:
+        self.batch.finish(result)
+        self._drop_helper()
+        self._next_round()
+
+    def _round_broken(self, reason: str) -> None:
+        self.batch.break_off(reason)
+        self._drop_helper()
+        self._end_if_moved()
+
+    def _drop_helper(self) -> None:
+        if self._helper is not None:
+            self._helper.deleteLater()
+        self._helper = None
+
+    def _end_if_moved(self) -> None:
+        if not self.busy and self._part is not None:
+            stopped = "Cancelled; " if self._wants_stop else ""
+            self._end(f"{stopped}{self.batch.summary}.")
+
+    def _end(self, words: str) -> None:
+        if self._part is not None:
+            part, self._part = self._part, None
+            in_background(shutil.rmtree, part, True, owner=self)
+        self.bar.hide()
+        self.cancel.hide()
+        tell(self.words, words)
+        self.show_list()
+        self.changed.emit()
+
+    def _show_line(self, row: int, item: BatchItem) -> None:
+        line = self.list.item(row)
+        if line is None:
+            return
+        line.setText(item.line)
+        volumes = [f"{n}: {v:,.2f} ml" for n, v in item.volumes_ml.items() if v > 0]
+        told = [str(item.scan), item.note, item.words, *volumes]
+        line.setToolTip("\n".join(t for t in told if t))
