@@ -70,11 +70,16 @@ class BuildBox(QFrame):
         self._arrange()
         self.refresh(0)
 
-    def refresh(self, ticked: int) -> None:
-        """Say how many sources are ticked; offer a free name."""
+    def refresh(self, ticked: int, only: str = "") -> None:
+        """Say how many sources are ticked; offer a free name.
+
+        Args:
+            ticked: How many.
+            only: Name of the one ticked folder, after which the store is called.
+        """
         self._ticked = ticked
         if self._name_is_ours:
-            self.name.setText(free_name(self.hub.stores))
+            self.name.setText(free_name(self.hub.stores, only or "scans"))
         busy = self.helper is not None
         self.build.setEnabled(ticked > 0 and not busy)
         self.build.setToolTip(

@@ -213,6 +213,12 @@ def few(paths: list[Path]) -> bool:
     return slices or (len(files) + len(folders) <= _MOST_OPENED)
 
 
+def name_for(ticked: list[Row]) -> str:
+    """What to call the store of these rows: after the one folder, if it is one."""
+    alone = len(ticked) == 1 and ticked[0].is_folder
+    return ticked[0].name if alone else ""
+
+
 def checked_row(row: Row) -> Row:
     """A row after reading all values of its scan; slow."""
     assert row.path is not None

@@ -20,6 +20,7 @@ from homolog.gui.data.control import (
     few,
     layer_key,
     layer_row,
+    name_for,
     rows_of,
     sources_to_build,
     with_checked,
@@ -119,13 +120,8 @@ class DataPanel(QWidget):
         self.list.show_rows(listed)
         has_rows = bool(listed)
         self.empty.setVisible(not has_rows)
-        for widget in (
-            self.open_button,
-            self.list,
-            self.check_button,
-            self.show_button,
-            self.remove_button,
-        ):
+        tools = (self.check_button, self.show_button, self.remove_button)
+        for widget in (self.open_button, self.list, *tools):
             widget.setVisible(has_rows)
         labels = [x for x in self.hub.viewer.layers if is_kind(x, "Labels")]
         self.use_labels.setVisible(bool(labels))
@@ -320,7 +316,8 @@ class DataPanel(QWidget):
         self.list.ticked.connect(self._count_ticked)
 
     def _count_ticked(self) -> None:
-        self.build.refresh(len(self.list.ticked_rows()))
+        ticked = self.list.ticked_rows()
+        self.build.refresh(len(ticked), name_for(ticked))
 
     def _arrange(self) -> None:
         column = QVBoxLayout(self)

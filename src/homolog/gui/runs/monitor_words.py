@@ -95,7 +95,9 @@ def verdict(found: Sequence[Reading]) -> tuple[str, str]:
         worst = next(reading for reading in found if reading.light == LOOK)
         return LOOK, worst.meaning
     if GOOD in lights:
-        return GOOD, "Training looks healthy: the features stay different."
+        if any(r.title.startswith(("Spread", "Variety")) for r in found):
+            return GOOD, "Training looks healthy: the features stay different."
+        return GOOD, "Training looks healthy."
     return NONE, "Nothing to judge yet."
 
 
