@@ -1,4 +1,4 @@
-"""Check a built wheel: one manifest, equal to the top-level one; resources inside."""
+"""Check a built wheel: every module, one manifest like the top-level one, resources."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def main(wheel: Path) -> None:
         ]
         if missing:
             sys.exit(f"{wheel.name} lacks the resources {missing}.")
+        source = top / "src"
+        modules = {p.relative_to(source).as_posix() for p in source.rglob("*.py")}
+        if left_out := sorted(modules - set(names)):
+            sys.exit(f"{wheel.name} lacks the modules {left_out}.")
     print(f"{wheel.name}: {len(names)} files, manifest and resources in place")
 
 

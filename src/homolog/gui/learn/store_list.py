@@ -88,7 +88,7 @@ def read_store(path: Path) -> StoreChoice:
         teachable=sum(c.has_label and c.split not in ("test", "val") for c in cards),
         spacing=_spacing(store),
         modalities=", ".join(
-            f"{n} {kind}"
+            f"{n} of unknown kind" if kind == "OTHER" else f"{n} {kind}"
             for kind, n in Counter(card.modality for card in cards).most_common()
         ),
         classes=_classes(cards, store.label_names),

@@ -95,6 +95,7 @@ class SegmentPanel(QWidget):
         self.overlap.setSpecialValueText("the model's")
         self.overlap.setValue(float(self.kept.get("overlap", _NO_OVERLAP)))
         self.trouble = sentence("Why nothing can be segmented")
+        self.setAcceptDrops(True)
         self._lay_out()
         self._connect()
         self.show_models()
@@ -115,6 +116,13 @@ class SegmentPanel(QWidget):
             self.read_models()
         if what.get("paths"):
             self.batch.add([Path(str(p)) for p in what["paths"]])
+
+    def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        self.batch.dragEnterEvent(event)
+
+    def dropEvent(self, event: Any) -> None:
+        """Files dropped anywhere on the tab join the batch."""
+        self.batch.dropEvent(event)
 
     def keep(self) -> None:
         """Keep what is chosen for the next session."""

@@ -132,7 +132,8 @@ class ScanBox(QWidget):
             tell(self.scan, "Select a scan in the layer list, or drop files below.")
         else:
             spacing = spacing_text(scan.spacing_mm)
-            tell(self.scan, f"{scan.name}: {scan.modality}, {spacing} mm")
+            kind = "modality unknown" if scan.modality == "OTHER" else scan.modality
+            tell(self.scan, f"{scan.name}: {kind}, {spacing} mm")
         self._show_start()
         able = tool.model is not None and not tool.trouble and scan is not None
         self.start.setEnabled(able and not self.busy)

@@ -1,0 +1,1 @@
+"""The tab Runs: the table of runs and the training screen."""
