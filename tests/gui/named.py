@@ -27,7 +27,10 @@ def nameless(panel: QWidget) -> list[str]:
     found = []
     for widget in panel.findChildren(QWidget):
         inner = _is_inside(widget)
-        private = type(widget).__module__.startswith("pyqtgraph")
+        module = type(widget).__module__
+        private = module.startswith("pyqtgraph")
+        if module.startswith("superqt.sliders"):  # labels and handles of a named slider
+            private = bool(widget.parentWidget().accessibleName())
         # Parts that Qt makes by itself: arrows, popups, header corners, clear buttons.
         if not isinstance(widget, _KINDS) or isinstance(widget, QScrollBar):
             continue

@@ -213,7 +213,7 @@ class MainPanel(QWidget):
         top.setContentsMargins(0, 0, 0, 0)
         top.addWidget(self.tabs)
         column = QVBoxLayout(self)
-        column.setContentsMargins(2, 2, 2, 2)
+        column.setContentsMargins(2, 6, 2, 2)
         column.addLayout(top)
         missing = self.hub.engine_missing()
         self.banner = EngineBanner(missing)

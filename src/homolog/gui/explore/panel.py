@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -164,8 +165,9 @@ class ExplorePanel(QWidget):
         listening, layers = explorer.listening, explorer.layers
 
         def gone(*_: object) -> None:
-            listening.end()
-            layers.close()
+            with contextlib.suppress(AttributeError, RuntimeError):  # viewer gone first
+                listening.end()
+                layers.close()
 
         self.destroyed.connect(gone)
         self.hub.closing.connect(explorer.end)

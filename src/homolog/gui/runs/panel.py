@@ -16,17 +16,17 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui import questions
-from homolog.gui.runs import control as runs_control
 from homolog.gui.desktop import to_trash, use_menu
 from homolog.gui.hub import Hub
 from homolog.gui.models.control import read_model
-from homolog.gui.runs.painted_chart import SPARK_ROLE
-from homolog.gui.runs.words import size_words
+from homolog.gui.runs import control as runs_control
 from homolog.gui.runs.control import COLUMNS, Row, RunList
+from homolog.gui.runs.painted_chart import SPARK_ROLE
 from homolog.gui.runs.table import fit_table, runs_table
-from homolog.gui.threads import in_background, start_run
 from homolog.gui.runs.training_parts import ActionButtons, LogBox, text_label
 from homolog.gui.runs.training_screen import TrainingScreen
+from homolog.gui.runs.words import size_words
+from homolog.gui.threads import in_background, start_run
 from homolog.runs.run import Run
 
 _LOOK_MS = 2000

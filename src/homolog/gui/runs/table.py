@@ -13,8 +13,8 @@ from qtpy.QtWidgets import (
     QTableWidget,
 )
 
-from homolog.gui.runs.painted_chart import SparkDelegate
 from homolog.gui.runs.control import COLUMNS
+from homolog.gui.runs.painted_chart import SparkDelegate
 
 _TABLE_PX = 260
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from homolog.gui.runs.control import LIVE, actions
 from homolog.gui.runs.monitor_words import plateau_hint, verdict
 from homolog.gui.runs.story import View
 from homolog.gui.runs.words import headline, state_words
-from homolog.gui.runs.control import LIVE, actions
 
 # What was asked for -> what stands there until the worker has done it.
 _MEANWHILE = {

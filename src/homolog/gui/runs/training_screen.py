@@ -12,13 +12,12 @@ from typing import Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
 
+from homolog.gui.hub import Hub
 from homolog.gui.runs import training_control as control
+from homolog.gui.runs.control import ask_to_stop, go_on, pause, read_log, stop_now
 from homolog.gui.runs.curve_points import Curve
 from homolog.gui.runs.curves import CurveView
-from homolog.gui.hub import Hub
 from homolog.gui.runs.story import RunStory, View, earlier_curve
-from homolog.gui.runs.control import ask_to_stop, go_on, pause, read_log, stop_now
-from homolog.gui.threads import in_background, start_run
 from homolog.gui.runs.training_parts import (
     ActionButtons,
     HealthBox,
@@ -29,6 +28,7 @@ from homolog.gui.runs.training_parts import (
     text_label,
     thin_bar,
 )
+from homolog.gui.threads import in_background, start_run
 from homolog.runs.run import Run
 
 _LOOK_MS = 300
