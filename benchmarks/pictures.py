@@ -18,7 +18,7 @@ from typing import Any
 
 SHAPE, SPACING_MM = (80, 100, 100), (3.5, 3.5, 3.5)
 RESOURCES = Path(__file__).parents[1] / "resources"
-SIZE_PX = (1360, 860)
+SIZE_PX = (1360, 960)
 
 
 def pretrain(home: Path, steps: int) -> Path:
@@ -95,8 +95,13 @@ def explore(viewer: Any, panel: Any, run: Path) -> None:
     panel.visit("Explore", {"encoder": str(run)})
     tab = panel.panels["Explore"]
     control = tab.explorer.control
-    wait(lambda: len(control.scans) == 2 and tab.act.isVisible(), 60)
-    tab.act.click()
+
+    def to_compute() -> bool:
+        return bool(tab.act.isVisible() and tab.act.text() == "Compute features")
+
+    wait(lambda: len(control.ready()) == 2 or to_compute(), 60)
+    if to_compute():
+        tab.act.click()
     wait(lambda: len(control.ready()) == 2, 900)
     one, two = list(control.scans)
     tab.explorer.look_at(one, tuple(places[0]))
@@ -111,7 +116,7 @@ def explore(viewer: Any, panel: Any, run: Path) -> None:
     settle()
     match = pin.answers[two]
     go_to(viewer, np.asarray(match.mm))
-    viewer.scene.camera.zoom *= 1.1
+    viewer.scene.camera.zoom *= 0.72
     settle()
     save(viewer, "explore.png")
 

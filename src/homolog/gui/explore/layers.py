@@ -20,6 +20,8 @@ from homolog.gui.files.layer_geometry import KEY
 from homolog.gui.files.layer_scan import AXIS_LABELS, UNITS, grid_attributes
 
 PINS, MATCHES = "Pinned places", "Best matches"
+# Readable on black, on grey tissue and on bright heat alike.
+_TEXT = "#1e90ff"
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class ExploreLayers:
                     features={"label": texts},
                     text={
                         "string": "{label}",
-                        "color": "white",
+                        "color": _TEXT,
                         "size": 11,
                         "anchor": "upper_left",
                     },
