@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 _STARTUP = """
-import sys, time
+import os, time
 import napari
 viewer = napari.Viewer()
 if {plugin}:
@@ -33,9 +33,8 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 QTimer.singleShot(0, QApplication.instance().quit)
 napari.run()
-print(time.time())
-sys.stdout.flush()
-viewer.close()
+print(time.time(), flush=True)
+os._exit(0)
 """
 
 
