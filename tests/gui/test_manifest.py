@@ -17,7 +17,7 @@ from homolog.gui.files import associations  # noqa: E402
 TOP = Path(__file__).parents[2]
 SETTINGS = {
     ("folders", "home"): "", ("compute", "device"): "auto",
-    ("compute", "gpu_memory_gb"): 0, ("viewing", "offer_association"): True,
+    ("viewing", "offer_association"): True,
     ("viewing", "hide_patient_text"): True, ("session", "autosave_minutes"): 2,
     ("session", "close_answer"): "ask",
 }  # fmt: skip
