@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 MOST_POINTS = 2000
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+# Okabe-Ito: told apart by colour-blind eyes; the legend also has another dash each.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+EARLIER = "#8C8C8C"
 
 
 @dataclass(frozen=True)
@@ -124,3 +129,19 @@ def hover_words(curves: list[Curve], x: float) -> str:
             step = found[0]
         parts.append(f"{curve.name} {found[1]:.4g}")
     return f"step {step:.0f}: {', '.join(parts)}" if step is not None else ""
+
+
+def colour_of(curve: Curve, place: int) -> str:
+    """Colour of a curve by its place in the chart."""
+    return EARLIER if curve.role == "earlier" else COLOURS[place % len(COLOURS)]
+
+
+def bounds(curves: Sequence[Curve]) -> tuple[float, float, float, float] | None:
+    """Smallest and largest step and value that can be drawn; None where nothing can."""
+    x = np.concatenate([c.x for c in curves]) if curves else np.empty(0)
+    y = np.concatenate([c.y for c in curves]) if curves else np.empty(0)
+    keep = np.isfinite(y)
+    if not keep.any():
+        return None
+    x, y = x[keep], y[keep]
+    return float(x.min()), float(x.max()), float(y.min()), float(y.max())

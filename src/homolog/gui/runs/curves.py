@@ -11,7 +11,6 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QFont
 from qtpy.QtWidgets import (
@@ -26,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.runs.curve_points import (
     Curve,
+    colour_of,
     decimated,
     hover_words,
     log_safe,
@@ -33,9 +33,6 @@ from homolog.gui.runs.curve_points import (
 )
 
 DRAW_MS = 250
-# Okabe-Ito: told apart by colour-blind eyes; the legend also has another dash for each.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-EARLIER = "#8C8C8C"
 _HEIGHT_PX = 190
 
 
@@ -188,11 +185,6 @@ def legend_of(curves: Sequence[Curve]) -> str:
     return " &nbsp; ".join(parts)
 
 
-def colour_of(curve: Curve, place: int) -> str:
-    """Colour of a curve by its place in the chart."""
-    return EARLIER if curve.role == "earlier" else COLOURS[place % len(COLOURS)]
-
-
 def _make_chart(view: CurveView) -> Any:
     if has_pyqtgraph():
         try:
@@ -267,14 +259,3 @@ def _pen(pyqtgraph: Any, curve: Curve, place: int) -> Any:
     style = Qt.PenStyle.SolidLine if curve.role != "part" else Qt.PenStyle.DashLine
     width = 2 if curve.role in ("train", "validation") else 1
     return pyqtgraph.mkPen(colour_of(curve, place), width=width, style=style)
-
-
-def bounds(curves: Sequence[Curve]) -> tuple[float, float, float, float] | None:
-    """Smallest and largest step and value that can be drawn; None where nothing can."""
-    x = np.concatenate([c.x for c in curves]) if curves else np.empty(0)
-    y = np.concatenate([c.y for c in curves]) if curves else np.empty(0)
-    keep = np.isfinite(y)
-    if not keep.any():
-        return None
-    x, y = x[keep], y[keep]
-    return float(x.min()), float(x.max()), float(y.min()), float(y.max())

@@ -12,8 +12,7 @@ from qtpy.QtCore import QPointF, QRect, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import QLabel, QSizePolicy, QStyledItemDelegate, QWidget
 
-from homolog.gui.runs.curve_points import Curve, decimated
-from homolog.gui.runs.curves import bounds, colour_of
+from homolog.gui.runs.curve_points import Curve, bounds, colour_of, decimated
 
 _HEIGHT_PX = 190
 _MOST = 400
