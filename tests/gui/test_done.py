@@ -19,6 +19,7 @@ pytest.importorskip("napari")
 
 from explore_files import unit_features, write_encoder, write_features, write_scan
 from named import nameless
+from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -144,6 +145,9 @@ def test_units_stay_millimetres_and_no_engine_is_loaded(window, home, tmp_path) 
     panel.panels["Explore"].products.make_labels()
     until(lambda: any("place 1" in layer.name for layer in viewer.layers))
     assert mm(viewer)
+    viewer.keymap[coerce_keybinding("Escape")](viewer)
+    assert explorer.control.query is None
+    assert len(explorer.control.pins) == 1
     explorer.delete_pin(pin.number)
     settle(0.1)
     assert mm(viewer)

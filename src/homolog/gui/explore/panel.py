@@ -154,11 +154,9 @@ class ExplorePanel(QWidget):
         for key, words, function in (
             ("Shift-F", "find similar here and pin it", explorer.pin_here),
             ("Shift-H", "show or hide the similarity maps", explorer.toggle_heat),
-            (
-                "Shift-G",
-                "go to the best match of the pinned place",
-                explorer.go_on,
-            ),
+            ("Shift-G", "go to the best match of the pinned place", explorer.go_on),
+            ("Shift-N", "go to the next match", explorer.go_on),
+            ("Escape", "forget what was asked; pinned places stay", self._forget),
         ):
             keys.add(self.hub, key, words, function, while_shown=self)
         # Plain Python, so that it works while Qt takes the widgets down.
@@ -171,6 +169,12 @@ class ExplorePanel(QWidget):
 
         self.destroyed.connect(gone)
         self.hub.closing.connect(explorer.end)
+
+    def _forget(self) -> None:
+        """Nothing is lit any more until the mouse asks again."""
+        self.explorer.control.query = None
+        self.explorer.drawing.clear()
+        self.explorer.show_pin(None)
 
     # What is shown
 

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 from homolog.data.label_naming import names_beside
 from homolog.data.scan_header import scan_stem
 from homolog.data.volume import MODALITIES
-from homolog.gui import engine, preferences
+from homolog.gui import engine, keys, preferences
 from homolog.gui.files.layers import LayerData
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.hub import Hub
@@ -228,6 +228,10 @@ class SegmentPanel(QWidget):
         self.scan.segmented.connect(self.classes.adopt)
         self.batch.changed.connect(self._refresh)
         self.batch.load.connect(self.load)
+        keys.add(
+            self.hub, "Shift-R", "segment the selected layer", self.scan.start.click,
+            while_shown=self,
+        )  # fmt: skip
 
     def _news(self, what: str) -> None:
         if what in ("runs", "models") and self.isVisible():
