@@ -246,7 +246,7 @@ def test_files_open_in_a_window(
     write_labels(_labels(volume), tmp_path / "scan_seg.nii.gz")
     (tmp_path / "bad.nii").write_bytes(b"no scan")
     _write_dicom(tmp_path / "dicom", 4)
-    viewer = make_napari_viewer(show=True)
+    viewer = make_napari_viewer(show=True)  # not the proxy: napari's button is private
     paths = [
         tmp_path / n for n in ("scan.nii.gz", "bad.nii", "scan_seg.nii.gz", "dicom")
     ]
@@ -277,7 +277,7 @@ def test_files_open_in_a_window(
 
 
 def test_folders_with_and_without_dicom_once_they_are_ours(
-    make_napari_viewer, tmp_path: Path, told: list[str]
+    make_napari_viewer_proxy, tmp_path: Path, told: list[str]
 ) -> None:
     _write_dicom(tmp_path / "dicom", 4)
     (tmp_path / "photos").mkdir()
@@ -287,7 +287,7 @@ def test_folders_with_and_without_dicom_once_they_are_ours(
         )
     settings = associations._settings()
     before = dict(settings.extension2reader)
-    viewer = make_napari_viewer()
+    viewer = make_napari_viewer_proxy()
     try:
         associations.associate()
         viewer.open(str(tmp_path / "dicom"), plugin=None)
@@ -299,8 +299,8 @@ def test_folders_with_and_without_dicom_once_they_are_ours(
     assert "homolog" not in viewer.layers[1].metadata
 
 
-def test_sample_data_opens(make_napari_viewer) -> None:
-    viewer = make_napari_viewer()
+def test_sample_data_opens(make_napari_viewer_proxy) -> None:
+    viewer = make_napari_viewer_proxy()
     for key in ("phantom", "phantom_mr", "two_phantoms"):
         viewer.open_sample("napari-homolog", key)
     kinds = [type(layer).__name__ for layer in viewer.layers]
