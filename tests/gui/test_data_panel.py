@@ -190,9 +190,11 @@ def test_every_widget_has_a_name_and_a_tooltip(panel) -> None:
     assert panel.minimumSizeHint().width() <= 300
 
 
-def test_commands_show_their_tab(make_napari_viewer, tmp_path, monkeypatch) -> None:
+def test_commands_show_their_tab(
+    make_napari_viewer_proxy, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(preferences, "home", lambda: tmp_path / "home")
-    viewer = make_napari_viewer()
+    viewer = make_napari_viewer_proxy()
     commands.show_data()
     _, main = viewer.window.add_plugin_dock_widget("napari-homolog", "Homolog")
     assert main.current() == "Data"

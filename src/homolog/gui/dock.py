@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.close_guard import CloseGuard, end_helpers
 from homolog.gui.dock_parts import EngineBanner, KeyList, TabRows
 from homolog.gui.hub import Hub
@@ -70,6 +71,8 @@ class MainPanel(QWidget):
         self._docked = self._torn_down = self._sized = False
         self._build()
         self.guard = CloseGuard(self.hub, self)
+        self.autosave = autosave_of(self.hub)
+        self.autosave.start(self._explore_panel, lambda: self.window().isVisible())
         self.hub.go.connect(self.visit)
         self.setAcceptDrops(True)
         self.setAccessibleName("Homolog")
@@ -115,6 +118,7 @@ class MainPanel(QWidget):
         self._torn_down = True
         keys_of(self.hub).clear()
         self.guard.leave()
+        self.autosave.end()
         end_helpers(self)
         for panel in self.panels.values():
             if hasattr(panel, "tear_down"):
@@ -187,6 +191,9 @@ class MainPanel(QWidget):
         self.panels[title] = panel
         area.setWidget(panel)
         return panel
+
+    def _explore_panel(self, make: bool) -> QWidget | None:
+        return self._panel("Explore") if make else self.panels.get("Explore")
 
     def _build(self) -> None:
         self.tabs = TabRows([(title, _TIPS[title]) for title, _ in PANELS])

@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from homolog.gui import rows
+from homolog.gui.autosave.bar import RestoreBar
 from homolog.gui.data.build_box import BuildBox
 from homolog.gui.data.control import (
     Badge,
@@ -277,7 +278,7 @@ class DataPanel(QWidget):
         rows.tell(self.trouble, f"{before}\n{text}" if before else text)
 
     def _make(self) -> None:
-        self.offer = OfferBar()
+        self.restore, self.offer = RestoreBar(self.hub), OfferBar()
         self.open_button = rows.button(
             "Open...", "Open scans or pictures", self.ask_files
         )
@@ -322,8 +323,8 @@ class DataPanel(QWidget):
     def _arrange(self) -> None:
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(self.offer)
-        column.addWidget(self.empty)
+        for widget in (self.restore, self.offer, self.empty):
+            column.addWidget(widget)
         column.addLayout(rows.beside(self.open_button, self.add_folder))
         column.addWidget(self.list, 1)
         column.addLayout(

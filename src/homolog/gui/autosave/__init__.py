@@ -1,0 +1,1 @@
+"""What the user made by hand is saved every few minutes, and offered after a crash."""

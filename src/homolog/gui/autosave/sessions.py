@@ -1,0 +1,236 @@
+"""Folders of saved work, one per window; those of windows that ended without closing.
+
+``home/sessions/20261120-143200/`` holds label files, ``pins.json``, ``session.json``
+and a lock that the operating system frees when the window's process dies. No Qt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from homolog.data.label_naming import names_file
+from homolog.data.points_io import write_text
+from homolog.runs.lock import RunLock, is_locked
+
+FORMAT = 1
+FILE, PINS, LOCK = "session.json", "pins.json", "lock"
+KEPT = timedelta(days=14)
+
+
+class Session:
+    """The saved work of one window; its folder is made with the first file.
+
+    Its methods are called on threads, one at a time but for ``close``.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._content: dict[str, Any] = {}
+        self._closed = ""
+        self._writing = threading.Lock()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the window closed regularly."""
+        return bool(self._closed)
+
+    def begin(self, root: Path) -> Path:
+        """Its folder, made and locked when it is not there yet.
+
+        Args:
+            root: ``home/sessions``.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        if self.folder is None:
+            root.mkdir(parents=True, exist_ok=True)
+            stem, number = f"{datetime.now():%Y%m%d-%H%M%S}", 1
+            folder = root / stem
+            while True:
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:  # another window of the same second
+                    number += 1
+                    folder = root / f"{stem}-{number}"
+            lock = RunLock(folder / LOCK)
+            if not lock.acquire():
+                raise OSError(f"{folder} cannot be locked")
+            self.folder = folder
+            weakref.finalize(self, lock.release)
+        return self.folder
+
+    def write(
+        self, root: Path, content: Mapping[str, Any], pins: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write what the window holds; label files that are gone from it go.
+
+        Args:
+            root: ``home/sessions``.
+            content: ``labels`` (a dict per file) and ``scans`` (paths).
+            pins: A dict per pinned place.
+        """
+        folder = self.begin(root)
+        write_text(
+            folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
+        )
+        with self._writing:
+            self._content = {
+                "format": FORMAT,
+                "time": datetime.now().isoformat(timespec="seconds"),
+                "pid": os.getpid(),
+                **content,
+            }
+            self._write()
+        wanted = {str(entry["file"]) for entry in content["labels"]}
+        for file in folder.glob("*.nii.gz"):
+            if file.name not in wanted:
+                file.unlink(missing_ok=True)
+                names_file(file).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """The window closes regularly: nothing needs to be offered."""
+        with self._writing:
+            self._closed = datetime.now().isoformat(timespec="seconds")
+            if self._content:
+                self._write()
+
+    def reopen(self) -> None:
+        """The window did not close after all; takes effect with the next ``write``."""
+        self._closed = ""
+
+    def _write(self) -> None:
+        assert self.folder is not None
+        _put(self.folder, {**self._content, "closed": self._closed or None})
+
+
+@dataclass(frozen=True)
+class Left:
+    """Saved work of a window that ended without closing.
+
+    Attributes:
+        folder: Where it lies.
+        time: Of the last save.
+        labels: An entry per label file.
+        pins: An entry per pinned place.
+        scans: Paths that were open.
+    """
+
+    folder: Path
+    time: datetime
+    labels: tuple[dict[str, Any], ...]
+    pins: tuple[dict[str, Any], ...]
+    scans: tuple[str, ...]
+
+    def sentence(self, now: datetime | None = None) -> str:
+        """What is offered."""
+        what = "Labels and pins" if self.labels else "Pins"
+        what = what if self.pins else "Labels"
+        today = (now or datetime.now()).date() == self.time.date()
+        when = f"{self.time:%H:%M}" if today else f"{self.time:%d %b %Y, %H:%M}"
+        return f"{what} of {when} were saved before napari ended."
+
+
+def left_behind(root: Path) -> list[Left]:
+    """Work that can be restored, newest first; broken folders are passed over."""
+    found = []
+    for folder in _folders(root):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = _get(folder)
+            if content["closed"] or is_locked(folder / LOCK):
+                continue
+            labels = tuple(x for x in content["labels"] if _is_there(folder, x))
+            left = Left(
+                folder, datetime.fromisoformat(content["time"]), labels,
+                tuple(_pins(folder)), tuple(map(str, content["scans"])),
+            )  # fmt: skip
+            if left.labels or left.pins:
+                found.append(left)
+    return sorted(found, key=lambda left: left.time, reverse=True)
+
+
+def tidy(root: Path, now: datetime | None = None) -> None:
+    """Remove sessions that were closed, and old ones that the user put off.
+
+    Only folders that hold a session.json of ours and belong to no living window go.
+    """
+    now = now or datetime.now()
+    for folder in _folders(root):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = _get(folder)
+            old = now - datetime.fromisoformat(content["time"]) > KEPT
+            if not (content["closed"] or (old and content.get("put_off"))):
+                continue
+            lock = RunLock(folder / LOCK)
+            if lock.acquire():
+                lock.release()  # Windows removes no open file
+                shutil.rmtree(folder)
+
+
+def put_off(left: Left) -> None:
+    """The user has seen the offer and answered "Not now"."""
+    _put(left.folder, {**_get(left.folder), "put_off": True})
+
+
+def claim(left: Left) -> RunLock | None:
+    """Take a session for restoring; None when another window has it."""
+    lock = RunLock(left.folder / LOCK)
+    return lock if lock.acquire() else None
+
+
+def settle(
+    left: Left, labels: Sequence[Mapping[str, Any]], pins: Sequence[Mapping[str, Any]]
+) -> None:
+    """After restoring: only what could not be restored is offered again.
+
+    Args:
+        left: The session.
+        labels: Entries that were not restored.
+        pins: Likewise.
+    """
+    write_text(
+        left.folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
+    )
+    content = {**_get(left.folder), "labels": list(labels)}
+    if not labels and not pins:
+        content["closed"] = datetime.now().isoformat(timespec="seconds")
+    _put(left.folder, content)
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [p for p in sorted(root.iterdir()) if (p / FILE).is_file()]
+
+
+def _is_there(folder: Path, entry: Mapping[str, Any]) -> bool:
+    name = str(entry["file"])
+    return Path(name).name == name and (folder / name).is_file()
+
+
+def _pins(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / PINS).is_file():
+        return []
+    return list(json.loads((folder / PINS).read_text("utf-8"))["pins"])
+
+
+def _get(folder: Path) -> dict[str, Any]:
+    content = json.loads((folder / FILE).read_text("utf-8"))
+    if content["format"] != FORMAT:
+        raise ValueError(f"{folder}: a session of another format")
+    return dict(content)
+
+
+def _put(folder: Path, content: Mapping[str, Any]) -> None:
+    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
