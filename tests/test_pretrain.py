@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -54,6 +55,9 @@ TINY: dict[str, Any] = {
 
 def tiny(method: str, store: Store, **options: Any) -> dict[str, Any]:
     settings = {key: dict(value) for key, value in TINY.items()}
+    known = {field.name for field in dataclasses.fields(METHODS.get(method).Config)}
+    settings["method"] = {k: v for k, v in settings["method"].items() if k in known}
+    options.setdefault("backbone", "resunet")
     for key, value in options.pop("settings", {}).items():
         settings[key] |= value
     return resolve(method, [store.path], settings=settings, device="cpu", **options)
@@ -465,7 +469,7 @@ def test_heads_travel_with_the_encoder(
     features = load_embedder(loaded)(torch.randn(1, 1, 16, 16, 16))
     assert features["dense"].shape == (1, 5, 4, 4, 4)
     saved = load_file(tmp_path / "model" / "embedder.safetensors")
-    again = load_embedder(loaded).heads.state_dict()
+    again = load_embedder(loaded).own_state()
     assert all(torch.equal(t, again[n]) for n, t in saved.items())
     (tmp_path / "model" / "embedder.safetensors").unlink()
     with pytest.raises(UnusableInput, match=r"embedder\.safetensors"):

@@ -16,6 +16,7 @@ from homolog.backbones._base import Backbone, build
 _SMALL = {
     "feature_size": 12, "channels": (8, 16, 32), "hidden": 24, "inner": 48, "layers": 4,
     "image_size": (32, 32, 32), "window": (3, 3, 3),
+    "widths": (8, 16, 32), "stage_blocks": (1, 2, 1),
 }  # fmt: skip
 
 

@@ -115,3 +115,9 @@ def small_backbone() -> Callable[..., Backbone]:
 def small_size() -> Index:
     """A crop with 4 x 4 x 4 tokens of stride 8."""
     return (32, 32, 32)
+
+
+@pytest.fixture
+def render_view() -> Callable[..., View]:
+    """``render``, for tests that place every view themselves."""
+    return render

@@ -23,6 +23,7 @@ STRENGTH = {
     "low_resolution": 0.5,
     "blur": 1.0,
     "noise": 0.1,
+    "curve": 0.8,
 }
 
 
@@ -157,3 +158,16 @@ def test_switching_a_change_on_leaves_the_other_draws_alone() -> None:
     assert np.array_equal(a.value, b.value)
     index = CHANGES.index("shift")
     assert a.on[0, index] == b.on[0, index]
+
+
+def test_a_curve_maps_equal_values_to_equal_values_within_the_range() -> None:
+    image, valid = _image()
+    image = torch.round(image * 2) / 2
+    curved = _change(image, valid, [{"curve": 1.0}])
+    assert curved.min() >= image.min() - 1e-5
+    assert curved.max() <= image.max() + 1e-5
+    for value in image.unique():
+        same = curved[image == value]
+        torch.testing.assert_close(same, same[:1].expand_as(same))
+    assert not torch.allclose(curved, image)
+    torch.testing.assert_close(_change(image, valid, [{"curve": 0.0}]), image)

@@ -15,18 +15,24 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from homolog.data.card import Card
 from homolog.data.crops import draw_place
+from homolog.data.pairs import Partners
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
+from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
 from homolog.feed.reading import read_blocks
 from homolog.geometry.affine import Array
-from homolog.views.blocks import share_blocks
-from homolog.views.generate import Block, GroupDraw, Levels, generate
-from homolog.views.intensity import Draws
-from homolog.views.plan import GroupPlan, Scan, check_specs, plan_views
+from homolog.views.blocks import Share, share_blocks
+from homolog.views.generate import Block, generate
+from homolog.views.plan import (
+    GroupPlan,
+    Scan,
+    check_specs,
+    is_partner,
+    plan_views,
+)
 from homolog.views.random import generator
 from homolog.views.view import View, Views, ViewSpec
 
@@ -37,33 +43,6 @@ class CaseRef:
 
     store: Store
     card: Card
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch before it goes to the device.
-
-    Attributes:
-        step: Number of the batch.
-        ids: Case id of each of the B samples.
-        case: (B,) int64, position in the feed's cases.
-        levels: How stored numbers become intensities.
-        draws: Group -> drawn views.
-        blocks: Boxes of the scans, int16; in the order of the feed's shares.
-    """
-
-    step: int
-    ids: tuple[str, ...]
-    case: Tensor
-    levels: Levels
-    draws: Mapping[str, GroupDraw]
-    blocks: tuple[Block, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the boxes."""
-        tensors = [t for b in self.blocks for t in (b.image, b.label) if t is not None]
-        return sum(t.nbytes for t in tensors)
 
 
 class Feed:
@@ -81,6 +60,8 @@ class Feed:
         rank: This process, 0..world_size - 1.
         world_size: Number of processes.
         threads: Threads that make batches ahead; 0 makes them when asked for.
+        partners: Matching places of other patients, for groups that ask for them;
+            without, both sides of a match are the sample's own place.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -98,6 +79,7 @@ class Feed:
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
+        partners: Partners | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -114,6 +96,7 @@ class Feed:
         self.rank = rank
         self.world_size = world_size
         self.threads = threads
+        self.partners = partners
         self._shares = share_blocks(self.specs)
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
         # pinned memory lets the copy up run beside the device's work
@@ -128,32 +111,25 @@ class Feed:
         """
         first = (step * self.world_size + self.rank) * self.batch_size
         samples = range(first, first + self.batch_size)
-        cases = [self.case_of(sample) for sample in samples]
-        plans, parts = [], []
-        for sample, position in zip(samples, cases, strict=True):
-            case = self.cases[position]
-            try:
-                plan = self._plan(case, sample)
-                part = read_blocks(
-                    case.store, case.card, plan, self.specs, self._shares
-                )
-            except UnusableInput as error:
-                raise UnusableInput(f"case {case.card.id!r}: {error}") from error
-            except Exception as error:
-                text = str(error) or type(error).__name__
-                raise JobError(f"case {case.card.id!r}: {text}") from error
-            plans.append(plan)
-            parts.append(part)
-        cards = [self.cases[position].card for position in cases]
+        drawn = [self._sample(sample) for sample in samples]
+        cards = [self.cases[sample.case].card for sample in drawn]
+        partners = [self.cases[sample.partner].card for sample in drawn]
         batch = Batch(
             step=step,
             ids=tuple(card.id for card in cards),
-            case=torch.tensor(cases, dtype=torch.int64),
-            levels=_levels(cards),
-            draws={name: _stack([p[name] for p in plans]) for name in self.specs},
-            blocks=tuple(_pad(list(row)) for row in zip(*parts, strict=True)),
+            case=torch.tensor([s.case for s in drawn], dtype=torch.int64),
+            partner=torch.tensor([s.partner for s in drawn], dtype=torch.int64),
+            levels=levels_of(cards),
+            partner_levels=levels_of(partners),
+            draws={
+                name: stack_plans([s.plan[name] for s in drawn]) for name in self.specs
+            },
+            blocks=tuple(
+                pad_blocks(list(row))
+                for row in zip(*(s.blocks for s in drawn), strict=True)
+            ),
         )
-        return _pinned(batch) if self._pin else batch
+        return pinned(batch) if self._pin else batch
 
     def stream(self, first: int, stop: int) -> Iterator[Batch]:
         """Batches ``first`` to ``stop - 1`` in order, made ahead by threads.
@@ -185,10 +161,19 @@ class Feed:
             device: Where the views are to lie.
         """
         device = torch.device(device)
-        levels = batch.levels.to(device)
-        case = batch.case.to(device, non_blocking=True)
         made: dict[str, View] = {}
+        both = {
+            False: (batch.levels, batch.case),
+            True: (batch.partner_levels, batch.partner),
+        }
+        needed = {share.partner for share in self._shares}
+        ready = {
+            which: (levels.to(device), case.to(device, non_blocking=True))
+            for which, (levels, case) in both.items()
+            if which in needed
+        }
         for share, stored in zip(self._shares, batch.blocks, strict=True):
+            levels, case = ready[share.partner]
             block = stored.to(device)
             normalised = dataclasses.replace(block, image=levels.normalise(block.image))
             for name in share.groups:
@@ -209,6 +194,7 @@ class Feed:
             rank=self.rank,
             world_size=self.world_size,
             threads=self.threads,
+            partners=self.partners,
         )
 
     def case_of(self, sample: int) -> int:
@@ -220,12 +206,72 @@ class Feed:
         order = generator(self.seed, epoch, stream="epoch").permutation(len(self.cases))
         return np.asarray(order)
 
-    def _plan(self, case: CaseRef, sample: int) -> dict[str, GroupPlan]:
+    def _sample(self, sample: int) -> _Sample:
+        """Draw and read one sample; errors name the case they belong to."""
+        position = self.case_of(sample)
+        match = None
+        if self.partners is not None:
+            rng = generator(self.seed, sample, stream="partner")
+            match = self.partners.draw(position, rng)
+        if match is None:
+            own, partner = self._plan(position, sample, None), position
+            theirs = own
+        else:
+            mm, partner, partner_mm = match
+            own = self._plan(position, sample, mm)
+            theirs = self._plan(partner, sample, partner_mm)
+        plan = {n: theirs[n] if is_partner(self.specs, n) else own[n] for n in own}
+        blocks: dict[int, Block] = {}
+        for which, at in ((False, position), (True, partner)):
+            numbers = [i for i, s in enumerate(self._shares) if s.partner == which]
+            shares = [self._shares[i] for i in numbers]
+            if shares:
+                found = self._read(at, plan, shares)
+                blocks |= dict(zip(numbers, found, strict=True))
+        return _Sample(position, partner, plan, [blocks[i] for i in sorted(blocks)])
+
+    def _read(
+        self, position: int, plan: Mapping[str, GroupPlan], shares: Sequence[Share]
+    ) -> list[Block]:
+        case = self.cases[position]
+        try:
+            return read_blocks(case.store, case.card, plan, self.specs, shares)
+        except UnusableInput as error:
+            raise UnusableInput(f"case {case.card.id!r}: {error}") from error
+        except Exception as error:
+            text = str(error) or type(error).__name__
+            raise JobError(f"case {case.card.id!r}: {text}") from error
+
+    def _plan(
+        self, position: int, sample: int, matched_mm: Array | None
+    ) -> dict[str, GroupPlan]:
+        case = self.cases[position]
+
         def draw(rng: np.random.Generator) -> Array:
             return draw_place(case.store, case.card, rng, self.balance)
 
-        scan = Scan(case.card.affine, case.card.shape)
-        return plan_views(self.specs, scan, draw, seed=self.seed, sample=sample)
+        affine = case.card.affine
+        known = None if matched_mm is None else affine.inverse().apply(matched_mm)
+        try:
+            return plan_views(
+                self.specs, Scan(affine, case.card.shape), draw,
+                seed=self.seed, sample=sample, matched=known,
+            )  # fmt: skip
+        except UnusableInput as error:
+            raise UnusableInput(f"case {case.card.id!r}: {error}") from error
+        except Exception as error:
+            text = str(error) or type(error).__name__
+            raise JobError(f"case {case.card.id!r}: {text}") from error
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One sample, drawn and read: its cases, its views, one block per share."""
+
+    case: int
+    partner: int
+    plan: Mapping[str, GroupPlan]
+    blocks: list[Block]
 
 
 def _check_cases(cases: Sequence[CaseRef]) -> None:
@@ -238,54 +284,3 @@ def _check_cases(cases: Sequence[CaseRef]) -> None:
                 f"all cases must have the same channels; case {first.id!r} has "
                 f"{first.channels}, case {case.card.id!r} has {case.card.channels}."
             )
-
-
-def _levels(cards: Sequence[Card]) -> Levels:
-    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread."""
-
-    def column(values: list[float]) -> Tensor:
-        whole = torch.tensor(values, dtype=torch.float64)[:, None]
-        return whole.float().repeat(1, cards[0].channels)
-
-    return Levels(
-        gain=column([c.scale / c.spread for c in cards]),
-        bias=column([(c.offset - c.centre) / c.spread for c in cards]),
-        low=column([(c.low - c.centre) / c.spread for c in cards]),
-        high=column([(c.high - c.centre) / c.spread for c in cards]),
-    )
-
-
-def _stack(plans: Sequence[GroupPlan]) -> GroupDraw:
-    fields = [p.displacement_mm for p in plans if p.displacement_mm is not None]
-    return GroupDraw(
-        affine=torch.from_numpy(np.stack([p.affine for p in plans])),
-        displacement_mm=torch.from_numpy(np.stack(fields)) if fields else None,
-        intensity=Draws.stack([p.intensity for p in plans]),
-    )
-
-
-def _pad(blocks: list[Block]) -> Block:
-    """One block per sample -> one for the batch, filled up to the largest."""
-    shape = [max(b.image.shape[axis] for b in blocks) for axis in (-3, -2, -1)]
-
-    def grown(values: Tensor) -> Tensor:
-        gaps = [n - m for n, m in zip(shape, values.shape[-3:], strict=True)]
-        if not any(gaps):
-            return values
-        return torch.nn.functional.pad(values, (0, gaps[2], 0, gaps[1], 0, gaps[0]))
-
-    labels = [grown(b.label) for b in blocks if b.label is not None]
-    extents = [b.extent for b in blocks if b.extent is not None]
-    extent = torch.stack(extents)
-    is_full = bool((extent == torch.tensor(shape, dtype=torch.float64)).all())
-    return Block(
-        image=torch.stack([grown(b.image) for b in blocks]),
-        affine=torch.stack([b.affine for b in blocks]),
-        extent=None if is_full else extent,
-        label=torch.stack(labels) if labels else None,
-    )
-
-
-def _pinned(batch: Batch) -> Batch:
-    blocks = tuple(block.each(Tensor.pin_memory) for block in batch.blocks)
-    return dataclasses.replace(batch, blocks=blocks)

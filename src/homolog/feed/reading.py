@@ -28,14 +28,14 @@ def read_blocks(
     specs: Mapping[str, ViewSpec],
     shares: Sequence[Share],
 ) -> list[Block]:
-    """What the views of one sample need, one block per share.
+    """What the views of one scan of a sample need, one block per share.
 
     Args:
         store: Where the case lies.
         card: The case.
-        plan: Its drawn views.
+        plan: The drawn views.
         specs: What was asked for.
-        shares: Which groups are read together.
+        shares: Which groups are read together; all of this scan.
 
     Returns:
         Blocks without the batch axis: image (n, C, d, h, w) int16, affine (n, 4, 4),

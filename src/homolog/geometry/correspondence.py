@@ -98,6 +98,40 @@ def token_matches(
     return forth & back
 
 
+def nearest_tokens(
+    affine_a: Tensor, affine_b: Tensor, size: Index, stride: int | Index
+) -> tuple[Tensor, Tensor]:
+    """The token of view b nearest to each token of view a.
+
+    Rounds in b's own frame, which finds the nearest in millimetres as long as b's axes
+    are perpendicular to each other, whatever its spacing; never holds (N, N) distances.
+
+    Args:
+        affine_a: (..., 4, 4) voxel -> world mm of the first view.
+        affine_b: (..., 4, 4) of the second.
+        size: Size of both views (D, H, W).
+        stride: Voxels per token, one number or (z, y, x).
+
+    Returns:
+        Index (..., N) int64 of b's token; offset (..., N, 3) float64 mm (z, y, x) from
+        a's token centre to b's. Tokens of a far outside b get b's border token and a
+        long offset.
+
+    Source: methods reference L 1 and L 3.
+    """
+    steps = constant(_triple(stride), affine_a.device)
+    d, h, w = token_grid(size, stride)
+    last = constant((d - 1, h - 1, w - 1), affine_a.device)
+    mapping = relative(affine_a, affine_b)
+    centres = token_centres(size, stride, affine_a.device)
+    place = centres @ mapping[..., :3, :3].mT + mapping[..., None, :3, 3]
+    cell = torch.round((place + 0.5) / steps - 0.5)
+    cell = torch.minimum(cell.clamp_min(0), last)
+    index = ((cell[..., 0] * h + cell[..., 1]) * w + cell[..., 2]).long()
+    apart = (cell + 0.5) * steps - 0.5 - place
+    return index, apart @ affine_b.double()[..., :3, :3].mT
+
+
 def relative(affine_a: Tensor, affine_b: Tensor) -> Tensor:
     """Voxels of a -> voxels of b, (..., 4, 4) float64."""
     a, b = affine_a.double(), affine_b.double()

@@ -27,3 +27,19 @@ def unit(features: Tensor, dim: int = -1) -> Tensor:
 def cosine_matrix(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, E) and (..., M, E) -> (..., N, M) cosines in -1..1."""
     return unit(a) @ unit(b).mT
+
+
+@full_precision
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of 2 - 2 cos(a, b); no gradient flows into ``b``.
+
+    Args:
+        a: (..., E), from the branch that learns.
+        b: (..., E), from the target branch.
+
+    Returns:
+        Scalar in 0..4: 0 for equal directions, 2 for orthogonal, 4 for opposite ones.
+
+    Source: Grill et al., NeurIPS 2020 (BYOL), Eq. 2; Alice, l_s of Eq. 2 and 5.
+    """
+    return (2.0 - 2.0 * (unit(a) * unit(b).detach()).sum(-1)).mean()

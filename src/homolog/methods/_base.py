@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,22 @@ from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
 from homolog.views.view import Views, ViewSpec
+
+
+@dataclass(frozen=True)
+class PairsWanted:
+    """Which matching places of two patients a method's Matched views lie at.
+
+    Attributes:
+        kind: ``aligned`` by the store's table, ``random`` places of random patients, or
+            ``same``: the sample's own place.
+        least_score: Least similarity of a match that is used.
+        largest_cycle_mm: Longest way back of a match that is used; 0: any.
+    """
+
+    kind: str = "aligned"
+    least_score: float = 0.7
+    largest_cycle_mm: float = 0.0
 
 
 class Method(nn.Module, ABC):
@@ -50,6 +67,10 @@ class Method(nn.Module, ABC):
             views: The groups asked for by ``views()``.
             progress: Share of the training done, 0..1.
         """
+
+    def pairs_wanted(self) -> PairsWanted | None:
+        """How its Matched views are paired; None where it has none."""
+        return None
 
     def after_step(self, progress: float) -> None:
         """Move teachers, queues, centres; called after the optimiser's step."""
@@ -106,6 +127,8 @@ class Embedder(nn.Module):
         backbone: The encoder.
         maps: Feature name -> index of the backbone's map.
         heads: Feature name -> module mapping (B, E_i, d, h, w) -> (B, E, d, h, w).
+        neck: Module from all maps to as many maps of the same grids (a pyramid); the
+            heads read its result.
     """
 
     def __init__(
@@ -113,11 +136,29 @@ class Embedder(nn.Module):
         backbone: Backbone,
         maps: Mapping[str, int],
         heads: Mapping[str, nn.Module] | None = None,
+        neck: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.maps = dict(maps)
         self.heads = nn.ModuleDict(dict(heads or {}))
+        self.neck = neck
+
+    def with_maps(self, maps: Mapping[str, int]) -> Embedder:
+        """The same features under another order or choice of names."""
+        return Embedder(self.backbone, maps, dict(self.heads), self.neck)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Weights of neck and heads, which are no part of the encoder."""
+        found = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
+        if self.neck is not None:
+            found |= {f"neck.{k}": v for k, v in self.neck.state_dict().items()}
+        return found
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of ``own_state``; every weight must be there."""
+        rest = {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
+        self.load_state_dict({**rest, **state})
 
     def stride(self, name: str) -> tuple[int, int, int]:
         """Voxels (z, y, x) per cell of a feature."""
@@ -126,6 +167,8 @@ class Embedder(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
         maps = self.backbone.maps(image)
+        if self.neck is not None:
+            maps = self.neck(maps)
         result = {}
         for name, index in self.maps.items():
             features = maps[index]

@@ -117,8 +117,8 @@ def load_embedder(encoder: LoadedEncoder) -> Embedder:
     settings: Any = from_dict(method.Config, encoder.card["method_config"])
     embedder = method(encoder.backbone, settings).embedder()
     heads = read_weights(encoder.folder, encoder.card, "embedder.safetensors")
-    embedder.heads.load_state_dict(heads)
-    return Embedder(encoder.backbone, embedder.maps, dict(embedder.heads)).eval()
+    embedder.load_own_state(heads)
+    return embedder.eval()
 
 
 def _settings(backbone: Backbone) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.geometry.affine import Index
-from homolog.losses.similarity import unit
+from homolog.losses.similarity import cosine_matrix, unit
 
 
 class Projector(nn.Module):
@@ -53,6 +53,32 @@ class Projector(nn.Module):
         return unit(projected) if self.normalise else projected
 
 
+class BottleneckHead(nn.Module):
+    """Three-layer perceptron, a bottleneck of unit length, then unit prototypes.
+
+    Args:
+        in_features: E_in.
+        hidden: Width of the inner layers.
+        bottleneck: Length of the vector that is scaled to unit length.
+        out_features: E_out.
+
+    Source: Caron et al., ICCV 2021 (DINO), appendix C; Alice, section 3.2.
+    Differs from the paper: layer norm between the layers (see Projector).
+    """
+
+    def __init__(
+        self, in_features: int, *, hidden: int, bottleneck: int, out_features: int
+    ) -> None:
+        super().__init__()
+        self.narrow = Projector(in_features, bottleneck, hidden=hidden, layers=3)
+        self.wide = nn.Parameter(torch.empty(out_features, bottleneck))
+        nn.init.trunc_normal_(self.wide, std=0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., E_in) -> (..., E_out), cosines with the rows of ``wide``, float32."""
+        return cosine_matrix(self.narrow(features), self.wide)
+
+
 def tokens_of(maps: Tensor) -> Tensor:
     """(B, E, d, h, w) -> (B, N, E), tokens in z, y, x order (x fastest)."""
     return maps.flatten(2).mT
@@ -88,14 +114,19 @@ class DenseDecoder(nn.Module):
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Maps (B, E_i, d_i, h_i, w_i), the chosen one first -> (B, out, d, h, w)."""
+        decoded: Tensor = self.output(self.features(maps))
+        return decoded
+
+    def features(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """The same before the output layer, (B, hidden, d, h, w)."""
         grid = maps[0].shape[2:]
         total = self.inputs[0](maps[0])
         for layer, features in zip(self.inputs[1:], maps[1:], strict=True):
             total = total + nn.functional.interpolate(
                 layer(features), size=grid, mode="trilinear", align_corners=False
             )
-        decoded: Tensor = self.output(self.mix(total))
-        return decoded
+        mixed: Tensor = self.mix(total)
+        return mixed
 
 
 class TokenDecoder(nn.Module):
@@ -143,13 +174,18 @@ class TokenDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Tokens (B, n, E) at patches ``visible`` (B, n) -> (B, N, out)."""
+        decoded: Tensor = self.output(self.features(tokens, visible))
+        return decoded
+
+    def features(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The same before the output layer, (B, N, hidden)."""
         entered = self.enter(tokens)
         batch, _, hidden = entered.shape
         count = self.places.shape[0]
         full = self.mask_token.to(entered.dtype).expand(batch, count, hidden)
         index = visible[:, :, None].expand(-1, -1, hidden)
         full = full.scatter(1, index, entered) + self.places.to(entered.dtype)
-        decoded: Tensor = self.output(self.blocks(full))
+        decoded: Tensor = self.blocks(full)
         return decoded
 
 

@@ -183,7 +183,7 @@ def _save(
         "licence": "code Apache-2.0; weights as the licence of the training data",
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    heads = embedder.heads.state_dict()
+    heads = embedder.own_state()
     extra = {"embedder": heads} if heads else None
     return save_model(folder, method.encoder().state_dict(), card, "encoder", extra)
 

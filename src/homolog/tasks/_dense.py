@@ -134,7 +134,7 @@ class DenseEncoder:
         """Changes with anything but the scan that the features depend on."""
         config = dataclasses.replace(self.config, batch_size=1, strides=())
         maps = sorted(self.embedder.maps.values())
-        heads = {n: v.sum().item() for n, v in self.embedder.heads.state_dict().items()}
+        heads = {n: v.sum().item() for n, v in self.embedder.own_state().items()}
         return config_hash(
             _VERSION, self.encoder_id, maps, heads, list(self.window),
             to_dict(config), to_dict(self.preprocessing),
@@ -159,8 +159,7 @@ def _default_window(embedder: Embedder, trained: Sequence[int] | None) -> Index:
 def _finest_first(embedder: Embedder) -> Embedder:
     """The same features ordered by stride: the grid of the first is that of all."""
     names = sorted(embedder.maps, key=embedder.stride)
-    maps = {name: embedder.maps[name] for name in names}
-    return Embedder(embedder.backbone, maps, dict(embedder.heads))
+    return embedder.with_maps({name: embedder.maps[name] for name in names})
 
 
 def scan_of(prepared: Prepared, name: str) -> Scan:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from homolog.geometry.affine import Affine, Array, Index
-from homolog.views.plan import GroupPlan, Scan
-from homolog.views.view import Anchor, Elsewhere, ViewSpec, Within
+from homolog.views.plan import GroupPlan, Scan, is_partner
+from homolog.views.view import Anchor, Elsewhere, Matched, ViewSpec, Within
 
 _MARGIN = 1  # voxels around the outermost places: interpolation reaches to the next
 
@@ -22,11 +22,13 @@ class Share:
         groups: Their names.
         per_view: One box for each view (they lie far apart) instead of one for all.
         labels: Whether the label map is read too.
+        partner: Whether they lie in the other patient's scan.
     """
 
     groups: tuple[str, ...]
     per_view: bool
     labels: bool
+    partner: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,24 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
     """Which groups share a box; follows from the specs alone.
 
     Groups at the anchor, or within one that is, overlap: they share one box if their
-    voxels are of one size. Every other group has a box of its own, and views at
-    independent places one each.
+    voxels are of one size; so do those at one matched place. Every other group has a
+    box of its own, and views at independent places one each.
     """
     keys: dict[tuple[object, ...], list[str]] = {}
     for name, spec in specs.items():
         root = spec.place
         while isinstance(root, Within):
             root = specs[root.group].place
-        key = ("anchor", spec.spacing_mm) if isinstance(root, Anchor) else (name,)
+        key: tuple[object, ...] = (name,)
+        if isinstance(root, Anchor | Matched):
+            key = (root, spec.spacing_mm)
         keys.setdefault(key, []).append(name)
     return tuple(
         Share(
             groups=tuple(names),
             per_view=isinstance(specs[names[0]].place, Elsewhere),
             labels=any(specs[name].labels for name in names),
+            partner=is_partner(specs, names[0]),
         )
         for names in keys.values()
     )

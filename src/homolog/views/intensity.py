@@ -18,7 +18,12 @@ from homolog.views.random import normal_noise
 from homolog.views.view import Intensity
 
 # In this order: how tissue looks, then how the scanner saw it.
-CHANGES = ("gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise")
+CHANGES = (
+    "gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise", "curve",
+)  # fmt: skip
+# Those of another modality come first, whatever column they have.
+_ORDER = ("curve", *(name for name in CHANGES if name != "curve"))
+_KNOTS = 6
 _FIELDS = {"blur": "blur_voxels", "noise": "noise_std"}
 
 
@@ -27,8 +32,8 @@ class Draws:
     """What to do to each of N views; columns follow CHANGES.
 
     Attributes:
-        on: (N, 7) bool, whether the change happens.
-        value: (N, 7) float32, its strength.
+        on: (N, 8) bool, whether the change happens.
+        value: (N, 8) float32, its strength.
         key: (N,) int64, stream of the noise.
     """
 
@@ -48,13 +53,25 @@ class Draws:
 
 def draw_intensity(rng: np.random.Generator, intensity: Intensity) -> Draws:
     """Draw the changes of one view; every number is drawn whether used or not."""
-    chances = [getattr(intensity, f"{name}_probability") for name in CHANGES]
-    ranges = [getattr(intensity, _FIELDS.get(name, name)) for name in CHANGES]
-    on = rng.random(len(CHANGES)) < np.array(chances)
-    low, high = np.array(ranges, dtype=np.float64).T
-    value = rng.uniform(low, high)
+    first, last = CHANGES[:-1], CHANGES[-1:]  # the last came later: drawn after the key
+    on, value = _drawn(rng, intensity, first)
     key = rng.integers(0, 2**62, size=1)
-    return Draws(on[None], value[None].astype(np.float32), key)
+    late_on, late_value = _drawn(rng, intensity, last)
+    return Draws(
+        np.concatenate([on, late_on])[None],
+        np.concatenate([value, late_value])[None].astype(np.float32),
+        key,
+    )
+
+
+def _drawn(
+    rng: np.random.Generator, intensity: Intensity, names: Sequence[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    chances = [getattr(intensity, f"{name}_probability") for name in names]
+    ranges = [getattr(intensity, _FIELDS.get(name, name)) for name in names]
+    on = rng.random(len(names)) < np.array(chances)
+    low, high = np.array(ranges, dtype=np.float64).T
+    return on, rng.uniform(low, high)
 
 
 def change_intensity(
@@ -75,7 +92,8 @@ def change_intensity(
         return image
     mask = valid[:, None]
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        for column, name in enumerate(CHANGES):
+        for name in _ORDER:
+            column = CHANGES.index(name)
             rows = np.flatnonzero(draws.on[:, column])
             if len(rows) == 0:
                 continue
@@ -129,6 +147,22 @@ def _scale(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tenso
 
 def _shift(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
     return image + _wide(strength)
+
+
+def _curve(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    """Piecewise linear through random values at even knots of the view's range."""
+    low, high = _range(image, mask)
+    span = (high - low).clamp_min(1e-6)
+    place = ((image - low) / span).clamp(0, 1) * (_KNOTS - 1)
+    normal = normal_noise(keys ^ 0x5DEECE66D, _KNOTS)  # another stream than the noise
+    knots = 0.5 * (1 + torch.erf(normal / 2**0.5))  # uniform in 0..1
+    left = place.floor().clamp(max=_KNOTS - 2)
+    index = left.long().flatten(1)
+    before = knots.gather(1, index).reshape(image.shape)
+    after = knots.gather(1, index + 1).reshape(image.shape)
+    drawn = before + (after - before) * (place - left)
+    share = _wide(strength)
+    return ((1 - share) * place / (_KNOTS - 1) + share * drawn) * span + low
 
 
 def _noise(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
@@ -191,4 +225,5 @@ _APPLY: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "low_resolution": _low_resolution,
     "blur": _blur,
     "noise": _noise,
+    "curve": _curve,
 }

@@ -19,7 +19,14 @@ from homolog.geometry.affine import Affine, Array, Index
 from homolog.views.elastic import draw_field
 from homolog.views.intensity import Draws, draw_intensity
 from homolog.views.random import generator
-from homolog.views.view import Anchor, ViewSpec, Whole, Within
+from homolog.views.view import (
+    Anchor,
+    Elsewhere,
+    Matched,
+    ViewSpec,
+    Whole,
+    Within,
+)
 
 DrawPlace: TypeAlias = Callable[[np.random.Generator], Array]
 
@@ -59,6 +66,7 @@ def plan_views(
     *,
     seed: int,
     sample: int,
+    matched: Array | None = None,
 ) -> dict[str, GroupPlan]:
     """Draw all views of one sample.
 
@@ -68,12 +76,14 @@ def plan_views(
         draw_place: Generator -> (3,) voxel position of interest in the scan.
         seed: Seed of the run.
         sample: Number of the sample, counted over the whole run and all ranks.
+        matched: (3,) voxel position of Matched groups in this scan; the anchor if None.
 
     Returns:
         Group name -> plan; a pure function of the arguments.
     """
     anchor = np.asarray(draw_place(generator(seed, sample, stream="anchor")))
     anchor = _inside(anchor, _anchored_side(specs, scan), scan.shape)
+    known = anchor if matched is None else np.asarray(matched)
     plans: dict[str, GroupPlan] = {}
     for name, spec in specs.items():
 
@@ -84,7 +94,8 @@ def plan_views(
         affines = []
         for view in rows:
             place = numbers("place", view)
-            centre = _centre(spec, scan, anchor, draw_place, place, specs, plans)
+            at = known if isinstance(spec.place, Matched) else anchor
+            centre = _centre(spec, scan, at, draw_place, place, specs, plans)
             affines.append(_turned(spec, scan, centre, numbers("shape", view)))
         draws = [draw_intensity(numbers("intensity", v), spec.intensity) for v in rows]
         fields = [_field(spec, affines[v], numbers("elastic", v)) for v in rows]
@@ -116,6 +127,16 @@ def check_specs(specs: Mapping[str, ViewSpec]) -> None:
                 f"view group {name!r} lies within {spec.place.group!r}, which must "
                 f"come earlier; earlier groups: {', '.join(earlier) or 'none'}."
             )
+        if isinstance(spec.place, Within) and is_partner(specs, name):
+            raise ValueError(f"view group {name!r} cannot lie within a partner's view.")
+
+
+def is_partner(specs: Mapping[str, ViewSpec], name: str) -> bool:
+    """Whether a group is cut from the other patient's scan."""
+    place = specs[name].place
+    while isinstance(place, Within):
+        place = specs[place.group].place
+    return isinstance(place, Matched) and place.partner
 
 
 def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
@@ -141,10 +162,14 @@ def _centre(
 ) -> Array:
     """Voxel position (3,) in the scan of a view's centre, before its jitter."""
     place, shape = spec.place, np.array(scan.shape)
+    if spec.stray > 0 and rng.random() < spec.stray:
+        place = Elsewhere()
     if isinstance(place, Whole):
         middle = (shape - 1) / 2
         flat = (np.array(spec.size) == 1) & (shape > 1)
         return np.where(flat, np.round(anchor), middle)
+    if isinstance(place, Matched):
+        return anchor  # exactly there: rounding would undo the alignment of two scans
     if isinstance(place, Anchor):
         centre = anchor
     elif isinstance(place, Within):
@@ -165,7 +190,7 @@ def _anchored_side(specs: Mapping[str, ViewSpec], scan: Scan) -> Array:
     sides = [
         np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
         for spec in specs.values()
-        if isinstance(spec.place, Anchor)
+        if isinstance(spec.place, Anchor | Matched)
     ]
     return np.max(sides, axis=0) if sides else np.ones(3)
 

@@ -41,7 +41,21 @@ class Whole:
     """The whole scan, scaled (one factor for all axes) to fit the view and padded."""
 
 
-Place: TypeAlias = Anchor | Elsewhere | Within | Whole
+@dataclass(frozen=True)
+class Matched:
+    """At a place known in two patients, never moved to keep the view in the scan.
+
+    The feed draws a matching pair of places for each sample. Where it knows none, both
+    sides are the sample's own scan and anchor.
+
+    Attributes:
+        partner: In the other patient's scan instead of the sample's own.
+    """
+
+    partner: bool = False
+
+
+Place: TypeAlias = Anchor | Elsewhere | Within | Whole | Matched
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class Intensity:
         blur_voxels: Gaussian blur of a sigma drawn in this range.
         contrast: Factor about the view's mean; values are kept in the view's range.
         low_resolution: Zoom factor (0..1] down and up again.
+        curve: Strength, 0..1, of a random curve from grey values to grey values that
+            may rise and fall: as if another modality had been used.
     """
 
     shift: Range = (-0.1, 0.1)
@@ -74,6 +90,8 @@ class Intensity:
     contrast_probability: float = 0.0
     low_resolution: Range = (0.5, 1.0)
     low_resolution_probability: float = 0.0
+    curve: Range = (0.3, 1.0)
+    curve_probability: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,8 @@ class ViewSpec:
         count: Views in the group (V).
         place: Where the views are centred.
         translate: Centre jitter per axis, as a fraction of the view's size.
+        stray: Probability that a view stands at an independent place of the scan
+            instead of ``place``.
         rotate_deg: Rotation per axis (about z, y, x) drawn in +- these angles.
         scale: Isotropic size factor; 1.2 shows the anatomy 1.2 times larger.
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
@@ -103,6 +123,7 @@ class ViewSpec:
     count: int = 1
     place: Place = Anchor()
     translate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    stray: float = 0.0
     rotate_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: Range = (1.0, 1.0)
     anisotropy: float = 0.0
@@ -124,7 +145,8 @@ class View:
         affine: (B, V, 4, 4) float64, view voxel (z, y, x) -> world mm (z, y, x), LPS.
             With an elastic displacement it is the affine part.
         valid: (B, V, D, H, W) bool, False where the view looks outside the scan.
-        case: (B,) int64, index of the scan in the feed.
+        case: (B,) int64, index of the scan in the feed (of a Matched partner group,
+            the partner's).
         label: (B, V, D, H, W) int64 or None; -1 where unlabelled or outside.
         displacement_mm: (B, V, 3, p, q, r) float32 control points of a cubic B-spline
             in world mm (z, y, x), spread over the view's corners, or None;
