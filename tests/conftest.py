@@ -53,7 +53,29 @@ def phantom_store(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
     ]
     out = tmp_path_factory.mktemp("store") / "phantoms"
     drain(write_store(cases, out))
-    return Store.open(out)
+    store = Store.open(out)
+    _align_by_landmarks(store, phantom_folder)
+    return store
+
+
+def _align_by_landmarks(store, folder: Path) -> None:
+    """A table of matching places, from the phantoms' own landmarks."""
+    import numpy as np
+
+    from homolog.data.pairs import ROW, PairTable, write_pairs
+    from homolog.data.points_io import read_points
+
+    ids = tuple(card.id for card in store.cards)
+    found = [read_points(folder / "landmarks" / f"{name}.csv") for name in ids]
+    rows = []
+    for a, points in enumerate(found):
+        b = (a + 1) % len(ids)
+        known = dict(zip(found[b].names, found[b].mm, strict=True))
+        for name, mm in zip(points.names, points.mm, strict=True):
+            if name in known:  # a small scan does not show every landmark
+                rows.append((a, mm, b, known[name], 0.9, 1.0))
+    table = PairTable(ids, np.array(rows, ROW), {"store_hash": store.hash})
+    write_pairs(store.path, table)
 
 
 @pytest.fixture(scope="session")

@@ -216,10 +216,10 @@ def test_points_are_found_in_the_turned_scan(scan, turned, encoder, tmp_path):
     assert np.abs(found.mm - places).max() <= 12.0  # cells of 16 mm
     with (tmp_path / "m.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {"similarity", "margin", "cycle_mm", "voxel_z"} <= set(rows[0])
+    assert {"similarity", "margin", "cycle_mm", "b_voxel_z"} <= set(rows[0])
     assert float(rows[0]["cycle_mm"]) <= 24.0
     index = read_scan(turned).affine.inverse().apply(found.mm)
-    told = [[float(r[f"voxel_{a}"]) for a in "zyx"] for r in rows]
+    told = [[float(r[f"b_voxel_{a}"]) for a in "zyx"] for r in rows]
     np.testing.assert_allclose(told, index, atol=1e-3)
     assert len(result["matches"]) == 2
 

@@ -63,6 +63,28 @@ def test_a_key_of_one_tab_waits_for_it(hub: Hub, qtbot) -> None:
     assert not hub.viewer.keymap
 
 
+def test_two_tabs_may_share_a_key(hub: Hub, qtbot) -> None:
+    done: list[str] = []
+    tabs = [QWidget(), QWidget()]
+    for number, tab in enumerate(tabs):
+        qtbot.addWidget(tab)
+        keys.add(
+            hub, "Shift-N", f"next {number}", lambda n=number: done.append(f"{n}"),
+            while_shown=tab,
+        )  # fmt: skip
+    keys.keys_of(hub).set_active(True)
+    for shown, hidden in ((0, 1), (1, 0), (0, 1)):
+        tabs[hidden].hide()
+        tabs[shown].show()
+        keys.keys_of(hub).refresh()
+        press(hub, "Shift-N")
+    assert done == ["0", "1", "0"]
+    words = [line for _, line in keys.keys_of(hub).lines()]
+    assert words == ["next 0", "next 1"]
+    keys.keys_of(hub).remove("Shift-N")
+    assert not hub.viewer.keymap
+
+
 def test_a_key_of_another_plugin_stays_theirs(hub: Hub) -> None:
     def theirs(_: Any) -> None:
         pass

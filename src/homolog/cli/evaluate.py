@@ -11,7 +11,27 @@ import click
 from homolog.cli._options import common, show
 
 
-@click.command("evaluate", short_help="Dice, NSD and HD95 per case and label.")
+class _Evaluate(click.Command):
+    """The command, and ``evaluate landmarks``, which takes other arguments."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args and args[0] == "landmarks":
+            from homolog.cli._evaluate_landmarks import command as landmarks
+
+            name = f"{info_name} landmarks"
+            return landmarks.make_context(name, args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(
+    "evaluate", cls=_Evaluate, short_help="Dice, NSD and HD95; landmark errors."
+)
 @click.argument("source", metavar="STORE|PRED_DIR", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -74,6 +94,7 @@ def command(
     \b
     homolog evaluate --model runs/seg store
     homolog evaluate predictions --labels labelsTs
+    homolog evaluate landmarks --help
 
     A label that neither map has is left out; one that only one has counts as Dice 0,
     NSD 0 and the scan's diagonal. A case's value is the mean over its labels.

@@ -1,37 +1,92 @@
-"""``homolog match``: landmarks of one scan found in another."""
+"""``homolog match``: landmarks of one scan found in another, or in a whole store."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, features_of, open_encoder, run
+from homolog.cli._dense import dense_options, existing, open_encoder, run
 from homolog.cli._options import common, show
 
-if TYPE_CHECKING:
-    from homolog.data.volume import Points
-    from homolog.tasks._dense import DenseEncoder
 
-
-@click.command("match", short_help="Landmarks of one scan found in another.")
+@click.command("match", short_help="Landmarks of one scan found in others.")
 @click.argument("scan", metavar="A", type=click.Path(path_type=Path))
-@click.argument("other", metavar="B", type=click.Path(path_type=Path))
+@click.argument("other", metavar="[B]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--store",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="STORE",
+    help="Search all scans of a prepared store instead of B.",
+)
 @click.option(
     "--points",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="CSV",
-    help="Points of A: columns name, z_mm, y_mm, x_mm (world mm, LPS).",
+    metavar="FILE",
+    help="Points of A: .csv with name, z_mm, y_mm, x_mm (or voxel_z...), .json, or "
+    "3D Slicer's .mrk.json.",
+)
+@click.option(
+    "--coordinates",
+    type=click.Choice(["lps", "ras", "voxel"], case_sensitive=False),
+    default=None,
+    help="What the numbers of the points are.  [default: what the file says, else lps]",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="CSV",
-    help="Table of the matches in B.",
+    metavar="FILE|DIR",
+    help="Matches in B as .csv, .json or .mrk.json (all LPS); with --store a folder.",
+)
+@click.option(
+    "--consensus",
+    type=click.Choice(["none", "rigid", "similarity", "affine"]),
+    default=None,
+    help="Refuse what does not fit the map most matches agree on.  [default: none]",
+)
+@click.option(
+    "--consensus-mm",
+    "largest_consensus_mm",
+    type=click.FloatRange(0),
+    default=None,
+    help="How far a match may lie from where that map puts it.  [default: 25]",
+)
+@click.option(
+    "--least-similarity",
+    type=click.FloatRange(-1, 1),
+    default=None,
+    help="Refuse matches less similar than this.  [default: 0.5]",
+)
+@click.option(
+    "--least-margin",
+    type=click.FloatRange(0, 2),
+    default=None,
+    help="Refuse matches that stand out less from the second best.  [default: 0.01]",
+)
+@click.option(
+    "--cycle-mm",
+    "largest_cycle_mm",
+    type=click.FloatRange(0),
+    default=None,
+    help="Refuse matches that lead back farther from the point.  [default: 10]",
+)
+@click.option(
+    "--apart-mm",
+    type=click.FloatRange(0),
+    default=None,
+    help="Places nearer than this to the best are no second best.  [default: 20]",
+)
+@click.option(
+    "--anywhere",
+    is_flag=True,
+    help="Do not refuse points outside the body, and search air too.",
+)
+@click.option(
+    "--exhaustive", is_flag=True, help="Compare with every place; slow, misses nothing."
 )
 @click.option(
     "--features",
@@ -44,9 +99,13 @@ if TYPE_CHECKING:
 @common
 def command(
     scan: Path,
-    other: Path,
+    other: Path | None,
+    store: Path | None,
     points: Path,
+    coordinates: str | None,
     out: Path,
+    anywhere: bool,
+    exhaustive: bool,
     features: Path | None,
     encoder: Path,
     backbone: str | None,
@@ -56,82 +115,79 @@ def command(
     seed: int,
     device: str,
     as_json: bool,
+    **limits: Any,
 ) -> int:
     """Find points of scan A in scan B by their features alone.
 
-    Each row of the table holds the place in B (mm and voxel), the similarity, its
-    margin over the best place further than 20 mm away, and the cycle error: how far
-    from the point the match leads when it is searched for in A again.
-    """
-    from homolog.data.points_io import read_points
+    \b
+    homolog match a.nii.gz b.nii.gz --points p.csv --encoder RUN --out m.csv
+    homolog match a.nii.gz --store store --points p.csv --encoder RUN --out cohort
 
-    wanted = read_points(existing(points))
+    Each match has its place in B (mm and voxel), the similarity, its margin over the
+    best place further than 20 mm away, the cycle error (how far from the point the
+    match leads when it is searched for in A again), and whether it is accepted or why
+    it is not. With --store, --out gets table.csv and contact_sheet.png.
+    """  # noqa: D301 - click reads the backspace
+    if (other is None) == (store is None):
+        raise click.UsageError("give either a second scan B or --store STORE.")
+    from homolog.config import from_dict
+    from homolog.study.matching import match_pair, match_store, points_of
+    from homolog.tasks._landmark_rules import LandmarksConfig
+
+    chosen = {name: value for name, value in limits.items() if value is not None}
+    chosen |= {"body_only": not anywhere, "exhaustive": exhaustive}
+    rules = from_dict(LandmarksConfig, chosen, where="match")
+    kind = {"voxel": "voxel", None: None}.get(coordinates, str(coordinates).upper())
+    wanted = points_of(existing(scan), existing(points), kind)
     dense = open_encoder(encoder, strides, window, overlap, device, backbone)
-    result = run(_match(existing(scan), existing(other), wanted, dense, out, features))
-    lines = [
-        f"{row['name']}: {row['z_mm']:.1f}, {row['y_mm']:.1f}, {row['x_mm']:.1f} mm, "
-        f"similarity {row['similarity']:.3f}, margin {row['margin']:.3f}, "
-        f"cycle error {row['cycle_mm']:.1f} mm"
-        for row in result["matches"]
-    ]
-    show(result, as_json, lines)
+    if other is not None:
+        existing(other)
+        job = match_pair(scan, other, wanted, dense, rules, out, features, seed)
+    else:
+        assert store is not None
+        job = match_store(scan, store, wanted, dense, rules, out, features, seed)
+    result = run(job)
+    if result.pop("stopped"):
+        raise KeyboardInterrupt
+    lines = _pair_lines(result) if other is not None else _store_lines(result)
+    show(_with_old_names(result), as_json, lines)
     return 0
 
 
-def _match(
-    scan: Path,
-    other: Path,
-    points: Points,
-    encoder: DenseEncoder,
-    out: Path,
-    folder: Path | None,
-) -> Generator[Any, Any, dict[str, Any]]:
-    from homolog.cli.similarity import point_in_scan
-    from homolog.data.feature_files import kept_features
-    from homolog.data.scan_io import read_scan
-    from homolog.tasks._matching import cycle_errors, kept_inside, match_points
-
-    volumes = [read_scan(scan), read_scan(other)]
-    for mm in points.mm:
-        point_in_scan(volumes[0], scan, tuple(mm), voxel=False)
-    with kept_features(folder) as place:
-        source = yield from features_of(volumes[0], scan, encoder, place)
-        target = yield from features_of(volumes[1], other, encoder, place)
-        matches = [
-            kept_inside(m, volumes[1].affine, volumes[1].shape)
-            for m in match_points(source, target, points.mm)
-        ]
-        cycle = cycle_errors(source, target, points.mm, matches)
-    rows = []
-    for name, match, error in zip(points.names, matches, cycle, strict=True):
-        voxel = volumes[1].affine.inverse().apply(match.mm)
-        rows.append(
-            {
-                "name": name,
-                **dict(zip(("z_mm", "y_mm", "x_mm"), match.mm, strict=True)),
-                **{f"voxel_{a}": float(v) for a, v in zip("zyx", voxel, strict=True)},
-                "similarity": match.similarity,
-                "margin": match.margin,
-                "cycle_mm": float(error),
-            }
+def _pair_lines(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for row in result["matches"]:
+        verdict = "accepted" if row["accepted"] else f"refused: {row['reason']}"
+        if row["b_z_mm"] is None:
+            lines.append(f"{row['name']}: {verdict}")
+            continue
+        lines.append(
+            f"{row['name']}: {row['b_z_mm']:.1f}, {row['b_y_mm']:.1f}, "
+            f"{row['b_x_mm']:.1f} mm, similarity {row['similarity']:.3f}, margin "
+            f"{row['margin']:.3f}, cycle error {row['cycle_mm']:.1f} mm, {verdict}"
         )
-    _write_table(rows, out)
-    return {"matches": rows, "out": str(out)}
-
-
-def _write_table(rows: list[dict[str, Any]], out: Path) -> None:
-    import csv
-    import io
-
-    from homolog.data.points_io import write_text
-
-    text = io.StringIO()
-    names = list(rows[0]) if rows else ["name", "z_mm", "y_mm", "x_mm"]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()}
+    agreed = result["consensus"]
+    if agreed:
+        lines.append(
+            f"{agreed['inliers']} of {agreed['of']} agree on a {agreed['kind']} map, "
+            f"RMS {agreed['rms_mm']:.1f} mm"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text.getvalue())
+    return [*lines, f"written to {result['out']}"]
+
+
+def _store_lines(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{case['case']}: {case['accepted']} of {case['points']} accepted"
+        for case in result["cases"]
+    ]
+    lines += [f"{case['case']}: failed, {case['reason']}" for case in result["failed"]]
+    return [*lines, f"written to {result['table']} and {result['contact_sheet']}"]
+
+
+def _with_old_names(result: dict[str, Any]) -> dict[str, Any]:
+    """Rows also tell the place in B as ``z_mm``... and ``voxel_z``..., as before."""
+    for row in result.get("matches", ()):
+        for axis in "zyx":
+            row[f"{axis}_mm"] = row[f"b_{axis}_mm"]
+            row[f"voxel_{axis}"] = row[f"b_voxel_{axis}"]
+    return result

@@ -13,6 +13,7 @@ from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 
 POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
+_MATCHED = ("b_z_mm", "b_y_mm", "b_x_mm")
 
 
 def write_points(points: Points, path: Path) -> None:
@@ -29,6 +30,8 @@ def write_points(points: Points, path: Path) -> None:
 def read_points(path: Path) -> Points:
     """Inverse of write_points; other columns are passed over.
 
+    Of a table of matches (homolog.data.landmarks) it gives the places found in B.
+
     Raises:
         UnusableInput: No such file, a missing column or a value that is no number.
     """
@@ -37,7 +40,11 @@ def read_points(path: Path) -> Points:
         raise UnusableInput(f"there is no table of points {path}.")
     with path.open(newline="", encoding="utf-8-sig") as handle:
         reader = csv.DictReader(handle)
-        missing = [c for c in POINT_COLUMNS[1:] if c not in (reader.fieldnames or ())]
+        known = reader.fieldnames or ()
+        columns = POINT_COLUMNS[1:]
+        if set(known).issuperset(_MATCHED) and not set(known).issuperset(columns):
+            columns = _MATCHED
+        missing = [c for c in columns if c not in known]
         if missing:
             raise UnusableInput(
                 f"{path} must have the columns {', '.join(POINT_COLUMNS)}; "
@@ -46,13 +53,17 @@ def read_points(path: Path) -> Points:
         rows = list(reader)
     names, places = [], []
     for number, row in enumerate(rows, start=1):
+        if columns is _MATCHED and not any(row[c] for c in columns):
+            continue  # nothing was found
         try:
-            places.append([float(row[c]) for c in POINT_COLUMNS[1:]])
+            z, y, x = (float(row[c]) for c in columns)
         except (TypeError, ValueError):
             raise UnusableInput(
                 f"{path}: point {number} needs three numbers, got "
-                f"{[row[c] for c in POINT_COLUMNS[1:]]}."
+                f"{[row[c] for c in columns]}."
             ) from None
+        ras = row.get("coordinates") == "RAS"
+        places.append([z, -y, -x] if ras else [z, y, x])
         names.append(row.get("name") or f"point_{number}")
     return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
 

@@ -25,6 +25,11 @@ def show_explore() -> None:
     _show("Explore")
 
 
+def show_landmarks() -> None:
+    """Tab Landmarks: places of one scan found in another."""
+    _show("Landmarks")
+
+
 def show_finetune() -> None:
     """Tab Fine-tune."""
     _show("Fine-tune")

@@ -1,4 +1,4 @@
-"""The panel of the plugin: seven tabs in one dock, each made when it is first shown."""
+"""The panel of the plugin: eight tabs in one dock, each made when it is first shown."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ PANELS: list[tuple[str, str]] = [
     ("Data", "homolog.gui.data.panel:DataPanel"),
     ("Pretrain", "homolog.gui.learn.pretrain_panel:PretrainPanel"),
     ("Explore", "homolog.gui.explore.panel:ExplorePanel"),
+    ("Landmarks", "homolog.gui.landmarks.panel:LandmarksPanel"),
     ("Fine-tune", "homolog.gui.learn.finetune_panel:FinetunePanel"),
     ("Segment", "homolog.gui.segment.panel:SegmentPanel"),
     ("Runs", "homolog.gui.runs.panel:RunsPanel"),
@@ -42,6 +43,7 @@ _TIPS = {
     "Data": "Open scans, check them and build a store to learn from",
     "Pretrain": "Learn features from scans without labels",
     "Explore": "See what was learnt: similar places within and across scans",
+    "Landmarks": "Find a place of one scan in another, side by side",
     "Fine-tune": "Learn to segment from a few labelled scans",
     "Segment": "Label new scans with a trained model",
     "Runs": "Every training: follow, pause, stop, resume, use",
@@ -72,6 +74,7 @@ class MainPanel(QWidget):
         self._build()
         self.guard = CloseGuard(self.hub, self)
         self.autosave = autosave_of(self.hub)
+        self.autosave.landmark_panel = self._landmark_panel
         self.autosave.start(self._explore_panel, lambda: self.window().isVisible())
         self.hub.go.connect(self.visit)
         self.setAcceptDrops(True)
@@ -194,6 +197,9 @@ class MainPanel(QWidget):
 
     def _explore_panel(self, make: bool) -> QWidget | None:
         return self._panel("Explore") if make else self.panels.get("Explore")
+
+    def _landmark_panel(self, make: bool) -> QWidget | None:
+        return self._panel("Landmarks") if make else self.panels.get("Landmarks")
 
     def _build(self) -> None:
         self.tabs = TabRows([(title, _TIPS[title]) for title, _ in PANELS])

@@ -8,7 +8,8 @@ How a panel adds one, any time after it was made::
     keys.add(hub, "Shift-R", "segment this layer", self.go, while_shown=self)
 
 The function takes no argument and runs on the GUI thread; what it raises becomes a
-message, never a traceback. Adding a key again replaces what it did. Keys are bound
+message, never a traceback. Adding a key again for the same widget replaces what it
+did; tabs of one dock, of which one is visible, may share a key. Keys are bound
 only while the dock is visible (with ``while_shown``: only while that widget is), do
 nothing while a text field has the focus (Qt gives it the key), and are gone when the
 dock is closed. A key that napari, the user or another plugin has already is left to
@@ -82,7 +83,7 @@ class Keys(QObject):
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
         self._hub = hub
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[tuple[str, int], _Entry] = {}
         self._active = False
 
     def add(
@@ -95,15 +96,17 @@ class Keys(QObject):
         """See ``homolog.gui.keys.add``."""
         if not _ALLOWED.fullmatch(key):
             raise ValueError(f"own keys are Shift-LETTER or Escape, got {key!r}.")
-        self.remove(key)
-        self._entries[key] = _Entry(key, words, function, while_shown)
+        place = (key, id(while_shown))
+        old = self._entries.pop(place, None)
+        if old is not None:
+            self._unbind(old)
+        self._entries[place] = _Entry(key, words, function, while_shown)
         self.refresh()
 
     def remove(self, key: str) -> None:
         """Forget a key; nothing where it is not ours."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._unbind(entry)
+        for place in [p for p in self._entries if p[0] == key]:
+            self._unbind(self._entries.pop(place))
 
     def set_active(self, active: bool) -> None:
         """Called by the dock: it is visible now, or it is not."""
@@ -112,17 +115,21 @@ class Keys(QObject):
 
     def refresh(self) -> None:
         """Bind what should be bound; called when another tab comes to the front."""
+        wanted: list[_Entry] = []
+        others: list[_Entry] = []
         for entry in self._entries.values():
             shown = entry.while_shown is None or _is_shown(entry.while_shown)
-            if self._active and shown:
-                self._bind(entry)
-            else:
-                self._unbind(entry)
+            (wanted if self._active and shown else others).append(entry)
+        for entry in others:  # first, since a tab to come may have the same key
+            self._unbind(entry)
+        for entry in wanted:
+            self._bind(entry)
 
     def clear(self) -> None:
         """Unbind and forget everything."""
-        for key in list(self._entries):
-            self.remove(key)
+        for entry in self._entries.values():
+            self._unbind(entry)
+        self._entries.clear()
 
     def lines(self) -> list[tuple[str, str]]:
         """``("Shift+F", "find similar here")`` for the list under "?"."""

@@ -61,7 +61,7 @@ class AnatomicalEmbedding(Method):
 
     The method says where things are: it is blind beyond the scans it learnt from, and
     crops are neither turned nor flipped, so the patient's axes are part of what it
-    knows. Scans are compared at the store's spacing (published: 2 mm).
+    knows. Crops have the store's spacing (published: 2 mm).
 
     Source: Yan et al., "SAM: Self-supervised Learning of Pixel-wise Anatomical
     Embeddings in Radiological Images", TMI 2022, arXiv 2012.02383; configuration of its
@@ -69,8 +69,8 @@ class AnatomicalEmbedding(Method):
     Differs from the paper: forbidden negatives are masked with -inf, never taken; a
     partner is found by rounding in millimetres over all cells instead of among 2000
     candidates; distances follow the cell where not given; crops that share no place
-    take negatives of both views; embeddings of the two strides come from a trilinear
-    pyramid over any backbone; the coarse stride is the same along all axes; AdamW.
+    take negatives of both views; a trilinear pyramid over any backbone; the coarse
+    stride is the same along all axes; AdamW.
     """
 
     Config = AnatomicalEmbeddingConfig
@@ -144,13 +144,10 @@ class AnatomicalEmbedding(Method):
         found = embedder(torch.cat([view.flat() for view in pair]))
         halves = {name: value.chunk(2) for name, value in found.items()}
         grid = halves["fine"][0].shape[2:]
-        fine = [
-            self._side(v, m, "fine") for v, m in zip(pair, halves["fine"], strict=True)
-        ]
-        coarse = [
-            self._side(v, m, "coarse")
-            for v, m in zip(pair, halves["coarse"], strict=True)
-        ]
+        fine, coarse = (
+            [self._side(v, m, n) for v, m in zip(pair, halves[n], strict=True)]
+            for n in ("fine", "coarse")
+        )
         self.watch("fine", fine[0].cells.flatten(0, 1)[:: max(1, grid[0])])
         self.watch("coarse", coarse[0].cells.flatten(0, 1))
         with torch.no_grad():
@@ -344,7 +341,7 @@ class AnatomicalEmbedding(Method):
 
     def monitors(self) -> dict[str, Tensor]:
         """Share of cells with a partner, spread of both vectors."""
-        return {**super().monitors(), **self._raw}
+        return super().monitors() | self._raw
 
 
 def _rows(keys: Tensor, rows: int, count: int) -> Tensor:

@@ -21,6 +21,7 @@ from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
 from homolog.pretrain.cases import chosen_cases, padding_note
+from homolog.pretrain.pairs import find_partners, partners_note
 from homolog.pretrain.preview import SlicePreview
 from homolog.pretrain.settings import PretrainConfig, build_method, resolve_request
 from homolog.training import TrainingResult, train
@@ -48,8 +49,11 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     _check_unchanged(settings, stores)
     cases = chosen_cases(stores, settings.without_splits)
     method = build_method(settings)
+    partners = find_partners(method, stores, cases, settings.seed)
     for sentence in (*settings.notes, *_opening(settings, method, stores, cases)):
         yield Note(sentence)
+    if partners is not None:
+        yield Note(partners_note(partners, cases))
     here = world()
     feed = Feed(
         cases,
@@ -60,6 +64,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         rank=here.rank,
         world_size=here.size,
         threads=max(1, settings.feed_threads),
+        partners=partners,
     )
     training = train(
         method, feed, settings.training,

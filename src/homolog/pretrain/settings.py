@@ -23,6 +23,7 @@ from homolog.methods import METHODS
 from homolog.methods._base import Method
 from homolog.model_files import load_encoder
 from homolog.pretrain.cases import chosen_cases, fitted_size
+from homolog.pretrain.pairs import find_partners
 from homolog.training import TrainingConfig
 
 PARTS = ("method", "backbone", "training")
@@ -115,7 +116,8 @@ def resolve(
     config = _completed(config, opened)
     if name != "paper" and "size" not in overrides.get("method", {}):
         config = _fitted(config, opened)
-    build_method(config)  # refuses illegal sizes now, not in the worker
+    built = build_method(config)  # refuses illegal sizes now, not in the worker
+    find_partners(built, opened, chosen_cases(opened, config.without_splits), seed)
     return to_dict(config)
 
 

@@ -18,11 +18,13 @@ JOBS: dict[str, str] = {
     "demo": "homolog.study.demo:job",
     "prepare": "homolog.study.preparing:job",
     "embed": "homolog.study.embedding:job",
+    "align": "homolog.study.aligning:job",
     "colours": "homolog.study.colouring:job",
     "predict": "homolog.study.predicting:job",
     "score": "homolog.study.scoring:job",
     "plan": "homolog.study.planning:job",
     "models": "homolog.study.model_care:job",
+    "match": "homolog.study.matching:job",
 }
 
 # What a user asks for -> the complete configuration, for kinds that distinguish them.

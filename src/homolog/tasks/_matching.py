@@ -114,7 +114,11 @@ def cosine_maps(features: FeatureMap, queries: Vector) -> NDArray[np.float32]:
 
 
 def best_match(
-    similarity: NDArray[np.float32], affine: Affine, *, apart_mm: float = 20.0
+    similarity: NDArray[np.float32],
+    affine: Affine,
+    *,
+    apart_mm: float = 20.0,
+    where: NDArray[np.bool_] | None = None,
 ) -> Match:
     """The peak of a cosine map, refined by a parabola along each axis.
 
@@ -122,9 +126,11 @@ def best_match(
         similarity: (d, h, w).
         affine: Cell -> world mm.
         apart_mm: Cells nearer than this to the best one are no second choice.
+        where: (d, h, w) cells that may be found, at least one; all if None.
     """
     shape = similarity.shape
-    best = np.array(np.unravel_index(int(similarity.argmax()), shape))
+    open_to = similarity if where is None else np.where(where, similarity, -2.0)
+    best = np.array(np.unravel_index(int(open_to.argmax()), shape))
     place = best + [_parabola(similarity, best, axis) for axis in range(3)]
     top = float(similarity[tuple(best)])
     offsets = [np.arange(n) - b for n, b in zip(shape, best, strict=True)]
@@ -136,10 +142,11 @@ def best_match(
     squared = squared + 2 * (
         gram[0, 1] * z * y + gram[0, 2] * z * x + gram[1, 2] * y * x
     )
-    far = similarity[squared > apart_mm**2]
+    beyond = squared > apart_mm**2
+    far = similarity[beyond if where is None else beyond & where]
     second = float(far.max()) if far.size else -1.0
-    where = affine.apply(place)
-    return Match((float(where[0]), float(where[1]), float(where[2])), top, top - second)
+    z, y, x = (float(v) for v in affine.apply(place))
+    return Match((z, y, x), top, top - second)
 
 
 def kept_inside(match: Match, affine: Affine, shape: Index) -> Match:
@@ -156,7 +163,7 @@ def kept_inside(match: Match, affine: Affine, shape: Index) -> Match:
 def _parabola(
     similarity: NDArray[np.float32], best: NDArray[np.int64], axis: int
 ) -> float:
-    """Offset (-0.5..0.5 cells) of the peak of the parabola through three neighbours."""
+    """Offset (-0.5..0.5 cells) of the peak along an axis; none at the border."""
     at = int(best[axis])
     if at == 0 or at == similarity.shape[axis] - 1:
         return 0.0
@@ -164,6 +171,11 @@ def _parabola(
         tuple(slice(None) if a == axis else int(b) for a, b in enumerate(best))
     ]
     left, middle, right = (float(v) for v in line[at - 1 : at + 2])
+    return peak_offset(left, middle, right)
+
+
+def peak_offset(left: float, middle: float, right: float) -> float:
+    """Where (-0.5..0.5) the parabola through three neighbouring values peaks."""
     bend = left - 2 * middle + right
     return (
         0.0 if bend > -1e-9 else float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5))

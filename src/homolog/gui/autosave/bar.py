@@ -19,6 +19,7 @@ from homolog.gui.files import opening
 from homolog.gui.files.layers import LayerData
 from homolog.gui.files.scan_opener import ScanOpener
 from homolog.gui.hub import Hub
+from homolog.gui.landmarks.keeping import put_back
 from homolog.gui.threads import in_background
 from homolog.runs.lock import RunLock
 
@@ -142,6 +143,7 @@ class RestoreBar(QFrame):
         for sentence in read.why:
             self.hub.say(sentence, "warning")
         waiting = self._add_pins(read.left)
+        landmarks = self._add_landmarks(read.left)
         if waiting:
             names = ", ".join(sorted({str(pin["scan"]) for pin in waiting}))
             self.hub.say(
@@ -152,7 +154,13 @@ class RestoreBar(QFrame):
 
         def settle() -> None:
             in_background(
-                _settle, read, lost, waiting, owner=self, failed=self._not_done
+                _settle,
+                read,
+                lost,
+                waiting,
+                landmarks,
+                owner=self,
+                failed=self._not_done,
             )
 
         autosave_of(self.hub).take_over(added, settle)
@@ -173,6 +181,21 @@ class RestoreBar(QFrame):
             self.hub.say(f"The pins cannot be restored: {error}", "warning")
             return list(left.pins)
         return waiting
+
+    def _add_landmarks(self, left: Left) -> list[dict[str, Any]]:
+        """Put landmarks back; returns those that could not be."""
+        if not left.landmarks:
+            return []
+        try:
+            session = autosave_of(self.hub).landmarks(make=True)
+            if session is None:
+                return list(left.landmarks)
+            put_back(session.control, left.landmarks)
+            session.placing.table_edited()
+        except Exception as error:  # noqa: BLE001 - a slot never raises
+            self.hub.say(f"The landmarks cannot be restored: {error}", "warning")
+            return list(left.landmarks)
+        return []
 
 
 class _Read:
@@ -203,9 +226,12 @@ def _claim_and_read(left: Left) -> _Read:
 
 
 def _settle(
-    read: _Read, lost: list[dict[str, Any]], waiting: list[dict[str, Any]]
+    read: _Read,
+    lost: list[dict[str, Any]],
+    waiting: list[dict[str, Any]],
+    landmarks: list[dict[str, Any]],
 ) -> None:
-    sessions.settle(read.left, lost, waiting)
+    sessions.settle(read.left, lost, waiting, landmarks)
     read.lock.release()
 
 

@@ -23,6 +23,7 @@ from homolog.gui.autosave.snapshot import (
 from homolog.gui.autosave.watched import Watched, has_values, is_labels, is_scan
 from homolog.gui.files.layer_geometry import notes_of
 from homolog.gui.hub import Hub
+from homolog.gui.landmarks.keeping import kept
 from homolog.gui.threads import in_background
 
 _SLICE_S, _PAUSE_MS = 0.004, 4
@@ -43,6 +44,8 @@ class Autosaver(QObject):
         self.session = Session()
         self._hub = hub
         self._panel: Callable[[bool], Any] = lambda make: None
+        # The landmark panel, as ``start``'s ``panel`` is Explore's.
+        self.landmark_panel: Callable[[bool], Any] = lambda make: None
         self._is_open: Callable[[], bool] = lambda: True
         self._on = self._busy = self._again = False
         self._watched: dict[str, Watched] = {}
@@ -110,6 +113,10 @@ class Autosaver(QObject):
             make: Make the panel where there is none.
         """
         return getattr(self._panel(make), "explorer", None)
+
+    def landmarks(self, make: bool = False) -> Any:
+        """The landmark session, or None while its tab was never shown."""
+        return getattr(self.landmark_panel(make), "session", None)
 
     def take_over(self, layers: list[Any], done: Callable[[], None]) -> None:
         """Count layers as drawn by hand; ``done`` once they are saved."""
@@ -208,13 +215,19 @@ class Autosaver(QObject):
             ]
             explorer = self.explorer()
             pins = [] if explorer is None else pins_of(explorer)
+            marks = self.landmarks()
+            landmarks = [] if marks is None else kept(marks.control)
             scans = [str(notes_of(x)["source"]) for x in layers if is_scan(x)]
         except Exception as error:  # noqa: BLE001 - a timer's slot never raises
             self._failed(error)
             return
-        content = {"labels": labels, "scans": list(dict.fromkeys(scans))}
+        content: dict[str, Any] = {
+            "labels": labels, "scans": list(dict.fromkeys(scans)),
+        }  # fmt: skip
+        if landmarks:
+            content["landmarks"] = landmarks
         whole = (content, pins)
-        is_empty = not labels and not pins and self.session.folder is None
+        is_empty = not (labels or pins or landmarks or self.session.folder)
         if whole == self._written or is_empty:
             self._finish()
             return

@@ -78,7 +78,7 @@ class Session:
 
         Args:
             root: ``home/sessions``.
-            content: ``labels`` (a dict per file) and ``scans`` (paths).
+            content: ``labels`` (a dict per file), ``scans`` (paths), ``landmarks``.
             pins: A dict per pinned place.
         """
         folder = self.begin(root)
@@ -125,6 +125,7 @@ class Left:
         labels: An entry per label file.
         pins: An entry per pinned place.
         scans: Paths that were open.
+        landmarks: An entry per pair of scans (``landmarks.keeping``).
     """
 
     folder: Path
@@ -132,11 +133,16 @@ class Left:
     labels: tuple[dict[str, Any], ...]
     pins: tuple[dict[str, Any], ...]
     scans: tuple[str, ...]
+    landmarks: tuple[dict[str, Any], ...] = ()
 
     def sentence(self, now: datetime | None = None) -> str:
         """What is offered."""
-        what = "Labels and pins" if self.labels else "Pins"
-        what = what if self.pins else "Labels"
+        held = (
+            (self.labels, "labels"), (self.pins, "pins"), (self.landmarks, "landmarks"),
+        )  # fmt: skip
+        words = [word for entries, word in held if entries]
+        what = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+        what = what.capitalize() or "Labels"
         today = (now or datetime.now()).date() == self.time.date()
         when = f"{self.time:%H:%M}" if today else f"{self.time:%d %b %Y, %H:%M}"
         return f"{what} of {when} were saved before napari ended."
@@ -154,8 +160,9 @@ def left_behind(root: Path) -> list[Left]:
             left = Left(
                 folder, datetime.fromisoformat(content["time"]), labels,
                 tuple(_pins(folder)), tuple(map(str, content["scans"])),
+                tuple(content.get("landmarks", ())),
             )  # fmt: skip
-            if left.labels or left.pins:
+            if left.labels or left.pins or left.landmarks:
                 found.append(left)
     return sorted(found, key=lambda left: left.time, reverse=True)
 
@@ -190,7 +197,10 @@ def claim(left: Left) -> RunLock | None:
 
 
 def settle(
-    left: Left, labels: Sequence[Mapping[str, Any]], pins: Sequence[Mapping[str, Any]]
+    left: Left,
+    labels: Sequence[Mapping[str, Any]],
+    pins: Sequence[Mapping[str, Any]],
+    landmarks: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """After restoring: only what could not be restored is offered again.
 
@@ -198,12 +208,15 @@ def settle(
         left: The session.
         labels: Entries that were not restored.
         pins: Likewise.
+        landmarks: Likewise.
     """
     write_text(
         left.folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
     )
-    content = {**_get(left.folder), "labels": list(labels)}
-    if not labels and not pins:
+    content = {
+        **_get(left.folder), "labels": list(labels), "landmarks": list(landmarks),
+    }  # fmt: skip
+    if not labels and not pins and not landmarks:
         content["closed"] = datetime.now().isoformat(timespec="seconds")
     _put(left.folder, content)
 

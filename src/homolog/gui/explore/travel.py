@@ -41,9 +41,11 @@ class Travel:
             return
         place = self._hub.viewer.layers.index
         for other, covering in self._layers.items():
-            if other != key and place(covering) > place(layer):
+            over = other != key and place(covering) > place(layer)
+            if over and covering.visible:
                 covering.visible = False
-        layer.visible = True
+        if not layer.visible:  # napari redraws even if it is set to the same
+            layer.visible = True
         selection = self._hub.viewer.layers.selection
         if selection.active is None or selection.active in self._layers.values():
             selection.active = layer

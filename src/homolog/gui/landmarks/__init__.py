@@ -1,0 +1,1 @@
+"""Landmarks: places of one scan found in another, looked at side by side."""
