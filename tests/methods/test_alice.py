@@ -1,0 +1,304 @@
+"""Alice: the proof tests A-T1 to A-T9, A-T11 and A-T12."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from homolog.backbones._base import Backbone, build
+from homolog.config import from_dict
+from homolog.losses.reconstruct import from_patches, hidden_patch_error, to_patches
+from homolog.losses.similarity import cosine_distance
+from homolog.methods._alice_settings import AliceConfig
+from homolog.methods.alice import Alice
+from homolog.nn.semantic_alignment import SemanticAlignment, attention
+from homolog.views.view import View, Views
+
+SIZE = (32, 32, 32)
+VIT = {
+    "image_size": [32, 32, 32], "patch": [8, 8, 8], "hidden": 24, "inner": 48,
+    "layers": 2, "heads": 2,
+}  # fmt: skip
+SMALL = {
+    "size": SIZE, "token_stride": 8, "head_hidden": 32, "head_bottleneck": 16,
+    "head_dim": 24, "alignment_dim": 20, "decoder_layers": 1,
+    "intensity_probability": 0.0,
+}  # fmt: skip
+
+
+def method_of(backbone: Backbone | None = None, **settings: Any) -> Alice:
+    torch.manual_seed(0)
+    backbone = backbone or build("vit", VIT)
+    return Alice(backbone, from_dict(AliceConfig, {**SMALL, **settings}))
+
+
+@pytest.fixture
+def pairs(make_views: Callable[..., Views]) -> Views:
+    """Two samples, each of two patients; the key groups show other cases."""
+    specs = method_of().views()
+    made = make_views(specs, batch=2)
+    other = make_views(specs, batch=4, seed=1)
+    groups = {}
+    for name, view in made.items():
+        if name.startswith("key"):
+            v = other[name]
+            view = View(v.image[2:], v.affine[2:], v.valid[2:], v.case[2:])
+        groups[name] = view
+    return Views(groups)
+
+
+def test_a_t1_hidden_voxels_never_reach_the_visible_tokens() -> None:
+    method = method_of().eval()
+    image = torch.randn(2, 1, *SIZE)
+    mask = torch.zeros(2, 64, dtype=torch.bool)
+    mask[0, :48] = mask[1, 16:] = True
+    noise = torch.randn(2, 64, 512) * 50
+    patches = to_patches(image, (8, 8, 8))
+    changed = from_patches(
+        torch.where(mask[..., None], noise, patches), (8, 8, 8), SIZE
+    )
+    with torch.no_grad():
+        a, b = (method.online(x, mask) for x in (image, changed))
+    assert torch.equal(a.visible, b.visible)
+    assert torch.equal(a.tokens, b.tokens)
+
+
+def test_a_t2_only_hidden_patches_count_and_affine_intensity_does_not() -> None:
+    torch.manual_seed(1)
+    target = torch.randn(2, 8, 27)
+    hidden = torch.arange(8).expand(2, 8) < 6
+    mean, std = target.mean(2, keepdim=True), target.std(2, unbiased=False)
+    perfect = (target - mean) / (std[..., None] ** 2 + 1e-4).sqrt()
+    assert hidden_patch_error(perfect, target, hidden) < 1e-10
+    guess = torch.randn(2, 8, 27)
+    error = hidden_patch_error(guess, target, hidden)
+    other = guess.clone()
+    other[:, 6:] += 7.0
+    torch.testing.assert_close(hidden_patch_error(other, target, hidden), error)
+    scaled = target.clone()
+    scaled[:, 2] = 3.0 * scaled[:, 2] + 11.0
+    torch.testing.assert_close(
+        hidden_patch_error(guess, scaled, hidden), error, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_t3_patches_make_the_image_again() -> None:
+    image = torch.randn(2, 3, 8, 12, 20)
+    assert torch.equal(
+        from_patches(to_patches(image, (4, 3, 5)), (4, 3, 5), (8, 12, 20)), image
+    )
+
+
+def test_a_t4_equal_tokens_give_equal_answers() -> None:
+    torch.manual_seed(2)
+    casa = SemanticAlignment(24, 16, 12)
+    visible, tokens = torch.randn(2, 5, 24), torch.randn(2, 9, 16)
+    a, b = casa(visible, tokens), casa(visible, tokens.clone())
+    assert torch.equal(a, b)
+    assert cosine_distance(a, b).abs() < 1e-6
+
+
+def test_a_t5_attention_is_a_mean_that_no_order_changes() -> None:
+    torch.manual_seed(3)
+    casa = SemanticAlignment(24, 16, 12).double()
+    visible = torch.randn(2, 5, 24, dtype=torch.float64)
+    tokens = torch.randn(2, 9, 16, dtype=torch.float64)
+    weights = attention(casa.query(visible), casa.key(tokens))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5, dtype=torch.float64))
+    same = tokens[:, :1].expand(-1, 9, -1)
+    value = casa.answer(casa.value(casa.token_norm(same)).mean(1, keepdim=True))
+    torch.testing.assert_close(casa(visible, same), value.expand(-1, 5, -1))
+    order = torch.randperm(9)
+    torch.testing.assert_close(casa(visible, tokens[:, order]), casa(visible, tokens))
+    turn = torch.randperm(5)
+    torch.testing.assert_close(
+        casa(visible[:, turn], tokens), casa(visible, tokens)[:, turn]
+    )
+
+
+def test_a_t6_gradients_flow_through_query_and_tokens_of_the_online_side_only(
+    pairs: Views,
+) -> None:
+    method = method_of()
+    view = pairs["query"]
+    seen = method.online(view.flat(), method.hidden(view, 0.3))
+    told = torch.randn_like(seen.tokens, requires_grad=True)
+    loss = method._aligned(seen, told)
+    grads = torch.autograd.grad(
+        loss,
+        [told, seen.visible, seen.tokens, method.alignment.query.weight,
+         method.alignment.answer.weight],
+        allow_unused=True,
+    )  # fmt: skip
+    assert grads[0] is None
+    assert all(g is not None and g.abs().sum() > 0 for g in grads[1:])
+
+    losses = method.losses(pairs, 0.3)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is None for p in method.target.parameters())
+    assert all(p.grad is not None for p in method.online.parameters())
+
+    with torch.no_grad():
+        online = method.alignment(seen.visible, seen.tokens)
+    still = cosine_distance(online, method.alignment(seen.visible, told))
+    assert not still.requires_grad
+
+
+def test_a_t7_the_patients_can_be_exchanged(pairs: Views) -> None:
+    method = method_of()
+    swapped = Views(
+        {
+            "query": pairs["key"], "query_target": pairs["key_target"],
+            "key": pairs["query"], "key_target": pairs["query_target"],
+        }
+    )  # fmt: skip
+    for name, value in method.losses(pairs, 0.4).items():
+        torch.testing.assert_close(value, method.losses(swapped, 0.4)[name])
+
+
+def test_a_t8_cosine_distance_runs_from_0_to_4_whatever_the_length() -> None:
+    a = torch.randn(5, 7)
+    assert cosine_distance(a, 3 * a).item() == pytest.approx(0, abs=1e-5)
+    assert cosine_distance(a, -0.1 * a).item() == pytest.approx(4, abs=1e-5)
+    b = torch.randn(5, 7)
+    torch.testing.assert_close(cosine_distance(2 * a, b), cosine_distance(a, 9 * b))
+    a.requires_grad_()
+    b.requires_grad_()
+    cosine_distance(a, b).backward()
+    assert a.grad is not None
+    assert b.grad is None
+
+
+def test_a_t9_the_target_starts_as_the_online_branch_and_follows_it() -> None:
+    method = method_of()
+    image = torch.randn(2, 1, *SIZE)
+    head = method.online.head
+    method.online.eval()
+    with torch.no_grad():
+        tokens = method.online.backbone.maps(image)[-1].flatten(2).mT
+        assert torch.equal(method.target(image), head(tokens))
+    before = {n: p.clone() for n, p in method.target.named_parameters()}
+    with torch.no_grad():
+        for p in method.online.parameters():
+            p.add_(1.0)
+    method.after_step(0.0)  # momentum 0.99 at the start
+    for name, p in method.target.named_parameters():
+        torch.testing.assert_close(p, before[name] + 0.01, rtol=0, atol=1e-5)
+    method.after_step(1.0)  # and 1 at the end
+    torch.testing.assert_close(p, before[name] + 0.01, rtol=0, atol=1e-5)
+
+
+def test_a_t11_masks_hide_three_quarters_and_differ_between_patients(
+    pairs: Views,
+) -> None:
+    method = method_of()
+    query, key = (method.hidden(pairs[n], 0.2) for n in ("query", "key"))
+    for mask in (query, key):
+        assert (mask.sum(1) == 48).all()
+    assert not torch.equal(query, key)
+    assert not torch.equal(query, method.hidden(pairs["query"], 0.3))
+    seen = method.online(pairs["query"].flat(), query)
+    assert seen.visible.shape == (2, 16, 24)
+    assert seen.tokens.shape == (2, 64, 24)
+    assert seen.patches.shape == (2, 64, 512)
+
+
+@pytest.mark.parametrize("name", ["resunet", "swin"])
+def test_a_t12_a_backbone_that_keeps_tokens_is_itself_under_an_empty_mask(
+    name: str,
+) -> None:
+    settings = {
+        "resunet": {"channels": [8, 12, 16]},
+        "swin": {"feature_size": 12, "window": [4, 4, 4]},
+    }[name]
+    torch.manual_seed(0)
+    method = method_of(build(name, settings)).eval()
+    image = torch.randn(1, 1, *SIZE)
+    nothing = torch.zeros(1, 64, dtype=torch.bool)
+    with torch.no_grad():
+        plain = method.online.backbone.maps(image)[method.online.map_index]
+        seen = method.online(image, nothing)
+    cells = plain.flatten(2).mT
+    # the number of visible tokens is fixed; those shown are the dense ones
+    assert torch.equal(seen.visible, cells[:, : seen.visible.shape[1]])
+
+
+def test_hidden_blocks_of_a_dense_backbone_show_nothing_of_the_scan() -> None:
+    method = method_of(build("resunet", {"channels": [8, 12, 16]})).eval()
+    mask = torch.zeros(1, 64, dtype=torch.bool)
+    mask[0, :48] = True
+    image = torch.randn(1, 1, *SIZE)
+    patches = to_patches(image, (8, 8, 8)).clone()
+    patches[0, :48] = 9.0
+    other = from_patches(patches, (8, 8, 8), SIZE)
+    with torch.no_grad():
+        a, b = (method.online(x, mask) for x in (image, other))
+    assert torch.equal(a.visible, b.visible)
+
+
+def test_the_narrow_decoder_is_lifted_to_the_encoders_width(pairs: Views) -> None:
+    method = method_of(decoder_width=12, predictor=True, similarity="info_nce")
+    losses = method.losses(pairs, 0.1)
+    torch.stack(list(losses.values())).sum().backward()
+    assert method.online.lift.weight.shape == (24, 12)
+    assert method.online.lift.weight.grad is not None
+    assert all(v.isfinite() for v in losses.values())
+
+
+def test_pairs_of_one_patient_are_counted(pairs: Views) -> None:
+    method = method_of()
+    method.losses(pairs, 0.1)
+    assert method.monitors()["same_patient_share"] == 0
+    same = dict(pairs)
+    for name in ("key", "key_target"):
+        v = pairs[name]
+        same[name] = View(v.image, v.affine, v.valid, pairs["query"].case)
+    method.losses(Views(same), 0.1)
+    assert method.monitors()["same_patient_share"] == 1
+
+
+def test_weights_of_zero_leave_a_term_out(pairs: Views) -> None:
+    whole = method_of()
+    part = method_of(weight_between=0.0, weight_within=0.5)
+    part.load_state_dict(whole.state_dict())
+    a, b = whole.losses(pairs, 0.2), part.losses(pairs, 0.2)
+    assert b["between"] == 0
+    torch.testing.assert_close(b["within"], 0.5 * a["within"])
+    torch.testing.assert_close(b["reconstruction"], a["reconstruction"])
+
+
+def test_e_t12_all_terms_fall_on_one_batch_without_collapse(pairs: Views) -> None:
+    method = method_of(mask_ratio=0.5, momentum=0.9)
+    optimiser = torch.optim.AdamW(
+        [p for p in method.parameters() if p.requires_grad], 2e-3
+    )
+    first: dict[str, float] = {}
+    for _step in range(80):
+        losses = method.losses(pairs, 0.0)
+        first = first or {k: v.item() for k, v in losses.items()}
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+        method.after_step(0.0)
+    last = {k: v.item() for k, v in losses.items()}
+    assert last["reconstruction"] < 0.9 * first["reconstruction"]
+    assert last["within"] < 0.7 * first["within"]
+    assert last["between"] <= first["between"] + 0.05
+    assert method.monitors()["tokens_rank"] > 3
+    assert math.isfinite(sum(last.values()))
+
+
+def test_the_target_is_a_copy() -> None:
+    method = method_of()
+    online: Tensor = method.online.head.wide
+    target = copy.deepcopy(method.target.state_dict())
+    with torch.no_grad():
+        online.add_(1.0)
+    for name, value in method.target.state_dict().items():
+        assert torch.equal(value, target[name])
