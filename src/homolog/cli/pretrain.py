@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from homolog.cli._options import common
 from homolog.config import ConfigError, merge, parse_assignments
+
+if TYPE_CHECKING:
+    from homolog.pretrain.pairs import MissingPairs
 
 
 @click.command("pretrain", short_help="Learn an encoder from scans without labels.")
@@ -41,6 +46,14 @@ from homolog.config import ConfigError, merge, parse_assignments
     default="",
     metavar="RUN",
     help="Start from these weights (a run or a file) instead of random ones.",
+)
+@click.option(
+    "--aligner",
+    default=None,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Trained anatomical embedding that finds matching places first, where the "
+    "method needs them (alice) and the store has none.",
 )
 @click.option("--steps", type=click.IntRange(1), default=None, help="Training steps.")
 @click.option(
@@ -77,6 +90,7 @@ def command(
     recipe: str,
     backbone: str | None,
     encoder: str,
+    aligner: Path | None,
     steps: int | None,
     minutes: float | None,
     without_splits: str,
@@ -94,11 +108,13 @@ def command(
     \b
     homolog pretrain s2dc store --out runs/pre
     homolog pretrain s2dc store --out runs/pre --minutes 10 --background
+    homolog pretrain alice store --aligner runs/sam --out runs/alice
     homolog pretrain mae store --backbone vit --set method.size=64,64,64 --out runs/mae
     torchrun --nproc-per-node 4 -m homolog.cli pretrain s2dc store --out runs/big
     """  # noqa: D301 - click reads the backspace
     from homolog.cli._run import run_in_folder
     from homolog.pretrain import resolve
+    from homolog.pretrain.pairs import MissingPairs
 
     if steps is not None and minutes is not None:
         raise ConfigError("give --steps or --minutes, not both.")
@@ -107,18 +123,55 @@ def command(
         length = {"steps": steps, "minutes": 0.0}
     elif minutes is not None:
         length = {"minutes": minutes}
-    config = resolve(
-        method,
-        stores,
-        recipe=recipe,
-        backbone=backbone,
-        settings=merge(parse_assignments(assignments), {"training": length}),
-        seed=seed,
-        device=device,
-        encoder=str(Path(encoder).resolve()) if encoder else "",
-        without_splits=_names(without_splits),
-    )
+
+    def complete() -> dict[str, Any]:
+        return resolve(
+            method,
+            stores,
+            recipe=recipe,
+            backbone=backbone,
+            settings=merge(parse_assignments(assignments), {"training": length}),
+            seed=seed,
+            device=device,
+            encoder=str(Path(encoder).resolve()) if encoder else "",
+            without_splits=_names(without_splits),
+        )
+
+    config = None
+    while config is None:
+        try:
+            config = complete()
+        except MissingPairs as missing:
+            # one table is made per turn: each store of several may lack its own
+            _align(missing, aligner or _asked_aligner(missing), device, seed)
     return run_in_folder("pretrain", config, out, as_json, background)
+
+
+def _asked_aligner(missing: MissingPairs) -> Path:
+    """Offer to make the table; without a terminal, or if declined, the error stays."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise missing
+    click.echo(str(missing), err=True)
+    answer = click.prompt(
+        "Run of a trained anatomical embedding to align with (empty: stop)",
+        default="", show_default=False, err=True,
+    )  # fmt: skip
+    if not answer.strip():
+        raise missing
+    return Path(answer.strip()).expanduser()
+
+
+def _align(missing: MissingPairs, aligner: Path, device: str, seed: int) -> None:
+    """Make the table of one store."""
+    from homolog.cli._dense import existing, run
+    from homolog.study.aligning import job
+
+    told = {
+        "encoder": str(existing(aligner)), "store": str(missing.store),
+        "device": device, "seed": seed,
+    }  # fmt: skip
+    result = run(job(told, missing.store))
+    click.echo(f"{result['rows']} matching places in {result['pairs']}", err=True)
 
 
 def _names(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,10 +11,23 @@ from homolog.data.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
 from homolog.feed import CaseRef
+from homolog.geometry.affine import Array
 from homolog.methods._base import Method
 from homolog.views.random import generator
 
 _RANDOM_PLACES = 64  # per case
+
+
+class MissingPairs(UnusableInput):
+    """A store has no table of matching places, or one of other scans.
+
+    Attributes:
+        store: Its folder.
+    """
+
+    def __init__(self, message: str, store: Path) -> None:
+        super().__init__(message)
+        self.store = store
 
 
 def find_partners(
@@ -54,21 +68,25 @@ def table_of(store: Store) -> PairTable:
     """The store's table of matching places.
 
     Raises:
-        UnusableInput: There is none, or it was made of other scans.
+        MissingPairs: There is none, or it was made of other scans.
     """
     table = read_pairs(store.path)
     make = f"homolog align {store.path} --encoder RUN"
     if table is None:
-        raise UnusableInput(
+        raise MissingPairs(
             f"{store.path} has no table of matching places, which aligned crops need. "
-            f"Make it with a trained anatomical embedding: {make} (RUN: homolog "
-            f"pretrain anatomical_embedding {store.path} --out RUN). Or train without: "
-            "--set method.pairs=random or method.pairs=same"
+            f"Make it with a trained anatomical embedding: {make}, or here with "
+            f"--aligner RUN (RUN: homolog pretrain anatomical_embedding {store.path} "
+            "--out RUN). Or train without it: --set method.pairs=random or "
+            "method.pairs=same",
+            store.path,
         )
     if table.card.get("store_hash") != store.hash:
-        raise UnusableInput(
+        raise MissingPairs(
             f"the table of matching places of {store.path} was made of other scans "
-            f"than the store holds now; make it again: {make}"
+            f"than the store holds now; make it again: {make}, or here with --aligner "
+            "RUN.",
+            store.path,
         )
     return table
 
@@ -89,7 +107,7 @@ def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
     return Partners(rows)
 
 
-def _places(case: CaseRef, rng: np.random.Generator, count: int) -> np.ndarray:
+def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
     """(count, 3) mm, anywhere in the foreground box."""
     start, stop = (np.asarray(c, dtype=np.float64) for c in case.card.foreground)
     voxels = start - 0.5 + rng.random((count, 3)) * (stop - start)
