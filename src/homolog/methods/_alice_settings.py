@@ -51,9 +51,10 @@ class AliceConfig:
         1.0, "weight of l_st, the semantic alignment within a crop", minimum=0
     )
     similarity: str = option(
-        "cosine",
-        "how the branches are compared",
-        choices=("cosine", "info_nce"),
+        "info_nce",
+        "how the branches are compared; cosine is the paper's default, and settles on "
+        "one vector for everything at small batches",
+        choices=("info_nce", "cosine"),
     )
     temperature: float = option(0.2, "of InfoNCE", minimum=0.01, advanced=True)
     rotate_deg: tuple[float, float, float] = option(
@@ -160,6 +161,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "size": [64, 192, 192],
             "token_stride": 16,
             "flip": [0.5, 0.5, 0.5],
+            "similarity": "cosine",
             "decoder_layers": 8,
             "head_hidden": 2048,
             "head_bottleneck": 256,
