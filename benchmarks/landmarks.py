@@ -95,12 +95,12 @@ def _register(fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform,
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(50)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(0.05, 7)
+    method.SetMetricSamplingPercentage(0.1 if spline else 0.05, 7)
     method.SetInterpolator(sitk.sitkLinear)
     if spline:
-        method.SetOptimizerAsLBFGSB(numberOfIterations=60)
-        method.SetShrinkFactorsPerLevel([2, 1])
-        method.SetSmoothingSigmasPerLevel([1, 0])
+        method.SetOptimizerAsLBFGSB(numberOfIterations=40)
+        method.SetShrinkFactorsPerLevel([4, 2])
+        method.SetSmoothingSigmasPerLevel([2, 1])
     else:
         method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200)
         method.SetOptimizerScalesFromPhysicalShift()

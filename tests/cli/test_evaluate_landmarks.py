@@ -64,7 +64,7 @@ def test_copies_have_known_truth(phantom_folder, encoder, place, tmp_path):
         "--points",
         12,
     )
-    bent = run(*common, "--out", tmp_path / "bent", "--typical-mm", 20)
+    bent = run(*common, "--out", tmp_path / "bent", "--typical-mm", 10)
     overall = bent["overall"]
     assert overall["points"] == 24
     with Path(bent["csv"]).open() as handle:
