@@ -153,7 +153,8 @@ def methods_of(encoders: list[Path], device: str) -> dict[str, Finder]:
     where = choose_device(device)
     for path in encoders:
         loaded = load_encoder(path)
-        name = f"{loaded.card.get('method', 'encoder')} ({path.name})"
+        name = str(loaded.card.get("method", "encoder"))
+        name = f"{name} ({path.name})" if len(encoders) > 1 else name
         found[name] = by_features(DenseEncoder.of(loaded, EmbedConfig(), where))
         blank = untrained(load_encoder(path), seed=0)
         found[f"{name}, random weights"] = by_features(
