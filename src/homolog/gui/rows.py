@@ -74,19 +74,30 @@ def tell(label: QLabel, text: str) -> None:
 
 def bring_into_view(widget: QWidget) -> None:
     """Scroll to a widget, once it has been laid out."""
+    _IntoView(widget)
 
-    def scroll() -> None:
-        area = widget.parent()
+
+class _IntoView(QTimer):
+    """A child of the widget: it ends with it.
+
+    Its slot is a method and no closure over the widget: such a closure and the widget's
+    wrapper are a cycle, and where the garbage collector cleared it before the timer
+    fired, Qt called a function without its variables (a segmentation fault).
+    """
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        self.setSingleShot(True)
+        self.timeout.connect(self._scroll)
+        self.start(_LAID_OUT_MS)
+
+    def _scroll(self) -> None:
+        widget = area = self.parent()
         while area is not None and not isinstance(area, QScrollArea):
             area = area.parent()
         if area is not None:
             area.ensureWidgetVisible(widget, 0, 8)
-
-    timer = QTimer(widget)  # a child: it ends with the widget
-    timer.setSingleShot(True)
-    timer.timeout.connect(scroll)
-    timer.timeout.connect(timer.deleteLater)
-    timer.start(_LAID_OUT_MS)
+        self.deleteLater()
 
 
 def narrow(combo: QComboBox) -> QComboBox:
