@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.data.atomic import flush, write_json
 from homolog.errors import UnusableInput
 
 FOLDER = "pairs"
@@ -67,20 +68,14 @@ def write_pairs(store: Path, table: PairTable) -> Path:
     """
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairs.json").unlink(missing_ok=True)  # never an old card of a new table
     half = folder / "table.npy.part"
     with half.open("wb") as handle:
         np.save(handle, table.rows, allow_pickle=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    card = {**table.card, "ids": list(table.ids), "rows": len(table.rows)}
-    text = folder / "pairs.json.part"
-    with text.open("w", encoding="utf-8") as handle:
-        json.dump(card, handle, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-    (folder / "pairs.json").unlink(missing_ok=True)  # never an old card of a new table
+        flush(handle)
     os.replace(half, folder / "table.npy")
-    os.replace(text, folder / "pairs.json")
+    card = {**table.card, "ids": list(table.ids), "rows": len(table.rows)}
+    write_json(card, folder / "pairs.json")
     return folder
 
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -214,13 +215,14 @@ class Feed:
             rng = generator(self.seed, sample, stream="partner")
             match = self.partners.draw(position, rng)
         if match is None:
-            own, partner = self._plan(position, sample, None), position
-            theirs = own
+            partner = position
+            plan = self._plan(position, sample, self.specs, None)
         else:
             mm, partner, partner_mm = match
-            own = self._plan(position, sample, mm)
-            theirs = self._plan(partner, sample, partner_mm)
-        plan = {n: theirs[n] if is_partner(self.specs, n) else own[n] for n in own}
+            theirs = {n: s for n, s in self.specs.items() if is_partner(self.specs, n)}
+            own = {n: s for n, s in self.specs.items() if n not in theirs}
+            plan = self._plan(position, sample, own, mm)
+            plan |= self._plan(partner, sample, theirs, partner_mm)
         blocks: dict[int, Block] = {}
         for which, at in ((False, position), (True, partner)):
             numbers = [i for i, s in enumerate(self._shares) if s.partner == which]
@@ -234,16 +236,15 @@ class Feed:
         self, position: int, plan: Mapping[str, GroupPlan], shares: Sequence[Share]
     ) -> list[Block]:
         case = self.cases[position]
-        try:
+        with _naming(case):
             return read_blocks(case.store, case.card, plan, self.specs, shares)
-        except UnusableInput as error:
-            raise UnusableInput(f"case {case.card.id!r}: {error}") from error
-        except Exception as error:
-            text = str(error) or type(error).__name__
-            raise JobError(f"case {case.card.id!r}: {text}") from error
 
     def _plan(
-        self, position: int, sample: int, matched_mm: Array | None
+        self,
+        position: int,
+        sample: int,
+        specs: Mapping[str, ViewSpec],
+        matched_mm: Array | None,
     ) -> dict[str, GroupPlan]:
         case = self.cases[position]
 
@@ -252,16 +253,23 @@ class Feed:
 
         affine = case.card.affine
         known = None if matched_mm is None else affine.inverse().apply(matched_mm)
-        try:
+        with _naming(case):
             return plan_views(
-                self.specs, Scan(affine, case.card.shape), draw,
+                specs, Scan(affine, case.card.shape), draw,
                 seed=self.seed, sample=sample, matched=known,
             )  # fmt: skip
-        except UnusableInput as error:
-            raise UnusableInput(f"case {case.card.id!r}: {error}") from error
-        except Exception as error:
-            text = str(error) or type(error).__name__
-            raise JobError(f"case {case.card.id!r}: {text}") from error
+
+
+@contextmanager
+def _naming(case: CaseRef) -> Iterator[None]:
+    """Errors name the case they belong to."""
+    try:
+        yield
+    except UnusableInput as error:
+        raise UnusableInput(f"case {case.card.id!r}: {error}") from error
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise JobError(f"case {case.card.id!r}: {text}") from error
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class AnatomicalEmbeddingConfig:
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # At 0.5 hard negatives hold the fine term at chance for hundreds of steps; at 0.1
-    # it falls from the first. Half an hour of two cores on body CT at 2 mm.
+    # it falls from the first. 37 minutes of two cores, beside other work, on body CT.
     "cpu": {
         "method": {"size": [48, 64, 64], "temperature": 0.1, "hardest": 2048},
         "backbone": {"name": "resunet", "channels": [16, 32, 64, 128]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def _all_rows(
 ) -> Job[Rows | None]:
     """Every case against its partners; None when told to stop."""
     count, points = len(store), int(asked["points"])
-    searches: dict[int, Search] = {}
+    # a search takes seconds to prepare and memory to keep: only the last ones stay
+    search = lru_cache(2 * int(asked["partners"]))(lambda i: Search(maps[i]))
     found: list[Rows] = []
     for a, card in enumerate(store.cards):
         rng = generator(int(asked["seed"]), a, stream="align")
@@ -118,11 +120,10 @@ def _all_rows(
         request = yield Progress("matching", a, count, card.id)
         if request is Request.STOP:
             return None
-        own = searches.setdefault(a, Search(maps[a]))
+        own = search(a)
         for b in sorted(int(o) for o in others):
             mm = _body_places(store, card, maps[a], rng, points)
-            other = searches.setdefault(b, Search(maps[b]))
-            there = other.find(query_at(maps[a], mm))
+            there = search(b).find(query_at(maps[a], mm))
             place = np.array([m.mm for m in there])
             back = own.find(query_at(maps[b], _kept(maps[b], place)))
             rows = np.zeros(len(mm), ROW)
@@ -132,9 +133,6 @@ def _all_rows(
             home = np.array([m.mm for m in back])
             rows["cycle_mm"] = np.linalg.norm(home - mm, axis=1)
             found.append(rows)
-        for key in list(searches):  # memory grows with the searches kept
-            if len(searches) > 2 * int(asked["partners"]) and key != a:
-                searches.pop(key)
     yield Progress("matching", count, count)
     return np.concatenate(found)
 
