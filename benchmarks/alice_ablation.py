@@ -57,32 +57,50 @@ def prepare(work: Path) -> Path:
     return store
 
 
-def run(work: Path, store: Path, name: str, seed: int, asked: Any) -> dict[str, Any]:
-    """Pretrain one variant, fine-tune on few labels, score on the test patients."""
+SMALL = {"hidden": 96, "inner": 384, "layers": 4, "heads": 4}
+
+
+def pretrained(
+    place: Path, store: Path, name: str, seed: int, asked: Any
+) -> dict[str, Any]:
+    """Pretrain one variant, unless it is there: its losses and monitors."""
     settings = VARIANTS[name]
+    kept = place / "told.json"
+    if kept.exists():
+        told: dict[str, Any] = json.loads(kept.read_text())
+        return told
+    words = []
+    for key, value in (settings or {}).items():
+        full = key if key == "pairs" else f"weight_{key}"
+        words += ["--set", f"method.{full}={value}"]
+    told = homolog(
+        "pretrain", "alice", str(store), "--out", str(place / "alice"), "--recipe",
+        "cpu", "--steps", str(asked.steps), "--seed", str(seed), "--set",
+        f"method.least_score={asked.least_score}", *words,
+    )  # fmt: skip
+    told = {"losses": told["losses"], "monitors": told["monitors"]}
+    kept.write_text(json.dumps(told))
+    return told
+
+
+def run(
+    work: Path, store: Path, setting: tuple[str, int, float], asked: Any
+) -> dict[str, Any]:
+    """Pretrain one variant, fine-tune on a share of labels, score the test patients."""
+    name, seed, fraction = setting
     place = work / f"{name.replace(' ', '_').replace(',', '')}_{seed}"
-    row: dict[str, Any] = {"variant": name, "seed": seed, "fraction": asked.fraction}
-    encoder = "scratch"
-    common = ["--set", "backbone.hidden=96", "--set", "backbone.inner=384", "--set",
-              "backbone.layers=4", "--set", "backbone.heads=4"]  # fmt: skip
-    if settings is not None:
-        words = []
-        for key, value in settings.items():
-            full = key if key == "pairs" else f"weight_{key}"
-            words += ["--set", f"method.{full}={value}"]
-        told = homolog(
-            "pretrain", "alice", str(store), "--out", str(place / "alice"), "--recipe",
-            "cpu", "--steps", str(asked.steps), "--seed", str(seed), "--set",
-            f"method.least_score={asked.least_score}", *words,
-        )  # fmt: skip
-        row |= {"losses": told["losses"], "monitors": told["monitors"]}
-        encoder = str(place / "alice")
-    where = str(place / "seg")
+    row: dict[str, Any] = {"variant": name, "seed": seed, "fraction": fraction}
+    start = ["--encoder", "scratch"]
+    for key, value in SMALL.items():
+        start += ["--set", f"backbone.{key}={value}"]
+    if VARIANTS[name] is not None:
+        row |= pretrained(place, store, name, seed, asked)
+        start = ["--encoder", str(place / "alice")]
+    where = str(place / f"seg_{fraction:g}")
     homolog(
-        "finetune", "segment", str(store), "--encoder", encoder, "--backbone", "vit",
+        "finetune", "segment", str(store), "--backbone", "vit", *start,
         "--recipe", "cpu", "--steps", str(asked.finetune_steps), "--fraction",
-        str(asked.fraction), "--seed", str(seed), "--out", where,
-        *(common if encoder == "scratch" else []),
+        str(fraction), "--seed", str(seed), "--out", where,
     )  # fmt: skip
     scores = homolog("evaluate", "--model", where, str(store), "--split", "test")
     return {**row, "dice": scores["mean"]["dice"]}
@@ -91,16 +109,18 @@ def run(work: Path, store: Path, name: str, seed: int, asked: Any) -> dict[str, 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and spread over seeds, and the paired gain over scratch."""
     found = []
-    plain = {r["seed"]: r["dice"] for r in rows if r["variant"] == "scratch"}
-    for name in VARIANTS:
-        own = {r["seed"]: r["dice"] for r in rows if r["variant"] == name}
-        if not own:
-            continue
-        gains = [own[s] - plain[s] for s in sorted(own) if s in plain]
-        found.append({"variant": name, "seeds": len(own),
-                      "dice": statistics.mean(own.values()),
-                      "std": statistics.pstdev(own.values()),
-                      "gains": gains})  # fmt: skip
+    for fraction in sorted({r["fraction"] for r in rows}):
+        here = [r for r in rows if r["fraction"] == fraction]
+        plain = {r["seed"]: r["dice"] for r in here if r["variant"] == "scratch"}
+        for name in VARIANTS:
+            own = {r["seed"]: r["dice"] for r in here if r["variant"] == name}
+            if not own:
+                continue
+            gains = [own[s] - plain[s] for s in sorted(own) if s in plain]
+            found.append({"variant": name, "fraction": fraction, "seeds": len(own),
+                          "dice": statistics.mean(own.values()),
+                          "std": statistics.pstdev(own.values()),
+                          "gains": gains})  # fmt: skip
     return found
 
 
@@ -112,20 +132,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--finetune-steps", type=int, default=300)
-    parser.add_argument("--fraction", type=float, default=0.2)
+    parser.add_argument("--fraction", type=float, default=0.1)
+    parser.add_argument("--full", nargs="*", default=["scratch", "all"],
+                        help="variants also fine-tuned on all labels")  # fmt: skip
     parser.add_argument("--least-score", type=float, default=0.5)
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     rows = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
     store = prepare(asked.work)
-    for seed in asked.seeds:
-        for name in VARIANTS:
-            if any((r["variant"], r["seed"]) == (name, seed) for r in rows):
-                continue
-            rows.append(run(asked.work, store, name, seed, asked))
-            result = {"rows": rows, "table": table(rows)}
-            asked.out.write_text(json.dumps(result, indent=1))
-            print(name, seed, rows[-1]["dice"], flush=True)
+    settings = [(n, s, asked.fraction) for s in asked.seeds for n in VARIANTS]
+    settings += [(n, s, 1.0) for s in asked.seeds for n in asked.full]
+    done = {(r["variant"], r["seed"], r["fraction"]) for r in rows}
+    for setting in settings:
+        if setting in done:
+            continue
+        rows.append(run(asked.work, store, setting, asked))
+        result = {"rows": rows, "table": table(rows)}
+        asked.out.write_text(json.dumps(result, indent=1))
+        print(*setting, rows[-1]["dice"], flush=True)
 
 
 if __name__ == "__main__":

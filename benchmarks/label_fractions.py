@@ -5,6 +5,12 @@ the figures are those of the product. Rows are written as they come and never re
 the script can be stopped and called again.
 
     python benchmarks/label_fractions.py SCANS --work DIR --out results.json
+
+An S2DC encoder is made when `s2dc` is asked for; any other encoder is a finished run
+given by name, and `--scratch-set` then gives the untrained network the same sizes:
+
+    ... --encoder alice=RUN --inits scratch alice --backbones vit \\
+        --scratch-set backbone.hidden=96 backbone.layers=4
 """
 
 from __future__ import annotations
@@ -22,8 +28,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any
-
-INITS = ("scratch", "s2dc")
 
 
 def homolog(*words: str, threads: int) -> dict[str, Any]:
@@ -54,6 +58,10 @@ class Study:
         self.out: Path = arguments.out
         self.scans: Path = arguments.scans
         self.arguments = arguments
+        self.given = dict(pair.split("=", 1) for pair in arguments.encoder)
+        unknown = set(arguments.inits) - {"scratch", "s2dc", *self.given}
+        if unknown:
+            raise SystemExit(f"--inits: no --encoder is named {sorted(unknown)}")
         self.lock = Lock()
         self.rows: list[dict[str, Any]] = []
         if self.out.exists():
@@ -98,13 +106,10 @@ class Study:
         whole = fraction == 1.0
         length = self.length(whole)
         name = f"{backbone}_{init}_{fraction:g}_{seed}"
-        encoder = (
-            "scratch" if init == "scratch" else str(self.work / f"s2dc_{backbone}")
-        )
         out = self.work / "runs" / f"{name}_{os.getpid()}_{int(time.time())}"
         trained = homolog(
-            "finetune", "segment", str(self.store), "--encoder", encoder,
-            "--backbone", backbone, "--recipe", "cpu", *length,
+            "finetune", "segment", str(self.store), "--backbone", backbone,
+            *self.encoder(init, backbone), "--recipe", "cpu", *length,
             "--fraction", str(fraction), "--seed", str(seed), "--out", str(out),
             threads=self.arguments.threads,
         )  # fmt: skip
@@ -116,6 +121,13 @@ class Study:
             self.rows.append(row)
             self.save()
         print(name, summary_of(scores), flush=True)
+
+    def encoder(self, init: str, backbone: str) -> list[str]:
+        """The words that name the encoder to start from."""
+        if init == "scratch":
+            sets = self.arguments.scratch_set
+            return ["--encoder", init, *(w for s in sets for w in ("--set", s))]
+        return ["--encoder", self.given.get(init, str(self.work / f"s2dc_{backbone}"))]
 
     def length(self, whole: bool) -> list[str]:
         """How long to train: steps where given, else minutes."""
@@ -152,21 +164,25 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     keys = sorted({(r["backbone"], r["fraction"]) for r in rows})
     for backbone, fraction in keys:
         entry: dict[str, Any] = {"backbone": backbone, "fraction": fraction}
-        by_init: dict[str, dict[int, float]] = {i: {} for i in INITS}
-        for row in rows:
-            if (row["backbone"], row["fraction"]) == (backbone, fraction):
-                by_init[row["init"]][row["seed"]] = row["scores"]["mean"]["dice"]
+        here = [
+            r for r in rows if (r["backbone"], r["fraction"]) == (backbone, fraction)
+        ]
+        by_init: dict[str, dict[int, float]] = {}
+        for row in here:
+            own = by_init.setdefault(row["init"], {})
+            own[row["seed"]] = row["scores"]["mean"]["dice"]
+        plain = by_init.get("scratch", {})
         for init, values in by_init.items():
-            if values:
-                entry[init] = {
-                    "dice": statistics.mean(values.values()),
-                    "std": statistics.pstdev(values.values()),
-                    "seeds": len(values),
-                }
-        both = set(by_init["scratch"]) & set(by_init["s2dc"])
-        if both:
-            gains = [by_init["s2dc"][s] - by_init["scratch"][s] for s in sorted(both)]
-            entry["paired_gain"] = {"mean": statistics.mean(gains), "each": gains}
+            entry[init] = {
+                "dice": statistics.mean(values.values()),
+                "std": statistics.pstdev(values.values()),
+                "seeds": len(values),
+            }
+            gains = [values[s] - plain[s] for s in sorted(set(values) & set(plain))]
+            if gains and init != "scratch":
+                entry[init]["paired_gain"] = {
+                    "mean": statistics.mean(gains), "each": gains,
+                }  # fmt: skip
         found.append(entry)
     return found
 
@@ -177,7 +193,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--backbones", nargs="+", default=["resunet", "swin"])
-    parser.add_argument("--inits", nargs="+", default=list(INITS), choices=INITS)
+    parser.add_argument("--inits", nargs="+", default=["scratch", "s2dc"])
+    parser.add_argument("--encoder", nargs="+", default=[], metavar="NAME=RUN")
+    parser.add_argument("--scratch-set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument(
         "--fractions", nargs="+", type=float, default=[1.0, 0.1, 0.3, 0.05]
     )
