@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scan_faults import dicom_series, directions, image, mask, nifti, put, values
 
+from homolog.data.inspect import inspect_scan
 from homolog.data.problems import Unsound
 from homolog.data.scan_header import is_scan_path, series_path
 from homolog.data.scan_io import (
@@ -416,3 +417,25 @@ def test_kit_orientations_are_written_where_they_were(
             write_labels(labels, out)
             found, given = sitk.ReadImage(str(out)), sitk.ReadImage(str(path))
             same_place(itk_affine(found), itk_affine(given))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "expected"),
+    [
+        ("patient_7", -1024, "CT"),
+        ("lung_pet_ct", -1024, "CT"),  # a name of two modalities: the values decide
+        ("patient_7", 0, "OTHER"),
+        ("patient_7_t1", 0, "MR"),
+    ],
+)
+def test_the_modality_is_that_of_a_prepared_scan(
+    tmp_path: Path, name: str, low: int, expected: str
+) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 1500, (1, 12, 12, 12)).astype(np.int16)
+    data[:, :6] = low  # air, or nothing
+    path = tmp_path / "scans" / f"{name}.nii.gz"
+    path.parent.mkdir()
+    write_volume(Volume(data, Affine.scale([2.0, 1.0, 1.0])), path)
+    assert read_scan(path).modality == expected
+    assert inspect_scan(path).modality == expected

@@ -50,7 +50,7 @@ from homolog.data.text_headers import (
     read_meta_text,
     read_nrrd_text,
 )
-from homolog.data.values import ValueStats
+from homolog.data.values import ValueStats, judged_modality
 from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
 
@@ -104,6 +104,8 @@ def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
 def read_scan(path: Path | str) -> Volume:
     """A scan as stored: not reoriented, values scaled as its header says.
 
+    The modality is DICOM's word; otherwise what values and names say.
+
     Raises:
         Unsound: The scan has a fatal problem that its header or its length shows
             (4D, complex, colour, sheared, truncated ...); NaN is not looked for here.
@@ -117,9 +119,10 @@ def read_scan(path: Path | str) -> Volume:
         "kind": header.kind,
         "remarks": tuple(p.text for p in (*header.problems, *remarks)),
     }
-    return Volume(
-        data[None], header.affine, scan_stem(header.path), header.modality, meta
-    )
+    modality = header.modality
+    if header.kind != "dicom" or modality == "OTHER":
+        modality = judged_modality(data, modality)  # as inspect_scan, so as in a store
+    return Volume(data[None], header.affine, scan_stem(header.path), modality, meta)
 
 
 def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> LabelMap:

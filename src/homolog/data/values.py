@@ -47,21 +47,25 @@ class ValueStats:
         high: Largest finite value.
         integral: Whether all values are whole numbers.
         distinct: The distinct values, None once there are more than 1024.
+
+    Args:
+        content: Also keep what tells label maps, and the hash; without, only the range
+            and the modality are judged, faster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, content: bool = True) -> None:
         self.count = 0
         self.nonfinite = 0
         self.low = float("inf")
         self.high = float("-inf")
         self.integral = True
-        self.distinct: set[float] | None = set()
+        self.distinct: set[float] | None = set() if content else None
         self._air = 0
         self._below = 0
         self._lowest = 0
         self._zeros = 0
         self._equal = 0
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if content else None
 
     def update(self, values: NDArray[Any]) -> None:
         """Take the next piece, any shape, any real type."""
@@ -70,9 +74,10 @@ class ValueStats:
             self._update(flat[start : start + _AT_ONCE])
 
     def _update(self, flat: NDArray[Any]) -> None:
-        with np.errstate(over="ignore"):
-            single = np.ascontiguousarray(flat, dtype=np.float32) + np.float32(0.0)
-        self._hash.update(single.data)  # + 0.0 made -0.0 equal to 0.0
+        if self._hash is not None:
+            with np.errstate(over="ignore"):
+                single = np.ascontiguousarray(flat, dtype=np.float32) + np.float32(0.0)
+            self._hash.update(single.data)  # + 0.0 made -0.0 equal to 0.0
         self.count += flat.size
         low, high = float(flat.min()), float(flat.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -169,6 +174,8 @@ class ValueStats:
 
         The same scan in another number type or file format has the same hash.
         """
+        if self._hash is None:
+            raise ValueError("these statistics were taken without the content.")
         whole = self._hash.copy()
         whole.update(np.asarray(shape, dtype="<i8").tobytes())
         whole.update((np.round(affine.matrix, 3) + 0.0).astype("<f8").tobytes())
@@ -203,3 +210,10 @@ def guess_modality(stats: ValueStats, named: str) -> str:
     if named == "CT" and not (stats.low <= -50 and stats.high <= 40000):
         return "OTHER"
     return named
+
+
+def judged_modality(values: NDArray[Any], named: str) -> str:
+    """``guess_modality`` of a whole array: what prepare and predict must agree on."""
+    stats = ValueStats(content=False)
+    stats.update(values)
+    return guess_modality(stats, named)
