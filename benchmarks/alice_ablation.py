@@ -69,7 +69,7 @@ def pretrained(
     if kept.exists():
         told: dict[str, Any] = json.loads(kept.read_text())
         return told
-    words = []
+    words = sized(asked, "method.size")
     for key, value in (settings or {}).items():
         full = key if key == "pairs" else f"weight_{key}"
         words += ["--set", f"method.{full}={value}"]
@@ -83,6 +83,13 @@ def pretrained(
     return told
 
 
+def sized(asked: Any, *more: str) -> list[str]:
+    """Crops of one size, for which the position embedding is made."""
+    side = f"{asked.side},{asked.side},{asked.side}"
+    names = ("backbone.image_size", *more)
+    return [word for name in names for word in ("--set", f"{name}={side}")]
+
+
 def run(
     work: Path, store: Path, setting: tuple[str, int, float], asked: Any
 ) -> dict[str, Any]:
@@ -90,7 +97,7 @@ def run(
     name, seed, fraction = setting
     place = work / f"{name.replace(' ', '_').replace(',', '')}_{seed}"
     row: dict[str, Any] = {"variant": name, "seed": seed, "fraction": fraction}
-    start = ["--encoder", "scratch"]
+    start = ["--encoder", "scratch", *sized(asked)]
     for key, value in SMALL.items():
         start += ["--set", f"backbone.{key}={value}"]
     if VARIANTS[name] is not None:
@@ -100,7 +107,9 @@ def run(
     homolog(
         "finetune", "segment", str(store), "--backbone", "vit", *start,
         "--recipe", "cpu", "--steps", str(asked.finetune_steps), "--fraction",
-        str(fraction), "--seed", str(seed), "--out", where,
+        str(fraction), "--seed", str(seed), "--out", where, "--set",
+        f"task.window={asked.side},{asked.side},{asked.side}", "--set",
+        f"training.learning_rate={asked.learning_rate}",
     )  # fmt: skip
     scores = homolog("evaluate", "--model", where, str(store), "--split", "test")
     return {**row, "dice": scores["mean"]["dice"]}
@@ -131,7 +140,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--finetune-steps", type=int, default=300)
+    parser.add_argument("--finetune-steps", type=int, default=200)
+    parser.add_argument("--side", type=int, default=32, help="of crops, voxels")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--full", nargs="*", default=["scratch", "all"],
                         help="variants also fine-tuned on all labels")  # fmt: skip
