@@ -22,7 +22,7 @@ _AXES = ("z", "y", "x")
 _A = tuple(f"a_{axis}_mm" for axis in _AXES)
 _B = tuple(f"b_{axis}_mm" for axis in _AXES)
 _VOXEL = tuple(f"b_voxel_{axis}" for axis in _AXES)
-_NUMBERS = ("similarity", "margin", "cycle_mm")
+_NUMBERS = ("similarity", "margin", "cycle_mm", "stray_mm")
 COLUMNS = (
     "id", "name", *_A, *_B, *_VOXEL, *_NUMBERS, "accepted", "reason", "manual",
     "coordinates",
@@ -45,6 +45,8 @@ class Landmark:
         accepted: Whether the match is believed.
         reason: Why not, in one short sentence; empty when accepted.
         manual: Whether a person set or corrected it.
+        stray_mm: How far ``b_mm`` lies from where the matches of places all over A put
+            the point; NaN where unknown.
     """
 
     id: int
@@ -57,6 +59,7 @@ class Landmark:
     accepted: bool
     reason: str = ""
     manual: bool = False
+    stray_mm: float = NAN
 
 
 def turned(mm: Triple, coordinates: Coordinates) -> Triple:
@@ -200,7 +203,7 @@ def _text(value: Any) -> str:
 def _landmark(row: Mapping[str, Any], coordinates: Coordinates) -> Landmark:
     a = [float(row[c]) for c in _A]
     b = [_number(row.get(c)) for c in _B]
-    similarity, margin, cycle = (_number(row.get(n)) for n in _NUMBERS)
+    similarity, margin, cycle, stray = (_number(row.get(n)) for n in _NUMBERS)
     return Landmark(
         id=int(row["id"]),
         name=str(row["name"]),
@@ -216,6 +219,7 @@ def _landmark(row: Mapping[str, Any], coordinates: Coordinates) -> Landmark:
         accepted=_truth(row.get("accepted")),
         reason=str(row.get("reason") or ""),
         manual=_truth(row.get("manual")),
+        stray_mm=stray,
     )
 
 

@@ -33,6 +33,7 @@ _NUMBERS = {
     "similarity": re.compile(r"similarity (\S+?)[,;]"),
     "margin": re.compile(r"margin (\S+?)[,;]"),
     "cycle_mm": re.compile(r"cycle error (\S+) mm"),
+    "stray_mm": re.compile(r"astray (\S+) mm"),
 }
 _REASON = re.compile(r"; refused: (.*)$")
 
@@ -140,7 +141,7 @@ def _describe(mark: Landmark) -> str:
     a = ", ".join(repr(float(v)) for v in mark.a_mm)
     text = (
         f"similarity {mark.similarity:.4f}, margin {mark.margin:.4f}, cycle error "
-        f"{mark.cycle_mm:.2f} mm; A at z, y, x = {a} mm LPS"
+        f"{mark.cycle_mm:.2f} mm, astray {mark.stray_mm:.2f} mm; A at z, y, x = {a} mm LPS"
     )
     if mark.manual:
         text += "; set by hand"

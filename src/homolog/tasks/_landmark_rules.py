@@ -3,75 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.config import option
 from homolog.data.landmarks import NAN, Landmark
 from homolog.data.volume import FeatureMap, Points
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.tasks._body import in_mask
 from homolog.tasks._consensus import Consensus, fit_consensus
+from homolog.tasks._landmark_limits import (
+    ELSEWHERE,
+    LandmarksConfig,
+    judged,
+    reason_of,
+)
 from homolog.tasks._matching import Match, grid_shape, kept_inside, query_at
 from homolog.tasks._search import Search, search_of
+from homolog.tasks._surroundings import Surroundings, surroundings_between
+
+__all__ = [
+    "LandmarksConfig", "Mask", "judged", "match_landmarks", "reason_of",
+    "with_consensus",
+]  # fmt: skip
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class LandmarksConfig:
-    """When a match is believed.
-
-    The defaults were chosen on phantom pairs (300 random body points, 3 mm CT, an
-    anatomical_embedding of 800 steps). Of 229 points that B shows, 66 % were found
-    within 15 mm; of those kept by a cycle of 10 mm 78 %, of those of 15 mm also by a
-    margin of 0.01 81 %, by an affine consensus of 25 mm 83 %. Similarity separates
-    right from wrong poorly (0.95 and 0.91 in the middle) and its scale is the
-    encoder's, so its limit only stops the absurd. Points of which B shows nothing keep
-    a good cycle in 59 % of cases: only a consensus with others can refuse those.
-    """
-
-    apart_mm: float = option(
-        20.0,
-        "places nearer than this to the best one are no second choice for the margin",
-        unit="mm",
-        minimum=0.0,
-    )
-    least_similarity: float = option(
-        0.5, "matches less similar than this are refused", minimum=-1.0, maximum=1.0
-    )
-    least_margin: float = option(
-        0.01,
-        "matches that stand out less than this from the second-best place are refused",
-        minimum=0.0,
-        maximum=2.0,
-    )
-    largest_cycle_mm: float = option(
-        10.0,
-        "matches that lead back farther than this from the point are refused",
-        unit="mm",
-        minimum=0.0,
-    )
-    consensus: str = option(
-        "none",
-        "the map of A to B on which all landmarks must agree",
-        choices=("none", "rigid", "similarity", "affine"),
-    )
-    largest_consensus_mm: float = option(
-        25.0,
-        "matches farther than this from where that map puts them are refused",
-        unit="mm",
-        minimum=0.0,
-    )
-    body_only: bool = option(
-        True, "points outside the body are refused, and only the body is searched"
-    )
-    exhaustive: bool = option(
-        False, "compare with every place; slow, misses nothing", advanced=True
-    )
 
 
 def match_landmarks(
@@ -124,9 +82,16 @@ def match_landmarks(
         found = {
             int(i): (m, float(c)) for i, m, c in zip(asked, there, cycle, strict=True)
         }
+    around = None
+    if found and config.largest_stray_mm > 0:
+        around = surroundings_between(
+            search_of(source), search_of(target), body_a=body_a, body_b=body_b,
+            least_similarity=config.least_similarity,
+            largest_cycle_mm=config.largest_cycle_mm,
+        )  # fmt: skip
     names = points.names or tuple(f"point_{i + 1}" for i in range(len(mm)))
     marks = [
-        _landmark(i, names[i], mm[i], found.get(i), refusals[i], config)
+        _landmark(i, names[i], mm[i], found.get(i), refusals[i], config, around)
         for i in range(len(mm))
     ]
     return with_consensus(marks, config, seed=seed)
@@ -156,34 +121,16 @@ def with_consensus(
         )
     except UnusableInput:
         return list(marks), None
-    judged = list(marks)
+    after = list(marks)
     for i, agrees, gap in zip(
         taking, consensus.inliers, consensus.leave_one_out_mm, strict=True
     ):
         if not agrees and not marks[i].manual:
             reason = (
-                f"{gap:.0f} mm from where the other landmarks put it (at most "
-                f"{config.largest_consensus_mm:g})"
+                f"{gap:.0f} mm {ELSEWHERE} (at most {config.largest_consensus_mm:g})"
             )
-            judged[i] = replace(marks[i], accepted=False, reason=reason)
-    return judged, consensus
-
-
-def reason_of(match: Match, cycle_mm: float, config: LandmarksConfig) -> str:
-    """Why a match is refused, the gravest reason; empty where it is believed."""
-    if match.similarity < config.least_similarity:
-        return f"similarity {match.similarity:.3f} is below {config.least_similarity:g}"
-    if cycle_mm > config.largest_cycle_mm:
-        return (
-            f"leads back {cycle_mm:.0f} mm beside the point (at most "
-            f"{config.largest_cycle_mm:g})"
-        )
-    if match.margin < config.least_margin:
-        return (
-            f"only {match.margin:.3f} better than another place (at least "
-            f"{config.least_margin:g})"
-        )
-    return ""
+            after[i] = replace(marks[i], accepted=False, reason=reason)
+    return after, consensus
 
 
 def _search(
@@ -238,14 +185,20 @@ def _landmark(
     found: tuple[Match, float] | None,
     refusal: str,
     config: LandmarksConfig,
+    around: Surroundings | None,
 ) -> Landmark:
     z, y, x = (float(v) for v in mm)
     a: Triple = (z, y, x)
     if found is None:
         return Landmark(index + 1, name, a, None, NAN, NAN, NAN, False, refusal)
     match, cycle = found
-    reason = reason_of(match, cycle, config)
+    stray = NAN
+    if around is not None:
+        stray = float(around.stray_mm(mm[None], np.array([match.mm]))[0])
+    reason = reason_of(match, cycle, config, stray)
+    if not reason and around is not None:
+        reason = around.refusal
     return Landmark(
         index + 1, name, a, match.mm, match.similarity, match.margin, cycle,
-        not reason, reason,
+        not reason, reason, stray_mm=stray,
     )  # fmt: skip
