@@ -111,6 +111,7 @@ class Study:
             "finetune", "segment", str(self.store), "--backbone", backbone,
             *self.encoder(init, backbone), "--recipe", "cpu", *length,
             "--fraction", str(fraction), "--seed", str(seed), "--out", str(out),
+            *(w for s in self.arguments.set for w in ("--set", s)),
             threads=self.arguments.threads,
         )  # fmt: skip
         scores = homolog("evaluate", "--model", str(out), str(self.store),
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["resunet", "swin"])
     parser.add_argument("--inits", nargs="+", default=["scratch", "s2dc"])
     parser.add_argument("--encoder", nargs="+", default=[], metavar="NAME=RUN")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--scratch-set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument(
         "--fractions", nargs="+", type=float, default=[1.0, 0.1, 0.3, 0.05]
