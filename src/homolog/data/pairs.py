@@ -151,15 +151,15 @@ def partners_of(
         largest_cycle_mm: See ``PairTable.accepted``.
     """
     position = {case: i for i, case in enumerate(cases)}
-    found: list[list[NDArray[np.float64]]] = [[] for _ in cases]
+    parts: list[NDArray[np.float64]] = [np.zeros((0, 8))]
     for store, table in tables.items():
         where = np.array([position.get((store, case), -1) for case in table.ids])
         rows = table.accepted(least_score, largest_cycle_mm)
         mine, theirs = where[rows["case"]], where[rows["partner"]]
-        for k in np.flatnonzero((mine >= 0) & (theirs >= 0)):
-            row = rows[k]
-            found[mine[k]].append(
-                np.array([*row["mm"], float(theirs[k]), *row["partner_mm"]])
-            )
-    empty = np.zeros((0, 7))
-    return Partners([np.stack(rows) if rows else empty for rows in found])
+        kept = (mine >= 0) & (theirs >= 0)
+        columns = (mine, rows["mm"], theirs, rows["partner_mm"])
+        parts.append(np.column_stack([c[kept] for c in columns]).astype(np.float64))
+    whole = np.concatenate(parts)
+    whole = whole[np.argsort(whole[:, 0], kind="stable")]
+    stops = np.searchsorted(whole[:, 0], np.arange(1, len(cases)))
+    return Partners([rows[:, 1:] for rows in np.split(whole, stops)])
