@@ -1,4 +1,4 @@
-"""SAM: the proof tests L-T1 to L-T6, L-T8 and L-T9's short form."""
+"""SAM: the proof tests L-T1 to L-T6 and L-T8."""
 
 from __future__ import annotations
 
