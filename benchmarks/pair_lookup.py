@@ -50,7 +50,9 @@ def main() -> None:
         "bytes": rows.nbytes,
         "seconds_to_open": opened,
         "batch": asked.batch,
-        "processor_ms_per_batch": {p: float(np.percentile(took, p)) for p in (50, 95, 100)},
+        "processor_ms_per_batch": {
+            p: float(np.percentile(took, p)) for p in (50, 95, 100)
+        },
         "bar_ms": 2.0,
     }
     asked.out.write_text(json.dumps(result, indent=1) + "\n")

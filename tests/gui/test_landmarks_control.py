@@ -22,7 +22,7 @@ from homolog.gui.autosave import sessions
 from homolog.gui.explore.control import NO_MODEL, NO_SCAN
 from homolog.gui.explore.scan import Ready, Scan
 from homolog.gui.files.layer_scan import ScanRef
-from homolog.gui.landmarks.cohort import Row, find_in
+from homolog.gui.landmarks.cohort import Row, best_first, find_in, summary
 from homolog.gui.landmarks.control import (
     COMPUTE,
     IN_3D,
@@ -54,6 +54,7 @@ from homolog.gui.landmarks.table import (
     place_text,
 )
 from homolog.gui.learn.model_choice import ModelChoice
+from homolog.tasks._landmark_rules import LandmarksConfig
 
 SHAPE, CELLS = (12, 16, 20), (6, 8, 10)
 BLOBS = [(2, 3, 4), (1, 6, 7), (4, 2, 2), (3, 5, 8)]
@@ -71,8 +72,8 @@ def scan(key: str, origin=(0.0, 0.0, 0.0), degrees: float = 0.0) -> Scan:
     return Scan(key, ref, true @ grid.inverse(), grid)
 
 
-def ready(made: Scan, seed: int, blobs) -> Ready:
-    data = unit_features(CELLS, seed=seed)
+def ready(made: Scan, blobs) -> Ready:
+    data = unit_features(CELLS)  # the rest of the body is alike
     for number, blob in enumerate(blobs):
         data[blob] = np.eye(16)[number]
     cells = (made.to_true @ made.grid).coarsen((2, 2, 2))
@@ -98,8 +99,8 @@ def pair() -> LandmarksControl:
     a, b = scan("a"), scan("b", (300.0, -80.0, 40.0), 20.0)
     control.book.set_scans([a, b])
     control.settle()
-    control.book.found("a", ready(a, 1, BLOBS))
-    control.book.found("b", ready(b, 2, THERE))
+    control.book.found("a", ready(a, BLOBS))
+    control.book.found("b", ready(b, THERE))
     return control
 
 
@@ -349,6 +350,49 @@ def test_a_landmark_in_another_scan_of_the_cohort(pair) -> None:
     assert len(np.unique(picture)) > 1
     assert Row("b", "b", mark=found).told() == "accepted"
     assert "Compute missing" in Row("b", "b", "waiting").told()
+
+
+def test_rows_stand_the_most_similar_first_and_are_judged_again() -> None:
+    rows = [
+        Row("a", "a", "waiting"),
+        Row("b", "b", "found", mark(1, similarity=0.6)),
+        Row("c", "c", "failed", words="no memory"),
+        Row("d", "d", "found", mark(1, similarity=0.9, accepted=False, reason="x")),
+        Row("e", "e", "found", mark(1, b_mm=None, similarity=NAN, accepted=False)),
+    ]
+    assert [row.key for row in best_first(rows)] == ["d", "b", "a", "c", "e"]
+    assert summary(rows) == "1 of 5 scans accepted, 1 without features, 1 failed"
+    assert [row.trust for row in rows[2:4]] == ["refused", "refused"]
+    for row in rows:
+        row.judge(LandmarksConfig(least_similarity=0.7))
+    assert [bool(r.mark and r.mark.accepted) for r in rows] == [
+        False, False, False, True, False
+    ]  # fmt: skip
+    assert "below 0.7" in rows[1].told()
+
+
+def test_other_limits_judge_all_pairs_but_not_what_a_person_decided(pair) -> None:
+    far = {"cycle_mm": 12.0, "accepted": False, "reason": "leads back 12 mm"}
+    pair.table.restore(
+        [mark(1), mark(2, **far), mark(3, **far), mark(4, manual=True, **far)]
+    )
+    pair.table.accept(3, False)
+    other = pair.tables.setdefault(("/x", "/y"), LandmarkTable())
+    other.restore([mark(1, **far)])
+
+    def accepted() -> list[bool]:
+        return [m.accepted for m in pair.table]
+
+    pair.set_limits(LandmarksConfig(largest_cycle_mm=15.0))
+    assert accepted() == [True, True, False, False]
+    assert other.get(1).accepted
+    assert pair.table.get(2).reason == ""
+    assert pair.table.trust(pair.table.get(2)) == "unsure"
+    pair.set_limits(LandmarksConfig(least_similarity=0.95))
+    assert accepted() == [False, False, False, False]
+    assert pair.table.get(3).reason == BY_HAND
+    pair.set_limits(LandmarksConfig())
+    assert accepted() == [True, False, False, False]
 
 
 def test_figures_in_words() -> None:

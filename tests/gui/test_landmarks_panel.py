@@ -69,7 +69,7 @@ def scans(home: Path, tmp_path: Path) -> list[Path]:
     for i, blobs in enumerate((BLOBS, THERE)):
         affine = Affine.of((2, 2, 2), (5 + 200 * i, 6, 7))
         path = body(tmp_path, f"scan_{i}", affine, i)
-        cells = unit_features(CELLS, seed=i)
+        cells = unit_features(CELLS)  # the rest of the body is alike
         for number, blob in enumerate(blobs):
             cells[blob] = np.eye(16)[number]
         write_features(home / "features", path, affine, SHAPE, cells)
@@ -198,6 +198,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     tab.cohort.search.click()
     until(lambda: all(r.state == "found" for r in tab.cohort.found.values()))
     assert len(tab.cohort.found) == 1
+    settle()  # the table is filled a moment later
     assert not tab.cohort.table.item(0, 0).icon().isNull()
 
     # Another tab: the second view steps aside; its keys are the other tab's.

@@ -12,6 +12,7 @@ from homolog.data.volume import FeatureMap, Points
 from homolog.geometry.affine import Affine
 from homolog.tasks._landmark_rules import (
     LandmarksConfig,
+    judged,
     match_landmarks,
     with_consensus,
 )
@@ -140,3 +141,28 @@ def test_no_points_no_landmarks(maps):
 def test_a_landmark_is_a_value():
     mark = Landmark(1, "a", (0.0, 0.0, 0.0), None, 0.5, 0.1, 2.0, True)
     assert replace(mark, accepted=False) != mark
+
+
+def test_other_limits_judge_again_by_the_figures_alone():
+    found = Landmark(
+        3, "apex", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 0.8, 0.05, 9.0, True
+    )  # fmt: skip
+    assert judged(found, LandmarksConfig()) == found
+    strict = judged(found, LandmarksConfig(largest_cycle_mm=8.0))
+    assert not strict.accepted
+    assert strict.reason == "leads back 9 mm beside the point (at most 8)"
+    assert judged(strict, LandmarksConfig()) == found  # and back
+    assert "similarity" in judged(strict, LandmarksConfig(least_similarity=0.9)).reason
+    assert "better" in judged(found, LandmarksConfig(least_margin=0.1)).reason
+    never = LandmarksConfig(largest_cycle_mm=0.0)
+    for kept in (
+        replace(found, manual=True),
+        replace(found, b_mm=None, accepted=False, reason="the point lies outside"),
+        replace(found, margin=float("nan")),
+    ):
+        assert judged(kept, never) == kept
+    odd = replace(
+        found, accepted=False,
+        reason="40 mm from where the other landmarks put it (at most 25)",
+    )  # fmt: skip
+    assert judged(odd, LandmarksConfig()) == odd  # only all of them can tell

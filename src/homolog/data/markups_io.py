@@ -141,7 +141,8 @@ def _describe(mark: Landmark) -> str:
     a = ", ".join(repr(float(v)) for v in mark.a_mm)
     text = (
         f"similarity {mark.similarity:.4f}, margin {mark.margin:.4f}, cycle error "
-        f"{mark.cycle_mm:.2f} mm, astray {mark.stray_mm:.2f} mm; A at z, y, x = {a} mm LPS"
+        f"{mark.cycle_mm:.2f} mm, astray {mark.stray_mm:.2f} mm; "
+        f"A at z, y, x = {a} mm LPS"
     )
     if mark.manual:
         text += "; set by hand"

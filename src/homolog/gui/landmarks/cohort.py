@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from homolog.gui.explore.scan import Scan
 from homolog.gui.landmarks.matching import Sides, search_points
 from homolog.gui.landmarks.patches import Picture, patch
 from homolog.gui.landmarks.table import Trust, trust_of
+from homolog.tasks._landmark_rules import LandmarksConfig, judged
 
 
 @dataclass
@@ -22,10 +25,12 @@ class Row:
     Attributes:
         key: Of the scan.
         name: Of the scan.
-        state: ``searching``, ``found``, ``waiting`` (no features yet) or ``failed``.
+        state: ``searching``, ``found``, ``waiting`` (no features yet), ``computing`` or
+            ``failed``.
         mark: The landmark as found in it.
         picture: Around that place.
-        words: Why it failed.
+        words: Why it failed, or how far its features are.
+        share: Of its features that is computed, 0..1.
     """
 
     key: str
@@ -34,11 +39,14 @@ class Row:
     mark: Landmark | None = None
     picture: Picture | None = None
     words: str = ""
+    share: float = 0.0
 
     @property
     def trust(self) -> Trust:
         """How far its match is to be trusted."""
-        return "searching" if self.mark is None else trust_of(self.mark)
+        if self.mark is None:
+            return "refused" if self.state == "failed" else "searching"
+        return trust_of(self.mark)
 
     def told(self) -> str:
         """What is known, in words."""
@@ -47,12 +55,46 @@ class Row:
         waiting = "no features yet; press Compute missing"
         return self.words or (waiting if self.state == "waiting" else "searching ...")
 
+    def judge(self, limits: LandmarksConfig) -> None:
+        """Believe or refuse what was found by other limits."""
+        if self.mark is not None:
+            self.mark = judged(self.mark, limits)
+
+
+def best_first(rows: Iterable[Row]) -> list[Row]:
+    """The most similar first; rows without a match stay in their order, below."""
+
+    def rank(row: Row) -> float:
+        similarity = math.nan if row.mark is None else row.mark.similarity
+        return math.inf if math.isnan(similarity) else -similarity
+
+    return sorted(rows, key=rank)
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """``3 of 6 scans accepted, 1 without features``."""
+    told = list(rows)
+    accepted = sum(r.mark is not None and r.mark.accepted for r in told)
+    text = f"{accepted} of {len(told)} scans accepted"
+    for state, words in (("waiting", "without features"), ("failed", "failed")):
+        count = sum(row.state == state for row in told)
+        text += f", {count} {words}" if count else ""
+    return text
+
+
+def computing_words(count: int) -> str:
+    """What is said when features of scans are asked for."""
+    if count == 1:
+        return "Computing features of one scan."
+    return f"Computing features of {count} scans, one by one."
+
 
 def find_in(
     sides: Sides,
     source: tuple[Scan, Any, Any],
     target: tuple[Scan, Any, Any],
     mark: Landmark,
+    limits: LandmarksConfig | None = None,
 ) -> tuple[Landmark, Picture | None]:
     """A landmark in one scan, and what it looks like there.
 
@@ -61,8 +103,9 @@ def find_in(
         source: Scan A, its features, its layer.
         target: The scan to search.
         mark: With its place in A.
+        limits: When a match is believed; the defaults if None.
     """
-    (found,) = search_points(sides.of(*source), sides.of(*target), [mark])
+    (found,) = search_points(sides.of(*source), sides.of(*target), [mark], limits)
     if found.b_mm is None:
         return found, None
     scan, _, layer = target

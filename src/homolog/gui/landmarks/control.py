@@ -19,6 +19,7 @@ from homolog.gui.explore.layers import Mark, shown_of
 from homolog.gui.explore.scan import Scan
 from homolog.gui.landmarks.table import COLOURS, SYMBOLS, LandmarkTable
 from homolog.tasks._consensus import Consensus, fit_consensus
+from homolog.tasks._landmark_rules import LandmarksConfig
 
 ONE_SCAN = "Landmarks need two scans. Open another one, or choose a file as scan B."
 SAME = "Scan A and scan B are the same. Choose another one as scan B."
@@ -40,6 +41,8 @@ class LandmarksControl:
         b: Likewise.
         own_b: Keys of scans that were opened for B alone.
         follow: Whether B follows the mouse of A.
+        limits: When a match is believed.
+        tables: Landmarks of each pair of scans.
     """
 
     book: ExploreControl = field(default_factory=ExploreControl)
@@ -47,6 +50,7 @@ class LandmarksControl:
     b: str = ""
     own_b: set[str] = field(default_factory=set)
     follow: bool = False
+    limits: LandmarksConfig = field(default_factory=LandmarksConfig)
     tables: dict[tuple[str, str], LandmarkTable] = field(default_factory=dict)
 
     @property
@@ -173,6 +177,12 @@ class LandmarksControl:
         places = np.array([m.a_mm if side == "a" else m.b_mm for m in marks])
         shown = scan.to_true.inverse().apply(places)
         return list(zip(marks, shown, strict=True))
+
+    def set_limits(self, limits: LandmarksConfig) -> None:
+        """Judge the landmarks of all pairs anew; nothing is searched."""
+        self.limits = limits
+        for table in self.tables.values():
+            table.judge(limits)
 
     def fit(self, kind: str) -> str:
         """Fit a map to the accepted landmarks and flag outliers; the result in words.

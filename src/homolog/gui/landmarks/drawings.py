@@ -1,9 +1,10 @@
-"""A patch as a picture on screen, with a small cross around its middle."""
+"""How tables draw: patches with a small cross in the middle, colours that stay."""
 
 from __future__ import annotations
 
-from qtpy.QtCore import QLineF, QPointF, Qt
-from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
+from qtpy.QtCore import QLineF, QModelIndex, QPointF, Qt
+from qtpy.QtGui import QBrush, QColor, QImage, QPainter, QPalette, QPen, QPixmap
+from qtpy.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem
 
 from homolog.gui.landmarks.patches import Picture
 
@@ -35,3 +36,21 @@ def pixmap_of(picture: Picture, side: int, *, cross: bool = True) -> QPixmap:
             painter.drawLine(QLineF(start, middle + turn * (0.18 * side)))
         painter.end()
     return made
+
+
+class OwnColour(QStyledItemDelegate):
+    """Cells whose text keeps its own colour while their row is selected.
+
+    The colour tells how far a match is to be trusted; a selection must not hide it.
+    """
+
+    def initStyleOption(
+        self, option: QStyleOptionViewItem | None, index: QModelIndex
+    ) -> None:
+        """Qt asks how to draw a cell."""
+        super().initStyleOption(option, index)
+        brush = index.data(Qt.ItemDataRole.ForegroundRole)
+        if option is not None and isinstance(brush, QBrush):
+            palette = option.palette
+            palette.setBrush(QPalette.ColorRole.HighlightedText, brush)
+            option.palette = palette

@@ -25,6 +25,7 @@ from homolog.gui.hub import Hub
 from homolog.gui.landmarks.cohort_box import CohortBox
 from homolog.gui.landmarks.detail_box import DetailBox
 from homolog.gui.landmarks.files_box import FilesBox, FitBox
+from homolog.gui.landmarks.limits_box import LimitsBox
 from homolog.gui.landmarks.session import Session
 from homolog.gui.landmarks.side_row import SideRow
 from homolog.gui.landmarks.table_box import TableBox
@@ -68,6 +69,7 @@ class LandmarksPanel(QWidget):
         self.a, self.b = SideRow("A", self.swap), SideRow("B", self.file)
         self._make_tools()
         self.table = TableBox(self.session)
+        self.limits = LimitsBox(self.session)
         self.detail = DetailBox(self.session)
         self.fit = FitBox(self.session)
         self.files = FilesBox(self.session)
@@ -75,13 +77,13 @@ class LandmarksPanel(QWidget):
         self.said = rows.sentence("What was done")
         column = QVBoxLayout(self)
         column.addLayout(self._model_row)
-        column.addWidget(self._hint_box)
-        column.addWidget(self.a)
-        column.addWidget(self.b)
+        for part in (self._hint_box, self.a, self.b):
+            column.addWidget(part)
         column.addLayout(rows.beside(self.pick, self.second))
         column.addLayout(rows.beside(self.follow, self.points))
-        for part in (self.table, self.detail, self.fit, self.files, self.said):
+        for part in (self.table, self.limits, self.detail, self.fit, self.files):
             column.addWidget(part)
+        column.addWidget(self.said)
         column.addWidget(self.cohort)
         column.addStretch(1)
         self._connect()
@@ -102,10 +104,12 @@ class LandmarksPanel(QWidget):
             _choices, hub.runs, hub.models, wanted,
             owner=self, done=self._list, failed=self._not_listed,
         )  # fmt: skip
+        self.cohort.read_stores()
         self.session.sync()
 
     def tear_down(self) -> None:
         """The dock goes: the second viewer goes with it."""
+        self.cohort.stop()
         self.session.end()
 
     def showEvent(self, event: QShowEvent) -> None:

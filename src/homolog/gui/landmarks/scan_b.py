@@ -48,6 +48,8 @@ class ScanB:
         """
         self._unfollow()
         with self._quiet():
+            # A cross left in the scan before would stretch the sliders as far as there.
+            self.cross.close()
             if self.layer is not None and self.layer in self.model.layers:
                 self.model.layers.remove(self.layer)
             if source not in self.model.layers:

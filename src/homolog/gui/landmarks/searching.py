@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from homolog.data.landmarks import Landmark
+from homolog.data.landmarks import NAN, Landmark
 from homolog.geometry.affine import Triple
 from homolog.gui.explore.scan import Scan
 from homolog.gui.landmarks.control import LandmarksControl
 from homolog.gui.landmarks.matching import (
-    Side,
     Sides,
     follow,
     search_points,
@@ -22,6 +21,7 @@ from homolog.gui.landmarks.matching import (
 )
 from homolog.gui.landmarks.table import LandmarkTable
 from homolog.gui.threads import in_background
+from homolog.tasks._landmark_rules import LandmarksConfig, judged
 
 # Landmarks searched by one errand: the table fills while the rest is searched.
 _AT_ONCE = 8
@@ -72,7 +72,7 @@ class Searching(QObject):
             self.preparing.emit(False)
 
         in_background(
-            _make, self.sides, [self._asked(s) for s in scans],
+            _warm_up, self.sides, [self._asked(s) for s in scans], control.limits,
             owner=self, done=ended, failed=ended,
         )  # fmt: skip
 
@@ -133,8 +133,9 @@ class Searching(QObject):
         self, pair: tuple[_Asked, _Asked], table: LandmarkTable, marks: list[Landmark]
     ) -> None:
         def done(answers: list[Landmark]) -> None:
+            # The limits may have been changed meanwhile.
             for mark, answer in zip(marks, answers, strict=True):
-                table.found(mark.id, answer)
+                table.found(mark.id, judged(answer, self._control.limits))
             self.found.emit([m.id for m in marks])
 
         def failed(error: Exception) -> None:
@@ -143,8 +144,9 @@ class Searching(QObject):
             self.found.emit([m.id for m in marks])
 
         in_background(
-            _search, self.sides, *pair, marks, owner=self, done=done, failed=failed
-        )
+            _search, self.sides, *pair, marks, self._control.limits,
+            owner=self, done=done, failed=failed,
+        )  # fmt: skip
 
     def _pair(self) -> tuple[_Asked, _Asked] | None:
         control = self._control
@@ -161,14 +163,24 @@ class Searching(QObject):
 _Asked = tuple[Scan, Any, Any]
 
 
-def _make(sides: Sides, asked: list[_Asked]) -> list[Side]:
-    return [sides.of(*one) for one in asked]
+def _warm_up(sides: Sides, asked: list[_Asked], limits: LandmarksConfig) -> None:
+    """What the first search of a pair makes and keeps is made before it is asked."""
+    a, b = (sides.of(*one) for one in asked)
+    body = np.ones(a.search.shape, bool) if a.body is None else a.body
+    cells = np.argwhere(body)
+    z, y, x = a.search.features.affine.apply(cells[len(cells) // 2])
+    some = Landmark(1, "", (z, y, x), None, NAN, NAN, NAN, False)
+    search_points(a, b, [some], limits)
 
 
 def _search(
-    sides: Sides, a: _Asked, b: _Asked, marks: list[Landmark]
+    sides: Sides,
+    a: _Asked,
+    b: _Asked,
+    marks: list[Landmark],
+    limits: LandmarksConfig,
 ) -> list[Landmark]:
-    return search_points(sides.of(*a), sides.of(*b), marks)
+    return search_points(sides.of(*a), sides.of(*b), marks, limits)
 
 
 def _compare(sides: Sides, a: _Asked, b: _Asked, a_mm: Triple, b_mm: Triple) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
 
-from homolog.data.landmarks import Landmark
 from homolog.gui.explore.control import ExploreControl
 from homolog.gui.explore.features import FeatureWork
 from homolog.gui.explore.scan import Scan, open_scans
@@ -17,6 +17,7 @@ from homolog.gui.files import opening
 from homolog.gui.files.layer_scan import layer_scan
 from homolog.gui.hub import Hub
 from homolog.gui.landmarks.control import LandmarksControl
+from homolog.gui.landmarks.going_to_b import GoingToB
 from homolog.gui.landmarks.mouse import MouseInB
 from homolog.gui.landmarks.placing import Placing
 from homolog.gui.landmarks.scan_b import ScanB
@@ -24,6 +25,7 @@ from homolog.gui.landmarks.searching import Searching
 from homolog.gui.landmarks.second_view import SecondView
 from homolog.gui.learn.model_choice import ModelChoice
 from homolog.gui.threads import in_background
+from homolog.tasks._landmark_rules import LandmarksConfig
 
 _LAID_OUT_MS = 120
 
@@ -35,12 +37,14 @@ class Session(QObject):
         scans_changed: Scans came or went, the pair or the encoder is another.
         scan_changed: One scan's state; its key.
         hint_changed: What to tell the user may be another.
+        limits_changed: Landmarks are believed by other limits.
         told: A sentence about what was done.
     """
 
     scans_changed = Signal()
     scan_changed = Signal(str)
     hint_changed = Signal()
+    limits_changed = Signal()
     told = Signal(str)
 
     def __init__(self, hub: Hub, panel: QWidget) -> None:
@@ -54,13 +58,16 @@ class Session(QObject):
         self._mouse_b: MouseInB | None = None
         self._layers: dict[str, Any] = {}
         self._own: list[Any] = []
-        self.travel = Travel(hub, book, self._layers)
+        # A scan of B alone is none of the main viewer's: nobody travels there.
+        self._in_a: dict[str, Any] = {}
+        self.travel = Travel(hub, book, self._in_a)
         self.work = FeatureWork(hub, book, self)
         self.work.changed.connect(self._scan_changed)
         self.work.ready.connect(self._scan_ready)
         self.searching = Searching(self.control, self._layers.get, self)
         self.searching.preparing.connect(lambda _: self.hint_changed.emit())
         self.placing = Placing(self)
+        self.going = GoingToB(self)
 
     # Scans and encoders
 
@@ -80,7 +87,9 @@ class Session(QObject):
         new, gone = book.set_scans(scans)
         self._layers.clear()
         self._layers.update(layers)
-        self.control.own_b = {str(layer.unique_id) for layer in self._own}
+        own_b = self.control.own_b = {str(layer.unique_id) for layer in self._own}
+        self._in_a.clear()
+        self._in_a.update({k: v for k, v in layers.items() if k not in own_b})
         for key in [*gone, *(scan.key for scan in new)]:
             self.work.forget(key)
         for scan in new:
@@ -113,25 +122,12 @@ class Session(QObject):
         self.control.b = key
         self.pair_changed()
 
-    def show_in_b(self, key: str, mark: Landmark | None) -> None:
-        """Another scan as B, with a landmark of A that is searched there if it is new.
-
-        Args:
-            key: Of the scan.
-            mark: A landmark of this A, of any pair.
-        """
-        if key not in self.control.book.scans or key == self.control.a:
-            return
-        self.choose_b(key)
-        if mark is None:
-            return
-        table = self.control.table
-        same = next((m for m in table if m.a_mm == mark.a_mm), None)
-        if same is None:
-            same = table.add(mark.a_mm, mark.name)
-            self.searching.search([same])
-        self.open_view()
-        self.placing.choose(same.id)
+    def set_limits(self, limits: LandmarksConfig) -> None:
+        """Believe or refuse all landmarks by other limits; nothing is searched."""
+        self.control.set_limits(limits)
+        self.placing.table_edited()
+        self.placing.chosen_changed.emit()
+        self.limits_changed.emit()
 
     def swap(self) -> None:
         """A and B change places."""
@@ -141,31 +137,47 @@ class Session(QObject):
         self.pair_changed()
         self.travel.look_at(self.control.a)
 
-    def open_b(self, path: Path) -> None:
-        """Read a file for the second view alone."""
+    def open_b(
+        self, path: Path, name: str = "", take: Callable[[Any], None] | None = None
+    ) -> None:
+        """Read a file for the second view alone.
+
+        Args:
+            path: The file.
+            name: Of its layer; from the file if empty.
+            take: Called with the layer; ``take_b`` if None.
+        """
         self.told.emit(f"Reading {path.name} ...")
 
         def done(made: Any) -> None:
             from napari.layers import Layer
 
+            if self.is_ended:
+                return
             data, attributes, kind = made
             layer = Layer.create(data, attributes, kind)
             if layer_scan(layer) is None:
                 self.told.emit(f"{path.name} is no scan; choose another file.")
                 return
             self.told.emit("")
-            self.take_b(layer)
+            (take or self.take_b)(layer)
 
         in_background(
-            opening.read_layer, path, owner=self, done=done,
+            opening.read_layer, path, name, owner=self, done=done,
             failed=lambda error: self.told.emit(opening.why_not(path, error)),
         )  # fmt: skip
 
-    def take_b(self, layer: Any) -> None:
-        """A layer of nobody else's becomes scan B."""
+    def take_b(self, layer: Any, instead_of: Any | None = None) -> None:
+        """A layer of nobody else's becomes scan B.
+
+        Args:
+            layer: The layer.
+            instead_of: One that was taken before and is closed now.
+        """
         if layer_scan(layer) is None or layer.ndim != 3:
             self.hub.say(f"{layer.name} is no scan in three dimensions.", "warning")
             return
+        self._own = [own for own in self._own if own is not instead_of]
         self._own.append(layer)
         self.control.b = str(layer.unique_id)
         self.sync()

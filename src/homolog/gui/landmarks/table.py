@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from homolog.data.landmarks import NAN, Landmark
 from homolog.geometry.affine import Triple
+from homolog.tasks._landmark_rules import LandmarksConfig, judged
 
 Trust: TypeAlias = Literal["sure", "unsure", "refused", "manual", "searching"]
 
@@ -152,6 +153,12 @@ class LandmarkTable:
         reason = "" if accepted else BY_HAND
         self._marks[number] = replace(mark, accepted=accepted, reason=reason)
         self._decided.add(number)
+
+    def judge(self, limits: LandmarksConfig) -> None:
+        """Judge what was found by other limits; a person's verdict stays."""
+        for number, mark in self._marks.items():
+            if number not in self._decided:
+                self._marks[number] = judged(mark, limits)
 
     def rename(self, number: int, name: str) -> None:
         """Give a landmark a name; an empty one changes nothing."""

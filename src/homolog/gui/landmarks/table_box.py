@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
 
 from homolog.data.landmarks import Landmark
 from homolog.gui import rows
+from homolog.gui.landmarks.drawings import OwnColour
 from homolog.gui.landmarks.session import Session
 from homolog.gui.landmarks.table import (
     COLOURS,
@@ -84,6 +85,7 @@ class TableBox(QWidget):
         self.table.setTabKeyNavigation(False)
         self.table.setWordWrap(False)
         self.table.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.table.setItemDelegateForColumn(0, OwnColour(self.table))
         self.table.itemSelectionChanged.connect(self._choose)
         self.table.itemChanged.connect(self._change)
         self.title.setBuddy(self.table)
