@@ -50,8 +50,8 @@ def open_encoder(
     from homolog.study.embedding import encoder_of
 
     settings = {
-        "strides": _whole(strides, "--strides") if strides else (),
-        "window": _window(window),
+        "strides": whole_numbers(strides, "--strides") if strides else (),
+        "window": window_of(window),
         "overlap": overlap,
     }
     return encoder_of(source, settings, device, backbone)
@@ -100,16 +100,18 @@ def existing(path: Path) -> Path:
     return path
 
 
-def _window(text: str | None) -> tuple[int, int, int] | None:
+def window_of(text: str | None) -> tuple[int, int, int] | None:
+    """``"64,96,96"`` -> three voxel counts; None stays."""
     if text is None:
         return None
-    numbers = _whole(text, "--window")
+    numbers = whole_numbers(text, "--window")
     if len(numbers) != 3:
         raise ConfigError(f"--window must be three numbers z,y,x, got {text!r}.")
     return numbers[0], numbers[1], numbers[2]
 
 
-def _whole(text: str, what: str) -> list[int]:
+def whole_numbers(text: str, what: str) -> list[int]:
+    """``"2,8"`` -> whole numbers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

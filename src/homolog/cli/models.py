@@ -74,6 +74,9 @@ def list_models(folder: Path, as_json: bool) -> None:
             "cases": card.get("cases"),
         }
         rows.append(row)
+        if row["backbone"] is None:
+            lines.append(f"{place}  {row['kind']}  without an encoder")
+            continue
         lines.append(
             f"{place}  {row['kind']}  {row['method'] or ''} on {row['backbone']}  "
             f"{row['steps']} steps"

@@ -26,7 +26,7 @@ _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
     required=True,
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="A finetune run, or its model folder.",
+    help="A finetune run, or a model folder (few-voxels makes one).",
 )
 @click.option(
     "--out",

@@ -21,6 +21,7 @@ JOBS: dict[str, str] = {
     "align": "homolog.study.aligning:job",
     "colours": "homolog.study.colouring:job",
     "predict": "homolog.study.predicting:job",
+    "few_voxels": "homolog.study.few_voxels:job",
     "score": "homolog.study.scoring:job",
     "plan": "homolog.study.planning:job",
     "models": "homolog.study.model_care:job",

@@ -74,7 +74,10 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         matched), ``card``, and ``lines`` for people.
     """
     if not source.is_file():
-        load_model(find_model(source))  # checksums of every weight file it names
+        # checksums of the weights it names
+        card = load_model(find_model(source)).card
+        if "backbone" not in card and network is None:
+            return _without_encoder(source, card)
     loaded = load_encoder(source, network)
     card = loaded.card
     numbers = sum(p.numel() for p in loaded.backbone.parameters())
@@ -83,9 +86,7 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         f"weights, id {loaded.encoder_id}",
         *loaded.report.lines(),
     ]
-    for key in ("title", "steps", "complete", "preprocessing", "licence", "deviations"):
-        if key in card:
-            lines.append(f"{key}: {card[key]}")
+    lines += _facts(card)
     return {
         "source": str(source),
         "encoder_id": loaded.encoder_id,
@@ -94,6 +95,24 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         "card": card,
         "lines": lines,
     }
+
+
+def _without_encoder(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``check_model`` tells of a head on intensities alone."""
+    return {
+        "source": str(source),
+        "encoder_id": "",
+        "weights": 0,
+        "report": {},
+        "card": dict(card),
+        "lines": [f"{card.get('kind')} without an encoder", *_facts(card)],
+    }
+
+
+def _facts(card: Mapping[str, Any]) -> list[str]:
+    told = ("title", "label_names", "steps", "complete", "preprocessing", "licence",
+            "deviations")  # fmt: skip
+    return [f"{key}: {card[key]}" for key in told if card.get(key) not in (None, {})]
 
 
 def import_model(

@@ -1,4 +1,4 @@
-"""Label scan files with a fine-tuned model, as a job."""
+"""Label scan files with a model, as a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from homolog.distributed import choose_device
 from homolog.events import Job
 from homolog.study.jobs import ending, paths, taken
 from homolog.tasks._predict import find_scans, predict_scans
-from homolog.tasks._trained import open_trained
+from homolog.tasks._trained import open_predictor
 
 _AXES = {"z": 0, "y": 1, "x": 2}
 _DEFAULTS: Mapping[str, Any] = {
@@ -71,7 +71,7 @@ def label_scans(
     options: dict[str, Any] = {"flips": mirrored_axes(flips), "overlap": overlap}
     if modality:
         options["modality"] = modality.upper()
-    task, trained = open_trained(model, choose_device(device), precision=precision)
+    task, trained = open_predictor(model, choose_device(device), precision=precision)
     return (yield from predict_scans(task, trained, found, out, options))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from homolog.data.card import Card
     from homolog.data.volume import Volume
     from homolog.feed import CaseRef
+    from homolog.model_files import LoadedModel
     from homolog.views.view import Views, ViewSpec
 
 
@@ -37,6 +38,22 @@ class Task(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def opened(
+        cls, loaded: LoadedModel, device: torch.device, precision: str | None
+    ) -> tuple[Task, Trained] | None:
+        """A saved model of this task that is opened in a way of its own.
+
+        Args:
+            loaded: Its folder, read and verified.
+            device: Where it is to run.
+            precision: As for ``open_trained``.
+
+        Returns:
+            The task and the model; None: it is a trained network, opened as all are.
+        """
+        return None
 
     @abstractmethod
     def run(self, volume: Volume, **inputs: Any) -> Job[Any]:

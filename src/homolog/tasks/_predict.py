@@ -11,7 +11,7 @@ from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
-from homolog.tasks._base import LearnedTask, Trained
+from homolog.tasks._base import Task, Trained
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -81,7 +81,7 @@ def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def predict_scans(
-    task: LearnedTask,
+    task: Task,
     model: Trained,
     scans: Sequence[Path],
     out: Path,

@@ -1,4 +1,4 @@
-"""A fine-tuned model from its folder, ready to predict."""
+"""A model that labels scans, from its folder, ready to predict."""
 
 from __future__ import annotations
 
@@ -11,14 +11,32 @@ from homolog.config import from_dict
 from homolog.errors import UnusableInput
 from homolog.model_files import load_model
 from homolog.tasks import TASKS
-from homolog.tasks._base import LearnedTask, Trained
+from homolog.tasks._base import LearnedTask, Task, Trained
 from homolog.training.precision import resolve_precision
 
 
 def open_trained(
     source: str | Path, device: torch.device, *, precision: str | None = None
 ) -> tuple[LearnedTask, Trained]:
-    """Load a fine-tuned model.
+    """Load a fine-tuned model, as ``open_predictor`` but nothing else.
+
+    Raises:
+        UnusableInput: Also where the model was not fine-tuned on labelled cases.
+    """
+    task, model = open_predictor(source, device, precision=precision)
+    if not isinstance(task, LearnedTask):
+        raise UnusableInput(
+            f"{source} holds a model of kind {model.card.get('kind')!r}, which labels "
+            "scans (homolog predict) but cannot score a store; predict into a folder "
+            "and take: homolog evaluate FOLDER --labels DIR"
+        )
+    return task, model
+
+
+def open_predictor(
+    source: str | Path, device: torch.device, *, precision: str | None = None
+) -> tuple[Task, Trained]:
+    """Load a model that labels scans.
 
     Args:
         source: Run folder, or a model folder.
@@ -36,6 +54,9 @@ def open_trained(
     state, card = loaded.state, loaded.card
     kind = card.get("kind", "")
     cls = TASKS.get(kind) if kind in TASKS.names() else None
+    own_way = None if cls is None else cls.opened(loaded, device, precision)
+    if own_way is not None:
+        return own_way
     if cls is None or not issubclass(cls, LearnedTask):
         raise UnusableInput(
             f"{source} holds a model of kind {kind!r}, which cannot predict; make one "
