@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,8 @@ NUMBERS = {
 
 class MemoryStore:
     """What a Feed needs of a Store."""
+
+    path = Path("memory")
 
     def __init__(self) -> None:
         self.cards: list[Card] = []

@@ -145,6 +145,28 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return total
 
 
+def sum_over_ranks_with_gradient(value: Tensor) -> Tensor:
+    """As sum_over_ranks; the gradient of every process reaches every summand.
+
+    DDP averages gradients over processes, so a loss of the sum, computed by every
+    process, has the gradient of the same loss computed once on the whole batch.
+    """
+    if world().size == 1:
+        return value
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor) -> Tensor:
+        return sum_over_ranks(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient)
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """Mean of a floating tensor over all processes; no gradient."""
     return sum_over_ranks(value) / world().size

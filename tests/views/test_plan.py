@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from homolog.geometry.affine import Affine
-from homolog.views.plan import GroupPlan, Scan, check_specs, plan_views
+from homolog.views.plan import GroupPlan, Scan, plan_views
+from homolog.views.specs import check_specs
 from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])

@@ -19,23 +19,19 @@ import torch
 
 from homolog.data.card import Card
 from homolog.data.crops import draw_place
-from homolog.data.pairs import Partners
+from homolog.data.depths import STEPS
+from homolog.data.pairs import Pairing
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
 from homolog.feed.reading import read_blocks
 from homolog.geometry.affine import Array
 from homolog.views.blocks import Share, share_blocks
-from homolog.views.generate import Block, generate
-from homolog.views.plan import (
-    GroupPlan,
-    Scan,
-    check_specs,
-    is_partner,
-    plan_views,
-)
+from homolog.views.generate import Block, generate, recoloured
+from homolog.views.plan import GroupPlan, Scan, plan_views
 from homolog.views.random import generator
-from homolog.views.view import View, Views, ViewSpec
+from homolog.views.specs import check_specs, is_partner
+from homolog.views.view import Same, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ class Feed:
         rank: This process, 0..world_size - 1.
         world_size: Number of processes.
         threads: Threads that make batches ahead; 0 makes them when asked for.
-        partners: Matching places of other patients, for groups that ask for them;
-            without, both sides of a match are the sample's own place.
+        partners: Other patients, and places in them, for groups that ask for them;
+            without, every sample is its own partner.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -80,7 +76,7 @@ class Feed:
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
-        partners: Partners | None = None,
+        partners: Pairing | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -99,6 +95,11 @@ class Feed:
         self.threads = threads
         self.partners = partners
         self._shares = share_blocks(self.specs)
+        # a store is a data set: its labels mean the same in all of its cases
+        known: dict[object, int] = {}
+        self._label_spaces = torch.tensor(
+            [known.setdefault(case.store.path, len(known)) for case in self.cases]
+        )
         self._shuffled = lru_cache(maxsize=4)(self._shuffle)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()
@@ -173,15 +174,25 @@ class Feed:
             for which, (levels, case) in both.items()
             if which in needed
         }
+        spaces = self._label_spaces.to(device, non_blocking=True)
         for share, stored in zip(self._shares, batch.blocks, strict=True):
             levels, case = ready[share.partner]
             block = stored.to(device)
-            normalised = dataclasses.replace(block, image=levels.normalise(block.image))
+            normalised = dataclasses.replace(
+                block,
+                image=levels.normalise(block.image),
+                depth=None if block.depth is None else block.depth.float() / STEPS,
+            )
             for name in share.groups:
+                spec = self.specs[name]
                 draw = batch.draws[name].to(device)
-                made[name] = generate(
-                    self.specs[name], draw, normalised, levels.low, case
-                )
+                if isinstance(spec.place, Same):
+                    shown = made[spec.place.group]
+                    made[name] = recoloured(spec, draw, shown, levels.low)
+                else:
+                    made[name] = generate(
+                        spec, draw, normalised, levels.low, case, spaces[case]
+                    )
         return Views({name: made[name] for name in self.specs})
 
     def with_batch_size(self, batch_size: int) -> Feed:
@@ -218,7 +229,7 @@ class Feed:
             partner = position
             plan = self._plan(position, sample, self.specs, None)
         else:
-            mm, partner, partner_mm = match
+            mm, partner, partner_mm = match  # places are None where any will do
             theirs = {n: s for n, s in self.specs.items() if is_partner(self.specs, n)}
             own = {n: s for n, s in self.specs.items() if n not in theirs}
             plan = self._plan(position, sample, own, mm)

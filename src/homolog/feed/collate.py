@@ -44,8 +44,8 @@ class Batch:
     @property
     def nbytes(self) -> int:
         """Bytes of the boxes."""
-        tensors = [t for b in self.blocks for t in (b.image, b.label) if t is not None]
-        return sum(t.nbytes for t in tensors)
+        parts = (t for b in self.blocks for t in (b.image, b.label, b.depth))
+        return sum(t.nbytes for t in parts if t is not None)
 
 
 def levels_of(cards: Sequence[Card]) -> Levels:
@@ -84,6 +84,7 @@ def pad_blocks(blocks: list[Block]) -> Block:
         return torch.nn.functional.pad(values, (0, gaps[2], 0, gaps[1], 0, gaps[0]))
 
     labels = [grown(b.label) for b in blocks if b.label is not None]
+    depths = [grown(b.depth) for b in blocks if b.depth is not None]
     extents = [b.extent for b in blocks if b.extent is not None]
     extent = torch.stack(extents)
     is_full = bool((extent == torch.tensor(shape, dtype=torch.float64)).all())
@@ -92,6 +93,7 @@ def pad_blocks(blocks: list[Block]) -> Block:
         affine=torch.stack([b.affine for b in blocks]),
         extent=None if is_full else extent,
         label=torch.stack(labels) if labels else None,
+        depth=torch.stack(depths) if depths else None,
     )
 
 

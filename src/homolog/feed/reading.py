@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from homolog.data.card import Card
 from homolog.data.crops import Sliceable, read_box
+from homolog.data.depths import depth_of
 from homolog.data.store import Store
 from homolog.geometry.affine import Index
 from homolog.views.blocks import Box, Share, block_affine, boxes_of
@@ -39,24 +40,31 @@ def read_blocks(
 
     Returns:
         Blocks without the batch axis: image (n, C, d, h, w) int16, affine (n, 4, 4),
-        extent (n, 3), label (n, d, h, w) int16 where a group of the share wants it.
+        extent (n, 3), label and depth (n, d, h, w) int16 where a group of the share
+        wants them.
     """
     scan = Scan(card.affine, card.shape)
     image = store.image(card.id)
     label = store.label(card.id) if any(s.labels for s in shares) else None
+    depth = depth_of(store, card) if any(s.depths for s in shares) else None
     blocks = []
     for share in shares:
         boxes = boxes_of(share, plan, specs, scan)
         images = [_read_image(image, box) for box in boxes]
         affines = [block_affine(box, scan).matrix for box in boxes]
         extents = [np.array(box.size) / box.pool for box in boxes]
-        labels = [_read_label(label, box) for box in boxes] if share.labels else None
+        labels = depths = None
+        if share.labels:
+            labels = [_read_label(label, box, _UNLABELLED) for box in boxes]
+        if share.depths:
+            depths = [_read_label(depth, box, 0) for box in boxes]
         blocks.append(
             Block(
                 image=torch.from_numpy(_stack(images)),
                 affine=torch.from_numpy(np.stack(affines)),
                 extent=torch.from_numpy(np.stack(extents)),
                 label=None if labels is None else torch.from_numpy(_stack(labels)),
+                depth=None if depths is None else torch.from_numpy(_stack(depths)),
             )
         )
     return blocks
@@ -93,13 +101,16 @@ def _pooled(values: NDArray[np.int16], pool: Index) -> NDArray[np.int16]:
     return np.rint(result).astype(np.int16)
 
 
-def _read_label(array: Sliceable | None, box: Box) -> NDArray[np.int16]:
-    """(d, h, w); of a pooled cell the label at its middle (its side is odd)."""
+def _read_label(array: Sliceable | None, box: Box, fill: int) -> NDArray[np.int16]:
+    """(d, h, w); of a pooled cell the value at its middle (its side is odd).
+
+    ``fill`` stands outside the array, and everywhere without one.
+    """
     cells = tuple(-(-n // k) for n, k in zip(box.size, box.pool, strict=True))
     if array is None:
-        return np.full(cells, _UNLABELLED, dtype=np.int16)
+        return np.full(cells, fill, dtype=np.int16)
     size = [n * k for n, k in zip(cells, box.pool, strict=True)]
-    values = read_box(array, box.start, size, _UNLABELLED)
+    values = read_box(array, box.start, size, fill)
     steps = tuple(slice(k // 2, None, k) for k in box.pool)
     return np.ascontiguousarray(values[steps]).astype(np.int16)
 

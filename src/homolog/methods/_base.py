@@ -19,15 +19,18 @@ class PairsWanted:
     """Which matching places of two patients a method's Matched views lie at.
 
     Attributes:
-        kind: ``aligned`` by the store's table, ``random`` places of random patients, or
-            ``same``: the sample's own place.
+        kind: ``aligned`` by the store's table, ``random`` places of random patients,
+            ``same``: the sample's own place, or ``dataset``: any place of the same scan
+            or of another one of the same store.
         least_score: Least similarity of a match that is used.
         largest_cycle_mm: Longest way back of a match that is used; 0: any.
+        same_share: Of ``dataset``, share of partners that are the same scan.
     """
 
     kind: str = "aligned"
     least_score: float = 0.7
     largest_cycle_mm: float = 0.0
+    same_share: float = 0.5
 
 
 class Method(nn.Module, ABC):
@@ -39,6 +42,7 @@ class Method(nn.Module, ABC):
         paper: Citation, one line.
         backbones: Backbones it is meant for; empty means any.
         uses_labels: Whether label maps enter the losses.
+        balance: Share of crops centred on a label, unless the user says otherwise.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
     """
@@ -48,6 +52,7 @@ class Method(nn.Module, ABC):
     paper: ClassVar[str] = ""
     backbones: ClassVar[tuple[str, ...]] = ()
     uses_labels: ClassVar[bool] = False
+    balance: ClassVar[float] = 0.0
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, backbone: Backbone, config: Any) -> None:

@@ -129,6 +129,13 @@ def _raise(block: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:
     return result
 
 
+def raising(inside: int, outside: int, doublings: int) -> nn.Module:
+    """UNETR's projection: a map raised by 2 ** doublings (at least 1), guarded."""
+    block = _project(inside, outside, doublings - 1)
+    guard_small_maps(block)
+    return block
+
+
 def _basic(inside: int, outside: int) -> nn.Module:
     return UnetrBasicBlock(3, inside, outside, 3, 1, "instance", res_block=True)  # type: ignore[no-any-return]
 

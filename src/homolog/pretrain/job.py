@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from homolog.config import from_dict, to_dict
+from homolog.data.depths import write_depths
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
@@ -52,8 +53,10 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     partners = find_partners(method, stores, cases, settings.seed)
     for sentence in (*settings.notes, *_opening(settings, method, stores, cases)):
         yield Note(sentence)
-    if partners is not None:
-        yield Note(partners_note(partners, cases))
+    if partners is not None and (note := partners_note(partners, cases)):
+        yield Note(note)
+    if any(spec.depths for spec in method.views().values()):
+        yield from write_depths([(case.store, case.card) for case in cases])
     here = world()
     feed = Feed(
         cases,

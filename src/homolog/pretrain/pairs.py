@@ -7,7 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.pairs import PairTable, Partners, partners_of, read_pairs
+from homolog.data.pairs import (
+    Pairing,
+    PairTable,
+    Partners,
+    partners_of,
+    read_pairs,
+)
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
 from homolog.feed import CaseRef
@@ -30,9 +36,38 @@ class MissingPairs(UnusableInput):
         self.store = store
 
 
+class SameDataset:
+    """Partners of one data set: the scan itself, or another one of its store.
+
+    A labelled scan is paired with labelled ones, where there are any.
+
+    Args:
+        cases: As the feed has them.
+        same_share: Share of partners that are the scan itself.
+    """
+
+    def __init__(self, cases: Sequence[CaseRef], same_share: float) -> None:
+        self._same_share = same_share
+        kinds = [(c.store.path, c.card.has_label) for c in cases]
+        members: dict[tuple[Path, bool], list[int]] = {}
+        for position, kind in enumerate(kinds):
+            members.setdefault(kind, []).append(position)
+        self._others = [members[kind] for kind in kinds]
+
+    def draw(self, case: int, rng: np.random.Generator) -> tuple[None, int, None]:
+        """Any place of the partner at position ``int``; see ``Pairing``."""
+        same, which = rng.random(2)
+        others = self._others[case]
+        if same < self._same_share or len(others) == 1:
+            return None, case, None
+        other = others[int(which * (len(others) - 1))]
+        # the last one stands in for the case itself
+        return None, others[-1] if other == case else other, None
+
+
 def find_partners(
     method: Method, stores: Sequence[Store], cases: Sequence[CaseRef], seed: int
-) -> Partners | None:
+) -> Pairing | None:
     """What the method asks for; None where it asks for nothing.
 
     Raises:
@@ -42,6 +77,8 @@ def find_partners(
     wanted = method.pairs_wanted()
     if wanted is None or wanted.kind == "same":
         return None
+    if wanted.kind == "dataset":
+        return SameDataset(cases, wanted.same_share)
     if wanted.kind == "random":
         return random_partners(cases, seed)
     tables = {store.path: table_of(store) for store in stores}
@@ -114,8 +151,10 @@ def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
     return case.card.affine.apply(voxels)
 
 
-def partners_note(partners: Partners, cases: Sequence[CaseRef]) -> str:
-    """One sentence for the log."""
+def partners_note(partners: Pairing, cases: Sequence[CaseRef]) -> str:
+    """One sentence for the log, or empty."""
+    if not isinstance(partners, Partners):
+        return ""
     text = f"{len(partners)} matching places in {len(cases)} scans"
     if partners.lonely:
         text += f"; {partners.lonely} scans have none and are paired with themselves"

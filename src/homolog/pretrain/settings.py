@@ -110,6 +110,7 @@ def resolve(
             "seed": seed,
             "device": device,
             "store_hashes": [store.hash for store in opened],
+            "balance": cls.balance,
             **others,
         },
     )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from homolog.geometry.affine import Affine, Array, Index
-from homolog.views.plan import GroupPlan, Scan, is_partner
-from homolog.views.view import Anchor, Elsewhere, Matched, ViewSpec, Within
+from homolog.views.plan import GroupPlan, Scan
+from homolog.views.specs import is_partner
+from homolog.views.view import Anchor, Elsewhere, Matched, Same, ViewSpec, Within
 
 _MARGIN = 1  # voxels around the outermost places: interpolation reaches to the next
 
@@ -22,6 +23,7 @@ class Share:
         groups: Their names.
         per_view: One box for each view (they lie far apart) instead of one for all.
         labels: Whether the label map is read too.
+        depths: Whether the depths within labels are read too.
         partner: Whether they lie in the other patient's scan.
     """
 
@@ -29,6 +31,7 @@ class Share:
     per_view: bool
     labels: bool
     partner: bool = False
+    depths: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,17 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
     """Which groups share a box; follows from the specs alone.
 
     Groups at the anchor, or within one that is, overlap: they share one box if their
-    voxels are of one size; so do those at one matched place. Every other group has a
-    box of its own, and views at independent places one each.
+    voxels are of one size; so do those at one matched place, and a group with those
+    that show the same. Every other group has a box of its own, and views at independent
+    places one each.
     """
     keys: dict[tuple[object, ...], list[str]] = {}
     for name, spec in specs.items():
-        root = spec.place
+        shown = spec.place.group if isinstance(spec.place, Same) else name
+        root = specs[shown].place
         while isinstance(root, Within):
             root = specs[root.group].place
-        key: tuple[object, ...] = (name,)
+        key: tuple[object, ...] = (shown,)
         if isinstance(root, Anchor | Matched):
             key = (root, spec.spacing_mm)
         keys.setdefault(key, []).append(name)
@@ -69,6 +74,7 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
             per_view=isinstance(specs[names[0]].place, Elsewhere),
             labels=any(specs[name].labels for name in names),
             partner=is_partner(specs, names[0]),
+            depths=any(specs[name].depths for name in names),
         )
         for names in keys.values()
     )
@@ -81,7 +87,9 @@ def boxes_of(
     scan: Scan,
 ) -> list[Box]:
     """The boxes of one sample: one, or one per view."""
-    reaches = [_reach(plans[name], specs[name].size, scan) for name in share.groups]
+    # with one box per view, further groups of the share show the same as the first
+    groups = share.groups[:1] if share.per_view else share.groups
+    reaches = [_reach(plans[name], specs[name].size, scan) for name in groups]
     low, high, step = (np.concatenate(part) for part in zip(*reaches, strict=True))
     if share.per_view:
         return [_box(*rows, scan.shape) for rows in zip(low, high, step, strict=True)]

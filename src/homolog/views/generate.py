@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,12 +57,15 @@ class Block:
         extent: (B, n, 3) float64, voxels that are real where the rest fills up the
             batch; None where all are.
         label: (B, n, d, h, w) int16 or None; -1 where unlabelled.
+        depth: (B, n, d, h, w) int16 or None; see ``View.depth``; quarter voxels as
+            stored, float32 voxels once normalised.
     """
 
     image: Tensor
     affine: Tensor
     extent: Tensor | None = None
     label: Tensor | None = None
+    depth: Tensor | None = None
 
     def to(self, device: torch.device) -> Block:
         """On a device, without waiting for it."""
@@ -69,12 +73,11 @@ class Block:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Block:
         """The same block with every tensor changed."""
-        extent, label = self.extent, self.label
+        rest = (self.extent, self.label, self.depth)
         return Block(
             change(self.image),
             change(self.affine),
-            None if extent is None else change(extent),
-            None if label is None else change(label),
+            *(None if tensor is None else change(tensor) for tensor in rest),
         )
 
 
@@ -104,7 +107,12 @@ class GroupDraw:
 
 @torch.no_grad()
 def generate(
-    spec: ViewSpec, draw: GroupDraw, block: Block, outside: Tensor, case: Tensor
+    spec: ViewSpec,
+    draw: GroupDraw,
+    block: Block,
+    outside: Tensor,
+    case: Tensor,
+    label_space: Tensor | None = None,
 ) -> View:
     """Cut one group of views.
 
@@ -114,6 +122,7 @@ def generate(
         block: Normalised boxes that hold them.
         outside: (B, C) normalised value outside the scan.
         case: (B,) int64, passed on.
+        label_space: (B,) int64, passed on.
 
     Returns:
         The group; all tensors on the block's device.
@@ -140,16 +149,46 @@ def generate(
     values = change_intensity(
         values, valid, draw.intensity, outside.repeat_interleave(count, 0)
     )
-    label = None
-    if spec.labels and block.label is not None:
-        stored = block.label.reshape(rows, 1, d, h, w).float()
-        label = read(stored, grid, "nearest", torch.full_like(fill[:, :1], -1.0))
-        label = label.long().reshape(batch, count, *spec.size)
+
+    def nearest(stored: Tensor | None, outside: float) -> Tensor | None:
+        if stored is None:
+            return None
+        values = stored.reshape(rows, 1, d, h, w).float()
+        found = read(values, grid, "nearest", torch.full_like(fill[:, :1], outside))
+        return found.reshape(batch, count, *spec.size)
+
+    label = nearest(block.label, -1.0) if spec.labels else None
+    depth = nearest(block.depth, 0.0) if spec.depths else None
     return View(
         image=values.reshape(batch, count, -1, *spec.size),
         affine=draw.affine,
         valid=valid.reshape(batch, count, *spec.size),
         case=case,
-        label=label,
+        label=None if label is None else label.long(),
         displacement_mm=field,
+        depth=depth,
+        label_space=label_space,
+    )
+
+
+@torch.no_grad()
+def recoloured(spec: ViewSpec, draw: GroupDraw, shown: View, outside: Tensor) -> View:
+    """The same views with other intensity changes; nothing is cut again.
+
+    Args:
+        spec: A group that shows the same as another.
+        draw: Its intensity changes.
+        shown: The other group, without intensity changes.
+        outside: (B, C) normalised value outside the scan.
+    """
+    count = shown.image.shape[1]
+    values = change_intensity(
+        shown.flat().clone(), shown.valid.flatten(0, 1), draw.intensity,
+        outside.repeat_interleave(count, 0),
+    )  # fmt: skip
+    return dataclasses.replace(
+        shown,
+        image=values.reshape(shown.image.shape),
+        label=shown.label if spec.labels else None,
+        depth=shown.depth if spec.depths else None,
     )

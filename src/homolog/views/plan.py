@@ -7,6 +7,7 @@ moved, turned about its centre, scaled, flipped and bent.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from homolog.views.view import (
     Anchor,
     Elsewhere,
     Matched,
+    Same,
     ViewSpec,
     Whole,
     Within,
@@ -86,18 +88,22 @@ def plan_views(
     known = anchor if matched is None else np.asarray(matched)
     plans: dict[str, GroupPlan] = {}
     for name, spec in specs.items():
+        twin = plans[spec.place.group] if isinstance(spec.place, Same) else None
 
         def numbers(what: str, view: int, name: str = name) -> np.random.Generator:
             return generator(seed, sample, view, stream=f"{what}/{name}")
 
         rows = range(spec.count)
+        draws = [draw_intensity(numbers("intensity", v), spec.intensity) for v in rows]
+        if twin is not None:
+            plans[name] = dataclasses.replace(twin, intensity=Draws.stack(draws))
+            continue
         affines = []
         for view in rows:
             place = numbers("place", view)
             at = known if isinstance(spec.place, Matched) else anchor
             centre = _centre(spec, scan, at, draw_place, place, specs, plans)
             affines.append(_turned(spec, scan, centre, numbers("shape", view)))
-        draws = [draw_intensity(numbers("intensity", v), spec.intensity) for v in rows]
         fields = [_field(spec, affines[v], numbers("elastic", v)) for v in rows]
         plans[name] = GroupPlan(
             affine=np.stack(affines),
@@ -105,38 +111,6 @@ def plan_views(
             intensity=Draws.stack(draws),
         )
     return plans
-
-
-def check_specs(specs: Mapping[str, ViewSpec]) -> None:
-    """Raise ValueError where a group cannot be drawn."""
-    if not specs:
-        raise ValueError("at least one group of views is needed, got none.")
-    for position, (name, spec) in enumerate(specs.items()):
-        if spec.count < 1 or min(spec.size) < 1:
-            raise ValueError(
-                f"view group {name!r} needs a count and sizes of at least 1, "
-                f"got count {spec.count}, size {spec.size}."
-            )
-        if spec.scale[0] <= 0 or spec.scale[0] > spec.scale[1]:
-            raise ValueError(
-                f"view group {name!r} needs 0 < scale low <= high, got {spec.scale}."
-            )
-        earlier = list(specs)[:position]
-        if isinstance(spec.place, Within) and spec.place.group not in earlier:
-            raise ValueError(
-                f"view group {name!r} lies within {spec.place.group!r}, which must "
-                f"come earlier; earlier groups: {', '.join(earlier) or 'none'}."
-            )
-        if isinstance(spec.place, Within) and is_partner(specs, name):
-            raise ValueError(f"view group {name!r} cannot lie within a partner's view.")
-
-
-def is_partner(specs: Mapping[str, ViewSpec], name: str) -> bool:
-    """Whether a group is cut from the other patient's scan."""
-    place = specs[name].place
-    while isinstance(place, Within):
-        place = specs[place.group].place
-    return isinstance(place, Matched) and place.partner
 
 
 def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
@@ -220,6 +194,8 @@ def _turned(
     jitter = np.round(rng.uniform(-1, 1, 3) * spec.translate * size) * base
     turns = _quarter_turns(spec.size, base) if spec.quarter_turns else [np.eye(3)]
     turn = turns[int(rng.integers(len(turns)))]
+    if spec.shape_probability < 1 and rng.random() >= spec.shape_probability:
+        angles, factor, uneven = np.zeros(3), 1.0, np.ones(3)
     spacing = np.where(flat, base, base / (factor * uneven))
     direction = scan.affine.direction
     linear = direction @ _rotation(angles, flat) @ turn @ np.diag(flips * spacing)
@@ -239,6 +215,8 @@ def _field(
     field = draw_field(
         rng, spec.elastic_mm, spec.elastic_points, spec.size, affine[:3, :3]
     )
+    if spec.elastic_probability < 1 and rng.random() >= spec.elastic_probability:
+        field = np.zeros_like(field)
     return field.astype(np.float32)
 
 

@@ -22,7 +22,13 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """At an independent random place of the same scan, anew for every view."""
+    """At an independent random place of the same scan, anew for every view.
+
+    Attributes:
+        partner: In the other patient's scan instead of the sample's own.
+    """
+
+    partner: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,19 @@ class Matched:
     partner: bool = False
 
 
-Place: TypeAlias = Anchor | Elsewhere | Within | Whole | Matched
+@dataclass(frozen=True)
+class Same:
+    """Voxel by voxel what another group shows, with intensity changes of its own.
+
+    Attributes:
+        group: Name of that group; it must come earlier in ``Method.views()``, have the
+            same size, count and spacing, and no intensity changes.
+    """
+
+    group: str
+
+
+Place: TypeAlias = Anchor | Elsewhere | Within | Whole | Matched | Same
 
 
 @dataclass(frozen=True)
@@ -110,13 +128,18 @@ class ViewSpec:
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
         quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        shape_probability: Of rotation, scale and anisotropy together; otherwise a view
+            keeps the scan's axes and size.
         elastic_mm: Standard deviation of each component of the displacement; lowered
             where so few millimetres between control points would make tissue fold.
         elastic_points: Control points per axis of the displacement field, a cubic
             B-spline spread over the view.
+        elastic_probability: Of the elastic displacement.
         spacing_mm: Voxel size of the view; None takes the store's.
         intensity: Random intensity changes.
         labels: Whether the label map is sampled too (nearest neighbour).
+        depths: Whether the distance of labelled voxels from their label's boundary is
+            sampled too; the store must hold it (``homolog.data.depths``).
     """
 
     size: Index
@@ -129,11 +152,14 @@ class ViewSpec:
     anisotropy: float = 0.0
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quarter_turns: bool = False
+    shape_probability: float = 1.0
     elastic_mm: float = 0.0
     elastic_points: Index = (6, 6, 6)
+    elastic_probability: float = 1.0
     spacing_mm: tuple[float, float, float] | None = None
     intensity: Intensity = field(default_factory=Intensity)
     labels: bool = False
+    depths: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +177,9 @@ class View:
         displacement_mm: (B, V, 3, p, q, r) float32 control points of a cubic B-spline
             in world mm (z, y, x), spread over the view's corners, or None;
             ``geometry.sampling.displacement_at`` gives its value at every voxel.
+        depth: (B, V, D, H, W) float32 or None: how many voxels of the store lie between
+            a labelled voxel and its label's boundary; 0 on it and outside labels.
+        label_space: (B,) int64 or None: scans of one number name their labels alike.
     """
 
     image: Tensor
@@ -159,6 +188,8 @@ class View:
     case: Tensor
     label: Tensor | None = None
     displacement_mm: Tensor | None = None
+    depth: Tensor | None = None
+    label_space: Tensor | None = None
 
     @property
     def size(self) -> Index:

@@ -1,0 +1,72 @@
+"""What can be asked for: checks of view groups against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from homolog.views.view import (
+    Elsewhere,
+    Intensity,
+    Matched,
+    Same,
+    ViewSpec,
+    Within,
+)
+
+
+def check_specs(specs: Mapping[str, ViewSpec]) -> None:
+    """Raise ValueError where a group cannot be drawn."""
+    if not specs:
+        raise ValueError("at least one group of views is needed, got none.")
+    for position, (name, spec) in enumerate(specs.items()):
+        if spec.count < 1 or min(spec.size) < 1:
+            raise ValueError(
+                f"view group {name!r} needs a count and sizes of at least 1, "
+                f"got count {spec.count}, size {spec.size}."
+            )
+        if spec.scale[0] <= 0 or spec.scale[0] > spec.scale[1]:
+            raise ValueError(
+                f"view group {name!r} needs 0 < scale low <= high, got {spec.scale}."
+            )
+        earlier = list(specs)[:position]
+        if isinstance(spec.place, Within) and spec.place.group not in earlier:
+            raise ValueError(
+                f"view group {name!r} lies within {spec.place.group!r}, which must "
+                f"come earlier; earlier groups: {', '.join(earlier) or 'none'}."
+            )
+        if isinstance(spec.place, Same):
+            _check_twin(name, spec, spec.place.group, specs, earlier)
+        if isinstance(spec.place, Within) and is_partner(specs, name):
+            raise ValueError(f"view group {name!r} cannot lie within a partner's view.")
+
+
+def _check_twin(
+    name: str,
+    spec: ViewSpec,
+    other: str,
+    specs: Mapping[str, ViewSpec],
+    earlier: Sequence[str],
+) -> None:
+    if other not in earlier:
+        raise ValueError(
+            f"view group {name!r} shows the same as {other!r}, which must come "
+            f"earlier; earlier groups: {', '.join(earlier) or 'none'}."
+        )
+    shown = specs[other]
+    fields = ("size", "count", "spacing_mm")
+    differing = [f for f in fields if getattr(spec, f) != getattr(shown, f)]
+    if differing or isinstance(shown.place, Same) or shown.intensity != Intensity():
+        what = ", ".join(differing) or "place or intensity changes"
+        raise ValueError(
+            f"view group {name!r} cannot show the same as {other!r}: that group must "
+            "stand for itself, without intensity changes, and both must agree in size, "
+            f"count and spacing (not right: {what})."
+        )
+
+
+def is_partner(specs: Mapping[str, ViewSpec], name: str) -> bool:
+    """Whether a group is cut from the other patient's scan."""
+    place = specs[name].place
+    while isinstance(place, Within | Same):
+        place = specs[place.group].place
+    return isinstance(place, Matched | Elsewhere) and place.partner
