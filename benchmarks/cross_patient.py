@@ -141,7 +141,8 @@ def main() -> None:
         chosen = [t for t in tiles if t[0].accepted is wanted and t[0].b_mm is not None]
         words[name] = draw(chosen, asked.out / f"{name}.png", 0)
         print(name, *words[name], sep="\n  ")
-    (asked.out / "cross_patient.json").write_text(json.dumps(rows, indent=1))
+    told = json.dumps(rows, indent=1).replace("NaN", "null")
+    (asked.out / "cross_patient.json").write_text(told + "\n")
 
 
 if __name__ == "__main__":

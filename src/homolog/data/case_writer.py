@@ -110,8 +110,8 @@ def _fill(
         label_values=tuple(sorted(counts)),
         label_counts=counts,
         has_label=source.label is not None,
-        source=str(source.image),
-        label_source=str(source.label) if source.label else None,
+        source=str(source.image.absolute()),
+        label_source=str(source.label.absolute()) if source.label else None,
         source_hash=source_hash,
         key=key,
         files={name: (folder / name).stat().st_size for name in names},
@@ -138,8 +138,8 @@ def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
         split=source.split,
         target=source.target,
         boxes=boxes_on_grid(source.boxes, card.original["affine"], card.affine),
-        source=str(source.image),
-        label_source=str(source.label) if source.label else None,
+        source=str(source.image.absolute()),
+        label_source=str(source.label.absolute()) if source.label else None,
     )
     if today.to_dict() != card.to_dict():
         write_json(today.to_dict(), case_folder(store, card.id) / "card.json")

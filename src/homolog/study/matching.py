@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import check, from_dict
+from homolog.data.card import Card
 from homolog.data.feature_files import kept_features
 from homolog.data.landmark_files import read_landmark_points
 from homolog.data.landmarks import COLUMNS, Landmark, landmark_rows, write_landmarks
@@ -208,7 +209,7 @@ def match_store(
                 stopped = True
                 break
             try:
-                target = yield from searched(Path(card.source), encoder, place)
+                target = yield from searched(_source(store, card), encoder, place)
             except (UnusableInput, JobError, OSError, ValueError) as error:
                 failed.append({"case": card.id, "reason": str(error)})
                 yield Note(f"{card.id}: {error}", "warning")
@@ -288,6 +289,21 @@ def told(consensus: Consensus | None) -> dict[str, Any] | None:
             None if v != v else float(v) for v in consensus.leave_one_out_mm
         ],
     }
+
+
+def _source(store: Store, card: Card) -> Path:
+    """The scan a case was prepared from; a relative path also beside the store.
+
+    Raises:
+        UnusableInput: It is no longer there.
+    """
+    told = Path(card.source)
+    for path in (told, store.path.parent / told):
+        if path.exists():
+            return path
+    raise UnusableInput(
+        f"its scan is no longer at {told}; put it back, or prepare the store again."
+    )
 
 
 def _put(path: Path, content: bytes) -> None:
