@@ -49,3 +49,59 @@ def test_half_precision_logits_are_computed_in_single():
     low = logits.detach().bfloat16()
     dice, cross_entropy = dice_cross_entropy(low, target)
     assert dice.dtype == cross_entropy.dtype == torch.float32
+
+
+def _annotated(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+def test_with_all_classes_annotated_nothing_changes():
+    logits, target = _random()
+    everything = torch.ones(2, 4, dtype=torch.bool)
+    plain = dice_cross_entropy(logits, target)
+    told = dice_cross_entropy(logits, target, everything)
+    assert [t.item() for t in told] == pytest.approx([p.item() for p in plain])
+
+
+def test_classes_that_are_not_annotated_count_as_background():
+    logits, target = _random()
+    target[target == 2] = 0  # nobody marked class 2
+    annotated = _annotated([1, 1, 0, 1], [1, 1, 0, 1])
+    dice, cross_entropy = dice_cross_entropy(logits, target, annotated)
+    # by hand: classes 0 and 2 as one
+    merged = torch.stack(
+        [torch.logsumexp(logits[:, [0, 2]], 1), logits[:, 1], logits[:, 3]], 1
+    )
+    renumbered = torch.where(target == 3, 2, target)
+    expected = dice_cross_entropy(merged, renumbered)
+    assert dice.item() == pytest.approx(expected[0].item(), abs=1e-9)
+    assert cross_entropy.item() == pytest.approx(expected[1].item(), abs=1e-9)
+
+
+def test_saying_an_unannotated_organ_on_background_costs_nothing():
+    logits, target = _random()
+    target[:] = 0
+    annotated = _annotated([1, 1, 0, 0], [1, 1, 0, 0])
+    raised = logits.detach().clone()
+    raised[:, 2] += 30.0  # sure of class 2 everywhere
+    assert dice_cross_entropy(raised, target, annotated)[1].item() < 1e-6
+    assert dice_cross_entropy(raised, target)[1].item() > 10
+    (gradient,) = torch.autograd.grad(
+        sum(dice_cross_entropy(logits, target, annotated)), logits
+    )
+    assert torch.isfinite(gradient).all()
+
+
+def test_each_crop_counts_its_own_classes_only():
+    logits, target = _random()
+    annotated = _annotated([1, 1, 0, 0], [1, 0, 1, 1])
+    target[0][target[0] > 1] = 0
+    target[1][target[1] == 1] = 0
+    both = dice_cross_entropy(logits, target, annotated)
+    alone = [
+        dice_cross_entropy(logits[i : i + 1], target[i : i + 1], annotated[i : i + 1])
+        for i in range(2)
+    ]
+    for k in range(2):
+        mean = (alone[0][k] + alone[1][k]) / 2
+        assert both[k].item() == pytest.approx(mean.item(), abs=1e-9)

@@ -229,7 +229,7 @@ def test_label_values_with_gaps_become_classes_and_unlabelled_stays_out():
     label[2:4], label[4:6], label[6:] = 2, 7, -1
     seen = {}
 
-    def spy(logits, target):
+    def spy(logits, target, annotated):
         seen["target"] = target
         return logits.sum() * 0, logits.sum() * 0
 

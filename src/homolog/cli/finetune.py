@@ -12,7 +12,13 @@ from homolog.cli._options import common
 
 @click.command("finetune", short_help="Learn a task from labelled cases.")
 @click.argument("task")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument(
+    "stores",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="STORE...",
+)
 @click.option(
     "--encoder",
     required=True,
@@ -70,7 +76,7 @@ from homolog.cli._options import common
 @common
 def command(
     task: str,
-    store: Path,
+    stores: tuple[Path, ...],
     encoder: str,
     out: Path,
     backbone: str | None,
@@ -85,7 +91,10 @@ def command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Learn TASK (segment) from the labelled cases of STORE.
+    """Learn TASK (segment) from the labelled cases of STORE...
+
+    Several stores may annotate different classes: labels of one name are one class,
+    and where a store does not annotate a class, nothing is learnt about it there.
 
     The best weights on the store's validation cases are kept. The test split is never
     looked at; see homolog evaluate.
@@ -114,7 +123,8 @@ def command(
         encoder = str(Path(encoder).resolve())
     config = {
         "task": task,
-        "store": str(store.resolve()),
+        "store": str(stores[0].resolve()),
+        "more_stores": [str(store.resolve()) for store in stores[1:]],
         "encoder": encoder,
         "recipe": recipe,
         "fraction": fraction,

@@ -8,7 +8,9 @@ from torch import Tensor
 SMOOTH = 1e-5
 
 
-def dice_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def dice_cross_entropy(
+    logits: Tensor, target: Tensor, annotated: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Soft Dice loss of the foreground classes, and cross-entropy of all.
 
     On fully labelled crops both equal MONAI's ``DiceCELoss(include_background=False,
@@ -17,16 +19,22 @@ def dice_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         logits: (B, K, D, H, W), class 0 is background; computed in float32 at least.
         target: (B, D, H, W) int64 class indices; negative is unlabelled and ignored.
+        annotated: (B, K) bool, the classes that a crop's data set annotates; all if
+            None. A background voxel may be any of the others: their shares count as
+            background's, and their Dice does not count.
 
     Returns:
         ``(dice, cross_entropy)`` scalars. Both are 0 (with zero gradient) where nothing
         is labelled.
 
     Source: Milletari et al., 3DV 2016 (Dice); sum with cross-entropy as in nnU-Net,
-        Isensee et al., Nature Methods 2021.
+        Isensee et al., Nature Methods 2021; marginal loss of partly labelled data: Shi
+        et al., Medical Image Analysis 70, 2021.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
     log_share = torch.log_softmax(exact, dim=1)
+    if annotated is not None:
+        log_share = _merged(log_share, annotated)
     known = (target >= 0).unsqueeze(1)
     classes = target.clamp_min(0).unsqueeze(1)
     picked = log_share.gather(1, classes)
@@ -38,6 +46,22 @@ def dice_cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     both = (share * truth).sum(space)[:, 1:]
     either = (share.sum(space) + truth.sum(space))[:, 1:]
     scores = 1.0 - (2.0 * both + SMOOTH) / (either + SMOOTH)  # (B, K - 1)
-    labelled = known.flatten(1).any(1).to(scores.dtype)
-    dice = (scores.mean(1) * labelled).sum() / labelled.sum().clamp_min(1)
-    return dice, cross_entropy
+    counted = known.flatten(1).any(1)[:, None].expand_as(scores)
+    if annotated is not None:
+        counted = counted & annotated[:, 1:]
+    per_crop = (scores * counted).sum(1) / counted.sum(1).clamp_min(1)
+    labelled = counted.any(1).sum().clamp_min(1)
+    return per_crop.sum() / labelled, cross_entropy
+
+
+def _merged(log_share: Tensor, annotated: Tensor) -> Tensor:
+    """Background takes the shares of what is not annotated; those become nothing."""
+    shape = (*annotated.shape, *(1,) * (log_share.ndim - 2))
+    own = annotated.clone()
+    own[:, 0] = False
+    own = own.reshape(shape)
+    low = float("-inf")
+    background = log_share.masked_fill(own, low).logsumexp(1, keepdim=True)
+    # finite, since its exponent and gradient are taken
+    rest = log_share[:, 1:].masked_fill(~own[:, 1:], -1e4)
+    return torch.cat([background, rest], dim=1)

@@ -238,8 +238,10 @@ class MixCL(Method):
         error = (restored - target).square() * valid[:, None]
         per_crop = error.flatten(1).sum(1)
         if self.config.sums:
-            return per_crop.mean()
-        return (per_crop / valid.flatten(1).sum(1).clamp_min(1)).mean()
+            total: Tensor = per_crop.mean()
+            return total
+        mean: Tensor = (per_crop / valid.flatten(1).sum(1).clamp_min(1)).mean()
+        return mean
 
     def encoder(self) -> Backbone:
         """The trained backbone; projectors and decoder are dropped."""

@@ -76,6 +76,23 @@ def choose_cases(
     return Cases(tuple(train), tuple(val), usable)
 
 
+def together(parts: Sequence[Cases]) -> Cases:
+    """Cases of several stores as one choice, store by store.
+
+    Raises:
+        ConfigError: A store is named twice.
+    """
+    paths = [part.all[0].store.path for part in parts]
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise ConfigError(f"the store {twice[0]} is named twice.")
+    return Cases(
+        train=tuple(c for part in parts for c in part.train),
+        val=tuple(c for part in parts for c in part.val),
+        all=tuple(c for part in parts for c in part.all),
+    )
+
+
 def parse_fold(text: str) -> tuple[int, int]:
     """``"2/5"`` -> (2, 5).
 

@@ -230,6 +230,8 @@ def _write(path: Path, text: str) -> None:
 def _check_recipe(model: Trained, store: Store) -> None:
     """Refuse a store whose voxels mean something else than those learnt from."""
     wanted, own = to_dict(model_preprocessing(model)), to_dict(store.preprocessing)
+    if own in model.card.get("preprocessings", ()):
+        return  # one of the several stores it learnt from
     odd = [key for key in wanted if wanted[key] != own.get(key)]
     if odd:
         text = "; ".join(f"{k} {own.get(k)!r} instead of {wanted[k]!r}" for k in odd)

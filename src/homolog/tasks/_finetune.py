@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     held_out = spread_cases(cases.val, task.config.validate_cases)
     validation = _Validation(task, module, spec, held_out, device, training.precision)
     yield Note(_opening(cases, held_out, spec))
+    for told in (spec.get("labels_note"), _recipes_note(cases)):
+        if told:
+            yield Note(told)
     result = yield from train(
         module,
         feed,
@@ -155,7 +158,8 @@ def model_card(
             "config": to_dict(backbone.config),
         },
         "encoder": dict(origin),
-        "preprocessing": to_dict(store.preprocessing),
+        "preprocessing": _common_recipe(stores_of(cases)),
+        "preprocessings": [to_dict(s.preprocessing) for s in stores_of(cases)],
         "task_config": to_dict(task.config),
         "task_spec": dict(spec),
         "label_names": dict(spec.get("label_names", {})),
@@ -165,6 +169,7 @@ def model_card(
         "best_step": result.best_step,
         "validation": dict(result.best),
         "store_hash": store.hash,
+        "store_hashes": [s.hash for s in stores_of(cases)],
         "recipe": settings.recipe,
         "seed": settings.seed,
         "fraction": settings.fraction,
@@ -175,6 +180,31 @@ def model_card(
         },
         "trained_on": sorted(c.card.source_hash for c in (*cases.train, *cases.val)),
     }
+
+
+def stores_of(cases: Cases) -> list[Store]:
+    """The stores of the cases, in their order."""
+    return list({c.store.path: c.store for c in cases.all}.values())
+
+
+def _common_recipe(stores: Sequence[Store]) -> dict[str, Any]:
+    """How new scans are prepared: as the first store, but by their own modality."""
+    recipe = to_dict(stores[0].preprocessing)
+    if len({store.preprocessing.modality for store in stores}) > 1:
+        recipe["modality"] = None  # each scan's own
+    return recipe
+
+
+def _recipes_note(cases: Cases) -> str:
+    """What to tell where stores were prepared differently; else empty."""
+    first, *others = (to_dict(s.preprocessing) for s in stores_of(cases))
+    odd = {k for o in others for k in first if k != "modality" and o[k] != first[k]}
+    if not odd:
+        return ""
+    return (
+        f"the stores were prepared with different settings ({', '.join(sorted(odd))}); "
+        f"the model will prepare new scans as {cases.all[0].store.path} does."
+    )
 
 
 class _Validation:

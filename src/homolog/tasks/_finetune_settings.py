@@ -18,7 +18,7 @@ from homolog.errors import UnusableInput
 from homolog.model_files import find_model, read_card
 from homolog.tasks import TASKS
 from homolog.tasks._base import LearnedTask
-from homolog.tasks._cases import Cases, choose_cases, parse_fold
+from homolog.tasks._cases import Cases, choose_cases, parse_fold, together
 from homolog.training import TrainingConfig
 
 SCRATCH = "scratch"
@@ -30,6 +30,9 @@ class FinetuneConfig:
 
     task: str = option("segment", "what is learnt")
     store: str = option("", "store with labelled cases")
+    more_stores: tuple[str, ...] = option(
+        (), "further stores, each with labels of its own"
+    )
     encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
     recipe: str = option("cpu", "settings to start from")
     fraction: float = option(
@@ -162,10 +165,15 @@ def check_cases(settings: FinetuneConfig) -> Cases:
     Raises:
         UnusableInput: No store there, or no labelled case to learn from.
     """
-    return choose_cases(
-        Store.open(settings.store), task_of(settings),
-        fraction=settings.fraction, fold=settings.fold, seed=settings.seed,
-    )  # fmt: skip
+    task = task_of(settings)
+    parts = [
+        choose_cases(
+            Store.open(path), task,
+            fraction=settings.fraction, fold=settings.fold, seed=settings.seed,
+        )
+        for path in (settings.store, *settings.more_stores)
+    ]  # fmt: skip
+    return together(parts)
 
 
 def task_of(settings: FinetuneConfig) -> LearnedTask:

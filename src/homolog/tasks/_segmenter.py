@@ -13,6 +13,7 @@ from homolog.geometry.affine import Index
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.nn.teacher import Teacher
 from homolog.tasks._base import TaskModule
+from homolog.tasks._label_spaces import LabelSpace
 from homolog.views.view import Views, ViewSpec
 
 # Share of the training after which the weight average has its full momentum.
@@ -63,7 +64,9 @@ class SegmentModule(TaskModule):
     Args:
         network: What learns.
         spec: The crops.
-        label_values: Value of each class in the label maps, background first.
+        label_values: Value of each class in the model, background first.
+        spaces: What the labels of each store are in the model, in the order of the
+            feed's label spaces; none where they are the model's own.
         freeze: Share of the training during which the encoder gets no gradient.
         average: Momentum of the weight average; 0 keeps none. It helps while the rate
             is high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against
@@ -78,6 +81,7 @@ class SegmentModule(TaskModule):
         *,
         freeze: float = 0.0,
         average: float = 0.0,
+        spaces: Sequence[LabelSpace] = (),
     ) -> None:
         super().__init__()
         self.network = network
@@ -85,10 +89,22 @@ class SegmentModule(TaskModule):
         self.freeze = freeze
         self.momentum = average
         self.average = Teacher(network) if average > 0 else None
-        # Position v + 1 holds the class of value v; -1 stays unlabelled.
-        table = torch.full((max(label_values) + 2,), -1, dtype=torch.int64)
-        table[torch.tensor(label_values) + 1] = torch.arange(len(label_values))
+        mappings = [s.values for s in spaces] or [{v: v for v in label_values if v > 0}]
+        # Row: label space. Column v + 1: class of value v; -1 stays unlabelled.
+        top = max(v for mapping in mappings for v in (0, *mapping))
+        number = {value: index for index, value in enumerate(label_values)}
+        unknown = 0 if spaces else -1
+        table = torch.full((len(mappings), top + 2), unknown, dtype=torch.int64)
+        table[:, 0], table[:, 1] = -1, 0
+        annotated = torch.zeros(len(mappings), len(label_values), dtype=torch.bool)
+        annotated[:, 0] = True
+        for row, mapping in enumerate(mappings):
+            for value, own in mapping.items():
+                table[row, value + 1] = number[own]
+                annotated[row, number[own]] = True
+        self.partial = bool(spaces)
         self.register_buffer("classes", table, persistent=False)
+        self.register_buffer("annotated", annotated, persistent=False)
 
     def views(self) -> dict[str, ViewSpec]:
         """One crop with its labels."""
@@ -99,10 +115,18 @@ class SegmentModule(TaskModule):
         crop = views["crop"]
         assert crop.label is not None
         table: Tensor = self.classes  # type: ignore[assignment]
-        target = table[(crop.label.flatten(0, 1) + 1).clamp(0, len(table) - 1)]
+        known: Tensor = self.annotated  # type: ignore[assignment]
+        column = (crop.label.flatten(0, 1) + 1).clamp(0, table.shape[1] - 1)
+        annotated = None
+        row = torch.zeros(len(column), dtype=torch.int64, device=column.device)
+        if self.partial:
+            assert crop.label_space is not None
+            row = crop.label_space.repeat_interleave(crop.image.shape[1])
+            annotated = known[row]
+        target = table[row[:, None, None, None], column]
         logits = self.network(crop.flat(), frozen=progress < self.freeze)
         with torch.autocast(logits.device.type, enabled=False):
-            dice, cross_entropy = dice_cross_entropy(logits, target)
+            dice, cross_entropy = dice_cross_entropy(logits, target, annotated)
         return {"dice": dice, "cross_entropy": cross_entropy}
 
     def after_step(self, progress: float) -> None:

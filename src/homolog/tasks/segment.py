@@ -21,6 +21,14 @@ from homolog.feed import CaseRef
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import build_decoder
 from homolog.tasks._base import LearnedTask, TaskModule, Trained
+from homolog.tasks._label_spaces import (
+    LabelSpace,
+    annotated,
+    classes_of,
+    in_model,
+    space_of,
+    spaces_note,
+)
 from homolog.tasks._labelling import (
     as_label_values,
     check_scan,
@@ -76,14 +84,11 @@ class Segment(LearnedTask):
             raise UnusableInput(
                 f"segment needs a 3D backbone, {type(backbone).__name__} is 2D."
             )
-        values = sorted({v for case in cases for v in case.card.label_values})
-        if not values:
+        classes = classes_of(cases)
+        if not classes.names:
             raise UnusableInput(
                 "segment needs labelled voxels, but every label map is empty."
             )
-        names: dict[int, str] = {}
-        for case in cases:
-            names |= case.store.label_names
         window = self.config.window
         if window is None:
             side, voxels = _LIMITS.get(device.type, _LIMITS["cuda"])
@@ -105,9 +110,11 @@ class Segment(LearnedTask):
             "overlap": self.config.overlap,
             "channels": cases[0].card.channels,
             "modalities": sorted({case.card.modality for case in cases}),
-            "label_values": [0, *values],
-            "label_names": {str(v): names.get(v, f"label {v}") for v in values},
+            "label_values": [0, *classes.names],
+            "label_names": {str(v): name for v, name in classes.names.items()},
             "flip": list(self.config.flip),
+            "label_spaces": [space.to_dict() for space in classes.spaces],
+            "labels_note": spaces_note(classes),
         }
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
@@ -130,6 +137,7 @@ class Segment(LearnedTask):
             spec["label_values"],
             freeze=self.config.freeze,
             average=self.config.average,
+            spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
         )
 
     @property
@@ -163,11 +171,12 @@ class Segment(LearnedTask):
         values = model.spec["label_values"][1:]
         rows = []
         for case in cases:
-            image, label = _voxels(case)
+            image, label, known = _voxels(case, model.spec)
             result = drain(label_stored(model, image, case.card))
             assert result is not None
             predicted = as_label_values(result.labels, model.spec)
-            rows.append(dice_per_label(predicted, label, values))
+            row = dict.fromkeys(values, math.nan)
+            rows.append(row | dice_per_label(predicted, label, known))
             if look is not None:
                 look(case, image, predicted, label)
         per_label = {v: _mean([row[v] for row in rows]) for v in values}
@@ -192,14 +201,14 @@ class Segment(LearnedTask):
             options: ``flips``, ``overlap``, ``tolerance_mm``.
         """
         tolerance_mm = float(options.pop("tolerance_mm", 1.0))
-        image, label = _voxels(case)
+        image, label, known = _voxels(case, model.spec)
         result = yield from label_stored(model, image, case.card, **options)
         if result is None:
             return []
         return score_labels(
             as_label_values(result.labels, model.spec),
             label,
-            {int(v): n for v, n in model.spec["label_names"].items()},
+            {v: model.spec["label_names"][str(v)] for v in known},
             spacing_mm=case.card.spacing_mm,
             tolerance_mm=tolerance_mm,
         )
@@ -256,12 +265,19 @@ class Segment(LearnedTask):
         )
 
 
-def _voxels(case: CaseRef) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """The whole stored image (C, D, H, W) and label map (D, H, W)."""
+def _voxels(
+    case: CaseRef, spec: Mapping[str, Any]
+) -> tuple[NDArray[np.int16], NDArray[np.int16], list[int]]:
+    """Image (C, D, H, W), labels (D, H, W) in the model's values, values annotated."""
     label = case.store.label(case.card.id)
     if label is None:
         raise UnusableInput(f"case {case.card.id!r} has no label map.")
-    return np.asarray(case.store.image(case.card.id)[:]), np.asarray(label[:])
+    space = space_of(case.store, spec)
+    return (
+        np.asarray(case.store.image(case.card.id)[:]),
+        in_model(np.asarray(label[:]), space),
+        annotated(space, spec["label_values"][1:]),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

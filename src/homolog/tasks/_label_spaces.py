@@ -1,0 +1,169 @@
+"""Labels of several data sets as classes of one model.
+
+Each store names its own labels. Labels of one name are one class, wherever they occur;
+a label without a name is a class of its own store. What a store does not annotate may
+still be there, unlabelled: the loss must not call it background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.data.store import Store
+from homolog.feed import CaseRef
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """What the labels of one store are in the model.
+
+    Attributes:
+        store: Name of its folder.
+        store_hash: Its hash.
+        values: Value in the store -> value in the model, without background.
+    """
+
+    store: str
+    store_hash: str
+    values: Mapping[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "store": self.store,
+            "store_hash": self.store_hash,
+            "values": {str(k): v for k, v in self.values.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> LabelSpace:
+        """Inverse of ``to_dict``."""
+        values = {int(k): int(v) for k, v in told["values"].items()}
+        return cls(str(told["store"]), str(told["store_hash"]), values)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model.
+
+    Attributes:
+        names: Value in the model -> name, without background.
+        spaces: One per store, in the order of the cases; empty for a single store,
+            whose values are the model's.
+    """
+
+    names: Mapping[int, str]
+    spaces: tuple[LabelSpace, ...] = ()
+
+
+def classes_of(cases: Sequence[CaseRef]) -> Classes:
+    """The classes that cases of one or several stores annotate together.
+
+    Of a single store, its own values. Of several, a store's value is kept where it is
+    free, so that the first store keeps all of its own.
+
+    Args:
+        cases: Labelled; stores in the order of their first case.
+    """
+    stores: dict[Path, Store] = {}
+    found: dict[Path, set[int]] = {}
+    for case in cases:
+        stores.setdefault(case.store.path, case.store)
+        found.setdefault(case.store.path, set()).update(case.card.label_values)
+    if len(stores) <= 1:
+        own = [s.label_names for s in stores.values()]
+        names = own[0] if own else {}
+        values = sorted(v for part in found.values() for v in part)
+        return Classes({v: names.get(v, f"label {v}") for v in values})
+    titles = _titles(list(stores))
+    number: dict[str, int] = {}
+    told: dict[int, str] = {}
+    spaces = []
+    for path, store in stores.items():
+        mapping: dict[int, int] = {}
+        for value in sorted(found[path]):
+            given = store.label_names.get(value)
+            name = given or f"label {value} of {titles[path]}"
+            key = name.strip().casefold()
+            if key not in number:
+                free = value not in told
+                number[key] = value if free else max(told, default=0) + 1
+                told[number[key]] = name
+            mapping[value] = number[key]
+        spaces.append(LabelSpace(titles[path], store.hash, mapping))
+    return Classes({v: told[v] for v in sorted(told)}, tuple(spaces))
+
+
+def _titles(paths: Sequence[Path]) -> dict[Path, str]:
+    """Names that tell stores apart: the folder, with the one above where needed."""
+    names = [path.name for path in paths]
+    return {
+        path: path.name if names.count(path.name) == 1 else "/".join(path.parts[-2:])
+        for path in paths
+    }
+
+
+def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
+    """What the labels of a store are in a model; None where they are the model's own.
+
+    A store the model did not learn from is understood by the names of its labels.
+
+    Args:
+        store: Of the case looked at.
+        spec: Of the model.
+    """
+    if not spec.get("label_spaces"):
+        return None
+    spaces = [LabelSpace.from_dict(told) for told in spec["label_spaces"]]
+    for space in spaces:
+        if space.store_hash == store.hash:
+            return space
+    known = {n.strip().casefold(): int(v) for v, n in spec["label_names"].items()}
+    values = {
+        value: known[name.strip().casefold()]
+        for value, name in store.label_names.items()
+        if name.strip().casefold() in known
+    }
+    return LabelSpace(store.path.name, store.hash, values)
+
+
+def in_model(labels: NDArray[np.int16], space: LabelSpace | None) -> NDArray[np.int16]:
+    """A store's label map in the model's values; labels it does not know become 0."""
+    if space is None:
+        return labels
+    top = max([int(labels.max(initial=0)), *space.values], default=0)
+    table = np.zeros(top + 2, np.int16)
+    table[-1] = -1  # unlabelled stays so
+    for value, own in space.values.items():
+        table[value] = own
+    mapped: NDArray[np.int16] = table[np.where(labels < 0, top + 1, labels)]
+    return mapped
+
+
+def annotated(space: LabelSpace | None, values: Sequence[int]) -> list[int]:
+    """Which of the model's values a store annotates."""
+    if space is None:
+        return list(values)
+    known = set(space.values.values())
+    return [v for v in values if v in known]
+
+
+def spaces_note(classes: Classes) -> str:
+    """Which class is annotated where, for people; empty for a single store."""
+    if not classes.spaces:
+        return ""
+    lines = []
+    for value, name in classes.names.items():
+        having = [s.store for s in classes.spaces if value in s.values.values()]
+        lines.append(f"{name} ({', '.join(having)})")
+    return (
+        f"{len(classes.spaces)} data sets, {len(classes.names)} classes: "
+        f"{'; '.join(lines)}. Where a data set does not annotate a class, its voxels "
+        "may be that class or background."
+    )
