@@ -24,7 +24,7 @@ from homolog.tasks._search import Search
 Mask = NDArray[np.bool_]
 Cloud = NDArray[np.float64]
 
-PLACES = 96
+PLACES = 48  # of each scan
 # Fewer places that lead back tell nothing, neither for nor against a map.
 _ENOUGH = 20
 # Of those, this share and this many must agree: chance brings 5 to 12 % within the
@@ -38,7 +38,7 @@ _SCALE = (0.5, 2.0)
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What places all over A tell about B.
+    """What places all over A and B tell about each other.
 
     Attributes:
         leading_back: Of the places tried, those whose match led back to them.
@@ -59,8 +59,8 @@ class Surroundings:
         if self.agreed is not None or not self.known:
             return ""
         return (
-            f"the scans have {LITTLE}: of {self.leading_back} places of A "
-            "no map puts enough near their matches"
+            f"the scans have {LITTLE}: of {self.leading_back} matched places no map "
+            "puts enough near their matches"
         )
 
     def stray_mm(self, a_mm: Cloud, b_mm: Cloud) -> Cloud:
@@ -86,13 +86,13 @@ def surroundings_between(
     largest_cycle_mm: float = 10.0,
     seed: int = 0,
 ) -> Surroundings:
-    """Match places all over the body of A; made once per pair and kept with it.
+    """Match places all over both bodies; made once per pair and kept with it.
 
     Args:
         source: Features of A.
         target: Features of B.
-        body_a: (d, h, w) cells of A to draw from; all if None.
-        body_b: Cells of B to search; all if None.
+        body_a: (d, h, w) cells of A to draw from and to search; all if None.
+        body_b: The same of B.
         least_similarity: Matches less similar do not take part.
         largest_cycle_mm: Matches that lead back farther away do not take part.
         seed: Of the places and of the consensus.
@@ -100,16 +100,34 @@ def surroundings_between(
     kept = _KEPT.setdefault(source, WeakKeyDictionary()).setdefault(target, {})
     key = (least_similarity, largest_cycle_mm, float(seed))
     if key not in kept:
-        mm = _places(source, body_a, seed)
-        there = target.find(query_at(source.features, mm), where=body_b)
-        places = np.array([m.mm for m in there]).reshape(-1, 3)
-        back = source.find(query_at(target.features, places), where=body_a)
-        home = np.array([m.mm for m in back]).reshape(-1, 3)
-        good = np.array([m.similarity for m in there]) >= least_similarity
-        good &= np.linalg.norm(home - mm, axis=1) <= largest_cycle_mm
-        tolerance = min(_TOLERANCE_MM, _TOLERANCE_SHARE * _side_mm(source))
-        kept[key] = _agreement(mm[good], places[good], tolerance, seed)
+        limits = (least_similarity, largest_cycle_mm)
+        a, b = _leading_back(source, target, body_a, body_b, limits, seed)
+        d, c = _leading_back(target, source, body_b, body_a, limits, seed + 1)
+        smaller = min(_side_mm(source), _side_mm(target))
+        tolerance = min(_TOLERANCE_MM, _TOLERANCE_SHARE * smaller)
+        kept[key] = _agreement(
+            np.concatenate([a, c]), np.concatenate([b, d]), tolerance, seed
+        )
     return kept[key]
+
+
+def _leading_back(
+    source: Search,
+    target: Search,
+    body: Mask | None,
+    other: Mask | None,
+    limits: tuple[float, float],
+    seed: int,
+) -> tuple[Cloud, Cloud]:
+    """Places of one scan whose match in the other leads back to them, and these."""
+    mm = _places(source, body, seed)
+    there = target.find(query_at(source.features, mm), where=other)
+    places = np.array([m.mm for m in there]).reshape(-1, 3)
+    back = source.find(query_at(target.features, places), where=body)
+    home = np.array([m.mm for m in back]).reshape(-1, 3)
+    good = np.array([m.similarity for m in there]) >= limits[0]
+    good &= np.linalg.norm(home - mm, axis=1) <= limits[1]
+    return mm[good], places[good]
 
 
 def _places(source: Search, body: Mask | None, seed: int) -> Cloud:
