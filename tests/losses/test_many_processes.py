@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import Tensor
 
+from homolog.losses.cross_correlation import cross_correlation, redundancy
 from homolog.losses.sinkhorn import balanced_codes
 from homolog.nn.queue import FeatureQueue
 
@@ -20,6 +21,26 @@ def scores_and_keys() -> tuple[Tensor, Tensor]:
     return scores, torch.nn.functional.normalize(keys, dim=1)
 
 
+def identity(rows: Tensor, weight: Tensor) -> Tensor:
+    """The identity term of rows (M, 4), two views made by a weight (4, 3)."""
+    a, b = rows @ weight, rows.roll(1, 1) @ weight
+    return torch.stack(redundancy(cross_correlation(a, b), 0.1)).sum()
+
+
+def correlated(rank: int | None) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of the weight, from half of the rows or from all."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(12, 4, generator=generator, dtype=torch.float64) + 1.0
+    weight = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    weight.requires_grad_()
+    # processes may hold different numbers of rows
+    own = rows if rank is None else (rows[:5], rows[5:])[rank]
+    loss = identity(own, weight)
+    loss.backward()
+    assert weight.grad is not None
+    return loss.detach(), weight.grad
+
+
 def half(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -28,14 +49,20 @@ def half(rank: int, folder: str) -> None:
     scores, keys = (t.chunk(2)[rank] for t in scores_and_keys())
     queue = FeatureQueue(6, 4)
     queue.enqueue(keys)
+    loss, gradient = correlated(rank)
     torch.save(
-        {"codes": balanced_codes(scores, 0.05, 5), "queue": queue.state_dict()},
+        {
+            "loss": loss,
+            "gradient": gradient,
+            "codes": balanced_codes(scores, 0.05, 5),
+            "queue": queue.state_dict(),
+        },
         f"{folder}/{rank}.pt",
     )
     dist.destroy_process_group()
 
 
-def test_e_t11_two_processes_make_the_codes_and_the_queue_of_one(
+def test_e_t11_two_processes_make_the_codes_the_queue_and_the_loss_of_one(
     tmp_path: Path,
 ) -> None:
     processes.spawn(half, (str(tmp_path),), nprocs=2)
@@ -48,3 +75,9 @@ def test_e_t11_two_processes_make_the_codes_and_the_queue_of_one(
     for part in parts:
         for name, value in whole.state_dict().items():
             assert torch.equal(part["queue"][name], value)
+    loss, gradient = correlated(None)
+    for part in parts:
+        torch.testing.assert_close(part["loss"], loss)
+    # DDP averages what each process found
+    mean = (parts[0]["gradient"] + parts[1]["gradient"]) / 2
+    torch.testing.assert_close(mean, gradient)

@@ -1,4 +1,4 @@
-"""The panel of the plugin: eight tabs in one dock, each made when it is first shown."""
+"""The panel of the plugin: nine tabs in one dock, each made when it is first shown."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ PANELS: list[tuple[str, str]] = [
     ("Pretrain", "homolog.gui.learn.pretrain_panel:PretrainPanel"),
     ("Explore", "homolog.gui.explore.panel:ExplorePanel"),
     ("Landmarks", "homolog.gui.landmarks.panel:LandmarksPanel"),
+    ("Label", "homolog.gui.label.panel:LabelPanel"),
     ("Fine-tune", "homolog.gui.learn.finetune_panel:FinetunePanel"),
     ("Segment", "homolog.gui.segment.panel:SegmentPanel"),
     ("Runs", "homolog.gui.runs.panel:RunsPanel"),
@@ -44,6 +45,7 @@ _TIPS = {
     "Pretrain": "Learn features from scans without labels",
     "Explore": "See what was learnt: similar places within and across scans",
     "Landmarks": "Find a place of one scan in another, side by side",
+    "Label": "Paint a few voxels, and see the whole scan labelled a second later",
     "Fine-tune": "Learn to segment from a few labelled scans",
     "Segment": "Label new scans with a trained model",
     "Runs": "Every training: follow, pause, stop, resume, use",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from homolog.gui import preferences
@@ -46,6 +47,8 @@ class Autosaver(QObject):
         self._panel: Callable[[bool], Any] = lambda make: None
         # The landmark panel, as ``start``'s ``panel`` is Explore's.
         self.landmark_panel: Callable[[bool], Any] = lambda make: None
+        # Layers whose paint is offered again even after a regular close.
+        self.kept_at_close: Callable[[], list[Any]] = list
         self._is_open: Callable[[], bool] = lambda: True
         self._on = self._busy = self._again = False
         self._watched: dict[str, Watched] = {}
@@ -100,11 +103,30 @@ class Autosaver(QObject):
         self.close()
 
     def close(self) -> None:
-        """The window closes regularly."""
+        """The window closes regularly; unsaved paint of ``kept_at_close`` is kept."""
         try:
-            self.session.close()
+            if not self._kept():
+                self.session.close()
         except OSError as error:
             self._tell(error)
+
+    def _kept(self) -> bool:
+        """Save paint in one go, since the window ends; whether there is some."""
+        own = {str(layer.unique_id) for layer in self.kept_at_close()}
+        held = [w for key, w in self._watched.items() if key in own]
+        held = [w for w in held if has_values(w.layer)]
+        if not held or self.session.is_closed or _minutes() <= 0:
+            return False
+        scans = [Labels(x) for x in self._hub.viewer.layers if is_scan(x)]
+        for watched in held:
+            copy = Labels(watched.layer, np.asarray(watched.layer.data))
+            file = watched.file or file_name(watched.number, copy.name)
+            watched.checksum = _save(
+                self.session, _root(), copy, scans, file, watched.checksum
+            )
+            watched.file = file
+        self.session.write(_root(), *self._content())
+        return True
 
     def explorer(self, make: bool = False) -> Any:
         """Explore's state, or None while its tab was never shown.
@@ -207,27 +229,12 @@ class Autosaver(QObject):
     def _write(self) -> None:
         """The list of files, pins and open scans, where it is another than before."""
         try:
-            layers = list(self._hub.viewer.layers)
-            labels = [
-                entry_of(w.layer, w.file, layers)
-                for w in self._watched.values()
-                if w.file
-            ]
-            explorer = self.explorer()
-            pins = [] if explorer is None else pins_of(explorer)
-            marks = self.landmarks()
-            landmarks = [] if marks is None else kept(marks.control)
-            scans = [str(notes_of(x)["source"]) for x in layers if is_scan(x)]
+            whole = content, pins = self._content()
         except Exception as error:  # noqa: BLE001 - a timer's slot never raises
             self._failed(error)
             return
-        content: dict[str, Any] = {
-            "labels": labels, "scans": list(dict.fromkeys(scans)),
-        }  # fmt: skip
-        if landmarks:
-            content["landmarks"] = landmarks
-        whole = (content, pins)
-        is_empty = not (labels or pins or landmarks or self.session.folder)
+        there = content["labels"] or pins or content.get("landmarks")
+        is_empty = not (there or self.session.folder)
         if whole == self._written or is_empty:
             self._finish()
             return
@@ -240,6 +247,22 @@ class Autosaver(QObject):
             self.session.write, _root(), content, pins,
             owner=self, done=done, failed=self._failed,
         )  # fmt: skip
+
+    def _content(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What session.json tells, and the pins."""
+        layers = list(self._hub.viewer.layers)
+        labels = [
+            entry_of(w.layer, w.file, layers) for w in self._watched.values() if w.file
+        ]
+        explorer, marks = self.explorer(), self.landmarks()
+        scans = [str(notes_of(x)["source"]) for x in layers if is_scan(x)]
+        content: dict[str, Any] = {
+            "labels": labels, "scans": list(dict.fromkeys(scans)),
+        }  # fmt: skip
+        landmarks = [] if marks is None else kept(marks.control)
+        if landmarks:
+            content["landmarks"] = landmarks
+        return content, [] if explorer is None else pins_of(explorer)
 
     def _finish(self) -> None:
         if self._queue:

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.errors import UnusableInput
 from homolog.gui import engine, keys
 from homolog.gui.explore.pins_box import PinsBox
 from homolog.gui.explore.products import Products
@@ -28,9 +27,7 @@ from homolog.gui.explore.tools import MouseBox, RangeBox, sentence
 from homolog.gui.hub import Hub
 from homolog.gui.learn.model_choice import (
     ModelChoice,
-    list_encoders,
-    list_models,
-    read_choice,
+    list_embedders,
 )
 from homolog.gui.threads import in_background
 
@@ -86,7 +83,7 @@ class ExplorePanel(QWidget):
         """Read the models and the viewer's scans anew."""
         hub, wanted = self.hub, self._wanted
         in_background(
-            _choices, hub.runs, hub.models, wanted,
+            list_embedders, hub.runs, hub.models, wanted,
             owner=self, done=self._list, failed=self._not_listed,
         )  # fmt: skip
         self.explorer.sync()
@@ -271,14 +268,3 @@ class ExplorePanel(QWidget):
 
     def _not_listed(self, error: Exception) -> None:
         self.hub.say(f"The models could not be listed: {error}", "error")
-
-
-def _choices(runs: Path, models: Path, wanted: Path | None) -> list[ModelChoice]:
-    """Encoders, then fine-tuned models, then what was asked for elsewhere."""
-    found = [*list_encoders(runs, models), *list_models(runs, models)]
-    if wanted is not None and wanted.resolve() not in {c.path.resolve() for c in found}:
-        try:
-            found.append(read_choice(wanted))
-        except UnusableInput:
-            return found
-    return found

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.errors import UnusableInput
 from homolog.gui import engine, keys, rows
 from homolog.gui.hub import Hub
 from homolog.gui.landmarks.cohort_box import CohortBox
@@ -31,9 +30,7 @@ from homolog.gui.landmarks.side_row import SideRow
 from homolog.gui.landmarks.table_box import TableBox
 from homolog.gui.learn.model_choice import (
     ModelChoice,
-    list_encoders,
-    list_models,
-    read_choice,
+    list_embedders,
 )
 from homolog.gui.threads import in_background
 
@@ -101,7 +98,7 @@ class LandmarksPanel(QWidget):
         """Read the models and the viewer's scans anew."""
         hub, wanted = self.hub, self._wanted
         in_background(
-            _choices, hub.runs, hub.models, wanted,
+            list_embedders, hub.runs, hub.models, wanted,
             owner=self, done=self._list, failed=self._not_listed,
         )  # fmt: skip
         self.cohort.read_stores()
@@ -336,14 +333,3 @@ class LandmarksPanel(QWidget):
 
 def _key(row: SideRow) -> str:
     return str(row.scan.currentData() or "")
-
-
-def _choices(runs: Path, models: Path, wanted: Path | None) -> list[ModelChoice]:
-    """Encoders, then fine-tuned models, then what was asked for elsewhere."""
-    found = [*list_encoders(runs, models), *list_models(runs, models)]
-    if wanted is not None and wanted.resolve() not in {c.path.resolve() for c in found}:
-        try:
-            found.append(read_choice(wanted))
-        except UnusableInput:
-            return found
-    return found

@@ -5,6 +5,7 @@ A card is the ``model.json`` of a run's ``model`` folder or of an imported model
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from homolog.runs.run import find_runs
 
 CARD = "model.json"
 SCRATCH = "scratch"
+# Kind of a model learnt from a few painted voxels.
+PAINTED = "few_voxels"
 # Spacings that differ by more than this factor are worth a warning.
 _SPACING_FACTOR = 1.4
 _NAMES_SHOWN = 6
@@ -54,7 +57,9 @@ class ModelChoice:
             method = str(self.card.get("method") or "encoder")
             unfinished = "" if self.card.get("complete", True) else ", stopped early"
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
-        return f"{self.name} ({len(self.label_names)} classes, {self.backbone})"
+        how = f"painted, {self.backbone or 'intensity'}"
+        how = how if self.kind == PAINTED else self.backbone
+        return f"{self.name} ({len(self.label_names)} classes, {how})"
 
     @property
     def facts(self) -> str:
@@ -92,7 +97,10 @@ def read_choice(path: Path) -> ModelChoice:
         raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
     try:
         card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
-        backbone = str(card["backbone"]["name"])
+        painted = card.get("kind") == PAINTED
+        # a painted model may read intensities alone
+        network = card.get("backbone") or {"name": ""} if painted else card["backbone"]
+        backbone = str(network["name"])
         spacing = (card.get("preprocessing") or {}).get("spacing_mm")
         spec = card.get("task_spec") or {}
         names = {int(v): str(n) for v, n in (card.get("label_names") or {}).items()}
@@ -134,6 +142,24 @@ def list_models(
     """
     found = _choices(runs, models, extra)
     return [c for c in found if c.kind != "encoder" and c.label_names]
+
+
+def list_embedders(
+    runs: Path, models: Path, wanted: Path | None = None
+) -> list[ModelChoice]:
+    """Encoders, then fine-tuned models: all whose features can be computed.
+
+    Args:
+        runs: Folder of the runs.
+        models: Folder of imported models.
+        wanted: What was asked for elsewhere, listed last where it is not known.
+    """
+    found = [*list_encoders(runs, models), *list_models(runs, models)]
+    found = [c for c in found if c.kind != PAINTED]  # their encoder is in the list
+    if wanted is not None and wanted.resolve() not in {c.path.resolve() for c in found}:
+        with contextlib.suppress(UnusableInput):
+            found.append(read_choice(wanted))
+    return found
 
 
 def spacing_text(spacing_mm: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import JobError, UnusableInput
+from homolog.gui.learn.model_choice import PAINTED
 from homolog.gui.models.facts import facts_of, title_of
 from homolog.runs.run import Run, find_runs
 
@@ -113,7 +114,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        card["weights"], card["sha256"], card["backbone"]["name"]
+        card["weights"], card["sha256"]
+        if card.get("kind") != PAINTED or card.get("backbone"):
+            card["backbone"]["name"]  # a painted model may read intensities alone
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(f"{folder / CARD} is damaged ({error}).") from error
     return card
@@ -130,6 +133,8 @@ def uses(model: ModelCard) -> list[tuple[str, str, dict[str, Any]]]:
     path = str(model.path)
     if model.damaged:
         return []
+    if model.kind == PAINTED:  # its encoder has a card of its own
+        return [("Segment scans", "Segment", {"model": path})]
     explore = ("Explore scans with its features", "Explore", {"encoder": path})
     if model.kind != "encoder":
         return [("Segment scans", "Segment", {"model": path}), explore]

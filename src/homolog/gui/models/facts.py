@@ -9,12 +9,16 @@ from typing import Any
 from homolog.gui.learn.model_choice import spacing_text
 from homolog.gui.runs.words import size_words
 
-KINDS = {"encoder": "encoder (features)", "segment": "segmentation"}
+KINDS = {
+    "encoder": "encoder (features)", "segment": "segmentation",
+    "few_voxels": "segmentation from a few painted voxels",
+}  # fmt: skip
+_NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}
 
 
 def title_of(card: Mapping[str, Any]) -> str:
     """``"encoder, s2dc on resunet"``."""
-    backbone = card["backbone"]["name"]
+    backbone = (card.get("backbone") or _NO_NETWORK)["name"]
     if card.get("kind") == "encoder":
         method = card.get("method") or "encoder"
         return f"encoder, {method} on {backbone}"
@@ -36,7 +40,7 @@ def facts_of(
     yield "Kind", KINDS.get(kind, kind)
     if title := card.get("title") or card.get("method"):
         yield "Method", str(title)
-    backbone = card["backbone"]
+    backbone = card.get("backbone") or _NO_NETWORK
     yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
     yield "Trained on", _trained_on(card)
     spacing = (card.get("preprocessing") or {}).get("spacing_mm")

@@ -1,0 +1,1 @@
+"""The Label tab: paint a few voxels, see the whole scan labelled a second later."""

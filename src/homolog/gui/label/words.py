@@ -1,0 +1,83 @@
+"""What the Label tab says: hints, warnings, the score. No Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+START = (
+    "Paint a few voxels of each structure, and of background: muscle, fat, the air "
+    "around. 10-20 per class is a good start."
+)
+COMPUTING = "Features are being computed; you can go on painting."
+NO_GROUND = (
+    "Nothing is painted as background, so every voxel becomes one of your structures."
+)
+NO_SCAN = "No scan is open. Drop a NIfTI, MHA or NRRD file or a DICOM folder here."
+IN_3D = "Painting needs the 2D view: press Ctrl+Y or the 2D button."
+COMPUTE = (
+    "This model's features of the scan are computed once and kept. Press Compute "
+    "features, or choose Intensity only, which works at once."
+)
+_STATES = {
+    "waiting": "Waiting for the end of your stroke ...",
+    "fitting": "Learning from the paint ...",
+    "predicting": "Predicting the whole scan ...",
+}
+
+
+def state_line(state: str, problem: str, timing: str) -> str:
+    """What is being done, or what came of it."""
+    if problem:
+        return f"⚠ {problem[0].upper()}{problem[1:]}"
+    if state == "predicting" and timing:
+        return f"{timing.split(' (')[0].rstrip('.')}. Predicting the whole scan ..."
+    return _STATES.get(state, timing)
+
+
+def warning_lines(warnings: Sequence[str], *, has_ground: bool = True) -> str:
+    """A sign and a sentence each.
+
+    Args:
+        warnings: About the paint.
+        has_ground: Whether some of it is background.
+    """
+    found = list(warnings) if has_ground else [*warnings, NO_GROUND]
+    return "\n".join(f"⚠ {text}" for text in found)
+
+
+def score_line(score: Any) -> str:
+    """The left-out score, in words."""
+    if score is None:
+        return ""
+    if score.accuracy is None:
+        return f"No left-out score yet: {score.reason}"
+    text = (
+        f"Left-out score: {score.accuracy:.0%} of {score.voxels} voxels of strokes "
+        "that were left out in turn were told right. It tells of places like those you "
+        "painted, not of the whole scan."
+    )
+    weak = sorted((r, name) for name, r in score.recall.items() if r < 0.8)
+    if weak:
+        some = ", ".join(f"{name} {r:.0%}" for r, name in weak[:3])
+        text += f" Weakest: {some}."
+    if score.unscored:
+        names = ", ".join(score.unscored)
+        text += f" Painted in one place only, so not in the score: {names}."
+    return text
+
+
+def next_line(likely: Sequence[str], uncertainty: float, scan: str) -> str:
+    """Where to paint, and why."""
+    first, second = likely
+    return (
+        f"Most uncertain place of {scan}: {first} or {second}? (uncertainty "
+        f"{uncertainty:.0%}). Paint there what it is."
+    )
+
+
+def count_line(voxels: int) -> str:
+    """How much of a scan is painted."""
+    if not voxels:
+        return "nothing painted yet"
+    return f"{voxels:,} voxel{'s' * (voxels != 1)} painted"
