@@ -52,7 +52,6 @@ def embed(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
     return {"features": entries, "stopped": False}
 
 
-JOBS["embed"] = f"{'landmark_worker' if __name__ != '__main__' else '__main__'}:embed"
-
-if __name__ == "__main__":
+if __name__ == "__main__":  # imported, it must leave this process's own jobs alone
+    JOBS["embed"] = "__main__:embed"
     sys.exit(worker.main())

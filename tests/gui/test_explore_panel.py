@@ -41,7 +41,7 @@ CELLS = (8, 10, 12)
 BLOB = np.ones(16) / 4
 
 
-def until(condition, seconds: float = 20.0) -> None:
+def until(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

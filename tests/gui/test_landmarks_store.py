@@ -95,9 +95,9 @@ def test_a_file_is_the_scan_itself_while_it_is_unchanged(
     scratch.mkdir()
     monkeypatch.chdir(tmp_path)
     store = store_of([Path("scan_1.nii.gz"), Path("scan_2.nii.gz")], Path("store"))
-    monkeypatch.chdir("/")  # the paths in the store were relative
+    monkeypatch.chdir("/")  # the scans were named from their own folder
     cases = {c.card.id: c for c in list_cases(tmp_path / store, encoder, folder)}
-    assert not Path(cases["scan_1"].card.source).is_absolute()
+    assert Path(cases["scan_1"].card.source).is_absolute()
     assert source_of(cases["scan_1"]) == scans[1]
     assert case_file(cases["scan_1"], scratch) == scans[1]
 

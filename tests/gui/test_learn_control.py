@@ -115,7 +115,7 @@ def test_the_finetuning_command_asks_for_what_the_window_asks_for() -> None:
     told = _parsed(finetune_command, wish.command(Path("/runs/seg")))
     own, training, network = sort_settings(told["assignments"])
     assert told["encoder"] == config["encoder"] == "scratch"
-    assert str(told["store"]) == config["store"]
+    assert [str(store) for store in told["stores"]] == [config["store"]]
     assert told["fraction"] == 0.25
     assert told["steps"] == 7500 == config["training"]["steps"]
     assert own == config["task_config"]
