@@ -85,3 +85,27 @@ def data_kit() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("HOMOLOG_DATA_KIT does not name the folder of real scans")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported encoder of random weights; read it, do not write into it."""
+    import torch
+
+    from homolog.backbones._base import build
+    from homolog.config import to_dict
+    from homolog.model_files import save_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = build("resunet", {"channels": [8, 16, 16]})
+    card = {
+        "kind": "encoder",
+        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
+        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
+        "preprocessing": {"modality": "CT"},
+        "window": [16, 24, 24],
+        "licence": "as its scans",
+    }
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    return save_model(folder, backbone.state_dict(), card)

@@ -7,39 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
-from homolog.backbones._base import build
 from homolog.cli import cli
-from homolog.config import ConfigError, to_dict
+from homolog.config import ConfigError
 from homolog.data.scan_io import read_labels, read_scan, write_labels
 from homolog.data.volume import LabelMap
 from homolog.errors import UnusableInput
 from homolog.events import Request
-from homolog.model_files import save_model
 from homolog.runs.jobs import job_of
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HOMOLOG_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = build("resunet", {"channels": [8, 16, 16]})
-    card = {
-        "kind": "encoder",
-        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
-        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
-        "preprocessing": {"modality": "CT"},
-        "window": [16, 24, 24],
-    }
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    return save_model(folder, backbone.state_dict(), card)
 
 
 def scan_path(folder: Path, number: int) -> Path:

@@ -8,36 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
-from homolog.backbones._base import build
 from homolog.cli import cli
-from homolog.config import to_dict
 from homolog.data.feature_files import open_features, trim
 from homolog.data.points_io import read_points, write_points
 from homolog.data.scan_io import read_scan, write_volume
 from homolog.data.volume import Points, Volume, reorder_axes
 from homolog.errors import UnusableInput
-from homolog.model_files import save_model
 
 POINT = (14.0, 20.0, 12.0)  # voxel z, y, x
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = build("resunet", {"channels": [8, 16, 16]})
-    card = {
-        "kind": "encoder",
-        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
-        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
-        "preprocessing": {"modality": "CT"},
-        "window": [16, 24, 24],
-    }
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    return save_model(folder, backbone.state_dict(), card)
 
 
 @pytest.fixture(scope="module")

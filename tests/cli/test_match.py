@@ -11,12 +11,9 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
-from homolog.backbones._base import build
 from homolog.cli import cli
-from homolog.config import to_dict
 from homolog.data.landmarks import read_landmarks
 from homolog.data.markups_io import read_landmark_markups, write_markups
 from homolog.data.points_io import write_points
@@ -24,26 +21,9 @@ from homolog.data.scan_io import read_scan
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.events import drain
-from homolog.model_files import save_model
 from homolog.runs.jobs import job_of
 
 VOXELS = np.array([[14.0, 20.0, 12.0], [12.0, 22.0, 26.0], [16.0, 20.0, 20.0]])
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = build("resunet", {"channels": [8, 16, 16]})
-    card = {
-        "kind": "encoder",
-        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
-        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
-        "preprocessing": {"modality": "CT"},
-        "window": [16, 24, 24],
-    }
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    return save_model(folder, backbone.state_dict(), card)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from learn_fakes import FakeHelper
 from toy_runs import home, workers  # noqa: F401 - fixtures of this folder
 
 
@@ -15,3 +16,9 @@ def _needs_a_screen() -> None:
         if os.environ.get("HOMOLOG_REQUIRE_DISPLAY"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_helper_of_an_earlier_test() -> None:
+    """The files of a test process share the list, in an order nobody chose."""
+    FakeHelper.made.clear()

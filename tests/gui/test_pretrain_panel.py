@@ -36,7 +36,6 @@ def hub(qapp: Any, home: Path, monkeypatch: pytest.MonkeyPatch, phantom_store: A
     made = Hub(None)
     yield made
     wait_for_threads()
-    FakeHelper.made.clear()
 
 
 def shown(panel: Any, hub: Hub) -> Any:
@@ -160,7 +159,7 @@ def test_without_a_store_there_is_a_sentence_and_a_way(
     panel.show()
     panel.shown()
     until(lambda: panel.no_store.isVisible())
-    assert "Choose at least one store" in panel.box.words.text()
+    until(lambda: "Choose at least one store" in panel.box.words.text())
     went = []
     hub.go.connect(lambda title, what: went.append(title))
     panel.no_store.findChildren(type(panel.box.start))[0].click()

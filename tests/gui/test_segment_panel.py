@@ -78,7 +78,6 @@ def panel(
     until(lambda: made.models and made.device.known)
     yield made
     wait_for_threads()
-    FakeHelper.made.clear()
 
 
 def helper(kind: str, count: int = 1) -> FakeHelper:

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from homolog.backbones._base import build
-from homolog.config import ConfigError, to_dict
+from homolog.config import ConfigError
 from homolog.data.feature_files import open_features
 from homolog.data.scan_header import series_path
 from homolog.data.scan_io import read_labels, read_scan
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Progress, Request, Saved, Stopped, drain
-from homolog.model_files import load_encoder, save_model
+from homolog.model_files import load_encoder
 from homolog.runs.jobs import JOBS, job_of
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
@@ -48,22 +47,6 @@ def listen(
 @pytest.fixture(scope="module")
 def scans(phantom_folder: Path) -> list[str]:
     return [str(p) for p in sorted((phantom_folder / "imagesTr").iterdir())[:2]]
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = build("resunet", {"channels": [8, 16, 16]})
-    card = {
-        "kind": "encoder",
-        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
-        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
-        "preprocessing": {"modality": "CT"},
-        "window": [16, 24, 24],
-    }
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    return save_model(folder, backbone.state_dict(), card)
 
 
 @pytest.fixture(scope="module")

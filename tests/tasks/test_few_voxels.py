@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from homolog.backbones._base import build
-from homolog.config import ConfigError, to_dict
+from homolog.config import ConfigError
 from homolog.data.phantom import make_phantom
 from homolog.data.volume import FeatureMap, LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
 from homolog.geometry.affine import Affine
-from homolog.model_files import load_encoder, read_card, save_model
+from homolog.model_files import load_encoder, read_card
 from homolog.tasks._dense import DenseEncoder, EmbedConfig
 from homolog.tasks._few_advice import next_click
 from homolog.tasks._few_files import save_few
@@ -412,23 +410,6 @@ def test_unusable_paint_is_told(phantom):
         few_classes([1, 2], background=9)
     with pytest.raises(ConfigError, match="strength"):
         learn([scan], [paint_of(phantom)], CLASSES, FewConfig(strength=0.0))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = build("resunet", {"channels": [8, 16, 16]})
-    card = {
-        "kind": "encoder",
-        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
-        "embedding": {"maps": {"fine": 0, "features": 1}, "heads": []},
-        "preprocessing": {"modality": "CT"},
-        "window": [16, 24, 24],
-        "licence": "as its scans",
-    }
-    folder = tmp_path_factory.mktemp("encoder") / "model"
-    return save_model(folder, backbone.state_dict(), card)
 
 
 @pytest.mark.parametrize("head", ["logistic", "knn"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +111,11 @@ def read_scan(path: Path | str) -> Volume:
         Unsound: The scan has a fatal problem that its header or its length shows
             (4D, complex, colour, sheared, truncated ...); NaN is not looked for here.
     """
-    header = read_header(path)
-    header.refuse()
-    data, remarks = _values(header)
-    meta = {
-        **header.meta,
-        "source": str(header.path),
-        "kind": header.kind,
-        "remarks": tuple(p.text for p in (*header.problems, *remarks)),
-    }
-    modality = header.modality
-    if header.kind != "dicom" or modality == "OTHER":
-        modality = judged_modality(data, modality)  # as inspect_scan, so as in a store
-    return Volume(data[None], header.affine, scan_stem(header.path), modality, meta)
+    volume = _read(path)
+    if volume.meta["kind"] != "dicom" or volume.modality == "OTHER":
+        modality = judged_modality(volume.data, volume.modality)  # as in a store
+        return replace(volume, modality=modality)
+    return volume
 
 
 def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> LabelMap:
@@ -137,7 +130,7 @@ def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> Lab
     Raises:
         Unsound: As read_scan, or ``label_values`` when values are not whole numbers.
     """
-    return labels_of(read_scan(path), names or {}, path)
+    return labels_of(_read(path), names or {}, path)
 
 
 def iter_values(
@@ -203,6 +196,21 @@ def write_labels(labels: LabelMap, path: Path | str) -> None:
         Path(path), data[None], labels.affine, labels.meta,
         by_itk=_itk_write, read_back=_itk_array,
     )  # fmt: skip
+
+
+def _read(path: Path | str) -> Volume:
+    """A scan whose modality is what its header and names say."""
+    header = read_header(path)
+    header.refuse()
+    data, remarks = _values(header)
+    meta = {
+        **header.meta,
+        "source": str(header.path),
+        "kind": header.kind,
+        "remarks": tuple(p.text for p in (*header.problems, *remarks)),
+    }
+    name = scan_stem(header.path)
+    return Volume(data[None], header.affine, name, header.modality, meta)
 
 
 def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:

@@ -9,13 +9,11 @@ saving.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from homolog.data.values import ValueStats, guess_modality
 from homolog.data.volume import LabelMap, Volume, closest_canonical, reorder_axes
 from homolog.gui.files.layer_geometry import KEY, SourceGrid, tilt_note
 from homolog.gui.files.layer_scan import (
@@ -30,7 +28,7 @@ LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
 
 __all__ = [
     "AXIS_LABELS", "CT_WINDOW_HU", "UNITS", "LayerData", "contrast_limits",
-    "label_layer", "volume_layer", "with_modality",
+    "label_layer", "volume_layer",
 ]  # fmt: skip
 
 # The window a radiologist opens an abdomen with; whole-range HU shows grey on grey.
@@ -85,15 +83,6 @@ def label_features(names: Mapping[int, str]) -> dict[str, list[Any]]:
         "index": [0, *(v for v in values if v)],
         "label": ["background", *(names[v] for v in values if v)],
     }
-
-
-def with_modality(volume: Volume) -> Volume:
-    """The volume with its modality judged by values, as homolog.data.inspect does."""
-    if volume.meta.get("kind") == "dicom" and volume.modality != "OTHER":
-        return volume
-    stats = ValueStats()
-    stats.update(sample(volume.data))
-    return replace(volume, modality=guess_modality(stats, volume.modality))
 
 
 def contrast_limits(volume: Volume) -> tuple[float, float]:

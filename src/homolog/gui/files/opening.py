@@ -32,7 +32,7 @@ from homolog.data.values import ValueStats
 from homolog.data.volume import Volume
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.files.layer_geometry import KEY
-from homolog.gui.files.layers import LayerData, label_layer, volume_layer, with_modality
+from homolog.gui.files.layers import LayerData, label_layer, volume_layer
 
 # Larger than this share of the free memory is told before it is read.
 _LARGE_SHARE = 0.25
@@ -62,7 +62,7 @@ def read_layer(path: Path, name: str = "") -> LayerData:
         names = names_beside(path) or names_of_dataset(path)
         names = {v: n for v, n in names.items() if v > 0}
         return label_layer(labels_of(volume, names, path))
-    return volume_layer(with_modality(volume))
+    return volume_layer(volume)
 
 
 def layer_name(path: Path, volume: Volume) -> str:
