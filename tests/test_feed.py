@@ -13,6 +13,7 @@ from homolog.data.store import Store
 from homolog.data.volume import LabelMap, Volume, closest_canonical, reorder_axes
 from homolog.errors import JobError, UnusableInput
 from homolog.feed import Batch, CaseRef, Feed
+from homolog.feed.order import CaseOrder
 from homolog.geometry.affine import Affine
 from homolog.geometry.correspondence import token_centres
 from homolog.views.view import Elsewhere, Intensity, View, ViewSpec, Whole, Within
@@ -440,3 +441,21 @@ def test_views_are_the_same_on_the_gpu_and_wait_for_nothing(feed: Feed) -> None:
         other = there[name]
         torch.testing.assert_close(other.image.cpu(), view.image, atol=2e-3, rtol=0)
         assert (other.valid.cpu() == view.valid).float().mean() > 0.999
+
+
+def test_stores_share_the_samples_as_asked_and_show_every_case_in_turn() -> None:
+    stores = [0] * 16 + [1] * 4
+    even, root = CaseOrder(stores, 3, 0.0), CaseOrder(stores, 3, 0.5)
+    assert even.quotas.tolist() == [10, 10]
+    assert root.quotas.tolist() == [13, 7]  # 20 in the ratio 4 to 2
+    seen = [even[k] for k in range(16 * 20)]
+    assert sum(case >= 16 for case in seen) == 16 * 10
+    for members in (range(16), range(16, 20)):
+        own = [case for case in seen if case in members]
+        rounds = [own[k : k + len(members)] for k in range(0, len(own), len(members))]
+        assert all(sorted(r) == list(members) for r in rounds)  # none left out
+        assert len({tuple(r) for r in rounds}) >= 10
+    assert [even[k] for k in (200, 3, 77)] == [seen[200], seen[3], seen[77]]
+    assert seen != [CaseOrder(stores, 4, 0.0)[k] for k in range(len(seen))]
+    plain = CaseOrder(stores, 3)
+    assert sorted(plain[k] for k in range(20)) == list(range(20))

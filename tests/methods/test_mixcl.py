@@ -230,3 +230,15 @@ def test_views_without_labels_are_refused(method: MixCL) -> None:
     view: View = views["crop"]
     with pytest.raises(ValueError, match="labels, depths and label spaces"):
         method.losses(with_view(views, "crop", label=None, depth=view.depth), 0.0)
+
+
+def test_it_says_which_labels_teach_nothing() -> None:
+    backbone = build("resunet", {"channels": [4, 8, 8]})
+    plain = method_of(backbone)
+    assert plain.remarks({"a": 2, "b": 4}) == []
+    (sentence,) = plain.remarks({"liver": 1, "b": 4})
+    assert "labels of liver" in sentence
+    assert "background_negative=true" in sentence
+    told = method_of(backbone, background_negative=True)
+    assert told.remarks({"liver": 1}) == []
+    assert "no scan has labels" in told.remarks({"a": 0, "b": 0})[0]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from homolog.data.pairs import Pairing
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
+from homolog.feed.order import CaseOrder
 from homolog.feed.reading import read_blocks
 from homolog.geometry.affine import Array
 from homolog.views.blocks import Share, share_blocks
@@ -45,8 +45,8 @@ class CaseRef:
 class Feed:
     """What a training run sees.
 
-    Every epoch is a seeded shuffle of all cases; epochs follow each other without a
-    gap, whatever the batch size.
+    Every epoch is a seeded shuffle of all cases (see CaseOrder for several stores);
+    epochs follow each other without a gap, whatever the batch size.
 
     Args:
         cases: At least one; all with the same number of channels.
@@ -59,6 +59,7 @@ class Feed:
         threads: Threads that make batches ahead; 0 makes them when asked for.
         partners: Other patients, and places in them, for groups that ask for them;
             without, every sample is its own partner.
+        store_power: How samples are shared out between stores, see CaseOrder.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -77,6 +78,7 @@ class Feed:
         world_size: int = 1,
         threads: int = 1,
         partners: Pairing | None = None,
+        store_power: float = 1.0,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -97,10 +99,10 @@ class Feed:
         self._shares = share_blocks(self.specs)
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
-        self._label_spaces = torch.tensor(
-            [known.setdefault(case.store.path, len(known)) for case in self.cases]
-        )
-        self._shuffled = lru_cache(maxsize=4)(self._shuffle)
+        stores = [known.setdefault(case.store.path, len(known)) for case in self.cases]
+        self._label_spaces = torch.tensor(stores)
+        self.store_power = store_power
+        self._order = CaseOrder(stores, seed, store_power)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()
 
@@ -207,16 +209,12 @@ class Feed:
             world_size=self.world_size,
             threads=self.threads,
             partners=self.partners,
+            store_power=self.store_power,
         )
 
     def case_of(self, sample: int) -> int:
         """Position of the case that sample number ``sample`` of the run is cut from."""
-        epoch, place = divmod(sample, len(self.cases))
-        return int(self._shuffled(epoch)[place])
-
-    def _shuffle(self, epoch: int) -> Array:
-        order = generator(self.seed, epoch, stream="epoch").permutation(len(self.cases))
-        return np.asarray(order)
+        return self._order[sample]
 
     def _sample(self, sample: int) -> _Sample:
         """Draw and read one sample; errors name the case they belong to."""

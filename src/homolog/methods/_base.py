@@ -43,6 +43,7 @@ class Method(nn.Module, ABC):
         backbones: Backbones it is meant for; empty means any.
         uses_labels: Whether label maps enter the losses.
         balance: Share of crops centred on a label, unless the user says otherwise.
+        store_power: How crops are shared out between stores, likewise; see CaseOrder.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
     """
@@ -53,6 +54,7 @@ class Method(nn.Module, ABC):
     backbones: ClassVar[tuple[str, ...]] = ()
     uses_labels: ClassVar[bool] = False
     balance: ClassVar[float] = 0.0
+    store_power: ClassVar[float] = 1.0
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, backbone: Backbone, config: Any) -> None:
@@ -63,6 +65,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def views(self) -> dict[str, ViewSpec]:
         """What it needs to see; earlier groups may anchor later ones."""
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """What the user should know before this data is learnt from, in sentences.
+
+        Args:
+            classes: Store -> number of classes labelled in it; 0 without labels.
+        """
+        return []
 
     @abstractmethod
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:

@@ -70,6 +70,7 @@ class MixCL(Method):
     )
     uses_labels: ClassVar[bool] = True
     balance: ClassVar[float] = 0.67
+    store_power: ClassVar[float] = 0.5  # few labelled scans, many others: both count
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: MixCLConfig
@@ -97,6 +98,23 @@ class MixCL(Method):
     def pairs_wanted(self) -> PairsWanted:
         """A second scan of the same data set, anywhere in it."""
         return PairsWanted("dataset", same_share=self.config.same_patient)
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """Labels that have nothing to be compared with teach nothing."""
+        if not any(classes.values()):
+            return [
+                "no scan has labels: MixCL learns from its terms identity and "
+                "reconstruction alone."
+            ]
+        if self.config.background_negative:
+            return []
+        return [
+            f"the labels of {store} are of one class, and background is compared with "
+            "nothing: they teach nothing by themselves. With "
+            "method.background_negative=true they are told from their surroundings."
+            for store, count in classes.items()
+            if count == 1
+        ]
 
     def views(self) -> dict[str, ViewSpec]:
         """The crop as it is and twice changed; the second crop likewise, once."""

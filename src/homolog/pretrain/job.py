@@ -68,6 +68,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         world_size=here.size,
         threads=max(1, settings.feed_threads),
         partners=partners,
+        store_power=settings.store_power,
     )
     training = train(
         method, feed, settings.training,
@@ -147,6 +148,10 @@ def _opening(
     ]
     if note := padding_note(method.views(), cases):
         sentences.append(note)
+    used = {id(case.store) for case in cases if case.card.label_values}
+    sentences += method.remarks(
+        {str(s.path): len(s.label_names) if id(s) in used else 0 for s in stores}
+    )
     if len({str(to_dict(store.preprocessing)) for store in stores}) > 1:
         sentences.append(
             "the stores were prepared with different settings; the model will prepare "

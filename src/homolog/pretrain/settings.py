@@ -46,6 +46,13 @@ class PretrainConfig:
     balance: float = option(
         0.0, "share of crops centred on a label", minimum=0.0, maximum=1.0
     )
+    store_power: float = option(
+        1.0,
+        "how crops are shared out between stores: 1 by number of scans, 0.5 by its "
+        "square root, 0 evenly",
+        minimum=0.0,
+        maximum=1.0,
+    )
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
     threads: int = option(0, "CPU threads of the network; 0: all cores", minimum=0)
@@ -111,6 +118,7 @@ def resolve(
             "device": device,
             "store_hashes": [store.hash for store in opened],
             "balance": cls.balance,
+            "store_power": cls.store_power,
             **others,
         },
     )
