@@ -231,15 +231,39 @@ def test_warnings_are_plain_sentences(phantom):
     assert "lie in one axial slice" in told(flat)
 
 
-def test_one_class_becomes_everything(phantom):
+def test_one_class_becomes_the_whole_body(phantom):
     paint = only(paint_of(phantom), spleen=8)
     scan = few_scan(phantom.volume)
     learnt = learn([scan], [paint], CLASSES)
     result = drain(predict_volume(learnt.head, scan, paint))
-    assert set(np.unique(result.labels.data)) == {2}
+    body = scan.body.block((0, 0, 0), SHAPE)
+    np.testing.assert_array_equal(result.labels.data, np.where(body, 2, 0))
     assert learnt.score().accuracy is None
     assert "only one class" in learnt.score().reason
     assert next_click(learnt.head, scan, learnt.paints[0], result.uncertainty) is None
+
+
+def test_outside_the_body_is_nothing_unless_an_organ_is_painted_there(phantom):
+    paint = only(paint_of(phantom), liver=12, spleen=12, rest=12)
+    scan, _, learnt = learnt_of(phantom, features=False, paint=paint)
+    assert learnt.head.body_only
+    outside = ~scan.body.block((0, 0, 0), SHAPE)
+    np.testing.assert_array_equal(
+        outside.ravel(), ~scan.body.at(np.indices(SHAPE).reshape(3, -1).T)
+    )
+    assert 0.2 < outside.mean() < 0.4
+    chances = probabilities(learnt.head, scan, (0, 0, 0), SHAPE)
+    assert not chances[:, outside].any()
+    assert (chances[:, ~outside].sum(axis=0) > 0.99).all()
+    labels = drain(predict_volume(learnt.head, scan)).labels.data
+    assert not labels[outside].any()
+    below = predict_slice(learnt.head, scan, 1, 11)[0]
+    np.testing.assert_array_equal(below, labels[:, 11])
+    free = learn([scan], [paint], CLASSES, FewConfig(body_only=False))
+    assert drain(predict_volume(free.head, scan)).labels.data[outside].any()
+    air = np.argwhere(outside)[:20]
+    paint.data[tuple(air.T)] = 1  # somebody's organ lies there: then anything may
+    assert not learn([scan], [paint], CLASSES).head.body_only
 
 
 def test_two_classes_are_told_apart(phantom):

@@ -45,6 +45,9 @@ from homolog.config import ConfigError
 )
 @click.option("--no-position", is_flag=True, help="Do not use the place in the body.")
 @click.option(
+    "--outside-body", is_flag=True, help="Label what lies outside the body too."
+)
+@click.option(
     "--background",
     type=click.IntRange(1),
     default=None,
@@ -119,6 +122,7 @@ def command(
     encoder: Path | None,
     head: str,
     no_position: bool,
+    outside_body: bool,
     background: int | None,
     names: tuple[str, ...],
     out: Path,
@@ -163,6 +167,7 @@ def command(
         "device": device,
         "head": head,
         "position": not no_position,
+        "body_only": not outside_body,
         "seed": seed,
     }
     result = run(job(config, out))

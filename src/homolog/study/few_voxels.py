@@ -31,7 +31,8 @@ from homolog.tasks._few_settings import FewConfig, few_classes
 
 _EMBED = ("strides", "window", "overlap", "precision")
 _FEW = (
-    "head", "strength", "neighbours", "position", "smoothing_mm", "per_class", "seed",
+    "head", "strength", "neighbours", "position", "smoothing_mm", "body_only",
+    "per_class", "seed",
 )  # fmt: skip
 _DEFAULTS: Mapping[str, Any] = {
     "scans": ..., "labels": ..., "encoder": None, "out": None, "predict": None,

@@ -99,6 +99,7 @@ def save_few(
         "simple": to_dict(head.spec),
         "encoder_id": head.encoder_id,
         "encoder_size": head.encoder_size,
+        "body_only": head.body_only,
         "embed": None if dense is None else to_dict(dense.config),
     }
     card: dict[str, Any] = {
@@ -158,6 +159,7 @@ def open_few(
             str(told["head"]), classes, spec, str(told["encoder_id"]),
             int(told["encoder_size"]), int(told["neighbours"]),
             {name: value.numpy() for name, value in tensors.items()},
+            bool(told["body_only"]),
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise UnusableInput(f"{where} is damaged ({error}).") from error

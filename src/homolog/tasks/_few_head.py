@@ -64,6 +64,7 @@ class Head:
         arrays: float32. ``logistic``: ``weight`` (K, E + F), ``bias`` (K,) on features
             as they are. ``knn``: ``mean``, ``scale`` (E + F,), ``support``
             (N, E + F) standardised, ``targets`` (N,) class numbers.
+        body_only: Whether what lies outside the body is background, unseen.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Head:
     encoder_size: int
     neighbours: int
     arrays: Mapping[str, NDArray[np.float32]]
+    body_only: bool = False
 
     @property
     def size(self) -> int:

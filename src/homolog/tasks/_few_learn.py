@@ -6,7 +6,7 @@ numpy, scipy and scikit-learn only: a window may call it in a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from homolog.tasks._few_head import Head, Samples, fit_head, take_samples
 from homolog.tasks._few_scan import FewScan, Paint, painted, simple_spec
 from homolog.tasks._few_score import FewScore, leave_out_score
 from homolog.tasks._few_settings import FewClass, FewConfig
+
+# Share of the paint that lies in the body where only the body is meant.
+_WITHIN = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +81,21 @@ def learn(
     spec = simple_spec(scans, paints, config)
     samples = take_samples(scans, paints, classes, spec, config)
     head = fit_head(samples, classes, spec, config, scans[0].encoder_id)
+    if config.body_only and _painted_in_body(paints, classes):
+        head = replace(head, body_only=True)
     told = tuple(warnings_of(scans, paints, classes))
     return Learnt(head, samples, paints, tuple(classes), told, config)
+
+
+def _painted_in_body(paints: Sequence[Paint], classes: Sequence[FewClass]) -> bool:
+    """Whether all that was painted, but the background, lies in the body.
+
+    A few voxels beside it are strokes that went over the skin.
+    """
+    organs = [c.value for c in classes if not c.background]
+    within = [p.in_body[np.isin(p.values, organs)] for p in paints]
+    found = np.concatenate(within)
+    return bool(found.size) and bool(found.mean() >= _WITHIN)
 
 
 def warm_up() -> None:

@@ -145,7 +145,8 @@ def probabilities(head: Head, scan: FewScan, start: Index, stop: Index) -> Float
         stop: One past the last.
 
     Returns:
-        They sum to 1; all are 0 outside the encoder's features.
+        They sum to 1; all are 0 outside the encoder's features and, where the head
+        says so, outside the body.
     """
     simple = scan.simple(head.spec).block(start, stop)
     shape = simple.shape[1:]
@@ -164,6 +165,8 @@ def probabilities(head: Head, scan: FewScan, start: Index, stop: Index) -> Float
         known = block_covered(scan.features, scan.volume.affine, start, stop)
         if known is not None:
             result *= known
+    if head.body_only:
+        result *= scan.body.block(start, stop)
     return result
 
 

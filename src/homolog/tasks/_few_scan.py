@@ -13,6 +13,7 @@ from homolog.data.preprocess import Intensities, Preprocessing, prepare_volume
 from homolog.data.volume import FeatureMap, LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.tasks._body import Body, find_body
 from homolog.tasks._few_settings import FewConfig
 from homolog.tasks._few_simple import SimpleFeatures, SimpleSpec, knots_of
 from homolog.tasks._matching import grid_shape
@@ -29,12 +30,14 @@ class FewScan:
         features: Of an encoder, or None: intensity and place alone.
         intensity: How values are normalised.
         centre_mm: Middle of the body box, world mm (z, y, x).
+        body: Where the body is.
     """
 
     volume: Volume
     features: FeatureMap | None
     intensity: Intensities
     centre_mm: Triple
+    body: Body
 
     @property
     def encoder_id(self) -> str:
@@ -69,6 +72,7 @@ class Paint:
         values: (N,) positive labels.
         mm: (N, 3) world positions.
         covered: (N,) whether the encoder's features reach there.
+        in_body: (N,) whether the body is there.
     """
 
     scan: int
@@ -76,6 +80,7 @@ class Paint:
     values: NDArray[np.int64]
     mm: NDArray[np.float64]
     covered: NDArray[np.bool_]
+    in_body: NDArray[np.bool_]
 
 
 def few_scan(
@@ -98,7 +103,8 @@ def few_scan(
     prepared = prepare_volume(volume, recipe)
     start, stop = (np.array(corner, np.float64) for corner in prepared.foreground)
     z, y, x = prepared.affine.apply((start + stop - 1) / 2)
-    return FewScan(volume, features, prepared.intensity, (float(z), float(y), float(x)))
+    centre = float(z), float(y), float(x)
+    return FewScan(volume, features, prepared.intensity, centre, find_body(volume))
 
 
 def painted(scan: FewScan, labels: LabelMap, number: int = 0) -> Paint:
@@ -125,7 +131,7 @@ def painted(scan: FewScan, labels: LabelMap, number: int = 0) -> Paint:
         reached = np.ones(len(voxels), bool)
     else:
         reached = covered(scan.features, mm)
-    return Paint(number, voxels, values, mm, reached)
+    return Paint(number, voxels, values, mm, reached, scan.body.at(voxels))
 
 
 def check_grid(volume: Volume, labels: LabelMap) -> None:

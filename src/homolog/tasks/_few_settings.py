@@ -41,6 +41,10 @@ class FewConfig:
         minimum=0.0,
         maximum=50.0,
     )
+    body_only: bool = option(
+        True,
+        "label nothing outside the body; has no effect where organs are painted there",
+    )
     per_class: int = option(
         4000, "painted voxels of a class that are used, at most", minimum=1
     )
