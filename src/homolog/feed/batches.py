@@ -59,7 +59,8 @@ class Feed:
         threads: Threads that make batches ahead; 0 makes them when asked for.
         partners: Other patients, and places in them, for groups that ask for them;
             without, every sample is its own partner.
-        store_power: How samples are shared out between stores, see CaseOrder.
+        store_power: How samples are shared out between stores, and in each between
+            labelled and unlabelled cases, see CaseOrder.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -102,7 +103,10 @@ class Feed:
         stores = [known.setdefault(case.store.path, len(known)) for case in self.cases]
         self._label_spaces = torch.tensor(stores)
         self.store_power = store_power
-        self._order = CaseOrder(stores, seed, store_power)
+        labelled = [case.card.has_label for case in self.cases]
+        parts = [*dict.fromkeys(zip(stores, labelled, strict=True))]
+        order = [parts.index(part) for part in zip(stores, labelled, strict=True)]
+        self._order = CaseOrder(order, seed, store_power)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()
 

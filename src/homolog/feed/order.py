@@ -1,4 +1,4 @@
-"""Which case each sample of a run is cut from: seeded shuffles, shared out by store."""
+"""Which case each sample of a run is cut from: seeded shuffles, shared out by part."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from homolog.views.random import generator
 class CaseOrder:
     """A pure function from the number of a sample to the position of its case.
 
-    With ``power`` 1, or one store, every epoch is a shuffle of all cases. Otherwise
-    store i of n_i cases gives the share n_i^power / sum_j n_j^power of every epoch's
-    samples (at least one), and goes through its own cases in shuffles of its own; a
-    small store is seen more often, so that its labels are not drowned.
+    With ``power`` 1, or one part, every epoch is a shuffle of all cases. Otherwise
+    part i (a store, or its labelled cases) of n_i cases gives the share
+    n_i^power / sum_j n_j^power of every epoch's samples (at least one), and goes
+    through its own cases in shuffles of its own; a small part is seen more often, so
+    that its labels are not drowned.
 
     Args:
-        stores: Store number per case, 0, 1, ...
+        parts: Number of its part per case, 0, 1, ...
         seed: Decides the order.
         power: 1 shares by number of cases, 0.5 by its square root, 0 evenly.
 
     Source: square root as Ulrich et al., MultiTalent, MICCAI 2023, section 3.
     """
 
-    def __init__(self, stores: Sequence[int], seed: int, power: float = 1.0) -> None:
+    def __init__(self, parts: Sequence[int], seed: int, power: float = 1.0) -> None:
         if not 0 <= power <= 1:
             raise ValueError(f"power must be from 0 to 1, got {power}.")
         self.seed = seed
-        by_store = np.asarray(stores)
-        self._cases = [np.flatnonzero(by_store == s) for s in np.unique(by_store)]
+        part_of = np.asarray(parts)
+        self._cases = [np.flatnonzero(part_of == p) for p in np.unique(part_of)]
         self._mixed = power != 1 and len(self._cases) > 1
-        self.length = len(by_store)
+        self.length = len(part_of)
         if self._mixed:
             wanted = np.array([len(cases) ** power for cases in self._cases])
             shares = self.length * wanted / wanted.sum()
@@ -47,10 +48,10 @@ class CaseOrder:
         epoch, place = divmod(sample, self.length)
         if not self._mixed:
             return int(self._shuffled(self.length, epoch, "epoch")[place])
-        store, seen = self._turns(epoch)[place]
-        cases = self._cases[store]
-        round_, within = divmod(epoch * int(self.quotas[store]) + seen, len(cases))
-        order = self._shuffled(len(cases), int(round_), f"epoch of store {store}")
+        part, seen = self._turns(epoch)[place]
+        cases = self._cases[part]
+        round_, within = divmod(epoch * int(self.quotas[part]) + seen, len(cases))
+        order = self._shuffled(len(cases), int(round_), f"epoch of part {part}")
         return int(cases[order[within]])
 
     def _draw_turns(self, epoch: int) -> Array:
@@ -58,8 +59,8 @@ class CaseOrder:
         turns = np.repeat(np.arange(len(self.quotas)), self.quotas)
         turns = turns[self._shuffle(self.length, epoch, "turns")]
         seen = np.zeros_like(turns)
-        for store, quota in enumerate(self.quotas):
-            seen[turns == store] = np.arange(quota)
+        for part, quota in enumerate(self.quotas):
+            seen[turns == part] = np.arange(quota)
         return np.stack([turns, seen], 1)
 
     def _shuffle(self, count: int, epoch: int, stream: str) -> Array:

@@ -48,8 +48,8 @@ class PretrainConfig:
     )
     store_power: float = option(
         1.0,
-        "how crops are shared out between stores: 1 by number of scans, 0.5 by its "
-        "square root, 0 evenly",
+        "how crops are shared out between stores, and in each between labelled and "
+        "unlabelled scans: 1 by number of scans, 0.5 by its square root, 0 evenly",
         minimum=0.0,
         maximum=1.0,
     )
