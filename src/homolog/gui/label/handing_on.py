@@ -79,6 +79,7 @@ def model_config(
         "device": device,
         "head": config.head,
         "position": config.position,
+        "body_only": config.body_only,
     }
 
 

@@ -1,4 +1,4 @@
-"""How the paint is learnt from: the learner, and whether the place counts."""
+"""How the paint is learnt from: learner, place, and what lies outside the body."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEARNERS = [
 
 
 class SettingsBox(QWidget):
-    """Two settings in a fold; a change predicts anew.
+    """Three settings in a fold; a change predicts anew.
 
     Args:
         session: Whose trainer they are for.
@@ -36,6 +36,13 @@ class SettingsBox(QWidget):
             "it where scans show different parts of the body",
         )  # fmt: skip
         self.place.setChecked(config.position)
+        self.body = QCheckBox("Label nothing outside the body")
+        rows.named(
+            self.body, "Label nothing outside the body",
+            "Air and table stay free. Has no effect once something is painted out "
+            "there. Untick it where the body is not told rightly",
+        )  # fmt: skip
+        self.body.setChecked(config.body_only)
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(0, 0, 0, 0)
@@ -46,13 +53,15 @@ class SettingsBox(QWidget):
             )
         )  # fmt: skip
         column.addWidget(self.place)
+        column.addWidget(self.body)
         fold = fold_of("More")
         fold.addWidget(inside)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.addWidget(fold)
         self.learner.activated.connect(lambda _: self._changed())
-        self.place.clicked.connect(lambda _: self._changed())
+        for box in (self.place, self.body):
+            box.clicked.connect(lambda _: self._changed())
 
     def _changed(self) -> None:
         trainer = self._session.trainer
@@ -60,5 +69,6 @@ class SettingsBox(QWidget):
             trainer.config,
             head=str(self.learner.currentData()),
             position=self.place.isChecked(),
+            body_only=self.body.isChecked(),
         )
         self._session.begin_again()
