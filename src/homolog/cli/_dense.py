@@ -1,10 +1,12 @@
-"""What embed, similarity and match share: the encoder, the scans, their features."""
+"""What commands that read dense features share: the encoder, the scans, features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,9 +19,54 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def dense_options(function: F) -> F:
-    """Add ``--encoder`` and how its window slides."""
-    for decorate in (
+@dataclass(frozen=True)
+class Dense:
+    """What the options of ``dense_options`` say.
+
+    Attributes:
+        encoder: Run, model folder or weight file; None where it may be left out.
+        backbone: Network of a weight file that does not say it.
+        strides: Feature maps to join; empty: what the model says.
+        window: Voxels (z, y, x); None: by the training's.
+        overlap: Shared part of neighbouring windows.
+    """
+
+    encoder: Path | None
+    backbone: str | None
+    strides: tuple[int, ...]
+    window: tuple[int, int, int] | None
+    overlap: float
+
+    @classmethod
+    def taken(cls, given: dict[str, Any]) -> Dense:
+        """The options, taken out of a command's arguments."""
+        strides, window = given.pop("strides"), given.pop("window")
+        return cls(
+            given.pop("encoder"),
+            given.pop("backbone"),
+            tuple(whole_numbers(strides, "--strides")) if strides else (),
+            window_of(window),
+            given.pop("overlap"),
+        )
+
+    def open(self, device: str) -> DenseEncoder:
+        """The encoder, ready to embed."""
+        from homolog.study.embedding import encoder_of
+
+        assert self.encoder is not None
+        settings = {
+            "strides": self.strides, "window": self.window, "overlap": self.overlap,
+        }  # fmt: skip
+        return encoder_of(self.encoder, settings, device, self.backbone)
+
+
+def dense_options(encoder_help: str = "") -> Callable[[F], F]:
+    """Add ``--encoder`` and how its window slides; they arrive as one ``dense``.
+
+    Args:
+        encoder_help: More about an encoder that may be left out; empty: it may not.
+    """
+    options = (
         click.option("--overlap", type=click.FloatRange(0, 0.9), default=0.5,
                      show_default=True, help="Shared part of neighbouring windows."),
         click.option("--window", default=None, metavar="Z,Y,X",
@@ -30,31 +77,34 @@ def dense_options(function: F) -> F:
                           "[default: what the model says]"),
         click.option("--backbone", default=None, metavar="NAME",
                      help="Network of a weight file that does not say it."),
-        click.option("--encoder", required=True, metavar="RUN",
+        click.option("--encoder", required=not encoder_help, metavar="RUN",
                      type=click.Path(path_type=Path),
-                     help="A pretraining run, a model folder or a weight file."),
-    ):  # fmt: skip
-        function = decorate(function)
-    return function
+                     help="A pretraining run, a model folder or a weight file."
+                          + encoder_help),
+    )  # fmt: skip
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def gathered(**given: Any) -> Any:
+            return function(dense=Dense.taken(given), **given)
+
+        for option in options:
+            gathered = option(gathered)
+        return cast("F", gathered)
+
+    return decorate
 
 
-def open_encoder(
-    source: Path,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
-    device: str,
-    backbone: str | None = None,
-) -> DenseEncoder:
-    """The encoder behind ``--encoder``, ready to embed."""
-    from homolog.study.embedding import encoder_of
-
-    settings = {
-        "strides": whole_numbers(strides, "--strides") if strides else (),
-        "window": window_of(window),
-        "overlap": overlap,
-    }
-    return encoder_of(source, settings, device, backbone)
+def features_option(function: F) -> F:
+    """Add ``--features``."""
+    return click.option(
+        "--features",
+        default=None,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where feature maps are kept and found again.  [default: the user's "
+        "cache]",
+    )(function)
 
 
 def features_of(

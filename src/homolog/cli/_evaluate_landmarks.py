@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, open_encoder, run
+from homolog.cli._dense import Dense, dense_options, existing, features_option, run
 from homolog.cli._options import common, show
 from homolog.config import ConfigError
 
@@ -50,14 +50,8 @@ from homolog.config import ConfigError
     metavar="DIR",
     help="Gets landmarks.csv (one row per point) and landmarks.json (the summary).",
 )
-@click.option(
-    "--features",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where feature maps are kept and found again.  [default: the user's cache]",
-)
-@dense_options
+@features_option
+@dense_options()
 @common
 def command(
     scans: tuple[Path, ...],
@@ -69,11 +63,7 @@ def command(
     labels: str | None,
     out: Path,
     features: Path | None,
-    encoder: Path,
-    backbone: str | None,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
+    dense: Dense,
     seed: int,
     device: str,
     as_json: bool,
@@ -96,15 +86,15 @@ def command(
         existing(path)
     from homolog.study.landmark_scores import DeformedConfig, score_deformed, score_pair
 
-    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
+    encoder = dense.open(device)
     if both is not None:
         job = score_pair(
-            both, dense, count=points, seed=seed, truth=_two(truth, "--truth"),
+            both, encoder, count=points, seed=seed, truth=_two(truth, "--truth"),
             labels=_two(labels, "--labels"), folder=features,
         )  # fmt: skip
     else:
         asked = DeformedConfig(copies, typical_mm, points, seed)
-        job = score_deformed(scans, dense, asked, folder=features)
+        job = score_deformed(scans, encoder, asked, folder=features)
     result = run(job)
     if result.pop("stopped"):
         raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, open_encoder, run
+from homolog.cli._dense import Dense, dense_options, existing, run
 from homolog.cli._options import common, show
 
 if TYPE_CHECKING:
@@ -37,17 +37,13 @@ if TYPE_CHECKING:
     help="Also write NAME_pca.nii.gz: the three main directions of all scans' features "
     "as red, green and blue on each scan's own grid.",
 )
-@dense_options
+@dense_options()
 @common
 def command(
     scans: tuple[Path, ...],
     out: Path,
     pca: bool,
-    encoder: Path,
-    backbone: str | None,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
+    dense: Dense,
     seed: int,
     device: str,
     as_json: bool,
@@ -59,8 +55,8 @@ def command(
     """
     for path in scans:
         existing(path)
-    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
-    result = run(_embed(scans, out, dense, pca))
+    encoder = dense.open(device)
+    result = run(_embed(scans, out, encoder, pca))
     lines = [
         f"{entry['scan']}: {' x '.join(map(str, entry['shape']))} cells of "
         f"{' x '.join(f'{s:g}' for s in entry['spacing_mm'])} mm, "

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._dense import existing, run, whole_numbers, window_of
+from homolog.cli._dense import Dense, dense_options, existing, features_option, run
 from homolog.cli._options import common, show
 from homolog.config import ConfigError
 
@@ -27,14 +27,6 @@ from homolog.config import ConfigError
     multiple=True,
     metavar="SCAN2,PAINTED2",
     help="Another scan with its painted voxels. May be repeated.",
-)
-@click.option(
-    "--encoder",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="RUN",
-    help="A pretraining run, a model folder or a weight file.  [default: none, "
-    "intensity and place alone]",
 )
 @click.option(
     "--head",
@@ -82,44 +74,13 @@ from homolog.config import ConfigError
     show_default=True,
     help="Leave strokes out in turn and say how well they are told.",
 )
-@click.option(
-    "--features",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where feature maps are kept and found again.  [default: the user's cache]",
-)
-@click.option(
-    "--backbone",
-    default=None,
-    metavar="NAME",
-    help="Network of a weight file that does not say it.",
-)
-@click.option(
-    "--strides",
-    default=None,
-    metavar="S,S...",
-    help="Join the feature maps of these strides, e.g. 2,8.  [default: the model's]",
-)
-@click.option(
-    "--window",
-    default=None,
-    metavar="Z,Y,X",
-    help="Window in voxels.  [default: a third larger than in training]",
-)
-@click.option(
-    "--overlap",
-    type=click.FloatRange(0, 0.9),
-    default=0.5,
-    show_default=True,
-    help="Shared part of neighbouring windows.",
-)
+@features_option
+@dense_options("  [default: none, intensity and place alone]")
 @common
 def command(
     scan: Path,
     labels: Path,
     also: tuple[str, ...],
-    encoder: Path | None,
     head: str,
     no_position: bool,
     outside_body: bool,
@@ -129,10 +90,7 @@ def command(
     predict: Path | None,
     score: bool,
     features: Path | None,
-    backbone: str | None,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
+    dense: Dense,
     seed: int,
     device: str,
     as_json: bool,
@@ -153,17 +111,17 @@ def command(
     config: dict[str, Any] = {
         "scans": [str(a) for a, _ in pairs],
         "labels": [str(b) for _, b in pairs],
-        "encoder": None if encoder is None else str(existing(encoder)),
+        "encoder": None if dense.encoder is None else str(existing(dense.encoder)),
         "out": str(out),
         "predict": None if predict is None else str(predict),
         "features": None if features is None else str(features),
         "names": _names(names),
         "background": background,
         "score": score,
-        "backbone": backbone,
-        "strides": whole_numbers(strides, "--strides") if strides else (),
-        "window": window_of(window),
-        "overlap": overlap,
+        "backbone": dense.backbone,
+        "strides": dense.strides,
+        "window": dense.window,
+        "overlap": dense.overlap,
         "device": device,
         "head": head,
         "position": not no_position,

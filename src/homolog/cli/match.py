@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, open_encoder, run
+from homolog.cli._dense import Dense, dense_options, existing, features_option, run
 from homolog.cli._options import common, show
 
 
@@ -65,7 +65,7 @@ from homolog.cli._options import common, show
     "--least-margin",
     type=click.FloatRange(0, 2),
     default=None,
-    help="Refuse matches that stand out less from the second best.  [default: 0.01]",
+    help="Refuse matches that stand out less from the second best.  [default: 0.02]",
 )
 @click.option(
     "--cycle-mm",
@@ -88,14 +88,8 @@ from homolog.cli._options import common, show
 @click.option(
     "--exhaustive", is_flag=True, help="Compare with every place; slow, misses nothing."
 )
-@click.option(
-    "--features",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where feature maps are kept and found again.  [default: the user's cache]",
-)
-@dense_options
+@features_option
+@dense_options()
 @common
 def command(
     scan: Path,
@@ -107,11 +101,7 @@ def command(
     anywhere: bool,
     exhaustive: bool,
     features: Path | None,
-    encoder: Path,
-    backbone: str | None,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
+    dense: Dense,
     seed: int,
     device: str,
     as_json: bool,
@@ -139,13 +129,13 @@ def command(
     rules = from_dict(LandmarksConfig, chosen, where="match")
     kind = {"voxel": "voxel", None: None}.get(coordinates, str(coordinates).upper())
     wanted = points_of(existing(scan), existing(points), kind)
-    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
+    encoder = dense.open(device)
     if other is not None:
         existing(other)
-        job = match_pair(scan, other, wanted, dense, rules, out, features, seed)
+        job = match_pair(scan, other, wanted, encoder, rules, out, features, seed)
     else:
         assert store is not None
-        job = match_store(scan, store, wanted, dense, rules, out, features, seed)
+        job = match_store(scan, store, wanted, encoder, rules, out, features, seed)
     result = run(job)
     if result.pop("stopped"):
         raise KeyboardInterrupt

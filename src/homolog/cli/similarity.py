@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._dense import dense_options, existing, features_of, open_encoder, run
+from homolog.cli._dense import (
+    Dense,
+    dense_options,
+    existing,
+    features_of,
+    features_option,
+    run,
+)
 from homolog.cli._options import common, show, triple
 
 if TYPE_CHECKING:
@@ -41,14 +48,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Similarity map on the searched scan's own grid (.nii.gz, .nii, .nrrd, .mha).",
 )
-@click.option(
-    "--features",
-    default=None,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Where feature maps are kept and found again.  [default: the user's cache]",
-)
-@dense_options
+@features_option
+@dense_options()
 @common
 def command(
     scan: Path,
@@ -57,11 +58,7 @@ def command(
     other: Path | None,
     out: Path,
     features: Path | None,
-    encoder: Path,
-    backbone: str | None,
-    strides: str | None,
-    window: str | None,
-    overlap: float,
+    dense: Dense,
     seed: int,
     device: str,
     as_json: bool,
@@ -78,9 +75,9 @@ def command(
     source = read_scan(existing(scan))
     target = source if other is None else read_scan(existing(other))
     mm = point_in_scan(source, scan, place, voxel=voxel)
-    dense = open_encoder(encoder, strides, window, overlap, device, backbone)
+    encoder = dense.open(device)
     paths = (scan, scan if other is None else other)
-    result = run(_similarity((source, target), paths, mm, dense, out, features))
+    result = run(_similarity((source, target), paths, mm, encoder, out, features))
     match = result["match"]
     lines = [
         f"best match at z, y, x = {_numbers(match['mm'])} mm "
