@@ -11,6 +11,7 @@ from torch import Tensor
 
 from homolog.losses.cross_correlation import cross_correlation, redundancy
 from homolog.losses.sinkhorn import balanced_codes
+from homolog.nn.clustering import Clustering
 from homolog.nn.queue import FeatureQueue
 
 
@@ -41,6 +42,22 @@ def correlated(rank: int | None) -> tuple[Tensor, Tensor]:
     return loss.detach(), weight.grad
 
 
+def clustered(rank: int | None) -> tuple[Tensor, Clustering]:
+    """Loss of a second step, when the queue is full; own rows or all."""
+    torch.manual_seed(3)
+    made = Clustering(4, 3, queue_length=8)
+    for step in range(2):
+        views = []
+        for k in range(3):
+            generator = torch.Generator().manual_seed(10 * step + k)
+            rows = torch.randn(8, 4, generator=generator)
+            rows = torch.nn.functional.normalize(rows, dim=1)
+            views.append(rows if rank is None else rows.chunk(2)[rank])
+        loss = made(views)
+        made.after_step()
+    return loss.detach(), made
+
+
 def half(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -50,8 +67,11 @@ def half(rank: int, folder: str) -> None:
     queue = FeatureQueue(6, 4)
     queue.enqueue(keys)
     loss, gradient = correlated(rank)
+    swapped, clustering = clustered(rank)
     torch.save(
         {
+            "swapped": swapped,
+            "clustering": clustering.state_dict(),
             "loss": loss,
             "gradient": gradient,
             "codes": balanced_codes(scores, 0.05, 5),
@@ -81,3 +101,8 @@ def test_e_t11_two_processes_make_the_codes_the_queue_and_the_loss_of_one(
     # DDP averages what each process found
     mean = (parts[0]["gradient"] + parts[1]["gradient"]) / 2
     torch.testing.assert_close(mean, gradient)
+    swapped, clustering = clustered(None)
+    torch.testing.assert_close((parts[0]["swapped"] + parts[1]["swapped"]) / 2, swapped)
+    for part in parts:
+        for name, value in clustering.state_dict().items():
+            torch.testing.assert_close(part["clustering"][name], value)

@@ -11,7 +11,12 @@ from homolog.losses.precision import full_precision
 
 @torch.no_grad()
 @full_precision
-def balanced_codes(scores: Tensor, epsilon: float = 0.05, rounds: int = 3) -> Tensor:
+def balanced_codes(
+    scores: Tensor,
+    epsilon: float = 0.05,
+    rounds: int = 3,
+    real: Tensor | None = None,
+) -> Tensor:
     """Sinkhorn-Knopp codes of samples over prototypes, in the log domain.
 
     Under torch.distributed every rank passes its own samples and gets their codes; the
@@ -22,6 +27,8 @@ def balanced_codes(scores: Tensor, epsilon: float = 0.05, rounds: int = 3) -> Te
         epsilon: Entropy regularisation; small is sharp.
         rounds: Row and column scalings. The samples' codes are exact after any number,
             the prototypes' shares only in the limit.
+        real: (B,) bool, samples that count; the others (a queue that is not full) get
+            codes too but take no share. All where None; at least one on every process.
 
     Returns:
         Codes (B, K), each row sums to 1, columns to about B / K; no gradient.
@@ -38,7 +45,8 @@ def balanced_codes(scores: Tensor, epsilon: float = 0.05, rounds: int = 3) -> Te
         )
     logs = scores / epsilon  # (B, K)
     for _ in range(rounds):
-        logs = logs - _logsumexp_of_samples(logs)
+        counted = logs if real is None else logs.masked_fill(~real[:, None], -torch.inf)
+        logs = logs - _logsumexp_of_samples(counted)
         logs = logs - torch.logsumexp(logs, dim=1, keepdim=True)
     return logs.exp()
 
