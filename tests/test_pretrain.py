@@ -406,6 +406,28 @@ def test_a_recipe_file_is_read_and_overridden(
         resolve("mae", [phantom_store.path], recipe=str(path))
 
 
+def test_a_2d_network_is_given_slices_turned_within_their_plane(
+    phantom_store: Store,
+) -> None:
+    def resolved(**settings: Any) -> dict[str, Any]:
+        return resolve(
+            "swav", [phantom_store.path], recipe="cpu", backbone="resnet2d",
+            device="cpu", settings=settings,
+        )  # fmt: skip
+
+    config = resolved()
+    own = config["method_config"]
+    assert own["small_size"] == [1, 64, 64]
+    assert own["size"][0] == 1
+    assert own["rotate_deg"][1:] == [0.0, 0.0] != own["rotate_deg"][:2]
+    assert any("2D and sees slices" in note for note in config["notes"])
+    asked = resolved(method={"size": [1, 32, 32], "small_size": [1, 16, 16]})
+    assert asked["method_config"]["size"] == [1, 32, 32]
+    assert not any("slices" in note for note in asked["notes"])
+    with pytest.raises(ConfigError, match="one slice"):
+        resolved(method={"size": [8, 32, 32]})
+
+
 def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> None:
     config = resolve(
         "mae", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",

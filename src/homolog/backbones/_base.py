@@ -80,6 +80,11 @@ class Backbone(nn.Module, ABC):
 
     def check_size(self, size: Index) -> None:
         """Raise ValueError naming the nearest legal size when ``size`` does not fit."""
+        if self.spatial_dims == 2 and size[0] != 1:
+            raise ValueError(
+                f"{type(self).__name__} is 2D and needs one slice, sizes (1, y, x), "
+                f"got {tuple(size)}."
+            )
         if any(n % m for n, m in zip(size, self.size_divisor, strict=True)):
             legal = tuple(
                 max(m, round(n / m) * m)

@@ -122,7 +122,7 @@ def resolve(
             **others,
         },
     )
-    config = _completed(config, opened)
+    config = _as_slices(_completed(config, opened), overrides.get("method", {}))
     if name != "paper" and "size" not in overrides.get("method", {}):
         config = _fitted(config, opened)
     built = build_method(config)  # refuses illegal sizes now, not in the worker
@@ -264,6 +264,31 @@ def _feed_threads(device: str) -> int:
     if choose_device(device).type == "cpu":
         return 1
     return max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+def _as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
+    """Crops of a 2D network: one slice, twice as wide, turned within its plane.
+
+    Tilted slices would leave an X-ray, which has no depth.
+    """
+    if BACKBONES.get(config.backbone["name"]).spatial_dims != 2:
+        return config
+    made: dict[str, Any] = {}
+    for key, value in config.method_config.items():
+        if not (isinstance(value, list) and len(value) == 3) or key in given:
+            continue
+        z, y, x = value
+        if key.endswith("size") and z != 1:
+            made[key] = [1, 2 * y, 2 * x]
+        elif key == "rotate_deg":
+            made[key] = [z, 0.0, 0.0]
+    sizes = [f"{k} {_spoken(v)}" for k, v in made.items() if k.endswith("size")]
+    note = f"{config.backbone['name']} is 2D and sees slices: {', '.join(sizes)}."
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, **made},
+        notes=(*config.notes, note) if sizes else config.notes,
+    )
 
 
 def _fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
