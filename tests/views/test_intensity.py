@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.intensity import CHANGES, Draws, change_intensity, draw_intensity
 from homolog.views.random import generator, normal_noise
 from homolog.views.view import Intensity
@@ -24,7 +25,9 @@ STRENGTH = {
     "blur": 1.0,
     "noise": 0.1,
     "curve": 0.8,
+    "bands": 1.0,
 }
+REFERENCE = BandReference((0.7, 2.0), (0.3, 0.5, 1.0), (0.1, 0.2, 0.1))
 
 
 def _draws(rows: list[dict[str, float]]) -> Draws:
@@ -42,7 +45,7 @@ def _image(n: int = 1, shape: tuple = (6, 8, 10)) -> tuple[Tensor, Tensor]:
 
 def _change(image: Tensor, valid: Tensor, rows: list[dict[str, float]]) -> Tensor:
     outside = torch.full(image.shape[:2], OUTSIDE)
-    return change_intensity(image.clone(), valid, _draws(rows), outside)
+    return change_intensity(image.clone(), valid, _draws(rows), outside, REFERENCE)
 
 
 def test_values_change_as_told() -> None:
@@ -126,11 +129,15 @@ def test_a_view_outside_the_scan_stays_finite() -> None:
 def test_a_view_is_changed_as_if_alone(name: str) -> None:
     image, valid = _image(3)
     draws = _draws([{}, {name: STRENGTH[name]}, {}])
-    together = change_intensity(image.clone(), valid, draws, torch.zeros(3, 1))
+    together = change_intensity(
+        image.clone(), valid, draws, torch.zeros(3, 1), REFERENCE
+    )
     assert torch.equal(together[0], image[0])
     assert torch.equal(together[2], image[2])
     own = Draws(draws.on[1:2], draws.value[1:2], draws.key[1:2])
-    alone = change_intensity(image[1:2].clone(), valid[1:2], own, torch.zeros(1, 1))
+    alone = change_intensity(
+        image[1:2].clone(), valid[1:2], own, torch.zeros(1, 1), REFERENCE
+    )
     torch.testing.assert_close(together[1:2], alone)
     assert not torch.equal(alone, image[1:2])
 
@@ -171,3 +178,27 @@ def test_a_curve_maps_equal_values_to_equal_values_within_the_range() -> None:
         torch.testing.assert_close(same, same[:1].expand_as(same))
     assert not torch.allclose(curved, image)
     torch.testing.assert_close(_change(image, valid, [{"curve": 0.0}]), image)
+
+
+def test_bands_keep_the_range_and_follow_the_reference() -> None:
+    image, valid = _image(2, (1, 40, 40))
+    keys = np.array([3, 3])
+    draws = Draws(
+        _draws([{"bands": 1.0}] * 2).on, np.ones((2, len(CHANGES)), "f4"), keys
+    )
+    fine, coarse = (
+        BandReference((0.7, 2.0), mean, (0.0, 0.0, 0.0))
+        for mean in ((3.0, 0.5, 0.5), (0.1, 0.5, 3.0))
+    )
+    found = [
+        change_intensity(image.clone(), valid, draws, torch.zeros(2, 1), reference)
+        for reference in (fine, coarse)
+    ]
+    energies = [band_energies(split_bands(f, (0.7, 2.0)))[:, :, 0] for f in found]
+    for view in range(2):
+        assert found[0][view].min() == pytest.approx(float(image[view].min()), abs=1e-4)
+        assert found[0][view].max() == pytest.approx(float(image[view].max()), abs=1e-4)
+        share = [e[0, view] / e[2, view] for e in energies]
+        assert share[0] > 3 * share[1]
+    with pytest.raises(ValueError, match="reference images"):
+        change_intensity(image, valid, draws, torch.zeros(2, 1))

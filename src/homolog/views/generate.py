@@ -147,8 +147,9 @@ def generate(
     )
     valid = grid.valid.reshape(batch * count, *spec.size)
     values = change_intensity(
-        values, valid, draw.intensity, outside.repeat_interleave(count, 0)
-    )
+        values, valid, draw.intensity, outside.repeat_interleave(count, 0),
+        spec.intensity.bands_reference,
+    )  # fmt: skip
 
     def nearest(stored: Tensor | None, outside: float) -> Tensor | None:
         if stored is None:
@@ -184,7 +185,7 @@ def recoloured(spec: ViewSpec, draw: GroupDraw, shown: View, outside: Tensor) ->
     count = shown.image.shape[1]
     values = change_intensity(
         shown.flat().clone(), shown.valid.flatten(0, 1), draw.intensity,
-        outside.repeat_interleave(count, 0),
+        outside.repeat_interleave(count, 0), spec.intensity.bands_reference,
     )  # fmt: skip
     return dataclasses.replace(
         shown,

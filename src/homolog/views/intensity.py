@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homolog.views.energy_bands import BandReference, drawn_energies, with_energies
 from homolog.views.random import normal_noise
 from homolog.views.view import Intensity
 
 # In this order: how tissue looks, then how the scanner saw it.
-CHANGES = (
-    "gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise", "curve",
-)  # fmt: skip
-# Those of another modality come first, whatever column they have.
-_ORDER = ("curve", *(name for name in CHANGES if name != "curve"))
+_EARLY = ("gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise")
+# They came later and are drawn after the key, one by one: what was drawn stays.
+_LATE = ("curve", "bands")
+CHANGES = (*_EARLY, *_LATE)
+# Those of another modality or scanner come first, whatever column they have.
+_ORDER = ("curve", "bands", *_EARLY)
 _KNOTS = 6
 _FIELDS = {"blur": "blur_voxels", "noise": "noise_std"}
 
@@ -32,8 +35,8 @@ class Draws:
     """What to do to each of N views; columns follow CHANGES.
 
     Attributes:
-        on: (N, 8) bool, whether the change happens.
-        value: (N, 8) float32, its strength.
+        on: (N, 9) bool, whether the change happens.
+        value: (N, 9) float32, its strength.
         key: (N,) int64, stream of the noise.
     """
 
@@ -53,15 +56,11 @@ class Draws:
 
 def draw_intensity(rng: np.random.Generator, intensity: Intensity) -> Draws:
     """Draw the changes of one view; every number is drawn whether used or not."""
-    first, last = CHANGES[:-1], CHANGES[-1:]  # the last came later: drawn after the key
-    on, value = _drawn(rng, intensity, first)
+    parts = [_drawn(rng, intensity, _EARLY)]
     key = rng.integers(0, 2**62, size=1)
-    late_on, late_value = _drawn(rng, intensity, last)
-    return Draws(
-        np.concatenate([on, late_on])[None],
-        np.concatenate([value, late_value])[None].astype(np.float32),
-        key,
-    )
+    parts += [_drawn(rng, intensity, (name,)) for name in _LATE]
+    on, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Draws(on[None], value[None].astype(np.float32), key)
 
 
 def _drawn(
@@ -75,7 +74,11 @@ def _drawn(
 
 
 def change_intensity(
-    image: Tensor, valid: Tensor, draws: Draws, outside: Tensor
+    image: Tensor,
+    valid: Tensor,
+    draws: Draws,
+    outside: Tensor,
+    reference: BandReference | None = None,
 ) -> Tensor:
     """Apply drawn changes.
 
@@ -84,10 +87,12 @@ def change_intensity(
         valid: (N, D, H, W) bool; only valid voxels count and change.
         draws: Of the N views.
         outside: (N, C) value that invalid voxels keep.
+        reference: Energies for the change ``bands``.
 
     Returns:
         (N, C, D, H, W) float32.
     """
+    apply = _APPLY | {"bands": partial(_bands, reference)}
     if not draws.on.any():
         return image
     mask = valid[:, None]
@@ -100,10 +105,10 @@ def change_intensity(
             strength = _up(draws.value[rows, column], image)
             keys = _up(draws.key[rows], image)
             if len(rows) == len(image):
-                image = _APPLY[name](image, mask, strength, keys)
+                image = apply[name](image, mask, strength, keys)
             else:
                 index = _up(rows, image)
-                part = _APPLY[name](image[index], mask[index], strength, keys)
+                part = apply[name](image[index], mask[index], strength, keys)
                 image = image.index_copy_(0, index, part)
         return torch.where(mask, image, outside[:, :, None, None, None])
 
@@ -163,6 +168,23 @@ def _curve(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tenso
     drawn = before + (after - before) * (place - left)
     share = _wide(strength)
     return ((1 - share) * place / (_KNOTS - 1) + share * drawn) * span + low
+
+
+def _bands(
+    reference: BandReference | None,
+    image: Tensor,
+    mask: Tensor,
+    strength: Tensor,
+    keys: Tensor,
+) -> Tensor:
+    """Energies near the reference's, then back to the range of values it had."""
+    if reference is None:
+        raise ValueError("the change 'bands' needs energies of reference images.")
+    wanted = drawn_energies(reference, keys)
+    changed = with_energies(image, reference.sigmas, wanted, mask)
+    (low, high), (own_low, own_high) = _range(image, mask), _range(changed, mask)
+    share = (changed - own_low) / (own_high - own_low).clamp_min(1e-6)
+    return torch.lerp(image, share * (high - low) + low, _wide(strength))
 
 
 def _noise(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:

@@ -28,6 +28,12 @@ def check_specs(specs: Mapping[str, ViewSpec]) -> None:
             raise ValueError(
                 f"view group {name!r} needs 0 < scale low <= high, got {spec.scale}."
             )
+        changes = spec.intensity
+        if changes.bands_probability > 0 and changes.bands_reference is None:
+            raise ValueError(
+                f"view group {name!r} is to change energy bands, but has no energies "
+                "of reference images (Intensity.bands_reference)."
+            )
         earlier = list(specs)[:position]
         if isinstance(spec.place, Within) and spec.place.group not in earlier:
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from homolog.geometry import correspondence
 from homolog.geometry.affine import Index
+from homolog.views.energy_bands import BandReference
 
 Range: TypeAlias = tuple[float, float]
 
@@ -92,6 +93,9 @@ class Intensity:
         low_resolution: Zoom factor (0..1] down and up again.
         curve: Strength, 0..1, of a random curve from grey values to grey values that
             may rise and fall: as if another modality had been used.
+        bands: Strength, 0..1, of setting the energy of each frequency band to that of
+            ``bands_reference``: as if another scanner had been used.
+        bands_reference: Energies of reference images, needed for ``bands``.
     """
 
     shift: Range = (-0.1, 0.1)
@@ -110,6 +114,9 @@ class Intensity:
     low_resolution_probability: float = 0.0
     curve: Range = (0.3, 1.0)
     curve_probability: float = 0.0
+    bands: Range = (1.0, 1.0)
+    bands_probability: float = 0.0
+    bands_reference: BandReference | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""Energy bands: an image as sums of what its scales show, each made stronger or weaker.
+
+Scanners and their software differ in how much they sharpen; the energy of each band of
+frequencies tells. Setting the energies to those of other images is a change of scanner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from homolog.geometry.affine import Triple
+from homolog.views.random import normal_noise
+
+# Philipsen's Gaussians, in pixels of an image this wide.
+PHILIPSEN_SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)
+PHILIPSEN_WIDTH = 2048
+_LEAST_SIGMA = 0.5
+# Bands without energy would be amplified from rounding errors.
+_GAIN = (0.1, 10.0)
+_LEAST_SHARE = 0.05
+_TRUNCATE = 4.0
+# Another stream than those of noise and curve.
+_STREAM = 0x0B5297A4D1
+
+
+@dataclass(frozen=True)
+class BandReference:
+    """Energies that images are given, as found in a set of reference images.
+
+    Attributes:
+        sigmas: Widths of the Gaussians, fine to coarse, voxels of the view (one number
+            each: the same along all axes).
+        mean: Mean energy of each band, fine to coarse, the low-pass band last; as many
+            as ``sigmas`` and one more.
+        std: Standard deviation of each over the reference images.
+    """
+
+    sigmas: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        bands = len(self.sigmas) + 1
+        if len(self.mean) != bands or len(self.std) != bands or bands < 2:
+            raise ValueError(
+                f"{len(self.sigmas)} Gaussians make {bands} bands, got "
+                f"{len(self.mean)} means and {len(self.std)} standard deviations."
+            )
+
+
+def chest_reference(width: int, spread: float = 0.5) -> BandReference:
+    """Energies of chest X-rays relative to their low-pass band.
+
+    Args:
+        width: Of the images, in pixels.
+        spread: Standard deviation of each, as a share of it.
+
+    Source: Philipsen et al., IEEE TMI 2015, coefficients of the central 70 % as in
+    OpenCXR; methods reference H 3.2.
+    """
+    mean = (0.0357, 0.0452, 0.0634, 0.0947, 0.1505, 1.0)
+    scale = width / PHILIPSEN_WIDTH
+    sigmas = tuple(max(_LEAST_SIGMA, s * scale) for s in PHILIPSEN_SIGMAS)
+    return BandReference(sigmas, mean, tuple(spread * m for m in mean))
+
+
+def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:
+    """Differences of a cascade of Gaussians, and what the last of them leaves.
+
+    Args:
+        image: (..., D, H, W).
+        sigmas: Of each Gaussian, fine to coarse, in voxels, one number or (z, y, x).
+
+    Returns:
+        (S + 1, ..., D, H, W), fine to coarse; their sum is the image. The borders are
+        mirrored; axes of one voxel stay as they are.
+
+    Source: Philipsen et al., IEEE TMI 2015; Hundred Million, section III-B.
+    """
+    bands, smooth = [], image
+    for sigma in sigmas:
+        z, y, x = sigma if isinstance(sigma, tuple) else (sigma, sigma, sigma)
+        blurred = smooth
+        for axis, width in ((-3, z), (-2, y), (-1, x)):
+            if image.shape[axis] > 1 and width > 0:
+                kernel = _mirrored_gaussian(image.shape[axis], width).to(image)
+                blurred = torch.movedim(
+                    torch.movedim(blurred, axis, -1) @ kernel.mT, -1, axis
+                )
+        bands.append(smooth - blurred)
+        smooth = blurred
+    return torch.stack([*bands, smooth])
+
+
+def band_energies(bands: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Standard deviation of each band over space.
+
+    Args:
+        bands: (S + 1, ..., D, H, W).
+        mask: (..., D, H, W) bool, voxels that count; all where None.
+
+    Returns:
+        (S + 1, ...).
+    """
+    if mask is None:
+        return bands.flatten(-3).std(-1, correction=0)
+    real = mask.to(bands.dtype).expand(bands.shape[1:])
+    count = real.flatten(-3).sum(-1).clamp_min(1)
+    mean = (bands * real).flatten(-3).sum(-1) / count
+    apart = (bands - mean[..., None, None, None]) * real
+    return (apart.square().flatten(-3).sum(-1) / count).sqrt()
+
+
+def with_energies(
+    image: Tensor,
+    sigmas: Sequence[float | Triple],
+    wanted: Tensor,
+    mask: Tensor | None = None,
+    *,
+    literal: bool = False,
+) -> Tensor:
+    """An image whose bands are scaled to the energies wanted, in one pass.
+
+    Bands leak into each other, so the energies are reached only by repeating it.
+
+    Args:
+        image: (N, C, D, H, W).
+        sigmas: See ``split_bands``.
+        wanted: (N, S + 1) energies, in units of the image.
+        mask: (N, 1, D, H, W) bool, voxels whose energy counts.
+        literal: The low-pass band is scaled with its mean, as printed; else about it.
+
+    Returns:
+        (N, C, D, H, W); a band without energy is left as it is.
+
+    Source: Hundred Million, Eq. 8.
+    Differs from the paper: gains are kept within 0.1 and 10; see ``literal``.
+    """
+    bands = split_bands(image, sigmas)
+    energies = band_energies(bands, mask)
+    given = wanted.mT[:, :, None].to(energies)
+    gain = given / energies.clamp_min(1e-12)
+    gain = torch.where(energies > 1e-6, gain.clamp(*_GAIN), torch.ones_like(gain))
+    gain = gain[..., None, None, None]
+    if literal:
+        return (bands * gain).sum(0)
+    low = bands[-1]
+    if mask is None:
+        centre = low.mean((-3, -2, -1), keepdim=True)
+    else:
+        count = mask.sum((-3, -2, -1), keepdim=True).clamp_min(1)
+        centre = (low * mask).sum((-3, -2, -1), keepdim=True) / count
+    return (bands[:-1] * gain[:-1]).sum(0) + (low - centre) * gain[-1] + centre
+
+
+def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
+    """Energies (N, S + 1) near those of the reference, one row per key (N,).
+
+    Each is drawn by itself from a normal distribution, cut off one standard deviation
+    from the mean, and is at least a twentieth of the mean.
+
+    Source: Hundred Million, section III-B; methods reference H 3.3.
+    """
+    mean = torch.tensor(reference.mean, device=keys.device)
+    std = torch.tensor(reference.std, device=keys.device)
+    normal = normal_noise(keys ^ _STREAM, len(mean))
+    uniform = 0.5 * (1 + torch.erf(normal / math.sqrt(2)))
+    low = 0.5 * (1 + math.erf(-1 / math.sqrt(2)))
+    share = low + uniform * (1 - 2 * low)
+    cut = math.sqrt(2) * torch.erfinv(2 * share - 1)
+    return torch.maximum(mean + std * cut.clamp(-1, 1), _LEAST_SHARE * mean)
+
+
+def _mirrored_gaussian(count: int, sigma: float) -> Tensor:
+    """(count, count) float64 matrix of a Gaussian with mirrored borders; rows sum to 1.
+
+    The voxel at the border is repeated by the mirror (scipy's ``reflect``).
+    """
+    reach = math.ceil(_TRUNCATE * sigma)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    weights /= weights.sum()
+    places = torch.arange(count)[:, None] + offsets
+    places = places % (2 * count)
+    places = torch.where(places >= count, 2 * count - 1 - places, places)
+    matrix = torch.zeros(count, count, dtype=torch.float64)
+    return matrix.scatter_add_(1, places, weights.expand(count, -1).contiguous())
