@@ -23,7 +23,7 @@ from homolog.data.pairs import Pairing
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
-from homolog.feed.order import CaseOrder
+from homolog.feed.order import CaseOrder, TurnOrder
 from homolog.feed.reading import read_blocks
 from homolog.geometry.affine import Array
 from homolog.views.blocks import Share, share_blocks
@@ -80,6 +80,8 @@ class Feed:
         threads: int = 1,
         partners: Pairing | None = None,
         store_power: float = 1.0,
+        turns: Sequence[int] | None = None,
+        targets: Sequence[int] | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -106,7 +108,13 @@ class Feed:
         labelled = [case.card.has_label for case in self.cases]
         parts = [*dict.fromkeys(zip(stores, labelled, strict=True))]
         order = [parts.index(part) for part in zip(stores, labelled, strict=True)]
-        self._order = CaseOrder(order, seed, store_power)
+        self.turns, self.targets = turns, targets
+        self._order: CaseOrder | TurnOrder = (
+            CaseOrder(order, seed, store_power)
+            if turns is None
+            else TurnOrder(turns, seed)
+        )
+        self._target = None if targets is None else torch.tensor(targets)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()
 
@@ -199,6 +207,9 @@ class Feed:
                     made[name] = generate(
                         spec, draw, normalised, levels.low, case, spaces[case]
                     )
+                    if self._target is not None:
+                        target = self._target.to(device, non_blocking=True)[case]
+                        made[name] = dataclasses.replace(made[name], target=target)
         return Views({name: made[name] for name in self.specs})
 
     def with_batch_size(self, batch_size: int) -> Feed:
@@ -214,6 +225,8 @@ class Feed:
             threads=self.threads,
             partners=self.partners,
             store_power=self.store_power,
+            turns=self.turns,
+            targets=self.targets,
         )
 
     def case_of(self, sample: int) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
 from homolog.views.view import Views, ViewSpec
+
+if TYPE_CHECKING:
+    from homolog.feed import CaseRef
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,29 @@ class Method(nn.Module, ABC):
             classes: Store -> number of classes labelled in it; 0 without labels.
         """
         return []
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+    ) -> dict[str, Any]:
+        """Settings that follow from the data: asked once, then kept with the run.
+
+        Args:
+            settings: The complete ones; what the user set stays.
+            cases: What is learnt from.
+        """
+        return dict(settings)
+
+    def turns(self) -> Sequence[str]:
+        """Modalities that take turns in every batch, in this order; empty: none do.
+
+        A batch is then a multiple of their number.
+        """
+        return ()
+
+    def classes(self) -> Sequence[str]:
+        """Classes of whole scans it learns from, in the order of ``View.target``."""
+        return ()
 
     @abstractmethod
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:

@@ -88,6 +88,49 @@ class SwAVConfig:
     )
 
 
+def default_prototypes(queue_length: int) -> int:
+    """Clusters that so many features can tell apart."""
+    return min(max(queue_length // 4, _LEAST), _MOST)
+
+
+def clustering_of(config: SwAVConfig, prototypes: int) -> Clustering:
+    """Prototypes and queues as the settings say."""
+    return Clustering(
+        config.dim,
+        prototypes,
+        queue_length=config.queue_length,
+        temperature=config.temperature,
+        epsilon=config.epsilon,
+        rounds=config.rounds,
+        hard=config.hard,
+    )
+
+
+def multi_crop(config: SwAVConfig, intensity: Intensity) -> dict[str, ViewSpec]:
+    """Two large crops, and small ones within the first of them or anywhere."""
+    far = config.place == "scan"
+    large = ViewSpec(
+        size=config.size,
+        count=2,
+        place=Elsewhere() if far else Anchor(),
+        translate=(0.0, 0.0, 0.0) if far else (0.25, 0.25, 0.25),
+        rotate_deg=config.rotate_deg,
+        scale=config.scale,
+        flip=config.flip,
+        intensity=intensity,
+    )
+    if not config.small_count:
+        return {"large": large}
+    small = replace(
+        large,
+        size=config.small_size,
+        count=config.small_count,
+        place=Elsewhere() if far else Within("large"),
+        translate=(0.0, 0.0, 0.0),
+    )
+    return {"large": large, "small": small}
+
+
 class SwAV(Method):
     """Crops of one sample are to fall into the same cluster.
 
@@ -176,17 +219,8 @@ class SwAV(Method):
         self.projector = Projector(
             backbone.channels[-1], config.dim, hidden=config.hidden
         )
-        share = config.queue_length // 4
-        self.prototypes = config.prototypes or min(max(share, _LEAST), _MOST)
-        self.clustering = Clustering(
-            config.dim,
-            self.prototypes,
-            queue_length=config.queue_length,
-            temperature=config.temperature,
-            epsilon=config.epsilon,
-            rounds=config.rounds,
-            hard=config.hard,
-        )
+        self.prototypes = config.prototypes or default_prototypes(config.queue_length)
+        self.clustering = clustering_of(config, self.prototypes)
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
         """Too many clusters for the features that share them."""
@@ -199,34 +233,13 @@ class SwAV(Method):
         ]
 
     def views(self) -> dict[str, ViewSpec]:
-        """Large crops, and small ones within the first of them or anywhere."""
-        config = self.config
-        p = config.intensity_probability
+        """See ``multi_crop``."""
+        p = self.config.intensity_probability
         intensity = Intensity(
             shift_probability=p, scale_probability=p, gamma_probability=p,
             noise_probability=p, blur_probability=p / 2,
         )  # fmt: skip
-        far = config.place == "scan"
-        large = ViewSpec(
-            size=config.size,
-            count=2,
-            place=Elsewhere() if far else Anchor(),
-            translate=(0.0, 0.0, 0.0) if far else (0.25, 0.25, 0.25),
-            rotate_deg=config.rotate_deg,
-            scale=config.scale,
-            flip=config.flip,
-            intensity=intensity,
-        )
-        if not config.small_count:
-            return {"large": large}
-        small = replace(
-            large,
-            size=config.small_size,
-            count=config.small_count,
-            place=Elsewhere() if far else Within("large"),
-            translate=(0.0, 0.0, 0.0),
-        )
-        return {"large": large, "small": small}
+        return multi_crop(self.config, intensity)
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """``swapped``: the codes of the large crops, predicted from the others."""

@@ -69,6 +69,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         threads=max(1, settings.feed_threads),
         partners=partners,
         store_power=settings.store_power,
+        turns=_numbers(method.turns(), [c.card.modality for c in cases]),
+        targets=_numbers(method.classes(), [c.card.target for c in cases]),
     )
     training = train(
         method, feed, settings.training,
@@ -84,6 +86,12 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     if result.stopped:
         yield Stopped(result.steps)
     return summary
+
+
+def _numbers(names: Sequence[str], values: Sequence[str | None]) -> list[int] | None:
+    """Place of each value among the names, -1 where it is none; None without names."""
+    known = {name: number for number, name in enumerate(names)}
+    return [known.get(value or "", -1) for value in values] if names else None
 
 
 def _preview(

@@ -19,6 +19,7 @@ from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
+from homolog.feed import CaseRef
 from homolog.methods import METHODS
 from homolog.methods._base import Method
 from homolog.model_files import load_encoder
@@ -125,9 +126,11 @@ def resolve(
     config = _as_slices(_completed(config, opened), overrides.get("method", {}))
     if name != "paper" and "size" not in overrides.get("method", {}):
         config = _fitted(config, opened)
+    cases = chosen_cases(opened, config.without_splits)
+    config = _settled(config, cases)
     built = build_method(config)  # refuses illegal sizes now, not in the worker
-    find_partners(built, opened, chosen_cases(opened, config.without_splits), seed)
-    return to_dict(config)
+    find_partners(built, opened, cases, seed)
+    return to_dict(_whole_turns(config, len(built.turns())))
 
 
 def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,6 +291,31 @@ def _as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConf
         config,
         method_config={**config.method_config, **made},
         notes=(*config.notes, note) if sizes else config.notes,
+    )
+
+
+def _settled(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
+    """What the method reads off the data is kept with the run."""
+    cls = METHODS.get(config.method)
+    found = cls.settled(config.method_config, cases)
+    checked = to_dict(from_dict(cls.Config, found, where=config.method))
+    return dataclasses.replace(config, method_config=checked)
+
+
+def _whole_turns(config: PretrainConfig, turns: int) -> PretrainConfig:
+    """A batch that modalities share evenly."""
+    asked = config.training.batch_size
+    if turns < 2 or asked % turns == 0:
+        return config
+    size = -(-asked // turns) * turns
+    note = (
+        f"{turns} modalities share every batch, so it holds {size} samples instead of "
+        f"{asked}."
+    )
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, batch_size=size),
+        notes=(*config.notes, note),
     )
 
 

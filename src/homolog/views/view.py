@@ -187,6 +187,7 @@ class View:
         depth: (B, V, D, H, W) float32 or None: how many voxels of the store lie between
             a labelled voxel and its label's boundary; 0 on it and outside labels.
         label_space: (B,) int64 or None: scans of one number name their labels alike.
+        target: (B,) int64 or None: class of the whole scan; -1 where unknown.
     """
 
     image: Tensor
@@ -197,6 +198,7 @@ class View:
     displacement_mm: Tensor | None = None
     depth: Tensor | None = None
     label_space: Tensor | None = None
+    target: Tensor | None = None
 
     @property
     def size(self) -> Index:

@@ -1,0 +1,265 @@
+"""Hundred Million: clusters of each modality by themselves, and labels where known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones._base import Backbone
+from homolog.geometry.affine import Index
+from homolog.methods._base import Method
+from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
+from homolog.methods.swav import clustering_of, default_prototypes, multi_crop
+from homolog.nn.heads import Projector, pooled
+from homolog.views.energy_bands import BandReference, band_energies, split_bands
+from homolog.views.view import Intensity, Views, ViewSpec
+
+if TYPE_CHECKING:
+    from homolog.feed import CaseRef
+
+# Scans whose energies are measured.
+_MEASURED = 100
+
+
+class HundredMillion(Method):
+    """X-rays, CT, MR and PET in one network: crops of a sample share a cluster.
+
+    As SwAV, but every modality has prototypes, queue and code assignment of its own and
+    equally many samples in every batch, so that clusters are anatomy, not modality.
+    Scans with a class also teach by it. Crops are changed as if by another scanner:
+    the energies of their frequency bands are set near those of other scans.
+
+    ``usage`` is the entropy of the mean code in units of ln K, mean over modalities;
+    ``information``, with clusters in common, the share of what the modality is that the
+    cluster tells, over the last batches.
+
+    Source: Ghesu et al., "Contrastive self-supervised learning from 100 million medical
+    images with optional supervision", J. Medical Imaging 2022 (arXiv 2201.01283).
+    Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
+    references of energies are measured in the stores; masks and boxes do not supervise;
+    AdamW; queue and freeze are shares of the training; layer norm in the projector.
+    """
+
+    Config = HundredMillionConfig
+    title: ClassVar[str] = "Hundred Million: clusters per modality, hybrid supervision"
+    paper: ClassVar[str] = (
+        "Ghesu et al., Contrastive self-supervised learning from 100 million medical "
+        "images with optional supervision, J. Med. Imaging 2022, arXiv 2201.01283"
+    )
+    uses_labels: ClassVar[bool] = True
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+
+    config: HundredMillionConfig
+
+    def __init__(self, backbone: Backbone, config: HundredMillionConfig) -> None:
+        super().__init__(backbone, config)
+        self.size: Index = config.size
+        backbone.check_size(self.size)
+        if config.small_count:
+            backbone.check_size(config.small_size)
+        self.backbone = backbone
+        self.projector = Projector(
+            backbone.channels[-1], config.dim, hidden=config.hidden
+        )
+        self.groups = max(1, len(self.turns()))
+        apart = self.groups if config.clustering == "modality" else 1
+        self.prototypes = config.prototypes or default_prototypes(config.queue_length)
+        self.clusterings = nn.ModuleList(
+            clustering_of(config, self.prototypes) for _ in range(apart)
+        )
+        self.classifier: nn.Linear | None = None
+        if self.classes():
+            self.classifier = nn.Linear(backbone.channels[-1], len(self.classes()))
+        self._raw: dict[str, Tensor] = {}
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(self.groups, self.prototypes))
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+    ) -> dict[str, Any]:
+        """Modalities, classes and energies of bands, as the stores have them."""
+        found = dict(settings)
+        if not found["modalities"]:
+            found["modalities"] = sorted({case.card.modality for case in cases})
+        if not found["class_names"] and found["weight_classes"] > 0:
+            names = {case.card.target for case in cases} - {None}
+            found["class_names"] = sorted(str(n) for n in names)
+        if found["bands_probability"] > 0 and not found["bands_mean"]:
+            energies = _measured(cases, found["size"], found["bands_sigmas"])
+            found["bands_mean"] = energies.mean(0).tolist()
+            found["bands_std"] = energies.std(0, correction=0).tolist()
+        return found
+
+    def turns(self) -> Sequence[str]:
+        """Modalities, where there are several."""
+        names = self.config.modalities
+        return names if len(names) > 1 else ()
+
+    def classes(self) -> Sequence[str]:
+        """Classes of whole scans, where they count and there are two."""
+        names = self.config.class_names if self.config.weight_classes > 0 else ()
+        return names if len(names) > 1 else ()
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """Which modalities and classes it found."""
+        told = []
+        if self.turns():
+            told.append(
+                f"every batch holds equally many of {', '.join(self.turns())}; "
+                + ("each has clusters of its own."
+                   if len(self.clusterings) > 1 else "they share their clusters.")
+            )  # fmt: skip
+        if self.classes():
+            told.append(f"classes that teach: {', '.join(self.classes())}.")
+        return told
+
+    def views(self) -> dict[str, ViewSpec]:
+        """Two large crops and small ones."""
+        config = self.config
+        p = config.intensity_probability
+        reference = None
+        if config.bands_probability > 0 and config.bands_mean:
+            reference = BandReference(
+                config.bands_sigmas, config.bands_mean, config.bands_std
+            )
+        intensity = Intensity(
+            gamma=config.gamma, gamma_probability=p, scale=(0.9, 1.1),
+            scale_probability=p, shift=(-0.2, 0.2), shift_probability=p,
+            bands_probability=config.bands_probability if reference else 0.0,
+            bands_reference=reference,
+        )  # fmt: skip
+        return multi_crop(config, intensity)
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """``clusters``, mean over modalities, and ``classes`` of labelled scans."""
+        config = self.config
+        vectors = [self._vectors(views[name].image) for name in views]
+        features = [one for v in vectors for one in self.projector(v).unbind(1)]
+        self.watch("features", features[0])
+        apart = len(self.clusterings)
+        if len(features[0]) % self.groups:
+            raise ValueError(
+                f"a batch of {len(features[0])} samples cannot be shared by "
+                f"{self.groups} modalities."
+            )
+        terms = [
+            clustering(
+                [view[group::apart] for view in features],
+                frozen=progress < config.freeze,
+                queued=progress >= config.queue_start,
+            )
+            for group, clustering in enumerate(self.clusterings)
+        ]
+        self._count(features[0].detach())
+        found = {"clusters": config.weight_clusters * torch.stack(terms).mean()}
+        if self.classifier is not None:
+            target = views["large"].target
+            assert target is not None
+            found["classes"] = config.weight_classes * self._class_error(
+                vectors[0], target
+            )
+        return found
+
+    def _vectors(self, images: Tensor) -> Tensor:
+        """(B, V, C, D, H, W) -> (B, V, E), means of the deepest map."""
+        maps = self.backbone.maps(images.flatten(0, 1))
+        return pooled(maps[-1]).reshape(*images.shape[:2], -1)
+
+    def _class_error(self, vectors: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of the large crops of samples whose class is known."""
+        assert self.classifier is not None
+        scores = self.classifier(vectors).float()
+        known = target >= 0
+        error = nn.functional.cross_entropy(
+            scores.transpose(1, 2),
+            target[:, None].expand(-1, scores.shape[1]),
+            ignore_index=-1,
+            reduction="none",
+        ).mean(1)
+        labelled = known.sum()
+        right = (scores.mean(1).argmax(1) == target) & known
+        self._raw["class_accuracy"] = right.sum() / labelled.clamp_min(1)
+        divisor = len(target) if self.config.strict else labelled.clamp_min(1)
+        return error.sum() / divisor
+
+    @torch.no_grad()
+    def _count(self, features: Tensor) -> None:
+        """How often samples of each modality fall to each common prototype."""
+        if len(self.clusterings) > 1 or not self.training:
+            return
+        nearest = self.clusterings[0].scores(features).argmax(1)  # type: ignore[operator]
+        hits = nn.functional.one_hot(nearest, self.prototypes).float()
+        groups = hits.unflatten(0, (-1, self.groups)).mean(0)  # type: ignore[no-untyped-call]
+        self._raw["hits"] = groups
+
+    def after_step(self, progress: float) -> None:
+        """Fill the queues and the counts."""
+        for clustering in self.clusterings:
+            clustering.after_step()  # type: ignore[operator]
+        hits = self._raw.pop("hits", None)
+        if hits is not None:
+            self.seen.mul_(0.95).add_(hits)
+
+    def encoder(self) -> Backbone:
+        """The trained backbone; projector, prototypes and classifier are dropped."""
+        return self.backbone
+
+    @property
+    def trivial(self) -> dict[str, float]:
+        """Ln K and ln of the number of classes: every prediction uniform."""
+        found = {"clusters": math.log(self.prototypes)}
+        if self.classes():
+            found["classes"] = math.log(len(self.classes()))
+        return found
+
+    @torch.no_grad()
+    def monitors(self) -> dict[str, Tensor]:
+        """Spread of features, use of clusters, what clusters tell of modalities."""
+        usage = [c.usage() for c in self.clusterings]  # type: ignore[operator]
+        found = {**super().monitors(), "usage": torch.stack(usage).mean()}
+        if self.groups > 1 and len(self.clusterings) == 1:
+            found["information"] = shared_information(self.seen)
+        accuracy = self._raw.get("class_accuracy")
+        return found if accuracy is None else {**found, "class_accuracy": accuracy}
+
+
+def shared_information(counts: Tensor) -> Tensor:
+    """Mutual information of rows and columns in units of the rows' entropy, 0..1.
+
+    Args:
+        counts: (M, K), how often row m met column k.
+    """
+    joint = counts / counts.sum().clamp_min(1e-12)
+    rows, columns = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
+
+    def summed(p: Tensor, q: Tensor) -> Tensor:
+        return torch.where(p > 0, p * (p / q.clamp_min(1e-12)).log(), 0.0).sum()
+
+    entropy = -torch.where(rows > 0, rows * rows.clamp_min(1e-12).log(), 0.0).sum()
+    return summed(joint, rows * columns) / entropy.clamp_min(1e-12)
+
+
+def _measured(
+    cases: Sequence[CaseRef], size: Sequence[int], sigmas: Sequence[float]
+) -> Tensor:
+    """(N, S + 1) energies of the middle of up to 100 scans, normalised values."""
+    from homolog.feed.collate import levels_of
+
+    step = max(1, len(cases) // _MEASURED)
+    found = []
+    for case in cases[::step]:
+        shape = case.card.shape
+        start = [max(0, (n - s) // 2) for n, s in zip(shape, size, strict=True)]
+        key = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+        stored = torch.from_numpy(case.store.image(case.card.id)[(slice(0, 1), *key)])
+        levels = levels_of([case.card])
+        value = (stored.float() * levels.gain[0, 0] + levels.bias[0, 0]).clamp(
+            levels.low[0, 0], levels.high[0, 0]
+        )
+        found.append(band_energies(split_bands(value, tuple(sigmas)))[:, 0])
+    return torch.stack(found)
