@@ -13,7 +13,7 @@ from homolog.data.store import Store
 from homolog.data.volume import LabelMap, Volume, closest_canonical, reorder_axes
 from homolog.errors import JobError, UnusableInput
 from homolog.feed import Batch, CaseRef, Feed
-from homolog.feed.order import CaseOrder
+from homolog.feed.order import CaseOrder, TurnOrder
 from homolog.geometry.affine import Affine
 from homolog.geometry.correspondence import token_centres
 from homolog.views.view import Elsewhere, Intensity, View, ViewSpec, Whole, Within
@@ -459,3 +459,18 @@ def test_stores_share_the_samples_as_asked_and_show_every_case_in_turn() -> None
     assert seen != [CaseOrder(stores, 4, 0.0)[k] for k in range(len(seen))]
     plain = CaseOrder(stores, 3)
     assert sorted(plain[k] for k in range(20)) == list(range(20))
+
+
+def test_parts_take_turns_and_go_through_all_their_cases() -> None:
+    order = TurnOrder([0, 1, 0, 2, 1, 0, -1, 2], seed=5)
+    members = {0: [0, 2, 5], 1: [1, 4], 2: [3, 7]}
+    seen = [order[k] for k in range(3 * 24)]
+    for part, cases in members.items():
+        own = seen[part::3]
+        rounds = [own[k : k + len(cases)] for k in range(0, len(own), len(cases))]
+        assert all(sorted(r) == cases for r in rounds)
+        assert len({tuple(r) for r in rounds}) > 1
+    assert 6 not in seen
+    assert [order[k] for k in (70, 4)] == [seen[70], seen[4]]
+    with pytest.raises(ValueError, match="every part needs a case"):
+        TurnOrder([0, 2], seed=0)

@@ -70,7 +70,8 @@ def views_of(method: HundredMillion, cases: list[CaseRef], batch: int = 6) -> Vi
 
 def test_modalities_take_turns_and_classes_come_with_the_views() -> None:
     cases = corpus(targets={0: "ill", 1: "well", 4: "ill"})
-    method = method_of(cases)
+    assert method_of(corpus("XXXXC")).config.modalities == ("XR",)  # one CT: no turn
+    method = method_of(cases, modalities=["CT", "XR"])
     assert method.turns() == ("CT", "XR")
     assert method.classes() == ("ill", "well")
     views = views_of(method, cases)
@@ -115,7 +116,7 @@ def test_h_t7_one_modality_is_plain_clustering() -> None:
 
 
 def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
-    cases = corpus("XCXCXC")
+    cases = corpus("XC" * 4)
     method = method_of(cases)
     views = views_of(method, cases)
     first, second = method.clusterings
@@ -144,7 +145,7 @@ def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
 
 
 def test_h_t7_names_of_modalities_say_nothing() -> None:
-    cases = corpus("XCXCXC")
+    cases = corpus("XC" * 4)
     method = method_of(cases)
     views = views_of(method, cases)
     loss = method.losses(views, 0.5)["clusters"]
@@ -207,7 +208,7 @@ def test_strict_divides_by_the_whole_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    cases = corpus("XCXC")
+    cases = corpus("XC" * 4)
     method = method_of(cases)
     with pytest.raises(ValueError, match="5 samples cannot be shared by 2"):
         method.losses(views_of(method, cases, batch=5), 0.5)
@@ -225,7 +226,7 @@ def test_information_is_0_of_nothing_and_1_of_all() -> None:
 
 
 def test_clusters_in_common_are_counted_by_modality() -> None:
-    cases = corpus("XCXCXC")
+    cases = corpus("XC" * 4)
     method = method_of(cases, clustering="together")
     assert len(method.clusterings) == 1
     method.losses(views_of(method, cases), 0.5)

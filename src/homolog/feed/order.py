@@ -75,7 +75,7 @@ class TurnOrder:
     at the same places. Each part goes through its own cases in shuffles of its own.
 
     Args:
-        parts: Number of its part per case, 0, 1, ...; none may be missing.
+        parts: Number of its part per case, 0, 1, ..., none missing; -1: never seen.
         seed: Decides the order.
 
     Source: Hundred Million, section III-A.2, equal groups per modality.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,8 @@ from homolog.views.view import Intensity, Views, ViewSpec
 if TYPE_CHECKING:
     from homolog.feed import CaseRef
 
+# A modality of fewer scans gets no turn: one scan would fill a share of every batch.
+_COMMON = 4
 # Scans whose energies are measured.
 _MEASURED = 100
 
@@ -85,7 +88,9 @@ class HundredMillion(Method):
         """Modalities, classes and energies of bands, as the stores have them."""
         found = dict(settings)
         if not found["modalities"]:
-            found["modalities"] = sorted({case.card.modality for case in cases})
+            counts = Counter(case.card.modality for case in cases)
+            common = [name for name, n in counts.items() if n >= _COMMON]
+            found["modalities"] = sorted(common or counts)
         if not found["class_names"] and found["weight_classes"] > 0:
             names = {case.card.target for case in cases} - {None}
             found["class_names"] = sorted(str(n) for n in names)

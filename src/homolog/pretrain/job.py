@@ -156,6 +156,11 @@ def _opening(
     ]
     if note := padding_note(method.views(), cases):
         sentences.append(note)
+    if method.turns():
+        without = {kind: n for kind, n in kinds.items() if kind not in method.turns()}
+        if without:
+            told = ", ".join(f"{n} {kind}" for kind, n in without.items())
+            sentences.append(f"left out, for they are too few for a turn: {told}.")
     used = {id(case.store) for case in cases if case.card.label_values}
     sentences += method.remarks(
         {str(s.path): len(s.label_names) if id(s) in used else 0 for s in stores}
