@@ -103,7 +103,7 @@ def command(
     from homolog.errors import JobError
     from homolog.events import Finished
     from homolog.study.scoring import score_model
-    from homolog.tasks._evaluate import evaluate_folder, table_lines, write_tables
+    from homolog.tasks._evaluate import evaluate_folder, write_tables
 
     if (model is None) == (labels is None):
         raise click.UsageError("give either --model RUN or --labels DIR.")
@@ -122,7 +122,9 @@ def command(
         return 130
     csv_path, json_path = write_tables(result, out)
     result |= {"csv": str(csv_path), "json": str(json_path)}
-    show(result, as_json, [*table_lines(result), f"written to {csv_path}"])
+    lines = [*result.pop("lines"), f"written to {csv_path}"]
+    del result["columns"]
+    show(result, as_json, lines)
     return 0
 
 

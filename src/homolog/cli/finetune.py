@@ -91,7 +91,9 @@ def command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Learn TASK (segment) from the labelled cases of STORE...
+    """Learn TASK (segment, classify) from the labelled cases of STORE...
+
+    classify learns the class of whole scans, which a manifest names (column class).
 
     Several stores may annotate different classes: labels of one name are one class,
     and where a store does not annotate a class, nothing is learnt about it there.
@@ -102,6 +104,7 @@ def command(
     \b
     homolog finetune segment store --encoder runs/pre --out runs/seg --minutes 10
     homolog finetune segment store --encoder scratch --backbone swin --out runs/swin
+    homolog finetune classify xrays --encoder runs/pre --out runs/cls
     homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
         --set training.learning_rate=5e-4 --set freeze=0.2 --out runs/few
     """  # noqa: D301 - click reads the backspace

@@ -75,7 +75,8 @@ def command(
     """Label each SCAN (file, DICOM folder, or folder of scans) on its own grid.
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
-    NAME.nii.gz. A scan that cannot be predicted does not stop the others.
+    NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
+    writes one table, classes.csv.
     """
     from homolog.cli._follow import follow
     from homolog.errors import JobError
@@ -111,7 +112,14 @@ def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any
 
 
 def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
-    lines = [f"{len(result['predicted'])} scans labelled in {out}"]
+    found = result["predicted"]
+    lines = [f"{len(found)} scans labelled in {out}"]
+    if found and "class" in found[0]:
+        lines = [
+            f"{Path(f['scan']).name}: {f['class']} ({f['chances'][f['class']]:.0%})"
+            for f in found
+        ]
+        lines.append(f"written to {out / 'classes.csv'}")
     if result["failed"]:
         lines.append(f"{len(result['failed'])} could not be:")
         lines += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]

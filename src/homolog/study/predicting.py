@@ -30,8 +30,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         folder: Not used.
 
     Returns:
-        ``predicted`` (scan, labels, voxels and volumes_ml per label name), ``failed``
-        (scan, reason) and ``stopped``.
+        ``predicted`` (scan, labels, voxels and volumes_ml per label name; of a
+        classifier scan, class, chances), ``failed`` (scan, reason) and ``stopped``.
     """
     asked = taken(config, "predict", _DEFAULTS)
     labelling = label_scans(
@@ -46,7 +46,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     )
     result = yield from ending(labelling)
     for entry in result["predicted"]:
-        entry["labels"] = entry.pop("result")
+        if "result" in entry:
+            entry["labels"] = entry.pop("result")
     return result
 
 

@@ -187,6 +187,30 @@ class LearnedTask(Task):
         """Share of crops centred on a uniformly chosen label (0: anywhere)."""
         return 0.0
 
+    def targets(
+        self, cases: Sequence[CaseRef], spec: Mapping[str, Any]
+    ) -> list[int] | None:
+        """Class of each case for ``View.target``; None where scans have none."""
+        return None
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What an evaluation tells of the rows of ``score``; with ``cases``."""
+        from homolog.tasks._score import summarise
+
+        return summarise(rows)
+
+    def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
+        """Columns of the table that an evaluation writes, ``case`` first."""
+        from homolog.tasks._score import METRICS
+
+        return ("case", "label", "name", *METRICS)
+
+    def report(self, result: Mapping[str, Any]) -> list[str]:
+        """An evaluation's summary for people, in lines."""
+        from homolog.tasks._score import table_lines
+
+        return table_lines(result)
+
     @abstractmethod
     def validate(
         self,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from homolog.config import to_dict
+from homolog.data.points_io import write_text
 from homolog.data.scan_io import is_scan_path, read_labels
 from homolog.data.store import Store
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
 from homolog.tasks._base import LearnedTask, Trained
 from homolog.tasks._labelling import model_preprocessing
-from homolog.tasks._score import METRICS, score_labels, summarise
+from homolog.tasks._score import METRICS, score_labels, summarise, table_lines
 
 COLUMNS = ("case", "label", "name", *METRICS)
 # Endings that tell an image's file name from its label's.
@@ -44,8 +44,9 @@ def evaluate_store(
         options: Passed to the task's ``score``.
 
     Returns:
-        ``rows`` (one per case and label) and ``summarise``'s keys, ``seen`` (cases the
-        model learnt from or was chosen by) and ``stopped``.
+        ``rows`` (for a segmentation one per case and label) and the task's
+        ``summarise``'s keys, ``seen`` (cases the model learnt from or was chosen by),
+        ``stopped``, and for people and tables ``lines`` and ``columns``.
 
     Raises:
         UnusableInput: No labelled case, or a store prepared otherwise.
@@ -76,7 +77,10 @@ def evaluate_store(
         scores = yield from task.score(model, case, **options)
         rows += [{"case": case.card.id, **score} for score in scores]
     yield Progress("cases", len(cases), len(cases))
-    return {**summarise(rows), "rows": rows, "seen": seen, "stopped": stopped}
+    summary = task.summarise(rows)
+    result = {**summary, "rows": rows, "seen": seen, "stopped": stopped}
+    told = {"columns": list(task.columns(model.spec)), "lines": task.report(result)}
+    return {**result, **told}
 
 
 def evaluate_folder(
@@ -120,7 +124,8 @@ def evaluate_pairs(
         tolerance_mm: Of the NSD.
 
     Returns:
-        ``rows`` (one per case and label) and ``summarise``'s keys, and ``stopped``.
+        ``rows`` (one per case and label) and ``summarise``'s keys, ``stopped``,
+        ``lines`` and ``columns``.
 
     Raises:
         UnusableInput: Grids that differ.
@@ -152,7 +157,8 @@ def evaluate_pairs(
         )
         rows += [{"case": name, **score} for score in scores]
     yield Progress("cases", len(pairs), len(pairs))
-    return {**summarise(rows), "rows": rows, "stopped": stopped}
+    result = {**summarise(rows), "rows": rows, "stopped": stopped}
+    return {**result, "columns": list(COLUMNS), "lines": table_lines(result)}
 
 
 def pair_files(
@@ -198,33 +204,22 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """``metrics.csv`` (one row per case and label) and ``metrics.json`` (everything).
+    """``metrics.csv`` (the rows) and ``metrics.json`` (everything).
 
     Raises:
         JobError: They could not be written.
     """
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    text, columns = io.StringIO(), result["columns"]
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     for row in result["rows"]:
-        table.writerow({c: "" if row[c] is None else row[c] for c in COLUMNS})
+        table.writerow({c: "" if row[c] is None else row[c] for c in columns})
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
-    _write(csv_path, text.getvalue())
-    _write(json_path, json.dumps(dict(result), indent=1) + "\n")
+    write_text(csv_path, text.getvalue())
+    told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
+    write_text(json_path, json.dumps(told, indent=1) + "\n")
     return csv_path, json_path
-
-
-def _write(path: Path, text: str) -> None:
-    half = path.with_name(f".{path.name}.new")
-    try:
-        with half.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    except OSError as error:
-        raise JobError(f"{path} could not be written ({error.strerror}).") from error
 
 
 def _check_recipe(model: Trained, store: Store) -> None:
@@ -239,24 +234,3 @@ def _check_recipe(model: Trained, store: Store) -> None:
             f"{store.path} was prepared otherwise than the model's scans ({text}); "
             "prepare it so, or predict the scans and evaluate the files."
         )
-
-
-def table_lines(result: Mapping[str, Any]) -> Sequence[str]:
-    """The summary for people."""
-    lines = [f"{result['cases']} cases"]
-    head = f"{'':<24}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}"
-    lines.append(head)
-    for name, means in result["labels"].items():
-        lines.append(f"{name[:23]:<24}{_cells(means)}")
-    lines.append(f"{'mean':<24}{_cells(result['mean'])}")
-    worst = {m: w["value"] for m, w in result["worst"].items()}
-    lines.append(f"{'worst case':<24}{_cells(worst)}")
-    if "dice" in result["worst"]:
-        lines.append(f"worst Dice: {result['worst']['dice']['case']}")
-    return lines
-
-
-def _cells(values: Mapping[str, float | None]) -> str:
-    dice, nsd, distance = (values.get(m) for m in METRICS)
-    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in (dice, nsd))
-    return text + f"{'-' if distance is None else f'{distance:.2f}':>9}"

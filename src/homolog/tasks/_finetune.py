@@ -67,6 +67,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         balance=task.balance,
         rank=here.rank,
         world_size=here.size,
+        targets=task.targets(cases.train, spec),
     )
     held_out = spread_cases(cases.val, task.config.validate_cases)
     validation = _Validation(task, module, spec, held_out, device, training.precision)

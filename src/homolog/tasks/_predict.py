@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.points_io import write_text
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.tasks._base import Task, Trained
+from homolog.tasks.classify import ClassChances
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -90,15 +94,16 @@ def predict_scans(
     """Predict scan after scan; one that cannot be does not stop the others.
 
     Args:
-        task: What the model was trained for; its result must be a label map.
+        task: What the model was trained for; labels are written as files, classes of
+            whole scans together as ``classes.csv``.
         model: Trained.
         scans: Files or DICOM folders.
         out: Folder of the results; made if absent.
         options: Passed to the task's ``run``.
 
     Returns:
-        ``predicted`` (scan, result, per label name voxels and volumes_ml), ``failed``
-        (scan, reason) and ``stopped``.
+        ``predicted`` (scan, result, per label name voxels and volumes_ml; or scan,
+        class, chances), ``failed`` (scan, reason) and ``stopped``.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -113,6 +118,9 @@ def predict_scans(
             labels = yield from task.run(volume, model=model, **options)
             if labels is None:
                 return _result(done, failed, stopped=True)
+            if isinstance(labels, ClassChances):
+                done.append(_class_row(scan, labels))
+                continue
             write_labels(labels, target)
         except (UnusableInput, JobError, OSError, ValueError) as error:
             reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
@@ -130,7 +138,29 @@ def predict_scans(
         )
         yield Saved(str(target), "labels")
     yield Progress("scans", len(targets), len(targets))
+    if done and "class" in done[0]:
+        table = out / "classes.csv"
+        _write_classes(table, done)
+        yield Saved(str(table), "table")
     return _result(done, failed, stopped=False)
+
+
+def _class_row(scan: Path, found: ClassChances) -> dict[str, Any]:
+    return {
+        "scan": str(scan), "class": found.predicted, "chances": dict(found.chances),
+    }  # fmt: skip
+
+
+def _write_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A row per scan: its likeliest class and the probability of each."""
+    text = io.StringIO()
+    names = list(rows[0]["chances"])
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["scan", "class", *names])
+    for row in rows:
+        chances = (f"{row['chances'][name]:.4f}" for name in names)
+        table.writerow([row["scan"], row["class"], *chances])
+    write_text(path, text.getvalue())
 
 
 def _voxels(labels: LabelMap) -> dict[str, int]:

@@ -105,3 +105,24 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """The summary for people."""
+    lines = [f"{result['cases']} cases"]
+    head = f"{'':<24}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}"
+    lines.append(head)
+    for name, means in result["labels"].items():
+        lines.append(f"{name[:23]:<24}{_cells(means)}")
+    lines.append(f"{'mean':<24}{_cells(result['mean'])}")
+    worst = {m: w["value"] for m, w in result["worst"].items()}
+    lines.append(f"{'worst case':<24}{_cells(worst)}")
+    if "dice" in result["worst"]:
+        lines.append(f"worst Dice: {result['worst']['dice']['case']}")
+    return lines
+
+
+def _cells(values: Mapping[str, float | None]) -> str:
+    dice, nsd, distance = (values.get(m) for m in METRICS)
+    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in (dice, nsd))
+    return text + f"{'-' if distance is None else f'{distance:.2f}':>9}"

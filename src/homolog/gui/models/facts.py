@@ -11,6 +11,7 @@ from homolog.gui.runs.words import size_words
 
 KINDS = {
     "encoder": "encoder (features)", "segment": "segmentation",
+    "classify": "classification of whole scans",
     "few_voxels": "segmentation from a few painted voxels",
 }  # fmt: skip
 _NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}

@@ -1,0 +1,75 @@
+"""Settings of the classify task: what a user may choose, and the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from homolog.config import option
+from homolog.tasks._base import LearnedConfig
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "backbone": {
+            "name": "resnet2d", "widths": [16, 32, 64, 128],
+            "stage_blocks": [1, 1, 1, 1], "block": "basic", "norm": "group",
+        },
+        "training": {
+            "steps": 400,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "warmup_steps": 20,
+            "validate_every": 50,
+        },
+    },
+    "gpu": {
+        "backbone": {"name": "resnet2d"},
+        "training": {
+            "steps": 5000,
+            "batch_size": 32,
+            "learning_rate": 3e-4,
+            "warmup_steps": 200,
+            "validate_every": 250,
+        },
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassifyConfig(LearnedConfig):
+    """How a classification of whole scans is learnt."""
+
+    window: tuple[int, int, int] | None = option(
+        None,
+        "the scan is scaled to fit z, y, x; empty takes the median scan's size as far "
+        "as memory allows",
+        unit="voxel",
+        minimum=1,
+    )
+    rotate_deg: float = option(
+        10.0, "largest rotation about z", unit="deg", minimum=0.0, maximum=180.0
+    )
+    scale: float = option(
+        0.1, "largest change of size, as a share", minimum=0.0, maximum=0.9
+    )
+    translate: float = option(
+        0.05, "largest shift, as a share of the window", minimum=0.0, maximum=0.5
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of a mirrored scan along z, y, x",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    intensity: float = option(
+        1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
+    )
+    dropout: float = option(0.1, "of the pooled features", minimum=0.0, maximum=0.9)
+    smoothing: float = option(
+        0.05, "share of the truth given to all classes", minimum=0.0, maximum=0.5
+    )
+    balanced: bool = option(True, "rare classes count as much as frequent ones")
+    validate_cases: int = option(
+        0, "validation cases looked at, at most; 0 looks at all", minimum=0
+    )

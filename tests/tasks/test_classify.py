@@ -1,0 +1,194 @@
+"""The classify task: from pictures and a manifest to a table of classes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from homolog.backbones._base import build
+from homolog.cli import cli
+from homolog.data.store import Store
+from homolog.errors import UnusableInput
+from homolog.events import drain
+from homolog.feed import CaseRef, Feed
+from homolog.feed.single import view_of
+from homolog.tasks._classifier import ClassifyModule, ClassifyNetwork
+from homolog.tasks._classify_settings import ClassifyConfig
+from homolog.tasks.classify import Classify, _stored
+from homolog.views.view import ViewSpec, Whole
+from memory_store import random_cases
+
+CPU = torch.device("cpu")
+NET = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic", "norm": "group"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty noisy pictures: a bright disc (ball) or ring, and a manifest."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    y, x = np.indices((48, 40))
+    rows = []
+    for number in range(40):
+        kind = "ball" if number % 2 else "ring"
+        place = rng.uniform(16, 24, 2)
+        radius = np.hypot(y - place[0], x - place[1])
+        shape = radius < 9 if kind == "ball" else (radius < 13) & (radius > 9)
+        image = 60 + 120 * shape + rng.normal(0, 12, shape.shape)
+        name = f"p{number:02}.png"
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / name)
+        rows.append([name, "XR", kind])
+    with (folder / "scans.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "modality", "class"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    out = tmp_path_factory.mktemp("store") / "pictures"
+    outcome = CliRunner().invoke(
+        cli, ["prepare", str(pictures / "scans.csv"), "--out", str(out)],
+        standalone_mode=False,
+    )  # fmt: skip
+    assert outcome.exception is None, outcome.output
+    return Store.open(out)
+
+
+def run(*arguments: object) -> dict:
+    outcome = CliRunner().invoke(
+        cli, [*map(str, arguments), "--json", "--device=cpu"], standalone_mode=False
+    )
+    if outcome.exception is not None:
+        raise outcome.exception
+    return json.loads(outcome.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def model(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "classes"
+    settings = [
+        f"--set=backbone.{k}={','.join(map(str, v)) if isinstance(v, list) else v}"
+        for k, v in NET.items()
+    ]
+    run(
+        "finetune", "classify", store.path, "--encoder=scratch",
+        "--backbone=resnet2d", *settings, "--steps=60", "--recipe=cpu", "--out", out,
+        "--set=training.validate_every=30", "--set=training.dry_run_steps=0",
+        "--set=training.learning_rate=3e-3",
+    )  # fmt: skip
+    return out
+
+
+def test_it_learns_and_the_evaluation_says_so(store: Store, model: Path) -> None:
+    result = run("evaluate", store.path, "--model", model)
+    assert result["cases"] == len(store.split("test")) > 4
+    assert result["mean"]["auc"] > 0.9
+    assert result["mean"]["accuracy"] > 0.7
+    assert (
+        sum(sum(row.values()) for row in result["confusion"].values())
+        == result["cases"]
+    )
+    with Path(result["csv"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["case", "true", "predicted", "ball", "ring"]
+    assert all(float(r["ball"]) + float(r["ring"]) == pytest.approx(1) for r in rows)
+
+
+def test_predict_writes_one_table(pictures: Path, model: Path, tmp_path: Path) -> None:
+    scans = [pictures / f"p{k:02}.png" for k in (1, 2)]
+    result = run("predict", *scans, "--model", model, "--out", tmp_path / "out")
+    assert [Path(r["scan"]) for r in result["predicted"]] == scans
+    with (tmp_path / "out" / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, told in zip(rows, result["predicted"], strict=True):
+        assert row["class"] == told["class"]
+        assert float(row["ball"]) == pytest.approx(told["chances"]["ball"], abs=1e-4)
+
+
+def test_a_file_is_told_as_its_case_in_the_store(
+    pictures: Path, store: Store, model: Path, tmp_path: Path
+) -> None:
+    rows = run("evaluate", store.path, "--model", model, "--split=all")["rows"]
+    files = [pictures / f"p{k:02}.png" for k in range(4)]
+    found = run("predict", *files, "--model", model, "--out", tmp_path / "o")
+    by_case = {row["case"]: row["ball"] for row in rows}
+    for told in found["predicted"]:
+        name = Path(told["scan"]).stem
+        case = next(value for case, value in by_case.items() if name in case)
+        assert told["chances"]["ball"] == pytest.approx(case, abs=1e-5)
+
+
+def test_the_single_view_is_the_feeds() -> None:
+    from homolog.geometry.affine import Affine
+
+    cases = random_cases([(20, 30, 25)], Affine.of((2.0, 1.0, 1.5)))
+    spec = ViewSpec(size=(8, 16, 16), place=Whole())
+    feed = Feed(cases, {"scan": spec}, batch_size=1, seed=0, threads=0)
+    expected = feed.views(feed.batch(0), CPU)["scan"]
+    found = view_of(spec, _stored(cases[0]), CPU)
+    torch.testing.assert_close(found.image, expected.image)
+    assert torch.equal(found.affine, expected.affine)
+
+
+def test_describe_refuses_what_cannot_be_classified(store: Store) -> None:
+    task = Classify(ClassifyConfig())
+    flat = build("resnet2d", NET)
+    cases = [CaseRef(store, card) for card in store.cards]
+    assert {c.card.modality for c in cases} == {"XR"}
+    balls = [c for c in cases if c.card.target == "ball"]
+    with pytest.raises(UnusableInput, match="two classes, all 20 are 'ball'"):
+        task.describe(balls, flat, CPU)
+    spec = task.describe(cases, flat, CPU)
+    assert spec["classes"] == ["ball", "ring"]
+    assert spec["window"] == [1, 48, 40]
+    assert task.targets(cases[:2], spec) == [
+        spec["classes"].index(c.card.target) for c in cases[:2]
+    ]
+
+
+def test_volumes_are_not_for_a_2d_network(phantom_store: Store) -> None:
+    from dataclasses import replace
+
+    cases = [
+        CaseRef(phantom_store, replace(card, target="ab"[number % 2]))
+        for number, card in enumerate(phantom_store.cards)
+    ]
+    task = Classify(ClassifyConfig())
+    with pytest.raises(UnusableInput, match="8 scans are volumes"):
+        task.describe(cases, build("resnet2d", NET), CPU)
+    deep = build("resunet", {"channels": [8, 16]})
+    spec = task.describe(cases, deep, CPU)
+    network = task.network(deep, spec)
+    row = drain(
+        task.score(
+            _trained(network, spec), cases[0]
+        )
+    )[0]  # fmt: skip
+    assert row["a"] + row["b"] == pytest.approx(1.0)
+
+
+def _trained(network: ClassifyNetwork, spec: dict):
+    from homolog.tasks._base import Trained
+
+    return Trained(network, spec, {}, CPU)
+
+
+def test_rare_classes_weigh_more_and_a_frozen_encoder_rests() -> None:
+    network = ClassifyNetwork(build("resnet2d", NET), 2)
+    task = Classify(ClassifyConfig(freeze=0.5))
+    module = task.module(
+        network, {"window": [1, 32, 32], "classes": ["a", "b"], "counts": [30, 10]}
+    )
+    assert isinstance(module, ClassifyModule)
+    assert module.weights.tolist() == pytest.approx([2 / 3, 2.0])
+    image = torch.randn(4, 1, 1, 32, 32)
+    network(image, frozen=True).sum().backward()
+    assert all(p.grad is None for p in network.encoder.parameters())
+    assert network.head[2].weight.grad is not None
