@@ -44,7 +44,7 @@ def test_everything_there_is_is_told(schema: dict[str, Any]) -> None:
     assert list(schema["tasks"]) == TASKS.names()
     assert list(schema["backbones"]) == BACKBONES.names()
     s2dc = schema["methods"]["s2dc"]
-    assert s2dc["spatial"] == [3]
+    assert s2dc["spatial"] == [2, 3]
     assert set(s2dc["recipes"]) == {"cpu", "gpu", "paper"}
     assert s2dc["paper"]
     assert schema["tasks"]["segment"]["learned"]

@@ -249,7 +249,7 @@ def test_recipe_knows_what_a_transformer_needs(phantom_store):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"task": "knit"}, "unknown task 'knit'; known: segment"),
+        ({"task": "knit"}, "unknown task 'knit'; known: classify, segment"),
         ({"task": "embed"}, "not fine-tuned"),
         ({"recipe": "moon"}, "recipes: cpu, gpu"),
         ({"training": {"stepz": 3}}, "no setting 'stepz'"),

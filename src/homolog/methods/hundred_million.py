@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -253,18 +254,16 @@ def _measured(
     cases: Sequence[CaseRef], size: Sequence[int], sigmas: Sequence[float]
 ) -> Tensor:
     """(N, S + 1) energies of the middle of up to 100 scans, normalised values."""
-    from homolog.feed.collate import levels_of
-
     step = max(1, len(cases) // _MEASURED)
     found = []
     for case in cases[::step]:
         shape = case.card.shape
         start = [max(0, (n - s) // 2) for n, s in zip(shape, size, strict=True)]
         key = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-        stored = torch.from_numpy(case.store.image(case.card.id)[(slice(0, 1), *key)])
-        levels = levels_of([case.card])
-        value = (stored.float() * levels.gain[0, 0] + levels.bias[0, 0]).clamp(
-            levels.low[0, 0], levels.high[0, 0]
+        card = case.card
+        stored = case.store.image(card.id)[(slice(0, 1), *key)]
+        value = torch.from_numpy(
+            card.intensity.normalise(stored * np.float32(card.scale) + card.offset)
         )
         found.append(band_energies(split_bands(value, tuple(sigmas)))[:, 0])
     return torch.stack(found)
