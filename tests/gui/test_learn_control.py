@@ -151,13 +151,20 @@ def test_nothing_is_started_that_cannot_be_meant(phantom_store: Any) -> None:
     assert "no store.json" in PretrainWish("mae", (good, broken)).problem()
     assert "final test" in PretrainWish("mae", (held,)).problem()
     assert PretrainWish("mae", (bare,)).problem() == ""
-    assert "labels" in PretrainWish("sup", (bare,), uses_labels=True).problem()
     assert "swin" in PretrainWish("mae", (bare,), backbone="vit",
                                   encoder=ENCODER).problem()  # fmt: skip
     assert "Choose a store" in FinetuneWish("segment").problem()
     assert "No scan of bare has labels" in FinetuneWish("segment", bare).problem()
     assert "none is left to learn from" in FinetuneWish("segment", held).problem()
     assert FinetuneWish("segment", good).problem() == ""
+    assert "phantoms has none" in FinetuneWish("classify", good).problem()
+    two = (("ill", 4), ("well", 2))
+    films = StoreChoice(Path("films"), cases=6, scan_classes=two, class_teachable=3)
+    assert FinetuneWish("classify", films).problem() == ""
+    assert "No scan of films has labels" in FinetuneWish("segment", films).problem()
+    kept = StoreChoice(Path("kept"), cases=6, scan_classes=two)
+    assert "none is left" in FinetuneWish("classify", kept).problem()
+    assert films.title == "films: 6 scans, 6 with a class"
     assert "more than 0" in FinetuneWish("segment", good, fraction=0.0).problem()
 
 

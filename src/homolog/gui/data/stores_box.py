@@ -85,7 +85,8 @@ class StoresBox(QWidget):
         store = self.chosen()
         usable = store is not None and not store.problem
         self.pretrain.setEnabled(usable)
-        self.finetune.setEnabled(usable and store is not None and store.labelled > 0)
+        teaches = store is not None and bool(store.labelled or store.scan_classes)
+        self.finetune.setEnabled(usable and teaches)
         self.delete.setEnabled(store is not None)
         for button in (self.pretrain, self.finetune, self.delete):
             button.setVisible(self.list.count() > 0)

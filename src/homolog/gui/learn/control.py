@@ -89,7 +89,6 @@ class PretrainWish:
         device: ``auto``, ``cpu``, ``cuda:i``.
         seed: Of everything random.
         without_test: Whether test cases stay unseen.
-        uses_labels: Whether the method learns from labels.
     """
 
     method: str
@@ -103,7 +102,6 @@ class PretrainWish:
     device: str = "auto"
     seed: int = 0
     without_test: bool = True
-    uses_labels: bool = False
     kind: str = "pretrain"
 
     @property
@@ -122,11 +120,6 @@ class PretrainWish:
             return (
                 "All scans chosen are kept for the final test. Choose another store, "
                 'or untick "Leave test scans out".'
-            )
-        if self.uses_labels and not sum(s.labelled for s in self.stores):
-            return (
-                f"{self.method} learns from labels, but no scan chosen has any. "
-                "Choose another method, or build the store with labels."
             )
         return _network_problem(self.encoder, self.backbone)
 
@@ -216,17 +209,21 @@ class FinetuneWish:
             return "Choose a store with labelled scans."
         if self.store.problem:
             return f"The store {self.store.name} cannot be used: {self.store.problem}"
-        if not self.store.labelled:
+        if self.task == "classify":
+            trouble = _class_problem(self.store)
+            if trouble:
+                return trouble
+        elif not self.store.labelled:
             return (
                 f"No scan of {self.store.name} has labels. Build the store again with "
                 "a folder of label maps, or choose another one."
             )
-        if not self.store.teachable:
+        elif not self.store.teachable:
             return (
                 f"All labelled scans of {self.store.name} are kept for validation or "
                 "the final test, so none is left to learn from. Add labelled scans."
             )
-        if not self.store.classes:
+        elif not self.store.classes:
             return f"All label maps of {self.store.name} are empty: nothing to learn."
         if not 0.0 < self.fraction <= 1.0:
             return "The share of labelled scans must be more than 0 and at most 100 %."
@@ -293,6 +290,22 @@ def _stem(first: str, stores: Sequence[str]) -> str:
     words = [first, *stores[:1]]
     plain = "-".join(words) + ("-and-more" if len(stores) > 1 else "")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-_")[:80] or first
+
+
+def _class_problem(store: StoreChoice) -> str:
+    """Why whole scans cannot be classified; empty when they can."""
+    if len(store.scan_classes) < 2:
+        found = ", ".join(name for name, _ in store.scan_classes) or "none"
+        return (
+            f"Classification needs scans of two classes, {store.name} has {found}. "
+            'Build it from a table with a column "class".'
+        )
+    if not store.class_teachable:
+        return (
+            f"All scans of {store.name} whose class is known are kept for validation "
+            "or the final test, so none is left to learn from."
+        )
+    return ""
 
 
 def _network_problem(encoder: ModelChoice | None, backbone: str | None) -> str:

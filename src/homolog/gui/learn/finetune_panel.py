@@ -85,10 +85,16 @@ class FinetunePanel(LearnPanel):
     def show_stores(self) -> None:
         """Fill the list of stores; labelled ones first."""
         self._data.setVisible(bool(self.stores))
-        ordered = sorted(self.stores, key=lambda s: not s.teachable)
+        ordered = sorted(
+            self.stores, key=lambda s: (not s.teachable, not s.class_teachable)
+        )
         kept = (self.kept.get("stores") or [self.store.currentData()])[0]
         entries = [
-            (s.title if s.teachable else f"⚠ {s.title}", str(s.path)) for s in ordered
+            (
+                s.title if s.teachable or s.class_teachable else f"⚠ {s.title}",
+                str(s.path),
+            )
+            for s in ordered
         ]
         fill(self.store, entries, kept)
         self._show_classes()
@@ -156,8 +162,13 @@ class FinetunePanel(LearnPanel):
     def _show_classes(self) -> None:
         store = self._chosen_store()
         classes = () if store is None else store.classes
-        self.fold.setVisible(bool(classes))
-        if store is None or not classes:
+        whole = () if store is None or classes else store.scan_classes
+        self.fold.setVisible(bool(classes or whole))
+        if store is None or not (classes or whole):
+            return
+        if whole:
+            self.fold.setText(f"{len(whole)} classes of whole scans")
+            tell(self.classes, "\n".join(f"{name}: {n} scans" for name, n in whole))
             return
         title = f"{len(classes)} class{'es' * (len(classes) != 1)}, "
         self.fold.setText(f"{title}{store.teachable} labelled scans")

@@ -121,7 +121,6 @@ class PretrainPanel(LearnPanel):
             device=self.device.device,
             seed=settings.seed.value(),
             without_test=self.without_test.isChecked(),
-            uses_labels=bool(self.described.get("uses_labels")),
         )
 
     def choices(self) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class StoreChoice:
             for validation).
         spacing: Voxel size in mm, as text.
         modalities: ``6 CT, 2 MR``.
-        classes: With counts, by value.
+        classes: Of label maps, with counts, by value.
+        scan_classes: Of whole scans: name and number of scans, by name.
+        class_teachable: Scans with such a class that are learnt from.
         problem: Why it cannot be used; empty when it can.
     """
 
@@ -56,6 +58,8 @@ class StoreChoice:
     spacing: str = ""
     modalities: str = ""
     classes: tuple[ClassCount, ...] = field(default_factory=tuple)
+    scan_classes: tuple[tuple[str, int], ...] = ()
+    class_teachable: int = 0
     problem: str = ""
 
     @property
@@ -69,7 +73,10 @@ class StoreChoice:
         if self.problem:
             return f"{self.name}: cannot be used"
         scans = f"{self.cases} scan{'s' * (self.cases != 1)}"
-        parts = [scans, f"{self.labelled} labelled", self.spacing, self.modalities]
+        known = sum(count for _, count in self.scan_classes)
+        told = f"{self.labelled} labelled" if self.labelled or not known else ""
+        classed = f"{known} with a class" if known else ""
+        parts = [scans, told, classed, self.spacing, self.modalities]
         return f"{self.name}: " + ", ".join(p for p in parts if p)
 
 
@@ -80,18 +87,22 @@ def read_store(path: Path) -> StoreChoice:
     except (UnusableInput, JobError, OSError, ValueError, KeyError) as error:
         return StoreChoice(path, problem=str(error) or type(error).__name__)
     cards = store.cards
+    learnt = [c for c in cards if c.split not in ("test", "val")]
+    targets = Counter(card.target for card in cards if card.target is not None)
     return StoreChoice(
         path=path,
         cases=len(cards),
         labelled=sum(card.has_label for card in cards),
         learnable=sum(card.split != "test" for card in cards),
-        teachable=sum(c.has_label and c.split not in ("test", "val") for c in cards),
+        teachable=sum(card.has_label for card in learnt),
         spacing=_spacing(store),
         modalities=", ".join(
             f"{n} of unknown kind" if kind == "OTHER" else f"{n} {kind}"
             for kind, n in Counter(card.modality for card in cards).most_common()
         ),
         classes=_classes(cards, store.label_names),
+        scan_classes=tuple(sorted(targets.items())),
+        class_teachable=sum(card.target is not None for card in learnt),
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
 
