@@ -41,18 +41,18 @@ class HundredMillion(Method):
     ``information``, with clusters in common, the share of what the modality is that the
     cluster tells, over the last batches.
 
-    Source: Ghesu et al., "Contrastive self-supervised learning from 100 million medical
-    images with optional supervision", J. Medical Imaging 2022 (arXiv 2201.01283).
+    Source: Ghesu et al., "Self-supervised Learning from 100 Million Medical Images",
+    arXiv 2201.01283.
     Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
     references of energies are measured in the stores; masks and boxes do not supervise;
     AdamW; queue and freeze are shares of the training; layer norm in the projector.
     """
 
     Config = HundredMillionConfig
-    title: ClassVar[str] = "Hundred Million: clusters per modality, hybrid supervision"
+    title: ClassVar[str] = "Hundred Million: clusters per modality"
     paper: ClassVar[str] = (
-        "Ghesu et al., Contrastive self-supervised learning from 100 million medical "
-        "images with optional supervision, J. Med. Imaging 2022, arXiv 2201.01283"
+        "Ghesu et al., Self-supervised Learning from 100 Million Medical Images, "
+        "arXiv 2201.01283"
     )
     uses_labels: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
