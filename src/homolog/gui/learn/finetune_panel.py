@@ -171,7 +171,8 @@ class FinetunePanel(LearnPanel):
             tell(self.classes, "\n".join(f"{name}: {n} scans" for name, n in whole))
             return
         title = f"{len(classes)} class{'es' * (len(classes) != 1)}, "
-        self.fold.setText(f"{title}{store.teachable} labelled scans")
+        scans = f"{store.teachable} labelled scan{'s' * (store.teachable != 1)}"
+        self.fold.setText(title + scans)
         tell(self.classes, "\n".join(class_lines(classes)))
 
     def _encoder_chosen(self) -> None:
