@@ -23,6 +23,7 @@ from homolog.training import TrainingConfig, previews, train
 from homolog.training.health import CollapseWatch, MetricsTable
 from homolog.training.measure import state_tensors
 from homolog.training.optimiser import build_optimiser, set_learning_rate
+from homolog.training.planning import Plan, lowered
 from homolog.training.precision import cpu_has_bf16, resolve_precision
 from homolog.training.stepping import Stepper, step_seed
 from homolog.views.view import Views
@@ -244,6 +245,18 @@ def test_no_memory_for_a_single_sample_is_one_clear_error(tmp_path: Path) -> Non
     hungry.most, hungry.first = 0, 3
     with pytest.raises(JobError, match="not enough memory for a single sample"):
         run_all(hungry, ToyFeed(2), tmp_path, steps=10)
+
+
+@pytest.mark.parametrize(("multiple", "size"), [(1, 4), (3, 3), (4, 4)])
+def test_a_lowered_batch_can_still_be_shared(multiple: int, size: int) -> None:
+    plan = Plan(total_steps=1, batch_size=2 * size)
+    smaller, _ = lowered(plan, 1, MemoryError(), multiple)
+    assert smaller.batch_size == size
+    assert smaller.batch_size * smaller.accumulate == plan.batch_size
+    with pytest.raises(JobError, match="not enough memory"):
+        lowered(
+            dataclasses.replace(plan, batch_size=multiple), 1, MemoryError(), multiple
+        )
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path: Path) -> None:

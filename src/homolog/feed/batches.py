@@ -45,6 +45,9 @@ class CaseRef:
 class Feed:
     """What a training run sees.
 
+    ``batch_multiple`` is the number of parts that take turns: batches must be multiples
+    of it to hold equally many of each.
+
     Every epoch is a seeded shuffle of all cases (see CaseOrder for several stores);
     epochs follow each other without a gap, whatever the batch size.
 
@@ -114,6 +117,7 @@ class Feed:
             if turns is None
             else TurnOrder(turns, seed)
         )
+        self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._target = None if targets is None else torch.tensor(targets)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()

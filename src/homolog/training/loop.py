@@ -225,7 +225,8 @@ class _Loop:
         self.close()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.plan, note = lowered(self.plan, self.here.size, error)
+        multiple = getattr(self.feed, "batch_multiple", 1)
+        self.plan, note = lowered(self.plan, self.here.size, error, multiple)
         self.feed = resized(self.feed, self.plan.batch_size)
         return note
 

@@ -117,7 +117,8 @@ def _measured(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                plan, note = lowered(plan, world().size, error)
+                multiple = getattr(feed, "batch_multiple", 1)
+                plan, note = lowered(plan, world().size, error, multiple)
                 stepper.undo()
                 feed = resized(feed, plan.batch_size)
             else:
@@ -177,17 +178,30 @@ def _agreed(number: int) -> int:
     return holder[0]
 
 
-def lowered(plan: Plan, processes: int, error: BaseException) -> tuple[Plan, Note]:
+def lowered(
+    plan: Plan, processes: int, error: BaseException, multiple: int = 1
+) -> tuple[Plan, Note]:
     """A smaller batch, more of them per step; the global batch stays.
+
+    Args:
+        plan: What did not fit.
+        processes: That train together.
+        error: Of the device.
+        multiple: What a batch must be a multiple of (modalities that share it).
 
     Raises:
         JobError: The batch cannot be lowered, or several processes train together (they
             would no longer agree).
     """
-    if processes > 1 or plan.batch_size == 1:
+    size = plan.batch_size
+    legal = range(multiple, size // 2 + 1, multiple)
+    smaller = max((n for n in legal if size % n == 0), default=0)
+    if processes > 1 or not smaller:
         why = (
-            f"batch_size {plan.batch_size} on {processes} processes"
+            f"batch_size {size} on {processes} processes"
             if processes > 1
+            else f"a batch of {size}, the smallest possible"
+            if multiple > 1
             else "a single sample"
         )
         raise JobError(
@@ -195,8 +209,6 @@ def lowered(plan: Plan, processes: int, error: BaseException) -> tuple[Plan, Not
             "(--set method.size=..., --set training.batch_size=...). What was saved "
             "before stays."
         ) from error
-    size = plan.batch_size
-    smaller = max(n for n in range(1, size // 2 + 1) if size % n == 0)
     accumulate = plan.accumulate * size // smaller
     note = Note(
         f"not enough memory for batches of {size}: continuing with {smaller} and "
