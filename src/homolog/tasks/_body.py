@@ -76,18 +76,22 @@ def find_body(scan: Volume) -> Body:
     return Body(mask, (z, y, x))
 
 
-def body_of(scan: Volume, features: FeatureMap) -> NDArray[np.bool_]:
+def body_of(
+    scan: Volume, features: FeatureMap, body: Body | None = None
+) -> NDArray[np.bool_]:
     """Cells (d, h, w) whose centre lies in the body, see ``find_body``.
 
     Args:
         scan: A scan as stored in its file.
         features: Its features; only their grid is looked at.
+        body: Of the scan, where it is known already.
     """
     shape = grid_shape(features)
     index = np.indices(shape).reshape(3, -1).T
     voxel = scan.affine.inverse().apply(features.affine.apply(index))
     known = ((voxel > -1) & (voxel < np.array(scan.shape))).all(axis=1)
-    result: Mask = (find_body(scan).at(voxel) & known).reshape(shape)
+    inside = (body or find_body(scan)).at(voxel)
+    result: Mask = (inside & known).reshape(shape)
     return result
 
 

@@ -133,7 +133,7 @@ def next_click(
         return None
     shape = uncertainty.values.shape
     grid = FeatureMap(np.empty((0, *shape), np.float32), uncertainty.affine)
-    body = body_of(scan.volume, grid) & (uncertainty.values > 0)
+    body = body_of(scan.volume, grid, scan.body) & (uncertainty.values > 0)
     index = np.argwhere(body)
     mm = uncertainty.affine.apply(index)
     if len(paint.mm) and len(index):
