@@ -428,6 +428,18 @@ def test_a_2d_network_is_given_slices_turned_within_their_plane(
         resolved(method={"size": [8, 32, 32]})
 
 
+def test_a_3d_network_is_given_volumes_where_the_recipe_has_slices(
+    phantom_store: Store,
+) -> None:
+    config = resolve(
+        "hundred_million", [phantom_store.path], recipe="cpu", backbone="resunet",
+        device="cpu",
+    )  # fmt: skip
+    assert config["method_config"]["small_size"] == [16, 16, 16]
+    assert config["method_config"]["size"][0] > 1
+    assert any("3D and sees volumes" in note for note in config["notes"])
+
+
 def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> None:
     config = resolve(
         "mae", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",

@@ -270,23 +270,29 @@ def _feed_threads(device: str) -> int:
 
 
 def _as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
-    """Crops of a 2D network: one slice, twice as wide, turned within its plane.
+    """Crops as the network sees: one slice for a 2D one, volumes for a 3D one.
 
-    Tilted slices would leave an X-ray, which has no depth.
+    Slices are twice as wide as the volumes they stand for, and turned within their
+    plane only: tilted ones would leave an X-ray, which has no depth.
     """
-    if BACKBONES.get(config.backbone["name"]).spatial_dims != 2:
-        return config
+    name = str(config.backbone["name"])
+    rest = {k: v for k, v in config.backbone.items() if k != "name"}
+    network = build(name, rest)
+    flat = network.spatial_dims == 2
     made: dict[str, Any] = {}
     for key, value in config.method_config.items():
         if not (isinstance(value, list) and len(value) == 3) or key in given:
             continue
         z, y, x = value
-        if key.endswith("size") and z != 1:
+        if key.endswith("size") and flat and z != 1:
             made[key] = [1, 2 * y, 2 * x]
-        elif key == "rotate_deg":
+        elif key.endswith("size") and z == 1 and network.size_divisor[0] > 1:
+            made[key] = [min(y, x) // 2, y // 2, x // 2]
+        elif key == "rotate_deg" and flat:
             made[key] = [z, 0.0, 0.0]
     sizes = [f"{k} {_spoken(v)}" for k, v in made.items() if k.endswith("size")]
-    note = f"{config.backbone['name']} is 2D and sees slices: {', '.join(sizes)}."
+    sees = "2D and sees slices" if flat else "3D and sees volumes"
+    note = f"{name} is {sees}: {', '.join(sizes)}."
     return dataclasses.replace(
         config,
         method_config={**config.method_config, **made},
