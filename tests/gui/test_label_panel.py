@@ -264,6 +264,11 @@ def test_two_scans_one_model_and_an_encoders_features(window, home, tmp_path) ->
     tab.settings.learner.activated.emit(1)
     until(lambda: tab.places.history.levels > levels)
     assert tab.session.trainer.last.learnt.head.kind == "knn"
+    assert tab.session.trainer.last.learnt.config.body_only
+    levels = tab.places.history.levels
+    tab.settings.body.click()
+    until(lambda: tab.places.history.levels > levels)
+    assert not tab.session.trainer.last.learnt.config.body_only
     assert (first.predicted.data[:, :, 14:] == 1).mean() > 0.95
 
 

@@ -16,11 +16,13 @@ from homolog.backbones._base import build
 from homolog.cli import cli
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.events import drain
+from homolog.events import Progress, Request, drain
 from homolog.feed import CaseRef, Feed
 from homolog.feed.single import view_of
 from homolog.tasks._classifier import ClassifyModule, ClassifyNetwork
 from homolog.tasks._classify_settings import ClassifyConfig
+from homolog.tasks._predict import predict_scans
+from homolog.tasks._trained import open_predictor
 from homolog.tasks.classify import Classify, _stored
 from homolog.views.view import ViewSpec, Whole
 from memory_store import random_cases
@@ -97,8 +99,10 @@ def test_it_learns_and_the_evaluation_says_so(store: Store, model: Path) -> None
     )
     with Path(result["csv"]).open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", "true", "predicted", "ball", "ring"]
-    assert all(float(r["ball"]) + float(r["ring"]) == pytest.approx(1) for r in rows)
+    assert list(rows[0]) == ["case", "true", "predicted", "p_ball", "p_ring"]
+    assert all(
+        float(r["p_ball"]) + float(r["p_ring"]) == pytest.approx(1) for r in rows
+    )
 
 
 def test_predict_writes_one_table(pictures: Path, model: Path, tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_predict_writes_one_table(pictures: Path, model: Path, tmp_path: Path) -
         rows = list(csv.DictReader(file))
     for row, told in zip(rows, result["predicted"], strict=True):
         assert row["class"] == told["class"]
-        assert float(row["ball"]) == pytest.approx(told["chances"]["ball"], abs=1e-4)
+        assert float(row["p_ball"]) == pytest.approx(told["chances"]["ball"], abs=1e-4)
 
 
 def test_a_file_is_told_as_its_case_in_the_store(
@@ -118,7 +122,7 @@ def test_a_file_is_told_as_its_case_in_the_store(
     rows = run("evaluate", store.path, "--model", model, "--split=all")["rows"]
     files = [pictures / f"p{k:02}.png" for k in range(4)]
     found = run("predict", *files, "--model", model, "--out", tmp_path / "o")
-    by_case = {row["case"]: row["ball"] for row in rows}
+    by_case = {row["case"]: row["p_ball"] for row in rows}
     for told in found["predicted"]:
         name = Path(told["scan"]).stem
         case = next(value for case, value in by_case.items() if name in case)
@@ -171,7 +175,7 @@ def test_volumes_are_not_for_a_2d_network(phantom_store: Store) -> None:
             _trained(network, spec), cases[0]
         )
     )[0]  # fmt: skip
-    assert row["a"] + row["b"] == pytest.approx(1.0)
+    assert row["p_a"] + row["p_b"] == pytest.approx(1.0)
 
 
 def _trained(network: ClassifyNetwork, spec: dict):
@@ -192,3 +196,29 @@ def test_rare_classes_weigh_more_and_a_frozen_encoder_rests() -> None:
     network(image, frozen=True).sum().backward()
     assert all(p.grad is None for p in network.encoder.parameters())
     assert network.head[2].weight.grad is not None
+
+
+def test_classes_may_be_named_like_columns() -> None:
+    rows = [
+        {"case": case, "true": true, "predicted": "case", "p_case": p, "p_true": 1 - p}
+        for case, true, p in (("a", "true", 0.7), ("b", "case", 0.9))
+    ]
+    found = Classify(ClassifyConfig()).summarise(rows)
+    assert found["mean"]["auc"] == 1.0
+    assert found["confusion"]["true"] == {"case": 1, "true": 0}
+
+
+def test_a_stopped_prediction_keeps_what_was_told(
+    pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    task, trained = open_predictor(model, CPU)
+    scans = [pictures / f"p{k:02}.png" for k in range(3)]
+    job = predict_scans(task, trained, scans, tmp_path, {})
+    told = [next(job)]
+    with pytest.raises(StopIteration) as end:
+        while True:
+            last = isinstance(told[-1], Progress) and told[-1].index == 2
+            told.append(job.send(Request.STOP if last else None))
+    assert end.value.value["stopped"]
+    assert len(end.value.value["predicted"]) == 2
+    assert len((tmp_path / "classes.csv").read_text().splitlines()) == 3

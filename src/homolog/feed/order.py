@@ -25,7 +25,7 @@ class CaseOrder:
         seed: Decides the order.
         power: 1 shares by number of cases, 0.5 by its square root, 0 evenly.
 
-    Source: square root as Ulrich et al., MultiTalent, MICCAI 2023, section 3.
+    Source: square root as Ulrich et al., MultiTalent, MICCAI 2023.
     """
 
     def __init__(self, parts: Sequence[int], seed: int, power: float = 1.0) -> None:

@@ -15,7 +15,7 @@ from homolog.config import to_dict
 from homolog.data.points_io import write_text
 from homolog.data.scan_io import is_scan_path, read_labels
 from homolog.data.store import Store
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
 from homolog.tasks._base import LearnedTask, Trained
@@ -216,9 +216,14 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
         table.writerow({c: "" if row[c] is None else row[c] for c in columns})
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
-    write_text(csv_path, text.getvalue())
     told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
-    write_text(json_path, json.dumps(told, indent=1) + "\n")
+    try:
+        write_text(csv_path, text.getvalue())
+        write_text(json_path, json.dumps(told, indent=1) + "\n")
+    except OSError as error:
+        raise JobError(
+            f"{folder} could not be written to ({error.strerror})."
+        ) from error
     return csv_path, json_path
 
 

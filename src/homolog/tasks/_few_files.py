@@ -159,7 +159,7 @@ def open_few(
             str(told["head"]), classes, spec, str(told["encoder_id"]),
             int(told["encoder_size"]), int(told["neighbours"]),
             {name: value.numpy() for name, value in tensors.items()},
-            bool(told["body_only"]),
+            bool(told.get("body_only", False)),
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise UnusableInput(f"{where} is damaged ({error}).") from error

@@ -15,7 +15,7 @@ from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.tasks._base import Task, Trained
-from homolog.tasks.classify import ClassChances
+from homolog.tasks.classify import ClassChances, chance_columns
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -112,6 +112,7 @@ def predict_scans(
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
+            yield from _keep_classes(done, out)
             return _result(done, failed, stopped=True)
         try:
             volume = read_scan(scan)
@@ -138,11 +139,16 @@ def predict_scans(
         )
         yield Saved(str(target), "labels")
     yield Progress("scans", len(targets), len(targets))
+    yield from _keep_classes(done, out)
+    return _result(done, failed, stopped=False)
+
+
+def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
+    """The table of a classifier, of a stopped one too; labels are files already."""
     if done and "class" in done[0]:
         table = out / "classes.csv"
         _write_classes(table, done)
         yield Saved(str(table), "table")
-    return _result(done, failed, stopped=False)
 
 
 def _class_row(scan: Path, found: ClassChances) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def _write_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     names = list(rows[0]["chances"])
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["scan", "class", *names])
+    table.writerow(["scan", "class", *chance_columns(names)])
     for row in rows:
         chances = (f"{row['chances'][name]:.4f}" for name in names)
         table.writerow([row["scan"], row["class"], *chances])

@@ -30,6 +30,7 @@ from homolog.views.view import ViewSpec, Whole
 
 # Longest side and most voxels of a window chosen by itself; of slices, and of volumes.
 _SLICE_LIMITS = {"cpu": (128, 128**2), "cuda": (512, 512**2)}
+_CHANCE = "p_"
 _VOLUME_LIMITS = {"cpu": (64, 48**3), "cuda": (160, 128**3)}
 
 
@@ -179,21 +180,21 @@ class Classify(LearnedTask):
             {
                 "true": case.card.target,
                 "predicted": names[int(chances.argmax())],
-                **dict(zip(names, chances.tolist(), strict=True)),
+                **dict(zip(chance_columns(names), chances.tolist(), strict=True)),
             }
         ]
 
     def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
         """Case, true and likeliest class, probabilities."""
-        return ("case", "true", "predicted", *spec["classes"])
+        return ("case", "true", "predicted", *chance_columns(spec["classes"]))
 
     def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """``mean``: metrics over all cases; ``confusion``: true -> predicted -> n."""
-        known = ("case", "true", "predicted")
-        names = [name for name in (rows[0] if rows else {}) if name not in known]
         if not rows:
             return {"cases": 0, "mean": {}, "confusion": {}}
-        chances = np.array([[row[name] for name in names] for row in rows])
+        names = [key[len(_CHANCE) :] for key in rows[0] if key.startswith(_CHANCE)]
+        columns = chance_columns(names)
+        chances = np.array([[row[column] for column in columns] for row in rows])
         truth = [names.index(row["true"]) for row in rows]
         pairs = Counter((row["true"], row["predicted"]) for row in rows)
         return {
@@ -260,6 +261,11 @@ class Classify(LearnedTask):
             model.network.train(was)
         found: np.ndarray = scores[0].double().softmax(0).cpu().numpy()
         return found
+
+
+def chance_columns(names: Sequence[str]) -> list[str]:
+    """Columns of the probabilities: no class can be named like another column."""
+    return [_CHANCE + name for name in names]
 
 
 def _stored(case: CaseRef) -> StoredScan:

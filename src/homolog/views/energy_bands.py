@@ -88,7 +88,8 @@ def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:
         blurred = smooth
         for axis, width in ((-3, z), (-2, y), (-1, x)):
             if image.shape[axis] > 1 and width > 0:
-                kernel = _mirrored_gaussian(image.shape[axis], width).to(image)
+                kernel = _mirrored_gaussian(image.shape[axis], width)
+                kernel = kernel.to(image.device, image.dtype, non_blocking=True)
                 blurred = torch.movedim(
                     torch.movedim(blurred, axis, -1) @ kernel.mT, -1, axis
                 )
@@ -166,8 +167,10 @@ def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
 
     Source: Hundred Million, section III-B; methods reference H 3.3.
     """
-    mean = torch.tensor(reference.mean, device=keys.device)
-    std = torch.tensor(reference.std, device=keys.device)
+    mean, std = (
+        torch.tensor(numbers).to(keys.device, non_blocking=True)
+        for numbers in (reference.mean, reference.std)
+    )
     normal = normal_noise(keys ^ _STREAM, len(mean))
     uniform = 0.5 * (1 + torch.erf(normal / math.sqrt(2)))
     low = 0.5 * (1 + math.erf(-1 / math.sqrt(2)))
