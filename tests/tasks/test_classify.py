@@ -214,11 +214,13 @@ def test_a_stopped_prediction_keeps_what_was_told(
     task, trained = open_predictor(model, CPU)
     scans = [pictures / f"p{k:02}.png" for k in range(3)]
     job = predict_scans(task, trained, scans, tmp_path, {})
-    told = [next(job)]
-    with pytest.raises(StopIteration) as end:
-        while True:
-            last = isinstance(told[-1], Progress) and told[-1].index == 2
-            told.append(job.send(Request.STOP if last else None))
-    assert end.value.value["stopped"]
-    assert len(end.value.value["predicted"]) == 2
+    event, result = next(job), None
+    while result is None:
+        last = isinstance(event, Progress) and event.index == 2
+        try:
+            event = job.send(Request.STOP if last else None)
+        except StopIteration as end:
+            result = end.value
+    assert result["stopped"]
+    assert len(result["predicted"]) == 2
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 3
