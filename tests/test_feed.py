@@ -228,9 +228,9 @@ def test_a_stream_runs_only_a_few_batches_ahead() -> None:
     made: list[int] = []
 
     class Counting(Feed):
-        def batch(self, step: int) -> Batch:
+        def batch(self, step: int, progress: float | None = None) -> Batch:
             made.append(step)
-            return super().batch(step)
+            return super().batch(step, progress)
 
     specs = {"v": ViewSpec((4, 4, 4))}
     feed = Counting(random_cases(SHAPES, HOME), specs, batch_size=1, seed=0, threads=2)

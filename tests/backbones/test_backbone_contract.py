@@ -51,9 +51,13 @@ def test_maps_have_the_channels_and_strides_told(
 
 
 def test_a_gradient_reaches_every_parameter(backbone: Backbone) -> None:
-    maps = backbone(image_for(backbone))
-    # noise weights: a plain sum of a normalised map is constant
-    sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+    optimiser = torch.optim.SGD(backbone.parameters(), 1e-3)
+    for _ in range(2):  # a layer that begins at zero hides those before it once
+        optimiser.step()
+        optimiser.zero_grad()
+        maps = backbone(image_for(backbone))
+        # noise weights: a plain sum of a normalised map is constant
+        sum((m * torch.randn_like(m)).sum() for m in maps).backward()
     still = [
         name
         for name, p in backbone.named_parameters()

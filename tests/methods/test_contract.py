@@ -175,7 +175,9 @@ def test_the_encoder_survives_saving_and_makes_the_same_features(
         features = method.embedder()(image)
     for value in features.values():
         lengths = value.norm(dim=1)
-        torch.testing.assert_close(lengths, torch.ones_like(lengths))
+        dark = lengths == 0  # a rectified map may be 0 in all channels at a place
+        assert dark.float().mean() < 0.01
+        torch.testing.assert_close(lengths[~dark], torch.ones_like(lengths[~dark]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,36 +10,40 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from homolog.data.card import Card
-from homolog.data.crops import draw_place
 from homolog.data.depths import STEPS
 from homolog.data.pairs import Pairing
-from homolog.data.store import Store
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
+from homolog.feed.cases import CaseRef, check_cases, numbered
 from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
 from homolog.feed.order import CaseOrder, TurnOrder
-from homolog.feed.reading import read_blocks
-from homolog.geometry.affine import Array
+from homolog.feed.samples import Sampler
 from homolog.views.blocks import Share, share_blocks
-from homolog.views.generate import Block, generate, recoloured
-from homolog.views.plan import GroupPlan, Scan, plan_views
-from homolog.views.random import generator
-from homolog.views.specs import check_specs, is_partner
+from homolog.views.generate import generate, recoloured
+from homolog.views.specs import Phase, check_phases, check_specs, phase_at
 from homolog.views.view import Same, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
-class CaseRef:
-    """A case of a store."""
+class _Part:
+    """What is made of every batch in a phase.
 
-    store: Store
-    card: Card
+    Attributes:
+        specs: Groups.
+        shares: Which of them are read together.
+        cases: Positions of the cases it is made of.
+        order: Which of them each sample is cut from.
+        samples: Share of a batch's samples.
+    """
+
+    specs: Mapping[str, ViewSpec]
+    shares: tuple[Share, ...]
+    cases: Sequence[int]
+    order: CaseOrder | TurnOrder
+    samples: float = 1.0
 
 
 class Feed:
@@ -64,6 +68,10 @@ class Feed:
             without, every sample is its own partner.
         store_power: How samples are shared out between stores, and in each between
             labelled and unlabelled cases, see CaseOrder.
+        turns: Number of each case's part where parts take turns, see TurnOrder.
+        targets: Number of each case's class, -1 where unknown.
+        phases: Stretches of the training, as shares of a stream's last batch, that
+            make some of the groups each.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -85,6 +93,7 @@ class Feed:
         store_power: float = 1.0,
         turns: Sequence[int] | None = None,
         targets: Sequence[int] | None = None,
+        phases: Sequence[Phase] = (),
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -92,7 +101,7 @@ class Feed:
                 f"threads >= 0, got {batch_size}, {rank}, {world_size}, {threads}."
             )
         check_specs(specs)
-        _check_cases(cases)
+        check_cases(cases)
         self.cases = tuple(cases)
         self.specs = dict(specs)
         self.batch_size = batch_size
@@ -102,36 +111,73 @@ class Feed:
         self.world_size = world_size
         self.threads = threads
         self.partners = partners
-        self._shares = share_blocks(self.specs)
+        self.store_power = store_power
+        self.turns, self.targets = turns, targets
+        self.phases = tuple(phases)
+        self.batch_multiple = 1 if turns is None else max(turns) + 1
+        self._sampler = Sampler(self.cases, seed, balance, partners)
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in self.cases]
         self._label_spaces = torch.tensor(stores)
-        self.store_power = store_power
-        labelled = [case.card.has_label for case in self.cases]
-        parts = [*dict.fromkeys(zip(stores, labelled, strict=True))]
-        order = [parts.index(part) for part in zip(stores, labelled, strict=True)]
-        self.turns, self.targets = turns, targets
-        self._order: CaseOrder | TurnOrder = (
-            CaseOrder(order, seed, store_power)
-            if turns is None
-            else TurnOrder(turns, seed)
+        self._modalities = torch.tensor(numbered([c.card.modality for c in cases]))
+        everywhere = range(len(self.cases))
+        self._whole = _Part(
+            self.specs, share_blocks(self.specs), everywhere, self._order(everywhere)
         )
-        self.batch_multiple = 1 if turns is None else max(turns) + 1
+        if phases:
+            check_phases(phases, specs)
+        self._parts = tuple(self._part(phase) for phase in self.phases)
         self._target = None if targets is None else torch.tensor(targets)
         # pinned memory lets the copy up run beside the device's work
         self._pin = torch.cuda.is_available()
 
-    def batch(self, step: int) -> Batch:
+    def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
+        if self.turns is not None:
+            return TurnOrder([self.turns[i] for i in positions], self.seed)
+        kinds = [
+            (int(self._label_spaces[i]), self.cases[i].card.has_label)
+            for i in positions
+        ]
+        parts = [*dict.fromkeys(kinds)]
+        return CaseOrder([parts.index(k) for k in kinds], self.seed, self.store_power)
+
+    def _part(self, phase: Phase) -> _Part:
+        specs = {n: s for n, s in self.specs.items() if n in phase.groups}
+        deep = [i for i, case in enumerate(self.cases) if case.card.shape[0] > 1]
+        cases = deep if phase.volumes else range(len(self.cases))
+        if not cases:
+            raise UnusableInput(
+                f"a part of this training ({', '.join(phase.groups)}) needs volumes, "
+                f"but all {len(self.cases)} scans are single slices."
+            )
+        return _Part(
+            specs, share_blocks(specs), cases, self._order(cases), phase.samples
+        )
+
+    def batch(self, step: int, progress: float | None = None) -> Batch:
         """The batch of a step.
+
+        Args:
+            step: Its number.
+            progress: Share of the training done, which decides the phase; None: all
+                groups.
 
         Raises:
             JobError: A case could not be read; the message names it.
             UnusableInput: The same, where the case itself is at fault.
         """
+        part = self._whole
+        if self._parts and progress is not None:
+            part = self._parts[phase_at(self.phases, progress)]
         first = (step * self.world_size + self.rank) * self.batch_size
-        samples = range(first, first + self.batch_size)
-        drawn = [self._sample(sample) for sample in samples]
+        count = max(1, round(self.batch_size * part.samples))
+        drawn = [
+            self._sampler.sample(
+                sample, part.cases[part.order[sample]], part.specs, part.shares
+            )
+            for sample in range(first, first + count)
+        ]
         cards = [self.cases[sample.case].card for sample in drawn]
         partners = [self.cases[sample.partner].card for sample in drawn]
         batch = Batch(
@@ -142,7 +188,7 @@ class Feed:
             levels=levels_of(cards),
             partner_levels=levels_of(partners),
             draws={
-                name: stack_plans([s.plan[name] for s in drawn]) for name in self.specs
+                name: stack_plans([s.plan[name] for s in drawn]) for name in part.specs
             },
             blocks=tuple(
                 pad_blocks(list(row))
@@ -154,17 +200,17 @@ class Feed:
     def stream(self, first: int, stop: int) -> Iterator[Batch]:
         """Batches ``first`` to ``stop - 1`` in order, made ahead by threads.
 
-        At most ``threads + 1`` batches wait in memory. An error of a thread is raised
-        here, at the batch it belongs to.
+        Phases are shares of ``stop``. At most ``threads + 1`` batches wait in memory.
+        An error of a thread is raised here, at the batch it belongs to.
         """
         if self.threads == 0:
-            yield from map(self.batch, range(first, stop))
+            yield from (self.batch(s, s / stop) for s in range(first, stop))
             return
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="homolog-feed")
         waiting: deque[Future[Batch]] = deque()
         try:
             for step in range(first, stop):
-                waiting.append(pool.submit(self.batch, step))
+                waiting.append(pool.submit(self.batch, step, step / stop))
                 if len(waiting) > self.threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -182,18 +228,26 @@ class Feed:
         """
         device = torch.device(device)
         made: dict[str, View] = {}
+        shares = next(
+            part.shares
+            for part in (self._whole, *self._parts)
+            if part.specs.keys() == batch.draws.keys()
+        )
         both = {
             False: (batch.levels, batch.case),
             True: (batch.partner_levels, batch.partner),
         }
-        needed = {share.partner for share in self._shares}
+        needed = {share.partner for share in shares}
         ready = {
             which: (levels.to(device), case.to(device, non_blocking=True))
             for which, (levels, case) in both.items()
             if which in needed
         }
-        spaces = self._label_spaces.to(device, non_blocking=True)
-        for share, stored in zip(self._shares, batch.blocks, strict=True):
+        spaces, modalities = (
+            table.to(device, non_blocking=True)
+            for table in (self._label_spaces, self._modalities)
+        )
+        for share, stored in zip(shares, batch.blocks, strict=True):
             levels, case = ready[share.partner]
             block = stored.to(device)
             normalised = dataclasses.replace(
@@ -211,10 +265,13 @@ class Feed:
                     made[name] = generate(
                         spec, draw, normalised, levels.low, case, spaces[case]
                     )
+                    target = None
                     if self._target is not None:
                         target = self._target.to(device, non_blocking=True)[case]
-                        made[name] = dataclasses.replace(made[name], target=target)
-        return Views({name: made[name] for name in self.specs})
+                    made[name] = dataclasses.replace(
+                        made[name], target=target, modality=modalities[case]
+                    )
+        return Views({name: made[name] for name in batch.draws})
 
     def with_batch_size(self, batch_size: int) -> Feed:
         """The same samples in the same order, cut into other batches."""
@@ -231,94 +288,9 @@ class Feed:
             store_power=self.store_power,
             turns=self.turns,
             targets=self.targets,
+            phases=self.phases,
         )
 
     def case_of(self, sample: int) -> int:
         """Position of the case that sample number ``sample`` of the run is cut from."""
-        return self._order[sample]
-
-    def _sample(self, sample: int) -> _Sample:
-        """Draw and read one sample; errors name the case they belong to."""
-        position = self.case_of(sample)
-        match = None
-        if self.partners is not None:
-            rng = generator(self.seed, sample, stream="partner")
-            match = self.partners.draw(position, rng)
-        if match is None:
-            partner = position
-            plan = self._plan(position, sample, self.specs, None)
-        else:
-            mm, partner, partner_mm = match  # places are None where any will do
-            theirs = {n: s for n, s in self.specs.items() if is_partner(self.specs, n)}
-            own = {n: s for n, s in self.specs.items() if n not in theirs}
-            plan = self._plan(position, sample, own, mm)
-            plan |= self._plan(partner, sample, theirs, partner_mm)
-        blocks: dict[int, Block] = {}
-        for which, at in ((False, position), (True, partner)):
-            numbers = [i for i, s in enumerate(self._shares) if s.partner == which]
-            shares = [self._shares[i] for i in numbers]
-            if shares:
-                found = self._read(at, plan, shares)
-                blocks |= dict(zip(numbers, found, strict=True))
-        return _Sample(position, partner, plan, [blocks[i] for i in sorted(blocks)])
-
-    def _read(
-        self, position: int, plan: Mapping[str, GroupPlan], shares: Sequence[Share]
-    ) -> list[Block]:
-        case = self.cases[position]
-        with _naming(case):
-            return read_blocks(case.store, case.card, plan, self.specs, shares)
-
-    def _plan(
-        self,
-        position: int,
-        sample: int,
-        specs: Mapping[str, ViewSpec],
-        matched_mm: Array | None,
-    ) -> dict[str, GroupPlan]:
-        case = self.cases[position]
-
-        def draw(rng: np.random.Generator) -> Array:
-            return draw_place(case.store, case.card, rng, self.balance)
-
-        affine = case.card.affine
-        known = None if matched_mm is None else affine.inverse().apply(matched_mm)
-        with _naming(case):
-            return plan_views(
-                specs, Scan(affine, case.card.shape), draw,
-                seed=self.seed, sample=sample, matched=known,
-            )  # fmt: skip
-
-
-@contextmanager
-def _naming(case: CaseRef) -> Iterator[None]:
-    """Errors name the case they belong to."""
-    try:
-        yield
-    except UnusableInput as error:
-        raise UnusableInput(f"case {case.card.id!r}: {error}") from error
-    except Exception as error:
-        text = str(error) or type(error).__name__
-        raise JobError(f"case {case.card.id!r}: {text}") from error
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One sample, drawn and read: its cases, its views, one block per share."""
-
-    case: int
-    partner: int
-    plan: Mapping[str, GroupPlan]
-    blocks: list[Block]
-
-
-def _check_cases(cases: Sequence[CaseRef]) -> None:
-    if not cases:
-        raise UnusableInput("at least one case is needed to train on, got none.")
-    first = cases[0].card
-    for case in cases:
-        if case.card.channels != first.channels:
-            raise UnusableInput(
-                f"all cases must have the same channels; case {first.id!r} has "
-                f"{first.channels}, case {case.card.id!r} has {case.card.channels}."
-            )
+        return self._whole.order[sample]

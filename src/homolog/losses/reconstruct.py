@@ -71,3 +71,30 @@ def hidden_patch_error(
     error = (prediction - target).square().mean(dim=2)
     weight = hidden.to(error.dtype)
     return (error * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+@full_precision
+def hidden_feature_error(
+    prediction: Tensor, target: Tensor, hidden: Tensor, *, literal: bool = False
+) -> Tensor:
+    """How far predicted features of hidden slices lie from the true ones.
+
+    Args:
+        prediction: (B, n, F).
+        target: (B, n, F).
+        hidden: (B, n), 1 or True where a slice was hidden and counts.
+        literal: The sum of distances, as printed, instead of the mean of their squares.
+
+    Returns:
+        Scalar; 0 when nothing is hidden.
+
+    Source: Joint, Eq. 15.
+    Differs from the paper: squared, and the mean; ``literal`` is the printed sum.
+    """
+    squared = (prediction - target).square().sum(dim=2)
+    weight = hidden.to(squared.dtype)
+    if literal:
+        # the root has no gradient where it is 0
+        distance = squared.clamp_min(1e-12).sqrt() * (squared > 0)
+        return (distance * weight).sum()
+    return (squared * weight).sum() / weight.sum().clamp_min(1.0)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
+from homolog.views.specs import Phase
 from homolog.views.view import Views, ViewSpec
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ class Method(nn.Module, ABC):
         """Modalities that take turns in every batch, in this order; empty: none do.
 
         A batch is then a multiple of their number.
+        """
+        return ()
+
+    def phases(self) -> Sequence[Phase]:
+        """Stretches of the training that look at some groups each; empty: all at all.
+
+        ``losses`` gets the groups of the phase, and gives terms for what it gets.
         """
         return ()
 

@@ -16,6 +16,7 @@ from homolog.geometry.affine import Index
 from homolog.methods._base import Method
 from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
 from homolog.methods.swav import clustering_of, default_prototypes, multi_crop
+from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, Views, ViewSpec
@@ -232,22 +233,6 @@ class HundredMillion(Method):
             found["information"] = shared_information(self.seen)
         accuracy = self._raw.get("class_accuracy")
         return found if accuracy is None else {**found, "class_accuracy": accuracy}
-
-
-def shared_information(counts: Tensor) -> Tensor:
-    """Mutual information of rows and columns in units of the rows' entropy, 0..1.
-
-    Args:
-        counts: (M, K), how often row m met column k.
-    """
-    joint = counts / counts.sum().clamp_min(1e-12)
-    rows, columns = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
-
-    def summed(p: Tensor, q: Tensor) -> Tensor:
-        return torch.where(p > 0, p * (p / q.clamp_min(1e-12)).log(), 0.0).sum()
-
-    entropy = -torch.where(rows > 0, rows * rows.clamp_min(1e-12).log(), 0.0).sum()
-    return summed(joint, rows * columns) / entropy.clamp_min(1e-12)
 
 
 def _measured(

@@ -143,6 +143,22 @@ class Clustering(nn.Module):
         return -(share * share.log()).sum() / math.log(len(share))
 
 
+def shared_information(counts: Tensor) -> Tensor:
+    """Mutual information of rows and columns in units of the rows' entropy, 0..1.
+
+    Args:
+        counts: (M, K), how often row m met column k.
+    """
+    joint = counts / counts.sum().clamp_min(1e-12)
+    rows, columns = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
+
+    def summed(p: Tensor, q: Tensor) -> Tensor:
+        return torch.where(p > 0, p * (p / q.clamp_min(1e-12)).log(), 0.0).sum()
+
+    entropy = -torch.where(rows > 0, rows * rows.clamp_min(1e-12).log(), 0.0).sum()
+    return summed(joint, rows * columns) / entropy.clamp_min(1e-12)
+
+
 def _forget_fresh(module: nn.Module, _: object) -> None:
     """Features of a step that was not finished belong to no loaded state."""
     assert isinstance(module, Clustering)

@@ -71,6 +71,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         store_power=settings.store_power,
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
         targets=_numbers(method.classes(), [c.card.target for c in cases]),
+        phases=method.phases(),
     )
     training = train(
         method, feed, settings.training,

@@ -33,6 +33,7 @@ from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
 _NOT_WORTH_MEASURING = 20  # steps
 _SHARE_FOR_MEASURING = 0.01
 _MOST_MEASURED = 50
+_MEASURED_OF_PHASES = 12
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def _dry_run(
 ) -> Job[Measured]:
     least = max(2, config.dry_run_steps)
     most = _MOST_MEASURED if config.minutes > 0 else least
+    if getattr(feed, "phases", ()):  # the few steps run through all of them
+        least = most = max(least, _MEASURED_OF_PHASES)
     enough_s = 60.0 * config.minutes * _SHARE_FOR_MEASURING
     batches = feed.stream(0, most * plan.accumulate)
     forget_peak(stepper.device)

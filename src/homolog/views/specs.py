@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from homolog.views.view import (
     Elsewhere,
@@ -12,6 +13,45 @@ from homolog.views.view import (
     ViewSpec,
     Within,
 )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a training that looks at some of the groups only.
+
+    Attributes:
+        share: Of the whole training, 0..1; those of all phases sum to 1.
+        groups: What is made in it; nothing else is read.
+        samples: Share of every batch's samples that is made, at least one.
+        volumes: Only scans of several slices.
+    """
+
+    share: float
+    groups: tuple[str, ...]
+    samples: float = 1.0
+    volumes: bool = False
+
+
+def phase_at(phases: Sequence[Phase], progress: float) -> int:
+    """Number of the phase at a share of the training done, 0..1."""
+    end = 0.0
+    for number, phase in enumerate(phases):
+        end += phase.share
+        if progress < end - 1e-9:
+            return number
+    return len(phases) - 1
+
+
+def check_phases(phases: Sequence[Phase], specs: Mapping[str, ViewSpec]) -> None:
+    """Raise ValueError where phases do not fill a training with known groups."""
+    total = sum(phase.share for phase in phases)
+    if abs(total - 1) > 1e-6 or any(phase.share <= 0 for phase in phases):
+        shares = ", ".join(f"{phase.share:g}" for phase in phases)
+        raise ValueError(
+            f"the shares of phases must be above 0 and sum to 1: {shares}."
+        )
+    for phase in phases:
+        check_specs({name: specs[name] for name in phase.groups})
 
 
 def check_specs(specs: Mapping[str, ViewSpec]) -> None:

@@ -188,6 +188,8 @@ class View:
             a labelled voxel and its label's boundary; 0 on it and outside labels.
         label_space: (B,) int64 or None: scans of one number name their labels alike.
         target: (B,) int64 or None: class of the whole scan; -1 where unknown.
+        modality: (B,) int64 or None: number of the scan's modality, of those in the
+            feed by name.
     """
 
     image: Tensor
@@ -199,6 +201,7 @@ class View:
     depth: Tensor | None = None
     label_space: Tensor | None = None
     target: Tensor | None = None
+    modality: Tensor | None = None
 
     @property
     def size(self) -> Index:
@@ -222,6 +225,9 @@ class Views(Mapping[str, View]):
             known = ", ".join(self._groups)
             raise ValueError(f"no view group {name!r}; this batch has: {known}.")
         return self._groups[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._groups
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._groups)

@@ -1,0 +1,317 @@
+"""Joint: a 2D network learns slices and images, attention learns whole volumes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones._base import Backbone
+from homolog.backbones.hybrid import Hybrid
+from homolog.config import ConfigError
+from homolog.losses.reconstruct import hidden_feature_error
+from homolog.losses.similarity import unit
+from homolog.methods._base import Method
+from homolog.methods._joint_settings import RECIPES, JointConfig
+from homolog.methods.swav import clustering_of, default_prototypes, multi_crop
+from homolog.nn.clustering import Clustering, shared_information
+from homolog.nn.heads import Projector, pooled
+from homolog.nn.masking import random_mask, view_keys
+from homolog.views.specs import Phase, phase_at
+from homolog.views.view import Intensity, View, Views, ViewSpec, Within
+
+if TYPE_CHECKING:
+    from homolog.feed import CaseRef
+
+# Modalities that are told apart in the count of clusters.
+_MODALITIES = 16
+# What Table 8 says.
+_PAPERS_PARAMETERS = 31.16e6
+
+
+class Joint(Method):
+    """2D images and volumes together, in three stages of one run.
+
+    First slices and images: crops of one fall into the same cluster (SwAV). Then only
+    the attention: the features of masked slices are told from those of the others. Then
+    everything: two views of a volume fall into the same cluster. A term is there for
+    every group of views that is: ``slices``, ``masked`` and ``volumes``.
+
+    ``slices_usage`` and ``volumes_usage`` are entropies of mean codes in units of ln K;
+    ``explained`` is the share of the variance of masked features that is predicted;
+    ``information`` how much of the modality the cluster of a slice tells.
+
+    Source: Nguyen et al., "Joint Self-Supervised Image-Volume Representation Learning
+    with Intra-Inter Contrastive Clustering", AAAI 2023.
+    Differs from the paper: Eq. 11 swapped, as its text and code; clusters of slices and
+    of volumes are not the same ones; only scans of several slices are volumes; the two
+    views of a volume overlap by default; one course of the learning rate for all
+    stages; AdamW; statistics of batch norm rest after the first stage.
+    """
+
+    Config = JointConfig
+    title: ClassVar[str] = "Joint: images and volumes by clustering"
+    paper: ClassVar[str] = (
+        "Nguyen et al., Joint Self-Supervised Image-Volume Representation Learning "
+        "with Intra-Inter Contrastive Clustering, AAAI 2023"
+    )
+    backbones: ClassVar[tuple[str, ...]] = ("hybrid",)
+    store_power: ClassVar[float] = 0.5
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+
+    config: JointConfig
+
+    def __init__(self, backbone: Backbone, config: JointConfig) -> None:
+        super().__init__(backbone, config)
+        if not isinstance(backbone, Hybrid):
+            raise ConfigError(
+                "joint needs the backbone hybrid, a 2D network with attention over "
+                f"slices, got {type(backbone).__name__}."
+            )
+        if config.size[0] < 2 or config.slice_size[0] != 1 or config.small_size[0] != 1:
+            raise ConfigError(
+                "joint needs volumes (size) of two slices or more, and slice_size and "
+                f"small_size of one, got {config.size}, {config.slice_size} and "
+                f"{config.small_size}."
+            )
+        if not self.phases():
+            raise ConfigError("joint needs a stage: all three shares are 0.")
+        for spec in self.views().values():
+            backbone.check_size(spec.size)
+        self.backbone = backbone
+        self.slices: Clustering | None = None
+        self.volumes: Clustering | None = None
+        self.prototypes = config.prototypes or default_prototypes(config.queue_length)
+        if config.share_slices > 0:
+            self.projector = Projector(
+                backbone.intra.channels[-1], config.dim, hidden=config.hidden
+            )
+            self.slices = clustering_of(config, self.prototypes)
+        self.of_volumes = config.prototypes_volumes or default_prototypes(
+            config.queue_volumes
+        )
+        if config.share_volumes > 0:
+            of_volumes = replace(
+                config,
+                dim=backbone.config.dim,
+                queue_length=config.queue_volumes,
+                hard=config.hard_volumes,
+            )
+            self.volumes = clustering_of(of_volumes, self.of_volumes)
+        if config.share_masked > 0:
+            self.masked = nn.Parameter(torch.randn(backbone.described) * 0.02)
+            self.decode = nn.Linear(backbone.config.dim, backbone.described)
+        self._raw: dict[str, Tensor] = {}
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(_MODALITIES, self.prototypes))
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+    ) -> dict[str, Any]:
+        """Without volumes there is only the first stage."""
+        found = dict(settings)
+        if not any(case.card.shape[0] > 1 for case in cases):
+            found |= {"share_slices": 1.0, "share_masked": 0.0, "share_volumes": 0.0}
+        return found
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """Its size beside the paper's, and its stages."""
+        count = sum(p.numel() for p in self.backbone.parameters())
+        shares = [f"{p.groups[0]} {p.share:.0%}" for p in self.phases()]
+        told = [
+            f"stages: {', '.join(shares)} of the training; {count / 1e6:.2f} M weights "
+            f"(the paper: {_PAPERS_PARAMETERS / 1e6:.2f} M)."
+        ]
+        if len(shares) == 1 and self.slices is not None:
+            told.append("only slices and images are learnt; attention over slices not.")
+        return told
+
+    def phases(self) -> Sequence[Phase]:
+        """Slices, masked slices, volumes."""
+        config = self.config
+        few = config.volume_samples
+        stages = [
+            Phase(config.share_slices, tuple(self._slice_views())),
+            Phase(config.share_masked, ("masked",), few, volumes=True),
+            Phase(config.share_volumes, ("volumes",), few, volumes=True),
+        ]
+        total = sum(stage.share for stage in stages)
+        return [replace(s, share=s.share / total) for s in stages if s.share > 0]
+
+    def views(self) -> dict[str, ViewSpec]:
+        """Two views of volumes, and of slices, with small crops of those."""
+        config = self.config
+        found: dict[str, ViewSpec] = {}
+        volume = multi_crop(replace(config, small_count=0), self._intensity())["large"]
+        if config.share_volumes > 0:
+            found["volumes"] = volume
+        if config.share_masked > 0:
+            found["masked"] = volume
+        return {**found, **(self._slice_views() if config.share_slices > 0 else {})}
+
+    def _slice_views(self) -> dict[str, ViewSpec]:
+        config = self.config
+        turned = (config.rotate_deg[0], 0.0, 0.0)  # an image has no depth to tilt in
+        flat = replace(
+            config, size=config.slice_size, rotate_deg=turned, place="sample"
+        )
+        views = multi_crop(flat, self._intensity())
+        along = views["large"].translate[1:]  # both views are of one slice
+        found = {"slices": replace(views["large"], translate=(0.0, *along))}
+        if "small" in views:
+            found["small"] = replace(views["small"], place=Within("slices"))
+        return found
+
+    def _intensity(self) -> Intensity:
+        p = self.config.intensity_probability
+        return Intensity(
+            shift_probability=p, scale_probability=p, gamma_probability=p,
+            noise_probability=p, blur_probability=p / 2,
+        )  # fmt: skip
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """``slices``, ``masked``, ``volumes``: of those whose views are there."""
+        found = {}
+        if "slices" in views:
+            found["slices"] = self._slices_term(views, self._stage_at(views, progress))
+        with _resting_statistics(self.backbone.intra):
+            if "masked" in views:
+                found["masked"] = self._masked_term(views["masked"], progress)
+            if "volumes" in views:
+                local = self._stage_at(views, progress)
+                found["volumes"] = self._volumes_term(views["volumes"], local)
+        return found
+
+    def _stage_at(self, views: Views, progress: float) -> float:
+        """Share of the running stage that is done; of all where all run at once."""
+        phases = self.phases()
+        if sum(phase.groups[0] in views for phase in phases) > 1:
+            return progress
+        number = phase_at(phases, progress)
+        begin = sum(phase.share for phase in phases[:number])
+        return min(max((progress - begin) / phases[number].share, 0.0), 1.0)
+
+    def _slices_term(self, views: Views, local: float) -> Tensor:
+        """Swapped prediction of the crops of slices and images, Eq. 1 to 5."""
+        assert self.slices is not None
+        features: list[Tensor] = []
+        for name in ("slices", "small"):
+            if name in views:
+                flat = views[name].flat()[:, :, 0]
+                found = self.projector(pooled(self.backbone.intra(flat)[-1]))
+                features += found.reshape(*views[name].image.shape[:2], -1).unbind(1)
+        self.watch("slices", features[0])
+        modality = views["slices"].modality
+        if self.training and modality is not None:
+            self._count(features[0].detach(), modality)
+        return self._clustered(self.slices, features, local)
+
+    def _masked_term(self, view: View, progress: float) -> Tensor:
+        """The features of masked slices, told from those of the others, Eq. 13 to 15.
+
+        Only the attention, the mask and the decoder learn.
+        """
+        with torch.no_grad():
+            target = self.backbone.describe(self.backbone.slice_maps(view.flat()))
+        case = view.case.repeat_interleave(view.image.shape[1])
+        keys = view_keys(view.affine.flatten(0, 1), case, progress)
+        hidden = random_mask(keys, target.shape[1], self.config.masked_ratio)
+        shown = torch.where(hidden[..., None], self.masked, target)
+        told = self.decode(self.backbone.between(shown))
+        error = hidden_feature_error(told, target, hidden, literal=self.config.literal)
+        with torch.no_grad():
+            spread = target.flatten(0, 1).var(dim=0, correction=0).sum()
+            plain = hidden_feature_error(told.detach(), target, hidden)
+            self._raw["explained"] = 1 - plain / spread.clamp_min(1e-12)
+        return error
+
+    def _volumes_term(self, view: View, local: float) -> Tensor:
+        """Swapped prediction of the two views of a volume, Eq. 9 to 12."""
+        assert self.volumes is not None
+        described = self.backbone.describe(self.backbone.slice_maps(view.flat()))
+        vectors = unit(self.backbone.between(described).mean(dim=1))
+        features = vectors.reshape(*view.image.shape[:2], -1).unbind(1)
+        self.watch("volumes", features[0])
+        return self._clustered(self.volumes, features, local)
+
+    def _clustered(
+        self, clustering: Clustering, features: Sequence[Tensor], local: float
+    ) -> Tensor:
+        loss: Tensor = clustering(
+            features,
+            frozen=local < self.config.freeze,
+            queued=local >= self.config.queue_start,
+        )
+        return loss
+
+    @torch.no_grad()
+    def _count(self, features: Tensor, modality: Tensor) -> None:
+        """How often slices of each modality fall to each cluster."""
+        assert self.slices is not None
+        nearest = self.slices.scores(features).argmax(1)
+        hits = torch.zeros_like(self.seen)
+        row = modality.clamp_max(_MODALITIES - 1)
+        ones = torch.ones_like(nearest, dtype=hits.dtype)
+        self._raw["hits"] = hits.index_put((row, nearest), ones, accumulate=True)
+
+    def after_step(self, progress: float) -> None:
+        """Fill the queues and the counts."""
+        for clustering in (self.slices, self.volumes):
+            if clustering is not None:
+                clustering.after_step()
+        hits = self._raw.pop("hits", None)
+        if hits is not None:
+            self.seen.mul_(0.95).add_(hits)
+
+    def encoder(self) -> Backbone:
+        """The hybrid network; prototypes, mask and decoder are dropped."""
+        return self.backbone
+
+    @property
+    def trivial(self) -> dict[str, float]:
+        """Ln K: every prediction uniform."""
+        found = {"slices": self.prototypes, "volumes": self.of_volumes}
+        return {
+            name: math.log(count)
+            for name, count in found.items()
+            if getattr(self, name) is not None
+        }
+
+    @torch.no_grad()
+    def monitors(self) -> dict[str, Tensor]:
+        """Spread of the features, use of clusters, what is predicted of masked ones."""
+        found = super().monitors()
+        for name in ("slices", "volumes"):
+            clustering = getattr(self, name)
+            if name in self._watched and clustering is not None:
+                found[f"{name}_usage"] = clustering.usage()
+        if "slices" in self._watched and (self.seen.sum(1) > 0).sum() > 1:
+            found["information"] = shared_information(self.seen)
+        if "explained" in self._raw:
+            found["explained"] = self._raw["explained"]
+        return found
+
+
+@contextlib.contextmanager
+def _resting_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms use, and do not change, what they know.
+
+    Slices of few volumes are alike: statistics of a batch would say which volume.
+    """
+    resting = [
+        m for m in network.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
+    ]  # fmt: skip
+    for module in resting:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in resting:
+            module.train()
