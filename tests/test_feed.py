@@ -98,6 +98,24 @@ def test_every_group_has_the_shape_and_kind_it_was_asked_for(feed: Feed) -> None
     assert all(block.image.dtype == torch.int16 for block in batch.blocks)
 
 
+def test_every_view_knows_where_in_its_scan_it_lies(feed: Feed) -> None:
+    views = feed.views(feed.batch(1), "cpu")
+    for name, view in views.items():
+        assert view.where is not None
+        assert view.where.shape == (3, RICH[name].count, 3)
+        for row, case in enumerate(view.case.tolist()):
+            card = feed.cases[case].card
+            middle = torch.tensor([[(n - 1) / 2 for n in view.size]])
+            for affine, where in zip(view.affine[row], view.where[row], strict=True):
+                mm = Affine(affine.numpy()).apply(middle.double().numpy())
+                voxel = card.affine.inverse().apply(mm)[0]
+                expected = (voxel + 0.5) / card.shape
+                np.testing.assert_allclose(where, expected, atol=1e-6)
+    # voxel 0 of a box is half a voxel in, and a whole scan is in its own middle
+    whole = views["whole"].where
+    np.testing.assert_allclose(whole[:, 0, 1:], 0.5, atol=1e-6)
+
+
 def test_a_plain_view_is_the_stored_crop_normalised(feed: Feed) -> None:
     for step in range(3):
         batch = feed.batch(step)

@@ -131,6 +131,35 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert whole == again
 
 
+def test_offline_clustering_counts_the_samples_and_resumes_exactly(
+    tmp_path: Path, phantom_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homolog.training.loop._SECONDS_BETWEEN_EVENTS", 0.0)
+    own = {"variant": "offline", "prototypes": 2, "every": 2, "bins": [2, 1, 1]}
+    settings = {"training": {"steps": 7, "log_every": 1}, "method": own}
+    config = tiny("swav", phantom_store, settings=settings)
+    seen = [c for c in phantom_store.cards if c.split != "test"]
+    assert config["method_config"]["samples"] == 2 * len(seen)
+    told: list[Event] = []
+    for folder, stop_at in ((tmp_path / "whole", 99), (tmp_path / "parts", 3)):
+        result, told = listen(job(config, folder), stop_at=stop_at)
+    assert result["stopped"]
+    assert any("samples are remembered" in e.text for e in told if isinstance(e, Note))
+    drain(job(config, tmp_path / "parts"))
+    ends = [
+        (generations(f)[0] / "state.safetensors").read_bytes()
+        for f in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    assert ends[0] == ends[1]
+    rows = (tmp_path / "whole" / "metrics.csv").read_text().splitlines()
+    place = rows[0].split(",").index("clusters")
+    losses = [float(row.split(",")[place]) for row in rows[1:]]
+    assert losses[:2] == [0.0, 0.0]
+    assert min(losses[4:]) > 0
+    with pytest.raises(ConfigError, match=r"999 clusters.*please fewer clusters"):
+        tiny("swav", phantom_store, settings={"method": {**own, "prototypes": 999}})
+
+
 def test_a_worker_killed_in_the_middle_of_s2dc_ends_with_the_same_bytes(
     tmp_path: Path, phantom_store: Store
 ) -> None:

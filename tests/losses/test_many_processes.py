@@ -12,6 +12,7 @@ from torch import Tensor
 from homolog.losses.cross_correlation import cross_correlation, redundancy
 from homolog.losses.sinkhorn import balanced_codes
 from homolog.nn.clustering import Clustering
+from homolog.nn.memory_bank import OfflineClustering
 from homolog.nn.queue import FeatureQueue
 
 
@@ -58,6 +59,25 @@ def clustered(rank: int | None) -> tuple[Tensor, Clustering]:
     return loss.detach(), made
 
 
+def remembered(rank: int | None) -> tuple[Tensor, OfflineClustering]:
+    """Loss of a step after a clustering, when only some samples have a target."""
+    torch.manual_seed(4)
+    made = OfflineClustering(4, (3, 5), samples=30, every=3)
+    for step in range(5):
+        generator = torch.Generator().manual_seed(step)
+        samples = torch.randint(12 if step < 3 else 30, (8,), generator=generator)
+        views = [
+            torch.nn.functional.normalize(torch.randn(8, 4, generator=generator), dim=1)
+            for _ in range(3)
+        ]
+        if rank is not None:
+            samples = samples.chunk(2)[rank]
+            views = [view.chunk(2)[rank] for view in views]
+        loss = made(views, samples)
+        made.after_step()
+    return loss.detach(), made
+
+
 def half(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -68,8 +88,11 @@ def half(rank: int, folder: str) -> None:
     queue.enqueue(keys)
     loss, gradient = correlated(rank)
     swapped, clustering = clustered(rank)
+    offline, bank = remembered(rank)
     torch.save(
         {
+            "offline": offline,
+            "bank": bank.state_dict(),
             "swapped": swapped,
             "clustering": clustering.state_dict(),
             "loss": loss,
@@ -106,3 +129,10 @@ def test_e_t11_two_processes_make_the_codes_the_queue_and_the_loss_of_one(
     for part in parts:
         for name, value in clustering.state_dict().items():
             torch.testing.assert_close(part["clustering"][name], value)
+    offline, bank = remembered(None)
+    assert offline > 0
+    torch.testing.assert_close((parts[0]["offline"] + parts[1]["offline"]) / 2, offline)
+    assert parts[0]["offline"] != parts[1]["offline"]
+    for name, value in bank.state_dict().items():
+        assert torch.equal(parts[0]["bank"][name], parts[1]["bank"][name])
+        torch.testing.assert_close(parts[0]["bank"][name], value)

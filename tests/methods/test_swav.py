@@ -1,7 +1,8 @@
-"""SwAV: what its crops show, E-T12, and what it says of K."""
+"""SwAV and DeepCluster-v2: what its crops show, E-T12, and what it says of K."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from homolog.backbones._base import build
 from homolog.config import from_dict
 from homolog.feed import CaseRef, Feed
-from homolog.methods.swav import SwAV, SwAVConfig
+from homolog.methods._samples import sample_count, sample_numbers
+from homolog.methods._swav_settings import SwAVConfig
+from homolog.methods.swav import SwAV
 
 SMALL = {"size": [16, 16, 16], "small_size": [8, 8, 8], "dim": 16, "hidden": 32}
 
@@ -73,6 +76,78 @@ def test_k_follows_the_queue_and_too_many_clusters_are_told() -> None:
     (sentence,) = method_of(queue_length=64, prototypes=100).remarks({})
     assert "100 clusters and a queue of 64" in sentence
     assert method_of(queue_length=0).prototypes == 8
+
+
+def offline(store: Any, **settings: object) -> SwAV:
+    """DeepCluster-v2 with as many samples as the store has."""
+    asked = {"variant": "offline", "place": "sample", "bins": [2, 1, 1], **settings}
+    complete = {**vars(SwAVConfig()), **asked}
+    cases = [CaseRef(store, card) for card in store.cards]
+    samples = SwAV.settled(complete, cases)["samples"]
+    return method_of(**{**asked, "samples": samples})
+
+
+def test_a_sample_is_a_scan_or_a_part_of_one(phantom_store: Any) -> None:
+    parts = offline(phantom_store, bins=[4, 2, 1])
+    assert parts.config.samples == 8 * len(phantom_store.cards)
+    whole = offline(phantom_store, place="scan", prototypes=2)
+    assert whole.config.samples == len(phantom_store.cards)
+    feed = feed_of(parts, phantom_store, 16)
+    view = feed.views(feed.batch(0), "cpu")["large"]
+    assert torch.equal(sample_numbers(view, (1, 1, 1)), view.case)
+    numbers = sample_numbers(view, (4, 2, 1))
+    assert torch.equal(numbers // 8, view.case)
+    assert len(set((numbers % 8).tolist())) > 2
+    where = torch.tensor([[0.0, 0.6, 0.9], [0.3, 0.4, 0.1], [1.2, 1.0, -0.1]])
+    placed = dataclasses.replace(
+        view, where=where[:, None], case=torch.tensor([0, 0, 5])
+    )
+    found = sample_numbers(placed, (4, 2, 3))
+    assert found.tolist() == [5, 6, 5 * 24 + 21]
+    assert int(found.max()) < sample_count(6, (4, 2, 3))
+    with pytest.raises(ValueError, match="24 parts of a scan"):
+        sample_numbers(dataclasses.replace(view, where=None), (4, 2, 3))
+
+
+def test_e_t12_offline_a_batch_is_learnt_by_heart_and_clusters_are_used(
+    phantom_store: Any,
+) -> None:
+    method = offline(phantom_store, prototypes=4, heads=2, every=20)
+    feed = feed_of(method, phantom_store, 8)
+    views = feed.views(feed.batch(0), "cpu")
+    optimiser = torch.optim.AdamW(method.parameters(), 3e-3, weight_decay=0.0)
+    losses, prototypes = [], []
+    for _ in range(60):
+        loss = method.losses(views, 0.5)["clusters"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        method.after_step(0.5)
+        losses.append(float(loss.detach()))
+        prototypes.append(method.clustering.weights[0].clone())  # type: ignore[operator,union-attr]
+    assert losses[:20] == [0.0] * 20
+    assert not torch.equal(prototypes[18], prototypes[19])  # the first clustering
+    assert torch.equal(prototypes[19], prototypes[38])
+    # prototypes that lie close to each other keep it above 0
+    assert losses[20] > 0.9 * method.trivial["clusters"]
+    assert losses[-1] < 0.6 * method.trivial["clusters"]
+    told = method.monitors()
+    assert told["usage"] > 0.7
+    assert 0 < told["seen"] <= 8 / method.config.samples
+    assert told["features_std"] > 0.6
+    assert told["features_rank"] > 2
+
+
+def test_offline_says_what_it_waits_for_and_k_follows_the_samples(
+    phantom_store: Any,
+) -> None:
+    method = offline(phantom_store, bins=[8, 4, 4])
+    assert method.prototypes == max(8, method.config.samples // 8)
+    assert method.trivial == {"clusters": pytest.approx(math.log(method.prototypes))}
+    (sentence,) = method.remarks({})
+    assert f"{method.config.samples} samples are remembered" in sentence
+    with pytest.raises(ValueError, match="please fewer clusters"):
+        offline(phantom_store, prototypes=2999)
 
 
 def test_without_small_crops_the_two_large_ones_are_enough(phantom_store: Any) -> None:

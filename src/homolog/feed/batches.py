@@ -18,7 +18,15 @@ from homolog.data.depths import STEPS
 from homolog.data.pairs import Pairing
 from homolog.errors import UnusableInput
 from homolog.feed.cases import CaseRef, check_cases, numbered
-from homolog.feed.collate import Batch, levels_of, pad_blocks, pinned, stack_plans
+from homolog.feed.collate import (
+    Batch,
+    centres_within,
+    fractions_of,
+    levels_of,
+    pad_blocks,
+    pinned,
+    stack_plans,
+)
 from homolog.feed.order import CaseOrder, TurnOrder
 from homolog.feed.samples import Sampler
 from homolog.views.blocks import Share, share_blocks
@@ -120,6 +128,7 @@ class Feed:
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in self.cases]
         self._label_spaces = torch.tensor(stores)
+        self._fractions = fractions_of([case.card for case in self.cases])
         self._modalities = torch.tensor(numbered([c.card.modality for c in cases]))
         everywhere = range(len(self.cases))
         self._whole = _Part(
@@ -262,14 +271,20 @@ class Feed:
                     shown = made[spec.place.group]
                     made[name] = recoloured(spec, draw, shown, levels.low)
                 else:
-                    made[name] = generate(
+                    view = generate(
                         spec, draw, normalised, levels.low, case, spaces[case]
+                    )
+                    inside = self._fractions[both[share.partner][1]].to(
+                        device, non_blocking=True
                     )
                     target = None
                     if self._target is not None:
                         target = self._target.to(device, non_blocking=True)[case]
                     made[name] = dataclasses.replace(
-                        made[name], target=target, modality=modalities[case]
+                        view,
+                        target=target,
+                        modality=modalities[case],
+                        where=centres_within(view.affine, spec.size, inside),
                     )
         return Views({name: made[name] for name in batch.draws})
 

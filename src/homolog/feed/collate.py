@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homolog.data.card import Card
+from homolog.geometry.affine import Index
 from homolog.views.generate import Block, GroupDraw, Levels
 from homolog.views.intensity import Draws
 from homolog.views.plan import GroupPlan
@@ -61,6 +62,29 @@ def levels_of(cards: Sequence[Card]) -> Levels:
         low=column([(c.low - c.centre) / c.spread for c in cards]),
         high=column([(c.high - c.centre) / c.spread for c in cards]),
     )
+
+
+def fractions_of(cards: Sequence[Card]) -> Tensor:
+    """(N, 4, 4) float64: world mm -> place in the scan's box, 0..1 along z, y, x."""
+    found = []
+    for card in cards:
+        share = np.eye(4)
+        share[:3, :3] /= card.shape
+        share[:3, 3] = 0.5 / np.array(card.shape)  # voxel 0 is centred half a voxel in
+        found.append(share @ card.affine.inverse().matrix)
+    return torch.from_numpy(np.stack(found))
+
+
+def centres_within(affine: Tensor, size: Index, fractions: Tensor) -> Tensor:
+    """``View.where``, (B, V, 3) float32.
+
+    Args:
+        affine: (B, V, 4, 4) float64, view voxel -> world mm.
+        size: Voxels of a view.
+        fractions: (B, 4, 4), of each sample's scan, as made by ``fractions_of``.
+    """
+    middle = affine.new_tensor([*((n - 1) / 2 for n in size), 1.0])
+    return ((fractions[:, None] @ affine) @ middle)[..., :3].float()
 
 
 def stack_plans(plans: Sequence[GroupPlan]) -> GroupDraw:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from homolog.config import option
-from homolog.methods.swav import SwAVConfig
+from homolog.methods._swav_settings import MultiCropConfig
 
 
 @dataclass(frozen=True)
-class HundredMillionConfig(SwAVConfig):
+class HundredMillionConfig(MultiCropConfig):
     """Settings of Hundred Million; the defaults suit a small machine."""
 
     scale: tuple[float, float] = option(

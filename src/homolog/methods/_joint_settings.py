@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from homolog.config import option
-from homolog.methods.swav import SwAVConfig
+from homolog.methods._swav_settings import MultiCropConfig
 
 
 @dataclass(frozen=True)
-class JointConfig(SwAVConfig):
+class JointConfig(MultiCropConfig):
     """Settings of Joint; the defaults suit a small machine."""
 
     size: tuple[int, int, int] = option(

@@ -1,91 +1,33 @@
-"""SwAV: online clustering, the plain form that Joint and Hundred Million build on."""
+"""SwAV and DeepCluster-v2: crops of a sample share a cluster, the plain form.
+
+What Joint and Hundred Million build on.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from homolog.backbones._base import Backbone
-from homolog.config import option
 from homolog.geometry.affine import Index
 from homolog.methods._base import Method
+from homolog.methods._samples import sample_count, sample_numbers
+from homolog.methods._swav_settings import RECIPES, MultiCropConfig, SwAVConfig
 from homolog.nn.clustering import Clustering
 from homolog.nn.heads import Projector, pooled
+from homolog.nn.memory_bank import OfflineClustering
 from homolog.views.view import Anchor, Elsewhere, Intensity, Views, ViewSpec, Within
 
+if TYPE_CHECKING:
+    from homolog.feed import CaseRef
+
 _LEAST, _MOST = 8, 3000
-
-
-@dataclass(frozen=True)
-class SwAVConfig:
-    """Settings of SwAV; the defaults suit a small machine."""
-
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "large crop z, y, x", unit="voxel", minimum=1, maximum=512
-    )
-    small_size: tuple[int, int, int] = option(
-        (32, 32, 32), "small crop z, y, x", unit="voxel", minimum=1, maximum=512
-    )
-    small_count: int = option(
-        2, "small crops beside the two large ones; they only predict", minimum=0
-    )
-    prototypes: int = option(
-        0,
-        "clusters K; 0: a quarter of the features that share a code assignment "
-        "(queue_length), 8 to 3000",
-        minimum=0,
-    )
-    queue_length: int = option(
-        128,
-        "features of earlier batches that share the assignment, per large crop, over "
-        "all processes; 0: none",
-        minimum=0,
-    )
-    queue_start: float = option(
-        0.1, "share of the training before the queues count", minimum=0, maximum=1
-    )
-    freeze: float = option(
-        0.05, "share of the training in which prototypes rest", minimum=0, maximum=1
-    )
-    temperature: float = option(0.1, "of the prediction", minimum=0.01)
-    epsilon: float = option(
-        0.05, "of the assignment; 0.03 if the loss stays at ln K", minimum=0.001
-    )
-    rounds: int = option(3, "of the assignment (Sinkhorn)", minimum=1, advanced=True)
-    hard: bool = option(False, "codes are made one-hot", advanced=True)
-    dim: int = option(128, "length of a feature", minimum=2)
-    hidden: int = option(512, "width inside the projector", minimum=2, advanced=True)
-    place: str = option(
-        "sample",
-        "where the other crops lie: anywhere in the scan (one scan is one thing, as in "
-        "the paper), or around the place of the first crop",
-        choices=("scan", "sample"),
-    )
-    rotate_deg: tuple[float, float, float] = option(
-        (15.0, 15.0, 15.0),
-        "rotation about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.7, 1.4), "range of zoom", minimum=0.1, maximum=8
-    )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of flips along z, y, x; flips hide left from right",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-    intensity_probability: float = option(
-        0.5, "probability of each intensity change", minimum=0, maximum=1
-    )
+_SAMPLES_PER_CLUSTER = 8
 
 
 def default_prototypes(queue_length: int) -> int:
@@ -93,7 +35,7 @@ def default_prototypes(queue_length: int) -> int:
     return min(max(queue_length // 4, _LEAST), _MOST)
 
 
-def clustering_of(config: SwAVConfig, prototypes: int) -> Clustering:
+def clustering_of(config: MultiCropConfig, prototypes: int) -> Clustering:
     """Prototypes and queues as the settings say."""
     return Clustering(
         config.dim,
@@ -106,7 +48,7 @@ def clustering_of(config: SwAVConfig, prototypes: int) -> Clustering:
     )
 
 
-def multi_crop(config: SwAVConfig, intensity: Intensity) -> dict[str, ViewSpec]:
+def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewSpec]:
     """Two large crops, and small ones within the first of them or anywhere."""
     far = config.place == "scan"
     large = ViewSpec(
@@ -141,11 +83,17 @@ class SwAV(Method):
     The loss begins near ln K (``trivial``); ``usage`` is the entropy of the mean code
     in units of ln K. With gradient accumulation codes are shared out within each part.
 
+    The variant ``offline`` (DeepCluster-v2) remembers the large crops of all samples
+    instead, and clusters them now and then: the targets of all crops until the next
+    time. Before the first clustering its loss is 0; ``seen`` is the share of samples
+    remembered. A sample is a scan, or a part of one (``bins``).
+
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments", NeurIPS 2020.
     Differs from the paper: three axes; crops overlap by default, for two far places of
     one body are not the same thing; layer norm in the projector; AdamW; queue and
-    freeze are given as shares of the training.
+    freeze are given as shares of the training; offline, two crops of one part of a scan
+    count as one sample, and the first epoch fills the memory without training.
     """
 
     Config = SwAVConfig
@@ -154,58 +102,7 @@ class SwAV(Method):
         "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster "
         "Assignments, NeurIPS 2020"
     )
-    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {
-            "method": {"size": [48, 48, 48], "small_size": [32, 32, 32]},
-            "backbone": {"name": "resunet"},
-            "training": {
-                "steps": 400,
-                "batch_size": 8,
-                "learning_rate": 1e-3,
-                "weight_decay": 0.01,
-                "warmup_steps": 20,
-            },
-        },
-        "gpu": {
-            "method": {
-                "size": [96, 96, 96],
-                "small_size": [48, 48, 48],
-                "small_count": 4,
-                "queue_length": 960,
-            },
-            "backbone": {"name": "resnet"},
-            "training": {
-                "steps": 20000,
-                "batch_size": 32,
-                "learning_rate": 3e-4,
-                "weight_decay": 0.01,
-                "warmup_steps": 500,
-            },
-        },
-        # 2 large and 6 small crops, K 3000, queue 3840, prototypes rest 313 of about
-        # 120 000 steps; the optimiser (LARC at batch 4096) is AdamW here.
-        "paper": {
-            "method": {
-                "size": [96, 96, 96],
-                "small_size": [48, 48, 48],
-                "small_count": 6,
-                "prototypes": 3000,
-                "queue_length": 3840,
-                "queue_start": 0.075,
-                "freeze": 0.0026,
-                "hidden": 2048,
-                "place": "scan",
-            },
-            "backbone": {"name": "resnet"},
-            "training": {
-                "steps": 120_000,
-                "batch_size": 64,
-                "learning_rate": 3e-4,
-                "weight_decay": 1e-6,
-                "warmup_steps": 3000,
-            },
-        },
-    }
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: SwAVConfig
 
@@ -219,11 +116,47 @@ class SwAV(Method):
         self.projector = Projector(
             backbone.channels[-1], config.dim, hidden=config.hidden
         )
-        self.prototypes = config.prototypes or default_prototypes(config.queue_length)
-        self.clustering = clustering_of(config, self.prototypes)
+        self.clustering: Clustering | OfflineClustering
+        if self.is_offline:
+            self.prototypes = config.prototypes or _default_offline(config.samples)
+            self.clustering = OfflineClustering(
+                config.dim,
+                [self.prototypes] * config.heads,
+                config.samples,
+                every=config.every,
+                temperature=config.temperature,
+                rounds=config.kmeans_rounds,
+            )
+        else:
+            self.prototypes = config.prototypes or default_prototypes(
+                config.queue_length
+            )
+            self.clustering = clustering_of(config, self.prototypes)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether it is DeepCluster-v2."""
+        return self.config.variant == "offline"
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+    ) -> dict[str, Any]:
+        """How many samples there are to remember."""
+        found = dict(settings)
+        if found["variant"] == "offline":
+            found["samples"] = sample_count(len(cases), _bins(found))
+        return found
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
-        """Too many clusters for the features that share them."""
+        """What offline waits for; too many clusters for the features of a code."""
+        if self.is_offline:
+            return [
+                f"{self.config.samples} samples are remembered and clustered every "
+                f"{self.config.every} steps (method.every; an epoch is about right), "
+                f"{self.config.heads} times into {self.prototypes} clusters; the loss "
+                "is 0 until the first clustering."
+            ]
         if self.prototypes <= max(self.config.queue_length, 1):
             return []
         return [
@@ -242,12 +175,18 @@ class SwAV(Method):
         return multi_crop(self.config, intensity)
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``swapped``: the codes of the large crops, predicted from the others."""
+        """``swapped``: the codes of the large crops, predicted from the others.
+
+        Offline ``clusters``: those of the samples, predicted from all crops.
+        """
         config = self.config
         features = [
             one for name in views for one in self.features(views[name].image).unbind(1)
         ]
         self.watch("features", features[0])
+        if self.is_offline:
+            samples = sample_numbers(views["large"], _bins(vars(config)))
+            return {"clusters": self.clustering(features, samples)}
         loss = self.clustering(
             features,
             frozen=progress < config.freeze,
@@ -262,7 +201,7 @@ class SwAV(Method):
         return found.reshape(*images.shape[:2], -1)
 
     def after_step(self, progress: float) -> None:
-        """Fill the queues."""
+        """Fill the queues, or the memory."""
         self.clustering.after_step()
 
     def encoder(self) -> Backbone:
@@ -272,9 +211,27 @@ class SwAV(Method):
     @property
     def trivial(self) -> dict[str, float]:
         """Ln K: every prediction uniform."""
-        return {"swapped": math.log(self.prototypes)}
+        name = "clusters" if self.is_offline else "swapped"
+        return {name: math.log(self.prototypes)}
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Spread of the features, and how evenly clusters are used."""
-        return {**super().monitors(), "usage": self.clustering.usage()}
+        found = {**super().monitors(), "usage": self.clustering.usage()}
+        if isinstance(self.clustering, OfflineClustering):
+            found["seen"] = self.clustering.coverage()
+        return found
+
+
+def _default_offline(samples: int) -> int:
+    """Clusters that so many samples can fill."""
+    wanted = min(max(samples // _SAMPLES_PER_CLUSTER, _LEAST), _MOST)
+    return max(2, min(wanted, samples // 2))
+
+
+def _bins(settings: Mapping[str, Any]) -> Index:
+    """Parts of a scan that are samples of their own."""
+    if settings["place"] == "scan":
+        return (1, 1, 1)
+    z, y, x = settings["bins"]
+    return z, y, x

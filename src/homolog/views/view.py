@@ -190,6 +190,8 @@ class View:
         target: (B,) int64 or None: class of the whole scan; -1 where unknown.
         modality: (B,) int64 or None: number of the scan's modality, of those in the
             feed by name.
+        where: (B, V, 3) float32 or None: the view's centre (z, y, x) in its scan's box,
+            0 and 1 at the faces; beyond them where it lies outside.
     """
 
     image: Tensor
@@ -202,6 +204,7 @@ class View:
     label_space: Tensor | None = None
     target: Tensor | None = None
     modality: Tensor | None = None
+    where: Tensor | None = None
 
     @property
     def size(self) -> Index:
