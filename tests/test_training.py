@@ -58,11 +58,14 @@ def test_the_toy_learns_and_tells(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("stop_after", [1, 17])
+@pytest.mark.parametrize(
+    ("stop_after", "optimizer"), [(1, "adamw"), (17, "adamw"), (9, "larc"), (9, "sgd")]
+)
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
-    tmp_path: Path, stop_after: int
+    tmp_path: Path, stop_after: int, optimizer: str
 ) -> None:
     settings = {"steps": 40, "accumulate": 2, "log_every": 1, "warmup_steps": 5}
+    settings["optimizer"] = optimizer
     run_all(toy(), ToyFeed(), tmp_path / "whole", **settings)
     parts = tmp_path / "parts"
     first, events = run_all(toy(), ToyFeed(), parts, stop_after=stop_after, **settings)
@@ -171,11 +174,12 @@ def test_a_step_that_is_not_finite_is_skipped_and_leaves_no_trace(
     assert rows[-1]["bad_steps"] == "1.0"
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "larc", "sgd"])
 def test_undoing_a_bad_step_on_the_device_equals_not_making_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     feed = ToyFeed(poison=frozenset({2, 3, 9}))
-    run_all(toy(), feed, tmp_path / "host", steps=15)
+    run_all(toy(), feed, tmp_path / "host", steps=15, optimizer=optimizer)
     make = Stepper.__init__
 
     def on_device(self: Stepper, *args: object, **options: object) -> None:
@@ -183,7 +187,7 @@ def test_undoing_a_bad_step_on_the_device_equals_not_making_it(
         self._undo_on_device = True
 
     monkeypatch.setattr(Stepper, "__init__", on_device)
-    result, _ = run_all(toy(), feed, tmp_path / "device", steps=15)
+    result, _ = run_all(toy(), feed, tmp_path / "device", steps=15, optimizer=optimizer)
     assert result.bad_steps == 3
     host, device = (load_state(tmp_path / n) for n in ("host", "device"))
     assert host is not None

@@ -46,7 +46,8 @@ class HundredMillion(Method):
     arXiv 2201.01283.
     Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
     references of energies are measured in the stores; masks and boxes do not supervise;
-    AdamW; queue and freeze are shares of the training; layer norm in the projector.
+    AdamW but in the recipe paper; queue and freeze are shares of the training; layer
+    norm in the projector.
     """
 
     Config = HundredMillionConfig

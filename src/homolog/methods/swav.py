@@ -91,9 +91,10 @@ class SwAV(Method):
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments", NeurIPS 2020.
     Differs from the paper: three axes; crops overlap by default, for two far places of
-    one body are not the same thing; layer norm in the projector; AdamW; queue and
-    freeze are given as shares of the training; offline, two crops of one part of a scan
-    count as one sample, and the first epoch fills the memory without training.
+    one body are not the same thing; layer norm in the projector; AdamW but in the
+    recipe paper; queue and freeze are shares of the training; offline, two crops of one
+    part of a scan count as one sample, and the first epoch fills the memory without
+    training.
     """
 
     Config = SwAVConfig

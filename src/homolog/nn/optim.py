@@ -29,7 +29,7 @@ def parameter_groups(
     learning_rate: float | None = None,
     factor: Factor | Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW: decayed and not, per learning-rate factor.
+    """Groups for an optimiser: decayed and not, per learning-rate factor.
 
     Not decayed: everything with at most one dimension (norms, biases, scalars) and
     position embeddings, tokens and bias tables. Frozen parameters are left out.

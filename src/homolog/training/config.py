@@ -29,7 +29,20 @@ class TrainingConfig:
         1, "forward passes per optimiser step", minimum=1, advanced=True
     )
     learning_rate: float = option(1e-3, "peak learning rate", minimum=0.0)
-    weight_decay: float = option(0.01, "AdamW weight decay", minimum=0.0)
+    weight_decay: float = option(0.01, "decay of the weights", minimum=0.0)
+    optimizer: str = option(
+        "adamw",
+        "adamw; sgd: gradient descent with momentum; larc: the same with rates that "
+        "follow each tensor's norm, for batches of hundreds and more",
+        choices=("adamw", "sgd", "larc"),
+        advanced=True,
+    )
+    momentum: float = option(
+        0.9, "of sgd and larc", minimum=0.0, maximum=0.999, advanced=True
+    )
+    trust: float = option(
+        0.001, "larc: trust coefficient", minimum=1e-6, maximum=1.0, advanced=True
+    )
     beta2: float = option(
         0.999, "AdamW decay of squares", minimum=0.0, maximum=1.0, advanced=True
     )

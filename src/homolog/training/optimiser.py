@@ -1,4 +1,4 @@
-"""AdamW with its schedule, and its state as named tensors (never a pickle)."""
+"""The optimiser, its schedule, and its state as named tensors (never a pickle)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from homolog.nn.larc import LARC
 from homolog.nn.optim import cosine_with_warmup, parameter_groups
 from homolog.training.config import TrainingConfig
 
@@ -18,12 +19,12 @@ def build_optimiser(
     module: nn.Module,
     config: TrainingConfig,
     groups: Sequence[Mapping[str, Any]] | None = None,
-) -> torch.optim.AdamW:
-    """Fused AdamW over the module's trainable parameters.
+) -> torch.optim.Optimizer:
+    """The chosen optimiser over the module's trainable parameters; AdamW is fused.
 
     Args:
         module: The trainable, on its device.
-        config: Learning rate, weight decay.
+        config: Which one, learning rate, weight decay.
         groups: As made by ``nn.optim.parameter_groups`` (``lr_factor`` or ``lr`` per
             group); all trainable parameters alike when None.
     """
@@ -34,6 +35,14 @@ def build_optimiser(
         rate = group.get("lr", config.learning_rate * group.get("lr_factor", 1.0))
         own.append(
             {**group, "params": list(group["params"]), "lr": rate, "peak_lr": rate}
+        )
+    if config.optimizer != "adamw":
+        return LARC(
+            own,
+            config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust=config.trust if config.optimizer == "larc" else 0.0,
         )
     return torch.optim.AdamW(
         own,

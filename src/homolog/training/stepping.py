@@ -24,7 +24,7 @@ class Stepper:
     """Module, optimiser and guard; knows how a step is made, not when.
 
     Attributes:
-        optimiser: AdamW over the trainable's parameters.
+        optimiser: Over the trainable's parameters.
         terms: Loss terms of the last step, detached, on the device.
         gradient_norm: Of the last step before clipping, on the device.
         learning_rate: Of the last step.
