@@ -124,7 +124,7 @@ def test_e_t12_offline_a_batch_is_learnt_by_heart_and_clusters_are_used(
         optimiser.step()
         method.after_step(0.5)
         losses.append(float(loss.detach()))
-        prototypes.append(method.clustering.weights[0].clone())  # type: ignore[operator,union-attr]
+        prototypes.append(method.clusters.offline.weights[0].clone())  # type: ignore[operator,union-attr]
     assert losses[:20] == [0.0] * 20
     assert not torch.equal(prototypes[18], prototypes[19])  # the first clustering
     assert torch.equal(prototypes[19], prototypes[38])

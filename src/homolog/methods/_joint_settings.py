@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from homolog.config import option
-from homolog.methods._swav_settings import MultiCropConfig
+from homolog.methods._swav_settings import VariantConfig
 
 
 @dataclass(frozen=True)
-class JointConfig(MultiCropConfig):
+class JointConfig(VariantConfig):
     """Settings of Joint; the defaults suit a small machine."""
 
     size: tuple[int, int, int] = option(
@@ -27,6 +27,12 @@ class JointConfig(MultiCropConfig):
         unit="voxel",
         minimum=1,
         maximum=1024,
+    )
+    bins: tuple[int, int, int] = option(
+        (8, 1, 1),
+        "offline: parts of a scan along z, y, x whose slices count as one sample",
+        minimum=1,
+        advanced=True,
     )
     small_size: tuple[int, int, int] = option(
         (1, 32, 32), "small crops of slices", unit="voxel", minimum=1, maximum=512

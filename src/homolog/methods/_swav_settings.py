@@ -77,8 +77,8 @@ class MultiCropConfig:
 
 
 @dataclass(frozen=True)
-class SwAVConfig(MultiCropConfig):
-    """Settings of SwAV; the defaults suit a small machine."""
+class VariantConfig(MultiCropConfig):
+    """And whether targets come from batches or from clusters of all samples."""
 
     variant: str = option(
         "online",
@@ -109,6 +109,11 @@ class SwAVConfig(MultiCropConfig):
         minimum=0,
         advanced=True,
     )
+
+
+@dataclass(frozen=True)
+class SwAVConfig(VariantConfig):
+    """Settings of SwAV; the defaults suit a small machine."""
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from homolog.backbones._base import Backbone
 from homolog.geometry.affine import Index
 from homolog.methods._base import Method
+from homolog.methods._clusters import clustering_of, default_prototypes
 from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
-from homolog.methods.swav import clustering_of, default_prototypes, multi_crop
+from homolog.methods._multi_crop import multi_crop
 from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
@@ -69,7 +70,7 @@ class HundredMillion(Method):
             backbone.check_size(config.small_size)
         self.backbone = backbone
         self.projector = Projector(
-            backbone.channels[-1], config.dim, hidden=config.hidden
+            backbone.channels[-1], config.dim, hidden=config.hidden, norm="batch"
         )
         self.groups = max(1, len(self.turns()))
         apart = self.groups if config.clustering == "modality" else 1

@@ -17,13 +17,15 @@ from homolog.config import ConfigError
 from homolog.losses.reconstruct import hidden_feature_error
 from homolog.losses.similarity import unit
 from homolog.methods._base import Method
+from homolog.methods._clusters import Clusters
 from homolog.methods._joint_settings import RECIPES, JointConfig
-from homolog.methods.swav import clustering_of, default_prototypes, multi_crop
-from homolog.nn.clustering import Clustering, shared_information
+from homolog.methods._multi_crop import multi_crop, plain_changes
+from homolog.methods._samples import sample_count, sample_numbers
+from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
 from homolog.nn.masking import random_mask, view_keys
 from homolog.views.specs import Phase, phase_at
-from homolog.views.view import Intensity, View, Views, ViewSpec, Within
+from homolog.views.view import View, Views, ViewSpec, Within
 
 if TYPE_CHECKING:
     from homolog.feed import CaseRef
@@ -37,7 +39,8 @@ _PAPERS_PARAMETERS = 31.16e6
 class Joint(Method):
     """2D images and volumes together, in three stages of one run.
 
-    First slices and images: crops of one fall into the same cluster (SwAV). Then only
+    First slices and images: crops of one fall into the same cluster (SwAV, or offline
+    DeepCluster-v2). Then only
     the attention: the features of masked slices are told from those of the others. Then
     everything: two views of a volume fall into the same cluster. A term is there for
     every group of views that is: ``slices``, ``masked`` and ``volumes``.
@@ -84,38 +87,41 @@ class Joint(Method):
         for spec in self.views().values():
             backbone.check_size(spec.size)
         self.backbone = backbone
-        self.slices: Clustering | None = None
-        self.volumes: Clustering | None = None
-        self.prototypes = config.prototypes or default_prototypes(config.queue_length)
+        self.slices: Clusters | None = None
+        self.volumes: Clusters | None = None
         if config.share_slices > 0:
             self.projector = Projector(
-                backbone.intra.channels[-1], config.dim, hidden=config.hidden
+                backbone.intra.channels[-1],
+                config.dim,
+                hidden=config.hidden,
+                norm="batch",
             )
-            self.slices = clustering_of(config, self.prototypes)
-        self.of_volumes = config.prototypes_volumes or default_prototypes(
-            config.queue_volumes
-        )
+            self.slices = Clusters(config, sample_count(config.samples, config.bins))
         if config.share_volumes > 0:
             of_volumes = replace(
                 config,
                 dim=backbone.config.dim,
+                prototypes=config.prototypes_volumes,
                 queue_length=config.queue_volumes,
                 hard=config.hard_volumes,
             )
-            self.volumes = clustering_of(of_volumes, self.of_volumes)
+            self.volumes = Clusters(of_volumes, config.samples)
         if config.share_masked > 0:
             self.masked = nn.Parameter(torch.randn(backbone.described) * 0.02)
             self.decode = nn.Linear(backbone.config.dim, backbone.described)
         self._raw: dict[str, Tensor] = {}
         self.seen: Tensor
-        self.register_buffer("seen", torch.zeros(_MODALITIES, self.prototypes))
+        count = 1 if self.slices is None else self.slices.prototypes
+        self.register_buffer("seen", torch.zeros(_MODALITIES, count))
 
     @classmethod
     def settled(
         cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
     ) -> dict[str, Any]:
-        """Without volumes there is only the first stage."""
+        """How many scans there are; without volumes there is only the first stage."""
         found = dict(settings)
+        if found["variant"] == "offline":
+            found["samples"] = len(cases)
         if not any(case.card.shape[0] > 1 for case in cases):
             found |= {"share_slices": 1.0, "share_masked": 0.0, "share_volumes": 0.0}
         return found
@@ -148,7 +154,9 @@ class Joint(Method):
         """Two views of volumes, and of slices, with small crops of those."""
         config = self.config
         found: dict[str, ViewSpec] = {}
-        volume = multi_crop(replace(config, small_count=0), self._intensity())["large"]
+        volume = multi_crop(replace(config, small_count=0), plain_changes(config))[
+            "large"
+        ]
         if config.share_volumes > 0:
             found["volumes"] = volume
         if config.share_masked > 0:
@@ -161,19 +169,12 @@ class Joint(Method):
         flat = replace(
             config, size=config.slice_size, rotate_deg=turned, place="sample"
         )
-        views = multi_crop(flat, self._intensity())
+        views = multi_crop(flat, plain_changes(config))
         along = views["large"].translate[1:]  # both views are of one slice
         found = {"slices": replace(views["large"], translate=(0.0, *along))}
         if "small" in views:
             found["small"] = replace(views["small"], place=Within("slices"))
         return found
-
-    def _intensity(self) -> Intensity:
-        p = self.config.intensity_probability
-        return Intensity(
-            shift_probability=p, scale_probability=p, gamma_probability=p,
-            noise_probability=p, blur_probability=p / 2,
-        )  # fmt: skip
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """``slices``, ``masked``, ``volumes``: of those whose views are there."""
@@ -210,7 +211,10 @@ class Joint(Method):
         modality = views["slices"].modality
         if self.training and modality is not None:
             self._count(features[0].detach(), modality)
-        return self._clustered(self.slices, features, local)
+        bins = self.config.bins if self.slices.is_offline else (1, 1, 1)
+        numbers = sample_numbers(views["slices"], bins)
+        loss: Tensor = self.slices(features, numbers, local)
+        return loss
 
     def _masked_term(self, view: View, progress: float) -> Tensor:
         """The features of masked slices, told from those of the others, Eq. 13 to 15.
@@ -238,23 +242,14 @@ class Joint(Method):
         vectors = unit(self.backbone.between(described).mean(dim=1))
         features = vectors.reshape(*view.image.shape[:2], -1).unbind(1)
         self.watch("volumes", features[0])
-        return self._clustered(self.volumes, features, local)
-
-    def _clustered(
-        self, clustering: Clustering, features: Sequence[Tensor], local: float
-    ) -> Tensor:
-        loss: Tensor = clustering(
-            features,
-            frozen=local < self.config.freeze,
-            queued=local >= self.config.queue_start,
-        )
+        loss: Tensor = self.volumes(features, view.case, local)
         return loss
 
     @torch.no_grad()
     def _count(self, features: Tensor, modality: Tensor) -> None:
         """How often slices of each modality fall to each cluster."""
         assert self.slices is not None
-        nearest = self.slices.scores(features).argmax(1)
+        nearest = self.slices.nearest(features)
         hits = torch.zeros_like(self.seen)
         row = modality.clamp_max(_MODALITIES - 1)
         ones = torch.ones_like(nearest, dtype=hits.dtype)
@@ -262,9 +257,9 @@ class Joint(Method):
 
     def after_step(self, progress: float) -> None:
         """Fill the queues and the counts."""
-        for clustering in (self.slices, self.volumes):
-            if clustering is not None:
-                clustering.after_step()
+        for clusters in (self.slices, self.volumes):
+            if clusters is not None:
+                clusters.after_step()
         hits = self._raw.pop("hits", None)
         if hits is not None:
             self.seen.mul_(0.95).add_(hits)
@@ -276,11 +271,11 @@ class Joint(Method):
     @property
     def trivial(self) -> dict[str, float]:
         """Ln K: every prediction uniform."""
-        found = {"slices": self.prototypes, "volumes": self.of_volumes}
+        both = {"slices": self.slices, "volumes": self.volumes}
         return {
-            name: math.log(count)
-            for name, count in found.items()
-            if getattr(self, name) is not None
+            name: math.log(clusters.prototypes)
+            for name, clusters in both.items()
+            if clusters is not None
         }
 
     @torch.no_grad()
@@ -288,9 +283,10 @@ class Joint(Method):
         """Spread of the features, use of clusters, what is predicted of masked ones."""
         found = super().monitors()
         for name in ("slices", "volumes"):
-            clustering = getattr(self, name)
-            if name in self._watched and clustering is not None:
-                found[f"{name}_usage"] = clustering.usage()
+            clusters = getattr(self, name)
+            if name in self._watched and clusters is not None:
+                told = clusters.monitors()
+                found |= {f"{name}_{what}": value for what, value in told.items()}
         if "slices" in self._watched and (self.seen.sum(1) > 0).sum() > 1:
             found["information"] = shared_information(self.seen)
         if "explained" in self._raw:

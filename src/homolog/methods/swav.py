@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,61 +15,15 @@ from torch import Tensor
 from homolog.backbones._base import Backbone
 from homolog.geometry.affine import Index
 from homolog.methods._base import Method
+from homolog.methods._clusters import Clusters
+from homolog.methods._multi_crop import multi_crop, plain_changes
 from homolog.methods._samples import sample_count, sample_numbers
-from homolog.methods._swav_settings import RECIPES, MultiCropConfig, SwAVConfig
-from homolog.nn.clustering import Clustering
+from homolog.methods._swav_settings import RECIPES, SwAVConfig
 from homolog.nn.heads import Projector, pooled
-from homolog.nn.memory_bank import OfflineClustering
-from homolog.views.view import Anchor, Elsewhere, Intensity, Views, ViewSpec, Within
+from homolog.views.view import Views, ViewSpec
 
 if TYPE_CHECKING:
     from homolog.feed import CaseRef
-
-_LEAST, _MOST = 8, 3000
-_SAMPLES_PER_CLUSTER = 8
-
-
-def default_prototypes(queue_length: int) -> int:
-    """Clusters that so many features can tell apart."""
-    return min(max(queue_length // 4, _LEAST), _MOST)
-
-
-def clustering_of(config: MultiCropConfig, prototypes: int) -> Clustering:
-    """Prototypes and queues as the settings say."""
-    return Clustering(
-        config.dim,
-        prototypes,
-        queue_length=config.queue_length,
-        temperature=config.temperature,
-        epsilon=config.epsilon,
-        rounds=config.rounds,
-        hard=config.hard,
-    )
-
-
-def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewSpec]:
-    """Two large crops, and small ones within the first of them or anywhere."""
-    far = config.place == "scan"
-    large = ViewSpec(
-        size=config.size,
-        count=2,
-        place=Elsewhere() if far else Anchor(),
-        translate=(0.0, 0.0, 0.0) if far else (0.25, 0.25, 0.25),
-        rotate_deg=config.rotate_deg,
-        scale=config.scale,
-        flip=config.flip,
-        intensity=intensity,
-    )
-    if not config.small_count:
-        return {"large": large}
-    small = replace(
-        large,
-        size=config.small_size,
-        count=config.small_count,
-        place=Elsewhere() if far else Within("large"),
-        translate=(0.0, 0.0, 0.0),
-    )
-    return {"large": large, "small": small}
 
 
 class SwAV(Method):
@@ -91,10 +44,10 @@ class SwAV(Method):
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting
     Cluster Assignments", NeurIPS 2020.
     Differs from the paper: three axes; crops overlap by default, for two far places of
-    one body are not the same thing; layer norm in the projector; AdamW but in the
-    recipe paper; queue and freeze are shares of the training; offline, two crops of one
-    part of a scan count as one sample, and the first epoch fills the memory without
-    training.
+    one body are not the same thing; batch norm of each size of crop by itself; AdamW
+    but in the recipe paper; queue and freeze are shares of the training; offline, two
+    crops of one part of a scan count as one sample, and the first epoch fills the
+    memory without training.
     """
 
     Config = SwAVConfig
@@ -115,24 +68,10 @@ class SwAV(Method):
             backbone.check_size(config.small_size)
         self.backbone = backbone
         self.projector = Projector(
-            backbone.channels[-1], config.dim, hidden=config.hidden
+            backbone.channels[-1], config.dim, hidden=config.hidden, norm="batch"
         )
-        self.clustering: Clustering | OfflineClustering
-        if self.is_offline:
-            self.prototypes = config.prototypes or _default_offline(config.samples)
-            self.clustering = OfflineClustering(
-                config.dim,
-                [self.prototypes] * config.heads,
-                config.samples,
-                every=config.every,
-                temperature=config.temperature,
-                rounds=config.kmeans_rounds,
-            )
-        else:
-            self.prototypes = config.prototypes or default_prototypes(
-                config.queue_length
-            )
-            self.clustering = clustering_of(config, self.prototypes)
+        self.clusters = Clusters(config, config.samples)
+        self.prototypes = self.clusters.prototypes
 
     @property
     def is_offline(self) -> bool:
@@ -168,32 +107,21 @@ class SwAV(Method):
 
     def views(self) -> dict[str, ViewSpec]:
         """See ``multi_crop``."""
-        p = self.config.intensity_probability
-        intensity = Intensity(
-            shift_probability=p, scale_probability=p, gamma_probability=p,
-            noise_probability=p, blur_probability=p / 2,
-        )  # fmt: skip
-        return multi_crop(self.config, intensity)
+        return multi_crop(self.config, plain_changes(self.config))
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """``swapped``: the codes of the large crops, predicted from the others.
 
         Offline ``clusters``: those of the samples, predicted from all crops.
         """
-        config = self.config
         features = [
             one for name in views for one in self.features(views[name].image).unbind(1)
         ]
         self.watch("features", features[0])
-        if self.is_offline:
-            samples = sample_numbers(views["large"], _bins(vars(config)))
-            return {"clusters": self.clustering(features, samples)}
-        loss = self.clustering(
-            features,
-            frozen=progress < config.freeze,
-            queued=progress >= config.queue_start,
-        )
-        return {"swapped": loss}
+        bins = _bins(vars(self.config)) if self.is_offline else (1, 1, 1)
+        numbers = sample_numbers(views["large"], bins)
+        loss = self.clusters(features, numbers, progress)
+        return {"clusters" if self.is_offline else "swapped": loss}
 
     def features(self, images: Tensor) -> Tensor:
         """(B, V, C, D, H, W) -> (B, V, E), unit length."""
@@ -203,7 +131,7 @@ class SwAV(Method):
 
     def after_step(self, progress: float) -> None:
         """Fill the queues, or the memory."""
-        self.clustering.after_step()
+        self.clusters.after_step()
 
     def encoder(self) -> Backbone:
         """The trained backbone; projector and prototypes are dropped."""
@@ -218,16 +146,7 @@ class SwAV(Method):
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Spread of the features, and how evenly clusters are used."""
-        found = {**super().monitors(), "usage": self.clustering.usage()}
-        if isinstance(self.clustering, OfflineClustering):
-            found["seen"] = self.clustering.coverage()
-        return found
-
-
-def _default_offline(samples: int) -> int:
-    """Clusters that so many samples can fill."""
-    wanted = min(max(samples // _SAMPLES_PER_CLUSTER, _LEAST), _MOST)
-    return max(2, min(wanted, samples // 2))
+        return {**super().monitors(), **self.clusters.monitors()}
 
 
 def _bins(settings: Mapping[str, Any]) -> Index:

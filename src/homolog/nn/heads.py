@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from homolog.geometry.affine import Index
 from homolog.losses.similarity import cosine_matrix, unit
 
+_NORMS: dict[str, type[nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "batch": nn.BatchNorm1d,
+}
+
 
 class Projector(nn.Module):
     """A small multi-layer perceptron on the last axis, (..., E_in) -> (..., E_out).
-
-    Layer norm between the layers: batch norm would tell which keys came from the same
-    batch, and cannot run on a batch of one.
 
     Args:
         in_features: E_in.
@@ -23,6 +25,10 @@ class Projector(nn.Module):
         hidden: Width of the inner layers.
         layers: Number of linear layers, at least 1.
         normalise: Scale the result to unit length, in float32.
+        norm: Between the layers. ``layer`` where a sample is compared with others one
+            by one: batch norm would tell which keys came from the same batch. ``batch``
+            for clusters: with layer norm all samples start out nearly parallel, codes
+            are uniform, and features collapse.
 
     Source: methods reference 1.5 and S 3.14.
     """
@@ -35,21 +41,26 @@ class Projector(nn.Module):
         hidden: int,
         layers: int = 2,
         normalise: bool = True,
+        norm: str = "layer",
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"a projector needs at least 1 layer, got {layers}.")
+        if layers < 1 or norm not in _NORMS:
+            raise ValueError(
+                f"a projector needs at least 1 layer and a norm of {sorted(_NORMS)}, "
+                f"got {layers} and {norm!r}."
+            )
         widths = [in_features, *[hidden] * (layers - 1)]
         parts: list[nn.Module] = []
         for narrow, wide in itertools.pairwise(widths):
-            parts += [nn.Linear(narrow, wide), nn.LayerNorm(wide), nn.GELU()]
+            parts += [nn.Linear(narrow, wide), _NORMS[norm](wide), nn.GELU()]
         parts.append(nn.Linear(widths[-1], out_features))
         self.layers = nn.Sequential(*parts)
         self.normalise = normalise
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., E_in) -> (..., E_out)."""
-        projected: Tensor = self.layers(features)
+        flat = features.reshape(-1, features.shape[-1])
+        projected: Tensor = self.layers(flat).reshape(*features.shape[:-1], -1)
         return unit(projected) if self.normalise else projected
 
 
