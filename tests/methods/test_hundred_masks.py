@@ -299,8 +299,9 @@ def test_h_t10_slices_through_a_3d_network_cost_what_they_do_through_a_2d_one() 
 
 def test_volumes_take_the_same_way() -> None:
     cases = [case for case in three_stores() for _ in (0, 1)]
-    net = build("densenet", {"norm": "group"})
-    method = method_of(cases, net, size=[2, 32, 32], small_size=[2, 16, 16])
+    method = method_of(
+        cases, build("densenet"), size=[2, 32, 32], small_size=[2, 16, 16]
+    )
     views = views_of(method, cases)
     losses = method.losses(views, 0.5)
     torch.stack(list(losses.values())).sum().backward()
@@ -308,3 +309,28 @@ def test_volumes_take_the_same_way() -> None:
     assert [n for n, p in learning.items() if p.grad is None] == []
     assert isinstance(views["large"], View)
     assert views["large"].size == (2, 32, 32)
+
+
+def test_e_t12_the_dense_network_learns_a_batch_of_volumes_without_collapse(
+    phantom_store: Any,
+) -> None:
+    cases = [CaseRef(phantom_store, card) for card in phantom_store.cards]
+    torch.manual_seed(0)
+    method = method_of(
+        cases, build("densenet"), size=[8, 32, 32], small_size=[4, 16, 16],
+        prototypes=8, dim=16, hidden=32, weight_masks=0.0, scale=[0.8, 1.2],
+    )  # fmt: skip
+    views = views_of(method, cases)
+    optimiser = torch.optim.AdamW(method.parameters(), 1e-3)
+    losses = []
+    for _ in range(60):
+        loss = method.losses(views, 0.5)["clusters"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        method.after_step(0.5)
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * method.trivial["clusters"] < losses[0]
+    told = method.monitors()
+    assert told["usage"] > 0.95
+    assert told["features_std"] > 0.5

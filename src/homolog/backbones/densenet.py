@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -38,8 +37,8 @@ class DenseNetConfig(BackboneConfig):
     )
     norm: str = option(
         "batch",
-        "batch is the paper's; group suits batches of a few crops; instance loses how "
-        "strong a feature is, which pooled features need",
+        "batch is the paper's, and what clustering needs; group and instance suit "
+        "batches of one or two crops",
         choices=("batch", "group", "instance"),
     )
 
@@ -54,6 +53,10 @@ class DenseNet(Backbone):
     must be multiples of (2, 8, 8); coarser maps have ceil(n / stride) cells.
 
     With ``norm=group`` the features of one unit are one group, whatever the growth.
+    Pooled features hold little then: learning one batch of 8 phantom crops by heart
+    with Hundred Million, 60 steps at 1e-3, took the loss from 3.8 to 0.3 with batch
+    norm; with group norm it ended at ln K, all features alike. Two cores train the
+    defaults, so there are no smaller settings.
 
     Source: Ghesu et al., arXiv 2201.01283, section IV-E: (1, 2, 3, 3, 3) units, 16
     initial features, growth 7, kernels (1, 3, 3) and (3, 3, 3); Huang et al., CVPR 2017
@@ -67,7 +70,6 @@ class DenseNet(Backbone):
     Config = DenseNetConfig
     title = "Dense network for thick slices"
     decoder = "residual"
-    SMALL = MappingProxyType({"norm": "group"})
 
     def __init__(self, config: DenseNetConfig) -> None:
         super().__init__(config)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _COMMON = 4
 # Scans whose energies are measured.
 _MEASURED = 100
+# Classes of masks told by name.
+_TOLD = 20
 
 
 class HundredMillion(Method):
@@ -141,7 +143,8 @@ class HundredMillion(Method):
         if self.classes():
             told.append(f"classes that teach: {', '.join(self.classes())}.")
         for what, names in self._masked().items():
-            told.append(f"{what} that teach: {', '.join(names)}.")
+            more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+            told.append(f"{what} that teach: {', '.join(names[:_TOLD])}{more}.")
         return told
 
     def _masked(self) -> dict[str, list[str]]:
