@@ -31,6 +31,7 @@ class MemoryStore:
         self.cards: list[Card] = []
         self.images: dict[str, np.ndarray] = {}
         self.labels: dict[str, np.ndarray] = {}
+        self.label_names: dict[int, str] = {}
 
     def add(
         self, image: np.ndarray, affine: Affine, label: np.ndarray | None = None

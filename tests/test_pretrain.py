@@ -469,6 +469,23 @@ def test_a_3d_network_is_given_volumes_where_the_recipe_has_slices(
     assert any("3D and sees volumes" in note for note in config["notes"])
 
 
+def test_a_card_says_labels_entered_only_where_they_did(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    told = {}
+    for weight in (0.0, 1.0):
+        settings = {
+            "method": {"small_size": [8, 8, 8], "weight_masks": weight},
+            "training": {"steps": 1},
+        }
+        config = tiny("hundred_million", phantom_store, settings=settings)
+        assert bool(config["method_config"]["mask_rows"]) == (weight > 0)
+        result, _ = listen(job(config, tmp_path / str(weight)))
+        told[weight] = read_card(tmp_path / str(weight) / "model")["uses_labels"]
+        assert ("masks" in result["losses"]) == (weight > 0)
+    assert told == {0.0: False, 1.0: True}
+
+
 def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> None:
     config = resolve(
         "mae", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",

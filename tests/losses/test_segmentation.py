@@ -105,3 +105,30 @@ def test_each_crop_counts_its_own_classes_only():
     for k in range(2):
         mean = (alone[0][k] + alone[1][k]) / 2
         assert both[k].item() == pytest.approx(mean.item(), abs=1e-9)
+
+
+def test_together_is_the_dice_of_the_crops_laid_side_by_side():
+    logits, target = _random()
+    target[0, :2] = -1
+    both, _ = dice_cross_entropy(logits, target, together=True)
+    beside = torch.cat(list(logits), 1)[None], torch.cat(list(target))[None]
+    alone, _ = dice_cross_entropy(*beside)
+    assert both.item() == pytest.approx(alone.item(), abs=1e-9)
+    apart, _ = dice_cross_entropy(logits, target)
+    assert abs(both.item() - apart.item()) > 1e-4
+
+
+def test_together_a_class_counts_only_where_it_is_annotated():
+    logits, target = _random()
+    target[1] = target[1].clamp_max(2)  # the second crop knows nothing of class 3
+    rows = _annotated([True] * 4, [True, True, True, False])
+    both, _ = dice_cross_entropy(logits, target, rows, together=True)
+    scores = []
+    for number in (1, 2, 3):
+        crops = [0, 1] if number < 3 else [0]
+        share = [torch.softmax(logits[0], 0), torch.softmax(logits[1], 0)]
+        share[1] = torch.cat([share[1][:1] + share[1][3:], share[1][1:3]])
+        p = torch.stack([share[c][number] for c in crops])
+        t = torch.stack([(target[c] == number).double() for c in crops])
+        scores.append(1 - (2 * (p * t).sum() + 1e-5) / (p.sum() + t.sum() + 1e-5))
+    assert both.item() == pytest.approx(torch.stack(scores).mean().item(), abs=1e-6)

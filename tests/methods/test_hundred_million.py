@@ -57,6 +57,12 @@ def numbers(names: Any, values: list[str | None]) -> list[int] | None:
     return [list(names).index(v) if v in names else -1 for v in values] or None
 
 
+def vectors_of(method: HundredMillion, images: Tensor) -> Tensor:
+    """(B, V, C, D, H, W) -> (B, V, E), means of the deepest map."""
+    deepest = method.backbone.maps(images.flatten(0, 1))[-1]
+    return deepest.mean((2, 3, 4)).unflatten(0, images.shape[:2])
+
+
 def views_of(method: HundredMillion, cases: list[CaseRef], batch: int = 6) -> Views:
     feed = Feed(
         cases, method.views(), batch_size=batch, seed=0, threads=0,
@@ -110,7 +116,7 @@ def test_h_t7_one_modality_is_plain_clustering() -> None:
         features = [
             f
             for name in views
-            for f in method.projector(method._vectors(views[name].image)).unbind(1)
+            for f in method.projector(vectors_of(method, views[name].image)).unbind(1)
         ]
         torch.testing.assert_close(loss["clusters"].detach(), plain(features))
 
@@ -122,7 +128,7 @@ def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
     first, second = method.clusterings
 
     def codes(which: int, views: Views) -> Tensor:
-        features = method.projector(method._vectors(views["large"].image))[:, 0]
+        features = method.projector(vectors_of(method, views["large"].image))[:, 0]
         return method.clusterings[
             which
         ]._codes(  # type: ignore[operator, no-any-return]
@@ -136,7 +142,7 @@ def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
     torch.testing.assert_close(codes(0, other).detach(), before)
     assert not torch.allclose(codes(1, other), codes(1, views))
     vectors = [
-        method.projector(method._vectors(views[n].image)).detach() for n in views
+        method.projector(vectors_of(method, views[n].image)).detach() for n in views
     ]
     own = [v for vector in vectors for v in vector[0::2].unbind(1)]
     first(own).backward()
@@ -173,7 +179,7 @@ def test_h_t8_labels_add_a_term_of_their_own_and_only_that() -> None:
     torch.stack(list(only.losses(views, 0.5).values())).sum().backward()
     target = views["large"].target
     assert target is not None
-    pooled = method._vectors(views["large"].image)[target >= 0]
+    pooled = vectors_of(method, views["large"].image)[target >= 0]
     assert method.classifier is not None
     scores = method.classifier(pooled)
     expected = torch.stack(

@@ -224,3 +224,18 @@ def test_a_stopped_prediction_keeps_what_was_told(
     assert result["stopped"]
     assert len(result["predicted"]) == 2
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 3
+
+
+def test_the_largest_values_are_read_beside_the_means() -> None:
+    spec = {"window": [1, 32, 32], "classes": ["a", "b"], "counts": [1, 1]}
+    torch.manual_seed(0)
+    encoder = build("resnet2d", NET)
+    task = Classify(ClassifyConfig(pooling="mean_and_max", dropout=0.0))
+    network = task.network(encoder, spec).eval()
+    image = torch.randn(2, 1, 1, 32, 32)
+    with torch.no_grad():
+        deepest = encoder.maps(image)[-1].flatten(2)
+        vector = torch.cat([deepest.mean(2), deepest.amax(2)], 1)
+        torch.testing.assert_close(network(image), network.head(vector))
+    plain = Classify(ClassifyConfig()).network(encoder, spec)
+    assert plain.head[2].in_features * 2 == network.head[2].in_features == 2 * 16

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homolog.data.box_map import BoxMap
 from homolog.data.card import Card
 from homolog.data.crops import Sliceable, read_box
 from homolog.data.depths import depth_of
@@ -55,7 +56,10 @@ def read_blocks(
         extents = [np.array(box.size) / box.pool for box in boxes]
         labels = depths = None
         if share.labels:
-            labels = [_read_label(label, box, _UNLABELLED) for box in boxes]
+            drawn: Sliceable | None = label
+            if label is None and share.boxes and card.boxes:
+                drawn = BoxMap(card.boxes, share.boxes, card.shape)
+            labels = [_read_label(drawn, box, _UNLABELLED) for box in boxes]
         if share.depths:
             depths = [_read_label(depth, box, 0) for box in boxes]
         blocks.append(

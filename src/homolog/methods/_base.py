@@ -15,6 +15,7 @@ from homolog.views.specs import Phase
 from homolog.views.view import Views, ViewSpec
 
 if TYPE_CHECKING:
+    from homolog.data.card import Card
     from homolog.feed import CaseRef
 
 
@@ -45,7 +46,7 @@ class Method(nn.Module, ABC):
         title: Name for people.
         paper: Citation, one line.
         backbones: Backbones it is meant for; empty means any.
-        uses_labels: Whether label maps enter the losses.
+        uses_labels: Whether labels can enter the losses.
         balance: Share of crops centred on a label, unless the user says otherwise.
         store_power: How crops are shared out between stores, likewise; see CaseOrder.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
@@ -107,6 +108,10 @@ class Method(nn.Module, ABC):
     def classes(self) -> Sequence[str]:
         """Classes of whole scans it learns from, in the order of ``View.target``."""
         return ()
+
+    def learns_from_labels(self, card: Card) -> bool:
+        """Whether what is known of a case enters the losses: its model tells so."""
+        return self.uses_labels and card.has_label
 
     @abstractmethod
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:

@@ -38,10 +38,31 @@ class HundredMillionConfig(MultiCropConfig):
         "weight of the classes of those scans that have one, beta; 0: labels unused",
         minimum=0,
     )
+    weight_masks: float = option(
+        1.0,
+        "weight of the label maps and boxes of those scans that have some; 0: unused",
+        minimum=0,
+    )
+    mask_stride: int = option(
+        4,
+        "masks are read off the encoder's map of this stride in plane, and the deeper "
+        "ones",
+        unit="voxel",
+        minimum=1,
+        advanced=True,
+    )
+    mask_names: tuple[str, ...] = option(
+        (), "classes of label maps and boxes; empty: those of the stores", advanced=True
+    )
+    mask_rows: tuple[tuple[int, int, int], ...] = option(
+        (),
+        "store, label value there, class from 1; empty: as the stores have them",
+        advanced=True,
+    )
     strict: bool = option(
         False,
-        "the class term is divided by all samples of a batch, as printed, not by the "
-        "labelled ones",
+        "the terms of classes and masks are divided by all samples of a batch, as "
+        "printed, not by the labelled ones",
         advanced=True,
     )
     bands_probability: float = option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
+from homolog.data.box_map import BOXES
+from homolog.data.card import Card
 from homolog.geometry.affine import Index
 from homolog.methods._base import Method
 from homolog.methods._clusters import clustering_of, default_prototypes
+from homolog.methods._hundred_masks import MaskHead, masks_of
 from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
 from homolog.methods._multi_crop import multi_crop
 from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
-from homolog.views.view import Intensity, Views, ViewSpec
+from homolog.views.view import Intensity, View, Views, ViewSpec
 
 if TYPE_CHECKING:
     from homolog.feed import CaseRef
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 _COMMON = 4
 # Scans whose energies are measured.
 _MEASURED = 100
+# Classes of masks told by name.
+_TOLD = 20
 
 
 class HundredMillion(Method):
@@ -36,19 +42,24 @@ class HundredMillion(Method):
 
     As SwAV, but every modality has prototypes, queue and code assignment of its own and
     equally many samples in every batch, so that clusters are anatomy, not modality.
-    Scans with a class also teach by it. Crops are changed as if by another scanner:
-    the energies of their frequency bands are set near those of other scans.
+    Scans with a class, a label map or boxes also teach by them. Crops are changed as
+    if by another scanner: the energies of their frequency bands are set near those of
+    other scans. The same code takes slices through a 2D network and volumes through a
+    3D one.
 
     ``usage`` is the entropy of the mean code in units of ln K, mean over modalities;
     ``information``, with clusters in common, the share of what the modality is that the
-    cluster tells, over the last batches.
+    cluster tells, over the last batches; ``mask_dice`` the Dice, on the grid of the
+    masks' map, of the classes that the last batch shows.
 
     Source: Ghesu et al., "Self-supervised Learning from 100 Million Medical Images",
     arXiv 2201.01283.
     Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
-    references of energies are measured in the stores; masks and boxes do not supervise;
-    AdamW but in the recipe paper; queue and freeze are shares of the training; layer
-    norm in the projector.
+    references of energies are measured in the stores; masks teach by Dice and
+    cross-entropy, boxes as masks (inside the class, outside background), which the
+    paper leaves open; AdamW but in the recipe paper; queue and freeze are shares of the
+    training; layer norm in the projector; means, not means and maxima, of the deepest
+    map of volumes.
     """
 
     Config = HundredMillionConfig
@@ -81,6 +92,11 @@ class HundredMillion(Method):
         self.classifier: nn.Linear | None = None
         if self.classes():
             self.classifier = nn.Linear(backbone.channels[-1], len(self.classes()))
+        self.masks: MaskHead | None = None
+        if config.weight_masks > 0 and config.mask_rows:
+            self.masks = MaskHead(
+                backbone, config.mask_stride, len(config.mask_names), config.mask_rows
+            )
         self._raw: dict[str, Tensor] = {}
         self.seen: Tensor
         self.register_buffer("seen", torch.zeros(self.groups, self.prototypes))
@@ -89,7 +105,7 @@ class HundredMillion(Method):
     def settled(
         cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
     ) -> dict[str, Any]:
-        """Modalities, classes and energies of bands, as the stores have them."""
+        """Modalities, classes, masks and energies of bands, as the stores have them."""
         found = dict(settings)
         if not found["modalities"]:
             counts = Counter(case.card.modality for case in cases)
@@ -98,6 +114,8 @@ class HundredMillion(Method):
         if not found["class_names"] and found["weight_classes"] > 0:
             names = {case.card.target for case in cases} - {None}
             found["class_names"] = sorted(str(n) for n in names)
+        if found["weight_masks"] > 0 and not found["mask_rows"]:
+            found["mask_names"], found["mask_rows"] = masks_of(cases)
         if found["bands_probability"] > 0 and not found["bands_mean"]:
             energies = _measured(cases, found["size"], found["bands_sigmas"])
             found["bands_mean"] = energies.mean(0).tolist()
@@ -125,10 +143,29 @@ class HundredMillion(Method):
             )  # fmt: skip
         if self.classes():
             told.append(f"classes that teach: {', '.join(self.classes())}.")
+        for what, names in self._masked().items():
+            more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+            told.append(f"{what} that teach: {', '.join(names[:_TOLD])}{more}.")
         return told
 
+    def _masked(self) -> dict[str, list[str]]:
+        """Kind of mask -> names of its classes."""
+        found: dict[str, list[str]] = {}
+        for _, value, number in self.config.mask_rows if self.masks else ():
+            names = found.setdefault("boxes" if value > BOXES else "label maps", [])
+            if self.config.mask_names[number - 1] not in names:
+                names.append(self.config.mask_names[number - 1])
+        return found
+
+    def learns_from_labels(self, card: Card) -> bool:
+        """Its class counts, or its label map or boxes do; its modality has a turn."""
+        if self.turns() and card.modality not in self.turns():
+            return False
+        masked = self.masks is not None and (card.has_label or bool(card.boxes))
+        return masked or card.target in self.classes()
+
     def views(self) -> dict[str, ViewSpec]:
-        """Two large crops and small ones."""
+        """Two large crops, with their masks where they teach, and small ones."""
         config = self.config
         p = config.intensity_probability
         reference = None
@@ -142,12 +179,20 @@ class HundredMillion(Method):
             bands_probability=config.bands_probability if reference else 0.0,
             bands_reference=reference,
         )  # fmt: skip
-        return multi_crop(config, intensity)
+        specs = multi_crop(config, intensity)
+        if self.masks is not None:
+            boxes = config.mask_names if "boxes" in self._masked() else ()
+            specs["large"] = replace(specs["large"], labels=True, boxes=boxes)
+        return specs
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``clusters``, mean over modalities, and ``classes`` of labelled scans."""
+        """``clusters``, mean over modalities; ``classes`` and ``masks`` of some."""
         config = self.config
-        vectors = [self._vectors(views[name].image) for name in views]
+        maps = {name: self.backbone.maps(view.flat()) for name, view in views.items()}
+        vectors = [
+            pooled(maps[name][-1]).reshape(*view.image.shape[:2], -1)
+            for name, view in views.items()
+        ]
         features = [one for v in vectors for one in self.projector(v).unbind(1)]
         self.watch("features", features[0])
         apart = len(self.clusterings)
@@ -172,12 +217,19 @@ class HundredMillion(Method):
             found["classes"] = config.weight_classes * self._class_error(
                 vectors[0], target
             )
+        if self.masks is not None:
+            found["masks"] = config.weight_masks * self._mask_error(
+                maps["large"], views["large"]
+            )
         return found
 
-    def _vectors(self, images: Tensor) -> Tensor:
-        """(B, V, C, D, H, W) -> (B, V, E), means of the deepest map."""
-        maps = self.backbone.maps(images.flatten(0, 1))
-        return pooled(maps[-1]).reshape(*images.shape[:2], -1)
+    def _mask_error(self, maps: Sequence[Tensor], view: View) -> Tensor:
+        """Dice plus cross-entropy of the large crops of scans with masks."""
+        assert self.masks is not None
+        found = self.masks(maps, view)
+        self._raw["mask_dice"] = found["dice"]
+        error: Tensor = found["error"]
+        return error * found["labelled"] if self.config.strict else error
 
     def _class_error(self, vectors: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the large crops of samples whose class is known."""
@@ -215,12 +267,15 @@ class HundredMillion(Method):
             self.seen.mul_(0.95).add_(hits)
 
     def encoder(self) -> Backbone:
-        """The trained backbone; projector, prototypes and classifier are dropped."""
+        """The trained backbone; projector, prototypes and heads are dropped."""
         return self.backbone
 
     @property
     def trivial(self) -> dict[str, float]:
-        """Ln K and ln of the number of classes: every prediction uniform."""
+        """Ln K and ln of the number of classes: every prediction uniform.
+
+        Masks have none: what a uniform prediction costs depends on how much is marked.
+        """
         found = {"clusters": math.log(self.prototypes)}
         if self.classes():
             found["classes"] = math.log(len(self.classes()))
@@ -233,8 +288,8 @@ class HundredMillion(Method):
         found = {**super().monitors(), "usage": torch.stack(usage).mean()}
         if self.groups > 1 and len(self.clusterings) == 1:
             found["information"] = shared_information(self.seen)
-        accuracy = self._raw.get("class_accuracy")
-        return found if accuracy is None else {**found, "class_accuracy": accuracy}
+        told = ("class_accuracy", "mask_dice")
+        return {**found, **{k: v for k, v in self._raw.items() if k in told}}
 
 
 def _measured(

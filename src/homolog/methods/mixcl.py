@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
+from homolog.data.card import Card
 from homolog.geometry.affine import Index
 from homolog.losses.cross_correlation import cross_correlation, redundancy
 from homolog.losses.label_contrast import BACKGROUND, Labelled, label_contrast
@@ -98,6 +99,10 @@ class MixCL(Method):
     def pairs_wanted(self) -> PairsWanted:
         """A second scan of the same data set, anywhere in it."""
         return PairsWanted("dataset", same_share=self.config.same_patient)
+
+    def learns_from_labels(self, card: Card) -> bool:
+        """Its label map is compared."""
+        return card.has_label and self.config.weight_label > 0
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
         """Labels that have nothing to be compared with teach nothing."""

@@ -100,6 +100,14 @@ def pooled(maps: Tensor) -> Tensor:
     return maps.flatten(2).mean(dim=2)
 
 
+def pooled_twice(maps: Tensor) -> Tensor:
+    """(B, E, d, h, w) -> (B, 2 E), the mean over the grid, then the largest value.
+
+    Source: Ghesu et al., arXiv 2201.01283, section IV-E.
+    """
+    return torch.cat([pooled(maps), maps.flatten(2).amax(dim=2)], dim=1)
+
+
 class DenseDecoder(nn.Module):
     """A light reading of feature maps: one vector per cell of a chosen map.
 

@@ -189,7 +189,7 @@ def _save(
         "method_config": settings.method_config,
         "title": method.title,
         "paper": method.paper,
-        "uses_labels": method.uses_labels and any(c.card.is_labelled for c in cases),
+        "uses_labels": any(method.learns_from_labels(c.card) for c in cases),
         "deviations": deviations(type(method)),
         "backbone": {
             "name": settings.backbone["name"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
-from homolog.nn.heads import pooled
+from homolog.nn.heads import pooled, pooled_twice
 from homolog.nn.teacher import Teacher
 from homolog.tasks._base import TaskModule
 from homolog.views.view import Views, ViewSpec
@@ -18,18 +18,27 @@ _AVERAGE_FROM = 0.1
 
 
 class ClassifyNetwork(nn.Module):
-    """Mean of the encoder's deepest map, normalised, dropout, one linear layer.
+    """The encoder's deepest map pooled, normalised, dropout, one linear layer.
 
     Args:
         encoder: 2D or 3D.
         classes: How many (K).
         dropout: Of the pooled features.
+        largest: Each feature's largest value is read beside its mean.
     """
 
-    def __init__(self, encoder: Backbone, classes: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        encoder: Backbone,
+        classes: int,
+        dropout: float = 0.0,
+        *,
+        largest: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        width = encoder.channels[-1]
+        self.pool = pooled_twice if largest else pooled
+        width = encoder.channels[-1] * (2 if largest else 1)
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, classes)
         )
@@ -37,7 +46,7 @@ class ClassifyNetwork(nn.Module):
     def forward(self, image: Tensor, frozen: bool = False) -> Tensor:
         """(B, C, D, H, W) -> scores (B, K); ``frozen`` stops the encoder's gradient."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            features = pooled(self.encoder.maps(image)[-1])
+            features = self.pool(self.encoder.maps(image)[-1])
         scores: Tensor = self.head(features)
         return scores
 

@@ -65,6 +65,13 @@ class ClassifyConfig(LearnedConfig):
     intensity: float = option(
         1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
     )
+    pooling: str = option(
+        "mean",
+        "how the deepest features of a scan become one vector; mean_and_max also finds "
+        "what is in one small place",
+        choices=("mean", "mean_and_max"),
+        advanced=True,
+    )
     dropout: float = option(0.1, "of the pooled features", minimum=0.0, maximum=0.9)
     smoothing: float = option(
         0.05, "share of the truth given to all classes", minimum=0.0, maximum=0.5

@@ -111,7 +111,11 @@ class Classify(LearnedTask):
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> ClassifyNetwork:
         """One linear layer on pooled features."""
-        return ClassifyNetwork(backbone, len(spec["classes"]), self.config.dropout)
+        config = self.config
+        return ClassifyNetwork(
+            backbone, len(spec["classes"]), config.dropout,
+            largest=config.pooling == "mean_and_max",
+        )  # fmt: skip
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Cross-entropy on whole scans."""

@@ -23,6 +23,7 @@ class Share:
         groups: Their names.
         per_view: One box for each view (they lie far apart) instead of one for all.
         labels: Whether the label map is read too.
+        boxes: Names of boxes that stand in for it.
         depths: Whether the depths within labels are read too.
         partner: Whether they lie in the other patient's scan.
     """
@@ -32,6 +33,7 @@ class Share:
     labels: bool
     partner: bool = False
     depths: bool = False
+    boxes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
             labels=any(specs[name].labels for name in names),
             partner=is_partner(specs, names[0]),
             depths=any(specs[name].depths for name in names),
+            boxes=next((specs[n].boxes for n in names if specs[n].boxes), ()),
         )
         for names in keys.values()
     )

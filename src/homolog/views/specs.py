@@ -58,7 +58,11 @@ def check_specs(specs: Mapping[str, ViewSpec]) -> None:
     """Raise ValueError where a group cannot be drawn."""
     if not specs:
         raise ValueError("at least one group of views is needed, got none.")
+    if len({spec.boxes for spec in specs.values() if spec.labels}) > 1:
+        raise ValueError("all view groups with labels must ask for the same boxes.")
     for position, (name, spec) in enumerate(specs.items()):
+        if spec.boxes and not spec.labels:
+            raise ValueError(f"view group {name!r} asks for boxes without labels.")
         if spec.count < 1 or min(spec.size) < 1:
             raise ValueError(
                 f"view group {name!r} needs a count and sizes of at least 1, "

@@ -145,6 +145,8 @@ class ViewSpec:
         spacing_mm: Voxel size of the view; None takes the store's.
         intensity: Random intensity changes.
         labels: Whether the label map is sampled too (nearest neighbour).
+        boxes: Names of findings. The label map of a case that has none is then made of
+            its boxes, with values of its own: see ``homolog.data.box_map``.
         depths: Whether the distance of labelled voxels from their label's boundary is
             sampled too; the store must hold it (``homolog.data.depths``).
     """
@@ -166,6 +168,7 @@ class ViewSpec:
     spacing_mm: tuple[float, float, float] | None = None
     intensity: Intensity = field(default_factory=Intensity)
     labels: bool = False
+    boxes: tuple[str, ...] = ()
     depths: bool = False
 
 
@@ -180,7 +183,9 @@ class View:
         valid: (B, V, D, H, W) bool, False where the view looks outside the scan.
         case: (B,) int64, index of the scan in the feed (of a Matched partner group,
             the partner's).
-        label: (B, V, D, H, W) int64 or None; -1 where unlabelled or outside.
+        label: (B, V, D, H, W) int64 or None; -1 where unlabelled or outside; values
+            from ``data.box_map.BOXES`` on where boxes were asked for and are all
+            that a case has.
         displacement_mm: (B, V, 3, p, q, r) float32 control points of a cubic B-spline
             in world mm (z, y, x), spread over the view's corners, or None;
             ``geometry.sampling.displacement_at`` gives its value at every voxel.
