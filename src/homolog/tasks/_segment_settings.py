@@ -22,6 +22,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "with": {
             "swin": {"training": {"learning_rate": 1e-3, "warmup_steps": 20}},
             "vit": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
+            "resnet2d": {
+                "training": {
+                    "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20,
+                }
+            },
         },
     },
     "gpu": {
@@ -36,9 +41,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "with": {
             "swin": {"training": {"learning_rate": 4e-4}},
             "vit": {"training": {"learning_rate": 4e-4}},
+            "resnet2d": {"training": {"batch_size": 16, "learning_rate": 4e-4}},
         },
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class SegmentConfig(LearnedConfig):
 
     window: tuple[int, int, int] | None = option(
         None,
-        "crop z, y, x; empty takes the median scan's size as far as memory allows",
+        "crop z, y, x; empty takes the median scan's size as far as memory allows, "
+        "of a 2D network one slice",
         unit="voxel",
         minimum=1,
     )
