@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from homolog.backbones._base import Backbone, BackboneConfig, build
-from homolog.backbones.resnet2d import ResNet2D, ResNet2DConfig
+from homolog.backbones._base import Backbone, build
+from homolog.backbones.resnet2d import ResNet2D
 from homolog.cli import cli
 from homolog.config import to_dict
 from homolog.data.preprocess import Preprocessing, prepare_volume
@@ -213,6 +212,8 @@ def test_the_recipe_gives_a_small_network_and_many_slices() -> None:
     assert small.backbone == {"name": "resnet2d", **ResNet2D.SMALL}
     assert small.training["batch_size"] == 16
     assert resolve({**asked, "recipe": "gpu"}).training["batch_size"] == 16
+    hybrid = resolve({"store": "s", "backbone": {"name": "hybrid"}})
+    assert hybrid.training == small.training
     assert resolve({"store": "s"}).training["batch_size"] < 16
 
 
@@ -262,57 +263,29 @@ def test_a_pretrained_slice_encoder_is_what_the_unet_starts_from(
         assert torch.equal(model.state[f"encoder.{name}"], weight)
 
 
-@dataclass(frozen=True)
-class SandwichConfig(BackboneConfig):
-    """Of the network below."""
-
-
-class Sandwich(Backbone):
-    """A 3D network of a 2D one and something across slices."""
-
-    Config = SandwichConfig
-
-    def __init__(self, config: SandwichConfig) -> None:
-        super().__init__(config)
-        own = ResNet2DConfig(in_channels=config.in_channels)
-        own = replace(own, **{k: tuple(v) if isinstance(v, list) else v
-                              for k, v in NET.items()})  # fmt: skip
-        self.intra = ResNet2D(own)
-        self.across = torch.nn.Linear(16, 16)
-        self.channels, self.strides = (16,), ((1, 8, 8),)
-        self.size_divisor = (1, 8, 8)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        raise AssertionError("a segmentation must not run the whole of it")
-
-    def segmenter(self) -> Backbone:
-        return self.intra
-
-
-def test_a_network_of_two_parts_hands_out_its_slice_encoder(
-    phantom_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_hybrid_hands_out_its_slice_encoder(
+    phantom_store: Store, tmp_path: Path
 ) -> None:
     """Its weights are loaded first; what is saved is a plain 2D U-Net."""
-    from homolog.backbones import BACKBONES
-
-    monkeypatch.setitem(BACKBONES._extra, "sandwich", Sandwich)
     torch.manual_seed(6)
-    pretrained = Sandwich(SandwichConfig())
-    saved_encoder(tmp_path / "pre", phantom_store, "sandwich", pretrained)
+    small = {"dim": 16, "layers": 1, "heads": 2, "inner": 16, "dropout": 0.0}
+    pretrained = build("hybrid", {**NET, **small})
+    saved_encoder(tmp_path / "pre", phantom_store, "hybrid", pretrained)
     config = config_of(phantom_store, encoder=str(tmp_path / "pre"), backbone={})
     config["training"] = {**config["training"], "steps": 1, "learning_rate": 0.0}
     drain(job(config, tmp_path / "run"))
-    model = load_model(tmp_path / "run")
+    model, intra = load_model(tmp_path / "run"), pretrained.segmenter()
+    assert intra.spatial_dims == 2
     assert model.card["backbone"]["name"] == "resnet2d"
     encoder = {n for n in model.state if n.startswith("encoder.")}
-    assert encoder == {f"encoder.{n}" for n in pretrained.intra.state_dict()}
-    for name, weight in pretrained.intra.state_dict().items():
+    assert encoder == {f"encoder.{n}" for n in intra.state_dict()}
+    for name, weight in intra.state_dict().items():
         assert torch.equal(model.state[f"encoder.{name}"], weight)
     task, trained = open_trained(tmp_path / "run", CPU)
     assert isinstance(task, Segment)
     assert trained.network.slicewise
-    again = load_encoder(tmp_path / "run")  # and it starts the next one
-    assert torch.equal(again.backbone.conv1.weight, pretrained.intra.conv1.weight)
+    again = load_encoder(tmp_path / "run").backbone  # and it starts the next one
+    assert torch.equal(again.state_dict()["conv1.weight"], intra.conv1.weight)
 
 
 def test_mirroring_along_z_is_neither_done_nor_warned_of() -> None:
