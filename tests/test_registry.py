@@ -52,6 +52,17 @@ def test_listing_names_imports_no_entry() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_class_knows_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = _registry(tmp_path, monkeypatch, "things_d")
+    good = registry.get("good")
+    assert registry.name_of(good) == "good"
+    far = type("Far", (good,), {"__module__": "elsewhere"})
+    with pytest.raises(ValueError, match="Far is no thing known by name"):
+        registry.name_of(far)
+    registry.add("far", far)
+    assert registry.name_of(far) == "far"
+
+
 def test_another_distribution_adds_a_backbone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

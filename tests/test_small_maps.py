@@ -72,16 +72,25 @@ def test_a_bfloat16_module_is_guarded_without_autocast() -> None:
     assert (exact - rough.float()).norm() < 0.02 * exact.norm()
 
 
-def test_instance_norm_of_one_cell_is_its_shift() -> None:
-    norm = guard_small_maps(nn.InstanceNorm3d(4, affine=True))
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        (nn.InstanceNorm3d, (1, 1, 1), (1, 2, 1)),
+        (nn.InstanceNorm2d, (1, 1), (1, 2)),
+    ],
+)
+def test_instance_norm_of_one_cell_is_its_shift(
+    kind: type, one: tuple[int, ...], two: tuple[int, ...]
+) -> None:
+    norm = guard_small_maps(kind(4, affine=True))
     with torch.no_grad():
         norm.bias.copy_(torch.arange(4.0))
-    image = torch.randn(2, 4, 1, 1, 1, requires_grad=True)
+    image = torch.randn(2, 4, *one, requires_grad=True)
     result = norm(image)
     assert torch.equal(result.flatten(1), torch.arange(4.0).expand(2, 4))
     result.sum().backward()
     assert torch.equal(image.grad, torch.zeros_like(image))
-    two = torch.randn(2, 4, 1, 2, 1)
-    plain = nn.InstanceNorm3d(4, affine=True)
+    cells = torch.randn(2, 4, *two)
+    plain = kind(4, affine=True)
     plain.load_state_dict(norm.state_dict())
-    assert torch.equal(norm(two), plain(two))
+    assert torch.equal(norm(cells), plain(cells))

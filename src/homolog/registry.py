@@ -48,6 +48,20 @@ class Registry(Generic[T]):
             raise ValueError(f"the {self.kind} {name!r} exists already.")
         self._extra[name] = cls
 
+    def name_of(self, cls: type[T]) -> str:
+        """The key of a class.
+
+        Raises:
+            ValueError: It is none of this registry's.
+        """
+        for name, own in self._extra.items():
+            if own is cls:
+                return name
+        package, _, name = cls.__module__.rpartition(".")
+        if package != self.package or name not in self.names():
+            raise ValueError(f"{cls.__name__} is no {self.kind} known by name.")
+        return name
+
     def _ask_extensions(self) -> None:
         if not self._asked_extensions:
             self._asked_extensions = True

@@ -72,20 +72,26 @@ class SafeInstanceNorm3d(nn.InstanceNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
         """(B, C, D, H, W) -> the same shape."""
-        if input.shape[-3:].numel() > 1:
-            return super().forward(input)
-        nothing = input * 0
-        if self.affine:
-            nothing = nothing * self.weight.view(-1, 1, 1, 1)
-            nothing = nothing + self.bias.view(-1, 1, 1, 1)
-        return nothing
+        return _limit(self, input) if _one_cell(input) else super().forward(input)
 
 
-_SAFE = {nn.Conv3d: SafeConv3d, nn.InstanceNorm3d: SafeInstanceNorm3d}
+class SafeInstanceNorm2d(nn.InstanceNorm2d):
+    """The same for images."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name in torch
+        """(B, C, H, W) -> the same shape."""
+        return _limit(self, input) if _one_cell(input) else super().forward(input)
+
+
+_SAFE = {
+    nn.Conv3d: SafeConv3d,
+    nn.InstanceNorm3d: SafeInstanceNorm3d,
+    nn.InstanceNorm2d: SafeInstanceNorm2d,
+}
 
 
 def guard_small_maps(module: M) -> M:
-    """Give every plain 3D convolution and instance norm inside its safe form, in place.
+    """Give every plain 3D convolution and instance norm its safe form, in place.
 
     Parameters, keys and values stay; subclasses are left alone. Calling it twice
     changes nothing.
@@ -95,6 +101,19 @@ def guard_small_maps(module: M) -> M:
         if safe is not None:
             part.__class__ = safe
     return module
+
+
+def _one_cell(image: Tensor) -> bool:
+    return image.shape[2:].numel() == 1
+
+
+def _limit(norm: nn.InstanceNorm2d | nn.InstanceNorm3d, image: Tensor) -> Tensor:
+    """Of the norm of maps of one cell."""
+    nothing = image * 0
+    if norm.affine:
+        shape = (-1, *image.shape[2:])
+        nothing = nothing * norm.weight.view(shape) + norm.bias.view(shape)
+    return nothing
 
 
 def _narrow_on_cpu(image: Tensor) -> bool:

@@ -23,6 +23,32 @@ def test_value_and_gradient_equal_monai_when_all_is_labelled():
     assert torch.allclose(gradient, their_gradient, atol=1e-12)
 
 
+def test_crops_taken_together_equal_monai_over_the_batch():
+    logits, target = _random()
+    target[0, target[0] == 3] = 0  # a class that one crop does not show
+    dice, _ = dice_cross_entropy(logits, target, together=True)
+    monai = DiceCELoss(
+        include_background=False, softmax=True, to_onehot_y=True, batch=True,
+        lambda_ce=0.0,
+    )  # fmt: skip
+    assert dice.item() == pytest.approx(monai(logits, target[:, None]).item(), abs=1e-9)
+    assert dice.item() != pytest.approx(dice_cross_entropy(logits, target)[0].item())
+
+
+def test_crops_taken_together_leave_out_what_is_not_annotated():
+    logits, target = _random()
+    annotated = _annotated([1, 1, 0, 1], [1, 1, 1, 1])
+    target[0, target[0] == 2] = 0
+    dice, _ = dice_cross_entropy(logits, target, annotated, together=True)
+    (gradient,) = torch.autograd.grad(dice, logits)
+    assert torch.isfinite(gradient).all()
+    alone, _ = dice_cross_entropy(logits[:1], target[:1], annotated[:1], together=True)
+    single, _ = dice_cross_entropy(logits[:1], target[:1], annotated[:1])
+    assert alone.item() == pytest.approx(single.item(), abs=1e-12)
+    nothing = torch.full_like(target, -1)
+    assert dice_cross_entropy(logits, nothing, together=True)[0].item() == 0.0
+
+
 def test_unlabelled_voxels_get_no_gradient_and_change_nothing():
     logits, target = _random()
     target[:, 2:] = -1

@@ -176,3 +176,28 @@ def test_maps_that_a_kind_cannot_decode_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         build_decoder(channels, strides, 1, 2, kind)
+
+
+FLAT_STRIDES = ((1, 2, 2), (1, 4, 4), (1, 8, 8), (1, 16, 16), (1, 32, 32))
+
+
+def test_a_2d_decoder_has_a_skip_per_map_and_learns_everywhere() -> None:
+    channels = (8, 8, 16, 24, 32)
+    torch.manual_seed(0)
+    net = build_decoder(channels, FLAT_STRIDES, 2, 3, spatial_dims=2)
+    assert not any(isinstance(m, torch.nn.Conv3d) for m in net.modules())
+    image = torch.randn(2, 2, 80, 48)
+    maps = [
+        m.squeeze(2).requires_grad_()
+        for m in maps_of((1, 80, 48), channels, FLAT_STRIDES)
+    ]
+    result = net(image, maps)
+    assert result.shape == (2, 3, 80, 48)
+    (result * torch.randn_like(result)).sum().backward()
+    assert [n for n, p in net.named_parameters() if not p.grad.abs().sum() > 0] == []
+    assert all(m.grad.abs().sum() > 0 for m in maps)
+
+
+def test_maps_of_one_stride_are_not_decoded_in_2d() -> None:
+    with pytest.raises(ValueError, match="only the residual decoder takes 2D maps"):
+        build_decoder((24,) * 4, ((1, 8, 8),) * 4, 1, 2, spatial_dims=2)

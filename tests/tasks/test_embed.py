@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones._base import Backbone, BackboneConfig, build
 from homolog.data.preprocess import Intensities
 from homolog.drawing.pca import fit_colours
 from homolog.errors import UnusableInput
@@ -176,3 +176,21 @@ def test_colours_repeat_and_share_their_meaning():
     np.testing.assert_allclose(
         colours.directions @ colours.directions.T, np.eye(3), atol=1e-5
     )
+
+
+def test_a_2d_encoder_embeds_a_volume_slice_by_slice() -> None:
+    torch.manual_seed(0)
+    backbone = build(
+        "resnet2d",
+        {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic", "norm": "group"},
+    ).eval()
+    embedder, scan = Embedder(backbone, {"features": 1}), scan_of((3, 40, 24))
+    whole, counts = features_of(scan, embedder, (1, 32, 16))
+    assert counts["windows"] % 3 == 0
+    for z in range(3):
+        alone = Scan(scan.data[:, z : z + 1], 1.0, 0.0, scan.intensity, "slice")
+        found, _ = features_of(alone, embedder, (1, 32, 16))
+        gap = np.abs(whole["features"][z] - found["features"][0]).max()
+        assert gap < 2e-3  # float16
+    with pytest.raises(ValueError, match="is 2D and needs views of one slice"):
+        features_of(scan, embedder, (2, 32, 16))

@@ -229,7 +229,7 @@ def test_label_values_with_gaps_become_classes_and_unlabelled_stays_out():
     label[2:4], label[4:6], label[6:] = 2, 7, -1
     seen = {}
 
-    def spy(logits, target, annotated):
+    def spy(logits, target, annotated, **_):
         seen["target"] = target
         return logits.sum() * 0, logits.sum() * 0
 
@@ -303,15 +303,6 @@ def test_segment_network_offers_the_split_that_sliding_blends():
     assert whole.blended == "logits"
     same = (split.labels == whole.labels).double().mean().item()
     assert same > 0.9999
-
-
-def test_two_dimensional_backbones_are_refused(phantom_store):
-    class Flat:
-        spatial_dims = 2
-
-    cases = choose_cases(phantom_store, Segment(SegmentConfig()))
-    with pytest.raises(UnusableInput, match="needs a 3D backbone"):
-        Segment(SegmentConfig()).describe(cases.all, Flat(), CPU)
 
 
 def test_window_the_backbone_cannot_take_names_a_legal_one(phantom_store):

@@ -74,6 +74,13 @@ class Backbone(nn.Module, ABC):
             )
         return tuple(features.unsqueeze(2) for features in self(image.squeeze(2)))
 
+    def segmenter(self) -> Backbone:
+        """What a segmentation stands on: this network, or the part that sees detail.
+
+        A 2D part is taken through volumes slice by slice.
+        """
+        return self
+
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate a foreign state dict (prefixes and channels done) to own keys."""
         return dict(state)

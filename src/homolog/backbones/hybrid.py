@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 import torch
@@ -77,7 +77,8 @@ class Hybrid(Backbone):
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)
-        self.intra = ResNet2D(config)
+        own = {f.name: getattr(config, f.name) for f in fields(ResNet2DConfig)}
+        self.intra = ResNet2D(ResNet2DConfig(**own))
         count = len(self.intra.channels)
         self.levels = config.levels or tuple(range(count))
         if max(self.levels) >= count:
@@ -137,6 +138,10 @@ class Hybrid(Backbone):
         """(B, n, F_in) -> features that know the other slices (B, n, F), Eq. 6 to 8."""
         found: Tensor = self.inter(self.narrow(described))
         return found
+
+    def segmenter(self) -> Backbone:
+        """The 2D network: the paper's 2D U-Net stands on it."""
+        return self.intra
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A bare 2D ResNet (torchvision's keys) fills the part that sees slices."""

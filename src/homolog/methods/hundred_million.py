@@ -58,7 +58,7 @@ class HundredMillion(Method):
     references of energies are measured in the stores; masks teach by Dice and
     cross-entropy, boxes as masks (inside the class, outside background), which the
     paper leaves open; AdamW but in the recipe paper; queue and freeze are shares of the
-    training; layer norm in the projector; means, not means and maxima, of the deepest
+    training; means, not means and maxima, of the deepest
     map of volumes.
     """
 

@@ -37,6 +37,7 @@ class ResidualDecoder(Decoder):
         in_channels: Image channels.
         out_channels: Channels of the result.
         width: Channels of the features.
+        spatial_dims: 2: all convolutions are 2D; of the strides y and x count.
     """
 
     def __init__(
@@ -47,17 +48,20 @@ class ResidualDecoder(Decoder):
         out_channels: int,
         *,
         width: int = 16,
+        spatial_dims: int = 3,
     ) -> None:
-        super().__init__(width, out_channels)
+        super().__init__(width, out_channels, spatial_dims)
+        flat = spatial_dims == 2
         pairs = list(zip(channels, strides, strict=True))
         self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
         for (fine, fine_stride), (coarse, coarse_stride) in zip(
             pairs[-2::-1], pairs[:0:-1], strict=True
         ):
-            self.ups.append(_up(coarse, fine, ratio(fine_stride, coarse_stride)))
-            self.blocks.append(UnetResBlock(3, fine, fine, 3, 1, _NORM))
-        self.last_up = _up(channels[0], width, strides[0])
-        self.stem = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
+            self.ups.append(_up(coarse, fine, ratio(fine_stride, coarse_stride), flat))
+            self.blocks.append(UnetResBlock(spatial_dims, fine, fine, 3, 1, _NORM))
+        self.last_up = _up(channels[0], width, strides[0], flat)
+        stem = nn.Conv2d if flat else nn.Conv3d
+        self.stem = stem(in_channels, width, 3, padding=1, bias=False)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         guard_small_maps(self)
 
@@ -71,9 +75,14 @@ class ResidualDecoder(Decoder):
         return rectified
 
 
-def _up(inside: int, outside: int, factors: Index) -> nn.Module:
+def _up(inside: int, outside: int, factors: Index, flat: bool) -> nn.Module:
     """Transposed convolution without overlap: each cell out sees one cell in."""
-    up = nn.ConvTranspose3d(inside, outside, factors, factors, bias=False)
+    up: nn.Module
+    if flat:
+        _, y, x = factors
+        up = nn.ConvTranspose2d(inside, outside, (y, x), (y, x), bias=False)
+    else:
+        up = nn.ConvTranspose3d(inside, outside, factors, factors, bias=False)
     # torch's default takes the kernel's volume for its reach and starts too small
     nn.init.normal_(up.weight, std=math.sqrt(2 / inside))
     return up

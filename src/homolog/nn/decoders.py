@@ -23,12 +23,14 @@ class Decoder(nn.Module, ABC):
     Args:
         width: Channels F of the features.
         out_channels: Channels of the result (classes).
+        spatial_dims: 2: images and maps have no depth axis.
     """
 
-    def __init__(self, width: int, out_channels: int) -> None:
+    def __init__(self, width: int, out_channels: int, spatial_dims: int = 3) -> None:
         super().__init__()
         self.width = width
-        self.head = nn.Conv3d(width, out_channels, 1)
+        head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
+        self.head = head(width, out_channels, 1)
 
     @abstractmethod
     def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -57,6 +59,7 @@ def build_decoder(
     kind: str = "auto",
     *,
     width: int | None = None,
+    spatial_dims: int = 3,
 ) -> Decoder:
     """A decoder for a backbone, told by numbers only.
 
@@ -70,6 +73,7 @@ def build_decoder(
             stride), or ``auto``: ``unetr`` where all strides agree, ``swin_unetr``
             where the channels double from stride 2 to stride 32, else ``residual``.
         width: Channels F of the features; None takes the kind's own.
+        spatial_dims: 2: a decoder of (B, E, h, w); of the strides y and x count.
 
     Raises:
         ValueError: Unknown kind, or maps that the kind cannot decode.
@@ -82,12 +86,18 @@ def build_decoder(
             f"and {tuple(strides)}."
         )
     name = _choose(channels, strides) if kind == "auto" else kind
+    if spatial_dims == 2 and name != "residual":
+        raise ValueError(
+            f"only the residual decoder takes 2D maps, not {name} (strides "
+            f"{tuple(strides)})."
+        )
     if name == "residual":
         from homolog.nn.decoder_residual import ResidualDecoder
 
         return ResidualDecoder(
-            channels, strides, in_channels, out_channels, width=width or 16
-        )
+            channels, strides, in_channels, out_channels,
+            width=width or 16, spatial_dims=spatial_dims,
+        )  # fmt: skip
     if name == "swin_unetr":
         from homolog.nn.decoder_unetr import SwinUnetrDecoder
 
@@ -113,8 +123,9 @@ def crop_to(coarse: Tensor, fine: Tensor) -> Tensor:
     A map whose size the stride does not divide was padded at its far ends, so there it
     is cut.
     """
-    d, h, w = fine.shape[-3:]
-    return coarse[..., :d, :h, :w]
+    for axis, size in enumerate(fine.shape[2:], start=2):
+        coarse = coarse.narrow(axis, 0, size)
+    return coarse
 
 
 def ratio(fine: Index, coarse: Index) -> Index:

@@ -18,7 +18,7 @@ VALUES_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A 1 x 1 x 1 convolution as matrices.
+    """A 1 x 1 x 1 (or, of slices, 1 x 1) convolution as matrices.
 
     Because it is linear, ``head(blend(features))`` equals ``blend(head(features))``.
 
@@ -32,17 +32,16 @@ class LinearHead:
 
     @classmethod
     def of(cls, head: object) -> LinearHead | None:
-        """The matrices of a module that is one 1 x 1 x 1 convolution, else None."""
+        """The matrices of a module that is one convolution of kernel 1, else None."""
         if not isinstance(head, nn.Module):
             return None
         leaves = [m for m in head.modules() if not list(m.children())]
-        if len(leaves) != 1 or not isinstance(leaves[0], nn.Conv3d):
+        if len(leaves) != 1 or not isinstance(leaves[0], nn.Conv3d | nn.Conv2d):
             return None
         conv = leaves[0]
         plain = (
-            conv.kernel_size == (1, 1, 1)
-            and conv.stride == (1, 1, 1)
-            and conv.padding in ((0, 0, 0), "same", "valid")
+            {*conv.kernel_size, *conv.stride} == {1}
+            and (conv.padding in ("same", "valid") or not any(conv.padding))
             and conv.groups == 1
         )
         if not plain:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
@@ -95,7 +96,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     best = load_best(folder)
     if best is not None:
         module.load_state_dict(best[0])
-    card = model_card(settings, task, spec, store, cases, backbone, origin, result)
+    encoder = module.encoder()  # of the backbone, what the task stands on
+    card = model_card(settings, task, spec, store, cases, encoder, origin, result)
     path = save_model(
         folder / "model", module_state=module.deployed().state_dict(), card=card,
         name="model",
@@ -147,7 +149,7 @@ def model_card(
     spec: Mapping[str, Any],
     store: Store,
     cases: Cases,
-    backbone: Backbone,
+    encoder: Backbone,
     origin: Mapping[str, Any],
     result: TrainingResult,
 ) -> dict[str, Any]:
@@ -155,8 +157,8 @@ def model_card(
     return {
         "kind": settings.task,
         "backbone": {
-            "name": settings.backbone["name"],
-            "config": to_dict(backbone.config),
+            "name": BACKBONES.name_of(type(encoder)),
+            "config": to_dict(encoder.config),
         },
         "encoder": dict(origin),
         "preprocessing": _common_recipe(stores_of(cases)),

@@ -28,6 +28,8 @@ class SlidingConfig:
         divisor: Every window side is a multiple of this when the scan is smaller.
         smallest: No window side becomes shorter than this then.
         overlap: Shared part of neighbouring windows.
+        slicewise: The network sees each slice of a window by itself: windows do not
+            overlap along z, and all slices of a window count alike.
         batch: Windows per forward pass, at most.
         flips: Axes (0 z, 1 y, 2 x); predictions of all their mirrorings are averaged.
         skip_constant: Reuse one prediction for all windows of one constant value.
@@ -41,6 +43,7 @@ class SlidingConfig:
     divisor: Index = (1, 1, 1)
     smallest: Index = (1, 1, 1)
     overlap: float = 0.5
+    slicewise: bool = False
     batch: int = 2
     flips: tuple[int, ...] = ()
     skip_constant: bool = True

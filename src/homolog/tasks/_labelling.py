@@ -20,6 +20,10 @@ from homolog.tasks._base import Trained
 from homolog.tasks._forward import SlidingConfig
 from homolog.tasks._segmenter import spec_index
 from homolog.tasks._sliding import SlidingResult, slide
+from homolog.tasks._windows import slices_at_once
+
+# Voxels of the slices that go through a slice-wise network together.
+_SLICES_VOXELS = {"cpu": 80**3, "cuda": 128**3}
 
 
 class Levels(Protocol):
@@ -62,13 +66,19 @@ def label_stored(
         Labels as class indices; None when told to stop.
     """
     spec = model.spec
+    window, slicewise = spec_index(spec, "window"), is_slicewise(model)
+    if slicewise:
+        kind = model.device.type
+        voxels = _SLICES_VOXELS.get(kind, _SLICES_VOXELS["cuda"])
+        window = slices_at_once(data.shape[1], window, voxels), *window[1:]
     config = SlidingConfig(
-        window=spec_index(spec, "window"),
+        window=window,
         divisor=spec_index(spec, "divisor"),
         smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
+        slicewise=slicewise,
         batch=4 if model.device.type == "cuda" else 1,
-        flips=tuple(flips),
+        flips=useful_flips(model, flips),
         fill=_fill(levels),
         precision=model.precision,
     )
@@ -81,6 +91,17 @@ def label_stored(
         normalise=_Normalise(levels),
     )
     return result
+
+
+def is_slicewise(model: Trained) -> bool:
+    """Whether the network labels every slice across z by itself."""
+    return bool(model.spec.get("slicewise", False))
+
+
+def useful_flips(model: Trained, flips: Sequence[int]) -> tuple[int, ...]:
+    """The axes whose mirroring the network notices: slices do not know their order."""
+    slicewise = is_slicewise(model)
+    return tuple(axis for axis in flips if axis > 0 or not slicewise)
 
 
 def as_label_values(

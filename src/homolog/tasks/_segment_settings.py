@@ -10,6 +10,10 @@ from homolog.config import option
 from homolog.tasks._base import LearnedConfig
 from homolog.views.view import Intensity
 
+# Slices are small samples, and one says little.
+_SLICES_CPU = {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20}
+_SLICES_GPU = {"batch_size": 16, "learning_rate": 4e-4}
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "backbone": {"name": "resunet"},
@@ -22,6 +26,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "with": {
             "swin": {"training": {"learning_rate": 1e-3, "warmup_steps": 20}},
             "vit": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
+            "resnet2d": {"training": _SLICES_CPU},
+            "hybrid": {"training": _SLICES_CPU},
         },
     },
     "gpu": {
@@ -36,6 +42,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "with": {
             "swin": {"training": {"learning_rate": 4e-4}},
             "vit": {"training": {"learning_rate": 4e-4}},
+            "resnet2d": {"training": _SLICES_GPU},
+            "hybrid": {"training": _SLICES_GPU},
         },
     },
 }
@@ -47,7 +55,8 @@ class SegmentConfig(LearnedConfig):
 
     window: tuple[int, int, int] | None = option(
         None,
-        "crop z, y, x; empty takes the median scan's size as far as memory allows",
+        "crop z, y, x; empty takes the median scan's size as far as memory allows, "
+        "of a 2D network one slice",
         unit="voxel",
         minimum=1,
     )

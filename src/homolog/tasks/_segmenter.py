@@ -23,16 +23,28 @@ AVERAGE_FROM = 0.1
 class SegmentNetwork(nn.Module):
     """An encoder with a decoder of its kind.
 
+    A 2D encoder makes a 2D U-Net: the slices of a volume become the batch and what
+    comes out is stacked again, so that no slice knows of another.
+
     Args:
-        encoder: 3D backbone.
+        encoder: 3D or 2D backbone.
         decoder: With ``features(image, maps)`` -> (B, F, D, H, W) and ``head``, a
-            1 x 1 x 1 convolution from F to K.
+            1 x 1 x 1 convolution from F to K; for a 2D encoder without D.
+
+    Source: Nguyen et al., Joint Self-Supervised Image-Volume Representation Learning,
+        AAAI 2023, downstream tasks ("predict segmentation at each 2D slice and merge
+        results for 3D volumes").
     """
 
     def __init__(self, encoder: Backbone, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+
+    @property
+    def slicewise(self) -> bool:
+        """Whether every slice goes through alone."""
+        return self.encoder.spatial_dims == 2
 
     @property
     def head(self) -> nn.Module:
@@ -47,15 +59,29 @@ class SegmentNetwork(nn.Module):
             image: Normalised intensities.
             frozen: Send no gradient into the encoder.
         """
+        return self._stacked(self._features(self._seen(image), frozen), len(image))
+
+    def forward(self, image: Tensor, *, frozen: bool = False) -> Tensor:
+        """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
+        logits: Tensor = self.head(self._features(self._seen(image), frozen))
+        return self._stacked(logits, len(image))
+
+    def _features(self, image: Tensor, frozen: bool) -> Tensor:
+        """Of what the encoder takes: volumes, or slices."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             maps = self.encoder(image)
         features: Tensor = self.decoder.features(image, maps)  # type: ignore[operator]
         return features
 
-    def forward(self, image: Tensor, *, frozen: bool = False) -> Tensor:
-        """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
-        logits: Tensor = self.head(self.features(image, frozen=frozen))
-        return logits
+    def _seen(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B * D, C, H, W) where slices go through alone."""
+        return image.transpose(1, 2).flatten(0, 1) if self.slicewise else image
+
+    def _stacked(self, found: Tensor, count: int) -> Tensor:
+        """(B * D, F, H, W) -> (B, F, D, H, W) where slices went through alone."""
+        if not self.slicewise:
+            return found
+        return found.reshape(count, -1, *found.shape[1:]).transpose(1, 2)
 
 
 class SegmentModule(TaskModule):
@@ -126,7 +152,9 @@ class SegmentModule(TaskModule):
         target = table[row[:, None, None, None], column]
         logits = self.network(crop.flat(), frozen=progress < self.freeze)
         with torch.autocast(logits.device.type, enabled=False):
-            dice, cross_entropy = dice_cross_entropy(logits, target, annotated)
+            dice, cross_entropy = dice_cross_entropy(
+                logits, target, annotated, together=self.network.slicewise
+            )
         return {"dice": dice, "cross_entropy": cross_entropy}
 
     def after_step(self, progress: float) -> None:
@@ -187,12 +215,15 @@ def choose_window(
 
 
 def smallest_window(backbone: Backbone) -> Index:
-    """Sides with two cells of the coarsest map: one cell alone has no variance."""
+    """Sides with two cells of the coarsest map: one cell alone has no variance.
+
+    One slice where the backbone is 2D.
+    """
     d, h, w = (
         (stride // m + 1) * m
         for stride, m in zip(backbone.strides[-1], backbone.size_divisor, strict=True)
     )
-    return d, h, w
+    return (1 if backbone.spatial_dims == 2 else d), h, w
 
 
 def spec_index(spec: Mapping[str, Any], key: str) -> Index:

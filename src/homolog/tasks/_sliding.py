@@ -167,7 +167,9 @@ class _Slide:
         window = legal_window(
             self.shape, config.window, config.divisor, config.smallest
         )
-        self.grid = place_windows(self.shape, window, config.overlap)
+        self.slicewise, part = config.slicewise, config.overlap
+        overlap = (0.0, part, part) if self.slicewise else (part, part, part)
+        self.grid = place_windows(self.shape, window, overlap)
         exact = image.dtype == torch.float64 and normalise is None
         self.dtype = torch.float64 if exact else torch.float32
         network = _split(network, image, classes, self.grid.window, device, self.dtype)
@@ -229,7 +231,9 @@ class _Slide:
         grid, plan = self.grid, self.plan
         head = self.head.to(plan.sums_on, self.dtype) if self.head else None
         channels = head.features if plan.features and head else block.stop - block.start
-        weight = gaussian_weight(grid.window, plan.sums_on, self.dtype)
+        _, height, width = grid.window
+        bell = (1, height, width) if self.slicewise else grid.window
+        weight = gaussian_weight(bell, plan.sums_on, self.dtype).expand(grid.window)
         blend = Blend(channels, grid, plan.sums_on, self.dtype)
 
         def classify(stop: int) -> None:

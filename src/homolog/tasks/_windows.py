@@ -60,23 +60,41 @@ def legal_window(
     return d, h, w
 
 
-def place_windows(shape: Index, window: Index, overlap: float) -> WindowGrid:
+def slices_at_once(depth: int, plane: Index, voxels: int) -> int:
+    """Depth of the windows of a slice-wise network: a volume in equal parts.
+
+    Args:
+        depth: Slices of the volume.
+        plane: A window (., H, W).
+        voxels: No window has more, as far as one slice allows.
+    """
+    most = max(voxels // (plane[1] * plane[2]), 1)
+    parts = -(-depth // most)
+    return -(-depth // parts)
+
+
+def place_windows(
+    shape: Index, window: Index, overlap: float | tuple[float, float, float]
+) -> WindowGrid:
     """Windows at regular steps; the last of each axis is moved in to end at the border.
 
     Args:
         shape: The volume's size (D, H, W); smaller sides are padded evenly.
         window: Window size.
-        overlap: Shared part of neighbouring windows, 0 <= overlap < 1.
+        overlap: Shared part of neighbouring windows, 0 <= overlap < 1; of all axes or
+            of each.
 
     Raises:
         ValueError: ``overlap`` outside 0..1.
     """
-    if not 0.0 <= overlap < 1.0:
+    shared = overlap if isinstance(overlap, tuple) else (overlap,) * 3
+    if not all(0.0 <= part < 1.0 for part in shared):
         raise ValueError(f"overlap must be at least 0 and below 1, got {overlap}.")
     padded = _index(max(n, side) for n, side in zip(shape, window, strict=True))
     before = _index((p - n) // 2 for p, n in zip(padded, shape, strict=True))
     per_axis = [
-        _starts(n, side, overlap) for n, side in zip(padded, window, strict=True)
+        _starts(n, side, part)
+        for n, side, part in zip(padded, window, shared, strict=True)
     ]
     # Sums are only kept for one window's depth along this axis, so take the axis where
     # that is the smallest share of the volume.

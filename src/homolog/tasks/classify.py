@@ -92,11 +92,10 @@ class Classify(LearnedTask):
         if window is None:
             limits = _SLICE_LIMITS if flat else _VOLUME_LIMITS
             side, voxels = limits.get(device.type, limits["cuda"])
-            least = smallest_window(backbone)
             window = choose_window(
                 [case.card.shape for case in cases],
                 backbone.size_divisor,
-                (1, *least[1:]) if flat else least,
+                smallest_window(backbone),
                 side=side,
                 voxels=voxels,
             )

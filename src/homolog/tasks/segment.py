@@ -35,6 +35,7 @@ from homolog.tasks._labelling import (
     label_stored,
     model_preprocessing,
     smallest_integers,
+    useful_flips,
 )
 from homolog.tasks._score import score_labels
 from homolog.tasks._segment_settings import (
@@ -51,18 +52,23 @@ from homolog.tasks._segmenter import (
 )
 from homolog.views.view import Anchor, ViewSpec
 
-# Longest side and most voxels of a window chosen by itself.
+# Longest side and most voxels of a window chosen by itself; of volumes, and of slices.
 _LIMITS = {"cpu": (96, 80**3), "cuda": (128, 128**3)}
+_SLICE_LIMITS = {"cpu": (256, 256**2), "cuda": (512, 512**2)}
 
 
 class Segment(LearnedTask):
     """Segmentation by U-Net, Swin UNETR or UNETR, as the encoder decides.
 
+    A 2D encoder learns from single slices across z, each from a scan and place of its
+    own, turned and bent within their plane; it labels volumes slice by slice.
+
     Source: Isensee et al., Nature Methods 2021 (nnU-Net: label-balanced crops, Dice
         plus cross-entropy, sliding window); Hatamizadeh et al. 2022 (UNETR; Swin
-        UNETR).
+        UNETR); Nguyen et al., AAAI 2023 (2D U-Net on a 2D encoder, slices merged).
     Differs from the paper: crops mirror only where asked, as many labels have a side;
-        two thirds of the crops (not one third) are centred on a label.
+        two thirds of the crops (not one third) are centred on a label; the 2D U-Net
+        learns by AdamW, not by SGD.
     """
 
     Config: ClassVar[type] = SegmentConfig
@@ -80,10 +86,8 @@ class Segment(LearnedTask):
         self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
     ) -> dict[str, Any]:
         """Window, labels and modalities."""
-        if backbone.spatial_dims != 3:
-            raise UnusableInput(
-                f"segment needs a 3D backbone, {type(backbone).__name__} is 2D."
-            )
+        backbone = backbone.segmenter()
+        slicewise = backbone.spatial_dims == 2
         classes = classes_of(cases)
         if not classes.names:
             raise UnusableInput(
@@ -91,9 +95,11 @@ class Segment(LearnedTask):
             )
         window = self.config.window
         if window is None:
-            side, voxels = _LIMITS.get(device.type, _LIMITS["cuda"])
+            limits = _SLICE_LIMITS if slicewise else _LIMITS
+            side, voxels = limits.get(device.type, limits["cuda"])
+            shapes = [case.card.shape for case in cases]
             window = choose_window(
-                [case.card.shape for case in cases],
+                [(1, h, w) for _, h, w in shapes] if slicewise else shapes,
                 backbone.size_divisor,
                 smallest_window(backbone),
                 side=side,
@@ -108,6 +114,7 @@ class Segment(LearnedTask):
                 for a, b in zip(smallest_window(backbone), window, strict=True)
             ],
             "overlap": self.config.overlap,
+            "slicewise": slicewise,
             "channels": cases[0].card.channels,
             "modalities": sorted({case.card.modality for case in cases}),
             "label_values": [0, *classes.names],
@@ -119,12 +126,14 @@ class Segment(LearnedTask):
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
         """The decoder that fits the encoder's kind."""
+        backbone = backbone.segmenter()
         decoder = build_decoder(
             backbone.channels,
             backbone.strides,
             in_channels=int(spec["channels"]),
             out_channels=len(spec["label_values"]),
             kind=backbone.decoder,
+            spatial_dims=backbone.spatial_dims,
         )
         return SegmentNetwork(backbone, decoder)
 
@@ -230,7 +239,7 @@ class Segment(LearnedTask):
         model: Trained = inputs["model"]
         recipe = model_preprocessing(model, inputs.get("modality"))
         check_scan(model, volume, inputs.get("modality"))
-        flips = tuple(inputs.get("flips", ()))
+        flips = useful_flips(model, inputs.get("flips", ()))
         unseen = [axis for axis in flips if not model.spec["flip"][axis]]
         if unseen:
             axes = ", ".join("zyx"[axis] for axis in unseen)
