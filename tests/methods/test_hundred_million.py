@@ -116,7 +116,7 @@ def test_h_t7_one_modality_is_plain_clustering() -> None:
         features = [
             f
             for name in views
-            for f in method.projector(vectors_of(method, views[name].image)).unbind(1)
+            for f in method.projected(vectors_of(method, views[name].image)).unbind(1)
         ]
         torch.testing.assert_close(loss["clusters"].detach(), plain(features))
 
@@ -128,7 +128,7 @@ def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
     first, second = method.clusterings
 
     def codes(which: int, views: Views) -> Tensor:
-        features = method.projector(vectors_of(method, views["large"].image))[:, 0]
+        features = method.projected(vectors_of(method, views["large"].image))[:, 0]
         return method.clusterings[
             which
         ]._codes(  # type: ignore[operator, no-any-return]
@@ -142,7 +142,7 @@ def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
     torch.testing.assert_close(codes(0, other).detach(), before)
     assert not torch.allclose(codes(1, other), codes(1, views))
     vectors = [
-        method.projector(vectors_of(method, views[n].image)).detach() for n in views
+        method.projected(vectors_of(method, views[n].image)).detach() for n in views
     ]
     own = [v for vector in vectors for v in vector[0::2].unbind(1)]
     first(own).backward()

@@ -193,14 +193,14 @@ class HundredMillion(Method):
             pooled(maps[name][-1]).reshape(*view.image.shape[:2], -1)
             for name, view in views.items()
         ]
-        features = [one for v in vectors for one in self.projector(v).unbind(1)]
-        self.watch("features", features[0])
-        apart = len(self.clusterings)
-        if len(features[0]) % self.groups:
+        if len(vectors[0]) % self.groups:
             raise ValueError(
-                f"a batch of {len(features[0])} samples cannot be shared by "
+                f"a batch of {len(vectors[0])} samples cannot be shared by "
                 f"{self.groups} modalities."
             )
+        features = [one for v in vectors for one in self.projected(v).unbind(1)]
+        self.watch("features", features[0])
+        apart = len(self.clusterings)
         terms = [
             clustering(
                 [view[group::apart] for view in features],
@@ -230,6 +230,15 @@ class HundredMillion(Method):
         self._raw["mask_dice"] = found["dice"]
         error: Tensor = found["error"]
         return error * found["labelled"] if self.config.strict else error
+
+    def projected(self, vectors: Tensor) -> Tensor:
+        """(B, V, E) -> (B, V, dim), unit length; of each modality by itself.
+
+        The norm within looks at the batch: one modality is to know nothing of another.
+        """
+        apart = len(self.clusterings)
+        parts = [self.projector(vectors[group::apart]) for group in range(apart)]
+        return torch.stack(parts, dim=1).flatten(0, 1)
 
     def _class_error(self, vectors: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the large crops of samples whose class is known."""
