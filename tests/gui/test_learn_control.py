@@ -43,6 +43,7 @@ from homolog.gui.learn.store_list import (
     class_lines,
     list_stores,
     read_store,
+    scan_classes,
 )
 
 STORE = StoreChoice(Path("/data/my store"), 8, 6, 7, 5, "1.5 mm", "8 CT", ())
@@ -159,7 +160,9 @@ def test_nothing_is_started_that_cannot_be_meant(phantom_store: Any) -> None:
     assert FinetuneWish("segment", good).problem() == ""
     assert "phantoms has none" in FinetuneWish("classify", good).problem()
     two = (("ill", 4), ("well", 2))
-    films = StoreChoice(Path("films"), cases=6, scan_classes=two, class_teachable=3)
+    films = StoreChoice(
+        Path("films"), cases=6, scan_classes=two, classed=6, class_teachable=3
+    )
     assert FinetuneWish("classify", films).problem() == ""
     assert "No scan of films has labels" in FinetuneWish("segment", films).problem()
     kept = StoreChoice(Path("kept"), cases=6, scan_classes=two)
@@ -245,3 +248,9 @@ def test_choices_survive_the_session_and_a_damaged_file(tmp_path: Path) -> None:
     assert kept_values.read(tmp_path / "home", "Pretrain") == {}
     (tmp_path / "home" / "window.json").write_text("{")
     assert kept_values.read(tmp_path / "home", "Segment") == {}
+
+
+def test_findings_of_a_store_are_counted_one_by_one() -> None:
+    targets = ["b|a", "a", "No Finding", "no finding"]
+    assert scan_classes(targets) == (("a", 2), ("b", 1), ("no finding", 2))
+    assert scan_classes(["ill", "no finding", "ill"]) == (("ill", 2), ("no finding", 1))

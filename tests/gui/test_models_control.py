@@ -10,6 +10,7 @@ from toy_runs import make_model, slow_run
 
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.models import control
+from homolog.gui.models.facts import facts_of, title_of
 
 
 @pytest.fixture
@@ -124,3 +125,21 @@ def test_the_helpers_get_whole_paths(places: tuple[Path, Path]) -> None:
     config = control.import_config(Path("a.pt"), Path("b"), "swin", {"x": 1})
     assert Path(config["source"]).is_absolute()
     assert (config["backbone"], config["settings"]) == ("swin", {"x": 1})
+
+
+def test_a_classifiers_card_tells_its_classes(tmp_path: Path) -> None:
+    spec = {
+        "classes": ["effusion", "nodule"], "several": True, "slices": 40,
+        "thresholds": [0.4, 0.61], "types": ["left"], "modalities": ["XR"],
+    }  # fmt: skip
+    make_model(
+        tmp_path / "films", kind="classify", task_spec=spec, label_names={},
+        validation={"auc": 0.875},
+    )  # fmt: skip
+    card = json.loads((tmp_path / "films" / "model.json").read_text())
+    assert title_of(card).startswith("classification of whole scans, 2 classes, ")
+    told = dict(facts_of(card, 1000, tmp_path / "films"))
+    assert told["Classes"] == "effusion, nodule (any or none of a scan)"
+    assert told["Thresholds"] == "effusion 0.40, nodule 0.61"
+    assert told["Validation"] == "AUC 0.875 on held-out scans"
+    assert (told["Types"], "Slices" in told) == ("left", True)

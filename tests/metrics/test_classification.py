@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from homolog.metrics.classification import classification_scores
+from homolog.metrics.classification import (
+    best_thresholds,
+    classification_scores,
+    finding_scores,
+    macro_mean,
+)
 
 
 def two(*second: float) -> np.ndarray:
@@ -51,3 +56,33 @@ def test_one_class_alone_cannot_be_ranked() -> None:
     assert found["auc"] is None
     assert found["average_precision"] is None
     assert found["accuracy"] == pytest.approx(0.5)
+
+
+def test_every_class_counts_only_where_it_is_known() -> None:
+    truth = np.array([[1, 0], [0, -1], [1, 1], [0, -1]])
+    chances = np.array([[0.9, 0.3], [0.2, 0.9], [0.4, 0.6], [0.6, 0.1]])
+    first, second = finding_scores(truth, chances, chances >= 0.5)
+    assert first["auc"] == pytest.approx(3 / 4)
+    assert (first["sensitivity"], first["specificity"]) == (0.5, 0.5)
+    assert (second["positives"], second["negatives"]) == (1, 1)
+    assert second["auc"] == 1.0
+    assert second["brier"] == pytest.approx((0.3**2 + 0.4**2) / 2)
+    assert macro_mean([first, second])["auc"] == pytest.approx(7 / 8)
+
+
+def test_a_class_known_of_no_scan_has_no_metrics() -> None:
+    truth, chances = np.array([[-1, 1], [-1, 1]]), np.full((2, 2), 0.7)
+    first, second = finding_scores(truth, chances, chances >= 0.5)
+    assert first["accuracy"] is None
+    assert first["brier"] is None
+    assert second["auc"] is None
+    assert second["specificity"] is None
+    assert second["calibration_error"] == pytest.approx(0.3)
+    assert macro_mean([first, second])["accuracy"] == 1.0
+
+
+def test_the_best_threshold_parts_the_two() -> None:
+    truth = np.array([[0], [0], [1], [1], [-1]])
+    chances = np.array([[0.1], [0.2], [0.3], [0.9], [0.25]])
+    assert best_thresholds(truth, chances) == [pytest.approx(0.25)]
+    assert best_thresholds(truth[:2], chances[:2]) == [0.5]

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
+from classify_runs import NET, learnt, prepared, run
 from homolog.backbones._base import build
-from homolog.cli import cli
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
 from homolog.feed import CaseRef, Feed
 from homolog.feed.single import view_of
-from homolog.tasks._classifier import ClassifyModule, ClassifyNetwork
+from homolog.tasks._classifier import ClassifyNetwork
+from homolog.tasks._classify_module import ClassifyModule
 from homolog.tasks._classify_settings import ClassifyConfig
+from homolog.tasks._classify_view import stored
 from homolog.tasks._predict import predict_scans
 from homolog.tasks._trained import open_predictor
-from homolog.tasks.classify import Classify, _stored
+from homolog.tasks.classify import Classify
 from homolog.views.view import ViewSpec, Whole
 from memory_store import random_cases
 
 CPU = torch.device("cpu")
-NET = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic", "norm": "group"}
 
 
 @pytest.fixture(scope="module")
@@ -54,38 +53,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    out = tmp_path_factory.mktemp("store") / "pictures"
-    outcome = CliRunner().invoke(
-        cli, ["prepare", str(pictures / "scans.csv"), "--out", str(out)],
-        standalone_mode=False,
-    )  # fmt: skip
-    assert outcome.exception is None, outcome.output
-    return Store.open(out)
-
-
-def run(*arguments: object) -> dict:
-    outcome = CliRunner().invoke(
-        cli, [*map(str, arguments), "--json", "--device=cpu"], standalone_mode=False
-    )
-    if outcome.exception is not None:
-        raise outcome.exception
-    return json.loads(outcome.stdout.strip().splitlines()[-1])
+    return prepared(pictures / "scans.csv", tmp_path_factory.mktemp("store") / "p")
 
 
 @pytest.fixture(scope="module")
 def model(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run") / "classes"
-    settings = [
-        f"--set=backbone.{k}={','.join(map(str, v)) if isinstance(v, list) else v}"
-        for k, v in NET.items()
-    ]
-    run(
-        "finetune", "classify", store.path, "--encoder=scratch",
-        "--backbone=resnet2d", *settings, "--steps=60", "--recipe=cpu", "--out", out,
-        "--set=training.validate_every=30", "--set=training.dry_run_steps=0",
-        "--set=training.learning_rate=3e-3",
-    )  # fmt: skip
-    return out
+    return learnt(store, tmp_path_factory.mktemp("run") / "classes", 60)
 
 
 def test_it_learns_and_the_evaluation_says_so(store: Store, model: Path) -> None:
@@ -136,7 +109,7 @@ def test_the_single_view_is_the_feeds() -> None:
     spec = ViewSpec(size=(8, 16, 16), place=Whole())
     feed = Feed(cases, {"scan": spec}, batch_size=1, seed=0, threads=0)
     expected = feed.views(feed.batch(0), CPU)["scan"]
-    found = view_of(spec, _stored(cases[0]), CPU)
+    found = view_of(spec, stored(cases[0]), CPU)
     torch.testing.assert_close(found.image, expected.image)
     assert torch.equal(found.affine, expected.affine)
 
@@ -153,11 +126,11 @@ def test_describe_refuses_what_cannot_be_classified(store: Store) -> None:
     assert spec["classes"] == ["ball", "ring"]
     assert spec["window"] == [1, 48, 40]
     assert task.targets(cases[:2], spec) == [
-        spec["classes"].index(c.card.target) for c in cases[:2]
+        [spec["classes"].index(c.card.target)] for c in cases[:2]
     ]
 
 
-def test_volumes_are_not_for_a_2d_network(phantom_store: Store) -> None:
+def test_a_3d_network_classifies_volumes(phantom_store: Store) -> None:
     from dataclasses import replace
 
     cases = [
@@ -165,8 +138,6 @@ def test_volumes_are_not_for_a_2d_network(phantom_store: Store) -> None:
         for number, card in enumerate(phantom_store.cards)
     ]
     task = Classify(ClassifyConfig())
-    with pytest.raises(UnusableInput, match="8 scans are volumes"):
-        task.describe(cases, build("resnet2d", NET), CPU)
     deep = build("resunet", {"channels": [8, 16]})
     spec = task.describe(cases, deep, CPU)
     network = task.network(deep, spec)

@@ -98,6 +98,9 @@ def command(
 
     A label that neither map has is left out; one that only one has counts as Dice 0,
     NSD 0 and the scan's diagonal. A case's value is the mean over its labels.
+
+    Of a classifier: AUC, average precision, accuracy and calibration error, for each
+    class where a scan may have several; likewise of types and slices it tells of.
     """  # noqa: D301 - click reads the backspace
     from homolog.cli._follow import follow
     from homolog.errors import JobError

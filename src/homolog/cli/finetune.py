@@ -93,7 +93,9 @@ def command(
 ) -> int:
     """Learn TASK (segment, classify) from the labelled cases of STORE...
 
-    classify learns the class of whole scans, which a manifest names (column class).
+    classify learns the class of whole scans, which a manifest names (column class);
+    a|b are two classes of one scan, "no finding" is none, an empty cell is unknown. A
+    2D encoder classifies volumes slice by slice.
 
     Several stores may annotate different classes: labels of one name are one class,
     and where a store does not annotate a class, nothing is learnt about it there.

@@ -76,7 +76,7 @@ def command(
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
     NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
-    writes one table, classes.csv.
+    writes one table, classes.csv; slices.csv beside it where it tells slices apart.
     """
     from homolog.cli._follow import follow
     from homolog.errors import JobError
@@ -115,12 +115,23 @@ def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
     found = result["predicted"]
     lines = [f"{len(found)} scans labelled in {out}"]
     if found and "class" in found[0]:
-        lines = [
-            f"{Path(f['scan']).name}: {f['class']} ({f['chances'][f['class']]:.0%})"
-            for f in found
-        ]
+        lines = [f"{Path(f['scan']).name}: {_told(f)}" for f in found]
         lines.append(f"written to {out / 'classes.csv'}")
+        if found[0].get("slices"):
+            lines.append(f"slice by slice: {out / 'slices.csv'}")
     if result["failed"]:
         lines.append(f"{len(result['failed'])} could not be:")
         lines += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
     return lines
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    """``effusion (92%), nodule (61%)``; of none, what came nearest."""
+    limits, chances = found.get("thresholds"), found["chances"]
+    if not limits:
+        return f"{found['class']} ({chances[found['class']]:.0%})"
+    shown = [name for name, p in chances.items() if p >= limits[name]]
+    if not shown:
+        best = max(chances, key=lambda name: chances[name])
+        return f"{found['class']} (at most {best}, {chances[best]:.0%})"
+    return ", ".join(f"{name} ({chances[name]:.0%})" for name in shown)

@@ -32,7 +32,9 @@ class Card:
         modality: One of MODALITIES.
         subject: Person or animal; cases of one subject share a split.
         split: ``train``, ``val`` or ``test``; written by the store, not by the case.
-        target: Class of the whole scan, if it has one.
+        target: Class of the whole scan, where it is known; several as ``a|b``, none of
+            them as ``no finding`` (``homolog.data.findings``).
+        types: Further findings, in the same way.
         boxes: Findings on the prepared grid: ``label``, and ``min`` and ``max`` as
             edges in voxels (voxel i reaches from i to i + 1).
         label_values: Label values present, without background and unlabelled.
@@ -74,6 +76,7 @@ class Card:
     key: str = ""
     files: dict[str, int] = field(default_factory=dict)
     note: str = ""
+    types: str | None = None
 
     @property
     def is_labelled(self) -> bool:

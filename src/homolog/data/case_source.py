@@ -19,7 +19,8 @@ class CaseSource:
         modality: One of MODALITIES.
         subject: Person or animal; splits never part one.
         split: ``train, val, test`` where the source says so.
-        target: Class of the whole scan.
+        target: Class of the whole scan; several as ``a|b`` (``homolog.data.findings``).
+        types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
         label_names: Label value -> name.
     """
@@ -31,6 +32,7 @@ class CaseSource:
     subject: str = ""
     split: str | None = None
     target: str | None = None
+    types: str | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
 
@@ -81,6 +83,7 @@ class Candidate:
         folder_subject: What its place among other files suggests.
         split: As in CaseSource.
         target: As in CaseSource.
+        types: As in CaseSource.
         boxes: As in CaseSource.
         label_names: As in CaseSource.
     """
@@ -94,6 +97,7 @@ class Candidate:
     folder_subject: str = ""
     split: str | None = None
     target: str | None = None
+    types: str | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
 

@@ -178,6 +178,7 @@ def _case(
         subject=candidate.subject or tagged or candidate.folder_subject or case_id,
         split=candidate.split,
         target=candidate.target,
+        types=candidate.types,
         boxes=candidate.boxes,
         label_names=names,
     )

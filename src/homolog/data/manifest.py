@@ -6,15 +6,19 @@ Columns (any order, upper or lower case; only the first is needed)::
     label    path of the label map                    (also: mask, segmentation)
     modality CT, MR, PET, XR, US                      (also: MRI, XRAY ...)
     class    class of the whole scan                  (also: target, finding, diagnosis)
+    types    further findings, learnt beside the class            (also: subtypes)
     subject  person or animal                         (also: patient, patient_id)
     split    train, val or test
     boxes    JSON list of {"label", "min": [z, y, x], "max": [z, y, x]} in voxels
     x,y,w,h  one box of a 2D picture per row, in pixels
     id       name of the case
 
+A scan may have several classes, ``effusion|nodule``, or none, ``no finding``; an empty
+cell says that it is not known. The same holds of ``types``. JSON may have a list.
+
 A ``label`` column that holds no paths is taken for the class. Several rows of one image
-are one case with several boxes. JSON is a list of such records, or an object with
-``cases`` and, if wanted, ``label_names``.
+are one case with all their boxes and classes. JSON is a list of such records, or an
+object with ``cases`` and, if wanted, ``label_names``.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.data.case_source import Candidate, Found, Rejected
+from homolog.data.findings import findings_cell, merged_findings
 from homolog.data.label_naming import parse_names
 from homolog.data.scan_header import is_known_suffix, scan_stem
 from homolog.data.values import modality_of_name
@@ -38,7 +43,8 @@ _COLUMNS = {
     "image": ("image", "file", "path", "filename", "scan", "image_path"),
     "label": ("label", "mask", "segmentation", "label_path"),
     "modality": ("modality",),
-    "class": ("class", "target", "finding", "diagnosis"),
+    "class": ("class", "target", "finding", "diagnosis", "findings", "classes"),
+    "types": ("types", "subtypes"),
     "subject": ("subject", "patient", "patient_id", "subject_id", "participant_id"),
     "split": ("split", "subset", "fold_name"),
     "boxes": ("boxes", "box"),
@@ -85,8 +91,12 @@ def read_manifest(path: Path) -> Found:
             continue
         before = merged.get(candidate.image)
         if before is not None:
-            boxes = (*before.boxes, *candidate.boxes)
-            candidate = replace(before, boxes=boxes)
+            candidate = replace(
+                before,
+                boxes=(*before.boxes, *candidate.boxes),
+                target=merged_findings(before.target, candidate.target),
+                types=merged_findings(before.types, candidate.types),
+            )
         merged[candidate.image] = candidate
     found.candidates = list(merged.values())
     return found
@@ -169,7 +179,8 @@ def _candidate(
         modality=_modality(_text(row, columns, "modality")),
         subject=_text(row, columns, "subject"),
         split=_SPLITS[split] if split else None,
-        target=_text(row, columns, "class") or None,
+        target=findings_cell(row.get(columns.get("class", ""))),
+        types=findings_cell(row.get(columns.get("types", ""))),
         boxes=_boxes(row, columns),
         label_names=own or names,
     )

@@ -77,7 +77,8 @@ class Feed:
         store_power: How samples are shared out between stores, and in each between
             labelled and unlabelled cases, see CaseOrder.
         turns: Number of each case's part where parts take turns, see TurnOrder.
-        targets: Number of each case's class, -1 where unknown.
+        targets: Number of each case's class, -1 where unknown, or a row of numbers
+            for each; see ``View.target``.
         phases: Stretches of the training, as shares of a stream's last batch, that
             make some of the groups each.
 
@@ -100,7 +101,7 @@ class Feed:
         partners: Pairing | None = None,
         store_power: float = 1.0,
         turns: Sequence[int] | None = None,
-        targets: Sequence[int] | None = None,
+        targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
         phases: Sequence[Phase] = (),
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ Numbers = NDArray[np.float64]
 
 # Bins of the calibration error.
 _BINS = 10
+# Told of each class, but no measure of it.
+_COUNTS = ("positives", "negatives")
 
 
 def classification_scores(
@@ -61,3 +63,84 @@ def _calibration_error(right: NDArray[np.bool_], confidence: Numbers) -> float:
         gap = right[inside].mean() - confidence[inside].mean()
         total += abs(float(gap)) * float(inside.mean())
     return total
+
+
+def finding_scores(
+    truth: NDArray[np.int64], chances: Numbers, decided: NDArray[np.bool_]
+) -> list[dict[str, float | None]]:
+    """Metrics of each class on its own: it is there or not.
+
+    Args:
+        truth: (N, K); 1 there, 0 not there, -1 not known.
+        chances: (N, K) probabilities.
+        decided: (N, K), whether each class is told to be there.
+
+    Returns:
+        Per class, over the scans where it is known: ``positives``, ``negatives``,
+        ``auc`` and ``average_precision`` (None without both), ``sensitivity`` (None
+        without positives), ``specificity`` (None without negatives), ``accuracy``,
+        ``calibration_error`` (mean distance of probability and frequency, ten bins) and
+        ``brier``; all None where it is known of no scan.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    found: list[dict[str, float | None]] = []
+    for true, chance, told in zip(truth.T, chances.T, decided.T, strict=True):
+        known = true >= 0
+        hit, sure, said = true[known] == 1, chance[known], told[known]
+        count, positives = len(hit), int(hit.sum())
+        both = 0 < positives < count
+        found.append(
+            {
+                "positives": positives,
+                "negatives": count - positives,
+                "auc": float(roc_auc_score(hit, sure)) if both else None,
+                "average_precision": (
+                    float(average_precision_score(hit, sure)) if both else None
+                ),
+                "sensitivity": float(said[hit].mean()) if positives else None,
+                "specificity": float(1.0 - said[~hit].mean())
+                if positives < count
+                else None,
+                "accuracy": float((said == hit).mean()) if count else None,
+                "calibration_error": _calibration_error(hit, sure) if count else None,
+                "brier": float(np.square(sure - hit).mean()) if count else None,
+            }
+        )
+    return found
+
+
+def macro_mean(
+    scores: Sequence[Mapping[str, float | None]],
+) -> dict[str, float | None]:
+    """Mean over classes of what ``finding_scores`` tells; undefined ones left out."""
+    names = [n for n in (scores[0] if scores else ()) if n not in _COUNTS]
+    columns = {n: [s[n] for s in scores if s[n] is not None] for n in names}
+    return {n: float(np.mean(v)) if v else None for n, v in columns.items()}  # type: ignore[arg-type]
+
+
+def best_thresholds(truth: NDArray[np.int64], chances: Numbers) -> list[float]:
+    """Per class the threshold of the greatest sensitivity + specificity.
+
+    It lies midway between two probabilities; 0.5 where the class is not both there and
+    absent among the scans.
+
+    Args:
+        truth: (N, K); 1 there, 0 not there, -1 not known.
+        chances: (N, K) probabilities.
+
+    Source: Youden, Cancer 3, 1950.
+    """
+    found = []
+    for true, chance in zip(truth.T, chances.T, strict=True):
+        hit, sure = true[true >= 0] == 1, chance[true >= 0]
+        levels = np.unique(sure)
+        if not 0 < hit.sum() < len(hit) or len(levels) < 2:
+            found.append(0.5)
+            continue
+        middles = (levels[:-1] + levels[1:]) / 2
+        told = sure >= middles[:, None]
+        worth = told[:, hit].mean(1) - told[:, ~hit].mean(1)
+        best = np.flatnonzero(worth >= worth.max() - 1e-12)
+        found.append(float(middles[best[np.abs(middles[best] - 0.5).argmin()]]))
+    return found

@@ -31,7 +31,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
     Returns:
         ``predicted`` (scan, labels, voxels and volumes_ml per label name; of a
-        classifier scan, class, chances), ``failed`` (scan, reason) and ``stopped``.
+        classifier scan, class, chances ...), ``failed`` (scan, reason) and ``stopped``.
     """
     asked = taken(config, "predict", _DEFAULTS)
     labelling = label_scans(

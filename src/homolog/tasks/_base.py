@@ -189,9 +189,18 @@ class LearnedTask(Task):
 
     def targets(
         self, cases: Sequence[CaseRef], spec: Mapping[str, Any]
-    ) -> list[int] | None:
-        """Class of each case for ``View.target``; None where scans have none."""
+    ) -> list[list[float]] | None:
+        """A row of numbers per case for ``View.target``; None where scans have none."""
         return None
+
+    def settle(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, Any]:
+        """What the chosen network and the held-out cases add to ``describe``'s answer.
+
+        Args:
+            model: With the weights that are kept.
+            cases: Held-out cases; at least one.
+        """
+        return {}
 
     def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What an evaluation tells of the rows of ``score``; with ``cases``."""

@@ -1,30 +1,58 @@
-"""A classifier on an encoder: its network, and what is minimised."""
+"""A classifier on an encoder: one answer for a whole scan, and what else it tells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone
+from homolog.nn.depth_head import DepthHead
 from homolog.nn.heads import pooled, pooled_twice
-from homolog.nn.teacher import Teacher
-from homolog.tasks._base import TaskModule
-from homolog.views.view import Views, ViewSpec
+from homolog.nn.instance_pooling import InstancePooling
+from homolog.nn.slicewise import slice_vectors
 
-# Share of the training after which the weight average has its full momentum.
-_AVERAGE_FROM = 0.1
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of a batch; logits but for ``attention``.
+
+    Attributes:
+        classes: (B, K).
+        types: (B, T); None where none are learnt.
+        slices: (B, D), whether a slice shows a finding; None where not learnt.
+        attention: (B, D), share of each slice in the answer; None but slice by slice.
+        alone: (B, D, K), classes of each slice by itself; None but slice by slice.
+    """
+
+    classes: Tensor
+    types: Tensor | None = None
+    slices: Tensor | None = None
+    attention: Tensor | None = None
+    alone: Tensor | None = None
+
+
+def keeps_slices(backbone: Backbone) -> bool:
+    """Whether every slice has its own place in all maps: 2D, or never coarser in z."""
+    return all(stride[0] == 1 for stride in backbone.strides)
 
 
 class ClassifyNetwork(nn.Module):
-    """The encoder's deepest map pooled, normalised, dropout, one linear layer.
+    """The encoder's deepest map pooled, normalised, dropout, one linear layer or two.
+
+    A 2D encoder sees a volume slice by slice, and the slices' vectors are pooled.
 
     Args:
         encoder: 2D or 3D.
         classes: How many (K).
         dropout: Of the pooled features.
         largest: Each feature's largest value is read beside its mean.
+        hidden: Width of a layer before the last one; 0 has none.
+        pooling: How the slices of a volume become one (``InstancePooling``); None where
+            the encoder sees the whole.
+        types: Further findings that are learnt beside the classes (T).
+        slices: Whether it is learnt which slices show a finding.
     """
 
     def __init__(
@@ -34,83 +62,72 @@ class ClassifyNetwork(nn.Module):
         dropout: float = 0.0,
         *,
         largest: bool = False,
+        hidden: int = 0,
+        pooling: str | None = None,
+        types: int = 0,
+        slices: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = pooled_twice if largest else pooled
         width = encoder.channels[-1] * (2 if largest else 1)
-        self.head = nn.Sequential(
-            nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, classes)
-        )
+        self.head = _head(width, classes, dropout, hidden)
+        self.pooling = InstancePooling(width, pooling) if pooling else None
+        self.types = _head(width, types, dropout, hidden) if types else None
+        self.slices: nn.Module | None = None
+        if slices and pooling:
+            self.slices = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+        elif slices:
+            self.slices = DepthHead(encoder.channels)
 
     def forward(self, image: Tensor, frozen: bool = False) -> Tensor:
         """(B, C, D, H, W) -> scores (B, K); ``frozen`` stops the encoder's gradient."""
+        return self.scores(image, frozen=frozen).classes
+
+    def scores(
+        self, image: Tensor, valid: Tensor | None = None, *, frozen: bool = False
+    ) -> Scores:
+        """All that is told.
+
+        Args:
+            image: (B, C, D, H, W).
+            valid: (B, D) bool, slices that lie in the scan; all where None.
+            frozen: Send no gradient into the encoder.
+        """
+        if self.pooling is not None:
+            return self._slice_by_slice(image, valid, frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            features = self.pool(self.encoder.maps(image)[-1])
-        scores: Tensor = self.head(features)
-        return scores
-
-
-class ClassifyModule(TaskModule):
-    """Cross-entropy on whole scans, every class counting the same where asked.
-
-    Args:
-        network: What learns.
-        spec: The view of a scan.
-        weights: Of each class (K,).
-        smoothing: Share of the truth given to all classes alike.
-        freeze: Share of the training during which the encoder gets no gradient.
-        average: Momentum of the weight average; 0 keeps none.
-    """
-
-    def __init__(
-        self,
-        network: ClassifyNetwork,
-        spec: ViewSpec,
-        weights: Sequence[float],
-        *,
-        smoothing: float = 0.0,
-        freeze: float = 0.0,
-        average: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.spec = spec
-        self.smoothing, self.freeze, self.momentum = smoothing, freeze, average
-        self.average = Teacher(network) if average > 0 else None
-        self.register_buffer("weights", torch.tensor(weights), persistent=False)
-        self._accuracy: Tensor | None = None
-
-    def views(self) -> dict[str, ViewSpec]:
-        """The scan."""
-        return {"scan": self.spec}
-
-    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``cross_entropy``."""
-        view = views["scan"]
-        assert view.target is not None
-        scores = self.network(view.flat(), frozen=progress < self.freeze).float()
-        weights: Tensor = self.weights  # type: ignore[assignment]
-        self._accuracy = (scores.argmax(1) == view.target).float().mean().detach()
-        error = nn.functional.cross_entropy(
-            scores, view.target, weights.float(), label_smoothing=self.smoothing
+            maps = self.encoder.maps(image)
+        vector = self.pool(maps[-1])
+        return Scores(
+            self.head(vector),
+            None if self.types is None else self.types(vector),
+            None if self.slices is None else self.slices(maps, image.shape[2]),
         )
-        return {"cross_entropy": error}
 
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / _AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
+    def _slice_by_slice(
+        self, image: Tensor, valid: Tensor | None, frozen: bool
+    ) -> Scores:
+        assert self.pooling is not None
+        if valid is None:
+            valid = torch.ones(
+                image.shape[0], image.shape[2], dtype=torch.bool, device=image.device
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            bag = slice_vectors(self.encoder, image, valid, self.pool)
+        vector, attention = self.pooling(bag, valid)
+        return Scores(
+            self.head(vector),
+            None if self.types is None else self.types(vector),
+            None if self.slices is None else self.slices(bag)[..., 0],
+            attention,
+            None if torch.is_grad_enabled() else self.head(bag),
+        )
 
-    def monitors(self) -> dict[str, Tensor]:
-        """Share of the last batch told rightly."""
-        return {} if self._accuracy is None else {"batch_accuracy": self._accuracy}
 
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
+def _head(width: int, out: int, dropout: float, hidden: int) -> nn.Sequential:
+    """LayerNorm, dropout, and one fully connected layer or two."""
+    parts: list[nn.Module] = [nn.LayerNorm(width), nn.Dropout(dropout)]
+    if hidden:
+        parts += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*parts, nn.Linear(hidden or width, out))

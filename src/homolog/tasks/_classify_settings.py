@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homolog.config import option
+from homolog.nn.instance_pooling import POOLINGS
 from homolog.tasks._base import LearnedConfig
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -40,12 +41,35 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 class ClassifyConfig(LearnedConfig):
     """How a classification of whole scans is learnt."""
 
+    labels: str = option(
+        "auto",
+        "one class per scan, or several or none of them; auto takes several where any "
+        "scan of the store has more than one",
+        choices=("auto", "one", "several"),
+    )
     window: tuple[int, int, int] | None = option(
         None,
         "the scan is scaled to fit z, y, x; empty takes the median scan's size as far "
         "as memory allows",
         unit="voxel",
         minimum=1,
+    )
+    slices: int = option(
+        32,
+        "slices of a volume that an encoder of slices looks at, at most, evenly spread",
+        minimum=2,
+        maximum=1024,
+    )
+    slice_pooling: str = option(
+        "attention",
+        "how the slices of a volume become one answer with a 2D encoder",
+        choices=POOLINGS,
+    )
+    hidden: int = option(
+        0,
+        "width of a fully connected layer before the last one; 0: no such layer",
+        minimum=0,
+        advanced=True,
     )
     rotate_deg: float = option(
         10.0, "largest rotation about z", unit="deg", minimum=0.0, maximum=180.0
@@ -77,6 +101,25 @@ class ClassifyConfig(LearnedConfig):
         0.05, "share of the truth given to all classes", minimum=0.0, maximum=0.5
     )
     balanced: bool = option(True, "rare classes count as much as frequent ones")
+    threshold: str = option(
+        "half",
+        "where a scan may have several classes, one is there from a probability of 0.5 "
+        "on, or from that which tells the validation scans apart best",
+        choices=("half", "validation"),
+        advanced=True,
+    )
+    weight_types: float = option(
+        1.0,
+        "weight of the further findings (column types); 0 leaves them out",
+        minimum=0.0,
+        advanced=True,
+    )
+    weight_slices: float = option(
+        0.0,
+        "weight of telling which slices show a finding, learnt from label maps (any "
+        "label is a finding) or boxes; 0 leaves it out",
+        minimum=0.0,
+    )
     validate_cases: int = option(
         0, "validation cases looked at, at most; 0 looks at all", minimum=0
     )

@@ -96,6 +96,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     best = load_best(folder)
     if best is not None:
         module.load_state_dict(best[0])
+    if held_out:
+        spec = {**spec, **task.settle(validation.model(), held_out)}
     encoder = module.encoder()  # of the backbone, what the task stands on
     card = model_card(settings, task, spec, store, cases, encoder, origin, result)
     path = save_model(
@@ -229,10 +231,13 @@ class _Validation:
         self.preview = LabelPreview({int(v): name for v, name in names.items()})
 
     def __call__(self, done: int) -> dict[str, float]:
+        return self.task.validate(self.model(), self.cases, look=self.preview.look)
+
+    def model(self) -> Trained:
+        """The deployed network as it is now."""
         network = self.module.deployed()
         precision = resolve_precision(self.precision, self.device, network)
-        model = Trained(network, self.spec, {}, self.device, precision)
-        return self.task.validate(model, self.cases, look=self.preview.look)
+        return Trained(network, self.spec, {}, self.device, precision)
 
 
 def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:

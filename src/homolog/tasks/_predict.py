@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homolog.data.points_io import write_text
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.tasks._base import Task, Trained
-from homolog.tasks.classify import ClassChances, chance_columns
+from homolog.tasks._class_answer import ClassChances, write_classes, write_slices
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -95,7 +92,8 @@ def predict_scans(
 
     Args:
         task: What the model was trained for; labels are written as files, classes of
-            whole scans together as ``classes.csv``.
+            whole scans together as ``classes.csv``, and what is told of their slices as
+            ``slices.csv``.
         model: Trained.
         scans: Files or DICOM folders.
         out: Folder of the results; made if absent.
@@ -103,7 +101,7 @@ def predict_scans(
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml; or scan,
-        class, chances), ``failed`` (scan, reason) and ``stopped``.
+        and ``ClassChances.to_dict``), ``failed`` (scan, reason) and ``stopped``.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +118,7 @@ def predict_scans(
             if labels is None:
                 return _result(done, failed, stopped=True)
             if isinstance(labels, ClassChances):
-                done.append(_class_row(scan, labels))
+                done.append({"scan": str(scan), **labels.to_dict()})
                 continue
             write_labels(labels, target)
         except (UnusableInput, JobError, OSError, ValueError) as error:
@@ -144,29 +142,15 @@ def predict_scans(
 
 
 def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
-    """The table of a classifier, of a stopped one too; labels are files already."""
+    """The tables of a classifier, of a stopped one too; labels are files already."""
     if done and "class" in done[0]:
         table = out / "classes.csv"
-        _write_classes(table, done)
+        write_classes(table, done)
         yield Saved(str(table), "table")
-
-
-def _class_row(scan: Path, found: ClassChances) -> dict[str, Any]:
-    return {
-        "scan": str(scan), "class": found.predicted, "chances": dict(found.chances),
-    }  # fmt: skip
-
-
-def _write_classes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A row per scan: its likeliest class and the probability of each."""
-    text = io.StringIO()
-    names = list(rows[0]["chances"])
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["scan", "class", *chance_columns(names)])
-    for row in rows:
-        chances = (f"{row['chances'][name]:.4f}" for name in names)
-        table.writerow([row["scan"], row["class"], *chances])
-    write_text(path, text.getvalue())
+    if done and done[0].get("slices"):
+        table = out / "slices.csv"
+        write_slices(table, done)
+        yield Saved(str(table), "table")
 
 
 def _voxels(labels: LabelMap) -> dict[str, int]:

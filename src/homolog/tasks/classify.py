@@ -1,10 +1,8 @@
-"""The classify task: one class for a whole scan, learnt from scans of known class."""
+"""The classify task: classes of a whole scan, learnt from scans of known classes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,50 +11,43 @@ from torch import nn
 
 from homolog.backbones._base import Backbone
 from homolog.data.card import Card
-from homolog.data.preprocess import prepare_volume
+from homolog.data.findings import findings_text
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.feed import CaseRef
-from homolog.feed.single import StoredScan, view_of
-from homolog.metrics.classification import classification_scores
+from homolog.metrics.classification import (
+    best_thresholds,
+    classification_scores,
+    finding_scores,
+    macro_mean,
+)
 from homolog.tasks._base import LearnedTask, TaskModule, Trained
-from homolog.tasks._classifier import ClassifyModule, ClassifyNetwork
+from homolog.tasks._class_answer import ClassChances, chance_columns, type_columns
+from homolog.tasks._class_report import report_lines, slice_scores, summarise_classes
+from homolog.tasks._classifier import ClassifyNetwork, keeps_slices
+from homolog.tasks._classify_module import ClassifyModule
 from homolog.tasks._classify_settings import RECIPES, ClassifyConfig
+from homolog.tasks._classify_space import described, weights_of
+from homolog.tasks._classify_view import (
+    Answer,
+    answer,
+    prepared_scan,
+    stored,
+    view_spec,
+)
 from homolog.tasks._labelling import check_scan, model_preprocessing
-from homolog.tasks._segment_settings import intensity_changes
-from homolog.tasks._segmenter import choose_window, smallest_window, spec_index
-from homolog.views.view import ViewSpec, Whole
-
-# Longest side and most voxels of a window chosen by itself; of slices, and of volumes.
-_SLICE_LIMITS = {"cpu": (128, 128**2), "cuda": (512, 512**2)}
-_CHANCE = "p_"
-_VOLUME_LIMITS = {"cpu": (64, 48**3), "cuda": (160, 128**3)}
-
-
-@dataclass(frozen=True)
-class ClassChances:
-    """What a classifier says of a scan.
-
-    Attributes:
-        name: Of the scan.
-        chances: Class -> probability; they sum to 1.
-    """
-
-    name: str
-    chances: Mapping[str, float]
-
-    @property
-    def predicted(self) -> str:
-        """The likeliest class."""
-        return max(self.chances, key=lambda name: self.chances[name])
+from homolog.tasks._scan_truth import Annotated, Space, slice_truth, truth_rows
+from homolog.tasks._segmenter import spec_index
 
 
 class Classify(LearnedTask):
-    """A class of a whole image or volume, by the encoder and one linear layer.
+    """Classes of a whole image or volume, by the encoder and one linear layer.
 
-    The scan is scaled to fit the window, one factor for all axes, and padded. A 2D
-    encoder takes images of one slice; a 3D encoder takes volumes.
+    A scan has one class, or several or none of them; further findings and the slices
+    that show one may be learnt beside. The scan is scaled to fit the window, one factor
+    for all axes, and padded. A 3D encoder takes volumes; a 2D encoder takes images, and
+    volumes slice by slice.
     """
 
     Config: ClassVar[type] = ClassifyConfig
@@ -66,6 +57,10 @@ class Classify(LearnedTask):
 
     config: ClassifyConfig
 
+    def __init__(self, config: ClassifyConfig) -> None:
+        super().__init__(config)
+        self._annotated = Annotated()
+
     def usable(self, card: Card) -> bool:
         """Its class is known."""
         return card.target is not None
@@ -73,85 +68,52 @@ class Classify(LearnedTask):
     def describe(
         self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
     ) -> dict[str, Any]:
-        """Window, classes and modalities."""
-        counts = Counter(str(case.card.target) for case in cases)
-        names = sorted(counts)
-        if len(names) < 2:
-            raise UnusableInput(
-                f"classify needs scans of two classes, all {len(cases)} are "
-                f"{names[0]!r}."
-            )
-        flat = backbone.spatial_dims == 2
-        deep = [c.card.id for c in cases if flat and c.card.shape[0] > 1]
-        if deep:
-            raise UnusableInput(
-                f"{type(backbone).__name__} is 2D and classifies single slices, but "
-                f"{len(deep)} scans are volumes, first {deep[0]!r}; take a 3D backbone."
-            )
-        window = self.config.window
-        if window is None:
-            limits = _SLICE_LIMITS if flat else _VOLUME_LIMITS
-            side, voxels = limits.get(device.type, limits["cuda"])
-            window = choose_window(
-                [case.card.shape for case in cases],
-                backbone.size_divisor,
-                smallest_window(backbone),
-                side=side,
-                voxels=voxels,
-            )
-        backbone.check_size(window)
-        return {
-            "window": list(window),
-            "channels": cases[0].card.channels,
-            "modalities": sorted({case.card.modality for case in cases}),
-            "classes": names,
-            "counts": [counts[name] for name in names],
-        }
+        """Window, classes, types and modalities."""
+        return described(self.config, cases, backbone, device, self._annotated)
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> ClassifyNetwork:
-        """One linear layer on pooled features."""
-        config = self.config
+        """One linear layer, or two, on pooled features."""
+        stack = backbone.spatial_dims == 2 and spec_index(spec, "window")[0] > 1
+        space = Space.of(spec)
         return ClassifyNetwork(
-            backbone, len(spec["classes"]), config.dropout,
-            largest=config.pooling == "mean_and_max",
-        )  # fmt: skip
+            backbone,
+            len(space.classes),
+            self.config.dropout,
+            largest=self.config.pooling == "mean_and_max",
+            hidden=self.config.hidden,
+            pooling=self.config.slice_pooling if stack else None,
+            types=len(space.types),
+            slices=space.slices > 0,
+        )
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Cross-entropy on whole scans."""
         assert isinstance(network, ClassifyNetwork)
-        config, counts = self.config, spec["counts"]
-        weights = [1.0] * len(counts)
-        if config.balanced:
-            weights = [sum(counts) / (len(counts) * n) for n in counts]
+        config = self.config
+        window = spec_index(spec, "window")
         return ClassifyModule(
             network,
-            self._scan(spec_index(spec, "window"), changed=True),
-            weights,
+            view_spec(window, config, slices=keeps_slices(network.encoder)),
+            Space.of(spec),
+            weights_of(config, spec),
             smoothing=config.smoothing,
             freeze=config.freeze,
             average=config.average,
         )
 
-    def _scan(self, size: tuple[int, int, int], *, changed: bool) -> ViewSpec:
-        config = self.config
-        if not changed:
-            return ViewSpec(size=size, place=Whole())
-        solid = float(size[0] > 1)
-        shift = config.translate
-        return ViewSpec(
-            size=size,
-            place=Whole(),
-            translate=(shift * solid, shift, shift),
-            rotate_deg=(config.rotate_deg, 0.0, 0.0),
-            scale=(1.0 / (1.0 + config.scale), 1.0 + config.scale),
-            flip=config.flip,
-            intensity=intensity_changes(config.intensity),
-        )
+    def targets(
+        self, cases: Sequence[CaseRef], spec: Mapping[str, Any]
+    ) -> list[list[float]]:
+        """What is known of each case, see ``_scan_truth.Truth``."""
+        return truth_rows(cases, Space.of(spec), self._annotated)
 
-    def targets(self, cases: Sequence[CaseRef], spec: Mapping[str, Any]) -> list[int]:
-        """Number of each case's class."""
-        names = list(spec["classes"])
-        return [names.index(str(case.card.target)) for case in cases]
+    def settle(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, Any]:
+        """``thresholds`` of the classes, where they are to be chosen."""
+        space = Space.of(model.spec)
+        if not space.several or self.config.threshold != "validation":
+            return {}
+        chances = np.array([answer(model, stored(case)).chances for case in cases])
+        return {"thresholds": best_thresholds(self._marks(cases, space)[0], chances)}
 
     def validate(
         self,
@@ -159,66 +121,72 @@ class Classify(LearnedTask):
         cases: Sequence[CaseRef],
         look: Callable[..., None] | None = None,
     ) -> dict[str, float]:
-        """``auc`` and the rest of ``classification_scores``; 0.5 where undefined."""
-        truth = self.targets(cases, model.spec)
-        chances = np.array([self._chances(model, _stored(case)) for case in cases])
-        scores = classification_scores(truth, chances)
+        """``auc`` and the rest of the metrics, means over classes where a scan may have
+        several; ``types_auc``, ``slices_auc``. ``auc`` is 0.5 where undefined.
+        """  # noqa: D205 - one sentence
+        space = Space.of(model.spec)
+        answers = [answer(model, stored(case)) for case in cases]
+        chances = np.array([told.chances for told in answers])
+        classes, types = self._marks(cases, space)
+        if space.several:
+            decided = chances >= np.array(_thresholds(model.spec))
+            scores = macro_mean(finding_scores(classes, chances, decided))
+        else:
+            scores = classification_scores(classes[:, 0].tolist(), chances)
         if scores["auc"] is None:
             scores["auc"] = 0.5
+        if space.types:
+            told = np.array([found.types for found in answers])
+            beside = macro_mean(finding_scores(types, told, told >= 0.5))
+            scores["types_auc"] = beside["auc"]
+        if space.slices:
+            marks = [_slice_marks(c, a) for c, a in zip(cases, answers, strict=True)]
+            presence = np.concatenate([a.presence for a in answers])
+            scores["slices_auc"] = slice_scores(np.concatenate(marks), presence)["auc"]
         return {name: value for name, value in scores.items() if value is not None}
 
     def score(
         self, model: Trained, case: CaseRef, **options: Any
     ) -> Job[list[dict[str, Any]]]:
-        """One row: the true and the likeliest class, and all probabilities."""
+        """One row: true and predicted classes, and all probabilities."""
         yield from ()
-        names = list(model.spec["classes"])
-        if str(case.card.target) not in names:
-            raise UnusableInput(
-                f"the class {case.card.target!r} of case {case.card.id!r} is none of "
-                f"the model's: {', '.join(names)}."
-            )
-        chances = self._chances(model, _stored(case))
-        return [
-            {
-                "true": case.card.target,
-                "predicted": names[int(chances.argmax())],
-                **dict(zip(chance_columns(names), chances.tolist(), strict=True)),
-            }
-        ]
+        space = Space.of(model.spec)
+        classes, types = self._marks([case], space)
+        found = answer(model, stored(case))
+        told = _chances_of(model.spec, case.card.id, found)
+        row: dict[str, Any] = {
+            "true": case.card.target, "predicted": told.predicted,
+            **dict(zip(chance_columns(space.classes), found.chances, strict=True)),
+            **dict(zip(type_columns(space.types), found.types, strict=True)),
+        }  # fmt: skip
+        known: dict[str, Any] = {}
+        if space.several:
+            names = zip(space.classes, classes[0], strict=True)
+            row["true"] = findings_text(name for name, mark in names if mark == 1)
+            known["classes"] = classes[0].tolist()
+            known["told"] = (found.chances >= _thresholds(model.spec)).tolist()
+        if space.types:
+            known["types"] = types[0].tolist()
+        if space.slices:
+            known["slices"] = _slice_marks(case, found).tolist()
+            known["presence"] = found.presence.tolist()
+        return [{**row, "known": known} if known else row]
 
     def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
-        """Case, true and likeliest class, probabilities."""
-        return ("case", "true", "predicted", *chance_columns(spec["classes"]))
+        """Case, true and predicted classes, probabilities."""
+        told = (*chance_columns(spec["classes"]), *type_columns(Space.of(spec).types))
+        return ("case", "true", "predicted", *told)
 
     def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """``mean``: metrics over all cases; ``confusion``: true -> predicted -> n."""
-        if not rows:
-            return {"cases": 0, "mean": {}, "confusion": {}}
-        names = [key[len(_CHANCE) :] for key in rows[0] if key.startswith(_CHANCE)]
-        columns = chance_columns(names)
-        chances = np.array([[row[column] for column in columns] for row in rows])
-        truth = [names.index(row["true"]) for row in rows]
-        pairs = Counter((row["true"], row["predicted"]) for row in rows)
-        return {
-            "cases": len(rows),
-            "mean": classification_scores(truth, chances),
-            "confusion": {a: {b: pairs[a, b] for b in names} for a in names},
-        }
+        """See ``summarise_classes``."""
+        return summarise_classes(rows)
 
     def report(self, result: Mapping[str, Any]) -> list[str]:
-        """Metrics, then who was taken for whom."""
-        lines = [f"{result['cases']} cases"]
-        for name, value in result["mean"].items():
-            told = "undefined" if value is None else f"{value:.3f}"
-            lines.append(f"{name.replace('_', ' '):<20}{told}")
-        for true, row in result["confusion"].items():
-            told = ", ".join(f"{n} as {name}" for name, n in row.items() if n)
-            lines.append(f"{true}: {told or 'none'}")
-        return lines
+        """See ``report_lines``."""
+        return report_lines(result)
 
     def run(self, volume: Volume, **inputs: Any) -> Job[ClassChances]:
-        """The class of a scan.
+        """The classes of a scan.
 
         Args:
             volume: A scan as stored in its file.
@@ -226,52 +194,59 @@ class Classify(LearnedTask):
 
         Raises:
             UnusableInput: Another modality or number of channels than learnt from, or
-                a volume for a model of slices.
+                a volume for a model of images.
         """
         model: Trained = inputs["model"]
         recipe = model_preprocessing(model, inputs.get("modality"))
         check_scan(model, volume, inputs.get("modality"))
-        prepared = prepare_volume(volume, recipe)
-        if prepared.note:
-            yield Note(f"{volume.name}: {prepared.note}.", "warning")
-        depth = prepared.data.shape[1]
+        scan, numbers, note = prepared_scan(volume, recipe)
+        if note:
+            yield Note(f"{volume.name}: {note}.", "warning")
+        depth = scan.shape[0]
         if spec_index(model.spec, "window")[0] == 1 and depth > 1:
             raise UnusableInput(
                 f"the model classifies single slices, {volume.name!r} has {depth}."
             )
-        scan = StoredScan(
-            prepared.data, prepared.affine, prepared.scale, prepared.offset,
-            prepared.intensity,
-        )  # fmt: skip
-        chances = self._chances(model, scan)
-        names = model.spec["classes"]
-        return ClassChances(
-            volume.name, dict(zip(names, chances.tolist(), strict=True))
-        )
+        return _chances_of(model.spec, volume.name, answer(model, scan), numbers)
 
-    @torch.no_grad()
-    def _chances(self, model: Trained, scan: StoredScan) -> np.ndarray:
-        """Probabilities (K,) float64 of a prepared scan."""
-        spec = self._scan(spec_index(model.spec, "window"), changed=False)
-        view = view_of(spec, scan, model.device)
-        was = model.network.training
-        model.network.eval()
-        try:
-            enabled = model.precision == "bf16"
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
-                scores = model.network(view.flat())
-        finally:
-            model.network.train(was)
-        found: np.ndarray = scores[0].double().softmax(0).cpu().numpy()
-        return found
+    def _marks(
+        self, cases: Sequence[CaseRef], space: Space
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 1 or K) class or marks of the classes, and (N, T) marks of the types."""
+        bare = Space(space.classes, space.several, space.types)
+        rows = np.array(truth_rows(cases, bare, self._annotated), np.int64)
+        count = rows.shape[1] - len(space.types)
+        return rows[:, :count], rows[:, count:]
 
 
-def chance_columns(names: Sequence[str]) -> list[str]:
-    """Columns of the probabilities: no class can be named like another column."""
-    return [_CHANCE + name for name in names]
+def _slice_marks(case: CaseRef, found: Answer) -> np.ndarray:
+    """What is known of the slices that were looked at, -1 where nothing is."""
+    truth = slice_truth(case)
+    if truth is None:
+        return np.full(len(found.covered), -1)
+    marks = [truth[first:last] for first, last in found.covered]
+    return np.array([part.max(initial=-1) for part in marks])
 
 
-def _stored(case: CaseRef) -> StoredScan:
-    card = case.card
-    data = np.asarray(case.store.image(card.id)[:])
-    return StoredScan(data, card.affine, card.scale, card.offset, card.intensity)
+def _thresholds(spec: Mapping[str, Any]) -> list[float]:
+    """Of each class; 0.5 where none was chosen."""
+    chosen = spec.get("thresholds")
+    return [float(v) for v in chosen] if chosen else [0.5] * len(spec["classes"])
+
+
+def _chances_of(
+    spec: Mapping[str, Any],
+    name: str,
+    found: Answer,
+    numbers: np.ndarray | None = None,
+) -> ClassChances:
+    """For people and tables; slices only where their numbers in the file are known."""
+    space = Space.of(spec)
+    limits = dict(zip(space.classes, _thresholds(spec), strict=True))
+    return ClassChances(
+        name,
+        dict(zip(space.classes, found.chances.tolist(), strict=True)),
+        limits if space.several else {},
+        dict(zip(space.types, found.types.tolist(), strict=True)),
+        () if numbers is None else found.slice_rows(numbers, space.classes),
+    )

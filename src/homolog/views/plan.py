@@ -119,9 +119,13 @@ def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
     spacing = own if spec.spacing_mm is None else np.array(spec.spacing_mm)
     if isinstance(spec.place, Whole):
         solid = np.array(spec.size) > 1
-        fit = (np.array(scan.shape) * own / (np.array(spec.size) * spacing))[solid]
-        factor = fit.max() if solid.any() else 1.0
+        fit = np.array(scan.shape) * own / (np.array(spec.size) * spacing)
+        apart = 1.0
+        if spec.place.slices:
+            solid[0], apart = False, max(1.0, fit[0])
+        factor = fit[solid].max() if solid.any() else 1.0
         spacing = np.where(solid, spacing * factor, spacing)
+        spacing[0] *= apart
     return spacing
 
 
@@ -140,6 +144,9 @@ def _centre(
         place = Elsewhere()
     if isinstance(place, Whole):
         middle = (shape - 1) / 2
+        if place.slices and shape[0] < spec.size[0]:
+            # slices are copied, not mixed from their neighbours
+            middle[0] += (spec.size[0] - shape[0]) % 2 / 2
         flat = (np.array(spec.size) == 1) & (shape > 1)
         return np.where(flat, np.round(anchor), middle)
     if isinstance(place, Matched):

@@ -45,7 +45,14 @@ class Within:
 
 @dataclass(frozen=True)
 class Whole:
-    """The whole scan, scaled (one factor for all axes) to fit the view and padded."""
+    """The whole scan, scaled (one factor for all axes) to fit the view and padded.
+
+    Attributes:
+        slices: The scan's own slices where they fit, or as many evenly spread ones as
+            the view has; only the other two axes share a factor.
+    """
+
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,8 @@ class View:
         depth: (B, V, D, H, W) float32 or None: how many voxels of the store lie between
             a labelled voxel and its label's boundary; 0 on it and outside labels.
         label_space: (B,) int64 or None: scans of one number name their labels alike.
-        target: (B,) int64 or None: class of the whole scan; -1 where unknown.
+        target: What is known of the whole scan, or None: its class (B,) int64, -1 where
+            unknown; or as many numbers as the task gave the feed, (B, F).
         modality: (B,) int64 or None: number of the scan's modality, of those in the
             feed by name.
         where: (B, V, 3) float32 or None: the view's centre (z, y, x) in its scan's box,

@@ -7,6 +7,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QComboBox, QSpinBox, QVBoxLayout, QWidget
 
+from homolog.data.findings import NONE
 from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.forms import fold_of
 from homolog.gui.learn.model_choice import SCRATCH
@@ -24,7 +25,10 @@ from homolog.gui.rows import (
 )
 
 # Settings of a task that people look for first.
-_FIRST = ("decoder", "encoder_factor", "freeze", "window", "flip")
+_FIRST = (
+    "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
+    "freeze", "window", "flip",
+)  # fmt: skip
 
 
 class FinetunePanel(LearnPanel):
@@ -153,6 +157,10 @@ class FinetunePanel(LearnPanel):
         super().reset()
         self.share.setValue(100)
 
+    def _entry_changed(self) -> None:
+        super()._entry_changed()
+        self._show_classes()
+
     def _store_chosen(self) -> None:
         store = self.store.currentData()
         self.kept["stores"] = [store] if store else []
@@ -162,12 +170,20 @@ class FinetunePanel(LearnPanel):
     def _show_classes(self) -> None:
         store = self._chosen_store()
         classes = () if store is None else store.classes
-        whole = () if store is None or classes else store.scan_classes
+        whole = () if store is None else store.scan_classes
+        if self.entry.currentData() == "classify":
+            classes = () if whole else classes
+        elif classes:
+            whole = ()
         self.fold.setVisible(bool(classes or whole))
         if store is None or not (classes or whole):
             return
         if whole:
-            self.fold.setText(f"{len(whole)} classes of whole scans")
+            count = sum(name != NONE for name, _ in whole)
+            title = f"{len(whole)} classes of whole scans"
+            if store.several:
+                title = f"{count} findings, any or none per scan"
+            self.fold.setText(title)
             tell(self.classes, "\n".join(f"{name}: {n} scans" for name, n in whole))
             return
         title = f"{len(classes)} class{'es' * (len(classes) != 1)}, "

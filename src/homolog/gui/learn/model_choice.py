@@ -33,7 +33,8 @@ class ModelChoice:
         name: Short name.
         kind: ``encoder``, or the task it was fine-tuned for.
         backbone: Name of the network.
-        label_names: Label value -> name; empty for encoders.
+        label_names: Label value -> name; empty for encoders and classifiers.
+        classes: Of whole scans, where it tells those.
         spacing_mm: Voxel size (z, y, x) scans are resampled to; None keeps their own.
         modalities: What it learnt from.
         window: Voxels (z, y, x) seen at once; empty when the card does not say.
@@ -45,6 +46,7 @@ class ModelChoice:
     kind: str
     backbone: str
     label_names: Mapping[int, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
     spacing_mm: tuple[float, ...] | None = None
     modalities: tuple[str, ...] = ()
     window: tuple[int, ...] = ()
@@ -57,19 +59,28 @@ class ModelChoice:
             method = str(self.card.get("method") or "encoder")
             unfinished = "" if self.card.get("complete", True) else ", stopped early"
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
+        if self.classifies:
+            count = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+            return f"{self.name} ({count} of whole scans, {self.backbone})"
         how = f"painted, {self.backbone or 'intensity'}"
         how = how if self.kind == PAINTED else self.backbone
         return f"{self.name} ({len(self.label_names)} classes, {how})"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells classes of whole scans, not labels of voxels."""
+        return bool(self.classes)
 
     @property
     def facts(self) -> str:
         """What it finds and what it was trained on, in one or two lines."""
         parts = []
         if self.label_names:
-            names = list(self.label_names.values())
-            some = ", ".join(names[:_NAMES_SHOWN])
-            more = f" and {len(names) - _NAMES_SHOWN} more"
-            parts.append(f"Finds {some}{more if len(names) > _NAMES_SHOWN else ''}.")
+            parts.append(f"Finds {_some(list(self.label_names.values()))}.")
+        if self.classes:
+            several = (self.card.get("task_spec") or {}).get("several")
+            how = "any or none of" if several else "one of"
+            parts.append(f"Tells of a whole scan {how} {_some(self.classes)}.")
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = f"{spacing_text(self.spacing_mm)} mm"
@@ -78,9 +89,10 @@ class ModelChoice:
             data += f", seeing {' x '.join(map(str, self.window))} voxels at once"
         parts.append(data + ".")
         validation = self.card.get("validation") or {}
-        dice = validation.get("dice")
-        if isinstance(dice, int | float) and dice == dice:
-            parts.append(f"Dice on held-out scans {dice:.2f}.")
+        for key, word in (("dice", "Dice"), ("auc", "AUC")):
+            value = validation.get(key)
+            if isinstance(value, int | float) and value == value:
+                parts.append(f"{word} on held-out scans {value:.2f}.")
         return " ".join(parts)
 
 
@@ -111,6 +123,7 @@ def read_choice(path: Path) -> ModelChoice:
             kind=str(card.get("kind", "encoder")),
             backbone=backbone,
             label_names=names if card.get("kind") != "encoder" else {},
+            classes=_classes(card, spec),
             spacing_mm=None if spacing is None else tuple(float(s) for s in spacing),
             modalities=_modalities(card, spec),
             window=tuple(int(n) for n in card.get("window") or ()),
@@ -136,12 +149,12 @@ def list_encoders(
 def list_models(
     runs: Path, models: Path, extra: Iterable[Path] = ()
 ) -> list[ModelChoice]:
-    """As ``list_encoders``: models that can label scans.
+    """As ``list_encoders``: models that can label or classify scans.
 
-    A model without label names cannot label and is left out.
+    A model without names of labels or classes cannot, and is left out.
     """
     found = _choices(runs, models, extra)
-    return [c for c in found if c.kind != "encoder" and c.label_names]
+    return [c for c in found if c.kind != "encoder" and (c.label_names or c.classes)]
 
 
 def list_embedders(
@@ -232,6 +245,18 @@ def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelC
             yield read_choice(folder)
         except UnusableInput:
             continue  # the Models tab shows what is damaged
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = f" and {len(names) - _NAMES_SHOWN} more"
+    return ", ".join(names[:_NAMES_SHOWN]) + (more if len(names) > _NAMES_SHOWN else "")
+
+
+def _classes(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
+    if card.get("kind") != "classify":
+        return ()
+    return tuple(str(name) for name in spec.get("classes") or ())
 
 
 def _modalities(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:

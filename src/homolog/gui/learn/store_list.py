@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 from homolog.data.card import Card
+from homolog.data.findings import NONE, findings_of, has_several, says_none
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import spacing_text
@@ -45,7 +46,10 @@ class StoreChoice:
         spacing: Voxel size in mm, as text.
         modalities: ``6 CT, 2 MR``.
         classes: Of label maps, with counts, by value.
-        scan_classes: Of whole scans: name and number of scans, by name.
+        scan_classes: Of whole scans: name and number of scans, by name; where a scan
+            may have several, last those without any.
+        several: Whether a scan may have several such classes, or none.
+        classed: Scans whose class is known.
         class_teachable: Scans with such a class that are learnt from.
         problem: Why it cannot be used; empty when it can.
     """
@@ -59,6 +63,8 @@ class StoreChoice:
     modalities: str = ""
     classes: tuple[ClassCount, ...] = field(default_factory=tuple)
     scan_classes: tuple[tuple[str, int], ...] = ()
+    several: bool = False
+    classed: int = 0
     class_teachable: int = 0
     problem: str = ""
 
@@ -73,9 +79,8 @@ class StoreChoice:
         if self.problem:
             return f"{self.name}: cannot be used"
         scans = f"{self.cases} scan{'s' * (self.cases != 1)}"
-        known = sum(count for _, count in self.scan_classes)
-        told = f"{self.labelled} labelled" if self.labelled or not known else ""
-        classed = f"{known} with a class" if known else ""
+        told = f"{self.labelled} labelled" if self.labelled or not self.classed else ""
+        classed = f"{self.classed} with a class" if self.classed else ""
         parts = [scans, told, classed, self.spacing, self.modalities]
         return f"{self.name}: " + ", ".join(p for p in parts if p)
 
@@ -88,7 +93,7 @@ def read_store(path: Path) -> StoreChoice:
         return StoreChoice(path, problem=str(error) or type(error).__name__)
     cards = store.cards
     learnt = [c for c in cards if c.split not in ("test", "val")]
-    targets = Counter(card.target for card in cards if card.target is not None)
+    targets = [card.target for card in cards if card.target is not None]
     return StoreChoice(
         path=path,
         cases=len(cards),
@@ -101,7 +106,9 @@ def read_store(path: Path) -> StoreChoice:
             for kind, n in Counter(card.modality for card in cards).most_common()
         ),
         classes=_classes(cards, store.label_names),
-        scan_classes=tuple(sorted(targets.items())),
+        scan_classes=scan_classes(targets),
+        several=any(map(has_several, targets)),
+        classed=len(targets),
         class_teachable=sum(card.target is not None for card in learnt),
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
@@ -142,6 +149,15 @@ def _spacing(store: Store) -> str:
         return f"{spacing_text(chosen)} mm"
     own = {spacing_text(card.spacing_mm) for card in store.cards}
     return f"{own.pop()} mm" if len(own) == 1 else "own voxel sizes"
+
+
+def scan_classes(targets: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Scans of each class."""
+    if not any(map(has_several, targets)):
+        return tuple(sorted(Counter(targets).items()))
+    found = Counter(name for target in targets for name in findings_of(target))
+    none = sum(map(says_none, targets))
+    return (*sorted(found.items()), *(((NONE, none),) if none else ()))
 
 
 def _classes(cards: Sequence[Card], names: dict[int, str]) -> tuple[ClassCount, ...]:

@@ -24,6 +24,9 @@ def title_of(card: Mapping[str, Any]) -> str:
         method = card.get("method") or "encoder"
         return f"encoder, {method} on {backbone}"
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
+    if kind == "classify":
+        classes = len((card.get("task_spec") or {}).get("classes") or ())
+        return f"{KINDS[kind]}, {classes} class{'es' * (classes != 1)}, {backbone}"
     return f"{KINDS.get(kind, kind)}, {count} labels, {backbone}"
 
 
@@ -51,13 +54,15 @@ def facts_of(
         yield "Window", " x ".join(str(n) for n in window) + " voxels"
     if card.get("kind") != "encoder" and (names := card.get("label_names")):
         yield "Labels", ", ".join(str(name) for name in names.values())
+    yield from _scan_classes(card.get("task_spec") or {}, kind)
     steps = card.get("steps")
     if steps is not None:
         early = "" if card.get("complete", True) else " (stopped early)"
         yield "Steps", f"{steps}{early}"
-    dice = (card.get("validation") or {}).get("dice")
-    if isinstance(dice, int | float) and dice == dice:
-        yield "Validation", f"Dice {dice:.3f} on held-out scans"
+    for key, word in (("dice", "Dice"), ("auc", "AUC")):
+        value = (card.get("validation") or {}).get(key)
+        if isinstance(value, int | float) and value == value:
+            yield "Validation", f"{word} {value:.3f} on held-out scans"
     if (origin := card.get("encoder")) and isinstance(origin, Mapping):
         began = str(origin.get("source", ""))
         yield "Started from", Path(began).name if began else "random weights"
@@ -70,6 +75,21 @@ def facts_of(
         + (f", {_day(card['created'])}" if card.get("created") else ""),
     )
     yield "Folder", str(path)
+
+
+def _scan_classes(spec: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
+    """What a classifier tells of a scan."""
+    if kind != "classify" or not spec.get("classes"):
+        return
+    how = "any or none of a scan" if spec.get("several") else "one per scan"
+    yield "Classes", f"{', '.join(map(str, spec['classes']))} ({how})"
+    if limits := spec.get("thresholds"):
+        pairs = zip(spec["classes"], limits, strict=True)
+        yield "Thresholds", ", ".join(f"{name} {p:.2f}" for name, p in pairs)
+    if types := spec.get("types"):
+        yield "Types", ", ".join(map(str, types))
+    if spec.get("slices"):
+        yield "Slices", "tells which slices show a finding"
 
 
 def _trained_on(card: Mapping[str, Any]) -> str:

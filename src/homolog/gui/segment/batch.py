@@ -12,6 +12,7 @@ from homolog.data.scan_header import is_series_path, scan_stem
 from homolog.events import Event, Note, Progress, Saved, Started
 from homolog.gui.learn.estimate_words import duration_text
 from homolog.gui.learn.model_choice import ModelChoice, misfit
+from homolog.gui.segment.chances import short_text
 
 # Modality and voxel size (z, y, x) in mm.
 Facts: TypeAlias = tuple[str, tuple[float, float, float]]
@@ -31,6 +32,7 @@ class BatchItem:
         words: What is told beside its name.
         result: Label map written; None before.
         volumes_ml: Of each class, by name.
+        told: What a classifier told of it; empty before.
         note: How it differs from the scans the model learnt from; empty when alike.
     """
 
@@ -39,6 +41,7 @@ class BatchItem:
     words: str = ""
     result: Path | None = None
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -61,6 +64,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.items: list[BatchItem] = []
+        self.done_word = "segmented"
         self._now: list[BatchItem] = []
 
     def add(self, scans: Iterable[Path]) -> int:
@@ -117,6 +121,12 @@ class Batch:
         for item in self.open:
             item.state, item.words = WAITING, ""
 
+    def begin_anew(self) -> None:
+        """All scans wait: another model answers."""
+        for item in self.items:
+            item.state, item.words, item.result = WAITING, "", None
+            item.told, item.volumes_ml = {}, {}
+
     def tell(self, event: Event) -> BatchItem | None:
         """Take one piece of news of the worker; the scan it is about.
 
@@ -126,6 +136,9 @@ class Batch:
         if isinstance(event, Progress) and event.phase == "scans":
             if event.index >= len(self._now):
                 return None
+            for before in self._now[: event.index]:
+                if before.state == RUNNING:
+                    before.words = "done"  # a classifier's answers come together
             item = self._now[event.index]
             if item.state == WAITING:
                 item.state, item.words = RUNNING, "reading..."
@@ -140,14 +153,14 @@ class Batch:
         elif isinstance(event, Note) and event.text.startswith(f"{current.scan}: "):
             current.state = FAILED
             current.words = reason_text(event.text.removeprefix(f"{current.scan}: "))
-        elif isinstance(event, Saved):
+        elif isinstance(event, Saved) and event.what == "labels":
             current.state, current.words = DONE, "saving..."
         return current
 
     @property
     def current(self) -> BatchItem | None:
         """The scan being worked on."""
-        return next((i for i in self._now if i.state == RUNNING), None)
+        return next((i for i in reversed(self._now) if i.state == RUNNING), None)
 
     def saved(self, item: BatchItem, path: Path) -> None:
         """A result lies at its final place."""
@@ -159,8 +172,12 @@ class Batch:
         by_scan = {str(item.scan): item for item in self._now}
         for entry in result.get("predicted", ()):
             item = by_scan.get(str(entry["scan"]))
-            if item is not None:
-                item.volumes_ml = dict(entry.get("volumes_ml") or {})
+            if item is None:
+                continue
+            item.volumes_ml = dict(entry.get("volumes_ml") or {})
+            if "chances" in entry:
+                item.told, item.state = dict(entry), DONE
+                item.words = short_text(entry)
         for entry in result.get("failed", ()):
             item = by_scan.get(str(entry["scan"]))
             if item is not None:
@@ -186,7 +203,7 @@ class Batch:
         """``3 of 4 segmented, 1 could not be``."""
         done = sum(item.state == DONE for item in self.items)
         bad = sum(item.state == FAILED for item in self.items)
-        text = f"{done} of {len(self.items)} segmented"
+        text = f"{done} of {len(self.items)} {self.done_word}"
         return text + (f", {bad} could not be" if bad else "")
 
 

@@ -9,9 +9,6 @@ from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QListWidget,
-    QListWidgetItem,
     QProgressBar,
     QVBoxLayout,
     QWidget,
@@ -32,16 +29,20 @@ from homolog.gui.rows import (
     tell,
 )
 from homolog.gui.segment.batch import Batch, BatchItem, Facts
+from homolog.gui.segment.batch_list import BatchList
 from homolog.gui.segment.control import (
     find_scans,
     keep_result,
+    keep_table,
     part_folder,
     read_facts,
 )
 from homolog.gui.threads import Helper, in_background
 
-_KINDS = "Scans (*.nii.gz *.nii *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm);;All files (*)"
-_ROWS_SHOWN = 6
+_KINDS = (
+    "Scans (*.nii.gz *.nii *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm);;"
+    "Pictures (*.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+)
 
 # Scans, folder for the results -> configuration of the job.
 MakeConfig = Callable[[Sequence[Path], Path], Mapping[str, Any]]
@@ -71,13 +72,9 @@ class BatchBox(QWidget):
         self._part: Path | None = None
         self._moving = 0
         self._wants_stop = False
+        self._kept: list[str] = []
         self.setAcceptDrops(True)
-        self.list = QListWidget()
-        self.list.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.list.setAcceptDrops(False)  # drops fall through to this box
-        self.list.viewport().setAcceptDrops(False)
-        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list = BatchList()
         self.list.itemDoubleClicked.connect(lambda _: self.load_selected())
         self.bar = QProgressBar()
         named(self.bar, "Scans done", "Scans done so far")
@@ -114,15 +111,19 @@ class BatchBox(QWidget):
         self.batch.advise(model, self._facts, modality)
         self.show_list()
 
-    def begin(self, config: MakeConfig, names: Mapping[int, str]) -> None:
-        """Segment what is not done yet.
+    def begin(
+        self, config: MakeConfig, names: Mapping[int, str], done_word: str = "segmented"
+    ) -> None:
+        """Segment or classify what is not done yet.
 
         Args:
             config: Makes the job's configuration.
             names: Label value -> name, written beside each result.
+            done_word: What became of a scan that is done.
         """
         if self.busy or self.out is None or not self.batch.open:
             return
+        self.batch.done_word, self._kept = done_word, []
         self._config, self._names = config, dict(names)
         self._wants_stop = False
         self.batch.restart()
@@ -139,6 +140,13 @@ class BatchBox(QWidget):
         self.show_list()
         self.changed.emit()
 
+    def another_model(self) -> None:
+        """Another kind of answer is wanted: all scans wait again; files stay."""
+        if not self.busy:
+            self.batch.begin_anew()
+            tell(self.words, "")
+            self.show_list()
+
     def stop(self) -> None:
         """Cancel: finished scans stay."""
         self._wants_stop = True
@@ -149,8 +157,8 @@ class BatchBox(QWidget):
 
     def load_selected(self) -> None:
         """Ask for the selected result to be shown."""
-        rows = [i.row() for i in self.list.selectedIndexes()]
-        items = [self.batch.items[row] for row in rows if self.batch.items[row].result]
+        items = [self.batch.items[row] for row in self.list.chosen]
+        items = [item for item in items if item.result or item.told]
         if not items:
             tell(self.words, "Select a scan that is done to load its result.")
         for item in items:
@@ -160,29 +168,17 @@ class BatchBox(QWidget):
         """Take the selected scans (or all) out of the list; files stay."""
         if self.busy:
             return
-        rows = [index.row() for index in self.list.selectedIndexes()]
-        self.batch.remove(rows or range(len(self.batch.items)))
+        self.batch.remove(self.list.chosen or range(len(self.batch.items)))
         tell(self.words, "")
         self.show_list()
         self.changed.emit()
 
     def show_list(self) -> None:
         """The lines anew; the selection stays."""
-        chosen = {index.row() for index in self.list.selectedIndexes()}
         items = self.batch.items
-        if self.list.count() != len(items):
-            self.list.clear()
-            for _ in items:
-                self.list.addItem(QListWidgetItem())
-            for row in chosen & set(range(len(items))):
-                self.list.item(row).setSelected(True)
-        for row, item in enumerate(items):
-            self._show_line(row, item)
-        height = self.list.fontMetrics().height() + 4
-        rows = min(max(len(items), 3), _ROWS_SHOWN)
-        self.list.setFixedHeight(rows * height + 2 * self.list.frameWidth() + 4)
+        self.list.show_items(items)
         self.hint.setVisible(not items)
-        self.load_button.setEnabled(any(item.result for item in items))
+        self.load_button.setEnabled(any(i.result or i.told for i in items))
         self.remove_button.setEnabled(bool(items) and not self.busy)
         self.bar.setValue(sum(item.state in ("done", "failed") for item in items))
 
@@ -275,11 +271,14 @@ class BatchBox(QWidget):
         helper.start()
 
     def _tell(self, event: Event) -> None:
+        if isinstance(event, Saved) and event.what == "table":
+            self._keep_table(Path(event.path))
+            return
         item = self.batch.tell(event)
         if item is None:
             return
         tell(self.words, "")
-        self._show_line(self.batch.items.index(item), item)
+        self.list.show_line(self.batch.items.index(item), item)
         if isinstance(event, Saved):
             self._move(item, Path(event.path))
         if isinstance(event, Progress) and event.phase == "scans":
@@ -293,6 +292,21 @@ class BatchBox(QWidget):
             done=lambda path: self._moved(item, path, ""),
             failed=lambda error: self._moved(item, None, f"not saved: {error}"),
         )  # fmt: skip
+
+    def _keep_table(self, part: Path) -> None:
+        """A classifier's table, which comes once all scans are done."""
+        assert self.out is not None
+        self._moving += 1
+        in_background(
+            keep_table, part, self.out, owner=self,
+            done=lambda path: self._table_kept(path.name),
+            failed=lambda error: self._table_kept(f"{part.name} not saved: {error}"),
+        )  # fmt: skip
+
+    def _table_kept(self, words: str) -> None:
+        self._moving -= 1
+        self._kept.append(words)
+        self._end_if_moved()
 
     def _moved(self, item: BatchItem, path: Path | None, reason: str) -> None:
         self._moving -= 1
@@ -321,7 +335,8 @@ class BatchBox(QWidget):
     def _end_if_moved(self) -> None:
         if not self.busy and self._part is not None:
             stopped = "Cancelled; " if self._wants_stop else ""
-            self._end(f"{stopped}{self.batch.summary}.")
+            kept = f" Saved as {', '.join(self._kept)}." if self._kept else ""
+            self._end(f"{stopped}{self.batch.summary}.{kept}")
 
     def _end(self, words: str) -> None:
         if self._part is not None:
@@ -332,12 +347,3 @@ class BatchBox(QWidget):
         tell(self.words, words)
         self.show_list()
         self.changed.emit()
-
-    def _show_line(self, row: int, item: BatchItem) -> None:
-        line = self.list.item(row)
-        if line is None:
-            return
-        line.setText(item.line)
-        volumes = [f"{n}: {v:,.2f} ml" for n, v in item.volumes_ml.items() if v > 0]
-        told = [str(item.scan), item.note, item.words, *volumes]
-        line.setToolTip("\n".join(t for t in told if t))

@@ -107,6 +107,16 @@ def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
     return target
 
 
+def keep_table(part: Path, out: Path) -> Path:
+    """Move a finished table; where it lies now, ``NAME_v2.csv`` where it was taken."""
+    target, number = out / part.name, 2
+    while target.exists():
+        target = out / f"{part.stem}_v{number}{part.suffix}"
+        number += 1
+    os.replace(part, target)
+    return target
+
+
 def result_layer(
     path: Path, names: Mapping[int, str], name: str, layer: Any = None
 ) -> LayerData:

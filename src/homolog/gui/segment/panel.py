@@ -1,4 +1,7 @@
-"""Segment: a model, the selected layer or a batch of files, and what came out."""
+"""Segment: a model, the selected layer or a batch of files, and what came out.
+
+A classifier is used here too: it tells what a whole scan shows.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ from homolog.gui.rows import (
 )
 from homolog.gui.segment.batch import BatchItem
 from homolog.gui.segment.batch_box import BatchBox
+from homolog.gui.segment.chances_box import ChancesBox
 from homolog.gui.segment.classes_box import ClassesBox
 from homolog.gui.segment.compare_box import CompareBox
 from homolog.gui.segment.control import predict_config, result_layer
@@ -80,6 +84,8 @@ class SegmentPanel(QWidget):
             "Copy as command", "Copy the command line that does this",
             self.copy_command,
         )  # fmt: skip
+        self.chances = ChancesBox(hub)
+        self._last_model: ModelChoice | None = None
         self.classes = ClassesBox(hub)
         self.compare = CompareBox(hub, self.classes)
         self.device = DeviceBox(hub, "segment")
@@ -168,7 +174,8 @@ class SegmentPanel(QWidget):
         def config(scans: Sequence[Path], out: Path) -> Mapping[str, Any]:
             return predict_config(model.path, scans, out, **options)
 
-        self.batch.begin(config, model.label_names)
+        done_word = "classified" if model.classifies else "segmented"
+        self.batch.begin(config, model.label_names, done_word)
 
     def copy_command(self) -> None:
         """The command line that segments the scans of the list."""
@@ -181,8 +188,14 @@ class SegmentPanel(QWidget):
         tell(self.batch.words, "The command was copied.")
 
     def load(self, item: BatchItem) -> None:
-        """Show a batch result: the scan and its labels."""
-        if item.result is not None:
+        """Show a batch result: the scan and its labels, or what was told of it."""
+        if item.told:
+            in_background(
+                read_layer, item.scan, owner=self,
+                done=lambda made: self._show_told(item, made),
+                failed=lambda error: self.hub.say(f"{item.name}: {error}", "warning"),
+            )  # fmt: skip
+        elif item.result is not None:
             in_background(
                 _scan_and_labels, item, owner=self, done=self._show_pair,
                 failed=lambda error: self.hub.say(f"{item.name}: {error}", "warning"),
@@ -197,15 +210,18 @@ class SegmentPanel(QWidget):
         rows.addWidget(self.trouble)
         column.addWidget(self._model_rows)
         column.addWidget(self.scan)
+        column.addWidget(self.chances)
         inside, rows = _group()
         hint = "Where to compute, with free memory"
         rows.addLayout(labelled("Device", self.device, hint))
         hint = "Take every scan for this kind, whatever its file says"
         rows.addLayout(labelled("Kind of scan", self.modality, hint))
+        self._voxels_only, more = _group()
+        rows.addWidget(self._voxels_only)
         hint = "Average over mirrored scans: axes out of z, y, x; slower by 2 each"
-        rows.addLayout(labelled("Mirrored along (axes)", self.flips, hint))
+        more.addLayout(labelled("Mirrored along (axes)", self.flips, hint))
         hint = "Shared part of neighbouring windows, 0 to 0.9; more is slower"
-        rows.addLayout(labelled("Overlap of windows (share)", self.overlap, hint))
+        more.addLayout(labelled("Overlap of windows (share)", self.overlap, hint))
         self._more = fold_of("More")
         self._more.addWidget(inside)
         column.addWidget(self._more)
@@ -226,6 +242,9 @@ class SegmentPanel(QWidget):
         self.device.changed.connect(self._refresh)
         self.scan.changed.connect(self._refresh)
         self.scan.segmented.connect(self.classes.adopt)
+        self.scan.classified.connect(
+            lambda layer, told: self.chances.show_answer(layer.name, told, layer)
+        )
         self.batch.changed.connect(self._refresh)
         self.batch.load.connect(self.load)
         keys.add(
@@ -246,8 +265,21 @@ class SegmentPanel(QWidget):
         tell(self.facts, model.facts if model is not None else "")
         if model is not None:
             self.kept["model"] = str(model.path)
-            self.facts.setToolTip("Finds " + ", ".join(model.label_names.values()))
+            found = model.classes or tuple(model.label_names.values())
+            self.facts.setToolTip("Finds " + ", ".join(found))
+            self._other_model(model)
         self._refresh()
+
+    def _other_model(self, model: ModelChoice) -> None:
+        """What another model told does not stand beside this one."""
+        verb = "Classify" if model.classifies else "Segment"
+        self.all.setText(f"{verb} all")
+        self._voxels_only.setVisible(not model.classifies)
+        before, self._last_model = self._last_model, model
+        if before is not None and before.path != model.path:
+            self.chances.forget()
+            if before.classifies or model.classifies:
+                self.batch.another_model()
 
     def _refresh(self) -> None:
         """Tell both boxes what they would work with."""
@@ -282,6 +314,13 @@ class SegmentPanel(QWidget):
             "overlap": None if overlap < 0 else round(overlap, 3),
             "modality": self.modality.currentData() or None,
         }
+
+    def _show_told(self, item: BatchItem, made: LayerData) -> None:
+        for other in self.hub.viewer.layers:
+            other.visible = False
+        layer = add_to(self.hub.viewer, made)[0]
+        self.hub.viewer.layers.selection.active = layer
+        self.chances.show_answer(item.name, item.told, layer)
 
     def _show_pair(self, made: tuple[LayerData, LayerData]) -> None:
         for other in self.hub.viewer.layers:

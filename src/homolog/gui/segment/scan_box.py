@@ -1,4 +1,7 @@
-"""Segment the selected layer: warning, progress, cancel, and a new Labels layer."""
+"""Use a model on the selected layer: warning, progress, cancel, and what came out.
+
+A segmentation becomes a new Labels layer; a classification is handed on in words.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,12 @@ class ScanBox(QWidget):
     Signals:
         changed: Work began or ended.
         segmented: A Labels layer was added (the layer).
+        classified: A scan was classified (its layer, what was told of it).
     """
 
     changed = Signal()
     segmented = Signal(object)
+    classified = Signal(object, object)
 
     def __init__(self, hub: Hub, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -137,8 +142,16 @@ class ScanBox(QWidget):
         self._show_start()
         able = tool.model is not None and not tool.trouble and scan is not None
         self.start.setEnabled(able and not self.busy)
+        self.start.setText(f"{self._verb} selected layer")
         hint = "Label every voxel of the scan selected in the layer list"
+        if tool.model is not None and tool.model.classifies:
+            hint = "Tell what the scan selected in the layer list shows"
         self.start.setToolTip(tool.trouble or hint)
+
+    @property
+    def _verb(self) -> str:
+        model = self._tool.model
+        return "Classify" if model is not None and model.classifies else "Segment"
 
     def _continue(self) -> None:
         if self._scan is not None and self._tool.model is not None:
@@ -199,7 +212,12 @@ class ScanBox(QWidget):
     ) -> None:
         if not result.get("predicted"):
             failed = result.get("failed") or [{"reason": "nothing came out"}]
-            self._ended(f"⚠ Not segmented: {reason_text(failed[0]['reason'])}")
+            done = "classified" if model.classifies else "segmented"
+            self._ended(f"⚠ Not {done}: {reason_text(failed[0]['reason'])}")
+            return
+        if model.classifies:
+            self._ended("")
+            self.classified.emit(layer, result["predicted"][0])
             return
         tell(self.words, "Reading the result...")
         in_background(
