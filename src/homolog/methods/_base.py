@@ -105,6 +105,10 @@ class Method(nn.Module, ABC):
         """
         return ()
 
+    def rate_factors(self) -> Mapping[str, float]:
+        """Beginnings of parameters' names -> factor of their learning rate."""
+        return {}
+
     def classes(self) -> Sequence[str]:
         """Classes of whole scans it learns from, in the order of ``View.target``."""
         return ()

@@ -91,7 +91,15 @@ class HundredMillionConfig(MultiCropConfig):
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
-        "method": {"size": [1, 64, 64], "small_size": [1, 32, 32]},
+        "method": {
+            "size": [1, 64, 64],
+            "small_size": [1, 32, 32],
+            "queue_length": 32,
+            "prototypes": 16,
+            "scale": [0.8, 1.25],
+            "intensity_probability": 0.3,
+            "bands_probability": 0.3,
+        },
         "backbone": {
             "name": "resnet2d",
             "widths": [16, 32, 64, 128],
@@ -100,7 +108,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "norm": "group",
         },
         "training": {
-            "steps": 800,
+            "steps": 2000,
             "batch_size": 16,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
@@ -141,6 +149,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "epsilon": 0.03,
             "hidden": 2048,
             "place": "scan",
+            "prototype_rate": 1.0,
             "scale": [0.1, 0.7],
             "gamma": [1.8, 2.6],
         },

@@ -103,7 +103,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "dropout": 0.0,
         },
         "training": {
-            "steps": 1000,
+            "steps": 2400,
             "batch_size": 16,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
@@ -149,6 +149,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "share_volumes": 0.33,
             "hidden": 2048,
             "place": "scan",
+            "prototype_rate": 1.0,
         },
         "backbone": {"name": "hybrid", "slices_at_once": 128},
         "training": {

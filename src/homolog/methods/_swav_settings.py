@@ -28,10 +28,18 @@ class MultiCropConfig:
         "(queue_length), 8 to 3000",
         minimum=0,
     )
+    prototype_rate: float = option(
+        10.0,
+        "learning rate of the prototypes, times that of the rest: of unit length, they "
+        "would hardly move otherwise",
+        minimum=0,
+        advanced=True,
+    )
     queue_length: int = option(
-        128,
+        64,
         "features of earlier batches that share the assignment, per large crop, over "
-        "all processes; 0: none",
+        "all processes; 0: none. Where the loss rises when it comes in, a shorter one "
+        "helps: its features are of an older network",
         minimum=0,
     )
     queue_start: float = option(
@@ -158,6 +166,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "freeze": 0.0026,
             "hidden": 2048,
             "place": "scan",
+            "prototype_rate": 1.0,
         },
         "backbone": {"name": "resnet"},
         "training": {

@@ -164,6 +164,10 @@ class HundredMillion(Method):
         masked = self.masks is not None and (card.has_label or bool(card.boxes))
         return masked or card.target in self.classes()
 
+    def rate_factors(self) -> Mapping[str, float]:
+        """Prototypes learn at a rate of their own."""
+        return {"clusterings.": self.config.prototype_rate}
+
     def views(self) -> dict[str, ViewSpec]:
         """Two large crops, with their masks where they teach, and small ones."""
         config = self.config

@@ -150,6 +150,10 @@ class Joint(Method):
         total = sum(stage.share for stage in stages)
         return [replace(s, share=s.share / total) for s in stages if s.share > 0]
 
+    def rate_factors(self) -> Mapping[str, float]:
+        """Prototypes learn at a rate of their own."""
+        return dict.fromkeys(("slices.", "volumes."), self.config.prototype_rate)
+
     def views(self) -> dict[str, ViewSpec]:
         """Two views of volumes, and of slices, with small crops of those."""
         config = self.config

@@ -105,6 +105,10 @@ class SwAV(Method):
             "say little (method.prototypes, method.queue_length)."
         ]
 
+    def rate_factors(self) -> Mapping[str, float]:
+        """Prototypes learn at a rate of their own."""
+        return {"clusters.": self.config.prototype_rate}
+
     def views(self) -> dict[str, ViewSpec]:
         """See ``multi_crop``."""
         return multi_crop(self.config, plain_changes(self.config))

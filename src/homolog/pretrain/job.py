@@ -21,6 +21,7 @@ from homolog.feed import CaseRef, Feed
 from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
+from homolog.nn.optim import parameter_groups
 from homolog.pretrain.cases import chosen_cases, padding_note
 from homolog.pretrain.pairs import find_partners, partners_note
 from homolog.pretrain.preview import SlicePreview
@@ -77,6 +78,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         method, feed, settings.training,
         folder=folder, device=device, seed=settings.seed,
         draw=_preview(settings, method, cases, device),
+        parameter_groups=parameter_groups(
+            method, settings.training.weight_decay, factor=method.rate_factors()
+        ),
     )  # fmt: skip
     result = yield from _without_last_word(training)
     summary = _summary(settings, cases, result)

@@ -56,7 +56,7 @@ def build_optimiser(
 def set_learning_rate(
     optimiser: torch.optim.Optimizer, step: int, total: int, config: TrainingConfig
 ) -> float:
-    """Set every group's rate for a step (0-based); returns the first group's.
+    """Set every group's rate for a step (0-based); returns that of factor 1.
 
     The warm-up is at most a fifth of the run, so that short runs learn too.
     """
@@ -68,7 +68,7 @@ def set_learning_rate(
     )
     for group in optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    return float(optimiser.param_groups[0]["lr"])
+    return config.learning_rate * factor
 
 
 def optimiser_tensors(
