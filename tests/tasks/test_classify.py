@@ -149,6 +149,16 @@ def test_a_3d_network_classifies_volumes(phantom_store: Store) -> None:
     assert row["p_a"] + row["p_b"] == pytest.approx(1.0)
 
 
+def test_a_hybrid_gives_single_images_its_2d_network(store: Store) -> None:
+    small = {"dim": 16, "layers": 1, "heads": 2, "inner": 16}
+    hybrid = build("hybrid", {**NET, **small})
+    task = Classify(ClassifyConfig())
+    cases = [CaseRef(store, card) for card in store.cards]
+    spec = task.describe(cases, hybrid, CPU)
+    assert spec["window"][0] == 1
+    assert task.network(hybrid, spec).encoder is hybrid.planar()
+
+
 def _trained(network: ClassifyNetwork, spec: dict):
     from homolog.tasks._base import Trained
 

@@ -274,7 +274,7 @@ def test_a_hybrid_hands_out_its_slice_encoder(
     config = config_of(phantom_store, encoder=str(tmp_path / "pre"), backbone={})
     config["training"] = {**config["training"], "steps": 1, "learning_rate": 0.0}
     drain(job(config, tmp_path / "run"))
-    model, intra = load_model(tmp_path / "run"), pretrained.segmenter()
+    model, intra = load_model(tmp_path / "run"), pretrained.planar()
     assert intra.spatial_dims == 2
     assert model.card["backbone"]["name"] == "resnet2d"
     encoder = {n for n in model.state if n.startswith("encoder.")}

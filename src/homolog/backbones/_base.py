@@ -74,10 +74,10 @@ class Backbone(nn.Module, ABC):
             )
         return tuple(features.unsqueeze(2) for features in self(image.squeeze(2)))
 
-    def segmenter(self) -> Backbone:
-        """What a segmentation stands on: this network, or the part that sees detail.
+    def planar(self) -> Backbone:
+        """The 2D network within, where there is one; else this network.
 
-        A 2D part is taken through volumes slice by slice.
+        Segmentation stands on it, slice by slice, and the classes of single images.
         """
         return self
 

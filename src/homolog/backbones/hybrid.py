@@ -139,8 +139,8 @@ class Hybrid(Backbone):
         found: Tensor = self.inter(self.narrow(described))
         return found
 
-    def segmenter(self) -> Backbone:
-        """The 2D network: the paper's 2D U-Net stands on it."""
+    def planar(self) -> Backbone:
+        """The 2D network: the paper's 2D tasks and its U-Net stand on it."""
         return self.intra
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

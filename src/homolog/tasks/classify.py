@@ -69,10 +69,14 @@ class Classify(LearnedTask):
         self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
     ) -> dict[str, Any]:
         """Window, classes, types and modalities."""
+        if all(case.card.shape[0] == 1 for case in cases):
+            backbone = backbone.planar()
         return described(self.config, cases, backbone, device, self._annotated)
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> ClassifyNetwork:
         """One linear layer, or two, on pooled features."""
+        if spec_index(spec, "window")[0] == 1:
+            backbone = backbone.planar()
         stack = backbone.spatial_dims == 2 and spec_index(spec, "window")[0] > 1
         space = Space.of(spec)
         return ClassifyNetwork(

@@ -86,7 +86,7 @@ class Segment(LearnedTask):
         self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
     ) -> dict[str, Any]:
         """Window, labels and modalities."""
-        backbone = backbone.segmenter()
+        backbone = backbone.planar()
         slicewise = backbone.spatial_dims == 2
         classes = classes_of(cases)
         if not classes.names:
@@ -126,7 +126,7 @@ class Segment(LearnedTask):
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
         """The decoder that fits the encoder's kind."""
-        backbone = backbone.segmenter()
+        backbone = backbone.planar()
         decoder = build_decoder(
             backbone.channels,
             backbone.strides,
