@@ -1,4 +1,4 @@
-"""Dice against the share of labels, from scratch and from a pretrained encoder.
+"""Scores against the share of labels, from scratch and from a pretrained encoder.
 
 Every run is the command a user would type (`homolog finetune`, `homolog evaluate`), so
 the figures are those of the product. Rows are written as they come and never repeated:
@@ -11,6 +11,9 @@ given by name, and `--scratch-set` then gives the untrained network the same siz
 
     ... --encoder alice=RUN --inits scratch alice --backbones vit \\
         --scratch-set backbone.hidden=96 backbone.layers=4
+
+`--task classify --metric auc` tells classes of scans instead; SCANS may be a manifest
+(`image,class,split`), and `--store` a finished store.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ class Study:
 
     @property
     def store(self) -> Path:
-        return self.work / "store"
+        return self.arguments.store or self.work / "store"
 
     def todo(self) -> list[dict[str, Any]]:
         """Settings without a row, seed by seed, so that early rows are comparable."""
@@ -108,7 +111,7 @@ class Study:
         name = f"{backbone}_{init}_{fraction:g}_{seed}"
         out = self.work / "runs" / f"{name}_{os.getpid()}_{int(time.time())}"
         trained = homolog(
-            "finetune", "segment", str(self.store), "--backbone", backbone,
+            "finetune", self.arguments.task, str(self.store),
             *self.encoder(init, backbone), "--recipe", "cpu", *length,
             "--fraction", str(fraction), "--seed", str(seed), "--out", str(out),
             *(w for s in self.arguments.set for w in ("--set", s)),
@@ -127,7 +130,8 @@ class Study:
         """The words that name the encoder to start from."""
         if init == "scratch":
             sets = self.arguments.scratch_set
-            return ["--encoder", init, *(w for s in sets for w in ("--set", s))]
+            words = ["--encoder", init, "--backbone", backbone]
+            return [*words, *(w for s in sets for w in ("--set", s))]
         return ["--encoder", self.given.get(init, str(self.work / f"s2dc_{backbone}"))]
 
     def length(self, whole: bool) -> list[str]:
@@ -142,7 +146,10 @@ class Study:
         """Rows and the table made of them."""
         temporary = self.out.with_suffix(".tmp")
         temporary.write_text(
-            json.dumps({"rows": self.rows, "table": table(self.rows)}, indent=1)
+            json.dumps(
+                {"rows": self.rows, "table": table(self.rows, self.arguments.metric)},
+                indent=1,
+            )
         )
         os.replace(temporary, self.out)
 
@@ -159,7 +166,7 @@ def summary_of(scores: dict[str, Any]) -> str:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def table(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Mean and spread per setting, and the paired gain of pretraining."""
     found = []
     keys = sorted({(r["backbone"], r["fraction"]) for r in rows})
@@ -171,11 +178,11 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         by_init: dict[str, dict[int, float]] = {}
         for row in here:
             own = by_init.setdefault(row["init"], {})
-            own[row["seed"]] = row["scores"]["mean"]["dice"]
+            own[row["seed"]] = row["scores"]["mean"][metric]
         plain = by_init.get("scratch", {})
         for init, values in by_init.items():
             entry[init] = {
-                "dice": statistics.mean(values.values()),
+                metric: statistics.mean(values.values()),
                 "std": statistics.pstdev(values.values()),
                 "seeds": len(values),
             }
@@ -193,6 +200,9 @@ def main() -> None:
     parser.add_argument("scans", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", default="segment")
+    parser.add_argument("--metric", default="dice", help="in the mean of evaluate")
+    parser.add_argument("--store", type=Path, help="instead of preparing SCANS")
     parser.add_argument("--backbones", nargs="+", default=["resunet", "swin"])
     parser.add_argument("--inits", nargs="+", default=["scratch", "s2dc"])
     parser.add_argument("--encoder", nargs="+", default=[], metavar="NAME=RUN")
@@ -216,7 +226,7 @@ def main() -> None:
     study.prepare()
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(study.run, study.todo()))
-    for entry in table(study.rows):
+    for entry in table(study.rows, arguments.metric):
         print(json.dumps(entry))
 
 

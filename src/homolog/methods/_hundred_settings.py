@@ -94,7 +94,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "method": {
             "size": [1, 64, 64],
             "small_size": [1, 32, 32],
-            "queue_length": 32,
+            "queue_length": 64,
             "prototypes": 16,
             "scale": [0.8, 1.25],
             "intensity_probability": 0.3,
@@ -108,8 +108,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "norm": "group",
         },
         "training": {
-            "steps": 2000,
-            "batch_size": 16,
+            "steps": 1000,
+            "batch_size": 40,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
             "warmup_steps": 40,
