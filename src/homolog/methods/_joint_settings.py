@@ -56,7 +56,7 @@ class JointConfig(VariantConfig):
         maximum=1,
     )
     volume_samples: float = option(
-        0.25,
+        0.5,
         "volumes in a batch, as a share of its slices",
         minimum=0.001,
         maximum=1,
@@ -79,7 +79,11 @@ class JointConfig(VariantConfig):
         advanced=True,
     )
     queue_volumes: int = option(
-        64, "features of earlier volumes that share their assignment", minimum=0
+        0,
+        "features of earlier volumes that share their assignment; 0: none. With few "
+        "volumes a batch, all of them can drift away from those of a queue together, "
+        "which lowers the loss and teaches nothing",
+        minimum=0,
     )
     token_stride: int = option(
         8, "voxels per cell of the features kept for similarity", minimum=2
@@ -116,7 +120,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "slice_size": [1, 224, 224],
             "small_size": [1, 96, 96],
             "queue_length": 3840,
-            "queue_volumes": 480,
+            "queue_volumes": 64,
             "volume_samples": 0.0625,
             "hidden": 2048,
         },
