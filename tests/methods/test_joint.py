@@ -259,7 +259,9 @@ def test_without_volumes_only_slices_are_learnt() -> None:
     assert (found["share_slices"], found["share_volumes"]) == (1.0, 0.0)
     mixed: Any = [*flat, Case(Card((20, 64, 64)))]
     assert Joint.settled(settings, mixed) == settings
-    method = make(share_slices=1.0, share_masked=0.0, share_volumes=0.0)
+    method = make(
+        share_slices=1.0, share_masked=0.0, share_volumes=0.0, size=[1, 32, 32]
+    )
     assert list(method.views()) == ["slices", "small"]
 
 

@@ -76,7 +76,9 @@ class Joint(Method):
                 "joint needs the backbone hybrid, a 2D network with attention over "
                 f"slices, got {type(backbone).__name__}."
             )
-        if config.size[0] < 2 or config.slice_size[0] != 1 or config.small_size[0] != 1:
+        deep = config.share_masked > 0 or config.share_volumes > 0
+        flat = config.slice_size[0] == config.small_size[0] == 1
+        if not flat or (deep and config.size[0] < 2):
             raise ConfigError(
                 "joint needs volumes (size) of two slices or more, and slice_size and "
                 f"small_size of one, got {config.size}, {config.slice_size} and "
