@@ -292,6 +292,16 @@ def test_clusters_of_slices_and_modalities_are_counted() -> None:
     assert 0 <= float(method.monitors()["information"]) <= 1
 
 
+def test_monitors_tell_of_the_last_step_alone() -> None:
+    method = make()
+    method.losses(noise(method, "slices", "small"), 0.1)
+    method.after_step(0.1)
+    assert "slices_std" in method.monitors()
+    method.losses(noise(method, "masked"), 0.5)
+    method.after_step(0.5)
+    assert set(method.monitors()) == {"explained"}
+
+
 def test_e_t12_it_learns_one_batch_by_heart() -> None:
     method = make(queue_length=0, queue_volumes=0, prototypes=8, prototypes_volumes=8)
     groups = ("volumes", "masked", "slices", "small")

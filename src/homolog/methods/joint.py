@@ -184,6 +184,9 @@ class Joint(Method):
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """``slices``, ``masked``, ``volumes``: of those whose views are there."""
+        # monitors tell of this step alone, or a resumed run would tell another story
+        self._watched.clear()
+        self._raw.clear()
         found = {}
         if "slices" in views:
             found["slices"] = self._slices_term(views, self._stage_at(views, progress))
