@@ -29,6 +29,18 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def phantom_store(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """The open store of those patients; read it, do not write into it."""
+    store = _store_of(phantom_folder, COHORT, tmp_path_factory.mktemp("store"))
+    _align_by_landmarks(store, phantom_folder)
+    return store
+
+
+@pytest.fixture(scope="session")
+def three_patients(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The open store of the first three, without a table of matching places."""
+    return _store_of(phantom_folder, 3, tmp_path_factory.mktemp("three"))
+
+
+def _store_of(folder: Path, count: int, place: Path):
     from homolog.data.index import CaseSource
     from homolog.data.phantom_atlas import LABEL_NAMES
     from homolog.data.store import Store
@@ -38,9 +50,7 @@ def phantom_store(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
     cases = [
         CaseSource(
             id=label.name.removesuffix(".nii.gz"),
-            image=phantom_folder
-            / "imagesTr"
-            / label.name.replace(".nii.gz", "_0000.nii.gz"),
+            image=folder / "imagesTr" / label.name.replace(".nii.gz", "_0000.nii.gz"),
             label=label,
             modality="CT",
             subject=label.name.removesuffix(".nii.gz"),
@@ -49,13 +59,11 @@ def phantom_store(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
             boxes=(),
             label_names=dict(LABEL_NAMES),
         )
-        for label in sorted((phantom_folder / "labelsTr").iterdir())
+        for label in sorted((folder / "labelsTr").iterdir())[:count]
     ]
-    out = tmp_path_factory.mktemp("store") / "phantoms"
+    out = place / "phantoms"
     drain(write_store(cases, out))
-    store = Store.open(out)
-    _align_by_landmarks(store, phantom_folder)
-    return store
+    return Store.open(out)
 
 
 def _align_by_landmarks(store, folder: Path) -> None:

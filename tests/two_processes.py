@@ -1,15 +1,24 @@
-"""Started once per process by test_distributed: train, stop, gather; write it down."""
+"""Started by test_distributed: one process, then two; train, stop, gather, write down.
+
+They are forked once everything is imported (most of the seconds), before anything is
+computed; each then finds its group as torchrun would have told it.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # as every optimiser does
 
+import homolog.backbones.resunet  # noqa: F401 - as build() does
 from homolog import distributed
 from homolog.backbones._base import build
 from homolog.events import Request, Saved, Stopped
@@ -100,5 +109,31 @@ def main(folder: Path) -> None:
         torch.save(gathered_gradient(here), folder / f"gradient_{here.rank}.pt")
 
 
+def member(rank: int, count: int, port: int, folder: Path) -> None:
+    """One of ``count`` processes, in the environment that torchrun would give it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    main(folder)
+
+
+def run_processes(count: int, folder: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    forked = multiprocessing.get_context("fork")
+    running = [
+        forked.Process(target=member, args=(rank, count, port, folder))
+        for rank in range(count)
+    ]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+        assert process.exitcode == 0, f"process {process.name} failed"
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_processes(1, Path(sys.argv[1]) / "one")
+    run_processes(2, Path(sys.argv[1]) / "two")

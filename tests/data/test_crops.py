@@ -21,7 +21,8 @@ def stored(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("array") / "image.b2nd"
     write_array(data, path)
-    return data, StoredArray(path, data.shape, path.stat().st_size)
+    padded = np.pad(data[0], 100, constant_values=-77)
+    return data, padded, StoredArray(path, data.shape, path.stat().st_size)
 
 
 @settings(max_examples=120, deadline=None)
@@ -30,11 +31,9 @@ def stored(tmp_path_factory):
     size=st.tuples(*[st.integers(1, 30)] * 3),
 )
 def test_a_box_equals_the_padded_array_wherever_it_lies(stored, start, size):
-    data, array = stored
-    pad = 100
-    padded = np.pad(data[0], pad, constant_values=-77)
+    data, padded, array = stored
     wanted = padded[
-        tuple(slice(s + pad, s + pad + n) for s, n in zip(start, size, strict=True))
+        tuple(slice(s + 100, s + 100 + n) for s, n in zip(start, size, strict=True))
     ]
     got = read_box(array, start, size, -77)
     np.testing.assert_array_equal(got, wanted[None])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import os
 import sys
 
@@ -22,3 +25,15 @@ def _needs_a_screen() -> None:
 def _no_helper_of_an_earlier_test() -> None:
     """The files of a test process share the list, in an order nobody chose."""
     FakeHelper.made.clear()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_is_no_garbage() -> None:
+    """napari's fixture collects often: spare it the modules, not what tests make.
+
+    Half a second of each collection was spent on napari, Qt and torch.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("napari.qt")  # a window would import it, after this
+    gc.collect()
+    gc.freeze()

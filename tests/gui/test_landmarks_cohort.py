@@ -264,10 +264,7 @@ def test_limits_judge_again_without_a_search(open_panel, monkeypatch) -> None:
     assert "(at least 2)" in table.current.reason
 
 
-@pytest.mark.parametrize("axes", ["LPS", "RAS"])
-def test_slicer_files_come_back_equal_through_the_panel(
-    open_panel, tmp_path, axes
-) -> None:
+def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) -> None:
     tab = open_panel()
     session, table = tab.session, tab.session.control.table
     for blob in (*BLOBS, (1, 2, 2)):
@@ -280,28 +277,29 @@ def test_slicer_files_come_back_equal_through_the_panel(
     table.accept(3, False)
     session.placing.table_edited()
     before = list(table)
-    tab.files.axes.setCurrentText(axes)
-    tab.files.export_to(tmp_path / "m.mrk.json")
-    until(lambda: "Saved 5 landmarks" in tab.said.text())
-    assert axes in tab.said.text()
-    for mark in before:
-        session.placing.delete(mark.id)
-    assert len(table) == 0
-
-    tab.files.import_from(tmp_path / "m_B.mrk.json")
-    until(lambda: len(table) == 5)
-    for one, other in zip(before, table, strict=True):
-        assert other.name == one.name
-        assert np.allclose(other.a_mm, one.a_mm, atol=1e-3)
-        assert np.allclose(other.b_mm, one.b_mm, atol=1e-3)
-        assert (other.accepted, other.manual) == (one.accepted, one.manual)
-        for figure in ("similarity", "margin", "cycle_mm"):
-            pair = [getattr(m, figure) for m in (one, other)]
-            assert np.allclose(*pair, atol=6e-3, equal_nan=True)
+    for axes in ("LPS", "RAS"):
+        tab.files.axes.setCurrentText(axes)
+        tab.files.export_to(tmp_path / f"{axes}.mrk.json")
+        until(lambda axes=axes: axes in tab.said.text())
+        assert "Saved 5 landmarks" in tab.said.text()
+    for axes in ("LPS", "RAS"):
+        for mark in list(table):
+            session.placing.delete(mark.id)
+        assert len(table) == 0
+        tab.files.import_from(tmp_path / f"{axes}_B.mrk.json")
+        until(lambda: len(table) == 5)
+        for one, other in zip(before, table, strict=True):
+            assert other.name == one.name
+            assert np.allclose(other.a_mm, one.a_mm, atol=1e-3)
+            assert np.allclose(other.b_mm, one.b_mm, atol=1e-3)
+            assert (other.accepted, other.manual) == (one.accepted, one.manual)
+            for figure in ("similarity", "margin", "cycle_mm"):
+                pair = [getattr(m, figure) for m in (one, other)]
+                assert np.allclose(*pair, atol=6e-3, equal_nan=True)
     # The list of A alone holds places only: they are searched anew.
     for mark in list(table):
         session.placing.delete(mark.id)
-    tab.files.import_from(tmp_path / "m_A.mrk.json")
+    tab.files.import_from(tmp_path / f"{axes}_A.mrk.json")
     until(lambda: len(table) == 5 and all(m.b_mm is not None for m in table))
     for one, other in zip(before, table, strict=True):
         assert np.allclose(other.a_mm, one.a_mm, atol=1e-3)

@@ -208,10 +208,11 @@ def test_half_of_the_weight_lies_on_bright_cells() -> None:
 def test_it_learns_labels_and_views(small_backbone: Callable[..., Backbone]) -> None:
     method = method_of(small_backbone(), weight_label=1.0)
     cases = scans()
+    batches = [views_of(method, cases, step) for step in range(4)]
     optimiser = torch.optim.AdamW(method.parameters(), 3e-3)
     history = []
-    for step in range(40):
-        losses = method.losses(views_of(method, cases, step % 4), step / 40)
+    for step in range(28):  # identity ends at 0.70, label 0.19, reconstruction 0.05
+        losses = method.losses(batches[step % 4], step / 28)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()

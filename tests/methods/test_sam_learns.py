@@ -24,7 +24,7 @@ from homolog.tasks._matching import match_points
 from homolog.tasks.embed import Embed
 
 SIZE = (24, 24, 24)
-STEPS = 120
+STEPS = 60  # 19 mm; 70 mm untrained, 110 mm by intensities
 SETTINGS = {
     "size": SIZE, "coarse_stride": 8, "width": 16, "dim": 16, "anchors": 64,
     "hardest": 256, "negatives": 64, "coarse_hardest": 16, "coarse_negatives": 8,

@@ -23,8 +23,8 @@ CASES = {
     "residual": ((8, 16, 16, 24), PYRAMID),
     "residual thick": ((8, 16, 24), THICK),
     "residual one map": ((8,), PYRAMID[:1]),
-    "swin_unetr": ((12, 24, 48, 96, 192), SWIN),
-    "unetr": ((24,) * 4, FLAT),
+    "swin_unetr": ((4, 8, 16, 32, 64), SWIN),
+    "unetr": ((8,) * 4, FLAT),
 }
 
 
@@ -82,7 +82,8 @@ def test_a_gradient_reaches_every_parameter_and_every_map_used(case: str) -> Non
 def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
     """Maps two cells deep gave non-finite or wrong ones: homolog.small_maps."""
     # the coarsest map is 2 x 2 x 2; a norm over fewer cells is little but its signs
-    net, size = decoder(case), (48, 64, 48) if case == "swin_unetr" else (32, 32, 32)
+    side = {"swin_unetr": 34, "unetr": 16}.get(case, 32)
+    net, size = decoder(case), (side, side, side)
     image, maps = torch.randn(2, 1, *size), maps_of(size, *CASES[case])
     grads = []
     for autocast in (False, True):
@@ -105,7 +106,7 @@ def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
 def test_the_swin_decoder_equals_monai() -> None:
     torch.manual_seed(0)
     theirs = SwinUNETR(1, 3, feature_size=12).double().eval()
-    ours = build_decoder(*CASES["swin_unetr"], 1, 3).double()
+    ours = build_decoder((12, 24, 48, 96, 192), SWIN, 1, 3).double()
     state = {
         k.replace("out.conv.conv.", "head."): v
         for k, v in theirs.state_dict().items()

@@ -143,7 +143,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path) -> N
     run = toy_run(tmp_path / "r", 80, 0.03, checkpoint_every=1)
     moments = random.Random(0)
     reached = 0
-    for _ in range(3):
+    for _ in range(2):
         pid = launch.start(run)
         reached = wait_for_step(run, reached + 2).index
         time.sleep(moments.uniform(0.0, 0.1))

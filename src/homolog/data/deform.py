@@ -196,26 +196,29 @@ def _bent(
     probes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     places = start.grid.apply(probes)
 
-    def moved(deformation: Deformation) -> float:
-        apart = deformation.bent(places) - places
-        return float(np.sqrt((apart**2).sum(1).mean()))
+    def typical(there: Cloud) -> float:
+        return float(np.sqrt(((there - places) ** 2).sum(1).mean()))
 
-    found = start
+    fields: list[Cloud] = []
+    here = places  # where the fields so far lead: each is followed once, not each time
     for _ in range(_MOST_FIELDS):
-        if moved(found) >= typical_mm:
+        if typical(here) >= typical_mm:
             break
-        control = _control(found, rng)
-        low, high = 0.0, 1.0
-        longer = replace(found, fields_mm=(*found.fields_mm, control))
-        if moved(longer) > typical_mm:  # the last field is weakened to end there
+        control = _control(start, rng)
+        there = here + start._displacement(control, here)
+        if typical(there) > typical_mm:  # the last field is weakened to end there
+            low, high = 0.0, 1.0
             for _ in range(30):
                 share = (low + high) / 2
-                longer = replace(found, fields_mm=(*found.fields_mm, control * share))
-                too_far = moved(longer) > typical_mm
+                last = control * share
+                there = here + start._displacement(last, here)
+                too_far = typical(there) > typical_mm
                 low, high = (low, share) if too_far else (share, high)
-            return longer
-        found = longer
-    return found
+            fields.append(last)
+            break
+        fields.append(control)
+        here = there
+    return replace(start, fields_mm=tuple(fields))
 
 
 def _control(deformation: Deformation, rng: np.random.Generator) -> Cloud:
