@@ -181,7 +181,8 @@ class Feed:
         if self._parts and progress is not None:
             part = self._parts[phase_at(self.phases, progress)]
         first = (step * self.world_size + self.rank) * self.batch_size
-        count = max(1, round(self.batch_size * part.samples))
+        # one sample alone has nothing to be told from
+        count = min(self.batch_size, max(2, round(self.batch_size * part.samples)))
         drawn = [
             self._sampler.sample(
                 sample, part.cases[part.order[sample]], part.specs, part.shares

@@ -22,7 +22,7 @@ class Phase:
     Attributes:
         share: Of the whole training, 0..1; those of all phases sum to 1.
         groups: What is made in it; nothing else is read.
-        samples: Share of every batch's samples that is made, at least one.
+        samples: Share of every batch's samples that is made, at least two of them.
         volumes: Only scans of several slices.
     """
 
