@@ -44,11 +44,11 @@ class Projector(nn.Module):
         norm: str = "layer",
     ) -> None:
         super().__init__()
-        if layers < 1 or norm not in _NORMS:
-            raise ValueError(
-                f"a projector needs at least 1 layer and a norm of {sorted(_NORMS)}, "
-                f"got {layers} and {norm!r}."
-            )
+        if layers < 1:
+            raise ValueError(f"a projector needs at least 1 layer, got {layers}.")
+        if norm not in _NORMS:
+            known = ", ".join(sorted(_NORMS))
+            raise ValueError(f"a projector's norm is one of {known}, got {norm!r}.")
         widths = [in_features, *[hidden] * (layers - 1)]
         parts: list[nn.Module] = []
         for narrow, wide in itertools.pairwise(widths):
