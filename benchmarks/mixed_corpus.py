@@ -117,7 +117,9 @@ def main() -> None:
             fresh = build("resnet2d", to_dict(kind.config))
             found["untrained"] = looked_at(fresh, images, modality)
             print("untrained", json.dumps(found["untrained"]))
-        found[name] = {**looked_at(network, images, modality), **told(Path(run))}
+        found[name] = {
+            **looked_at(network, images, modality), "training": told(Path(run)),
+        }  # fmt: skip
         print(name, json.dumps(found[name]))
     arguments.out.write_text(json.dumps(found, indent=1))
 

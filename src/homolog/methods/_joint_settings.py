@@ -107,7 +107,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "dropout": 0.0,
         },
         "training": {
-            "steps": 2400,
+            "steps": 2000,
             "batch_size": 16,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
