@@ -6,6 +6,8 @@ import os
 
 # Test files run side by side, one core each; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Every process that a test starts would compile the whole package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from pathlib import Path
 
