@@ -77,6 +77,9 @@ def command(
     CSV or JSON manifest, a folder of pictures, or single files. What is unsound is
     left out with its reason. Run it again to go on after an interruption or to take
     in what changed; what is current is not read twice.
+
+    A manifest has a column image and, where known, label, modality, class (a|b are
+    two, "no finding" is none), types, subject, split (train, val, test), boxes.
     """
     from homolog.cli._follow import follow
     from homolog.errors import JobError
