@@ -14,10 +14,8 @@ from homolog.nn.teacher import Teacher
 from homolog.tasks._base import TaskModule
 from homolog.tasks._classifier import ClassifyNetwork, Scores
 from homolog.tasks._scan_truth import Space, Truth, slices_in_view
+from homolog.tasks._segmenter import AVERAGE_FROM
 from homolog.views.view import View, Views, ViewSpec
-
-# Share of the training after which the weight average has its full momentum.
-_AVERAGE_FROM = 0.1
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class ClassifyModule(TaskModule):
     def after_step(self, progress: float) -> None:
         """Move the weight average; it starts as a copy and slows down."""
         if self.average is not None:
-            share = min(1.0, progress / _AVERAGE_FROM)
+            share = min(1.0, progress / AVERAGE_FROM)
             self.average.update(self.network, self.momentum * share)
 
     def monitors(self) -> dict[str, Tensor]:
