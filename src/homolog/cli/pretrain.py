@@ -71,6 +71,21 @@ if TYPE_CHECKING:
     help="Splits never looked at, e.g. test,val; 'none' takes every case.",
 )
 @click.option(
+    "--share-by",
+    type=click.Choice(["store", "modality"]),
+    default=None,
+    help="Between whom the crops are shared out.  [default: store]",
+)
+@click.option(
+    "--share-power",
+    type=click.FloatRange(0, 1),
+    default=None,
+    metavar="P",
+    help="How: 1 by number of scans, 0.5 by its square root, 0 evenly.  "
+    "[default: the method's]. Where modalities take turns, as hundred_million's do, "
+    "both mean nothing.",
+)
+@click.option(
     "--set",
     "assignments",
     multiple=True,
@@ -94,6 +109,8 @@ def command(
     steps: int | None,
     minutes: float | None,
     without_splits: str,
+    share_by: str | None,
+    share_power: float | None,
     assignments: tuple[str, ...],
     background: bool,
     seed: int,
@@ -123,6 +140,8 @@ def command(
         length = {"steps": steps, "minutes": 0.0}
     elif minutes is not None:
         length = {"minutes": minutes}
+    asked = {"share_by": share_by, "share_power": share_power}
+    sharing = {key: value for key, value in asked.items() if value is not None}
 
     def complete() -> dict[str, Any]:
         return resolve(
@@ -135,6 +154,7 @@ def command(
             device=device,
             encoder=str(Path(encoder).resolve()) if encoder else "",
             without_splits=_names(without_splits),
+            **sharing,
         )
 
     config = None

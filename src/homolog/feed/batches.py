@@ -74,8 +74,9 @@ class Feed:
         threads: Threads that make batches ahead; 0 makes them when asked for.
         partners: Other patients, and places in them, for groups that ask for them;
             without, every sample is its own partner.
-        store_power: How samples are shared out between stores, and in each between
-            labelled and unlabelled cases, see CaseOrder.
+        share_by: Between whom samples are shared out: ``store`` or ``modality``, and
+            in each between labelled and unlabelled cases.
+        share_power: How, see CaseOrder.
         turns: Number of each case's part where parts take turns, see TurnOrder.
         targets: Number of each case's class, -1 where unknown, or a row of numbers
             for each; see ``View.target``.
@@ -99,7 +100,8 @@ class Feed:
         world_size: int = 1,
         threads: int = 1,
         partners: Pairing | None = None,
-        store_power: float = 1.0,
+        share_by: str = "store",
+        share_power: float = 1.0,
         turns: Sequence[int] | None = None,
         targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
         phases: Sequence[Phase] = (),
@@ -120,7 +122,7 @@ class Feed:
         self.world_size = world_size
         self.threads = threads
         self.partners = partners
-        self.store_power = store_power
+        self.share_by, self.share_power = share_by, share_power
         self.turns, self.targets = turns, targets
         self.phases = tuple(phases)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
@@ -145,12 +147,10 @@ class Feed:
     def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
         if self.turns is not None:
             return TurnOrder([self.turns[i] for i in positions], self.seed)
-        kinds = [
-            (int(self._label_spaces[i]), self.cases[i].card.has_label)
-            for i in positions
-        ]
+        of = self._modalities if self.share_by == "modality" else self._label_spaces
+        kinds = [(int(of[i]), self.cases[i].card.has_label) for i in positions]
         parts = [*dict.fromkeys(kinds)]
-        return CaseOrder([parts.index(k) for k in kinds], self.seed, self.store_power)
+        return CaseOrder([parts.index(k) for k in kinds], self.seed, self.share_power)
 
     def _part(self, phase: Phase) -> _Part:
         specs = {n: s for n, s in self.specs.items() if n in phase.groups}
@@ -302,7 +302,8 @@ class Feed:
             world_size=self.world_size,
             threads=self.threads,
             partners=self.partners,
-            store_power=self.store_power,
+            share_by=self.share_by,
+            share_power=self.share_power,
             turns=self.turns,
             targets=self.targets,
             phases=self.phases,
@@ -311,3 +312,19 @@ class Feed:
     def case_of(self, sample: int) -> int:
         """Position of the case that sample number ``sample`` of the run is cut from."""
         return self._whole.order[sample]
+
+    def modality_shares(self) -> list[tuple[tuple[str, ...], dict[str, float]]]:
+        """Of each phase (or of all): its groups, and each modality's share of samples.
+
+        Shares add up to 1; the largest comes first.
+        """
+        told = []
+        for part in self._parts or (self._whole,):
+            found: dict[str, float] = {}
+            for i, share in zip(part.cases, part.order.shares(), strict=True):
+                kind = self.cases[i].card.modality
+                if share > 0:
+                    found[kind] = found.get(kind, 0.0) + float(share)
+            ordered = sorted(found.items(), key=lambda item: -item[1])
+            told.append((tuple(part.specs), dict(ordered)))
+        return told

@@ -15,7 +15,7 @@ class CaseOrder:
     """A pure function from the number of a sample to the position of its case.
 
     With ``power`` 1, or one part, every epoch is a shuffle of all cases. Otherwise
-    part i (a store, or its labelled cases) of n_i cases gives the share
+    part i (a store or modality, or its labelled cases) of n_i cases gives the share
     n_i^power / sum_j n_j^power of every epoch's samples (at least one), and goes
     through its own cases in shuffles of its own; a small part is seen more often, so
     that its labels are not drowned.
@@ -54,6 +54,15 @@ class CaseOrder:
         order = self._shuffled(len(cases), int(round_), f"epoch of part {part}")
         return int(cases[order[within]])
 
+    def shares(self) -> Array:
+        """(cases,) float64: share of the samples that is cut from each case."""
+        if not self._mixed:
+            return np.full(self.length, 1 / self.length)
+        found = np.zeros(sum(len(cases) for cases in self._cases))
+        for cases, quota in zip(self._cases, self.quotas, strict=True):
+            found[cases] = quota / self.length / len(cases)
+        return found
+
     def _draw_turns(self, epoch: int) -> Array:
         """(length, 2): whose turn it is, and how many turns it had in this epoch."""
         turns = np.repeat(np.arange(len(self.quotas)), self.quotas)
@@ -84,6 +93,7 @@ class TurnOrder:
     def __init__(self, parts: Sequence[int], seed: int) -> None:
         self.seed = seed
         part_of = np.asarray(parts)
+        self._count = len(part_of)
         self._cases = [np.flatnonzero(part_of == p) for p in range(part_of.max() + 1)]
         if any(len(cases) == 0 for cases in self._cases):
             raise ValueError(
@@ -96,6 +106,13 @@ class TurnOrder:
         cases = self._cases[part]
         round_, within = divmod(turn, len(cases))
         return int(cases[self._shuffled(part, round_)[within]])
+
+    def shares(self) -> Array:
+        """(cases,) float64: share of the samples that is cut from each case."""
+        found = np.zeros(self._count)
+        for cases in self._cases:
+            found[cases] = 1 / len(self._cases) / len(cases)
+        return found
 
     def _shuffle(self, part: int, round_: int) -> Array:
         drawn = generator(self.seed, round_, stream=f"turns of part {part}")

@@ -48,7 +48,8 @@ class Method(nn.Module, ABC):
         backbones: Backbones it is meant for; empty means any.
         uses_labels: Whether labels can enter the losses.
         balance: Share of crops centred on a label, unless the user says otherwise.
-        store_power: How crops are shared out between stores, likewise; see CaseOrder.
+        share_power: How crops are shared out between stores or modalities, likewise;
+            see CaseOrder.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
     """
@@ -59,7 +60,7 @@ class Method(nn.Module, ABC):
     backbones: ClassVar[tuple[str, ...]] = ()
     uses_labels: ClassVar[bool] = False
     balance: ClassVar[float] = 0.0
-    store_power: ClassVar[float] = 1.0
+    share_power: ClassVar[float] = 1.0
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, backbone: Backbone, config: Any) -> None:

@@ -64,7 +64,7 @@ class Joint(Method):
         "with Intra-Inter Contrastive Clustering, AAAI 2023"
     )
     backbones: ClassVar[tuple[str, ...]] = ("hybrid",)
-    store_power: ClassVar[float] = 0.5
+    share_power: ClassVar[float] = 0.5
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: JointConfig

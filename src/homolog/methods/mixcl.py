@@ -71,7 +71,7 @@ class MixCL(Method):
     )
     uses_labels: ClassVar[bool] = True
     balance: ClassVar[float] = 0.67
-    store_power: ClassVar[float] = 0.5  # few labelled scans, many others: both count
+    share_power: ClassVar[float] = 0.5  # few labelled scans, many others: both count
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: MixCLConfig

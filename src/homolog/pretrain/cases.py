@@ -8,7 +8,7 @@ import numpy as np
 
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.feed import CaseRef
+from homolog.feed import CaseRef, Feed
 from homolog.geometry.affine import Index
 from homolog.views.view import ViewSpec, Whole
 
@@ -75,3 +75,22 @@ def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
                 "time. Smaller crops: --set method.size=z,y,x"
             )
     return ""
+
+
+def shares_note(feed: Feed) -> str:
+    """What share of the samples each modality gives; empty where there is only one.
+
+    Stages that see the same scans are told together.
+    """
+    stages: dict[str, list[str]] = {}
+    for groups, shares in feed.modality_shares():
+        told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        if len(shares) > 1:
+            stages.setdefault(told, []).append(groups[0])
+    if not stages:
+        return ""
+    parts = [
+        told if len(stages) == 1 else f"{' and '.join(groups)}: {told}"
+        for told, groups in stages.items()
+    ]
+    return f"share of each modality in the samples: {'; '.join(parts)}."

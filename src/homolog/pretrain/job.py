@@ -22,7 +22,7 @@ from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
 from homolog.nn.optim import parameter_groups
-from homolog.pretrain.cases import chosen_cases, padding_note
+from homolog.pretrain.cases import chosen_cases, padding_note, shares_note
 from homolog.pretrain.pairs import find_partners, partners_note
 from homolog.pretrain.preview import SlicePreview
 from homolog.pretrain.settings import PretrainConfig, build_method, resolve_request
@@ -69,11 +69,14 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         world_size=here.size,
         threads=max(1, settings.feed_threads),
         partners=partners,
-        store_power=settings.store_power,
+        share_by=settings.share_by,
+        share_power=settings.share_power,
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
         targets=_numbers(method.classes(), [c.card.target for c in cases]),
         phases=method.phases(),
     )
+    if note := shares_note(feed):
+        yield Note(note)
     training = train(
         method, feed, settings.training,
         folder=folder, device=device, seed=settings.seed,

@@ -47,10 +47,15 @@ class PretrainConfig:
     balance: float = option(
         0.0, "share of crops centred on a label", minimum=0.0, maximum=1.0
     )
-    store_power: float = option(
+    share_by: str = option(
+        "store",
+        "between whom crops are shared out, and in each between labelled and "
+        "unlabelled scans",
+        choices=("store", "modality"),
+    )
+    share_power: float = option(
         1.0,
-        "how crops are shared out between stores, and in each between labelled and "
-        "unlabelled scans: 1 by number of scans, 0.5 by its square root, 0 evenly",
+        "how: 1 by number of scans, 0.5 by its square root, 0 evenly",
         minimum=0.0,
         maximum=1.0,
     )
@@ -119,7 +124,7 @@ def resolve(
             "device": device,
             "store_hashes": [store.hash for store in opened],
             "balance": cls.balance,
-            "store_power": cls.store_power,
+            "share_power": cls.share_power,
             **others,
         },
     )
