@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from dropping import drop
 from named import nameless
+from PIL import Image
 from toy_runs import make_model, slow_run, wait_for_step
 
 pytest.importorskip("napari")
@@ -154,6 +156,12 @@ def test_a_real_window_with_all_panels(
     models = panel.panels["Models"]
     qtbot.waitUntil(lambda: len(models.models) == 2, timeout=10_000)
     assert models.chosen().name == "theirs"
+    picture = home / "chest.png"
+    Image.fromarray(np.tile(np.arange(48, dtype=np.uint8), (40, 1))).save(picture)
+    open_path(viewer, panel, picture)
+    assert viewer.layers["chest"].data.shape[-2:] == (40, 48)
+    open_path(viewer, panel, home / "none.png")
+    assert len(viewer.layers) == 1
 
     pressed: list[str] = []
     keys.add(panel.hub, "Shift-F", "test", lambda: pressed.append("F"))

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.scan_header import kind_of
+from homolog.gui.files.opening import add_to
+from homolog.gui.files.reader import read_path
 from homolog.gui.preferences import PLUGIN
 
 WIDGET = "Homolog"
@@ -15,7 +18,7 @@ def open_viewer(paths: Sequence[Path], *, show: bool = True) -> Any:
     """A viewer with our panel, and each path opened where it belongs.
 
     Args:
-        paths: Scan files and folders of DICOM; a run opens in the tab Runs, a model in
+        paths: Scan files, pictures and folders of DICOM; a run opens in the tab Runs, a model in
             the tab Models.
         show: Whether the window appears at once.
 
@@ -48,6 +51,10 @@ def open_path(viewer: Any, panel: Any, path: Path) -> None:
         panel.visit("Models", {"model": str(path.absolute())})
         return
     try:
-        viewer.open(str(path), plugin=PLUGIN)
+        if kind_of(path) == "image2d":  # napari gives its plugins no pictures to read
+            for layer in read_path(path):
+                add_to(viewer, layer)
+        else:
+            viewer.open(str(path), plugin=PLUGIN)
     except Exception as error:  # noqa: BLE001 - the window opens all the same
         panel.hub.say(f"{path.name} could not be opened: {error}", "error")
