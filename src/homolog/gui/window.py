@@ -18,8 +18,8 @@ def open_viewer(paths: Sequence[Path], *, show: bool = True) -> Any:
     """A viewer with our panel, and each path opened where it belongs.
 
     Args:
-        paths: Scan files, pictures and folders of DICOM; a run opens in the tab Runs, a model in
-            the tab Models.
+        paths: Scan files, pictures and folders of DICOM; a run opens in the tab Runs, a
+            model in the tab Models.
         show: Whether the window appears at once.
 
     Returns:
