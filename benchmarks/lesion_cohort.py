@@ -21,23 +21,25 @@ from homolog.data.phantom import Phantom, make_phantom
 from homolog.data.phantom_cohort import patient_seed
 from homolog.data.scan_io import write_volume
 
-_DEEPER_HU = -70.0
-_RADIUS_MM = (14.0, 22.0)
 
-
-def with_lesion(patient: Phantom, rng: np.random.Generator) -> Phantom:
+def with_lesion(
+    patient: Phantom,
+    rng: np.random.Generator,
+    radius_mm: tuple[float, float],
+    deeper_hu: float,
+) -> Phantom:
     """The same patient with a soft-edged dark ball somewhere in the liver."""
     names = {name: value for value, name in patient.labels.names.items()}
     liver = patient.labels.data == names["liver"]
     spacing = np.array(patient.volume.affine.spacing_mm)
     depth = ndimage.distance_transform_edt(liver, sampling=spacing)
-    radius = rng.uniform(*_RADIUS_MM)
+    radius = rng.uniform(*radius_mm)
     inside = np.argwhere(depth >= min(0.6 * radius, 0.9 * depth.max()))
     centre = inside[rng.integers(len(inside))]
     places = np.stack(np.indices(liver.shape), -1)
     away = np.linalg.norm((places - centre) * spacing, axis=-1)
     share = np.clip((radius - away) / spacing.min() + 0.5, 0, 1) * liver
-    data: NDArray[np.int16] = np.rint(patient.volume.data + _DEEPER_HU * share).astype(
+    data: NDArray[np.int16] = np.rint(patient.volume.data - deeper_hu * share).astype(
         np.int16
     )
     volume = dataclasses.replace(patient.volume, data=data)
@@ -48,6 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--spacing", type=float, default=6.0, help="mm")
+    parser.add_argument(
+        "--radius-mm", type=float, nargs=2, default=(14.0, 22.0), metavar=("LO", "HI")
+    )
+    parser.add_argument("--deeper-hu", type=float, default=70.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -65,7 +71,8 @@ def main() -> None:
         ill = number % 2 == 1
         if ill:
             rng = np.random.default_rng([arguments.seed, number])
-            patient = with_lesion(patient, rng)
+            low, high = arguments.radius_mm
+            patient = with_lesion(patient, rng, (low, high), arguments.deeper_hu)
         write_volume(patient.volume, arguments.out / f"{name}.nii.gz")
         share = number / arguments.count
         split = "train" if share < 0.5 else "val" if share < 0.65 else "test"
