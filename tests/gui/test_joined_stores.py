@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from homolog.data.label_names import join_labels
 from homolog.data.preprocess import Preprocessing, differing_settings
 from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.joined_stores import (
@@ -83,21 +83,34 @@ def test_labels_without_a_name_stay_apart_and_it_is_said() -> None:
 
 
 def test_the_form_names_the_classes_that_the_engine_will_name(
-    phantom_store: Any,
+    phantom_store: Any, three_patients: Any, tmp_path: Path
 ) -> None:
     """Through a link, too: the engine goes by the folder it leads to."""
+    from homolog.data.store import Store
     from homolog.feed import CaseRef
     from homolog.tasks._label_spaces import classes_of
 
-    chosen = read_store(phantom_store.path)
-    assert chosen.preprocessing == phantom_store.preprocessing
-    own = classes_of([CaseRef(phantom_store, c) for c in phantom_store.cards])
-    assert [c.name for c in joined_labels([chosen])] == list(own.names.values())
-    names = [{c.value: c.name for c in s.classes} for s in (chosen, ABDOMEN)]
-    both = join_labels([("phantoms", names[0]), ("abdomen", names[1])])
-    told = joined_labels([chosen, ABDOMEN])
-    assert [c.name for c in told] == list(both.names.values())
-    assert dict(told[0].scans).keys() == {"phantoms", "abdomen"}  # the liver of both
+    opened = []
+    for name, made in (("a", phantom_store), ("b", three_patients)):
+        folder = tmp_path / name / "store"
+        folder.mkdir(parents=True)
+        (folder / "cases").symlink_to(made.path / "cases")
+        contents = json.loads((made.path / "store.json").read_text())
+        contents["label_names"] |= {"1": "label 1", "2": f"organ {name}"}
+        (folder / "store.json").write_text(json.dumps(contents))
+        (tmp_path / f"link_{name}").symlink_to(folder)
+        opened.append(Store.open(folder))
+    chosen = [read_store(tmp_path / name) for name in ("link_a", "link_b")]
+    assert chosen[0].preprocessing == phantom_store.preprocessing
+    engine = classes_of([CaseRef(s, card) for s in opened for card in s.cards])
+    told = joined_labels(chosen)
+    assert [c.name for c in told] == list(engine.names.values())
+    assert {"label 1 of a/store", "label 1 of b/store", "organ b"} <= {
+        c.name for c in told
+    }
+    for space, store in zip(engine.spaces, ("link_a", "link_b"), strict=True):
+        taught = {engine.names[value] for value in space.values.values()}
+        assert taught == {c.name for c in told if store in dict(c.scans)}
 
 
 def test_stores_prepared_otherwise_are_told_with_the_one_that_counts() -> None:
@@ -154,7 +167,7 @@ def test_classes_of_whole_scans_are_joined_too() -> None:
     assert teaching_problem("classify", [one, two]) == ""
     marks = films("/a/marks", ("a", 2), ("no finding", 3), several=True)
     title, lines = what_is_learnt("classify", [marks, films("/a/b", ("None", 2))])
-    assert title == "1 findings, any or none per scan"
+    assert title == "1 finding, any or none per scan"
     assert lines.splitlines()[-1] == "no finding: 3 scans (marks), 2 scans (b)"
 
 

@@ -89,7 +89,7 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
         title = f"{len(joined)} classes of whole scans"
         if any(store.several for store in stores):
             count = sum(one.name != NONE for one in joined)
-            title = f"{count} findings, any or none per scan"
+            title = f"{count} finding{'s' * (count != 1)}, any or none per scan"
         if len(stores) == 1:
             return title, "\n".join(f"{c.name}: {c.scans[0][1]} scans" for c in joined)
         return title, _lines(joined)
@@ -101,10 +101,7 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
     title = f"{len(joined)} class{plural}, {count} labelled scan{'s' * (count != 1)}"
     if len(stores) == 1:
         return title, "\n".join(class_lines(stores[0].classes))
-    note = (
-        "\nWhere a store does not annotate a class, nothing is learnt about it there."
-    )
-    return title, _lines(joined) + note
+    return title, f"{_lines(joined)}\n{_ELSEWHERE}"
 
 
 def how_they_fit(task: str, stores: Sequence[StoreChoice]) -> str:
