@@ -47,6 +47,7 @@ from homolog.gui.learn.store_list import (
 )
 
 STORE = StoreChoice(Path("/data/my store"), 8, 6, 7, 5, "1.5 mm", "8 CT", ())
+OTHER = StoreChoice(Path("/data/other"), 3, 3, 3, 3)
 ENCODER = ModelChoice(Path("/runs/pre 1"), "pre 1", "encoder", "swin")
 DESCRIBED: dict[str, Any] = {
     "recipes": {
@@ -103,7 +104,7 @@ def test_the_pretraining_command_asks_for_what_the_window_asks_for() -> None:
 def test_the_finetuning_command_asks_for_what_the_window_asks_for() -> None:
     wish = FinetuneWish(
         task="segment",
-        store=STORE,
+        stores=(STORE, OTHER),
         recipe="gpu",
         backbone={"name": "vit", "width": 96},
         task_config={"freeze": 0.2, "window": [64, 64, 64]},
@@ -116,7 +117,16 @@ def test_the_finetuning_command_asks_for_what_the_window_asks_for() -> None:
     told = _parsed(finetune_command, wish.command(Path("/runs/seg")))
     own, training, network = sort_settings(told["assignments"])
     assert told["encoder"] == config["encoder"] == "scratch"
-    assert [str(store) for store in told["stores"]] == [config["store"]]
+    assert [str(store) for store in told["stores"]] == [
+        config["store"], *config["more_stores"],
+    ]  # fmt: skip
+    assert config["store"] == "/data/my store"
+    assert config["more_stores"] == ["/data/other"]
+    assert wish.stem == "segment-my-store-and-more"
+    alone = FinetuneWish("segment", (STORE,))
+    assert alone.config()["more_stores"] == []
+    single = _parsed(finetune_command, alone.command(Path("/runs/seg")))
+    assert single["stores"] == (Path("/data/my store"),)
     assert told["fraction"] == 0.25
     assert told["steps"] == 7500 == config["training"]["steps"]
     assert own == config["task_config"]
@@ -155,20 +165,20 @@ def test_nothing_is_started_that_cannot_be_meant(phantom_store: Any) -> None:
     assert "swin" in PretrainWish("mae", (bare,), backbone="vit",
                                   encoder=ENCODER).problem()  # fmt: skip
     assert "Choose a store" in FinetuneWish("segment").problem()
-    assert "No scan of bare has labels" in FinetuneWish("segment", bare).problem()
-    assert "none is left to learn from" in FinetuneWish("segment", held).problem()
-    assert FinetuneWish("segment", good).problem() == ""
-    assert "phantoms has none" in FinetuneWish("classify", good).problem()
+    assert "No scan of bare has labels" in FinetuneWish("segment", (bare,)).problem()
+    assert "none is left to learn from" in FinetuneWish("segment", (held,)).problem()
+    assert FinetuneWish("segment", (good,)).problem() == ""
+    assert "phantoms has none" in FinetuneWish("classify", (good,)).problem()
     two = (("ill", 4), ("well", 2))
     films = StoreChoice(
         Path("films"), cases=6, scan_classes=two, classed=6, class_teachable=3
     )
-    assert FinetuneWish("classify", films).problem() == ""
-    assert "No scan of films has labels" in FinetuneWish("segment", films).problem()
+    assert FinetuneWish("classify", (films,)).problem() == ""
+    assert "No scan of films has labels" in FinetuneWish("segment", (films,)).problem()
     kept = StoreChoice(Path("kept"), cases=6, scan_classes=two)
-    assert "none is left" in FinetuneWish("classify", kept).problem()
+    assert "none is left" in FinetuneWish("classify", (kept,)).problem()
     assert films.title == "films: 6 scans, 6 with a class"
-    assert "more than 0" in FinetuneWish("segment", good, fraction=0.0).problem()
+    assert "more than 0" in FinetuneWish("segment", (good,), fraction=0.0).problem()
 
 
 def test_runs_are_numbered_and_named_for_any_file_system(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -236,9 +237,88 @@ def test_a_store_from_elsewhere_is_added_and_remembered(
     other.symlink_to(phantom_store.path)
     finetune.visit({"store": str(other)})
     until(lambda: len(finetune.stores) == 2)
-    assert finetune.wish().store.path == other
+    (chosen,) = finetune.wish().stores
+    assert chosen.path == other
     finetune.keep()
     assert kept_values.read(home, "Fine-tune")["others"] == [str(other)]
+
+
+@pytest.fixture
+def two_stores(home: Path, three_patients: Any, hub: Hub) -> tuple[str, str]:
+    """A second store in the folder; its name comes first."""
+    (home / "stores" / "another").symlink_to(three_patients.path)
+    return str(home / "stores" / "another"), str(home / "stores" / "phantoms")
+
+
+def test_one_model_is_finetuned_on_the_stores_that_are_ticked(
+    two_stores: tuple[str, str], finetune: FinetunePanel, hub: Hub, home: Path,
+    qtbot: Any,
+) -> None:  # fmt: skip
+    another, phantoms = two_stores
+    assert finetune.wish().config()["store"] == another  # the first labelled one
+    assert finetune.wish().config()["more_stores"] == []
+    alone = finetune.fold.text()
+    assert not finetune.fit.isVisible()
+    finetune.list.tick(another, False)
+    assert "Choose a store" in finetune.box.words.text()
+    assert not finetune.fold.isVisible()
+    finetune.list.tick(phantoms)
+    finetune.list.tick(another)
+    config = finetune.wish().config()
+    assert (config["store"], config["more_stores"]) == (phantoms, [another])
+    assert finetune.box.name.text() == "segment-phantoms-and-more-01"
+    assert finetune.fold.text() != alone
+    assert "(phantoms), 3 scans (another)" in finetune.classes.text()
+    assert finetune.fit.text().startswith("Learnt from several stores")
+    assert finetune.box.start.isEnabled()
+    finetune.box.copy.click()
+    text = QApplication.clipboard().text()
+    assert text.startswith(f"homolog finetune segment {phantoms} {another} --encoder")
+    hub.closing.emit()
+    again = FinetunePanel(hub)
+    qtbot.addWidget(again)
+    shown(again, hub)
+    assert again.wish().config() == config  # in the order they were ticked
+    went: list[tuple[str, Any]] = []
+    hub.go.connect(lambda title, what: went.append((title, what)))
+    again._to_pretrain()
+    assert went == [("Pretrain", {"stores": [phantoms, another]})]
+    # the Label tab hands on one store: it alone is learnt from
+    again.visit({"store": another})
+    until(lambda: len(again.wish().stores) == 1)
+    assert again.wish().config()["store"] == another
+
+
+def test_a_store_without_labels_is_marked_and_said_before_the_start(
+    two_stores: tuple[str, str], finetune: FinetunePanel
+) -> None:
+    another, phantoms = two_stores
+    stores = [
+        dataclasses.replace(s, labelled=0, teachable=0, classes=())
+        if str(s.path) == another else s
+        for s in finetune.stores
+    ]  # fmt: skip
+    finetune._got_stores(stores)
+    texts = [finetune.list.item(i).text() for i in range(2)]
+    assert texts[0].startswith("phantoms: ")  # those that teach come first
+    assert texts[1].startswith("⚠ another: ")
+    assert "No scan of another has labels" in finetune.list.item(1).toolTip()
+    finetune.list.tick(phantoms)
+    assert "No scan of another has labels" in finetune.box.words.text()
+    assert not finetune.box.start.isEnabled()
+    finetune.list.tick(another, False)
+    assert finetune.box.start.isEnabled()
+
+
+def test_several_stores_are_handed_on_to_pretraining(
+    two_stores: tuple[str, str], pretrain: PretrainPanel
+) -> None:
+    another, phantoms = two_stores
+    pretrain.visit({"stores": [phantoms, another]})
+    until(lambda: len(pretrain.wish().stores) == 2)
+    assert pretrain.wish().config()["stores"] == [phantoms, another]
+    pretrain.list.tick(phantoms, False)
+    assert pretrain.wish().config()["stores"] == [another]
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])

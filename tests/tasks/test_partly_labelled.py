@@ -12,6 +12,7 @@ import torch
 
 from homolog.config import ConfigError
 from homolog.data.case_source import CaseSource
+from homolog.data.label_names import store_titles
 from homolog.data.scan_io import write_labels, write_volume
 from homolog.data.store import Store
 from homolog.data.store_writer import write_store
@@ -53,7 +54,9 @@ def scene(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.clip(data, -1024, 3000).astype(np.int16), where
 
 
-def make_store(folder: Path, names: dict[int, str], seeds: range) -> Store:
+def make_store(
+    folder: Path, names: dict[int, str], seeds: range, *, named: bool = True
+) -> Store:
     """A store that annotates some organs, under numbers of its own."""
     folder.mkdir()
     sources = []
@@ -76,7 +79,7 @@ def make_store(folder: Path, names: dict[int, str], seeds: range) -> Store:
                 split=split,
                 target=None,
                 boxes=(),
-                label_names=names,
+                label_names=names if named else {},
             )
         )
     drain(write_store(sources, folder / "store"))
@@ -103,6 +106,34 @@ def test_labels_of_one_name_are_one_class(stores: tuple[Store, Store]) -> None:
     alone = classes_of(refs(stores[1]))
     assert alone.names == {1: "plate", 5: "ball"}
     assert alone.spaces == ()
+
+
+def test_labels_without_a_name_stay_apart(
+    stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    a, b = (
+        make_store(tmp_path / name, {1: organ}, seeds, named=False)
+        for name, organ, seeds in (("a", "ball", range(2)), ("b", "plate", range(2, 4)))
+    )
+    assert a.label_names == b.label_names == {1: "label 1"}
+    classes = classes_of(refs(a, stores[1], b))
+    assert classes.names == {
+        1: "label 1 of a/store", 2: "plate", 5: "ball", 6: "label 1 of b/store",
+    }  # fmt: skip
+    assert classes_of(refs(a)).names == {1: "label 1"}
+    # nor does a model that knows a "label 1" of one store take another's for it
+    spec = {
+        "label_names": {"1": "label 1 of seen", "2": "plate"},
+        "label_spaces": [LabelSpace("seen", "?", {1: 1}).to_dict()],
+    }
+    found = space_of(a, spec)
+    assert found is not None
+    assert found.values == {}
+
+
+def test_stores_are_told_apart_by_the_folders_they_lie_in() -> None:
+    paths = [Path(p) for p in ("/x/one/store", "/y/one/store", "/z/two/store", "/z/b")]
+    assert store_titles(paths) == ["x/one/store", "y/one/store", "two/store", "b"]
 
 
 def test_label_maps_are_read_in_the_model_s_values() -> None:

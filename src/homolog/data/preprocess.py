@@ -6,7 +6,8 @@ int16 with a scale and an offset. The same function prepares training and new sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
@@ -59,6 +60,17 @@ class Preprocessing:
         "Treat every scan as this modality; empty takes what each file says.",
         choices=MODALITIES,
     )
+
+
+def differing_settings(recipes: Sequence[Preprocessing]) -> list[str]:
+    """Settings in which any recipe differs from the first; not the modality.
+
+    Stores of several modalities leave a new scan its own.
+    """
+    names = [f.name for f in fields(Preprocessing) if f.name != "modality"]
+    told = [[getattr(recipe, name) for recipe in recipes] for name in names]
+    pairs = zip(names, told, strict=True)
+    return sorted(name for name, values in pairs if any(v != values[0] for v in values))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from homolog.backbones._base import Backbone
 from homolog.config import ConfigError
 from homolog.data.box_map import BOXES, box_name
+from homolog.data.label_names import has_name
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder
@@ -57,10 +58,10 @@ def masks_of(cases: Sequence[CaseRef]) -> tuple[list[str], list[Row]]:
         store = numbers.setdefault(path, len(numbers))
         for value in card.label_values:
             name = case.store.label_names.get(value, "")
-            if name in ("", f"label {value}"):  # what a store calls one without a name
-                one = class_of(f"label {value} of {path.name}", str(path))
-            else:
+            if has_name(value, name):
                 one = class_of(name)
+            else:
+                one = class_of(f"label {value} of {path.name}", str(path))
             rows.add((store, value, one))
         # a case has one map: beside a label map its boxes stay unused
         for box in () if card.has_label else card.boxes:

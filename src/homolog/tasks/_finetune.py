@@ -12,6 +12,7 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
+from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.events import Job, Note, Saved
@@ -202,12 +203,11 @@ def _common_recipe(stores: Sequence[Store]) -> dict[str, Any]:
 
 def _recipes_note(cases: Cases) -> str:
     """What to tell where stores were prepared differently; else empty."""
-    first, *others = (to_dict(s.preprocessing) for s in stores_of(cases))
-    odd = {k for o in others for k in first if k != "modality" and o[k] != first[k]}
+    odd = differing_settings([s.preprocessing for s in stores_of(cases)])
     if not odd:
         return ""
     return (
-        f"the stores were prepared with different settings ({', '.join(sorted(odd))}); "
+        f"the stores were prepared with different settings ({', '.join(odd)}); "
         f"the model will prepare new scans as {cases.all[0].store.path} does."
     )
 

@@ -1,8 +1,8 @@
 """Labels of several data sets as classes of one model.
 
-Each store names its own labels. Labels of one name are one class, wherever they occur;
-a label without a name is a class of its own store. What a store does not annotate may
-still be there, unlabelled: the loss must not call it background.
+Each store names its own labels; ``homolog.data.label_names`` says how they are joined.
+What a store does not annotate may still be there, unlabelled: the loss must not call it
+background.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.data.label_names import join_labels, name_between_stores, store_titles
 from homolog.data.store import Store
 from homolog.feed import CaseRef
 
@@ -63,10 +64,7 @@ class Classes:
 
 
 def classes_of(cases: Sequence[CaseRef]) -> Classes:
-    """The classes that cases of one or several stores annotate together.
-
-    Of a single store, its own values. Of several, a store's value is kept where it is
-    free, so that the first store keeps all of its own.
+    """The classes that cases of one or several stores annotate, see ``join_labels``.
 
     Args:
         cases: Labelled; stores in the order of their first case.
@@ -76,37 +74,17 @@ def classes_of(cases: Sequence[CaseRef]) -> Classes:
     for case in cases:
         stores.setdefault(case.store.path, case.store)
         found.setdefault(case.store.path, set()).update(case.card.label_values)
-    if len(stores) <= 1:
-        own = [s.label_names for s in stores.values()]
-        names = own[0] if own else {}
-        values = sorted(v for part in found.values() for v in part)
-        return Classes({v: names.get(v, f"label {v}") for v in values})
-    titles = _titles(list(stores))
-    number: dict[str, int] = {}
-    told: dict[int, str] = {}
-    spaces = []
-    for path, store in stores.items():
-        mapping: dict[int, int] = {}
-        for value in sorted(found[path]):
-            given = store.label_names.get(value)
-            name = given or f"label {value} of {titles[path]}"
-            key = name.strip().casefold()
-            if key not in number:
-                free = value not in told
-                number[key] = value if free else max(told, default=0) + 1
-                told[number[key]] = name
-            mapping[value] = number[key]
-        spaces.append(LabelSpace(titles[path], store.hash, mapping))
-    return Classes({v: told[v] for v in sorted(told)}, tuple(spaces))
-
-
-def _titles(paths: Sequence[Path]) -> dict[Path, str]:
-    """Names that tell stores apart: the folder, with the one above where needed."""
-    names = [path.name for path in paths]
-    return {
-        path: path.name if names.count(path.name) == 1 else "/".join(path.parts[-2:])
-        for path in paths
-    }
+    titles = store_titles(list(stores))
+    named = [
+        {v: store.label_names.get(v, "") for v in found[path]}
+        for path, store in stores.items()
+    ]
+    joined = join_labels(list(zip(titles, named, strict=True)))
+    if len(stores) == 1:
+        return Classes(joined.names)
+    parts = zip(titles, stores.values(), joined.values, strict=True)
+    spaces = (LabelSpace(title, s.hash, values) for title, s, values in parts)
+    return Classes(joined.names, tuple(spaces))
 
 
 def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
@@ -125,12 +103,13 @@ def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
         if space.store_hash == store.hash:
             return space
     known = {n.strip().casefold(): int(v) for v, n in spec["label_names"].items()}
-    values = {
-        value: known[name.strip().casefold()]
+    title = store.path.name
+    own = {
+        value: name_between_stores(value, name, title).strip().casefold()
         for value, name in store.label_names.items()
-        if name.strip().casefold() in known
     }
-    return LabelSpace(store.path.name, store.hash, values)
+    values = {value: known[name] for value, name in own.items() if name in known}
+    return LabelSpace(title, store.hash, values)
 
 
 def in_model(labels: NDArray[np.int16], space: LabelSpace | None) -> NDArray[np.int16]:

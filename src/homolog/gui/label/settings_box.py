@@ -7,8 +7,8 @@ from dataclasses import replace
 from qtpy.QtWidgets import QCheckBox, QComboBox, QVBoxLayout, QWidget
 
 from homolog.gui import rows
+from homolog.gui.folds import fold_of
 from homolog.gui.label.session import LabelSession
-from homolog.gui.learn.forms import fold_of
 
 _LEARNERS = [
     ("Smooth borders (logistic regression)", "logistic"),

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QVBoxLayout, QWidget
 
 from homolog.gui import rows
+from homolog.gui.folds import fold_of
 from homolog.gui.landmarks.session import Session
-from homolog.gui.learn.forms import fold_of
 from homolog.tasks._landmark_rules import LandmarksConfig
 
 # Name in the configuration, label, digits, step.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from homolog.config import merge
 from homolog.gui.learn.command_line import assignments, common, length_words, quoted
+from homolog.gui.learn.joined_stores import teaching_problem
 from homolog.gui.learn.model_choice import SCRATCH, ModelChoice
 from homolog.gui.learn.store_list import StoreChoice
 
@@ -171,7 +172,8 @@ class FinetuneWish:
 
     Attributes:
         task: Name.
-        store: With labelled scans; None when none is chosen.
+        stores: With labelled scans, each with labels of its own; new scans will be
+            prepared as those of the first.
         encoder: What to start from; None starts from random weights.
         recipe: ``cpu`` or ``gpu``.
         backbone: Network overrides; ``name`` for another than the recipe's.
@@ -185,7 +187,7 @@ class FinetuneWish:
     """
 
     task: str
-    store: StoreChoice | None = None
+    stores: tuple[StoreChoice, ...] = ()
     encoder: ModelChoice | None = None
     recipe: str = "cpu"
     backbone: Mapping[str, Any] = field(default_factory=dict)
@@ -200,44 +202,28 @@ class FinetuneWish:
 
     @property
     def stem(self) -> str:
-        """Task and store."""
-        return _stem(self.task, [self.store.name] if self.store else [])
+        """Task and first store."""
+        return _stem(self.task, [s.name for s in self.stores])
 
     def problem(self) -> str:
         """See Wish."""
-        if self.store is None:
-            return "Choose a store with labelled scans."
-        if self.store.problem:
-            return f"The store {self.store.name} cannot be used: {self.store.problem}"
-        if self.task == "classify":
-            trouble = _class_problem(self.store)
-            if trouble:
-                return trouble
-        elif not self.store.labelled:
-            return (
-                f"No scan of {self.store.name} has labels. Build the store again with "
-                "a folder of label maps, or choose another one."
-            )
-        elif not self.store.teachable:
-            return (
-                f"All labelled scans of {self.store.name} are kept for validation or "
-                "the final test, so none is left to learn from. Add labelled scans."
-            )
-        elif not self.store.classes:
-            return f"All label maps of {self.store.name} are empty: nothing to learn."
+        trouble = teaching_problem(self.task, self.stores)
+        if trouble:
+            return trouble
         if not 0.0 < self.fraction <= 1.0:
             return "The share of labelled scans must be more than 0 and at most 100 %."
         return _network_problem(self.encoder, self.backbone.get("name"))
 
     def config(self) -> dict[str, Any]:
         """Fields of FinetuneConfig, for the worker to complete."""
-        assert self.store is not None
+        first, *more = [str(store.path) for store in self.stores]
         encoder, backbone = self.encoder, dict(self.backbone)
         length = self.length.training(self.recipe_steps)
         return {
             "unresolved": True,
             "task": self.task,
-            "store": str(self.store.path),
+            "store": first,
+            "more_stores": more,
             "encoder": SCRATCH if encoder is None else str(encoder.path),
             "recipe": self.recipe,
             "backbone": backbone,
@@ -251,7 +237,8 @@ class FinetuneWish:
     def command(self, out: Path) -> str:
         """The ``homolog finetune`` line."""
         config = self.config()
-        words = ["homolog", "finetune", self.task, config["store"]]
+        words = ["homolog", "finetune", self.task]
+        words += [config["store"], *config["more_stores"]]
         words += ["--encoder", config["encoder"], "--out", str(out)]
         words += ["--recipe", self.recipe]
         network = dict(config["backbone"])
@@ -290,22 +277,6 @@ def _stem(first: str, stores: Sequence[str]) -> str:
     words = [first, *stores[:1]]
     plain = "-".join(words) + ("-and-more" if len(stores) > 1 else "")
     return re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-_")[:80] or first
-
-
-def _class_problem(store: StoreChoice) -> str:
-    """Why whole scans cannot be classified; empty when they can."""
-    if len(store.scan_classes) < 2:
-        found = ", ".join(name for name, _ in store.scan_classes) or "none"
-        return (
-            f"Classification needs scans of two classes, {store.name} has {found}. "
-            'Build it from a table with a column "class".'
-        )
-    if not store.class_teachable:
-        return (
-            f"All scans of {store.name} whose class is known are kept for validation "
-            "or the final test, so none is left to learn from."
-        )
-    return ""
 
 
 def _network_problem(encoder: ModelChoice | None, backbone: str | None) -> str:

@@ -7,12 +7,17 @@ from typing import Any
 
 from qtpy.QtWidgets import QComboBox, QSpinBox, QVBoxLayout, QWidget
 
-from homolog.data.findings import NONE
+from homolog.gui.folds import fold_of, lay_out_again
 from homolog.gui.learn.control import FinetuneWish
-from homolog.gui.learn.forms import fold_of
+from homolog.gui.learn.joined_stores import (
+    how_they_fit,
+    teaching_problem,
+    what_is_learnt,
+)
 from homolog.gui.learn.model_choice import SCRATCH
 from homolog.gui.learn.panel import LearnPanel
-from homolog.gui.learn.store_list import StoreChoice, class_lines
+from homolog.gui.learn.store_list import StoreChoice
+from homolog.gui.learn.store_ticks import StoreTicks
 from homolog.gui.rows import (
     EmptyState,
     beside,
@@ -32,7 +37,7 @@ _FIRST = (
 
 
 class FinetunePanel(LearnPanel):
-    """Task, labelled store, encoder, share of labels, length, device."""
+    """Task, labelled stores, encoder, share of labels, length, device."""
 
     title = "Fine-tune"
     kind = "finetune"
@@ -45,17 +50,19 @@ class FinetunePanel(LearnPanel):
     )
 
     def data_rows(self, column: QVBoxLayout) -> None:
-        """Store with its classes, encoder, share of the labelled scans."""
-        self.store = narrow(QComboBox())
-        self.store.currentIndexChanged.connect(lambda: self._store_chosen())
+        """Stores with their classes, encoder, share of the labelled scans."""
+        self.list = StoreTicks()
+        self.list.ticked.connect(self._ticked)
         self.classes = sentence("Classes to learn")
         self.fold = fold_of("Classes")
         self.fold.addWidget(self.classes)
+        self.fit = sentence("How the stores fit together")
         self._data = QWidget()
         inside = QVBoxLayout(self._data)
         inside.setContentsMargins(0, 0, 0, 0)
-        hint = "Store whose labelled scans are learnt from"
-        inside.addLayout(labelled("Learn from", self.store, hint))
+        hint = "Tick the stores whose labelled scans are learnt from, by one model"
+        inside.addLayout(labelled("Learn from", self.list, hint))
+        inside.addWidget(self.fit)
         inside.addWidget(self.fold)
         inside.addLayout(
             beside(
@@ -87,20 +94,17 @@ class FinetunePanel(LearnPanel):
         column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
 
     def show_stores(self) -> None:
-        """Fill the list of stores; labelled ones first."""
+        """Fill the list, labelled ones first; what was ticked stays ticked."""
         self._data.setVisible(bool(self.stores))
         ordered = sorted(
             self.stores, key=lambda s: (not s.teachable, not s.class_teachable)
         )
-        kept = (self.kept.get("stores") or [self.store.currentData()])[0]
-        entries = [
-            (
-                s.title if s.teachable or s.class_teachable else f"⚠ {s.title}",
-                str(s.path),
-            )
-            for s in ordered
-        ]
-        fill(self.store, entries, kept)
+        known = {str(store.path) for store in ordered}
+        wanted = self.kept.get("stores") or [s.path for s in self.list.chosen]
+        kept = [str(path) for path in wanted if str(path) in known]
+        if not kept and ordered:
+            kept = [str(ordered[0].path)]
+        self.list.show_stores(ordered, kept, self._lacks)
         self._show_classes()
 
     def show_encoders(self) -> None:
@@ -126,7 +130,7 @@ class FinetunePanel(LearnPanel):
                 backbone["name"] = settings.asked_network
         return FinetuneWish(
             task=str(task),
-            store=self._chosen_store(),
+            stores=tuple(self.list.chosen),
             encoder=encoder,
             recipe=settings.recipe_name,
             backbone=backbone,
@@ -141,9 +145,8 @@ class FinetunePanel(LearnPanel):
 
     def choices(self) -> dict[str, Any]:
         """See LearnPanel."""
-        store = self.store.currentData()
         return {
-            "stores": [store] if store else [],
+            "stores": [str(store.path) for store in self.list.chosen],
             "encoder": self.encoder.currentData() or "",
             "share": self.share.value(),
         }
@@ -159,37 +162,26 @@ class FinetunePanel(LearnPanel):
 
     def _entry_changed(self) -> None:
         super()._entry_changed()
+        chosen = [str(store.path) for store in self.list.chosen]
+        self.list.show_stores(self.list.stores, chosen, self._lacks)
         self._show_classes()
 
-    def _store_chosen(self) -> None:
-        store = self.store.currentData()
-        self.kept["stores"] = [store] if store else []
+    def _ticked(self) -> None:
+        self.kept["stores"] = [str(store.path) for store in self.list.chosen]
         self._show_classes()
         self.something_changed()
 
+    def _lacks(self, store: StoreChoice) -> str:
+        return teaching_problem(str(self.entry.currentData()), [store])
+
     def _show_classes(self) -> None:
-        store = self._chosen_store()
-        classes = () if store is None else store.classes
-        whole = () if store is None else store.scan_classes
-        if self.entry.currentData() == "classify":
-            classes = () if whole else classes
-        elif classes:
-            whole = ()
-        self.fold.setVisible(bool(classes or whole))
-        if store is None or not (classes or whole):
-            return
-        if whole:
-            count = sum(name != NONE for name, _ in whole)
-            title = f"{len(whole)} classes of whole scans"
-            if store.several:
-                title = f"{count} findings, any or none per scan"
-            self.fold.setText(title)
-            tell(self.classes, "\n".join(f"{name}: {n} scans" for name, n in whole))
-            return
-        title = f"{len(classes)} class{'es' * (len(classes) != 1)}, "
-        scans = f"{store.teachable} labelled scan{'s' * (store.teachable != 1)}"
-        self.fold.setText(title + scans)
-        tell(self.classes, "\n".join(class_lines(classes)))
+        task, stores = str(self.entry.currentData()), self.list.chosen
+        title, lines = what_is_learnt(task, stores)
+        self.fold.setVisible(bool(title))
+        self.fold.setText(title)
+        tell(self.classes, lines)
+        lay_out_again(self.fold)
+        tell(self.fit, how_they_fit(task, stores))
 
     def _encoder_chosen(self) -> None:
         self.kept["encoder"] = self.encoder.currentData()
@@ -202,14 +194,10 @@ class FinetunePanel(LearnPanel):
         facts = "Random weights" if encoder is None else encoder.facts
         self.encoder.setToolTip(facts)
 
-    def _chosen_store(self) -> StoreChoice | None:
-        path = self.store.currentData()
-        return next((s for s in self.stores if str(s.path) == path), None)
-
     def _chosen_encoder(self) -> Any:
         path = self.encoder.currentData()
         return next((e for e in self.encoders if str(e.path) == path), None)
 
     def _to_pretrain(self) -> None:
-        store = self.store.currentData()
-        self.hub.go.emit("Pretrain", {"store": store} if store else {})
+        stores = [str(store.path) for store in self.list.chosen]
+        self.hub.go.emit("Pretrain", {"stores": stores})

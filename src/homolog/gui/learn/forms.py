@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from magicgui.widgets import create_widget
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QGridLayout,
     QLabel,
@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from homolog.gui.folds import fold_of
 from homolog.gui.learn.form_fields import (
     Field,
     Refused,
@@ -273,22 +274,6 @@ def _fold(title: str, widgets: Sequence[QWidget]) -> QCollapsible:
     fold = fold_of(title)
     for widget in widgets:
         fold.addWidget(widget)
-    return fold
-
-
-def fold_of(title: str) -> QCollapsible:
-    """A closed fold with a title that can be reached by key."""
-    fold = QCollapsible(title)
-    fold.setDuration(0)
-    fold.layout().setContentsMargins(0, 0, 0, 0)
-    fold.content().layout().setContentsMargins(4, 0, 0, 0)
-    fold.setAccessibleName(title)
-    fold.setToolTip(f"Show or hide: {title}")
-    button = fold.findChild(QWidget)
-    if button is not None:
-        button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        button.setAccessibleName(title)
-        button.setToolTip(f"Show or hide: {title}")
     return fold
 
 

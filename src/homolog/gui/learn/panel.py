@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
 
 from homolog.gui import preferences
+from homolog.gui.folds import fold_of
 from homolog.gui.hub import Hub
 from homolog.gui.learn import kept_values
 from homolog.gui.learn.control import Wish
 from homolog.gui.learn.device_box import DeviceBox
-from homolog.gui.learn.forms import fold_of
 from homolog.gui.learn.length_box import LengthBox
 from homolog.gui.learn.model_choice import ModelChoice, list_encoders
 from homolog.gui.learn.recipes import about_text, recipe_for
@@ -130,9 +130,11 @@ class LearnPanel(QWidget):
         self.box.refresh()
 
     def visit(self, what: Mapping[str, Any]) -> None:
-        """Another panel sends the user here, perhaps with a store or an encoder."""
-        if what.get("store"):
-            self.add_store(Path(str(what["store"])))
+        """Another panel sends the user here, perhaps with stores or an encoder."""
+        given = what.get("stores") or [what.get("store")]
+        stores = [Path(str(path)) for path in given if path]
+        if stores:
+            self.add_stores(stores)
         if what.get("encoder"):
             path = Path(str(what["encoder"])).resolve()
             self.kept["encoder"] = str(path)
@@ -158,15 +160,18 @@ class LearnPanel(QWidget):
 
     def choose_store(self) -> None:
         """Let the user point at a store outside the stores folder."""
-        ask_folder(self, "Choose a store", self.add_store)
+        ask_folder(self, "Choose a store", lambda path: self.add_stores([path]))
 
-    def add_store(self, path: Path) -> None:
-        """Take a store into the list, and choose it."""
-        if path.parent.resolve() == self.hub.stores.resolve():
-            path = self.hub.stores / path.name
-        elif str(path) not in self.other_stores:
-            self.other_stores.append(str(path))
-        self.kept["stores"] = [str(path)]
+    def add_stores(self, paths: Sequence[Path]) -> None:
+        """Take stores into the list, and choose them and no others."""
+        chosen = []
+        for path in paths:
+            if path.parent.resolve() == self.hub.stores.resolve():
+                path = self.hub.stores / path.name
+            elif str(path) not in self.other_stores:
+                self.other_stores.append(str(path))
+            chosen.append(str(path))
+        self.kept["stores"] = chosen
         self.read_stores()
 
     @property

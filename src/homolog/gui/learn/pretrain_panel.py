@@ -6,24 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QCheckBox,
-    QComboBox,
-    QListWidget,
-    QListWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QCheckBox, QComboBox, QVBoxLayout, QWidget
 
 from homolog.gui.learn.control import PretrainWish
 from homolog.gui.learn.panel import LearnPanel
-from homolog.gui.learn.store_list import StoreChoice
+from homolog.gui.learn.store_ticks import StoreTicks
 from homolog.gui.rows import button, fill, labelled, named, narrow
-
-_PATH = Qt.ItemDataRole.UserRole
-_ROWS_SHOWN = 4
 
 
 class PretrainPanel(LearnPanel):
@@ -40,11 +28,8 @@ class PretrainPanel(LearnPanel):
 
     def data_rows(self, column: QVBoxLayout) -> None:
         """Stores, with ticks: several can be learnt from at once."""
-        self.list = QListWidget()
-        self.list.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.list.itemChanged.connect(lambda _: self._ticked())
+        self.list = StoreTicks()
+        self.list.ticked.connect(self._ticked)
         self._data = QWidget()
         inside = QVBoxLayout(self._data)
         inside.setContentsMargins(0, 0, 0, 0)
@@ -75,21 +60,13 @@ class PretrainPanel(LearnPanel):
 
     def show_stores(self) -> None:
         """Fill the list; what was ticked stays ticked."""
-        ticked = {str(p) for p in self.kept.get("stores") or ()}
-        usable = [s for s in self.stores if not s.problem]
-        if not ticked & {str(s.path) for s in usable} and usable:
-            newest = max(usable, key=lambda s: _age(s.path))
-            ticked = {str(newest.path)}
         self._data.setVisible(bool(self.stores))
-        self.list.blockSignals(True)
-        self.list.clear()
-        for store in self.stores:
-            self.list.addItem(_item(store, str(store.path) in ticked))
-        self.list.blockSignals(False)
-        rows = min(max(len(self.stores), 2), _ROWS_SHOWN)
-        height = self.list.fontMetrics().height() + 4
-        self.list.setFixedHeight(rows * height + 2 * self.list.frameWidth() + 4)
-        self.kept["stores"] = [str(s.path) for s in self._chosen_stores()]
+        usable = {str(s.path): s for s in self.stores if not s.problem}
+        ticked = [str(p) for p in self.kept.get("stores") or () if str(p) in usable]
+        if not ticked and usable:
+            ticked = [max(usable, key=lambda path: _age(usable[path].path))]
+        self.list.show_stores(self.stores, ticked, lambda store: store.problem)
+        self.kept["stores"] = [str(s.path) for s in self.list.chosen]
 
     def show_encoders(self) -> None:
         """Fill the starting weights."""
@@ -107,7 +84,7 @@ class PretrainPanel(LearnPanel):
         settings = self.settings
         return PretrainWish(
             method=str(method),
-            stores=tuple(self._chosen_stores()),
+            stores=tuple(self.list.chosen),
             recipe=settings.asked_recipe,
             backbone=settings.asked_network if encoder is None else None,
             settings={
@@ -126,7 +103,7 @@ class PretrainPanel(LearnPanel):
     def choices(self) -> dict[str, Any]:
         """See LearnPanel."""
         return {
-            "stores": [str(s.path) for s in self._chosen_stores()],
+            "stores": [str(s.path) for s in self.list.chosen],
             "encoder": self.encoder.currentData() or "",
             "without_test": self.without_test.isChecked(),
         }
@@ -142,7 +119,7 @@ class PretrainPanel(LearnPanel):
         self.without_test.setChecked(True)
 
     def _ticked(self) -> None:
-        self.kept["stores"] = [str(s.path) for s in self._chosen_stores()]
+        self.kept["stores"] = [str(s.path) for s in self.list.chosen]
         self.something_changed()
 
     def _encoder_chosen(self) -> None:
@@ -153,24 +130,6 @@ class PretrainPanel(LearnPanel):
     def _chosen_encoder(self) -> Any:
         path = self.encoder.currentData()
         return next((e for e in self.encoders if str(e.path) == path), None)
-
-    def _chosen_stores(self) -> list[StoreChoice]:
-        items = [self.list.item(i) for i in range(self.list.count())]
-        ticked = {
-            i.data(_PATH) for i in items if i.checkState() == Qt.CheckState.Checked
-        }
-        return [s for s in self.stores if str(s.path) in ticked]
-
-
-def _item(store: StoreChoice, ticked: bool) -> QListWidgetItem:
-    text = f"⚠ {store.title}" if store.problem else store.title
-    item = QListWidgetItem(text)
-    item.setData(_PATH, str(store.path))
-    item.setToolTip(store.problem or f"{store.title}\n{store.path}")
-    item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-    usable = ticked and not store.problem
-    item.setCheckState(Qt.CheckState.Checked if usable else Qt.CheckState.Unchecked)
-    return item
 
 
 def _age(path: Path) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QSpinBox, QVBoxLayout, QWidget
 
-from homolog.gui.learn.forms import Form, fold_of
+from homolog.gui.folds import fold_of
+from homolog.gui.learn.forms import Form
 from homolog.gui.learn.recipes import (
     network_base,
     recipe_network,

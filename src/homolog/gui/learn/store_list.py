@@ -10,6 +10,7 @@ from pathlib import Path
 
 from homolog.data.card import Card
 from homolog.data.findings import NONE, findings_of, has_several, says_none
+from homolog.data.preprocess import Preprocessing
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import spacing_text
@@ -51,6 +52,7 @@ class StoreChoice:
         several: Whether a scan may have several such classes, or none.
         classed: Scans whose class is known.
         class_teachable: Scans with such a class that are learnt from.
+        preprocessing: How its scans were prepared; None where it cannot be read.
         problem: Why it cannot be used; empty when it can.
     """
 
@@ -66,6 +68,7 @@ class StoreChoice:
     several: bool = False
     classed: int = 0
     class_teachable: int = 0
+    preprocessing: Preprocessing | None = None
     problem: str = ""
 
     @property
@@ -110,6 +113,7 @@ def read_store(path: Path) -> StoreChoice:
         several=any(map(has_several, targets)),
         classed=len(targets),
         class_teachable=sum(card.target is not None for card in learnt),
+        preprocessing=store.preprocessing,
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
 

@@ -24,11 +24,11 @@ from homolog.data.volume import MODALITIES
 from homolog.gui import engine, keys, preferences
 from homolog.gui.files.layers import LayerData
 from homolog.gui.files.opening import add_to, read_layer
+from homolog.gui.folds import fold_of
 from homolog.gui.hub import Hub
 from homolog.gui.learn import kept_values
 from homolog.gui.learn.command_line import predict_command
 from homolog.gui.learn.device_box import DeviceBox
-from homolog.gui.learn.forms import fold_of
 from homolog.gui.learn.model_choice import ModelChoice, list_models
 from homolog.gui.rows import (
     EmptyState,
