@@ -12,6 +12,7 @@ from homolog.nn.depth_head import DepthHead
 from homolog.nn.heads import pooled, pooled_twice
 from homolog.nn.instance_pooling import InstancePooling
 from homolog.nn.slicewise import slice_vectors
+from homolog.nn.standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def keeps_slices(backbone: Backbone) -> bool:
 
 
 class ClassifyNetwork(nn.Module):
-    """The encoder's deepest map pooled, normalised, dropout, one linear layer or two.
+    """The encoder's deepest map pooled, standardised, one linear layer or two.
 
     A 2D encoder sees a volume slice by slice, and the slices' vectors are pooled.
 
@@ -126,8 +127,12 @@ class ClassifyNetwork(nn.Module):
 
 
 def _head(width: int, out: int, dropout: float, hidden: int) -> nn.Sequential:
-    """LayerNorm, dropout, and one fully connected layer or two."""
-    parts: list[nn.Module] = [nn.LayerNorm(width), nn.Dropout(dropout)]
+    """What tells samples apart, dropout, and one fully connected layer or two."""
+    parts: list[nn.Module] = [
+        nn.LayerNorm(width, elementwise_affine=False),
+        Standardise(width),
+        nn.Dropout(dropout),
+    ]
     if hidden:
         parts += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)]
     return nn.Sequential(*parts, nn.Linear(hidden or width, out))

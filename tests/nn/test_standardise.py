@@ -1,0 +1,76 @@
+"""Features as they vary between samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from homolog.nn.standardise import Standardise
+
+
+def alike(count: int, seed: int = 0) -> torch.Tensor:
+    """(count, 3): one vector, and little that differs."""
+    noise = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+    return torch.tensor([5.0, -2.0, 0.0]) + 0.2 * noise
+
+
+def test_what_samples_share_is_taken_away_and_the_rest_grows() -> None:
+    module = Standardise(3, eps=1e-9)
+    found = module(alike(64))
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.var(0, correction=0), torch.ones(3))
+    # any number of leading axes; each row by itself
+    together = module(alike(64).reshape(4, 16, 3))
+    torch.testing.assert_close(together.reshape(64, 3), found)
+
+
+def test_in_evaluation_and_alone_a_sample_is_seen_as_training_was() -> None:
+    module = Standardise(3)
+    for seed in range(60):
+        module(alike(32, seed))
+    one = alike(1, 99)
+    expected = (one - torch.tensor([5.0, -2.0, 0.0])) / (0.04 + 1e-3) ** 0.5
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    for training in (True, False):
+        module.train(training)
+        torch.testing.assert_close(module(one), expected, atol=0.25, rtol=0)
+    module.eval()(alike(8))
+    assert all(torch.equal(v, state[n]) for n, v in module.state_dict().items())
+
+
+def test_a_feature_that_does_not_vary_stays_small() -> None:
+    module = Standardise(2)
+    rows = torch.tensor([[1.0, 3.0], [1.0, -3.0]])
+    assert module(rows)[:, 0].abs().max() == 0
+    for _ in range(100):
+        module(rows)
+    late = module.eval()(torch.tensor([[1.01, 0.0]]))
+    assert late[0, 0].abs() < 0.4
+
+
+def test_a_small_difference_is_learnt_in_few_steps() -> None:
+    """With a plain linear layer 40 steps of this rate do not tell the two apart."""
+    truth = torch.arange(32) % 2
+    rows = torch.randn(1, 16, generator=torch.Generator().manual_seed(1)).repeat(32, 1)
+    rows[:, 3] += 0.1 * (truth * 2.0 - 1)
+
+    def loss_of(*first: nn.Module) -> float:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = nn.Sequential(*first, nn.Linear(16, 2))
+        optimiser = torch.optim.AdamW(network.parameters(), 1e-2)
+        for _ in range(40):
+            loss = nn.functional.cross_entropy(network(rows), truth)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    assert loss_of(Standardise(16)) < 0.45
+    assert loss_of() > 0.6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_gives_float32(dtype: torch.dtype) -> None:
+    assert Standardise(3)(alike(4).to(dtype)).dtype == torch.float32
