@@ -174,14 +174,17 @@ def test_h_t8_labels_add_a_term_of_their_own_and_only_that() -> None:
     assert list(plain) == ["clusters"]
     torch.testing.assert_close(plain["clusters"], losses["clusters"])
     # without the clusters it is supervised training on the labelled samples
-    only = method_of(cases, weight_clusters=0.0)
+    # with the averages as the first step found them
+    method.eval()
+    only = method_of(cases, weight_clusters=0.0).eval()
     only.load_state_dict(method.state_dict())
     torch.stack(list(only.losses(views, 0.5).values())).sum().backward()
     target = views["large"].target
     assert target is not None
     pooled = vectors_of(method, views["large"].image)[target >= 0]
     assert method.classifier is not None
-    scores = method.classifier(pooled)
+    even = torch.nn.functional.layer_norm(pooled, pooled.shape[-1:])
+    scores = method.classifier(method.standard(even))
     expected = torch.stack(
         [
             torch.nn.functional.cross_entropy(scores[:, k], target[target >= 0])

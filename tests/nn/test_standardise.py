@@ -16,35 +16,46 @@ def alike(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_what_samples_share_is_taken_away_and_the_rest_grows() -> None:
-    module = Standardise(3, eps=1e-9)
-    found = module(alike(64))
-    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.var(0, correction=0), torch.ones(3))
-    # any number of leading axes; each row by itself
-    together = module(alike(64).reshape(4, 16, 3))
-    torch.testing.assert_close(together.reshape(64, 3), found)
+    module = Standardise(3, eps=0.0)
+    rows = alike(64)
+    found = module(rows)  # the first batch makes the averages
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        found.var(0, correction=0), torch.ones(3), atol=1e-3, rtol=0
+    )
+    # any number of leading axes; each row by itself; the same in evaluation
+    module.eval()
+    torch.testing.assert_close(module(rows.reshape(4, 16, 3)).reshape(64, 3), found)
+    torch.testing.assert_close(module(rows[7]), found[7])
 
 
-def test_in_evaluation_and_alone_a_sample_is_seen_as_training_was() -> None:
+def test_the_averages_are_of_the_batches_before_and_of_those_that_count() -> None:
+    module = Standardise(3)
+    for seed in range(60):
+        rows = torch.cat([alike(32, seed), torch.full((8, 3), 1e3)])
+        module(rows, torch.arange(40) < 32)
+    torch.testing.assert_close(
+        module.mean, torch.tensor([5.0, -2.0, 0.0]), atol=0.05, rtol=0
+    )
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    module(alike(4), torch.zeros(4, dtype=torch.bool))  # nothing counts
+    module.eval()(alike(8))
+    assert all(torch.equal(v, state[n]) for n, v in module.state_dict().items())
+
+
+def test_a_batch_of_one_class_is_not_centred_away() -> None:
     module = Standardise(3)
     for seed in range(60):
         module(alike(32, seed))
-    one = alike(1, 99)
-    expected = (one - torch.tensor([5.0, -2.0, 0.0])) / (0.04 + 1e-3) ** 0.5
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    for training in (True, False):
-        module.train(training)
-        torch.testing.assert_close(module(one), expected, atol=0.25, rtol=0)
-    module.eval()(alike(8))
-    assert all(torch.equal(v, state[n]) for n, v in module.state_dict().items())
+    ill = alike(3) + torch.tensor([0.0, 0.0, 0.6])
+    assert module(ill)[:, 2].mean() > 1.0
 
 
 def test_a_feature_that_does_not_vary_stays_small() -> None:
     module = Standardise(2)
     rows = torch.tensor([[1.0, 3.0], [1.0, -3.0]])
-    assert module(rows)[:, 0].abs().max() == 0
     for _ in range(100):
-        module(rows)
+        assert module(rows)[:, 0].abs().max() < 1e-3
     late = module.eval()(torch.tensor([[1.01, 0.0]]))
     assert late[0, 0].abs() < 0.4
 

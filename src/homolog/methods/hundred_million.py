@@ -23,6 +23,7 @@ from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
 from homolog.methods._multi_crop import multi_crop
 from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
+from homolog.nn.standardise import Standardise
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
@@ -59,7 +60,7 @@ class HundredMillion(Method):
     cross-entropy, boxes as masks (inside the class, outside background), which the
     paper leaves open; AdamW but in the recipe paper; queue and freeze are shares of the
     training; means, not means and maxima, of the deepest
-    map of volumes.
+    map of volumes; classes are told from features standardised between scans.
     """
 
     Config = HundredMillionConfig
@@ -91,7 +92,9 @@ class HundredMillion(Method):
         )
         self.classifier: nn.Linear | None = None
         if self.classes():
-            self.classifier = nn.Linear(backbone.channels[-1], len(self.classes()))
+            width = backbone.channels[-1]
+            self.standard = Standardise(width)
+            self.classifier = nn.Linear(width, len(self.classes()))
         self.masks: MaskHead | None = None
         if config.weight_masks > 0 and config.mask_rows:
             self.masks = MaskHead(
@@ -247,8 +250,10 @@ class HundredMillion(Method):
     def _class_error(self, vectors: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the large crops of samples whose class is known."""
         assert self.classifier is not None
-        scores = self.classifier(vectors).float()
         known = target >= 0
+        plain = nn.functional.layer_norm(vectors, vectors.shape[-1:])
+        seen = self.standard(plain, known[:, None].expand(vectors.shape[:2]))
+        scores = self.classifier(seen).float()
         error = nn.functional.cross_entropy(
             scores.transpose(1, 2),
             target[:, None].expand(-1, scores.shape[1]),
