@@ -193,6 +193,7 @@ def test_labels_are_named_where_a_store_is_built(panel, qtbot, clinic) -> None:
         box.build.click()
         assert not line.isEnabled()
     assert line.isEnabled()
+    assert line.isVisibleTo(panel)
     names = Store.open(built.args[0]).label_names
     assert names == {1: "liver", 2: "label 2", 7: "spleen"}
     assert "No label map holds 7 (spleen)." in box.summary.text()

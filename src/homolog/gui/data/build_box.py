@@ -70,9 +70,9 @@ class BuildBox(QFrame):
         self._has_labels = False
         self._make()
         self._arrange()
-        self.refresh(0)
+        self.refresh(0, has_labels=False)
 
-    def refresh(self, ticked: int, only: str = "", *, has_labels: bool = False) -> None:
+    def refresh(self, ticked: int, only: str = "", *, has_labels: bool) -> None:
         """Say how many sources are ticked; offer a free name.
 
         Args:
@@ -161,7 +161,7 @@ class BuildBox(QFrame):
         self._name_is_ours = True
         self.hub.changed.emit("stores")
         self.built.emit(Path(result["store"]))
-        self.refresh(self._ticked)
+        self.refresh(self._ticked, has_labels=self._has_labels)
 
     def _stopped(self) -> None:
         self._name_is_ours = False
