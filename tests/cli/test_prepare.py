@@ -66,6 +66,29 @@ def test_unsound_files_are_listed_with_their_reason_and_the_rest_goes_on(run, tm
     assert json.loads((tmp_path / "store" / "rejected.json").read_text()) == [rejected]
 
 
+def test_labels_are_called_as_given_and_stay_so(run, phantom_folder, tmp_path):
+    out = tmp_path / "store"
+    words = (phantom_folder, "--out", out)
+    status, text, _ = run(*words, "--names", "1=my liver, 77=nothing there")
+    assert status == 0
+    assert "No label map holds 77 (nothing there)." in text
+    before = Store.open(out)
+    assert before.label_names[1] == "my liver"
+    assert before.label_names[2] not in ("", "label 2")  # of the data set's own file
+    status, text, _ = run(*words)
+    assert status == 0
+    assert "0 prepared now, 8 were current" in text
+    assert "Label names given earlier were kept: 1 (my liver) and 77" in text
+    assert Store.open(out).label_names == before.label_names
+
+
+def test_help_tells_where_names_come_from_otherwise(run):
+    status, text, _ = run("--help")
+    assert status == 0
+    told = " ".join(text.split())
+    assert "Without --names, labels are called as dataset.json, a label_names" in told
+
+
 def test_spacing_window_and_modality_reach_the_store(run, tmp_path):
     (tmp_path / "in").mkdir()
     scan(tmp_path / "in" / "a.nii.gz", spacing=(2.0, 1.0, 1.0))
@@ -94,6 +117,9 @@ def test_spacing_window_and_modality_reach_the_store(run, tmp_path):
         (["in", "--spacing", "1,2,-3"], "spacing_mm must be in"),
         (["in", "--window-hu", "300,100"], "LO below HI"),
         (["in", "--modality", "xray"], "xray"),
+        (["in", "--names", "1=liver, left"], "got 'left' in '1=liver, left'"),
+        (["in", "--names", "0=air"], "0 is background"),
+        (["in", "--names", "1=a,1=b"], "label 1 must have one name"),
         (["empty"], "no scans in this folder"),
         (["torn"], "no sound scan was found"),
     ],

@@ -31,6 +31,7 @@ from homolog.gui.data.store_building import (
     duration,
     fold_words,
     free_name,
+    names_problem,
     parse_spacing,
     rejected_text,
     result_line,
@@ -119,6 +120,7 @@ def test_a_folder_is_one_row_with_its_scans(tmp_path: Path) -> None:
     (folder / "p3.nii").write_bytes(b"x")
     (row,) = rows_of(folder)
     assert row.facts == "3 scans, 1 with labels"
+    assert row.labelled == 1
     assert row.badge.level == DOUBT
     assert row.badge.reason.startswith("1 of 3 left out, first p3: ")
     assert [s.name for s in row.scans] == ["p1 + labels", "p2", "p3"]
@@ -143,7 +145,9 @@ def test_layers_are_rows_too() -> None:
 def test_the_config_of_a_store(tmp_path: Path) -> None:
     config = build_config([tmp_path], tmp_path / "stores", "my scans")
     assert config["out"] == str(tmp_path / "stores" / "my scans")
-    assert config["spacing"] == "auto"
+    assert (config["spacing"], config["names"]) == ("auto", "")
+    called = build_config([tmp_path], tmp_path, "x", names="1=liver, 2=spleen")
+    assert called["names"] == "1=liver, 2=spleen"
     own = build_config([tmp_path], tmp_path, "x", spacing="own", own_spacing="3, 1 1")
     assert own["spacing"] == [3, 1, 1]
     assert parse_spacing("1.5") == [1.5, 1.5, 1.5]
@@ -159,6 +163,7 @@ def test_the_config_of_a_store(tmp_path: Path) -> None:
         ({"labels": "/no/such"}, "no label folder"),
         ({"spacing": "own", "own_spacing": "thin"}, "Give the voxel size"),
         ({"spacing": "own", "own_spacing": "0"}, "Give the voxel size"),
+        ({"names": "liver"}, "Label names must be VALUE=NAME"),
     ],
 )
 def test_what_is_missing_is_said(
@@ -168,6 +173,11 @@ def test_what_is_missing_is_said(
     given = {"sources": [tmp_path], "stores": tmp_path, "name": "new", **change}
     with pytest.raises(UnusableInput, match=said):
         build_config(**given)
+
+
+def test_label_names_are_checked_before_the_worker_starts() -> None:
+    assert names_problem("") == names_problem("1=liver, 2=left kidney") == ""
+    assert names_problem("0=air").startswith("A label value must be a whole number")
 
 
 def test_a_stopped_store_goes_on_and_names_stay_free(tmp_path: Path) -> None:

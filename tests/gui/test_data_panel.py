@@ -14,10 +14,10 @@ from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
-from homolog.data.scan_io import write_volume
+from homolog.data.scan_io import write_labels, write_volume
 from homolog.data.series_list import SeriesInfo
 from homolog.data.store import Store
-from homolog.data.volume import Volume
+from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
 from homolog.gui import commands, preferences, telling
 from homolog.gui.data.panel import DataPanel
@@ -156,6 +156,77 @@ def test_cancel_and_problems_are_said(panel, hub, qtbot, tmp_path: Path) -> None
     for i in range(panel.list.topLevelItemCount()):
         panel.list.topLevelItem(i).setCheckState(0, Qt.CheckState.Unchecked)
     assert not panel.build.build.isEnabled()
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Path:
+    """A folder of two scans, one with a label map of 1 and 2."""
+    folder = tmp_path / "clinic"
+    (folder / "labels").mkdir(parents=True)
+    a = write_scan(folder / "a.nii.gz")
+    write_scan(folder / "b.nii.gz", 1)
+    labels = np.zeros((24, 26, 28), np.uint8)
+    labels[4:9], labels[12:20] = 1, 2
+    write_labels(
+        LabelMap(labels, Affine.of((2.0, 1.5, 1.5))), folder / "labels" / a.name
+    )
+    return folder
+
+
+def test_labels_are_named_where_a_store_is_built(panel, qtbot, clinic) -> None:
+    box = panel.build
+    line = box.label_names
+    panel.add([clinic])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 1, timeout=10_000)
+    assert line.isVisibleTo(panel)
+    line.field.setText("1")
+    assert not line.problem.isVisibleTo(panel)  # who types is not yet done
+    line.field.editingFinished.emit()
+    assert "✖ Label names must be VALUE=NAME" in line.problem.text()
+    assert line.problem.isVisibleTo(panel)
+    box.build.click()
+    assert box.helper is None
+    assert box.build.isEnabled()
+    line.field.setText("1=liver, 7=spleen")
+    assert not line.problem.isVisibleTo(panel)
+    with qtbot.waitSignal(box.built, timeout=BUILD_MS) as built:
+        box.build.click()
+        assert not line.isEnabled()
+    assert line.isEnabled()
+    assert line.isVisibleTo(panel)
+    names = Store.open(built.args[0]).label_names
+    assert names == {1: "liver", 2: "label 2", 7: "spleen"}
+    assert "No label map holds 7 (spleen)." in box.summary.text()
+
+
+def test_label_names_are_asked_for_where_label_maps_come_in(
+    panel, hub, qtbot, clinic, tmp_path: Path
+) -> None:
+    line = panel.build.label_names
+    panel.add([clinic / "b.nii.gz"])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 1, timeout=10_000)
+    assert not line.isVisibleTo(panel)
+    panel.build.labels.setText(str(clinic / "labels"))
+    assert line.isVisibleTo(panel)
+    line.field.setText("no names")
+    assert not line.is_sound()
+    panel.build.labels.clear()
+    assert not line.isVisibleTo(panel)
+    assert (line.text, line.is_sound()) == ("", True)
+    panel.add([clinic])
+    qtbot.waitUntil(lambda: len(panel.list.rows) == 2, timeout=10_000)
+    assert line.isVisibleTo(panel)
+    folder = panel.list.topLevelItem(1)
+    assert folder.text(0).startswith("clinic")
+    folder.setCheckState(0, Qt.CheckState.Unchecked)
+    assert not line.isVisibleTo(panel)
+    hub.viewer.add_labels(np.zeros((24, 26, 28), np.uint8))
+    qtbot.waitUntil(lambda: panel.use_labels.isVisibleTo(panel), timeout=10_000)
+    assert not line.isVisibleTo(panel)
+    panel.use_labels.setChecked(True)
+    assert line.isVisibleTo(panel)
+    hub.viewer.layers.clear()
+    qtbot.waitUntil(lambda: not line.isVisibleTo(panel), timeout=10_000)
 
 
 def test_the_offer_is_made_once(panel) -> None:

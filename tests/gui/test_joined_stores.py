@@ -80,6 +80,7 @@ def test_labels_without_a_name_stay_apart_and_it_is_said() -> None:
     assert how_they_fit("segment", [one, two]).startswith(
         "No class has the same name in two stores. Labels without a name stay apart;"
     )
+    assert "(Data, Label names)" in how_they_fit("segment", [one, two])
 
 
 def test_the_form_names_the_classes_that_the_engine_will_name(

@@ -59,6 +59,13 @@ _LISTED = 20
     type=click.Choice(_MODALITIES, case_sensitive=False),
     help="Treat every scan as this, whatever its file says.",
 )
+@click.option(
+    "--names",
+    default="",
+    metavar="VALUE=NAME,...",
+    help="What label values are called, such as '1=liver,2=left kidney'; wins over "
+    "names in files, and is kept when the store is brought up to date.",
+)
 @common
 def command(
     sources: tuple[Path, ...],
@@ -67,6 +74,7 @@ def command(
     spacing: str,
     window_hu: str | None,
     modality: str | None,
+    names: str,
     seed: int,
     device: str,
     as_json: bool,
@@ -80,6 +88,9 @@ def command(
 
     A manifest has a column image and, where known, label, modality, class (a|b are
     two, "no finding" is none), types, subject, split (train, val, test), boxes.
+
+    Without --names, labels are called as dataset.json, a label_names.json beside the
+    label maps, or a JSON manifest says, or else by their number.
     """
     from homolog.cli._follow import follow
     from homolog.errors import JobError
@@ -93,6 +104,7 @@ def command(
         spacing=spacing if spacing in _SPACINGS else triple(spacing, "--spacing"),
         modality=modality,
         window_hu=None if window_hu is None else _window(window_hu),
+        names=names,
         seed=seed,
     )
     last = follow(_with_result(job))

@@ -23,6 +23,7 @@ from homolog.data.fingerprint import (
     fingerprint,
     intensities_by_modality,
 )
+from homolog.data.given_names import names_kept, what_was_named, with_names
 from homolog.data.label_names import label_names, name_conflicts
 from homolog.data.preprocess import Preprocessing
 from homolog.data.problems import Unsound
@@ -46,6 +47,7 @@ def prepare_store(
     labels: Sequence[Path] = (),
     spacing: Triple | str = "auto",
     preprocessing: Preprocessing | None = None,
+    names: Mapping[int, str] | None = None,
     seed: int = 0,
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
@@ -56,6 +58,7 @@ def prepare_store(
         labels: Folders of label maps, when they lie apart.
         spacing: Voxel size (z, y, x) in mm, ``native`` or ``auto``.
         preprocessing: The rest of the recipe.
+        names: As in ``write_store``.
         seed: Of the splits and the foreground index.
 
     Returns:
@@ -78,6 +81,7 @@ def prepare_store(
         preprocessing=preprocessing,
         spacing=spacing,
         rejected=index.rejected,
+        names=names,
         seed=seed,
     )
     return result
@@ -90,6 +94,7 @@ def write_store(
     preprocessing: Preprocessing | None = None,
     spacing: Triple | str | None = None,
     rejected: Sequence[Rejected] = (),
+    names: Mapping[int, str] | None = None,
     seed: int = 0,
     fractions: Mapping[str, float] = FRACTIONS,
 ) -> Job[dict[str, Any]]:
@@ -106,6 +111,8 @@ def write_store(
         spacing: Voxel size, ``native`` or ``auto``; None takes that of the recipe, and
             ``auto`` without a recipe.
         rejected: What the index put aside already.
+        names: Label value -> name, before what the cases say; those given when the
+            store was last prepared stay for values not named now.
         seed: Of the splits and the foreground index.
         fractions: Share of subjects per split.
 
@@ -121,6 +128,8 @@ def write_store(
     (out / "cases").mkdir(parents=True, exist_ok=True)
     cases = sorted(cases, key=lambda case: case.id)
     check_ids(cases)
+    named, kept = dict(names or {}), names_kept(out)
+    as_given = dict(sorted({**kept, **named}.items()))
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
     built = _prepare_all(cases, out, recipe, reasons, seed)
@@ -131,15 +140,18 @@ def write_store(
     write_json(reasons, out / "rejected.json")
     if not cards:
         raise UnusableInput(_nothing(reasons))
-    contents = _contents(cards, cases, recipe, print_, seed, fractions)
-    for sentence in name_conflicts(cases):
+    called = with_names(cases, as_given)
+    contents = _contents(cards, called, recipe, print_, seed, fractions)
+    contents["given_names"] = {str(v): n for v, n in as_given.items()}
+    for sentence in name_conflicts(called):
         yield Note(sentence, "warning")
     write_json(contents, out / "store.json")
     removed = sweep(out, [card.id for card in cards])
     if removed:
         yield Note(f"{removed} cases of an earlier run were removed from the store.")
     yield Saved(str(out), "store")
-    return _summary(cards, reasons, out, print_, counts)
+    told = what_was_named(named, kept, cases, cards)
+    return _summary(cards, reasons, out, print_, counts, told)
 
 
 def _recipe(
@@ -264,6 +276,7 @@ def _summary(
     out: Path,
     print_: Fingerprint,
     counts: Counter[str],
+    told: Sequence[str] = (),
     *,
     stopped: bool = False,
 ) -> dict[str, Any]:
@@ -274,7 +287,7 @@ def _summary(
         "rejected": reasons,
         "store": str(out),
         "spacing_mm": print_.spacing_mm,
-        "explanation": list(print_.sentences),
+        "explanation": [*print_.sentences, *told],
         "bytes": size,
         "built": counts["built"],
         "reused": counts["reused"],

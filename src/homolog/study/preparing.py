@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError, from_dict
+from homolog.data.given_names import read_names
 from homolog.data.preprocess import Preprocessing
 from homolog.data.store_writer import prepare_store
 from homolog.events import Job
@@ -15,7 +16,7 @@ from homolog.study.jobs import ending, paths, taken
 
 _DEFAULTS: Mapping[str, Any] = {
     "sources": ..., "out": ..., "labels": (), "spacing": "auto", "modality": None,
-    "window_hu": None, "seed": 0,
+    "window_hu": None, "names": "", "seed": 0,
 }  # fmt: skip
 
 
@@ -25,7 +26,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Args:
         config: ``sources`` and ``labels`` (absolute paths), ``out``, ``spacing``
             (``auto``, ``native`` or [z, y, x] in mm), ``modality``, ``window_hu``
-            ([low, high]), ``seed``.
+            ([low, high]), ``names`` (as in ``build_store``), ``seed``.
         folder: Not used; the store has its own.
 
     Returns:
@@ -41,6 +42,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         spacing=asked["spacing"],
         modality=asked["modality"],
         window_hu=asked["window_hu"],
+        names=asked["names"],
         seed=int(asked["seed"]),
     )
     return (yield from ending(building))
@@ -54,12 +56,23 @@ def build_store(
     spacing: Any,
     modality: str | None,
     window_hu: Any,
+    names: str,
     seed: int,
 ) -> Job[dict[str, Any]]:
     """Check what was asked for, then prepare.
 
+    Args:
+        sources: Scans, folders, data sets or manifests.
+        out: Folder of the store.
+        labels: Folders of label maps, when they lie apart.
+        spacing: ``auto``, ``native`` or (z, y, x) in mm.
+        modality: Of every scan; None: as its file says.
+        window_hu: CT values kept (low, high); None: as ever.
+        names: What label values are called, as ``1=liver,2=spleen``; may be empty.
+        seed: Of the splits and the foreground index.
+
     Raises:
-        ConfigError: A spacing or window that cannot be meant.
+        ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
     from homolog.data.scan_header import is_series_path
@@ -77,7 +90,7 @@ def build_store(
     return (
         yield from prepare_store(
             sources, out, labels=labels, spacing=_spacing(spacing),
-            preprocessing=preprocessing, seed=seed,
+            preprocessing=preprocessing, names=read_names(names), seed=seed,
         )
     )  # fmt: skip
 

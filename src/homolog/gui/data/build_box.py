@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress
 from homolog.gui import rows
+from homolog.gui.data.names_line import NamesLine
 from homolog.gui.data.store_building import (
     Pace,
     build_config,
@@ -66,18 +67,21 @@ class BuildBox(QFrame):
         self._result: dict[str, Any] = {}
         self._notes: list[str] = []
         self._name_is_ours = True
+        self._has_labels = False
         self._make()
         self._arrange()
-        self.refresh(0)
+        self.refresh(0, has_labels=False)
 
-    def refresh(self, ticked: int, only: str = "") -> None:
+    def refresh(self, ticked: int, only: str = "", *, has_labels: bool) -> None:
         """Say how many sources are ticked; offer a free name.
 
         Args:
             ticked: How many.
             only: Name of the one ticked folder, after which the store is called.
+            has_labels: Whether label maps come with them.
         """
-        self._ticked = ticked
+        self._ticked, self._has_labels = ticked, has_labels
+        self._offer_names()
         if self._name_is_ours:
             self.name.setText(free_name(self.hub.stores, only or "scans"))
         busy = self.helper is not None
@@ -89,6 +93,8 @@ class BuildBox(QFrame):
     def start(self) -> None:
         """Begin to build, or say what is missing."""
         rows.tell(self.problem, "")
+        if not self.label_names.is_sound():
+            return
         listing, label_folders = self._gather()
         in_background(
             listing, owner=self, done=self._launch(label_folders), failed=self._fail
@@ -109,7 +115,7 @@ class BuildBox(QFrame):
                 config = build_config(
                     sources, self.hub.stores, self.name.text(),
                     labels=self.labels.text(), spacing=self.spacing.currentData(),
-                    own_spacing=self.own.text(),
+                    own_spacing=self.own.text(), names=self.label_names.text,
                 )  # fmt: skip
             except UnusableInput as error:
                 self._fail(error)
@@ -155,7 +161,7 @@ class BuildBox(QFrame):
         self._name_is_ours = True
         self.hub.changed.emit("stores")
         self.built.emit(Path(result["store"]))
-        self.refresh(self._ticked)
+        self.refresh(self._ticked, has_labels=self._has_labels)
 
     def _stopped(self) -> None:
         self._name_is_ours = False
@@ -178,7 +184,8 @@ class BuildBox(QFrame):
             widget.setVisible(busy)
         self.stop.setEnabled(False)
         self.bar.setRange(0, 0)
-        for field in (self.name, self.spacing, self.own, self.labels, self.choose):
+        fields = (self.name, self.spacing, self.own, self.labels, self.label_names)
+        for field in (*fields, self.choose):
             field.setEnabled(not busy)
         self.build.setEnabled(not busy and self._ticked > 0)
         if busy:
@@ -192,6 +199,8 @@ class BuildBox(QFrame):
         self.name, self.labels, self.own = QLineEdit(), QLineEdit(), QLineEdit("1.5")
         self.name.textEdited.connect(self._name_typed)
         self.labels.setPlaceholderText("none, or beside the scans")
+        self.labels.textChanged.connect(lambda _: self._offer_names())
+        self.label_names = NamesLine()
         self.spacing = rows.narrow(QComboBox())
         for text, value in _SPACINGS:
             self.spacing.addItem(text, value)
@@ -263,6 +272,7 @@ class BuildBox(QFrame):
             )
         )  # fmt: skip
         column.addWidget(self.choose)
+        column.addWidget(self.label_names)
         for widget in (self.build, self.bar, self.status, self.stop, self.problem):
             column.addWidget(widget)
         for widget in (self.summary, self.show_rejected, self.rejected, self.copy):
@@ -280,6 +290,10 @@ class BuildBox(QFrame):
         own = self.spacing.currentData() == "own"
         for i in range(self._own_row.count()):
             self._own_row.itemAt(i).widget().setVisible(own)
+
+    def _offer_names(self) -> None:
+        """Where label maps come into the store."""
+        self.label_names.offer(self._has_labels or bool(self.labels.text().strip()))
 
     def _choose_labels(self) -> None:
         rows.ask_folder(

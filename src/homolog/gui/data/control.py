@@ -61,6 +61,7 @@ class Row:
         scans: The scans of a folder.
         is_layer: Whether it is open in the viewer.
         is_folder: Whether it stands for ``scans``.
+        labelled: How many of its scans have a label map.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Row:
     scans: tuple[Row, ...] = ()
     is_layer: bool = False
     is_folder: bool = False
+    labelled: int = 0
 
     @property
     def text(self) -> str:
@@ -98,8 +100,9 @@ def rows_of(path: Path) -> list[Row]:
         return scans
     labelled = sum(c.label is not None for c in found.candidates)
     facts = f"{count(len(scans), 'scan')}, {labelled} with labels"
-    row = Row(str(path), path.name, path, facts, scans=tuple(scans), is_folder=True)
-    return [replace(row, badge=folder_badge(scans))]
+    badge, shown = folder_badge(scans), tuple(scans)
+    row = Row(str(path), path.name, path, facts, badge, shown, is_folder=True)
+    return [replace(row, labelled=labelled)]
 
 
 def file_row(path: Path, *, deep: bool = False) -> Row:

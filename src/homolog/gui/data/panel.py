@@ -118,14 +118,14 @@ class DataPanel(QWidget):
         opened = {r.path for r in listed if r.path is not None}
         for found in self.added.values():
             listed += [r for r in found if r.path not in opened]
+        labels = [x for x in self.hub.viewer.layers if is_kind(x, "Labels")]
+        self.use_labels.setVisible(bool(labels))
         self.list.show_rows(listed)
         has_rows = bool(listed)
         self.empty.setVisible(not has_rows)
         tools = (self.check_button, self.show_button, self.remove_button)
         for widget in (self.open_button, self.list, *tools):
             widget.setVisible(has_rows)
-        labels = [x for x in self.hub.viewer.layers if is_kind(x, "Labels")]
-        self.use_labels.setVisible(bool(labels))
 
     def ask_files(self) -> None:
         """Let the user choose scans or pictures to open."""
@@ -247,7 +247,7 @@ class DataPanel(QWidget):
         ticked_keys = {r.key for r in ticked}
         unsaved = [layers[r.key] for r in ticked if r.path is None and r.key in layers]
         pairs = []
-        if self.use_labels.isVisibleTo(self) and self.use_labels.isChecked():
+        if self._takes_layers():
             every = pairs_of(self.hub.viewer.layers)
             pairs = [(s, x) for s, x in every if layer_key(s) in ticked_keys]
         scratch = Path(tempfile.mkdtemp(prefix="store-", dir=self.hub.scratch))
@@ -315,10 +315,15 @@ class DataPanel(QWidget):
         self.stores = StoresBox(self.hub)
         self.list.asked.connect(self._show_row)
         self.list.ticked.connect(self._count_ticked)
+        self.use_labels.toggled.connect(lambda _: self._count_ticked())
 
     def _count_ticked(self) -> None:
         ticked = self.list.ticked_rows()
-        self.build.refresh(len(ticked), name_for(ticked))
+        has_labels = self._takes_layers() or any(row.labelled for row in ticked)
+        self.build.refresh(len(ticked), name_for(ticked), has_labels=has_labels)
+
+    def _takes_layers(self) -> bool:
+        return bool(self.use_labels.isVisibleTo(self) and self.use_labels.isChecked())
 
     def _arrange(self) -> None:
         column = QVBoxLayout(self)
@@ -330,13 +335,8 @@ class DataPanel(QWidget):
         column.addLayout(
             rows.beside(self.check_button, self.show_button, self.remove_button)
         )
-        for widget in (
-            self.status,
-            self.trouble,
-            self.use_labels,
-            self.build,
-            self.stores,
-        ):
+        below = (self.status, self.trouble, self.use_labels, self.build, self.stores)
+        for widget in below:
             column.addWidget(widget)
         column.addStretch(0)
 

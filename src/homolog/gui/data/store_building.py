@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.config import ConfigError
+from homolog.data.given_names import read_names
 from homolog.errors import UnusableInput
 from homolog.gui.data.control import count
 from homolog.gui.files.opening import human_bytes
@@ -21,6 +23,7 @@ def build_config(
     labels: str = "",
     spacing: str = "auto",
     own_spacing: str = "",
+    names: str = "",
 ) -> dict[str, Any]:
     """The config of a ``prepare`` job.
 
@@ -31,6 +34,7 @@ def build_config(
         labels: Folder of label maps, may be empty.
         spacing: ``auto``, ``native`` or ``own``.
         own_spacing: ``1.5`` or ``3, 1, 1`` (z, y, x) in mm, for ``own``.
+        names: What label values are called, ``1=liver, 2=spleen``; may be empty.
 
     Raises:
         UnusableInput: Something is missing or cannot be meant; the sentence says what.
@@ -56,10 +60,12 @@ def build_config(
     wanted: Any = spacing
     if spacing == "own":
         wanted = parse_spacing(own_spacing)
+    if trouble := names_problem(names):
+        raise UnusableInput(trouble)
     return {
         "sources": [str(p.absolute()) for p in sources], "out": str(out.absolute()),
         "labels": folders, "spacing": wanted, "modality": None, "window_hu": None,
-        "seed": 0,
+        "names": names, "seed": 0,
     }  # fmt: skip
 
 
@@ -81,6 +87,16 @@ def parse_spacing(text: str) -> list[float]:
             "(3, 1, 1), each from 0.01 to 100."
         )
     return numbers
+
+
+def names_problem(text: str) -> str:
+    """Why label names cannot be meant; empty when they can."""
+    try:
+        read_names(text)
+    except ConfigError as error:
+        sentence = str(error)
+        return sentence[0].upper() + sentence[1:]
+    return ""
 
 
 def free_name(stores: Path, base: str = "scans") -> str:

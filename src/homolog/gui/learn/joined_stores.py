@@ -20,8 +20,8 @@ _ELSEWHERE = (
     "Where a store does not annotate a class, nothing is learnt about it there."
 )
 _NAMELESS = (
-    "Labels without a name stay apart; a dataset.json beside the scans names them when "
-    "a store is built."
+    "Labels without a name stay apart; they are named when a store is built (Data, "
+    "Label names), or by a dataset.json beside the scans."
 )
 _SETTINGS = {
     "spacing_mm": "voxel size",
