@@ -136,6 +136,14 @@ def test_sources_that_overlap_give_each_scan_once(tmp_path: Path) -> None:
     assert any("taken once" in note for note in result.notes)
 
 
+def test_a_scan_named_alone_and_in_its_folder_keeps_its_label(tmp_path: Path) -> None:
+    alone = scan(tmp_path / "ct" / "a.nii.gz")
+    its = label(tmp_path / "ct" / "a_seg.nii.gz")
+    for sources in ((alone, tmp_path / "ct"), (tmp_path / "ct", alone)):
+        (case,) = index(*sources).cases
+        assert case.label == its
+
+
 def test_ids_are_unique_stable_folder_names(tmp_path: Path) -> None:
     for name in ("one/a b.nii.gz", "one/A B.nii.gz", "one/x/y.nii", "one/x.y.nrrd"):
         if name.endswith("nrrd"):

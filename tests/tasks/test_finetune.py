@@ -112,6 +112,14 @@ def test_stopped_and_resumed_equals_uninterrupted(phantom_store, finished, tmp_p
     assert result["stopped"] is True
     assert result["steps"] < 4
     assert not (folder / "model").exists()
+    task = folder / "task.json"
+    began = task.read_text()
+    told = json.loads(began)
+    told["label_names"]["1"] = "something else"  # as if the store was named anew
+    task.write_text(json.dumps(told))
+    with pytest.raises(UnusableInput, match=r"label_names was .*something else.*now"):
+        drain(job(config, folder))
+    task.write_text(began)
     assert drain(job(config, folder))["steps"] == 4
     whole, resumed = load_model(finished[0]).state, load_model(folder).state
     assert all(torch.equal(whole[n], resumed[n]) for n in whole)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from homolog.data.case_source import (
@@ -110,10 +110,20 @@ def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def _once(found: Found) -> list[Candidate]:
-    """Each file once, though sources may overlap; the first mention counts."""
+    """Each file once, though sources may overlap.
+
+    The first mention counts; what it leaves open (a scan named alone has no label map)
+    is taken from the later ones.
+    """
     known: dict[Path, Candidate] = {}
     for candidate in found.candidates:
-        known.setdefault(candidate.image.resolve(), candidate)
+        first = known.setdefault(candidate.image.resolve(), candidate)
+        if first is not candidate:
+            told = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
+            if first.label is not None:
+                del told["label_names"]  # they are of the other label map
+            open_ = {n: v for n, v in told.items() if v and not getattr(first, n)}
+            known[candidate.image.resolve()] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
     if twice:
         found.notes.append(f"{twice} scans came up in several sources; taken once.")

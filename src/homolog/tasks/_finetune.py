@@ -29,6 +29,7 @@ from homolog.tasks._finetune_settings import (
     task_of,
 )
 from homolog.tasks._preview import LabelPreview
+from homolog.tasks._same_task import same_task
 from homolog.training import TrainingConfig, TrainingResult, train
 from homolog.training.precision import resolve_precision
 
@@ -40,8 +41,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
     Args:
         config: As taken by ``resolve``.
-        folder: The run; gets ``checkpoints/``, ``best/``, ``metrics.csv`` and, at the
-            end, ``model/``.
+        folder: The run; gets ``task.json``, ``checkpoints/``, ``best/``,
+            ``metrics.csv`` and, at the end, ``model/``.
 
     Returns:
         Summary, JSON types: ``model``, ``best``, ``best_step``, ``steps`` and more.
@@ -56,7 +57,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     for sentence in notes:
         yield Note(sentence)
     training = from_dict(TrainingConfig, settings.training, where="training")
-    spec = task.describe(cases.all, backbone, device)
+    spec = same_task(folder, task.describe(cases.all, backbone, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = task.module(task.network(backbone, spec), spec)
