@@ -68,8 +68,7 @@ def views_of(method: HundredMillion, cases: list[CaseRef], batch: int = 6) -> Vi
         cases, method.views(), batch_size=batch, seed=0, threads=0,
         turns=numbers(method.turns(), [c.card.modality for c in cases])
         if method.turns() else None,
-        targets=numbers(method.classes(), [c.card.target for c in cases])
-        if method.classes() else None,
+        targets=method.targets(cases),
     )  # fmt: skip
     return feed.views(feed.batch(0), "cpu")
 
@@ -79,7 +78,8 @@ def test_modalities_take_turns_and_classes_come_with_the_views() -> None:
     assert method_of(corpus("XXXXC")).config.modalities == ("XR",)  # one CT: no turn
     method = method_of(cases, modalities=["CT", "XR"])
     assert method.turns() == ("CT", "XR")
-    assert method.classes() == ("ill", "well")
+    assert method.classes is not None
+    assert method.classes.names == ("ill", "well")
     views = views_of(method, cases)
     case = views["large"].case.tolist()
     assert [cases[k].card.modality for k in case] == ["CT", "XR"] * 3
@@ -182,9 +182,9 @@ def test_h_t8_labels_add_a_term_of_their_own_and_only_that() -> None:
     target = views["large"].target
     assert target is not None
     pooled = vectors_of(method, views["large"].image)[target >= 0]
-    assert method.classifier is not None
+    assert method.classes is not None
     even = torch.nn.functional.layer_norm(pooled, pooled.shape[-1:])
-    scores = method.classifier(method.standard(even))
+    scores = method.classes.linear(method.classes.standard(even))
     expected = torch.stack(
         [
             torch.nn.functional.cross_entropy(scores[:, k], target[target >= 0])

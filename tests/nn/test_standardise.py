@@ -29,6 +29,19 @@ def test_what_samples_share_is_taken_away_and_the_rest_grows() -> None:
     torch.testing.assert_close(module(rows[7]), found[7])
 
 
+def test_a_batch_of_many_has_its_own_numbers() -> None:
+    module = Standardise(3, eps=1e-9)
+    module(alike(64))
+    moved = module(alike(64, 1) + 3.0)
+    torch.testing.assert_close(moved.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    few = module(alike(4, 2) + 3.0)
+    assert few.mean(0).min() > 0.5
+    # those that do not count are placed as the others are
+    rows = torch.cat([alike(16, 3), torch.full((4, 3), 9.0)])
+    counts = torch.arange(20) < 16
+    torch.testing.assert_close(module(rows, counts)[:16], module(alike(16, 3)))
+
+
 def test_the_averages_are_of_the_batches_before_and_of_those_that_count() -> None:
     module = Standardise(3)
     for seed in range(60):

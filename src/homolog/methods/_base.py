@@ -110,9 +110,9 @@ class Method(nn.Module, ABC):
         """Beginnings of parameters' names -> factor of their learning rate."""
         return {}
 
-    def classes(self) -> Sequence[str]:
-        """Classes of whole scans it learns from, in the order of ``View.target``."""
-        return ()
+    def targets(self, cases: Sequence[CaseRef]) -> list[int] | list[list[float]] | None:
+        """What is known of whole scans, as ``View.target``; None where it is unused."""
+        return None
 
     def learns_from_labels(self, card: Card) -> bool:
         """Whether what is known of a case enters the losses: its model tells so."""

@@ -32,6 +32,11 @@ class HundredMillionConfig(MultiCropConfig):
     class_names: tuple[str, ...] = option(
         (), "classes of whole scans; empty: those of the stores", advanced=True
     )
+    class_several: bool = option(
+        False,
+        "a scan shows any of the classes or none; set where any scan has more than one",
+        advanced=True,
+    )
     weight_clusters: float = option(1.0, "weight of the clustering, alpha", minimum=0)
     weight_classes: float = option(
         1.0,

@@ -18,12 +18,12 @@ from homolog.data.card import Card
 from homolog.geometry.affine import Index
 from homolog.methods._base import Method
 from homolog.methods._clusters import clustering_of, default_prototypes
+from homolog.methods._hundred_classes import ClassHead, names_of
 from homolog.methods._hundred_masks import MaskHead, masks_of
 from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
 from homolog.methods._multi_crop import multi_crop
 from homolog.nn.clustering import shared_information
 from homolog.nn.heads import Projector, pooled
-from homolog.nn.standardise import Standardise
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
@@ -90,11 +90,15 @@ class HundredMillion(Method):
         self.clusterings = nn.ModuleList(
             clustering_of(config, self.prototypes) for _ in range(apart)
         )
-        self.classifier: nn.Linear | None = None
-        if self.classes():
-            width = backbone.channels[-1]
-            self.standard = Standardise(width)
-            self.classifier = nn.Linear(width, len(self.classes()))
+        self.classes: ClassHead | None = None
+        if config.weight_classes > 0 and (
+            len(config.class_names) > 1 or config.class_several
+        ):
+            self.classes = ClassHead(
+                backbone.channels[-1],
+                config.class_names,
+                several=config.class_several,
+            )
         self.masks: MaskHead | None = None
         if config.weight_masks > 0 and config.mask_rows:
             self.masks = MaskHead(
@@ -115,8 +119,8 @@ class HundredMillion(Method):
             common = [name for name, n in counts.items() if n >= _COMMON]
             found["modalities"] = sorted(common or counts)
         if not found["class_names"] and found["weight_classes"] > 0:
-            names = {case.card.target for case in cases} - {None}
-            found["class_names"] = sorted(str(n) for n in names)
+            names, several = names_of([case.card.target for case in cases])
+            found |= {"class_names": names, "class_several": several}
         if found["weight_masks"] > 0 and not found["mask_rows"]:
             found["mask_names"], found["mask_rows"] = masks_of(cases)
         if found["bands_probability"] > 0 and not found["bands_mean"]:
@@ -130,10 +134,11 @@ class HundredMillion(Method):
         names = self.config.modalities
         return names if len(names) > 1 else ()
 
-    def classes(self) -> Sequence[str]:
+    def targets(self, cases: Sequence[CaseRef]) -> list[int] | list[list[float]] | None:
         """Classes of whole scans, where they count and there are two."""
-        names = self.config.class_names if self.config.weight_classes > 0 else ()
-        return names if len(names) > 1 else ()
+        if self.classes is None:
+            return None
+        return self.classes.targets([case.card.target for case in cases])
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
         """Which modalities and classes it found."""
@@ -144,8 +149,9 @@ class HundredMillion(Method):
                 + ("each has clusters of its own."
                    if len(self.clusterings) > 1 else "they share their clusters.")
             )  # fmt: skip
-        if self.classes():
-            told.append(f"classes that teach: {', '.join(self.classes())}.")
+        if self.classes is not None:
+            what = "findings" if self.classes.several else "classes"
+            told.append(f"{what} that teach: {', '.join(self.classes.names)}.")
         for what, names in self._masked().items():
             more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
             told.append(f"{what} that teach: {', '.join(names[:_TOLD])}{more}.")
@@ -165,7 +171,8 @@ class HundredMillion(Method):
         if self.turns() and card.modality not in self.turns():
             return False
         masked = self.masks is not None and (card.has_label or bool(card.boxes))
-        return masked or card.target in self.classes()
+        known = self.classes is not None and self.classes.knows(card.target)
+        return masked or known
 
     def rate_factors(self) -> Mapping[str, float]:
         """Prototypes learn at a rate of their own."""
@@ -218,7 +225,7 @@ class HundredMillion(Method):
         ]
         self._count(features[0].detach())
         found = {"clusters": config.weight_clusters * torch.stack(terms).mean()}
-        if self.classifier is not None:
+        if self.classes is not None:
             target = views["large"].target
             assert target is not None
             found["classes"] = config.weight_classes * self._class_error(
@@ -248,23 +255,12 @@ class HundredMillion(Method):
         return torch.stack(parts, dim=1).flatten(0, 1)
 
     def _class_error(self, vectors: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of the large crops of samples whose class is known."""
-        assert self.classifier is not None
-        known = target >= 0
-        plain = nn.functional.layer_norm(vectors, vectors.shape[-1:])
-        seen = self.standard(plain, known[:, None].expand(vectors.shape[:2]))
-        scores = self.classifier(seen).float()
-        error = nn.functional.cross_entropy(
-            scores.transpose(1, 2),
-            target[:, None].expand(-1, scores.shape[1]),
-            ignore_index=-1,
-            reduction="none",
-        ).mean(1)
-        labelled = known.sum()
-        right = (scores.mean(1).argmax(1) == target) & known
-        self._raw["class_accuracy"] = right.sum() / labelled.clamp_min(1)
-        divisor = len(target) if self.config.strict else labelled.clamp_min(1)
-        return error.sum() / divisor
+        """Error of the large crops of samples whose class is known."""
+        assert self.classes is not None
+        found: dict[str, Tensor] = self.classes(vectors, target)
+        self._raw["class_accuracy"] = found["accuracy"]
+        divisor = found["labelled"].clamp_min(1)
+        return found["total"] / (len(target) if self.config.strict else divisor)
 
     @torch.no_grad()
     def _count(self, features: Tensor) -> None:
@@ -295,8 +291,8 @@ class HundredMillion(Method):
         Masks have none: what a uniform prediction costs depends on how much is marked.
         """
         found = {"clusters": math.log(self.prototypes)}
-        if self.classes():
-            found["classes"] = math.log(len(self.classes()))
+        if self.classes is not None:
+            found["classes"] = self.classes.trivial
         return found
 
     @torch.no_grad()

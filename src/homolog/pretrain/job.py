@@ -72,7 +72,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         share_by=settings.share_by,
         share_power=settings.share_power,
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
-        targets=_numbers(method.classes(), [c.card.target for c in cases]),
+        targets=method.targets(cases),
         phases=method.phases(),
     )
     if note := shares_note(feed):
