@@ -83,6 +83,7 @@ def test_the_pretraining_command_asks_for_what_the_window_asks_for() -> None:
         device="cuda:1",
         seed=3,
         without_test=False,
+        sharing=("modality", 0.5),
     )
     config = wish.config()
     told = _parsed(pretrain_command, wish.command(Path("/home/a user/runs/x")))
@@ -92,6 +93,8 @@ def test_the_pretraining_command_asks_for_what_the_window_asks_for() -> None:
     assert (told["recipe"], told["backbone"]) == ("cpu", "swin")
     assert told["encoder"] == config["encoder"] == "/runs/pre 1"
     assert told["without_splits"] == "none"
+    assert (told["share_by"], told["share_power"]) == ("modality", 0.5)
+    assert (config["share_by"], config["share_power"]) == ("modality", 0.5)
     assert (told["seed"], told["device"]) == (3, "cuda:1")
     assert (told["minutes"], told["steps"]) == (12.0, None)
     settings = merge(

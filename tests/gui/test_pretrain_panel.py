@@ -188,6 +188,7 @@ def test_choices_come_back_in_the_next_session(
     pretrain.settings.own.rows["keep"].show_value("student")
     pretrain.settings.layers.rows["blocks"].show_value(7)
     pretrain.length.choose("minutes", 42)
+    pretrain.sharing.setCurrentIndex(3)
     before = pretrain.wish()
     hub.closing.emit()
     assert kept_values.read(home, "Pretrain")["entry"] == "mae"
@@ -195,7 +196,9 @@ def test_choices_come_back_in_the_next_session(
     qtbot.addWidget(again)
     shown(again, hub)
     assert again.wish() == before
+    assert before.sharing == ("modality", 0.0)
     again.reset()
+    assert again.wish().sharing is None
     assert again.wish().config()["settings"]["method"] == {}
     assert again.length.length.preset == "standard"
 

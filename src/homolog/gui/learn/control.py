@@ -90,6 +90,8 @@ class PretrainWish:
         device: ``auto``, ``cpu``, ``cuda:i``.
         seed: Of everything random.
         without_test: Whether test cases stay unseen.
+        sharing: Between whom crops are shared out, and how (power of their number of
+            scans); None: as the method does.
     """
 
     method: str
@@ -103,6 +105,7 @@ class PretrainWish:
     device: str = "auto"
     seed: int = 0
     without_test: bool = True
+    sharing: tuple[str, float] | None = None
     kind: str = "pretrain"
 
     @property
@@ -147,6 +150,8 @@ class PretrainWish:
             "device": self.device,
             "encoder": "" if encoder is None else str(encoder.path),
             "without_splits": ["test"] if self.without_test else [],
+            "share_by": None if self.sharing is None else self.sharing[0],
+            "share_power": None if self.sharing is None else self.sharing[1],
         }
 
     def command(self, out: Path) -> str:
@@ -159,6 +164,9 @@ class PretrainWish:
         if config["encoder"]:
             words += ["--encoder", config["encoder"]]
         words += [] if self.without_test else ["--without", "none"]
+        if self.sharing is not None:
+            by, power = self.sharing
+            words += ["--share-by", by, "--share-power", f"{power:g}"]
         settings = config["settings"]
         words += length_words(settings["training"])
         for part in _PARTS:

@@ -13,6 +13,14 @@ from homolog.gui.learn.panel import LearnPanel
 from homolog.gui.learn.store_ticks import StoreTicks
 from homolog.gui.rows import button, fill, labelled, named, narrow
 
+_SHARING: tuple[tuple[str, tuple[str, float] | None], ...] = (
+    ("As the method does", None),
+    ("By number of scans", ("store", 1.0)),
+    ("Stores evenly", ("store", 0.0)),
+    ("Modalities evenly", ("modality", 0.0)),
+    ("Modalities, rare ones more often", ("modality", 0.5)),
+)
+
 
 class PretrainPanel(LearnPanel):
     """Method, stores, length, device; the rest under More."""
@@ -42,12 +50,23 @@ class PretrainPanel(LearnPanel):
         column.addWidget(self._data)
 
     def more_rows(self, column: QVBoxLayout) -> None:
-        """Starting weights, and whether test scans stay unseen."""
+        """Starting weights, whose crops are seen, whether test scans stay unseen."""
         self.encoder = narrow(QComboBox())
         column.addLayout(
             labelled("Start from", self.encoder, "Weights to start from; mostly random")
         )
         self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
+        self.sharing = narrow(QComboBox())
+        for words, _ in _SHARING:
+            self.sharing.addItem(words)
+        self.sharing.currentIndexChanged.connect(lambda: self.something_changed())
+        column.addLayout(
+            labelled(
+                "Crops shared out", self.sharing,
+                "Between whom, where several stores or modalities are learnt from; "
+                "where modalities take turns, nothing changes",
+            )
+        )  # fmt: skip
         self.without_test = QCheckBox("Leave test scans out")
         self.without_test.setChecked(True)
         named(
@@ -98,6 +117,7 @@ class PretrainPanel(LearnPanel):
             device=self.device.device,
             seed=settings.seed.value(),
             without_test=self.without_test.isChecked(),
+            sharing=_SHARING[max(self.sharing.currentIndex(), 0)][1],
         )
 
     def choices(self) -> dict[str, Any]:
@@ -106,16 +126,20 @@ class PretrainPanel(LearnPanel):
             "stores": [str(s.path) for s in self.list.chosen],
             "encoder": self.encoder.currentData() or "",
             "without_test": self.without_test.isChecked(),
+            "sharing": self.sharing.currentText(),
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """See LearnPanel."""
         self.without_test.setChecked(bool(kept.get("without_test", True)))
+        kept_as = self.sharing.findText(str(kept.get("sharing") or ""))
+        self.sharing.setCurrentIndex(max(kept_as, 0))
 
     def reset(self) -> None:
         """See LearnPanel."""
         super().reset()
         self.encoder.setCurrentIndex(0)
+        self.sharing.setCurrentIndex(0)
         self.without_test.setChecked(True)
 
     def _ticked(self) -> None:
