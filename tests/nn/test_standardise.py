@@ -97,4 +97,10 @@ def test_a_small_difference_is_learnt_in_few_steps() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_gives_float32(dtype: torch.dtype) -> None:
-    assert Standardise(3)(alike(4).to(dtype)).dtype == torch.float32
+    plain, cast = Standardise(3), Standardise(3)
+    rows = alike(16).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cast(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain(rows))
+    torch.testing.assert_close(cast.mean, plain.mean)

@@ -52,9 +52,11 @@ class Standardise(nn.Module):
             weight = rows.new_ones(rows.shape[:-1]) if counts is None else counts
             weight = weight.flatten().float()
             total = weight.sum()
-            share = weight / total.clamp_min(1.0)
+            share = (weight / total.clamp_min(1.0))[:, None]
             flat = rows.flatten(0, -2)
-            own_mean, own_square = share @ flat, share @ flat.square()
+            # no matrix product: autocast would round it to bfloat16
+            own_mean = (share * flat).sum(0)
+            own_square = (share * flat.square()).sum(0)
             self._keep(own_mean.detach(), own_square.detach(), total)
             many = total >= self.least  # stays on the device
             mean = torch.where(many, own_mean, self.mean)
