@@ -179,6 +179,23 @@ def test_rare_classes_weigh_more_and_a_frozen_encoder_rests() -> None:
     assert network.head[-1].weight.grad is not None
 
 
+def test_what_little_tells_patients_apart_is_learnt_in_few_steps() -> None:
+    """With layer norm alone 40 steps of this rate learn nothing."""
+    truth = torch.arange(16) % 2
+    rows = torch.randn(1, 16, generator=torch.Generator().manual_seed(1)).repeat(16, 1)
+    rows[:, 3] += 0.05 * (truth * 2.0 - 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = ClassifyNetwork(build("resnet2d", NET), 2).head
+    optimiser = torch.optim.AdamW(head.parameters(), 1e-2)
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(head(rows), truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.5
+
+
 def test_classes_may_be_named_like_columns() -> None:
     rows = [
         {"case": case, "true": true, "predicted": "case", "p_case": p, "p_true": 1 - p}

@@ -120,7 +120,7 @@ def _once(found: Found) -> list[Candidate]:
         first = known.setdefault(candidate.image.resolve(), candidate)
         if first is not candidate:
             told = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
-            if first.label is not None:
+            if first.label not in (None, candidate.label):
                 del told["label_names"]  # they are of the other label map
             open_ = {n: v for n, v in told.items() if v and not getattr(first, n)}
             known[candidate.image.resolve()] = replace(first, **open_)
