@@ -106,14 +106,6 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
             ), f"{relative} imports {library}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_a_file_is_one_idea(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 350, f"{path.relative_to(SOURCE)} has {lines} lines"
-    forbidden = {"utils", "helpers", "misc", "common"}
-    assert path.stem.strip("_") not in forbidden
-
-
 def _loaded_after(code: str) -> set[str]:
     script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
     run = subprocess.run(
