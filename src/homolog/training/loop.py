@@ -17,7 +17,12 @@ import torch
 from torch import nn
 
 from homolog.checkpoint import load_state
-from homolog.distributed import max_over_ranks, wait_for_all, world
+from homolog.distributed import (
+    failure_elsewhere,
+    max_over_ranks,
+    wait_for_all,
+    world,
+)
 from homolog.errors import JobError
 from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
 from homolog.training.config import BatchSource, TrainingConfig, TrainingResult
@@ -83,6 +88,10 @@ def train(
     loop.previews = Previews(module, folder, draw, config.previews, device)
     try:
         yield from loop.run(parameter_groups)
+    except RuntimeError as error:
+        if told := failure_elsewhere(error):
+            raise JobError(told) from error
+        raise
     finally:
         loop.close()
         torch.set_rng_state(random_state)
