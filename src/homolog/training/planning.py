@@ -28,7 +28,12 @@ from homolog.training.measure import (
     synchronise,
 )
 from homolog.training.precision import PRECISIONS
-from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
+from homolog.training.stepping import (
+    Stepper,
+    forget_pending,
+    is_out_of_memory,
+    release,
+)
 
 _NOT_WORTH_MEASURING = 20  # steps
 _SHARE_FOR_MEASURING = 0.01
@@ -145,6 +150,7 @@ def _measured(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                release(error, stepper.device)
                 multiple = getattr(feed, "batch_multiple", 1)
                 plan, note = lowered(plan, world().size, error, multiple)
                 stepper.undo()
