@@ -83,7 +83,8 @@ def sizes(store: Store) -> list[dict[str, int]]:
         assert label is not None
         values, counts = np.unique(np.asarray(label[:]), return_counts=True)
         names = {**store.label_names, -1: "unlabelled", 0: ""}
-        found.append({names[int(v)]: int(n) for v, n in zip(values, counts)})
+        pairs = zip(values, counts, strict=True)
+        found.append({names[int(v)]: int(n) for v, n in pairs})
     return found
 
 

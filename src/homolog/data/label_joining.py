@@ -210,8 +210,8 @@ class _Table:
         else:
             text += " and has another number elsewhere"
         raise _NoOneClassError(
-            f"label {one.name} does not name its value {value}, and {text}; say what it "
-            "is in a label_names.json beside it."
+            f"label {one.name} does not name its value {value}, and {text}; say what "
+            "it is in a label_names.json beside it."
         )
 
     def _always(self, key: str, value: int) -> bool:
