@@ -49,7 +49,11 @@ class StopFlag:
 
 
 def execute(
-    run: Run, stop: Callable[[], bool] = lambda: False, *, outside: bool = False
+    run: Run,
+    stop: Callable[[], bool] = lambda: False,
+    processes: int = 1,
+    *,
+    outside: bool = False,
 ) -> Iterator[Event]:
     """Work on a run in this process; yields what it also writes.
 
@@ -59,6 +63,7 @@ def execute(
     Args:
         run: A new one, or one to resume.
         stop: Asked between two events.
+        processes: That work on it together, this one being the first.
         outside: Whether it may write outside its folder: said by who made it.
 
     Raises:
@@ -74,7 +79,7 @@ def execute(
             f"homolog runs stop {run.folder}"
         )
     try:
-        run.begin_session()
+        run.begin_session(processes)
         yield from _session(run, stop)
     finally:
         lock.release()
@@ -90,6 +95,7 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
     with _heartbeat(run):
         try:
             kind, config = spec["kind"], spec["config"]
+            run.check_checkpoints()
             function = job_of(kind)
             if is_unresolved(config):
                 config = resolved(kind, config)
