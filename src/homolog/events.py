@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -149,6 +149,33 @@ def from_json(data: dict[str, Any]) -> Event:
     cls = _KINDS[kind]
     names = {f.name for f in dataclasses.fields(cls)}
     return cls(**{k: v for k, v in data.items() if k in names})
+
+
+def without_stopped(job: Job[R]) -> Job[R]:
+    """Pass events and requests on, but keep Stopped: it is the last word of a run.
+
+    A job inside another one says it too early: what was learnt is saved after it.
+    """
+    request: Request | None = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        request = None if isinstance(event, Stopped) else (yield event)
+
+
+def stopped_words(told: Mapping[str, Any]) -> str:
+    """``"stopped at step 12 of 100"``; empty where the training came to its end.
+
+    Args:
+        told: A model's card, or the result of a training.
+    """
+    if not told.get("stopped", not told.get("complete", True)):
+        return ""
+    total = told.get("total_steps")
+    return f"stopped at step {told.get('steps')}" + (f" of {total}" if total else "")
 
 
 def drain(job: Job[R]) -> R:
