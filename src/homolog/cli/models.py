@@ -70,7 +70,7 @@ def list_models(folder: Path, as_json: bool) -> None:
             "model": str(place),
             "kind": card.get("kind"),
             "method": card.get("method"),
-            "backbone": card.get("backbone", {}).get("name"),
+            "backbone": (card.get("backbone") or {}).get("name"),
             "steps": card.get("steps"),
             "total_steps": card.get("total_steps"),
             "stopped": bool(stopped_words(card)),

@@ -158,18 +158,21 @@ def resume_run(folder: Path, background: bool, as_json: bool) -> int:
 
 def _row(run: Run) -> dict[str, Any]:
     """What a list shows of a run; a damaged one is shown as such."""
-    from homolog.errors import UnusableInput
-
     try:
-        spec = run.spec
-    except UnusableInput as error:
-        return {"run": str(run.folder), "state": "damaged", "reason": str(error)}
+        return _sound_row(run)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        return {"run": str(run.folder), "state": "damaged", "reason": reason}
+
+
+def _sound_row(run: Run) -> dict[str, Any]:
+    spec = run.spec
     config, step = spec["config"], run.last_step()
     return {
         "run": str(run.folder),
         "state": run.state(),
         "kind": spec["kind"],
-        "what": config.get("method") or config.get("task") or "",
+        "what": str(config.get("method") or config.get("task") or ""),
         "step": step.index if step else 0,
         "total": step.total if step else 0,
         "losses": step.losses if step else {},

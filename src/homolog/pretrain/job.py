@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed import CaseRef, Feed
+from homolog.json_files import read_object
 from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
@@ -123,7 +123,7 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
                 write_json(path, resolved)
             config = resolved
         else:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_object(path)
     return from_dict(PretrainConfig, config, where="pretrain")
 
 

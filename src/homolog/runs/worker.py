@@ -48,7 +48,9 @@ class StopFlag:
         self._event.set()
 
 
-def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def execute(
+    run: Run, stop: Callable[[], bool] = lambda: False, processes: int = 1
+) -> Iterator[Event]:
     """Work on a run in this process; yields what it also writes.
 
     The last event is Finished, Stopped or Failed. An error of the job does not leave
@@ -57,6 +59,7 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
     Args:
         run: A new one, or one to resume.
         stop: Asked between two events.
+        processes: That work on it together, this one being the first.
 
     Raises:
         JobError: Another process works on it.
@@ -68,7 +71,7 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
             f"homolog runs stop {run.folder}"
         )
     try:
-        run.begin_session()
+        run.begin_session(processes)
         yield from _session(run, stop)
     finally:
         lock.release()
@@ -84,6 +87,7 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
     with _heartbeat(run):
         try:
             kind, config = spec["kind"], spec["config"]
+            run.check_checkpoints()
             function = job_of(kind)
             if is_unresolved(config):
                 config = resolved(kind, config)

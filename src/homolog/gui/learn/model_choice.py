@@ -6,7 +6,6 @@ A card is the ``model.json`` of a run's ``model`` folder or of an imported model
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 from homolog.errors import UnusableInput
 from homolog.events import stopped_words
+from homolog.model_card import CARD, read_card
 from homolog.runs.run import find_runs
 
-CARD = "model.json"
 SCRATCH = "scratch"
 # Kind of a model learnt from a few painted voxels.
 PAINTED = "few_voxels"
@@ -112,7 +111,7 @@ def read_choice(path: Path) -> ModelChoice:
     if card_path is None:
         raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
     try:
-        card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
+        card = read_card(card_path.parent)
         painted = card.get("kind") == PAINTED
         # a painted model may read intensities alone
         network = card.get("backbone") or {"name": ""} if painted else card["backbone"]
@@ -133,7 +132,9 @@ def read_choice(path: Path) -> ModelChoice:
             window=tuple(int(n) for n in card.get("window") or ()),
             card=card,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UnusableInput:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableInput(f"{card_path} is damaged ({error}).") from error
 
 
