@@ -28,7 +28,7 @@ def command() -> None:
     \b
     homolog runs list runs            every run below a folder
     homolog runs follow runs/pre      its events, live; Ctrl-C leaves it running
-    homolog runs stop runs/pre        stop between two steps, state saved
+    homolog runs stop runs/pre        stop between two steps, state and model saved
     homolog runs resume runs/pre      go on exactly where it stopped
     """  # noqa: D301 - click reads the backspace
 
@@ -99,7 +99,8 @@ def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
 @click.option("--kill", is_flag=True, help="Kill it when it does not stop in time.")
 @_JSON
 def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
-    """Stop RUN between two steps; its state is saved."""
+    """Stop RUN between two steps; its state and the model so far are saved."""
+    from homolog.cli._run import continue_words, kept_words
     from homolog.errors import JobError
     from homolog.runs import launch
     from homolog.runs.run import Run
@@ -114,7 +115,12 @@ def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
             f"{run.folder} did not stop within {timeout_s:.0f} s; wait, or add --kill."
         )
     else:
-        show(_row(run), as_json, [f"{state}: {run.folder}"])
+        lines = [f"{state}: {run.folder}"]
+        if state == "stopped":
+            result = run.spec.get("outcome", {}).get("result", {})
+            lines += [kept_words(result)] if "steps" in result else []
+            lines.append(continue_words(run))
+        show(_row(run), as_json, lines)
     return 0
 
 

@@ -15,7 +15,7 @@ from homolog.data.depths import write_depths
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
-from homolog.events import Job, Note, Saved, Stopped
+from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed import CaseRef, Feed
 from homolog.json_files import read_object
 from homolog.methods._base import Embedder, Method
@@ -85,7 +85,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
             method, settings.training.weight_decay, factor=method.rate_factors()
         ),
     )  # fmt: skip
-    result = yield from _without_last_word(training)
+    result = yield from without_stopped(training)
     summary = _summary(settings, cases, result)
     if here.is_first and result.steps:
         path = _save(folder / "model", settings, method, stores, cases, result)
@@ -125,18 +125,6 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
         else:
             config = read_object(path)
     return from_dict(PretrainConfig, config, where="pretrain")
-
-
-def _without_last_word(training: Job[TrainingResult]) -> Job[TrainingResult]:
-    """Pass events and requests on, but keep Stopped: the model is saved before it."""
-    request = None
-    while True:
-        try:
-            event = training.send(request)
-        except StopIteration as end:
-            result: TrainingResult = end.value
-            return result
-        request = None if isinstance(event, Stopped) else (yield event)
 
 
 def _check_unchanged(settings: PretrainConfig, stores: Sequence[Store]) -> None:
@@ -210,7 +198,9 @@ def _save(
         "training": to_dict(settings.training),
         "seed": settings.seed,
         "steps": result.steps,
+        "total_steps": result.total_steps,
         "complete": not result.stopped,
+        "stopped": result.stopped,
         "precision": result.precision,
         "losses": dict(result.losses),
         "monitors": dict(result.monitors),

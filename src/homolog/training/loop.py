@@ -347,4 +347,5 @@ class _Loop:
             precision=self.plan.precision,
             seconds_per_step=self.watch.seconds_per_step,
             peak_memory_bytes=peak_memory_bytes(self.device),
+            validation_s=self.validator.seconds,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
+from homolog.events import stopped_words
 from homolog.model_card import CARD, read_card
 from homolog.runs.run import find_runs
 
@@ -54,16 +55,17 @@ class ModelChoice:
     @property
     def title(self) -> str:
         """One line for a list: name and what it is."""
+        early = stopped_words(self.card)
+        unfinished = f", {early}" if early else ""
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
-            unfinished = "" if self.card.get("complete", True) else ", stopped early"
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
         if self.classifies:
             count = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
-            return f"{self.name} ({count} of whole scans, {self.backbone})"
+            return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
         how = f"painted, {self.backbone or 'intensity'}"
         how = how if self.kind == PAINTED else self.backbone
-        return f"{self.name} ({len(self.label_names)} classes, {how})"
+        return f"{self.name} ({len(self.label_names)} classes, {how}{unfinished})"
 
     @property
     def classifies(self) -> bool:
@@ -92,6 +94,8 @@ class ModelChoice:
             value = validation.get(key)
             if isinstance(value, int | float) and value == value:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
+        if early := stopped_words(self.card):
+            parts.append(f"The training was {early}; it can be resumed in Runs.")
         return " ".join(parts)
 
 
