@@ -88,7 +88,6 @@ def _write_colours(
 ) -> Generator[Any, Any, None]:
     """One RGB volume per scan; the directions are those of all scans together."""
     from homolog.data.feature_files import open_features
-    from homolog.data.preprocess import prepare_volume
     from homolog.data.scan_io import read_scan, write_volume
     from homolog.drawing.pca import fit_colours
     from homolog.events import Saved
@@ -96,9 +95,7 @@ def _write_colours(
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
     bodies = [
-        body_cells(
-            prepare_volume(read_scan(path), encoder.preprocessing), encoder.strides[0]
-        )
+        body_cells(encoder.prepare(read_scan(path)), encoder.strides[0])
         for path in scans
     ]
     colours = fit_colours([m.data for m in maps], bodies)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from homolog.data.card import Card
+from homolog.data.learnt_spacing import AGREE
 from homolog.data.preprocess import MAX_VOXELS, Preprocessing, plan_grid
 from homolog.geometry.affine import Affine, Index, Triple
 
-# Scans whose voxel sizes agree to this share are left as they are.
-_AGREE = 0.05
 # One axis this much coarser than the others is a stack of thick slices.
 _ANISOTROPY = 3.0
 _AXES = ("z", "y", "x")
@@ -86,7 +85,7 @@ def fingerprint(
 def _choose(spacings: np.ndarray, sizes: np.ndarray) -> tuple[Triple | None, list[str]]:
     """Target voxel size of (N, 3) spacings in mm and sizes, and why."""
     median = np.median(spacings, axis=0)
-    if (np.abs(spacings / median - 1.0) <= _AGREE).all():
+    if (np.abs(spacings / median - 1.0) <= AGREE).all():
         return None, [
             f"All scans have a voxel size of {_text(median)} mm (within 5%): "
             "nothing is resampled."

@@ -12,6 +12,7 @@ import torch
 
 from homolog.config import from_dict, to_dict
 from homolog.data.depths import write_depths
+from homolog.data.learnt_spacing import KEY, LearntSpacing
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
@@ -227,11 +228,13 @@ def embedding_card(embedder: Embedder) -> dict[str, Any]:
 def _data_card(stores: Sequence[Store], cases: Sequence[CaseRef]) -> dict[str, Any]:
     first = stores[0]
     spacings = sorted({case.card.spacing_mm for case in cases})
+    learnt = LearntSpacing.of_cases(case.card for case in cases)
     names: dict[str, str] = {}
     for store in stores:
         names |= {str(value): name for value, name in store.label_names.items()}
     return {
         "preprocessing": to_dict(first.preprocessing),
+        KEY: None if learnt is None else learnt.to_dict(),
         "spacing_mm": [list(s) for s in (spacings[0], spacings[-1])],
         "axes": "z, y, x of LPS",
         "modalities": dict(Counter(case.card.modality for case in cases)),

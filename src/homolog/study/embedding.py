@@ -90,6 +90,7 @@ def embed_scans(
         entries made until then.
     """
     entries: list[dict[str, Any]] = []
+    yield from encoder.warn()
     for number, path in enumerate(scans):
         request = yield Progress("scans", number, len(scans), path.name)
         if request is Request.STOP:

@@ -12,6 +12,7 @@ from typing import Any
 from homolog.config import ConfigError, from_dict
 from homolog.data.feature_files import kept_features
 from homolog.data.label_naming import names_beside
+from homolog.data.learnt_spacing import LearntSpacing
 from homolog.data.preprocess import Preprocessing
 from homolog.data.scan_io import read_labels, read_scan, scan_hash, write_labels
 from homolog.data.volume import LabelMap, Volume
@@ -214,6 +215,7 @@ def _save(
         dense=dense,
         preprocessing=Preprocessing() if dense is None else None,
         facts=facts,
+        painted=LearntSpacing.of_scans([p.volume for p in pairs]),
     )
 
 

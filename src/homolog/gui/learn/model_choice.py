@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from homolog.data.learnt_spacing import Learnt, learnt_of
 from homolog.errors import UnusableInput
 from homolog.events import stopped_words
 from homolog.model_card import CARD, read_card
@@ -85,6 +87,10 @@ class ModelChoice:
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = f"{spacing_text(self.spacing_mm)} mm"
+        elif (learnt := learnt_of(self.card, None)).spacing is not None:
+            size = f"{learnt.spacing.text} (z, y, x)"
+        elif learnt.remark:
+            size = "a voxel size that it does not say"
         data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
         if self.window:
             data += f", seeing {' x '.join(map(str, self.window))} voxels at once"
@@ -97,6 +103,15 @@ class ModelChoice:
         if early := stopped_words(self.card):
             parts.append(f"The training was {early}; it can be resumed in Runs.")
         return " ".join(parts)
+
+    @cached_property
+    def learnt(self) -> Learnt:
+        """The voxel size it learnt at, from its card or else from its training data.
+
+        Reads the training store where the card does not say: not for lists.
+        """
+        places = (p for p in (self.path, self.path / "model") if (p / CARD).is_file())
+        return learnt_of(self.card, next(places, None))
 
 
 def read_choice(path: Path) -> ModelChoice:
@@ -213,6 +228,12 @@ def misfit(
             f"{then}; a model for {modality} would do better."
         )
     wanted = model.spacing_mm
+    if wanted is None and len(spacing_mm) == 3 and (learnt := model.learnt).spacing:
+        z, y, x = spacing_mm
+        # the size of the scan is not asked here: a picture is told apart by its 1 mm
+        wanted = learnt.spacing.target_mm((z, y, x), (2, 2, 2))
+    elif wanted is None and model.learnt.remark:
+        found.append(f"{name}: {model.learnt.remark}")
     if wanted is not None and len(wanted) == len(spacing_mm) == 3:
         factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
         off = [max(f, 1 / f) for f in factors if f > 0]

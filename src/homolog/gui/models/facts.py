@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.data.learnt_spacing import learnt_of
 from homolog.events import stopped_words
 from homolog.gui.learn.model_choice import spacing_text
 from homolog.gui.runs.words import size_words
@@ -53,6 +54,12 @@ def facts_of(
     yield "Trained on", _trained_on(card)
     spacing = (card.get("preprocessing") or {}).get("spacing_mm")
     own = "each scan's own" if spacing is None else f"{spacing_text(spacing)} mm"
+    if spacing is None:
+        learnt = learnt_of(card, None)
+        if learnt.spacing is not None:
+            own = f"{learnt.spacing.text} (z, y, x): other scans are brought to it"
+        elif learnt.remark:
+            own = "not stated: scans are taken at their own"
     yield "Voxel size", own
     if window := card.get("window"):
         yield "Window", " x ".join(str(n) for n in window) + " voxels"
