@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
+from homolog.geometry.places import lengths_text, spacing_text
 from homolog.runs.run import find_runs
 
 CARD = "model.json"
@@ -83,10 +84,10 @@ class ModelChoice:
             parts.append(f"Tells of a whole scan {how} {_some(self.classes)}.")
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
-            size = f"{spacing_text(self.spacing_mm)} mm"
+            size = spacing_text(self.spacing_mm)
         data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
         if self.window:
-            data += f", seeing {' x '.join(map(str, self.window))} voxels at once"
+            data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")
         validation = self.card.get("validation") or {}
         for key, word in (("dice", "Dice"), ("auc", "AUC")):
@@ -173,12 +174,6 @@ def list_embedders(
         with contextlib.suppress(UnusableInput):
             found.append(read_choice(wanted))
     return found
-
-
-def spacing_text(spacing_mm: Sequence[float]) -> str:
-    """``1.5 x 0.8 x 0.8``; one number where all are equal."""
-    parts = [f"{s:.3g}" for s in spacing_mm]
-    return parts[0] if len(set(parts)) == 1 else " x ".join(parts)
 
 
 def misfit(
