@@ -10,6 +10,7 @@ import click
 
 from homolog.cli._dense import Dense, dense_options, existing, run
 from homolog.cli._options import common, show
+from homolog.geometry.places import lengths_text
 
 if TYPE_CHECKING:
     from homolog.data.volume import FeatureMap, Volume
@@ -58,8 +59,8 @@ def command(
     encoder = dense.open(device)
     result = run(_embed(scans, out, encoder, pca))
     lines = [
-        f"{entry['scan']}: {' x '.join(map(str, entry['shape']))} cells of "
-        f"{' x '.join(f'{s:g}' for s in entry['spacing_mm'])} mm, "
+        f"{entry['scan']}: {lengths_text(entry['shape'], 'cells')} of "
+        f"{lengths_text(entry['spacing_mm'])}, "
         f"{entry['size']} features" + (", was there already" if entry["reused"] else "")
         for entry in result["features"]
     ]

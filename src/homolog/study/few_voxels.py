@@ -19,6 +19,7 @@ from homolog.data.volume import LabelMap, Volume
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.geometry.places import AXES_NAMED
 from homolog.model_files import LoadedEncoder, load_encoder
 from homolog.study.embedding import features_of
 from homolog.study.jobs import ending, paths, taken
@@ -236,6 +237,7 @@ def _predict(
     seconds["predict"] = _since(began)
     click = next_click(learnt.head, scan, learnt.paints[0], found.uncertainty)
     told: dict[str, Any] = {
+        "axes": AXES_NAMED,
         "next": None if click is None else asdict(click),
         "voxels": {
             name: int(np.count_nonzero(found.labels.data == value))

@@ -18,6 +18,7 @@ from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
+from homolog.geometry.places import spacing_text
 from homolog.tasks._base import LearnedTask, Trained
 from homolog.tasks._labelling import model_preprocessing
 from homolog.tasks._score import METRICS, score_labels, summarise, table_lines
@@ -244,10 +245,10 @@ def _other_sizes(model: Trained, cases: Sequence[CaseRef]) -> Job[None]:
     if not odd:
         return
     first = next(card for card in cards if card.id == odd[0])
-    own = " x ".join(f"{mm:.3g}" for mm in first.spacing_mm)
+    own = spacing_text(first.spacing_mm)
     text = (
         f"{len(odd)} of {len(cases)} cases have voxels of another size than the model "
-        f"learnt at (first {odd[0]!r}: {own} mm, learnt at {learnt.text}; z, y, x)"
+        f"learnt at (first {odd[0]!r}: {own}, learnt at {learnt.text})"
     )
     then = "predict the scans and evaluate the files"
     if len(odd) == len(cases):

@@ -15,6 +15,7 @@ from typing import Any
 from homolog.data.learnt_spacing import Learnt, learnt_of
 from homolog.errors import UnusableInput
 from homolog.events import stopped_words
+from homolog.geometry.places import lengths_text, spacing_text
 from homolog.model_card import CARD, read_card
 from homolog.runs.run import find_runs
 
@@ -86,14 +87,14 @@ class ModelChoice:
             parts.append(f"Tells of a whole scan {how} {_some(self.classes)}.")
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
-            size = f"{spacing_text(self.spacing_mm)} mm"
+            size = spacing_text(self.spacing_mm)
         elif (learnt := learnt_of(self.card, None)).spacing is not None:
-            size = f"{learnt.spacing.text} (z, y, x)"
+            size = learnt.spacing.text
         elif learnt.remark:
             size = "a voxel size that it does not say"
         data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
         if self.window:
-            data += f", seeing {' x '.join(map(str, self.window))} voxels at once"
+            data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")
         validation = self.card.get("validation") or {}
         for key, word in (("dice", "Dice"), ("auc", "AUC")):
@@ -193,12 +194,6 @@ def list_embedders(
         with contextlib.suppress(UnusableInput):
             found.append(read_choice(wanted))
     return found
-
-
-def spacing_text(spacing_mm: Sequence[float]) -> str:
-    """``1.5 x 0.8 x 0.8``; one number where all are equal."""
-    parts = [f"{s:.3g}" for s in spacing_mm]
-    return parts[0] if len(set(parts)) == 1 else " x ".join(parts)
 
 
 def misfit(
