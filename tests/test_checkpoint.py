@@ -354,7 +354,7 @@ def test_a_larger_encoder_than_the_one_named_is_not_cut(tmp_path: Path) -> None:
     larger |= {"decoder.0.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}
     torch.save(larger, tmp_path / "w.pt")
     hint = {"name": "resunet", "config": SMALL}
-    with pytest.raises(UnusableInput, match="would lose .* tensors of the encoder"):
+    with pytest.raises(UnusableInput, match=r"would lose .* tensors of the encoder"):
         load_encoder(tmp_path / "w.pt", hint)
     loaded = load_encoder(tmp_path / "w.pt", hint, allow_dropped=True)
     assert set(loaded.report.unexpected) - set(loaded.report.left_over) == {
@@ -366,7 +366,7 @@ def test_a_larger_encoder_than_the_one_named_is_not_cut(tmp_path: Path) -> None:
 def test_image_channels_are_not_added_up_unasked(tmp_path: Path) -> None:
     torch.save(small_encoder(in_channels=4).state_dict(), tmp_path / "w.pt")
     hint = {"name": "resunet", "config": SMALL}
-    with pytest.raises(UnusableInput, match="its 4 image channels apart .*into 1"):
+    with pytest.raises(UnusableInput, match=r"its 4 image channels apart .*into 1"):
         load_encoder(tmp_path / "w.pt", hint)
     assert load_encoder(tmp_path / "w.pt", hint, in_channels=4).report.summed == ()
     assert load_encoder(tmp_path / "w.pt", hint, allow_dropped=True).report.summed

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from homolog.config import ConfigError
+from homolog.safe_text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +31,7 @@ def common(function: F) -> F:
 def show(result: dict[str, Any], as_json: bool, lines: Sequence[str] = ()) -> None:
     """Print lines for people, then (with --json) one JSON object as the last line."""
     for line in lines:
-        click.echo(line)
+        click.echo(visible(line))
     if as_json:
         click.echo(json.dumps(result))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._options import common, show
+from homolog.safe_text import visible
 
 if TYPE_CHECKING:
     from homolog.data.inspect import Inspection
@@ -104,15 +105,19 @@ def _record(inspection: Inspection) -> dict[str, Any]:
 
 def _table(found: list[Inspection]) -> list[str]:
     """Aligned columns, each scan's problems below its line."""
-    rows = [_COLUMNS, *(_row(inspection) for inspection in found)]
+    rows = [_COLUMNS, *(_shown(_row(inspection)) for inspection in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = [_line(rows[0], widths)]
     for row, inspection in zip(rows[1:], found, strict=True):
         lines.append(_line(row, widths))
         for problem in inspection.problems:
             mark = "unusable:" if problem.fatal else "note:"
-            lines.append(f"    {mark} {problem.text}")
+            lines.append(f"    {mark} {visible(problem.text, one_line=True)}")
     return lines
+
+
+def _shown(row: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(visible(text, one_line=True) for text in row)
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

@@ -22,6 +22,7 @@ from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
+from homolog.safe_text import UnixRows, cell_row
 from homolog.tasks._base import LearnedTask, Trained
 from homolog.tasks._labelling import model_preprocessing
 from homolog.tasks._score import METRICS, score_labels, summarise, table_lines
@@ -228,10 +229,11 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
         JobError: They could not be written.
     """
     text, columns = io.StringIO(), result["columns"]
-    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table = csv.DictWriter(UnixRows(text), columns, lineterminator="\r\n")
     table.writeheader()
     for row in result["rows"]:
-        table.writerow({c: "" if row[c] is None else row[c] for c in columns})
+        told = {c: "" if row[c] is None else row[c] for c in columns}
+        table.writerow(cell_row(told))
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
     told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
