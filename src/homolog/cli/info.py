@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,19 @@ _COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", 
     show_default=True,
     help="Read all values too: checksums, NaN, constant, colour. Else only headers.",
 )
+@click.option(
+    "--keep-identifiers",
+    is_flag=True,
+    help="With --json, tell DICOM's PatientID as it is; otherwise as a keyed hash.",
+)
 @common
 def command(
-    scans: tuple[Path, ...], deep: bool, seed: int, device: str, as_json: bool
+    scans: tuple[Path, ...],
+    deep: bool,
+    keep_identifiers: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Size, spacing, orientation, modality and problems of scans.
 
@@ -47,7 +58,7 @@ def command(
     if not paths:
         raise UnusableInput(f"{scans[0]}: no scans in this folder.")
     found = [inspect_scan(path, deep=deep) for path in paths]
-    result = {"scans": [_record(inspection) for inspection in found]}
+    result = {"scans": [_record(i, keep_identifiers) for i in found]}
     show(result, as_json, _table(found))
     return 0 if any(i.header is not None for i in found) else 2
 
@@ -70,8 +81,11 @@ def _expand(scan: Path) -> list[Path]:
     return sorted([*tree.files, *series])
 
 
-def _record(inspection: Inspection) -> dict[str, Any]:
+def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
+    from homolog.data.subjects import pseudonym, subject_key
+    from homolog.errors import UnusableInput
+
     problems = [
         {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems
     ]
@@ -95,8 +109,12 @@ def _record(inspection: Inspection) -> dict[str, Any]:
         "frames": header.frames,
         "channels": header.channels,
     }
-    if header.meta.get("subject"):
-        record["subject"] = header.meta["subject"]
+    if subject := str(header.meta.get("subject", "")):
+        if keep_identifiers:
+            record["subject"] = subject
+        else:
+            with contextlib.suppress(UnusableInput):  # no place for a key: not told
+                record["subject"] = pseudonym(subject, subject_key())
     stats = inspection.stats
     if stats is not None and stats.low <= stats.high:
         record["range"] = [stats.low, stats.high]
