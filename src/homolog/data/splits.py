@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from homolog.data.subjects import is_pseudonym
 from homolog.errors import UnusableInput
 
 SPLITS = ("train", "val", "test")
@@ -156,7 +157,11 @@ def leak_check(cards: Iterable[Case]) -> None:
 
 
 def _groups(cards: Sequence[Case]) -> dict[str, str]:
-    """Case id -> name of its group: cases linked by subject or by equal contents."""
+    """Case id -> name of its group: cases linked by subject or by equal contents.
+
+    The name decides the order of a draw. A keyed hash is another one for every user;
+    such a group is therefore named by what its scans hold.
+    """
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -169,7 +174,13 @@ def _groups(cards: Sequence[Case]) -> dict[str, str]:
         contents = f"contents {card.source_hash or card.id}"
         a, b = sorted((root(subject), root(contents)), reverse=True)
         parent[b] = a
-    return {card.id: root(f"subject {card.subject or card.id}") for card in cards}
+    groups = {card.id: root(f"subject {card.subject or card.id}") for card in cards}
+    names: dict[str, str] = {}
+    for card in sorted(cards, key=lambda c: c.source_hash or c.id):
+        if is_pseudonym(card.subject):
+            contents = f"contents {card.source_hash or card.id}"
+            names.setdefault(groups[card.id], contents)
+    return {case: names.get(group, group) for case, group in groups.items()}
 
 
 def _shuffled(groups: set[str], seed: int, purpose: str) -> list[str]:

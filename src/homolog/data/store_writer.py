@@ -31,6 +31,7 @@ from homolog.data.problems import Unsound
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check
 from homolog.data.store import FORMAT
 from homolog.data.store_folder import check_folder, check_ids, sweep
+from homolog.data.subjects import hidden_subjects
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
@@ -50,6 +51,7 @@ def prepare_store(
     preprocessing: Preprocessing | None = None,
     names: Mapping[int, str] | None = None,
     seed: int = 0,
+    keep_identifiers: bool = False,
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -61,6 +63,7 @@ def prepare_store(
         preprocessing: The rest of the recipe.
         names: As in ``write_store``.
         seed: Of the splits and the foreground index.
+        keep_identifiers: As in ``write_store``.
 
     Returns:
         As ``write_store``.
@@ -84,6 +87,7 @@ def prepare_store(
         rejected=index.rejected,
         names=names,
         seed=seed,
+        keep_identifiers=keep_identifiers,
     )
     return result
 
@@ -98,6 +102,7 @@ def write_store(
     names: Mapping[int, str] | None = None,
     seed: int = 0,
     fractions: Mapping[str, float] = FRACTIONS,
+    keep_identifiers: bool = False,
 ) -> Job[dict[str, Any]]:
     """Prepare cases into a store; what is there and current is kept.
 
@@ -116,6 +121,7 @@ def write_store(
             store was last prepared stay for values not named now.
         seed: Of the splits and the foreground index.
         fractions: Share of subjects per split.
+        keep_identifiers: Store subjects as they are told, not as keyed hashes.
 
     Returns:
         ``cases, labelled, rejected, store`` and more numbers, JSON types.
@@ -132,7 +138,9 @@ def write_store(
     named, kept = dict(names or {}), names_kept(out)
     as_given = dict(sorted({**kept, **named}.items()))
     joined, told_by_files = join_cases(cases, as_given), cases
-    cases = joined.cases
+    # splits are drawn by the subjects as told: whoever prepares, they are the same
+    subjects = {case.id: case.subject for case in joined.cases}
+    cases = joined.cases if keep_identifiers else hidden_subjects(joined.cases)
     rejected = (*rejected, *joined.refused)
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
@@ -144,7 +152,10 @@ def write_store(
     write_json(reasons, out / "rejected.json")
     if not cards:
         raise UnusableInput(_nothing(reasons))
-    contents = _contents(cards, cases, recipe, print_, seed, fractions)
+    told = [dataclasses.replace(c, subject=subjects[c.id]) for c in cards]
+    splits = assign_splits(told, seed, fractions)
+    contents = _contents(cards, cases, recipe, print_, splits)
+    contents["splits"] = {"seed": seed, "fractions": dict(fractions)}
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     for refused in joined.refused:
         yield Note(f"{refused.path} was left out: {refused.reason}", "warning")
@@ -157,8 +168,8 @@ def write_store(
     if removed:
         yield Note(f"{removed} cases of an earlier run were removed from the store.")
     yield Saved(str(out), "store")
-    told = what_was_named(named, kept, told_by_files, cards)
-    return _summary(cards, reasons, out, print_, counts, told)
+    explained = what_was_named(named, kept, told_by_files, cards)
+    return _summary(cards, reasons, out, print_, counts, explained)
 
 
 def _recipe(
@@ -242,11 +253,9 @@ def _contents(
     cases: Sequence[CaseSource],
     recipe: Preprocessing,
     print_: Fingerprint,
-    seed: int,
-    fractions: Mapping[str, float],
+    splits: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``store.json`` says."""
-    splits = assign_splits(cards, seed, fractions)
     leak_check([dataclasses.replace(card, split=splits[card.id]) for card in cards])
     modalities = {card.modality for card in cards}
     if len(modalities) == 1:
@@ -262,7 +271,6 @@ def _contents(
             "grids": dict(print_.numbers),
             "intensities": intensities_by_modality(cards),
         },
-        "splits": {"seed": seed, "fractions": dict(fractions)},
         "cases": {
             card.id: {"key": card.key, "split": splits[card.id]} for card in cards
         },

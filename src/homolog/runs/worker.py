@@ -24,6 +24,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
+from homolog.safe_text import visible
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
@@ -150,7 +151,7 @@ def _asked_to_stop(run: Run, stop: Callable[[], bool]) -> bool:
 def _failure(run: Run, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), run.log.open("a") as log:
-        log.write(text)
+        log.write(visible(text))
     sentence = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         sentence = f"{error.strerror}: {error.filename}"

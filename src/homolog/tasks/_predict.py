@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.label_naming import write_names
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
@@ -130,6 +131,7 @@ def predict_scans(
                 done.append({"scan": str(scan), **labels.to_dict(), **told})
                 continue
             write_labels(labels, target)
+            write_names(labels.names, target)
         except (UnusableInput, JobError, OSError, ValueError) as error:
             reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
             failed.append({"scan": str(scan), "reason": reason})
@@ -183,7 +185,10 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
 
     values, counts = np.unique(labels.data, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {name: int(found.get(value, 0)) for value, name in labels.names.items()}
+    voxels = dict.fromkeys(labels.names.values(), 0)
+    for value, name in labels.names.items():  # two values may have one name
+        voxels[name] += int(found.get(value, 0))
+    return voxels
 
 
 def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
