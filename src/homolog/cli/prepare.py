@@ -66,6 +66,11 @@ _LISTED = 20
     help="What label values are called, such as '1=liver,2=left kidney'; wins over "
     "names in files, and is kept when the store is brought up to date.",
 )
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take out cases of STORE that SOURCE does not have; else they stay.",
+)
 @common
 def command(
     sources: tuple[Path, ...],
@@ -75,6 +80,7 @@ def command(
     window_hu: str | None,
     modality: str | None,
     names: str,
+    replace: bool,
     seed: int,
     device: str,
     as_json: bool,
@@ -84,7 +90,8 @@ def command(
     SOURCE is a folder of scans, an nnU-Net or Decathlon dataset, a DICOM tree, a
     CSV or JSON manifest, a folder of pictures, or single files. What is unsound is
     left out with its reason. Run it again to go on after an interruption or to take
-    in what changed; what is current is not read twice.
+    in what changed; what is current is not read twice, and cases of the store that
+    SOURCE does not have stay in it.
 
     A manifest has a column image and, where known, label, modality, class (a|b are
     two, "no finding" is none), types, subject, split (train, val, test), boxes.
@@ -106,12 +113,13 @@ def command(
         window_hu=None if window_hu is None else _window(window_hu),
         names=names,
         seed=seed,
+        replace=replace,
     )
     last = follow(_with_result(job))
     if not isinstance(last, Finished):
         raise JobError("preparing did not come to its end; run it again.")
     result = last.result
-    keys = ("cases", "labelled", "rejected", "store")
+    keys = ("cases", "labelled", "rejected", "store", "kept", "removed")
     show({key: result[key] for key in keys}, as_json, _lines(result))
     return 130 if result["stopped"] else 0
 
