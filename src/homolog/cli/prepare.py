@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def command(
     Without --names, labels are called as dataset.json, a label_names.json beside the
     label maps, or a JSON manifest says, or else by their number.
     """
-    from homolog.cli._follow import follow
+    from homolog.cli._follow import follow, with_result
     from homolog.errors import JobError
     from homolog.events import Finished
     from homolog.study.preparing import build_store
@@ -115,21 +115,18 @@ def command(
         seed=seed,
         replace=replace,
     )
-    last = follow(_with_result(job))
+    try:
+        last = follow(with_result(job))
+    except KeyboardInterrupt:
+        job.close()  # what is half done goes, and the store is free
+        click.echo("Stopped; what is prepared stays, run it again to go on.", err=True)
+        return 130
     if not isinstance(last, Finished):
         raise JobError("preparing did not come to its end; run it again.")
     result = last.result
     keys = ("cases", "labelled", "rejected", "store", "kept", "removed")
     show({key: result[key] for key in keys}, as_json, _lines(result))
     return 130 if result["stopped"] else 0
-
-
-def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:
-    """The job's events, and its result as the last of them."""
-    from homolog.events import Finished
-
-    result = yield from job
-    yield Finished(result)
 
 
 def _window(text: str) -> tuple[float, float]:

@@ -300,7 +300,7 @@ class _Judge:
     def chunk(self, start: int, nbytes: int, tail: int) -> int:
         """Length of a chunk that is packed as ours are."""
         own = self.read(start, _CHUNK_HEADER)
-        said, block, length = struct.unpack("<iii", own[4:16])
+        said, block, length = (_i32(own, at) for at in (4, 8, 12))
         special = own[31] >> 4 & 7
         self.need(
             own[3] == _ITEM and said == nbytes and 0 < block <= nbytes
@@ -325,6 +325,12 @@ class _Judge:
         """Raise Damage unless it is so."""
         if not is_so:
             raise Damage(self.path, words)
+
+
+def _i32(data: bytes, at: int) -> int:
+    """Of a chunk: little-endian."""
+    value: int = struct.unpack_from("<i", data, at)[0]
+    return value
 
 
 def _u32(data: bytes, at: int) -> int:
