@@ -23,7 +23,7 @@ from homolog.data.inspect import Inspection, inspect_scan, label_problems
 from homolog.data.label_naming import name_of_mask, names_beside
 from homolog.data.label_words import bare_name
 from homolog.data.problems import Problem
-from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.scan_header import SPECIAL, is_known_suffix, is_special, scan_stem
 from homolog.data.sources import find_cases
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
@@ -102,6 +102,8 @@ def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UnusableInput(f"{path}: no such label file or folder.")
+        if is_special(path):
+            raise UnusableInput(f"{path}: {SPECIAL}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and is_known_suffix(file) and file.name[0] != ".":

@@ -1,8 +1,8 @@
 """SimpleITK, kept where a crash costs a file and not the process.
 
 As a script this decodes files of unknown origin for another process (see
-``decoder``), and then loads nothing but numpy and SimpleITK. As a module it writes our
-own data. The only place that knows SimpleITK, whose x, y, z order ends with its callers.
+``decoder``), and then loads nothing but numpy and SimpleITK; as a module it writes our
+own data. The only place that knows SimpleITK, whose x, y, z order its callers end.
 """
 
 from __future__ import annotations

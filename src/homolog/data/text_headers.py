@@ -355,7 +355,9 @@ def _huge(sizes: Sequence[int]) -> str:
 def _whole(header: TextHeader, key: str, default: str, least: int) -> int:
     said = header.fields.get(key, default)
     if not re.fullmatch(r"-?\d{1,18}", said) or int(said) < least:
-        text = f"{key} must be a whole number from {least}, the header says {said[:40]}."
+        text = (
+            f"{key} must be a whole number from {least}, the header says {said[:40]}."
+        )
         raise Unsound("unreadable", text, header.path)
     return int(said)
 
