@@ -219,7 +219,8 @@ def _refusal(reason: str, path: Path) -> Unsound:
     cut = any(word in reason for word in short)
     damaged = "data read error" in reason or "CRC" in reason
     code = "truncated" if cut else "corrupt" if damaged else "unreadable"
-    return Unsound(code, f"SimpleITK cannot read it: {reason}", path)
+    said = "".join(c if c.isprintable() else " " for c in reason[:500])
+    return Unsound(code, f"SimpleITK cannot read it: {said}", path)
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:

@@ -84,8 +84,8 @@ class VoxelPlan:
         encoding: ``raw, gzip, bzip2, text`` or ``hex``.
         files: Files with the voxels; each holds the same share of them.
         start: Byte in each file where the data start; -1: raw data at its very end.
-        lines: Lines to pass over first.
-        inside: Bytes to pass over in the decoded data.
+        lines: Lines to pass over there.
+        skip: Bytes to pass over after them; of what unpacks where the data are packed.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class VoxelPlan:
     files: tuple[Path, ...]
     start: int = 0
     lines: int = 0
-    inside: int = 0
+    skip: int = 0
 
     @property
     def count(self) -> int:
@@ -207,7 +207,9 @@ def nrrd_problems(header: TextHeader) -> list[Problem]:
     vectors = [[_number(v) for v in row.split(",")] for row in rows]
     if vectors:
         if len({len(v) for v in vectors}) > 1 or len(vectors[0]) > 4:
-            text = f"the space directions {directions[:80]} are no vectors of one size."
+            text = (
+                f"the space directions {directions[:80]!r} are no vectors of one size."
+            )
             return [Problem("affine", text)]
         axes = np.array(vectors, dtype=np.float64).T
         lengths = _lengths(axes)
@@ -287,13 +289,10 @@ def _nrrd_plan(header: TextHeader) -> VoxelPlan:
     if skip < 0 and encoding != "raw":
         text = f"byte skip -1 is for raw data, the encoding is {encoding}."
         raise Unsound("unsupported", text, path)
-    packed = encoding in ("gzip", "bzip2")
-    attached = header.data_at or 0
     return VoxelPlan(
         path, sizes, channels, dtype, encoding, _data_files(header, sizes, "data file"),
-        start=-1 if skip < 0 else attached + (0 if packed else skip),
-        lines=_whole(header, "line skip", "0", least=0),
-        inside=skip if packed else 0,
+        start=-1 if skip < 0 else header.data_at or 0,
+        lines=_whole(header, "line skip", "0", least=0), skip=max(skip, 0),
     )  # fmt: skip
 
 
@@ -329,7 +328,7 @@ def _meta_plan(header: TextHeader) -> VoxelPlan:
 def _axes(header: TextHeader, said: str) -> int:
     most = _MOST_AXES[header.format]
     if not re.fullmatch(r"\d{1,4}", said) or not 1 <= int(said) <= most:
-        text = f"the number of axes must be 1 to {most}, the header says {said[:40]}."
+        text = f"the number of axes must be 1 to {most}, the header says {said[:40]!r}."
         raise Unsound("unreadable", text, header.path)
     return int(said)
 
@@ -337,7 +336,7 @@ def _axes(header: TextHeader, said: str) -> int:
 def _sizes(header: TextHeader, said: str, n: int) -> tuple[int, ...]:
     words = said.split()
     if len(words) != n or not all(re.fullmatch(r"[-+]?\d{1,19}", w) for w in words):
-        text = f"sizes must be {n} whole numbers, the header says {said[:80]}."
+        text = f"sizes must be {n} whole numbers, the header says {said[:80]!r}."
         raise Unsound("unreadable", text, header.path)
     sizes = tuple(int(w) for w in words)
     if any(size < 1 for size in sizes):
@@ -356,7 +355,7 @@ def _whole(header: TextHeader, key: str, default: str, least: int) -> int:
     said = header.fields.get(key, default)
     if not re.fullmatch(r"-?\d{1,18}", said) or int(said) < least:
         text = (
-            f"{key} must be a whole number from {least}, the header says {said[:40]}."
+            f"{key} must be a whole number from {least}, the header says {said[:40]!r}."
         )
         raise Unsound("unreadable", text, header.path)
     return int(said)
@@ -395,7 +394,7 @@ def _file_count(header: TextHeader, sizes: tuple[int, ...], axes: list[str]) -> 
     """Files needed where each holds the first axes, all but the last by default."""
     said = axes[0].upper().removesuffix("D") if axes else str(max(1, len(sizes) - 1))
     if not re.fullmatch(r"\d{1,2}", said) or not 1 <= int(said) <= len(sizes):
-        text = f"data files of {said[:20]} axes do not fit {len(sizes)} axes."
+        text = f"data files of {said[:20]!r} axes do not fit {len(sizes)} axes."
         raise Unsound("unreadable", text, header.path)
     wanted = math.prod(sizes[int(said) :])
     if wanted > _MOST_FILES:
@@ -413,7 +412,7 @@ def _pattern(header: TextHeader, said: str) -> tuple[list[str], list[str]]:
     if place is None or not whole or len(axes) > 1 or int(numbers[2]) == 0:
         text = (
             "a pattern of data files must be like slice%03d.raw 1 20 1, the header "
-            f"says {said[:80]}."
+            f"says {said[:80]!r}."
         )
         raise Unsound("unreadable", text, header.path)
     first, last, step = (int(w) for w in numbers)
@@ -437,13 +436,13 @@ def _beside(header: Path, name: str) -> Path:
         real = path.resolve()
         homes = (header.parent.resolve(), header.resolve().parent)
     except (OSError, RuntimeError, ValueError):
-        text = f"its data file {name[:200]} cannot be reached."
+        text = f"its data file {name[:200]!r} cannot be reached."
         raise Unsound("missing", text, header) from None
     if not any(real.is_relative_to(home) for home in homes):
-        text = f"its data file {name[:200]} does not lie beside or below its header."
+        text = f"its data file {name[:200]!r} does not lie beside or below its header."
         raise Unsound("unreadable", text, header)
     if not real.is_file():
-        text = f"its data file {name[:200]} is not there."
+        text = f"its data file {name[:200]!r} is not there."
         raise Unsound("missing", text, header)
     return real
 
@@ -452,7 +451,8 @@ def _check_lengths(plan: VoxelPlan) -> None:
     """What the lengths of the files alone show."""
     share = plan.count // len(plan.files)
     for file in plan.files:
-        have = file.stat().st_size - max(plan.start, 0)
+        unpacked = 0 if plan.encoding in ("gzip", "bzip2") else plan.skip
+        have = file.stat().st_size - max(plan.start, 0) - unpacked
         least = share * plan.dtype.itemsize
         if plan.encoding == "gzip":
             least = least // MOST_DEFLATE

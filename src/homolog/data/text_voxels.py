@@ -21,6 +21,7 @@ from homolog.data.text_headers import VoxelPlan
 
 _READ = 1 << 20
 _PIECE = 1 << 24
+_PACKED = ("gzip", "bzip2")
 # So much may follow the voxels within a compressed stream before that is called a
 # fault: nothing unpacks without end for a scan of a few voxels.
 _MOST_AFTER = 1 << 26
@@ -40,7 +41,8 @@ def iter_voxels(plan: VoxelPlan) -> Iterator[NDArray[Any]]:
         if plan.encoding == "text":
             yield _spelt(plan, file, plan.count // len(plan.files))
             continue
-        rest, wanted, skip = b"", share, plan.inside
+        rest, wanted = b"", share
+        skip = plan.skip if plan.encoding in _PACKED else 0
         for piece in _bytes_of(plan, file, share):
             block = memoryview(rest + piece if rest else piece)[skip:]
             skip = max(0, skip - len(piece))
@@ -74,22 +76,28 @@ def read_voxels(plan: VoxelPlan) -> NDArray[Any]:
 def _bytes_of(plan: VoxelPlan, path: Path, wanted: int) -> Iterator[bytes]:
     """Decoded bytes of one file; of raw data no more than wanted."""
     with path.open("rb") as file:
-        start = plan.start
-        if start < 0:
-            start = max(0, path.stat().st_size - wanted)
-        file.seek(start)
-        for _ in range(plan.lines):
-            if not file.readline(_PIECE):
-                text = f"its data file has no {plan.lines} lines to pass over."
-                raise Unsound("truncated", text, plan.path)
-        if plan.encoding in ("gzip", "bzip2"):
-            yield from _unpacked(plan, file, wanted + plan.inside)
+        if plan.start < 0:
+            file.seek(max(0, path.stat().st_size - wanted))
+        else:
+            _pass_over(plan, file)
+        if plan.encoding in _PACKED:
+            yield from _unpacked(plan, file, wanted + plan.skip)
         elif plan.encoding == "hex":
             yield _from_hex(plan, file, wanted)
         else:
             while wanted > 0 and (piece := file.read(min(_READ, wanted))):
                 wanted -= len(piece)
                 yield piece
+
+
+def _pass_over(plan: VoxelPlan, file: BinaryIO) -> None:
+    file.seek(plan.start)
+    for _ in range(plan.lines):
+        if not file.readline(_PIECE):
+            text = f"its data file has no {plan.lines} lines to pass over."
+            raise Unsound("truncated", text, plan.path)
+    if plan.encoding not in _PACKED:
+        file.seek(plan.skip, 1)
 
 
 def _unpacked(plan: VoxelPlan, file: BinaryIO, wanted: int) -> Iterator[bytes]:
@@ -180,9 +188,7 @@ def _spelt(plan: VoxelPlan, path: Path, count: int) -> NDArray[Any]:
     """Numbers written as text."""
     check_room(40 * count, plan.path)
     with path.open("rb") as file:
-        file.seek(max(plan.start, 0))
-        for _ in range(plan.lines):
-            file.readline(_PIECE)
+        _pass_over(plan, file)
         words = file.read(32 * count + _READ).replace(b",", b" ").split()[:count]
     if len(words) < count:
         text = f"{count} numbers expected, {len(words)} found."
