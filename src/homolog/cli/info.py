@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._options import common, show
+from homolog.geometry.places import AXES_NAMED
 
 if TYPE_CHECKING:
     from homolog.data.inspect import Inspection
@@ -88,6 +89,7 @@ def _record(inspection: Inspection) -> dict[str, Any]:
         "origin_mm": list(header.affine.origin_mm),
         "orientation": header.affine.orientation[::-1],
         "affine": header.affine.to_list(),
+        "axes": AXES_NAMED,
         "modality": inspection.modality,
         "dtype": header.dtype,
         "kind": header.kind,
