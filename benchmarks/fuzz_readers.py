@@ -515,6 +515,13 @@ class Readers:
             self._process.kill()
             self._process.communicate()
             self._process = None
+        self._noise.seek(0)
+        self._noise.truncate()
+
+    def end(self) -> None:
+        """Close everything."""
+        self.close()
+        self._noise.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
@@ -560,7 +567,7 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
                     bad.append({"number": number, **about, **told})
                 shutil.rmtree(mutant.folder)
         finally:
-            readers.close()
+            readers.end()
     total = sum(kinds.values(), Counter())
     return {
         "count": count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import stat
 import struct
 from collections.abc import Mapping
@@ -139,6 +140,11 @@ def is_scan_path(path: Path | str) -> bool:
     except Unsound:
         return False
     return True
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads; itself where its links go round in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def is_special(path: Path) -> bool:
