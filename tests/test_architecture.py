@@ -32,7 +32,7 @@ NEIGHBOURS = {
 }
 
 ONLY_IN = {
-    "SimpleITK": ("data/scan_io.py",),
+    "SimpleITK": ("data/itk_decoder.py",),
     "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),
