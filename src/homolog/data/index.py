@@ -83,7 +83,7 @@ def index_sources(
                 tuple(cases), tuple(found.rejected), tuple(found.notes), stopped=True
             )
         inspection = _inspect(candidate, peek)
-        reason = inspection.reason or _twin(inspection, by_content)
+        reason = inspection.objection or _twin(inspection, by_content)
         if reason is not None:
             where = str(candidate.image)
             found.rejected.append(Rejected(where, reason.text, reason.code))

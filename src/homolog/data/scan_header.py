@@ -48,7 +48,8 @@ class ScanHeader:
         modality: One of MODALITIES, as far as header and name tell.
         kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
         meta: What must survive until saving, and what the index wants to know:
-            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``.
+            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``;
+            ``placed`` is False where the affine says nothing.
         problems: Everything the header alone shows, fatal or not.
     """
 

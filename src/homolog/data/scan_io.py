@@ -278,9 +278,14 @@ def _dtype_of(words: str) -> str:
     return f"{family}{bits or 64}"
 
 
-def _measure(path: Path) -> tuple[Affine, str, int]:
-    affine, _, dtype, channels = _itk_information(path)
-    return affine, dtype, channels
+def _measure(path: Path) -> tuple[str, int]:
+    """Number type and channels of one DICOM file; its place is told by its tags."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk(path):
+        reader.ReadImageInformation()
+    words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return _dtype_of(words), reader.GetNumberOfComponents()
 
 
 def _decode(path: Path) -> NDArray[Any]:
