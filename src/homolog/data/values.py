@@ -172,10 +172,12 @@ class ValueStats:
             return False
         if len(self.distinct) == 2:
             return True
-        few = self.could_be_labels and len(self.distinct) <= _MOST_CLASSES
-        patches = self.zero_fraction >= 0.2 and self.run_fraction >= 0.8
-        points = self.zero_fraction >= 0.98 and len(self.distinct) <= 32
-        return few and (patches or points)
+        if not self.could_be_labels or self.zero_fraction < 0.2:
+            return False
+        for most, runs in ((8, 0.5), (_MOST_CLASSES, 0.8)):
+            if len(self.distinct) <= most and self.run_fraction >= runs:
+                return True
+        return self.zero_fraction >= 0.98 and len(self.distinct) <= 32  # points
 
     @property
     def looks_like_ct(self) -> bool:
