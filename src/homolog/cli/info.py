@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._options import common, show
+from homolog.geometry.places import AXES_NAMED
 
 if TYPE_CHECKING:
     from homolog.data.inspect import Inspection
@@ -69,7 +70,7 @@ def _expand(scan: Path) -> list[Path]:
     for folder in tree.dicom_folders:
         try:
             series, others = dicom_scans(folder)
-        except Exception:
+        except Exception:  # the folder itself is inspected, and tells it
             series, others = [], []
         found += series
         found += [o.path for o in others if "DICOMDIR" not in o.other_object]
@@ -97,6 +98,7 @@ def _record(inspection: Inspection) -> dict[str, Any]:
             "origin_mm": list(header.affine.origin_mm),
             "orientation": header.affine.orientation[::-1],
             "affine": header.affine.to_list(),
+            "axes": AXES_NAMED,
         }
     record |= {
         "modality": inspection.modality,

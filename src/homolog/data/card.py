@@ -39,6 +39,8 @@ class Card:
             edges in voxels (voxel i reaches from i to i + 1).
         label_values: Label values present, without background and unlabelled.
         label_counts: Voxels of each of them.
+        label_map: Value in the label file -> value stored, where they differ; -1
+            teaches nothing.
         has_label: Whether a label map is stored.
         source: Path of the scan.
         label_source: Path of its label map, or None.
@@ -77,6 +79,7 @@ class Card:
     files: dict[str, int] = field(default_factory=dict)
     note: str = ""
     types: str | None = None
+    label_map: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_labelled(self) -> bool:
@@ -106,7 +109,8 @@ class Card:
             **self.original,
             "affine": self.original["affine"].to_list(),
         }
-        plain["label_counts"] = {str(v): n for v, n in self.label_counts.items()}
+        for name in ("label_counts", "label_map"):
+            plain[name] = {str(v): n for v, n in getattr(self, name).items()}
         return plain
 
     @classmethod
@@ -124,8 +128,9 @@ class Card:
         }
         start, stop = values["foreground"]
         values["foreground"] = (tuple(start), tuple(stop))
-        counts = values.get("label_counts", {})
-        values["label_counts"] = {int(v): int(n) for v, n in counts.items()}
+        for name in ("label_counts", "label_map"):
+            told = values.get(name, {})
+            values[name] = {int(v): int(n) for v, n in told.items()}
         for name in ("shape", "label_values", "boxes"):
             values[name] = tuple(values[name])
         return cls(**values)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from homolog.data.array_file import write_array
 from homolog.data.atomic import flush, write_json
 from homolog.data.card import Card, boxes_on_grid, prepared_fields
+from homolog.data.label_values import mapped_labels
 from homolog.data.preprocess import (
     Preprocessing,
     labels_on_grid,
@@ -94,7 +95,9 @@ def _fill(
     names = ["image.b2nd"]
     counts: dict[int, int] = {}
     if source.label is not None:
-        array = labels_on_grid(read_labels(source.label), prepared)
+        own_labels = mapped_labels(read_labels(source.label), source.label_map)
+        array = labels_on_grid(own_labels, prepared)
+        del own_labels
         write_array(array, folder / "label.b2nd")
         points, counts = foreground_index(array, seed)
         with (folder / "points.npy").open("wb") as file:
@@ -110,6 +113,7 @@ def _fill(
         boxes=boxes_on_grid(source.boxes, own, prepared.affine),
         label_values=tuple(sorted(counts)),
         label_counts=counts,
+        label_map=dict(source.label_map),
         has_label=source.label is not None,
         source=str(source.image.absolute()),
         label_source=str(source.label.absolute()) if source.label else None,

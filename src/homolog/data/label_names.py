@@ -31,22 +31,6 @@ def has_name(value: int, name: str) -> bool:
     return name.strip() not in ("", f"label {value}")
 
 
-def name_conflicts(cases: Sequence[CaseSource]) -> list[str]:
-    """A sentence for every label value that has two names."""
-    first: dict[int, tuple[str, str]] = {}
-    sentences: dict[int, str] = {}
-    for case in cases:
-        for value, name in case.label_names.items():
-            other, where = first.setdefault(value, (name, case.id))
-            if other != name:
-                sentences.setdefault(
-                    value,
-                    f"label {value} is {other!r} in {where} but {name!r} in {case.id}; "
-                    "prepare such data into two stores.",
-                )
-    return list(sentences.values())
-
-
 @dataclass(frozen=True)
 class JoinedLabels:
     """Labels of several stores as classes of one model.

@@ -23,8 +23,9 @@ from homolog.data.fingerprint import (
     fingerprint,
     intensities_by_modality,
 )
-from homolog.data.given_names import names_kept, what_was_named, with_names
-from homolog.data.label_names import label_names, name_conflicts
+from homolog.data.given_names import names_kept, what_was_named
+from homolog.data.label_joining import join_cases
+from homolog.data.label_names import label_names
 from homolog.data.preprocess import Preprocessing
 from homolog.data.problems import Unsound
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check
@@ -130,6 +131,9 @@ def write_store(
     check_ids(cases)
     named, kept = dict(names or {}), names_kept(out)
     as_given = dict(sorted({**kept, **named}.items()))
+    joined, told_by_files = join_cases(cases, as_given), cases
+    cases = joined.cases
+    rejected = (*rejected, *joined.refused)
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, preprocessing, spacing, reasons)
     built = _prepare_all(cases, out, recipe, reasons, seed)
@@ -140,17 +144,20 @@ def write_store(
     write_json(reasons, out / "rejected.json")
     if not cards:
         raise UnusableInput(_nothing(reasons))
-    called = with_names(cases, as_given)
-    contents = _contents(cards, called, recipe, print_, seed, fractions)
+    contents = _contents(cards, cases, recipe, print_, seed, fractions)
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
-    for sentence in name_conflicts(called):
+    for refused in joined.refused:
+        yield Note(f"{refused.path} was left out: {refused.reason}", "warning")
+    for sentence in joined.warnings:
         yield Note(sentence, "warning")
+    for sentence in joined.remarks:
+        yield Note(sentence)
     write_json(contents, out / "store.json")
     removed = sweep(out, [card.id for card in cards])
     if removed:
         yield Note(f"{removed} cases of an earlier run were removed from the store.")
     yield Saved(str(out), "store")
-    told = what_was_named(named, kept, cases, cards)
+    told = what_was_named(named, kept, told_by_files, cards)
     return _summary(cards, reasons, out, print_, counts, told)
 
 

@@ -248,7 +248,7 @@ class Helper(QObject):
 
     def _launch(self) -> Run:
         run = Run.create(self._folder / "job", self._kind, self._config)
-        launch.start(run, with_parent=True)
+        launch.start(run, with_parent=True, outside=True)
         return run
 
     def _follow(self, run: Run) -> None:

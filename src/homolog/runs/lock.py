@@ -47,7 +47,7 @@ def is_locked(path: Path) -> bool:
     try:
         with path.open("rb" if os.name != "nt" else "r+b") as file:
             return not _try_lock(file, shared=True)
-    except FileNotFoundError:
+    except OSError:  # there is none, it is another user's, or no file: nothing to ask
         return False
 
 

@@ -6,7 +6,6 @@ that counts; what it measured is read from its ``plan.json``.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from homolog.tasks._finetune_settings import check_cases, task_of
 from homolog.tasks._finetune_settings import resolve as complete_finetune
 from homolog.tasks._finetune_settings import resolve_request as resolve_finetune
 from homolog.training.config import TrainingConfig
-from homolog.training.planning import Plan, steps_within
+from homolog.training.planning import Plan, read_plan, steps_within
 
 _KINDS: Mapping[str, tuple[Callable[..., Any], Callable[..., Job[Any]]]] = {
     "pretrain": (resolve_pretrain, pretrain_job),
@@ -69,7 +68,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         if stopped:
             yield Stopped(0)
             return {"stopped": True}
-        plan = Plan(**json.loads((scratch / "plan.json").read_text(encoding="utf-8")))
+        plan = read_plan(scratch / "plan.json")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     device = choose_device(str(resolved["device"]))

@@ -12,10 +12,11 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
+from homolog.data.learnt_spacing import KEY, LearntSpacing
 from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
-from homolog.events import Job, Note, Saved
+from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed import CaseRef, Feed
 from homolog.model_files import load_encoder, save_model
 from homolog.nn.optim import parameter_groups
@@ -32,12 +33,17 @@ from homolog.tasks._preview import LabelPreview
 from homolog.tasks._same_task import same_task
 from homolog.training import TrainingConfig, TrainingResult, train
 from homolog.training.precision import resolve_precision
+from homolog.training.validation import evaluating, score_of
+
+# A stopped run's last weights are validated where that took no longer than this before.
+_PATIENCE_S = 10.0
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """Fine-tune, validate, and save the best network as a model folder.
 
-    Resumes by itself where ``folder`` holds a checkpoint.
+    Resumes by itself where ``folder`` holds a checkpoint. A stopped fine-tuning saves
+    its model too, marked as stopped, so that what was learnt can be used.
 
     Args:
         config: As taken by ``resolve``.
@@ -78,7 +84,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     for told in (spec.get("labels_note"), _recipes_note(cases)):
         if told:
             yield Note(told)
-    result = yield from train(
+    learning = train(
         module,
         feed,
         training,
@@ -92,22 +98,56 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
             module, training.weight_decay, factor=_encoder_factor(task, module)
         ),
     )
+    result = yield from without_stopped(learning)
     summary = _summary(settings, cases, result)
-    if result.stopped or not here.is_first:
-        return {**summary, "stopped": result.stopped}
+    if here.is_first and result.steps:
+        kept = _keep_weights(module, folder, result, validation, task.best_metric)
+        if held_out:
+            with evaluating(module):
+                spec = {**spec, **task.settle(validation.model(), held_out)}
+        encoder = module.encoder()  # of the backbone, what the task stands on
+        card = model_card(settings, task, spec, store, cases, encoder, origin, result)
+        path = save_model(
+            folder / "model", module.deployed().state_dict(), {**card, **kept}, "model"
+        )
+        summary |= {"model": str(path), "weights_of": kept["weights_of"]}
+        yield Saved(str(path), "model")
+    if result.stopped:
+        yield Stopped(result.steps)
+    return summary
+
+
+def _keep_weights(
+    module: TaskModule,
+    folder: Path,
+    result: TrainingResult,
+    validation: _Validation,
+    metric: str,
+) -> dict[str, Any]:
+    """Load the weights that validated best, where there are; else keep the last.
+
+    After a stop the last weights were not validated yet. Where the cases take seconds
+    they are looked at, but nothing of that enters the state a resume goes on from.
+
+    Returns:
+        What the card says of them: ``weights_of``, ``best_step`` and ``validation``.
+    """
     best = load_best(folder)
-    if best is not None:
-        module.load_state_dict(best[0])
-    if held_out:
-        spec = {**spec, **task.settle(validation.model(), held_out)}
-    encoder = module.encoder()  # of the backbone, what the task stands on
-    card = model_card(settings, task, spec, store, cases, encoder, origin, result)
-    path = save_model(
-        folder / "model", module_state=module.deployed().state_dict(), card=card,
-        name="model",
-    )  # fmt: skip
-    yield Saved(str(path), "model")
-    return {**summary, "stopped": False, "model": str(folder / "model")}
+    last: dict[str, float] = {}
+    if best is not None and best[1]["step"] < result.steps and result.stopped:
+        if result.validation_s <= _PATIENCE_S:
+            with evaluating(module):
+                last = validation(result.steps)
+        if last and score_of(last, metric) > best[1]["score"]:
+            best = None
+    if best is None:
+        told = {"kept": "last", "step": result.steps, "validated": bool(last)}
+        return {"weights_of": told, "best_step": result.steps if last else 0,
+                "validation": last}  # fmt: skip
+    module.load_state_dict(best[0])
+    told = {"kept": "best", "step": best[1]["step"], "validated": True}
+    return {"weights_of": told, "best_step": best[1]["step"],
+            "validation": best[1]["metrics"]}  # fmt: skip
 
 
 def starting_encoder(
@@ -166,6 +206,7 @@ def model_card(
         },
         "encoder": dict(origin),
         "preprocessing": _common_recipe(stores_of(cases)),
+        KEY: _learnt_spacing(cases),
         "preprocessings": [to_dict(s.preprocessing) for s in stores_of(cases)],
         "task_config": to_dict(task.config),
         "task_spec": dict(spec),
@@ -173,6 +214,9 @@ def model_card(
         "window": spec.get("window"),
         "training": settings.training,
         "steps": result.steps,
+        "total_steps": result.total_steps,
+        "complete": not result.stopped,
+        "stopped": result.stopped,
         "best_step": result.best_step,
         "validation": dict(result.best),
         "store_hash": store.hash,
@@ -200,6 +244,12 @@ def _common_recipe(stores: Sequence[Store]) -> dict[str, Any]:
     if len({store.preprocessing.modality for store in stores}) > 1:
         recipe["modality"] = None  # each scan's own
     return recipe
+
+
+def _learnt_spacing(cases: Cases) -> dict[str, Any] | None:
+    """The voxel size learnt at, see ``learnt_of``; None: pictures have none."""
+    learnt = LearntSpacing.of_cases(c.card for c in (*cases.train, *cases.val))
+    return None if learnt is None else learnt.to_dict()
 
 
 def _recipes_note(cases: Cases) -> str:
@@ -273,6 +323,7 @@ def _summary(
         "cases": {"train": len(cases.train), "val": len(cases.val)},
         "steps": result.steps,
         "total_steps": result.total_steps,
+        "stopped": result.stopped,
         "best_step": result.best_step,
         "best": dict(result.best),
         "losses": dict(result.losses),

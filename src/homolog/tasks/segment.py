@@ -13,7 +13,7 @@ from torch import nn
 
 from homolog.backbones._base import Backbone
 from homolog.data.card import Card
-from homolog.data.preprocess import prepare_volume, restore_labels
+from homolog.data.preprocess import restore_labels
 from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
@@ -31,9 +31,8 @@ from homolog.tasks._label_spaces import (
 )
 from homolog.tasks._labelling import (
     as_label_values,
-    check_scan,
     label_stored,
-    model_preprocessing,
+    prepared_for,
     smallest_integers,
     useful_flips,
 )
@@ -237,17 +236,13 @@ class Segment(LearnedTask):
             UnusableInput: Another modality or number of channels than learnt from.
         """
         model: Trained = inputs["model"]
-        recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, inputs.get("modality"))
         flips = useful_flips(model, inputs.get("flips", ()))
         unseen = [axis for axis in flips if not model.spec["flip"][axis]]
         if unseen:
             axes = ", ".join("zyx"[axis] for axis in unseen)
             text = f"the model never saw scans mirrored along {axes}; it may do worse."
             yield Note(text, "warning")
-        prepared = prepare_volume(volume, recipe)
-        if prepared.note:
-            yield Note(f"{volume.name}: {prepared.note}.", "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
         result = yield from label_stored(
             model,
             prepared.data,

@@ -135,6 +135,7 @@ class TrainingResult:
         precision: ``bf16`` or ``fp32``.
         seconds_per_step: Median of this session.
         peak_memory_bytes: Peak of this session.
+        validation_s: Seconds the last validation of this session took; 0 before one.
     """
 
     steps: int
@@ -150,3 +151,4 @@ class TrainingResult:
     precision: str = "fp32"
     seconds_per_step: float = 0.0
     peak_memory_bytes: int = 0
+    validation_s: float = 0.0

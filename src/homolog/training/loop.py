@@ -23,7 +23,7 @@ from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stop
 from homolog.training.config import BatchSource, TrainingConfig, TrainingResult
 from homolog.training.health import CollapseWatch, MetricsTable
 from homolog.training.measure import Stopwatch, peak_memory_bytes
-from homolog.training.persistence import Position, restore, save
+from homolog.training.persistence import INFO, Position, restore, save
 from homolog.training.planning import Plan, lowered, make_plan, resized
 from homolog.training.precision import resolve_precision
 from homolog.training.previews import Draw, Previews
@@ -119,7 +119,7 @@ class _Loop:
     def run(self, groups: Sequence[Mapping[str, Any]] | None) -> News:
         """The whole session."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        saved = load_state(self.folder)
+        saved = load_state(self.folder, INFO)
         precision = resolve_precision(self.config.precision, self.device, self.module)
         self.stepper = Stepper(
             self.module, self.config, groups,
@@ -134,6 +134,9 @@ class _Loop:
                 )
             yield from self._tell(Note(f"resuming after step {self.position.done}."))
         else:
+            if (self.folder / "plan.json").exists():
+                again = "no checkpoint was saved before: training begins again."
+                yield from self._tell(Note(again, "warning"))
             yield from self._make_plan()
         if self.stopped:
             yield Stopped(0)
@@ -144,6 +147,8 @@ class _Loop:
         if self.here.is_first:
             table = MetricsTable(self.folder / "metrics.csv", self.position.done)
             self.table: MetricsTable | None = table
+            if table.damaged:
+                yield from self._tell(Note(table.damaged, "warning"))
         else:
             self.table = None
         self._last_save = time.monotonic()
@@ -342,4 +347,5 @@ class _Loop:
             precision=self.plan.precision,
             seconds_per_step=self.watch.seconds_per_step,
             peak_memory_bytes=peak_memory_bytes(self.device),
+            validation_s=self.validator.seconds,
         )

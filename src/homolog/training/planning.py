@@ -6,18 +6,19 @@ checkpoint resumes to the same end.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from homolog.config import ConfigError, from_dict
 from homolog.distributed import world
-from homolog.errors import JobError
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
+from homolog.json_files import read_object
 from homolog.model_files.tensor_files import write_json
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.measure import (
@@ -28,6 +29,7 @@ from homolog.training.measure import (
     spoken,
     synchronise,
 )
+from homolog.training.precision import PRECISIONS
 from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
 
 _NOT_WORTH_MEASURING = 20  # steps
@@ -59,6 +61,32 @@ class Plan:
     validation_s: float = 0.0
 
 
+def read_plan(path: Path) -> Plan:
+    """A plan that was written.
+
+    Raises:
+        UnusableInput: It is damaged; names the file and the field.
+    """
+    return plan_of(read_object(path), str(path))
+
+
+def plan_of(content: Mapping[str, Any], where: str) -> Plan:
+    """A plan from JSON types.
+
+    Raises:
+        UnusableInput: One of another type, or a number that cannot be meant.
+    """
+    try:
+        plan = from_dict(Plan, content)
+        if min(plan.total_steps, plan.batch_size, plan.accumulate) < 1:
+            raise ConfigError("steps, batch size and passes must be 1 or more")
+        if plan.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}")
+    except ConfigError as error:
+        raise UnusableInput(f"{where} is damaged ({str(error).rstrip('.')}).") from None
+    return plan
+
+
 def make_plan(
     stepper: Stepper,
     feed: BatchSource,
@@ -78,7 +106,7 @@ def make_plan(
     """
     path = folder / "plan.json"
     if path.exists():
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+        return read_plan(path)
     began = time.monotonic()
     plan = Plan(config.steps, config.batch_size, config.accumulate, stepper.precision)
     wanted = config.dry_run_steps

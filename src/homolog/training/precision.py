@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 def resolve_precision(wanted: str, device: torch.device, module: nn.Module) -> str:
     """``auto`` -> ``bf16`` or ``fp32``; the others pass.

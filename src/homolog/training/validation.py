@@ -28,6 +28,9 @@ class Validator:
         validate: Steps done -> metrics; None validates nothing.
         best_metric: Higher is better; lower is with a leading ``-``. None keeps none.
         config: How often.
+
+    Attributes:
+        seconds: The last one took; 0 before one.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Validator:
         self._module, self._folder = module, folder
         self._validate, self._best_metric = validate, best_metric
         self._every = config.validate_every
-        self._seconds = 0.0
+        self.seconds = 0.0
         self.best: dict[str, Any] = {}
 
     @property
@@ -59,12 +62,12 @@ class Validator:
         """Seconds the validations of the steps left will take, as far as is known."""
         if self._validate is None:
             return 0.0
-        return self._seconds * (1 + (left // self._every if self._every else 0))
+        return self.seconds * (1 + (left // self._every if self._every else 0))
 
     def measure(self) -> float:
         """Validate once for its time alone; seconds."""
         self._metrics(0)
-        return self._seconds
+        return self.seconds
 
     def run(self, done: int) -> Validated:
         """Validate after ``done`` steps; the weights are kept when they are the best.
@@ -76,7 +79,7 @@ class Validator:
         metrics = self._metrics(done)
         is_best = False
         if self._best_metric is not None:
-            score = self._score(metrics)
+            score = score_of(metrics, self._best_metric)
             former = self.best.get("score")
             is_best = score == score and (former is None or score > former)
             if is_best:
@@ -84,15 +87,6 @@ class Validator:
                 if world().is_first:
                     save_best(self._folder, self._module.state_dict(), self.best)
         return Validated(done, metrics, is_best)
-
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        assert self._best_metric is not None
-        name = self._best_metric.removeprefix("-")
-        if name not in metrics:
-            raise ValueError(
-                f"the validation reports {', '.join(metrics)}, but {name!r} decides."
-            )
-        return -metrics[name] if self._best_metric.startswith("-") else metrics[name]
 
     def _metrics(self, done: int) -> dict[str, float]:
         """Measured by the first process, told to all."""
@@ -105,8 +99,26 @@ class Validator:
             holder[0] = {name: float(value) for name, value in found.items()}
         if world().size > 1:
             dist.broadcast_object_list(holder, src=0)
-        self._seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - began
         return holder[0]
+
+
+def score_of(metrics: Mapping[str, float], best_metric: str) -> float:
+    """The metric that decides, higher is better.
+
+    Args:
+        metrics: Of a validation.
+        best_metric: Its name; with a leading ``-`` lower is better.
+
+    Raises:
+        ValueError: The validation does not report it.
+    """
+    name = best_metric.removeprefix("-")
+    if name not in metrics:
+        raise ValueError(
+            f"the validation reports {', '.join(metrics)}, but {name!r} decides."
+        )
+    return -metrics[name] if best_metric.startswith("-") else metrics[name]
 
 
 @contextmanager
