@@ -6,6 +6,7 @@ people. ``fatal`` problems keep a scan out of the store, the others are remarks.
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from homolog.errors import JobError, UnusableInput
 SHEAR_LIMIT = 5e-4
 # Characters of an unexpected error that are told.
 _TEXT_MOST = 300
+# Errors of the system that only writing meets.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 CODES: dict[str, str] = {
     "missing": "the file, or one it needs, is not there",
@@ -106,10 +109,11 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RecursionError):
         return Problem("unreadable", "its parts are nested too deeply.")
     if isinstance(error, OSError):
-        return Problem("unreadable", f"cannot be read: {error.strerror or error}.")
+        done = "written" if error.errno in _WRITING else "read"
+        return Problem("unreadable", f"cannot be {done}: {error.strerror or error}.")
     text = " ".join(str(error).split())[:_TEXT_MOST] or "no reason given"
     if not isinstance(error, UnusableInput | JobError):
-        text = f"cannot be read ({type(error).__name__}: {text})."
+        text = f"cannot be used ({type(error).__name__}: {text})."
     return Problem("unreadable", text)
 
 

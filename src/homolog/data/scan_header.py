@@ -125,16 +125,31 @@ def _frames_of_mgh(path: Path) -> str:
     return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file, folder or series; no name is too odd to ask."""
+    try:
+        return path.exists() or is_series_path(path)
+    except (OSError, ValueError):  # too long for a name, a null byte
+        return False
+
+
 def is_scan_path(path: Path | str) -> bool:
     """Whether a path names something readable here: file, DICOM folder or series."""
     path = Path(path)
-    if path.is_dir():
-        return any(p.is_file() and looks_like_dicom(p) for p in path.iterdir())
     try:
+        if path.is_dir():
+            return any(_is_slice(p) for p in path.iterdir())
         kind_of(path)
-    except Unsound:
+    except (Unsound, OSError):
         return False
     return True
+
+
+def _is_slice(path: Path) -> bool:
+    try:
+        return path.is_file() and looks_like_dicom(path)
+    except OSError:
+        return False
 
 
 def is_known_suffix(path: Path) -> bool:

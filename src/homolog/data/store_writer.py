@@ -27,11 +27,11 @@ from homolog.data.given_names import names_kept, what_was_named
 from homolog.data.label_joining import join_cases
 from homolog.data.label_names import label_names
 from homolog.data.preprocess import Preprocessing
-from homolog.data.problems import Unsound
+from homolog.data.problems import Unsound, problem_of
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check
 from homolog.data.store import FORMAT
 from homolog.data.store_folder import check_folder, check_ids, sweep
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
 
@@ -177,7 +177,7 @@ def _recipe(
     for case in cases:
         try:
             header = read_header(case.image)
-        except (UnusableInput, OSError):
+        except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is told
         grids.append((header.affine, header.shape))
     print_ = fingerprint(grids, spacing)
@@ -213,7 +213,9 @@ def _prepare_all(
                 card = build_case(case, out, own, key, seed)
             else:
                 card = refresh_card(card, case, out)
-        except (UnusableInput, OSError, MemoryError) as error:
+        except JobError:
+            raise  # the store's fault, not the case's
+        except Exception as error:  # noqa: BLE001 - the other cases are prepared
             reasons.append({"path": str(case.image), "reason": _reason(error)})
             yield Note(f"{case.id} was left out: {_reason(error)}", "warning")
             continue
@@ -234,7 +236,7 @@ def _reason(error: Exception) -> str:
         return (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         )
-    return str(error)
+    return problem_of(error).text
 
 
 def _contents(
