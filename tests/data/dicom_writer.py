@@ -119,7 +119,7 @@ def tags_of(
 def picture(seed: float = 0.0, shape: tuple[int, ...] = (12, 14)) -> np.ndarray:
     """Noise, different for each seed."""
     rng = np.random.default_rng(int(seed * 1000) + 50_000)
-    return rng.integers(0, 900, shape).astype(np.int16)
+    return rng.integers(-900, 900, shape).astype(np.int16)
 
 
 def write(path: Path, tags: Tags, syntax: str = PLAIN) -> Path:
@@ -145,9 +145,9 @@ def series(
     paths = []
     for i in range(count):
         own = each[i] if i < len(each) else {}
-        tags = tags_of(
-            kind, z=2.0 * i, more={0x0020000E: ("UI", uid), **extra, **own}, **more
-        )
+        own = {0x0020000E: ("UI", uid), **extra, **own}
+        pixels = picture(2.0 * i + sum(uid.encode()) / 8)
+        tags = tags_of(kind, z=2.0 * i, pixels=pixels, more=own, **more)
         tags[0x00080018] = ("UI", f"{uid}.{i + 1}")
         paths.append(write(folder / f"{uid}-{i:03d}.dcm", tags))
     return paths

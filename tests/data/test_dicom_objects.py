@@ -77,7 +77,9 @@ REFUSED: dict[str, tuple[Callable[[], Tags], str, str]] = {
         lambda: tags_of("", "", placed=False), "no_place", "no image position",
     ),
     "scout": (
-        lambda: tags_of("CT", more={0x00080008: ("CS", "ORIGINAL\\PRIMARY\\LOCALIZER")}),
+        lambda: tags_of(
+            "CT", more={0x00080008: ("CS", "ORIGINAL\\PRIMARY\\LOCALIZER")}
+        ),
         "localiser", "a localiser",
     ),
     "scout by its scan options": (

@@ -194,6 +194,7 @@ class _Inflated:
         self._head = bytearray()
         self._packed, self._next = packed, start
         self._count = 0
+        self.keep = True
 
     def at(self, start: int, count: int) -> bytes:
         self.reaches(start + count)
@@ -211,7 +212,7 @@ class _Inflated:
             if not packed and not piece:
                 raise _CutError
             self._count += len(piece)
-            if len(self._head) < _HEADER_MOST:
+            if self.keep and len(self._head) < _HEADER_MOST:
                 self._head += piece
         return end <= self._count
 
@@ -351,16 +352,18 @@ class _Reader:
         if length == _OPEN:
             self._skip_fragments(at)
             return
-        deflated = isinstance(self.data, _Inflated)
-        if deflated and length > size + _REST_MOST:
-            raise _DamageError("it unpacks to far more than its header says")
+        if isinstance(self.data, _Inflated):
+            self.data.keep = False
+            if length > size + _REST_MOST:
+                raise _DamageError("it unpacks to far more than its header says")
         if not self.data.reaches(at + length):
             raise _CutError
         subsampled = self.tags.get("photometric", "").startswith("YBR")
         if length < size and not subsampled:
             text = f"{size} bytes of pixels expected, {length} found."
             self.damage = Problem("truncated", text)
-        if deflated and self.data.reaches(at + max(length, size) + _REST_MOST):
+        rest = at + max(length, size) + _REST_MOST
+        if isinstance(self.data, _Inflated) and self.data.reaches(rest):
             raise _DamageError("it unpacks to far more than its header says")
 
     def _promised(self) -> int:

@@ -44,6 +44,8 @@ _SCOUT_WORDS = re.compile(
 )
 # Fewer captures are a picture of a slice, not a volume that a program wrote.
 _CAPTURES_AT_LEAST = 3
+# No scanner is larger: 100 m.
+_FARTHEST_MM = 1e5
 
 
 @dataclass(frozen=True)
@@ -222,9 +224,9 @@ def _arrange(
     refused = not_a_scan(first)
     if refused is not None:
         return Series(key, tuple(group), None, (refused,))
-    if first.whole("samples", 1) > 1:
-        text = "true colour, not one number per pixel."
-        return Series(key, tuple(group), None, (Problem("colour", text),))
+    refused = _no_grid(first)
+    if refused is not None:
+        return Series(key, tuple(group), None, (refused,))
     if not is_placed(first):
         return _single(key, first)
     files, places = sorted_by_place(group)
@@ -232,22 +234,49 @@ def _arrange(
     problems += turned_problems(files)
     if is_capture(first):
         problems.append(_rewritten(len(files)))
+    far = next((f for f in files if _far_away(f)), None)
     spacing = first.numbers("spacing", 2)
-    if spacing is None or not min(spacing) > 0:
-        said = first.text("spacing") or "nothing"
-        problems.append(
-            Problem(
-                "spacing", f"pixel spacing must be positive, the header says {said}."
-            )
-        )
+    if far is not None:
+        text = f"no slice lies at {far.text('position')[:80]} mm."
+        problems.insert(0, Problem("affine", text))
+    elif not _is_size(spacing):
+        problems.append(_bad_spacing(first.text("spacing")))
+    if far is not None or spacing is None or not _is_size(spacing):
         return Series(key, tuple(files), None, tuple(problems), tuple(copies))
     problems += step_problems(places)
     if len(files) == 1 and depth_mm(first) is None:
         text = "one slice, and no thickness in the header; 1 mm taken."
         problems.append(Problem("spacing_unknown", text, False))
     affine, tilt = stack_affine(files, spacing)
-    problems += tilt
+    problems = problems + tilt if affine is not None else tilt + problems
     return Series(key, tuple(files), affine, tuple(problems), tuple(copies))
+
+
+def _no_grid(file: DicomFile) -> Problem | None:
+    """Why a picture is no grid of single numbers."""
+    samples = file.whole("samples", 1)
+    if samples > 1:
+        return Problem("colour", "true colour, not one number per pixel.")
+    rows, columns = file.whole("rows", 0), file.whole("columns", 0)
+    if min(rows, columns, samples) < 1:
+        text = f"the header says {rows} x {columns} pixels of {samples} numbers."
+        return Problem("empty", text)
+    return None
+
+
+def _is_size(spacing: tuple[float, ...] | None) -> bool:
+    """Whether these are pixel sizes in mm that a body may be seen with."""
+    return spacing is not None and all(1e-6 <= v <= _FARTHEST_MM for v in spacing)
+
+
+def _bad_spacing(said: str) -> Problem:
+    text = f"pixel spacing must be positive, the header says {said[:80] or 'nothing'}."
+    return Problem("spacing", text)
+
+
+def _far_away(file: DicomFile) -> bool:
+    position = file.numbers("position", 3) or (0.0,)
+    return max(abs(v) for v in position) > _FARTHEST_MM
 
 
 def _rewritten(count: int) -> Problem:
@@ -278,9 +307,8 @@ def _single(key: str, file: DicomFile) -> Series:
     told = [file.text(n) for n in names if file.text(n)]
     found = (file.numbers(n, 2) for n in names)
     spacing = next((numbers for numbers in found if numbers is not None), None)
-    if told and (spacing is None or not min(spacing) > 0):
-        text = f"pixel spacing must be positive, the header says {told[0][:80]}."
-        return Series(key, (file,), None, (Problem("spacing", text),))
+    if told and not _is_size(spacing):
+        return Series(key, (file,), None, (_bad_spacing(told[0]),))
     if spacing is None:
         spacing = (1.0, 1.0)
         text = "no pixel spacing in the header; 1 mm taken."
