@@ -52,7 +52,8 @@ class ScanHeader:
         modality: One of MODALITIES, as far as header and name tell.
         kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
         meta: What must survive until saving, and what the index wants to know:
-            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``.
+            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``;
+            ``placed`` is False where the affine says nothing.
         problems: Everything the header alone shows, fatal or not.
     """
 
@@ -130,14 +131,22 @@ def _frames_of_mgh(path: Path) -> str:
     return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file, folder or series; no name is too odd to ask."""
+    try:
+        return path.exists() or is_series_path(path)
+    except (OSError, ValueError):  # too long for a name, a null byte
+        return False
+
+
 def is_scan_path(path: Path | str) -> bool:
     """Whether a path names something readable here: file, DICOM folder or series."""
     path = Path(path)
-    if path.is_dir():
-        return any(p.is_file() and looks_like_dicom(p) for p in path.iterdir())
     try:
+        if path.is_dir():
+            return any(_is_slice(p) for p in path.iterdir())
         kind_of(path)
-    except Unsound:
+    except (Unsound, OSError):
         return False
     return True
 
@@ -154,6 +163,13 @@ def is_special(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _is_slice(path: Path) -> bool:
+    try:
+        return path.is_file() and looks_like_dicom(path)
+    except OSError:
+        return False
 
 
 def is_known_suffix(path: Path) -> bool:

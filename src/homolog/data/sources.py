@@ -11,7 +11,7 @@ from homolog.data.inspect import Inspection
 from homolog.data.label_pairs import pair_labels
 from homolog.data.layouts import is_dataset, read_dataset
 from homolog.data.manifest import MANIFEST_SUFFIXES, read_manifest
-from homolog.data.problems import Unsound
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import (
     SPECIAL,
     is_series_path,
@@ -58,7 +58,13 @@ def _folder(
     found = Found()
     tree = walk(root)
     for folder in tree.datasets:
-        one = read_dataset(folder)
+        try:
+            one = read_dataset(folder)
+        except Exception as error:
+            if folder == root:
+                raise
+            found.rejected.append(rejected_for(folder / "dataset.json", error))
+            continue
         if folder != root:  # names stay relative to the source
             below = folder.relative_to(root)
             one.candidates = [
@@ -91,18 +97,23 @@ def _folder(
     return found
 
 
+def rejected_for(path: Path, error: Exception) -> Rejected:
+    """What went wrong with one file or folder, for ``rejected.json``."""
+    problem = problem_of(error)
+    return Rejected(str(path), problem.text, problem.code)
+
+
 def _dicom(folder: Path, found: Found) -> list[Path]:
     try:
         paths, others = dicom_scans(folder)
-    except (Unsound, OSError) as error:
-        text = error.problem.text if isinstance(error, Unsound) else str(error)
-        found.rejected.append(Rejected(str(folder), text, "unreadable"))
+    except Exception as error:  # noqa: BLE001 - the other folders are read
+        found.rejected.append(rejected_for(folder, error))
         return []
     for other in others:
         kind = other.other_object
         if "DICOMDIR" in kind:
             continue
-        text = f"holds {kind}, not an image."
+        text = f"holds {kind}, not a scan."
         found.rejected.append(Rejected(str(other.path), text, "not_an_image"))
     return paths
 

@@ -43,7 +43,7 @@ from homolog.data.label_joining import JoinedCases, join_cases
 from homolog.data.label_names import label_names
 from homolog.data.label_naming import parse_names
 from homolog.data.preprocess import Preprocessing, differing_settings
-from homolog.data.problems import Unsound
+from homolog.data.problems import Unsound, problem_of
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check, staying
 from homolog.data.store import FORMAT, case_folder
 from homolog.data.store_folder import (
@@ -54,7 +54,7 @@ from homolog.data.store_folder import (
     writing,
 )
 from homolog.data.subjects import hidden_subjects
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
 
@@ -307,7 +307,7 @@ def _recipe(
     for case in cases:
         try:
             header = read_header(case.image)
-        except (UnusableInput, OSError):
+        except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is told
         grids.append((header.affine, header.shape))
     recipe, spacing = asked.preprocessing or Preprocessing(), asked.spacing
@@ -360,7 +360,9 @@ def _prepare_all(
                 card = build_case(case, out, own, key, seed)
             else:
                 card = refresh_card(card, case, out)
-        except (UnusableInput, OSError, MemoryError) as error:
+        except JobError:
+            raise  # the store's fault, not the case's
+        except Exception as error:  # noqa: BLE001 - the other cases are prepared
             reason = _reason(error)
             reasons.append({"path": str(case.image), "reason": reason})
             stays = fallback.get(case.id)
@@ -386,7 +388,7 @@ def _reason(error: Exception) -> str:
         return (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         )
-    return str(error)
+    return problem_of(error).text
 
 
 def _splits(
