@@ -12,12 +12,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,15 @@ def session(device: torch.device, timeout_s: float = 1800.0) -> Iterator[World]:
         yield world()
     finally:
         dist.destroy_process_group()
+
+
+def from_first(value: T) -> T:
+    """The first process's object, on every process."""
+    if world().size == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
 
 
 def choose_device(text: str) -> torch.device:
