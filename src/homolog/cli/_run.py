@@ -50,21 +50,21 @@ def run_in_folder(
     return in_background(run, as_json) if background else in_foreground(run, as_json)
 
 
-def in_foreground(run: Run, as_json: bool) -> int:
+def in_foreground(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Work on a run in this process and show its events; returns the exit status."""
     from homolog.runs.worker import execute
 
     with stop_on_interrupt() as flag:
-        last = show_events(execute(run, flag))
+        last = show_events(execute(run, flag, outside=outside))
     return conclude(run, last, as_json)
 
 
-def in_background(run: Run, as_json: bool) -> int:
+def in_background(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Start a worker for a run and return."""
     from homolog.cli._options import show
     from homolog.runs import launch
 
-    pid = launch.start(run)
+    pid = launch.start(run, outside=outside)
     show(
         {"run": str(run.folder), "state": "running", "pid": pid},
         as_json,

@@ -10,6 +10,7 @@ import click
 
 from homolog.cli._dense import Dense, dense_options, existing, run
 from homolog.cli._options import common, show
+from homolog.geometry.places import lengths_text
 
 if TYPE_CHECKING:
     from homolog.data.volume import FeatureMap, Volume
@@ -58,8 +59,8 @@ def command(
     encoder = dense.open(device)
     result = run(_embed(scans, out, encoder, pca))
     lines = [
-        f"{entry['scan']}: {' x '.join(map(str, entry['shape']))} cells of "
-        f"{' x '.join(f'{s:g}' for s in entry['spacing_mm'])} mm, "
+        f"{entry['scan']}: {lengths_text(entry['shape'], 'cells')} of "
+        f"{lengths_text(entry['spacing_mm'])}, "
         f"{entry['size']} features" + (", was there already" if entry["reused"] else "")
         for entry in result["features"]
     ]
@@ -88,7 +89,6 @@ def _write_colours(
 ) -> Generator[Any, Any, None]:
     """One RGB volume per scan; the directions are those of all scans together."""
     from homolog.data.feature_files import open_features
-    from homolog.data.preprocess import prepare_volume
     from homolog.data.scan_io import read_scan, write_volume
     from homolog.drawing.pca import fit_colours
     from homolog.events import Saved
@@ -96,9 +96,7 @@ def _write_colours(
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
     bodies = [
-        body_cells(
-            prepare_volume(read_scan(path), encoder.preprocessing), encoder.strides[0]
-        )
+        body_cells(encoder.prepare(read_scan(path)), encoder.strides[0])
         for path in scans
     ]
     colours = fit_colours([m.data for m in maps], bodies)

@@ -140,8 +140,12 @@ def pause_run(folder: Path, as_json: bool) -> None:
 @command.command("resume")
 @_RUN
 @click.option("--background", is_flag=True, help="Return at once.")
+@click.option(
+    "--outside", is_flag=True,
+    help="Let it write outside RUN, where its run.json says; for runs that you made.",
+)  # fmt: skip
 @_JSON
-def resume_run(folder: Path, background: bool, as_json: bool) -> int:
+def resume_run(folder: Path, background: bool, outside: bool, as_json: bool) -> int:
     """Let a paused RUN go on, or continue a stopped, failed or crashed one exactly."""
     from homolog.cli._run import in_background, in_foreground
     from homolog.runs import launch
@@ -153,7 +157,8 @@ def resume_run(folder: Path, background: bool, as_json: bool) -> int:
         show(_row(run), as_json, [f"going on: {run.folder}"])
         return 0
     launch.check_resumable(run)
-    return in_background(run, as_json) if background else in_foreground(run, as_json)
+    go_on = in_background if background else in_foreground
+    return go_on(run, as_json, outside=outside)
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from homolog.data.case_source import (
     ScanIndex,
 )
 from homolog.data.inspect import Inspection, inspect_scan, label_problems
-from homolog.data.label_naming import name_of_mask, names_beside
+from homolog.data.label_naming import names_of_label
 from homolog.data.label_words import bare_name
 from homolog.data.problems import Problem
 from homolog.data.scan_header import is_known_suffix, scan_stem
@@ -175,10 +175,8 @@ def _case(
     header, label = inspection.header, candidate.label
     assert header is not None  # usable inspections have one
     case_id = _unique(candidate, ids)
-    names = candidate.label_names
-    if label is not None and not names:
-        stats = peek(label).stats
-        names = names_beside(label) or name_of_mask(label, candidate.image, stats)
+    stats = None if label is None else peek(label).stats
+    told = names_of_label(label, candidate.image, candidate.label_names, stats)
     tagged = str(header.meta.get("subject", ""))
     return CaseSource(
         id=case_id,
@@ -190,7 +188,9 @@ def _case(
         target=candidate.target,
         types=candidate.types,
         boxes=candidate.boxes,
-        label_names=names,
+        label_names=told.names,
+        names_guessed=told.guessed,
+        label_values=told.values,
     )
 
 

@@ -157,6 +157,13 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     if isinstance(said, int) and said != count:
         text = f"{folder.name}: dataset.json says {said} training cases, {count} found."
         found.notes.append(text)
+    parts = {c.subject for c in found.candidates if c.subject and c.label}
+    if parts:
+        found.notes.append(
+            f"{folder.name}: {len(parts)} cases have several channels (first: "
+            f"{min(parts)}); channels are not learnt together here: each became a scan "
+            "of its own, with the labels and in the split of its case."
+        )
     used = seen | {c.label for c in found.candidates if c.label}
     resolved = {p.resolve() for p in used}
     others = [

@@ -40,6 +40,7 @@ CODES: dict[str, str] = {
     "label_shape": "label grid of another size than the image",
     "label_affine": "label grid lies elsewhere than the image",
     "label_values": "label values are not whole numbers",
+    "label_names": "labels that cannot be brought together with those of other files",
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks

@@ -18,6 +18,7 @@ from homolog.data.volume import FeatureMap, Volume
 from homolog.distributed import choose_device
 from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
+from homolog.geometry.places import AXES_NAMED
 from homolog.model_files import load_encoder
 from homolog.study.jobs import ending, paths, taken
 from homolog.tasks._dense import DenseEncoder, EmbedConfig
@@ -90,6 +91,7 @@ def embed_scans(
         entries made until then.
     """
     entries: list[dict[str, Any]] = []
+    yield from encoder.warn()
     for number, path in enumerate(scans):
         request = yield Progress("scans", number, len(scans), path.name)
         if request is Request.STOP:
@@ -143,6 +145,7 @@ def entry_of(scan: Path, card_path: Path, *, reused: bool) -> dict[str, Any]:
         "stride": list(card.stride),
         "spacing_mm": list(features.affine.spacing_mm),
         "affine": card.affine,
+        "axes": AXES_NAMED,
         "scan_hash": card.scan_hash,
         "encoder_id": card.encoder_id,
         "reused": reused,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from homolog.config import option
+from homolog.data.learnt_spacing import Learnt
 from homolog.events import Job
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from homolog.feed import CaseRef
     from homolog.model_files import LoadedModel
     from homolog.views.view import Views, ViewSpec
+
+
+# In the ``meta`` of a result: JSON types that ``predict`` tells beside it.
+FACTS = "told"
 
 
 class Task(ABC):
@@ -130,6 +135,7 @@ class Trained:
         card: The whole ``model.json``; empty while training.
         device: Where it runs.
         precision: ``fp32``, or ``bf16`` for autocast.
+        learnt: The voxel size it learnt at.
     """
 
     network: nn.Module
@@ -137,6 +143,7 @@ class Trained:
     card: Mapping[str, Any]
     device: torch.device
     precision: str = "fp32"
+    learnt: Learnt = field(default_factory=Learnt)
 
 
 class LearnedTask(Task):

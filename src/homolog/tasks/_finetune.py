@@ -13,6 +13,7 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
+from homolog.data.learnt_spacing import KEY, LearntSpacing
 from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
@@ -223,6 +224,7 @@ def model_card(
         },
         "encoder": dict(origin),
         "preprocessing": _common_recipe(stores_of(cases)),
+        KEY: _learnt_spacing(cases),
         "preprocessings": [to_dict(s.preprocessing) for s in stores_of(cases)],
         "task_config": to_dict(task.config),
         "task_spec": dict(spec),
@@ -260,6 +262,12 @@ def _common_recipe(stores: Sequence[Store]) -> dict[str, Any]:
     if len({store.preprocessing.modality for store in stores}) > 1:
         recipe["modality"] = None  # each scan's own
     return recipe
+
+
+def _learnt_spacing(cases: Cases) -> dict[str, Any] | None:
+    """The voxel size learnt at, see ``learnt_of``; None: pictures have none."""
+    learnt = LearntSpacing.of_cases(c.card for c in (*cases.train, *cases.val))
+    return None if learnt is None else learnt.to_dict()
 
 
 def _recipes_note(cases: Cases) -> str:

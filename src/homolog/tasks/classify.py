@@ -14,7 +14,7 @@ from homolog.data.card import Card
 from homolog.data.findings import findings_text
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.events import Job, Note
+from homolog.events import Job
 from homolog.feed import CaseRef
 from homolog.metrics.classification import (
     best_thresholds,
@@ -32,11 +32,11 @@ from homolog.tasks._classify_space import described, weights_of
 from homolog.tasks._classify_view import (
     Answer,
     answer,
-    prepared_scan,
     stored,
+    stored_scan,
     view_spec,
 )
-from homolog.tasks._labelling import check_scan, model_preprocessing
+from homolog.tasks._labelling import prepared_for
 from homolog.tasks._scan_truth import Annotated, Space, slice_truth, truth_rows
 from homolog.tasks._segmenter import spec_index
 
@@ -211,11 +211,8 @@ class Classify(LearnedTask):
                 a volume for a model of images.
         """
         model: Trained = inputs["model"]
-        recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, inputs.get("modality"))
-        scan, numbers, note = prepared_scan(volume, recipe)
-        if note:
-            yield Note(f"{volume.name}: {note}.", "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
+        scan, numbers = stored_scan(prepared)
         depth = scan.shape[0]
         if spec_index(model.spec, "window")[0] == 1 and depth > 1:
             raise UnusableInput(

@@ -13,7 +13,7 @@ from torch import nn
 
 from homolog.backbones._base import Backbone
 from homolog.data.card import Card
-from homolog.data.preprocess import prepare_volume, restore_labels
+from homolog.data.preprocess import restore_labels
 from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
@@ -32,9 +32,8 @@ from homolog.tasks._label_spaces import (
 )
 from homolog.tasks._labelling import (
     as_label_values,
-    check_scan,
     label_stored,
-    model_preprocessing,
+    prepared_for,
     smallest_integers,
     useful_flips,
 )
@@ -222,7 +221,8 @@ class Segment(LearnedTask):
             options: ``flips``, ``overlap``, ``tolerance_mm``.
         """
         tolerance_mm = float(options.pop("tolerance_mm", 1.0))
-        image, label, known = _voxels(case, model.spec)
+        own = str(model.card.get("store_hash", ""))
+        image, label, known = _voxels(case, model.spec, own)
         result = yield from label_stored(model, image, case.card, **options)
         if result is None:
             return []
@@ -249,17 +249,13 @@ class Segment(LearnedTask):
             UnusableInput: Another modality or number of channels than learnt from.
         """
         model: Trained = inputs["model"]
-        recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, inputs.get("modality"))
         flips = useful_flips(model, inputs.get("flips", ()))
         unseen = [axis for axis in flips if not model.spec["flip"][axis]]
         if unseen:
             axes = ", ".join("zyx"[axis] for axis in unseen)
             text = f"the model never saw scans mirrored along {axes}; it may do worse."
             yield Note(text, "warning")
-        prepared = prepare_volume(volume, recipe)
-        if prepared.note:
-            yield Note(f"{volume.name}: {prepared.note}.", "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
         result = yield from label_stored(
             model,
             prepared.data,
@@ -308,13 +304,13 @@ def box_around(
 
 
 def _voxels(
-    case: CaseRef, spec: Mapping[str, Any]
+    case: CaseRef, spec: Mapping[str, Any], learnt_from: str = ""
 ) -> tuple[NDArray[np.int16], NDArray[np.int16], list[int]]:
     """Image (C, D, H, W), labels (D, H, W) in the model's values, values annotated."""
     label = case.store.label(case.card.id)
     if label is None:
         raise UnusableInput(f"case {case.card.id!r} has no label map.")
-    space = space_of(case.store, spec)
+    space = space_of(case.store, spec, learnt_from)
     return (
         np.asarray(case.store.image(case.card.id)[:]),
         in_model(np.asarray(label[:]), space),

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homolog.distributed import max_over_ranks, world
 from homolog.errors import JobError
+from homolog.small_maps import guard_small_maps
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import Course
 from homolog.training.guard import StateGuard
@@ -45,7 +46,8 @@ class Stepper:
         seed: int,
         precision: str,
     ) -> None:
-        self.trainable: Any = trainable
+        # Heads and pyramids too: any convolution may meet a map of two slices.
+        self.trainable: Any = guard_small_maps(trainable)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
         self.optimiser = build_optimiser(trainable, config, groups)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.data.learnt_spacing import learnt_of
 from homolog.events import stopped_words
-from homolog.gui.learn.model_choice import spacing_text
+from homolog.geometry.places import lengths_text, spacing_text
 from homolog.gui.runs.words import size_words
 
 KINDS = {
@@ -52,10 +53,16 @@ def facts_of(
     yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
     yield "Trained on", _trained_on(card)
     spacing = (card.get("preprocessing") or {}).get("spacing_mm")
-    own = "each scan's own" if spacing is None else f"{spacing_text(spacing)} mm"
+    own = "each scan's own" if spacing is None else spacing_text(spacing)
+    if spacing is None:
+        learnt = learnt_of(card, None)
+        if learnt.spacing is not None:
+            own = f"{learnt.spacing.text}: other scans are brought to it"
+        elif learnt.remark:
+            own = "not stated: scans are taken at their own"
     yield "Voxel size", own
     if window := card.get("window"):
-        yield "Window", " x ".join(str(n) for n in window) + " voxels"
+        yield "Window", lengths_text(window, "voxels")
     if card.get("kind") != "encoder" and (names := card.get("label_names")):
         yield "Labels", ", ".join(str(name) for name in names.values())
     yield from _scan_classes(card.get("task_spec") or {}, kind)
