@@ -77,6 +77,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
         targets=method.targets(cases),
         phases=method.phases(),
+        device=device,
     )
     if note := shares_note(feed):
         yield Note(note)

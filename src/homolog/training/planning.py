@@ -39,7 +39,12 @@ from homolog.training.measure import (
     synchronise,
 )
 from homolog.training.precision import PRECISIONS
-from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
+from homolog.training.stepping import (
+    Stepper,
+    forget_pending,
+    is_out_of_memory,
+    release,
+)
 from homolog.training.validation import Validator
 from homolog.views.specs import Phase, phase_at
 
@@ -302,6 +307,7 @@ def _measured(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                release(error, stepper.device)
                 multiple = getattr(feed, "batch_multiple", 1)
                 plan, note = lowered(plan, world().size, error, multiple)
                 stepper.undo()
