@@ -139,17 +139,6 @@ def test_the_dry_run_leaves_no_trace(tmp_path: Path) -> None:
     assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in b.tensors)
 
 
-def test_minutes_become_a_number_of_steps_that_a_resume_keeps(tmp_path: Path) -> None:
-    settings = {"minutes": 0.02, "log_every": 1}
-    began = time.monotonic()
-    result, events = run_all(toy(), ToyFeed(), tmp_path, stop_after=5, **settings)
-    assert any("that number is now fixed" in text for text in notes(events))
-    again, _ = run_all(toy(), ToyFeed(), tmp_path, **settings)
-    assert again.total_steps == again.steps == result.total_steps
-    assert again.total_steps > 20
-    assert time.monotonic() - began < 20
-
-
 def test_a_step_that_is_not_finite_is_skipped_and_leaves_no_trace(
     tmp_path: Path,
 ) -> None:

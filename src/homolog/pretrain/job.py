@@ -45,6 +45,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Returns:
         Summary, JSON types: ``model``, ``encoder_id``, ``steps``, ``losses`` and more.
     """
+    began = time.monotonic()
     settings = _settings(config, folder)
     device = choose_device(settings.device)
     if settings.threads:
@@ -87,6 +88,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         parameter_groups=parameter_groups(
             method, settings.training.weight_decay, factor=method.rate_factors()
         ),
+        began=began,
     )  # fmt: skip
     result = yield from without_stopped(training)
     summary = _summary(settings, cases, result)

@@ -114,6 +114,7 @@ def _field(field: Any, hint: Any, default: Any) -> dict[str, Any]:
         "max": meta.get("max"),
         "choices": None if choices is None else list(choices),
         "advanced": bool(meta.get("advanced", False)),
+        "empty": meta.get("empty", "automatic"),
     }
 
 

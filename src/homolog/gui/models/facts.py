@@ -111,7 +111,7 @@ def _trained_on(card: Mapping[str, Any]) -> str:
     if isinstance(cases, Mapping):
         count = len(cases.get("train", ()))
         held = len(cases.get("val", ()))
-        text = f"{count} scans, {held} held out"
+        text = f"{count} scans" + (f", {held} more chose the weights" if held else "")
     elif isinstance(cases, int):
         text = f"{cases} scans"
     elif card.get("trained_on"):
