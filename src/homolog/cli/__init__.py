@@ -62,8 +62,10 @@ def cli() -> None:
 def main() -> None:
     """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
     from homolog.cli._errors import exit_status
+    from homolog.private_files import keep_private
 
     try:
+        keep_private()
         status = cli(standalone_mode=False)
     except BaseException as error:
         status = exit_status(error)

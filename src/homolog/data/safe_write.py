@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from homolog.errors import JobError
+from homolog.private_files import create, make_folder, make_private
 
 
 def write_safely(
@@ -26,12 +27,14 @@ def write_safely(
         JobError: The file read back differs (a full disk, a failing one).
         OSError: The folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     aside = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
     try:
+        create(aside)
         write(aside)
         if not verify(aside):
             raise JobError(f"{path}: what was written does not read back; disk full?")
+        make_private(aside, path)
         _sync(aside)
         os.replace(aside, path)
     finally:

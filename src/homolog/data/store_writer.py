@@ -35,6 +35,7 @@ from homolog.data.subjects import hidden_subjects
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource, Rejected
@@ -132,7 +133,7 @@ def write_store(
     """
     out = Path(out)
     check_folder(out)
-    (out / "cases").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "cases")
     cases = sorted(cases, key=lambda case: case.id)
     check_ids(cases)
     named, kept = dict(names or {}), names_kept(out)

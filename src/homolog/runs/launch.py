@@ -14,6 +14,7 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
+from homolog.private_files import create
 from homolog.runs.run import Run, State
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "homolog.runs.worker")
@@ -38,6 +39,7 @@ def start(run: Run, *, with_parent: bool = False) -> int:
         raise JobError(f"the run {run.folder} is being worked on (pid {run.pid()}).")
     sessions = run.spec.get("sessions", 0)
     command = [*WORKER, str(run.folder)] + ["--with-parent"] * with_parent
+    create(run.log)
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command,

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from homolog.private_files import create, make_folder
+
 _WAIT_S = 1.0  # a reader that asks holds it for microseconds
 
 
@@ -24,7 +26,8 @@ class RunLock:
 
     def acquire(self) -> bool:
         """Take it; False when another process (or object) has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
+        create(self._path)
         file = self._path.open("ab")
         until = time.monotonic() + _WAIT_S
         while not _try_lock(file, shared=False):

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 from homolog import __version__
 from homolog.errors import UnusableInput
 from homolog.events import Event, Failed, Finished, Step, Stopped
+from homolog.private_files import create, make_folder
 from homolog.runs.journal import Journal
 from homolog.runs.lock import RunLock, is_locked
 
@@ -59,7 +60,7 @@ class Run:
         """
         run = cls(Path(folder).resolve())
         run._make_room()
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(run.folder)
         content = {
             "format": 1,
             "kind": kind,
@@ -256,6 +257,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _replace(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    create(scratch)
     with scratch.open("w") as file:
         file.write(text)
         file.flush()

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from homolog.private_files import create, make_folder
+
 _FILE = "window.json"
 
 
@@ -22,7 +24,8 @@ def write(home: Path, section: str, values: dict[str, Any]) -> None:
     everything = {**_all(home), section: values}
     scratch = home / f".{_FILE}.{os.getpid()}"
     with contextlib.suppress(OSError, TypeError, ValueError):
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
+        create(scratch)
         scratch.write_text(json.dumps(everything, indent=1), encoding="utf-8")
         scratch.replace(home / _FILE)
 

@@ -20,6 +20,7 @@ from typing import Any
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import PAINTED
 from homolog.gui.models.facts import facts_of, title_of
+from homolog.private_files import make_folder
 from homolog.runs.run import Run, find_runs
 
 CARD = "model.json"
@@ -209,8 +210,8 @@ def copy_model(source: Path, out: Path) -> Path:
             raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
     scratch = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
+        make_folder(out.parent)
+        scratch.mkdir(mode=0o700)
         for name in (CARD, *card["sha256"]):
             shutil.copyfile(folder / name, scratch / name)
         scratch.rename(out)
