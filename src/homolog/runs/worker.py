@@ -23,6 +23,7 @@ from homolog.config import ConfigError
 from homolog.data.leftovers import sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
+from homolog.private_files import file_mode, keep_private
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 from homolog.safe_text import visible
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the run may write outside its folder: its starter made it",
     )
     options = parser.parse_args(arguments)
+    keep_private()
     flag = StopFlag()
     signal.signal(signal.SIGTERM, flag.set)
     signal.signal(signal.SIGINT, flag.set)
@@ -221,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _speak_into(log: Path) -> None:
     """Standard output and error, C libraries included, go to ``log.txt``."""
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(target, stream.fileno())

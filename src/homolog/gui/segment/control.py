@@ -7,13 +7,12 @@ moved to its scan's name, to ``NAME_v2`` where that is taken. Nothing is overwri
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homolog.data.label_naming import names_file
+from homolog.data.label_naming import write_names
 from homolog.data.label_words import is_label_folder, label_rank
 from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.data.scan_header import is_scan_path, is_series_path, scan_stem
@@ -23,6 +22,7 @@ from homolog.gui.files.layer_scan import derived_attributes
 from homolog.gui.files.layers import LayerData, label_features, label_layer
 from homolog.gui.files.writer import free_path
 from homolog.gui.segment.batch import Facts
+from homolog.private_files import make_folder
 
 
 def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -92,10 +92,10 @@ def part_folder(out: Path) -> Path:
     Raises:
         OSError: The folder cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     sweep_leftovers(out)
     folder = beside(out / "results")
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     return folder
 
 
@@ -107,9 +107,7 @@ def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
     """
     target = free_path(out / part.name)
     os.replace(part, target)
-    if names:
-        plain = {str(v): n for v, n in names.items()}
-        names_file(target).write_text(json.dumps(plain, indent=2) + "\n", "utf-8")
+    write_names(names, target)
     return target
 
 
