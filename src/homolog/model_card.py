@@ -18,7 +18,7 @@ _TASK_SPEC: Shape = {
     "window?": _INDEX | None, "divisor?": _INDEX, "smallest?": _INDEX,
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
     "label_values?": list[int], "label_names?": dict[str, str],
-    "label_colours?": dict, "flip?": list[bool], "label_spaces?": list[dict],
+    "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
     "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
     "types?": _TEXTS, "thresholds?": list[float] | None,
 }  # fmt: skip

@@ -179,6 +179,24 @@ def test_a_foreign_file_is_imported_and_exported_again(
     assert shell("models", "export", out, "--out", tmp_path / "x.pt")[0] == 2
 
 
+def test_an_import_says_what_it_would_drop_and_stops(
+    shell: Any, tmp_path: Path
+) -> None:
+    larger = build("resunet", {"channels": [4, 8, 16]}).state_dict()
+    torch.save(larger, tmp_path / "w.pt")
+    words = (
+        "models", "import", tmp_path / "w.pt", "--backbone", "resunet",
+        "--set", "channels=4,8", "--out", tmp_path / "x",
+    )  # fmt: skip
+    status, text, news = shell(*words)
+    assert (status, "saved" in text) == (2, False)
+    assert "would lose" in news
+    assert not (tmp_path / "x").exists()
+    status, text, _ = shell(*words, "--allow-dropped")
+    assert status == 0
+    assert "dropped: " in text
+
+
 def test_an_import_that_does_not_fit_shows_the_table(
     shell: Any, model: Path, tmp_path: Path
 ) -> None:

@@ -425,7 +425,8 @@ def test_an_nnunet_dataset_with_two_channels(tmp_path: Path) -> None:
     case = by_id(result)["a_1_0001"]
     assert (case.modality, case.subject) == ("PET", "a_1")
     assert case.label_names == {0: "background", 1: "organ", 2: "tumour"}
-    assert result.notes == ()
+    (note,) = result.notes
+    assert "2 cases have several channels (first: a_1)" in note
 
 
 def test_old_nnunet_lists_names_without_their_channel(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from homolog.cli._options import common, show
 from homolog.geometry.places import AXES_NAMED
+from homolog.safe_text import visible
 
 if TYPE_CHECKING:
     from homolog.data.inspect import Inspection
@@ -30,9 +32,19 @@ _COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", 
     show_default=True,
     help="Read all values too: checksums, NaN, constant, colour. Else only headers.",
 )
+@click.option(
+    "--keep-identifiers",
+    is_flag=True,
+    help="With --json, tell DICOM's PatientID as it is; otherwise as a keyed hash.",
+)
 @common
 def command(
-    scans: tuple[Path, ...], deep: bool, seed: int, device: str, as_json: bool
+    scans: tuple[Path, ...],
+    deep: bool,
+    keep_identifiers: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Size, spacing, orientation, modality and problems of scans.
 
@@ -47,7 +59,7 @@ def command(
     if not paths:
         raise UnusableInput(f"{scans[0]}: no scans in this folder.")
     found = [inspect_scan(path, deep=deep) for path in paths]
-    result = {"scans": [_record(inspection) for inspection in found]}
+    result = {"scans": [_record(i, keep_identifiers) for i in found]}
     show(result, as_json, _table(found))
     return 0 if any(i.header is not None for i in found) else 2
 
@@ -78,8 +90,11 @@ def _expand(scan: Path) -> list[Path]:
     return sorted(found)
 
 
-def _record(inspection: Inspection) -> dict[str, Any]:
+def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
+    from homolog.data.subjects import pseudonym, subject_key
+    from homolog.errors import UnusableInput
+
     problems = [
         {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems
     ]
@@ -107,8 +122,12 @@ def _record(inspection: Inspection) -> dict[str, Any]:
         "frames": header.frames,
         "channels": header.channels,
     }
-    if header.meta.get("subject"):
-        record["subject"] = header.meta["subject"]
+    if subject := str(header.meta.get("subject", "")):
+        if keep_identifiers:
+            record["subject"] = subject
+        else:
+            with contextlib.suppress(UnusableInput):  # no place for a key: not told
+                record["subject"] = pseudonym(subject, subject_key())
     stats = inspection.stats
     if stats is not None and stats.low <= stats.high:
         record["range"] = [stats.low, stats.high]
@@ -117,15 +136,19 @@ def _record(inspection: Inspection) -> dict[str, Any]:
 
 def _table(found: list[Inspection]) -> list[str]:
     """Aligned columns, each scan's problems below its line."""
-    rows = [_COLUMNS, *(_row(inspection) for inspection in found)]
+    rows = [_COLUMNS, *(_shown(_row(inspection)) for inspection in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = [_line(rows[0], widths)]
     for row, inspection in zip(rows[1:], found, strict=True):
         lines.append(_line(row, widths))
         for problem in inspection.problems:
             mark = "unusable:" if problem.fatal else "note:"
-            lines.append(f"    {mark} {problem.text}")
+            lines.append(f"    {mark} {visible(problem.text, one_line=True)}")
     return lines
+
+
+def _shown(row: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(visible(text, one_line=True) for text in row)
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

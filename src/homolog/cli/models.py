@@ -114,22 +114,31 @@ def check_model(
     metavar="DIR",
     help="Model folder; new.",
 )
+@click.option(
+    "--allow-dropped",
+    is_flag=True,
+    help="Go on where the encoder of the file is larger than the network named.",
+)
 @_JSON
 def import_model(
     source: Path,
     backbone: str | None,
     assignments: tuple[str, ...],
     out: Path,
+    allow_dropped: bool,
     as_json: bool,
 ) -> None:
     """Turn a foreign weight file into a model folder that every command takes.
 
     Nothing in the file is run; names are matched below any prefix, and at least 90%
-    of the encoder must be found.
+    of the encoder must be found. What would be dropped of the file's encoder stops the
+    import; decoders and heads are left aside.
     """
     from homolog.study import model_care
 
-    result = model_care.import_model(source, out, _hint(backbone, assignments))
+    result = model_care.import_model(
+        source, out, _hint(backbone, assignments), allow_dropped=allow_dropped
+    )
     lines = result.pop("lines")
     show(result, as_json, [*lines, f"saved {out}"])
 

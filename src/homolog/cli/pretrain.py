@@ -10,6 +10,7 @@ import click
 
 from homolog.cli._options import common
 from homolog.config import ConfigError, merge, parse_assignments
+from homolog.safe_text import visible
 
 if TYPE_CHECKING:
     from homolog.pretrain.pairs import MissingPairs
@@ -171,7 +172,7 @@ def _asked_aligner(missing: MissingPairs) -> Path:
     """Offer to make the table; without a terminal, or if declined, the error stays."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise missing
-    click.echo(str(missing), err=True)
+    click.echo(visible(str(missing)), err=True)
     answer = click.prompt(
         "Run of a trained anatomical embedding to align with (empty: stop)",
         default="", show_default=False, err=True,

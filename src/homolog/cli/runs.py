@@ -30,6 +30,8 @@ def command() -> None:
     homolog runs follow runs/pre      its events, live; Ctrl-C leaves it running
     homolog runs stop runs/pre        stop between two steps, state and model saved
     homolog runs resume runs/pre      go on exactly where it stopped
+    torchrun --nproc-per-node 2 -m homolog.cli runs resume runs/pre
+                                      the same for one that two processes train
     """  # noqa: D301 - click reads the backspace
 
 
@@ -147,11 +149,21 @@ def pause_run(folder: Path, as_json: bool) -> None:
 @_JSON
 def resume_run(folder: Path, background: bool, outside: bool, as_json: bool) -> int:
     """Let a paused RUN go on, or continue a stopped, failed or crashed one exactly."""
-    from homolog.cli._run import in_background, in_foreground
+    from homolog.cli._run import in_background, in_foreground, many_processes, together
+    from homolog.errors import UnusableInput
     from homolog.runs import launch
     from homolog.runs.run import Run
 
     run = Run.open(folder)
+    if (processes := many_processes()) > 1:
+        if background:
+            raise UnusableInput("--background does not go together with torchrun.")
+
+        def begin() -> Run:
+            launch.check_resumable(run, processes)
+            return run
+
+        return together(begin, str(run.spec["config"].get("device", "auto")), as_json)
     if run.state() == "paused":
         launch.unpause(run)
         show(_row(run), as_json, [f"going on: {run.folder}"])

@@ -116,6 +116,8 @@ class DicomFile:
 
 def looks_like_dicom(path: Path) -> bool:
     """Whether the file carries DICOM's mark (or claims to by its name)."""
+    if not path.is_file():
+        return False  # a pipe or device, which may never give a byte
     with path.open("rb") as file:
         start = file.read(132)
     if start[128:132] == b"DICM":

@@ -23,7 +23,13 @@ from homolog.data.inspect import Inspection, inspect_scan, label_problems
 from homolog.data.label_naming import names_of_label
 from homolog.data.label_words import bare_name
 from homolog.data.problems import Problem, problem_of
-from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.scan_header import (
+    SPECIAL,
+    is_known_suffix,
+    is_special,
+    real_path,
+    scan_stem,
+)
 from homolog.data.sources import find_cases, rejected_for
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
@@ -113,6 +119,8 @@ def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UnusableInput(f"{path}: no such label file or folder.")
+        if is_special(path):
+            raise UnusableInput(f"{path}: {SPECIAL}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and is_known_suffix(file) and file.name[0] != ".":
@@ -128,13 +136,13 @@ def _once(found: Found) -> list[Candidate]:
     """
     known: dict[Path, Candidate] = {}
     for candidate in found.candidates:
-        first = known.setdefault(candidate.image.resolve(), candidate)
+        first = known.setdefault(real_path(candidate.image), candidate)
         if first is not candidate:
             told = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
             if first.label not in (None, candidate.label):
                 del told["label_names"]  # they are of the other label map
             open_ = {n: v for n, v in told.items() if v and not getattr(first, n)}
-            known[candidate.image.resolve()] = replace(first, **open_)
+            known[real_path(candidate.image)] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
     if twice:
         found.notes.append(f"{twice} scans came up in several sources; taken once.")

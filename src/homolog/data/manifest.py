@@ -24,6 +24,7 @@ object with ``cases`` and, if wanted, ``label_names``.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ from homolog.data.problems import problem_of
 from homolog.data.scan_header import is_known_suffix, scan_stem, there
 from homolog.data.values import modality_of_name
 from homolog.errors import UnusableInput
+from homolog.safe_text import cell_text
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -108,13 +110,14 @@ def read_manifest(path: Path) -> Found:
 
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UnusableInput(f"{path}: a manifest must be UTF-8 text.") from None
     if path.suffix.lower() != ".json":
         start = text.splitlines()[0] if text.strip() else ""
         sign = max("\t,;", key=start.count)
-        return list(csv.DictReader(text.splitlines(), delimiter=sign)), {}
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign)
+        return [{k: _plain(v) for k, v in row.items()} for row in table], {}
     try:
         raw = json.loads(text)
     except ValueError as error:
@@ -128,6 +131,11 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
             f'{path}: expected a list of records, or an object with "cases".'
         )
     return [dict(r) for r in raw], names
+
+
+def _plain(value: Any) -> Any:
+    """A cell of a table that may be one of ours."""
+    return cell_text(value) if isinstance(value, str) else value
 
 
 def _find_columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -25,6 +25,7 @@ CODES: dict[str, str] = {
     "unreadable": "not what its name says, or damaged beyond reading",
     "unsupported": "a known format or number type that is not read here",
     "truncated": "the file ends before its data do",
+    "too_large": "more voxels than the free memory holds",
     "corrupt": "a checksum does not match, or compressed data do not decode",
     "nonfinite": "NaN or infinity among the stored values",
     "spacing": "voxel size missing, zero, negative or contradictory",

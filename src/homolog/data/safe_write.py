@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from homolog.data.leftovers import beside, sweep_once
 from homolog.errors import JobError
 
 
@@ -27,7 +27,8 @@ def write_safely(
         OSError: The folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
+    sweep_once(path.parent)
+    aside = beside(path, suffix_last=True)
     try:
         write(aside)
         if not verify(aside):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +35,7 @@ _KNOWN_BUT_NOT_READ = {
 SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
 
 _SERIES_MARK = "series="
+SPECIAL = "a pipe, device or socket, not a file."
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +104,8 @@ def kind_of(path: Path) -> str:
     """
     if is_series_path(path) or path.is_dir():
         return "dicom"
+    if is_special(path):
+        raise Unsound("unreadable", SPECIAL, path)
     if not path.is_file():
         raise Unsound("missing", "no such file or folder.", path)
     suffix = scan_suffix(path)
@@ -143,6 +149,20 @@ def is_scan_path(path: Path | str) -> bool:
     except (Unsound, OSError):
         return False
     return True
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads; itself where its links go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a socket: opening it may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_slice(path: Path) -> bool:
@@ -249,10 +269,11 @@ def decoded_header(
     if affine.shear > SHEAR_LIMIT:
         problems.append(Problem("sheared", shear_text(affine.shear)))
     sizes = (*sizes, *(1,) * (4 - len(sizes)))
-    if sizes[3] > 1:
-        problems.append(Problem("4d", frames_text(sizes[3])))
+    frames = math.prod(sizes[3:])
+    if frames > 1:
+        problems.append(Problem("4d", frames_text(frames)))
     names = (scan_stem(path), path.parent.name, path.parent.parent.name)
     return ScanHeader(
-        path, (sizes[2], sizes[1], sizes[0]), channels, sizes[3], affine, dtype,
+        path, (sizes[2], sizes[1], sizes[0]), channels, frames, affine, dtype,
         modality_of_name(*names), kind, {}, tuple(problems),
     )  # fmt: skip

@@ -12,7 +12,13 @@ from homolog.data.label_pairs import pair_labels
 from homolog.data.layouts import is_dataset, read_dataset
 from homolog.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from homolog.data.problems import problem_of
-from homolog.data.scan_header import is_series_path, scan_stem
+from homolog.data.scan_header import (
+    SPECIAL,
+    is_series_path,
+    is_special,
+    real_path,
+    scan_stem,
+)
 from homolog.data.scan_io import dicom_scans
 from homolog.data.scan_tree import walk
 from homolog.data.subjects import guess_subjects
@@ -34,6 +40,8 @@ def find_cases(
     """
     if not source.exists() and not is_series_path(source):
         raise UnusableInput(f"{source}: no such file or folder.")
+    if is_special(source):
+        raise UnusableInput(f"{source}: {SPECIAL}")
     if source.is_dir():
         return _folder(source, labels, peek)
     if source.suffix.lower() in MANIFEST_SUFFIXES:
@@ -68,8 +76,8 @@ def _folder(
     images: list[Path] = []
     for folder in tree.dicom_folders:
         images += _dicom(folder, found)
-    given = {p.resolve() for p in labels}
-    files = [f for f in tree.files if f.resolve() not in given]
+    given = {real_path(p) for p in labels}
+    files = [f for f in tree.files if real_path(f) not in given]
     pairs = pair_labels(files, root, peek)
     found.notes += pairs.notes
     images += pairs.images

@@ -12,6 +12,7 @@ import torch
 
 from homolog.config import from_dict, to_dict
 from homolog.data.depths import write_depths
+from homolog.data.label_names import join_labels, refuse_ignored, store_titles
 from homolog.data.learnt_spacing import KEY, LearntSpacing
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
@@ -75,6 +76,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
         targets=method.targets(cases),
         phases=method.phases(),
+        device=device,
     )
     if note := shares_note(feed):
         yield Note(note)
@@ -159,6 +161,9 @@ def _opening(
             told = ", ".join(f"{n} {kind}" for kind, n in without.items())
             sentences.append(f"left out, for they are too few for a turn: {told}.")
     used = {id(case.store) for case in cases if case.card.label_values}
+    if method.uses_labels:
+        for store in (s for s in stores if id(s) in used):
+            refuse_ignored(store.path, store.label_names)
     sentences += method.remarks(
         {str(s.path): len(s.label_names) if id(s) in used else 0 for s in stores}
     )
@@ -229,9 +234,9 @@ def _data_card(stores: Sequence[Store], cases: Sequence[CaseRef]) -> dict[str, A
     first = stores[0]
     spacings = sorted({case.card.spacing_mm for case in cases})
     learnt = LearntSpacing.of_cases(case.card for case in cases)
-    names: dict[str, str] = {}
-    for store in stores:
-        names |= {str(value): name for value, name in store.label_names.items()}
+    titles = store_titles([store.path for store in stores])
+    told = [(t, s.label_names) for t, s in zip(titles, stores, strict=True)]
+    names = {str(v): name for v, name in join_labels(told).names.items()}
     return {
         "preprocessing": to_dict(first.preprocessing),
         KEY: None if learnt is None else learnt.to_dict(),

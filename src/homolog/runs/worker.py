@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
+from homolog.data.leftovers import sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
+from homolog.safe_text import visible
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
@@ -79,6 +81,8 @@ def execute(
             f"homolog runs stop {run.folder}"
         )
     try:
+        for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
+            sweep_leftovers(folder)
         run.begin_session(processes)
         yield from _session(run, stop)
     finally:
@@ -150,7 +154,7 @@ def _asked_to_stop(run: Run, stop: Callable[[], bool]) -> bool:
 def _failure(run: Run, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), run.log.open("a") as log:
-        log.write(text)
+        log.write(visible(text))
     sentence = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         sentence = f"{error.strerror}: {error.filename}"

@@ -17,7 +17,7 @@ from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
-from homolog.feed import CaseRef, Feed
+from homolog.feed import CaseRef, Feed, feed_threads
 from homolog.model_files import load_encoder, save_model
 from homolog.nn.optim import parameter_groups
 from homolog.tasks._base import LearnedTask, TaskModule, Trained
@@ -77,6 +77,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         rank=here.rank,
         world_size=here.size,
         targets=task.targets(cases.train, spec),
+        threads=feed_threads(device),
+        device=device,
     )
     held_out = spread_cases(cases.val, task.config.validate_cases)
     validation = _Validation(task, module, spec, held_out, device, training.precision)

@@ -209,7 +209,8 @@ class Segment(LearnedTask):
             options: ``flips``, ``overlap``, ``tolerance_mm``.
         """
         tolerance_mm = float(options.pop("tolerance_mm", 1.0))
-        image, label, known = _voxels(case, model.spec)
+        own = str(model.card.get("store_hash", ""))
+        image, label, known = _voxels(case, model.spec, own)
         result = yield from label_stored(model, image, case.card, **options)
         if result is None:
             return []
@@ -270,13 +271,13 @@ class Segment(LearnedTask):
 
 
 def _voxels(
-    case: CaseRef, spec: Mapping[str, Any]
+    case: CaseRef, spec: Mapping[str, Any], learnt_from: str = ""
 ) -> tuple[NDArray[np.int16], NDArray[np.int16], list[int]]:
     """Image (C, D, H, W), labels (D, H, W) in the model's values, values annotated."""
     label = case.store.label(case.card.id)
     if label is None:
         raise UnusableInput(f"case {case.card.id!r} has no label map.")
-    space = space_of(case.store, spec)
+    space = space_of(case.store, spec, learnt_from)
     return (
         np.asarray(case.store.image(case.card.id)[:]),
         in_model(np.asarray(label[:]), space),

@@ -61,8 +61,8 @@ class TrainingConfig:
     )
     precision: str = option(
         "auto",
-        "bf16 autocast or fp32; auto takes bf16 where the device computes in it",
-        choices=("auto", "bf16", "fp32"),
+        "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
+        choices=("auto", "bf16", "fp16", "fp32"),
     )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0

@@ -17,7 +17,12 @@ import torch
 from torch import nn
 
 from homolog.checkpoint import load_state
-from homolog.distributed import max_over_ranks, wait_for_all, world
+from homolog.distributed import (
+    failure_elsewhere,
+    max_over_ranks,
+    wait_for_all,
+    world,
+)
 from homolog.errors import JobError
 from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
 from homolog.training.config import BatchSource, TrainingConfig, TrainingResult
@@ -28,7 +33,7 @@ from homolog.training.planning import Plan, lowered, make_plan, resized
 from homolog.training.precision import resolve_precision
 from homolog.training.previews import Draw, Previews
 from homolog.training.readings import read_values
-from homolog.training.stepping import Stepper, is_out_of_memory
+from homolog.training.stepping import Stepper, is_out_of_memory, release
 from homolog.training.validation import Validate, Validator
 
 News = Generator[Event, Request | None, None]
@@ -83,6 +88,10 @@ def train(
     loop.previews = Previews(module, folder, draw, config.previews, device)
     try:
         yield from loop.run(parameter_groups)
+    except RuntimeError as error:
+        if told := failure_elsewhere(error):
+            raise JobError(told) from error
+        raise
     finally:
         loop.close()
         torch.set_rng_state(random_state)
@@ -226,10 +235,9 @@ class _Loop:
 
     def _lower(self, error: BaseException) -> Note:
         """Undo the step, halve the batch; the global batch stays."""
+        release(error, self.device)
         self.stepper.undo()
         self.close()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         multiple = getattr(self.feed, "batch_multiple", 1)
         self.plan, note = lowered(self.plan, self.here.size, error, multiple)
         self.feed = resized(self.feed, self.plan.batch_size)
@@ -281,6 +289,11 @@ class _Loop:
                 f"a loss or gradient was not finite at or before step "
                 f"{self.position.done}: the step was skipped ({bad} so far)."
             )
+            if self.plan.precision == "fp16":
+                text += (
+                    f" The loss is now scaled by {float(self.stepper.scale.factor):g};"
+                )
+                text += " in fp16 a few such steps are no harm."
             yield from self._tell(Note(text, "warning"))
         if longest >= self.config.abort_after_bad_steps:
             # The weights are those before the bad run: worth keeping for a look.

@@ -55,6 +55,8 @@ def save(folder: Path, stepper: Stepper, position: Position, plan: Plan) -> Path
     module = stepper.trainable
     tensors = {f"{_MODULE}{n}": t for n, t in state_tensors(module).items()}
     tensors |= optimiser_tensors(stepper.optimiser, module)
+    if plan.precision == "fp16":
+        tensors |= stepper.scale.tensors()
     info = {
         "plan": asdict(plan),
         "position": asdict(position),
@@ -96,6 +98,7 @@ def restore(saved: SavedState, stepper: Stepper, position: Position) -> Plan:
         for name, tensor in live.items():
             tensor.copy_(found[name])
     restore_optimiser(stepper.optimiser, stepper.trainable, saved.tensors)
+    stepper.scale.restore(saved.tensors)
     stepper.bad_steps.fill_(saved.info["bad_steps"])
     stepper.bad_run.fill_(saved.info["bad_run"])
     stepper.longest_bad_run.fill_(saved.info["bad_run"])

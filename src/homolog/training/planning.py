@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from homolog.config import ConfigError, from_dict
-from homolog.distributed import world
+from homolog.distributed import from_first, world
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
 from homolog.json_files import read_object
@@ -30,7 +28,12 @@ from homolog.training.measure import (
     synchronise,
 )
 from homolog.training.precision import PRECISIONS
-from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
+from homolog.training.stepping import (
+    Stepper,
+    forget_pending,
+    is_out_of_memory,
+    release,
+)
 
 _NOT_WORTH_MEASURING = 20  # steps
 _SHARE_FOR_MEASURING = 0.01
@@ -118,7 +121,8 @@ def make_plan(
             steps = steps_within(
                 left_s, measured.seconds_per_step, validation_s, config.validate_every
             )
-            plan = replace(plan, total_steps=_agreed(steps), validation_s=validation_s)
+            steps = from_first(steps)
+            plan = replace(plan, total_steps=steps, validation_s=validation_s)
             yield Note(
                 f"{config.minutes:g} minutes are enough for {plan.total_steps} steps; "
                 "that number is now fixed."
@@ -146,6 +150,7 @@ def _measured(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                release(error, stepper.device)
                 multiple = getattr(feed, "batch_multiple", 1)
                 plan, note = lowered(plan, world().size, error, multiple)
                 stepper.undo()
@@ -178,7 +183,7 @@ def _dry_run(
             seconds.append(time.perf_counter() - began)
             yield Progress("measuring a step", index + 1, most)
             is_enough = index + 1 >= least and sum(seconds) >= enough_s
-            if _agreed(int(is_enough)):
+            if from_first(int(is_enough)):
                 break
     finally:
         close = getattr(batches, "close", None)
@@ -198,15 +203,6 @@ def steps_within(
     if validate_every:
         each_s += validation_s / validate_every
     return max(1, int((left_s - validation_s) / each_s))
-
-
-def _agreed(number: int) -> int:
-    """The first process's number, on every process."""
-    if world().size == 1:
-        return number
-    holder = [number]
-    dist.broadcast_object_list(holder, src=0)
-    return holder[0]
 
 
 def lowered(

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch.distributed as dist
 from torch import nn
 
 from homolog.checkpoint import save_best
-from homolog.distributed import world
+from homolog.distributed import from_first, world
 from homolog.events import Validated
 from homolog.training.config import TrainingConfig
 
@@ -92,15 +91,14 @@ class Validator:
         """Measured by the first process, told to all."""
         assert self._validate is not None
         began = time.monotonic()
-        holder: list[dict[str, float]] = [{}]
+        measured: dict[str, float] = {}
         if world().is_first:
             with evaluating(self._module):
                 found = self._validate(done)
-            holder[0] = {name: float(value) for name, value in found.items()}
-        if world().size > 1:
-            dist.broadcast_object_list(holder, src=0)
+            measured = {name: float(value) for name, value in found.items()}
+        measured = from_first(measured)
         self.seconds = time.monotonic() - began
-        return holder[0]
+        return measured
 
 
 def score_of(metrics: Mapping[str, float], best_metric: str) -> float:

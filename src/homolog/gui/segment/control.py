@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from homolog.data.label_naming import names_file
 from homolog.data.label_words import is_label_folder, label_rank
+from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.data.scan_header import is_scan_path, is_series_path, scan_stem
 from homolog.data.scan_io import read_header, read_labels
 from homolog.gui.files.layer_geometry import KEY, shape_of
@@ -93,7 +93,10 @@ def part_folder(out: Path) -> Path:
         OSError: The folder cannot be written to.
     """
     out.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=".homolog-part-", dir=out))
+    sweep_leftovers(out)
+    folder = beside(out / "results")
+    folder.mkdir()
+    return folder
 
 
 def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
