@@ -94,6 +94,7 @@ def embed_scans(
 
     Raises:
         UnusableInput: No scan could be read; of a single scan, its own error.
+        JobError: A single window does not fit into memory.
     """
     entries: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -105,6 +106,8 @@ def embed_scans(
             return {**result, "stopped": True}
         try:
             entry = yield from _one_scan(path, folder, encoder)
+        except JobError:
+            raise  # the window's or the disk's fault, not the scan's
         except Exception as error:
             if len(scans) == 1:
                 raise
