@@ -121,7 +121,7 @@ def build_case(
     folder = case_folder(store, source.id)
     fresh = folder.with_name(f".new-{source.id}")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    make_folder(fresh)
     try:
         card = _fill(source, fresh, preprocessing, key, seed)
         _replace_folder(fresh, folder)
