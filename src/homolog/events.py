@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -186,6 +186,33 @@ def _holds_numbers(values: Any) -> bool:
     return all(
         isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()
     )
+
+
+def without_stopped(job: Job[R]) -> Job[R]:
+    """Pass events and requests on, but keep Stopped: it is the last word of a run.
+
+    A job inside another one says it too early: what was learnt is saved after it.
+    """
+    request: Request | None = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        request = None if isinstance(event, Stopped) else (yield event)
+
+
+def stopped_words(told: Mapping[str, Any]) -> str:
+    """``"stopped at step 12 of 100"``; empty where the training came to its end.
+
+    Args:
+        told: A model's card, or the result of a training.
+    """
+    if not told.get("stopped", not told.get("complete", True)):
+        return ""
+    total = told.get("total_steps")
+    return f"stopped at step {told.get('steps')}" + (f" of {total}" if total else "")
 
 
 def drain(job: Job[R]) -> R:

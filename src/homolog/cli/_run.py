@@ -52,21 +52,21 @@ def run_in_folder(
     return in_background(run, as_json) if background else in_foreground(run, as_json)
 
 
-def in_foreground(run: Run, as_json: bool) -> int:
+def in_foreground(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Work on a run in this process and show its events; returns the exit status."""
     from homolog.runs.worker import execute
 
     with stop_on_interrupt() as flag:
-        last = show_events(execute(run, flag))
+        last = show_events(execute(run, flag, outside=outside))
     return conclude(run, last, as_json)
 
 
-def in_background(run: Run, as_json: bool) -> int:
+def in_background(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Start a worker for a run and return."""
     from homolog.cli._options import show
     from homolog.runs import launch
 
-    pid = launch.start(run)
+    pid = launch.start(run, outside=outside)
     show(
         {"run": str(run.folder), "state": "running", "pid": pid},
         as_json,
@@ -89,7 +89,6 @@ def conclude(run: Run, last: Event | None, as_json: bool) -> int:
     from homolog.cli._options import show
     from homolog.errors import JobError, UnusableInput
     from homolog.events import Failed, Finished
-    from homolog.runs import launch
 
     outcome = run.spec.get("outcome", {})
     if isinstance(last, Failed) or last is None:
@@ -101,8 +100,36 @@ def conclude(run: Run, last: Event | None, as_json: bool) -> int:
     if isinstance(last, Finished):
         show(result, as_json, [f"done: {result.get('model', run.folder)}"])
         return DONE
-    show(result, as_json, [f"continue with: {launch.resume_command(run)}"])
+    show(result, as_json, [kept_words(result), continue_words(run)])
     return STOPPED
+
+
+def kept_words(result: Mapping[str, Any]) -> str:
+    """What exists after a stop, in one sentence.
+
+    Args:
+        result: Of the job that was stopped.
+    """
+    from homolog.events import stopped_words
+
+    where = stopped_words(result) or "stopped"
+    model = result.get("model")
+    if not model:
+        nothing = "before its first step" if result.get("steps") == 0 else "early"
+        return f"stopped {nothing}: there is no model yet"
+    told = result.get("weights_of")
+    which = ""
+    if told:
+        kind = "best" if told["kept"] == "best" else "last"
+        which = f" ({kind} weights, of step {told['step']})"
+    return f"{where}; the model so far{which}: {model}"
+
+
+def continue_words(run: Run) -> str:
+    """How a stopped run goes on."""
+    from homolog.runs import launch
+
+    return f"continue with: {launch.resume_command(run)}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -212,20 +212,24 @@ class Feed:
         )
         return pinned(batch) if self._pin else batch
 
-    def stream(self, first: int, stop: int) -> Iterator[Batch]:
+    def stream(
+        self, first: int, stop: int, progress: Callable[[int], float] | None = None
+    ) -> Iterator[Batch]:
         """Batches ``first`` to ``stop - 1`` in order, made ahead by threads.
 
-        Phases are shares of ``stop``. At most ``threads + 1`` batches wait in memory.
+        Phases are shares of ``progress`` (batches before -> share of the training
+        done); without, of ``stop``. At most ``threads + 1`` batches wait in memory.
         An error of a thread is raised here, at the batch it belongs to.
         """
+        share = progress or (lambda step: step / stop)
         if self.threads == 0:
-            yield from (self.batch(s, s / stop) for s in range(first, stop))
+            yield from (self.batch(s, share(s)) for s in range(first, stop))
             return
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="homolog-feed")
         waiting: deque[Future[Batch]] = deque()
         try:
             for step in range(first, stop):
-                waiting.append(pool.submit(self.batch, step, step / stop))
+                waiting.append(pool.submit(self.batch, step, share(step)))
                 if len(waiting) > self.threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
+from homolog.private_files import create
+from homolog.runs.jobs import check_inside
 from homolog.runs.run import Run, State
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "homolog.runs.worker")
@@ -24,20 +26,26 @@ _POLL_S = 0.1
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def start(run: Run, *, with_parent: bool = False) -> int:
+def start(run: Run, *, with_parent: bool = False, outside: bool = False) -> int:
     """Begin to work on a run in a process of its own; returns its pid.
 
     The process outlives this one, unless ``with_parent``: then it stops when this
     process ends or closes its pipe. Returns once the worker has taken the run.
+    ``outside`` lets it write outside its folder: for runs made by the caller.
 
     Raises:
+        UnusableInput: It would write outside its folder.
         JobError: Somebody works on it already, or the process died at once.
     """
     _reap()
+    if not outside:
+        check_inside(run.spec["kind"], run.spec["config"], run.folder)
     if run.is_alive():
         raise JobError(f"the run {run.folder} is being worked on (pid {run.pid()}).")
     sessions = run.spec.get("sessions", 0)
     command = [*WORKER, str(run.folder)] + ["--with-parent"] * with_parent
+    command += ["--outside"] * outside
+    create(run.log)
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command,

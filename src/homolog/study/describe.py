@@ -114,6 +114,7 @@ def _field(field: Any, hint: Any, default: Any) -> dict[str, Any]:
         "max": meta.get("max"),
         "choices": None if choices is None else list(choices),
         "advanced": bool(meta.get("advanced", False)),
+        "empty": meta.get("empty", "automatic"),
     }
 
 
@@ -196,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = list(sys.argv[1:] if words is None else words)
     answers = {"schema": schema, "devices": devices, "doctor": examine}
     if len(asked) != 1 or asked[0] not in answers:
-        sys.stderr.write(f"expected one of {', '.join(answers)}, got {asked}.\n")
+        sys.stderr.write(f"expected one of {', '.join(answers)}, got {asked!r}.\n")
         return 2
     sys.stdout.write(json.dumps(answers[asked[0]]()) + "\n")
     return 0

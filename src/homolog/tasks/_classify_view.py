@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.data.preprocess import Preprocessing, prepare_volume
-from homolog.data.volume import Volume
+from homolog.data.preprocess import Prepared
 from homolog.feed import CaseRef
 from homolog.feed.single import StoredScan, view_of
 from homolog.geometry.affine import Index
@@ -154,21 +153,17 @@ def answer(model: Trained, scan: StoredScan) -> Answer:
     )
 
 
-def prepared_scan(
-    volume: Volume, recipe: Preprocessing
-) -> tuple[StoredScan, Numbers, str]:
+def stored_scan(prepared: Prepared) -> tuple[StoredScan, Numbers]:
     """A scan's file as the store would keep it.
 
     Returns:
-        The scan, the number in its own canonical grid of each of its slices, and what
-        had to be done to its values.
+        The scan, and the number in its own canonical grid of each of its slices.
     """
-    prepared = prepare_volume(volume, recipe)
     scan = StoredScan(
         prepared.data, prepared.affine, prepared.scale, prepared.offset,
         prepared.intensity,
     )  # fmt: skip
-    return scan, prepared.grid.positions(0), prepared.note
+    return scan, prepared.grid.positions(0)
 
 
 def stored(case: CaseRef) -> StoredScan:

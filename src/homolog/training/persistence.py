@@ -25,6 +25,7 @@ INFO: Shape = {
     "position": {
         "done": int, "losses": dict, "monitors": dict,
         "best": {"metrics?": dict, "step?": int, "score?": Any},
+        "budget?": dict[str, float],
     },
 }  # fmt: skip
 
@@ -38,12 +39,14 @@ class Position:
         losses: Last logged terms.
         monitors: Last logged monitors.
         best: ``metrics``, ``step`` and ``score`` of the best validation; empty before.
+        budget: Where the minutes stand, see Budget; empty where steps were given.
     """
 
     done: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     monitors: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, float] = field(default_factory=dict)
 
 
 def save(folder: Path, stepper: Stepper, position: Position, plan: Plan) -> Path:

@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homolog.distributed import max_over_ranks, world
 from homolog.errors import JobError
+from homolog.small_maps import guard_small_maps
 from homolog.training.config import BatchSource, TrainingConfig
+from homolog.training.course import Course
 from homolog.training.guard import StateGuard
 from homolog.training.optimiser import build_optimiser, set_learning_rate
 from homolog.training.precision import autocast
@@ -55,7 +57,8 @@ class Stepper:
         seed: int,
         precision: str,
     ) -> None:
-        self.trainable: Any = trainable
+        # Heads and pyramids too: any convolution may meet a map of two slices.
+        self.trainable: Any = guard_small_maps(trainable)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
         self.optimiser = build_optimiser(trainable, config, groups)
@@ -94,19 +97,19 @@ class Stepper:
     def step(
         self,
         index: int,
-        total: int,
+        course: Course,
         feed: BatchSource,
         batches: Iterator[Any],
         accumulate: int,
     ) -> None:
-        """Make step ``index`` (0-based) of ``total`` from the next batches.
+        """Make step ``index`` (0-based) of a course from the next batches.
 
         Dropout and whatever else draws from torch's own generator is seeded by
         (seed, index, rank), so a resumed run repeats it.
         """
         torch.manual_seed(step_seed(self.seed, index, world().rank))
         self.learning_rate = set_learning_rate(
-            self.optimiser, index, total, self.config
+            self.optimiser, course.position(index), course.planned, self.config
         )
         self._guard.remember()
         self.terms = {}
@@ -116,14 +119,14 @@ class Stepper:
             self.waited_s += time.perf_counter() - started
             views = feed.views(batch, self.device)
             with self._without_reduction(part < accumulate - 1):
-                self._backward(views, index / total, accumulate)
+                self._backward(views, course.progress(index), accumulate)
         if self.precision == "fp16":
             self.scale.down(self._weights)
         limit = self.config.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self._weights, limit)
         self.gradient_norm = norm.detach()
         bad = self._is_bad(norm)
-        self._apply(bad, (index + 1) / total)
+        self._apply(bad, course.progress(index + 1))
         if self.precision == "fp16":
             self.scale.learn(bad)
         self.optimiser.zero_grad(set_to_none=True)

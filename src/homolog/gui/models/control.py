@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from homolog import model_card
+from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import PAINTED
 from homolog.gui.models.facts import facts_of, title_of
+from homolog.private_files import make_folder
 from homolog.runs.run import Run, find_runs
 
 CARD = model_card.CARD
@@ -209,10 +210,11 @@ def copy_model(source: Path, out: Path) -> Path:
     for name, wanted in card["sha256"].items():
         if file_hash(folder / name) != wanted:
             raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.new")
+    scratch = beside(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
+        make_folder(out.parent)
+        sweep_leftovers(out.parent)
+        scratch.mkdir(mode=0o700)
         for name in (CARD, *card["sha256"]):
             shutil.copyfile(folder / name, scratch / name)
         scratch.rename(out)
