@@ -24,7 +24,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
     Args:
         config: ``pairs`` of ``prediction`` and ``reference``; ``names`` (label value of
-            the predictions -> name; as ``evaluate_pairs`` if None); ``tolerance_mm`` of the NSD.
+            the predictions -> name; as ``evaluate_pairs`` if None); ``tolerance_mm`` of
+            the NSD.
         folder: Not used.
 
     Returns:
