@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -13,16 +17,50 @@ from homolog.safe_text import visible
 
 
 def follow(stream: Iterable[events.Event]) -> events.Event | None:
-    """Print events as they come; returns the last one (Finished, Stopped or Failed)."""
+    """Print events as they come; returns the last one (Finished, Stopped or Failed).
+
+    SIGTERM, and SIGHUP of a terminal that is closed, interrupt like Ctrl-C.
+    """
     screen = _Bar() if sys.stderr.isatty() else _Lines()
     last: events.Event | None = None
     try:
-        for event in stream:
-            last = event
-            screen.show(event)
+        with _ended_like_ctrl_c():
+            for event in stream:
+                last = event
+                screen.show(event)
     finally:
         screen.close()
     return last
+
+
+def with_result(
+    job: Generator[Any, Any, dict[str, Any]],
+) -> Generator[Any, Any, None]:
+    """A job's events, and its result as the last of them."""
+    result = yield from job
+    yield events.Finished(result)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Whoever ends the process lets it leave things in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    taken: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # a handler of the command's own, and nohup, stay
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, interrupt)
+                taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def duration(seconds: float) -> str:

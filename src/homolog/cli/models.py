@@ -49,6 +49,7 @@ def command() -> None:
 def list_models(folder: Path, as_json: bool) -> None:
     """List the models in DIR and below."""
     from homolog.errors import UnusableInput
+    from homolog.events import stopped_words
     from homolog.model_files import read_card
 
     if not folder.is_dir():
@@ -69,8 +70,10 @@ def list_models(folder: Path, as_json: bool) -> None:
             "model": str(place),
             "kind": card.get("kind"),
             "method": card.get("method"),
-            "backbone": card.get("backbone", {}).get("name"),
+            "backbone": (card.get("backbone") or {}).get("name"),
             "steps": card.get("steps"),
+            "total_steps": card.get("total_steps"),
+            "stopped": bool(stopped_words(card)),
             "cases": card.get("cases"),
         }
         rows.append(row)
@@ -79,7 +82,7 @@ def list_models(folder: Path, as_json: bool) -> None:
             continue
         lines.append(
             f"{place}  {row['kind']}  {row['method'] or ''} on {row['backbone']}  "
-            f"{row['steps']} steps"
+            f"{stopped_words(card) or str(row['steps']) + ' steps'}"
         )
     show({"models": rows}, as_json, lines or [f"no models in {folder}"])
 

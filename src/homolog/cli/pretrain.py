@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Time instead of steps: a step is measured, then the number is fixed.",
+    help="Time instead of steps, all included; the number of steps follows as they "
+    "get faster or slower.",
 )
 @click.option(
     "--without",
@@ -120,8 +121,8 @@ def command(
 ) -> int:
     """Learn an encoder from the scans of STORE..., without labels.
 
-    METHOD is one of homolog methods. Ctrl-C stops between two steps with the state
-    saved; homolog runs resume RUN goes on exactly.
+    METHOD is one of homolog methods. Ctrl-C stops between two steps with state
+    and encoder saved; homolog runs resume RUN goes on exactly.
 
     \b
     homolog pretrain s2dc store --out runs/pre

@@ -127,7 +127,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
             continue
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             own = raw.get(scan_stem(label), raw.get(label.name))
@@ -191,7 +191,8 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
 
 
 def _is_whole(text: object) -> bool:
-    return str(text).lstrip("-").isdigit()
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
 
 
 def names_of_dataset(label: Path) -> dict[int, str]:
@@ -199,7 +200,7 @@ def names_of_dataset(label: Path) -> dict[int, str]:
     for folder in (label.parent, label.parent.parent):
         try:
             raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             return parse_names(raw.get("labels"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from homolog.data.leftovers import beside
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.private_files import create, make_private
@@ -72,11 +73,14 @@ def read_points(path: Path) -> Points:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file at once: a reader sees the old one or the whole new one."""
-    half = path.with_name(path.name + ".part")
-    create(half)
-    with half.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    make_private(half, path)
-    os.replace(half, path)
+    half = beside(path)
+    try:
+        create(half)
+        with half.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        make_private(half, path)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)

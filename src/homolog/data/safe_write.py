@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from homolog.data.leftovers import beside, sweep_once
 from homolog.errors import JobError
 from homolog.private_files import create, make_folder, make_private
 
@@ -28,7 +28,8 @@ def write_safely(
         OSError: The folder cannot be written.
     """
     make_folder(path.parent)
-    aside = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
+    sweep_once(path.parent)
+    aside = beside(path, suffix_last=True)
     try:
         create(aside)
         write(aside)

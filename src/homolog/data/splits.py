@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from homolog.data.subjects import is_pseudonym
 from homolog.errors import UnusableInput
 
+if TYPE_CHECKING:
+    from homolog.data.card import Card
+
 SPLITS = ("train", "val", "test")
 FRACTIONS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+C = TypeVar("C", bound="Card")
 
 
 class Case(Protocol):
@@ -92,6 +99,31 @@ def assign_splits(
             given[group] = split
         free = free[wanted[split] :]
     return {card.id: given[groups[card.id]] for card in cards}
+
+
+def staying(cards: Sequence[C], former: Mapping[str, str]) -> list[C]:
+    """Cases with the split that they had, as if their source gave it.
+
+    Not where the source gives the subject a split, nor where what is one subject by now
+    lay in several.
+
+    Args:
+        cards: The cases.
+        former: Case id -> split, of those that had one.
+    """
+    groups = _groups(cards)
+    said = {groups[card.id] for card in cards if card.split is not None}
+    had: dict[str, set[str]] = {}
+    for card in cards:
+        if card.id in former:
+            had.setdefault(groups[card.id], set()).add(former[card.id])
+    stay = {group for group, splits in had.items() if len(splits) == 1} - said
+    return [
+        replace(card, split=former[card.id])
+        if card.id in former and groups[card.id] in stay
+        else card
+        for card in cards
+    ]
 
 
 def folds(cards: Sequence[Case], k: int, seed: int) -> list[tuple[str, ...]]:

@@ -15,12 +15,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from homolog.data.case_source import CaseSource
 from homolog.data.label_words import shorter_names
 from homolog.data.scan_header import scan_stem, split_series
 from homolog.errors import UnusableInput
 from homolog.private_files import make_folder
+
+if TYPE_CHECKING:
+    from homolog.data.card import Card
+
+C = TypeVar("C", "CaseSource", "Card")
 
 _PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
 _KEY_BYTES = 32
@@ -93,7 +99,7 @@ def _continued(members: list[Path]) -> dict[Path, str]:
     return subjects
 
 
-def hidden_subjects(cases: Sequence[CaseSource]) -> list[CaseSource]:
+def hidden_subjects(cases: Sequence[C]) -> list[C]:
     """Cases without what identifies a patient: subjects become keyed hashes.
 
     Cases of one subject stay of one subject, here and in other stores of this user. A
@@ -108,7 +114,7 @@ def hidden_subjects(cases: Sequence[CaseSource]) -> list[CaseSource]:
     key = subject_key()
     return [
         replace(case, subject=pseudonym(case.subject, key))
-        if case.subject in told
+        if case.subject in told and not is_pseudonym(case.subject)
         else case
         for case in cases
     ]

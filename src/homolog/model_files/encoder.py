@@ -12,7 +12,8 @@ from homolog.backbones._base import Backbone, build
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
 from homolog.foreign_weights import read_foreign
-from homolog.model_files.folder import CARD, load_model, read_weights
+from homolog.model_card import CARD
+from homolog.model_files.folder import load_model, read_weights
 from homolog.model_files.matching import LoadReport, fill
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
+from homolog.data.leftovers import sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
 from homolog.private_files import file_mode, keep_private
-from homolog.runs.jobs import is_unresolved, job_of, resolved
+from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 from homolog.safe_text import visible
 
@@ -50,7 +51,13 @@ class StopFlag:
         self._event.set()
 
 
-def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def execute(
+    run: Run,
+    stop: Callable[[], bool] = lambda: False,
+    processes: int = 1,
+    *,
+    outside: bool = False,
+) -> Iterator[Event]:
     """Work on a run in this process; yields what it also writes.
 
     The last event is Finished, Stopped or Failed. An error of the job does not leave
@@ -59,10 +66,15 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
     Args:
         run: A new one, or one to resume.
         stop: Asked between two events.
+        processes: That work on it together, this one being the first.
+        outside: Whether it may write outside its folder: said by who made it.
 
     Raises:
+        UnusableInput: It would, and may not.
         JobError: Another process works on it.
     """
+    if not outside:
+        check_inside(run.spec["kind"], run.spec["config"], run.folder)
     lock = run.lock()
     if not lock.acquire():
         raise JobError(
@@ -70,7 +82,9 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
             f"homolog runs stop {run.folder}"
         )
     try:
-        run.begin_session()
+        for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
+            sweep_leftovers(folder)
+        run.begin_session(processes)
         yield from _session(run, stop)
     finally:
         lock.release()
@@ -86,6 +100,7 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
     with _heartbeat(run):
         try:
             kind, config = spec["kind"], spec["config"]
+            run.check_checkpoints()
             function = job_of(kind)
             if is_unresolved(config):
                 config = resolved(kind, config)
@@ -178,6 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="stop when standard input ends: this run only serves its starter",
     )
+    parser.add_argument(
+        "--outside",
+        action="store_true",
+        help="the run may write outside its folder: its starter made it",
+    )
     options = parser.parse_args(arguments)
     keep_private()
     flag = StopFlag()
@@ -191,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.with_parent:
         threading.Thread(target=_end_with_parent, args=(flag,), daemon=True).start()
     last: Event | None = None
-    for event in execute(run, flag):
+    for event in execute(run, flag, outside=options.outside):
         last = event
     if isinstance(last, Finished):
         return DONE

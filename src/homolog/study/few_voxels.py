@@ -15,12 +15,14 @@ from homolog.data.feature_files import kept_features
 from homolog.data.label_joining import join_cases
 from homolog.data.label_naming import names_beside, write_names
 from homolog.data.label_values import mapped_labels
+from homolog.data.learnt_spacing import LearntSpacing
 from homolog.data.preprocess import Preprocessing
 from homolog.data.scan_io import read_labels, read_scan, scan_hash, write_labels
 from homolog.data.volume import LabelMap, Volume
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.geometry.places import AXES_NAMED
 from homolog.model_files import LoadedEncoder, load_encoder
 from homolog.study.embedding import features_of
 from homolog.study.jobs import ending, paths, taken
@@ -241,6 +243,7 @@ def _save(
         dense=dense,
         preprocessing=Preprocessing() if dense is None else None,
         facts=facts,
+        painted=LearntSpacing.of_scans([p.volume for p in pairs]),
     )
 
 
@@ -261,6 +264,7 @@ def _predict(
     seconds["predict"] = _since(began)
     click = next_click(learnt.head, scan, learnt.paints[0], found.uncertainty)
     told: dict[str, Any] = {
+        "axes": AXES_NAMED,
         "next": None if click is None else asdict(click),
         "voxels": {
             name: int(np.count_nonzero(found.labels.data == value))

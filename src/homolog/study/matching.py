@@ -23,6 +23,7 @@ from homolog.data.volume import Points, Volume
 from homolog.drawing.png import png_bytes
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
+from homolog.geometry.places import AXES_NAMED
 from homolog.safe_text import UnixRows, cell_row
 from homolog.study.contact_sheet import Tile, contact_sheet, tiles_of
 from homolog.study.embedding import encoder_of, features_of
@@ -282,6 +283,7 @@ def told(consensus: Consensus | None) -> dict[str, Any] | None:
         return None
     return {
         "kind": consensus.kind,
+        "axes": AXES_NAMED,
         "matrix": consensus.matrix.tolist(),
         "inliers": int(consensus.inliers.sum()),
         "of": len(consensus.inliers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
+from homolog.geometry.places import spacing_text
 from homolog.safe_text import UnixRows, cell_row
 from homolog.tasks._base import LearnedTask, Trained
 from homolog.tasks._labelling import model_preprocessing
@@ -64,6 +65,7 @@ def evaluate_store(
     ]
     if not cases:
         raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
+    yield from _other_sizes(model, cases)
     known = set(model.card.get("trained_on", ()))
     seen = [c.card.id for c in cases if c.card.source_hash in known]
     if seen:
@@ -248,6 +250,33 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
             f"{folder} could not be written to ({error.strerror})."
         ) from error
     return csv_path, json_path
+
+
+def _other_sizes(model: Trained, cases: Sequence[CaseRef]) -> Job[None]:
+    """Tell of cases whose voxels have another size than those learnt from.
+
+    Raises:
+        UnusableInput: All of them have.
+    """
+    learnt = model.learnt.spacing
+    if model.learnt.remark:
+        yield Note(model.learnt.remark, "warning")
+    if learnt is None or model_preprocessing(model).spacing_mm is not None:
+        return
+    cards = [case.card for case in cases]
+    odd = [card.id for card in cards if model.learnt.target_of_case(card) is not None]
+    if not odd:
+        return
+    first = next(card for card in cards if card.id == odd[0])
+    own = spacing_text(first.spacing_mm)
+    text = (
+        f"{len(odd)} of {len(cases)} cases have voxels of another size than the model "
+        f"learnt at (first {odd[0]!r}: {own}, learnt at {learnt.text})"
+    )
+    then = "predict the scans and evaluate the files"
+    if len(odd) == len(cases):
+        raise UnusableInput(f"{text}; {then}.")
+    yield Note(f"{text}: their figures mean little; {then}.", "warning")
 
 
 def _check_recipe(model: Trained, store: Store) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from homolog.data.leftovers import beside
 from homolog.private_files import create, make_folder
 
 _FILE = "window.json"
@@ -22,7 +22,7 @@ def read(home: Path, section: str) -> dict[str, Any]:
 def write(home: Path, section: str, values: dict[str, Any]) -> None:
     """Keep a panel's choices; a disk that refuses costs them, nothing more."""
     everything = {**_all(home), section: values}
-    scratch = home / f".{_FILE}.{os.getpid()}"
+    scratch = beside(home / _FILE)
     with contextlib.suppress(OSError, TypeError, ValueError):
         make_folder(home)
         create(scratch)
