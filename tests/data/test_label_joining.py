@@ -234,9 +234,21 @@ def test_a_file_is_right_where_a_table_for_many_says_otherwise(tmp_path: Path) -
     assert read_labels(path).shape == SHAPE
 
 
-def test_segments_in_layers_are_not_told_by_value(tmp_path: Path) -> None:
-    path = tmp_path / "a.seg.nrrd"
+def test_segments_that_overlap_are_refused_with_the_true_reason(
+    scans: Path, tmp_path: Path
+) -> None:
+    path = scans / "labels" / "p0.seg.nrrd"
     write_slicer(path, head_and_tail(1, 2), {"head": 1, "tail": 1})
-    layered = path.read_bytes().replace(b"Segment1_Layer:=0", b"Segment1_Layer:=1")
-    path.write_bytes(layered)
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    for old, new in (
+        (b"Segment1_Layer:=0", b"Segment1_Layer:=1"), (b"sizes: ", b"sizes: 2 "),
+        (b"dimension: 3", b"dimension: 4"), (b"directions: ", b"directions: none "),
+        (b"encoding", b"kinds: list domain domain domain\nencoding"),
+    ):  # fmt: skip
+        header = header.replace(old, new)
+    path.write_bytes(header + b"\n\n" + voxels * 2)
     assert names_in_file(path) == {}
+    write_slicer(path.with_name("p1.seg.nrrd"), head_and_tail(1, 2), {"head": 1})
+    _, result, _ = prepared(scans, tmp_path / "store")
+    (told,) = result["rejected"]
+    assert "p0.seg.nrrd: its segments overlap and lie in 2 layers" in told["reason"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class TextHeader:
         fields: Key in lower case -> value.
         data_at: Byte in ``path`` where attached data start; None when detached.
         listed: Data files named in lines of their own after the header.
+        pairs: What the writer of an NRRD file noted besides (``key:=value``), keys as
+            they are.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class TextHeader:
     fields: dict[str, str]
     data_at: int | None
     listed: tuple[str, ...] = ()
+    pairs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,18 @@ def read_nrrd_text(path: Path) -> TextHeader:
     end = re.search(rb"\r?\n\r?\n", start)
     text = start[: end.start()] if end else start
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     listed: list[str] | None = None
     for line in _lines(text)[1:]:
         if listed is not None:
             listed += [line.strip()] if line.strip() else []
             continue
         key, sign, value = line.partition(":")
-        if not sign or line.startswith("#") or value.startswith("="):
-            continue  # a comment, or a pair of the writer's own
+        if not sign or line.startswith("#"):
+            continue
+        if value.startswith("="):
+            pairs[key.strip()] = value[1:].strip()
+            continue
         key = _NRRD_SAME.get(key.strip().lower(), key.strip().lower())
         _set(fields, key, value.strip(), path)
         if key == "data file" and value.split()[:1] == ["LIST"]:
@@ -140,7 +147,7 @@ def read_nrrd_text(path: Path) -> TextHeader:
     if end is None and not detached:
         raise Unsound("truncated", "the file ends within its NRRD header.", path)
     at = None if detached or end is None else end.end()
-    return TextHeader(path, "NRRD", fields, at, tuple(listed or ()))
+    return TextHeader(path, "NRRD", fields, at, tuple(listed or ()), pairs)
 
 
 _NRRD_SAME = {
