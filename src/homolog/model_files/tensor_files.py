@@ -25,6 +25,8 @@ def fresh_folder(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     scratch = place.parent / f".{place.name}.new"
     retired = place.parent / f".{place.name}.old"
+    if retired.exists() and not place.exists():  # killed between two renames
+        retired.rename(place)
     for leftover in (scratch, retired):
         shutil.rmtree(leftover, ignore_errors=True)
     scratch.mkdir()
