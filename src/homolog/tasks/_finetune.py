@@ -12,7 +12,13 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
-from homolog.data.learnt_spacing import KEY, LearntSpacing
+from homolog.data.learnt_spacing import (
+    KEY,
+    LearntSpacing,
+    learnt_of,
+    other_size_note,
+    sizes_note,
+)
 from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
@@ -76,7 +82,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     held_out = spread_cases(cases.val, task.config.validate_cases)
     validation = _Validation(task, module, spec, held_out, device, training.precision)
     yield Note(_opening(cases, held_out, spec))
-    for told in (spec.get("labels_note"), _recipes_note(cases)):
+    sizes = sizes_note(c.card for c in (*cases.train, *cases.val))
+    for told in (spec.get("labels_note"), _recipes_note(cases), sizes):
         if told:
             yield Note(told)
     result = yield from train(
@@ -139,6 +146,10 @@ def starting_encoder(
             "the encoder was pretrained on scans prepared otherwise "
             f"({', '.join(odd)}); its features may fit less well."
         )
+    learnt = learnt_of(loaded.card, loaded.folder)
+    if recipe is None or recipe.get("spacing_mm") is None:
+        sizes = other_size_note(learnt, [c.card for c in cases.all])
+        notes += [sizes] if sizes else []
     origin = {
         "source": str(settings.encoder),
         "encoder_id": loaded.encoder_id,
