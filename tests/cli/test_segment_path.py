@@ -183,7 +183,8 @@ def test_one_bad_scan_does_not_stop_the_others(run, cohort, tmp_path, capsys):
     assert status == 1
     result = last_line(capsys)
     assert [f["scan"] for f in result["failed"]] == [str(tmp_path / "broken.nii.gz")]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert written == ["good.labels.json", "good.nii.gz"]  # labels keep their names
 
 
 def test_prediction_never_overwrites_its_scan(run, cohort, tmp_path):

@@ -7,11 +7,21 @@ import pytest
 import torch
 
 from homolog.backbones import BACKBONES
-from homolog.checkpoint import generations
+from homolog.checkpoint import generations, load_state
 from homolog.config import ConfigError
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.events import Note, Preview, Request, Saved, Validated, drain
+from homolog.events import (
+    Note,
+    Preview,
+    Request,
+    Saved,
+    Started,
+    Step,
+    Stopped,
+    Validated,
+    drain,
+)
 from homolog.model_files import load_model, save_model
 from homolog.tasks._cases import choose_cases, parse_fold, spread_cases
 from homolog.tasks._finetune import job
@@ -111,7 +121,15 @@ def test_stopped_and_resumed_equals_uninterrupted(phantom_store, finished, tmp_p
     _, result = events_of(stream)
     assert result["stopped"] is True
     assert result["steps"] < 4
-    assert not (folder / "model").exists()
+    early = load_model(folder).card
+    assert (early["stopped"], early["complete"]) == (True, False)
+    assert (early["steps"], early["total_steps"]) == (result["steps"], 4)
+    assert early["weights_of"] == result["weights_of"]
+    assert early["weights_of"]["validated"] is True
+    task_of_it, model = open_trained(folder, torch.device("cpu"))
+    held = choose_cases(phantom_store, task_of_it).val
+    told = task_of_it.validate(model, held)
+    assert told["dice"] == pytest.approx(early["validation"]["dice"], abs=1e-6)
     task = folder / "task.json"
     began = task.read_text()
     told = json.loads(began)
@@ -337,3 +355,40 @@ def test_without_validation_cases_the_last_weights_are_kept(phantom_folder, tmp_
     assert result["best"] == {}
     assert any(isinstance(e, Note) and "last weights" in e.text for e in events)
     assert load_model(tmp_path / "run").card["cases"] == {"train": ["one"], "val": []}
+
+
+def test_a_stop_before_the_first_validation_keeps_the_last_weights(
+    phantom_store, tmp_path
+):
+    config = config_of(phantom_store)
+    config["training"] = {**config["training"], "validate_every": 0, "log_every": 1}
+    stream = job(config, tmp_path / "run")
+    event = next(stream)
+    while not (isinstance(event, Step) and event.index == 2):
+        event = next(stream)
+    events, result = events_of_sent(stream, Request.STOP)
+    assert isinstance(events[-1], Stopped)
+    assert events[-2] == Saved(str(tmp_path / "run" / "model"), "model")
+    assert result["weights_of"] == {"kept": "last", "step": 2, "validated": False}
+    card = load_model(tmp_path / "run").card
+    assert (card["validation"], card["stopped"]) == ({}, True)
+    last = load_state(tmp_path / "run").tensors
+    for name, tensor in load_model(tmp_path / "run").state.items():
+        assert torch.equal(tensor, last[f"module/network.{name}"])
+
+
+def test_a_stop_before_the_first_step_keeps_nothing(phantom_store, tmp_path):
+    config = config_of(phantom_store)
+    stream = job(config, tmp_path / "run")
+    while not isinstance(next(stream), Started):
+        pass
+    events, result = events_of_sent(stream, Request.STOP)
+    assert events[-1] == Stopped(0)
+    assert (result["stopped"], "model" in result) == (True, False)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def events_of_sent(stream, request):
+    first = stream.send(request)
+    events, result = events_of(stream)
+    return [first, *events], result

@@ -47,9 +47,10 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
         preprocessing: With the modality of this very case.
     """
     files = [source.image] + ([source.label] if source.label else [])
-    return config_hash(
-        [file_digest(path) for path in files], code_digest(), to_dict(preprocessing)
-    )
+    parts = [[file_digest(p) for p in files], code_digest(), to_dict(preprocessing)]
+    if source.label_map:
+        parts.append({str(v): n for v, n in source.label_map.items()})
+    return config_hash(*parts)
 
 
 def file_digest(path: Path) -> str:

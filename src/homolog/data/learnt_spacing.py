@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from homolog.data.pictures import PICTURE_SUFFIXES
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Index, Triple
+from homolog.geometry.places import spacing_text
 
 if TYPE_CHECKING:
     from homolog.data.card import Card
@@ -106,7 +107,7 @@ class LearntSpacing:
 
     @property
     def text(self) -> str:
-        """``1 x 1 x 1 mm``, or ``0.5 to 1 x 1 x 1 mm``."""
+        """``1 mm`` of cubes, or ``1 x 1 x 0.5 to 1 mm (x, y, z)``."""
         parts = []
         for low, high in zip(self.smallest, self.largest, strict=True):
             if low is None or high is None:
@@ -115,7 +116,9 @@ class LearntSpacing:
                 parts.append(f"{low:.3g} to {high:.3g}")
             else:
                 parts.append(f"{(low * high) ** 0.5:.3g}")
-        return " x ".join(parts) + " mm"
+        if len(set(parts)) == 1:
+            return f"{parts[0]} mm"
+        return f"{' x '.join(parts[::-1])} mm (x, y, z)"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -208,7 +211,7 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
         return Learnt(
             spacing,
             "the model was made before models kept their voxel size; that of its "
-            f"training data in {place}, {spacing.text} (z, y, x), is taken.",
+            f"training data in {place}, {spacing.text}, is taken.",
         )
     return Learnt(
         None,
@@ -221,8 +224,8 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
 def brought_note(name: str, own_mm: Sequence[float], new_mm: Sequence[float]) -> str:
     """The sentence on a scan whose voxels were changed for a network; z, y, x."""
     return (
-        f"{name}: its voxels of {_text(own_mm)} mm (z, y, x) were brought to "
-        f"{_text(new_mm)} mm, the size the model learnt at."
+        f"{name}: its voxels of {spacing_text(own_mm)} were brought to "
+        f"{spacing_text(new_mm)}, the size the model learnt at."
     )
 
 
@@ -310,7 +313,3 @@ def _bounds(values: Sequence[Any]) -> Bounds:
     if any(v is not None and not 0 < v < float("inf") for v in (z, y, x)):
         raise ValueError(f"voxel sizes must be positive, got {list(values)}")
     return z, y, x
-
-
-def _text(values: Sequence[float]) -> str:
-    return " x ".join(f"{v:.3g}" for v in values)

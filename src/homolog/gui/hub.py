@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from homolog.data.leftovers import scratch_folder
 from homolog.gui import engine, preferences
 from homolog.gui.threads import in_background
 
@@ -45,7 +45,7 @@ class Hub(QObject):
         super().__init__(parent)
         self.viewer = viewer
         self.schema: dict[str, Any] | None = None
-        self.scratch = Path(tempfile.mkdtemp(prefix="homolog-window-"))
+        self.scratch = scratch_folder()
         self._asked = False
         self._said: dict[str, tuple[float, int]] = {}
         _hubs[id(self)] = self

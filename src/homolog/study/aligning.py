@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from homolog.data.card import Card
 from homolog.data.feature_files import open_features
+from homolog.data.leftovers import sweep_leftovers, token
 from homolog.data.pairs import ROW, PairTable, Rows, write_pairs
 from homolog.data.store import Store
 from homolog.data.volume import FeatureMap
@@ -73,7 +74,10 @@ def align(
             "matches may be worse."
         )
     # Features are many times larger than the table, and needed only now.
-    with tempfile.TemporaryDirectory(prefix=".align-", dir=store.path) as scratch:
+    sweep_leftovers(store.path)
+    with tempfile.TemporaryDirectory(
+        prefix=f".align.{token()}-", suffix=".part", dir=store.path
+    ) as scratch:
         maps: list[FeatureMap] = []
         for number, card in enumerate(store.cards):
             yield Progress("scans", number, len(store), card.id)

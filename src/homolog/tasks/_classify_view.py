@@ -20,6 +20,7 @@ from homolog.tasks._classify_settings import ClassifyConfig
 from homolog.tasks._scan_truth import slice_positions
 from homolog.tasks._segment_settings import intensity_changes
 from homolog.tasks._segmenter import spec_index
+from homolog.training.precision import autocast
 from homolog.views.view import ViewSpec, Whole
 
 Numbers = NDArray[np.float64]
@@ -114,8 +115,7 @@ def answer(model: Trained, scan: StoredScan) -> Answer:
     was = network.training
     network.eval()
     try:
-        enabled = model.precision == "bf16"
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
+        with autocast(model.device, model.precision):
             scores = network.scores(view.flat(), valid)
     finally:
         network.train(was)

@@ -66,8 +66,8 @@ class EmbedConfig:
     batch_size: int = option(1, "windows per forward pass", minimum=1, advanced=True)
     precision: str = option(
         "auto",
-        "bf16 autocast or fp32; auto takes bf16 where the device computes in it",
-        choices=("auto", "bf16", "fp32"),
+        "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
+        choices=("auto", "bf16", "fp16", "fp32"),
         advanced=True,
     )
 

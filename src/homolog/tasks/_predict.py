@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.label_naming import write_names
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.tasks._base import FACTS, Task, Trained
 from homolog.tasks._class_answer import ClassChances, write_classes, write_slices
@@ -130,8 +132,9 @@ def predict_scans(
                 done.append({"scan": str(scan), **labels.to_dict(), **told})
                 continue
             write_labels(labels, target)
-        except (UnusableInput, JobError, OSError, ValueError) as error:
-            reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
+            write_names(labels.names, target)
+        except Exception as error:  # noqa: BLE001 - the other scans are predicted
+            reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
             yield Note(f"{scan}: {reason}", "warning")
             continue
@@ -183,7 +186,10 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
 
     values, counts = np.unique(labels.data, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {name: int(found.get(value, 0)) for value, name in labels.names.items()}
+    voxels = dict.fromkeys(labels.names.values(), 0)
+    for value, name in labels.names.items():  # two values may have one name
+        voxels[name] += int(found.get(value, 0))
+    return voxels
 
 
 def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:

@@ -219,11 +219,13 @@ def slice_truth(case: CaseRef) -> NDArray[np.int64] | None:
     card = case.card
     label = case.store.label(card.id) if card.has_label else None
     if label is not None:
-        found = [
-            np.asarray(label[z : z + _PLANES]).max(axis=(1, 2))
-            for z in range(0, card.shape[0], _PLANES)
-        ]
-        return np.asarray(np.sign(np.concatenate(found)), np.int64)
+        marks = np.zeros(card.shape[0], np.int64)
+        for z in range(0, card.shape[0], _PLANES):
+            planes = np.asarray(label[z : z + _PLANES])
+            high, low = planes.max(axis=(1, 2)), planes.min(axis=(1, 2))
+            # a finding may hide in what is not labelled
+            marks[z : z + _PLANES] = np.where(high > 0, 1, np.minimum(low, 0))
+        return np.maximum(marks, -1)
     if not card.boxes and not says_none(card.target):
         return None
     marks = np.zeros(card.shape[0], np.int64)

@@ -26,7 +26,7 @@ from homolog.gui.landmarks.table import (
 )
 
 TITLES = (
-    "", "Name", "Sim.", "Margin", "Cycle\nmm", "A z, y, x mm", "B z, y, x mm", "Why",
+    "", "Name", "Sim.", "Margin", "Cycle\nmm", "A x, y, z mm", "B x, y, z mm", "Why",
 )  # fmt: skip
 _TIPS = (
     "Ticked: accepted. Number and symbol as in both views",
@@ -34,8 +34,8 @@ _TIPS = (
     "Similarity of both places, -1 to 1",
     "How far the similarity is above the best place further than 20 mm away",
     "Distance between the place in A and where its match leads back to",
-    "Place in scan A, LPS",
-    "Place in scan B, LPS",
+    "Place in scan A: x, y, z in mm, LPS",
+    "Place in scan B: x, y, z in mm, LPS",
     "Why it is refused or worth a look",
 )
 NAME = 1
