@@ -1,4 +1,4 @@
-"""The voxel size a model learnt at: what is kept, what is brought to it, what is not."""
+"""The voxel size a model learnt at: what is kept, and what is brought to it."""
 
 from dataclasses import replace
 

@@ -248,7 +248,7 @@ def other_size_note(learnt: Learnt, cards: Sequence[Card]) -> str:
     return (
         f"the encoder learnt at {learnt.spacing.text} (z, y, x), but {len(odd)} of "
         f"{len(cards)} cases have another voxel size (first {odd[0].id!r}: "
-        f"{_text(odd[0].spacing_mm)} mm); its features may fit less well."
+        f"{spacing_text(odd[0].spacing_mm)}); its features may fit less well."
     )
 
 
