@@ -59,7 +59,7 @@ def test_the_bounds_are_those_of_the_cases(phantom_store):
     thick = replace(cards[0], affine=cards[0].affine @ Affine.scale((2.0, 1.0, 1.0)))
     both = LearntSpacing.of_cases([*cards, thick])
     assert both.largest == pytest.approx((16.0, 8.0, 8.0))
-    assert "8 to 16 x 8 x 8 mm" in sizes_note([*cards, thick])
+    assert "8 x 8 x 8 to 16 mm (x, y, z)" in sizes_note([*cards, thick])
     assert sizes_note(cards) == ""
     told = other_size_note(Learnt(learnt), [*cards, thick])
     assert "1 of 9 cases have another voxel size" in told

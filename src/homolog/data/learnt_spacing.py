@@ -235,7 +235,7 @@ def sizes_note(cards: Iterable[Card]) -> str:
     if learnt is None or not learnt.varies:
         return ""
     return (
-        f"the scans' voxel sizes differ ({learnt.text}; z, y, x) and each is learnt "
+        f"the scans' voxel sizes differ ({learnt.text}) and each is learnt "
         "from at its own; one size for all: homolog prepare ... --spacing z,y,x."
     )
 
@@ -246,7 +246,7 @@ def other_size_note(learnt: Learnt, cards: Sequence[Card]) -> str:
     if not odd or learnt.spacing is None:
         return ""
     return (
-        f"the encoder learnt at {learnt.spacing.text} (z, y, x), but {len(odd)} of "
+        f"the encoder learnt at {learnt.spacing.text}, but {len(odd)} of "
         f"{len(cards)} cases have another voxel size (first {odd[0].id!r}: "
         f"{spacing_text(odd[0].spacing_mm)}); its features may fit less well."
     )
