@@ -123,7 +123,7 @@ def test_people_read_scores_warnings_and_where_to_paint(
         "few-voxels", scan, "--labels", paints[0], "--out", tmp_path / "model"
     )
     assert "left-out strokes:" in told
-    assert "paint next at z, y, x =" in told
+    assert "paint next at x " in told
     assert f"model: {tmp_path / 'model'}" in told
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from click.testing import CliRunner
 
 from homolog.cli import cli
+from homolog.config import ConfigError
 from homolog.data.feature_files import open_features, trim
 from homolog.data.points_io import read_points, write_points
 from homolog.data.scan_io import read_scan, write_volume
@@ -176,6 +179,46 @@ def test_points_outside_are_refused_before_anything_is_computed(
         )  # fmt: skip
     assert not out.exists()
     assert not (tmp_path / "features").exists()
+
+
+def test_a_printed_place_is_x_y_z_and_can_be_given_back(scan, encoder, tmp_path):
+    index = (5, 9, 16)  # x, y, z as ITK counts
+    true = sitk.ReadImage(str(scan)).TransformIndexToPhysicalPoint(index)
+    given = "x={}, y={}, z={}".format(*true)
+    common = ("--encoder", encoder, "--features", tmp_path, "--out")
+    told = printed("similarity", scan, "--point", given, *common, tmp_path / "a.nrrd")
+    found = re.search(
+        r"best match at (x (\S+), y (\S+), z (\S+) mm \(LPS\)), voxel (.+):", told
+    )
+    assert found, told
+    place, *numbers, voxel = found.groups()
+    assert np.abs(np.array(numbers, float) - true).max() < 8.1  # half a cell
+    z, y, x = (n for n in true[::-1])
+    by_voxel = ("--voxel", "--point", voxel)
+    for number, point in enumerate((("--point", place), by_voxel)):
+        again = run("similarity", scan, *point, *common, tmp_path / f"{number}.nrrd")
+        assert again["axes"] == "z, y, x of LPS"
+        assert np.abs(np.array(again["point"]["mm"]) - (z, y, x)).max() < 8.2
+    with pytest.raises(UnusableInput, match=r"x \S+, y \S+, z 5000.0 mm \(LPS\)"):
+        run(
+            "similarity", scan, "--point", f"y={y}, z=5000, x={x}", *common,
+            tmp_path / "n.nrrd",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("point", ["1,2", "nan,1,2", "x=1,y=2", "1,2,inf", "x,y,z"])
+def test_a_point_that_is_no_place_is_told(scan, encoder, tmp_path, point):
+    with pytest.raises(ConfigError, match="three numbers z,y,x, or each with its axis"):
+        run(
+            "similarity", scan, "--point", point, "--encoder", encoder,
+            "--out", tmp_path / "h.nrrd",
+        )  # fmt: skip
+
+
+def printed(*arguments: object) -> str:
+    outcome = CliRunner().invoke(cli, [str(a) for a in arguments] + ["--device", "cpu"])
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
 
 
 def test_missing_scan_is_told(encoder, tmp_path):

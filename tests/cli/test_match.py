@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from click.testing import CliRunner
 
 from homolog.cli import cli
@@ -72,6 +74,36 @@ def test_a_scan_matches_itself(scans, points, encoder, place, tmp_path):
     row = result["matches"][0]
     assert row["z_mm"] == row["b_z_mm"] == marks[0].b_mm[0]
     assert row["voxel_z"] == row["b_voxel_z"]
+
+
+def test_a_match_is_printed_as_x_y_z(scans, points, encoder, place, tmp_path):
+    out = tmp_path / "m.mrk.json"
+    told = CliRunner().invoke(
+        cli,
+        ["match", str(scans[0]), str(scans[0]), "--points", str(points), "--encoder",
+         str(encoder), "--out", str(out), "--features", str(place), "--device", "cpu"],
+    ).output  # fmt: skip
+    marks = read_landmark_markups(out)
+    stored = json.loads(out.read_text())["markups"][0]
+    assert stored["coordinateSystem"] == "LPS"
+    image = sitk.ReadImage(str(scans[0]))
+    for mark, entry, (z, y, x) in zip(
+        marks, stored["controlPoints"], VOXELS.astype(int).tolist(), strict=True
+    ):
+        line = next(t for t in told.splitlines() if t.startswith(f"{mark.name}: "))
+        found = re.search(r"x (\S+), y (\S+), z (\S+) mm \(LPS\)", line)
+        assert found, line
+        numbers = [float(v) for v in found.groups()]
+        np.testing.assert_allclose(numbers, entry["position"], atol=0.06)
+        np.testing.assert_allclose(numbers, mark.b_mm[::-1], atol=0.06)
+        # Slicer's LPS is ITK's: the true position of the voxel, half a cell apart.
+        true = image.TransformIndexToPhysicalPoint((x, y, z))
+        assert np.abs(np.array(entry["position"]) - true).max() < 8.1
+        place_in_a = "x {}, y {}, z {} mm (LPS)".format(
+            *(repr(float(v)) for v in mark.a_mm[::-1])
+        )
+        assert place_in_a in entry["description"]
+        assert np.abs(np.array(mark.a_mm[::-1]) - true).max() < 1e-3
 
 
 def test_all_ways_to_give_points_are_the_same(scans, points, encoder, place, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from homolog.backbones._base import build
 from homolog.cli import main
+from homolog.cli._run import kept_words
 from homolog.data.scan_io import write_volume
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
@@ -112,6 +113,31 @@ def test_stop_and_pause_of_what_does_not_run(shell: Any, tmp_path: Path) -> None
     assert (status, "has finished" in news) == (2, True)
 
 
+def test_a_stop_says_what_exists() -> None:
+    told = {"steps": 12, "total_steps": 100, "stopped": True}
+    assert "before its first step: there is no model" in kept_words({"steps": 0})
+    best = {"model": "r/model", "weights_of": {"kept": "best", "step": 10}}
+    assert kept_words({**told, **best}) == (
+        "stopped at step 12 of 100; the model so far (best weights, of step 10): "
+        "r/model"
+    )
+    assert kept_words({**told, "model": "r/model"}) == (
+        "stopped at step 12 of 100; the model so far: r/model"
+    )
+
+
+def test_models_tell_where_they_were_stopped(shell: Any, model: Path) -> None:
+    card = json.loads((model / "model.json").read_text())
+    told = {"steps": 12, "total_steps": 100, "complete": False, "stopped": True}
+    (model / "model.json").write_text(json.dumps(card | told))
+    _, text, _ = shell("models", "list", model.parents[1], "--json")
+    assert "stopped at step 12 of 100" in text
+    assert last_json(text)["models"][0]["stopped"] is True
+    earlier = {"steps": 12, "complete": False}  # as before totals were written
+    (model / "model.json").write_text(json.dumps(card | earlier))
+    assert "stopped at step 12" in shell("models", "list", model.parents[1])[1]
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     card = {"kind": "encoder", "backbone": {"name": "resunet", "config": SMALL}}
@@ -151,6 +177,24 @@ def test_a_foreign_file_is_imported_and_exported_again(
     assert again.encoder_id == original.encoder_id
     assert json.loads(file.with_suffix(".json").read_text())["kind"] == "encoder"
     assert shell("models", "export", out, "--out", tmp_path / "x.pt")[0] == 2
+
+
+def test_an_import_says_what_it_would_drop_and_stops(
+    shell: Any, tmp_path: Path
+) -> None:
+    larger = build("resunet", {"channels": [4, 8, 16]}).state_dict()
+    torch.save(larger, tmp_path / "w.pt")
+    words = (
+        "models", "import", tmp_path / "w.pt", "--backbone", "resunet",
+        "--set", "channels=4,8", "--out", tmp_path / "x",
+    )  # fmt: skip
+    status, text, news = shell(*words)
+    assert (status, "saved" in text) == (2, False)
+    assert "would lose" in news
+    assert not (tmp_path / "x").exists()
+    status, text, _ = shell(*words, "--allow-dropped")
+    assert status == 0
+    assert "dropped: " in text
 
 
 def test_an_import_that_does_not_fit_shows_the_table(

@@ -133,6 +133,20 @@ def test_slicers_matches_come_back(tmp_path, coordinates):
     )
 
 
+def test_matches_written_before_places_were_x_y_z_are_still_read(tmp_path):
+    path = tmp_path / "m.mrk.json"
+    write_landmark_markups(MARKS, path)
+    text = path.read_text()
+    for mark in MARKS:
+        z, y, x = (repr(float(v)) for v in mark.a_mm)
+        now = f"A at x {x}, y {y}, z {z} mm (LPS)"
+        assert now in text
+        text = text.replace(now, f"A at z, y, x = {z}, {y}, {x} mm LPS")
+    path.write_text(text)
+    back = read_landmark_markups(path)
+    assert [same(a, b) for a, b in zip(MARKS, back, strict=True)] == [True] * 3
+
+
 @pytest.mark.parametrize(
     ("system", "expected"),
     [("LPS", (3, 2, 1)), (1, (3, 2, 1)), ("RAS", (3, -2, -1)), (0, (3, -2, -1))],

@@ -313,4 +313,8 @@ def test_the_series_chooser_hides_descriptions(qtbot, tmp_path: Path) -> None:
     dialog.table.selectRow(1)
     assert dialog.chosen().shape == (5, 8, 8)
     assert "slices missing" in dialog.table.item(2, 5).text()
-    assert series_chooser.row_texts(series(4))[2:5] == ("4", "8 x 8", "2 x 1 x 1")
+    assert series_chooser.row_texts(series(4))[2:5] == (
+        "4",
+        "8 x 8",
+        "1 x 1 x 2 mm (x, y, z)",
+    )

@@ -399,7 +399,7 @@ def test_figures_in_words() -> None:
     assert number_text(NAN) == "–"
     assert number_text(0.126, 2) == "0.13"
     assert place_text(None) == "–"
-    assert place_text((1.0, -2.25, 3.0)) == "1.0, -2.2, 3.0"
+    assert place_text((3.0, -2.25, 1.0)) == "1.0, -2.2, 3.0"  # x, y, z
 
 
 def test_landmarks_outlive_a_crash(pair, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("napari")
 
@@ -153,6 +155,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
         )
     assert [str(u) for u in viewer.dims.units] == ["millimeter"] * 3
     assert tab.detail.isVisible()
+    told_as_x_y_z(tab, table.get(2), scans)
     for label in tab.detail.pictures.values():
         image = label.pixmap().toImage()
         greys = {image.pixel(x, 64) for x in range(128)}
@@ -219,6 +222,27 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     left = [layer.name for layer in viewer.layers]
     assert [name for name in left if "similarity" not in name] == ["scan_0", "scan_1"]
     assert not {"torch", "monai"} & (set(sys.modules) - loaded)
+
+
+def told_as_x_y_z(tab, mark, scans) -> None:
+    """The details line and the table name LPS as ITK has it: x, y, z."""
+    words = tab.detail.words.text()
+    told = [
+        [float(v) for v in found]
+        for found in re.findall(r"at x (\S+), y (\S+), z (\S+) mm \(LPS\)", words)
+    ]
+    assert len(told) == 2, words
+    assert told[0] == pytest.approx(mark.a_mm[::-1], abs=0.06)
+    assert told[1] == pytest.approx(mark.b_mm[::-1], abs=0.06)
+    image = sitk.ReadImage(str(scans[0]))
+    voxel = image.TransformPhysicalPointToContinuousIndex(told[0])
+    cell = np.array(BLOBS[1][::-1])  # of two voxels
+    np.testing.assert_allclose(voxel, 2 * cell + 0.5, atol=0.6)
+    table = tab.table.table
+    for column, numbers in ((5, told[0]), (6, told[1])):
+        assert "x, y, z mm" in table.horizontalHeaderItem(column).text()
+        cell_text = table.item(1, column).text()
+        assert [float(v) for v in cell_text.split(", ")] == numbers
 
 
 def drag(model, places) -> None:

@@ -16,7 +16,6 @@ from homolog.gui.learn.model_choice import (
     list_models,
     misfit,
     read_choice,
-    spacing_text,
     treated_as,
 )
 
@@ -97,8 +96,3 @@ def test_scans_unlike_those_learnt_from_are_told() -> None:
     assert treated_as(_model(), "CT") is None
     assert treated_as(_model(), "OTHER") is None
     assert treated_as(_model(modalities=("CT", "PET")), "MR") is None
-
-
-def test_spacings_are_short() -> None:
-    assert spacing_text((1.5, 1.5, 1.5)) == "1.5"
-    assert spacing_text((5.0, 0.78125, 0.78125)) == "5 x 0.781 x 0.781"

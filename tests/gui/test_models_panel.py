@@ -62,7 +62,7 @@ def test_cards_and_search(qtbot, panel: ModelsPanel, home: Path) -> None:
     qtbot.waitUntil(
         lambda: (m := panel.chosen()) is not None and m.name == "pre", timeout=10_000
     )
-    assert "Voxel size: 1.5 x 0.8 x 0.8 mm" in panel._card.text()
+    assert "Voxel size: 0.8 x 0.8 x 1.5 mm" in panel._card.text()
     assert nameless(panel) == []
     assert panel.minimumSizeHint().width() <= 320
 

@@ -88,7 +88,7 @@ def helper(kind: str, count: int = 1) -> FakeHelper:
 
 def test_a_layer_is_segmented_compared_and_saved(panel: Any, tmp_path: Path) -> None:
     viewer = panel.hub.viewer
-    assert panel.scan.scan.text() == "CT_03: CT, 2 x 1 x 1 mm"
+    assert panel.scan.scan.text() == "CT_03: CT, 1 x 1 x 2 mm (x, y, z)"
     panel.scan.start.click()
     job = helper("predict")
     assert job.config["scans"] == [str(tmp_path / "CT_03.nii.gz")]

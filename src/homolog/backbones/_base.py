@@ -149,19 +149,24 @@ def adapt_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Te
     Returns:
         A new dict; tensors that needed no change are shared with ``state``.
     """
-    found = {key.removeprefix("module."): value for key, value in state.items()}
-    for prefix in backbone.prefixes:
-        inside = {k: v for k, v in found.items() if k.startswith(prefix)}
-        if inside:
-            found = {k.removeprefix(prefix): v for k, v in inside.items()}
-            break
-    found = backbone.adapt_state(found)
+    found = renamed_state(state, backbone)
     wanted = backbone.state_dict()
     channels = backbone.config.in_channels
     return {
         key: _adapt_channels(value, wanted[key], channels) if key in wanted else value
         for key, value in found.items()
     }
+
+
+def renamed_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """As ``adapt_state``, but with the image channels of the file."""
+    found = {key.removeprefix("module."): value for key, value in state.items()}
+    for prefix in backbone.prefixes:
+        inside = {k: v for k, v in found.items() if k.startswith(prefix)}
+        if inside:
+            found = {k.removeprefix(prefix): v for k, v in inside.items()}
+            break
+    return backbone.adapt_state(found)
 
 
 def _adapt_channels(weight: Tensor, wanted: Tensor, channels: int) -> Tensor:

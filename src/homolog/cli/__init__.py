@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 
@@ -59,11 +60,36 @@ def cli() -> None:
     """
 
 
+# What several processes do together; anything else would be done by each of them.
+_TOGETHER = (["pretrain"], ["finetune"], ["runs", "resume"])
+
+
+def _leaves_it_to_the_first(words: list[str]) -> bool:
+    """Whether this is one of many processes of torchrun, and the command for one."""
+    count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if count < 2 or any(words[: len(known)] == known for known in _TOGETHER):
+        return False
+    if os.environ["RANK"] != "0":
+        return True
+    print(
+        f"homolog: {' '.join(words[:1])} works in one process, the other {count - 1} "
+        "that torchrun began do nothing.",
+        file=sys.stderr,
+    )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)  # this process, and what it starts, is alone
+    return False
+
+
 def main() -> None:
     """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
     from homolog.cli._errors import exit_status
+    from homolog.private_files import keep_private
 
+    if _leaves_it_to_the_first(sys.argv[1:]):
+        sys.exit(0)
     try:
+        keep_private()
         status = cli(standalone_mode=False)
     except BaseException as error:
         status = exit_status(error)

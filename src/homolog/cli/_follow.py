@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from homolog import events
+from homolog.safe_text import visible
 
 
 def follow(stream: Iterable[events.Event]) -> events.Event | None:
@@ -96,7 +97,7 @@ class _Lines:
                     f"  {_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
                 )
             elif event.item:
-                line += f"  {event.item}"
+                line += f"  {visible(event.item, one_line=True)}"
             if event.remaining_s:
                 line += f"  {duration(event.remaining_s)} left"
             self._print(line)
@@ -106,7 +107,7 @@ class _Lines:
             self._print(text)
 
     def _print(self, line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(visible(line), err=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -122,10 +123,10 @@ class _Bar(_Lines):
 
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -137,7 +138,7 @@ class _Bar(_Lines):
             news = f"{_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
             phase = "step"
         elif isinstance(event, events.Progress):
-            news, phase = event.item, event.phase
+            news, phase = visible(event.item, one_line=True), event.phase
         else:
             text = describe(event)
             if text:
@@ -146,12 +147,12 @@ class _Bar(_Lines):
         if event.remaining_s:
             news += f"  {duration(event.remaining_s)} left"
         self._progress.update(
-            self._task, description=phase, completed=event.index,
+            self._task, description=visible(phase), completed=event.index,
             total=max(event.total, 1), news=news,
         )  # fmt: skip
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(visible(line), highlight=False, markup=False)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -173,7 +174,7 @@ def describe(event: events.Event) -> str:
         case events.Preview(path=path, title=title):
             return f"{title or 'preview'}: {path}"
         case events.Stopped(index=index):
-            return f"stopped after step {index}; continue with: homolog runs resume"
+            return f"stopped after step {index}"
         case events.Failed(message=message):
             return f"failed: {message}"
     return ""

@@ -11,6 +11,7 @@ import click
 from homolog.cli._dense import Dense, dense_options, existing, features_option, run
 from homolog.cli._options import common, show
 from homolog.config import ConfigError
+from homolog.geometry.places import place_text, voxel_text
 
 
 @click.command("few-voxels", short_help="A model from a few painted voxels.")
@@ -179,11 +180,10 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
             lines.append(f"  painted in one place only: {', '.join(score['unscored'])}")
     click_at = result["next"]
     if click_at is not None:
-        place = ", ".join(f"{v:.1f}" for v in click_at["mm"])
-        voxel = ", ".join(str(v) for v in click_at["voxel"])
+        place, voxel = place_text(click_at["mm"]), voxel_text(click_at["voxel"])
         first, second = click_at["likely"]
         lines.append(
-            f"paint next at z, y, x = {place} mm (voxel {voxel}): {first} or {second}? "
+            f"paint next at {place}, voxel {voxel}: {first} or {second}? "
             f"(uncertainty {click_at['uncertainty']:.2f})"
         )
     if result["prediction"]:

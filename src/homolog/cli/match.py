@@ -9,6 +9,7 @@ import click
 
 from homolog.cli._dense import Dense, dense_options, existing, features_option, run
 from homolog.cli._options import common, show
+from homolog.geometry.places import place_text
 
 
 @click.command("match", short_help="Landmarks of one scan found in others.")
@@ -26,8 +27,8 @@ from homolog.cli._options import common, show
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Points of A: .csv with name, z_mm, y_mm, x_mm (or voxel_z...), .json, or "
-    "3D Slicer's .mrk.json.",
+    help="Points of A: .csv with name, x_mm, y_mm, z_mm in any order (or voxel_z...), "
+    ".json, or 3D Slicer's .mrk.json.",
 )
 @click.option(
     "--coordinates",
@@ -151,9 +152,9 @@ def _pair_lines(result: dict[str, Any]) -> list[str]:
         if row["b_z_mm"] is None:
             lines.append(f"{row['name']}: {verdict}")
             continue
+        place = place_text([row[f"b_{axis}_mm"] for axis in "zyx"])
         lines.append(
-            f"{row['name']}: {row['b_z_mm']:.1f}, {row['b_y_mm']:.1f}, "
-            f"{row['b_x_mm']:.1f} mm, similarity {row['similarity']:.3f}, margin "
+            f"{row['name']}: {place}, similarity {row['similarity']:.3f}, margin "
             f"{row['margin']:.3f}, cycle error {row['cycle_mm']:.1f} mm, {verdict}"
         )
     agreed = result["consensus"]

@@ -55,7 +55,7 @@ _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 )
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default=None,
     help="Arithmetic of the network.  [default: fp32 on the CPU, auto on a GPU]",
 )

@@ -67,6 +67,12 @@ _LISTED = 20
     "names in files, and is kept when the store is brought up to date.",
 )
 @click.option(
+    "--keep-identifiers",
+    is_flag=True,
+    help="Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
+    "are. Otherwise as keyed hashes, by which nobody else finds the name.",
+)
+@click.option(
     "--replace",
     is_flag=True,
     help="Take out cases of STORE that SOURCE does not have; else they stay.",
@@ -80,6 +86,7 @@ def command(
     window_hu: str | None,
     modality: str | None,
     names: str,
+    keep_identifiers: bool,
     replace: bool,
     seed: int,
     device: str,
@@ -97,7 +104,12 @@ def command(
     two, "no finding" is none), types, subject, split (train, val, test), boxes.
 
     Without --names, labels are called as dataset.json, a label_names.json beside the
-    label maps, or a JSON manifest says, or else by their number.
+    label maps, a 3D Slicer segmentation, or a JSON manifest says, or else by their
+    number. Labels of one name are one class, whatever their numbers; those called
+    ignore teach nothing.
+
+    Names of files and folders are kept (ids of cases, sources of the store): rename
+    files named after patients before you share a store.
     """
     from homolog.cli._follow import follow, with_result
     from homolog.errors import JobError
@@ -113,6 +125,7 @@ def command(
         window_hu=None if window_hu is None else _window(window_hu),
         names=names,
         seed=seed,
+        keep_identifiers=keep_identifiers,
         replace=replace,
     )
     try:

@@ -17,6 +17,7 @@ from homolog.cli._dense import (
     run,
 )
 from homolog.cli._options import common, show, triple
+from homolog.geometry.places import AXES_NAMED, place_text, voxel_text
 
 if TYPE_CHECKING:
     from homolog.data.volume import Volume
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     required=True,
     metavar="Z,Y,X",
     help="World millimetres (LPS: up, back, left are positive), or with --voxel an "
-    "index into the file's own array, slowest axis first.",
+    "index into the file's own array, slowest axis first; or in any order with the "
+    "axes named, as places are printed: 'x=1, y=2, z=3'.",
 )
 @click.option("--voxel", is_flag=True, help="--point is a voxel index.")
 @click.option(
@@ -80,8 +82,8 @@ def command(
     result = run(_similarity((source, target), paths, mm, encoder, out, features))
     match = result["match"]
     lines = [
-        f"best match at z, y, x = {_numbers(match['mm'])} mm "
-        f"(voxel {_numbers(match['voxel'])}): similarity {match['similarity']:.3f}, "
+        f"best match at {place_text(match['mm'])}, voxel "
+        f"{voxel_text(match['voxel'])}: similarity {match['similarity']:.3f}, "
         f"margin {match['margin']:.3f}",
         f"similarity map: {out}",
     ]
@@ -105,11 +107,10 @@ def point_in_scan(
     index = given if voxel else scan.affine.inverse().apply(given)
     size = np.array(scan.shape)
     if ((index < -0.5 - 1e-6) | (index > size - 0.5 + 1e-6)).any():
-        what = "voxel" if voxel else "mm"
-        at = "" if voxel else f", voxel {_numbers(index)},"
+        at = "" if voxel else f"{place_text(given)}, "
         raise UnusableInput(
-            f"the point z, y, x = {_numbers(given)} {what}{at} lies outside {path}, "
-            f"whose voxels are 0, 0, 0 to {_numbers(size - 1)}."
+            f"the point {at}voxel {voxel_text(index)}, lies outside {path}, whose "
+            f"voxels are {voxel_text((0, 0, 0))} to {voxel_text(size - 1)}."
         )
     return scan.affine.apply(index) if voxel else given
 
@@ -136,6 +137,7 @@ def _similarity(
     write_volume(heat, out)
     voxel = scans[1].affine.inverse().apply(match.mm)
     return {
+        "axes": AXES_NAMED,
         "scan": str(paths[0]),
         "searched": str(paths[1]),
         "point": {
@@ -151,7 +153,3 @@ def _similarity(
         "encoder_id": encoder.encoder_id,
         "out": str(out),
     }
-
-
-def _numbers(values: Any) -> str:
-    return ", ".join(f"{float(v):.4g}" for v in values)

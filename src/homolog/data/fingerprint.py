@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from homolog.data.card import Card
+from homolog.data.learnt_spacing import AGREE
 from homolog.data.preprocess import MAX_VOXELS, Preprocessing, plan_grid
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.geometry.places import lengths_text
 
-# Scans whose voxel sizes agree to this share are left as they are.
-_AGREE = 0.05
 # One axis this much coarser than the others is a stack of thick slices.
 _ANISOTROPY = 3.0
 _AXES = ("z", "y", "x")
@@ -67,7 +67,7 @@ def fingerprint(
         numbers["spacing_max_mm"] = spacings.max(axis=0).tolist()
     if isinstance(spacing, tuple):
         chosen: Triple | None = spacing
-        sentences = [f"Voxel size {_text(spacing)} mm, as asked."]
+        sentences = [f"Voxel size {lengths_text(spacing)}, as asked."]
     elif spacing == "native":
         chosen, sentences = None, ["Each scan keeps its own voxel size, as asked."]
     elif not solid:
@@ -86,16 +86,17 @@ def fingerprint(
 def _choose(spacings: np.ndarray, sizes: np.ndarray) -> tuple[Triple | None, list[str]]:
     """Target voxel size of (N, 3) spacings in mm and sizes, and why."""
     median = np.median(spacings, axis=0)
-    if (np.abs(spacings / median - 1.0) <= _AGREE).all():
+    if (np.abs(spacings / median - 1.0) <= AGREE).all():
         return None, [
-            f"All scans have a voxel size of {_text(median)} mm (within 5%): "
+            f"All scans have a voxel size of {lengths_text(median)} (within 5%): "
             "nothing is resampled."
         ]
     target = median.copy()
     reasons = [
         "Voxel sizes differ "
-        f"({_text(spacings.min(axis=0))} to {_text(spacings.max(axis=0))} mm): "
-        f"the median per axis is {_text(median)} mm."
+        f"({lengths_text(spacings.min(axis=0))} to "
+        f"{lengths_text(spacings.max(axis=0))}): "
+        f"the median per axis is {lengths_text(median)}."
     ]
     coarse = int(target.argmax())
     others = [axis for axis in range(3) if axis != coarse]
@@ -110,7 +111,7 @@ def _choose(spacings: np.ndarray, sizes: np.ndarray) -> tuple[Triple | None, lis
             f"{target[coarse]:.4g} mm, keeps the detail of the finer scans."
         )
     z, y, x = (float(f"{value:.4g}") for value in target)
-    return (z, y, x), [*reasons, f"Voxel size {_text((z, y, x))} mm was chosen."]
+    return (z, y, x), [*reasons, f"Voxel size {lengths_text((z, y, x))} was chosen."]
 
 
 def _sizes(
@@ -137,7 +138,7 @@ def _sizes(
         return []
     return [
         f"{too_large} scans would have more than {MAX_VOXELS:,} voxels (the largest "
-        f"{' x '.join(map(str, largest))}) and are left out; a coarser --spacing "
+        f"{lengths_text(largest, 'voxels')}) and are left out; a coarser --spacing "
         "takes them in."
     ]
 
@@ -165,7 +166,3 @@ def _canonical(affine: Affine, shape: Index) -> tuple[Triple, Index]:
     spacing = affine.spacing_mm
     z, y, x = axes
     return (spacing[z], spacing[y], spacing[x]), (shape[z], shape[y], shape[x])
-
-
-def _text(values: Any) -> str:
-    return " x ".join(f"{float(value):.4g}" for value in values)

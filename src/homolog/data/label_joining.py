@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from homolog.data.case_source import CaseSource, Rejected
 from homolog.data.label_names import has_name
-from homolog.data.label_naming import key_of
+from homolog.data.label_naming import is_ignore, key_of
+from homolog.errors import UnusableInput
 
-IGNORE = "ignore"
 # Stored value of voxels that teach nothing.
 UNLABELLED = -1
 # Sentences of one kind before the rest is counted.
@@ -37,11 +37,6 @@ class JoinedCases:
     refused: tuple[Rejected, ...] = ()
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-
-
-def is_ignore(name: str) -> bool:
-    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
-    return key_of(name) == IGNORE
 
 
 def join_cases(cases: Sequence[CaseSource], given: Mapping[int, str]) -> JoinedCases:
@@ -272,3 +267,65 @@ def _short(sentences: list[str]) -> list[str]:
         return sentences
     rest = len(sentences) - _TOLD
     return [*sentences[:_TOLD], f"(and {rest} more of that kind.)"]
+
+
+@dataclass(frozen=True)
+class SharedLabels:
+    """Two label maps in the values of the first.
+
+    Attributes:
+        names: Value -> name, as far as either tells; without what is ignored.
+        first: Value in the first map -> -1 where it teaches nothing.
+        second: Value in the second map -> value in the first; values that are not
+            named here stay.
+        strangers: Values of the second map that mean classes which the first, naming
+            its own, does not mark; larger than any value of either table.
+    """
+
+    names: dict[int, str]
+    first: dict[int, int]
+    second: dict[int, int]
+    strangers: frozenset[int] = frozenset()
+
+
+def shared_labels(
+    first: tuple[str, Mapping[int, str]], second: tuple[str, Mapping[int, str]]
+) -> SharedLabels:
+    """Bring two label maps together: by name where both name their labels.
+
+    Args:
+        first: Title for messages, and value -> name.
+        second: Likewise.
+
+    Raises:
+        UnusableInput: A value is called otherwise in both, and neither name is one of
+            the other's: whether they are one class cannot be told.
+    """
+    one, other = _real(first[1]), _real(second[1])
+    dropped = {v: UNLABELLED for v, n in one.items() if is_ignore(n)}
+    one = {v: n for v, n in one.items() if v not in dropped}
+    if not one or not other:
+        return SharedLabels({**other, **one}, dropped, {})
+    of = {key_of(n): v for v, n in one.items()}
+    keys = {key_of(n) for n in other.values()}
+    free = max([*one, *other]) + 1
+    mapping: dict[int, int] = {}
+    strangers: set[int] = set()
+    for value, name in other.items():
+        if key_of(name) in of:
+            mapping[value] = of[key_of(name)]
+            continue
+        if value in one and key_of(one[value]) not in keys:
+            raise UnusableInput(
+                f"label {value} is {one[value]!r} in {first[0]} but {name!r} in "
+                f"{second[0]}; if they are one class, give them one name in a "
+                "label_names.json beside each."
+            )
+        mapping[value], free = free, free + 1
+        strangers.add(mapping[value])
+    changed = {v: n for v, n in mapping.items() if v != n}
+    return SharedLabels(one, dropped, changed, frozenset(strangers))
+
+
+def _real(names: Mapping[int, str]) -> dict[int, str]:
+    return {v: n.strip() for v, n in names.items() if v > 0 and has_name(v, n)}

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homolog.data.card import Card
+from homolog.data.label_naming import is_ignore
+from homolog.errors import UnusableInput
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -24,6 +26,21 @@ def label_names(cards: Sequence[Card], cases: Sequence[CaseSource]) -> dict[int,
     for case in reversed(cases):
         names.update({v: n for v, n in case.label_names.items() if v > 0})
     return dict(sorted(names.items()))
+
+
+def refuse_ignored(store: Path, names: Mapping[int, str]) -> None:
+    """Refuse a store, made by an older version, that has ``ignore`` for a class.
+
+    Raises:
+        UnusableInput: It has.
+    """
+    for value, name in names.items():
+        if is_ignore(name):
+            raise UnusableInput(
+                f"label {value} of {store} is called {name!r}, whose voxels must teach "
+                "nothing, but an older version stored it as a class; run the same "
+                "prepare again."
+            )
 
 
 def has_name(value: int, name: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homolog.data.atomic import write_json
 from homolog.data.label_words import tokens
 from homolog.data.pictures import PICTURE_SUFFIXES
 from homolog.data.problems import Unsound
@@ -42,6 +43,13 @@ def names_file(label: Path) -> Path:
     return label.with_name(f"{scan_stem(label)}.labels.json")
 
 
+def write_names(names: Mapping[int, str], label: Path) -> None:
+    """Write the names of a label file beside it, where it has any."""
+    if names:
+        plain = {str(v): n for v, n in names.items()}
+        write_json(plain, names_file(label))
+
+
 def names_beside(label: Path) -> dict[int, str]:
     """What a label file is told to hold: by itself, or by a file beside it."""
     return with_own_names(label, _names_in_json(label))
@@ -65,6 +73,17 @@ def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
         if value not in shared and key_of(name) not in taken
     }
     return dict(sorted({**rest, **shared}.items()))
+
+
+def names_told(label: Path) -> dict[int, str]:
+    """Names of a label file: its own, of a file beside it, of the data set's."""
+    names = names_beside(label)
+    return names or with_own_names(label, names_of_dataset(label))
+
+
+def is_ignore(name: str) -> bool:
+    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
+    return key_of(name) == "ignore"
 
 
 def key_of(name: str) -> str:
@@ -108,7 +127,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
             continue
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             own = raw.get(scan_stem(label), raw.get(label.name))
@@ -172,7 +191,8 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
 
 
 def _is_whole(text: object) -> bool:
-    return str(text).lstrip("-").isdigit()
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
 
 
 def names_of_dataset(label: Path) -> dict[int, str]:
@@ -180,7 +200,7 @@ def names_of_dataset(label: Path) -> dict[int, str]:
     for folder in (label.parent, label.parent.parent):
         try:
             raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             return parse_names(raw.get("labels"))

@@ -18,6 +18,7 @@ from homolog.data.points_io import write_text
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Triple
+from homolog.geometry.places import named_numbers, place_text
 
 SUFFIX = ".mrk.json"
 
@@ -28,7 +29,9 @@ _SCHEMA = (
 # Files of Slicer 4.11 number them.
 _SYSTEMS = {"LPS": "LPS", "RAS": "RAS", "0": "RAS", "1": "LPS"}
 # What we write into the description of a point, and find there again.
-_A = re.compile(r"A at z, y, x = (\S+), (\S+), (\S+) mm LPS")
+_A = re.compile(r"A at (x [^,;]+, y [^,;]+, z [^,;]+ mm \(LPS\))")
+# So it was written until version 0.1.
+_A_BEFORE = re.compile(r"A at z, y, x = (\S+), (\S+), (\S+) mm LPS")
 _NUMBERS = {
     "similarity": re.compile(r"similarity (\S+?)[,;]"),
     "margin": re.compile(r"margin (\S+?)[,;]"),
@@ -138,11 +141,10 @@ def _write(entries: list[dict[str, Any]], path: Path, coordinates: Coordinates) 
 
 
 def _describe(mark: Landmark) -> str:
-    a = ", ".join(repr(float(v)) for v in mark.a_mm)
     text = (
         f"similarity {mark.similarity:.4f}, margin {mark.margin:.4f}, cycle error "
         f"{mark.cycle_mm:.2f} mm, astray {mark.stray_mm:.2f} mm; "
-        f"A at z, y, x = {a} mm LPS"
+        f"A at {place_text(mark.a_mm, None)}"
     )
     if mark.manual:
         text += "; set by hand"
@@ -187,11 +189,9 @@ def _parsed(point: Mapping[str, Any], system: str, number: int) -> dict[str, Any
 
 def _landmark(number: int, entry: Mapping[str, Any], path: Path) -> Landmark:
     text = entry["description"]
-    place, reason = _A.search(text), _REASON.search(text)
+    reason = _REASON.search(text)
     try:
-        if place is None:
-            raise ValueError("no place in A")
-        z, y, x = (float(v) for v in place.groups())
+        a_mm = _place_in_a(text)
         numbers = {
             name: float(hit.group(1)) if (hit := pattern.search(text)) else NAN
             for name, pattern in _NUMBERS.items()
@@ -204,10 +204,26 @@ def _landmark(number: int, entry: Mapping[str, Any], path: Path) -> Landmark:
     return Landmark(
         id=int(own) if own.isdecimal() else number,
         name=entry["label"],
-        a_mm=(z, y, x),
+        a_mm=a_mm,
         b_mm=entry["mm"],
         **numbers,
         accepted=entry["selected"],
         reason=reason.group(1) if reason else "",
         manual="; set by hand" in text,
     )
+
+
+def _place_in_a(text: str) -> Triple:
+    """The place in A (z, y, x) that a description tells.
+
+    Raises:
+        ValueError: It tells none.
+    """
+    now, before = _A.search(text), _A_BEFORE.search(text)
+    found = None if now is None else named_numbers(now.group(1))
+    if before is not None:
+        z, y, x = (float(v) for v in before.groups())
+        found = z, y, x
+    if found is None:
+        raise ValueError("no place in A")
+    return found

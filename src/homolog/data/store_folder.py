@@ -13,6 +13,7 @@ from homolog.data.file_lock import FileLock, is_locked, knows_no_locks
 from homolog.data.leftovers import sweep_leftovers
 from homolog.data.store import case_folder, is_plain_name, read_card, read_contents
 from homolog.errors import UnusableInput
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -50,7 +51,7 @@ def writing(out: Path) -> Iterator[None]:
     Raises:
         UnusableInput: Another living process is writing into it.
     """
-    (out / "cases").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "cases")
     lock = FileLock(out / LOCK, signed=True)
     try:
         if not lock.acquire():

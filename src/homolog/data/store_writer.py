@@ -44,8 +44,8 @@ from homolog.data.label_joining import JoinedCases, join_cases
 from homolog.data.label_names import label_names
 from homolog.data.label_naming import parse_names
 from homolog.data.preprocess import Preprocessing, differing_settings
-from homolog.data.problems import Unsound
-from homolog.data.splits import FRACTIONS, assign_splits, leak_check
+from homolog.data.problems import Unsound, problem_of
+from homolog.data.splits import FRACTIONS, assign_splits, leak_check, staying
 from homolog.data.store import FORMAT, case_folder
 from homolog.data.store_folder import (
     check_folder,
@@ -54,7 +54,8 @@ from homolog.data.store_folder import (
     unlisted,
     writing,
 )
-from homolog.errors import UnusableInput
+from homolog.data.subjects import hidden_subjects
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
 
@@ -74,6 +75,7 @@ def prepare_store(
     names: Mapping[int, str] | None = None,
     seed: int = 0,
     replace: bool = False,
+    keep_identifiers: bool = False,
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -86,6 +88,7 @@ def prepare_store(
         names: As in ``write_store``.
         seed: Of the splits and the foreground index.
         replace: The store is to hold these scans and no others.
+        keep_identifiers: As in ``write_store``.
 
     Returns:
         As ``write_store``.
@@ -110,6 +113,7 @@ def prepare_store(
         names=names,
         seed=seed,
         replace=replace,
+        keep_identifiers=keep_identifiers,
     )
     return result
 
@@ -125,6 +129,7 @@ def write_store(
     seed: int = 0,
     fractions: Mapping[str, float] = FRACTIONS,
     replace: bool = False,
+    keep_identifiers: bool = False,
 ) -> Job[dict[str, Any]]:
     """Prepare cases into a store; what is there and current is kept.
 
@@ -145,6 +150,7 @@ def write_store(
         seed: Of the splits and the foreground index.
         fractions: Share of subjects per split.
         replace: The store is to hold these cases and no others.
+        keep_identifiers: Store subjects as they are told, not as keyed hashes.
 
     Returns:
         ``cases, labelled, rejected, store, kept, removed`` and more, JSON types.
@@ -159,7 +165,7 @@ def write_store(
     check_ids(cases)
     asked = _Asked(
         sorted(cases, key=lambda case: case.id), tuple(rejected), preprocessing,
-        spacing, dict(names or {}), seed, fractions, replace,
+        spacing, dict(names or {}), seed, fractions, replace, keep_identifiers,
     )  # fmt: skip
     with writing(out):
         return (yield from _written(asked, out))
@@ -177,6 +183,7 @@ class _Asked:
     seed: int
     fractions: Mapping[str, float]
     replace: bool
+    keep_identifiers: bool
 
 
 def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
@@ -195,6 +202,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     else:
         joined = join_cases(asked.cases, as_given)
         cases = called = joined.cases
+    subjects = {case.id: case.subject for case in cases}
+    cases = tuple(cases if asked.keep_identifiers else hidden_subjects(cases))
     rejected = (*asked.rejected, *joined.refused)
     reasons: Reasons = [{"path": str(r.path), "reason": r.reason} for r in rejected]
     recipe, print_ = _recipe(cases, asked, kept, old)
@@ -210,7 +219,9 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
         raise UnusableInput(_nothing(reasons))
     kept = yield from _sealed(out, still_lacking(kept, cards))
     cards += kept
-    contents = _contents(cards, called, recipe, print_, asked)
+    splits = _splits(cards, subjects, old if kept else None, asked)
+    contents = _contents(cards, called, recipe, print_, splits)
+    contents["splits"] = _draw(asked)
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     yield from _remarks(joined)
     write_json(reasons, out / "rejected.json")
@@ -297,7 +308,7 @@ def _recipe(
     for case in cases:
         try:
             header = read_header(case.image)
-        except (UnusableInput, OSError):
+        except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is told
         grids.append((header.affine, header.shape))
     recipe, spacing = asked.preprocessing or Preprocessing(), asked.spacing
@@ -355,7 +366,9 @@ def _prepare_all(
                 card = build_case(case, out, own, key, seed)
             else:
                 card = refresh_card(card, case, out)
-        except (UnusableInput, OSError, MemoryError) as error:
+        except JobError:
+            raise  # the store's fault, not the case's
+        except Exception as error:  # noqa: BLE001 - the other cases are prepared
             reason = _reason(error)
             reasons.append({"path": str(case.image), "reason": reason})
             stays = fallback.get(case.id)
@@ -381,7 +394,35 @@ def _reason(error: Exception) -> str:
         return (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         )
-    return str(error)
+    return problem_of(error).text
+
+
+def _splits(
+    cards: Sequence[Card], told: Mapping[str, str], old: Before | None, asked: _Asked
+) -> dict[str, str]:
+    """Split of every case, by id.
+
+    Args:
+        cards: All of the new store.
+        told: Case id -> subject as the sources tell it: by these splits are drawn, so
+            that they are the same whoever prepares.
+        old: The store, where it keeps cases, whose subjects nobody tells any more: all
+            that it had stay in their split, and subjects meet by their keyed hash.
+        asked: Seed and shares.
+    """
+    if old is None:
+        own = [dataclasses.replace(c, subject=told[c.id]) for c in cards]
+        return assign_splits(own, asked.seed, asked.fractions)
+    hidden = hidden_subjects(cards)
+    if old.contents.get("splits") == _draw(asked):
+        former = {i: entry["split"] for i, entry in old.contents["cases"].items()}
+        hidden = staying(hidden, former)
+    return assign_splits(hidden, asked.seed, asked.fractions)
+
+
+def _draw(asked: _Asked) -> dict[str, Any]:
+    """What decides the draw of the splits, for ``store.json``."""
+    return {"seed": asked.seed, "fractions": dict(asked.fractions)}
 
 
 def _contents(
@@ -389,10 +430,9 @@ def _contents(
     cases: Sequence[CaseSource],
     recipe: Preprocessing,
     print_: Fingerprint,
-    asked: _Asked,
+    splits: Mapping[str, str],
 ) -> dict[str, Any]:
     """What ``store.json`` says."""
-    splits = assign_splits(cards, asked.seed, asked.fractions)
     leak_check([dataclasses.replace(card, split=splits[card.id]) for card in cards])
     modalities = {card.modality for card in cards}
     if len(modalities) == 1:
@@ -408,7 +448,6 @@ def _contents(
             "grids": dict(print_.numbers),
             "intensities": intensities_by_modality(cards),
         },
-        "splits": {"seed": asked.seed, "fractions": dict(asked.fractions)},
         "cases": {
             card.id: {"key": card.key, "split": splits[card.id]} for card in cards
         },

@@ -25,6 +25,7 @@ from homolog.gui.close_guard import CloseGuard, end_helpers
 from homolog.gui.dock_parts import EngineBanner, KeyList, TabRows
 from homolog.gui.hub import Hub
 from homolog.gui.keys import keys_of
+from homolog.gui.wheel import WheelGuard
 
 if TYPE_CHECKING:
     import napari
@@ -73,6 +74,8 @@ class MainPanel(QWidget):
         self.hub = Hub(napari_viewer, self)
         self.panels: dict[str, QWidget] = {}
         self._docked = self._torn_down = self._sized = False
+        # The first child: it goes before the widgets it watches.
+        self.wheel = WheelGuard(self)
         self._build()
         self.guard = CloseGuard(self.hub, self)
         self.autosave = autosave_of(self.hub)
@@ -103,6 +106,7 @@ class MainPanel(QWidget):
         if title not in self._areas:
             return
         panel = self._panel(title)
+        self.wheel.adopt()
         self.tabs.choose(title)
         self._stack.setCurrentWidget(self._areas[title])
         keys_of(self.hub).refresh()
@@ -220,6 +224,8 @@ class MainPanel(QWidget):
             area.setWidgetResizable(True)
             area.setFrameShape(QFrame.Shape.NoFrame)
             area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+            # One that came and went would wrap every sentence anew.
+            area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
             area.setAccessibleName(f"Tab {title}")
             area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             self._areas[title] = area

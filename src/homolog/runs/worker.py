@@ -23,8 +23,10 @@ from homolog.config import ConfigError
 from homolog.data.leftovers import restore_retired, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
+from homolog.private_files import file_mode, keep_private
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
+from homolog.safe_text import visible
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
@@ -50,7 +52,11 @@ class StopFlag:
 
 
 def execute(
-    run: Run, stop: Callable[[], bool] = lambda: False, *, outside: bool = False
+    run: Run,
+    stop: Callable[[], bool] = lambda: False,
+    processes: int = 1,
+    *,
+    outside: bool = False,
 ) -> Iterator[Event]:
     """Work on a run in this process; yields what it also writes.
 
@@ -60,6 +66,7 @@ def execute(
     Args:
         run: A new one, or one to resume.
         stop: Asked between two events.
+        processes: That work on it together, this one being the first.
         outside: Whether it may write outside its folder: said by who made it.
 
     Raises:
@@ -78,7 +85,7 @@ def execute(
         restore_retired(run.folder)
         for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
             sweep_leftovers(folder)
-        run.begin_session()
+        run.begin_session(processes)
         yield from _session(run, stop)
     finally:
         lock.release()
@@ -94,6 +101,7 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
     with _heartbeat(run):
         try:
             kind, config = spec["kind"], spec["config"]
+            run.check_checkpoints()
             function = job_of(kind)
             if is_unresolved(config):
                 config = resolved(kind, config)
@@ -148,7 +156,7 @@ def _asked_to_stop(run: Run, stop: Callable[[], bool]) -> bool:
 def _failure(run: Run, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), run.log.open("a") as log:
-        log.write(text)
+        log.write(visible(text))
     sentence = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         sentence = f"{error.strerror}: {error.filename}"
@@ -192,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the run may write outside its folder: its starter made it",
     )
     options = parser.parse_args(arguments)
+    keep_private()
     flag = StopFlag()
     signal.signal(signal.SIGTERM, flag.set)
     signal.signal(signal.SIGINT, flag.set)
@@ -215,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _speak_into(log: Path) -> None:
     """Standard output and error, C libraries included, go to ``log.txt``."""
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(target, stream.fileno())

@@ -67,6 +67,7 @@ def align(
         raise UnusableInput(
             f"matching places need two scans or more, {store.path} holds {len(store)}."
         )
+    yield from encoder.warn()
     if store.preprocessing != encoder.preprocessing:
         yield Note(
             f"the encoder learnt from scans prepared differently from {store.path}; "
@@ -80,10 +81,10 @@ def align(
         maps: list[FeatureMap] = []
         for number, card in enumerate(store.cards):
             yield Progress("scans", number, len(store), card.id)
+            scan, affine = scan_of_case(store, card, encoder.learnt)
             path = yield from write_features(
-                scan_of_case(store, card), card.affine, card.source_hash, encoder,
-                Path(scratch),
-            )  # fmt: skip
+                scan, affine, card.source_hash, encoder, Path(scratch)
+            )
             if path is None:
                 return {"pairs": None, "rows": 0, "stopped": True}
             maps.append(open_features(path))

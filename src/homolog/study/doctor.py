@@ -125,16 +125,15 @@ def _device(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
     except (ImportError, OSError) as error:
         problems.append(f"torch cannot be loaded: {error}")
         return
+    from homolog.distributed import usable_gpus
     from homolog.training.precision import cpu_has_bf16
 
     found["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     found["instructions"] = f"{torch.backends.cpu.get_cpu_capability()}" + (
         ", native bf16" if cpu_has_bf16() else ", no native bf16"
     )
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    else:
+    devices = ["cpu", *(f"cuda:{i}" for i in range(usable_gpus()))]
+    if len(devices) == 1:
         advice.append("no CUDA device: training runs on the CPU (recipe cpu).")
     for device in devices:
         found[f"device {device}"] = _describe(device)
@@ -147,11 +146,12 @@ def _device(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
 def _describe(device: str) -> str:
     import torch
 
+    from homolog.training.precision import gpu_precision
+
     if device == "cpu":
         return platform.processor() or platform.machine()
     told = torch.cuda.get_device_properties(device)
-    with torch.cuda.device(device):
-        narrow = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+    narrow = gpu_precision(torch.device(device))
     return f"{told.name}, {told.total_memory / 2**30:.0f} GiB, {narrow}"
 
 

@@ -23,6 +23,8 @@ from homolog.data.volume import Points, Volume
 from homolog.drawing.png import png_bytes
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
+from homolog.geometry.places import AXES_NAMED
+from homolog.safe_text import UnixRows, cell_row
 from homolog.study.contact_sheet import Tile, contact_sheet, tiles_of
 from homolog.study.embedding import encoder_of, features_of
 from homolog.study.jobs import ending, taken
@@ -281,6 +283,7 @@ def told(consensus: Consensus | None) -> dict[str, Any] | None:
         return None
     return {
         "kind": consensus.kind,
+        "axes": AXES_NAMED,
         "matrix": consensus.matrix.tolist(),
         "inliers": int(consensus.inliers.sum()),
         "of": len(consensus.inliers),
@@ -312,8 +315,9 @@ def _put(path: Path, content: bytes) -> None:
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ("case", *COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(UnixRows(text), ("case", *COLUMNS), lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+        told = {k: "" if v is None else v for k, v in row.items()}
+        writer.writerow(cell_row(told))
     write_text(path, text.getvalue())

@@ -8,7 +8,7 @@ from typing import Any
 
 from homolog.config import ConfigError
 from homolog.distributed import choose_device
-from homolog.events import Job
+from homolog.events import Job, Note, stopped_words
 from homolog.study.jobs import ending, paths, taken
 from homolog.tasks._predict import find_scans, predict_scans
 from homolog.tasks._trained import open_predictor
@@ -73,6 +73,8 @@ def label_scans(
     if modality:
         options["modality"] = modality.upper()
     task, trained = open_predictor(model, choose_device(device), precision=precision)
+    if early := stopped_words(trained.card):
+        yield Note(f"the training of this model was {early}.", "warning")
     return (yield from predict_scans(task, trained, found, out, options))
 
 

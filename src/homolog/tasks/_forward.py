@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from homolog.geometry.affine import Index
 from homolog.tasks._windows import WindowGrid
+from homolog.training.precision import autocast
+from homolog.training.stepping import is_out_of_memory
 
 Network = nn.Module | Callable[[Tensor], Tensor]
 # A window that must be predicted, or the constant value (per channel) it consists of.
@@ -36,7 +38,7 @@ class SlidingConfig:
         fill: Value of the image outside the scan, before ``normalise``.
         budget_bytes: Memory for the sums of overlapping windows; None: 650 MB on the
             host, a third of what is free on a GPU.
-        precision: ``fp32``, or ``bf16`` for autocast.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast.
     """
 
     window: Index
@@ -172,17 +174,12 @@ class WindowPredictor:
         return total / len(mirrorings)
 
     def _output(self, image: Tensor) -> Tensor:
-        with self._autocast():
+        with autocast(self.device, self.config.precision):
             if self._features:
                 features: Tensor = self.network.features(image)  # type: ignore[union-attr,operator]
                 return features
             logits: Tensor = self.network(image)
         return logits[:, self._channels]
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 def constant_value(window: Tensor) -> tuple[float, ...] | None:
@@ -196,17 +193,8 @@ def constant_value(window: Tensor) -> tuple[float, ...] | None:
     return tuple(values)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error tells of missing memory, on a GPU or on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
-
-
 def free_memory(device: torch.device) -> None:
     """Give a GPU's cached blocks back."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

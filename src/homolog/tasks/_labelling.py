@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.config import from_dict
-from homolog.data.preprocess import Intensities, Preprocessing
+from homolog.data.learnt_spacing import brought_note
+from homolog.data.preprocess import (
+    Intensities,
+    Prepared,
+    Preprocessing,
+    prepare_volume,
+)
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.events import Job
+from homolog.events import Job, Note
 from homolog.tasks._base import Trained
 from homolog.tasks._forward import SlidingConfig
 from homolog.tasks._segmenter import spec_index
@@ -144,6 +150,44 @@ def model_preprocessing(model: Trained, modality: str | None = None) -> Preproce
         Preprocessing, model.card.get("preprocessing", {}), where="model.json"
     )
     return recipe if modality is None else replace(recipe, modality=modality)
+
+
+def prepared_for(
+    model: Trained, volume: Volume, modality: str | None = None
+) -> Job[Prepared]:
+    """A scan as the model learnt to see scans; says what had to be done to it.
+
+    Args:
+        model: With its card and the voxel size it learnt at.
+        volume: A scan as stored in its file.
+        modality: Take it for this one, whatever its file says.
+
+    Raises:
+        UnusableInput: Another modality or number of channels than learnt from.
+    """
+    check_scan(model, volume, modality)
+    recipe = model_preprocessing(model, modality)
+    prepared = prepare_volume(volume, recipe, model.learnt)
+    yield from preparation_notes(volume, prepared, named_size=recipe.spacing_mm)
+    return prepared
+
+
+def preparation_notes(
+    volume: Volume, prepared: Prepared, *, named_size: object = None
+) -> Job[None]:
+    """What was done to a scan's values, and to its voxels where no recipe asked.
+
+    Args:
+        volume: The scan.
+        prepared: What ``prepare_volume`` made of it.
+        named_size: The recipe's own voxel size; None: it names none.
+    """
+    if prepared.note:
+        yield Note(f"{volume.name}: {prepared.note}.", "warning")
+    if named_size is None and not prepared.grid.is_identity:
+        new = prepared.affine.spacing_mm
+        z, y, x = (mm / s for mm, s in zip(new, prepared.grid.step, strict=True))
+        yield Note(brought_note(volume.name, (z, y, x), new))
 
 
 def check_scan(model: Trained, volume: Volume, modality: str | None = None) -> None:

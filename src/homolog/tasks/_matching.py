@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from homolog.data.volume import FeatureMap
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.geometry.places import place_text
 
 Vector = NDArray[np.float32]
 
@@ -60,8 +61,8 @@ def query_at(features: FeatureMap, mm: NDArray[np.float64]) -> Vector:
     index = features.affine.inverse().apply(np.atleast_2d(mm))
     outside = ((index < -0.5 - 1e-6) | (index > shape - 0.5 + 1e-6)).any(axis=1)
     if outside.any():
-        place = ", ".join(f"{v:.1f}" for v in np.atleast_2d(mm)[outside][0])
-        raise UnusableInput(f"the point z, y, x = {place} mm lies outside the scan.")
+        place = place_text(np.atleast_2d(mm)[outside][0])
+        raise UnusableInput(f"the point {place} lies outside the scan.")
     index = np.clip(index, 0, shape - 1)
     low = np.minimum(index.astype(np.int64), np.maximum(shape - 2, 0))
     share = index - low

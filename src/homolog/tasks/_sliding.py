@@ -19,7 +19,6 @@ from homolog.tasks._forward import (
     SlidingConfig,
     WindowPredictor,
     free_memory,
-    is_out_of_memory,
 )
 from homolog.tasks._last_layer import split_last_layer
 from homolog.tasks._windows import (
@@ -28,6 +27,7 @@ from homolog.tasks._windows import (
     legal_window,
     place_windows,
 )
+from homolog.training.stepping import is_out_of_memory
 
 # With the outputs of 105 classes and a 96^3 window this stays below 1.5 GB in all.
 HOST_BUDGET_BYTES = 650_000_000

@@ -8,6 +8,7 @@ import torch
 
 from homolog.backbones._base import build
 from homolog.config import from_dict
+from homolog.data.learnt_spacing import learnt_of
 from homolog.errors import UnusableInput
 from homolog.model_files import load_model
 from homolog.tasks import TASKS
@@ -78,4 +79,7 @@ def open_predictor(
     if precision is None:
         precision = "fp32" if device.type == "cpu" else "auto"
     precision = resolve_precision(precision, device, network)
-    return task, Trained(network, card["task_spec"], card, device, precision)
+    learnt = learnt_of(card, loaded.folder)
+    if card["task_spec"].get("slicewise"):
+        learnt = learnt.planar()
+    return task, Trained(network, card["task_spec"], card, device, precision, learnt)

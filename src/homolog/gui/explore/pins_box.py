@@ -18,11 +18,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.geometry.places import place_text
 from homolog.gui.explore.pins import Pin, export_pins
 from homolog.gui.explore.session import Explorer
 
 _NAME, _SCAN = 1, 2
 _ROWS_SHOWN = 4
+_ROOM_PX = 8
 
 
 class PinsBox(QWidget):
@@ -173,8 +175,7 @@ class PinsBox(QWidget):
         mark.setToolTip("Ticked: its points are shown")
         mark.setData(Qt.ItemDataRole.UserRole, pin.number)
         name = QTableWidgetItem(pin.name)
-        z, y, x = pin.mm
-        name.setToolTip(f"z {z:.1f}, y {y:.1f}, x {x:.1f} mm (LPS)")
+        name.setToolTip(place_text(pin.mm))
         closed = pin.scan_key not in self._explorer.control.scans
         scan = QTableWidgetItem(f"{pin.scan} (closed)" if closed else pin.scan)
         scan.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
@@ -191,14 +192,13 @@ class PinsBox(QWidget):
         for row, key in enumerate(keys):
             assert pin is not None
             answer = pin.answers[key]
-            z, y, x = answer.mm
             doubt = "" if answer.is_clear else " ⚠"
             texts = (
                 answer.scan,
                 f"{answer.similarity:.2f}",
                 f"{answer.margin:.2f}{doubt}",
             )
-            tip = f"z {z:.1f}, y {y:.1f}, x {x:.1f} mm (LPS)"
+            tip = place_text(answer.mm)
             if not answer.is_clear:
                 tip += "; unsure: a place further than 20 mm away is nearly as similar"
             for column, text in enumerate(texts):
@@ -263,10 +263,9 @@ def _table(titles: tuple[str, ...], tip: str) -> QTableWidget:
 
 
 def _fit(table: QTableWidget) -> None:
-    """As high as its rows, up to a few; more are scrolled."""
+    """As high as a few rows, however many there are: what stands below stays."""
     table.resizeRowsToContents()
-    rows = min(table.rowCount(), _ROWS_SHOWN)
-    height = sum(table.rowHeight(row) for row in range(rows))
+    height = _ROWS_SHOWN * (table.fontMetrics().height() + _ROOM_PX)
     frame = table.horizontalHeader().sizeHint().height() + 2 * table.frameWidth() + 2
     table.setFixedHeight(height + frame)
 

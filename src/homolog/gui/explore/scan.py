@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from homolog.data.volume import FeatureMap
 from homolog.geometry.affine import Affine, Index
+from homolog.geometry.places import lengths_text
 from homolog.gui.explore.feature_slices import (
     HeatBuffer,
     Map,
@@ -101,8 +102,8 @@ class Scan:
             )
             return f"computing {self.share:.0%}{left}"
         if self.state == "ready" and self.ready is not None:
-            cell = " x ".join(f"{s:.3g}" for s in self.ready.features.affine.spacing_mm)
-            return f"ready, one feature per {cell} mm"
+            cell = lengths_text(self.ready.features.affine.spacing_mm)
+            return f"ready, one feature per {cell}"
         return {
             "looking": "looking for features ...",
             "none": "no features yet",

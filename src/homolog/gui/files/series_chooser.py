@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.data.series_list import SeriesInfo
+from homolog.geometry.places import lengths_text
 from homolog.gui import preferences
 
 COLUMNS = (
@@ -29,7 +30,7 @@ COLUMNS = (
     "Description",
     "Slices",
     "Size (pixels)",
-    "Spacing (mm)",
+    "Spacing",
     "Remark",
 )
 HIDDEN = "(hidden)"
@@ -143,7 +144,7 @@ def row_texts(series: SeriesInfo) -> tuple[str, ...]:
     d, h, w = series.shape
     spacing = "unknown"
     if series.spacing_mm is not None:
-        spacing = " x ".join(f"{v:.3g}" for v in series.spacing_mm)
+        spacing = lengths_text(series.spacing_mm)
     remark = f"\N{CROSS MARK} {series.trouble}" if series.trouble else ""
     if not remark and series.remarks:
         remark = f"\N{WARNING SIGN} {series.remarks[0]}"

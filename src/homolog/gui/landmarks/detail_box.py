@@ -7,13 +7,15 @@ from typing import Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QGridLayout, QLabel, QVBoxLayout, QWidget
 
+from homolog.geometry.affine import Triple
+from homolog.geometry.places import place_text
 from homolog.gui import rows
 from homolog.gui.explore.layers import slice_axis
 from homolog.gui.explore.scan import Scan
 from homolog.gui.landmarks.drawings import pixmap_of
 from homolog.gui.landmarks.patches import patch
 from homolog.gui.landmarks.session import Session
-from homolog.gui.landmarks.table import MARKS, WORDS, number_text, place_text
+from homolog.gui.landmarks.table import MARKS, WORDS, number_text
 
 _SIDE = 128
 
@@ -41,7 +43,7 @@ class DetailBox(QWidget):
             grid.addWidget(title, 0, column, Qt.AlignmentFlag.AlignCenter)
             grid.addWidget(label, 1, column, Qt.AlignmentFlag.AlignCenter)
             self.pictures[letter] = label
-        self.words = rows.sentence("Figures of the chosen landmark")
+        self.words = rows.sentence("Figures of the chosen landmark", lines=5)
         column_ = QVBoxLayout(self)
         column_.setContentsMargins(0, 0, 0, 0)
         column_.addLayout(grid)
@@ -57,11 +59,11 @@ class DetailBox(QWidget):
         if mark is None:
             return
         a, b = control.scan_a, control.scan_b
-        self._draw("A", a, control.shown_in_a(mark), place_text(mark.a_mm))
+        self._draw("A", a, control.shown_in_a(mark), _where(mark.a_mm))
         there = control.shown_in_b(mark)
         trust = control.table.trust(mark)
         searching = trust == "searching"
-        self._draw("B", b, there, place_text(mark.b_mm), searching=searching)
+        self._draw("B", b, there, _where(mark.b_mm), searching=searching)
         text = f"{MARKS[trust]} {mark.id} {mark.name}: {WORDS[trust]}"
         text += f"; {mark.reason}." if mark.reason and not searching else "."
         if mark.b_mm is not None:
@@ -70,7 +72,7 @@ class DetailBox(QWidget):
                 f"margin {number_text(mark.margin, 3)}, "
                 f"cycle error {number_text(mark.cycle_mm, 1)} mm."
             )
-            text += f" A {place_text(mark.a_mm)}; B {place_text(mark.b_mm)} mm (LPS)."
+            text += f" A at {place_text(mark.a_mm)}; B at {place_text(mark.b_mm)}."
         rows.tell(self.words, text)
 
     def _draw(
@@ -86,7 +88,7 @@ class DetailBox(QWidget):
         layer = self._session.layer_of(scan)
         rows.named(
             label, f"Picture of the place in {letter}",
-            f"80 mm around the place in {letter}: z, y, x {place} mm",
+            f"80 mm around the place in {letter}: {place}",
         )  # fmt: skip
         if scan is None or layer is None or shown is None:
             label.setText("searching ..." if searching else "not found")
@@ -100,3 +102,7 @@ class DetailBox(QWidget):
         limits = (float(low), float(high))
         picture = patch(layer.data, scan.grid, shown, limits, axis=axis or 0)
         label.setPixmap(pixmap_of(picture, _SIDE))
+
+
+def _where(mm: Triple | None) -> str:
+    return "not found" if mm is None else place_text(mm)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from homolog.data.landmarks import NAN, Landmark
 from homolog.geometry.affine import Triple
+from homolog.geometry.places import place_numbers
 from homolog.tasks._landmark_rules import LandmarksConfig, judged
 
 Trust: TypeAlias = Literal["sure", "unsure", "refused", "manual", "searching"]
@@ -211,8 +212,8 @@ def number_text(value: float, digits: int = 2) -> str:
 
 
 def place_text(mm: Triple | None) -> str:
-    """``z, y, x`` in mm, or a dash."""
-    return "–" if mm is None else ", ".join(f"{v:.1f}" for v in mm)
+    """``x, y, z`` in mm for a column that says so, or a dash."""
+    return "–" if mm is None else place_numbers(mm)
 
 
 def _plain(name: str) -> str:

@@ -26,7 +26,7 @@ from homolog.gui.landmarks.table import (
 )
 
 TITLES = (
-    "", "Name", "Sim.", "Margin", "Cycle\nmm", "A z, y, x mm", "B z, y, x mm", "Why",
+    "", "Name", "Sim.", "Margin", "Cycle\nmm", "A x, y, z mm", "B x, y, z mm", "Why",
 )  # fmt: skip
 _TIPS = (
     "Ticked: accepted. Number and symbol as in both views",
@@ -34,8 +34,8 @@ _TIPS = (
     "Similarity of both places, -1 to 1",
     "How far the similarity is above the best place further than 20 mm away",
     "Distance between the place in A and where its match leads back to",
-    "Place in scan A, LPS",
-    "Place in scan B, LPS",
+    "Place in scan A: x, y, z in mm, LPS",
+    "Place in scan B: x, y, z in mm, LPS",
     "Why it is refused or worth a look",
 )
 NAME = 1
@@ -180,13 +180,13 @@ class TableBox(QWidget):
             self.table.setItem(row, column, item)
 
     def _fit(self) -> None:
-        """As high as its rows, up to a few; more are scrolled."""
+        """As high as a few rows, however many there are: what is below stays."""
         vertical = self.table.verticalHeader()
         one = self.table.fontMetrics().height() + _ROOM_PX
         if vertical is not None and vertical.defaultSectionSize() != one:
             vertical.setMinimumSectionSize(one)
             vertical.setDefaultSectionSize(one)
-        height = min(max(self.table.rowCount(), 1), _ROWS_SHOWN) * one
+        height = _ROWS_SHOWN * one
         header = self.table.horizontalHeader()
         bar = self.table.horizontalScrollBar()
         extra = 2 * self.table.frameWidth() + 2

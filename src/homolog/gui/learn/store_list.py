@@ -13,7 +13,7 @@ from homolog.data.findings import NONE, findings_of, has_several, says_none
 from homolog.data.preprocess import Preprocessing
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
-from homolog.gui.learn.model_choice import spacing_text
+from homolog.geometry.places import spacing_text
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ def volume_text(volume_ml: float) -> str:
 def _spacing(store: Store) -> str:
     chosen = store.preprocessing.spacing_mm
     if chosen is not None:
-        return f"{spacing_text(chosen)} mm"
+        return spacing_text(chosen)
     own = {spacing_text(card.spacing_mm) for card in store.cards}
-    return f"{own.pop()} mm" if len(own) == 1 else "own voxel sizes"
+    return own.pop() if len(own) == 1 else "own voxel sizes"
 
 
 def scan_classes(targets: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -15,12 +15,13 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
 
 from homolog.events import Event, Note, Progress
+from homolog.geometry.places import spacing_text
 from homolog.gui.files.layer_scan import ScanRef, layer_scan, scan_file
 from homolog.gui.files.layers import LayerData
 from homolog.gui.files.opening import add_to
 from homolog.gui.hub import Hub
 from homolog.gui.learn.estimate_words import duration_text
-from homolog.gui.learn.model_choice import ModelChoice, misfit, spacing_text, treated_as
+from homolog.gui.learn.model_choice import ModelChoice, misfit, treated_as
 from homolog.gui.rows import beside, button, named, sentence, tell
 from homolog.gui.segment.batch import reason_text
 from homolog.gui.segment.control import predict_config, result_layer
@@ -138,7 +139,7 @@ class ScanBox(QWidget):
         else:
             spacing = spacing_text(scan.spacing_mm)
             kind = "modality unknown" if scan.modality == "OTHER" else scan.modality
-            tell(self.scan, f"{scan.name}: {kind}, {spacing} mm")
+            tell(self.scan, f"{scan.name}: {kind}, {spacing}")
         self._show_start()
         able = tool.model is not None and not tool.trouble and scan is not None
         self.start.setEnabled(able and not self.busy)
