@@ -100,11 +100,11 @@ def names_in_file(label: Path) -> dict[int, str]:
     if scan_suffix(label) not in (".nrrd", ".nhdr"):
         return {}
     try:
-        fields = read_nrrd_text(label).fields
+        pairs = read_nrrd_text(label).pairs
     except (Unsound, OSError, ValueError):
         return {}
     segments: dict[str, dict[str, str]] = {}
-    for key, text in fields.items():
+    for key, text in pairs.items():
         if found := _SEGMENT.match(key):
             segments.setdefault(found[1], {})[found[2]] = text
     layers = {one.get("layer", number) for number, one in segments.items()}
@@ -114,8 +114,7 @@ def names_in_file(label: Path) -> dict[int, str]:
     for one in segments.values():
         name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
         if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
-            # the header was read byte by byte; Slicer writes UTF-8
-            names[int(value)] = name.encode("latin-1").decode("utf-8", "replace")
+            names[int(value)] = name
     return dict(sorted(names.items()))
 
 
