@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_writer import tags_of, write
 from scan_faults import dicom_series, image, values
 
 from homolog.data import decoder
@@ -179,8 +180,8 @@ def test_a_damaged_length_takes_no_gigabytes(
 ) -> None:
     helper = decoder._Helper()
     monkeypatch.setattr(decoder, "_helper", helper)
-    (path,) = dicom_series(tmp_path / "scan", 1)
-    element = struct.pack("<HHI", 0x8A31, 0x2F10, 3 << 30)
+    path = write(tmp_path / "a.dcm", tags_of("CT"))
+    element = struct.pack("<HHI", 0x8A31, 0x2F10, 3 << 29)
     path.write_bytes(path.read_bytes() + element + bytes(100))
     with pytest.raises(Unsound):
         decoder.pixels(path)
