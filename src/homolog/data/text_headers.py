@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,7 @@ class TextHeader:
         fields: Key in lower case -> value.
         data_at: Byte in ``path`` where attached data start; None when detached.
         listed: Data files named in lines of their own after the header.
-        pairs: What the writer of an NRRD file noted besides (``key:=value``), keys as
-            they are.
+        pairs: What the writer added to an NRRD, key in lower case -> value.
     """
 
     path: Path
@@ -72,7 +71,7 @@ class TextHeader:
     fields: dict[str, str]
     data_at: int | None
     listed: tuple[str, ...] = ()
-    pairs: dict[str, str] = field(default_factory=dict)
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,11 @@ def read_nrrd_text(path: Path) -> TextHeader:
         key, sign, value = line.partition(":")
         if not sign or line.startswith("#"):
             continue
+        key = key.strip().lower()
         if value.startswith("="):
-            pairs[key.strip()] = value[1:].strip()
+            pairs[key] = value[1:].strip()
             continue
-        key = _NRRD_SAME.get(key.strip().lower(), key.strip().lower())
+        key = _NRRD_SAME.get(key, key)
         _set(fields, key, value.strip(), path)
         if key == "data file" and value.split()[:1] == ["LIST"]:
             listed = []
@@ -192,6 +192,16 @@ def read_meta_text(path: Path) -> TextHeader:
     listed = tuple(line.strip() for line in rest if line.strip())
     local = name.upper() == "LOCAL"
     return TextHeader(path, "MetaImage", fields, at if local else None, listed)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold a header's voxels; none where it cannot be understood."""
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    try:
+        header = read_nrrd_text(path) if is_nrrd else read_meta_text(path)
+        return plan_voxels(header).files
+    except Unsound:
+        return ()
 
 
 def plan_voxels(header: TextHeader) -> VoxelPlan:
