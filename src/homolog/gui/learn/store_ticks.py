@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
 from homolog.gui.learn.store_list import StoreChoice
 
 _PATH = Qt.ItemDataRole.UserRole
-_ROWS_SHOWN = 4
+_ROWS_SHOWN = 3
 
 
 class StoreTicks(QListWidget):
@@ -66,9 +66,8 @@ class StoreTicks(QListWidget):
         for path, store in self._stores.items():
             self.addItem(_item(store, path in self._chosen, trouble(store)))
         self.blockSignals(False)
-        rows = min(max(len(stores), 2), _ROWS_SHOWN)
-        height = self.fontMetrics().height() + 4
-        self.setFixedHeight(rows * height + 2 * self.frameWidth() + 4)
+        height = self.fontMetrics().height() + 4  # as many rows whatever there is
+        self.setFixedHeight(_ROWS_SHOWN * height + 2 * self.frameWidth() + 4)
 
     def tick(self, path: str, on: bool = True) -> None:
         """Do what the user does: tick a store, or take its tick away."""
