@@ -240,11 +240,15 @@ def _itk_seeds() -> list[Seed]:
         ) -> None:
             path = Path(folder) / f"a{suffix}"
             writer = sitk.ImageFileWriter()
+            image = sitk.GetImageFromArray(data)
+            if suffix == ".dcm":  # else it is a capture of a screen
+                image.SetMetaData("0008|0016", "1.2.840.10008.5.1.4.1.1.1.1")
+                image.SetMetaData("0008|0060", "DX")
             writer.SetFileName(str(path))
             if compressor:
                 writer.SetUseCompression(True)
                 writer.SetCompressor(compressor)
-            writer.Execute(sitk.GetImageFromArray(data))
+            writer.Execute(image)
             content = path.read_bytes()
             found.append(Seed(kind, {path.name: content}, path.name, len(content) // 2))
 

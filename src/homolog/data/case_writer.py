@@ -39,6 +39,7 @@ from homolog.data.store import case_folder, read_card, read_points_file
 from homolog.data.values import ValueStats
 from homolog.data.volume import Volume
 from homolog.errors import JobError
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
