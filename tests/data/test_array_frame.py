@@ -108,8 +108,7 @@ def a_text(path: Path, folder: Path) -> None:
     "forge",
     [
         lazy_expression, saved_function, more_metalayers, more_of_variable_length,
-        another_type,
-        another_codec,
+        another_type, another_codec,
         endless_zeros, a_bare_chunk_list, a_text,
     ],
 )  # fmt: skip
