@@ -98,7 +98,7 @@ def plan_in(folder: Path) -> dict[str, Any]:
 def trained(
     folder: Path, clock: Clock, model: nn.Module, minutes: float = 10.0, **settings: Any
 ) -> Any:
-    settings = {"log_every": 1, "warmup_steps": 20, **settings}
+    settings = {"log_every": 5, "warmup_steps": 20, **settings}
     began = clock.now
     result, events = run_all(model, ToyFeed(), folder, minutes=minutes, **settings)
     return result, events, clock.now - began
@@ -138,7 +138,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     )
     parts = tmp_path / "parts"
     config = TrainingConfig(
-        minutes=10.0, batch_size=4, log_every=1, warmup_steps=20, checkpoint_every=12,
+        minutes=10.0, batch_size=4, log_every=5, warmup_steps=20, checkpoint_every=12,
         validate_every=20,
     )  # fmt: skip
     killed = train(

@@ -29,7 +29,7 @@ from homolog.data.dicom_folder import (
 )
 from homolog.data.dicom_series import Series
 from homolog.data.label_values import labels_of, smallest_integers
-from homolog.data.nifti_affine import nifti_affine
+from homolog.data.nifti_affine import FAR_MM, nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
 from homolog.data.nifti_header import read_nifti_header
 from homolog.data.pictures import (
@@ -67,9 +67,6 @@ __all__ = [
     "SCAN_SUFFIXES", "ScanHeader", "is_scan_path", "iter_values", "read_header",
     "read_labels", "read_scan", "scan_hash", "write_labels", "write_volume",
 ]  # fmt: skip
-
-# Beyond this no number of a place is one.
-_FAR_MM = 1e12
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -285,7 +282,7 @@ def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
     origin[:k] = told["origin"][:k]
     direction[:k, :k] = np.array(told["direction"])[:k, :k]
     place = np.concatenate([spacing, origin, direction.ravel()])
-    if not np.isfinite(place).all() or not np.abs(place).max() < _FAR_MM:
+    if not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM:
         text = "its voxels have no place that can be told in numbers."
         raise Unsound("affine", text, path)
     return (

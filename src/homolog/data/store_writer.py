@@ -32,6 +32,7 @@ from homolog.data.kept_cases import (
     Before,
     before,
     check_same_scans,
+    common_mm,
     is_refusal,
     join_with_kept,
     kept_cards,
@@ -320,8 +321,13 @@ def _recipe(
         spacing = own or ("native" if asked.preprocessing else "auto")
     print_ = fingerprint(grids, spacing)
     if kept:
-        word = f"The recipe of {_count(kept)} that the store keeps holds for all."
-        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences))
+        size = print_.spacing_mm or common_mm(kept)
+        voxel = f"{' x '.join(f'{v:.4g}' for v in size)} mm" if size else "each its own"
+        word = (
+            f"The recipe of {_count(kept)} that the store keeps holds for all; voxel "
+            f"size: {voxel}."
+        )
+        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
     return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_
 
 
