@@ -64,15 +64,21 @@ def lazy_expression(path: Path, folder: Path) -> None:
 
 
 def saved_function(path: Path, folder: Path) -> None:
-    """An array that carries a program beside its voxels, as a UDF does."""
-    array = blosc2.asarray(random_array(), urlpath=str(path), mode="w")
+    """An array that carries a program beside its voxels, as blosc2 saved functions."""
+    array = blosc2.asarray(
+        random_array(), urlpath=str(path), mode="w", meta={"LazyArray": 1}
+    )
     array.schunk.vlmeta["_LazyArray"] = {"UDF": "import os; os.system('touch mark')"}
 
 
 def more_metalayers(path: Path, folder: Path) -> None:
-    blosc2.asarray(
-        random_array(), urlpath=str(path), mode="w", meta={"LArray": b"anything"}
-    )
+    blosc2.asarray(random_array(), urlpath=str(path), mode="w", meta={"LazyArray": 0})
+
+
+def more_of_variable_length(path: Path, folder: Path) -> None:
+    array = blosc2.asarray(random_array(), urlpath=str(path), mode="w")
+    saved = {"expression": "a", "operands": {"a": "a.b2nd"}}
+    array.schunk.vlmeta["_LazyArray"] = saved
 
 
 def another_type(path: Path, folder: Path) -> None:
@@ -101,7 +107,8 @@ def a_text(path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "forge",
     [
-        lazy_expression, saved_function, more_metalayers, another_type, another_codec,
+        lazy_expression, saved_function, more_metalayers, more_of_variable_length,
+        another_type, another_codec,
         endless_zeros, a_bare_chunk_list, a_text,
     ],
 )  # fmt: skip
