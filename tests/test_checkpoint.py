@@ -503,3 +503,42 @@ def test_an_embedder_without_heads_is_the_cards_map(tmp_path: Path) -> None:
     found = embedder(torch.randn(1, 1, 8, 8, 8))
     assert list(found) == ["features"]
     assert found["features"].shape == (1, 8, 2, 2, 2)
+
+
+class _Calls:
+    """Pickled, asks for a function to be called."""
+
+    def __init__(self, function: object, *given: object) -> None:
+        self.call = (function, given)
+
+    def __reduce__(self) -> object:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_that_unpack_to_more_than_their_file_are_refused(
+    tmp_path: Path, zipped: bool
+) -> None:
+    file = tmp_path / "w.pt"
+    how = {"_use_new_zipfile_serialization": zipped}
+    one = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    torch.save({"w": one}, file, **how)
+    with pytest.raises(UnusableInput, match="would unpack to 4000000000000 bytes"):
+        read_foreign(file)
+    torch.save({"w": torch.ones(2), "b": _Calls(bytearray, 10**10)}, file, **how)
+    with pytest.raises(UnusableInput, match="it wants memory by a number"):
+        read_foreign(file)
+    shared = torch.ones(1000)
+    torch.save({str(i): shared for i in range(40)}, file, **how)
+    assert len(read_foreign(file)) == 40  # tied weights are usual
+
+
+def test_dictionaries_that_hold_each_other_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homolog.foreign_weights._MOST_ENTRIES", 5000)
+    inner: dict[str, object] = {str(i): 0 for i in range(100)}
+    outer: dict[str, object] = {str(i): inner for i in range(100)}
+    torch.save({"w": torch.ones(2), "nest": outer}, tmp_path / "w.pt")
+    with pytest.raises(UnusableInput, match="more than 5000 entries"):
+        read_foreign(tmp_path / "w.pt")

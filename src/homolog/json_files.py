@@ -37,14 +37,14 @@ def read_object(
         most_bytes: A larger file is not read.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file (or NotADirectoryError).
         UnusableInput: It cannot be read or holds something else; names the file.
     """
     try:
         if path.stat().st_size > most_bytes:
             raise ValueError(f"larger than {most_bytes >> 20} MiB")
-        return parsed_object(path.read_text(encoding="utf-8"), shape)
-    except FileNotFoundError:
+        return parsed_object(path.read_bytes(), shape)
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise UnusableInput(
@@ -60,12 +60,18 @@ def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, An
     Raises:
         ValueError: It is something else; says what was expected and what came.
     """
+    if not text.strip():
+        raise ValueError("it is empty")
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError("it is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"it is not JSON from line {error.lineno}, column {error.colno} on"
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller
             f"expected an object {{...}}, got {short(content)}"

@@ -566,3 +566,17 @@ def test_a_damaged_list_of_cases_is_written_anew(cohort, tmp_path):
     _, result = events_of(write_store(cohort, out))
     assert result["reused"] == 4
     assert len(Store.open(out)) == 4
+
+
+@pytest.mark.parametrize("name", ["cases", "cases/case_1", "pairs"])
+def test_folders_that_are_links_are_not_written_into(cohort, tmp_path, name):
+    out, mine = tmp_path / "gift", tmp_path / "mine"
+    drain(write_store(cohort[:2], out))
+    drain(write_store(cohort[2:], mine))
+    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
+    if (out / name).exists():
+        (out / name).rename(tmp_path / "aside")
+    (out / name).symlink_to(mine / "cases", target_is_directory=True)
+    with pytest.raises(UnusableInput, match="is a link to"):
+        drain(write_store(cohort[:1], out, replace=True))
+    assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before

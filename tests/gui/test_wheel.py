@@ -83,7 +83,7 @@ def opened(panel: MainPanel, title: str) -> QScrollArea:
     until(lambda: area.isVisible() and panel.panels[title].height() > 1)
     for fold in panel.panels[title].findChildren(QCollapsible):
         fold.expand(animate=False)
-    QApplication.processEvents()
+    until(lambda: not takes_focus_by_wheel(area))
     return area
 
 
@@ -115,7 +115,6 @@ def test_no_control_of_any_tab_is_turned_in_passing(
                     moved = bar.value() - start
                     assert moved > 0 if down else moved < 0, (title, control)
                     scrolled.add(title)
-        until(lambda: not takes_focus_by_wheel(panel))
     assert seen > 40, "the forms were not made"
     assert {"Pretrain", "Fine-tune"} <= scrolled
 

@@ -84,10 +84,12 @@ def _leaves_it_to_the_first(words: list[str]) -> bool:
 def main() -> None:
     """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
     from homolog.cli._errors import exit_status
+    from homolog.private_files import keep_private
 
     if _leaves_it_to_the_first(sys.argv[1:]):
         sys.exit(0)
     try:
+        keep_private()
         status = cli(standalone_mode=False)
     except BaseException as error:
         status = exit_status(error)

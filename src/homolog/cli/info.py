@@ -78,8 +78,16 @@ def _expand(scan: Path) -> list[Path]:
     if not scan.is_dir():
         return [scan]
     tree = walk(scan, datasets=False)
-    series = [p for f in tree.dicom_folders for p in dicom_scans(f)[0] or [f]]
-    return sorted([*tree.files, *series])
+    found = list(tree.files)
+    for folder in tree.dicom_folders:
+        try:
+            series, others = dicom_scans(folder)
+        except Exception:  # the folder itself is inspected, and tells it
+            series, others = [], []
+        found += series
+        found += [o.path for o in others if "DICOMDIR" not in o.other_object]
+        found += [] if series or others else [folder]
+    return sorted(found)
 
 
 def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
@@ -98,13 +106,16 @@ def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     header = inspection.header
     if header is None:
         return record
+    record["size"] = list(header.shape)
+    if inspection.placed:
+        record |= {
+            "spacing_mm": list(header.affine.spacing_mm),
+            "origin_mm": list(header.affine.origin_mm),
+            "orientation": header.affine.orientation[::-1],
+            "affine": header.affine.to_list(),
+            "axes": AXES_NAMED,
+        }
     record |= {
-        "size": list(header.shape),
-        "spacing_mm": list(header.affine.spacing_mm),
-        "origin_mm": list(header.affine.origin_mm),
-        "orientation": header.affine.orientation[::-1],
-        "affine": header.affine.to_list(),
-        "axes": AXES_NAMED,
         "modality": inspection.modality,
         "dtype": header.dtype,
         "kind": header.kind,
@@ -160,12 +171,15 @@ def _row(inspection: Inspection) -> tuple[str, ...]:
     size = " x ".join(str(n) for n in header.shape)
     if header.frames > 1:
         size += f" x {header.frames}"
-    spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+    spacing = axes = "-"
+    if inspection.placed:
+        spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+        axes = header.affine.orientation[::-1]
     return (
         str(inspection.path),
         size,
         spacing,
-        header.affine.orientation[::-1],
+        axes,
         inspection.modality,
         f"{header.kind} {header.dtype}",
     )

@@ -39,6 +39,7 @@ from homolog.data.store import case_folder, read_card, read_points_file
 from homolog.data.values import ValueStats
 from homolog.data.volume import Volume
 from homolog.errors import JobError
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -121,7 +122,7 @@ def build_case(
     folder = case_folder(store, source.id)
     fresh = folder.with_name(f".new-{source.id}")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    make_folder(fresh)
     try:
         card = _fill(source, fresh, preprocessing, key, seed)
         _replace_folder(fresh, folder)

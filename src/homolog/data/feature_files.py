@@ -21,6 +21,7 @@ from homolog.data.points_io import write_text
 from homolog.data.volume import FeatureMap
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
+from homolog.private_files import make_folder
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"
@@ -86,7 +87,7 @@ def colours_path(card: Path) -> Path:
 
 def new_array(path: Path, shape: Index, size: int) -> tuple[NDArray[np.float16], Path]:
     """A writable memory map (d, h, w, E) under a temporary name beside ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     sweep_once(path.parent)
     half = beside(path)
     array = np.lib.format.open_memmap(
@@ -181,7 +182,7 @@ def kept_features(folder: Path | None = None) -> Iterator[Path]:
     own = os.environ.get("HOMOLOG_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(own) / "features" if own else Path(base) / "homolog" / "features"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     yield cache
     trim(cache, CACHE_BYTES)
 

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from homolog.private_files import create, make_folder
+
 _WAIT_S = 1.0  # a reader that asks holds it for microseconds
 
 
@@ -33,7 +35,8 @@ class FileLock:
         Raises:
             OSError: The file cannot be made, or its disk knows no locks.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
+        create(self._path)
         file = self._path.open("ab")
         until = time.monotonic() + _WAIT_S
         try:

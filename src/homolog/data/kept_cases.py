@@ -112,7 +112,7 @@ def check_same_scans(old: Before, cases: Sequence[CaseSource], out: Path) -> Non
             continue
         try:
             same = card.source_hash == scan_hash(case.image)
-        except (UnusableInput, OSError, MemoryError):
+        except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is told
         if not same or case.id != card.id:
             clashes.append((case, card))
@@ -159,7 +159,7 @@ def recipe_for(
     ]  # fmt: skip
     if spacing is None:
         spacing = wanted.spacing_mm or ("native" if asked else "auto")
-    own: Triple | str = recipe.spacing_mm or _common_mm(kept) or "native"
+    own: Triple | str = recipe.spacing_mm or common_mm(kept) or "native"
     agrees = spacing == "auto" or spacing == own
     if isinstance(spacing, tuple) and isinstance(own, tuple):
         agrees = _close(spacing, own)
@@ -180,7 +180,7 @@ def recipe_for(
     return dataclasses.replace(recipe, modality=modality, spacing_mm=None), own
 
 
-def _common_mm(cards: Sequence[Card]) -> Triple | None:
+def common_mm(cards: Sequence[Card]) -> Triple | None:
     """Voxel size that volumes share; None where they do not."""
     sizes = np.array([c.spacing_mm for c in cards if min(c.shape) > 1])
     if not len(sizes):

@@ -97,26 +97,48 @@ def names_in_file(label: Path) -> dict[int, str]:
     Empty for other files, and where segments lie in several layers: a value then means
     another one in each.
     """
-    if scan_suffix(label) not in (".nrrd", ".nhdr"):
-        return {}
-    try:
-        fields = read_nrrd_text(label).fields
-    except (Unsound, OSError, ValueError):
-        return {}
-    segments: dict[str, dict[str, str]] = {}
-    for key, text in fields.items():
-        if found := _SEGMENT.match(key):
-            segments.setdefault(found[1], {})[found[2]] = text
-    layers = {one.get("layer", number) for number, one in segments.items()}
-    if len(layers) > 1:
+    segments = _segments(label)
+    if _layers(segments) > 1:
         return {}
     names = {}
     for one in segments.values():
         name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
         if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
-            # the header was read byte by byte; Slicer writes UTF-8
-            names[int(value)] = name.encode("latin-1").decode("utf-8", "replace")
+            names[int(value)] = name
     return dict(sorted(names.items()))
+
+
+def overlap_text(label: Path) -> str:
+    """Why a 3D Slicer segmentation is no label map; empty where that is not the reason.
+
+    Segments that overlap lie in layers: a voxel then has a number in each.
+    """
+    layers = _layers(_segments(label))
+    if layers < 2:
+        return ""
+    return (
+        f"its segments overlap and lie in {layers} layers; a label map has one class "
+        "per voxel (3D Slicer: export the segments to a labelmap and save that)."
+    )
+
+
+def _segments(label: Path) -> dict[str, dict[str, str]]:
+    """Number of a segment -> what the header says of it."""
+    if scan_suffix(label) not in (".nrrd", ".nhdr"):
+        return {}
+    try:
+        pairs = read_nrrd_text(label).pairs
+    except (Unsound, OSError, ValueError):
+        return {}
+    segments: dict[str, dict[str, str]] = {}
+    for key, text in pairs.items():
+        if found := _SEGMENT.match(key.lower()):
+            segments.setdefault(found[1], {})[found[2]] = text
+    return segments
+
+
+def _layers(segments: Mapping[str, Mapping[str, str]]) -> int:
+    return len({one.get("layer", number) for number, one in segments.items()})
 
 
 def _names_in_json(label: Path) -> dict[int, str]:
@@ -127,7 +149,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
             continue
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             own = raw.get(scan_stem(label), raw.get(label.name))
@@ -191,7 +213,8 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
 
 
 def _is_whole(text: object) -> bool:
-    return str(text).lstrip("-").isdigit()
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
 
 
 def names_of_dataset(label: Path) -> dict[int, str]:
@@ -199,7 +222,7 @@ def names_of_dataset(label: Path) -> dict[int, str]:
     for folder in (label.parent, label.parent.parent):
         try:
             raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             return parse_names(raw.get("labels"))

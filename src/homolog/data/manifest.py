@@ -26,6 +26,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,8 @@ from typing import Any
 from homolog.data.case_source import Candidate, Found, Rejected
 from homolog.data.findings import findings_cell, merged_findings
 from homolog.data.label_naming import parse_names
-from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.problems import problem_of
+from homolog.data.scan_header import is_known_suffix, scan_stem, there
 from homolog.data.values import modality_of_name
 from homolog.errors import UnusableInput
 from homolog.safe_text import cell_text
@@ -57,6 +59,7 @@ _SPLITS = {
     "train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val",
     "validation": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test",
 }  # fmt: skip
+_LARGEST = 1e9  # voxels; no box reaches so far
 _MODALITIES = {"CT", "MR", "PET", "XR", "US", "OTHER"}
 
 
@@ -66,7 +69,10 @@ def read_manifest(path: Path) -> Found:
     Raises:
         UnusableInput: The file as a whole cannot be read as a manifest.
     """
-    rows, names = _read_rows(path)
+    try:
+        rows, names = _read_rows(path)
+    except (csv.Error, RecursionError) as error:
+        raise UnusableInput(f"{path}: cannot be read as a table ({error}).") from None
     columns = _find_columns(path, rows)
     found = Found()
     as_class = _label_is_class(path, rows, columns)
@@ -80,13 +86,11 @@ def read_manifest(path: Path) -> Found:
     for number, row in enumerate(rows, start=1):
         try:
             candidate = _candidate(path, row, columns, names)
-        except UnusableInput as error:
-            where = f"{path} (record {number})"
-            found.rejected.append(Rejected(where, str(error), "manifest"))
+        except Exception as error:  # noqa: BLE001 - the other records go on
+            where, text = f"{path} (record {number})", problem_of(error).text
+            found.rejected.append(Rejected(where, text, "manifest"))
             continue
-        missing = [
-            p for p in (candidate.image, candidate.label) if p and not p.exists()
-        ]
+        missing = [p for p in (candidate.image, candidate.label) if p and not there(p)]
         if missing:
             text = f"named in {path.name}, but not there."
             found.rejected.append(Rejected(str(missing[0]), text, "missing"))
@@ -160,7 +164,7 @@ def _label_is_class(
         return False
     values = [_text(row, columns, "label") for row in rows]
     return not any(
-        v and (is_known_suffix(Path(v)) or (path.parent / v).exists()) for v in values
+        v and (is_known_suffix(Path(v)) or there(path.parent / v)) for v in values
     )
 
 
@@ -203,7 +207,7 @@ def _locate(folder: Path, name: str) -> Path:
     """Beside the manifest, or in a folder ``images`` beside it."""
     path = folder / name
     inside = folder / "images" / name
-    return inside if not path.exists() and inside.exists() else path
+    return inside if not there(path) and there(inside) else path
 
 
 def _modality(word: str) -> str:
@@ -229,6 +233,8 @@ def _boxes(
     if all(corners):
         try:
             x, y, w, h = (float(c) for c in corners)
+            if not all(math.isfinite(v) for v in (x, y, w, h)):
+                raise ValueError
         except ValueError:
             raise UnusableInput(f"x, y, w, h must be numbers, got {corners}.") from None
         label = _text(row, columns, "class")
@@ -244,6 +250,7 @@ def _checked_box(box: Any) -> dict[str, Any]:
             and isinstance(high, list)
             and len(low) == len(high) == 3
             and all(isinstance(v, int | float) for v in (*low, *high))
+            and all(abs(v) < _LARGEST for v in (*low, *high))
             and all(a < b for a, b in zip(low, high, strict=True))
         ):
             return dict(box)

@@ -12,6 +12,7 @@ import numpy as np
 from homolog.data.leftovers import beside
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
+from homolog.private_files import create, make_private
 from homolog.safe_text import UnixRows, cell, cell_text
 
 POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
@@ -74,10 +75,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file at once: a reader sees the old one or the whole new one."""
     half = beside(path)
     try:
+        create(half)
         with half.open("w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
+        make_private(half, path)
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)

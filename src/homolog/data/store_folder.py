@@ -13,6 +13,7 @@ from homolog.data.file_lock import FileLock, is_locked, knows_no_locks
 from homolog.data.leftovers import sweep_leftovers
 from homolog.data.store import case_folder, is_plain_name, read_card, read_contents
 from homolog.errors import UnusableInput
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -50,7 +51,8 @@ def writing(out: Path) -> Iterator[None]:
     Raises:
         UnusableInput: Another living process is writing into it.
     """
-    (out / "cases").mkdir(parents=True, exist_ok=True)
+    _check_links(out)
+    make_folder(out / "cases")
     lock = FileLock(out / LOCK, signed=True)
     try:
         if not lock.acquire():
@@ -63,6 +65,23 @@ def writing(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_links(out: Path) -> None:
+    """Refuse to write into, and to sweep, folders that are not the store's own.
+
+    Raises:
+        UnusableInput: One of its folders is a link.
+    """
+    cases = out / "cases"
+    inside = list(cases.iterdir()) if cases.is_dir() else []
+    for folder in (cases, out / "pairs", *inside):
+        if folder.is_symlink():
+            raise UnusableInput(
+                f"{folder} is a link to {folder.resolve()}; a store is only written "
+                "where its folders are its own. Remove the link, or choose another "
+                "--out."
+            )
 
 
 def _in_use(out: Path) -> UnusableInput:
@@ -79,8 +98,6 @@ def tidy(store: Path) -> None:
     A case that was moved aside and never replaced gets its place back.
     """
     for folder in list((store / "cases").iterdir()):
-        if folder.is_symlink():
-            continue
         if folder.name.startswith(".old-"):
             place = folder.with_name(folder.name.removeprefix(".old-"))
             if not place.exists() and read_card(folder) is not None:

@@ -32,6 +32,7 @@ from homolog.data.kept_cases import (
     Before,
     before,
     check_same_scans,
+    common_mm,
     is_refusal,
     join_with_kept,
     kept_cards,
@@ -39,11 +40,11 @@ from homolog.data.kept_cases import (
     recipe_for,
     still_lacking,
 )
-from homolog.data.label_joining import JoinedCases, join_cases
+from homolog.data.label_joining import JoinedCases, join_cases, told_of_classes
 from homolog.data.label_names import label_names
 from homolog.data.label_naming import parse_names
 from homolog.data.preprocess import Preprocessing, differing_settings
-from homolog.data.problems import Unsound
+from homolog.data.problems import Unsound, problem_of
 from homolog.data.splits import FRACTIONS, assign_splits, leak_check, staying
 from homolog.data.store import FORMAT, case_folder
 from homolog.data.store_folder import (
@@ -54,7 +55,7 @@ from homolog.data.store_folder import (
     writing,
 )
 from homolog.data.subjects import hidden_subjects
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Triple
 
@@ -187,7 +188,7 @@ class _Asked:
 
 def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     """``write_store`` with the right to write."""
-    old, kept, told_by_files = before(out), list[Card](), asked.cases
+    old, kept = before(out), list[Card]()
     if old.damage:
         yield Note(f"{old.damage} Its list of cases is written anew.", "warning")
     if not asked.replace:
@@ -232,7 +233,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
             f"({listed([card.id for card in kept])}); --replace lets them go."
         )
     yield Saved(str(out), "store")
-    told = what_was_named(asked.named, given, told_by_files, cards)
+    own = told_of_classes(asked.cases, called)
+    told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
 
@@ -307,7 +309,7 @@ def _recipe(
     for case in cases:
         try:
             header = read_header(case.image)
-        except (UnusableInput, OSError):
+        except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is told
         grids.append((header.affine, header.shape))
     recipe, spacing = asked.preprocessing or Preprocessing(), asked.spacing
@@ -320,8 +322,13 @@ def _recipe(
         spacing = own or ("native" if asked.preprocessing else "auto")
     print_ = fingerprint(grids, spacing)
     if kept:
-        word = f"The recipe of {_count(kept)} that the store keeps holds for all."
-        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences))
+        size = print_.spacing_mm or common_mm(kept)
+        voxel = f"{' x '.join(f'{v:.4g}' for v in size)} mm" if size else "each its own"
+        word = (
+            f"The recipe of {_count(kept)} that the store keeps holds for all; voxel "
+            f"size: {voxel}."
+        )
+        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
     return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_
 
 
@@ -360,7 +367,9 @@ def _prepare_all(
                 card = build_case(case, out, own, key, seed)
             else:
                 card = refresh_card(card, case, out)
-        except (UnusableInput, OSError, MemoryError) as error:
+        except JobError:
+            raise  # the store's fault, not the case's
+        except Exception as error:  # noqa: BLE001 - the other cases are prepared
             reason = _reason(error)
             reasons.append({"path": str(case.image), "reason": reason})
             stays = fallback.get(case.id)
@@ -386,7 +395,7 @@ def _reason(error: Exception) -> str:
         return (
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         )
-    return str(error)
+    return problem_of(error).text
 
 
 def _splits(

@@ -21,6 +21,7 @@ from homolog.data.case_source import CaseSource
 from homolog.data.label_words import shorter_names
 from homolog.data.scan_header import scan_stem, split_series
 from homolog.errors import UnusableInput
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.card import Card
@@ -172,7 +173,7 @@ def subject_key() -> bytes:
 
 def _make_key(path: Path) -> None:
     """Write a fresh key; where another process was first, its key holds."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The mouse wheel scrolls the panel; it changes a setting only where that has the focus.
+"""The mouse wheel scrolls the panel; a control takes it only with the focus.
 
 Qt turns combo boxes, number boxes, sliders and tab bars under the pointer, and gives
 them the focus for it: whoever scrolled a form changed what it passed, unseen.
@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 _TURNED = (QComboBox, QAbstractSpinBox, QAbstractSlider, QTabBar)
 _WHEEL = QEvent.Type.Wheel
-_NEW = (QEvent.Type.ChildAdded, QEvent.Type.ChildPolished)
+_ADDED, _POLISHED = QEvent.Type.ChildAdded, QEvent.Type.ChildPolished
 
 
 class WheelGuard(QObject):
@@ -37,12 +37,17 @@ class WheelGuard(QObject):
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
-        self._soon.timeout.connect(self.adopt)
+        self._soon.timeout.connect(self._adopt_all)
         self.adopt()
 
-    def adopt(self) -> None:
-        """Watch what is there now; what comes later is adopted by itself."""
-        for widget in (self._root, *self._root.findChildren(QWidget)):
+    def adopt(self, root: QWidget | None = None) -> None:
+        """Watch what is there now; what comes later is adopted by itself.
+
+        Args:
+            root: With all that is in it; the guard's own if None.
+        """
+        root = root or self._root
+        for widget in (root, *root.findChildren(QWidget)):
             widget.installEventFilter(self)  # once, however often it is asked for
             if widget.focusPolicy() == Qt.FocusPolicy.WheelFocus:
                 # Else the first notch would give the focus, and the second turn.
@@ -54,10 +59,17 @@ class WheelGuard(QObject):
             if turns(watched) and not _has_focus(watched):
                 event.ignore()  # Qt offers it to the parents: they scroll
                 return True
-        elif kind in _NEW and not self._soon.isActive():
-            # The child itself may be half made, and is looked at later.
+        elif kind == _POLISHED:  # the child is whole, and about to be seen
+            child = event.child()
+            if isinstance(child, QWidget):
+                self.adopt(child)
+        elif kind == _ADDED and not self._soon.isActive():
+            # The child may be half made: no hand is laid on it now.
             self._soon.start()
         return False
+
+    def _adopt_all(self) -> None:
+        self.adopt()
 
 
 def turns(widget: Any) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
+from homolog.private_files import create
 from homolog.runs.jobs import check_inside
 from homolog.runs.run import Run, State
 
@@ -44,6 +45,7 @@ def start(run: Run, *, with_parent: bool = False, outside: bool = False) -> int:
     sessions = run.spec.get("sessions", 0)
     command = [*WORKER, str(run.folder)] + ["--with-parent"] * with_parent
     command += ["--outside"] * outside
+    create(run.log)
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command,

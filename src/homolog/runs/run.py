@@ -23,6 +23,7 @@ from homolog import __version__
 from homolog.errors import UnusableInput
 from homolog.events import Event, Failed, Finished, Saved, Started, Step, Stopped
 from homolog.json_files import read_object
+from homolog.private_files import create, make_folder
 from homolog.runs.journal import Journal
 from homolog.runs.lock import RunLock, is_locked
 
@@ -67,7 +68,7 @@ class Run:
         """
         run = cls(Path(folder).resolve())
         run._make_room()
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(run.folder)
         content = {
             "format": _FORMAT,
             "kind": kind,
@@ -313,6 +314,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _replace(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    create(scratch)
     with scratch.open("w") as file:
         file.write(text)
         file.flush()

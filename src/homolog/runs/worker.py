@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
-from homolog.data.leftovers import sweep_leftovers
+from homolog.data.leftovers import restore_retired, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
+from homolog.private_files import file_mode, keep_private
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 from homolog.safe_text import visible
@@ -81,6 +82,7 @@ def execute(
             f"homolog runs stop {run.folder}"
         )
     try:
+        restore_retired(run.folder)
         for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
             sweep_leftovers(folder)
         run.begin_session(processes)
@@ -198,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the run may write outside its folder: its starter made it",
     )
     options = parser.parse_args(arguments)
+    keep_private()
     flag = StopFlag()
     signal.signal(signal.SIGTERM, flag.set)
     signal.signal(signal.SIGINT, flag.set)
@@ -221,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _speak_into(log: Path) -> None:
     """Standard output and error, C libraries included, go to ``log.txt``."""
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(target, stream.fileno())

@@ -13,7 +13,13 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
-from homolog.data.learnt_spacing import KEY, LearntSpacing
+from homolog.data.learnt_spacing import (
+    KEY,
+    LearntSpacing,
+    learnt_of,
+    other_size_note,
+    sizes_note,
+)
 from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
@@ -90,6 +96,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     for told in (
         spec.get("labels_note"), _recipes_note(cases), _encoder_note(origin),
         task.remark(spec, len(held_out)),
+        sizes_note(c.card for c in (*cases.train, *cases.val)),
     ):  # fmt: skip
         if told:
             yield Note(told)
@@ -193,6 +200,10 @@ def starting_encoder(
             "the encoder was pretrained on scans prepared otherwise "
             f"({', '.join(odd)}); its features may fit less well."
         )
+    learnt = learnt_of(loaded.card, loaded.folder)
+    if recipe is None or recipe.get("spacing_mm") is None:
+        sizes = other_size_note(learnt, [c.card for c in cases.all])
+        notes += [sizes] if sizes else []
     origin = {
         "source": str(settings.encoder),
         "encoder_id": loaded.encoder_id,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from homolog.data.label_naming import write_names
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.tasks._base import FACTS, Task, Trained
 from homolog.tasks._class_answer import ClassChances, write_classes, write_slices
@@ -132,8 +133,8 @@ def predict_scans(
                 continue
             write_labels(labels, target)
             write_names(labels.names, target)
-        except (UnusableInput, JobError, OSError, ValueError) as error:
-            reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
+        except Exception as error:  # noqa: BLE001 - the other scans are predicted
+            reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
             yield Note(f"{scan}: {reason}", "warning")
             continue

@@ -448,10 +448,11 @@ class _Loop:
                 f"{self.position.done}: the step was skipped ({bad} so far)."
             )
             if self.plan.precision == "fp16":
+                factor = float(self.stepper.scale.factor)
                 text += (
-                    f" The loss is now scaled by {float(self.stepper.scale.factor):g};"
+                    f" The loss is now scaled by {factor:g}; a few such steps are no "
+                    "harm in fp16."
                 )
-                text += " in fp16 a few such steps are no harm."
             yield from self._tell(Note(text, "warning"))
         if longest >= self.config.abort_after_bad_steps:
             # The weights are those before the bad run: worth keeping for a look.

@@ -1,7 +1,7 @@
 """Which numbers a device computes in: half-width autocast where it is native and pays.
 
-bf16 has the range of fp32. fp16, of GPUs that lack bf16, has not: small gradients vanish
-unless the loss is scaled up before the backward pass (``stepping.LossScale``).
+bf16 has the range of fp32. fp16, of GPUs that lack bf16, has not: small gradients
+vanish unless the loss is scaled up before the backward pass (``stepping.LossScale``).
 """
 
 from __future__ import annotations

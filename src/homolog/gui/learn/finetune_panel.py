@@ -24,8 +24,10 @@ from homolog.gui.rows import (
     beside,
     button,
     fill,
+    keep_room,
     labelled,
     narrow,
+    one_place,
     sentence,
     tell,
 )
@@ -57,7 +59,8 @@ class FinetunePanel(LearnPanel):
         self.classes = sentence("Classes to learn")
         self.fold = fold_of("Classes")
         self.fold.addWidget(self.classes)
-        self.fit = sentence("How the stores fit together")
+        self.fit = sentence("How the stores fit together", lines=2)
+        keep_room(self.fold)
         self._data = QWidget()
         inside = QVBoxLayout(self._data)
         inside.setContentsMargins(0, 0, 0, 0)
@@ -73,7 +76,8 @@ class FinetunePanel(LearnPanel):
                        lambda: self.hub.go.emit("Data", {})),
             )
         )  # fmt: skip
-        column.addWidget(self._data)
+        keep_room(self._data)
+        column.addLayout(one_place(self.no_store, self._data))
         self.encoder = narrow(QComboBox())
         self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
         hint = "Pretrained weights to start from, or random ones"
@@ -110,6 +114,11 @@ class FinetunePanel(LearnPanel):
         self.list.show_stores(ordered, kept, self._lacks)
         self._show_classes()
 
+    def shown(self) -> None:
+        """See LearnPanel; what was hidden while one looked gives its room up."""
+        keep_room(self.no_encoder, keep=self.no_encoder.isVisibleTo(self))
+        super().shown()
+
     def show_encoders(self) -> None:
         """Fill the list of encoders."""
         kept = self.kept.get("encoder") or self.encoder.currentData()
@@ -117,6 +126,8 @@ class FinetunePanel(LearnPanel):
         entries.append(("From scratch (random weights)", SCRATCH))
         fill(self.encoder, entries, kept)
         self.no_encoder.setVisible(not self.encoders)
+        if not self.encoders:
+            keep_room(self.no_encoder)
         self._tell_encoder()
 
     def wish(self) -> FinetuneWish | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.data.leftovers import beside
+from homolog.private_files import create, make_folder
 
 _FILE = "window.json"
 
@@ -23,7 +24,8 @@ def write(home: Path, section: str, values: dict[str, Any]) -> None:
     everything = {**_all(home), section: values}
     scratch = beside(home / _FILE)
     with contextlib.suppress(OSError, TypeError, ValueError):
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
+        create(scratch)
         scratch.write_text(json.dumps(everything, indent=1), encoding="utf-8")
         scratch.replace(home / _FILE)
 

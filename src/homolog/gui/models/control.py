@@ -20,6 +20,7 @@ from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import PAINTED
 from homolog.gui.models.facts import facts_of, title_of
+from homolog.private_files import make_folder
 from homolog.runs.run import Run, find_runs
 
 CARD = model_card.CARD
@@ -211,9 +212,9 @@ def copy_model(source: Path, out: Path) -> Path:
             raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
     scratch = beside(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         sweep_leftovers(out.parent)
-        scratch.mkdir()
+        scratch.mkdir(mode=0o700)
         for name in (CARD, *card["sha256"]):
             shutil.copyfile(folder / name, scratch / name)
         scratch.rename(out)
