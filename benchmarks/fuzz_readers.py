@@ -177,6 +177,14 @@ class Seed:
     voxels: int
 
 
+CT_TAGS = {
+    "0008|0008": "ORIGINAL\\PRIMARY\\AXIAL", "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
+    "0008|0018": "1.2.3.9", "0008|0060": "CT", "0010|0020": "P7", "0018|0050": "2",
+    "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0020|0013": "1",
+    "0020|0032": "0\\0\\0", "0020|0037": "1\\0\\0\\0\\1\\0",
+}  # fmt: skip
+
+
 def seeds() -> list[Seed]:
     raw = scan_values().tobytes()
     big = scan_values(kind=">i2").tobytes()
@@ -244,7 +252,11 @@ def _itk_seeds() -> list[Seed]:
             if compressor:
                 writer.SetUseCompression(True)
                 writer.SetCompressor(compressor)
-            writer.Execute(sitk.GetImageFromArray(data))
+            image = sitk.GetImageFromArray(data)
+            for tag, text in CT_TAGS.items() if suffix == ".dcm" else ():
+                image.SetMetaData(tag, text)
+            writer.KeepOriginalImageUIDOn()
+            writer.Execute(image)
             content = path.read_bytes()
             found.append(Seed(kind, {path.name: content}, path.name, len(content) // 2))
 
@@ -384,6 +396,29 @@ class Mutant:
     def target(self) -> Path:
         """What is read."""
         return self.folder / self.seed.target if self.seed.target else self.folder
+
+
+# Formats whose voxels are packed, with and without a checksum.
+PACKED = (
+    "nifti-gz", "nifti2-gz", "nrrd-gz", "nrrd-bz2", "nhdr-gz", "mha-zlib", "mhd-zlib",
+    "dicom-deflated", "png", "tiff", "tiff-deflate", "tiff-lzw", "tiff-packbits",
+)  # fmt: skip
+
+
+def flipped(count: int, seed: int, root: Path) -> Iterator[Mutant]:
+    """Packed scans with one bit of their voxels flipped, ``count`` of each format."""
+    rng = random.Random(seed)
+    for one in seeds():
+        if one.format not in PACKED:
+            continue
+        names = list(one.files)
+        name, start = (names[1], 0) if one.voxels < 0 else (names[0], one.voxels)
+        for number in range(count):
+            folder = root / f"{one.format}{number}"
+            folder.mkdir()
+            write(one, folder)
+            (folder / name).write_bytes(flip_voxels(rng, one.files[name], start))
+            yield Mutant(one, "flip_voxels", folder)
 
 
 def mutants(count: int, seed: int, root: Path) -> Iterator[Mutant]:
@@ -533,11 +568,11 @@ class Readers:
         return self._process
 
 
-def fuzz(count: int, seed: int) -> dict[str, Any]:
+def fuzz(count: int, seed: int, flips: int = 0) -> dict[str, Any]:
     """Counts for each format and kind of damage, and every mutant that was bad."""
     formats: dict[str, Counter[str]] = defaultdict(Counter)
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
-    flips: dict[str, Counter[str]] = defaultdict(Counter)
+    bits: dict[str, Counter[str]] = defaultdict(Counter)
     codes: Counter[str] = Counter()
     bad: list[dict[str, Any]] = []
     ended = 0
@@ -545,43 +580,58 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        truth: dict[int, str] = {}
+        judged = _Judge(root, readers)
         try:
             for number, mutant in enumerate(mutants(count, seed, root)):
-                own = id(mutant.seed)
-                if own not in truth:
-                    truth[own] = _content(mutant.seed, root, readers)
-                told = readers.read(mutant.target)
-                what = told["what"]
-                if what == "sound":
-                    what = "same" if told["content"] == truth[own] else "other"
+                what, told = judged(mutant)
                 formats[mutant.seed.format][what] += 1
                 kinds[mutant.kind][what] += 1
-                if mutant.kind == "flip_voxels":
-                    flips[mutant.seed.format][what] += 1
                 if what == "refused":
                     codes[told["code"]] += 1
                     ended += "ends its decoder" in told["text"]
                 if what in BAD:
                     about = {"format": mutant.seed.format, "kind": mutant.kind}
                     bad.append({"number": number, **about, **told})
-                shutil.rmtree(mutant.folder)
+            for mutant in flipped(flips, seed, root):
+                what, told = judged(mutant)
+                bits[mutant.seed.format][what] += 1
+                if what in BAD:
+                    bad.append({"format": mutant.seed.format, "kind": "bit", **told})
         finally:
             readers.end()
-    total = sum(kinds.values(), Counter())
     return {
         "count": count,
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
         "limits": {"seconds": LIMIT_S, "bytes": LIMIT_BYTES, "kept": SWOLLEN_BYTES},
-        "total": dict(total),
+        "total": dict(sum(kinds.values(), Counter())),
         "bad": bad,
         "formats": {k: dict(v) for k, v in sorted(formats.items())},
         "kinds": {k: dict(v) for k, v in sorted(kinds.items())},
-        "one_bit_of_the_voxels_flipped": {k: dict(v) for k, v in sorted(flips.items())},
+        "one_bit_of_packed_voxels_flipped": {k: dict(v) for k, v in bits.items()},
         "refused_as_the_decoder_ended": ended,
         "codes": dict(codes.most_common()),
     }
+
+
+class _Judge:
+    """What became of a mutant, compared with the sound scan it was made of."""
+
+    def __init__(self, root: Path, readers: Readers) -> None:
+        self._root = root
+        self._readers = readers
+        self._truth: dict[str, str] = {}
+
+    def __call__(self, mutant: Mutant) -> tuple[str, dict[str, Any]]:
+        key = repr(mutant.seed)
+        if key not in self._truth:
+            self._truth[key] = _content(mutant.seed, self._root, self._readers)
+        told = self._readers.read(mutant.target)
+        shutil.rmtree(mutant.folder)
+        what = told["what"]
+        if what == "sound":
+            what = "same" if told["content"] == self._truth[key] else "other"
+        return what, told
 
 
 def _content(seed: Seed, root: Path, readers: Readers) -> str:
@@ -602,13 +652,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flips", type=int, default=100, help="of each packed format")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         serve()
         return
-    result = fuzz(given.count, given.seed)
+    result = fuzz(given.count, given.seed, given.flips)
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: result[k] for k in ("count", "seconds", "total")}))
     for one in result["bad"]:

@@ -30,6 +30,9 @@ class Backbone(nn.Module, ABC):
         channels: Channels of each returned map, one per scale.
         strides: Voxels (z, y, x) per cell of each map, fine to coarse.
         size_divisor: Every input side must be a multiple of this.
+        free_divisor: Of sides in prediction, where any size will do that is a multiple
+            of this; None: sides other than those of training do harm (learnt
+            positions; a divisor so large that a scan becomes mostly padding).
         spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
         decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
@@ -48,6 +51,7 @@ class Backbone(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index
+    free_divisor: Index | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ def describe(event: events.Event) -> str:
         case events.Preview(path=path, title=title):
             return f"{title or 'preview'}: {path}"
         case events.Stopped(index=index):
-            return f"stopped after step {index}; continue with: homolog runs resume"
+            return f"stopped after step {index}"
         case events.Failed(message=message):
             return f"failed: {message}"
     return ""

@@ -36,6 +36,8 @@ _LEVEL = 1
 _HANDLES = 96
 # Files whose chunks are remembered as compared with their checksums, per process.
 _SEEN = 8192
+# What blosc2 raises of a file that does not unpack.
+_UNPACKING = (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
 # Before, opening a file could run what it says (expressions, functions, pickles).
 _SAFE_BLOSC2 = (4, 14)
 
@@ -76,8 +78,8 @@ class StoredArray:
             seen.compare(key)
         try:
             values: NDArray[np.int16] = handle[key]
-        except RuntimeError as error:
-            raise Damage(self.path, f"it does not unpack ({error})") from error
+        except (RuntimeError, ArithmeticError) as error:
+            raise Damage(self.path, "it does not unpack") from error
         return values
 
     def __array__(
@@ -135,8 +137,6 @@ def _handle(
     path: Path, size: int, shape: tuple[int, ...], checksums: str
 ) -> tuple[Any, _Seen]:
     """This thread's open file, and what was compared of it; anew when replaced."""
-    import blosc2
-
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -149,20 +149,28 @@ def _handle(
     # A shortened file would crash the process when its missing pages are read.
     if status.st_size != size or not stat.S_ISREG(status.st_mode):
         raise Damage(path, f"it must be {size} bytes, is {status.st_size}")
-    check_blosc2()
     seen = _seen(path, mark)
-    try:
-        array = blosc2.open(
-            str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1)
-        )
-    except (RuntimeError, ValueError) as error:
-        raise Damage(path, f"it cannot be opened ({error})") from error
-    if type(array) is not blosc2.NDArray or array.shape != shape:
-        raise Damage(path, "it is no plain array")
+    array = _opened(path, shape)
     _LOCAL.open[path] = (mark, array, seen)
     while len(_LOCAL.open) > _HANDLES:
         _LOCAL.open.popitem(last=False)
     return array, seen
+
+
+def _opened(path: Path, shape: tuple[int, ...]) -> Any:
+    """The file by blosc2; its frame was judged before."""
+    import blosc2
+
+    check_blosc2()
+    try:
+        array = blosc2.open(
+            str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1)
+        )
+    except _UNPACKING as error:
+        raise Damage(path, "it cannot be opened") from error
+    if type(array) is not blosc2.NDArray or array.shape != shape:
+        raise Damage(path, "it is no plain array")
+    return array
 
 
 def _seen(path: Path, mark: tuple[Any, ...]) -> _Seen:
@@ -173,9 +181,17 @@ def _seen(path: Path, mark: tuple[Any, ...]) -> _Seen:
             _known.move_to_end(path)
             return known[1]
     shape, checksums = mark[2:]
-    frame = read_frame(path, shape)
-    if checksums:
-        frame.check_own(path, checksums)
+    try:
+        frame = read_frame(path, shape)
+        if checksums:
+            frame.check_own(path, checksums)
+    except Damage as damage:
+        if known is None or known[0][2:] != mark[2:]:
+            raise
+        raise JobError(
+            f"{path} was prepared anew (or damaged) while it was in use; begin again, "
+            "or resume the run."
+        ) from damage
     seen = _Seen(path, frame, checksums)
     with _knowing:
         _known[path] = (mark, seen)
@@ -220,14 +236,11 @@ def damage_of(path: Path, shape: tuple[int, ...], size: int, checksums: str) -> 
 
 def _unpacked(path: Path, frame: Frame) -> str:
     """Whether every chunk unpacks, in words where one does not."""
-    import blosc2
-
-    check_blosc2()
-    array = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+    array = _opened(path, frame.shape)
     for number in range(len(frame.places)):
         try:
             array.schunk.decompress_chunk(number)
-        except (RuntimeError, ValueError):
+        except _UNPACKING:
             return f"{frame.name(number)} does not unpack"
     return ""
 

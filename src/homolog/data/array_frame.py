@@ -175,7 +175,7 @@ def read_frame(path: Path, shape: tuple[int, ...]) -> Frame:
     try:
         with path.open("rb") as file:
             return _Judge(path, file, shape).frame()
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, ArithmeticError) as error:
         raise Damage(path, f"it is no stored array ({error})") from error
 
 
@@ -292,7 +292,7 @@ class _Judge:
         )  # fmt: skip
         try:
             table = bytes(blosc2.decompress2(packed))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
             raise Damage(self.path, "its index of chunks is broken") from error
         self.need(len(table) == nbytes, "its index of chunks is broken")
         return iter(struct.unpack(f"<{count}Q", table))

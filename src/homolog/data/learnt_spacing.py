@@ -229,6 +229,29 @@ def brought_note(name: str, own_mm: Sequence[float], new_mm: Sequence[float]) ->
     )
 
 
+def sizes_note(cards: Iterable[Card]) -> str:
+    """What to tell where the cases that are learnt from differ in voxel size, or ''."""
+    learnt = LearntSpacing.of_cases(cards)
+    if learnt is None or not learnt.varies:
+        return ""
+    return (
+        f"the scans' voxel sizes differ ({learnt.text}) and each is learnt "
+        "from at its own; one size for all: homolog prepare ... --spacing z,y,x."
+    )
+
+
+def other_size_note(learnt: Learnt, cards: Sequence[Card]) -> str:
+    """What to tell where an encoder learnt at another voxel size than cases have."""
+    odd = [card for card in cards if learnt.target_of_case(card) is not None]
+    if not odd or learnt.spacing is None:
+        return ""
+    return (
+        f"the encoder learnt at {learnt.spacing.text}, but {len(odd)} of "
+        f"{len(cards)} cases have another voxel size (first {odd[0].id!r}: "
+        f"{spacing_text(odd[0].spacing_mm)}); its features may fit less well."
+    )
+
+
 def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:
     """Encoders have always told the first and last voxel size in sorted order."""
     told = card.get("spacing_mm")

@@ -24,9 +24,13 @@ _RESTED_S = 3600.0
 _OWN = re.compile(
     r"^(\.(.+\.)?|homolog-)(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-z_]+\.part(\..+)?$"
 )
+# Exact, for they may lie in a folder of the user's beside files of any name.
 _FORMER = re.compile(
-    r"^\..+\.(?P<a>\d+)\.new$|^.+\.npy\.(?P<b>\d+)\.part$|^\.depth\.(?P<c>\d+)\.b2nd$"
-    r"|^\.[0-9a-f]{8}\.part\..+$|^\..+\.(new|old)$|^table\.npy\.part$"
+    r"^\.(run\.json|control|.+\.pca\.npy)\.(?P<a>\d+)\.new$"
+    r"|^.+\.features\.npy\.(?P<b>\d+)\.part$|^\.depth\.(?P<c>\d+)\.b2nd$"
+    r"|^\.[0-9a-f]{8}\.part\..+$|^table\.npy\.part$"
+    r"|^\.(card|store|rejected|depth|pairs|model|state)\.json\.new$"
+    r"|^\.(metrics\.csv|step_\d{8}\.png)\.new$|^\.(step_\d{8}|best|model)\.(new|old)$"
     r"|^\.align-[a-z0-9_]{8}$|^\.homolog-part-[a-z0-9_]{8}$"
 )
 _numbers = itertools.count()
@@ -88,6 +92,17 @@ def sweep_leftovers(folder: Path) -> int:
                 path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def restore_retired(folder: Path) -> None:
+    """Give what was moved aside its place back, where nothing came into that place.
+
+    ``best`` becomes ``.best.old`` for the moment in which a new one takes its place.
+    """
+    for name in ("best", "model"):
+        retired = folder / f".{name}.old"
+        if retired.is_dir() and not (folder / name).exists():
+            retired.rename(folder / name)
 
 
 def _is_stale(path: Path) -> bool:

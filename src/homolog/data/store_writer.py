@@ -32,6 +32,7 @@ from homolog.data.kept_cases import (
     Before,
     before,
     check_same_scans,
+    common_mm,
     is_refusal,
     join_with_kept,
     kept_cards,
@@ -39,7 +40,7 @@ from homolog.data.kept_cases import (
     recipe_for,
     still_lacking,
 )
-from homolog.data.label_joining import JoinedCases, join_cases
+from homolog.data.label_joining import JoinedCases, join_cases, told_of_classes
 from homolog.data.label_names import label_names
 from homolog.data.label_naming import parse_names
 from homolog.data.preprocess import Preprocessing, differing_settings
@@ -187,7 +188,7 @@ class _Asked:
 
 def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     """``write_store`` with the right to write."""
-    old, kept, told_by_files = before(out), list[Card](), asked.cases
+    old, kept = before(out), list[Card]()
     if old.damage:
         yield Note(f"{old.damage} Its list of cases is written anew.", "warning")
     if not asked.replace:
@@ -232,7 +233,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
             f"({listed([card.id for card in kept])}); --replace lets them go."
         )
     yield Saved(str(out), "store")
-    told = what_was_named(asked.named, given, told_by_files, cards)
+    own = told_of_classes(asked.cases, called)
+    told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
 
@@ -320,8 +322,13 @@ def _recipe(
         spacing = own or ("native" if asked.preprocessing else "auto")
     print_ = fingerprint(grids, spacing)
     if kept:
-        word = f"The recipe of {_count(kept)} that the store keeps holds for all."
-        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences))
+        size = print_.spacing_mm or common_mm(kept)
+        voxel = f"{' x '.join(f'{v:.4g}' for v in size)} mm" if size else "each its own"
+        word = (
+            f"The recipe of {_count(kept)} that the store keeps holds for all; voxel "
+            f"size: {voxel}."
+        )
+        print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
     return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_
 
 

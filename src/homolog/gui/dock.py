@@ -224,6 +224,8 @@ class MainPanel(QWidget):
             area.setWidgetResizable(True)
             area.setFrameShape(QFrame.Shape.NoFrame)
             area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+            # One that came and went would wrap every sentence anew.
+            area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)
             area.setAccessibleName(f"Tab {title}")
             area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             self._areas[title] = area

@@ -27,6 +27,8 @@ def fresh_folder(place: Path) -> Iterator[Path]:
     make_folder(place.parent)
     scratch = place.parent / f".{place.name}.new"
     retired = place.parent / f".{place.name}.old"
+    if retired.exists() and not place.exists():  # killed between two renames
+        retired.rename(place)
     for leftover in (scratch, retired):
         shutil.rmtree(leftover, ignore_errors=True)
     make_folder(scratch)

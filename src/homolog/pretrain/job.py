@@ -13,7 +13,7 @@ import torch
 from homolog.config import from_dict, to_dict
 from homolog.data.depths import write_depths
 from homolog.data.label_names import join_labels, refuse_ignored, store_titles
-from homolog.data.learnt_spacing import KEY, LearntSpacing
+from homolog.data.learnt_spacing import KEY, LearntSpacing, sizes_note
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
@@ -169,6 +169,8 @@ def _opening(
     sentences += method.remarks(
         {str(s.path): len(s.label_names) if id(s) in used else 0 for s in stores}
     )
+    if note := sizes_note(case.card for case in cases):
+        sentences.append(note)
     if len({str(to_dict(store.preprocessing)) for store in stores}) > 1:
         sentences.append(
             "the stores were prepared with different settings; the model will prepare "

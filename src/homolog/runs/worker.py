@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
-from homolog.data.leftovers import sweep_leftovers
+from homolog.data.leftovers import restore_retired, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
 from homolog.private_files import file_mode, keep_private
@@ -82,6 +82,7 @@ def execute(
             f"homolog runs stop {run.folder}"
         )
     try:
+        restore_retired(run.folder)
         for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
             sweep_leftovers(folder)
         run.begin_session(processes)

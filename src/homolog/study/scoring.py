@@ -23,8 +23,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """Score label files against label files, each pair on its own grid.
 
     Args:
-        config: ``pairs`` of ``prediction`` and ``reference``; ``names`` (label value ->
-            name; those of the reference's file if None); ``tolerance_mm`` of the NSD.
+        config: ``pairs`` of ``prediction`` and ``reference``; ``names`` (label value of
+            the predictions -> name; as ``evaluate_pairs`` if None); ``tolerance_mm`` of
+            the NSD.
         folder: Not used.
 
     Returns:

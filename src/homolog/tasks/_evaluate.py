@@ -126,8 +126,9 @@ def evaluate_pairs(
 
     Args:
         pairs: Case name -> (prediction, true label map).
-        names: What the values of the predictions are called; as files near them tell
-            if None. Where the truth names its labels too, names win over values.
+        names: What the values of the predictions are called; only these are scored. As
+            files near them tell, and all that are there, if None. Where the truth names
+            its labels too, names win over values.
         tolerance_mm: Of the NSD.
 
     Returns:
@@ -153,8 +154,10 @@ def evaluate_pairs(
                 f"{guess} and {right} must lie on one grid, got {ours.shape} "
                 f"{ours.affine!r} and {theirs.shape} {theirs.affine!r}."
             )
-        found = {int(v) for m in (theirs, ours) for v in np.unique(m.data) if v > 0}
-        found |= set(names or ()) & set(shared.names)
+        if names:
+            found = {shared.second.get(v, v) for v in names}
+        else:
+            found = {int(v) for m in (theirs, ours) for v in np.unique(m.data) if v > 0}
         labels = {
             v: shared.names.get(v, f"label {v}")
             for v in sorted(found - shared.strangers)

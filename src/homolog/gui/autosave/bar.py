@@ -62,8 +62,11 @@ class RestoreBar(QFrame):
         column.addWidget(self.words)
         column.addLayout(rows.beside(self.restore, self.not_now, self.delete))
         self.hide()
+        sessions_folder = preferences.home() / "sessions"
+        # The answer comes when the tab is already seen.
+        rows.keep_room(self, keep=has_entries(sessions_folder))
         in_background(
-            _look, preferences.home() / "sessions",
+            _look, sessions_folder,
             owner=self, done=self._offer, failed=lambda _: None,
         )  # fmt: skip
 
@@ -73,7 +76,13 @@ class RestoreBar(QFrame):
         self._allow(True)
         if found:
             self.words.setText(found[0].sentence())
+            rows.keep_room(self)  # answered, it leaves its place empty for now
         self.setVisible(bool(found))
+
+    def give_way(self) -> None:
+        """The tab is shown again: a bar without an offer takes no room any more."""
+        if self.isHidden():
+            rows.keep_room(self, keep=False)
 
     def _allow(self, on: bool) -> None:
         for button in (self.restore, self.not_now, self.delete):
@@ -207,6 +216,14 @@ class _Read:
         self.layers: list[LayerData]
         self.layers, self.lost, self.why = read_saved(left)
         self.entries = [e for e in left.labels if e not in self.lost]
+
+
+def has_entries(folder: Path) -> bool:
+    """Whether a folder is there and holds anything."""
+    try:
+        return next(folder.iterdir(), None) is not None
+    except OSError:
+        return False
 
 
 def _look(root: Path) -> list[Left]:

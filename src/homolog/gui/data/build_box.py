@@ -210,13 +210,12 @@ class BuildBox(QFrame):
         )
         self.build = rows.button("Build store", _NO_SCANS, self.start)
         self.bar = rows.named(QProgressBar(), "Progress", "Scans done")
-        self.status = rows.named(QLabel(), "What is being done", "What is being done")
-        self.status.setWordWrap(True)
+        self.status = rows.sentence("What is being done", lines=3)
         self.stop = rows.button(
             "Cancel", "Stop building; finished scans stay", self.cancel
         )
-        self.problem = rows.sentence("Problem")
-        self.summary = rows.sentence("Result")
+        self.problem = rows.sentence("Problem", lines=3)
+        self.summary = rows.sentence("Result", lines=3)
         self.show_rejected = rows.named(
             QPushButton("Show"),
             "Show what was left out",
@@ -252,19 +251,7 @@ class BuildBox(QFrame):
         column.addLayout(
             rows.labelled("Name", self.name, "Folder name of the new store")
         )
-        column.addLayout(
-            rows.labelled(
-                "Voxel size",
-                self.spacing,
-                "Spacing that all scans are resampled to, in mm",
-            )
-        )
-        self._own_row = rows.labelled(
-            "Size in mm (one number, or z, y, x)",
-            self.own,
-            "For example 1.5 or 3, 1, 1",
-        )
-        column.addLayout(self._own_row)
+        column.addLayout(self._voxel_size())
         column.addLayout(
             rows.labelled(
                 "Labels folder (optional)", self.labels,
@@ -273,23 +260,49 @@ class BuildBox(QFrame):
         )  # fmt: skip
         column.addWidget(self.choose)
         column.addWidget(self.label_names)
-        for widget in (self.build, self.bar, self.status, self.stop, self.problem):
-            column.addWidget(widget)
-        for widget in (self.summary, self.show_rejected, self.rejected, self.copy):
-            column.addWidget(widget)
-        column.addLayout(rows.beside(self.pretrain, self.finetune))
+        column.addWidget(self.build)
+        self._arrange_news(column)
         self._ticked = 0
         self._busy(True)
         self._busy(False)
         self._spacing_chosen()
 
+    def _voxel_size(self) -> QVBoxLayout:
+        """The choice, and beside it the size of one's own."""
+        hint = "Spacing that all scans are resampled to, in mm"
+        above = rows.labelled("Voxel size", self.spacing, hint)
+        rows.named(
+            self.own, "Size in mm (one number, or z, y, x)",
+            "Size in mm: one number, or z, y, x; for example 1.5 or 3, 1, 1",
+        )  # fmt: skip
+        self.own.setPlaceholderText("z, y, x in mm")
+        above.removeWidget(self.spacing)
+        line = rows.beside(self.spacing, self.own)
+        line.setStretch(0, 2)
+        above.addLayout(line)
+        return above
+
+    def _arrange_news(self, column: QVBoxLayout) -> None:
+        """What is being done, and below it what came of it.
+
+        No button of the one stands where a button of the other stood: who presses
+        Cancel a moment too late would go to another tab.
+        """
+        working = rows.beside(self.bar, self.stop)
+        working.setStretch(1, 0)
+        rows.keep_room(self.bar, self.stop, self.pretrain, self.finetune, self.own)
+        rows.keep_room(self.show_rejected, self.label_names)
+        column.addLayout(working)
+        column.addLayout(rows.one_place(self.status, self.problem, self.summary))
+        column.addLayout(rows.beside(self.pretrain, self.finetune))
+        for widget in (self.show_rejected, self.rejected, self.copy):
+            column.addWidget(widget)
+
     def _name_typed(self, text: str) -> None:
         self._name_is_ours = not text.strip()
 
     def _spacing_chosen(self) -> None:
-        own = self.spacing.currentData() == "own"
-        for i in range(self._own_row.count()):
-            self._own_row.itemAt(i).widget().setVisible(own)
+        self.own.setVisible(self.spacing.currentData() == "own")
 
     def _offer_names(self) -> None:
         """Where label maps come into the store."""

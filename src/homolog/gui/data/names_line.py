@@ -20,7 +20,7 @@ class NamesLine(QWidget):
         super().__init__()
         self.field = QLineEdit()
         self.field.setPlaceholderText("1=liver, 2=spleen")
-        self.problem = rows.sentence("Problem with the label names")
+        self.problem = rows.sentence("Problem with the label names", lines=2)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(rows.labelled("Label names (optional)", self.field, _HINT))

@@ -39,13 +39,19 @@ class OfferBar(QFrame):
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the bar where there is something to offer."""
+        """Show the bar where there is something to offer; else it takes no room."""
+        rows.keep_room(self, keep=False)
         self.setVisible(associations.should_offer())
 
     def _associate(self) -> None:
         associations.associate()
-        self.hide()
+        self._answered()
 
     def _decline(self) -> None:
         associations.decline()
+        self._answered()
+
+    def _answered(self) -> None:
+        """Nothing may jump to where the pointer just pressed."""
+        rows.keep_room(self)
         self.hide()

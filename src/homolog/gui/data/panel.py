@@ -86,6 +86,7 @@ class DataPanel(QWidget):
         self.refresh()
         self.stores.refresh()
         self.offer.refresh()
+        self.restore.give_way()
 
     def tear_down(self) -> None:
         """Let go of the viewer."""
@@ -124,7 +125,7 @@ class DataPanel(QWidget):
         has_rows = bool(listed)
         self.empty.setVisible(not has_rows)
         tools = (self.check_button, self.show_button, self.remove_button)
-        for widget in (self.open_button, self.list, *tools):
+        for widget in (self.list, *tools):
             widget.setVisible(has_rows)
 
     def ask_files(self) -> None:
@@ -286,16 +287,14 @@ class DataPanel(QWidget):
             "Add folder...", "List the scans of a folder without opening them",
             self.ask_folder,
         )  # fmt: skip
-        self.empty = rows.EmptyState(
-            _EMPTY,
-            rows.button("Open...", "Open scans or pictures", self.ask_files),
-            rows.button(
-                "Load sample volume", "A CT-like phantom with labels, made on the spot",
-                self._load_sample,
-            ),
+        self.empty = rows.EmptyState(_EMPTY)
+        self.sample = rows.button(
+            "Sample", "Load a sample volume: a CT-like phantom with labels, made on "
+            "the spot", self._load_sample,
         )  # fmt: skip
-        self.status = rows.sentence("What is being done")
-        self.trouble = rows.sentence("What could not be opened")
+        self.sample.setAccessibleName("Load sample volume")
+        self.status = rows.sentence("What is being done", lines=1)
+        self.trouble = rows.sentence("What could not be opened", lines=2)
         self.list = DataList(self)
         self.check_button = rows.button(
             "Check values", "Read every value of the selected scans: damage, NaN",
@@ -328,10 +327,14 @@ class DataPanel(QWidget):
     def _arrange(self) -> None:
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        for widget in (self.restore, self.offer, self.empty):
+        for widget in (self.restore, self.offer):
             column.addWidget(widget)
-        column.addLayout(rows.beside(self.open_button, self.add_folder))
-        column.addWidget(self.list, 1)
+        first = (self.open_button, self.add_folder, self.sample)
+        column.addLayout(rows.beside(*first))
+        # What comes and goes keeps its room: no button moves under the pointer.
+        rows.keep_room(self.list, self.check_button, self.show_button)
+        rows.keep_room(self.remove_button, self.use_labels)
+        column.addLayout(rows.one_place(self.empty, self.list), 1)
         column.addLayout(
             rows.beside(self.check_button, self.show_button, self.remove_button)
         )

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.data.control import BAD, DOUBT, Row
+from homolog.gui.rows import keep_scrolled
 
 # Rows of one folder that are shown one by one.
 _MOST_SHOWN = 300
@@ -61,7 +62,10 @@ class DataList(QTreeWidget):
         self.itemExpanded.connect(self._fill)
 
     def show_rows(self, rows: Iterable[Row]) -> None:
-        """Show rows; what was open, selected or not ticked stays so."""
+        """Show rows; what was open, selected, not ticked or looked at stays so."""
+        keep_scrolled(self, lambda: self._show(rows))
+
+    def _show(self, rows: Iterable[Row]) -> None:
         opened = {k for k, item in self._tops() if item.isExpanded()}
         chosen = {row.key for row in self.chosen()}
         self.blockSignals(True)

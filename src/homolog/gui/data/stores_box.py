@@ -46,8 +46,9 @@ class StoresBox(QWidget):
         )
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        for widget in (title, self.empty, self.list):
-            column.addWidget(widget)
+        rows.keep_room(self.list, self.pretrain, self.finetune, self.delete)
+        column.addWidget(title)
+        column.addLayout(rows.one_place(self.empty, self.list))
         column.addLayout(rows.beside(self.pretrain, self.finetune, self.delete))
         self._allow()
         hub.changed.connect(self._changed)
@@ -64,6 +65,12 @@ class StoresBox(QWidget):
         return None if item is None else item.data(_KEY)
 
     def _show(self, found: list[tuple[StoreChoice, int]]) -> None:
+        rows.keep_scrolled(self.list, lambda: self._list(found))
+        self.empty.setVisible(not found)
+        self.list.setVisible(bool(found))
+        self._allow()
+
+    def _list(self, found: list[tuple[StoreChoice, int]]) -> None:
         before = self.chosen()
         self.list.clear()
         for store, size in found:
@@ -77,9 +84,6 @@ class StoresBox(QWidget):
                 self.list.setCurrentItem(item)
         if self.list.currentItem() is None and self.list.count():
             self.list.setCurrentRow(0)
-        self.empty.setVisible(not found)
-        self.list.setVisible(bool(found))
-        self._allow()
 
     def _allow(self) -> None:
         store = self.chosen()

@@ -33,6 +33,10 @@ NO_FEATURES = "Features are computed once per scan and kept. Press Compute featu
 IN_3D = "Similarity under the mouse needs the 2D view: press Ctrl+Y or the 2D button."
 OUTSIDE = "Move the mouse over a scan that has features."
 READY = "Move the mouse over the scan. Shift+click or Shift+F pins the place."
+COMPUTING = "Features are being computed; you can go on working."
+LOOKING = "Looking for features computed before ..."
+# All that may be told, the command that installs apart: room is kept for the longest.
+HINTS = (NO_MODEL, NO_SCAN, NO_FEATURES, IN_3D, OUTSIDE, READY, COMPUTING, LOOKING)
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ class ExploreControl:
         states = {scan.state for scan in self.scans.values()}
         if "ready" not in states:
             if states & {"computing", "waiting"}:
-                return Hint("Features are being computed; you can go on working.")
+                return Hint(COMPUTING)
             if "looking" in states:
-                return Hint("Looking for features computed before ...")
+                return Hint(LOOKING)
             if self.engine_missing:
                 return Hint(INSTALL, "install")
             return Hint(NO_FEATURES, "compute")

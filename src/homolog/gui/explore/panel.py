@@ -18,12 +18,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui import engine, keys
+from homolog.gui import engine, keys, rows
+from homolog.gui.explore.control import HINTS
 from homolog.gui.explore.pins_box import PinsBox
 from homolog.gui.explore.products import Products
 from homolog.gui.explore.rows import ScanRow
 from homolog.gui.explore.session import Explorer
-from homolog.gui.explore.tools import MouseBox, RangeBox, sentence
+from homolog.gui.explore.tools import MouseBox, RangeBox
 from homolog.gui.hub import Hub
 from homolog.gui.learn.model_choice import (
     ModelChoice,
@@ -57,11 +58,14 @@ class ExplorePanel(QWidget):
         self.pins = PinsBox(self.explorer)
         self.mouse = MouseBox(self.explorer)
         self.tools = RangeBox(self.explorer, self.products)
-        self.said = sentence("What was done")
+        self.said = rows.Sentence(2)
+        rows.named(self.said, "What was done", "What was done")
+        # What comes and goes keeps its room, and what grows stands last.
+        rows.keep_room(self.act, self.bring, self.mouse, self.tools)
         column = QVBoxLayout(self)
         for part in (
-            self._model_row, self._hint_box, self.rows, self.mouse, self.pins,
-            self.tools, self.said,
+            self._model_row, self._hint_box, self.rows, self.mouse, self.tools,
+            self.said, self.pins,
         ):  # fmt: skip
             if isinstance(part, QWidget):
                 column.addWidget(part)
@@ -122,7 +126,8 @@ class ExplorePanel(QWidget):
 
     def _make_hint(self) -> None:
         self._hint_box = QWidget()
-        self.hint = sentence("Hint")
+        self.hint = rows.Sentence(1, HINTS)
+        rows.named(self.hint, "Hint", "What to do next")
         self.act = QPushButton()
         self.act.clicked.connect(self._do)
         self.bring = QPushButton("Import...")

@@ -24,6 +24,7 @@ from homolog.gui.explore.session import Explorer
 
 _NAME, _SCAN = 1, 2
 _ROWS_SHOWN = 4
+_ROOM_PX = 8
 
 
 class PinsBox(QWidget):
@@ -262,10 +263,9 @@ def _table(titles: tuple[str, ...], tip: str) -> QTableWidget:
 
 
 def _fit(table: QTableWidget) -> None:
-    """As high as its rows, up to a few; more are scrolled."""
+    """As high as a few rows, however many there are: what stands below stays."""
     table.resizeRowsToContents()
-    rows = min(table.rowCount(), _ROWS_SHOWN)
-    height = sum(table.rowHeight(row) for row in range(rows))
+    height = _ROWS_SHOWN * (table.fontMetrics().height() + _ROOM_PX)
     frame = table.horizontalHeader().sizeHint().height() + 2 * table.frameWidth() + 2
     table.setFixedHeight(height + frame)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -14,6 +13,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.gui import rows
 from homolog.gui.explore.scan import Scan
 
 # State -> (sign, what the button does, its text); the sign is never the only cue.
@@ -59,15 +59,14 @@ class ScanRow(QWidget):
             "are hidden"
         )
         self.front.clicked.connect(lambda: self.look_at.emit())
-        self.state = QLabel()
-        self.state.setWordWrap(True)
-        self.state.setTextFormat(Qt.TextFormat.PlainText)
-        self.button = QPushButton()
+        self.state = rows.Sentence(2)
+        self.button = rows.OneOf("Compute features", "Try again", "Cancel")
         self.button.clicked.connect(self._press)
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
+        rows.keep_room(self.bar)
         first, second = QHBoxLayout(), QHBoxLayout()
         first.addWidget(self.heat, 1)
         first.addWidget(self.front)

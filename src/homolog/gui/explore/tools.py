@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleRangeSlider
 
+from homolog.gui import rows
 from homolog.gui.explore.products import Products
 from homolog.gui.explore.session import Explorer
 
@@ -27,8 +28,12 @@ class MouseBox(QWidget):
         self.follow.setAccessibleName("Similarity under the mouse")
         self.follow.setToolTip("Off: the pinned map stays while the mouse moves")
         self.follow.toggled.connect(self._set_follow)
-        self.value = sentence("Similarity under the mouse, value")
-        self.value.setMinimumHeight(self.value.fontMetrics().lineSpacing())
+        # It changes with the mouse, beside buttons that must not.
+        self.value = rows.Sentence(2)
+        rows.named(
+            self.value, "Similarity under the mouse, value",
+            "Similarity under the mouse, value",
+        )  # fmt: skip
         self.points = QCheckBox("Show points")
         self.points.setChecked(True)
         self.points.setAccessibleName("Show points")
@@ -106,14 +111,3 @@ class RangeBox(QWidget):
 
     def _set_range(self, values: tuple[float, ...]) -> None:
         self._explorer.set_range(float(values[0]), float(values[-1]))
-
-
-def sentence(name: str) -> QLabel:
-    """A label for a sentence that changes; read out by its name."""
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setAccessibleName(name)
-    label.setToolTip(name)
-    return label

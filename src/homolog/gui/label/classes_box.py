@@ -23,7 +23,7 @@ from homolog.gui.label.session import LabelSession
 
 _VALUE = Qt.ItemDataRole.UserRole
 _TITLES = ("Class", "Key", "Painted")
-_ROWS_SHOWN = 8
+_ROWS_SHOWN = 5  # whatever there is: "Add class" stays under the pointer
 
 
 class ClassesBox(QWidget):
@@ -138,9 +138,8 @@ class ClassesBox(QWidget):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         height = table.fontMetrics().height() + 8
         table.verticalHeader().setDefaultSectionSize(height)
-        shown = min(max(table.rowCount(), 2), _ROWS_SHOWN)
         extra = header.sizeHint().height() + 2 * table.frameWidth() + 2
-        table.setFixedHeight(shown * height + extra)
+        table.setFixedHeight(_ROWS_SHOWN * height + extra)
 
     def _value(self, row: int) -> int | None:
         item = self.table.item(row, 0)

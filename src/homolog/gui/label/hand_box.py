@@ -52,13 +52,19 @@ class HandBox(QWidget):
         self.bar.hide()
         self.stop = rows.button("Cancel", "Stop; nothing half-made stays", self.cancel)
         self.stop.hide()
-        self.words = rows.sentence("What became of it")
+        self.words = rows.sentence("What became of it", lines=3)
+        rows.keep_room(self.bar, self.stop, self.use)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(
             rows.labelled("Model name", self.name, "Folder name of the saved model")
         )
-        for part in (self.save, self.tune, self.bar, self.stop, self.words, self.use):
+        for part in (self.save, self.tune):
+            column.addWidget(part)
+        working = rows.beside(self.bar, self.stop)
+        working.setStretch(1, 0)
+        column.addLayout(working)
+        for part in (self.words, self.use):
             column.addWidget(part)
         session.trainer.changed.connect(self.refresh)
         session.scans_changed.connect(self.refresh)

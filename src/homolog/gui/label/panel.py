@@ -50,7 +50,7 @@ class LabelPanel(QWidget):
             rows.button("Open scans...", "Go to Data, where scans are opened",
                         lambda: hub.go.emit("Data", {})),
         )  # fmt: skip
-        self.hint = rows.sentence("Hint")
+        self.hint = rows.sentence("Hint", texts=words.HINTS)
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
         self.classes = ClassesBox(self.session, self)
@@ -58,7 +58,6 @@ class LabelPanel(QWidget):
         self.settings = SettingsBox(self.session)
         self.hand = HandBox(self.session)
         column = QVBoxLayout(self)
-        column.addWidget(self.no_scan)
         column.addLayout(
             rows.labelled(
                 "Features", self.model,
@@ -66,6 +65,7 @@ class LabelPanel(QWidget):
             )
         )  # fmt: skip
         column.addWidget(self.hint)
+        column.addWidget(self.no_scan)  # in the place of the scans
         column.addLayout(self._list)
         for part in (self.classes, self.result, self.settings, self.hand):
             column.addWidget(part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtWidgets import QCheckBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from homolog.gui import keys, rows
 from homolog.gui.label.learning import Fitted
@@ -39,11 +39,9 @@ class ResultBox(QWidget):
             "Predict now (⇧T)", "Learn from the paint and predict (Shift+T)",
             self._trainer.now,
         )  # fmt: skip
-        self.state = QLabel()
-        self.state.setWordWrap(True)
-        rows.named(self.state, "State of the prediction", "What is being done")
-        self.warnings = rows.sentence("What is wrong with the paint")
-        self.score = rows.sentence("Left-out score")
+        self.state = rows.sentence("State of the prediction", lines=2)
+        self.warnings = rows.sentence("What is wrong with the paint", lines=2)
+        self.score = rows.sentence("Left-out score", lines=3)
         self.next = rows.button(
             "Where to click next (⇧N)",
             "Go to the most uncertain place in the body and mark it (Shift+N)",
@@ -58,14 +56,15 @@ class ResultBox(QWidget):
             "shown", lambda: places.show_before(self.before.isChecked()),
         )  # fmt: skip
         self.before.setCheckable(True)
-        self.told = rows.sentence("What was done")
+        self.told = rows.sentence("What was done", lines=2)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.auto)
-        for part in (self.train, self.state, self.warnings, self.next, self.told):
+        for part in (self.train, self.state, self.next):
             column.addWidget(part)
         column.addLayout(rows.beside(self.undo, self.before))
-        column.addWidget(self.score)
+        for part in (self.told, self.warnings, self.score):
+            column.addWidget(part)
         self._trainer.changed.connect(self.refresh)
         self._trainer.fitted.connect(self._fitted)
         self._trainer.scored.connect(self._scored)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -55,16 +54,16 @@ class ScanRow(QWidget):
         self.paint.clicked.connect(lambda: self.make.emit())
         self.take = QPushButton()
         self.take.clicked.connect(lambda: self.use.emit())
-        self.state = QLabel()
-        self.state.setWordWrap(True)
-        self.state.setTextFormat(Qt.TextFormat.PlainText)
-        self.features = QPushButton()
+        self.state = rows.Sentence(2)
+        self.features = rows.OneOf("Compute features", "Try again", "Cancel")
         self.features.clicked.connect(self._press)
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
         second = QHBoxLayout()
+        # What comes and goes keeps its place: a stroke or a model moves no button.
+        rows.keep_room(self.bar, self.take)
         second.addWidget(self.state, 1)
         second.addWidget(self.features)
         column = QVBoxLayout(self)

@@ -19,6 +19,8 @@ COMPUTE = (
     "This model's features of the scan are computed once and kept. Press Compute "
     "features, or choose Intensity only, which works at once."
 )
+# All that the hint may say: room is kept for the longest.
+HINTS = (START, COMPUTING, IN_3D, COMPUTE)
 _STATES = {
     "waiting": "Waiting for the end of your stroke ...",
     "fitting": "Learning from the paint ...",

@@ -47,9 +47,12 @@ class CohortBox(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(self._asking())
-        for widget in (self.bar, self.doing, self.cancel):
-            column.addWidget(widget)
-        for widget in (self.title, self.table, self.missing):
+        # What comes and goes keeps its room, and what grows stands last.
+        rows.keep_room(self.bar, self.cancel, self.missing)
+        column.addWidget(self.bar)
+        column.addWidget(self.doing)
+        column.addLayout(rows.beside(self.missing, self.cancel))
+        for widget in (self.title, self.table):
             column.addWidget(widget)
         self._filler = QTimer(self)
         self._filler.setSingleShot(True)
@@ -95,7 +98,7 @@ class CohortBox(QWidget):
             return
         self.now.find(mark)
         self.refresh()
-        rows.bring_into_view(self.table)
+        rows.bring_into_view(self.table, asked=True)
 
     def stop(self) -> None:
         """The panel goes."""
@@ -152,7 +155,7 @@ class CohortBox(QWidget):
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
         rows.named(self.bar, "Scans searched", "Scans searched so far")
-        self.doing = rows.sentence("Scan whose features are computed")
+        self.doing = rows.sentence("Scan whose features are computed", lines=1)
         self.title = QLabel("In all open &scans")
         self.table = CohortTable()
         self.title.setBuddy(self.table)

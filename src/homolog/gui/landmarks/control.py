@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from homolog.data.landmarks import Landmark
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Triple
+from homolog.gui.explore import control
 from homolog.gui.explore.control import ExploreControl, Hint
 from homolog.gui.explore.layers import Mark, shown_of
 from homolog.gui.explore.scan import Scan
@@ -28,6 +29,8 @@ READY = (
     "Shift+click a place in scan A (or press Pick, then click). It is searched in B."
 )
 IN_3D = "Places are picked in the 2D view: press Ctrl+Y or the 2D button."
+# All that may be told, the command that installs apart: room is kept for the longest.
+HINTS = (ONE_SCAN, SAME, COMPUTE, READY, IN_3D, *control.HINTS)
 NOT_IN_A = "That place is not in scan A. Move the mouse over scan A."
 
 
@@ -116,9 +119,9 @@ class LandmarksControl:
         states = {scan.state for scan in pair}
         if states != {"ready"}:
             if states & {"computing", "waiting"}:
-                return Hint("Features are being computed; you can go on working.")
+                return Hint(control.COMPUTING)
             if "looking" in states:
-                return Hint("Looking for features computed before ...")
+                return Hint(control.LOOKING)
             if book.engine_missing:
                 return book.hint(ndisplay) if "ready" not in states else Hint(COMPUTE)
             return Hint(COMPUTE, "compute")

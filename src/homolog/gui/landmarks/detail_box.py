@@ -43,7 +43,7 @@ class DetailBox(QWidget):
             grid.addWidget(title, 0, column, Qt.AlignmentFlag.AlignCenter)
             grid.addWidget(label, 1, column, Qt.AlignmentFlag.AlignCenter)
             self.pictures[letter] = label
-        self.words = rows.sentence("Figures of the chosen landmark")
+        self.words = rows.sentence("Figures of the chosen landmark", lines=5)
         column_ = QVBoxLayout(self)
         column_.setContentsMargins(0, 0, 0, 0)
         column_.addLayout(grid)

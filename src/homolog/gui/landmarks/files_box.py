@@ -144,7 +144,7 @@ class FitBox(QWidget):
             "Fit affine", "Any linear map of A onto B; needs more landmarks than rigid",
             lambda: self._fit("affine"),
         )  # fmt: skip
-        self.words = rows.sentence("Result of the fit")
+        self.words = rows.sentence("Result of the fit", lines=3)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(rows.beside(self.rigid, self.affine))

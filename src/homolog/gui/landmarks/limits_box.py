@@ -58,7 +58,7 @@ class LimitsBox(QWidget):
             "Reset limits", "Back to the defaults",
             lambda: self._session.set_limits(LandmarksConfig()),
         )  # fmt: skip
-        self.words = rows.sentence("What the limits accept")
+        self.words = rows.sentence("What the limits accept", lines=2)
         column = QVBoxLayout()
         column.setContentsMargins(0, 0, 0, 0)
         box = QWidget()

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 from homolog.gui import engine, keys, rows
 from homolog.gui.hub import Hub
 from homolog.gui.landmarks.cohort_box import CohortBox
+from homolog.gui.landmarks.control import HINTS
 from homolog.gui.landmarks.detail_box import DetailBox
 from homolog.gui.landmarks.files_box import FilesBox, FitBox
 from homolog.gui.landmarks.limits_box import LimitsBox
@@ -38,6 +39,7 @@ _ACTIONS = {
     "pretrain": "Pretrain...", "data": "Open scans...", "install": "Copy the command",
     "compute": "Compute features", "file": "Choose a file as B...",
 }  # fmt: skip
+PREPARING = "Getting both scans ready for searching; a few seconds ..."
 _SCANS = (
     "Scans (*.nii *.nii.gz *.mha *.mhd *.nrrd *.nhdr *.dcm *.hdr *.img);;All files (*)"
 )
@@ -71,17 +73,19 @@ class LandmarksPanel(QWidget):
         self.fit = FitBox(self.session)
         self.files = FilesBox(self.session)
         self.cohort = CohortBox(self.session)
-        self.said = rows.sentence("What was done")
+        self.said = rows.sentence("What was done", lines=2)
+        # What comes and goes keeps its room, and what grows stands last.
+        rows.keep_room(self.act, self.bring, self.second, self.detail)
         column = QVBoxLayout(self)
         column.addLayout(self._model_row)
         for part in (self._hint_box, self.a, self.b):
             column.addWidget(part)
         column.addLayout(rows.beside(self.pick, self.second))
         column.addLayout(rows.beside(self.follow, self.points))
-        for part in (self.table, self.limits, self.detail, self.fit, self.files):
+        for part in (self.limits, self.files, self.said):
             column.addWidget(part)
-        column.addWidget(self.said)
-        column.addWidget(self.cohort)
+        for part in (self.table, self.fit, self.detail, self.cohort):
+            column.addWidget(part)
         column.addStretch(1)
         self._connect()
         self.shown()
@@ -144,7 +148,7 @@ class LandmarksPanel(QWidget):
 
     def _make_hint(self) -> None:
         self._hint_box = QWidget()
-        self.hint = rows.sentence("Hint")
+        self.hint = rows.sentence("Hint", texts=(*HINTS, PREPARING))
         self.act = QPushButton()
         self.act.clicked.connect(self._do)
         self.bring = rows.button(
@@ -291,7 +295,7 @@ class LandmarksPanel(QWidget):
         if hint.action == "install":
             text = f"{text}\n{engine.install_command()}"
         elif control.is_ready and session.searching.is_preparing:
-            text = "Getting both scans ready for searching; a few seconds ..."
+            text = PREPARING
         rows.tell(self.hint, text)
         self.act.setText(_ACTIONS.get(hint.action, ""))
         rows.named(self.act, _ACTIONS.get(hint.action, "Do it").rstrip("."), text)

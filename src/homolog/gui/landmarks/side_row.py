@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
@@ -51,15 +51,14 @@ class SideRow(QWidget):
         self.scan.activated.connect(self._choose)
         label = QLabel(f"Scan &{letter}")
         label.setBuddy(self.scan)
-        self.state = QLabel()
-        self.state.setWordWrap(True)
-        self.state.setTextFormat(Qt.TextFormat.PlainText)
-        self.button = QPushButton("Compute features")
+        self.state = rows.Sentence(2)
+        self.button = rows.OneOf("Compute features", "Try again", "Cancel")
         self.button.clicked.connect(self._press)
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
+        rows.keep_room(self.bar)
         first, second = QHBoxLayout(), QHBoxLayout()
         first.addWidget(label)
         first.addWidget(self.scan, 1)

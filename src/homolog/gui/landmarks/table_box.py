@@ -180,13 +180,13 @@ class TableBox(QWidget):
             self.table.setItem(row, column, item)
 
     def _fit(self) -> None:
-        """As high as its rows, up to a few; more are scrolled."""
+        """As high as a few rows, however many there are: what is below stays."""
         vertical = self.table.verticalHeader()
         one = self.table.fontMetrics().height() + _ROOM_PX
         if vertical is not None and vertical.defaultSectionSize() != one:
             vertical.setMinimumSectionSize(one)
             vertical.setDefaultSectionSize(one)
-        height = min(max(self.table.rowCount(), 1), _ROWS_SHOWN) * one
+        height = _ROWS_SHOWN * one
         header = self.table.horizontalHeader()
         bar = self.table.horizontalScrollBar()
         extra = 2 * self.table.frameWidth() + 2
