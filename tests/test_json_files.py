@@ -340,3 +340,13 @@ def test_what_no_memory_holds_is_refused_before_it_is_taken(
     with pytest.raises((UnusableInput, ConfigError)) as caught:
         resolve("s2dc", [three_patients.path], recipe="cpu", settings=settings)
     assert "GB of memory" in str(caught.value) or "65536" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"method": 5}', "[[", "[" * 100_000])
+def test_a_recipe_of_another_shape_is_one_sentence(
+    text: str, three_patients: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.json"):
+        resolve("mae", [three_patients.path], recipe=str(path))

@@ -19,6 +19,7 @@ from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed import feed_threads
+from homolog.json_files import short
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods._base import Method
@@ -226,8 +227,15 @@ def _recipe(
         read: dict[str, Any] = (
             tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         )
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
+    if not isinstance(read, dict) or not all(
+        isinstance(table, dict) for table in read.values()
+    ):
+        raise ConfigError(
+            f"the recipe {path} must hold tables (method, backbone, training), got "
+            f"{short(read)}."
+        )
     unknown = sorted(set(read) - set(PARTS))
     if unknown:
         raise ConfigError(

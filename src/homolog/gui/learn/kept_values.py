@@ -38,6 +38,6 @@ def forget(home: Path, section: str) -> None:
 def _all(home: Path) -> dict[str, Any]:
     try:
         found = json.loads((home / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
