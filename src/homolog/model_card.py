@@ -25,7 +25,7 @@ _TASK_SPEC: Shape = {
 }  # fmt: skip
 
 _SHAPE: Shape = {
-    "weights": str, "sha256": dict[str, str], "kind?": str,
+    "weights?": str, "sha256?": dict[str, str], "kind?": str,
     "backbone?": dict | None, "method?": str | None, "method_config?": dict,
     "title?": str | None, "preprocessing?": dict, "preprocessings?": list[dict],
     "task_config?": dict, "task_spec?": _TASK_SPEC, "label_names?": dict[str, str],
@@ -36,6 +36,7 @@ _SHAPE: Shape = {
     "learnt_spacing_mm?": dict | None,
 }  # fmt: skip
 
+_WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
 _EMBEDDING: Shape = {
     "embedding?": {"maps?": dict[str, int], "heads?": _TEXTS, "strides?": dict}
@@ -44,8 +45,12 @@ _LEARNT: Shape = {"learnt_spacing_mm?": {"smallest": _BOUNDS, "largest": _BOUNDS
 _SPACING: Shape = {"preprocessing?": {"spacing_mm?": _TRIPLE | None}}
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path, *, usable: bool = True) -> dict[str, Any]:
     """``model.json`` of a model folder, its fields of the types they are written with.
+
+    Args:
+        folder: The model folder.
+        usable: It must name its weights and their checksums; to be shown it need not.
 
     Raises:
         UnusableInput: It is missing or damaged; names the file and the field.
@@ -53,15 +58,21 @@ def read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
         card = read_object(path, _SHAPE)
-    except FileNotFoundError:
+        if usable:
+            check_shape(card, _WEIGHTS)
+    except (FileNotFoundError, NotADirectoryError):
         raise UnusableInput(f"{path} is missing.") from None
+    except UnusableInput:
+        raise
+    except ValueError as error:
+        raise UnusableInput(f"{path} is damaged ({error}).") from None
     for name, shape in (
         ("backbone", _BACKBONE), ("embedding", _EMBEDDING),
         ("preprocessing", _SPACING), ("learnt_spacing_mm", _LEARNT),
     ):  # fmt: skip
         if card.get(name):  # null or empty where a model has none
             _check(card, shape, path)
-    for name in (card["weights"], *card["sha256"]):
+    for name in (card.get("weights", CARD), *card.get("sha256", {})):
         if Path(name).name != name or "\\" in name:
             raise UnusableInput(
                 f"{path} is damaged (weights must be the names of files beside it, "

@@ -127,7 +127,7 @@ def read_choice(path: Path) -> ModelChoice:
     if card_path is None:
         raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
     try:
-        card = read_card(card_path.parent)
+        card = read_card(card_path.parent, usable=False)
         painted = card.get("kind") == PAINTED
         # a painted model may read intensities alone
         network = card.get("backbone") or {"name": ""} if painted else card["backbone"]
