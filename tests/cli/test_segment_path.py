@@ -343,5 +343,5 @@ def test_models_from_before_take_their_stores_size_or_warn(
     store, config = run / "store", {"store": str(run / "store"), "more_stores": []}
     (old / "run.json").write_text(json.dumps({"config": config}))
     warning, told = predicted(tmp_path / "of_run")
-    assert f"training data in {store}, 1.5 x 1.5 x 1.5 mm" in warning
+    assert f"training data in {store}, 1.5 mm" in warning
     assert "were brought to 1.5 x 1.5 x 1.5 mm" in told["notes"][0]
