@@ -21,8 +21,8 @@ from homolog.data.file_lock import is_locked
 from homolog.data.pairs import read_pairs
 from homolog.data.preprocess import Preprocessing
 from homolog.data.problems import problem_of
-from homolog.data.store import case_folder, read_card, read_contents
-from homolog.data.store_folder import LOCK, unlisted, writing
+from homolog.data.store import LOCK, case_folder, read_card, read_contents
+from homolog.data.store_folder import unlisted, writing
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 
