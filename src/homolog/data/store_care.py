@@ -124,8 +124,9 @@ def _case(
             report.mended.append(case_id)
             yield Note(f"{case_id} was made anew from {card.source}.")
         except Exception as error:  # noqa: BLE001 - the other cases are looked at
+            reason = problem_of(error).text
             report.problems.append(
-                f"{case_id} could not be mended: {problem_of(error).text}"
+                f"{case_id} could not be mended from {card.source}: {reason}"
             )
     for words in _depth(folder, card, repair=repair):
         report.damaged.append({"case": case_id, "file": "depth.b2nd", "what": words})
@@ -155,10 +156,8 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
     from homolog.data.scan_io import scan_hash
 
     image = Path(card.source)
-    if not image.exists() and not image.parent.exists():
-        raise UnusableInput(f"its scan {image} is not there.")
     if scan_hash(image) != card.source_hash:
-        raise UnusableInput(f"its scan {image} has changed since; run prepare again.")
+        raise UnusableInput("the scan has changed since; run prepare again.")
     own, grid = card.original["affine"], card.affine
     source = CaseSource(
         id=card.id, image=image,
