@@ -20,7 +20,7 @@ from homolog.data.case_writer import build_case, checksums, damages, write_card
 from homolog.data.file_lock import is_locked
 from homolog.data.pairs import read_pairs
 from homolog.data.preprocess import Preprocessing
-from homolog.data.problems import problem_of
+from homolog.data.problems import sentence_of
 from homolog.data.store import LOCK, case_folder, read_card, read_contents
 from homolog.data.store_folder import unlisted, writing
 from homolog.errors import UnusableInput
@@ -124,9 +124,8 @@ def _case(
             report.mended.append(case_id)
             yield Note(f"{case_id} was made anew from {card.source}.")
         except Exception as error:  # noqa: BLE001 - the other cases are looked at
-            reason = problem_of(error).text
             report.problems.append(
-                f"{case_id} could not be mended from {card.source}: {reason}"
+                f"{case_id} could not be mended: {sentence_of(error)}"
             )
     for words in _depth(folder, card, repair=repair):
         report.damaged.append({"case": case_id, "file": "depth.b2nd", "what": words})
@@ -157,7 +156,7 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
 
     image = Path(card.source)
     if scan_hash(image) != card.source_hash:
-        raise UnusableInput("the scan has changed since; run prepare again.")
+        raise UnusableInput(f"its scan {image} has changed since; run prepare again.")
     own, grid = card.original["affine"], card.affine
     source = CaseSource(
         id=card.id, image=image,
