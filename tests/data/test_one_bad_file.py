@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -21,6 +22,7 @@ from homolog.data.inspect import inspect_scan
 from homolog.data.problems import Unsound, problem_of
 from homolog.data.scan_io import read_scan
 from homolog.data.series_list import list_series, series_with
+from homolog.data.store_writer import prepare_store
 from homolog.errors import JobError
 from homolog.events import drain
 
@@ -363,3 +365,17 @@ def test_names_nested_without_end_leave_labels_unnamed(tmp_path: Path) -> None:
     (tmp_path / "label_names.json").write_text("[" * 100_000)
     (case,) = drain(index_sources([tmp_path])).cases
     assert case.label is not None
+
+
+def test_names_that_are_no_utf8_are_names(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/p\xff1"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    for number, name in enumerate((b"a\xfe.nii.gz", b"T1.nii.gz")):
+        data = values((9, 10, 11), np.float32) + number
+        put(Path(os.fsdecode(folder + b"/" + name)), nifti(data, srow=EYE))
+    result = drain(prepare_store([tmp_path], tmp_path / "store"))
+    assert result["cases"] == 2
+    assert result["rejected"] == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -505,3 +507,35 @@ def test_five_axes_are_several_volumes(tmp_path: Path) -> None:
     path.write_bytes("\n".join(lines).encode() + data.tobytes())
     with pytest.raises(Unsound, match="4D: 2 volumes"):
         read_scan(path)
+
+
+@pytest.mark.parametrize("deep", [1, 2])
+@pytest.mark.parametrize("opaque", [True, False])
+def test_grey_with_alpha_is_grey_where_it_is_opaque(
+    deep: int, opaque: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(deep)
+    grey = rng.integers(0, 256**deep, (20, 30)).astype(f">u{deep}")
+    alpha = np.full_like(grey, 256**deep - 1)
+    alpha[0, 0] -= not opaque
+    rows = np.stack([grey, alpha], -1).astype(grey.dtype)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def part(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    head = struct.pack(">IIBBBBB", 30, 20, 8 * deep, 4, 0, 0, 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"tEXt", b"Title\0x")
+        + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b"")
+    )  # fmt: skip
+    if not opaque:
+        with pytest.raises(Unsound, match="partly transparent"):
+            read_scan(path)
+        return
+    volume = read_scan(path)
+    assert volume.data.dtype == np.dtype(f"u{deep}")
+    np.testing.assert_array_equal(volume.data[0, 0], grey)
+    assert "opaque alpha" in volume.meta["remarks"][-1]

@@ -122,7 +122,7 @@ def find_series(
             small = number > 0 and len(group) <= _LOCALISER_AT_MOST < len(members[0])
             slices = is_placed(group[0]) and not_a_scan(group[0]) is None
             if slices and (_is_scout(group) or small or planes > 1):
-                text = f"a localiser of {len(group)} images, not a scan."
+                text = f"a localiser of {_images(len(group))}, not a scan."
                 if planes > 1:
                     text = f"a localiser in {planes} directions, not a scan."
                 problem = Problem("localiser", text)
@@ -196,15 +196,19 @@ def _same_stack(a: DicomFile, b: DicomFile) -> bool:
 def _house_fragments(groups: list[list[DicomFile]]) -> None:
     """A file cut off before its place was told most likely is a slice of a neighbour.
 
-    It joins its own series if that is known, else the largest group, which thereby is
-    damaged: without the slice that scan would not be whole.
+    It joins its own series if that is known, else the only scan there, which thereby is
+    damaged: without the slice that scan would not be whole. Among several scans it is
+    not known whose it was, and none is blamed.
     """
     cut = [g for g in groups if len(g) == 1 and g[0].damage is not None]
     whole = [g for g in groups if not any(g is c for c in cut)]
     for fragment in cut:
         series = fragment[0].text("series")
         same = [g for g in whole if g[0].text("series") == series]
-        homes = (same if series else []) or [g for g in whole if len(g) > 1]
+        homes = same if series else []
+        if not homes:
+            stacks = [g for g in whole if len(g) > 1]
+            homes = stacks if len(stacks) == 1 else []
         if homes:
             max(homes, key=len).extend(fragment)
             groups[:] = [g for g in groups if g is not fragment]
@@ -282,11 +286,14 @@ def _far_away(file: DicomFile) -> bool:
 def _rewritten(count: int) -> Problem:
     """What to say of captures that tell their place."""
     if count < _CAPTURES_AT_LEAST:
-        images = f"{count} image{'s' * (count > 1)}"
-        text = f"a secondary capture of {images}, not a scan."
+        text = f"a secondary capture of {_images(count)}, not a scan."
         return Problem("capture", text)
     text = "written as secondary captures by a program, not as by a scanner."
     return Problem("secondary", text, False)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _single(key: str, file: DicomFile) -> Series:

@@ -208,7 +208,6 @@ def _case(
         types=candidate.types,
         boxes=candidate.boxes,
         label_names=told.names,
-        names_guessed=told.guessed,
         label_values=told.values,
     )
 
@@ -216,7 +215,9 @@ def _case(
 def _unique(candidate: Candidate, ids: set[str]) -> str:
     """A folder name from the relative path; root's name or a hash parts equals."""
     plain = _clean(candidate.name) or "case"
-    digest = hashlib.sha256(f"{candidate.root.name}/{candidate.name}".encode())
+    digest = hashlib.sha256(
+        f"{candidate.root.name}/{candidate.name}".encode("utf-8", "surrogateescape")
+    )
     rooted = f"{_clean(candidate.root.name)}__{plain}"
     choices = [plain, rooted, f"{plain}-{digest.hexdigest()[:8]}"]
     choices += [f"{plain}-{n}" for n in range(2, len(ids) + 3)]

@@ -32,7 +32,12 @@ from homolog.data.label_values import labels_of, smallest_integers
 from homolog.data.nifti_affine import FAR_MM, nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
 from homolog.data.nifti_header import read_nifti_header
-from homolog.data.pictures import check_picture, grey_of_colour
+from homolog.data.pictures import (
+    check_picture,
+    grey_alpha_size,
+    grey_of_colour,
+    read_grey_alpha,
+)
 from homolog.data.problems import Problem, Unsound
 from homolog.data.scan_header import (
     SCAN_SUFFIXES,
@@ -87,7 +92,7 @@ def read_header(path: Path | str) -> ScanHeader:
         return series_header(path, series, others, _measure)
     if kind == "image2d":
         check_picture(path)
-        return decoded_header(path, kind, _itk_information(path), [])
+        return decoded_header(path, kind, _picture_information(path), [])
     text = read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path)
     plan = plan_voxels(text)
     problems = nrrd_problems(text) if kind == "nrrd" else meta_problems(text)
@@ -96,6 +101,14 @@ def read_header(path: Path | str) -> ScanHeader:
     told = _itk_information(path)
     _check_agreement(plan, told)
     return decoded_header(path, kind, told, problems)
+
+
+def _picture_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
+    alpha = grey_alpha_size(path)
+    if alpha is None:
+        return _itk_information(path)
+    width, height, deep = alpha
+    return Affine.identity(), (width, height), f"uint{8 * deep}", 2
 
 
 def _check_agreement(
@@ -250,7 +263,9 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         return read_slices(files, _decode), []
     if header.kind in ("nrrd", "metaimage"):
         return read_voxels(_plan(path, header.kind)).reshape(header.shape), []
-    array = _itk_array(path)
+    array = read_grey_alpha(path, _itk_array)
+    if array is None:
+        array = _itk_array(path)
     remarks = []
     if header.channels > 1:
         array, remark = grey_of_colour(array, path)

@@ -219,7 +219,9 @@ def _shuffled(groups: set[str], seed: int, purpose: str) -> list[str]:
     """Order by hash: adding a subject does not reshuffle the others."""
 
     def rank(group: str) -> str:
-        return hashlib.sha256(f"{purpose}/{seed}/{group}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{purpose}/{seed}/{group}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
 
     return sorted(groups, key=rank)
 

@@ -20,9 +20,10 @@ from homolog.data.case_writer import build_case, checksums, damages, write_card
 from homolog.data.file_lock import is_locked
 from homolog.data.pairs import read_pairs
 from homolog.data.preprocess import Preprocessing
+from homolog.data.problems import sentence_of
 from homolog.data.store import case_folder, read_card, read_contents
 from homolog.data.store_folder import LOCK, unlisted, writing
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 
 
@@ -122,8 +123,10 @@ def _case(
             mend(store, card, contents)
             report.mended.append(case_id)
             yield Note(f"{case_id} was made anew from {card.source}.")
-        except (UnusableInput, JobError, OSError, MemoryError) as error:
-            report.problems.append(f"{case_id} could not be mended: {error}")
+        except Exception as error:  # noqa: BLE001 - the other cases are looked at
+            report.problems.append(
+                f"{case_id} could not be mended: {sentence_of(error)}"
+            )
     for words in _depth(folder, card, repair=repair):
         report.damaged.append({"case": case_id, "file": "depth.b2nd", "what": words})
         yield Note(f"{case_id}: depth.b2nd is damaged: {words}.", "warning")

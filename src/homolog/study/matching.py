@@ -16,12 +16,13 @@ from homolog.data.landmark_files import read_landmark_points
 from homolog.data.landmarks import COLUMNS, Landmark, landmark_rows, write_landmarks
 from homolog.data.markups_io import SUFFIX, write_landmark_markups
 from homolog.data.points_io import write_text
+from homolog.data.problems import sentence_of
 from homolog.data.safe_write import write_safely
 from homolog.data.scan_io import read_scan
 from homolog.data.store import Store
 from homolog.data.volume import Points, Volume
 from homolog.drawing.png import png_bytes
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
 from homolog.geometry.places import AXES_NAMED
 from homolog.safe_text import UnixRows, cell_row
@@ -212,9 +213,10 @@ def match_store(
                 break
             try:
                 target = yield from searched(_source(store, card), encoder, place)
-            except (UnusableInput, JobError, OSError, ValueError) as error:
-                failed.append({"case": card.id, "reason": str(error)})
-                yield Note(f"{card.id}: {error}", "warning")
+            except Exception as error:  # noqa: BLE001 - the other cases are searched
+                reason = sentence_of(error)
+                failed.append({"case": card.id, "reason": reason})
+                yield Note(f"{card.id}: {reason}", "warning")
                 continue
             if target is None:
                 stopped = True

@@ -178,7 +178,8 @@ def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
         if free and size > free / 2:
             text = f"needs {human_bytes(size)} of {human_bytes(free)} free memory."
             remarks.insert(0, text)
-        if thick := _thick(header.affine.spacing_mm):
+        is_stack = header.shape[0] > 1
+        if is_stack and (thick := _thick(header.affine.spacing_mm)):
             remarks.append(thick)
     if remarks:
         return Badge(DOUBT, remarks[0], deep)

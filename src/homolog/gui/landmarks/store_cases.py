@@ -120,7 +120,7 @@ def source_of(case: StoreCase) -> Path | None:
         try:
             if path.exists() and content_hash(path) == case.card.source_hash:
                 return path.absolute()
-        except (UnusableInput, OSError, ValueError):
+        except Exception:  # noqa: BLE001
             continue  # damaged since: the store still has its voxels
     return None
 
