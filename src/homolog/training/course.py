@@ -186,7 +186,8 @@ def few_steps_words(
     if steps * 4 > recipe_steps:
         return ""
     return (
-        f"{minutes:g} minutes are about {steps} steps here; the recipe has "
+        f"{minutes:g} minute{'s are' if minutes != 1 else ' is'} about {steps} steps "
+        f"here; the recipe has "
         f"{recipe_steps}, which would take about "
         f"{spoken(recipe_steps * seconds_per_step)}: expect little."
     )
