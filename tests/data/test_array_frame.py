@@ -108,8 +108,7 @@ def a_text(path: Path, folder: Path) -> None:
     "forge",
     [
         lazy_expression, saved_function, more_metalayers, more_of_variable_length,
-        another_type,
-        another_codec,
+        another_type, another_codec,
         endless_zeros, a_bare_chunk_list, a_text,
     ],
 )  # fmt: skip
@@ -243,3 +242,12 @@ def test_a_pipe_in_place_of_an_array_does_not_wait_for_ever(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "image.b2nd")
     with pytest.raises(JobError, match="is damaged"):
         StoredArray(tmp_path / "image.b2nd", SHAPE, 0)[...]
+
+
+def test_a_case_prepared_anew_in_mid_use_is_not_called_damaged(tmp_path: Path) -> None:
+    array = stored(tmp_path / "image.b2nd", random_array())
+    np.asarray(array)
+    write_array(random_array(seed=7) // 2, tmp_path / "image.b2nd")
+    array._size = array.path.stat().st_size  # as if it had the same
+    with pytest.raises(JobError, match="prepared anew"):
+        np.asarray(array)

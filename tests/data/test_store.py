@@ -468,10 +468,12 @@ def test_new_scans_are_brought_to_the_voxel_size_of_cases_that_stay(cohort, tmp_
     store = Store.open(out)
     assert store.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
     assert {c.spacing_mm for c in store.cards} == {(1.0, 1.0, 1.0)}
-    with pytest.raises(UnusableInput, match=r"another spacing_mm.*--replace"):
+    with pytest.raises(
+        UnusableInput, match=r"the voxel size 1,1,1, not 2,2,2;.*--replace"
+    ):
         drain(write_store([thick], out, spacing=(2.0, 2.0, 2.0)))
     wider = Preprocessing(percentiles=(2.0, 98.0))
-    with pytest.raises(UnusableInput, match="another percentiles"):
+    with pytest.raises(UnusableInput, match=r"the percentiles 0\.5,99\.5, not 2,98"):
         drain(write_store([thick], out, preprocessing=wider, spacing="auto"))
     assert len(Store.open(out)) == 3
 

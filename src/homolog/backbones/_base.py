@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from homolog.config import from_dict, option
+from homolog.config import from_dict, option, to_dict
 from homolog.geometry.affine import Index
+from homolog.memory import bounded
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,24 @@ def build(name: str, overrides: Mapping[str, Any] | None = None) -> Backbone:
         overrides: Settings that differ from the backbone's defaults.
 
     Raises:
+        UnusableInput: It is larger than this machine's memory.
         ValueError: Unknown backbone, unknown setting or a value out of range
             (ConfigError is a ValueError); the message lists what there is.
     """
     from homolog.backbones import BACKBONES
 
     cls = BACKBONES.get(name)
-    return cls(from_dict(cls.Config, overrides or {}, where=f"backbone {name}"))
+    config: Any = from_dict(cls.Config, overrides or {}, where=f"backbone {name}")
+    with bounded(f"the network {name} with {_sizes(config)}"):
+        return cls(config)
+
+
+def _sizes(config: Any) -> str:
+    """The numbers of a configuration that differ from the defaults, in short."""
+    plain, usual = to_dict(config), to_dict(type(config)())
+    odd = [f"{k}={plain[k]}" for k in plain if plain[k] != usual.get(k)]
+    text = ", ".join(odd) or "its default settings"
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def adapt_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

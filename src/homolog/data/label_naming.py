@@ -165,12 +165,10 @@ class ToldLabels:
 
     Attributes:
         names: Value -> name.
-        guessed: Whether the names were only read out of the file's name.
         values: Whole values above 0 that it holds; None where that is not known.
     """
 
     names: dict[int, str]
-    guessed: bool = False
     values: frozenset[int] | None = None
 
 
@@ -191,16 +189,14 @@ def names_of_label(
     if label is None:
         return ToldLabels(dict(told))
     names = with_own_names(label, told) if told else names_beside(label)
-    guessed = not names
-    if guessed:
-        names = name_of_mask(label, image, stats)
+    names = names or name_of_mask(label, image, stats)
     found = None if stats is None else stats.distinct
     if found is None:
-        return ToldLabels(names, guessed)
+        return ToldLabels(names)
     # a black and white picture becomes 0 and 1, see labels_of
     picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0.0, 255.0}
-    whole = {1 if picture else round(v) for v in found if v >= 0.5}
-    return ToldLabels(names, guessed, frozenset(whole))
+    whole = {1 if picture else round(v) for v in found if 0.5 <= v < 2**31}
+    return ToldLabels(names, frozenset(whole))
 
 
 def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int, str]:

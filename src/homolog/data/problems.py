@@ -118,6 +118,12 @@ def problem_of(error: Exception) -> Problem:
     return Problem("unreadable", text)
 
 
+def sentence_of(error: Exception) -> str:
+    """As ``problem_of``, with the file's name where the error tells it."""
+    expected = isinstance(error, UnusableInput | JobError)
+    return str(error) if expected else problem_of(error).text
+
+
 def shear_text(cosine: float) -> str:
     """The sentence for axes that are not at right angles."""
     degrees = math.degrees(math.acos(min(cosine, 1.0)))

@@ -20,7 +20,7 @@ from homolog.data.case_writer import build_case, checksums, damages, write_card
 from homolog.data.file_lock import is_locked
 from homolog.data.pairs import read_pairs
 from homolog.data.preprocess import Preprocessing
-from homolog.data.problems import problem_of
+from homolog.data.problems import sentence_of
 from homolog.data.store import case_folder, read_card, read_contents
 from homolog.data.store_folder import LOCK, unlisted, writing
 from homolog.errors import UnusableInput
@@ -125,7 +125,7 @@ def _case(
             yield Note(f"{case_id} was made anew from {card.source}.")
         except Exception as error:  # noqa: BLE001 - the other cases are looked at
             report.problems.append(
-                f"{case_id} could not be mended: {problem_of(error).text}"
+                f"{case_id} could not be mended: {sentence_of(error)}"
             )
     for words in _depth(folder, card, repair=repair):
         report.damaged.append({"case": case_id, "file": "depth.b2nd", "what": words})

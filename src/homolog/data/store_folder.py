@@ -88,7 +88,7 @@ def _in_use(out: Path) -> UnusableInput:
     holder = FileLock(out / LOCK).holder()
     return UnusableInput(
         f"another process{f' ({holder})' if holder else ''} is writing into the store "
-        f"{out}; wait until it has ended, or choose another --out."
+        f"{out}; wait until it has ended, or write into another one."
     )
 
 

@@ -16,7 +16,7 @@ from homolog.data.landmark_files import read_landmark_points
 from homolog.data.landmarks import COLUMNS, Landmark, landmark_rows, write_landmarks
 from homolog.data.markups_io import SUFFIX, write_landmark_markups
 from homolog.data.points_io import write_text
-from homolog.data.problems import problem_of
+from homolog.data.problems import sentence_of
 from homolog.data.safe_write import write_safely
 from homolog.data.scan_io import read_scan
 from homolog.data.store import Store
@@ -214,7 +214,7 @@ def match_store(
             try:
                 target = yield from searched(_source(store, card), encoder, place)
             except Exception as error:  # noqa: BLE001 - the other cases are searched
-                reason = problem_of(error).text
+                reason = sentence_of(error)
                 failed.append({"case": card.id, "reason": reason})
                 yield Note(f"{card.id}: {reason}", "warning")
                 continue

@@ -10,6 +10,7 @@ from homolog.backbones._base import build
 from homolog.config import from_dict
 from homolog.data.learnt_spacing import learnt_of
 from homolog.errors import UnusableInput
+from homolog.memory import bounded
 from homolog.model_card import CARD
 from homolog.model_files import load_model
 from homolog.tasks import TASKS
@@ -72,7 +73,8 @@ def open_predictor(
     try:
         task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
         backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
-        network = task.network(backbone, card["task_spec"])
+        with bounded(f"the model {source}"):
+            network = task.network(backbone, card["task_spec"])
     except (KeyError, IndexError, TypeError) as error:
         raise UnusableInput(
             f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
