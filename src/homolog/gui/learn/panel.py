@@ -64,6 +64,7 @@ class LearnPanel(QWidget):
         self.stores: list[StoreChoice] = []
         self.other_stores: list[str] = []
         self.encoders: list[ModelChoice] = []
+        self.encoders_read = False
         self.other_encoders: list[Path] = []
         self.kept = kept_values.read(preferences.home(), self.title)
         self._restoring = True
@@ -314,6 +315,6 @@ class LearnPanel(QWidget):
         self.something_changed()
 
     def _got_encoders(self, encoders: list[ModelChoice]) -> None:
-        self.encoders = encoders
+        self.encoders, self.encoders_read = encoders, True
         self.show_encoders()
         self.something_changed()
