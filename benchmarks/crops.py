@@ -20,7 +20,8 @@ import blosc2
 import numpy as np
 import SimpleITK as sitk
 
-from homolog.data.array_file import write_array
+from homolog.data import array_file
+from homolog.data.array_file import StoredArray, write_array
 from homolog.data.crops import draw_place, read_box
 from homolog.data.index import CaseSource
 from homolog.data.phantom import make_phantom
@@ -106,6 +107,42 @@ def crop_bytes(store: Store, start: tuple[int, ...], folder: Path) -> int:
     return path.stat().st_size
 
 
+def checksum_cost(store: Store, rounds: int, crops: int = 300) -> dict[str, float]:
+    """What comparing chunks with their checksums adds, as shares of processor time.
+
+    Each round reads the same crops of a file that this process has not seen, once with
+    checksums and once without.
+    """
+    card = store.card("ct")
+    path = store.path / "cases" / "ct" / "image.b2nd"
+    shape = (1, *card.shape)
+    times: dict[str, list[tuple[float, float]]] = {"with": [], "without": []}
+    for seed in range(rounds):
+        for name, sums in (("with", card.checksums["image.b2nd"]), ("without", "")):
+            array_file._known.clear()
+            array_file._LOCAL.open.clear()
+            array = StoredArray(path, shape, path.stat().st_size, sums)
+            rng = np.random.default_rng(seed)
+            start = [
+                tuple(
+                    int(rng.integers(n - s)) for n, s in zip(SHAPE, SIZE, strict=True)
+                )
+                for _ in range(crops)
+            ]
+            began = time.process_time()
+            for place in start[:20]:
+                read_box(array, place, SIZE, card.fill)
+            early = time.process_time()
+            for place in start[20:]:
+                read_box(array, place, SIZE, card.fill)
+            times[name].append((early - began, time.process_time() - began))
+    first, whole = (
+        min(t[i] for t in times["with"]) / min(t[i] for t in times["without"]) - 1
+        for i in (0, 1)
+    )
+    return {"checksums_first_20_crops": first, f"checksums_{crops}_crops": whole}
+
+
 def ratios(folder: Path, rounds: int) -> dict[str, float]:
     from monai.transforms import RandCropByPosNegLabeld
 
@@ -154,6 +191,7 @@ def ratios(folder: Path, rounds: int) -> dict[str, float]:
     starts = [random_start() for _ in range(8)]
     touched = [bytes_touched(store, s) / crop_bytes(store, s, folder) for s in starts]
     best = {name: min(values) for name, values in times.items()}
+    cost = checksum_cost(store, rounds)
     stored = (store.path / "cases" / "ct" / "image.b2nd").stat().st_size
     return {
         "prepare_s": prepared,
@@ -166,6 +204,7 @@ def ratios(folder: Path, rounds: int) -> dict[str, float]:
         "balanced_ratio": best["monai"] / best["balanced"],
         "bytes_touched_over_own": float(np.mean(touched)),
         "bytes_touched_over_own_worst": float(np.max(touched)),
+        **cost,
         "stored_over_raw": stored / (2 * float(np.prod(SHAPE))),
     }
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Test files run side by side, one core each; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Every process that a test starts would compile the whole package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# The key of subjects is one of the tests' own, not the developer's.
+os.environ["HOMOLOG_CONFIG"] = tempfile.mkdtemp(prefix="homolog-tests-config-")
 
 from pathlib import Path
 

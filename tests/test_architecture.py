@@ -14,6 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 FLOORS = {
     "geometry": 1, "losses": 1, "metrics": 1, "config": 1, "events": 1, "errors": 1,
     "registry": 1, "extensions": 1, "distributed": 1, "small_maps": 1, "drawing": 1,
+    "json_files": 1, "memory": 1, "model_card": 1,
+    "safe_text": 1, "private_files": 1,
     "views": 2, "data": 2, "backbones": 2, "nn": 2,
     "methods": 3, "checkpoint": 3, "model_files": 3, "foreign_weights": 3, "feed": 3,
     "training": 3.5, "pretrain": 4, "tasks": 4,
@@ -30,7 +32,7 @@ NEIGHBOURS = {
 }
 
 ONLY_IN = {
-    "SimpleITK": ("data/scan_io.py",),
+    "SimpleITK": ("data/itk_decoder.py",),
     "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),

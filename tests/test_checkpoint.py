@@ -329,7 +329,10 @@ def test_another_shape_counts_as_not_matched(tmp_path: Path) -> None:
     content[name] = torch.ones(5, 5, 3, 3, 3)
     torch.save(content, tmp_path / "w.pt")
     hint = {"name": "resunet", "config": SMALL}
-    loaded = load_encoder(tmp_path / "w.pt", hint, least_matched=0.0)
+    file = tmp_path / "w.pt"
+    with pytest.raises(UnusableInput, match=f"1 of other shapes .first {name}"):
+        load_encoder(file, hint, least_matched=0.0)
+    loaded = load_encoder(file, hint, least_matched=0.0, allow_dropped=True)
     assert [entry[0] for entry in loaded.report.misshaped] == [name]
     assert loaded.report.share < 1.0
 
@@ -344,6 +347,52 @@ def test_image_channels_are_adapted(tmp_path: Path) -> None:
     torch.testing.assert_close(
         ours[-1], encoder.eval()(image)[-1], atol=1e-5, rtol=1e-4
     )
+
+
+def test_a_larger_encoder_than_the_one_named_is_not_cut(tmp_path: Path) -> None:
+    larger = build("resunet", {"channels": [4, 8, 16], "blocks": 1}).state_dict()
+    larger |= {"decoder.0.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}
+    torch.save(larger, tmp_path / "w.pt")
+    hint = {"name": "resunet", "config": SMALL}
+    with pytest.raises(UnusableInput, match=r"would lose .* tensors of the encoder"):
+        load_encoder(tmp_path / "w.pt", hint)
+    loaded = load_encoder(tmp_path / "w.pt", hint, allow_dropped=True)
+    assert set(loaded.report.unexpected) - set(loaded.report.left_over) == {
+        "decoder.0.weight", "fc.bias",
+    }  # fmt: skip
+    assert "left over" in "\n".join(loaded.report.lines())
+
+
+def test_image_channels_are_not_added_up_unasked(tmp_path: Path) -> None:
+    torch.save(small_encoder(in_channels=4).state_dict(), tmp_path / "w.pt")
+    hint = {"name": "resunet", "config": SMALL}
+    with pytest.raises(UnusableInput, match=r"its 4 image channels apart .*into 1"):
+        load_encoder(tmp_path / "w.pt", hint)
+    assert load_encoder(tmp_path / "w.pt", hint, in_channels=4).report.summed == ()
+    assert load_encoder(tmp_path / "w.pt", hint, allow_dropped=True).report.summed
+    # a colour picture's channels are: a grey picture looks the same to the sum
+    colour = build("resnet2d", {"in_channels": 3, "widths": [8, 8, 8, 8]})
+    torch.save(colour.state_dict(), tmp_path / "rgb.pt")
+    two = {"name": "resnet2d", "config": {"widths": [8, 8, 8, 8]}}
+    report = load_encoder(tmp_path / "rgb.pt", two).report
+    assert (len(report.summed), report.dropped) == (1, "")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_never_taken(
+    tmp_path: Path, value: float
+) -> None:
+    encoder = small_encoder()
+    content = encoder.state_dict()
+    name = next(n for n, t in content.items() if t.ndim > 1)
+    content[name].view(-1)[3] = value
+    torch.save(content, tmp_path / "w.pt")
+    hint = {"name": "resunet", "config": SMALL}
+    card = {"kind": "encoder", "backbone": hint}
+    save_model(tmp_path / "own", content, card)
+    for source in (tmp_path / "w.pt", tmp_path / "own"):
+        with pytest.raises(UnusableInput, match=f"NaN or infinite.*first {name}"):
+            load_encoder(source, hint, allow_dropped=True)
 
 
 def test_a_foreign_file_needs_the_name_of_its_network(tmp_path: Path) -> None:
@@ -454,3 +503,42 @@ def test_an_embedder_without_heads_is_the_cards_map(tmp_path: Path) -> None:
     found = embedder(torch.randn(1, 1, 8, 8, 8))
     assert list(found) == ["features"]
     assert found["features"].shape == (1, 8, 2, 2, 2)
+
+
+class _Calls:
+    """Pickled, asks for a function to be called."""
+
+    def __init__(self, function: object, *given: object) -> None:
+        self.call = (function, given)
+
+    def __reduce__(self) -> object:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_that_unpack_to_more_than_their_file_are_refused(
+    tmp_path: Path, zipped: bool
+) -> None:
+    file = tmp_path / "w.pt"
+    how = {"_use_new_zipfile_serialization": zipped}
+    one = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    torch.save({"w": one}, file, **how)
+    with pytest.raises(UnusableInput, match="would unpack to 4000000000000 bytes"):
+        read_foreign(file)
+    torch.save({"w": torch.ones(2), "b": _Calls(bytearray, 10**10)}, file, **how)
+    with pytest.raises(UnusableInput, match="it wants memory by a number"):
+        read_foreign(file)
+    shared = torch.ones(1000)
+    torch.save({str(i): shared for i in range(40)}, file, **how)
+    assert len(read_foreign(file)) == 40  # tied weights are usual
+
+
+def test_dictionaries_that_hold_each_other_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homolog.foreign_weights._MOST_ENTRIES", 5000)
+    inner: dict[str, object] = {str(i): 0 for i in range(100)}
+    outer: dict[str, object] = {str(i): inner for i in range(100)}
+    torch.save({"w": torch.ones(2), "nest": outer}, tmp_path / "w.pt")
+    with pytest.raises(UnusableInput, match="more than 5000 entries"):
+        read_foreign(tmp_path / "w.pt")

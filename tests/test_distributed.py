@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         stderr=subprocess.PIPE, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
+    (folder / "said.txt").write_bytes(done.stderr)
     return folder / "one", folder / "two"
 
 
@@ -86,6 +89,105 @@ def test_gathered_rows_have_the_gradient_of_the_whole_batch(
         torch.load(folder / "gradient_0.pt", weights_only=True) for folder in both
     )
     torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def runs(both: tuple[Path, Path]) -> tuple[Path, dict[str, list[int]], str]:
+    """Their folder, the exit status of each process, and what was said."""
+    folder = both[0].parent
+    ends = json.loads((folder / "ends.json").read_text())
+    return folder / "runs", ends, (folder / "said.txt").read_text()
+
+
+def test_a_killed_training_of_two_goes_on_exactly(
+    runs: tuple[Path, dict[str, list[int]], str],
+) -> None:
+    folder, ends, _ = runs
+    assert ends["whole"] == ends["together"] == [0, 0]
+    assert 9 in ends["killed"]
+    for file in (
+        "metrics.csv", "checkpoints/step_00000020/state.safetensors",
+        "checkpoints/step_00000020/state.json",
+    ):  # fmt: skip
+        whole, killed = (folder / run / file for run in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes(), file
+    assert json.loads((folder / "killed" / "run.json").read_text())["sessions"] == 2
+
+
+def test_another_number_of_processes_is_refused(
+    runs: tuple[Path, dict[str, list[int]], str],
+) -> None:
+    _, ends, said = runs
+    assert ends["alone"] == [2]
+    assert ends["three"] == [2, 2, 2]
+    assert "is trained by 2 processes, got 1 process" in said
+    assert said.count("is trained by 2 processes, got 3 processes") == 1
+    assert "torchrun --nproc-per-node 2 -m homolog.cli runs resume" in said
+
+
+def test_what_one_process_refuses_or_meets_is_told_and_ends_all(
+    runs: tuple[Path, dict[str, list[int]], str],
+) -> None:
+    folder, ends, said = runs
+    assert ends["taken"] == [2, 2]
+    assert "exists (finished)" in said
+    assert ends["fails"] == [1, 1]
+    last = json.loads((folder / "fails" / "events.jsonl").read_text().splitlines()[-1])
+    assert last["message"] == "process 1 of 2 failed: case 3 could not be read."
+
+
+def test_a_command_for_one_process_runs_in_the_first_alone(
+    runs: tuple[Path, dict[str, list[int]], str],
+) -> None:
+    _, ends, said = runs
+    assert ends["info"][1] == 0
+    assert ends["info"][0] != 0  # there is no such scan
+    assert said.count("info works in one process, the other 1 ") == 1
+
+
+def test_each_process_works_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    for name, value in {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "usable_gpus", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda d: done.append(("set", d)))
+    group = torch.distributed
+    monkeypatch.setattr(
+        group, "init_process_group", lambda *a, **k: done.append((a, k["device_id"]))
+    )
+    monkeypatch.setattr(group, "destroy_process_group", lambda: done.append("end"))
+    device = distributed.choose_device("auto")
+    with distributed.session(device):
+        pass
+    gpu = torch.device("cuda", 1)
+    assert done == [("set", gpu), (("nccl",), gpu), "end"]
+    with pytest.raises(UnusableInput, match="each takes its own"):
+        distributed.choose_device("cuda:0")
+    monkeypatch.setattr(distributed, "usable_gpus", lambda: 1)
+    with pytest.raises(UnusableInput, match="2 processes on this machine with 1"):
+        distributed.choose_device("cuda")
+
+
+def test_a_wait_for_a_process_that_failed_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aborted = threading.Event()
+    monkeypatch.setattr(distributed, "failure_elsewhere", lambda: "process 1 failed")
+    with distributed._watch(aborted.set, every_s=0.001):
+        assert aborted.wait(10)
+
+
+def test_the_cpu_works_beside_a_broken_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> bool:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    monkeypatch.setattr(torch.cuda, "is_available", broken)
+    assert distributed.choose_device("cpu").type == "cpu"
+    assert distributed.choose_device("auto").type == "cpu"
+    with pytest.raises(UnusableInput, match="0 usable GPUs"):
+        distributed.choose_device("cuda")
 
 
 def test_one_process_is_a_world_of_one() -> None:

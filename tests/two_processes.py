@@ -21,13 +21,15 @@ import torch._dynamo  # as every optimiser does
 import homolog.backbones.resunet  # noqa: F401 - as build() does
 from homolog import distributed
 from homolog.backbones._base import build
-from homolog.events import Request, Saved, Stopped
+from homolog.errors import JobError
+from homolog.events import Job, Request, Saved, Stopped
 from homolog.feed import Feed
 from homolog.geometry.affine import Affine
 from homolog.methods.s2dc import S2DC, S2DCConfig
+from homolog.runs.jobs import JOBS
 from homolog.training import TrainingConfig, previews, train
 from memory_store import random_cases
-from toy_training import ToyFeed, toy
+from toy_training import ToyFeed, ToyTrainable, toy
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 4
@@ -109,31 +111,112 @@ def main(folder: Path) -> None:
         torch.save(gathered_gradient(here), folder / f"gradient_{here.rank}.pt")
 
 
-def member(rank: int, count: int, port: int, folder: Path) -> None:
+class Dying(ToyTrainable):
+    """The toy, and one power cut after 13 steps."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark = mark
+        self.load_state_dict(toy().state_dict())
+
+    def after_step(self, progress: float) -> None:
+        super().after_step(progress)
+        if int(self.pointer) == 13 and not self.mark.exists():
+            self.mark.touch()
+            os._exit(9)
+
+
+def shared_job(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """A run's job that trains the toy with all processes; may die or fail in a step."""
+    here = distributed.world()
+    torch.set_num_threads(1)
+    feed = ToyFeed(2, rank=here.rank, world_size=here.size)
+    training = TrainingConfig(
+        steps=20, batch_size=2, accumulate=2, log_every=1, checkpoint_every=5,
+        dry_run_steps=0, precision="fp32",
+    )  # fmt: skip
+    died = folder / f"died_{here.rank}"
+    model = Dying(died) if config.get("dies") else toy()
+    events = train(model, feed, training, folder=folder, device=CPU, seed=7)
+    for event in events:
+        if here.rank == 1 and config.get("fails"):
+            raise JobError("case 3 could not be read.")
+        yield event
+    return {"processes": here.size}
+
+
+def by_command(*words: str) -> int:
+    """``homolog WORDS`` as one of the processes of torchrun; its exit status."""
+    from homolog.cli import main as homolog
+
+    sys.argv = ["homolog", *words]
+    try:
+        homolog()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def begun(folder: Path, config: dict[str, Any]) -> int:
+    """As ``homolog pretrain`` begins a run."""
+    from homolog.cli._errors import exit_status
+    from homolog.cli._run import run_in_folder
+
+    try:
+        return run_in_folder("shared", config, folder)
+    except (JobError, ValueError) as error:
+        return exit_status(error)
+
+
+def resumed(folder: Path) -> int:
+    """As ``homolog runs resume`` goes on with it."""
+    return by_command("runs", "resume", str(folder))
+
+
+def member(rank: int, count: int, port: int, act: Any, *given: Any) -> None:
     """One of ``count`` processes, in the environment that torchrun would give it."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    main(folder)
+    sys.exit(act(*given))
 
 
-def run_processes(count: int, folder: Path) -> None:
+def run_processes(count: int, act: Any, *given: Any) -> list[int]:
+    """Exit status of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     forked = multiprocessing.get_context("fork")
     running = [
-        forked.Process(target=member, args=(rank, count, port, folder))
+        forked.Process(target=member, args=(rank, count, port, act, *given))
         for rank in range(count)
     ]
     for process in running:
         process.start()
     for process in running:
         process.join()
-        assert process.exitcode == 0, f"process {process.name} failed"
+    return [int(process.exitcode or 0) for process in running]
+
+
+def all_of_it(out: Path) -> None:
+    """Everything that the tests look at."""
+    assert run_processes(1, main, out / "one") == [0]
+    assert run_processes(2, main, out / "two") == [0, 0]
+    runs = out / "runs"
+    ends = {
+        "whole": run_processes(2, begun, runs / "whole", {}),
+        "killed": run_processes(2, begun, runs / "killed", {"dies": True}),
+        "alone": run_processes(1, resumed, runs / "killed"),
+        "three": run_processes(3, resumed, runs / "killed"),
+        "together": run_processes(2, resumed, runs / "killed"),
+        "taken": run_processes(2, begun, runs / "whole", {}),
+        "fails": run_processes(2, begun, runs / "fails", {"fails": True}),
+        "info": run_processes(2, by_command, "info", str(out / "nothing.nii.gz")),
+    }
+    (out / "ends.json").write_text(json.dumps(ends))
 
 
 if __name__ == "__main__":
-    run_processes(1, Path(sys.argv[1]) / "one")
-    run_processes(2, Path(sys.argv[1]) / "two")
+    JOBS["shared"] = "two_processes:shared_job"
+    all_of_it(Path(sys.argv[1]))

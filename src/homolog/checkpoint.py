@@ -8,6 +8,7 @@ a damaged newest one is passed over for the one before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from homolog.errors import JobError
+from homolog.json_files import Shape, read_object
 from homolog.model_files import (
     LoadedEncoder,
     LoadedModel,
@@ -96,7 +98,10 @@ def save_state(
     try:
         with fresh_folder(place) as scratch:
             digest = write_tensors(scratch / TENSORS, tensors)
-            content = {"step": step, "sha256": digest, "info": dict(info)}
+            content = {
+                "step": step, "sha256": digest, "info": dict(info),
+                "info_sha256": _digest(info),
+            }  # fmt: skip
             write_json(scratch / INFO, content)
     except (OSError, SafetensorError) as error:
         kept = generations(folder)
@@ -110,8 +115,13 @@ def save_state(
     return place
 
 
-def load_state(folder: Path) -> SavedState | None:
+def load_state(folder: Path, info: Shape | None = None) -> SavedState | None:
     """The newest sound generation; None when nothing was ever saved.
+
+    Args:
+        folder: The run's folder.
+        info: Shape of what was saved beside the tensors; a generation of another one
+            counts as damaged.
 
     Raises:
         JobError: Generations exist, but none is sound.
@@ -119,16 +129,28 @@ def load_state(folder: Path) -> SavedState | None:
     damaged: list[str] = []
     for place in generations(folder):
         try:
-            content = json.loads((place / INFO).read_text(encoding="utf-8"))
+            content = read_object(
+                place / INFO, {"step": int, "sha256": str, "info": info or dict}
+            )
+            if content.get("info_sha256", "") not in ("", _digest(content["info"])):
+                raise ValueError(f"{INFO} does not match its checksum")
             tensors = read_tensors(place / TENSORS, content["sha256"])
-            step, info = int(content["step"]), dict(content["info"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            damaged.append(f"checkpoint {place.name} is damaged ({reason(error)})")
+        except (OSError, ValueError, SafetensorError) as error:
+            why = reason(error).rstrip(".")
+            damaged.append(f"checkpoint {place.name} is damaged ({why})")
             continue
-        return SavedState(step, tensors, info, place, tuple(damaged))
+        return SavedState(
+            content["step"], tensors, content["info"], place, tuple(damaged)
+        )
     if damaged:
         raise JobError(f"no sound checkpoint in {folder}: {'; '.join(damaged)}.")
     return None
+
+
+def _digest(info: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON types, the same when they were read back."""
+    text = json.dumps(json.loads(json.dumps(dict(info))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def generations(folder: Path) -> list[Path]:
@@ -164,13 +186,12 @@ def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         JobError: They are damaged.
     """
     place = folder / "best"
-    if not (place / INFO).exists():
+    if not place.exists():
         return None
     try:
-        content = json.loads((place / INFO).read_text(encoding="utf-8"))
-        tensors = read_tensors(place / TENSORS, content["sha256"])
-        return tensors, dict(content["info"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        content = read_object(place / INFO, {"sha256": str, "info": dict})
+        return read_tensors(place / TENSORS, content["sha256"]), content["info"]
+    except (OSError, ValueError, SafetensorError) as error:
         raise JobError(
             f"the best weights in {place} are damaged ({reason(error)})."
         ) from error

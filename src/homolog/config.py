@@ -30,6 +30,7 @@ def option(
     maximum: float | None = None,
     choices: Sequence[Any] | None = None,
     advanced: bool = False,
+    empty: str = "automatic",
 ) -> Any:
     """A dataclass field with what a flag, a form and a check need to know.
 
@@ -41,6 +42,7 @@ def option(
         maximum: Largest value allowed, inclusive.
         choices: The only values allowed.
         advanced: Hide in forms until asked for.
+        empty: What no value means, in a word, where None is allowed.
     """
     metadata = {
         "help": help,
@@ -49,6 +51,7 @@ def option(
         "max": maximum,
         "choices": tuple(choices) if choices is not None else None,
         "advanced": advanced,
+        "empty": empty,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

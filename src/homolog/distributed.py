@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+
+T = TypeVar("T")
+
+_FAILED = "homolog/failed"
+# Words of a connection that broke.
+_LOST = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe")
 
 
 @dataclass(frozen=True)
@@ -54,49 +62,166 @@ def launched_by_torchrun() -> bool:
 
 
 @contextlib.contextmanager
-def session(device: torch.device, timeout_s: float = 1800.0) -> Iterator[World]:
+def session(device: torch.device, timeout_s: float = 6 * 3600.0) -> Iterator[World]:
     """Open the process group that ``torchrun`` prepared, close it at the end.
 
-    Without ``torchrun``, or inside an open group, nothing is opened.
+    Without ``torchrun``, or inside an open group, nothing is opened. When a process
+    leaves by an error, the others hear of it: see ``failure_elsewhere``.
 
     Args:
-        device: ``nccl`` is used for CUDA, ``gloo`` otherwise.
-        timeout_s: How long a collective may wait for a lost process.
+        device: ``nccl`` is used for CUDA, ``gloo`` otherwise. A GPU becomes the current
+            one, on which NCCL works; on the first GPU for all of them it would hang.
+        timeout_s: How long a collective may wait: the first process validates while
+            the others wait. A lost process is noticed long before.
     """
     if not launched_by_torchrun() or dist.is_initialized():
         yield world()
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    timeout = timedelta(seconds=timeout_s)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timeout)
+    watching = _watch(_abort) if device.type == "cuda" else contextlib.nullcontext()
     try:
-        yield world()
+        with watching:
+            yield world()
+    except BaseException as error:
+        _tell_failure(error)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def from_first(value: T) -> T:
+    """The first process's object, on every process."""
+    if world().size == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def failure_elsewhere(error: BaseException | None = None) -> str:
+    """What another process said as it failed, in one sentence; else empty.
+
+    Args:
+        error: What was met here: a lost connection tells that a process is gone even
+            where it could say nothing.
+    """
+    here = world()
+    if here.size == 1:
+        return ""
+    with contextlib.suppress(RuntimeError):
+        store = _failures()
+        if store.check([_FAILED]):
+            rank, _, sentence = store.get(_FAILED).decode().partition(":")
+            return (
+                ""
+                if int(rank) == here.rank
+                else (f"process {rank} of {here.size} failed: {sentence}")
+            )
+    text = str(error or "").lower()
+    if isinstance(error, RuntimeError) and any(word in text for word in _LOST):
+        return (
+            f"another of the {here.size} processes is gone without a word (killed, or "
+            "out of memory?)."
+        )
+    return ""
+
+
+def _failures() -> Any:
+    """Where processes leave word; it outlives a broken connection between them."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def _tell_failure(error: BaseException) -> None:
+    """The first to fail says why."""
+    sentence = (str(error).strip() or type(error).__name__)[:2000]
+    with contextlib.suppress(RuntimeError):
+        _failures().compare_set(_FAILED, "", f"{world().rank}:{sentence}")
+
+
+@contextlib.contextmanager
+def _watch(abort: Callable[[], None], every_s: float = 2.0) -> Iterator[None]:
+    """Call ``abort`` when another process has failed.
+
+    NCCL goes on waiting for a process that left; gloo notices by itself.
+    """
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(every_s):
+            if failure_elsewhere():
+                abort()
+                return
+
+    thread = threading.Thread(target=look, name="homolog-others", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _abort() -> None:
+    """What waits in a collective is woken by an error."""
+    with contextlib.suppress(RuntimeError, ValueError):
+        dist.distributed_c10d._abort_process_group()
+
+
+def usable_gpus() -> int:
+    """GPUs that can be used; 0 also where the driver itself fails."""
+    try:
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    except (RuntimeError, AssertionError, OSError):
+        return 0
 
 
 def choose_device(text: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` -> a device that exists.
 
-    Under ``torchrun``, ``auto`` and ``cuda`` take the GPU of the local rank.
+    Under ``torchrun``, ``auto`` and ``cuda`` take the GPU of the local rank. For
+    ``cpu`` no GPU is asked, so that it works beside a broken one.
 
     Raises:
-        UnusableInput: Unknown name, or no such device here.
+        UnusableInput: Unknown name, no such device here, or not one for each process.
     """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if text == "auto":
-        return torch.device("cuda", local % count) if count else torch.device("cpu")
     if text == "cpu":
         return torch.device("cpu")
     name, _, number = text.partition(":")
-    if name != "cuda" or (number and not number.isdigit()):
+    if text != "auto" and (name != "cuda" or (number and not number.isdigit())):
         raise UnusableInput(f"device must be auto, cpu, cuda or cuda:i, got {text!r}.")
-    index = int(number) if number else (local % count if count else 0)
+    count = usable_gpus()
+    if text == "auto" and not count:
+        return torch.device("cpu")
+    if launched_by_torchrun():
+        return _gpu_of_this_process(text, count)
+    index = int(number or 0)
     if index >= count:
         raise UnusableInput(
             f"device {text!r} was asked for, but this machine has {count} usable GPUs."
         )
     return torch.device("cuda", index)
+
+
+def _gpu_of_this_process(text: str, count: int) -> torch.device:
+    """NCCL refuses two processes on one GPU."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if ":" in text:
+        raise UnusableInput(
+            f"device {text!r} is one GPU for all processes of torchrun; say cuda: each "
+            "takes its own."
+        )
+    if here > count:
+        raise UnusableInput(
+            f"torchrun began {here} processes on this machine with {count} usable "
+            "GPUs: one for each is needed (--nproc-per-node), or --device cpu."
+        )
+    return torch.device("cuda", local)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -142,13 +142,77 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Event:
-    """Inverse of to_json; unknown fields (a newer version's) are dropped."""
+    """Inverse of to_json; unknown fields (a newer version's) are dropped.
+
+    Raises:
+        ValueError: An unknown event, or a field of another type.
+        TypeError: A field is missing.
+    """
     kind = data.get("event", "")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"unknown event {kind!r}; known: {', '.join(sorted(_KINDS))}.")
     cls = _KINDS[kind]
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{k: v for k, v in data.items() if k in names})
+    given: dict[str, Any] = {}
+    for name, kinds in _FIELDS[kind].items():
+        value: Any = data.get(name)
+        if value is None:
+            continue  # a number that was not finite: its default stands for it
+        fits = isinstance(value, kinds) and (isinstance(value, bool) <= (bool in kinds))
+        if not fits or (name in _NUMBERED and not _holds_numbers(value)):
+            raise ValueError(f"{name} of {kind!r} cannot be {value!r}.")
+        given[name] = value
+    return cls(**given)
+
+
+# Fields that hold numbers by name.
+_NUMBERED = ("losses", "monitors", "metrics")
+
+
+def _fields_of(cls: type[Event]) -> dict[str, tuple[type, ...]]:
+    """Name of each field -> what it may be."""
+    by_hint = {
+        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,),
+        "dict": (dict,),
+    }  # fmt: skip
+    return {
+        f.name: by_hint[str(f.type).partition("[")[0]] for f in dataclasses.fields(cls)
+    }
+
+
+_FIELDS = {name: _fields_of(cls) for name, cls in _KINDS.items()}
+
+
+def _holds_numbers(values: Any) -> bool:
+    return all(
+        isinstance(v, int | float) and not isinstance(v, bool) for v in values.values()
+    )
+
+
+def without_stopped(job: Job[R]) -> Job[R]:
+    """Pass events and requests on, but keep Stopped: it is the last word of a run.
+
+    A job inside another one says it too early: what was learnt is saved after it.
+    """
+    request: Request | None = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        request = None if isinstance(event, Stopped) else (yield event)
+
+
+def stopped_words(told: Mapping[str, Any]) -> str:
+    """``"stopped at step 12 of 100"``; empty where the training came to its end.
+
+    Args:
+        told: A model's card, or the result of a training.
+    """
+    if not told.get("stopped", not told.get("complete", True)):
+        return ""
+    total = told.get("total_steps")
+    return f"stopped at step {told.get('steps')}" + (f" of {total}" if total else "")
 
 
 def drain(job: Job[R]) -> R:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".model")
 _MOST_NESTING = 4
 _SAFE_TORCH = (2, 10)  # its restricted unpickler had holes before
 _MOST_PICKLE_BYTES = 64 * 2**20
+_FILL = b"\nbytearray\n"
+_MOST_ENTRIES = 1_000_000
+# Weights that several names share are counted for each.
+_MOST_GROWTH = 8
+_MOST_SMALL_BYTES = 64 * 2**20
 
 # Names that training scripts are known to leave behind; none does anything here.
 _INERT = (
@@ -96,12 +102,33 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         content: Any = _read_safetensors(path)
     else:
         _check_archive(path)
+        _check_program(path)
         content = _read_pickle(path)
     found: dict[str, Tensor] = {}
-    _collect(content, (), found)
+    for looked, (names, value) in enumerate(_entries(content, ())):
+        if looked > _MOST_ENTRIES:
+            raise UnusableInput(f"{path} holds more than {_MOST_ENTRIES} entries.")
+        if isinstance(value, Tensor) and not (value.is_sparse or value.is_quantized):
+            found[".".join(names)] = value.detach()
     if not found:
         raise UnusableInput(f"expected weights in {path}, found no tensor.")
+    _check_size(found, path)
     return found
+
+
+def _check_size(found: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that take more memory than their file could tell of."""
+    size = path.stat().st_size
+    total = sum(t.numel() * t.element_size() for t in found.values())
+    # The larger of what tensors show (a single number may be shown a billion times)
+    # and what they hold (one number of a billion may be shown).
+    stored = {t.untyped_storage().data_ptr(): t for t in found.values()}
+    held = sum(t.untyped_storage().nbytes() for t in stored.values())
+    if max(total, held) > _MOST_GROWTH * size + _MOST_SMALL_BYTES:
+        raise UnusableInput(
+            f"{path} would unpack to {max(total, held)} bytes of weights from {size}: "
+            "not a file training writes."
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -149,6 +176,44 @@ def _check_archive(path: Path) -> None:
         )
 
 
+def _check_program(path: Path) -> None:
+    """Refuse a pickle that asks for bytes by their number alone.
+
+    torch's unpickler makes a bytearray of any length; weights hold none.
+    """
+    with path.open("rb") as file:
+        packed = file.read(4) == b"PK\x03\x04"  # as torch decides
+    if packed:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                wants = any(
+                    _FILL in archive.read(e)
+                    for e in archive.infolist()
+                    if e.filename.endswith("data.pkl")
+                )
+        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError,
+                NotImplementedError, EOFError) as error:  # fmt: skip
+            raise _damaged(path, error) from error
+    else:
+        wants = _holds(path, _FILL)
+    if wants:
+        raise UnusableInput(
+            f"{path} was refused: it wants memory by a number, which no weights do. "
+            "Ask for the weights as safetensors, or save the state dict alone."
+        )
+
+
+def _holds(path: Path, words: bytes) -> bool:
+    """Whether a file holds some bytes anywhere."""
+    tail = b""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            if words in tail + piece:
+                return True
+            tail = piece[-len(words) :]
+    return False
+
+
 def _read_pickle(path: Path) -> Any:
     if _torch_version() < _SAFE_TORCH:
         raise UnusableInput(
@@ -173,13 +238,17 @@ def _read_pickle(path: Path) -> Any:
             "weights as safetensors, or save the state dict alone."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError,
-            AttributeError, AssertionError, IndexError) as error:  # fmt: skip
-        first = str(error).strip().split("\n")[0].split(". ")[0]
-        first = first or type(error).__name__
-        raise UnusableInput(
-            f"expected a file of torch.save, {path} is damaged or something else "
-            f"({first})."
-        ) from error
+            AttributeError, AssertionError, IndexError, MemoryError,
+            RecursionError, OverflowError) as error:  # fmt: skip
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> UnusableInput:
+    first = str(error).strip().split("\n")[0].split(". ")[0]
+    return UnusableInput(
+        f"expected a file of torch.save, {path} is damaged or something else "
+        f"({first or type(error).__name__})."
+    )
 
 
 def _torch_version() -> tuple[int, ...]:
@@ -194,11 +263,15 @@ def _wanted_name(text: str) -> str:
     return "more than tensors and plain containers"
 
 
-def _collect(value: Any, names: tuple[str, ...], found: dict[str, Tensor]) -> None:
-    if isinstance(value, Tensor):
-        if not value.is_sparse and not value.is_quantized:
-            found[".".join(names)] = value.detach()
-    elif isinstance(value, Mapping) and len(names) < _MOST_NESTING:
+def _entries(
+    value: Any, names: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything in nested dictionaries, with its names from the outside in."""
+    if isinstance(value, Mapping) and len(names) < _MOST_NESTING:
         for name, inner in value.items():
             if isinstance(name, str):
-                _collect(inner, (*names, name), found)
+                yield from _entries(inner, (*names, name))
+            else:
+                yield (), None
+    else:
+        yield names, value

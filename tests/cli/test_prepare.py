@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from homolog.cli import main
 from homolog.data.scan_io import write_volume
 from homolog.data.store import Store
+from homolog.data.store_folder import writing
 from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
 
@@ -39,7 +44,8 @@ def test_a_dataset_becomes_a_store_and_the_last_line_says_so(
     status, text, _ = run(phantom_folder, "--out", out, "--json")
     assert status == 0
     said = json.loads(text.splitlines()[-1])
-    assert said == {"cases": 8, "labelled": 8, "rejected": [], "store": str(out)}
+    facts = {"cases": 8, "labelled": 8, "rejected": [], "store": str(out)}
+    assert said == {**facts, "kept": [], "removed": []}
     assert "8 cases (8 labelled), 0 rejected" in text
     assert "nothing is resampled" in text
     store = Store.open(out)
@@ -175,3 +181,35 @@ def test_the_real_hippocampi_are_all_sound(run, data_kit, tmp_path):
     shutil.rmtree(tmp_path / "store")
     assert status == 0
     assert (said["cases"], said["labelled"], said["rejected"]) == (156, 156, [])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_whoever_ends_it_finds_whole_cases_and_a_free_store(tmp_path, number):
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        scan(tmp_path / "in" / f"s{i}.nii.gz", seed=i)
+    out, folder = tmp_path / "store", str(tmp_path / "in")
+    code = f"""
+        import os, signal, sys
+        from homolog.data import case_writer
+        real = case_writer.write_array
+        def write(data, path):
+            real(data, path)
+            if "s1" in str(path):
+                os.kill(os.getpid(), signal.{number})
+        case_writer.write_array = write
+        sys.argv = ["homolog", "prepare", {folder!r}, "--out", {str(out)!r}]
+        from homolog.cli import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert "what is prepared stays" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(out / "cases") == ["s0"]
+    with writing(out):
+        pass

@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from homolog.backbones._base import build
 from homolog.cli import main
+from homolog.cli._run import kept_words
+from homolog.data.scan_io import write_volume
+from homolog.data.store import Store
+from homolog.errors import UnusableInput
 from homolog.events import Failed, Finished, Step, Stopped
 from homolog.model_files import load_encoder, save_model
+from homolog.runs import launch
 from homolog.runs.run import Run
 
 SMALL = {"channels": [4, 8]}
@@ -107,6 +113,31 @@ def test_stop_and_pause_of_what_does_not_run(shell: Any, tmp_path: Path) -> None
     assert (status, "has finished" in news) == (2, True)
 
 
+def test_a_stop_says_what_exists() -> None:
+    told = {"steps": 12, "total_steps": 100, "stopped": True}
+    assert "before its first step: there is no model" in kept_words({"steps": 0})
+    best = {"model": "r/model", "weights_of": {"kept": "best", "step": 10}}
+    assert kept_words({**told, **best}) == (
+        "stopped at step 12 of 100; the model so far (best weights, of step 10): "
+        "r/model"
+    )
+    assert kept_words({**told, "model": "r/model"}) == (
+        "stopped at step 12 of 100; the model so far: r/model"
+    )
+
+
+def test_models_tell_where_they_were_stopped(shell: Any, model: Path) -> None:
+    card = json.loads((model / "model.json").read_text())
+    told = {"steps": 12, "total_steps": 100, "complete": False, "stopped": True}
+    (model / "model.json").write_text(json.dumps(card | told))
+    _, text, _ = shell("models", "list", model.parents[1], "--json")
+    assert "stopped at step 12 of 100" in text
+    assert last_json(text)["models"][0]["stopped"] is True
+    earlier = {"steps": 12, "complete": False}  # as before totals were written
+    (model / "model.json").write_text(json.dumps(card | earlier))
+    assert "stopped at step 12" in shell("models", "list", model.parents[1])[1]
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     card = {"kind": "encoder", "backbone": {"name": "resunet", "config": SMALL}}
@@ -148,6 +179,24 @@ def test_a_foreign_file_is_imported_and_exported_again(
     assert shell("models", "export", out, "--out", tmp_path / "x.pt")[0] == 2
 
 
+def test_an_import_says_what_it_would_drop_and_stops(
+    shell: Any, tmp_path: Path
+) -> None:
+    larger = build("resunet", {"channels": [4, 8, 16]}).state_dict()
+    torch.save(larger, tmp_path / "w.pt")
+    words = (
+        "models", "import", tmp_path / "w.pt", "--backbone", "resunet",
+        "--set", "channels=4,8", "--out", tmp_path / "x",
+    )  # fmt: skip
+    status, text, news = shell(*words)
+    assert (status, "saved" in text) == (2, False)
+    assert "would lose" in news
+    assert not (tmp_path / "x").exists()
+    status, text, _ = shell(*words, "--allow-dropped")
+    assert status == 0
+    assert "dropped: " in text
+
+
 def test_an_import_that_does_not_fit_shows_the_table(
     shell: Any, model: Path, tmp_path: Path
 ) -> None:
@@ -163,3 +212,63 @@ def test_an_import_that_does_not_fit_shows_the_table(
         "models", "import", tmp_path / "w.pt", "--out", tmp_path / "x"
     )
     assert (status, "name the backbone" in news) == (2, True)
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A store of one case, and scans of somebody else."""
+    from homolog.data.index import index_sources
+    from homolog.data.store_writer import write_store
+    from homolog.data.volume import Volume
+    from homolog.events import drain
+    from homolog.geometry.affine import Affine
+
+    for number, name in enumerate(("mine", "theirs")):
+        data = np.random.default_rng(number).integers(0, 500, (1, 8, 9, 10))
+        (tmp_path / name).mkdir()
+        write_volume(
+            Volume(data.astype(np.int16), Affine.of((1.0, 1.0, 1.0))),
+            tmp_path / name / f"{name}.nii.gz",
+        )
+    index = drain(index_sources([tmp_path / "mine"]))
+    drain(write_store(index.cases, tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("front", ["foreground", "background", "window"])
+def test_a_strangers_run_does_not_write_elsewhere_unasked(
+    shell: Any, tmp_path: Path, precious: Path, front: str
+) -> None:
+    before = {p: p.read_bytes() for p in precious.rglob("*") if p.is_file()}
+    config = {"sources": [str(tmp_path / "theirs")], "out": str(precious)}
+    run = Run.create(tmp_path / "gift", "prepare", config)
+    if front == "window":
+        with pytest.raises(UnusableInput, match=r"outside its own folder.*--outside"):
+            launch.start(run)
+    else:
+        words = ["--background"] if front == "background" else []
+        status, _, error = shell("runs", "resume", run.folder, *words)
+        assert (status, str(precious) in error) == (2, True)
+        assert error.strip().endswith("--outside")
+    assert {p: p.read_bytes() for p in precious.rglob("*") if p.is_file()} == before
+    assert run.state() == "new"
+
+
+def test_a_run_may_write_elsewhere_when_that_is_said(
+    shell: Any, tmp_path: Path, precious: Path
+) -> None:
+    config = {"sources": [str(tmp_path / "theirs")], "out": str(precious)}
+    run = Run.create(tmp_path / "gift", "prepare", config)
+    status, _, _ = shell("runs", "resume", run.folder, "--outside")
+    assert status == 0
+    assert {c.id for c in Store.open(precious).cards} == {"mine", "theirs"}
+
+
+def test_a_link_out_of_a_runs_folder_is_not_followed(
+    shell: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "papers").mkdir()
+    run = Run.create(tmp_path / "gift", "pretrain", {"method": "mae"})
+    (run.folder / "checkpoints").symlink_to(tmp_path / "papers")
+    status, _, error = shell("runs", "resume", run.folder)
+    assert (status, "is a link to" in error) == (2, True)

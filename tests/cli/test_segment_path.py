@@ -183,7 +183,8 @@ def test_one_bad_scan_does_not_stop_the_others(run, cohort, tmp_path, capsys):
     assert status == 1
     result = last_line(capsys)
     assert [f["scan"] for f in result["failed"]] == [str(tmp_path / "broken.nii.gz")]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.nii.gz"]
+    written = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert written == ["good.labels.json", "good.nii.gz"]  # labels keep their names
 
 
 def test_prediction_never_overwrites_its_scan(run, cohort, tmp_path):
@@ -263,3 +264,84 @@ def test_store_prepared_otherwise_is_refused(run, cohort, tmp_path, capsys):
     status = homolog("evaluate", "--model", run / "run", tmp_path / "coarse")
     assert status == 2
     assert "spacing_mm" in capsys.readouterr().err
+
+
+def _of_other_sizes(run, cohort, folder):
+    """One ball as it is, in voxels of half the size, and in thick slices."""
+    scan = read_scan(cohort / "imagesTr" / "ball_2_0000.nii.gz")
+    fine = scan.data
+    for axis in (1, 2, 3):
+        fine = np.repeat(fine, 2, axis)
+    thick = scan.data[:, :27].reshape(1, 9, 3, 28, 28).mean(2).astype(np.int16)
+    own = scan.affine
+    write_volume(scan, folder / "same.nii.gz")
+    half = own @ Affine.shift((-0.25,) * 3) @ Affine.scale((0.5, 0.5, 0.5))
+    write_volume(Volume(fine, half), folder / "fine.nii.gz")
+    stack = own @ Affine.shift((1.0, 0.0, 0.0)) @ Affine.scale((3.0, 1.0, 1.0))
+    # another order of axes too: sizes are those along the body's axes
+    turned = reorder_axes(thick, (2, 0, 1), (True, False, False))
+    grid = stack.reorient((2, 0, 1), (True, False, False), (9, 28, 28))
+    write_volume(Volume(turned, grid), folder / "thick.nii.gz")
+
+
+def test_scans_of_other_voxel_sizes_are_brought_to_the_models(
+    run, cohort, tmp_path, capsys
+):
+    (tmp_path / "in").mkdir()
+    _of_other_sizes(run, cohort, tmp_path / "in")
+    card = json.loads((run / "run" / "model" / "model.json").read_text())
+    assert card["preprocessing"]["spacing_mm"] is None
+    assert card["learnt_spacing_mm"]["smallest"] == pytest.approx([1.5] * 3)
+    status = homolog(
+        "predict", tmp_path / "in", "--model", run / "run", "--out", tmp_path / "out",
+        "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert status == 0
+    found = {p["scan"].split("/")[-1]: p for p in last_line(capsys)["predicted"]}
+    same = found["same.nii.gz"]["volumes_ml"]["ball"]
+    truth = read_labels(cohort / "labelsTr" / "ball_2.nii.gz").data.sum() * 1.5**3
+    assert same == pytest.approx(truth / 1000, rel=0.5)
+    assert found["same.nii.gz"]["notes"] == []
+    for name, size in (("fine", "0.75 x 0.75 x 0.75"), ("thick", "4.5 x 1.5 x 1.5")):
+        told = found[f"{name}.nii.gz"]
+        assert told["volumes_ml"]["ball"] == pytest.approx(same, rel=0.2)
+        assert f"its voxels of {size} mm (z, y, x) were brought" in told["notes"][0]
+        scan = read_scan(tmp_path / "in" / f"{name}.nii.gz")
+        labels = read_labels(tmp_path / "out" / f"{name}.nii.gz")
+        assert labels.shape == scan.shape
+        assert labels.affine == scan.affine
+
+
+def test_models_from_before_take_their_stores_size_or_warn(
+    run, cohort, tmp_path, capsys
+):
+    old = tmp_path / "old"
+    shutil.copytree(run / "run" / "model", old / "model")
+    place = old / "model" / "model.json"
+    card = json.loads(place.read_text())
+    del card["learnt_spacing_mm"]
+    place.write_text(json.dumps(card))
+    (tmp_path / "in").mkdir()
+    _of_other_sizes(run, cohort, tmp_path / "in")
+
+    def predicted(out):
+        status = homolog(
+            "predict", tmp_path / "in" / "fine.nii.gz", "--model", old, "--out", out,
+            "--device", "cpu", "--json",
+        )  # fmt: skip
+        assert status == 0
+        captured = capsys.readouterr()
+        result = json.loads(captured.out.strip().splitlines()[-1])
+        (warning,) = result["warnings"]
+        assert f"warning: {warning}" in captured.err
+        return warning, result["predicted"][0]
+
+    warning, alone = predicted(tmp_path / "alone")
+    assert "does not say at which voxel size it learnt" in warning
+    assert alone["notes"] == []
+    # in a run whose store is still there unchanged
+    store, config = run / "store", {"store": str(run / "store"), "more_stores": []}
+    (old / "run.json").write_text(json.dumps({"config": config}))
+    warning, told = predicted(tmp_path / "of_run")
+    assert f"training data in {store}, 1.5 x 1.5 x 1.5 mm" in warning
+    assert "were brought to 1.5 x 1.5 x 1.5 mm" in told["notes"][0]

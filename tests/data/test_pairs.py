@@ -47,7 +47,7 @@ def test_no_table_is_none_and_half_a_table_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="damaged"):
         read_pairs(tmp_path)
     np.save(folder / "table.npy", table().rows[:2])
-    with pytest.raises(UnusableInput, match="not whole"):
+    with pytest.raises(UnusableInput, match="match its checksum"):
         read_pairs(tmp_path)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -439,3 +441,101 @@ def test_the_modality_is_that_of_a_prepared_scan(
     write_volume(Volume(data, Affine.scale([2.0, 1.0, 1.0])), path)
     assert read_scan(path).modality == expected
     assert inspect_scan(path).modality == expected
+
+
+def test_voxels_never_start_within_their_header(tmp_path: Path) -> None:
+    data = values()
+    for offset, suffix in ((0.0, ".nii"), (0.0, ".nii.gz")):
+        content = bytearray(nifti(data, srow=np.eye(3, 4)))
+        content[108:112] = np.array([offset], "<f4").tobytes()
+        path = put(tmp_path / f"a{suffix}", bytes(content))
+        np.testing.assert_array_equal(read_scan(path).data[0], data)
+    for offset in (1.0, 100.0, 348.0, -352.0, 1e30, float("nan"), float("inf")):
+        content[108:112] = np.array([offset], "<f4").tobytes()
+        path = put(tmp_path / "b.nii", bytes(content))
+        with pytest.raises(Unsound, match=r"voxels cannot start|expected"):
+            read_scan(path)
+    # With an extension in between, 0 says nothing.
+    content[108:112] = bytes(4)
+    content[348] = 1
+    with pytest.raises(Unsound, match="voxels cannot start at byte 0"):
+        read_scan(put(tmp_path / "c.nii", bytes(content)))
+    two = bytearray(nifti2(data, np.eye(3, 4), (1, 1, 1)))
+    two[168:176] = bytes(8)
+    np.testing.assert_array_equal(
+        read_scan(put(tmp_path / "d.nii", bytes(two))).data[0], data
+    )
+
+
+def test_what_a_gzip_unpacks_to_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homolog.data.nifti_data._MOST_AFTER", 1 << 20)
+    content = nifti(values(), srow=np.eye(3, 4)) + bytes(1 << 25)
+    bomb = put(tmp_path / "a.nii.gz", content)
+    with pytest.raises(Unsound, match="far behind the voxels") as told:
+        read_scan(bomb)
+    assert told.value.problem.code == "corrupt"
+    np.testing.assert_array_equal(
+        read_scan(put(tmp_path / "b.nii", content)).data[0], values()
+    )
+
+
+def test_a_scan_larger_than_the_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homolog.data.free_memory._SMALL", 8)
+    monkeypatch.setattr("homolog.data.free_memory.free_bytes", lambda: 1979)
+    path = put(tmp_path / "a.nii.gz", nifti(values(), srow=np.eye(3, 4)))
+    with pytest.raises(Unsound, match="GB are free") as told:
+        read_scan(path)
+    assert told.value.problem.code == "too_large"
+    assert inspect_scan(path).usable  # piece by piece
+    monkeypatch.setattr("homolog.data.free_memory.free_bytes", lambda: 1980)
+    assert read_scan(path)
+    monkeypatch.setattr("homolog.data.free_memory.free_bytes", lambda: 0)  # unknown
+    assert read_scan(path)
+
+
+def test_five_axes_are_several_volumes(tmp_path: Path) -> None:
+    data = values((2, 1, 3, 4, 5))
+    lines = [
+        "NRRD0004", "type: short", "dimension: 5", "sizes: 5 4 3 1 2",
+        "spacings: 1 1 1 1 1", "encoding: raw", "endian: little", "", "",
+    ]  # fmt: skip
+    path = tmp_path / "a.nrrd"
+    path.write_bytes("\n".join(lines).encode() + data.tobytes())
+    with pytest.raises(Unsound, match="4D: 2 volumes"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("deep", [1, 2])
+@pytest.mark.parametrize("opaque", [True, False])
+def test_grey_with_alpha_is_grey_where_it_is_opaque(
+    deep: int, opaque: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(deep)
+    grey = rng.integers(0, 256**deep, (20, 30)).astype(f">u{deep}")
+    alpha = np.full_like(grey, 256**deep - 1)
+    alpha[0, 0] -= not opaque
+    rows = np.stack([grey, alpha], -1).astype(grey.dtype)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def part(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    head = struct.pack(">IIBBBBB", 30, 20, 8 * deep, 4, 0, 0, 0)
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"tEXt", b"Title\0x")
+        + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b"")
+    )  # fmt: skip
+    if not opaque:
+        with pytest.raises(Unsound, match="partly transparent"):
+            read_scan(path)
+        return
+    volume = read_scan(path)
+    assert volume.data.dtype == np.dtype(f"u{deep}")
+    np.testing.assert_array_equal(volume.data[0, 0], grey)
+    assert "opaque alpha" in volume.meta["remarks"][-1]

@@ -177,7 +177,8 @@ def test_what_the_source_says_of_a_case_is_taken_in_without_reading_it(
 
     drain(write_store(cohort, tmp_path / "store"))
     cohort[0] = replace(cohort[0], split="test", target="sick", subject="person")
-    _, result = events_of(write_store(cohort, tmp_path / "store"))
+    writing = write_store(cohort, tmp_path / "store", keep_identifiers=True)
+    _, result = events_of(writing)
     assert result["built"] == 0
     card = Store.open(tmp_path / "store").card("case_0")
     assert (card.split, card.target, card.subject) == ("test", "sick", "person")
@@ -294,9 +295,9 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
     assert os.listdir(tmp_path / "store" / "cases") == []
 
 
-def test_cases_no_longer_asked_for_leave_the_store(cohort, tmp_path):
+def test_cases_no_longer_asked_for_leave_the_store_when_that_is_said(cohort, tmp_path):
     drain(write_store(cohort, tmp_path / "store"))
-    drain(write_store(cohort[:3], tmp_path / "store"))
+    drain(write_store(cohort[:3], tmp_path / "store", replace=True))
     assert len(Store.open(tmp_path / "store")) == 3
     assert not (tmp_path / "store" / "cases" / "case_3").exists()
 
@@ -395,3 +396,189 @@ def test_a_marked_voxel_keeps_its_place_from_file_to_crop_and_back(
     restored = restore_labels(np.asarray(store.label("a")), prepared, volume)
     np.testing.assert_array_equal(restored.data, labels)
     np.testing.assert_allclose(restored.affine.matrix, affine.matrix, atol=1e-4)
+
+
+def names_in(store: Path) -> set[str]:
+    return {path.name for path in (store / "cases").iterdir()}
+
+
+def test_what_a_new_source_lacks_stays_until_replace_is_said(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:3], out))
+    (tmp_path / "others").mkdir()
+    other = case(tmp_path / "others", "other", seed=9)
+    events, result = events_of(write_store([other], out))
+    assert result["kept"] == ["case_0", "case_1", "case_2"]
+    assert (result["built"], result["cases"], result["removed"]) == (1, 4, [])
+    assert any("--replace lets them go" in getattr(e, "text", "") for e in events)
+    assert {c.id for c in Store.open(out).cards} == {*result["kept"], "other"}
+    events, result = events_of(write_store([other], out, replace=True))
+    assert result["removed"] == ["case_0", "case_1", "case_2"]
+    assert any(
+        "3 cases left the store: case_0, case_1, case_2." in getattr(e, "text", "")
+        for e in events
+    )
+    assert names_in(out) == {"other"}
+    assert len(Store.open(out)) == 1
+
+
+def test_another_scan_of_a_name_the_store_has_is_refused(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:2], out))
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    (tmp_path / "others").mkdir()
+    other = case(tmp_path / "others", "case_1", seed=9)
+    with pytest.raises(UnusableInput, match=r"has a case 'case_1' of .*--replace"):
+        drain(write_store([other], out))
+    before.pop(out / ".lock")
+    assert all(path.read_bytes() == held for path, held in before.items())
+    drain(write_store([other], out, replace=True))
+    assert [c.source for c in Store.open(out).cards] == [str(other.image)]
+
+
+def test_moved_scans_are_the_same_cases(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:2], out))
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    moved = [case(tmp_path / "moved", f"case_{i}", seed=i) for i in range(2)]
+    _, result = events_of(write_store(moved, out))
+    assert (result["reused"], result["kept"], result["removed"]) == (2, [], [])
+    assert "moved" in Store.open(out).cards[0].source
+
+
+def test_one_scan_under_another_name_is_not_kept_twice(cohort, tmp_path):
+    from dataclasses import replace
+
+    out = tmp_path / "store"
+    drain(write_store(cohort[:2], out))
+    renamed = replace(cohort[0], id="other_name")
+    _, result = events_of(write_store([renamed], out))
+    assert (result["kept"], result["removed"]) == (["case_1"], ["case_0"])
+    assert names_in(out) == {"case_1", "other_name"}
+
+
+def test_new_scans_are_brought_to_the_voxel_size_of_cases_that_stay(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:2], out))
+    assert Store.open(out).preprocessing.spacing_mm is None
+    (tmp_path / "others").mkdir()
+    thick = case(tmp_path / "others", "thick", affine=Affine.of((3.0, 1.0, 1.0)))
+    _, result = events_of(write_store([thick], out, spacing="auto"))
+    assert "2 cases that the store keeps" in result["explanation"][0]
+    store = Store.open(out)
+    assert store.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
+    assert {c.spacing_mm for c in store.cards} == {(1.0, 1.0, 1.0)}
+    with pytest.raises(
+        UnusableInput, match=r"the voxel size 1,1,1, not 2,2,2;.*--replace"
+    ):
+        drain(write_store([thick], out, spacing=(2.0, 2.0, 2.0)))
+    wider = Preprocessing(percentiles=(2.0, 98.0))
+    with pytest.raises(UnusableInput, match=r"the percentiles 0\.5,99\.5, not 2,98"):
+        drain(write_store([thick], out, preprocessing=wider, spacing="auto"))
+    assert len(Store.open(out)) == 3
+
+
+def test_labels_of_new_scans_take_the_values_of_cases_that_stay(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:1], out))
+    assert Store.open(out).label_names == {1: "one", 3: "label 3"}
+    (tmp_path / "others").mkdir()
+    names = {1: "two", 3: "one"}
+    other = case(tmp_path / "others", "other", seed=9, label_names=names)
+    with pytest.raises(UnusableInput, match=r"cannot be brought together .*--names"):
+        drain(write_store([other], out, names={}))
+    drain(write_store([other], out, names={3: "dot"}))
+    store = Store.open(out)
+    assert store.label_names[1] == "one"
+    assert store.card("case_0").label_counts == {1: 80, 3: 1}
+    assert store.card("other").label_counts[1] == 1  # its own 3
+    two = next(v for v, n in store.label_names.items() if n == "two")
+    assert store.card("other").label_counts[two] == 80
+
+
+def test_a_case_whose_file_broke_since_stays(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort, out))
+    cohort[2].image.unlink()
+    _, result = events_of(write_store(cohort, out))
+    assert result["cases"] == 4
+    assert "case_2" in result["rejected"][0]["path"]
+    assert np.asarray(Store.open(out).image("case_2")).shape == (1, 9, 10, 11)
+
+
+def test_one_process_at_a_time_writes_into_a_store(cohort, tmp_path):
+    out = tmp_path / "store"
+    job = write_store(cohort, out)
+    next(job)
+    with pytest.raises(UnusableInput, match=r"another process \(process .* writing"):
+        drain(write_store(cohort[:1], out))
+    _, result = events_of(job)
+    assert result["cases"] == 4
+    assert len(Store.open(out)) == 4
+    drain(write_store(cohort[:1], out))
+
+
+def test_the_lock_of_a_killed_writer_is_free(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:1], out))
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from homolog.data.store_folder import writing
+        with writing(Path({str(out)!r})):
+            (Path({str(out)!r}) / "cases" / ".new-x").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert ".new-x" in names_in(out)
+    drain(write_store(cohort[:1], out))
+    assert names_in(out) == {"case_0"}
+
+
+def test_a_case_moved_aside_by_a_killed_writer_comes_back(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort[:2], out))
+    (out / "cases" / "case_1").rename(out / "cases" / ".old-case_1")
+    _, result = events_of(write_store(cohort[:2], out))
+    assert (result["built"], result["reused"]) == (0, 2)
+    assert names_in(out) == {"case_0", "case_1"}
+
+
+def test_an_unfinished_preparation_loses_nothing_to_another(cohort, tmp_path):
+    out = tmp_path / "store"
+    job = write_store(cohort[:3], out)
+    event = next(job)
+    while not (isinstance(event, Progress) and event.index == 2):
+        event = next(job)
+    job.close()
+    _, result = events_of(write_store(cohort[3:], out))
+    assert (result["cases"], result["kept"]) == (1, [])
+    assert names_in(out) == {"case_0", "case_1", "case_3"}
+    _, result = events_of(write_store(cohort[:3], out))
+    assert (result["built"], result["reused"], result["cases"]) == (1, 2, 4)
+
+
+def test_a_damaged_list_of_cases_is_written_anew(cohort, tmp_path):
+    out = tmp_path / "store"
+    drain(write_store(cohort, out))
+    (out / "store.json").write_text('{"cases": 3')
+    with pytest.raises(UnusableInput, match="damaged"):
+        Store.open(out)
+    _, result = events_of(write_store(cohort, out))
+    assert result["reused"] == 4
+    assert len(Store.open(out)) == 4
+
+
+@pytest.mark.parametrize("name", ["cases", "cases/case_1", "pairs"])
+def test_folders_that_are_links_are_not_written_into(cohort, tmp_path, name):
+    out, mine = tmp_path / "gift", tmp_path / "mine"
+    drain(write_store(cohort[:2], out))
+    drain(write_store(cohort[2:], mine))
+    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
+    if (out / name).exists():
+        (out / name).rename(tmp_path / "aside")
+    (out / name).symlink_to(mine / "cases", target_is_directory=True)
+    with pytest.raises(UnusableInput, match="is a link to"):
+        drain(write_store(cohort[:1], out, replace=True))
+    assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before

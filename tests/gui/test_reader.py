@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("napari")
 
+from homolog.data import decoder
 from homolog.data.scan_io import read_labels, read_scan, write_labels, write_volume
 from homolog.data.series_list import holds_dicom, list_series
 from homolog.data.volume import LabelMap, Volume
@@ -154,6 +155,27 @@ def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, told: list[str]) ->
     assert len(told) == 1
     assert told[0].startswith("bad.nii cannot be opened: ")
     assert read_layers(str(bad)) == NOTHING
+
+
+def test_a_file_that_ends_its_decoder_leaves_the_window_alive(
+    tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "fake.py"
+    script.write_text(
+        "import os\nprint('{}', flush=True)\ninput()\nos.kill(os.getpid(), 11)\n"
+    )
+    helper = decoder._Helper()
+    monkeypatch.setattr(decoder, "_helper", helper)
+    good, bad = tmp_path / "good.nii", tmp_path / "bad.mha"
+    write_volume(_scan(), good)
+    write_volume(_scan(), bad)
+    monkeypatch.setattr(decoder, "_SCRIPT", script)
+    layers = read_layers([str(bad), str(good)])
+    helper.close()
+    assert [layer[1]["name"] for layer in layers] == ["good"]
+    assert told == [
+        "bad.mha cannot be opened: damaged in a way that ends its decoder (SIGSEGV)."
+    ]
 
 
 def test_a_tilt_is_told_once(tmp_path: Path, told: list[str]) -> None:

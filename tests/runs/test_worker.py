@@ -70,6 +70,20 @@ def test_a_run_in_this_process_tells_and_writes_the_same(tmp_path: Path) -> None
     assert (run.pid(), run.is_alive()) == (os.getpid(), False)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_a_worker_writes_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        run = toy_run(tmp_path / "r", 3)
+        launch.start(run)
+        assert isinstance(list(launch.follow(run))[-1], Finished)
+    finally:
+        os.umask(before)
+    files = [run.folder, *run.folder.rglob("*")]
+    assert len(files) > 6
+    assert {p.name for p in files if p.stat().st_mode & 0o077} == set()
+
+
 def test_a_flag_stops_it_and_a_resume_finishes_it(tmp_path: Path) -> None:
     run, whole = toy_run(tmp_path / "r", 60, 0.01), toy_run(tmp_path / "whole", 60)
     flag, told = StopFlag(), []

@@ -17,7 +17,7 @@ from homolog.data.scan_header import series_path
 from homolog.data.scan_io import read_labels, read_scan
 from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
-from homolog.events import Event, Progress, Request, Saved, Stopped, drain
+from homolog.events import Event, Note, Progress, Request, Saved, Stopped, drain
 from homolog.model_files import load_encoder
 from homolog.runs.jobs import JOBS, job_of
 from homolog.runs.run import Run
@@ -190,6 +190,43 @@ def test_what_cannot_be_embedded_is_refused(
         drain(job_of("embed")({**config, "encoder": "/nothing"}, tmp_path))
 
 
+@pytest.mark.parametrize("error", [OverflowError("too far"), MemoryError(), KeyError()])
+def test_one_bad_scan_stops_no_other(
+    error: Exception,
+    scans: list[str],
+    encoder: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(Path(scans[0]).read_bytes())
+    asked = [str(bad), scans[1]]
+
+    def reading(path: Path | str) -> Any:
+        if Path(path) == bad:
+            raise error
+        return read_scan(path)
+
+    monkeypatch.setattr("homolog.study.embedding.read_scan", reading)
+    monkeypatch.setattr("homolog.tasks._predict.read_scan", reading)
+    config = {"encoder": str(encoder), "scans": asked, "folder": str(tmp_path / "f")}
+    result, told = listen(job_of("embed")({**config, "device": "cpu"}, tmp_path))
+    assert [f["scan"] for f in result["features"]] == scans[1:2]
+    assert [f["scan"] for f in result["failed"]] == [str(bad)]
+    assert any(isinstance(e, Note) and str(bad) in e.text for e in told)
+    with pytest.raises(type(error)):
+        drain(job_of("embed")({**config, "scans": asked[:1]}, tmp_path))
+    with pytest.raises(UnusableInput, match="none of 2 scans could be embedded"):
+        drain(job_of("embed")({**config, "scans": asked[:1] * 2}, tmp_path))
+    config = {"model": str(model), "scans": asked, "out": str(tmp_path / "labels")}
+    result, _ = listen(job_of("predict")({**config, "device": "cpu"}, tmp_path))
+    assert [p["scan"] for p in result["predicted"]] == scans[1:2]
+    (failed,) = result["failed"]
+    assert failed["scan"] == str(bad)
+    assert failed["reason"].endswith(".")
+
+
 def test_too_little_memory_for_a_window_is_told_in_a_sentence(
     scans: list[str], encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +384,16 @@ def test_a_finetuning_counts_its_validations(
     assert result["total_s"] < 121
     assert result["resolved"]["training"]["minutes"] == 2.0
     assert result["resolved"]["task_config"]["validate_cases"] == 16
+    held = len(phantom_store.split("val"))
+    assert f"and up to {held} more to choose the weights by" in result["notes"][0]
+    assert result["few_steps"] in ("", *(n[0].lower() + n[1:] for n in result["notes"]))
+    config["training"]["minutes"] = 0.02
+    config["task_config"]["validate_cases"] = None
+    result, _ = listen(plan_of("finetune", config, tmp_path))
+    assert "the recipe has 1500" in result["few_steps"]
+    assert "the recipe has 1500" in result["notes"][-1]
+    assert "the last weights are kept" in result["notes"][0]
+    assert result["validation_s"] == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,21 +3,33 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from homolog.backbones import BACKBONES
-from homolog.checkpoint import generations
+from homolog.checkpoint import generations, load_state
+from homolog.cli.finetune import validated_cases
 from homolog.config import ConfigError
 from homolog.data.store import Store
 from homolog.errors import UnusableInput
-from homolog.events import Note, Preview, Request, Saved, Validated, drain
+from homolog.events import (
+    Note,
+    Preview,
+    Request,
+    Saved,
+    Started,
+    Step,
+    Stopped,
+    Validated,
+    drain,
+)
 from homolog.model_files import load_model, save_model
-from homolog.tasks._cases import choose_cases, parse_fold, spread_cases
+from homolog.tasks._cases import choose_cases, parse_fold, spread_cases, spread_first
 from homolog.tasks._finetune import job
 from homolog.tasks._finetune_settings import learned_task, resolve, resolve_request
 from homolog.tasks._trained import open_trained
-from homolog.tasks.segment import Segment, SegmentConfig
+from homolog.tasks.segment import Segment, SegmentConfig, box_around
 
 TINY = {"name": "resunet", "channels": [8, 16]}
 
@@ -111,7 +123,15 @@ def test_stopped_and_resumed_equals_uninterrupted(phantom_store, finished, tmp_p
     _, result = events_of(stream)
     assert result["stopped"] is True
     assert result["steps"] < 4
-    assert not (folder / "model").exists()
+    early = load_model(folder).card
+    assert (early["stopped"], early["complete"]) == (True, False)
+    assert (early["steps"], early["total_steps"]) == (result["steps"], 4)
+    assert early["weights_of"] == result["weights_of"]
+    assert early["weights_of"]["validated"] is True
+    task_of_it, model = open_trained(folder, torch.device("cpu"))
+    held = choose_cases(phantom_store, task_of_it).val
+    told = task_of_it.validate(model, held)
+    assert told["dice"] == pytest.approx(early["validation"]["dice"], abs=1e-6)
     task = folder / "task.json"
     began = task.read_text()
     told = json.loads(began)
@@ -337,3 +357,128 @@ def test_without_validation_cases_the_last_weights_are_kept(phantom_folder, tmp_
     assert result["best"] == {}
     assert any(isinstance(e, Note) and "last weights" in e.text for e in events)
     assert load_model(tmp_path / "run").card["cases"] == {"train": ["one"], "val": []}
+
+
+def test_a_stop_before_the_first_validation_keeps_the_last_weights(
+    phantom_store, tmp_path
+):
+    config = config_of(phantom_store)
+    config["training"] = {**config["training"], "validate_every": 0, "log_every": 1}
+    stream = job(config, tmp_path / "run")
+    event = next(stream)
+    while not (isinstance(event, Step) and event.index == 2):
+        event = next(stream)
+    events, result = events_of_sent(stream, Request.STOP)
+    assert isinstance(events[-1], Stopped)
+    assert events[-2] == Saved(str(tmp_path / "run" / "model"), "model")
+    assert result["weights_of"] == {"kept": "last", "step": 2, "validated": False}
+    card = load_model(tmp_path / "run").card
+    assert (card["validation"], card["stopped"]) == ({}, True)
+    last = load_state(tmp_path / "run").tensors
+    for name, tensor in load_model(tmp_path / "run").state.items():
+        assert torch.equal(tensor, last[f"module/network.{name}"])
+
+
+def test_a_stop_before_the_first_step_keeps_nothing(phantom_store, tmp_path):
+    config = config_of(phantom_store)
+    stream = job(config, tmp_path / "run")
+    while not isinstance(next(stream), Started):
+        pass
+    events, result = events_of_sent(stream, Request.STOP)
+    assert events[-1] == Stopped(0)
+    assert (result["stopped"], "model" in result) == (True, False)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def events_of_sent(stream, request):
+    first = stream.send(request)
+    events, result = events_of(stream)
+    return [first, *events], result
+
+
+def test_labels_that_choose_the_weights_are_counted(finished, phantom_store):
+    folder, events, result = finished
+    card = load_model(folder).card
+    learnt, chosen = (len(card["cases"][k]) for k in ("train", "val"))
+    assert chosen == len(choose_cases(phantom_store, Segment(SegmentConfig())).val) > 0
+    told = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    assert result["labelled"] == card["labelled"] == told
+    first = next(e.text for e in events if isinstance(e, Note))
+    assert f"{learnt} labelled cases to learn from and {chosen} more to choose" in first
+    assert f"{learnt + chosen} labelled cases in all" in first
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_fewer_or_no_labels_may_choose_the_weights(phantom_store, tmp_path, most):
+    config = config_of(phantom_store)
+    config["task_config"] = {**config["task_config"], "validate_cases": most}
+    events, result = events_of(job(config, tmp_path / "run"))
+    card = load_model(tmp_path / "run").card
+    assert result["labelled"]["chosen_by"] == len(card["cases"]["val"]) == (most or 0)
+    assert len(card["trained_on"]) == result["labelled"]["in_all"]
+    validated = [e for e in events if isinstance(e, Validated)]
+    assert len(validated) == (2 if most else 0)
+    if most is None:
+        assert result["weights_of"] == {"kept": "last", "step": 4, "validated": False}
+        assert any("left alone" in e.text for e in events if isinstance(e, Note))
+
+
+def test_labels_an_encoder_was_pretrained_with_are_told(phantom_store, tmp_path):
+    from homolog.backbones._base import build
+    from homolog.config import to_dict
+
+    encoder = build("resunet", {"channels": (8, 16)})
+    seen = [card.source_hash for card in phantom_store.cards][:5]
+    card = {
+        "kind": "encoder", "method": "mixcl", "uses_labels": True, "trained_on": seen,
+        "backbone": {"name": "resunet", "config": to_dict(encoder.config)},
+    }  # fmt: skip
+    save_model(tmp_path / "pre" / "model", encoder.state_dict(), card)
+    config = config_of(phantom_store, encoder=str(tmp_path / "pre"), backbone={})
+    config["training"] = {**config["training"], "steps": 1}
+    events, result = events_of(job(config, tmp_path / "run"))
+    assert result["labelled"]["encoder"] == 5
+    told = [e.text for e in events if isinstance(e, Note)]
+    assert any("pretrained with labels: 5 labelled cases" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "cases"), [("none", None), ("all", 0), ("7", 7), (" None ", None)]
+)
+def test_validate_is_none_all_or_a_number(text, cases):
+    assert validated_cases(text) == cases
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "few", "1.5", ""])
+def test_validate_that_cannot_be_meant_is_refused(text):
+    with pytest.raises(ConfigError, match="none, all or a number"):
+        validated_cases(text)
+
+
+def test_the_first_few_of_the_held_out_cases_are_spread():
+    cases = list(range(16))
+    order = spread_first(cases)
+    assert sorted(order) == cases
+    assert sorted(order[:4]) == [0, 4, 8, 12]
+    for count in range(6):
+        assert sorted(spread_first(range(count))) == list(range(count))
+
+
+def test_a_part_of_a_scan_lies_around_its_labels():
+    label = np.zeros((40, 60, 30), np.int16)
+    label[30:38, 20:24, 2:5] = 1
+    box = box_around(label, 0.125, (16, 16, 16))
+    assert label[box].shape == (20, 30, 16)
+    assert label[box].sum() == label.sum()
+    assert box_around(label, 1.0, (16, 16, 16)) == tuple(
+        slice(0, n) for n in label.shape
+    )
+    middle = box_around(np.zeros((40, 60, 30), np.int16), 0.001, (8, 8, 48))
+    assert middle == (slice(16, 24), slice(26, 34), slice(0, 30))
+
+
+def test_validation_of_a_part_is_a_dice_all_the_same(finished, phantom_store):
+    task, model = open_trained(finished[0], torch.device("cpu"))
+    cases = choose_cases(phantom_store, task).val[:1]
+    part = task.validate(model, iter(cases), share=0.5)
+    assert 0.0 <= part["dice"] <= 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -146,7 +147,9 @@ class SliceTransformer(nn.Module):
 
     def forward(self, slices: Tensor) -> Tensor:
         """(B, n, F) -> (B, n, F); n may be 1."""
-        found = slices + slice_places(slices.shape[1], slices.shape[2]).to(slices)
+        found = slices + _places_on(
+            slices.shape[1], slices.shape[2], slices.device, slices.dtype
+        )
         for layer in self.layers:
             found = layer(found)
         return found
@@ -199,3 +202,13 @@ def slice_places(count: int, dim: int) -> Tensor:
     rate = torch.exp(-math.log(10_000.0) * torch.arange(half) / max(half, 1))
     both = torch.cat([torch.sin(index * rate), torch.cos(index * rate)], dim=1)
     return both[:, :dim]
+
+
+@functools.lru_cache(maxsize=64)
+def _places_on(
+    count: int, dim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """The same where they are needed; copied up once, since a copy waits."""
+    # a tensor made under inference_mode could not be used in training later
+    with torch.inference_mode(False), torch.no_grad():
+        return slice_places(count, dim).to(device, dtype)

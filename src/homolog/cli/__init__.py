@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 
@@ -48,7 +49,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="homolog")
 def cli() -> None:
-    r"""Pretrain on unlabelled scans, see what was learnt, label a little, segment.
+    """Pretrain on unlabelled scans, see what was learnt, label a little, segment.
 
     \b
     homolog demo                                  the whole path on built-in data
@@ -56,14 +57,41 @@ def cli() -> None:
     homolog pretrain s2dc store --out runs/pre    learn without labels
     homolog finetune segment store --encoder runs/pre --out runs/seg
     homolog predict scan.nii.gz --model runs/seg --out labels
-    """
+
+    What is written is readable by you alone; HOMOLOG_UMASK=007 lets your group in.
+    """  # noqa: D301 - click reads the backspace
+
+
+# What several processes do together; anything else would be done by each of them.
+_TOGETHER = (["pretrain"], ["finetune"], ["runs", "resume"])
+
+
+def _leaves_it_to_the_first(words: list[str]) -> bool:
+    """Whether this is one of many processes of torchrun, and the command for one."""
+    count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if count < 2 or any(words[: len(known)] == known for known in _TOGETHER):
+        return False
+    if os.environ["RANK"] != "0":
+        return True
+    print(
+        f"homolog: {' '.join(words[:1])} works in one process, the other {count - 1} "
+        "that torchrun began do nothing.",
+        file=sys.stderr,
+    )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)  # this process, and what it starts, is alone
+    return False
 
 
 def main() -> None:
     """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
     from homolog.cli._errors import exit_status
+    from homolog.private_files import keep_private
 
+    if _leaves_it_to_the_first(sys.argv[1:]):
+        sys.exit(0)
     try:
+        keep_private()
         status = cli(standalone_mode=False)
     except BaseException as error:
         status = exit_status(error)

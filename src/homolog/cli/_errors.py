@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import IO, cast
 
 import click
 
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
+from homolog.safe_text import VisibleStream, visible
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
@@ -22,7 +24,7 @@ def exit_status(error: BaseException) -> int:
         print("Stopped.", file=sys.stderr)
         return STOPPED
     if isinstance(error, click.ClickException):
-        error.show()
+        error.show(file=cast("IO[str]", VisibleStream(sys.stderr)))
         return UNUSABLE
     if isinstance(error, SystemExit):
         return int(error.code) if isinstance(error.code, int) else FAILED
@@ -37,8 +39,8 @@ def exit_status(error: BaseException) -> int:
         FileExistsError,
     )
     if os.environ.get("HOMOLOG_TRACEBACK"):
-        traceback.print_exception(error)
-    print(f"homolog: {_sentence(error)}", file=sys.stderr)
+        sys.stderr.write(visible("".join(traceback.format_exception(error))))
+    print(visible(f"homolog: {_sentence(error)}"), file=sys.stderr)
     if isinstance(error, expected):
         return UNUSABLE
     if not isinstance(error, JobError | OSError | ValueError | MemoryError):

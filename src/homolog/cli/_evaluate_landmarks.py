@@ -128,6 +128,7 @@ def _write(
     import json
 
     from homolog.data.points_io import write_text
+    from homolog.safe_text import UnixRows, cell_row
 
     out.mkdir(parents=True, exist_ok=True)
     flat = []
@@ -140,10 +141,12 @@ def _write(
         flat.append({k: v for k, v in row.items() if not isinstance(v, list)} | places)
     text = io.StringIO()
     columns = [k for k in flat[0] if k not in ("true_mm", "b_mm")] if flat else ["scan"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(
+        UnixRows(text), columns, lineterminator="\r\n", extrasaction="ignore"
+    )
     writer.writeheader()
     writer.writerows(
-        {k: "" if v is None else v for k, v in row.items()} for row in flat
+        cell_row({k: "" if v is None else v for k, v in row.items()}) for row in flat
     )
     table, summary = out / "landmarks.csv", out / "landmarks.json"
     write_text(table, text.getvalue())

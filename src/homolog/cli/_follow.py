@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from homolog import events
+from homolog.safe_text import visible
 
 
 def follow(stream: Iterable[events.Event]) -> events.Event | None:
-    """Print events as they come; returns the last one (Finished, Stopped or Failed)."""
+    """Print events as they come; returns the last one (Finished, Stopped or Failed).
+
+    SIGTERM, and SIGHUP of a terminal that is closed, interrupt like Ctrl-C.
+    """
     screen = _Bar() if sys.stderr.isatty() else _Lines()
     last: events.Event | None = None
     try:
-        for event in stream:
-            last = event
-            screen.show(event)
+        with _ended_like_ctrl_c():
+            for event in stream:
+                last = event
+                screen.show(event)
     finally:
         screen.close()
     return last
+
+
+def with_result(
+    job: Generator[Any, Any, dict[str, Any]],
+) -> Generator[Any, Any, None]:
+    """A job's events, and its result as the last of them."""
+    result = yield from job
+    yield events.Finished(result)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Whoever ends the process lets it leave things in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    taken: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # a handler of the command's own, and nohup, stay
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, interrupt)
+                taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def duration(seconds: float) -> str:
@@ -58,7 +97,7 @@ class _Lines:
                     f"  {_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
                 )
             elif event.item:
-                line += f"  {event.item}"
+                line += f"  {visible(event.item, one_line=True)}"
             if event.remaining_s:
                 line += f"  {duration(event.remaining_s)} left"
             self._print(line)
@@ -68,7 +107,7 @@ class _Lines:
             self._print(text)
 
     def _print(self, line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(visible(line), err=True)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -84,10 +123,10 @@ class _Bar(_Lines):
 
         self._console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             console=self._console,
             transient=True,
         )
@@ -99,7 +138,7 @@ class _Bar(_Lines):
             news = f"{_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
             phase = "step"
         elif isinstance(event, events.Progress):
-            news, phase = event.item, event.phase
+            news, phase = visible(event.item, one_line=True), event.phase
         else:
             text = describe(event)
             if text:
@@ -108,12 +147,12 @@ class _Bar(_Lines):
         if event.remaining_s:
             news += f"  {duration(event.remaining_s)} left"
         self._progress.update(
-            self._task, description=phase, completed=event.index,
+            self._task, description=visible(phase), completed=event.index,
             total=max(event.total, 1), news=news,
         )  # fmt: skip
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(visible(line), highlight=False, markup=False)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -135,7 +174,7 @@ def describe(event: events.Event) -> str:
         case events.Preview(path=path, title=title):
             return f"{title or 'preview'}: {path}"
         case events.Stopped(index=index):
-            return f"stopped after step {index}; continue with: homolog runs resume"
+            return f"stopped after step {index}"
         case events.Failed(message=message):
             return f"failed: {message}"
     return ""

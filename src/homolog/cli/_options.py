@@ -11,6 +11,7 @@ import click
 
 from homolog.config import ConfigError
 from homolog.geometry.places import named_numbers
+from homolog.safe_text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +33,7 @@ def common(function: F) -> F:
 def show(result: dict[str, Any], as_json: bool, lines: Sequence[str] = ()) -> None:
     """Print lines for people, then (with --json) one JSON object as the last line."""
     for line in lines:
-        click.echo(line)
+        click.echo(visible(line))
     if as_json:
         click.echo(json.dumps(result))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homolog.cli._errors import DONE, STOPPED
+from homolog.cli._errors import DONE, STOPPED, UNUSABLE
 
 if TYPE_CHECKING:
     from homolog.events import Event
@@ -42,29 +43,30 @@ def run_in_folder(
     from homolog.errors import UnusableInput
     from homolog.runs.run import Run
 
-    if _many_processes():
+    if many_processes() > 1:
         if background:
             raise UnusableInput("--background does not go together with torchrun.")
-        return _together(kind, config, out, as_json)
+        device = str(config.get("device", "auto"))
+        return together(lambda: Run.create(out, kind, config), device, as_json)
     run = Run.create(out, kind, config)
     return in_background(run, as_json) if background else in_foreground(run, as_json)
 
 
-def in_foreground(run: Run, as_json: bool) -> int:
+def in_foreground(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Work on a run in this process and show its events; returns the exit status."""
     from homolog.runs.worker import execute
 
     with stop_on_interrupt() as flag:
-        last = show_events(execute(run, flag))
+        last = show_events(execute(run, flag, outside=outside))
     return conclude(run, last, as_json)
 
 
-def in_background(run: Run, as_json: bool) -> int:
+def in_background(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Start a worker for a run and return."""
     from homolog.cli._options import show
     from homolog.runs import launch
 
-    pid = launch.start(run)
+    pid = launch.start(run, outside=outside)
     show(
         {"run": str(run.folder), "state": "running", "pid": pid},
         as_json,
@@ -98,8 +100,36 @@ def conclude(run: Run, last: Event | None, as_json: bool) -> int:
     if isinstance(last, Finished):
         show(result, as_json, [f"done: {result.get('model', run.folder)}"])
         return DONE
-    show(result, as_json, [f"continue with: homolog runs resume {run.folder}"])
+    show(result, as_json, [kept_words(result), continue_words(run)])
     return STOPPED
+
+
+def kept_words(result: Mapping[str, Any]) -> str:
+    """What exists after a stop, in one sentence.
+
+    Args:
+        result: Of the job that was stopped.
+    """
+    from homolog.events import stopped_words
+
+    where = stopped_words(result) or "stopped"
+    model = result.get("model")
+    if not model:
+        nothing = "before its first step" if result.get("steps") == 0 else "early"
+        return f"stopped {nothing}: there is no model yet"
+    told = result.get("weights_of")
+    which = ""
+    if told:
+        kind = "best" if told["kept"] == "best" else "last"
+        which = f" ({kind} weights, of step {told['step']})"
+    return f"{where}; the model so far{which}: {model}"
+
+
+def continue_words(run: Run) -> str:
+    """How a stopped run goes on."""
+    from homolog.runs import launch
+
+    return f"continue with: {launch.resume_command(run)}"
 
 
 @contextmanager
@@ -140,30 +170,58 @@ def show_events(events: Iterator[Event]) -> Event | None:
     return last
 
 
-def _many_processes() -> bool:
-    """Whether torchrun started this process; asked without importing torch."""
-    import os
+def many_processes() -> int:
+    """How many processes torchrun started; asked without importing torch."""
+    if "RANK" not in os.environ:
+        return 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
+def together(begin: Callable[[], Run], device: str, as_json: bool) -> int:
+    """One of several processes: the first holds the run, the others only work.
 
-def _together(kind: str, config: Mapping[str, Any], out: Path, as_json: bool) -> int:
-    """One of several processes: the first holds the run, the others only work."""
-    from homolog.distributed import choose_device, session, wait_for_all
+    Args:
+        begin: Makes or opens the run; called by the first process alone.
+        device: As asked for.
+        as_json: Print the summary as the last line.
+    """
+    from homolog.distributed import choose_device, from_first, session, wait_for_all
+    from homolog.errors import JobError
+    from homolog.events import Failed
     from homolog.runs.jobs import job_of
-    from homolog.runs.run import Run
     from homolog.runs.worker import execute
 
-    device = choose_device(str(config.get("device", "auto")))
-    with session(device) as here, stop_on_interrupt() as flag:
-        if here.is_first:
-            run = Run.create(out, kind, config)
+    with session(choose_device(device)) as here, stop_on_interrupt() as flag:
+        if not here.is_first:
+            told: Any = from_first(None)
+            if told is None:
+                return UNUSABLE  # the first process says why
+            kind, config, folder = told
+            status = _work_silently(job_of(kind)(config, folder), flag)
+            wait_for_all()  # were one to leave with 130, torchrun would end the others
+            return status
+        try:
+            run = begin()
+            config = _settled(run)
+        except (ValueError, OSError, JobError):
+            from_first(None)
+            raise
+        from_first((run.spec["kind"], config, run.folder))
+        last = show_events(execute(run, flag, here.size))
+        if not isinstance(last, Failed):
             wait_for_all()
-            last = show_events(execute(run, flag))
-            return conclude(run, last, as_json)
-        wait_for_all()
-        job = job_of(kind)(dict(config), Path(out).resolve())
-        return _work_silently(job, flag)
+        return conclude(run, last, as_json)
+
+
+def _settled(run: Run) -> dict[str, Any]:
+    """The run's complete configuration, decided once for all processes."""
+    from homolog.runs.jobs import is_unresolved, resolved
+
+    config: dict[str, Any] = run.spec["config"]
+    if is_unresolved(config):
+        config = resolved(run.spec["kind"], config)
+        run.settle(config)
+    return config
 
 
 def _work_silently(job: Any, flag: StopFlag) -> int:

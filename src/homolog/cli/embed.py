@@ -52,7 +52,8 @@ def command(
     """Dense feature maps of scans, memory-mapped, with their place in the world.
 
     Each SCAN gives NAME.HASHES.features.npy, an array (z, y, x, feature) of float16
-    unit vectors, and NAME.HASHES.features.json with affine, stride and encoder.
+    unit vectors, and NAME.HASHES.features.json with affine, stride and encoder. Of
+    several scans, one that cannot be read does not stop the others.
     """
     for path in scans:
         existing(path)
@@ -64,8 +65,11 @@ def command(
         f"{entry['size']} features" + (", was there already" if entry["reused"] else "")
         for entry in result["features"]
     ]
+    if result["failed"]:
+        lines.append(f"{len(result['failed'])} could not be:")
+        lines += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
     show(result, as_json, lines)
-    return 0
+    return 1 if result["failed"] else 0
 
 
 def _embed(
@@ -77,19 +81,19 @@ def _embed(
     if result.pop("stopped"):
         raise KeyboardInterrupt
     if pca:
-        yield from _write_colours(scans, result["features"], out, encoder)
+        made = [Path(entry["scan"]) for entry in result["features"]]
+        yield from _write_colours(made, result["features"], out, encoder)
     return result
 
 
 def _write_colours(
-    scans: tuple[Path, ...],
+    scans: list[Path],
     entries: list[dict[str, Any]],
     out: Path,
     encoder: DenseEncoder,
 ) -> Generator[Any, Any, None]:
     """One RGB volume per scan; the directions are those of all scans together."""
     from homolog.data.feature_files import open_features
-    from homolog.data.preprocess import prepare_volume
     from homolog.data.scan_io import read_scan, write_volume
     from homolog.drawing.pca import fit_colours
     from homolog.events import Saved
@@ -97,9 +101,7 @@ def _write_colours(
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
     bodies = [
-        body_cells(
-            prepare_volume(read_scan(path), encoder.preprocessing), encoder.strides[0]
-        )
+        body_cells(encoder.prepare(read_scan(path)), encoder.strides[0])
         for path in scans
     ]
     colours = fit_colours([m.data for m in maps], bodies)

@@ -49,7 +49,8 @@ from homolog.cli._options import common
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Time instead of steps, validations included.",
+    help="Time instead of steps, all included; the number of steps follows as they "
+    "get faster or slower.",
 )
 @click.option(
     "--fraction",
@@ -57,6 +58,14 @@ from homolog.cli._options import common
     default=1.0,
     show_default=True,
     help="Share of the labelled training subjects used.",
+)
+@click.option(
+    "--validate",
+    "validate",
+    default=None,
+    metavar="none|all|K",
+    help="Labelled held-out cases that choose the weights; they count as labels too. "
+    "none keeps the last weights.  [default: the task's; segment 16, classify all]",
 )
 @click.option(
     "--fold", default=None, metavar="I/K", help="Hold out the i-th of k parts."
@@ -84,6 +93,7 @@ def command(
     steps: int | None,
     minutes: float | None,
     fraction: float,
+    validate: str | None,
     fold: str | None,
     assignments: tuple[str, ...],
     background: bool,
@@ -100,8 +110,10 @@ def command(
     Several stores may annotate different classes: labels of one name are one class,
     and where a store does not annotate a class, nothing is learnt about it there.
 
-    The best weights on the store's validation cases are kept. The test split is never
-    looked at; see homolog evaluate.
+    The best weights on the store's validation cases are kept: these cases need labels
+    too, beside those of --fraction; --validate says how many, or none. The test split
+    is never looked at; see homolog evaluate. Ctrl-C stops between two steps: state and
+    model so far are saved, and homolog runs resume RUN goes on exactly.
 
     \b
     homolog finetune segment store --encoder runs/pre --out runs/seg --minutes 10
@@ -120,6 +132,8 @@ def command(
         training |= {"steps": steps, "minutes": 0.0}
     if minutes is not None:
         training["minutes"] = minutes
+    if validate is not None:
+        own["validate_cases"] = validated_cases(validate)
     if backbone is not None:
         network["name"] = backbone
     if recipe is None:
@@ -149,6 +163,18 @@ def command(
         as_json=as_json,
         background=background,
     )
+
+
+def validated_cases(text: str) -> int | None:
+    """``none``, ``all`` or a number -> the setting ``validate_cases``."""
+    from homolog.config import ConfigError
+
+    word = text.strip().lower()
+    if word in ("none", "all"):
+        return None if word == "none" else 0
+    if not word.isdecimal() or int(word) < 1:
+        raise ConfigError(f"--validate takes none, all or a number, got {text!r}.")
+    return int(word)
 
 
 def sort_settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from homolog.cli._options import common, show
 from homolog.geometry.places import AXES_NAMED
+from homolog.safe_text import visible
 
 if TYPE_CHECKING:
     from homolog.data.inspect import Inspection
@@ -30,9 +32,19 @@ _COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", 
     show_default=True,
     help="Read all values too: checksums, NaN, constant, colour. Else only headers.",
 )
+@click.option(
+    "--keep-identifiers",
+    is_flag=True,
+    help="With --json, tell DICOM's PatientID as it is; otherwise as a keyed hash.",
+)
 @common
 def command(
-    scans: tuple[Path, ...], deep: bool, seed: int, device: str, as_json: bool
+    scans: tuple[Path, ...],
+    deep: bool,
+    keep_identifiers: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
 ) -> int:
     """Size, spacing, orientation, modality and problems of scans.
 
@@ -47,7 +59,7 @@ def command(
     if not paths:
         raise UnusableInput(f"{scans[0]}: no scans in this folder.")
     found = [inspect_scan(path, deep=deep) for path in paths]
-    result = {"scans": [_record(inspection) for inspection in found]}
+    result = {"scans": [_record(i, keep_identifiers) for i in found]}
     show(result, as_json, _table(found))
     return 0 if any(i.header is not None for i in found) else 2
 
@@ -66,12 +78,23 @@ def _expand(scan: Path) -> list[Path]:
     if not scan.is_dir():
         return [scan]
     tree = walk(scan, datasets=False)
-    series = [p for f in tree.dicom_folders for p in dicom_scans(f)[0] or [f]]
-    return sorted([*tree.files, *series])
+    found = list(tree.files)
+    for folder in tree.dicom_folders:
+        try:
+            series, others = dicom_scans(folder)
+        except Exception:  # the folder itself is inspected, and tells it
+            series, others = [], []
+        found += series
+        found += [o.path for o in others if "DICOMDIR" not in o.other_object]
+        found += [] if series or others else [folder]
+    return sorted(found)
 
 
-def _record(inspection: Inspection) -> dict[str, Any]:
+def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
+    from homolog.data.subjects import pseudonym, subject_key
+    from homolog.errors import UnusableInput
+
     problems = [
         {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems
     ]
@@ -83,21 +106,28 @@ def _record(inspection: Inspection) -> dict[str, Any]:
     header = inspection.header
     if header is None:
         return record
+    record["size"] = list(header.shape)
+    if inspection.placed:
+        record |= {
+            "spacing_mm": list(header.affine.spacing_mm),
+            "origin_mm": list(header.affine.origin_mm),
+            "orientation": header.affine.orientation[::-1],
+            "affine": header.affine.to_list(),
+            "axes": AXES_NAMED,
+        }
     record |= {
-        "size": list(header.shape),
-        "spacing_mm": list(header.affine.spacing_mm),
-        "origin_mm": list(header.affine.origin_mm),
-        "orientation": header.affine.orientation[::-1],
-        "affine": header.affine.to_list(),
-        "axes": AXES_NAMED,
         "modality": inspection.modality,
         "dtype": header.dtype,
         "kind": header.kind,
         "frames": header.frames,
         "channels": header.channels,
     }
-    if header.meta.get("subject"):
-        record["subject"] = header.meta["subject"]
+    if subject := str(header.meta.get("subject", "")):
+        if keep_identifiers:
+            record["subject"] = subject
+        else:
+            with contextlib.suppress(UnusableInput):  # no place for a key: not told
+                record["subject"] = pseudonym(subject, subject_key())
     stats = inspection.stats
     if stats is not None and stats.low <= stats.high:
         record["range"] = [stats.low, stats.high]
@@ -106,15 +136,19 @@ def _record(inspection: Inspection) -> dict[str, Any]:
 
 def _table(found: list[Inspection]) -> list[str]:
     """Aligned columns, each scan's problems below its line."""
-    rows = [_COLUMNS, *(_row(inspection) for inspection in found)]
+    rows = [_COLUMNS, *(_shown(_row(inspection)) for inspection in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
     lines = [_line(rows[0], widths)]
     for row, inspection in zip(rows[1:], found, strict=True):
         lines.append(_line(row, widths))
         for problem in inspection.problems:
             mark = "unusable:" if problem.fatal else "note:"
-            lines.append(f"    {mark} {problem.text}")
+            lines.append(f"    {mark} {visible(problem.text, one_line=True)}")
     return lines
+
+
+def _shown(row: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(visible(text, one_line=True) for text in row)
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:
@@ -137,12 +171,15 @@ def _row(inspection: Inspection) -> tuple[str, ...]:
     size = " x ".join(str(n) for n in header.shape)
     if header.frames > 1:
         size += f" x {header.frames}"
-    spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+    spacing = axes = "-"
+    if inspection.placed:
+        spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+        axes = header.affine.orientation[::-1]
     return (
         str(inspection.path),
         size,
         spacing,
-        header.affine.orientation[::-1],
+        axes,
         inspection.modality,
         f"{header.kind} {header.dtype}",
     )

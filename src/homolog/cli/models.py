@@ -49,6 +49,7 @@ def command() -> None:
 def list_models(folder: Path, as_json: bool) -> None:
     """List the models in DIR and below."""
     from homolog.errors import UnusableInput
+    from homolog.events import stopped_words
     from homolog.model_files import read_card
 
     if not folder.is_dir():
@@ -69,8 +70,10 @@ def list_models(folder: Path, as_json: bool) -> None:
             "model": str(place),
             "kind": card.get("kind"),
             "method": card.get("method"),
-            "backbone": card.get("backbone", {}).get("name"),
+            "backbone": (card.get("backbone") or {}).get("name"),
             "steps": card.get("steps"),
+            "total_steps": card.get("total_steps"),
+            "stopped": bool(stopped_words(card)),
             "cases": card.get("cases"),
         }
         rows.append(row)
@@ -79,7 +82,7 @@ def list_models(folder: Path, as_json: bool) -> None:
             continue
         lines.append(
             f"{place}  {row['kind']}  {row['method'] or ''} on {row['backbone']}  "
-            f"{row['steps']} steps"
+            f"{stopped_words(card) or str(row['steps']) + ' steps'}"
         )
     show({"models": rows}, as_json, lines or [f"no models in {folder}"])
 
@@ -111,22 +114,31 @@ def check_model(
     metavar="DIR",
     help="Model folder; new.",
 )
+@click.option(
+    "--allow-dropped",
+    is_flag=True,
+    help="Go on where the encoder of the file is larger than the network named.",
+)
 @_JSON
 def import_model(
     source: Path,
     backbone: str | None,
     assignments: tuple[str, ...],
     out: Path,
+    allow_dropped: bool,
     as_json: bool,
 ) -> None:
     """Turn a foreign weight file into a model folder that every command takes.
 
     Nothing in the file is run; names are matched below any prefix, and at least 90%
-    of the encoder must be found.
+    of the encoder must be found. What would be dropped of the file's encoder stops the
+    import; decoders and heads are left aside.
     """
     from homolog.study import model_care
 
-    result = model_care.import_model(source, out, _hint(backbone, assignments))
+    result = model_care.import_model(
+        source, out, _hint(backbone, assignments), allow_dropped=allow_dropped
+    )
     lines = result.pop("lines")
     show(result, as_json, [*lines, f"saved {out}"])
 

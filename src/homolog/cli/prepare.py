@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,17 @@ _LISTED = 20
     help="What label values are called, such as '1=liver,2=left kidney'; wins over "
     "names in files, and is kept when the store is brought up to date.",
 )
+@click.option(
+    "--keep-identifiers",
+    is_flag=True,
+    help="Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
+    "are. Otherwise as keyed hashes, by which nobody else finds the name.",
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take out cases of STORE that SOURCE does not have; else they stay.",
+)
 @common
 def command(
     sources: tuple[Path, ...],
@@ -75,6 +86,8 @@ def command(
     window_hu: str | None,
     modality: str | None,
     names: str,
+    keep_identifiers: bool,
+    replace: bool,
     seed: int,
     device: str,
     as_json: bool,
@@ -84,15 +97,21 @@ def command(
     SOURCE is a folder of scans, an nnU-Net or Decathlon dataset, a DICOM tree, a
     CSV or JSON manifest, a folder of pictures, or single files. What is unsound is
     left out with its reason. Run it again to go on after an interruption or to take
-    in what changed; what is current is not read twice.
+    in what changed; what is current is not read twice, and cases of the store that
+    SOURCE does not have stay in it.
 
     A manifest has a column image and, where known, label, modality, class (a|b are
     two, "no finding" is none), types, subject, split (train, val, test), boxes.
 
     Without --names, labels are called as dataset.json, a label_names.json beside the
-    label maps, or a JSON manifest says, or else by their number.
+    label maps, a 3D Slicer segmentation, or a JSON manifest says, or else by their
+    number. Labels of one name are one class, whatever their numbers; those called
+    ignore teach nothing.
+
+    Names of files and folders are kept (ids of cases, sources of the store): rename
+    files named after patients before you share a store.
     """
-    from homolog.cli._follow import follow
+    from homolog.cli._follow import follow, with_result
     from homolog.errors import JobError
     from homolog.events import Finished
     from homolog.study.preparing import build_store
@@ -106,22 +125,21 @@ def command(
         window_hu=None if window_hu is None else _window(window_hu),
         names=names,
         seed=seed,
+        keep_identifiers=keep_identifiers,
+        replace=replace,
     )
-    last = follow(_with_result(job))
+    try:
+        last = follow(with_result(job))
+    except KeyboardInterrupt:
+        job.close()  # what is half done goes, and the store is free
+        click.echo("Stopped; what is prepared stays, run it again to go on.", err=True)
+        return 130
     if not isinstance(last, Finished):
         raise JobError("preparing did not come to its end; run it again.")
     result = last.result
-    keys = ("cases", "labelled", "rejected", "store")
+    keys = ("cases", "labelled", "rejected", "store", "kept", "removed")
     show({key: result[key] for key in keys}, as_json, _lines(result))
     return 130 if result["stopped"] else 0
-
-
-def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any, None]:
-    """The job's events, and its result as the last of them."""
-    from homolog.events import Finished
-
-    result = yield from job
-    yield Finished(result)
 
 
 def _window(text: str) -> tuple[float, float]:

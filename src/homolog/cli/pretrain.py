@@ -10,6 +10,7 @@ import click
 
 from homolog.cli._options import common
 from homolog.config import ConfigError, merge, parse_assignments
+from homolog.safe_text import visible
 
 if TYPE_CHECKING:
     from homolog.pretrain.pairs import MissingPairs
@@ -60,7 +61,8 @@ if TYPE_CHECKING:
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Time instead of steps: a step is measured, then the number is fixed.",
+    help="Time instead of steps, all included; the number of steps follows as they "
+    "get faster or slower.",
 )
 @click.option(
     "--without",
@@ -119,8 +121,8 @@ def command(
 ) -> int:
     """Learn an encoder from the scans of STORE..., without labels.
 
-    METHOD is one of homolog methods. Ctrl-C stops between two steps with the state
-    saved; homolog runs resume RUN goes on exactly.
+    METHOD is one of homolog methods. Ctrl-C stops between two steps with state
+    and encoder saved; homolog runs resume RUN goes on exactly.
 
     \b
     homolog pretrain s2dc store --out runs/pre
@@ -171,7 +173,7 @@ def _asked_aligner(missing: MissingPairs) -> Path:
     """Offer to make the table; without a terminal, or if declined, the error stays."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise missing
-    click.echo(str(missing), err=True)
+    click.echo(visible(str(missing)), err=True)
     answer = click.prompt(
         "Run of a trained anatomical embedding to align with (empty: stop)",
         default="", show_default=False, err=True,

@@ -28,8 +28,10 @@ def command() -> None:
     \b
     homolog runs list runs            every run below a folder
     homolog runs follow runs/pre      its events, live; Ctrl-C leaves it running
-    homolog runs stop runs/pre        stop between two steps, state saved
+    homolog runs stop runs/pre        stop between two steps, state and model saved
     homolog runs resume runs/pre      go on exactly where it stopped
+    torchrun --nproc-per-node 2 -m homolog.cli runs resume runs/pre
+                                      the same for one that two processes train
     """  # noqa: D301 - click reads the backspace
 
 
@@ -99,7 +101,8 @@ def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
 @click.option("--kill", is_flag=True, help="Kill it when it does not stop in time.")
 @_JSON
 def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
-    """Stop RUN between two steps; its state is saved."""
+    """Stop RUN between two steps; its state and the model so far are saved."""
+    from homolog.cli._run import continue_words, kept_words
     from homolog.errors import JobError
     from homolog.runs import launch
     from homolog.runs.run import Run
@@ -114,7 +117,12 @@ def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
             f"{run.folder} did not stop within {timeout_s:.0f} s; wait, or add --kill."
         )
     else:
-        show(_row(run), as_json, [f"{state}: {run.folder}"])
+        lines = [f"{state}: {run.folder}"]
+        if state == "stopped":
+            result = run.spec.get("outcome", {}).get("result", {})
+            lines += [kept_words(result)] if "steps" in result else []
+            lines.append(continue_words(run))
+        show(_row(run), as_json, lines)
     return 0
 
 
@@ -134,36 +142,54 @@ def pause_run(folder: Path, as_json: bool) -> None:
 @command.command("resume")
 @_RUN
 @click.option("--background", is_flag=True, help="Return at once.")
+@click.option(
+    "--outside", is_flag=True,
+    help="Let it write outside RUN, where its run.json says; for runs that you made.",
+)  # fmt: skip
 @_JSON
-def resume_run(folder: Path, background: bool, as_json: bool) -> int:
+def resume_run(folder: Path, background: bool, outside: bool, as_json: bool) -> int:
     """Let a paused RUN go on, or continue a stopped, failed or crashed one exactly."""
-    from homolog.cli._run import in_background, in_foreground
+    from homolog.cli._run import in_background, in_foreground, many_processes, together
+    from homolog.errors import UnusableInput
     from homolog.runs import launch
     from homolog.runs.run import Run
 
     run = Run.open(folder)
+    if (processes := many_processes()) > 1:
+        if background:
+            raise UnusableInput("--background does not go together with torchrun.")
+
+        def begin() -> Run:
+            launch.check_resumable(run, processes)
+            return run
+
+        return together(begin, str(run.spec["config"].get("device", "auto")), as_json)
     if run.state() == "paused":
         launch.unpause(run)
         show(_row(run), as_json, [f"going on: {run.folder}"])
         return 0
     launch.check_resumable(run)
-    return in_background(run, as_json) if background else in_foreground(run, as_json)
+    go_on = in_background if background else in_foreground
+    return go_on(run, as_json, outside=outside)
 
 
 def _row(run: Run) -> dict[str, Any]:
     """What a list shows of a run; a damaged one is shown as such."""
-    from homolog.errors import UnusableInput
-
     try:
-        spec = run.spec
-    except UnusableInput as error:
-        return {"run": str(run.folder), "state": "damaged", "reason": str(error)}
+        return _sound_row(run)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        return {"run": str(run.folder), "state": "damaged", "reason": reason}
+
+
+def _sound_row(run: Run) -> dict[str, Any]:
+    spec = run.spec
     config, step = spec["config"], run.last_step()
     return {
         "run": str(run.folder),
         "state": run.state(),
         "kind": spec["kind"],
-        "what": config.get("method") or config.get("task") or "",
+        "what": str(config.get("method") or config.get("task") or ""),
         "step": step.index if step else 0,
         "total": step.total if step else 0,
         "losses": step.losses if step else {},

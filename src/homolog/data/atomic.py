@@ -7,14 +7,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+from homolog.data.leftovers import beside
+from homolog.private_files import create, make_private
+
 
 def write_json(contents: Any, path: Path) -> None:
     """Write JSON beside its place, then move it there."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(contents, file, indent=1)
-        flush(file)
-    os.replace(beside, path)
+    half = beside(path)
+    try:
+        create(half)
+        with half.open("w", encoding="utf-8") as file:
+            json.dump(contents, file, indent=1)
+            flush(file)
+        make_private(half, path)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def flush(file: Any) -> None:

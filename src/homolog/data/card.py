@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +15,11 @@ import numpy as np
 from homolog.data.foreground import Box
 from homolog.data.preprocess import Intensities, Prepared
 from homolog.geometry.affine import Affine, Index, Triple
+
+# More than any scan has; a card that says so would take all memory.
+MOST_VOXELS = 1 << 36
+# The files of a case beside its card.
+IMAGE, LABEL, POINTS = "image.b2nd", "label.b2nd", "points.npy"
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Card:
             edges in voxels (voxel i reaches from i to i + 1).
         label_values: Label values present, without background and unlabelled.
         label_counts: Voxels of each of them.
+        label_map: Value in the label file -> value stored, where they differ; -1
+            teaches nothing.
         has_label: Whether a label map is stored.
         source: Path of the scan.
         label_source: Path of its label map, or None.
@@ -47,6 +57,8 @@ class Card:
         foreground: Box of the body: first voxel and one past the last.
         key: Hash of contents, code and recipe; another key means it must be rebuilt.
         files: Size in bytes of each file of the case.
+        checksums: CRC-32 of each file, in hexadecimal digits: of an array that of its
+            header and index, then of each chunk. Empty in cards of earlier versions.
         note: What had to be done to the values, or empty.
     """
 
@@ -75,8 +87,10 @@ class Card:
     label_source: str | None = None
     key: str = ""
     files: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     note: str = ""
     types: str | None = None
+    label_map: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_labelled(self) -> bool:
@@ -98,6 +112,10 @@ class Card:
         """Stored value of ``low``: what lies outside the scan."""
         return max(-32768, min(32767, round((self.low - self.offset) / self.scale)))
 
+    def array_shape(self, name: str) -> Index | tuple[int, int, int, int]:
+        """Shape of ``image.b2nd`` (with channels) or ``label.b2nd``."""
+        return (self.channels, *self.shape) if name == IMAGE else self.shape
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -106,7 +124,8 @@ class Card:
             **self.original,
             "affine": self.original["affine"].to_list(),
         }
-        plain["label_counts"] = {str(v): n for v, n in self.label_counts.items()}
+        for name in ("label_counts", "label_map"):
+            plain[name] = {str(v): n for v, n in getattr(self, name).items()}
         return plain
 
     @classmethod
@@ -124,11 +143,54 @@ class Card:
         }
         start, stop = values["foreground"]
         values["foreground"] = (tuple(start), tuple(stop))
-        counts = values.get("label_counts", {})
-        values["label_counts"] = {int(v): int(n) for v, n in counts.items()}
+        for name in ("label_counts", "label_map"):
+            told = values.get(name, {})
+            values[name] = {int(v): int(n) for v, n in told.items()}
         for name in ("shape", "label_values", "boxes"):
             values[name] = tuple(values[name])
         return cls(**values)
+
+
+def signed(plain: dict[str, Any]) -> dict[str, Any]:
+    """JSON contents with a checksum over them."""
+    return {**plain, "sha256": _digest(plain)}
+
+
+def is_as_written(plain: Mapping[str, Any]) -> bool:
+    """Whether signed JSON contents are those that were signed; also without one."""
+    return plain.get("sha256", None) in (None, _digest(plain))
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    own = {name: value for name, value in plain.items() if name != "sha256"}
+    text = json.dumps(own, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def check_card(card: Card) -> None:
+    """Raise ValueError where a card says what no prepared case can be.
+
+    A card may come from someone else: what it says decides what memory is taken, and
+    which files are opened.
+    """
+    d, h, w = card.shape
+    whole = (d, h, w, card.channels, *card.label_values, *card.files.values())
+    if not all(type(n) is int for n in whole) or min(d, h, w, card.channels) < 1:
+        raise ValueError("a size is no whole number above 0")
+    if d * h * w * card.channels > MOST_VOXELS:
+        raise ValueError("it is larger than any scan")
+    numbers = (card.scale, card.offset, card.low, card.high, card.centre, card.spread)
+    if not all(math.isfinite(n) for n in numbers) or card.scale == 0:
+        raise ValueError("a number is not finite")
+    files = {IMAGE, LABEL, POINTS}
+    if not (set(card.files) | set(card.checksums)) <= files or IMAGE not in card.files:
+        raise ValueError("it names other files than a case has")
+    if card.has_label and not files <= set(card.files):
+        raise ValueError("it names no label map")
+    start, stop = card.foreground
+    for a, b, n in zip(start, stop, card.shape, strict=True):
+        if not 0 <= a < b <= n:
+            raise ValueError("its foreground lies outside")
 
 
 def prepared_fields(prepared: Prepared, original: Affine) -> dict[str, Any]:

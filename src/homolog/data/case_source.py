@@ -22,7 +22,10 @@ class CaseSource:
         target: Class of the whole scan; several as ``a|b`` (``homolog.data.findings``).
         types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
-        label_names: Label value -> name.
+        label_names: Label value -> name; in the files' values until ``join_cases``.
+        label_values: Values that the label map holds, None where that is not known.
+        label_map: Value in the label file -> value in the store, -1 where it teaches
+            nothing; values not named here stay.
     """
 
     id: str
@@ -35,6 +38,8 @@ class CaseSource:
     types: str | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
+    label_values: frozenset[int] | None = None
+    label_map: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

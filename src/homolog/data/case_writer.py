@@ -5,24 +5,41 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.data.array_file import write_array
+from homolog.data.array_file import (
+    StoredArray,
+    checksums_of,
+    damage_of,
+    write_array,
+)
+from homolog.data.array_frame import Damage
 from homolog.data.atomic import flush, write_json
-from homolog.data.card import Card, boxes_on_grid, prepared_fields
+from homolog.data.card import (
+    IMAGE,
+    LABEL,
+    POINTS,
+    Card,
+    boxes_on_grid,
+    prepared_fields,
+    signed,
+)
+from homolog.data.label_values import mapped_labels
 from homolog.data.preprocess import (
     Preprocessing,
     labels_on_grid,
     prepare_volume,
 )
-from homolog.data.store import case_folder, read_card
+from homolog.data.store import case_folder, read_card, read_points_file
 from homolog.data.values import ValueStats
 from homolog.data.volume import Volume
 from homolog.errors import JobError
+from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -37,11 +54,53 @@ def current_card(store: Path, case_id: str, key: str) -> Card | None:
     card = read_card(folder)
     if card is None or card.key != key or not card.files:
         return None
-    for name, size in card.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            return None
     return card
+
+
+def damages(folder: Path, card: Card) -> dict[str, str]:
+    """What is wrong with the files of a case, read whole: name -> words.
+
+    Without checksums only what cannot be unpacked, and labels that are not as many as
+    the card says, are found.
+    """
+    found: dict[str, str] = {}
+    for name, size in card.files.items():
+        if name == POINTS:
+            continue
+        wrong = damage_of(
+            folder / name, card.array_shape(name), size, card.checksums.get(name, "")
+        )
+        if wrong:
+            found[name] = wrong
+    if card.has_label:
+        try:
+            read_points_file(folder, card)
+        except Damage as damage:
+            found[POINTS] = damage.where
+        except JobError:
+            found[POINTS] = "it is missing"
+        if not card.checksums and LABEL not in found:
+            label = StoredArray(folder / LABEL, card.shape, card.files[LABEL])
+            if foreground_counts(np.asarray(label)) != card.label_counts:
+                found[LABEL] = "it holds other numbers of labels than its card says"
+    return found
+
+
+def checksums(folder: Path, card: Card) -> dict[str, str]:
+    """Of each file of a case, as it is now."""
+    sums = {
+        name: checksums_of(folder / name, card.array_shape(name))
+        for name in card.files
+        if name != POINTS
+    }
+    if POINTS in card.files:
+        sums[POINTS] = f"{zlib.crc32((folder / POINTS).read_bytes()):08x}"
+    return sums
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write the card of a case into its folder."""
+    write_json(signed(card.to_dict()), folder / "card.json")
 
 
 def build_case(
@@ -63,7 +122,7 @@ def build_case(
     folder = case_folder(store, source.id)
     fresh = folder.with_name(f".new-{source.id}")
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    make_folder(fresh)
     try:
         card = _fill(source, fresh, preprocessing, key, seed)
         _replace_folder(fresh, folder)
@@ -88,19 +147,21 @@ def _fill(
     prepared = prepare_volume(volume, preprocessing)
     own, source_hash = volume.affine, content_hash(volume)
     del volume  # scan, prepared scan and labels are never in memory together
-    write_array(prepared.data, folder / "image.b2nd")
+    write_array(prepared.data, folder / IMAGE)
     none = np.empty((prepared.data.shape[0], 0, 0, 0), np.int16)
     prepared = dataclasses.replace(prepared, data=none)
-    names = ["image.b2nd"]
+    names = [IMAGE]
     counts: dict[int, int] = {}
     if source.label is not None:
-        array = labels_on_grid(read_labels(source.label), prepared)
-        write_array(array, folder / "label.b2nd")
+        own_labels = mapped_labels(read_labels(source.label), source.label_map)
+        array = labels_on_grid(own_labels, prepared)
+        del own_labels
+        write_array(array, folder / LABEL)
         points, counts = foreground_index(array, seed)
-        with (folder / "points.npy").open("wb") as file:
+        with (folder / POINTS).open("wb") as file:
             np.save(file, points)
             flush(file)
-        names += ["label.b2nd", "points.npy"]
+        names += [LABEL, POINTS]
     card = Card(
         id=source.id,
         subject=source.subject,
@@ -110,6 +171,7 @@ def _fill(
         boxes=boxes_on_grid(source.boxes, own, prepared.affine),
         label_values=tuple(sorted(counts)),
         label_counts=counts,
+        label_map=dict(source.label_map),
         has_label=source.label is not None,
         source=str(source.image.absolute()),
         label_source=str(source.label.absolute()) if source.label else None,
@@ -118,7 +180,8 @@ def _fill(
         files={name: (folder / name).stat().st_size for name in names},
         **prepared_fields(prepared, own),
     )
-    write_json(card.to_dict(), folder / "card.json")
+    card = dataclasses.replace(card, checksums=checksums(folder, card))
+    write_card(card, folder)
     return card
 
 
@@ -144,7 +207,7 @@ def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
         label_source=str(source.label.absolute()) if source.label else None,
     )
     if today.to_dict() != card.to_dict():
-        write_json(today.to_dict(), case_folder(store, card.id) / "card.json")
+        write_card(today, case_folder(store, card.id))
     return today
 
 
@@ -161,11 +224,7 @@ def foreground_index(
         (N, 4) int16 (int32 for a very long axis) rows (label, z, y, x) sorted by
         label, and label -> voxel count.
     """
-    total = np.zeros(np.iinfo(np.int16).max + 1, np.int64)
-    for plane in labels:
-        found = np.bincount(plane[plane > 0])
-        total[: len(found)] += found
-    counts = {int(v): int(total[v]) for v in np.flatnonzero(total)}
+    counts = foreground_counts(labels)
     wanted = {value: _ranks(value, count, seed) for value, count in counts.items()}
     seen = dict.fromkeys(counts, 0)
     rows = []
@@ -184,6 +243,15 @@ def foreground_index(
     table = table[np.argsort(table[:, 0], kind="stable")]
     is_long = max(labels.shape) > np.iinfo(np.int16).max
     return table.astype(np.int32 if is_long else np.int16), counts
+
+
+def foreground_counts(labels: NDArray[np.int16]) -> dict[int, int]:
+    """Voxels of every label of a (D, H, W) map; 0 and below are no label."""
+    total = np.zeros(np.iinfo(np.int16).max + 1, np.int64)
+    for plane in labels:
+        found = np.bincount(plane[plane > 0])
+        total[: len(found)] += found
+    return {int(v): int(total[v]) for v in np.flatnonzero(total)}
 
 
 def _ranks(value: int, count: int, seed: int) -> NDArray[np.int64]:

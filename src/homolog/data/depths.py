@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.data.array_file import StoredArray, write_array
+from homolog.data.array_file import StoredArray, checksums_of, write_array
 from homolog.data.atomic import write_json
 from homolog.data.card import Card
+from homolog.data.leftovers import beside
 from homolog.data.store import Store, case_folder
+from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
 
 STEPS = 4  # of a voxel
@@ -70,9 +71,12 @@ def depth_of(store: Store, card: Card) -> StoredArray | None:
         told = json.loads((folder / "depth.json").read_text(encoding="utf-8"))
         current = told["key"] == card.key and told["steps"] == STEPS
         size = int(told["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        checksums = str(told.get("checksums", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return StoredArray(folder / "depth.b2nd", card.shape, size) if current else None
+    if not current:
+        return None
+    return StoredArray(folder / "depth.b2nd", card.shape, size, checksums)
 
 
 def write_depths(cases: Sequence[tuple[Store, Card]]) -> Job[int]:
@@ -101,13 +105,17 @@ def _write(store: Store, card: Card) -> None:
     assert label is not None
     depth = np.minimum(np.rint(depth_map(np.asarray(label)) * STEPS), _DEEPEST)
     folder = case_folder(store.path, card.id)
+    if store.path not in folder.resolve().parents:
+        raise JobError(
+            f"{folder} is a link out of its store; nothing is written there."
+        )
     # several processes may make the same one; each writes a file of its own
-    beside = folder / f".depth.{os.getpid()}.b2nd"
+    half = beside(folder / "depth.b2nd", suffix_last=True)
     try:
-        write_array(depth.astype(np.int16), beside)
-        size = beside.stat().st_size
-        os.replace(beside, folder / "depth.b2nd")
+        write_array(depth.astype(np.int16), half)
+        size, checksums = half.stat().st_size, checksums_of(half, card.shape)
+        os.replace(half, folder / "depth.b2nd")
     finally:
-        Path(beside).unlink(missing_ok=True)
-    told = {"key": card.key, "steps": STEPS, "bytes": size}
+        half.unlink(missing_ok=True)
+    told = {"key": card.key, "steps": STEPS, "bytes": size, "checksums": checksums}
     write_json(told, folder / "depth.json")

@@ -1,31 +1,44 @@
 """The tags of one DICOM file that decide where a slice lies and what it belongs to.
 
 A small reader of its own: it tells a cut-off file from a foreign one and contours from
-images, which GDCM does not, and needs a fraction of a millisecond per file. Pixels are
-decoded elsewhere, by SimpleITK.
+images, which GDCM does not, and needs a fraction of a millisecond per file. Of a file
+it reads the header and no more: pixels are decoded elsewhere, by SimpleITK, and only
+once this reader has found that the file holds what its header promises.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import struct
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
+from homolog.data.dicom_objects import other_object
 from homolog.data.problems import Problem, Unsound
 
 _NAMES = {
     0x00080008: "image_type", 0x00080016: "sop_class", 0x00080018: "sop_uid",
-    0x00080060: "modality", 0x0008103E: "description", 0x00100020: "patient",
-    0x00180050: "thickness", 0x00180088: "step", 0x00181164: "imager_spacing",
+    0x00080060: "modality", 0x00080064: "conversion", 0x0008103E: "description",
+    0x00100020: "patient", 0x00180022: "scan_options", 0x00180050: "thickness",
+    0x00180088: "step", 0x00181164: "imager_spacing", 0x00182010: "film",
+    0x00190010: "csa_creator", 0x0019100A: "mosaic_tiles",
     0x0020000D: "study", 0x0020000E: "series", 0x00200012: "acquisition",
     0x00200013: "instance", 0x00200032: "position", 0x00200037: "orientation",
     0x00280002: "samples", 0x00280004: "photometric", 0x00280008: "frames",
     0x00280010: "rows", 0x00280011: "columns", 0x00280030: "spacing",
     0x00280100: "bits", 0x00281053: "slope", 0x00281052: "intercept",
 }  # fmt: skip
-_SHORTS = {"samples", "rows", "columns", "bits"}
+_SHORTS = {"samples", "rows", "columns", "bits", "mosaic_tiles"}
+# Sequences that say, by being there, that each frame tells its own place.
+_FUNCTIONAL_GROUPS = {0x52009229, 0x52009230}
+# Where an ultrasound picture says how large it is: one item per part of the screen.
+_REGIONS = 0x00186011
+_REGION_TAGS = {0x00186024: "H", 0x00186026: "H", 0x0018602C: "d", 0x0018602E: "d"}
+_CENTIMETRES = 3
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _LONG_VR = {
     b"OB",
@@ -45,16 +58,17 @@ _LONG_VR = {
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _OPEN = 0xFFFFFFFF
 
-_NOT_IMAGES = {
-    "1.2.840.10008.5.1.4.1.1.481.3": "an RT structure set (contours)",
-    "1.2.840.10008.5.1.4.1.1.481.2": "an RT dose grid",
-    "1.2.840.10008.5.1.4.1.1.481.5": "an RT plan",
-    "1.2.840.10008.5.1.4.1.1.66": "raw data",
-    "1.2.840.10008.5.1.4.1.1.66.1": "a spatial registration",
-    "1.2.840.10008.5.1.4.1.1.66.4": "a DICOM segmentation",
-    "1.2.840.10008.5.1.4.1.1.104.1": "a PDF document",
-    "1.2.840.10008.1.3.10": "a DICOMDIR index",
-}
+# No tag read here is longer; a longer one is damage, and is not taken into memory.
+_TEXT_MOST = 1 << 16
+# Sequences within sequences, at most.
+_DEPTH_MOST = 64
+# Bytes fetched at once.
+_WINDOW = 1 << 16
+# What lies before the pixels of a deflated file, and after them, at most.
+_HEADER_MOST, _REST_MOST = 1 << 26, 1 << 24
+# Packed pixels that claim to be more than this and more than _RATIO_MOST times the
+# file are no picture but a trap for the memory: lossless codecs reach 3, JPEG 100.
+_LARGE, _RATIO_MOST = 1 << 28, 1000
 
 
 @dataclass(frozen=True)
@@ -78,12 +92,14 @@ class DicomFile:
         return self.tags.get(name, "")
 
     def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
-        """A tag's numbers; None unless exactly ``count`` can be read."""
+        """A tag's numbers; None unless exactly ``count`` finite ones can be read."""
         try:
             found = tuple(float(v) for v in self.text(name).split("\\"))
         except ValueError:
             return None
-        return found if len(found) == count else None
+        if len(found) != count or not all(math.isfinite(v) for v in found):
+            return None
+        return found
 
     def whole(self, name: str, default: int) -> int:
         """A tag's whole number."""
@@ -95,18 +111,13 @@ class DicomFile:
     @cached_property
     def other_object(self) -> str:
         """What the file holds instead of an image, "" for images."""
-        kind = self.text("sop_class")
-        if kind in _NOT_IMAGES:
-            return _NOT_IMAGES[kind]
-        if kind.startswith("1.2.840.10008.5.1.4.1.1.88."):
-            return "a structured report"
-        if kind.startswith("1.2.840.10008.5.1.4.1.1.11."):
-            return "a presentation state"
-        return "" if self.has_pixels or self.damage else "no pixels"
+        return other_object(self)
 
 
 def looks_like_dicom(path: Path) -> bool:
     """Whether the file carries DICOM's mark (or claims to by its name)."""
+    if not path.is_file():
+        return False  # a pipe or device, which may never give a byte
     with path.open("rb") as file:
         start = file.read(132)
     if start[128:132] == b"DICM":
@@ -121,20 +132,21 @@ def read_dicom_file(path: Path) -> DicomFile:
     Raises:
         Unsound: ``empty``, or ``unreadable`` when it is no DICOM file at all.
     """
-    data = path.read_bytes()
-    if not data:
+    size = path.stat().st_size
+    if not size:
         raise Unsound("empty", "the file has 0 bytes.", path)
     if not looks_like_dicom(path):
         raise Unsound("unreadable", "no DICOM mark (DICM) in the file.", path)
-    reader = _Reader(data)
-    try:
-        reader.run()
-    except (_CutError, struct.error):
-        damage = Problem("truncated", "the DICOM file ends before its data do.")
-        return DicomFile(path, reader.tags, reader.has_pixels, damage)
-    except (zlib.error, RecursionError, ValueError) as error:
-        damage = Problem("corrupt", f"the DICOM file is damaged ({error}).")
-        return DicomFile(path, reader.tags, reader.has_pixels, damage)
+    with path.open("rb") as file:
+        reader = _Reader(_Plain(file, size), size)
+        try:
+            reader.run()
+        except (_CutError, struct.error):
+            text = "the DICOM file ends before its data do."
+            reader.damage = Problem("truncated", text)
+        except (zlib.error, _DamageError) as error:
+            text = f"the DICOM file is damaged ({error})."
+            reader.damage = Problem("corrupt", text)
     return DicomFile(path, reader.tags, reader.has_pixels, reader.damage)
 
 
@@ -142,118 +154,231 @@ class _CutError(Exception):
     pass
 
 
+class _DamageError(Exception):
+    pass
+
+
+class _Bytes(Protocol):
+    """Bytes that are fetched when they are asked for."""
+
+    def at(self, start: int, count: int) -> bytes:
+        """Up to ``count`` bytes; fewer at the end."""
+
+    def reaches(self, end: int) -> bool:
+        """Whether there are at least ``end`` bytes."""
+
+
+class _Plain:
+    """A file as it is, through a window."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._start, self._window = 0, b""
+
+    def at(self, start: int, count: int) -> bytes:
+        offset = start - self._start
+        if offset < 0 or offset + count > len(self._window):
+            self._file.seek(start)
+            self._start, offset = start, 0
+            self._window = self._file.read(max(count, _WINDOW))
+        return self._window[offset : offset + count]
+
+    def reaches(self, end: int) -> bool:
+        return end <= self._size
+
+
+class _Inflated:
+    """A deflated file: its beginning is kept, the rest unpacked, counted, dropped."""
+
+    def __init__(self, packed: _Bytes, start: int) -> None:
+        self._inflater = zlib.decompressobj(-15)
+        self._head = bytearray()
+        self._packed, self._next = packed, start
+        self._count = 0
+        self.keep = True
+
+    def at(self, start: int, count: int) -> bytes:
+        self.reaches(start + count)
+        if start + count > len(self._head) < self._count:
+            raise _DamageError("its header is too large")
+        return bytes(self._head[start : start + count])
+
+    def reaches(self, end: int) -> bool:
+        while self._count < end and not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail
+            if not packed:
+                packed = self._packed.at(self._next, _WINDOW)
+                self._next += len(packed)
+            piece = self._inflater.decompress(packed, 1 << 20)
+            if not packed and not piece:
+                raise _CutError
+            self._count += len(piece)
+            if self.keep and len(self._head) < _HEADER_MOST:
+                self._head += piece
+        return end <= self._count
+
+
 class _Reader:
     """Walks the elements of one file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: _Bytes, size: int) -> None:
         self.data = data
+        self.size = size
         self.tags: dict[str, str] = {}
         self.has_pixels = False
         self.damage: Problem | None = None
         self.explicit = True
         self.order = "<"
+        self.packed = False
+        self._regions: list[tuple[float, float] | None] = []
 
     def run(self) -> None:
-        at = 132 if self.data[128:132] == b"DICM" else 0
+        at = 132 if self.data.at(128, 4) == b"DICM" else 0
         at, syntax = self._meta(at)
+        self.packed = syntax not in (
+            "", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2",
+        )  # fmt: skip
         if syntax == "1.2.840.10008.1.2":
             self.explicit = False
         elif syntax == "1.2.840.10008.1.2.2":
             self.order = ">"
         elif syntax == "1.2.840.10008.1.2.1.99":
-            self.data, at = zlib.decompress(self.data[at:], -15), 0
+            self.data, at = _Inflated(self.data, at), 0
         elif not syntax:
-            self.explicit = self.data[at + 4 : at + 6].isalpha()
-        while at < len(self.data):
-            tag, vr, length, at = self._element(at)
+            self.explicit = self.data.at(at + 4, 2).isalpha()
+        while self.data.reaches(at + 1):
+            tag, _, length, at = self._element(at)
             if tag in _PIXELS:
                 self.has_pixels = True
                 self._pixels(at, length)
                 return
+            if tag in _FUNCTIONAL_GROUPS:
+                self.tags["functional_groups"] = "yes"
+            if tag == _REGIONS:
+                with contextlib.suppress(struct.error, _CutError, _DamageError):
+                    self._read_regions(at, length)
             if length == _OPEN:
                 at = self._skip_sequence(at)
                 continue
-            if at + length > len(self.data):
+            if isinstance(self.data, _Inflated) and at + length > _HEADER_MOST:
+                raise _DamageError("its header is too large")
+            if not self.data.reaches(at + length):
                 raise _CutError
             name = _NAMES.get(tag)
+            if name and length > _TEXT_MOST:
+                raise _DamageError(f"tag {tag:08x} says it has {length} bytes")
             if name:
-                self.tags[name] = self._value(name, vr, self.data[at : at + length])
+                self.tags[name] = self._value(name, self.data.at(at, length))
             at += length
 
     def _meta(self, at: int) -> tuple[int, str]:
         syntax = ""
-        while self.data[at : at + 2] == b"\x02\x00":
+        while self.data.at(at, 2) == b"\x02\x00":
             tag, _, length, at = self._element(at)
-            if at + length > len(self.data):
+            if not self.data.reaches(at + length):
                 raise _CutError
             if tag == 0x00020010:
-                syntax = self.data[at : at + length].decode("latin-1").strip("\0 ")
+                value = self.data.at(at, min(length, _TEXT_MOST))
+                syntax = value.decode("latin-1").strip("\0 ")
             at += length
         return at, syntax
 
     def _element(self, at: int) -> tuple[int, bytes, int, int]:
-        group, element = struct.unpack_from(self.order + "HH", self.data, at)
+        head = self.data.at(at, 12)
+        group, element = struct.unpack_from(self.order + "HH", head)
         tag = group << 16 | element
         if group == 0xFFFE or not self.explicit:
-            return (
-                tag,
-                b"",
-                struct.unpack_from(self.order + "I", self.data, at + 4)[0],
-                at + 8,
-            )
-        vr = self.data[at + 4 : at + 6]
+            return tag, b"", struct.unpack_from(self.order + "I", head, 4)[0], at + 8
+        vr = head[4:6]
         if vr in _LONG_VR:
-            return (
-                tag,
-                vr,
-                struct.unpack_from(self.order + "I", self.data, at + 8)[0],
-                at + 12,
-            )
+            return tag, vr, struct.unpack_from(self.order + "I", head, 8)[0], at + 12
         if not vr.isalpha():
-            raise ValueError(f"no value type at byte {at}")
-        return (
-            tag,
-            vr,
-            struct.unpack_from(self.order + "H", self.data, at + 6)[0],
-            at + 8,
-        )
+            raise _DamageError(f"no value type at byte {at}")
+        return tag, vr, struct.unpack_from(self.order + "H", head, 6)[0], at + 8
 
-    def _value(self, name: str, vr: bytes, raw: bytes) -> str:
+    def _value(self, name: str, raw: bytes) -> str:
         if name in _SHORTS and len(raw) == 2:
             return str(struct.unpack(self.order + "H", raw)[0])
         return raw.decode("latin-1").strip("\0 ")
 
-    def _skip_sequence(self, at: int) -> int:
+    def _skip_sequence(self, at: int, depth: int = 0) -> int:
+        if depth > _DEPTH_MOST:
+            raise _DamageError("its sequences are nested too deeply")
         while True:
             tag, _, length, at = self._element(at)
             if tag == _SEQUENCE_END:
                 return at
             if tag != _ITEM:
-                raise ValueError(f"no sequence item at byte {at}")
-            at = self._skip_item(at) if length == _OPEN else at + length
+                raise _DamageError(f"no sequence item at byte {at}")
+            at = self._skip_item(at, depth) if length == _OPEN else at + length
 
-    def _skip_item(self, at: int) -> int:
+    def _skip_item(self, at: int, depth: int) -> int:
         while True:
             tag, _, length, at = self._element(at)
             if tag == _ITEM_END:
                 return at
-            at = self._skip_sequence(at) if length == _OPEN else at + length
+            if length == _OPEN:
+                at = self._skip_sequence(at, depth + 1)
+            else:
+                at += length
+
+    def _read_regions(self, at: int, length: int) -> None:
+        """Millimetres per pixel of an ultrasound picture that has one scale only."""
+        end = at + length if length != _OPEN else math.inf
+        while at < end:
+            tag, _, size, at = self._element(at)
+            if tag != _ITEM:
+                break
+            stop = at + size if size != _OPEN else math.inf
+            found: dict[int, float] = {}
+            while at < stop:
+                tag, _, size, at = self._element(at)
+                if tag == _ITEM_END:
+                    break
+                if tag in _REGION_TAGS and size == struct.calcsize(_REGION_TAGS[tag]):
+                    code = self.order + _REGION_TAGS[tag]
+                    found[tag] = struct.unpack(code, self.data.at(at, size))[0]
+                at = self._skip_sequence(at) if size == _OPEN else at + size
+            x, y, dx, dy = (found.get(tag, 0) for tag in _REGION_TAGS)
+            scaled = x == y == _CENTIMETRES and dx > 0 and dy > 0
+            self._regions.append((10.0 * dy, 10.0 * dx) if scaled else None)
+        if self._regions and self._regions[0] and len(set(self._regions)) == 1:
+            self.tags["region_spacing"] = "\\".join(map(str, self._regions[0]))
 
     def _pixels(self, at: int, length: int) -> None:
+        size = self._promised()
+        if self.packed and size > _LARGE and size > _RATIO_MOST * self.size:
+            text = f"{size} bytes of pixels promised in a file of {self.size}"
+            raise _DamageError(text)
         if length == _OPEN:
             self._skip_fragments(at)
             return
-        if at + length > len(self.data):
+        if isinstance(self.data, _Inflated):
+            self.data.keep = False
+            if length > size + _REST_MOST:
+                raise _DamageError("it unpacks to far more than its header says")
+        if not self.data.reaches(at + length):
             raise _CutError
-        size = 1
-        for name in ("rows", "columns", "bits"):
-            size *= int(self.tags.get(name, "0") or 0)
-        size = size // 8 * int(self.tags.get("samples") or 1)
-        size *= int(self.tags.get("frames") or 1)
         subsampled = self.tags.get("photometric", "").startswith("YBR")
         if length < size and not subsampled:
             text = f"{size} bytes of pixels expected, {length} found."
             self.damage = Problem("truncated", text)
+        rest = at + max(length, size) + _REST_MOST
+        if isinstance(self.data, _Inflated) and self.data.reaches(rest):
+            raise _DamageError("it unpacks to far more than its header says")
+
+    def _promised(self) -> int:
+        """Bytes of pixels by the header."""
+        size = 1
+        for name, least in (
+            ("rows", 0), ("columns", 0), ("bits", 0), ("samples", 1), ("frames", 1),
+        ):  # fmt: skip
+            said = self.tags.get(name) or str(least)
+            if not said.isascii() or not said.isdigit() or len(said) > 9:
+                raise _DamageError(f"its number of {name} is {said[:20]!r}")
+            size *= int(said)
+        return size // 8
 
     def _skip_fragments(self, at: int) -> None:
         while True:
@@ -261,5 +386,5 @@ class _Reader:
             if tag == _SEQUENCE_END:
                 return
             at += length
-            if tag != _ITEM or at > len(self.data):
+            if tag != _ITEM or not self.data.reaches(at):
                 raise _CutError

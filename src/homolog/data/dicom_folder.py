@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from homolog.data.dicom_file import DicomFile, looks_like_dicom, read_dicom_file
 from homolog.data.dicom_series import Series, find_series
-from homolog.data.problems import Problem, Unsound
+from homolog.data.problems import Problem, Unsound, problem_of
 from homolog.data.scan_header import ScanHeader, series_path, split_series
 from homolog.data.values import modality_of_dicom
 from homolog.geometry.affine import Affine
@@ -27,12 +27,23 @@ def dicom_files(folder: Path) -> tuple[list[DicomFile], list[DicomFile]]:
     images: list[DicomFile] = []
     others: list[DicomFile] = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.stat().st_size and looks_like_dicom(path):
+        try:
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if not path.stat().st_size or not looks_like_dicom(path):
+                continue
             file = read_dicom_file(path)
-            (others if file.other_object else images).append(file)
+        except Exception as error:  # noqa: BLE001 - the other files are read
+            if not claims_dicom(path):
+                continue
+            file = DicomFile(path, damage=problem_of(error))
+        (others if file.other_object else images).append(file)
     return images, others
+
+
+def claims_dicom(path: Path) -> bool:
+    """Whether a file that cannot be opened would have been a slice, by its name."""
+    return path.suffix.lower() in ("", ".dcm", ".dicom", ".ima")
 
 
 def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]]:
@@ -52,7 +63,7 @@ def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]
         file = read_dicom_file(folder)
         images, others = ([], [file]) if file.other_object else ([file], [])
     if not images and others:
-        text = f"holds {others[0].other_object}, not an image."
+        text = f"holds {others[0].other_object}, not a scan."
         raise Unsound("not_an_image", text, path)
     if not images:
         raise Unsound(
@@ -95,7 +106,7 @@ def series_header(
     path: Path,
     series: Series,
     others: list[Series],
-    measure: Callable[[Path], tuple[Affine, str, int]],
+    measure: Callable[[Path], tuple[str, int]],
 ) -> ScanHeader:
     """The header of one series.
 
@@ -103,20 +114,19 @@ def series_header(
         path: The path asked for.
         series: What open_series chose.
         others: The series beside it; named in a remark when the path left the choice.
-        measure: Affine, number type and channels of one file as its decoder sees them.
+        measure: Number type and channels of one file as its decoder sees them.
     """
     first = series.files[0]
     problems = list(series.problems)
-    affine, dtype, channels = Affine.identity(), "int16", first.whole("samples", 1)
-    if not any(p.code in ("truncated", "corrupt") for p in problems):
+    affine = series.affine or Affine.identity()
+    dtype, channels = "int16", first.whole("samples", 1)
+    if not any(p.fatal for p in problems):  # what is refused is not decoded
         try:
-            decoder_affine, dtype, channels = measure(first.path)
-        except Unsound as error:
-            problems.append(error.problem)
-        else:
-            affine = series.affine or decoder_affine
-    if channels > 1:
-        problems.append(Problem("colour", "true colour, not one number per pixel."))
+            dtype, channels = measure(first.path)
+        except Exception as error:  # noqa: BLE001 - this series' fault only
+            problems.append(problem_of(error))
+        if channels > 1:
+            problems.append(Problem("colour", "true colour, not one number per pixel."))
     if first.text("photometric") == "MONOCHROME1":
         text = "MONOCHROME1: bright and dark are swapped."
         problems.append(Problem("inverted", text, False))
@@ -128,12 +138,14 @@ def series_header(
     named = patient if patient.lower().rstrip("0123456789_ ") not in _NOBODY else ""
     if patient.isdigit() and patient.strip("0"):
         named = patient
-    meta = {
+    meta: dict[str, Any] = {
         "subject": named,
         "series": series.key,
         "files": tuple(str(f.path) for f in series.files),
         "description": first.text("description"),
     }
+    if series.affine is None:
+        meta["placed"] = False
     return ScanHeader(
         path, series.shape, channels, 1, affine, dtype,
         modality_of_dicom(first.text("modality")), "dicom", meta, tuple(problems),
@@ -157,5 +169,5 @@ def read_slices(files: Sequence[Path], read_slice: ReadSlice) -> NDArray[Any]:
 def _same(a: Path, b: Path, read_slice: ReadSlice) -> bool:
     try:
         return bool(np.array_equal(read_slice(a), read_slice(b)))
-    except Unsound:
+    except Exception:  # noqa: BLE001 - not decoded, so not known to be a copy
         return False

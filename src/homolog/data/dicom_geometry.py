@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,13 +15,15 @@ from homolog.geometry.affine import Affine
 # Steps may differ by this share of the usual step (positions are written rounded).
 _STEP_TOLERANCE = 0.1
 SAME_PLACE_MM = 1e-3
+# Direction cosines differ by no more when only their last digits were rounded.
+_ROUNDING = 1e-4
 
 
 def sorted_by_place(
     group: Sequence[DicomFile],
 ) -> tuple[list[DicomFile], NDArray[np.float64]]:
     """Files in order along the slice normal, and each one's place on it in mm."""
-    row, column = _directions(group[0])
+    row, column = stack_directions(group)
     normal = np.cross(row, column)
     where = np.array(
         [np.dot(f.numbers("position", 3) or (0, 0, 0), normal) for f in group]
@@ -29,9 +32,51 @@ def sorted_by_place(
     return [group[i] for i in order], where[order]
 
 
-def _directions(file: DicomFile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    orientation = np.array(file.numbers("orientation", 6), dtype=np.float64)
-    return orientation[:3], orientation[3:]
+def stack_directions(
+    group: Sequence[DicomFile],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Directions of a row and of a column of a stack, x, y, z.
+
+    Slices that are turned a little against each other (rounded differently, or a
+    patient who moved) have their median, made a pair at right angles again.
+    """
+    all_ = np.array([f.numbers("orientation", 6) for f in group], dtype=np.float64)
+    row, column = all_[0, :3], all_[0, 3:]
+    if np.ptp(all_, axis=0).max() <= _ROUNDING:
+        return row, column
+    middle = np.median(all_, axis=0)
+    length = float(np.linalg.norm(middle[:3]))
+    if length == 0:
+        return row, column
+    row = middle[:3] / length
+    column = middle[3:] - np.dot(middle[3:], row) * row
+    length = float(np.linalg.norm(column))
+    return (row, column / length) if length > 0 else (row, middle[3:])
+
+
+def turned_problems(group: Sequence[DicomFile]) -> list[Problem]:
+    """A remark where the slices of a stack are not parallel to the last digit."""
+    row, column = stack_directions(group)
+    all_ = np.array([f.numbers("orientation", 6) for f in group], dtype=np.float64)
+    if np.ptp(all_, axis=0).max() <= _ROUNDING:
+        return []
+    normals = np.cross(all_[:, :3], all_[:, 3:])
+    away = np.linalg.norm(np.cross(normals, np.cross(row, column)), axis=1).max()
+    degrees = math.degrees(math.asin(min(float(away), 1.0)))
+    text = f"slices are turned by up to {degrees:.2g} degrees; the mean is taken."
+    return [Problem("orientation_varies", text, False)]
+
+
+def depth_mm(file: DicomFile) -> float | None:
+    """Distance to the next slice as one slice tells it; None where it does not.
+
+    Some scanners write a negative one, for the direction they went.
+    """
+    for name in ("step", "thickness"):
+        told = file.numbers(name, 1)
+        if told and told[0] != 0:
+            return abs(told[0])
+    return None
 
 
 def step_problems(places: NDArray[np.float64]) -> list[Problem]:
@@ -66,7 +111,7 @@ def stack_affine(
         files: In slice order, each with position and orientation.
         spacing: Distance of rows, distance of columns, in mm.
     """
-    row, column = _directions(files[0])
+    row, column = stack_directions(files)
     start = np.array(files[0].numbers("position", 3))
     normal = np.cross(row, column)
     length = float(np.linalg.norm(normal))
@@ -90,10 +135,7 @@ def stack_affine(
             else:
                 step = normal / length * reach  # positions are rounded, the normal less
     else:
-        depth = (
-            files[0].numbers("step", 1) or files[0].numbers("thickness", 1) or (1.0,)
-        )
-        step = normal / length * (depth[0] if depth[0] > 0 else 1.0)
+        step = normal / length * (depth_mm(files[0]) or 1.0)
     matrix = np.eye(4)
     columns = (step, column * spacing[0], row * spacing[1])
     matrix[:3, :3] = np.column_stack([np.asarray(c)[::-1] for c in columns])

@@ -3,10 +3,12 @@
 A scan is the files of one series with one orientation and one grid, sorted by their
 position along the slice normal. Copies of a slice are left out; gaps, uneven steps,
 several images at one place and tilted stacks are found from the positions alone.
+Pictures that are no scans (captures, photographs, scouts) keep their own reason.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,23 +20,32 @@ from numpy.typing import NDArray
 from homolog.data.dicom_file import DicomFile
 from homolog.data.dicom_geometry import (
     SAME_PLACE_MM,
+    depth_mm,
     sorted_by_place,
     stack_affine,
+    stack_directions,
     step_problems,
+    turned_problems,
 )
-from homolog.data.problems import Problem
+from homolog.data.dicom_objects import is_capture, is_flat, is_placed, not_a_scan
+from homolog.data.problems import Problem, problem_of
 from homolog.geometry.affine import Affine, Index
 
+# Slices of one stack may be turned against each other by this much (cosines), and their
+# pixels differ by this share: positions, angles and sizes are written rounded.
+_SAME_TURN, _SAME_SIZE = 2e-3, 1e-3
 # A series of fewer images is no volume when a larger one of the same series exists.
 _LOCALISER_AT_MOST = 5
-# Film-like objects: frames are moments, not slices.
-_VOLUME_CLASSES = (
-    "1.2.840.10008.5.1.4.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.4.1",
-    "1.2.840.10008.5.1.4.1.1.130",
-    "1.2.840.10008.5.1.4.1.1.2.2",
-    "1.2.840.10008.5.1.4.1.1.4.4",
+# A series in several directions is a scout unless one of them has more images.
+_PLANES_AT_MOST = 15
+_OTHER_PLANE_COSINE = 0.94  # 20 degrees
+_SCOUT_WORDS = re.compile(
+    r"(?<![a-z])(localis|localiz|scout|topogram|surview|scanogram|3[- _]?plane)", re.I
 )
+# Fewer captures are a picture of a slice, not a volume that a program wrote.
+_CAPTURES_AT_LEAST = 3
+# No scanner is larger: 100 m.
+_FARTHEST_MM = 1e5
 
 
 @dataclass(frozen=True)
@@ -92,23 +103,28 @@ def find_series(
     Returns:
         Sound scans before unsound ones, then by number of slices, then by key.
     """
-    groups: dict[tuple[object, ...], list[DicomFile]] = defaultdict(list)
-    for file in sorted(files, key=lambda f: f.path.name):
-        groups[_group_of(file)].append(file)
+    groups = _grouped(sorted(files, key=lambda f: f.path.name))
     _house_fragments(groups)
     by_uid: dict[str, list[list[DicomFile]]] = defaultdict(list)
-    for group in groups.values():
+    for group in groups:
         by_uid[group[0].text("series")].append(group)
     found = []
     for uid, members in by_uid.items():
         members.sort(key=len, reverse=True)
+        planes = _planes(members) if uid else 0
         for number, group in enumerate(members):
             key = (uid or "unnamed") + (f"~{number + 1}" if number else "")
-            series = _arrange(key, group, same_pixels)
-            scout = any("LOCALIZER" in f.text("image_type").upper() for f in group)
+            try:
+                with np.errstate(all="ignore"):
+                    series = _arrange(key, group, same_pixels)
+            except Exception as error:  # noqa: BLE001 - the other series go on
+                series = Series(key, tuple(group), None, (problem_of(error),))
             small = number > 0 and len(group) <= _LOCALISER_AT_MOST < len(members[0])
-            if (scout or small) and group[0].numbers("position", 3):
-                text = f"a localiser of {len(group)} images, not a scan."
+            slices = is_placed(group[0]) and not_a_scan(group[0]) is None
+            if slices and (_is_scout(group) or small or planes > 1):
+                text = f"a localiser of {_images(len(group))}, not a scan."
+                if planes > 1:
+                    text = f"a localiser in {planes} directions, not a scan."
                 problem = Problem("localiser", text)
                 series = replace(series, problems=(problem, *series.problems))
             found.append(series)
@@ -116,33 +132,86 @@ def find_series(
     return found
 
 
-def _house_fragments(groups: dict[tuple[object, ...], list[DicomFile]]) -> None:
+def _is_scout(group: Sequence[DicomFile]) -> bool:
+    """Whether scanner or technician called these images a localiser."""
+    if any("LOCALIZER" in f.text("image_type").upper() for f in group):
+        return True
+    if any("SCOUT" in f.text("scan_options").upper() for f in group):
+        return True
+    named = _SCOUT_WORDS.search(group[0].text("description")) is not None
+    return named and len(group) <= _PLANES_AT_MOST
+
+
+def _planes(members: Sequence[Sequence[DicomFile]]) -> int:
+    """In how many directions a scout of several planes looks; 0 for other series.
+
+    Args:
+        members: Groups of one series, the largest first.
+    """
+    stacks = [m for m in members if is_placed(m[0]) and not_a_scan(m[0]) is None]
+    if len(stacks) < 2:
+        return 0
+    normals: list[NDArray[np.float64]] = []
+    for stack in stacks:
+        normal = np.cross(*stack_directions(stack))
+        if all(abs(normal @ n) < _OTHER_PLANE_COSINE for n in normals):
+            normals.append(normal)
+    most = _PLANES_AT_MOST if len(normals) > 2 else _LOCALISER_AT_MOST
+    return len(normals) if len(normals) > 1 and len(stacks[0]) <= most else 0
+
+
+def _grouped(files: Iterable[DicomFile]) -> list[list[DicomFile]]:
+    """Files that could be slices of one stack, in order of their first files."""
+    groups: list[list[DicomFile]] = []
+    alike: dict[tuple[object, ...], list[list[DicomFile]]] = defaultdict(list)
+    for file in files:
+        near: list[list[DicomFile]] = []
+        if is_placed(file) and file.whole("frames", 1) <= 1:
+            why = not_a_scan(file)
+            near = alike[
+                file.text("series"), file.text("rows"), file.text("columns"),
+                why.code if why else "",
+            ]  # fmt: skip
+        # else an X-ray, or a volume in one file: alone
+        home = next((g for g in near if _same_stack(g[0], file)), None)
+        if home is None:
+            home = []
+            near.append(home)
+            groups.append(home)
+        home.append(file)
+    return groups
+
+
+def _same_stack(a: DicomFile, b: DicomFile) -> bool:
+    """Whether two placed slices have the same direction and the same pixels."""
+    turn_a, turn_b = a.numbers("orientation", 6) or (), b.numbers("orientation", 6)
+    if np.abs(np.subtract(turn_a, turn_b or ())).max() > _SAME_TURN:
+        return False
+    size_a, size_b = a.numbers("spacing", 2), b.numbers("spacing", 2)
+    if size_a is None or size_b is None:
+        return size_a == size_b
+    return bool(np.allclose(size_a, size_b, rtol=_SAME_SIZE, atol=0.0))
+
+
+def _house_fragments(groups: list[list[DicomFile]]) -> None:
     """A file cut off before its place was told most likely is a slice of a neighbour.
 
-    It joins its own series if that is known, else the largest group, which thereby is
-    damaged: without the slice that scan would not be whole.
+    It joins its own series if that is known, else the only scan there, which thereby is
+    damaged: without the slice that scan would not be whole. Among several scans it is
+    not known whose it was, and none is blamed.
     """
-    cut = {k for k, g in groups.items() if len(k) == 1 and g[0].damage is not None}
-    whole = [k for k in groups if k not in cut]
-    for key in cut:
-        series = groups[key][0].text("series")
-        same = [k for k in whole if groups[k][0].text("series") == series]
-        homes = (same if series else []) or [k for k in whole if len(k) > 1]
+    cut = [g for g in groups if len(g) == 1 and g[0].damage is not None]
+    whole = [g for g in groups if not any(g is c for c in cut)]
+    for fragment in cut:
+        series = fragment[0].text("series")
+        same = [g for g in whole if g[0].text("series") == series]
+        homes = same if series else []
+        if not homes:
+            stacks = [g for g in whole if len(g) > 1]
+            homes = stacks if len(stacks) == 1 else []
         if homes:
-            home = max(homes, key=lambda k: len(groups[k]))
-            groups[home] += groups.pop(key)
-
-
-def _group_of(file: DicomFile) -> tuple[object, ...]:
-    orientation = file.numbers("orientation", 6)
-    position = file.numbers("position", 3)
-    if orientation is None or position is None or file.whole("frames", 1) > 1:
-        return (str(file.path),)  # an X-ray, or a volume in one file: alone
-    turned = tuple(round(v, 3) + 0.0 for v in orientation)
-    return (
-        file.text("series"), turned, file.text("rows"), file.text("columns"),
-        file.numbers("spacing", 2),
-    )  # fmt: skip
+            max(homes, key=len).extend(fragment)
+            groups[:] = [g for g in groups if g is not fragment]
 
 
 def _arrange(
@@ -156,54 +225,103 @@ def _arrange(
     ]
     if damage:
         return Series(key, tuple(group), None, tuple(damage[:3]))
-    if first.numbers("orientation", 6) is None or first.numbers("position", 3) is None:
+    refused = not_a_scan(first)
+    if refused is not None:
+        return Series(key, tuple(group), None, (refused,))
+    refused = _no_grid(first)
+    if refused is not None:
+        return Series(key, tuple(group), None, (refused,))
+    if not is_placed(first):
         return _single(key, first)
-    if first.whole("frames", 1) > 1:
-        return _frames(key, first)
     files, places = sorted_by_place(group)
     files, places, copies, problems = _without_copies(files, places, same_pixels)
+    problems += turned_problems(files)
+    if is_capture(first):
+        problems.append(_rewritten(len(files)))
+    far = next((f for f in files if _far_away(f)), None)
     spacing = first.numbers("spacing", 2)
-    if spacing is None or not min(spacing) > 0:
-        said = first.text("spacing") or "nothing"
-        problems.append(
-            Problem(
-                "spacing", f"pixel spacing must be positive, the header says {said}."
-            )
-        )
+    if far is not None:
+        text = f"no slice lies at {far.text('position')[:80]} mm."
+        problems.insert(0, Problem("affine", text))
+    elif not _is_size(spacing):
+        problems.append(_bad_spacing(first.text("spacing")))
+    if far is not None or spacing is None or not _is_size(spacing):
         return Series(key, tuple(files), None, tuple(problems), tuple(copies))
     problems += step_problems(places)
+    if len(files) == 1 and depth_mm(first) is None:
+        text = "one slice, and no thickness in the header; 1 mm taken."
+        problems.append(Problem("spacing_unknown", text, False))
     affine, tilt = stack_affine(files, spacing)
-    problems += tilt
+    problems = problems + tilt if affine is not None else tilt + problems
     return Series(key, tuple(files), affine, tuple(problems), tuple(copies))
 
 
+def _no_grid(file: DicomFile) -> Problem | None:
+    """Why a picture is no grid of single numbers."""
+    samples = file.whole("samples", 1)
+    if samples > 1:
+        return Problem("colour", "true colour, not one number per pixel.")
+    rows, columns = file.whole("rows", 0), file.whole("columns", 0)
+    if min(rows, columns, samples) < 1:
+        text = f"the header says {rows} x {columns} pixels of {samples} numbers."
+        return Problem("empty", text)
+    return None
+
+
+def _is_size(spacing: tuple[float, ...] | None) -> bool:
+    """Whether these are pixel sizes in mm that a body may be seen with."""
+    return spacing is not None and all(1e-6 <= v <= _FARTHEST_MM for v in spacing)
+
+
+def _bad_spacing(said: str) -> Problem:
+    text = f"pixel spacing must be positive, the header says {said[:80] or 'nothing'}."
+    return Problem("spacing", text)
+
+
+def _far_away(file: DicomFile) -> bool:
+    position = file.numbers("position", 3) or (0.0,)
+    return max(abs(v) for v in position) > _FARTHEST_MM
+
+
+def _rewritten(count: int) -> Problem:
+    """What to say of captures that tell their place."""
+    if count < _CAPTURES_AT_LEAST:
+        text = f"a secondary capture of {_images(count)}, not a scan."
+        return Problem("capture", text)
+    text = "written as secondary captures by a program, not as by a scanner."
+    return Problem("secondary", text, False)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
 def _single(key: str, file: DicomFile) -> Series:
-    """A picture without a place, such as an X-ray."""
-    problems = _film_problems(file)
-    spacing = file.numbers("spacing", 2) or file.numbers("imager_spacing", 2)
+    """A picture without a place: an X-ray or ultrasound; nothing else may be one."""
+    if not is_flat(file):
+        lacking = [
+            word
+            for name, word, count in (
+                ("position", "position", 3), ("orientation", "orientation", 6)
+            )
+            if file.numbers(name, count) is None
+        ]  # fmt: skip
+        text = f"no image {' and '.join(lacking)} in the header: where the slice lies "
+        text += "is not known."
+        return Series(key, (file,), None, (Problem("no_place", text),))
+    problems = []
+    names = ("spacing", "imager_spacing", "film", "region_spacing")
+    told = [file.text(n) for n in names if file.text(n)]
+    found = (file.numbers(n, 2) for n in names)
+    spacing = next((numbers for numbers in found if numbers is not None), None)
+    if told and not _is_size(spacing):
+        return Series(key, (file,), None, (_bad_spacing(told[0]),))
     if spacing is None:
         spacing = (1.0, 1.0)
         text = "no pixel spacing in the header; 1 mm taken."
         problems.append(Problem("spacing_unknown", text, False))
-    elif not min(spacing) > 0:
-        said = " x ".join(f"{v:g}" for v in spacing)
-        text = f"pixel spacing must be positive, the header says {said}."
-        return Series(key, (file,), None, (*problems, Problem("spacing", text)))
-    depth = file.numbers("thickness", 1) or (1.0,)
-    affine = Affine.of((depth[0] if depth[0] > 0 else 1.0, *spacing))
+    affine = Affine.of((depth_mm(file) or 1.0, *spacing))
     return Series(key, (file,), affine, tuple(problems))
-
-
-def _frames(key: str, file: DicomFile) -> Series:
-    """A volume or a film in one file; its place is read by SimpleITK."""
-    return Series(key, (file,), None, tuple(_film_problems(file)))
-
-
-def _film_problems(file: DicomFile) -> list[Problem]:
-    frames = file.whole("frames", 1)
-    if frames == 1 or file.text("sop_class") in _VOLUME_CLASSES:
-        return []
-    return [Problem("4d", f"a film of {frames} frames, not one scan.")]
 
 
 def _without_copies(

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.data.leftovers import beside, sweep_once
 from homolog.data.points_io import write_text
 from homolog.data.volume import FeatureMap
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
+from homolog.private_files import make_folder
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"
@@ -85,8 +87,9 @@ def colours_path(card: Path) -> Path:
 
 def new_array(path: Path, shape: Index, size: int) -> tuple[NDArray[np.float16], Path]:
     """A writable memory map (d, h, w, E) under a temporary name beside ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.{os.getpid()}.part")
+    make_folder(path.parent)
+    sweep_once(path.parent)
+    half = beside(path)
     array = np.lib.format.open_memmap(
         half, mode="w+", dtype=np.float16, shape=(*shape, size)
     )
@@ -145,10 +148,14 @@ def open_features(card_path: Path) -> FeatureMap:
     path = array_path(Path(card_path))
     if not path.is_file():
         raise UnusableInput(f"the features {path} of {card_path} are missing.")
-    array = np.load(path, mmap_mode="r")
-    if array.shape != (*card.shape, card.size):
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UnusableInput(f"{path} holds no features ({error}).") from None
+    if array.shape != (*card.shape, card.size) or array.dtype != np.float16:
         raise UnusableInput(
-            f"{path} should hold {(*card.shape, card.size)}, got {array.shape}."
+            f"{path} should hold {(*card.shape, card.size)} float16, got "
+            f"{array.shape} {array.dtype}."
         )
     return FeatureMap(
         np.moveaxis(array, -1, 0),
@@ -175,7 +182,7 @@ def kept_features(folder: Path | None = None) -> Iterator[Path]:
     own = os.environ.get("HOMOLOG_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(own) / "features" if own else Path(base) / "homolog" / "features"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     yield cache
     trim(cache, CACHE_BYTES)
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from homolog.data.card import Card
+from homolog.data.learnt_spacing import AGREE
 from homolog.data.preprocess import MAX_VOXELS, Preprocessing, plan_grid
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.geometry.places import lengths_text
 
-# Scans whose voxel sizes agree to this share are left as they are.
-_AGREE = 0.05
 # One axis this much coarser than the others is a stack of thick slices.
 _ANISOTROPY = 3.0
 _AXES = ("z", "y", "x")
@@ -87,7 +86,7 @@ def fingerprint(
 def _choose(spacings: np.ndarray, sizes: np.ndarray) -> tuple[Triple | None, list[str]]:
     """Target voxel size of (N, 3) spacings in mm and sizes, and why."""
     median = np.median(spacings, axis=0)
-    if (np.abs(spacings / median - 1.0) <= _AGREE).all():
+    if (np.abs(spacings / median - 1.0) <= AGREE).all():
         return None, [
             f"All scans have a voxel size of {lengths_text(median)} (within 5%): "
             "nothing is resampled."

@@ -1,12 +1,12 @@
 """What a user calls label values: one line of text, kept by the store it was given for.
 
-A given name wins over those that files tell, until another one is given.
+A given name wins over those that files tell, until another one is given
+(``homolog.data.label_joining`` says of which label).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,13 +65,6 @@ def read_names(text: str) -> dict[int, str]:
 def names_kept(store: Path) -> dict[int, str]:
     """Names that were given when a store was last prepared; empty for a new one."""
     return parse_names((read_contents(store) or {}).get("given_names"))
-
-
-def with_names(
-    cases: Sequence[CaseSource], names: Mapping[int, str]
-) -> list[CaseSource]:
-    """Cases whose labels are called as given; other labels as the files tell."""
-    return [replace(c, label_names={**c.label_names, **names}) for c in cases]
 
 
 def what_was_named(

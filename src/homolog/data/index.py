@@ -20,11 +20,17 @@ from homolog.data.case_source import (
     ScanIndex,
 )
 from homolog.data.inspect import Inspection, inspect_scan, label_problems
-from homolog.data.label_naming import name_of_mask, names_beside
+from homolog.data.label_naming import names_of_label
 from homolog.data.label_words import bare_name
-from homolog.data.problems import Problem
-from homolog.data.scan_header import is_known_suffix, scan_stem
-from homolog.data.sources import find_cases
+from homolog.data.problems import Problem, problem_of
+from homolog.data.scan_header import (
+    SPECIAL,
+    is_known_suffix,
+    is_special,
+    real_path,
+    scan_stem,
+)
+from homolog.data.sources import find_cases, rejected_for
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 
@@ -67,7 +73,13 @@ def index_sources(
     found = Found()
     for source in sources:
         yield Progress("look", 0, 0, str(source))
-        one = find_cases(Path(source), set(given.values()), peek)
+        try:
+            one = find_cases(Path(source), set(given.values()), peek)
+        except UnusableInput:
+            raise  # the source was named by the user
+        except Exception as error:  # noqa: BLE001 - the other sources are looked at
+            found.rejected.append(rejected_for(Path(source), error))
+            continue
         found.candidates += one.candidates
         found.rejected += one.rejected
         found.notes += one.notes
@@ -82,14 +94,19 @@ def index_sources(
             return ScanIndex(
                 tuple(cases), tuple(found.rejected), tuple(found.notes), stopped=True
             )
-        inspection = _inspect(candidate, peek)
-        reason = inspection.reason or _twin(inspection, by_content)
+        try:
+            inspection = _inspect(candidate, peek)
+            reason = inspection.objection or _twin(inspection, by_content)
+            if reason is None:
+                case = _case(candidate, inspection, ids, modality, peek)
+        except Exception as error:  # noqa: BLE001 - the other scans go on
+            reason = problem_of(error)
         if reason is not None:
             where = str(candidate.image)
             found.rejected.append(Rejected(where, reason.text, reason.code))
             continue
         by_content[inspection.content] = candidate
-        cases.append(_case(candidate, inspection, ids, modality, peek))
+        cases.append(case)
     yield Progress("inspect", len(candidates), len(candidates))
     for note in found.notes:
         yield Note(note)
@@ -102,6 +119,8 @@ def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UnusableInput(f"{path}: no such label file or folder.")
+        if is_special(path):
+            raise UnusableInput(f"{path}: {SPECIAL}")
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and is_known_suffix(file) and file.name[0] != ".":
@@ -117,13 +136,13 @@ def _once(found: Found) -> list[Candidate]:
     """
     known: dict[Path, Candidate] = {}
     for candidate in found.candidates:
-        first = known.setdefault(candidate.image.resolve(), candidate)
+        first = known.setdefault(real_path(candidate.image), candidate)
         if first is not candidate:
             told = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
             if first.label not in (None, candidate.label):
                 del told["label_names"]  # they are of the other label map
             open_ = {n: v for n, v in told.items() if v and not getattr(first, n)}
-            known[candidate.image.resolve()] = replace(first, **open_)
+            known[real_path(candidate.image)] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
     if twice:
         found.notes.append(f"{twice} scans came up in several sources; taken once.")
@@ -175,10 +194,8 @@ def _case(
     header, label = inspection.header, candidate.label
     assert header is not None  # usable inspections have one
     case_id = _unique(candidate, ids)
-    names = candidate.label_names
-    if label is not None and not names:
-        stats = peek(label).stats
-        names = names_beside(label) or name_of_mask(label, candidate.image, stats)
+    stats = None if label is None else peek(label).stats
+    told = names_of_label(label, candidate.image, candidate.label_names, stats)
     tagged = str(header.meta.get("subject", ""))
     return CaseSource(
         id=case_id,
@@ -190,14 +207,17 @@ def _case(
         target=candidate.target,
         types=candidate.types,
         boxes=candidate.boxes,
-        label_names=names,
+        label_names=told.names,
+        label_values=told.values,
     )
 
 
 def _unique(candidate: Candidate, ids: set[str]) -> str:
     """A folder name from the relative path; root's name or a hash parts equals."""
     plain = _clean(candidate.name) or "case"
-    digest = hashlib.sha256(f"{candidate.root.name}/{candidate.name}".encode())
+    digest = hashlib.sha256(
+        f"{candidate.root.name}/{candidate.name}".encode("utf-8", "surrogateescape")
+    )
     rooted = f"{_clean(candidate.root.name)}__{plain}"
     choices = [plain, rooted, f"{plain}-{digest.hexdigest()[:8]}"]
     choices += [f"{plain}-{n}" for n in range(2, len(ids) + 3)]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.problems import CODES, Problem, Unsound
+from homolog.data.label_naming import overlap_text
+from homolog.data.problems import CODES, Problem, problem_of
 from homolog.data.scan_header import ScanHeader
 from homolog.data.scan_io import iter_values, read_header
 from homolog.data.values import ValueStats, guess_modality
@@ -54,6 +55,20 @@ class Inspection:
         return next((p for p in self.problems if p.fatal), None)
 
     @property
+    def placed(self) -> bool:
+        """Whether size and place of the voxels are known, be the scan sound or not."""
+        return self.header is not None and bool(self.header.meta.get("placed", True))
+
+    @property
+    def objection(self) -> Problem | None:
+        """What keeps it from being learnt from: a fatal finding, or that it is a mask.
+
+        A label map is a sound file, and no scan.
+        """
+        masks = (p for p in self.problems if p.code == "label_map")
+        return self.reason or next(masks, None)
+
+    @property
     def modality(self) -> str:
         """DICOM's word; otherwise what values and names say, "OTHER" when unknown."""
         if self.header is None:
@@ -78,12 +93,13 @@ def inspect_scan(
     """
     path = Path(path)
     try:
-        header = read_header(path)
-    except Unsound as error:
-        return Inspection(path, None, (error.problem,))
-    except OSError as error:
-        text = f"cannot be read: {error.strerror or error}."
-        return Inspection(path, None, (Problem("unreadable", text),))
+        return _inspect(path, label, deep=deep)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's
+        return Inspection(path, None, (problem_of(error),))
+
+
+def _inspect(path: Path, label: Path | None, *, deep: bool) -> Inspection:
+    header = read_header(path)
     problems = list(header.problems)
     if not any(p.fatal for p in problems):
         problems += _oblique(header.affine)
@@ -118,11 +134,8 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
     try:
         for piece in iter_values(header, problems):
             stats.update(piece)
-    except Unsound as error:
-        return stats, [error.problem]
-    except (OSError, MemoryError) as error:
-        text = f"cannot be read: {type(error).__name__} {error}".rstrip() + "."
-        return stats, [Problem("unreadable", text)]
+    except Exception as error:  # noqa: BLE001 - the header is known all the same
+        return stats, [problem_of(error)]
     if stats.nonfinite:
         share = 100.0 * stats.nonfinite / max(stats.count, 1)
         text = f"{stats.nonfinite} values ({share:.2g} %) are NaN or infinite."
@@ -135,7 +148,18 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
             f"({stats.low:g} to {stats.high:g}) are not Hounsfield units."
         )
         problems.append(Problem("modality_doubt", text, False))
+    if not stats.nonfinite and not stats.constant and stats.is_label_map:
+        problems.append(Problem("label_map", _label_text(stats), False))
     return stats, problems
+
+
+def _label_text(stats: ValueStats) -> str:
+    values = sorted(stats.distinct or ())
+    if len(values) == 2:
+        said = f"only two different values ({values[0]:g} and {values[1]:g})"
+        return f"{said}: a mask, not a scan."
+    said = f"patches of {len(values)} whole numbers ({values[0]:g} to {values[-1]:g})"
+    return f"{said}: a label map, not a scan."
 
 
 def _oblique(affine: Affine) -> list[Problem]:
@@ -160,7 +184,10 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
     faults = [p for p in label.problems if p.fatal and p.code != "constant"]
     other = label.header
     if other is None or faults:
-        return [Problem("label_unreadable", f"label {name}: {faults[0].text}")]
+        reason = faults[0].text
+        if faults[0].code == "vector":
+            reason = overlap_text(label.path) or reason
+        return [Problem("label_unreadable", f"label {name}: {reason}")]
     if other.shape != header.shape:
         text = f"label {name} has {_size(other)} voxels, the image {_size(header)}."
         return [Problem("label_shape", text)]

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homolog.data.card import Card
+from homolog.data.label_naming import is_ignore
+from homolog.errors import UnusableInput
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -26,25 +28,24 @@ def label_names(cards: Sequence[Card], cases: Sequence[CaseSource]) -> dict[int,
     return dict(sorted(names.items()))
 
 
+def refuse_ignored(store: Path, names: Mapping[int, str]) -> None:
+    """Refuse a store, made by an older version, that has ``ignore`` for a class.
+
+    Raises:
+        UnusableInput: It has.
+    """
+    for value, name in names.items():
+        if is_ignore(name):
+            raise UnusableInput(
+                f"label {value} of {store} is called {name!r}, whose voxels must teach "
+                "nothing, but an older version stored it as a class; run the same "
+                "prepare again."
+            )
+
+
 def has_name(value: int, name: str) -> bool:
     """Whether a label is called more than its number."""
     return name.strip() not in ("", f"label {value}")
-
-
-def name_conflicts(cases: Sequence[CaseSource]) -> list[str]:
-    """A sentence for every label value that has two names."""
-    first: dict[int, tuple[str, str]] = {}
-    sentences: dict[int, str] = {}
-    for case in cases:
-        for value, name in case.label_names.items():
-            other, where = first.setdefault(value, (name, case.id))
-            if other != name:
-                sentences.setdefault(
-                    value,
-                    f"label {value} is {other!r} in {where} but {name!r} in {case.id}; "
-                    "prepare such data into two stores.",
-                )
-    return list(sentences.values())
 
 
 @dataclass(frozen=True)

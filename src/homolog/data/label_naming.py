@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homolog.data.atomic import write_json
 from homolog.data.label_words import tokens
-from homolog.data.scan_header import scan_stem
+from homolog.data.pictures import PICTURE_SUFFIXES
+from homolog.data.problems import Unsound
+from homolog.data.scan_header import scan_stem, scan_suffix
+from homolog.data.text_headers import read_nrrd_text
 from homolog.data.values import ValueStats
 
 _FILES = ("label_names.json", "labels.json")
+_SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
 _GENERIC = {
     "seg", "segs", "segm", "segmentation", "dseg", "label", "labels", "lbl", "labelmap",
     "gt", "groundtruth", "manual", "annotation", "mask", "roi", "contour",
@@ -36,7 +43,105 @@ def names_file(label: Path) -> Path:
     return label.with_name(f"{scan_stem(label)}.labels.json")
 
 
+def write_names(names: Mapping[int, str], label: Path) -> None:
+    """Write the names of a label file beside it, where it has any."""
+    if names:
+        plain = {str(v): n for v, n in names.items()}
+        write_json(plain, names_file(label))
+
+
 def names_beside(label: Path) -> dict[int, str]:
+    """What a label file is told to hold: by itself, or by a file beside it."""
+    return with_own_names(label, _names_in_json(label))
+
+
+def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
+    """Names told of a label file, set right by those that it holds itself.
+
+    A table for many files may call 1 what this file calls 2: then the file is right.
+    Where it has words of its own for what the table names, the table's are taken.
+    """
+    own = names_in_file(label)
+    if not told or not own:
+        return dict(told or own)
+    known = {key_of(name) for name in told.values()}
+    shared = {value: name for value, name in own.items() if key_of(name) in known}
+    taken = {key_of(name) for name in shared.values()}
+    rest = {
+        value: name
+        for value, name in told.items()
+        if value not in shared and key_of(name) not in taken
+    }
+    return dict(sorted({**rest, **shared}.items()))
+
+
+def names_told(label: Path) -> dict[int, str]:
+    """Names of a label file: its own, of a file beside it, of the data set's."""
+    names = names_beside(label)
+    return names or with_own_names(label, names_of_dataset(label))
+
+
+def is_ignore(name: str) -> bool:
+    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
+    return key_of(name) == "ignore"
+
+
+def key_of(name: str) -> str:
+    """Names of one key are one name."""
+    return " ".join(name.split()).casefold()
+
+
+def names_in_file(label: Path) -> dict[int, str]:
+    """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``).
+
+    Empty for other files, and where segments lie in several layers: a value then means
+    another one in each.
+    """
+    segments = _segments(label)
+    if _layers(segments) > 1:
+        return {}
+    names = {}
+    for one in segments.values():
+        name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
+        if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
+            names[int(value)] = name
+    return dict(sorted(names.items()))
+
+
+def overlap_text(label: Path) -> str:
+    """Why a 3D Slicer segmentation is no label map; empty where that is not the reason.
+
+    Segments that overlap lie in layers: a voxel then has a number in each.
+    """
+    layers = _layers(_segments(label))
+    if layers < 2:
+        return ""
+    return (
+        f"its segments overlap and lie in {layers} layers; a label map has one class "
+        "per voxel (3D Slicer: export the segments to a labelmap and save that)."
+    )
+
+
+def _segments(label: Path) -> dict[str, dict[str, str]]:
+    """Number of a segment -> what the header says of it."""
+    if scan_suffix(label) not in (".nrrd", ".nhdr"):
+        return {}
+    try:
+        pairs = read_nrrd_text(label).pairs
+    except (Unsound, OSError, ValueError):
+        return {}
+    segments: dict[str, dict[str, str]] = {}
+    for key, text in pairs.items():
+        if found := _SEGMENT.match(key.lower()):
+            segments.setdefault(found[1], {})[found[2]] = text
+    return segments
+
+
+def _layers(segments: Mapping[str, Mapping[str, str]]) -> int:
+    return len({one.get("layer", number) for number, one in segments.items()})
+
+
+def _names_in_json(label: Path) -> dict[int, str]:
     """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
     for name in (names_file(label).name, *_FILES):
         file = label.parent / name
@@ -44,7 +149,7 @@ def names_beside(label: Path) -> dict[int, str]:
             continue
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             own = raw.get(scan_stem(label), raw.get(label.name))
@@ -52,6 +157,46 @@ def names_beside(label: Path) -> dict[int, str]:
             if names:
                 return names
     return {}
+
+
+@dataclass(frozen=True)
+class ToldLabels:
+    """What is known of a label map before it is read as one.
+
+    Attributes:
+        names: Value -> name.
+        values: Whole values above 0 that it holds; None where that is not known.
+    """
+
+    names: dict[int, str]
+    values: frozenset[int] | None = None
+
+
+def names_of_label(
+    label: Path | None,
+    image: Path,
+    told: Mapping[int, str],
+    stats: ValueStats | None,
+) -> ToldLabels:
+    """The names of a scan's label map, and what it holds.
+
+    Args:
+        label: The label file; None for a scan without one.
+        image: The scan.
+        told: What a data set or manifest calls its labels.
+        stats: Of the label map's values.
+    """
+    if label is None:
+        return ToldLabels(dict(told))
+    names = with_own_names(label, told) if told else names_beside(label)
+    names = names or name_of_mask(label, image, stats)
+    found = None if stats is None else stats.distinct
+    if found is None:
+        return ToldLabels(names)
+    # a black and white picture becomes 0 and 1, see labels_of
+    picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0.0, 255.0}
+    whole = {1 if picture else round(v) for v in found if 0.5 <= v < 2**31}
+    return ToldLabels(names, frozenset(whole))
 
 
 def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int, str]:
@@ -64,7 +209,8 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
 
 
 def _is_whole(text: object) -> bool:
-    return str(text).lstrip("-").isdigit()
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
 
 
 def names_of_dataset(label: Path) -> dict[int, str]:
@@ -72,7 +218,7 @@ def names_of_dataset(label: Path) -> dict[int, str]:
     for folder in (label.parent, label.parent.parent):
         try:
             raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):
             return parse_names(raw.get("labels"))

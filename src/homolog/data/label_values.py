@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ def labels_of(volume: Volume, names: Mapping[int, str], path: Path | str) -> Lab
     if picture and set(np.unique(data).tolist()) <= {0, 255}:
         data = (data > 0).astype(np.uint8)
     return LabelMap(data, volume.affine, dict(names), volume.name, volume.meta)
+
+
+def mapped_labels(labels: LabelMap, mapping: Mapping[int, int]) -> LabelMap:
+    """Labels with other numbers.
+
+    Args:
+        labels: As a file has them.
+        mapping: Value -> new value; the others stay. Several may become one.
+    """
+    if not mapping:
+        return labels
+    data = np.asarray(labels.data)
+    # -1 and a store's largest value must fit
+    turned = data.astype(np.promote_types(data.dtype, np.int16))
+    for value, new in mapping.items():
+        turned[data == value] = new
+    return replace(labels, data=turned)
 
 
 def smallest_integers(data: NDArray[Any]) -> NDArray[Any]:

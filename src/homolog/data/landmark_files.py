@@ -15,6 +15,7 @@ from homolog.data.markups_io import SUFFIX, read_markups
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
+from homolog.safe_text import cell_text
 
 _AXES = ("z", "y", "x")
 _MM = tuple(f"{a}_mm" for a in _AXES)
@@ -61,7 +62,11 @@ def read_landmark_points(
             reader = csv.DictReader(handle)
             columns = [c.strip() for c in reader.fieldnames or ()]
             reader.fieldnames = columns
-            return _points(list(reader), columns, coordinates, affine, path)
+            rows = [
+                {k: cell_text(v) if v and k in _NAMES else v for k, v in row.items()}
+                for row in reader
+            ]
+            return _points(rows, columns, coordinates, affine, path)
     if name.endswith(".json"):
         return _json(path, coordinates, affine)
     raise UnusableInput(

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 from homolog.data.points_io import write_text
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
+from homolog.safe_text import UnixRows, cell_row, cell_text
 
 Coordinates: TypeAlias = Literal["LPS", "RAS"]
 
@@ -107,9 +108,11 @@ def write_landmarks(
         write_text(path, json.dumps(document, indent=1) + "\n")
     elif path.suffix.lower() == ".csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(UnixRows(text), COLUMNS, lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows({k: _text(v) for k, v in row.items()} for row in rows)
+        writer.writerows(
+            cell_row({k: _text(v) for k, v in row.items()}) for row in rows
+        )
         write_text(path, text.getvalue())
     else:
         raise UnusableInput(
@@ -246,7 +249,11 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
                 f"{path} is not a table of landmarks: the column {missing[0]} is "
                 "missing."
             )
-        return list(reader)
+        named = ("id", "name")
+        return [
+            {k: cell_text(v) if v and k in named else v for k, v in row.items()}
+            for row in reader
+        ]
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:

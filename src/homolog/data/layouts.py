@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from homolog.data.case_source import Candidate, Found, Rejected
 from homolog.data.label_naming import parse_names
-from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.scan_header import is_known_suffix, scan_stem, there
 from homolog.data.values import modality_of_name
-from homolog.errors import UnusableInput
+from homolog.json_files import read_object, short
+
+# Name of a case, its images by channel, its label map, its split.
+_Named: TypeAlias = tuple[str, list[Path], Path | None, str | None]
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 
@@ -25,7 +28,7 @@ def is_dataset(folder: Path) -> bool:
         return False
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return (folder / "imagesTr").is_dir()
     if not isinstance(raw, Mapping):
         return False
@@ -41,22 +44,22 @@ def read_dataset(folder: Path) -> Found:
     Each channel of a case is a scan of its own, with the same label and subject.
     Files that the description does not name are told, not taken.
 
+    An entry that cannot be understood is put aside, the others go on.
+
     Raises:
         UnusableInput: dataset.json is no JSON object.
     """
-    file = folder / "dataset.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnusableInput(f"{file}: not readable as JSON ({error}).") from None
-    if not isinstance(raw, Mapping):
-        raise UnusableInput(f"{file}: expected a JSON object, got a list or a value.")
+    raw = read_object(folder / "dataset.json")
     found = Found()
     names = parse_names(raw.get("labels"))
     channels = _channels(raw)
     seen: set[Path] = set()
-    for case, images, label, split in _cases(folder, raw):
-        missing = [p for p in [*images, *([label] if label else [])] if not p.exists()]
+    for one in _cases(folder, raw):
+        if isinstance(one, Rejected):
+            found.rejected.append(one)
+            continue
+        case, images, label, split = one
+        missing = [p for p in [*images, *([label] if label else [])] if not there(p)]
         if missing or not images:
             path = missing[0] if missing else folder / case
             text = "named in dataset.json, but not there."
@@ -81,39 +84,57 @@ def read_dataset(folder: Path) -> Found:
     return found
 
 
-def _cases(
-    folder: Path, raw: Mapping[str, Any]
-) -> Iterator[tuple[str, list[Path], Path | None, str | None]]:
-    """(name, images by channel, label, split)."""
+def _cases(folder: Path, raw: Mapping[str, Any]) -> Iterator[_Named | Rejected]:
     if isinstance(raw.get("dataset"), Mapping):
         for case, entry in raw["dataset"].items():
-            images = [folder / str(i) for i in entry.get("images", [])]
-            label = folder / str(entry["label"]) if entry.get("label") else None
-            yield str(case), images, label, None
+            yield _understood(_mapped, folder, entry, str(case))
     elif isinstance(raw.get("training"), list):
         for entry in raw["training"]:
-            yield _listed(folder, entry)
+            yield _understood(_listed, folder, entry, "training")
     else:
         yield from _in_folders(folder, "imagesTr", "labelsTr", None)
     tests = raw.get("test")
     if isinstance(tests, list) and tests:
         for entry in tests:
-            case, images, label, _ = _listed(folder, entry)
-            if all(i.exists() for i in images):  # often not shipped
-                yield case, images, label, None
+            one = _understood(_listed, folder, entry, "test")
+            # often not shipped
+            if isinstance(one, Rejected) or all(there(i) for i in one[1]):
+                yield one
     else:
         yield from _in_folders(folder, "imagesTs", "labelsTs", "test")
 
 
-def _listed(folder: Path, entry: Any) -> tuple[str, list[Path], Path | None, None]:
+def _understood(
+    read: Callable[[Path, Any, str], _Named], folder: Path, entry: Any, where: str
+) -> _Named | Rejected:
+    """What an entry of dataset.json names; or why it names nothing."""
+    try:
+        return read(folder, entry, where)
+    except Exception:  # noqa: BLE001 - the other entries go on
+        text = f"{where}: an entry of dataset.json must name an image, got "
+        place = str(folder / "dataset.json")
+        return Rejected(place, f"{text}{short(entry)}.", "manifest")
+
+
+def _mapped(folder: Path, entry: Any, case: str) -> _Named:
+    images = entry.get("images", [])
+    if not isinstance(images, list):
+        raise TypeError
+    label = folder / str(entry["label"]) if entry.get("label") else None
+    return case, [folder / str(i) for i in images], label, None
+
+
+def _listed(folder: Path, entry: Any, _: str) -> _Named:
     if isinstance(entry, Mapping):
-        image, label = str(entry.get("image", "")), entry.get("label")
+        image, label = entry.get("image"), entry.get("label")
     else:
-        image, label = str(entry), None
+        image, label = entry, None
+    if not isinstance(image, str) or not image or not isinstance(label, str | None):
+        raise TypeError
     path = folder / image
     images = [path]
     stem = scan_stem(path)
-    if not path.exists():  # nnU-Net v1 lists names without their channel number
+    if not there(path):  # nnU-Net v1 lists names without their channel number
         pattern = f"{stem}_[0-9][0-9][0-9][0-9]{path.name[len(stem) :]}"
         images = sorted(path.parent.glob(pattern)) or images
     label_path = folder / str(label) if label else None
@@ -122,7 +143,7 @@ def _listed(folder: Path, entry: Any) -> tuple[str, list[Path], Path | None, Non
 
 def _in_folders(
     folder: Path, image_folder: str, label_folder: str, split: str | None
-) -> Iterator[tuple[str, list[Path], Path | None, str | None]]:
+) -> Iterator[_Named]:
     cases: dict[str, list[Path]] = defaultdict(list)
     for path in _scans(folder / image_folder):
         cases[_CHANNEL.sub("", scan_stem(path))].append(path)
@@ -157,6 +178,13 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     if isinstance(said, int) and said != count:
         text = f"{folder.name}: dataset.json says {said} training cases, {count} found."
         found.notes.append(text)
+    parts = {c.subject for c in found.candidates if c.subject and c.label}
+    if parts:
+        found.notes.append(
+            f"{folder.name}: {len(parts)} cases have several channels (first: "
+            f"{min(parts)}); channels are not learnt together here: each became a scan "
+            "of its own, with the labels and in the split of its case."
+        )
     used = seen | {c.label for c in found.candidates if c.label}
     resolved = {p.resolve() for p in used}
     others = [

@@ -24,7 +24,9 @@ object with ``cases`` and, if wanted, ``label_names``.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +35,11 @@ from typing import Any
 from homolog.data.case_source import Candidate, Found, Rejected
 from homolog.data.findings import findings_cell, merged_findings
 from homolog.data.label_naming import parse_names
-from homolog.data.scan_header import is_known_suffix, scan_stem
+from homolog.data.problems import problem_of
+from homolog.data.scan_header import is_known_suffix, scan_stem, there
 from homolog.data.values import modality_of_name
 from homolog.errors import UnusableInput
+from homolog.safe_text import cell_text
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
@@ -55,6 +59,7 @@ _SPLITS = {
     "train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val",
     "validation": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test",
 }  # fmt: skip
+_LARGEST = 1e9  # voxels; no box reaches so far
 _MODALITIES = {"CT", "MR", "PET", "XR", "US", "OTHER"}
 
 
@@ -64,7 +69,10 @@ def read_manifest(path: Path) -> Found:
     Raises:
         UnusableInput: The file as a whole cannot be read as a manifest.
     """
-    rows, names = _read_rows(path)
+    try:
+        rows, names = _read_rows(path)
+    except (csv.Error, RecursionError) as error:
+        raise UnusableInput(f"{path}: cannot be read as a table ({error}).") from None
     columns = _find_columns(path, rows)
     found = Found()
     as_class = _label_is_class(path, rows, columns)
@@ -78,13 +86,11 @@ def read_manifest(path: Path) -> Found:
     for number, row in enumerate(rows, start=1):
         try:
             candidate = _candidate(path, row, columns, names)
-        except UnusableInput as error:
-            where = f"{path} (record {number})"
-            found.rejected.append(Rejected(where, str(error), "manifest"))
+        except Exception as error:  # noqa: BLE001 - the other records go on
+            where, text = f"{path} (record {number})", problem_of(error).text
+            found.rejected.append(Rejected(where, text, "manifest"))
             continue
-        missing = [
-            p for p in (candidate.image, candidate.label) if p and not p.exists()
-        ]
+        missing = [p for p in (candidate.image, candidate.label) if p and not there(p)]
         if missing:
             text = f"named in {path.name}, but not there."
             found.rejected.append(Rejected(str(missing[0]), text, "missing"))
@@ -104,13 +110,14 @@ def read_manifest(path: Path) -> Found:
 
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UnusableInput(f"{path}: a manifest must be UTF-8 text.") from None
     if path.suffix.lower() != ".json":
         start = text.splitlines()[0] if text.strip() else ""
         sign = max("\t,;", key=start.count)
-        return list(csv.DictReader(text.splitlines(), delimiter=sign)), {}
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign)
+        return [{k: _plain(v) for k, v in row.items()} for row in table], {}
     try:
         raw = json.loads(text)
     except ValueError as error:
@@ -124,6 +131,11 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
             f'{path}: expected a list of records, or an object with "cases".'
         )
     return [dict(r) for r in raw], names
+
+
+def _plain(value: Any) -> Any:
+    """A cell of a table that may be one of ours."""
+    return cell_text(value) if isinstance(value, str) else value
 
 
 def _find_columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -152,7 +164,7 @@ def _label_is_class(
         return False
     values = [_text(row, columns, "label") for row in rows]
     return not any(
-        v and (is_known_suffix(Path(v)) or (path.parent / v).exists()) for v in values
+        v and (is_known_suffix(Path(v)) or there(path.parent / v)) for v in values
     )
 
 
@@ -195,7 +207,7 @@ def _locate(folder: Path, name: str) -> Path:
     """Beside the manifest, or in a folder ``images`` beside it."""
     path = folder / name
     inside = folder / "images" / name
-    return inside if not path.exists() and inside.exists() else path
+    return inside if not there(path) and there(inside) else path
 
 
 def _modality(word: str) -> str:
@@ -221,6 +233,8 @@ def _boxes(
     if all(corners):
         try:
             x, y, w, h = (float(c) for c in corners)
+            if not all(math.isfinite(v) for v in (x, y, w, h)):
+                raise ValueError
         except ValueError:
             raise UnusableInput(f"x, y, w, h must be numbers, got {corners}.") from None
         label = _text(row, columns, "class")
@@ -236,6 +250,7 @@ def _checked_box(box: Any) -> dict[str, Any]:
             and isinstance(high, list)
             and len(low) == len(high) == 3
             and all(isinstance(v, int | float) for v in (*low, *high))
+            and all(abs(v) < _LARGEST for v in (*low, *high))
             and all(a < b for a, b in zip(low, high, strict=True))
         ):
             return dict(box)

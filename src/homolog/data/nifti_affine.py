@@ -12,10 +12,12 @@ from homolog.data.nifti_header import NiftiHeader
 from homolog.data.problems import Problem
 from homolog.geometry.affine import Affine
 
+FAR_MM = 1e12  # beyond this no number of a place is one
 # Millimetres per unit of length in xyzt_units; 0 means "not said", taken as mm.
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
+@np.errstate(all="ignore")
 def nifti_affine(header: NiftiHeader) -> tuple[Affine | None, list[Problem]]:
     """Voxel (z, y, x) -> mm (z, y, x), LPS, and what is wrong or remarkable with it."""
     problems = _spacing_problems(header)
@@ -37,7 +39,10 @@ def nifti_affine(header: NiftiHeader) -> tuple[Affine | None, list[Problem]]:
         matrix = np.diag([-1.0, -1.0, 1.0]) @ np.eye(3, 4) * [*_spacing(header), 1.0]
         text = "the header has no orientation (qform and sform codes 0)."
         problems.append(Problem("orientation_unknown", text, False))
-    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:, :3])) < 1e-12:
+    if not np.abs(matrix * unit_mm).max() < FAR_MM:  # NaN too
+        text = "its voxels have no place that can be told in numbers."
+        return None, [*problems, Problem("affine", text)]
+    if abs(np.linalg.det(matrix[:, :3])) < 1e-12:
         text = "the voxel axes in the header are not three independent directions."
         return None, [*problems, Problem("affine", text)]
     return lps_from_ras(matrix * unit_mm), problems

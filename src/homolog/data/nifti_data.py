@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.data.byte_stream import is_gzip, stream
+from homolog.data.free_memory import check_room
 from homolog.data.nifti_header import NiftiHeader
 from homolog.data.problems import Unsound
 
 # Deflate cannot shrink more than this; a header asking for more is damaged, and
 # nothing is allocated for it.
 _MOST_COMPRESSION = 1100
+# So much may follow the voxels within a gzip stream before that is called a fault:
+# nothing unpacks without end for a scan of a few voxels.
+_MOST_AFTER = 1 << 26
 
 
 def iter_nifti(header: NiftiHeader) -> Iterator[NDArray[Any]]:
@@ -29,7 +34,14 @@ def iter_nifti(header: NiftiHeader) -> Iterator[NDArray[Any]]:
     skip, wanted = header.offset, header.data_bytes
     itemsize = header.dtype.itemsize
     rest = b""
+    beyond = header.offset + header.data_bytes + _MOST_AFTER
     for piece in stream(header.data_path):
+        beyond -= len(piece)
+        if beyond < 0:
+            if not is_gzip(header.data_path):
+                break  # nothing to verify at its end
+            text = "the gzip data go on far behind the voxels of the header."
+            raise Unsound("corrupt", text, header.path)
         if skip >= len(piece) or wanted == 0:
             skip = max(0, skip - len(piece))
             continue  # to the end, for the checksum
@@ -58,9 +70,12 @@ def read_nifti(header: NiftiHeader) -> NDArray[Any]:
     Scaled values are float32. NaN stays NaN.
 
     Raises:
-        Unsound: ``truncated`` or ``corrupt``.
+        Unsound: ``truncated``, ``corrupt``, or ``too_large`` for the free memory.
     """
     check_length(header)
+    scaling = 12 if header.scaled else 0  # float64 on the way to float32
+    each = header.dtype.itemsize
+    check_room(header.data_bytes // each * (each + scaling), header.path)
     out = np.empty(
         header.data_bytes // header.dtype.itemsize, header.dtype.newbyteorder("=")
     )
@@ -68,7 +83,7 @@ def read_nifti(header: NiftiHeader) -> NDArray[Any]:
     for piece in iter_nifti(header):
         out[at : at + piece.size] = piece
         at += piece.size
-    per_voxel = header.channels // int(np.prod(header.dim[5:8]))
+    per_voxel = header.channels // math.prod(header.dim[5:8])
     values = scale_values(header, out)
     grid = values.reshape(-1, header.frames, *header.shape, per_voxel)
     return np.moveaxis(grid, -1, 0).reshape(-1, header.frames, *header.shape)

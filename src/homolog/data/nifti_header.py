@@ -6,6 +6,7 @@ uses another transform than nibabel where a header holds two, and knows no NIfTI
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class NiftiHeader:
     @property
     def channels(self) -> int:
         """Numbers per voxel: colour, or the axes after the fourth."""
-        extra = int(np.prod(self.dim[5:8]))
+        extra = math.prod(self.dim[5:8])
         return extra * _TYPES.get(self.type_code, ("", 1))[1]
 
     @property
@@ -172,11 +173,10 @@ def _parse1(path: Path, data: Path, order: Order, b: bytes) -> NiftiHeader:
     }
     if version == 0 or (data != path and magic == b"n+1\0"):
         slope, inter = 1.0, 0.0  # Analyze has no agreed scale in these bytes
-    if not np.isfinite(offset) or offset < 0:
-        raise Unsound("unreadable", f"voxels cannot start at byte {offset}.", path)
     return NiftiHeader(
         path, data, version, order, _dims(get("8h", 40)), get("h", 70)[0], pixdim,
-        int(offset), *_scale(slope, inter), forms,
+        _offset(offset, 352 if data == path else 0, b[348:349], path),
+        *_scale(slope, inter), forms,
     )  # fmt: skip
 
 
@@ -196,8 +196,25 @@ def _parse2(path: Path, data: Path, order: Order, b: bytes) -> NiftiHeader:
     }
     return NiftiHeader(
         path, data, 2, order, _dims(get("8q", 16)), get("h", 12)[0], pixdim,
-        int(get("q", 168)[0]), *_scale(*get("2d", 176)), forms,
+        _offset(get("q", 168)[0], 544 if data == path else 0, b[540:541], path),
+        *_scale(*get("2d", 176)), forms,
     )  # fmt: skip
+
+
+def _offset(said: float, least: int, extended: bytes, path: Path) -> int:
+    """The byte at which the voxels start; never one of the header's own.
+
+    Some writers leave 0 in a file of their own, where the voxels follow the header.
+
+    Raises:
+        Unsound: No such byte.
+    """
+    if said == 0 and extended in (b"", b"\0"):
+        return least
+    if not math.isfinite(said) or not least <= said < 2**63:
+        text = f"voxels cannot start at byte {said:g}, the header has {least}."
+        raise Unsound("unreadable", text, path)
+    return int(said)
 
 
 def _dims(raw: tuple[int, ...]) -> tuple[int, ...]:

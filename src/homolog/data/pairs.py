@@ -7,8 +7,10 @@ only draws rows.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.data.atomic import flush, write_json
+from homolog.data.leftovers import beside
 from homolog.errors import UnusableInput
 
 FOLDER = "pairs"
@@ -69,12 +72,19 @@ def write_pairs(store: Path, table: PairTable) -> Path:
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.json").unlink(missing_ok=True)  # never an old card of a new table
-    half = folder / "table.npy.part"
-    with half.open("wb") as handle:
-        np.save(handle, table.rows, allow_pickle=False)
-        flush(handle)
-    os.replace(half, folder / "table.npy")
-    card = {**table.card, "ids": list(table.ids), "rows": len(table.rows)}
+    half = beside(folder / "table.npy")
+    try:
+        with half.open("wb") as handle:
+            np.save(handle, table.rows, allow_pickle=False)
+            flush(handle)
+        checksum = f"{zlib.crc32(half.read_bytes()):08x}"
+        os.replace(half, folder / "table.npy")
+    finally:
+        half.unlink(missing_ok=True)
+    card = {
+        **table.card, "ids": list(table.ids), "rows": len(table.rows),
+        "checksum": checksum,
+    }  # fmt: skip
     write_json(card, folder / "pairs.json")
     return folder
 
@@ -88,10 +98,14 @@ def read_pairs(store: Path) -> PairTable | None:
     folder = store / FOLDER
     try:
         card = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
-        rows = np.load(folder / "table.npy", allow_pickle=False)
+        written = (folder / "table.npy").read_bytes()
+        wanted = card.pop("checksum", None)  # absent in tables of earlier versions
+        if wanted not in (None, f"{zlib.crc32(written):08x}"):
+            raise ValueError("it does not match its checksum")
+        rows = np.load(io.BytesIO(written), allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, EOFError) as error:
         raise UnusableInput(
             f"the table of matching places in {folder} is damaged ({error}); make it "
             f"again: homolog align {store} --encoder RUN"

@@ -7,14 +7,18 @@ the end of a file is looked for before it is decoded.
 from __future__ import annotations
 
 import struct
+import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from homolog.data.problems import Problem, Unsound
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -27,7 +31,7 @@ def check_picture(path: Path) -> None:
     data = path.read_bytes()
     if not data:
         raise Unsound("empty", "the file has 0 bytes.", path)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         _check_png(data, path)
     elif data.startswith(b"\xff\xd8"):
         _check_jpeg(data, path)
@@ -100,6 +104,66 @@ def _tiff_values(
     return struct.unpack_from(f"{order}{count}{letter}", data, start) if letter else ()
 
 
+def grey_alpha_size(path: Path) -> tuple[int, int, int] | None:
+    """Width, height and bytes per number of a PNG of grey and alpha; None for others.
+
+    SimpleITK refuses these.
+    """
+    with path.open("rb") as file:
+        start = file.read(26)
+    if start[:8] != _PNG or start[12:16] != b"IHDR" or len(start) < 26:
+        return None
+    width, height, bits, kind = struct.unpack_from(">IIBB", start, 16)
+    return (width, height, bits // 8) if kind == 4 and bits in (8, 16) else None
+
+
+def read_grey_alpha(
+    path: Path, decode: Callable[[Path], NDArray[Any]]
+) -> NDArray[Any] | None:
+    """(H, W, 2) grey and alpha of such a PNG; None for other pictures.
+
+    Two bytes of grey and alpha are packed exactly as one grey number of two bytes, and
+    two numbers of two bytes as four colours of one: so it is decoded with that header.
+
+    Args:
+        path: A picture that check_picture let pass.
+        decode: Decodes a picture file.
+    """
+    size = grey_alpha_size(path)
+    if size is None:
+        return None
+    width, height, deep = size
+    kind = (16, 0) if deep == 1 else (8, 6)
+    data = path.read_bytes()
+    head = struct.pack(">II", width, height) + bytes(kind) + data[26:29]
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "grey.png"
+        parts = [p for p in _png_parts(data) if p[0] in (b"IDAT", b"IEND")]
+        packed = (_png_part(k, part) for k, part in [(b"IHDR", head), *parts])
+        other.write_bytes(_PNG + b"".join(packed))
+        array = np.asarray(decode(other))
+    if deep == 1:
+        array = array.reshape(height, width)
+        return np.stack([array >> 8, array & 255], -1).astype(np.uint8)
+    wide = array.reshape(height, width, 2, 2).astype(np.uint16)
+    joined: NDArray[Any] = wide[..., 0] << 8 | wide[..., 1]
+    return joined
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each part of a PNG."""
+    at = 8
+    while at + 12 <= len(data):
+        length = struct.unpack_from(">I", data, at)[0]
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        at += length + 12
+
+
+def _png_part(kind: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
 def grey_of_colour(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], Problem]:
     """Equal colour channels as one; an opaque alpha channel is dropped.
 
@@ -117,4 +181,6 @@ def grey_of_colour(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], Probl
     if (colours != colours[..., :1]).any():
         raise Unsound("colour", "true colour, not one number per pixel.", path)
     text = "colour file with equal channels, read as grey."
+    if array.shape[-1] == 2:
+        text = "grey with an opaque alpha channel, read as grey."
     return colours[..., 0], Problem("grey_as_colour", text, False)

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from homolog.data.leftovers import beside
 from homolog.data.volume import Points
 from homolog.errors import UnusableInput
+from homolog.private_files import create, make_private
+from homolog.safe_text import UnixRows, cell, cell_text
 
 POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
 _MATCHED = ("b_z_mm", "b_y_mm", "b_x_mm")
@@ -19,11 +22,11 @@ _MATCHED = ("b_z_mm", "b_y_mm", "b_x_mm")
 def write_points(points: Points, path: Path) -> None:
     """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(UnixRows(text), lineterminator="\r\n")
     writer.writerow(POINT_COLUMNS)
     names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
     for name, row in zip(names, points.mm, strict=True):
-        writer.writerow([name, *(f"{v:.6f}" for v in row)])
+        writer.writerow([cell(name), *(f"{v:.6f}" for v in row)])
     write_text(path, text.getvalue())
 
 
@@ -64,15 +67,20 @@ def read_points(path: Path) -> Points:
             ) from None
         ras = row.get("coordinates") == "RAS"
         places.append([z, -y, -x] if ras else [z, y, x])
-        names.append(row.get("name") or f"point_{number}")
+        names.append(cell_text(row.get("name") or "") or f"point_{number}")
     return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file at once: a reader sees the old one or the whole new one."""
-    half = path.with_name(path.name + ".part")
-    with half.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(half, path)
+    half = beside(path)
+    try:
+        create(half)
+        with half.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        make_private(half, path)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from homolog.config import option
 from homolog.data.foreground import Box, foreground_box, inside, spread_sample
+from homolog.data.learnt_spacing import Learnt
 from homolog.data.quantise import to_int16
 from homolog.data.resample import Regrid, nearest
 from homolog.data.volume import (
@@ -136,12 +137,16 @@ class Prepared:
         )
 
 
-def prepare_volume(volume: Volume, preprocessing: Preprocessing) -> Prepared:
+def prepare_volume(
+    volume: Volume, preprocessing: Preprocessing, learnt: Learnt | None = None
+) -> Prepared:
     """Canonical axes, target voxel size, int16, and the numbers to normalise with.
 
     Args:
         volume: A scan as stored in its file.
         preprocessing: The recipe. A single slice keeps its own pixels.
+        learnt: Of a model that is to see the scan: where the recipe names no voxel
+            size, a scan of another one than was learnt from is brought to it.
 
     Raises:
         UnusableInput: The scan holds NaN or infinity, or would become too large.
@@ -151,11 +156,17 @@ def prepare_volume(volume: Volume, preprocessing: Preprocessing) -> Prepared:
         raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
     canonical = closest_canonical(volume)
     grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
+    if preprocessing.spacing_mm is None and learnt is not None:
+        own = canonical.affine.spacing_mm
+        target = learnt.target_mm(canonical, own, canonical.shape)
+        grid = Regrid.between(canonical.shape, own, target)
     if prod(grid.shape) * volume.data.shape[0] > MAX_VOXELS:
+        size = grid.affine(canonical.affine).spacing_mm
+        end = "the size the model learnt at" if learnt else "choose a coarser spacing"
         raise UnusableInput(
-            f"scan {name!r} would have {' x '.join(map(str, grid.shape))} voxels at "
-            f"spacing {preprocessing.spacing_mm} mm, more than {MAX_VOXELS:,}; "
-            "choose a coarser spacing."
+            f"scan {name!r} would have {' x '.join(map(str, grid.shape))} voxels of "
+            f"{' x '.join(f'{v:.3g}' for v in size)} mm (z, y, x), more than "
+            f"{MAX_VOXELS:,}; {end}."
         )
     data, scale, offset, note = to_int16(canonical.data, grid)
     modality = preprocessing.modality or volume.modality

@@ -6,13 +6,18 @@ people. ``fatal`` problems keep a scan out of the store, the others are remarks.
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 
 # A larger cosine between two axes than float rounding and ITK's own tolerance explain.
 SHEAR_LIMIT = 5e-4
+# Characters of an unexpected error that are told.
+_TEXT_MOST = 300
+# Errors of the system that only writing meets.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 CODES: dict[str, str] = {
     "missing": "the file, or one it needs, is not there",
@@ -20,6 +25,7 @@ CODES: dict[str, str] = {
     "unreadable": "not what its name says, or damaged beyond reading",
     "unsupported": "a known format or number type that is not read here",
     "truncated": "the file ends before its data do",
+    "too_large": "more voxels than the free memory holds",
     "corrupt": "a checksum does not match, or compressed data do not decode",
     "nonfinite": "NaN or infinity among the stored values",
     "spacing": "voxel size missing, zero, negative or contradictory",
@@ -30,7 +36,11 @@ CODES: dict[str, str] = {
     "colour": "true colour",
     "vector": "several numbers per voxel",
     "constant": "the same value everywhere",
-    "not_an_image": "DICOM object without a scan (contours, reports, plans)",
+    "not_an_image": "DICOM object without a scan (contours, reports, photographs)",
+    "capture": "a secondary capture: a picture of a screen or paper, not a scan",
+    "no_place": "a DICOM slice that does not say where it lies or how it is turned",
+    "mosaic": "many slices tiled into one picture (Siemens)",
+    "multi_frame": "many slices in one DICOM file, whose places are not read here",
     "missing_slice": "a DICOM series with a gap",
     "uneven_slices": "a DICOM series with uneven steps",
     "duplicate_slice": "two DICOM slices at the same place",
@@ -40,9 +50,13 @@ CODES: dict[str, str] = {
     "label_shape": "label grid of another size than the image",
     "label_affine": "label grid lies elsewhere than the image",
     "label_values": "label values are not whole numbers",
+    "label_names": "labels that cannot be brought together with those of other files",
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks
+    "label_map": "values of a mask or label map; no scan to learn from",
+    "orientation_varies": "slices turned a little against each other; mean taken",
+    "secondary": "slices rewritten by a program, not as the scanner wrote them",
     "oblique": "rotated against the body axes; sound",
     "spacing_unknown": "no voxel size in this kind of file; 1 mm taken",
     "orientation_unknown": "the header does not say where left and right are",
@@ -80,6 +94,34 @@ class Unsound(UnusableInput):
     def __init__(self, code: str, text: str, path: object = "") -> None:
         self.problem = Problem(code, text)
         super().__init__(f"{path}: {text}" if str(path) else text)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Whatever went wrong with one file, as that file's finding.
+
+    Every loop over files of others catches ``Exception`` and asks here, so that a fault
+    nobody thought of costs its own file and no other. A stop by the user is no
+    ``Exception`` and passes.
+    """
+    if isinstance(error, Unsound):
+        return error.problem
+    if isinstance(error, MemoryError):
+        return Problem("unreadable", "it does not fit into memory.")
+    if isinstance(error, RecursionError):
+        return Problem("unreadable", "its parts are nested too deeply.")
+    if isinstance(error, OSError):
+        done = "written" if error.errno in _WRITING else "read"
+        return Problem("unreadable", f"cannot be {done}: {error.strerror or error}.")
+    text = " ".join(str(error).split())[:_TEXT_MOST] or "no reason given"
+    if not isinstance(error, UnusableInput | JobError):
+        text = f"cannot be used ({type(error).__name__}: {text})."
+    return Problem("unreadable", text)
+
+
+def sentence_of(error: Exception) -> str:
+    """As ``problem_of``, with the file's name where the error tells it."""
+    expected = isinstance(error, UnusableInput | JobError)
+    return str(error) if expected else problem_of(error).text
 
 
 def shear_text(cosine: float) -> str:

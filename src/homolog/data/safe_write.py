@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from homolog.data.leftovers import beside, sweep_once
 from homolog.errors import JobError
+from homolog.private_files import create, make_folder, make_private
 
 
 def write_safely(
@@ -26,12 +27,15 @@ def write_safely(
         JobError: The file read back differs (a full disk, a failing one).
         OSError: The folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex[:8]}.part.{path.name}")
+    make_folder(path.parent)
+    sweep_once(path.parent)
+    aside = beside(path, suffix_last=True)
     try:
+        create(aside)
         write(aside)
         if not verify(aside):
             raise JobError(f"{path}: what was written does not read back; disk full?")
+        make_private(aside, path)
         _sync(aside)
         os.replace(aside, path)
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +35,7 @@ _KNOWN_BUT_NOT_READ = {
 SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
 
 _SERIES_MARK = "series="
+SPECIAL = "a pipe, device or socket, not a file."
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,8 @@ class ScanHeader:
         modality: One of MODALITIES, as far as header and name tell.
         kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
         meta: What must survive until saving, and what the index wants to know:
-            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``.
+            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``;
+            ``placed`` is False where the affine says nothing.
         problems: Everything the header alone shows, fatal or not.
     """
 
@@ -99,6 +104,8 @@ def kind_of(path: Path) -> str:
     """
     if is_series_path(path) or path.is_dir():
         return "dicom"
+    if is_special(path):
+        raise Unsound("unreadable", SPECIAL, path)
     if not path.is_file():
         raise Unsound("missing", "no such file or folder.", path)
     suffix = scan_suffix(path)
@@ -124,16 +131,45 @@ def _frames_of_mgh(path: Path) -> str:
     return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
+def there(path: Path) -> bool:
+    """Whether there is such a file, folder or series; no name is too odd to ask."""
+    try:
+        return path.exists() or is_series_path(path)
+    except (OSError, ValueError):  # too long for a name, a null byte
+        return False
+
+
 def is_scan_path(path: Path | str) -> bool:
     """Whether a path names something readable here: file, DICOM folder or series."""
     path = Path(path)
-    if path.is_dir():
-        return any(p.is_file() and looks_like_dicom(p) for p in path.iterdir())
     try:
+        if path.is_dir():
+            return any(_is_slice(p) for p in path.iterdir())
         kind_of(path)
-    except Unsound:
+    except (Unsound, OSError):
         return False
     return True
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads; itself where its links go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a socket: opening it may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _is_slice(path: Path) -> bool:
+    try:
+        return path.is_file() and looks_like_dicom(path)
+    except OSError:
+        return False
 
 
 def is_known_suffix(path: Path) -> bool:
@@ -233,10 +269,11 @@ def decoded_header(
     if affine.shear > SHEAR_LIMIT:
         problems.append(Problem("sheared", shear_text(affine.shear)))
     sizes = (*sizes, *(1,) * (4 - len(sizes)))
-    if sizes[3] > 1:
-        problems.append(Problem("4d", frames_text(sizes[3])))
+    frames = math.prod(sizes[3:])
+    if frames > 1:
+        problems.append(Problem("4d", frames_text(frames)))
     names = (scan_stem(path), path.parent.name, path.parent.parent.name)
     return ScanHeader(
-        path, (sizes[2], sizes[1], sizes[0]), channels, sizes[3], affine, dtype,
+        path, (sizes[2], sizes[1], sizes[0]), channels, frames, affine, dtype,
         modality_of_name(*names), kind, {}, tuple(problems),
     )  # fmt: skip

@@ -1,23 +1,24 @@
-"""Scans and label maps, from and to files. The only place that knows SimpleITK.
+"""Scans and label maps, from and to files.
 
 Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleITK's
 x, y, z order ends here. NIfTI headers and bits are read by nifti_header and nifti_data,
-for the reasons told there; every other format is decoded by SimpleITK after its
+NRRD and MetaImage by text_headers and text_voxels, for the reasons told there; every
+other format is decoded by SimpleITK, in a process of its own (decoder), after its
 completeness was checked.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from homolog.data import decoder
 from homolog.data.dicom_file import DicomFile
 from homolog.data.dicom_folder import (
     open_series,
@@ -28,10 +29,15 @@ from homolog.data.dicom_folder import (
 )
 from homolog.data.dicom_series import Series
 from homolog.data.label_values import labels_of, smallest_integers
-from homolog.data.nifti_affine import nifti_affine
+from homolog.data.nifti_affine import FAR_MM, nifti_affine
 from homolog.data.nifti_data import iter_nifti, read_nifti, scale_values
 from homolog.data.nifti_header import read_nifti_header
-from homolog.data.pictures import check_picture, grey_of_colour
+from homolog.data.pictures import (
+    check_picture,
+    grey_alpha_size,
+    grey_of_colour,
+    read_grey_alpha,
+)
 from homolog.data.problems import Problem, Unsound
 from homolog.data.scan_header import (
     SCAN_SUFFIXES,
@@ -45,12 +51,14 @@ from homolog.data.scan_header import (
 )
 from homolog.data.scan_write import write_image
 from homolog.data.text_headers import (
-    check_meta_data,
+    VoxelPlan,
     meta_problems,
     nrrd_problems,
+    plan_voxels,
     read_meta_text,
     read_nrrd_text,
 )
+from homolog.data.text_voxels import iter_voxels, read_voxels
 from homolog.data.values import ValueStats, judged_modality
 from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
@@ -84,12 +92,41 @@ def read_header(path: Path | str) -> ScanHeader:
         return series_header(path, series, others, _measure)
     if kind == "image2d":
         check_picture(path)
-        return decoded_header(path, kind, _itk_information(path), [])
+        return decoded_header(path, kind, _picture_information(path), [])
     text = read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path)
+    plan = plan_voxels(text)
     problems = nrrd_problems(text) if kind == "nrrd" else meta_problems(text)
     if any(p.fatal for p in problems):
         return blank_header(path, kind, problems)
-    return decoded_header(path, kind, _itk_information(path), problems)
+    told = _itk_information(path)
+    _check_agreement(plan, told)
+    return decoded_header(path, kind, told, problems)
+
+
+def _picture_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
+    alpha = grey_alpha_size(path)
+    if alpha is None:
+        return _itk_information(path)
+    width, height, deep = alpha
+    return Affine.identity(), (width, height), f"uint{8 * deep}", 2
+
+
+def _check_agreement(
+    plan: VoxelPlan, told: tuple[Affine, tuple[int, ...], str, int]
+) -> None:
+    """Raise where SimpleITK understands a header in another way than we do."""
+    _, sizes, dtype, channels = told
+    ours = [n for n in plan.sizes if n > 1]
+    if channels == 1 and plan.channels == 1:
+        same = ours == [n for n in sizes if n > 1] and dtype == plan.dtype.name
+    else:
+        same = math.prod(ours) == math.prod(sizes) * channels
+    if not same and not dtype.startswith("complex"):
+        text = (
+            f"its header can be read in two ways: {'x'.join(map(str, ours))} "
+            f"{plan.dtype.name}, or {'x'.join(map(str, sizes))} {dtype}."
+        )
+        raise Unsound("unreadable", text, plan.path)
 
 
 def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
@@ -150,6 +187,9 @@ def iter_values(
         for piece in iter_nifti(raw):
             yield scale_values(raw, piece)
         return
+    if header.kind in ("nrrd", "metaimage"):
+        yield from iter_voxels(_plan(header.path, header.kind))
+        return
     values, found = _values(header)
     if remarks is not None:
         remarks += found
@@ -180,7 +220,7 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     """
     write_image(
         Path(path), np.asarray(volume.data), volume.affine, volume.meta,
-        by_itk=_itk_write, read_back=_itk_array,
+        by_itk=_itk_write, read_back=_written,
     )  # fmt: skip
 
 
@@ -194,7 +234,7 @@ def write_labels(labels: LabelMap, path: Path | str) -> None:
     data = smallest_integers(labels.data)
     write_image(
         Path(path), data[None], labels.affine, labels.meta,
-        by_itk=_itk_write, read_back=_itk_array,
+        by_itk=_itk_write, read_back=_written,
     )  # fmt: skip
 
 
@@ -221,9 +261,11 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     if header.kind == "dicom":
         files = [Path(f) for f in header.meta["files"]]
         return read_slices(files, _decode), []
-    if header.kind == "metaimage":
-        check_meta_data(read_meta_text(path))
-    array = _itk_array(path)
+    if header.kind in ("nrrd", "metaimage"):
+        return read_voxels(_plan(path, header.kind)).reshape(header.shape), []
+    array = read_grey_alpha(path, _itk_array)
+    if array is None:
+        array = _itk_array(path)
     remarks = []
     if header.channels > 1:
         array, remark = grey_of_colour(array, path)
@@ -231,56 +273,28 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     return array.reshape(header.shape), remarks
 
 
-@contextlib.contextmanager
-def _itk(path: Path) -> Iterator[None]:
-    """ITK without words on the terminal; its exceptions become ours."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        short = ("expected", "got only", "fread", "end of file", "not read completely")
-        cut = any(word in reason for word in short)
-        damaged = "data read error" in reason or "CRC" in reason
-        code = "truncated" if cut else "corrupt" if damaged else "unreadable"
-        raise Unsound(code, f"SimpleITK cannot read it: {reason}", path) from None
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
-
-
 def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
     """Affine, sizes (x, y, z, t), number type and channels, from the header alone."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with _itk(path):
-        reader.ReadImageInformation()
+    told = decoder.information(path)
     spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
-    n = reader.GetDimension()
-    k = min(n, 3)
-    spacing[:k] = reader.GetSpacing()[:k]
-    origin[:k] = reader.GetOrigin()[:k]
-    direction[:k, :k] = np.reshape(reader.GetDirection(), (n, n))[:k, :k]
-    words = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    k = min(len(told["size"]), 3)
+    spacing[:k] = told["spacing"][:k]
+    origin[:k] = told["origin"][:k]
+    direction[:k, :k] = np.array(told["direction"])[:k, :k]
+    place = np.concatenate([spacing, origin, direction.ravel()])
+    if not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM:
+        text = "its voxels have no place that can be told in numbers."
+        raise Unsound("affine", text, path)
     return (
         Affine.of(spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]),
-        tuple(reader.GetSize()),
-        _dtype_of(words),
-        reader.GetNumberOfComponents(),
-    )
+        tuple(told["size"]), told["dtype"], told["channels"],
+    )  # fmt: skip
 
 
-def _dtype_of(words: str) -> str:
-    bits = next((w.split("-")[0] for w in words.split() if "-bit" in w), "")
-    if "complex" in words:
-        return f"complex{2 * int(bits or 32)}"
-    family = "float" if "float" in words else "uint" if "unsigned" in words else "int"
-    return f"{family}{bits or 64}"
-
-
-def _measure(path: Path) -> tuple[Affine, str, int]:
-    affine, _, dtype, channels = _itk_information(path)
-    return affine, dtype, channels
+def _measure(path: Path) -> tuple[str, int]:
+    """Number type and channels of one DICOM file; its place is told by its tags."""
+    told = decoder.information(path)
+    return told["dtype"], told["channels"]
 
 
 def _decode(path: Path) -> NDArray[Any]:
@@ -290,27 +304,24 @@ def _decode(path: Path) -> NDArray[Any]:
 
 
 def _itk_array(path: Path) -> NDArray[Any]:
-    with _itk(path):
-        return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    return decoder.pixels(path)
 
 
-def _itk_image(data: NDArray[Any], affine: Affine) -> sitk.Image:
-    vector = data.shape[0] > 1
-    values = np.moveaxis(data, 0, -1) if vector else data[0]
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values), isVector=vector)
-    image.SetSpacing(affine.spacing_mm[::-1])
-    image.SetOrigin(affine.origin_mm[::-1])
-    image.SetDirection(affine.direction[::-1, ::-1].ravel().tolist())
-    return image
+def _plan(path: Path, kind: str) -> VoxelPlan:
+    """Where an NRRD or MetaImage file has its voxels; all of its header judged."""
+    return plan_voxels(read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path))
 
 
 def _itk_write(path: Path, data: NDArray[Any], affine: Affine) -> None:
-    image = _itk_image(data, affine)
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise OSError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+    from homolog.data import itk_decoder
+
+    itk_decoder.write(
+        path, data, list(affine.spacing_mm[::-1]), list(affine.origin_mm[::-1]),
+        affine.direction[::-1, ::-1].ravel().tolist(),
+    )  # fmt: skip
+
+
+def _written(path: Path) -> NDArray[Any]:
+    """What was just written, as (D, H, W) or (D, H, W, C)."""
+    plan = _plan(path, kind_of(path))
+    return read_voxels(plan).reshape(plan.sizes[::-1])

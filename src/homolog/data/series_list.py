@@ -7,6 +7,7 @@ from pathlib import Path
 
 from homolog.data.dicom_file import looks_like_dicom
 from homolog.data.dicom_series import Series
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import is_known_suffix, scan_suffix, series_path
 from homolog.data.scan_io import dicom_series
 from homolog.data.scan_tree import walk
@@ -52,21 +53,38 @@ class SeriesInfo:
 def list_series(root: Path) -> list[SeriesInfo]:
     """All series below a folder, usable ones first, then the largest.
 
+    Objects without a picture (contours, reports) are listed, with what they are, only
+    where nothing else lies in their folder.
+
     Args:
         root: A folder; folders below it are looked through.
     """
     found: list[SeriesInfo] = []
     for folder in walk(root, datasets=False).dicom_folders:
-        series, _ = dicom_series(folder)
+        try:
+            series, others = dicom_series(folder)
+        except Exception as error:  # noqa: BLE001 - the other folders are listed
+            found.append(_refused(folder, problem_of(error).text))
+            continue
         found += [_info(folder, one, alone=len(series) == 1) for one in series]
+        if not series:
+            texts = [f"holds {o.other_object}, not a scan." for o in others]
+            pairs = zip(others, texts, strict=True)
+            found += [_refused(o.path, text, o.text("modality")) for o, text in pairs]
     return sorted(found, key=lambda s: (bool(s.trouble), -s.voxels, str(s.path)))
+
+
+def _refused(path: Path, trouble: str, modality: str = "") -> SeriesInfo:
+    """What stands in the list for a folder or object that holds no series."""
+    kind = modality_of_dicom(modality)
+    return SeriesInfo(path, kind, "", (0, 0, 0), None, (path,), trouble)
 
 
 def series_with(file: Path) -> SeriesInfo | None:
     """The series of its folder that one DICOM file is a slice of, if of several."""
     try:
         series, _ = dicom_series(file.parent)
-    except OSError:
+    except Exception:  # noqa: BLE001 - then the file itself is opened, or refused
         return None
     for one in series:
         if len(one.files) > 1 and any(f.path.name == file.name for f in one.files):

@@ -11,8 +11,14 @@ from homolog.data.inspect import Inspection
 from homolog.data.label_pairs import pair_labels
 from homolog.data.layouts import is_dataset, read_dataset
 from homolog.data.manifest import MANIFEST_SUFFIXES, read_manifest
-from homolog.data.problems import Unsound
-from homolog.data.scan_header import is_series_path, scan_stem
+from homolog.data.problems import problem_of
+from homolog.data.scan_header import (
+    SPECIAL,
+    is_series_path,
+    is_special,
+    real_path,
+    scan_stem,
+)
 from homolog.data.scan_io import dicom_scans
 from homolog.data.scan_tree import walk
 from homolog.data.subjects import guess_subjects
@@ -34,6 +40,8 @@ def find_cases(
     """
     if not source.exists() and not is_series_path(source):
         raise UnusableInput(f"{source}: no such file or folder.")
+    if is_special(source):
+        raise UnusableInput(f"{source}: {SPECIAL}")
     if source.is_dir():
         return _folder(source, labels, peek)
     if source.suffix.lower() in MANIFEST_SUFFIXES:
@@ -50,7 +58,13 @@ def _folder(
     found = Found()
     tree = walk(root)
     for folder in tree.datasets:
-        one = read_dataset(folder)
+        try:
+            one = read_dataset(folder)
+        except Exception as error:
+            if folder == root:
+                raise
+            found.rejected.append(rejected_for(folder / "dataset.json", error))
+            continue
         if folder != root:  # names stay relative to the source
             below = folder.relative_to(root)
             one.candidates = [
@@ -62,8 +76,8 @@ def _folder(
     images: list[Path] = []
     for folder in tree.dicom_folders:
         images += _dicom(folder, found)
-    given = {p.resolve() for p in labels}
-    files = [f for f in tree.files if f.resolve() not in given]
+    given = {real_path(p) for p in labels}
+    files = [f for f in tree.files if real_path(f) not in given]
     pairs = pair_labels(files, root, peek)
     found.notes += pairs.notes
     images += pairs.images
@@ -83,18 +97,23 @@ def _folder(
     return found
 
 
+def rejected_for(path: Path, error: Exception) -> Rejected:
+    """What went wrong with one file or folder, for ``rejected.json``."""
+    problem = problem_of(error)
+    return Rejected(str(path), problem.text, problem.code)
+
+
 def _dicom(folder: Path, found: Found) -> list[Path]:
     try:
         paths, others = dicom_scans(folder)
-    except (Unsound, OSError) as error:
-        text = error.problem.text if isinstance(error, Unsound) else str(error)
-        found.rejected.append(Rejected(str(folder), text, "unreadable"))
+    except Exception as error:  # noqa: BLE001 - the other folders are read
+        found.rejected.append(rejected_for(folder, error))
         return []
     for other in others:
         kind = other.other_object
         if "DICOMDIR" in kind:
             continue
-        text = f"holds {kind}, not an image."
+        text = f"holds {kind}, not a scan."
         found.rejected.append(Rejected(str(other.path), text, "not_an_image"))
     return paths
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from homolog.data.subjects import is_pseudonym
 from homolog.errors import UnusableInput
+
+if TYPE_CHECKING:
+    from homolog.data.card import Card
 
 SPLITS = ("train", "val", "test")
 FRACTIONS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+C = TypeVar("C", bound="Card")
 
 
 class Case(Protocol):
@@ -93,6 +101,31 @@ def assign_splits(
     return {card.id: given[groups[card.id]] for card in cards}
 
 
+def staying(cards: Sequence[C], former: Mapping[str, str]) -> list[C]:
+    """Cases with the split that they had, as if their source gave it.
+
+    Not where the source gives the subject a split, nor where what is one subject by now
+    lay in several.
+
+    Args:
+        cards: The cases.
+        former: Case id -> split, of those that had one.
+    """
+    groups = _groups(cards)
+    said = {groups[card.id] for card in cards if card.split is not None}
+    had: dict[str, set[str]] = {}
+    for card in cards:
+        if card.id in former:
+            had.setdefault(groups[card.id], set()).add(former[card.id])
+    stay = {group for group, splits in had.items() if len(splits) == 1} - said
+    return [
+        replace(card, split=former[card.id])
+        if card.id in former and groups[card.id] in stay
+        else card
+        for card in cards
+    ]
+
+
 def folds(cards: Sequence[Case], k: int, seed: int) -> list[tuple[str, ...]]:
     """Divide into k parts, each the validation set of one fold; subjects stay whole.
 
@@ -156,7 +189,11 @@ def leak_check(cards: Iterable[Case]) -> None:
 
 
 def _groups(cards: Sequence[Case]) -> dict[str, str]:
-    """Case id -> name of its group: cases linked by subject or by equal contents."""
+    """Case id -> name of its group: cases linked by subject or by equal contents.
+
+    The name decides the order of a draw. A keyed hash is another one for every user;
+    such a group is therefore named by what its scans hold.
+    """
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -169,14 +206,22 @@ def _groups(cards: Sequence[Case]) -> dict[str, str]:
         contents = f"contents {card.source_hash or card.id}"
         a, b = sorted((root(subject), root(contents)), reverse=True)
         parent[b] = a
-    return {card.id: root(f"subject {card.subject or card.id}") for card in cards}
+    groups = {card.id: root(f"subject {card.subject or card.id}") for card in cards}
+    names: dict[str, str] = {}
+    for card in sorted(cards, key=lambda c: c.source_hash or c.id):
+        if is_pseudonym(card.subject):
+            contents = f"contents {card.source_hash or card.id}"
+            names.setdefault(groups[card.id], contents)
+    return {case: names.get(group, group) for case, group in groups.items()}
 
 
 def _shuffled(groups: set[str], seed: int, purpose: str) -> list[str]:
     """Order by hash: adding a subject does not reshuffle the others."""
 
     def rank(group: str) -> str:
-        return hashlib.sha256(f"{purpose}/{seed}/{group}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{purpose}/{seed}/{group}".encode("utf-8", "surrogateescape")
+        ).hexdigest()
 
     return sorted(groups, key=rank)
 

@@ -8,8 +8,10 @@ homolog.data.store_writer.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import threading
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,12 @@ from numpy.typing import NDArray
 
 from homolog.config import config_hash, from_dict
 from homolog.data.array_file import StoredArray
-from homolog.data.card import Card
+from homolog.data.array_frame import Damage
+from homolog.data.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
 from homolog.data.preprocess import Preprocessing
+from homolog.data.splits import SPLITS
 from homolog.errors import JobError, UnusableInput
+from homolog.json_files import Shape, check_shape, read_object
 
 FORMAT = 1
 # Cases whose foreground index stays in memory.
@@ -79,11 +84,16 @@ class Store:
             card = read_card(case_folder(folder, name))
             if card is None or card.key != entry["key"]:
                 raise UnusableInput(
-                    f"case {name!r} of {path} is missing or was changed by a "
+                    f"case {name!r} of {path} is missing, damaged or was changed by a "
                     "preparation that did not finish; run the same prepare again."
                 )
             cards.append(dataclasses.replace(card, split=entry["split"]))
-        return cls(folder, contents, cards)
+        try:
+            return cls(folder, contents, cards)
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise UnusableInput(
+                f"{folder / 'store.json'} is damaged ({error}); run prepare again."
+            ) from None
 
     def __len__(self) -> int:
         return len(self.cards)
@@ -100,12 +110,12 @@ class Store:
     def image(self, case_id: str) -> StoredArray:
         """Stored image (C, D, H, W) int16; value = stored * scale + offset."""
         card = self.card(case_id)
-        return self._array(card, "image.b2nd", (card.channels, *card.shape))
+        return self._array(card, IMAGE)
 
     def label(self, case_id: str) -> StoredArray | None:
         """Label map (D, H, W) int16 on the image's grid, or None."""
         card = self.card(case_id)
-        return self._array(card, "label.b2nd", card.shape) if card.has_label else None
+        return self._array(card, LABEL) if card.has_label else None
 
     def label_points(self, case_id: str) -> dict[int, NDArray[Any]]:
         """Foreground index: label -> (n, 3) voxels drawn evenly from all it has."""
@@ -124,22 +134,52 @@ class Store:
         """Cards of ``train``, ``val`` or ``test``."""
         return tuple(card for card in self.cards if card.split == name)
 
-    def _array(self, card: Card, name: str, shape: tuple[int, ...]) -> StoredArray:
+    def _array(self, card: Card, name: str) -> StoredArray:
         path = case_folder(self.path, card.id) / name
-        return StoredArray(path, shape, card.files[name])
+        checksums = card.checksums.get(name, "")
+        return StoredArray(path, card.array_shape(name), card.files[name], checksums)
 
     def _read_points(self, card: Card) -> dict[int, NDArray[Any]]:
         if not card.has_label:
             return {}
-        path = case_folder(self.path, card.id) / "points.npy"
-        try:
-            rows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise JobError(f"{path} cannot be read; run prepare again.") from error
-        # Rows are sorted by label: (label, z, y, x).
-        values, first = np.unique(rows[:, 0], return_index=True)
-        parts = np.split(rows[:, 1:], first[1:])
-        return {int(v): part for v, part in zip(values, parts, strict=True)}
+        return read_points_file(case_folder(self.path, card.id), card)
+
+
+def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
+    """Foreground index of a case: label -> (n, 3) voxels.
+
+    Raises:
+        JobError: It is missing, damaged, or not one of this card's case.
+    """
+    path = folder / POINTS
+    try:
+        if path.stat().st_size != card.files[POINTS]:
+            raise Damage(path, "it has another size than its card says")
+        written = path.read_bytes()
+        wanted = card.checksums.get(POINTS, "")
+        if wanted and wanted != f"{zlib.crc32(written):08x}":
+            raise Damage(path, "it does not match its checksum")
+        rows = np.load(io.BytesIO(written), allow_pickle=False)
+    except FileNotFoundError:
+        raise JobError(f"{path} is missing; run prepare again.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise Damage(path, f"it cannot be read ({error})") from error
+    is_table = rows.ndim == 2 and rows.shape[1:] == (4,) and rows.dtype.kind == "i"
+    if not is_table or (rows[:, 1:] < 0).any() or (rows[:, 1:] >= card.shape).any():
+        raise Damage(path, "it is no list of voxels of this case")
+    # Rows are sorted by label: (label, z, y, x).
+    values, first = np.unique(rows[:, 0], return_index=True)
+    if tuple(values) != tuple(card.label_values):
+        raise Damage(path, "it lists other labels than its card")
+    parts = np.split(rows[:, 1:], first[1:])
+    return {int(v): part for v, part in zip(values, parts, strict=True)}
+
+
+def is_plain_name(text: object) -> bool:
+    """Whether a case id is a plain folder name without a leading dot."""
+    if not isinstance(text, str) or text in ("", ".", ".."):
+        return False
+    return not text.startswith(".") and not set(text) & {"/", "\\", "\0"}
 
 
 def case_folder(store: Path, case_id: str) -> Path:
@@ -147,17 +187,30 @@ def case_folder(store: Path, case_id: str) -> Path:
     return store / "cases" / case_id
 
 
+_SHAPE: Shape = {
+    "cases": dict[str, dict], "preprocessing": dict, "label_names?": dict[str, str],
+    "fingerprint?": dict,
+}  # fmt: skip
+
+
 def read_contents(folder: Path) -> dict[str, Any] | None:
     """``store.json``, or None where there is none.
 
     Raises:
-        UnusableInput: It is not JSON.
+        UnusableInput: It is not the JSON of a store.
     """
     path = folder / "store.json"
     try:
-        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        contents = read_object(path, _SHAPE)
+        for name, entry in contents["cases"].items():
+            if not is_plain_name(name) or entry.get("split") not in SPLITS:
+                raise ValueError(f"case {name!r} cannot be")
+            check_shape(entry, {"key": str, "split": str | None}, f"cases.{name}")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnusableInput as error:
+        sentence = str(error).rstrip(".")
+        raise UnusableInput(f"{sentence}; run prepare again.") from None
     except ValueError as error:
         raise UnusableInput(
             f"{path} is damaged ({error}); run prepare again."
@@ -168,8 +221,11 @@ def read_contents(folder: Path) -> dict[str, Any] | None:
 def read_card(folder: Path) -> Card | None:
     """Card of a case folder; None when missing or unreadable (it will be rebuilt)."""
     try:
-        return Card.from_dict(
-            json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        plain = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        if not is_as_written(plain):
+            return None
+        card = Card.from_dict(plain)
+        check_card(card)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return card

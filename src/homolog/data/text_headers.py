@@ -1,26 +1,56 @@
-"""NRRD and MetaImage: what their headers say, and whether their data are all there.
+"""NRRD and MetaImage: what their headers say, checked before any decoder sees it.
 
-SimpleITK fills a missing voxel size with 1 mm, MetaIO prints to the terminal about
-missing bytes and lets damaged compressed data pass; so both are looked at first.
+SimpleITK fills a missing voxel size with 1 mm, passes damaged compressed data, formats
+whatever pattern a header gives as a file name, and ends the process at a header of 2000
+axes. So every field that decides on memory, files or places is read and judged here;
+SimpleITK is only asked where the voxels lie, and the voxels are read by text_voxels.
 """
 
 from __future__ import annotations
 
+import math
 import re
-import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from homolog.data.problems import SHEAR_LIMIT, Problem, Unsound, shear_text
 
 _LONGEST = 1 << 20
-_META_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4,
-    "MET_UINT": 4, "MET_LONG": 4, "MET_ULONG": 4, "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+_LONGEST_LINE = 4000  # what MetaIO has room for
+_MOST_AXES = {"NRRD": 16, "MetaImage": 5}
+_MOST_VOXELS = 1 << 62
+_MOST_FILES = 1 << 16
+_META_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
+    "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
 }  # fmt: skip
+_NRRD_WORDS = {
+    "i1": "signed char|int8|int8_t",
+    "u1": "uchar|unsigned char|uint8|uint8_t",
+    "i2": "short|short int|signed short|signed short int|int16|int16_t",
+    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
+    "i4": "int|signed int|int32|int32_t",
+    "u4": "uint|unsigned int|uint32|uint32_t",
+    "i8": "longlong|long long|long long int|signed long long|signed long long int|"
+    "int64|int64_t",
+    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
+    "f4": "float",
+    "f8": "double",
+}
+_NRRD_TYPES = {w: t for t, words in _NRRD_WORDS.items() for w in words.split("|")}
+_NRRD_ENCODINGS = {
+    "raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2",
+    "text": "text", "txt": "text", "ascii": "text", "hex": "hex",
+}  # fmt: skip
+# Axes along which voxels lie; any other kind holds the numbers of one voxel.
+_SPACES = ("domain", "space", "???", "none")
+_PLACES = (*_SPACES, "time")
 
 
 @dataclass(frozen=True)
@@ -29,166 +59,479 @@ class TextHeader:
 
     Attributes:
         path: The header's file.
+        format: ``"NRRD"`` or ``"MetaImage"``.
         fields: Key in lower case -> value.
         data_at: Byte in ``path`` where attached data start; None when detached.
+        listed: Data files named in lines of their own after the header.
+        pairs: What the writer added to an NRRD, key in lower case -> value.
     """
 
     path: Path
+    format: str
     fields: dict[str, str]
     data_at: int | None
+    listed: tuple[str, ...] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VoxelPlan:
+    """Where the voxels of a text header lie, and as what.
+
+    Attributes:
+        path: The header's file, for sentences.
+        sizes: Length of each axis, fastest first, as stored.
+        channels: Numbers per voxel; their axes are among ``sizes``.
+        dtype: Number type as stored, with its byte order.
+        encoding: ``raw, gzip, bzip2, text`` or ``hex``.
+        files: Files with the voxels; each holds the same share of them.
+        start: Byte in each file where the data start; -1: raw data at its very end.
+        lines: Lines to pass over there.
+        skip: Bytes to pass over after them; of what unpacks where the data are packed.
+    """
+
+    path: Path
+    sizes: tuple[int, ...]
+    channels: int
+    dtype: np.dtype[Any]
+    encoding: str
+    files: tuple[Path, ...]
+    start: int = 0
+    lines: int = 0
+    skip: int = 0
+
+    @property
+    def count(self) -> int:
+        """Numbers in all files."""
+        return math.prod(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers."""
+        return self.count * self.dtype.itemsize
 
 
 def read_nrrd_text(path: Path) -> TextHeader:
-    """Fields of a ``.nrrd`` or ``.nhdr`` file."""
+    """Fields of a ``.nrrd`` or ``.nhdr`` file.
+
+    Raises:
+        Unsound: ``empty, unreadable, truncated``.
+    """
     start = _start(path)
     if not start.startswith(b"NRRD"):
         raise Unsound("unreadable", "no NRRD mark at its beginning.", path)
     end = re.search(rb"\r?\n\r?\n", start)
     text = start[: end.start()] if end else start
-    fields = {}
-    for line in text.decode("latin-1").splitlines()[1:]:
+    fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
+    listed: list[str] | None = None
+    for line in _lines(text)[1:]:
+        if listed is not None:
+            listed += [line.strip()] if line.strip() else []
+            continue
         key, sign, value = line.partition(":")
-        if sign and not line.startswith("#"):
-            fields[key.strip().lower()] = value.lstrip("= ").strip()
+        if not sign or line.startswith("#"):
+            continue
+        key = key.strip().lower()
+        if value.startswith("="):
+            pairs[key] = value[1:].strip()
+            continue
+        key = _NRRD_SAME.get(key, key)
+        _set(fields, key, value.strip(), path)
+        if key == "data file" and value.split()[:1] == ["LIST"]:
+            listed = []
     missing = [k for k in ("type", "dimension", "sizes", "encoding") if k not in fields]
     if missing:
         raise Unsound("unreadable", f"the NRRD header has no {missing[0]!r}.", path)
-    detached = "data file" in fields or "datafile" in fields
+    detached = "data file" in fields
     if end is None and not detached:
         raise Unsound("truncated", "the file ends within its NRRD header.", path)
-    return TextHeader(path, fields, None if detached or end is None else end.end())
+    at = None if detached or end is None else end.end()
+    return TextHeader(path, "NRRD", fields, at, tuple(listed or ()), pairs)
 
 
-def nrrd_problems(header: TextHeader) -> list[Problem]:
-    """Faults of size, spacing and axes that SimpleITK would not tell."""
-    fields = header.fields
-    sizes = [int(v) for v in re.findall(r"-?\d+", fields["sizes"])]
-    if not sizes or any(n < 1 for n in sizes):
-        return [Problem("empty", f"size {'x'.join(map(str, sizes))} holds no voxels.")]
-    rows = re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))
-    vectors = [[_number(v) for v in row.split(",")] for row in rows]
-    if vectors:
-        axes = np.array(vectors, dtype=np.float64).T
-        lengths = np.linalg.norm(axes, axis=0)
-    elif "spacings" in fields:
-        axes = None
-        lengths = np.array([
-            _number(v) for v in fields["spacings"].split()
-        ])  # fmt: skip
-        kinds = fields.get("kinds", "").split()
-        if len(kinds) == len(lengths):  # an axis of colours or times has no spacing
-            lengths = lengths[[k in ("domain", "space", "???", "none") for k in kinds]]
-    else:
-        return [Problem("spacing", "the header gives no voxel size.")]
-    return _geometry_problems(lengths, axes)
+_NRRD_SAME = {
+    "datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip",
+    "axismins": "axis mins", "axismaxs": "axis maxs", "centers": "centerings",
+}  # fmt: skip
 
 
 def read_meta_text(path: Path) -> TextHeader:
-    """Fields of an ``.mha`` or ``.mhd`` file."""
+    """Fields of an ``.mha`` or ``.mhd`` file.
+
+    Raises:
+        Unsound: ``empty, unreadable, truncated``.
+    """
     start = _start(path)
-    fields = {}
+    fields: dict[str, str] = {}
     at = 0
     while at < len(start):
         stop = start.find(b"\n", at)
-        if stop < 0:
+        if stop < 0 and (len(start) == _LONGEST or b"=" not in start[at:]):
             break
-        key, sign, value = start[at:stop].decode("latin-1").partition("=")
-        if not sign:
+        stop = len(start) if stop < 0 else stop  # a last line without an end
+        line = _lines(start[at:stop])[0]
+        at = min(stop + 1, len(start))
+        if not line.strip():
+            continue
+        if not (found := re.match(r"([^=:]*)[=:](.*)", line)):
             raise Unsound("unreadable", "no MetaImage header at its beginning.", path)
-        fields[key.strip().lower()] = value.strip()
-        at = stop + 1
-        if key.strip().lower() == "elementdatafile":
+        if len(line) > _LONGEST_LINE:
+            text = f"a line of its header has {len(line)} characters."
+            raise Unsound("unreadable", text, path)
+        key = found[1].strip().lower()
+        _set(fields, key, found[2].strip(), path)
+        if key == "elementdatafile":
             break
     if "ndims" not in fields or "dimsize" not in fields:
         raise Unsound("unreadable", "no MetaImage header at its beginning.", path)
     if "elementdatafile" not in fields:
         raise Unsound("truncated", "the file ends within its MetaImage header.", path)
-    local = fields["elementdatafile"].upper() == "LOCAL"
-    return TextHeader(path, fields, at if local else None)
+    name = fields["elementdatafile"]
+    rest = _lines(start[at:]) if _is_list(name) else []
+    listed = tuple(line.strip() for line in rest if line.strip())
+    local = name.upper() == "LOCAL"
+    return TextHeader(path, "MetaImage", fields, at if local else None, listed)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold a header's voxels; none where it cannot be understood."""
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    try:
+        header = read_nrrd_text(path) if is_nrrd else read_meta_text(path)
+        return plan_voxels(header).files
+    except Unsound:
+        return ()
+
+
+def plan_voxels(header: TextHeader) -> VoxelPlan:
+    """Where the voxels are; sizes, types, files and lengths judged.
+
+    Raises:
+        Unsound: ``empty, unreadable, unsupported, missing, truncated``.
+    """
+    plan = _nrrd_plan(header) if header.format == "NRRD" else _meta_plan(header)
+    _check_lengths(plan)
+    return plan
+
+
+def nrrd_problems(header: TextHeader) -> list[Problem]:
+    """Faults of size, spacing and axes that SimpleITK would not tell."""
+    fields = header.fields
+    kinds = fields.get("kinds", "").split()
+    directions = fields.get("space directions", "")
+    rows = re.findall(r"\(([^)]*)\)", directions)
+    vectors = [[_number(v) for v in row.split(",")] for row in rows]
+    if vectors:
+        if len({len(v) for v in vectors}) > 1 or len(vectors[0]) > 4:
+            text = (
+                f"the space directions {directions[:80]!r} are no vectors of one size."
+            )
+            return [Problem("affine", text)]
+        axes = np.array(vectors, dtype=np.float64).T
+        lengths = _lengths(axes)
+    elif "spacings" in fields:
+        axes = None
+        lengths = np.array([_number(v) for v in fields["spacings"].split()])
+        if len(kinds) == len(lengths):  # an axis of colours or times has no spacing
+            lengths = lengths[[k.lower() in _SPACES for k in kinds]]
+    else:
+        return [Problem("spacing", "the header gives no voxel size.")]
+    origin = re.findall(r"[^\s(),]+", fields.get("space origin", ""))
+    return _geometry_problems(lengths, axes, [_number(v) for v in origin])
 
 
 def meta_problems(header: TextHeader) -> list[Problem]:
     """Faults of size, spacing and axes that SimpleITK would not tell."""
     fields = header.fields
-    sizes = [int(v) for v in fields["dimsize"].split()]
-    if any(n < 1 for n in sizes):
-        return [Problem("empty", f"size {'x'.join(map(str, sizes))} holds no voxels.")]
+    n = _axes(header, fields["ndims"])
     said = fields.get("elementspacing", fields.get("elementsize"))
     if said is None:
         return [Problem("spacing", "the header gives no voxel size.")]
-    lengths = np.array([_number(v) for v in said.split()])
-    turned = next(
-        (
-            fields[k]
-            for k in ("transformmatrix", "rotation", "orientation")
-            if k in fields
-        ),
-        "",
+    axes = None
+    origin: list[float] = []
+    for key, count in _META_COUNTS.items():
+        if key not in fields:
+            continue
+        numbers = [_number(v) for v in fields[key].split()]
+        if len(numbers) != n**count:
+            text = f"{key} must have {n**count} numbers, has {len(numbers)}."
+            return [Problem("spacing" if "element" in key else "affine", text)]
+        if count == 2:
+            axes = np.array(numbers).reshape(n, n).T
+        elif "element" not in key:
+            origin += numbers
+    return _geometry_problems(
+        np.array([_number(v) for v in said.split()]), axes, origin
     )
-    numbers = [_number(v) for v in turned.split()]
-    n = len(sizes)
-    axes = np.array(numbers).reshape(n, n).T if len(numbers) == n * n else None
-    return _geometry_problems(lengths, axes)
 
 
-def check_meta_data(header: TextHeader) -> None:
-    """Verify that the voxels of a MetaImage are all there and decode.
+# Fields of one number per axis (1), or per pair of axes (2).
+_META_COUNTS = {
+    "elementspacing": 1, "elementsize": 1, "offset": 1, "position": 1, "origin": 1,
+    "centerofrotation": 1, "transformmatrix": 2, "rotation": 2, "orientation": 2,
+}  # fmt: skip
 
-    Raises:
-        Unsound: ``missing, truncated, corrupt``.
+
+def _nrrd_plan(header: TextHeader) -> VoxelPlan:
+    fields, path = header.fields, header.path
+    n = _axes(header, fields["dimension"])
+    sizes = _sizes(header, fields["sizes"], n)
+    for key in ("kinds", "spacings", "thicknesses", "space directions"):
+        value = fields.get(key)
+        if value is None:
+            continue
+        found = re.findall(r"\([^)]*\)|\S+" if "space " in key else r"\S+", value)
+        if len(found) != n:
+            text = f"{key} must have {n} entries, has {len(found)}."
+            raise Unsound("unreadable", text, path)
+    kinds = [k.lower() for k in fields.get("kinds", "").split()] or ["domain"] * n
+    pairs = zip(kinds, sizes, strict=True)
+    channels = math.prod(size for kind, size in pairs if kind not in _PLACES)
+    word = " ".join(fields["type"].lower().split())
+    if word not in _NRRD_TYPES:
+        raise Unsound("unreadable", f"number type {word[:40]!r} is not known.", path)
+    dtype = np.dtype(_NRRD_TYPES[word])
+    said = fields["encoding"].lower()
+    if said not in _NRRD_ENCODINGS:
+        raise Unsound("unreadable", f"encoding {said[:40]!r} is not known.", path)
+    encoding = _NRRD_ENCODINGS[said]
+    if dtype.itemsize > 1 and encoding != "text":
+        order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower())
+        if order is None:
+            text = "the header does not say the byte order (endian: little or big)."
+            raise Unsound("unreadable", text, path)
+        dtype = dtype.newbyteorder(order)  # type: ignore[arg-type]
+    skip = _whole(header, "byte skip", "0", least=-1)
+    if skip < 0 and encoding != "raw":
+        text = f"byte skip -1 is for raw data, the encoding is {encoding}."
+        raise Unsound("unsupported", text, path)
+    return VoxelPlan(
+        path, sizes, channels, dtype, encoding, _data_files(header, sizes, "data file"),
+        start=-1 if skip < 0 else header.data_at or 0,
+        lines=_whole(header, "line skip", "0", least=0), skip=max(skip, 0),
+    )  # fmt: skip
+
+
+def _meta_plan(header: TextHeader) -> VoxelPlan:
+    fields, path = header.fields, header.path
+    n = _axes(header, fields["ndims"])
+    sizes = _sizes(header, fields["dimsize"], n)
+    channels = _whole(header, "elementnumberofchannels", "1", least=1)
+    word = fields.get("elementtype", "").upper()
+    if word not in _META_TYPES:
+        text = f"number type {word[:40] or 'none'!r} is not read here."
+        raise Unsound("unreadable", text, path)
+    last = [v for k, v in fields.items() if k.endswith("byteordermsb")][-1:]
+    dtype = np.dtype(_META_TYPES[word]).newbyteorder(">" if _yes(*last) else "<")
+    start = _whole(header, "headersize", "0", least=-1)
+    packed = _yes(fields.get("compresseddata", ""))
+    if start and (header.data_at is not None or packed):
+        if start > 0 or packed:
+            text = f"HeaderSize {start} is for raw data in a file of their own."
+            raise Unsound("unsupported", text, path)
+        start = 0  # the voxels end the file either way
+    if math.prod(sizes) * channels > _MOST_VOXELS:
+        raise Unsound("unreadable", _huge(sizes), path)
+    text_coded = fields.get("binarydata", "true").lower()[:1] in ("f", "0")
+    encoding = "gzip" if packed else "text" if text_coded else "raw"
+    numbers = (channels, *sizes) if channels > 1 else sizes
+    return VoxelPlan(
+        path, numbers, channels, dtype, encoding,
+        _data_files(header, sizes, "elementdatafile"), (header.data_at or 0) + start,
+    )  # fmt: skip
+
+
+def _axes(header: TextHeader, said: str) -> int:
+    most = _MOST_AXES[header.format]
+    if not re.fullmatch(r"\d{1,4}", said) or not 1 <= int(said) <= most:
+        text = f"the number of axes must be 1 to {most}, the header says {said[:40]!r}."
+        raise Unsound("unreadable", text, header.path)
+    return int(said)
+
+
+def _sizes(header: TextHeader, said: str, n: int) -> tuple[int, ...]:
+    words = said.split()
+    if len(words) != n or not all(re.fullmatch(r"[-+]?\d{1,19}", w) for w in words):
+        text = f"sizes must be {n} whole numbers, the header says {said[:80]!r}."
+        raise Unsound("unreadable", text, header.path)
+    sizes = tuple(int(w) for w in words)
+    if any(size < 1 for size in sizes):
+        text = f"size {'x'.join(words)} holds no voxels."
+        raise Unsound("empty", text, header.path)
+    if math.prod(sizes) > _MOST_VOXELS:
+        raise Unsound("unreadable", _huge(sizes), header.path)
+    return sizes
+
+
+def _huge(sizes: Sequence[int]) -> str:
+    return f"size {'x'.join(map(str, sizes))[:80]} is beyond any memory."
+
+
+def _whole(header: TextHeader, key: str, default: str, least: int) -> int:
+    said = header.fields.get(key, default)
+    if not re.fullmatch(r"-?\d{1,18}", said) or int(said) < least:
+        text = (
+            f"{key} must be a whole number from {least}, the header says {said[:40]!r}."
+        )
+        raise Unsound("unreadable", text, header.path)
+    return int(said)
+
+
+def _yes(said: str = "") -> bool:
+    return said.lower()[:1] in ("t", "1")
+
+
+def _is_list(name: str) -> bool:
+    return name.split()[:1] == ["LIST"]
+
+
+def _data_files(
+    header: TextHeader, sizes: tuple[int, ...], key: str
+) -> tuple[Path, ...]:
+    """The files that hold the voxels, each there and beside or below its header."""
+    if header.data_at is not None:
+        return (header.path,)
+    said = header.fields[key]
+    if _is_list(said):
+        names: Sequence[str] = header.listed
+        axes = said.split()[1:]
+    elif "%" in said:
+        names, axes = _pattern(header, said)
+    else:
+        return (_beside(header.path, said),)
+    wanted = _file_count(header, sizes, axes)
+    if len(names) != wanted:
+        text = f"{wanted} data files are needed, the header names {len(names)}."
+        raise Unsound("unreadable", text, header.path)
+    return tuple(_beside(header.path, name) for name in names)
+
+
+def _file_count(header: TextHeader, sizes: tuple[int, ...], axes: list[str]) -> int:
+    """Files needed where each holds the first axes, all but the last by default."""
+    said = axes[0].upper().removesuffix("D") if axes else str(max(1, len(sizes) - 1))
+    if not re.fullmatch(r"\d{1,2}", said) or not 1 <= int(said) <= len(sizes):
+        text = f"data files of {said[:20]!r} axes do not fit {len(sizes)} axes."
+        raise Unsound("unreadable", text, header.path)
+    wanted = math.prod(sizes[int(said) :])
+    if wanted > _MOST_FILES:
+        text = f"{wanted} data files are more than {_MOST_FILES}."
+        raise Unsound("unreadable", text, header.path)
+    return wanted
+
+
+def _pattern(header: TextHeader, said: str) -> tuple[list[str], list[str]]:
+    """``slice%03d.raw 1 20 1`` as names, and what is said after the three numbers."""
+    words = said.split()
+    name, numbers, axes = words[0], words[1:4], words[4:]
+    place = re.fullmatch(r"([^%]*)%(0?)(\d{0,2})[diu]([^%]*)", name)
+    whole = len(numbers) == 3 and all(re.fullmatch(r"-?\d{1,9}", w) for w in numbers)
+    if place is None or not whole or len(axes) > 1 or int(numbers[2]) == 0:
+        text = (
+            "a pattern of data files must be like slice%03d.raw 1 20 1, the header "
+            f"says {said[:80]!r}."
+        )
+        raise Unsound("unreadable", text, header.path)
+    first, last, step = (int(w) for w in numbers)
+    counted = range(first, last + (1 if step > 0 else -1), step)
+    if len(counted) > _MOST_FILES:
+        text = f"{len(counted)} data files are more than {_MOST_FILES}."
+        raise Unsound("unreadable", text, header.path)
+    form = f"{place[2]}{place[3]}d"
+    return [f"{place[1]}{i:{form}}{place[4]}" for i in counted], axes
+
+
+def _beside(header: Path, name: str) -> Path:
+    """A data file; one elsewhere on the machine is none of a scan's business.
+
+    Both files may be links: the data must really lie in or below the header's folder.
     """
-    path, at = header.path, header.data_at or 0
-    if header.data_at is None:
-        name = header.fields["elementdatafile"]
-        if name.upper().startswith("LIST") or "%" in name:
-            return  # slices in many files: SimpleITK reads them, and raises
-        path = header.path.with_name(name)
-        if not path.is_file():
-            raise Unsound("missing", f"its data file {name} is not there.", header.path)
-    expected = _META_BYTES.get(header.fields.get("elementtype", "").upper(), 0)
-    expected *= int(header.fields.get("elementnumberofchannels", "1"))
-    for n in header.fields["dimsize"].split():
-        expected *= int(n)
-    data = path.stat().st_size - at
-    if header.fields.get("compresseddata", "").lower() in ("true", "1"):
-        data = _inflated_bytes(path, at, header.path)
-    if expected and data < expected:
-        text = f"{expected} bytes of voxels expected, {data} found."
-        raise Unsound("truncated", text, header.path)
+    if not name or "\0" in name:
+        raise Unsound("unreadable", "the header names no data file.", header)
+    path = header.parent / name
+    try:
+        real = path.resolve()
+        homes = (header.parent.resolve(), header.resolve().parent)
+    except (OSError, RuntimeError, ValueError):
+        text = f"its data file {name[:200]!r} cannot be reached."
+        raise Unsound("missing", text, header) from None
+    if not any(real.is_relative_to(home) for home in homes):
+        text = f"its data file {name[:200]!r} does not lie beside or below its header."
+        raise Unsound("unreadable", text, header)
+    if not real.is_file():
+        text = f"its data file {name[:200]!r} is not there."
+        raise Unsound("missing", text, header)
+    return real
 
 
-def _inflated_bytes(path: Path, at: int, name: Path) -> int:
-    engine, total = zlib.decompressobj(), 0
-    with path.open("rb") as file:
-        file.seek(at)
-        while piece := file.read(1 << 20):
-            try:
-                while piece:
-                    total += len(engine.decompress(piece, 1 << 24))
-                    piece = engine.unconsumed_tail
-            except zlib.error as error:
-                text = f"the compressed voxels are damaged ({error})."
-                raise Unsound("corrupt", text, name) from None
-            if engine.eof:
-                return total
-    raise Unsound("truncated", "the compressed voxels end too early.", name)
+def _check_lengths(plan: VoxelPlan) -> None:
+    """What the lengths of the files alone show."""
+    share = plan.count // len(plan.files)
+    for file in plan.files:
+        unpacked = 0 if plan.encoding in ("gzip", "bzip2") else plan.skip
+        have = file.stat().st_size - max(plan.start, 0) - unpacked
+        least = share * plan.dtype.itemsize
+        if plan.encoding == "gzip":
+            least = least // MOST_DEFLATE
+        elif plan.encoding == "bzip2":
+            least = 14
+        elif plan.encoding == "text":
+            least = 2 * share - 1
+        elif plan.encoding == "hex":
+            least = 2 * least
+        if have < least:
+            text = f"{least} bytes of voxels expected, {max(have, 0)} found."
+            raise Unsound("truncated", text, plan.path)
 
 
-def _geometry_problems(lengths: np.ndarray, axes: np.ndarray | None) -> list[Problem]:
+# Deflate cannot shrink more than this; a header asking for more is damaged.
+MOST_DEFLATE = 1100
+
+
+def _geometry_problems(
+    lengths: np.ndarray, axes: np.ndarray | None, origin: Sequence[float]
+) -> list[Problem]:
     said = " x ".join(f"{v:g}" for v in lengths)
-    if not np.isfinite(lengths).all() or not (lengths > 0).all():
-        text = f"voxel size must be positive, the header says {said}."
+    if not np.isfinite(lengths).all() or not (lengths > 0).all() or not lengths.size:
+        text = f"voxel size must be positive, the header says {said or 'nothing'}."
         return [Problem("spacing", text)]
-    if axes is None or axes.shape[0] != axes.shape[1]:
+    if not np.isfinite(np.array(origin)).all():
+        text = "the place of the first voxel in the header is no number."
+        return [Problem("affine", text)]
+    if axes is None:
         return []
-    norms = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(axes).all() or not (norms > 0).all():
+    norms = _lengths(axes)
+    if not np.isfinite(axes).all() or not (norms > 0).all() or np.isinf(norms).any():
         return [Problem("affine", "the voxel axes in the header are not directions.")]
+    if axes.shape[0] != axes.shape[1]:
+        return []
     unit = axes / norms
     shear = np.abs(unit.T @ unit - np.eye(len(unit))).max()
     if shear > SHEAR_LIMIT:
         return [Problem("sheared", shear_text(float(shear)))]
     return []
+
+
+def _lengths(axes: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        lengths: np.ndarray = np.linalg.norm(axes, axis=0)
+    return lengths
+
+
+def _set(fields: dict[str, str], key: str, value: str, path: Path) -> None:
+    """Keep a field; what is said twice could be read in two ways."""
+    if key in fields and fields[key] != value and key not in ("comment", "name"):
+        raise Unsound("unreadable", f"the header says {key!r} twice.", path)
+    fields[key] = value
+
+
+def _lines(text: bytes) -> list[str]:
+    """Lines without their ends; names of files in them are UTF-8 nowadays."""
+    try:
+        whole = text.decode("utf-8")
+    except UnicodeDecodeError:
+        whole = text.decode("latin-1")
+    return [line.rstrip("\r") for line in whole.split("\n")]
 
 
 def _start(path: Path) -> bytes:

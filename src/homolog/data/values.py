@@ -17,6 +17,8 @@ from homolog.geometry.affine import Affine, Index
 
 _AIR_HU = (-1100.0, -700.0)
 _MOST_DISTINCT = 1024
+# Label maps of the whole body have 117 classes.
+_MOST_CLASSES = 128
 # Values judged at once: what stays in a processor's cache.
 _AT_ONCE = 1 << 19
 
@@ -158,6 +160,24 @@ class ValueStats:
     def looks_like_labels(self) -> bool:
         """As patchy, on a background of zeros; for files whose name does not tell."""
         return self.patchy and self.zero_fraction >= 0.2
+
+    @property
+    def is_label_map(self) -> bool:
+        """Whether nothing but a mask or a label map has such values.
+
+        Stricter than looks_like_labels, which only chooses among files: scans of few
+        grey levels on much black must pass.
+        """
+        if self.distinct is None or not self.integral:
+            return False
+        if len(self.distinct) == 2:
+            return True
+        if not self.could_be_labels or self.zero_fraction < 0.2:
+            return False
+        for most, runs in ((8, 0.5), (_MOST_CLASSES, 0.8)):
+            if len(self.distinct) <= most and self.run_fraction >= runs:
+                return True
+        return self.zero_fraction >= 0.98 and len(self.distinct) <= 32  # points
 
     @property
     def looks_like_ct(self) -> bool:

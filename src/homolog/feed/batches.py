@@ -7,8 +7,9 @@ by any number of threads, with the same numbers.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -82,6 +83,8 @@ class Feed:
             for each; see ``View.target``.
         phases: Stretches of the training, as shares of a stream's last batch, that
             make some of the groups each.
+        device: Where the views will be made; for a GPU batches wait in pinned memory,
+            so that the copy up runs beside its work. For another no GPU is asked.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -105,6 +108,7 @@ class Feed:
         turns: Sequence[int] | None = None,
         targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
         phases: Sequence[Phase] = (),
+        device: torch.device | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -141,8 +145,8 @@ class Feed:
             check_phases(phases, specs)
         self._parts = tuple(self._part(phase) for phase in self.phases)
         self._target = None if targets is None else torch.tensor(targets)
-        # pinned memory lets the copy up run beside the device's work
-        self._pin = torch.cuda.is_available()
+        self.device = device
+        self._pin = device is not None and device.type == "cuda"
 
     def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
         if self.turns is not None:
@@ -208,20 +212,24 @@ class Feed:
         )
         return pinned(batch) if self._pin else batch
 
-    def stream(self, first: int, stop: int) -> Iterator[Batch]:
+    def stream(
+        self, first: int, stop: int, progress: Callable[[int], float] | None = None
+    ) -> Iterator[Batch]:
         """Batches ``first`` to ``stop - 1`` in order, made ahead by threads.
 
-        Phases are shares of ``stop``. At most ``threads + 1`` batches wait in memory.
+        Phases are shares of ``progress`` (batches before -> share of the training
+        done); without, of ``stop``. At most ``threads + 1`` batches wait in memory.
         An error of a thread is raised here, at the batch it belongs to.
         """
+        share = progress or (lambda step: step / stop)
         if self.threads == 0:
-            yield from (self.batch(s, s / stop) for s in range(first, stop))
+            yield from (self.batch(s, share(s)) for s in range(first, stop))
             return
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="homolog-feed")
         waiting: deque[Future[Batch]] = deque()
         try:
             for step in range(first, stop):
-                waiting.append(pool.submit(self.batch, step, step / stop))
+                waiting.append(pool.submit(self.batch, step, share(step)))
                 if len(waiting) > self.threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -307,6 +315,7 @@ class Feed:
             turns=self.turns,
             targets=self.targets,
             phases=self.phases,
+            device=self.device,
         )
 
     def case_of(self, sample: int) -> int:
@@ -328,3 +337,14 @@ class Feed:
             ordered = sorted(found.items(), key=lambda item: -item[1])
             told.append((tuple(part.specs), dict(ordered)))
         return told
+
+
+def feed_threads(device: torch.device) -> int:
+    """Reading ahead: a GPU is fed by most cores, a CPU needs its cores to compute.
+
+    Under ``torchrun`` the processes of this machine share its cores.
+    """
+    if device.type == "cpu":
+        return 1
+    sharing = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, min(8, (os.cpu_count() or 2) // sharing - 1))

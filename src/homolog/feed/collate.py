@@ -12,6 +12,7 @@ from torch import Tensor
 
 from homolog.data.card import Card
 from homolog.geometry.affine import Index
+from homolog.geometry.sampling import constant
 from homolog.views.generate import Block, GroupDraw, Levels
 from homolog.views.intensity import Draws
 from homolog.views.plan import GroupPlan
@@ -83,7 +84,7 @@ def centres_within(affine: Tensor, size: Index, fractions: Tensor) -> Tensor:
         size: Voxels of a view.
         fractions: (B, 4, 4), of each sample's scan, as made by ``fractions_of``.
     """
-    middle = affine.new_tensor([*((n - 1) / 2 for n in size), 1.0])
+    middle = constant((*((n - 1) / 2 for n in size), 1.0), affine.device)
     return ((fractions[:, None] @ affine) @ middle)[..., :3].float()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
+from homolog.data.leftovers import scratch_folder
 from homolog.gui import engine, preferences
 from homolog.gui.threads import in_background
+from homolog.safe_text import visible
 
 # The same sentence again within this time is counted, not shown.
 _REPEAT_S = 20.0
@@ -45,7 +46,7 @@ class Hub(QObject):
         super().__init__(parent)
         self.viewer = viewer
         self.schema: dict[str, Any] | None = None
-        self.scratch = Path(tempfile.mkdtemp(prefix="homolog-window-"))
+        self.scratch = scratch_folder()
         self._asked = False
         self._said: dict[str, tuple[float, int]] = {}
         _hubs[id(self)] = self
@@ -98,6 +99,7 @@ class Hub(QObject):
         """
         from napari.utils import notifications
 
+        text = visible(text)  # napari prints it on a terminal, too
         now = time.monotonic()
         last, count = self._said.get(text, (-_REPEAT_S, 0))
         self._said[text] = (now, count + 1)

@@ -13,16 +13,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
 
+from homolog.data.leftovers import scratch_folder
 from homolog.events import Event, Failed, Finished, Stopped
 from homolog.runs import launch
 from homolog.runs.run import Run
@@ -227,7 +226,7 @@ class Helper(QObject):
     def __init__(self, kind: str, config: Mapping[str, Any], parent: QObject) -> None:
         super().__init__(parent)
         self._kind, self._config = kind, dict(config)
-        self._folder = Path(tempfile.mkdtemp(prefix="homolog-"))
+        self._folder = scratch_folder()
         # A TemporaryDirectory would warn when it goes with its owner.
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._watch: RunWatch | None = None
@@ -248,7 +247,7 @@ class Helper(QObject):
 
     def _launch(self) -> Run:
         run = Run.create(self._folder / "job", self._kind, self._config)
-        launch.start(run, with_parent=True)
+        launch.start(run, with_parent=True, outside=True)
         return run
 
     def _follow(self, run: Run) -> None:

@@ -35,7 +35,7 @@ def cross_correlation(a: Tensor, b: Tensor, *, center: bool = True) -> Tensor:
             f"both views must have shape (M, D), got {tuple(a.shape)} and "
             f"{tuple(b.shape)}."
         )
-    count = sum_over_ranks_with_gradient(a.new_tensor(float(len(a))))
+    count = sum_over_ranks_with_gradient(a.new_full((), float(len(a))))
     if center:
         a = a - sum_over_ranks_with_gradient(a.sum(0)) / count
         b = b - sum_over_ranks_with_gradient(b.sum(0)) / count

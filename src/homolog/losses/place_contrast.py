@@ -119,12 +119,16 @@ def squared_distances(own_mm: Tensor, places_mm: Tensor) -> Tensor:
     """Of (B, A, 3) and (B, N, 3) positions in mm, (B, A, N) float32.
 
     Positions are taken relative to the first place: near the origin, float32 holds
-    millimetres to a thousandth, and no (B, A, N, 3) differences are needed.
+    millimetres to a thousandth. Axis by axis and without a matrix product, which
+    autocast and TF32 would round to three digits: |a|^2 + |b|^2 - 2 a b of places
+    300 mm away is then wrong by hundreds of mm^2.
     """
     origin = places_mm[:, :1]
     own, places = (own_mm - origin).float(), (places_mm - origin).float()
-    lengths = own.square().sum(-1)[..., None] + places.square().sum(-1)[:, None]
-    return lengths - 2 * own @ places.mT
+    total = (own[:, :, None, 0] - places[:, None, :, 0]).square()
+    for axis in (1, 2):
+        total = total + (own[:, :, None, axis] - places[:, None, :, axis]).square()
+    return total
 
 
 def cells_of_others(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from homolog.losses.precision import full_precision
 from homolog.methods._swav_settings import MultiCropConfig, VariantConfig
 from homolog.nn.clustering import Clustering
 from homolog.nn.memory_bank import OfflineClustering
@@ -100,6 +101,7 @@ class Clusters(nn.Module):
                 clustering.after_step()
 
     @torch.no_grad()
+    @full_precision
     def nearest(self, features: Tensor) -> Tensor:
         """(B, E) unit features -> (B,) the cluster of each (of the first head)."""
         if self.offline is not None:

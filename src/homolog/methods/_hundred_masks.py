@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from homolog.backbones._base import Backbone
 from homolog.config import ConfigError
 from homolog.data.box_map import BOXES, box_name
-from homolog.data.label_names import has_name
+from homolog.data.label_names import has_name, refuse_ignored
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder
@@ -55,6 +55,8 @@ def masks_of(cases: Sequence[CaseRef]) -> tuple[list[str], list[Row]]:
     numbers: dict[Path, int] = {}
     for case in cases:
         path, card = case.store.path, case.card
+        if path not in numbers:
+            refuse_ignored(path, case.store.label_names)
         store = numbers.setdefault(path, len(numbers))
         for value in card.label_values:
             name = case.store.label_names.get(value, "")

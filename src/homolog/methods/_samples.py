@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homolog.geometry.affine import Index
+from homolog.geometry.sampling import constant
 from homolog.views.view import View
 
 
@@ -31,7 +32,7 @@ def sample_numbers(view: View, bins: Index) -> Tensor:
         return view.case
     if view.where is None:
         raise ValueError(f"{parts} parts of a scan need views that know their place.")
-    counts = torch.tensor(bins, device=view.where.device)
+    counts = constant(bins, view.where.device, torch.int64)
     part = (view.where[:, 0] * counts).long().clamp_min(0).minimum(counts - 1)
     z, y, x = part.unbind(1)
     return view.case * parts + (z * bins[1] + y) * bins[2] + x

@@ -180,12 +180,11 @@ class Alice(Method):
         per = len(a) // len(pooled)
         if len(pooled) < 2:
             return cosine_distance(online, target)
-        index = torch.arange(len(pooled), device=a.device)
         terms = [
             info_nce(
                 a[i * per : (i + 1) * per],
                 b[i * per : (i + 1) * per],
-                pooled[index != i],
+                torch.cat([pooled[:i], pooled[i + 1 :]]),  # a mask would wait
                 self.config.temperature,
             )
             for i in range(len(pooled))

@@ -17,6 +17,7 @@ from homolog.geometry.correspondence import (
     token_grid,
     token_positions_mm,
 )
+from homolog.geometry.sampling import constant
 from homolog.losses.place_contrast import (
     cells_of_others,
     enlarged,
@@ -206,7 +207,9 @@ class AnatomicalEmbedding(Method):
         """A distance as told, or that many cells of each sample's view, (B, 1)."""
         if told > 0:
             return told
-        sides = affine[..., :3, :3].norm(dim=-2) * affine.new_tensor(stride)
+        sides = affine[..., :3, :3].norm(dim=-2) * constant(
+            stride, affine.device, affine.dtype
+        )
         widest: Tensor = sides.amax(-1, keepdim=True)
         return cells * widest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from homolog.model_card import read_card
 from homolog.model_files.encoder import (
     LoadedEncoder,
     encoder_id,
@@ -12,7 +13,6 @@ from homolog.model_files.folder import (
     LoadedModel,
     find_model,
     load_model,
-    read_card,
     save_model,
 )
 from homolog.model_files.matching import LoadReport, fill

@@ -12,7 +12,8 @@ from homolog.backbones._base import Backbone, build
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
 from homolog.foreign_weights import read_foreign
-from homolog.model_files.folder import CARD, load_model, read_weights
+from homolog.model_card import CARD
+from homolog.model_files.folder import load_model, read_weights
 from homolog.model_files.matching import LoadReport, fill
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def load_encoder(
     backbone_hint: str | Mapping[str, Any] | None = None,
     in_channels: int | None = None,
     least_matched: float = LEAST_MATCHED,
+    *,
+    allow_dropped: bool = False,
 ) -> LoadedEncoder:
     """An encoder from our own folders or from a foreign weight file.
 
@@ -54,9 +57,12 @@ def load_encoder(
             and ``config``. Ours know it.
         in_channels: Channels of the images it will see; the first layer is adapted.
         least_matched: Share of the encoder's parameters that must be found.
+        allow_dropped: Go on where the file's encoder is larger than the network, or
+            tells image channels apart that the network has not.
 
     Raises:
-        UnusableInput: Nothing there, damaged, unsafe, or too little of it matches.
+        UnusableInput: Nothing there, damaged, unsafe, or too little of it matches; part
+            of it would be dropped; or weights that are no numbers.
     """
     path = Path(source)
     foreign = path.is_file() and not (path.parent / CARD).is_file()
@@ -78,6 +84,18 @@ def load_encoder(
         raise UnusableInput(
             f"only {report.share:.1%} of the encoder {chosen['name']!r} was found in "
             f"{path}, at least {least_matched:.0%} is needed.\n"
+            + "\n".join(report.lines()[1:])
+        )
+    if report.nonfinite:
+        raise UnusableInput(
+            f"{path} holds NaN or infinite weights in {len(report.nonfinite)} tensors "
+            f"(first {report.nonfinite[0]}); nothing can be computed with them."
+        )
+    if report.dropped and not allow_dropped:
+        raise UnusableInput(
+            f"{path} would lose {report.dropped}: the encoder {chosen['name']!r} with "
+            "these settings is another one. Give the settings of its own (--set); or "
+            "take what fits by homolog models import --allow-dropped.\n"
             + "\n".join(report.lines()[1:])
         )
     backbone.eval()

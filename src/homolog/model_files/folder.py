@@ -7,7 +7,6 @@ weights used, without our code.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ from torch import Tensor
 
 from homolog import __version__
 from homolog.errors import JobError, UnusableInput
+from homolog.model_card import CARD, read_card
 from homolog.model_files.tensor_files import (
     fresh_folder,
     read_tensors,
+    reason,
     write_json,
     write_tensors,
 )
-
-CARD = "model.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,25 +118,13 @@ def load_model(source: str | Path) -> LoadedModel:
     return LoadedModel(read_weights(folder, card, card["weights"]), card, folder)
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """``model.json`` of a model folder.
-
-    Raises:
-        UnusableInput: It is damaged.
-    """
-    try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        card["weights"], card["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"{folder / CARD} is damaged ({error}).") from error
-    return card
-
-
 def read_weights(folder: Path, card: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """One weight file of a model folder, verified."""
     try:
         return read_tensors(folder / name, card["sha256"][name])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except KeyError:
+        raise UnusableInput(f"{folder / CARD} has no checksum of {name}.") from None
+    except (OSError, ValueError, SafetensorError) as error:
         raise UnusableInput(
-            f"the weights {folder / name} are missing or damaged ({error})."
+            f"the weights {folder / name} are missing or damaged ({reason(error)})."
         ) from error

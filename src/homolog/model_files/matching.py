@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from homolog.backbones._base import Backbone, adapt_state
+from homolog.backbones._base import Backbone, adapt_state, renamed_state
 
 _DEPTH_OF_PREFIX = 6
 # Where several networks of one file fit equally, the smoother one is meant.
@@ -27,6 +27,11 @@ class LoadReport:
         misshaped: Name, shape expected, shape found.
         share: Share of the encoder's parameters (counted in numbers) that matched.
         prefix: What was cut off the file's names.
+        left_over: Those of ``unexpected`` that stand among the encoder's own parts:
+            the file's network is larger, and what it learnt there is lost.
+        summed: First layers whose image channels do not fit, and were brought together:
+            name, shape expected, shape found.
+        nonfinite: Of those matched, with NaN or infinite values.
     """
 
     source: str
@@ -36,6 +41,39 @@ class LoadReport:
     misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     share: float
     prefix: str = ""
+    left_over: tuple[str, ...] = ()
+    summed: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    nonfinite: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> str:
+        """What the file's encoder knows and this network does not; empty for nothing.
+
+        Half a sentence. A colour picture's three channels into one of grey are no loss:
+        the sum sees a grey picture as the three saw it.
+        """
+        parts = []
+        if self.left_over:
+            count = len(self.left_over)
+            tensors = "1 tensor" if count == 1 else f"{count} tensors"
+            text = f"{tensors} of the encoder (first {self.left_over[0]})"
+            if all(".running_" in name for name in self.left_over):
+                text += ", all running statistics of batch norm (norm=batch keeps them)"
+            parts.append(text)
+        if self.misshaped:
+            name, wanted, found = self.misshaped[0]
+            parts.append(
+                f"{len(self.misshaped)} of other shapes (first {name}, {list(found)} "
+                f"instead of {list(wanted)})"
+            )
+        for name, wanted, found in self.summed:
+            if (found[1], wanted[1], len(found)) == (3, 1, 4):
+                continue
+            parts.append(
+                f"what tells its {found[1]} image channels apart ({name}, summed into "
+                f"{wanted[1]})"
+            )
+        return ", ".join(parts)
 
     def lines(self) -> list[str]:
         """For people: the counts, and the first names of each kind."""
@@ -49,7 +87,11 @@ class LoadReport:
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("mis-shaped", shapes),
+            ("left over", self.left_over),
+            ("summed", [f"{n} {list(a)} <- {list(b)}" for n, a, b in self.summed]),
         ):
+            if not names and kind in ("left over", "summed"):
+                continue
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             found.append(f"  {kind:<11}{len(names):>5}  {some}".rstrip())
         return found
@@ -64,6 +106,8 @@ class LoadReport:
             "missing": list(self.missing[:20]),
             "unexpected": list(self.unexpected[:20]),
             "misshaped": [[n, list(a), list(b)] for n, a, b in self.misshaped[:20]],
+            "left_over": list(self.left_over[:20]),
+            "summed": [[n, list(a), list(b)] for n, a, b in self.summed],
         }
 
 
@@ -77,6 +121,7 @@ def fill(
     """
     wanted = backbone.state_dict()
     best: tuple[float, str, dict[str, Tensor]] = (-1.0, "", {})
+    given: dict[str, Tensor] = {}
     for prefix in _prefixes(state):
         inside = {
             k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
@@ -84,7 +129,7 @@ def fill(
         adapted = adapt_state(inside, backbone)
         share = _share(backbone, adapted)
         if share > best[0] + 1e-9:
-            best = (share, prefix, adapted)
+            best, given = (share, prefix, adapted), inside
     share, prefix, found = best
     matched = {
         k: v for k, v in found.items() if k in wanted and v.shape == wanted[k].shape
@@ -95,14 +140,41 @@ def fill(
         for k in found
         if k in wanted and k not in matched
     ]
+    unexpected = tuple(k for k in found if k not in wanted)
+    own = {_part(name) for name in wanted}
     return LoadReport(
         source=source,
         matched=tuple(matched),
         missing=tuple(k for k in wanted if k not in found),
-        unexpected=tuple(k for k in found if k not in wanted),
+        unexpected=unexpected,
         misshaped=tuple(odd),
         share=max(share, 0.0),
         prefix=prefix,
+        left_over=tuple(
+            k for k in unexpected if _part(k) in own and found[k].is_floating_point()
+        ),
+        summed=_summed(renamed_state(given, backbone), matched),
+        nonfinite=tuple(
+            k
+            for k, v in matched.items()
+            if v.is_floating_point() and not bool(v.isfinite().all())
+        ),
+    )
+
+
+def _part(name: str) -> str:
+    """The part of a network a name stands in: ``layers5.0.norm`` -> ``layers``."""
+    return name.partition(".")[0].rstrip("0123456789")
+
+
+def _summed(
+    given: Mapping[str, Tensor], matched: Mapping[str, Tensor]
+) -> tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]:
+    """First layers that had several image channels, and other ones than wanted."""
+    return tuple(
+        (name, tuple(value.shape), tuple(given[name].shape))
+        for name, value in matched.items()
+        if value.shape != given[name].shape and given[name].shape[1] > 1
     )
 
 

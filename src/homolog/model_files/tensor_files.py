@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from homolog.private_files import make_folder
+
 
 @contextlib.contextmanager
 def fresh_folder(place: Path) -> Iterator[Path]:
@@ -22,12 +24,14 @@ def fresh_folder(place: Path) -> Iterator[Path]:
     On an error it vanishes and ``place`` stays as it was. Everything in it is synced to
     the disk before the rename.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     scratch = place.parent / f".{place.name}.new"
     retired = place.parent / f".{place.name}.old"
+    if retired.exists() and not place.exists():  # killed between two renames
+        retired.rename(place)
     for leftover in (scratch, retired):
         shutil.rmtree(leftover, ignore_errors=True)
-    scratch.mkdir()
+    make_folder(scratch)
     try:
         yield scratch
         for file in scratch.iterdir():

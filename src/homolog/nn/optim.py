@@ -108,12 +108,12 @@ def layerwise_factors(layers: Sequence[str], decay: float) -> dict[str, float]:
 
 
 def cosine_with_warmup(
-    step: int, total: int, warmup: int = 0, floor: float = 0.0
+    step: float, total: int, warmup: int = 0, floor: float = 0.0
 ) -> float:
     """Factor of the learning rate at a step: linear rise, then half a cosine.
 
     Args:
-        step: 0-based; step ``warmup`` is the first at full rate.
+        step: 0-based, or between two; step ``warmup`` is the first at full rate.
         total: Steps of the whole training; from there on the factor is ``floor``.
         warmup: Steps of the rise, whose first factor is 1 / (warmup + 1).
         floor: Factor at the end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,14 @@ import torch
 
 from homolog.config import from_dict, to_dict
 from homolog.data.depths import write_depths
+from homolog.data.label_names import join_labels, refuse_ignored, store_titles
+from homolog.data.learnt_spacing import KEY, LearntSpacing, sizes_note
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
-from homolog.events import Job, Note, Saved, Stopped
+from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed import CaseRef, Feed
+from homolog.json_files import read_object
 from homolog.methods._base import Embedder, Method
 from homolog.model_files import encoder_id, save_model
 from homolog.model_files.tensor_files import write_json
@@ -43,6 +45,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Returns:
         Summary, JSON types: ``model``, ``encoder_id``, ``steps``, ``losses`` and more.
     """
+    began = time.monotonic()
     settings = _settings(config, folder)
     device = choose_device(settings.device)
     if settings.threads:
@@ -74,6 +77,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         turns=_numbers(method.turns(), [c.card.modality for c in cases]),
         targets=method.targets(cases),
         phases=method.phases(),
+        device=device,
     )
     if note := shares_note(feed):
         yield Note(note)
@@ -84,8 +88,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         parameter_groups=parameter_groups(
             method, settings.training.weight_decay, factor=method.rate_factors()
         ),
+        began=began,
     )  # fmt: skip
-    result = yield from _without_last_word(training)
+    result = yield from without_stopped(training)
     summary = _summary(settings, cases, result)
     if here.is_first and result.steps:
         path = _save(folder / "model", settings, method, stores, cases, result)
@@ -123,20 +128,8 @@ def _settings(config: Mapping[str, Any], folder: Path) -> PretrainConfig:
                 write_json(path, resolved)
             config = resolved
         else:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_object(path)
     return from_dict(PretrainConfig, config, where="pretrain")
-
-
-def _without_last_word(training: Job[TrainingResult]) -> Job[TrainingResult]:
-    """Pass events and requests on, but keep Stopped: the model is saved before it."""
-    request = None
-    while True:
-        try:
-            event = training.send(request)
-        except StopIteration as end:
-            result: TrainingResult = end.value
-            return result
-        request = None if isinstance(event, Stopped) else (yield event)
 
 
 def _check_unchanged(settings: PretrainConfig, stores: Sequence[Store]) -> None:
@@ -170,9 +163,14 @@ def _opening(
             told = ", ".join(f"{n} {kind}" for kind, n in without.items())
             sentences.append(f"left out, for they are too few for a turn: {told}.")
     used = {id(case.store) for case in cases if case.card.label_values}
+    if method.uses_labels:
+        for store in (s for s in stores if id(s) in used):
+            refuse_ignored(store.path, store.label_names)
     sentences += method.remarks(
         {str(s.path): len(s.label_names) if id(s) in used else 0 for s in stores}
     )
+    if note := sizes_note(case.card for case in cases):
+        sentences.append(note)
     if len({str(to_dict(store.preprocessing)) for store in stores}) > 1:
         sentences.append(
             "the stores were prepared with different settings; the model will prepare "
@@ -210,7 +208,9 @@ def _save(
         "training": to_dict(settings.training),
         "seed": settings.seed,
         "steps": result.steps,
+        "total_steps": result.total_steps,
         "complete": not result.stopped,
+        "stopped": result.stopped,
         "precision": result.precision,
         "losses": dict(result.losses),
         "monitors": dict(result.monitors),
@@ -237,11 +237,13 @@ def embedding_card(embedder: Embedder) -> dict[str, Any]:
 def _data_card(stores: Sequence[Store], cases: Sequence[CaseRef]) -> dict[str, Any]:
     first = stores[0]
     spacings = sorted({case.card.spacing_mm for case in cases})
-    names: dict[str, str] = {}
-    for store in stores:
-        names |= {str(value): name for value, name in store.label_names.items()}
+    learnt = LearntSpacing.of_cases(case.card for case in cases)
+    titles = store_titles([store.path for store in stores])
+    told = [(t, s.label_names) for t, s in zip(titles, stores, strict=True)]
+    names = {str(v): name for v, name in join_labels(told).names.items()}
     return {
         "preprocessing": to_dict(first.preprocessing),
+        KEY: None if learnt is None else learnt.to_dict(),
         "spacing_mm": [list(s) for s in (spacings[0], spacings[-1])],
         "axes": "z, y, x of LPS",
         "modalities": dict(Counter(case.card.modality for case in cases)),

@@ -26,6 +26,7 @@ from homolog.drawing.pictures import (
 from homolog.feed import CaseRef
 from homolog.geometry.affine import Index
 from homolog.methods._base import Embedder, Method
+from homolog.training.precision import autocast
 
 Plane = tuple[int, int]
 
@@ -151,8 +152,7 @@ class SlicePreview:
         self, frame: _Frame, embedder: Embedder, image: torch.Tensor
     ) -> NDArray[np.float32]:
         """(1, C, D, H, W) -> all features joined on the finest grid, (E, h, w)."""
-        enabled = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+        with autocast(self.device, self.precision):
             maps = embedder(image.to(self.device))
         planes = []
         for name, features in maps.items():

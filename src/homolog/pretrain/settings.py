@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from homolog.config import ConfigError, from_dict, merge, option, to_dict
 from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
+from homolog.feed import feed_threads
+from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods._base import Method
 from homolog.model_files import load_encoder
@@ -161,7 +162,9 @@ def build_method(config: PretrainConfig) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            built = cls(_starting_backbone(config), _own(config))
+            start = _starting_backbone(config)
+            with bounded(f"the method {config.method} with these settings"):
+                built = cls(start, _own(config))
             network = built.encoder()
             for spec in built.views().values():
                 network.check_size(spec.size)
@@ -263,12 +266,5 @@ def _completed(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfi
         config,
         backbone=backbone,
         threads=config.threads or torch.get_num_threads(),
-        feed_threads=config.feed_threads or _feed_threads(config.device),
+        feed_threads=config.feed_threads or feed_threads(choose_device(config.device)),
     )
-
-
-def _feed_threads(device: str) -> int:
-    """Reading ahead: a GPU is fed by most cores, a CPU needs its cores to compute."""
-    if choose_device(device).type == "cpu":
-        return 1
-    return max(1, min(8, (os.cpu_count() or 2) - 1))

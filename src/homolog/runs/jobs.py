@@ -34,6 +34,19 @@ RESOLVERS: dict[str, str] = {
     "finetune": "homolog.tasks._finetune_settings:resolve_request",
 }
 
+# What a job writes besides its run's folder: keys of its configuration that hold paths.
+# Kinds not named here write into their own folder only.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "prepare": ("out",),
+    "embed": ("folder",),
+    "align": ("store",),
+    "colours": ("cards",),
+    "predict": ("out",),
+    "few_voxels": ("out", "predict", "features"),
+    "models": ("out",),
+    "match": ("out", "features"),
+}
+
 # A request carries this key, set to true: it is completed where torch may be loaded.
 UNRESOLVED = "unresolved"
 
@@ -50,6 +63,39 @@ def job_of(kind: str) -> Callable[[dict[str, Any], Path], Job[dict[str, Any]]]:
         )
     function: Callable[[dict[str, Any], Path], Job[dict[str, Any]]] = _load(JOBS[kind])
     return function
+
+
+def check_inside(kind: str, config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to work on a run that would write outside its own folder.
+
+    Whoever made the run says where it writes; a folder from someone else must not
+    choose a place on this machine.
+
+    Args:
+        kind: Of the run.
+        config: As its ``run.json`` says.
+        folder: Of the run.
+
+    Raises:
+        UnusableInput: An output lies elsewhere, or the folder holds a link that leads
+            out of it.
+    """
+    own = folder.resolve()
+    for key in OUTPUTS.get(kind, ()):
+        said = config.get(key)
+        for value in said if isinstance(said, list | tuple) else [said]:
+            if isinstance(value, str) and own not in Path(value).resolve().parents:
+                raise UnusableInput(
+                    f"the run {folder} writes into {value}, outside its own folder; if "
+                    f"that is meant: homolog runs resume {folder} --outside"
+                )
+    for place in (own, *(p for p in own.iterdir() if p.is_dir())):
+        for link in place.iterdir():
+            if link.is_symlink() and own not in link.resolve().parents:
+                raise UnusableInput(
+                    f"{link} is a link to {link.resolve()}, outside the run's own "
+                    f"folder; if that is meant: homolog runs resume {folder} --outside"
+                )
 
 
 def is_unresolved(config: Mapping[str, Any]) -> bool:

@@ -102,7 +102,7 @@ def _parsed(line: bytes) -> Event | None:
                     k: math.nan if v is None else v for k, v in data[name].items()
                 }
         return from_json(data)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

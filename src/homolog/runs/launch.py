@@ -14,6 +14,8 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
+from homolog.private_files import create
+from homolog.runs.jobs import check_inside
 from homolog.runs.run import Run, State
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "homolog.runs.worker")
@@ -24,20 +26,26 @@ _POLL_S = 0.1
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def start(run: Run, *, with_parent: bool = False) -> int:
+def start(run: Run, *, with_parent: bool = False, outside: bool = False) -> int:
     """Begin to work on a run in a process of its own; returns its pid.
 
     The process outlives this one, unless ``with_parent``: then it stops when this
     process ends or closes its pipe. Returns once the worker has taken the run.
+    ``outside`` lets it write outside its folder: for runs made by the caller.
 
     Raises:
+        UnusableInput: It would write outside its folder.
         JobError: Somebody works on it already, or the process died at once.
     """
     _reap()
+    if not outside:
+        check_inside(run.spec["kind"], run.spec["config"], run.folder)
     if run.is_alive():
         raise JobError(f"the run {run.folder} is being worked on (pid {run.pid()}).")
     sessions = run.spec.get("sessions", 0)
     command = [*WORKER, str(run.folder)] + ["--with-parent"] * with_parent
+    command += ["--outside"] * outside
+    create(run.log)
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -72,13 +80,42 @@ def resume(run: Run) -> int:
     return start(run)
 
 
-def check_resumable(run: Run) -> None:
-    """Raise when a run cannot go on: it has finished, or somebody works on it."""
+def check_resumable(run: Run, processes: int = 1) -> None:
+    """Raise when a run cannot go on exactly.
+
+    Args:
+        run: Any.
+        processes: That are to work on it together.
+
+    Raises:
+        UnusableInput: It has finished, its checkpoints are gone, or another number of
+            processes began it.
+        JobError: Somebody works on it.
+    """
     state = run.state()
     if state == "finished":
         raise UnusableInput(f"the run {run.folder} has finished; nothing is left.")
     if state in ("running", "paused"):
         raise JobError(f"the run {run.folder} is {state} (pid {run.pid()}).")
+    run.check_checkpoints()
+    began = run.processes()
+    if run.spec.get("sessions", 0) and began != processes:
+        raise UnusableInput(
+            f"the run {run.folder} is trained by {_counted(began)}, got "
+            f"{_counted(processes)}: another number would change its batches. "
+            f"Continue it with: {resume_command(run)}"
+        )
+
+
+def resume_command(run: Run) -> str:
+    """What to type to continue a run as it began."""
+    count = run.processes()
+    with_many = f"torchrun --nproc-per-node {count} -m homolog.cli"
+    return f"{'homolog' if count == 1 else with_many} runs resume {run.folder}"
+
+
+def _counted(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def follow(run: Run, *, whole: bool = False) -> Iterator[Event]:
@@ -163,7 +200,7 @@ def crash_sentence(run: Run) -> str:
     ends = f"; log.txt ends: {word}" if word else ""
     return (
         f"process {run.pid()} is gone without a last word{where} (killed, out of "
-        f"memory or power cut?){ends}. Continue with: homolog runs resume {run.folder}"
+        f"memory or power cut?){ends}. Continue with: {resume_command(run)}"
     )
 
 

@@ -21,7 +21,9 @@ from typing import Any, Literal, TypeAlias
 
 from homolog import __version__
 from homolog.errors import UnusableInput
-from homolog.events import Event, Failed, Finished, Step, Stopped
+from homolog.events import Event, Failed, Finished, Saved, Started, Step, Stopped
+from homolog.json_files import read_object
+from homolog.private_files import create, make_folder
 from homolog.runs.journal import Journal
 from homolog.runs.lock import RunLock, is_locked
 
@@ -31,6 +33,13 @@ State: TypeAlias = Literal[
 Wish: TypeAlias = Literal["stop", "pause", "resume"]
 
 _SPEC = "run.json"
+_FORMAT = 1
+_SHAPE = {
+    "kind": str, "config": dict, "format?": int, "created?": float, "sessions?": int,
+    "session_offset?": int, "processes?": int, "versions?": dict,
+    "process?": {"pid?": int, "host?": str, "began?": float},
+    "outcome?": {"state?": str, "error_kind?": str, "result?": dict},
+}  # fmt: skip
 _LIBRARIES = ("torch", "monai", "numpy", "safetensors", "SimpleITK", "blosc2")
 _OWN_FILES = (
     _SPEC, "events.jsonl", "metrics.csv", "log.txt", "control", "heartbeat", "lock",
@@ -59,9 +68,9 @@ class Run:
         """
         run = cls(Path(folder).resolve())
         run._make_room()
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(run.folder)
         content = {
-            "format": 1,
+            "format": _FORMAT,
             "kind": kind,
             **_said(config),
             "created": time.time(),
@@ -90,10 +99,16 @@ class Run:
         """``run.json``, read anew."""
         path = self.folder / _SPEC
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            content["kind"], content["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnusableInput(f"{path} is damaged ({error}).") from error
+            content = read_object(path, _SHAPE)
+        except FileNotFoundError as error:
+            raise UnusableInput(f"expected a run, {self.folder} has no {_SPEC}.") from (
+                error
+            )
+        if content.get("format", _FORMAT) > _FORMAT:
+            raise UnusableInput(
+                f"{path} has format {content['format']}, this version of homolog reads "
+                f"{_FORMAT}; it is of a newer version."
+            )
         return content
 
     @property
@@ -139,7 +154,7 @@ class Run:
         """The wish that was left, or empty."""
         try:
             return (self.folder / "control").read_text(encoding="utf-8").strip()
-        except OSError:
+        except (OSError, ValueError):
             return ""
 
     def forget_wish(self) -> None:
@@ -164,11 +179,42 @@ class Run:
         except OSError:
             return None
 
-    def begin_session(self) -> None:
+    def processes(self) -> int:
+        """How many work on it together; 1 before the first session."""
+        told = self.spec.get("processes")
+        if told is None:  # runs of earlier versions told it as they began to train
+            for _, event in self.journal.read(0, _is_started):
+                if isinstance(event, Started):
+                    told = event.detail.get("processes", told)
+        return told if isinstance(told, int) else 1
+
+    def check_checkpoints(self) -> None:
+        """Raise where a state that was saved is there no more.
+
+        Raises:
+            UnusableInput: The journal tells of a checkpoint, but none is there;
+                resuming would begin again at step 0.
+        """
+        if self.spec["kind"] == "demo":  # its trainings lie in folders below
+            return
+        last = ""
+        for _, event in self.journal.read(0, _is_saved):
+            if isinstance(event, Saved) and event.what == "checkpoint":
+                last = event.path.replace("\\", "/").rpartition("/")[2]
+        folder = self.folder / "checkpoints"
+        if last and not any(p.is_dir() for p in folder.glob("step_*")):
+            raise UnusableInput(
+                f"the run {self.folder} saved its state ({last}), but {folder} is gone "
+                "or empty: put it back to resume, or begin anew in another folder; "
+                "here it would start again at step 0."
+            )
+
+    def begin_session(self, processes: int = 1) -> None:
         """Called by the worker that holds the lock."""
         self.forget_wish()
         self.beat()
         content = self.spec
+        content["processes"] = processes
         content["sessions"] = int(content.get("sessions", 0)) + 1
         content["session_offset"] = self.journal.size
         content["outcome"] = {}
@@ -230,19 +276,31 @@ class Run:
 def find_runs(folder: str | Path, depth: int = 3) -> Iterator[Run]:
     """Every run in a folder and below, by path; nothing inside a run is searched."""
     here = Path(folder)
-    if (here / _SPEC).is_file():
-        yield Run(here.resolve())
+    try:
+        if (here / _SPEC).is_file():
+            yield Run(here.resolve())
+            return
+        if depth <= 0 or not here.is_dir():
+            return
+        names = sorted(here.iterdir())
+    except OSError:  # a folder that may not be read hides no other
         return
-    if depth <= 0 or not here.is_dir():
-        return
-    for inside in sorted(here.iterdir()):
-        if inside.is_dir() and not inside.name.startswith("."):
+    for inside in names:
+        if not inside.name.startswith("."):
             yield from find_runs(inside, depth - 1)
 
 
 def ended(event: Event) -> bool:
     """Whether nothing follows this event in its session."""
     return isinstance(event, Finished | Stopped | Failed)
+
+
+def _is_started(line: bytes) -> bool:
+    return line.startswith(b'{"event": "started"')
+
+
+def _is_saved(line: bytes) -> bool:
+    return line.startswith(b'{"event": "saved"')
 
 
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,6 +314,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _replace(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
+    create(scratch)
     with scratch.open("w") as file:
         file.write(text)
         file.flush()

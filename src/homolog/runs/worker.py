@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
+from homolog.data.leftovers import restore_retired, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
-from homolog.runs.jobs import is_unresolved, job_of, resolved
+from homolog.private_files import file_mode, keep_private
+from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
+from homolog.safe_text import visible
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 
@@ -48,7 +51,13 @@ class StopFlag:
         self._event.set()
 
 
-def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def execute(
+    run: Run,
+    stop: Callable[[], bool] = lambda: False,
+    processes: int = 1,
+    *,
+    outside: bool = False,
+) -> Iterator[Event]:
     """Work on a run in this process; yields what it also writes.
 
     The last event is Finished, Stopped or Failed. An error of the job does not leave
@@ -57,10 +66,15 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
     Args:
         run: A new one, or one to resume.
         stop: Asked between two events.
+        processes: That work on it together, this one being the first.
+        outside: Whether it may write outside its folder: said by who made it.
 
     Raises:
+        UnusableInput: It would, and may not.
         JobError: Another process works on it.
     """
+    if not outside:
+        check_inside(run.spec["kind"], run.spec["config"], run.folder)
     lock = run.lock()
     if not lock.acquire():
         raise JobError(
@@ -68,7 +82,10 @@ def execute(run: Run, stop: Callable[[], bool] = lambda: False) -> Iterator[Even
             f"homolog runs stop {run.folder}"
         )
     try:
-        run.begin_session()
+        restore_retired(run.folder)
+        for folder in (run.folder, *(p for p in run.folder.iterdir() if p.is_dir())):
+            sweep_leftovers(folder)
+        run.begin_session(processes)
         yield from _session(run, stop)
     finally:
         lock.release()
@@ -84,6 +101,7 @@ def _session(run: Run, stop: Callable[[], bool]) -> Iterator[Event]:
     with _heartbeat(run):
         try:
             kind, config = spec["kind"], spec["config"]
+            run.check_checkpoints()
             function = job_of(kind)
             if is_unresolved(config):
                 config = resolved(kind, config)
@@ -138,7 +156,7 @@ def _asked_to_stop(run: Run, stop: Callable[[], bool]) -> bool:
 def _failure(run: Run, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError), run.log.open("a") as log:
-        log.write(text)
+        log.write(visible(text))
     sentence = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         sentence = f"{error.strerror}: {error.filename}"
@@ -176,7 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="stop when standard input ends: this run only serves its starter",
     )
+    parser.add_argument(
+        "--outside",
+        action="store_true",
+        help="the run may write outside its folder: its starter made it",
+    )
     options = parser.parse_args(arguments)
+    keep_private()
     flag = StopFlag()
     signal.signal(signal.SIGTERM, flag.set)
     signal.signal(signal.SIGINT, flag.set)
@@ -188,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.with_parent:
         threading.Thread(target=_end_with_parent, args=(flag,), daemon=True).start()
     last: Event | None = None
-    for event in execute(run, flag):
+    for event in execute(run, flag, outside=options.outside):
         last = event
     if isinstance(last, Finished):
         return DONE
@@ -200,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _speak_into(log: Path) -> None:
     """Standard output and error, C libraries included, go to ``log.txt``."""
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(target, stream.fileno())

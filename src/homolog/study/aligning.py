@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from homolog.data.card import Card
 from homolog.data.feature_files import open_features
+from homolog.data.leftovers import sweep_leftovers, token
 from homolog.data.pairs import ROW, PairTable, Rows, write_pairs
 from homolog.data.store import Store
 from homolog.data.volume import FeatureMap
@@ -66,20 +67,24 @@ def align(
         raise UnusableInput(
             f"matching places need two scans or more, {store.path} holds {len(store)}."
         )
+    yield from encoder.warn()
     if store.preprocessing != encoder.preprocessing:
         yield Note(
             f"the encoder learnt from scans prepared differently from {store.path}; "
             "matches may be worse."
         )
     # Features are many times larger than the table, and needed only now.
-    with tempfile.TemporaryDirectory(prefix=".align-", dir=store.path) as scratch:
+    sweep_leftovers(store.path)
+    with tempfile.TemporaryDirectory(
+        prefix=f".align.{token()}-", suffix=".part", dir=store.path
+    ) as scratch:
         maps: list[FeatureMap] = []
         for number, card in enumerate(store.cards):
             yield Progress("scans", number, len(store), card.id)
+            scan, affine = scan_of_case(store, card, encoder.learnt)
             path = yield from write_features(
-                scan_of_case(store, card), card.affine, card.source_hash, encoder,
-                Path(scratch),
-            )  # fmt: skip
+                scan, affine, card.source_hash, encoder, Path(scratch)
+            )
             if path is None:
                 return {"pairs": None, "rows": 0, "stopped": True}
             maps.append(open_features(path))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from homolog.config import ConfigError
 from homolog.data.feature_files import colours_path, open_features
 from homolog.data.foreground import inside, spread_sample
+from homolog.data.leftovers import beside
 from homolog.data.scan_io import read_scan
 from homolog.data.volume import FeatureMap, Volume
 from homolog.drawing.pca import fit_colours
@@ -79,11 +80,11 @@ def body_of(scan: Volume, features: FeatureMap) -> NDArray[np.bool_]:
 
 
 def _replace(place: Path, array: NDArray[np.uint8]) -> Path:
-    beside = place.with_name(f".{place.name}.{os.getpid()}.new")
+    half = beside(place)
     try:
-        with beside.open("wb") as file:
+        with half.open("wb") as file:
             np.save(file, array)
-        os.replace(beside, place)
+        os.replace(half, place)
     finally:
-        beside.unlink(missing_ok=True)
+        half.unlink(missing_ok=True)
     return place

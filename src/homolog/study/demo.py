@@ -22,7 +22,16 @@ from homolog.data.phantom_cohort import write_patients
 from homolog.data.preprocess import Preprocessing
 from homolog.data.store import Store
 from homolog.data.store_writer import write_store
-from homolog.events import Job, Note, Progress, Request, Saved, Started, Stopped
+from homolog.events import (
+    Job,
+    Note,
+    Progress,
+    Request,
+    Saved,
+    Started,
+    Stopped,
+    without_stopped,
+)
 from homolog.pretrain import job as pretrain_job
 from homolog.pretrain import resolve as resolve_pretrain
 from homolog.study.demo_report import write_overview, write_report
@@ -180,7 +189,7 @@ class _Demo:
             seed=config.seed,
             device=config.device,
         )
-        result = yield from _without_stopped(
+        result = yield from without_stopped(
             pretrain_job(resolved, self.folder / "pretrain")
         )
         self.runs["pretrain"] = result
@@ -216,7 +225,7 @@ class _Demo:
                 "device": config.device,
             },
         )
-        result = yield from _without_stopped(finetune_job(settings, self.folder / name))
+        result = yield from without_stopped(finetune_job(settings, self.folder / name))
         self.runs[name] = result
         return not result["stopped"]
 
@@ -314,15 +323,3 @@ def _numbers(
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return merge({}, *parts)
-
-
-def _without_stopped(inner: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
-    """Pass events and wishes on but keep Stopped, which only the demo itself says."""
-    request: Request | None = None
-    while True:
-        try:
-            event = inner.send(request)
-        except StopIteration as end:
-            result: dict[str, Any] = end.value
-            return result
-        request = None if isinstance(event, Stopped) else (yield event)

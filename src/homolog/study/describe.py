@@ -52,9 +52,9 @@ def devices() -> dict[str, Any]:
     """The CPU and every usable GPU, with what is free of their memory now."""
     import torch
 
-    from homolog.distributed import choose_device
+    from homolog.distributed import choose_device, usable_gpus
     from homolog.study.memory import available_memory
-    from homolog.training.precision import cpu_has_bf16
+    from homolog.training.precision import cpu_has_bf16, gpu_precision
 
     free, total = available_memory()
     cores = _cores()
@@ -66,7 +66,7 @@ def devices() -> dict[str, Any]:
             "total_bytes": total,
         }
     ]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = usable_gpus()
     for index in range(count):
         free, total = torch.cuda.mem_get_info(index)
         told = torch.cuda.get_device_name(index)
@@ -80,7 +80,7 @@ def devices() -> dict[str, Any]:
         )
     best = choose_device("auto")
     on_gpu = best.type == "cuda"
-    bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16()
+    bf16 = gpu_precision(best) == "bf16" if on_gpu else cpu_has_bf16()
     return {
         "devices": found,
         "best": str(best),
@@ -114,6 +114,7 @@ def _field(field: Any, hint: Any, default: Any) -> dict[str, Any]:
         "max": meta.get("max"),
         "choices": None if choices is None else list(choices),
         "advanced": bool(meta.get("advanced", False)),
+        "empty": meta.get("empty", "automatic"),
     }
 
 
@@ -196,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = list(sys.argv[1:] if words is None else words)
     answers = {"schema": schema, "devices": devices, "doctor": examine}
     if len(asked) != 1 or asked[0] not in answers:
-        sys.stderr.write(f"expected one of {', '.join(answers)}, got {asked}.\n")
+        sys.stderr.write(f"expected one of {', '.join(answers)}, got {asked!r}.\n")
         return 2
     sys.stdout.write(json.dumps(answers[asked[0]]()) + "\n")
     return 0

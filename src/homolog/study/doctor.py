@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from homolog.errors import UnusableInput
+from homolog.events import Job
 
 _NEEDED = (
     "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "blosc2",
@@ -18,6 +23,59 @@ _NEEDED = (
 _FOR_THE_WINDOW = ("napari", "magicgui", "qtpy", "superqt", "pyqtgraph")
 _LITTLE_DISK = 5 * 2**30
 _LITTLE_MEMORY = 4 * 2**30
+
+
+def examine_stores(
+    stores: Sequence[Path], *, repair: bool = False
+) -> Job[dict[str, Any]]:
+    """Compare every file of stores with its checksum; mend what can be.
+
+    Args:
+        stores: Folders.
+        repair: Make damaged cases anew from their scans, add missing checksums.
+
+    Returns:
+        ``stores`` (fields of ``StoreReport``), ``problems``, ``lines`` as text,
+        ``stopped``.
+
+    Raises:
+        UnusableInput: No store there, or one that is being written.
+    """
+    from homolog.data.store_care import care_for
+
+    reports, lines, problems = [], [], []
+    for store in stores:
+        try:
+            report = yield from care_for(store, repair=repair)
+        except UnusableInput as error:
+            if len(stores) == 1:
+                raise
+            problems.append(str(error))
+            lines.append(f"PROBLEM: {error}")
+            continue
+        reports.append(dataclasses.asdict(report))
+        many = f"{report.cases} case{'s' if report.cases != 1 else ''}"
+        lines.append(f"{store}: {many}, {report.bytes / 1e6:.1f} MB read")
+        lines += [
+            f"  damaged: {d['case']}, {d['file']}: {d['what']}" for d in report.damaged
+        ]
+        if report.mended:
+            lines.append(f"  made anew from their scans: {', '.join(report.mended)}")
+        if report.sealed:
+            lines.append(f"  {len(report.sealed)} were given checksums")
+        lines += [f"  hint: {text}" for text in report.hints]
+        lines += [f"  PROBLEM: {text}" for text in report.problems]
+        if report.damaged and report.problems and not repair:
+            lines.append(f"  mend it with: homolog doctor {store} --repair")
+        if not report.problems:
+            lines.append("  all is well" if not report.damaged else "  all is mended")
+        problems += [f"{store}: {text}" for text in report.problems]
+        if report.stopped:
+            break
+    stopped = any(report["stopped"] for report in reports)
+    return {
+        "stores": reports, "problems": problems, "lines": lines, "stopped": stopped,
+    }  # fmt: skip
 
 
 def examine() -> dict[str, Any]:
@@ -67,16 +125,15 @@ def _device(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
     except (ImportError, OSError) as error:
         problems.append(f"torch cannot be loaded: {error}")
         return
+    from homolog.distributed import usable_gpus
     from homolog.training.precision import cpu_has_bf16
 
     found["threads"] = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     found["instructions"] = f"{torch.backends.cpu.get_cpu_capability()}" + (
         ", native bf16" if cpu_has_bf16() else ", no native bf16"
     )
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    else:
+    devices = ["cpu", *(f"cuda:{i}" for i in range(usable_gpus()))]
+    if len(devices) == 1:
         advice.append("no CUDA device: training runs on the CPU (recipe cpu).")
     for device in devices:
         found[f"device {device}"] = _describe(device)
@@ -89,11 +146,12 @@ def _device(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
 def _describe(device: str) -> str:
     import torch
 
+    from homolog.training.precision import gpu_precision
+
     if device == "cpu":
         return platform.processor() or platform.machine()
     told = torch.cuda.get_device_properties(device)
-    with torch.cuda.device(device):
-        narrow = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+    narrow = gpu_precision(torch.device(device))
     return f"{told.name}, {told.total_memory / 2**30:.0f} GiB, {narrow}"
 
 

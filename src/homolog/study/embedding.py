@@ -13,11 +13,12 @@ from homolog.data.feature_files import (
     open_features,
     read_card,
 )
+from homolog.data.problems import problem_of
 from homolog.data.scan_io import read_scan, scan_hash
 from homolog.data.volume import FeatureMap, Volume
 from homolog.distributed import choose_device
-from homolog.errors import JobError
-from homolog.events import Job, Progress, Request
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Progress, Request
 from homolog.geometry.places import AXES_NAMED
 from homolog.model_files import load_encoder
 from homolog.study.jobs import ending, paths, taken
@@ -42,7 +43,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         folder: Not used.
 
     Returns:
-        ``features``: one entry per scan (see ``entry_of``), and ``stopped``.
+        ``features``: one entry per scan (see ``entry_of``); ``failed`` (scan, reason),
+        and ``stopped``.
     """
     asked = taken(config, "embed", _DEFAULTS)
     encoder = encoder_of(
@@ -84,29 +86,60 @@ def encoder_of(
 def embed_scans(
     scans: Sequence[Path], folder: Path, encoder: DenseEncoder
 ) -> Job[dict[str, Any]]:
-    """Features of scan after scan.
+    """Features of scan after scan; one of several that fails does not stop the others.
 
     Returns:
-        ``features``: entries in the order of the scans; ``out``; ``stopped``, with the
-        entries made until then.
+        ``features``: entries in the order of the scans; ``failed`` (scan, reason);
+        ``out``; ``stopped``, with the entries made until then.
+
+    Raises:
+        UnusableInput: No scan could be read; of a single scan, its own error.
+        JobError: A single window does not fit into memory.
     """
     entries: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    result: dict[str, Any] = {"features": entries, "failed": failed, "out": str(folder)}
+    yield from encoder.warn()
     for number, path in enumerate(scans):
         request = yield Progress("scans", number, len(scans), path.name)
         if request is Request.STOP:
-            return {"features": entries, "out": str(folder), "stopped": True}
-        key = scan_hash(path)
-        card = find_features(folder, key, encoder.key)
-        reused = card is not None
-        if card is None:
-            made = yield from features_of(read_scan(path), path, encoder, folder)
-            if made is None:
-                return {"features": entries, "out": str(folder), "stopped": True}
-            card = find_features(folder, key, encoder.key)
-        assert card is not None
-        entries.append(entry_of(path, card, reused=reused))
+            return {**result, "stopped": True}
+        try:
+            entry = yield from _one_scan(path, folder, encoder)
+        except JobError:
+            raise  # the window's or the disk's fault, not the scan's
+        except Exception as error:
+            if len(scans) == 1:
+                raise
+            reason = problem_of(error).text.removeprefix(f"{path}: ")
+            failed.append({"scan": str(path), "reason": reason})
+            yield Note(f"{path}: {reason}", "warning")
+            continue
+        if entry is None:
+            return {**result, "stopped": True}
+        entries.append(entry)
     yield Progress("scans", len(scans), len(scans))
-    return {"features": entries, "out": str(folder), "stopped": False}
+    if failed and not entries:
+        first = failed[0]
+        text = f"none of {len(scans)} scans could be embedded; first {first['scan']}: "
+        raise UnusableInput(text + first["reason"])
+    return {**result, "stopped": False}
+
+
+def _one_scan(
+    path: Path, folder: Path, encoder: DenseEncoder
+) -> Job[dict[str, Any] | None]:
+    """The entry of one scan; None if stopped."""
+    key = scan_hash(path)
+    card = find_features(folder, key, encoder.key)
+    reused = card is not None
+    if card is None:
+        made = yield from features_of(read_scan(path), path, encoder, folder)
+        if made is None:
+            return None
+        card = find_features(folder, key, encoder.key)
+    assert card is not None
+    return entry_of(path, card, reused=reused)
 
 
 def features_of(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError, from_dict
+from homolog.data.case_source import CaseSource
 from homolog.data.feature_files import kept_features
-from homolog.data.label_naming import names_beside
+from homolog.data.label_joining import join_cases
+from homolog.data.label_naming import names_beside, write_names
+from homolog.data.label_values import mapped_labels
+from homolog.data.learnt_spacing import LearntSpacing
 from homolog.data.preprocess import Preprocessing
 from homolog.data.scan_io import read_labels, read_scan, scan_hash, write_labels
 from homolog.data.volume import LabelMap, Volume
@@ -90,16 +94,23 @@ def label_few(asked: Mapping[str, Any]) -> Job[dict[str, Any]]:
     pairs = read_pairs(
         paths(asked["scans"], "scan"), paths(asked["labels"], "painted label map")
     )
+    given = _by_value(asked["names"])
+    joined = join_cases(_as_cases(pairs, asked["labels"]), given)
+    for refused in joined.refused:
+        raise UnusableInput(f"{refused.path}: {refused.reason}")
+    for sentence in (*joined.warnings, *joined.remarks):
+        yield Note(sentence)
+    names: dict[int, str] = {}
+    for case in reversed(joined.cases):
+        names |= case.label_names
+    pairs = [_mapped(p, c) for p, c in zip(pairs, joined.cases, strict=True)]
     values = painted_values([p.labels for p in pairs])
     if not values:
         files = ", ".join(str(p) for p in asked["labels"])
         raise UnusableInput(f"expected painted voxels above 0, {files} holds only 0.")
-    names: dict[int, str] = {}
-    for path in reversed(paths(asked["labels"], "painted label map")):
-        names |= names_beside(path)
     classes = few_classes(
         values,
-        names | _by_value(asked["names"]),
+        names | given,
         _by_value(asked["colours"]),
         asked["background"],
     )
@@ -162,6 +173,23 @@ def read_pairs(scans: Sequence[Path], labels: Sequence[Path]) -> list[Painted]:
     return found
 
 
+def _as_cases(pairs: Sequence[Painted], labels: Sequence[Path]) -> list[CaseSource]:
+    """Painted scans, to have their labels brought together by name."""
+    return [
+        CaseSource(
+            f"{number}", pair.path, Path(path), label_names=names_beside(Path(path)),
+            label_values=frozenset(painted_values([pair.labels])),
+        )
+        for number, (pair, path) in enumerate(zip(pairs, labels, strict=True))
+    ]  # fmt: skip
+
+
+def _mapped(pair: Painted, case: CaseSource) -> Painted:
+    """Labels as the scans together name them; what teaches nothing is unpainted."""
+    mapping = {value: max(own, 0) for value, own in case.label_map.items()}
+    return replace(pair, labels=mapped_labels(pair.labels, mapping))
+
+
 def _encoder(
     asked: Mapping[str, Any],
 ) -> tuple[LoadedEncoder | None, DenseEncoder | None]:
@@ -215,6 +243,7 @@ def _save(
         dense=dense,
         preprocessing=Preprocessing() if dense is None else None,
         facts=facts,
+        painted=LearntSpacing.of_scans([p.volume for p in pairs]),
     )
 
 
@@ -245,6 +274,7 @@ def _predict(
     }
     if target:
         write_labels(found.labels, Path(target))
+        write_names(found.labels.names, Path(target))
         told["prediction"] = str(target)
         yield Saved(str(target), "labels")
     return told

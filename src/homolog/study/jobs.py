@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.events import Event, Job, Request, Stopped
-
-T = TypeVar("T")
+from homolog.events import Job, Stopped, without_stopped
 
 
 def taken(
@@ -50,15 +48,3 @@ def ending(job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
     if result.get("stopped"):
         yield Stopped(0)
     return result
-
-
-def without_stopped(job: Job[T]) -> Generator[Event, Request | None, T]:
-    """Pass events and wishes on, but keep Stopped."""
-    request: Request | None = None
-    while True:
-        try:
-            event = job.send(request)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        request = None if isinstance(event, Stopped) else (yield event)

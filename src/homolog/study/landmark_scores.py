@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from homolog.data.deform import Deformation, random_deformation
 from homolog.data.feature_files import kept_features
+from homolog.data.label_joining import shared_labels
+from homolog.data.label_naming import names_told
+from homolog.data.label_values import mapped_labels
 from homolog.data.landmarks import Landmark
 from homolog.data.points_io import read_points
 from homolog.data.scan_io import read_labels
@@ -162,7 +165,7 @@ def score_pair(
             target = yield from searched(scans[1], encoder, place)
     if source is None or target is None:
         return _summary([], stopped=True)
-    maps = None if labels is None else (read_labels(labels[0]), read_labels(labels[1]))
+    maps = None if labels is None else _by_name(labels)
     values: list[int] = []
     true: NDArray[np.float64] | None = None
     if truth is not None:
@@ -293,6 +296,15 @@ def _common(
         raise UnusableInput(f"{paths[0]} and {paths[1]} name no point in common.")
     names = tuple(n for n, _ in shared)
     return names, np.array([m for _, m in shared]), np.array([there[n] for n in names])
+
+
+def _by_name(paths: tuple[Path, Path]) -> tuple[LabelMap, LabelMap]:
+    """Two label maps in the values of the first."""
+    told = [names_told(path) for path in paths]
+    shared = shared_labels((str(paths[0]), told[0]), (str(paths[1]), told[1]))
+    a = mapped_labels(read_labels(paths[0], shared.names), shared.first)
+    b = mapped_labels(read_labels(paths[1]), shared.second)
+    return a, b
 
 
 def _labelled(

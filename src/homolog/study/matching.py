@@ -16,14 +16,16 @@ from homolog.data.landmark_files import read_landmark_points
 from homolog.data.landmarks import COLUMNS, Landmark, landmark_rows, write_landmarks
 from homolog.data.markups_io import SUFFIX, write_landmark_markups
 from homolog.data.points_io import write_text
+from homolog.data.problems import sentence_of
 from homolog.data.safe_write import write_safely
 from homolog.data.scan_io import read_scan
 from homolog.data.store import Store
 from homolog.data.volume import Points, Volume
 from homolog.drawing.png import png_bytes
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
 from homolog.geometry.places import AXES_NAMED
+from homolog.safe_text import UnixRows, cell_row
 from homolog.study.contact_sheet import Tile, contact_sheet, tiles_of
 from homolog.study.embedding import encoder_of, features_of
 from homolog.study.jobs import ending, taken
@@ -211,9 +213,10 @@ def match_store(
                 break
             try:
                 target = yield from searched(_source(store, card), encoder, place)
-            except (UnusableInput, JobError, OSError, ValueError) as error:
-                failed.append({"case": card.id, "reason": str(error)})
-                yield Note(f"{card.id}: {error}", "warning")
+            except Exception as error:  # noqa: BLE001 - the other cases are searched
+                reason = sentence_of(error)
+                failed.append({"case": card.id, "reason": reason})
+                yield Note(f"{card.id}: {reason}", "warning")
                 continue
             if target is None:
                 stopped = True
@@ -314,8 +317,9 @@ def _put(path: Path, content: bytes) -> None:
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ("case", *COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(UnixRows(text), ("case", *COLUMNS), lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
+        told = {k: "" if v is None else v for k, v in row.items()}
+        writer.writerow(cell_row(told))
     write_text(path, text.getvalue())

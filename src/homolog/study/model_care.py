@@ -15,6 +15,7 @@ from homolog.study.jobs import taken
 
 _DEFAULTS: Mapping[str, Any] = {
     "action": ..., "source": ..., "out": None, "backbone": None, "settings": None,
+    "allow_dropped": False,
 }  # fmt: skip
 
 
@@ -25,7 +26,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         config: ``action`` (``import``, ``export`` or ``check``), ``source`` (run, model
             folder or weight file), ``out`` (a new model folder to import into; a
             ``.safetensors`` file to export to), ``backbone`` and its ``settings`` (of
-            a weight file of another project).
+            a weight file of another project), ``allow_dropped`` (import a file whose
+            encoder is larger than that).
         folder: Not used.
 
     Returns:
@@ -42,7 +44,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     if action == "check":
         result = check_model(source, network)
     elif action == "import":
-        result = import_model(source, Path(asked["out"]), network)
+        dropped = bool(asked["allow_dropped"])
+        out = Path(asked["out"])
+        result = import_model(source, out, network, allow_dropped=dropped)
         yield Saved(result["model"], "encoder")
     else:
         result = export_model(source, Path(asked["out"]))
@@ -78,7 +82,7 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         card = load_model(find_model(source)).card
         if "backbone" not in card and network is None:
             return _without_encoder(source, card)
-    loaded = load_encoder(source, network)
+    loaded = load_encoder(source, network, allow_dropped=True)
     card = loaded.card
     numbers = sum(p.numel() for p in loaded.backbone.parameters())
     lines = [
@@ -86,6 +90,8 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         f"weights, id {loaded.encoder_id}",
         *loaded.report.lines(),
     ]
+    if loaded.report.dropped:
+        lines.append(f"would be dropped: {loaded.report.dropped}")
     lines += _facts(card)
     return {
         "source": str(source),
@@ -116,7 +122,11 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 
 def import_model(
-    source: Path, out: Path, network: Mapping[str, Any] | None
+    source: Path,
+    out: Path,
+    network: Mapping[str, Any] | None,
+    *,
+    allow_dropped: bool = False,
 ) -> dict[str, Any]:
     """Turn a weight file of another project into a model folder.
 
@@ -124,11 +134,15 @@ def import_model(
         ``model``, ``encoder_id``, and ``lines`` for people.
 
     Raises:
-        UnusableInput: ``out`` exists, or too little of the network was found.
+        UnusableInput: ``out`` exists, too little of the network was found, weights are
+            no numbers, or something would be dropped that was not allowed to be.
     """
     if out.exists():
         raise UnusableInput(f"{out} exists; choose another --out.")
-    loaded = load_encoder(source, network)
+    loaded = load_encoder(source, network, allow_dropped=allow_dropped)
+    lines = loaded.report.lines()
+    if loaded.report.dropped:
+        lines.append(f"dropped: {loaded.report.dropped}")
     card = {
         **{k: v for k, v in loaded.card.items() if k not in ("weights", "sha256")},
         "kind": "encoder",
@@ -140,7 +154,7 @@ def import_model(
     return {
         "model": str(out),
         "encoder_id": loaded.encoder_id,
-        "lines": loaded.report.lines(),
+        "lines": lines,
     }
 
 

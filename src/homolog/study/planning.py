@@ -6,34 +6,36 @@ that counts; what it measured is read from its ``plan.json``.
 
 from __future__ import annotations
 
-import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError, from_dict, merge
 from homolog.distributed import choose_device
-from homolog.events import Job, Note, Progress, Request, Started, Stopped
+from homolog.events import Job, Note, Progress, Request, Started, Stopped, Validated
 from homolog.pretrain import job as pretrain_job
 from homolog.pretrain.settings import resolve_request as resolve_pretrain
 from homolog.study.jobs import taken
 from homolog.study.memory import available_memory
+from homolog.tasks._cases import Cases, held_out_cases
 from homolog.tasks._finetune import job as finetune_job
+from homolog.tasks._finetune import labels_words
 from homolog.tasks._finetune_settings import check_cases, task_of
 from homolog.tasks._finetune_settings import resolve as complete_finetune
 from homolog.tasks._finetune_settings import resolve_request as resolve_finetune
+from homolog.training.budget import VALIDATION_SHARE
 from homolog.training.config import TrainingConfig
-from homolog.training.planning import Plan, steps_within
+from homolog.training.course import few_steps_words, steps_within, validations_left
+from homolog.training.planning import Plan, read_plan
 
 _KINDS: Mapping[str, tuple[Callable[..., Any], Callable[..., Job[Any]]]] = {
     "pretrain": (resolve_pretrain, pretrain_job),
     "finetune": (resolve_finetune, finetune_job),
 }
-# Time instead of steps, so short that the fewest steps are made; unlike a number of
-# steps it has one validation measured too.
-_MINUTES = 1e-3
-_STEPS = 4
+# As few as are measured at all; one of them is made and validated after.
+_STEPS, _MEASURED = 20, 4
 # Of free main memory; more makes the system swap.
 _TIGHT = 0.9
 
@@ -48,7 +50,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
     Returns:
         ``seconds_per_step``, ``steps``, ``validation_s`` (of one validation),
-        ``total_s``, ``memory_bytes``, ``batch_size``, ``accumulate``, ``precision``,
+        ``total_s``, ``few_steps`` (a sentence where minutes are far too few for the
+        recipe), ``memory_bytes``, ``batch_size``, ``accumulate``, ``precision``,
         ``device``, ``notes``, ``resolved`` and ``stopped``.
 
     Raises:
@@ -65,11 +68,12 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     scratch = folder / "dry-run"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        notes, stopped = yield from _begin(train(_shortened(kind, resolved), scratch))
+        short = train(_shortened(kind, resolved), scratch)
+        notes, stopped, begun_s = yield from _begin(short)
         if stopped:
             yield Stopped(0)
             return {"stopped": True}
-        plan = Plan(**json.loads((scratch / "plan.json").read_text(encoding="utf-8")))
+        plan = read_plan(scratch / "plan.json")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     device = choose_device(str(resolved["device"]))
@@ -78,7 +82,15 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
             f"this takes {plan.peak_memory_bytes / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are free: smaller crops or batches are safer."
         )
-    length = _length(kind, resolved, plan)
+    case_s = max(0.0, begun_s - plan.seconds_per_step)
+    cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)
+    length = _length(resolved, plan, case_s, chosen)
+    if cases is not None and notes:  # what it said spoke of the short training
+        minutes = bool(resolved["training"].get("minutes"))
+        _, sign, rest = notes[0].partition("; window ")
+        notes[0] = f"{labels_words(cases, chosen, at_most=minutes)}{sign or '.'}{rest}"
+    if few := length["few_steps"]:
+        notes.append(f"{few[:1].upper()}{few[1:]}")
     return {
         **length,
         "seconds_per_step": plan.seconds_per_step,
@@ -105,64 +117,77 @@ def _complete(
 
 def _shortened(kind: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The same training with the fewest steps measured, and one case validated."""
-    training = {"minutes": _MINUTES, "dry_run_steps": _STEPS, "previews": 0}
+    training = {
+        "minutes": 0.0, "steps": _STEPS, "dry_run_steps": _MEASURED, "previews": 0,
+        "validate_every": 1, "log_every": _STEPS,
+    }  # fmt: skip
     short: dict[str, Any] = {"training": training}
-    if kind == "finetune":
+    if kind == "finetune" and resolved["task_config"].get("validate_cases") is not None:
         short["task_config"] = {"validate_cases": 1}
     return merge(resolved, short)
 
 
-def _begin(training: Job[Any]) -> Job[tuple[list[str], bool]]:
-    """Listen until the training would begin: what it said, and whether it was stopped.
+def _begin(training: Job[Any]) -> Job[tuple[list[str], bool, float]]:
+    """Listen until the first step was validated, where it is, or made.
 
     Sentences about the measuring itself are left out: they speak of the short run.
+
+    Returns:
+        What it said, whether it was stopped, and seconds from its beginning to the end
+        of the first validation; 0 where there is none.
     """
     notes: list[str] = []
-    measuring = False
+    measuring, began = False, 0.0
     request: Request | None = None
     try:
         while request is not Request.STOP:
             try:
                 event = training.send(None)
             except StopIteration:
-                return notes, True
+                return notes, not began, 0.0
             if isinstance(event, Started):
-                return notes, False
-            if isinstance(event, Note):
+                began = time.perf_counter()
+                if not event.detail.get("validates"):
+                    return notes, False, 0.0
+            elif isinstance(event, Validated):
+                return notes, False, time.perf_counter() - began
+            elif isinstance(event, Note):
                 if event.level == "warning" or not measuring:
                     notes.append(event.text)
             elif isinstance(event, Progress):
                 measuring = True
                 request = yield event
-        return notes, True
+        return notes, True, 0.0
     finally:
         training.close()
 
 
-def _length(kind: str, resolved: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _length(
+    resolved: Mapping[str, Any], plan: Plan, case_s: float, cases: int
+) -> dict[str, Any]:
     """Steps and seconds of the whole training."""
     given = from_dict(TrainingConfig, resolved["training"], where="training")
-    validation_s = plan.validation_s * _validated_cases(kind, resolved)
-    steps = given.steps
+    step_s, validation_s = plan.seconds_per_step, case_s * cases
     if given.minutes > 0:
-        steps = steps_within(
-            60.0 * given.minutes,
-            plan.seconds_per_step,
-            validation_s,
+        budget_s = 60.0 * given.minutes
+        fitting = steps_within(
+            budget_s, step_s, VALIDATION_SHARE * budget_s, case_s, cases,
             given.validate_every,
-        )
-    total_s = steps * plan.seconds_per_step
-    if validation_s:
-        every = given.validate_every
-        total_s += validation_s * (1 + ((steps - 1) // every if every else 0))
-    return {"steps": steps, "validation_s": validation_s, "total_s": total_s}
+        )  # fmt: skip
+        few = few_steps_words(given.minutes, fitting.steps, given.steps, step_s)
+        return {
+            "steps": fitting.steps, "validation_s": min(validation_s, fitting.each_s),
+            "total_s": budget_s, "few_steps": few,
+        }  # fmt: skip
+    count = validations_left(0, given.steps, given.validate_every)
+    return {
+        "steps": given.steps, "validation_s": validation_s,
+        "total_s": given.steps * step_s + count * validation_s, "few_steps": "",
+    }  # fmt: skip
 
 
-def _validated_cases(kind: str, resolved: Mapping[str, Any]) -> int:
-    """Cases of one validation."""
-    if kind != "finetune":
-        return 0
+def _labelled(resolved: Mapping[str, Any]) -> tuple[Cases, int]:
+    """Cases of a fine-tuning, and how many of them choose the weights."""
     settings = complete_finetune(resolved)
-    held = len(check_cases(settings).val)
-    most = task_of(settings).config.validate_cases
-    return min(held, most) if most else held
+    cases, task = check_cases(settings), task_of(settings)
+    return cases, len(held_out_cases(cases, task.config.validate_cases))

@@ -16,7 +16,8 @@ from homolog.study.jobs import ending, paths, taken
 
 _DEFAULTS: Mapping[str, Any] = {
     "sources": ..., "out": ..., "labels": (), "spacing": "auto", "modality": None,
-    "window_hu": None, "names": "", "seed": 0,
+    "window_hu": None, "names": "", "seed": 0, "replace": False,
+    "keep_identifiers": False,
 }  # fmt: skip
 
 
@@ -26,7 +27,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Args:
         config: ``sources`` and ``labels`` (absolute paths), ``out``, ``spacing``
             (``auto``, ``native`` or [z, y, x] in mm), ``modality``, ``window_hu``
-            ([low, high]), ``names`` (as in ``build_store``), ``seed``.
+            ([low, high]), ``names`` (as in ``build_store``), ``seed``; ``replace``
+            takes out what the store has and the sources lack; ``keep_identifiers``
+            stores subjects as they are told.
         folder: Not used; the store has its own.
 
     Returns:
@@ -44,6 +47,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         window_hu=asked["window_hu"],
         names=asked["names"],
         seed=int(asked["seed"]),
+        keep_identifiers=bool(asked["keep_identifiers"]),
+        replace=bool(asked["replace"]),
     )
     return (yield from ending(building))
 
@@ -58,6 +63,8 @@ def build_store(
     window_hu: Any,
     names: str,
     seed: int,
+    keep_identifiers: bool = False,
+    replace: bool = False,
 ) -> Job[dict[str, Any]]:
     """Check what was asked for, then prepare.
 
@@ -70,6 +77,8 @@ def build_store(
         window_hu: CT values kept (low, high); None: as ever.
         names: What label values are called, as ``1=liver,2=spleen``; may be empty.
         seed: Of the splits and the foreground index.
+        keep_identifiers: Store subjects as they are told, not as keyed hashes.
+        replace: The store is to hold these scans and no others.
 
     Raises:
         ConfigError: A spacing, window or label name that cannot be meant.
@@ -91,6 +100,8 @@ def build_store(
         yield from prepare_store(
             sources, out, labels=labels, spacing=_spacing(spacing),
             preprocessing=preprocessing, names=read_names(names), seed=seed,
+            keep_identifiers=keep_identifiers,
+            replace=replace,
         )
     )  # fmt: skip
 

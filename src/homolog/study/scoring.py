@@ -10,7 +10,7 @@ from homolog.config import ConfigError
 from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
-from homolog.events import Job
+from homolog.events import Job, Note, stopped_words
 from homolog.study.jobs import ending, taken
 from homolog.study.predicting import mirrored_axes
 from homolog.tasks._evaluate import evaluate_pairs, evaluate_store
@@ -23,8 +23,9 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """Score label files against label files, each pair on its own grid.
 
     Args:
-        config: ``pairs`` of ``prediction`` and ``reference``; ``names`` (label value ->
-            name; those of the reference's file if None); ``tolerance_mm`` of the NSD.
+        config: ``pairs`` of ``prediction`` and ``reference``; ``names`` (label value of
+            the predictions -> name; as ``evaluate_pairs`` if None); ``tolerance_mm`` of
+            the NSD.
         folder: Not used.
 
     Returns:
@@ -64,4 +65,6 @@ def score_model(
     store = Store.open(source)
     task, trained = open_trained(model, choose_device(device))
     options = {"tolerance_mm": tolerance_mm, "flips": mirrored_axes(flips)}
-    return evaluate_store(task, trained, store, split, options)
+    if early := stopped_words(trained.card):
+        yield Note(f"the training of this model was {early}.", "warning")
+    return (yield from evaluate_store(task, trained, store, split, options))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from homolog.config import option
+from homolog.data.learnt_spacing import Learnt
 from homolog.events import Job
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from homolog.feed import CaseRef
     from homolog.model_files import LoadedModel
     from homolog.views.view import Views, ViewSpec
+
+
+# In the ``meta`` of a result: JSON types that ``predict`` tells beside it.
+FACTS = "told"
 
 
 class Task(ABC):
@@ -111,8 +116,12 @@ class LearnedConfig:
         maximum=0.9999,
         advanced=True,
     )
-    validate_cases: int = option(
-        16, "validation cases looked at, at most; 0 looks at all", minimum=0
+    validate_cases: int | None = option(
+        16,
+        "labelled held-out cases that choose which weights are kept, at most; 0: all; "
+        "empty: none, the last weights are kept",
+        minimum=0,
+        empty="none",
     )
 
 
@@ -126,6 +135,7 @@ class Trained:
         card: The whole ``model.json``; empty while training.
         device: Where it runs.
         precision: ``fp32``, or ``bf16`` for autocast.
+        learnt: The voxel size it learnt at.
     """
 
     network: nn.Module
@@ -133,6 +143,7 @@ class Trained:
     card: Mapping[str, Any]
     device: torch.device
     precision: str = "fp32"
+    learnt: Learnt = field(default_factory=Learnt)
 
 
 class LearnedTask(Task):
@@ -193,6 +204,15 @@ class LearnedTask(Task):
         """A row of numbers per case for ``View.target``; None where scans have none."""
         return None
 
+    def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
+        """A sentence before the training, where there is something to know.
+
+        Args:
+            spec: Of ``describe``.
+            chosen: Held-out cases that will choose the weights.
+        """
+        return ""
+
     def settle(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, Any]:
         """What the chosen network and the held-out cases add to ``describe``'s answer.
 
@@ -220,20 +240,28 @@ class LearnedTask(Task):
 
         return table_lines(result)
 
+    def effort(self, card: Card, spec: Mapping[str, Any]) -> float:
+        """How many training samples take as long as predicting a case, about."""
+        return 1.0
+
     @abstractmethod
     def validate(
         self,
         model: Trained,
-        cases: Sequence[CaseRef],
+        cases: Iterable[CaseRef],
         look: Callable[..., None] | None = None,
+        share: float = 1.0,
     ) -> dict[str, float]:
         """Mean metrics on held-out cases; holds ``best_metric``.
 
         Args:
             model: The network as it is now.
-            cases: Held-out cases.
+            cases: Held-out cases, met once and one by one: the next is asked for when
+                the one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
                 for the pictures; tasks without label maps need not.
+            share: Part of each scan to look at, 0..1, where time is short; tasks that
+                see a scan as a whole look at all of it.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ class Cases:
 
     Attributes:
         train: Learnt from.
-        val: Held out; they decide which weights are kept.
+        val: Held out; they, or some of them, decide which weights are kept.
         all: Every usable case of the store, for label names and sizes.
     """
 
@@ -115,3 +115,31 @@ def spread_cases(cases: Sequence[CaseRef], most: int) -> tuple[CaseRef, ...]:
     if most <= 0 or len(cases) <= most:
         return tuple(cases)
     return tuple(cases[i * len(cases) // most] for i in range(most))
+
+
+def held_out_cases(cases: Cases, most: int | None) -> tuple[CaseRef, ...]:
+    """The held-out cases that choose the weights, always the same ones.
+
+    Args:
+        cases: Of the fine-tuning.
+        most: At most so many, evenly spread; 0: all; None: none.
+    """
+    return () if most is None else spread_cases(cases.val, most)
+
+
+def spread_first(cases: Sequence[CaseRef]) -> tuple[CaseRef, ...]:
+    """The same cases, ordered so that the first few are spread over all of them."""
+
+    def mirrored(place: int) -> float:
+        """The bits of a place behind the point, the last one first."""
+        value, part = 0.0, 0.5
+        while place:
+            value += part * (place & 1)
+            place, part = place >> 1, part / 2
+        return value
+
+    order: dict[int, None] = {}
+    for number in range(4 * len(cases)):
+        order[int(mirrored(number) * len(cases))] = None
+    rest = [i for i in range(len(cases)) if i not in order]
+    return tuple(cases[i] for i in (*order, *rest))

@@ -11,6 +11,7 @@ from typing import Any
 
 from homolog.data.findings import findings_text
 from homolog.data.points_io import write_text
+from homolog.safe_text import UnixRows, cells
 
 _CHANCE = "p_"
 _TYPE = "type_"
@@ -108,5 +109,5 @@ def write_slices(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _write(path: Path, lines: Sequence[Sequence[str]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(UnixRows(text), lineterminator="\r\n").writerows(map(cells, lines))
     write_text(path, text.getvalue())

@@ -120,6 +120,10 @@ class ClassifyConfig(LearnedConfig):
         "label is a finding) or boxes; 0 leaves it out",
         minimum=0.0,
     )
-    validate_cases: int = option(
-        0, "validation cases looked at, at most; 0 looks at all", minimum=0
+    validate_cases: int | None = option(
+        0,
+        "labelled held-out cases that choose which weights (and thresholds) are kept, "
+        "at most; 0: all; empty: none, the last weights are kept",
+        minimum=0,
+        empty="none",
     )

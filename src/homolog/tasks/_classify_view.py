@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.data.preprocess import Preprocessing, prepare_volume
-from homolog.data.volume import Volume
+from homolog.data.preprocess import Prepared
 from homolog.feed import CaseRef
 from homolog.feed.single import StoredScan, view_of
 from homolog.geometry.affine import Index
@@ -21,6 +20,7 @@ from homolog.tasks._classify_settings import ClassifyConfig
 from homolog.tasks._scan_truth import slice_positions
 from homolog.tasks._segment_settings import intensity_changes
 from homolog.tasks._segmenter import spec_index
+from homolog.training.precision import autocast
 from homolog.views.view import ViewSpec, Whole
 
 Numbers = NDArray[np.float64]
@@ -115,8 +115,7 @@ def answer(model: Trained, scan: StoredScan) -> Answer:
     was = network.training
     network.eval()
     try:
-        enabled = model.precision == "bf16"
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=enabled):
+        with autocast(model.device, model.precision):
             scores = network.scores(view.flat(), valid)
     finally:
         network.train(was)
@@ -154,21 +153,17 @@ def answer(model: Trained, scan: StoredScan) -> Answer:
     )
 
 
-def prepared_scan(
-    volume: Volume, recipe: Preprocessing
-) -> tuple[StoredScan, Numbers, str]:
+def stored_scan(prepared: Prepared) -> tuple[StoredScan, Numbers]:
     """A scan's file as the store would keep it.
 
     Returns:
-        The scan, the number in its own canonical grid of each of its slices, and what
-        had to be done to its values.
+        The scan, and the number in its own canonical grid of each of its slices.
     """
-    prepared = prepare_volume(volume, recipe)
     scan = StoredScan(
         prepared.data, prepared.affine, prepared.scale, prepared.offset,
         prepared.intensity,
     )  # fmt: skip
-    return scan, prepared.grid.positions(0), prepared.note
+    return scan, prepared.grid.positions(0)
 
 
 def stored(case: CaseRef) -> StoredScan:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,12 @@ from homolog.data.feature_files import (
     find_features,
     new_array,
 )
-from homolog.data.preprocess import Prepared, Preprocessing
-from homolog.events import Job
+from homolog.data.learnt_spacing import Learnt, learnt_of
+from homolog.data.preprocess import Prepared, Preprocessing, prepare_volume
+from homolog.data.quantise import to_int16
+from homolog.data.resample import Regrid
+from homolog.data.volume import Volume
+from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index
 from homolog.methods._base import Embedder
 from homolog.model_files import LoadedEncoder, load_embedder
@@ -62,8 +66,8 @@ class EmbedConfig:
     batch_size: int = option(1, "windows per forward pass", minimum=1, advanced=True)
     precision: str = option(
         "auto",
-        "bf16 autocast or fp32; auto takes bf16 where the device computes in it",
-        choices=("auto", "bf16", "fp32"),
+        "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
+        choices=("auto", "bf16", "fp16", "fp32"),
         advanced=True,
     )
 
@@ -79,6 +83,7 @@ class DenseEncoder:
         encoder_id: Hash of the weights.
         config: How the window slides.
         device: Where it runs.
+        learnt: The voxel size it learnt at.
     """
 
     embedder: Embedder
@@ -87,6 +92,8 @@ class DenseEncoder:
     encoder_id: str
     config: EmbedConfig
     device: torch.device
+    learnt: Learnt = field(default_factory=Learnt)
+    _told: set[str] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -104,6 +111,9 @@ class DenseEncoder:
         else:
             embedder = load_embedder(loaded)
         embedder = _finest_first(embedder).to(device).eval()
+        learnt = learnt_of(card, loaded.folder)
+        if backbone.spatial_dims == 2:
+            learnt = learnt.planar()
         return cls(
             embedder,
             from_dict(Preprocessing, card.get("preprocessing", {}), where="model.json"),
@@ -111,7 +121,18 @@ class DenseEncoder:
             loaded.encoder_id,
             config,
             device,
+            learnt,
         )
+
+    def prepare(self, volume: Volume) -> Prepared:
+        """A scan as the encoder learnt to see scans, brought to its voxel size."""
+        return prepare_volume(volume, self.preprocessing, self.learnt)
+
+    def warn(self) -> Job[None]:
+        """Say once what the encoder does not know of its voxel size."""
+        if self.learnt.remark and self.learnt.remark not in self._told:
+            self._told.add(self.learnt.remark)
+            yield Note(self.learnt.remark, "warning")
 
     @property
     def strides(self) -> list[Index]:
@@ -135,9 +156,12 @@ class DenseEncoder:
         config = dataclasses.replace(self.config, batch_size=1, strides=())
         maps = sorted(self.embedder.maps.values())
         heads = {n: v.sum().item() for n, v in self.embedder.own_state().items()}
+        learnt = self.learnt.spacing
+        # an encoder that is not known to bring scans to a size has the key it had
+        size = [] if learnt is None else [learnt.to_dict()]
         return config_hash(
             _VERSION, self.encoder_id, maps, heads, list(self.window),
-            to_dict(config), to_dict(self.preprocessing),
+            to_dict(config), to_dict(self.preprocessing), *size,
         )  # fmt: skip
 
 
@@ -169,9 +193,34 @@ def scan_of(prepared: Prepared, name: str) -> Scan:
     )
 
 
-def scan_of_case(store: Store, card: Card) -> Scan:
-    """A case of a store as the embedder reads it; only needed chunks are read."""
-    return Scan(store.image(card.id), card.scale, card.offset, card.intensity, card.id)
+def scan_of_case(
+    store: Store, card: Card, learnt: Learnt | None = None
+) -> tuple[Scan, Affine]:
+    """A case of a store as the embedder reads it, and its voxel -> world mm.
+
+    Args:
+        store: That keeps the case.
+        card: The case.
+        learnt: Of an encoder: a case of another voxel size is brought to its own.
+            Otherwise only needed chunks are read.
+    """
+    scan = Scan(store.image(card.id), card.scale, card.offset, card.intensity, card.id)
+    if learnt is None:
+        return scan, card.affine
+    target = learnt.target_of_case(card)
+    grid = Regrid.between(card.shape, card.spacing_mm, target)
+    if grid.is_identity:
+        return scan, card.affine
+    data, scale, offset, _ = to_int16(np.asarray(scan.data[:]), grid)
+    return (
+        dataclasses.replace(
+            scan,
+            data=data,
+            scale=scale * card.scale,
+            offset=offset * card.scale + card.offset,
+        ),
+        grid.affine(card.affine),
+    )
 
 
 def write_features(

@@ -26,6 +26,7 @@ from homolog.geometry.affine import Index
 from homolog.methods._base import Embedder
 from homolog.tasks._blending import Blend
 from homolog.tasks._windows import WindowGrid, gaussian_weight, legal_window
+from homolog.training.precision import autocast
 
 # Distinct constant windows whose features are kept (air, padding).
 _CONSTANTS_KEPT = 4
@@ -178,7 +179,7 @@ def feature_rows(
         outputs: Feature name -> (d, h, w, E) array to fill, the grid of its stride.
         device: Where the network runs.
         batch_size: Windows per forward pass.
-        precision: ``fp32``, or ``bf16`` for autocast; sums are float32 in both.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast; sums are float32.
 
     Returns:
         Counts: ``windows`` and ``constant`` (of these, windows of one single value,
@@ -189,7 +190,7 @@ def feature_rows(
     counts = {"windows": len(sliding.starts), "constant": 0}
     began = time.monotonic()
     for done, batch in _batches(scan, sliding, batch_size):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             maps = _forward(embedder, batch, constants, device, counts)
         first = done - len(batch)
         for i, ((start, _), features) in enumerate(zip(batch, maps, strict=True)):

@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from homolog.config import to_dict
+from homolog.data.label_joining import SharedLabels, shared_labels
+from homolog.data.label_naming import names_told
+from homolog.data.label_values import mapped_labels
 from homolog.data.points_io import write_text
 from homolog.data.scan_io import is_scan_path, read_labels
 from homolog.data.store import Store
+from homolog.data.volume import LabelMap
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed import CaseRef
+from homolog.geometry.places import spacing_text
+from homolog.safe_text import UnixRows, cell_row
 from homolog.tasks._base import LearnedTask, Trained
 from homolog.tasks._labelling import model_preprocessing
 from homolog.tasks._score import METRICS, score_labels, summarise, table_lines
@@ -59,6 +65,7 @@ def evaluate_store(
     ]
     if not cases:
         raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
+    yield from _other_sizes(model, cases)
     known = set(model.card.get("trained_on", ()))
     seen = [c.card.id for c in cases if c.card.source_hash in known]
     if seen:
@@ -95,7 +102,7 @@ def evaluate_folder(
     Args:
         predicted: Folder of predictions.
         truth: Folder of true labels; those without a prediction are an error.
-        names: Label value -> name; the labels found in the truth if None.
+        names: As in ``evaluate_pairs``.
         tolerance_mm: Of the NSD.
 
     Returns:
@@ -119,8 +126,9 @@ def evaluate_pairs(
 
     Args:
         pairs: Case name -> (prediction, true label map).
-        names: Label value -> name; the labels found in both, named by the truth's
-            file, if None.
+        names: What the values of the predictions are called; only these are scored. As
+            files near them tell, and all that are there, if None. Where the truth names
+            its labels too, names win over values.
         tolerance_mm: Of the NSD.
 
     Returns:
@@ -128,7 +136,7 @@ def evaluate_pairs(
         ``lines`` and ``columns``.
 
     Raises:
-        UnusableInput: Grids that differ.
+        UnusableInput: Grids that differ, or names that cannot be brought together.
     """
     rows: list[dict[str, Any]] = []
     stopped = False
@@ -138,7 +146,7 @@ def evaluate_pairs(
         ) is Request.STOP
         if stopped:
             break
-        theirs, ours = read_labels(right), read_labels(guess)
+        theirs, ours, shared = _in_truths_values(right, guess, names)
         if theirs.shape != ours.shape or not theirs.affine.close_to(
             ours.affine, theirs.shape, tolerance_voxels=0.05
         ):
@@ -146,8 +154,14 @@ def evaluate_pairs(
                 f"{guess} and {right} must lie on one grid, got {ours.shape} "
                 f"{ours.affine!r} and {theirs.shape} {theirs.affine!r}."
             )
-        found = {int(v) for m in (theirs, ours) for v in np.unique(m.data) if v > 0}
-        labels = names or {v: theirs.names.get(v, f"label {v}") for v in sorted(found)}
+        if names:
+            found = {shared.second.get(v, v) for v in names}
+        else:
+            found = {int(v) for m in (theirs, ours) for v in np.unique(m.data) if v > 0}
+        labels = {
+            v: shared.names.get(v, f"label {v}")
+            for v in sorted(found - shared.strangers)
+        }
         scores = score_labels(
             ours.data,
             theirs.data.astype(np.int32),
@@ -159,6 +173,16 @@ def evaluate_pairs(
     yield Progress("cases", len(pairs), len(pairs))
     result = {**summarise(rows), "rows": rows, "stopped": stopped}
     return {**result, "columns": list(COLUMNS), "lines": table_lines(result)}
+
+
+def _in_truths_values(
+    right: Path, guess: Path, names: Mapping[int, str] | None
+) -> tuple[LabelMap, LabelMap, SharedLabels]:
+    """Truth and prediction, both in the truth's values, and what these are called."""
+    called = dict(names) if names else names_told(guess)
+    shared = shared_labels((str(right), names_told(right)), (str(guess), called))
+    theirs = mapped_labels(read_labels(right), shared.first)
+    return theirs, mapped_labels(read_labels(guess), shared.second), shared
 
 
 def pair_files(
@@ -210,10 +234,11 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
         JobError: They could not be written.
     """
     text, columns = io.StringIO(), result["columns"]
-    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table = csv.DictWriter(UnixRows(text), columns, lineterminator="\r\n")
     table.writeheader()
     for row in result["rows"]:
-        table.writerow({c: "" if row[c] is None else row[c] for c in columns})
+        told = {c: "" if row[c] is None else row[c] for c in columns}
+        table.writerow(cell_row(told))
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
     told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
@@ -225,6 +250,33 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
             f"{folder} could not be written to ({error.strerror})."
         ) from error
     return csv_path, json_path
+
+
+def _other_sizes(model: Trained, cases: Sequence[CaseRef]) -> Job[None]:
+    """Tell of cases whose voxels have another size than those learnt from.
+
+    Raises:
+        UnusableInput: All of them have.
+    """
+    learnt = model.learnt.spacing
+    if model.learnt.remark:
+        yield Note(model.learnt.remark, "warning")
+    if learnt is None or model_preprocessing(model).spacing_mm is not None:
+        return
+    cards = [case.card for case in cases]
+    odd = [card.id for card in cards if model.learnt.target_of_case(card) is not None]
+    if not odd:
+        return
+    first = next(card for card in cards if card.id == odd[0])
+    own = spacing_text(first.spacing_mm)
+    text = (
+        f"{len(odd)} of {len(cases)} cases have voxels of another size than the model "
+        f"learnt at (first {odd[0]!r}: {own}, learnt at {learnt.text})"
+    )
+    then = "predict the scans and evaluate the files"
+    if len(odd) == len(cases):
+        raise UnusableInput(f"{text}; {then}.")
+    yield Note(f"{text}: their figures mean little; {then}.", "warning")
 
 
 def _check_recipe(model: Trained, store: Store) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from homolog.config import from_dict, to_dict
+from homolog.data.learnt_spacing import KEY, LearntSpacing
 from homolog.data.preprocess import Preprocessing
 from homolog.errors import UnusableInput
 from homolog.model_files import LoadedEncoder, LoadedModel, load_encoder, save_model
@@ -33,7 +34,7 @@ _LICENCE = "code Apache-2.0; head as the licence of the painted scans"
 # Of an encoder's card, what is needed to build it and prepare scans for it again.
 _OF_ENCODER = (
     "method", "method_config", "backbone", "embedding", "preprocessing", "window",
-    "spacing_mm", "axes", "paper", "deviations", "source", "steps",
+    "spacing_mm", "axes", KEY, "paper", "deviations", "source", "steps",
 )  # fmt: skip
 _TOLD_OF_ENCODER = ("title", "licence", "cases", "trained_on", "modalities", "steps")
 
@@ -62,6 +63,7 @@ def save_few(
     dense: DenseEncoder | None = None,
     preprocessing: Preprocessing | None = None,
     facts: Mapping[str, Any] | None = None,
+    painted: LearntSpacing | None = None,
 ) -> Path:
     """Write a model folder that ``homolog predict`` takes; it needs nothing else.
 
@@ -73,6 +75,8 @@ def save_few(
         dense: The same encoder as it embedded the scans.
         preprocessing: How intensities were normalised, where there is no encoder.
         facts: More of the card, JSON types: painted voxels, score, scan hashes.
+        painted: Voxel size of the painted scans; other scans are brought to it where
+            the encoder does not say at which it learnt.
 
     Returns:
         The folder.
@@ -118,6 +122,9 @@ def save_few(
         return save_model(folder, tensors, card, name=_HEAD)
     given = loaded.card
     card |= {k: given[k] for k in _OF_ENCODER if k in given}
+    size = dense.learnt.spacing or (painted if dense.learnt.remark else None)
+    if size is not None:
+        card[KEY] = size.to_dict()
     # an encoder taken from a few-voxel model is told of as it was first
     told = given.get("encoder") or {k: given[k] for k in _TOLD_OF_ENCODER if k in given}
     card["encoder"] = {**told, "id": dense.encoder_id}

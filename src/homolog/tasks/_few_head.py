@@ -101,6 +101,8 @@ class Head:
     def _votes(self, vectors: Floats) -> Floats:
         support = self.arrays["support"]
         own = (vectors - self.arrays["mean"]) / self.arrays["scale"]
+        # in float32 the squares of a painted voxel itself would not cancel to 0
+        own, support = own.astype(np.float64), support.astype(np.float64)
         squared = (own**2).sum(1)[:, None] - 2 * (own @ support.T)
         squared += (support**2).sum(1)
         count = min(self.neighbours, len(support))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from homolog.backbones import BACKBONES
 from homolog.backbones._base import Backbone, build
 from homolog.checkpoint import load_best
 from homolog.config import ConfigError, from_dict, to_dict
+from homolog.data.learnt_spacing import (
+    KEY,
+    LearntSpacing,
+    learnt_of,
+    other_size_note,
+    sizes_note,
+)
 from homolog.data.preprocess import differing_settings
 from homolog.data.store import Store
 from homolog.distributed import choose_device, world
-from homolog.events import Job, Note, Saved
-from homolog.feed import CaseRef, Feed
+from homolog.events import Job, Note, Saved, Stopped, without_stopped
+from homolog.feed import CaseRef, Feed, feed_threads
 from homolog.model_files import load_encoder, save_model
 from homolog.nn.optim import parameter_groups
 from homolog.tasks._base import LearnedTask, TaskModule, Trained
-from homolog.tasks._cases import Cases, spread_cases
+from homolog.tasks._cases import Cases, held_out_cases, spread_first
 from homolog.tasks._finetune_settings import (
     SCRATCH,
     FinetuneConfig,
@@ -32,12 +40,17 @@ from homolog.tasks._preview import LabelPreview
 from homolog.tasks._same_task import same_task
 from homolog.training import TrainingConfig, TrainingResult, train
 from homolog.training.precision import resolve_precision
+from homolog.training.validation import evaluating, score_of
+
+# A stopped run's last weights are validated where that took no longer than this before.
+_PATIENCE_S = 10.0
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """Fine-tune, validate, and save the best network as a model folder.
 
-    Resumes by itself where ``folder`` holds a checkpoint.
+    Resumes by itself where ``folder`` holds a checkpoint. A stopped fine-tuning saves
+    its model too, marked as stopped, so that what was learnt can be used.
 
     Args:
         config: As taken by ``resolve``.
@@ -47,6 +60,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Returns:
         Summary, JSON types: ``model``, ``best``, ``best_step``, ``steps`` and more.
     """
+    began = time.monotonic()
     settings = resolve(config)
     torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
@@ -71,14 +85,22 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         rank=here.rank,
         world_size=here.size,
         targets=task.targets(cases.train, spec),
+        threads=feed_threads(device),
+        device=device,
     )
-    held_out = spread_cases(cases.val, task.config.validate_cases)
+    held_out = held_out_cases(cases, task.config.validate_cases)
+    if training.minutes > 0:  # time may be too short for all of them
+        held_out = spread_first(held_out)
     validation = _Validation(task, module, spec, held_out, device, training.precision)
-    yield Note(_opening(cases, held_out, spec))
-    for told in (spec.get("labels_note"), _recipes_note(cases)):
+    yield Note(_opening(cases, held_out, spec, at_most=training.minutes > 0))
+    for told in (
+        spec.get("labels_note"), _recipes_note(cases), _encoder_note(origin),
+        task.remark(spec, len(held_out)),
+        sizes_note(c.card for c in (*cases.train, *cases.val)),
+    ):  # fmt: skip
         if told:
             yield Note(told)
-    result = yield from train(
+    learning = train(
         module,
         feed,
         training,
@@ -91,23 +113,63 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         parameter_groups=parameter_groups(
             module, training.weight_decay, factor=_encoder_factor(task, module)
         ),
+        began=began,
     )
-    summary = _summary(settings, cases, result)
-    if result.stopped or not here.is_first:
-        return {**summary, "stopped": result.stopped}
+    result = yield from without_stopped(learning)
+    chosen_by = held_out[: result.validated_cases]
+    labelled = label_count(cases, len(chosen_by), origin)
+    summary = {**_summary(settings, cases, result), "labelled": labelled}
+    if here.is_first and result.steps:
+        kept = _keep_weights(module, folder, result, validation, task.best_metric)
+        if chosen_by:
+            with evaluating(module):
+                spec = {**spec, **task.settle(validation.model(), chosen_by)}
+        encoder = module.encoder()  # of the backbone, what the task stands on
+        card = model_card(
+            settings, task, spec, store, cases, chosen_by, encoder, origin, result
+        )
+        card |= {**kept, "labelled": labelled}
+        path = save_model(
+            folder / "model", module.deployed().state_dict(), card, "model"
+        )
+        summary |= {"model": str(path), "weights_of": kept["weights_of"]}
+        yield Saved(str(path), "model")
+    if result.stopped:
+        yield Stopped(result.steps)
+    return summary
+
+
+def _keep_weights(
+    module: TaskModule,
+    folder: Path,
+    result: TrainingResult,
+    validation: _Validation,
+    metric: str,
+) -> dict[str, Any]:
+    """Load the weights that validated best, where there are; else keep the last.
+
+    After a stop the last weights were not validated yet. Where the cases take seconds
+    they are looked at, but nothing of that enters the state a resume goes on from.
+
+    Returns:
+        What the card says of them: ``weights_of``, ``best_step`` and ``validation``.
+    """
     best = load_best(folder)
-    if best is not None:
-        module.load_state_dict(best[0])
-    if held_out:
-        spec = {**spec, **task.settle(validation.model(), held_out)}
-    encoder = module.encoder()  # of the backbone, what the task stands on
-    card = model_card(settings, task, spec, store, cases, encoder, origin, result)
-    path = save_model(
-        folder / "model", module_state=module.deployed().state_dict(), card=card,
-        name="model",
-    )  # fmt: skip
-    yield Saved(str(path), "model")
-    return {**summary, "stopped": False, "model": str(folder / "model")}
+    last: dict[str, float] = {}
+    if best is not None and best[1]["step"] < result.steps and result.stopped:
+        if result.validation_s <= _PATIENCE_S:
+            with evaluating(module):
+                last = validation(result.steps)
+        if last and score_of(last, metric) > best[1]["score"]:
+            best = None
+    if best is None:
+        told = {"kept": "last", "step": result.steps, "validated": bool(last)}
+        return {"weights_of": told, "best_step": result.steps if last else 0,
+                "validation": last}  # fmt: skip
+    module.load_state_dict(best[0])
+    told = {"kept": "best", "step": best[1]["step"], "validated": True}
+    return {"weights_of": told, "best_step": best[1]["step"],
+            "validation": best[1]["metrics"]}  # fmt: skip
 
 
 def starting_encoder(
@@ -138,12 +200,20 @@ def starting_encoder(
             "the encoder was pretrained on scans prepared otherwise "
             f"({', '.join(odd)}); its features may fit less well."
         )
+    learnt = learnt_of(loaded.card, loaded.folder)
+    if recipe is None or recipe.get("spacing_mm") is None:
+        sizes = other_size_note(learnt, [c.card for c in cases.all])
+        notes += [sizes] if sizes else []
     origin = {
         "source": str(settings.encoder),
         "encoder_id": loaded.encoder_id,
         "method": loaded.card.get("method"),
         "report": loaded.report.to_dict(),
     }
+    if loaded.card.get("uses_labels"):
+        seen = set(loaded.card.get("trained_on", ()))
+        known = sorted(c.card.id for c in cases.all if c.card.source_hash in seen)
+        origin["labels_of"] = known
     return loaded.backbone.train(), origin, notes
 
 
@@ -153,6 +223,7 @@ def model_card(
     spec: Mapping[str, Any],
     store: Store,
     cases: Cases,
+    chosen_by: Sequence[CaseRef],
     encoder: Backbone,
     origin: Mapping[str, Any],
     result: TrainingResult,
@@ -166,6 +237,7 @@ def model_card(
         },
         "encoder": dict(origin),
         "preprocessing": _common_recipe(stores_of(cases)),
+        KEY: _learnt_spacing(cases),
         "preprocessings": [to_dict(s.preprocessing) for s in stores_of(cases)],
         "task_config": to_dict(task.config),
         "task_spec": dict(spec),
@@ -173,6 +245,9 @@ def model_card(
         "window": spec.get("window"),
         "training": settings.training,
         "steps": result.steps,
+        "total_steps": result.total_steps,
+        "complete": not result.stopped,
+        "stopped": result.stopped,
         "best_step": result.best_step,
         "validation": dict(result.best),
         "store_hash": store.hash,
@@ -183,9 +258,9 @@ def model_card(
         "fold": settings.fold,
         "cases": {
             "train": [c.card.id for c in cases.train],
-            "val": [c.card.id for c in cases.val],
+            "val": [c.card.id for c in chosen_by],
         },
-        "trained_on": sorted(c.card.source_hash for c in (*cases.train, *cases.val)),
+        "trained_on": sorted(c.card.source_hash for c in (*cases.train, *chosen_by)),
     }
 
 
@@ -202,6 +277,12 @@ def _common_recipe(stores: Sequence[Store]) -> dict[str, Any]:
     return recipe
 
 
+def _learnt_spacing(cases: Cases) -> dict[str, Any] | None:
+    """The voxel size learnt at, see ``learnt_of``; None: pictures have none."""
+    learnt = LearntSpacing.of_cases(c.card for c in (*cases.train, *cases.val))
+    return None if learnt is None else learnt.to_dict()
+
+
 def _recipes_note(cases: Cases) -> str:
     """What to tell where stores were prepared differently; else empty."""
     odd = differing_settings([s.preprocessing for s in stores_of(cases)])
@@ -213,8 +294,31 @@ def _recipes_note(cases: Cases) -> str:
     )
 
 
+def _encoder_note(origin: Mapping[str, Any]) -> str:
+    """Labels count where they were used before, too."""
+    count = len(origin.get("labels_of", ()))
+    if not count:
+        return ""
+    return (
+        f"the encoder was pretrained with labels: {count} labelled cases of these "
+        "stores were among its scans, beside those counted here."
+    )
+
+
 class _Validation:
-    """Steps done -> metrics on the held-out cases, by the deployed network."""
+    """Steps done -> metrics on the held-out cases, by the deployed network.
+
+    Gradual in the sense of training.validation: it can look at fewer cases, or at a
+    part of each.
+
+    Args:
+        task: Knows how.
+        module: What is trained.
+        spec: Of the task.
+        cases: Held out, those to look at first in front.
+        device: Where it runs.
+        precision: As for training.
+    """
 
     def __init__(
         self,
@@ -228,17 +332,37 @@ class _Validation:
         self.precision = precision
         self.task, self.module, self.spec = task, module, spec
         self.cases, self.device = cases, device
+        self.count = len(cases)
         names = spec.get("label_names", {})
         self.preview = LabelPreview({int(v): name for v, name in names.items()})
 
-    def __call__(self, done: int) -> dict[str, float]:
-        return self.task.validate(self.model(), self.cases, look=self.preview.look)
+    def __call__(
+        self,
+        done: int,
+        go_on: Callable[[int], bool] = lambda seen: True,
+        share: float = 1.0,
+    ) -> dict[str, float]:
+        # a task of another distribution may know of whole scans only
+        part = {} if share >= 1.0 else {"share": share}
+        cases = self._as_long_as(go_on)
+        return self.task.validate(self.model(), cases, self.preview.look, **part)
+
+    def guess_s(self, sample_s: float) -> float:
+        """Seconds a case takes, about: see ``LearnedTask.effort``."""
+        efforts = [self.task.effort(case.card, self.spec) for case in self.cases]
+        return sample_s * sum(efforts) / max(1, len(efforts))
 
     def model(self) -> Trained:
         """The deployed network as it is now."""
         network = self.module.deployed()
         precision = resolve_precision(self.precision, self.device, network)
         return Trained(network, self.spec, {}, self.device, precision)
+
+    def _as_long_as(self, go_on: Callable[[int], bool]) -> Iterator[CaseRef]:
+        for number, case in enumerate(self.cases):
+            if number and not go_on(number):
+                return
+            yield case
 
 
 def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
@@ -249,15 +373,56 @@ def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
 
 
 def _opening(
-    cases: Cases, held_out: tuple[CaseRef, ...], spec: Mapping[str, Any]
+    cases: Cases,
+    held_out: tuple[CaseRef, ...],
+    spec: Mapping[str, Any],
+    *,
+    at_most: bool,
 ) -> str:
     window = " x ".join(str(n) for n in spec.get("window") or ())
-    text = f"{len(cases.train)} cases to learn from, {len(cases.val)} held out"
-    if len(held_out) < len(cases.val):
-        text += f" ({len(held_out)} of them looked at)"
-    if not cases.val:
-        text += "; without held-out cases the last weights are kept"
-    return f"{text}; window {window} voxels." if window else f"{text}."
+    told = f"; window {window} voxels" if window else ""
+    return f"{labels_words(cases, len(held_out), at_most=at_most)}{told}."
+
+
+def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
+    """What is learnt from, and what chooses.
+
+    Args:
+        cases: Of the fine-tuning.
+        chosen: Held-out cases that choose the weights.
+        at_most: Time may end it before all of them are looked at.
+    """
+    learnt, held = len(cases.train), len(cases.val)
+    text = f"{learnt} labelled case{'s' * (learnt != 1)} to learn from"
+    if chosen:
+        few = "up to " * at_most
+        text += f" and {few}{chosen} more to choose the weights by"
+        if chosen < held:
+            text += f" (of {held} held out)"
+        return f"{text}: {few}{learnt + chosen} labelled cases in all"
+    text += "; without held-out cases the last weights are kept"
+    return f"{text} ({held} labelled ones are left alone)" if held else text
+
+
+def label_count(
+    cases: Cases, chosen: int, origin: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Labelled cases by what they were used for.
+
+    Args:
+        cases: Of the fine-tuning.
+        chosen: Held-out cases that chose the weights.
+        origin: Of the encoder.
+
+    Returns:
+        ``learnt_from``, ``chosen_by``, ``in_all``; and ``encoder``, cases of these
+        stores whose labels the encoder was pretrained with, where there are.
+    """
+    learnt = len(cases.train)
+    found = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    if origin and origin.get("labels_of"):
+        found["encoder"] = len(origin["labels_of"])
+    return found
 
 
 def _summary(
@@ -273,6 +438,8 @@ def _summary(
         "cases": {"train": len(cases.train), "val": len(cases.val)},
         "steps": result.steps,
         "total_steps": result.total_steps,
+        "few_steps": result.few_steps,
+        "stopped": result.stopped,
         "best_step": result.best_step,
         "best": dict(result.best),
         "losses": dict(result.losses),

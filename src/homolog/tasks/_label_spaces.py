@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.data.label_names import join_labels, name_between_stores, store_titles
+from homolog.data.label_names import (
+    has_name,
+    join_labels,
+    name_between_stores,
+    refuse_ignored,
+    store_titles,
+)
+from homolog.data.label_naming import key_of
 from homolog.data.store import Store
+from homolog.errors import UnusableInput
 from homolog.feed import CaseRef
 
 
@@ -74,6 +82,8 @@ def classes_of(cases: Sequence[CaseRef]) -> Classes:
     for case in cases:
         stores.setdefault(case.store.path, case.store)
         found.setdefault(case.store.path, set()).update(case.card.label_values)
+    for path, store in stores.items():
+        refuse_ignored(path, store.label_names)
     titles = store_titles(list(stores))
     named = [
         {v: store.label_names.get(v, "") for v in found[path]}
@@ -87,7 +97,9 @@ def classes_of(cases: Sequence[CaseRef]) -> Classes:
     return Classes(joined.names, tuple(spaces))
 
 
-def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
+def space_of(
+    store: Store, spec: Mapping[str, Any], learnt_from: str = ""
+) -> LabelSpace | None:
     """What the labels of a store are in a model; None where they are the model's own.
 
     A store the model did not learn from is understood by the names of its labels.
@@ -95,9 +107,13 @@ def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
     Args:
         store: Of the case looked at.
         spec: Of the model.
+        learnt_from: Hash of the one store it learnt from, where there was one.
+
+    Raises:
+        UnusableInput: Store and model name their labels, and none alike.
     """
     if not spec.get("label_spaces"):
-        return None
+        return None if store.hash == learnt_from else _by_name(store, spec)
     spaces = [LabelSpace.from_dict(told) for told in spec["label_spaces"]]
     for space in spaces:
         if space.store_hash == store.hash:
@@ -110,6 +126,30 @@ def space_of(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
     }
     values = {value: known[name] for value, name in own.items() if name in known}
     return LabelSpace(title, store.hash, values)
+
+
+def _by_name(store: Store, spec: Mapping[str, Any]) -> LabelSpace | None:
+    """As ``space_of``, of a model that learnt from one store."""
+    model = {int(v): str(n) for v, n in spec["label_names"].items()}
+    known = {key_of(n): v for v, n in model.items() if has_name(v, n)}
+    values: dict[int, int] = {}
+    for value, name in store.label_names.items():
+        if not has_name(value, name) or not known:
+            values[value] = value  # nothing but the number tells
+        elif key_of(name) in known:
+            values[value] = known[key_of(name)]
+        elif value in model and not has_name(value, model[value]):
+            values[value] = value
+    values = {v: own for v, own in values.items() if own in model}
+    if values == {v: v for v in store.label_names if v in model}:
+        return None
+    if not values:
+        raise UnusableInput(
+            f"the labels of {store.path} ({', '.join(store.label_names.values())}) are "
+            f"none of the model's ({', '.join(model.values())}); if they are the same, "
+            "prepare the store with --names VALUE=NAME."
+        )
+    return LabelSpace(store.path.name, store.hash, values)
 
 
 def in_model(labels: NDArray[np.int16], space: LabelSpace | None) -> NDArray[np.int16]:

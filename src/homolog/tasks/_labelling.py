@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.config import from_dict
-from homolog.data.preprocess import Intensities, Preprocessing
+from homolog.data.learnt_spacing import brought_note
+from homolog.data.preprocess import (
+    Intensities,
+    Prepared,
+    Preprocessing,
+    prepare_volume,
+)
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.events import Job
+from homolog.events import Job, Note
+from homolog.geometry.affine import Index
 from homolog.tasks._base import Trained
 from homolog.tasks._forward import SlidingConfig
 from homolog.tasks._segmenter import spec_index
@@ -52,6 +59,7 @@ def label_stored(
     *,
     flips: Sequence[int] = (),
     overlap: float | None = None,
+    windows: str | None = None,
 ) -> Job[SlidingResult | None]:
     """Class indices of every voxel of a prepared scan.
 
@@ -61,6 +69,9 @@ def label_stored(
         levels: The scan's card or what ``prepare_volume`` made.
         flips: Axes whose mirrorings are averaged.
         overlap: Of neighbouring windows; None takes the model's.
+        windows: ``scan``: a scan that is not much larger than the window of training
+            is one window, where the network takes any size; ``trained``: that of
+            training, always; None: ``scan``.
 
     Returns:
         Labels as class indices; None when told to stop.
@@ -81,6 +92,7 @@ def label_stored(
         flips=useful_flips(model, flips),
         fill=_fill(levels),
         precision=model.precision,
+        follow=None if slicewise or windows == "trained" else _free_divisor(model),
     )
     result = yield from slide(
         model.network,
@@ -91,6 +103,14 @@ def label_stored(
         normalise=_Normalise(levels),
     )
     return result
+
+
+def _free_divisor(model: Trained) -> Index | None:
+    """See ``Backbone.free_divisor``."""
+    found: Index | None = getattr(
+        getattr(model.network, "encoder", None), "free_divisor", None
+    )
+    return found
 
 
 def is_slicewise(model: Trained) -> bool:
@@ -144,6 +164,44 @@ def model_preprocessing(model: Trained, modality: str | None = None) -> Preproce
         Preprocessing, model.card.get("preprocessing", {}), where="model.json"
     )
     return recipe if modality is None else replace(recipe, modality=modality)
+
+
+def prepared_for(
+    model: Trained, volume: Volume, modality: str | None = None
+) -> Job[Prepared]:
+    """A scan as the model learnt to see scans; says what had to be done to it.
+
+    Args:
+        model: With its card and the voxel size it learnt at.
+        volume: A scan as stored in its file.
+        modality: Take it for this one, whatever its file says.
+
+    Raises:
+        UnusableInput: Another modality or number of channels than learnt from.
+    """
+    check_scan(model, volume, modality)
+    recipe = model_preprocessing(model, modality)
+    prepared = prepare_volume(volume, recipe, model.learnt)
+    yield from preparation_notes(volume, prepared, named_size=recipe.spacing_mm)
+    return prepared
+
+
+def preparation_notes(
+    volume: Volume, prepared: Prepared, *, named_size: object = None
+) -> Job[None]:
+    """What was done to a scan's values, and to its voxels where no recipe asked.
+
+    Args:
+        volume: The scan.
+        prepared: What ``prepare_volume`` made of it.
+        named_size: The recipe's own voxel size; None: it names none.
+    """
+    if prepared.note:
+        yield Note(f"{volume.name}: {prepared.note}.", "warning")
+    if named_size is None and not prepared.grid.is_identity:
+        new = prepared.affine.spacing_mm
+        z, y, x = (mm / s for mm, s in zip(new, prepared.grid.step, strict=True))
+        yield Note(brought_note(volume.name, (z, y, x), new))
 
 
 def check_scan(model: Trained, volume: Volume, modality: str | None = None) -> None:

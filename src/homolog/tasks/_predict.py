@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homolog.data.label_naming import write_names
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import is_series_path, split_series
 from homolog.data.scan_io import is_scan_path, read_scan, write_labels
 from homolog.data.volume import LabelMap
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
-from homolog.tasks._base import Task, Trained
+from homolog.tasks._base import FACTS, Task, Trained
 from homolog.tasks._class_answer import ClassChances, write_classes, write_slices
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
@@ -100,29 +102,39 @@ def predict_scans(
         options: Passed to the task's ``run``.
 
     Returns:
-        ``predicted`` (scan, result, per label name voxels and volumes_ml; or scan,
-        and ``ClassChances.to_dict``), ``failed`` (scan, reason) and ``stopped``.
+        ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
+        that covered it where a network slid over it; or scan, and
+        ``ClassChances.to_dict``; and ``notes`` on this scan), ``failed`` (scan,
+        reason), ``warnings`` on all of them and ``stopped``.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
+    warnings: list[str] = []
+    if model.learnt.remark:
+        warnings.append(model.learnt.remark)
+        yield Note(model.learnt.remark, "warning")
     done: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
             yield from _keep_classes(done, out)
-            return _result(done, failed, stopped=True)
+            return _result(done, failed, warnings, stopped=True)
+        notes: list[Note] = []
         try:
             volume = read_scan(scan)
-            labels = yield from task.run(volume, model=model, **options)
+            running = task.run(volume, model=model, **options)
+            labels = yield from _noted(running, notes)
             if labels is None:
-                return _result(done, failed, stopped=True)
+                return _result(done, failed, warnings, stopped=True)
             if isinstance(labels, ClassChances):
-                done.append({"scan": str(scan), **labels.to_dict()})
+                told = {"notes": [note.text for note in notes]}
+                done.append({"scan": str(scan), **labels.to_dict(), **told})
                 continue
             write_labels(labels, target)
-        except (UnusableInput, JobError, OSError, ValueError) as error:
-            reason = str(error).removeprefix(f"{scan}: ") or type(error).__name__
+            write_names(labels.names, target)
+        except Exception as error:  # noqa: BLE001 - the other scans are predicted
+            reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
             yield Note(f"{scan}: {reason}", "warning")
             continue
@@ -133,12 +145,27 @@ def predict_scans(
                 "result": str(target),
                 "voxels": voxels,
                 "volumes_ml": _volumes_ml(voxels, labels),
+                **labels.meta.get(FACTS, {}),
+                "notes": [note.text for note in notes],
             }
         )
         yield Saved(str(target), "labels")
     yield Progress("scans", len(targets), len(targets))
     yield from _keep_classes(done, out)
-    return _result(done, failed, stopped=False)
+    return _result(done, failed, warnings, stopped=False)
+
+
+def _noted(job: Job[Any], notes: list[Note]) -> Job[Any]:
+    """The job; its notes are kept too."""
+    request = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Note):
+            notes.append(event)
+        request = yield event
 
 
 def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
@@ -159,7 +186,10 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
 
     values, counts = np.unique(labels.data, return_counts=True)
     found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {name: int(found.get(value, 0)) for value, name in labels.names.items()}
+    voxels = dict.fromkeys(labels.names.values(), 0)
+    for value, name in labels.names.items():  # two values may have one name
+        voxels[name] += int(found.get(value, 0))
+    return voxels
 
 
 def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
@@ -169,6 +199,15 @@ def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]
 
 
 def _result(
-    done: list[dict[str, Any]], failed: list[dict[str, str]], *, stopped: bool
+    done: list[dict[str, Any]],
+    failed: list[dict[str, str]],
+    warnings: list[str],
+    *,
+    stopped: bool,
 ) -> dict[str, Any]:
-    return {"predicted": done, "failed": failed, "stopped": stopped}
+    return {
+        "predicted": done,
+        "failed": failed,
+        "warnings": warnings,
+        "stopped": stopped,
+    }

@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog.distributed import world
 from homolog.errors import UnusableInput
+from homolog.json_files import read_object
 from homolog.model_files.tensor_files import write_json
 
 _FILE = "task.json"
@@ -40,10 +41,7 @@ def same_task(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(path, now)
         return now
-    try:
-        began: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"{path} is damaged ({error}).") from error
+    began = read_object(path)
     for key in _MEANING:
         if began.get(key) != now.get(key):
             raise UnusableInput(

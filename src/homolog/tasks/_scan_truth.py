@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -219,11 +220,13 @@ def slice_truth(case: CaseRef) -> NDArray[np.int64] | None:
     card = case.card
     label = case.store.label(card.id) if card.has_label else None
     if label is not None:
-        found = [
-            np.asarray(label[z : z + _PLANES]).max(axis=(1, 2))
-            for z in range(0, card.shape[0], _PLANES)
-        ]
-        return np.asarray(np.sign(np.concatenate(found)), np.int64)
+        marks = np.zeros(card.shape[0], np.int64)
+        for z in range(0, card.shape[0], _PLANES):
+            planes = np.asarray(label[z : z + _PLANES])
+            high, low = planes.max(axis=(1, 2)), planes.min(axis=(1, 2))
+            # a finding may hide in what is not labelled
+            marks[z : z + _PLANES] = np.where(high > 0, 1, np.minimum(low, 0))
+        return np.maximum(marks, -1)
     if not card.boxes and not says_none(card.target):
         return None
     marks = np.zeros(card.shape[0], np.int64)
@@ -259,7 +262,7 @@ def slices_in_view(
     """
     at, step = slice_positions(truth.place, affine, size)
     reach = (step / 2).clamp_min(0.5)[:, None, None] + 1e-3
-    numbers = at.new_tensor(range(truth.slices.shape[1]))
+    numbers = torch.arange(truth.slices.shape[1], dtype=at.dtype, device=at.device)
     covered = (numbers - at[..., None]).abs() <= reach  # (B, D, Z)
     marks = truth.slices[:, None]
     positive = (covered & (marks == 1)).any(2)
@@ -282,6 +285,6 @@ def slice_positions(
     """
     line = (place.to(affine.dtype)[:, None] @ affine)[:, 0]  # (B, 4): z, y, x, 1
     middle = line[:, 1] * (size[1] - 1) / 2 + line[:, 2] * (size[2] - 1) / 2
-    numbers = line.new_tensor(range(size[0]))
+    numbers = torch.arange(size[0], dtype=line.dtype, device=line.device)
     at = line[:, :1] * numbers + (middle + line[:, 3])[:, None]
     return at, line[:, 0].abs()

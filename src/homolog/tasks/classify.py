@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from homolog.data.card import Card
 from homolog.data.findings import findings_text
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.events import Job, Note
+from homolog.events import Job
 from homolog.feed import CaseRef
 from homolog.metrics.classification import (
     best_thresholds,
@@ -32,11 +32,11 @@ from homolog.tasks._classify_space import described, weights_of
 from homolog.tasks._classify_view import (
     Answer,
     answer,
-    prepared_scan,
     stored,
+    stored_scan,
     view_spec,
 )
-from homolog.tasks._labelling import check_scan, model_preprocessing
+from homolog.tasks._labelling import prepared_for
 from homolog.tasks._scan_truth import Annotated, Space, slice_truth, truth_rows
 from homolog.tasks._segmenter import spec_index
 
@@ -111,6 +111,12 @@ class Classify(LearnedTask):
         """What is known of each case, see ``_scan_truth.Truth``."""
         return truth_rows(cases, Space.of(spec), self._annotated)
 
+    def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
+        """Thresholds need cases to be chosen by."""
+        if chosen or self.config.threshold != "validation" or not spec.get("several"):
+            return ""
+        return "without held-out cases no threshold can be chosen: 0.5 is taken."
+
     def settle(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, Any]:
         """``thresholds`` of the classes, where they are to be chosen."""
         space = Space.of(model.spec)
@@ -122,16 +128,20 @@ class Classify(LearnedTask):
     def validate(
         self,
         model: Trained,
-        cases: Sequence[CaseRef],
+        cases: Iterable[CaseRef],
         look: Callable[..., None] | None = None,
+        share: float = 1.0,
     ) -> dict[str, float]:
         """``auc`` and the rest of the metrics, means over classes where a scan may have
         several; ``types_auc``, ``slices_auc``. ``auc`` is 0.5 where undefined.
         """  # noqa: D205 - one sentence
         space = Space.of(model.spec)
-        answers = [answer(model, stored(case)) for case in cases]
+        seen, answers = [], []
+        for case in cases:
+            seen.append(case)
+            answers.append(answer(model, stored(case)))
         chances = np.array([told.chances for told in answers])
-        classes, types = self._marks(cases, space)
+        classes, types = self._marks(seen, space)
         if space.several:
             decided = chances >= np.array(_thresholds(model.spec))
             scores = macro_mean(finding_scores(classes, chances, decided))
@@ -144,7 +154,7 @@ class Classify(LearnedTask):
             beside = macro_mean(finding_scores(types, told, told >= 0.5))
             scores["types_auc"] = beside["auc"]
         if space.slices:
-            marks = [_slice_marks(c, a) for c, a in zip(cases, answers, strict=True)]
+            marks = [_slice_marks(c, a) for c, a in zip(seen, answers, strict=True)]
             presence = np.concatenate([a.presence for a in answers])
             scores["slices_auc"] = slice_scores(np.concatenate(marks), presence)["auc"]
         return {name: value for name, value in scores.items() if value is not None}
@@ -201,11 +211,8 @@ class Classify(LearnedTask):
                 a volume for a model of images.
         """
         model: Trained = inputs["model"]
-        recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, inputs.get("modality"))
-        scan, numbers, note = prepared_scan(volume, recipe)
-        if note:
-            yield Note(f"{volume.name}: {note}.", "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
+        scan, numbers = stored_scan(prepared)
         depth = scan.shape[0]
         if spec_index(model.spec, "window")[0] == 1 and depth > 1:
             raise UnusableInput(

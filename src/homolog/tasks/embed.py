@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from homolog.data.feature_files import open_features
 from homolog.data.foreground import inside, spread_sample
-from homolog.data.preprocess import Prepared, prepare_volume
+from homolog.data.preprocess import Prepared
 from homolog.data.volume import FeatureMap, Volume
 from homolog.events import Job
 from homolog.geometry.affine import Index
@@ -23,6 +23,7 @@ from homolog.tasks._dense import (
     write_features,
 )
 from homolog.tasks._embed import feature_grid
+from homolog.tasks._labelling import preparation_notes
 
 
 class Embed(Task):
@@ -45,7 +46,11 @@ class Embed(Task):
         """
         encoder: DenseEncoder = inputs["encoder"]
         folder: Path | None = inputs.get("folder")
-        prepared = prepare_volume(volume, encoder.preprocessing)
+        yield from encoder.warn()
+        prepared = encoder.prepare(volume)
+        yield from preparation_notes(
+            volume, prepared, named_size=encoder.preprocessing.spacing_mm
+        )
         scan = scan_of(prepared, volume.name or "scan")
         if folder is not None:
             scan_hash: str = inputs["scan_hash"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,14 +13,15 @@ from torch import nn
 
 from homolog.backbones._base import Backbone
 from homolog.data.card import Card
-from homolog.data.preprocess import prepare_volume, restore_labels
+from homolog.data.preprocess import restore_labels
 from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
 from homolog.feed import CaseRef
+from homolog.geometry.affine import Index
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import build_decoder
-from homolog.tasks._base import LearnedTask, TaskModule, Trained
+from homolog.tasks._base import FACTS, LearnedTask, TaskModule, Trained
 from homolog.tasks._label_spaces import (
     LabelSpace,
     annotated,
@@ -31,9 +32,8 @@ from homolog.tasks._label_spaces import (
 )
 from homolog.tasks._labelling import (
     as_label_values,
-    check_scan,
     label_stored,
-    model_preprocessing,
+    prepared_for,
     smallest_integers,
     useful_flips,
 )
@@ -170,17 +170,28 @@ class Segment(LearnedTask):
             labels=True,
         )
 
+    def effort(self, card: Card, spec: Mapping[str, Any]) -> float:
+        """Voxels of the scan by those of a crop; windows overlap, but learn nothing."""
+        return math.prod(card.shape) / math.prod(spec_index(spec, "window"))
+
     def validate(
         self,
         model: Trained,
-        cases: Sequence[CaseRef],
+        cases: Iterable[CaseRef],
         look: Callable[..., None] | None = None,
+        share: float = 1.0,
     ) -> dict[str, float]:
-        """``dice`` (mean over labels and cases), ``worst``, and one value per label."""
+        """``dice`` (mean over labels and cases), ``worst``, and one value per label.
+
+        A part of a scan lies around the middle of its labels.
+        """
         values = model.spec["label_values"][1:]
         rows = []
         for case in cases:
             image, label, known = _voxels(case, model.spec)
+            if share < 1.0:
+                box = box_around(label, share, spec_index(model.spec, "window"))
+                image, label = image[(slice(None), *box)], label[box]
             result = drain(label_stored(model, image, case.card))
             assert result is not None
             predicted = as_label_values(result.labels, model.spec)
@@ -207,10 +218,11 @@ class Segment(LearnedTask):
         Args:
             model: The trained network.
             case: A labelled case, prepared as the model's training cases were.
-            options: ``flips``, ``overlap``, ``tolerance_mm``.
+            options: ``flips``, ``overlap``, ``windows``, ``tolerance_mm``.
         """
         tolerance_mm = float(options.pop("tolerance_mm", 1.0))
-        image, label, known = _voxels(case, model.spec)
+        own = str(model.card.get("store_hash", ""))
+        image, label, known = _voxels(case, model.spec, own)
         result = yield from label_stored(model, image, case.card, **options)
         if result is None:
             return []
@@ -228,7 +240,8 @@ class Segment(LearnedTask):
         Args:
             volume: A scan as stored in its file.
             inputs: ``model``: Trained. ``flips``: axes whose mirrorings are averaged.
-                ``overlap``: of windows. ``modality``: take the scan for this one.
+                ``overlap`` and ``windows``: see ``label_stored``. ``modality``: take
+                the scan for this one.
 
         Returns:
             Labels with the scan's own affine; None when told to stop.
@@ -237,23 +250,20 @@ class Segment(LearnedTask):
             UnusableInput: Another modality or number of channels than learnt from.
         """
         model: Trained = inputs["model"]
-        recipe = model_preprocessing(model, inputs.get("modality"))
-        check_scan(model, volume, inputs.get("modality"))
         flips = useful_flips(model, inputs.get("flips", ()))
         unseen = [axis for axis in flips if not model.spec["flip"][axis]]
         if unseen:
             axes = ", ".join("zyx"[axis] for axis in unseen)
             text = f"the model never saw scans mirrored along {axes}; it may do worse."
             yield Note(text, "warning")
-        prepared = prepare_volume(volume, recipe)
-        if prepared.note:
-            yield Note(f"{volume.name}: {prepared.note}.", "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
         result = yield from label_stored(
             model,
             prepared.data,
             prepared,
             flips=flips,
             overlap=inputs.get("overlap"),
+            windows=inputs.get("windows"),
         )
         if result is None:
             return None
@@ -262,6 +272,7 @@ class Segment(LearnedTask):
                 f"{volume.name}: {result.constant} of {result.windows} windows were "
                 "constant and predicted once."
             )
+        told = {"windows": result.windows, "window": list(result.window)}
         values = as_label_values(result.labels, model.spec)
         restored = restore_labels(values, prepared, volume)
         names = {int(v): n for v, n in model.spec["label_names"].items()}
@@ -270,18 +281,39 @@ class Segment(LearnedTask):
             volume.affine,
             names,
             volume.name,
-            volume.meta,
+            {**volume.meta, FACTS: told},
         )
 
 
+def box_around(
+    label: NDArray[np.int16], share: float, least: Index
+) -> tuple[slice, slice, slice]:
+    """A part of a scan around the middle of what is labelled.
+
+    Args:
+        label: (D, H, W); where nothing is above 0 its own middle is taken.
+        share: Voxels of the part by those of the whole, 0..1.
+        least: No side is shorter, as far as the scan reaches.
+    """
+    box = []
+    for axis, (whole, window) in enumerate(zip(label.shape, least, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        marked = np.flatnonzero((label > 0).any(axis=others))
+        middle = (marked[0] + marked[-1]) // 2 if len(marked) else whole // 2
+        side = min(whole, max(window, round(whole * share ** (1 / 3))))
+        first = min(max(0, int(middle) - side // 2), whole - side)
+        box.append(slice(first, first + side))
+    return box[0], box[1], box[2]
+
+
 def _voxels(
-    case: CaseRef, spec: Mapping[str, Any]
+    case: CaseRef, spec: Mapping[str, Any], learnt_from: str = ""
 ) -> tuple[NDArray[np.int16], NDArray[np.int16], list[int]]:
     """Image (C, D, H, W), labels (D, H, W) in the model's values, values annotated."""
     label = case.store.label(case.card.id)
     if label is None:
         raise UnusableInput(f"case {case.card.id!r} has no label map.")
-    space = space_of(case.store, spec)
+    space = space_of(case.store, spec, learnt_from)
     return (
         np.asarray(case.store.image(case.card.id)[:]),
         in_model(np.asarray(label[:]), space),

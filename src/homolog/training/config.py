@@ -20,13 +20,16 @@ class TrainingConfig:
     steps: int = option(1000, "optimiser steps", minimum=1)
     minutes: float = option(
         0.0,
-        "time instead of steps: a step is measured, then the number of steps is fixed",
+        "time instead of steps, all included: a step is measured, and the number of "
+        "steps follows as they get faster or slower; steps stays what is usual",
         unit="min",
         minimum=0.0,
     )
-    batch_size: int = option(2, "samples per forward pass and process", minimum=1)
+    batch_size: int = option(
+        2, "samples per forward pass and process", minimum=1, maximum=65536
+    )
     accumulate: int = option(
-        1, "forward passes per optimiser step", minimum=1, advanced=True
+        1, "forward passes per optimiser step", minimum=1, maximum=65536, advanced=True
     )
     learning_rate: float = option(1e-3, "peak learning rate", minimum=0.0)
     weight_decay: float = option(0.01, "decay of the weights", minimum=0.0)
@@ -61,15 +64,18 @@ class TrainingConfig:
     )
     precision: str = option(
         "auto",
-        "bf16 autocast or fp32; auto takes bf16 where the device computes in it",
-        choices=("auto", "bf16", "fp32"),
+        "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
+        choices=("auto", "bf16", "fp16", "fp32"),
     )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0
     )
     log_every: int = option(10, "steps between rows of metrics.csv", minimum=1)
     validate_every: int = option(
-        0, "steps between validations; 0: only at the end", minimum=0
+        0,
+        "steps between validations; 0: only at the end; with minutes more where they "
+        "would take over a tenth of the time",
+        minimum=0,
     )
     previews: int = option(
         10,
@@ -123,7 +129,7 @@ class TrainingResult:
 
     Attributes:
         steps: Optimiser steps done, all sessions together.
-        total_steps: Steps asked for (fixed by the dry run where minutes were given).
+        total_steps: Steps asked for; with minutes, as decided last.
         stopped: Whether it was told to stop before the end.
         losses: Last logged terms.
         monitors: Last logged monitors.
@@ -135,6 +141,9 @@ class TrainingResult:
         precision: ``bf16`` or ``fp32``.
         seconds_per_step: Median of this session.
         peak_memory_bytes: Peak of this session.
+        validation_s: Seconds the last validation of this session took; 0 before one.
+        validated_cases: Held-out cases that chose the weights; 0 before a validation.
+        few_steps: A sentence where minutes were far too few for the recipe.
     """
 
     steps: int
@@ -150,3 +159,6 @@ class TrainingResult:
     precision: str = "fp32"
     seconds_per_step: float = 0.0
     peak_memory_bytes: int = 0
+    validation_s: float = 0.0
+    validated_cases: int = 0
+    few_steps: str = ""

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 _STD_FLOOR = 0.05
 _STD_ONCE, _STD_SHARE = 0.3, 0.2
@@ -20,15 +21,22 @@ class MetricsTable:
     Rows depend on the run's configuration alone, so a resumed run ends with the same
     bytes as an uninterrupted one.
 
+    A damaged table never stands in the way of a sound checkpoint: it is set aside and
+    the rows that can be read are taken over.
+
     Args:
         path: The file; appended to.
         done: Steps already done; later rows (of a killed session) are dropped.
+
+    Attributes:
+        damaged: What was wrong with the table that was there, a sentence; else empty.
     """
 
     def __init__(self, path: Path, done: int) -> None:
         self._path = path
         self._columns: list[str] = []
-        rows = self._read() if path.exists() else []
+        self.damaged = ""
+        rows = self._read(repair=True) if path.exists() else []
         self._write([row for row in rows if int(row["step"]) <= done])
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -42,13 +50,41 @@ class MetricsTable:
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
-    def _read(self) -> list[dict[str, str]]:
-        """Whole rows; a last line cut short by a kill is not one."""
-        text = self._path.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        reader = csv.DictReader(lines)
-        self._columns = list(reader.fieldnames or [])
-        return [row for row in reader if None not in row.values()]
+    def _read(self, *, repair: bool = False) -> list[dict[str, str]]:
+        """Whole rows; a last line cut short by a kill is not one.
+
+        Args:
+            repair: Pass over what is no row, keep the file beside, and say so.
+        """
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            reader = csv.DictReader(lines)
+            self._columns = list(reader.fieldnames or [])
+            rows = list(reader)
+        except (OSError, csv.Error) as error:
+            lines, rows = [""], []
+            self._columns = []
+            wrong = f"it cannot be read: {error}"
+        else:
+            wrong = ""
+            if lines and (
+                self._columns[:1] != ["step"]
+                or len(set(self._columns)) < len(self._columns)
+            ):
+                rows, self._columns = [], []
+                wrong = "its first line does not name the columns"
+        whole = [row for row in rows if _is_row(row)]
+        if len(whole) < len(rows):
+            wrong = f"{len(rows) - len(whole)} of {len(rows)} lines are no rows"
+        if wrong and repair:
+            aside = self._path.with_name(f"{self._path.stem}.damaged.csv")
+            self._path.replace(aside)
+            self.damaged = (
+                f"{self._path} is damaged ({wrong}): the {len(whole)} rows that can be "
+                f"read were taken over, the file was kept as {aside.name}."
+            )
+        return whole
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         scratch = self._path.with_name(f".{self._path.name}.new")
@@ -58,6 +94,19 @@ class MetricsTable:
                 table.writeheader()
                 table.writerows(rows)
         scratch.replace(self._path)
+
+
+def _is_row(row: Mapping[str | None, Any]) -> bool:
+    """Whether a line holds a step and numbers, or nothing where a column is younger."""
+    step, *others = row.values()
+    if None in row or not isinstance(step, str) or not step.isdigit():
+        return False
+    for cell in others:
+        try:
+            float(cell or 0)
+        except (TypeError, ValueError):
+            return False
+    return None not in others
 
 
 class CollapseWatch:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,47 @@ import torch
 from torch import nn
 
 from homolog.checkpoint import load_state
-from homolog.distributed import max_over_ranks, wait_for_all, world
+from homolog.distributed import (
+    failure_elsewhere,
+    from_first,
+    max_over_ranks,
+    wait_for_all,
+    world,
+)
 from homolog.errors import JobError
 from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
+from homolog.training.budget import Budget
 from homolog.training.config import BatchSource, TrainingConfig, TrainingResult
+from homolog.training.course import Revision, validations_left
 from homolog.training.health import CollapseWatch, MetricsTable
 from homolog.training.measure import Stopwatch, peak_memory_bytes
-from homolog.training.persistence import Position, restore, save
-from homolog.training.planning import Plan, lowered, make_plan, resized
+from homolog.training.persistence import INFO, Position, restore, save
+from homolog.training.planning import (
+    PLAN,
+    Plan,
+    few_steps,
+    is_worth_it,
+    lowered,
+    make_plan,
+    read_plan,
+    resized,
+    revised,
+    threads_words,
+    write_revisions,
+)
 from homolog.training.precision import resolve_precision
 from homolog.training.previews import Draw, Previews
 from homolog.training.readings import read_values
-from homolog.training.stepping import Stepper, is_out_of_memory
-from homolog.training.validation import Validate, Validator
+from homolog.training.stepping import Stepper, is_out_of_memory, release
+from homolog.training.validation import Gradual, Validate, Validator, cases_go_on
 
 News = Generator[Event, Request | None, None]
 
 _SECONDS_BETWEEN_EVENTS = 0.1
 _SECONDS_OF_SILENCE = 1.0
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
+# A change of the number of steps by such a share is told.
+_WORTH_TELLING = 0.2
 
 
 def train(
@@ -46,10 +69,11 @@ def train(
     folder: Path,
     device: torch.device,
     seed: int,
-    validate: Validate | None = None,
+    validate: Validate | Gradual | None = None,
     best_metric: str | None = None,
     parameter_groups: Sequence[Mapping[str, Any]] | None = None,
     draw: Draw | None = None,
+    began: float | None = None,
 ) -> Job[TrainingResult]:
     """Train a module; resume by itself where ``folder`` holds a checkpoint.
 
@@ -66,6 +90,9 @@ def train(
             better, lower with a leading ``-``.
         parameter_groups: As made by ``nn.optim.parameter_groups``.
         draw: Makes the pictures of ``config.previews``; see training.previews.
+        began: ``time.monotonic()`` from which the minutes of ``config`` count; None:
+            now. What is left of them decides the number of steps, again and again; see
+            training.course.
 
     Yields:
         Started, Step (at most ten a second), Validated, Preview, Saved, Note, and
@@ -77,15 +104,22 @@ def train(
     """
     module: nn.Module = trainable
     module.to(device).train()
-    random_state = torch.get_rng_state()
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
     loop = _Loop(module, feed, config, folder, device, seed)
-    loop.validator = Validator(module, folder, validate, best_metric, config)
+    loop.began = time.monotonic() if began is None else began
+    loop.budget = Budget(60.0 * config.minutes, loop.began)
+    loop.validator = Validator(module, folder, validate, best_metric)
     loop.previews = Previews(module, folder, draw, config.previews, device)
     try:
         yield from loop.run(parameter_groups)
+    except RuntimeError as error:
+        if told := failure_elsewhere(error):
+            raise JobError(told) from error
+        raise
     finally:
         loop.close()
         torch.set_rng_state(random_state)
+        torch.set_num_threads(threads)
     return loop.result()
 
 
@@ -94,6 +128,8 @@ class _Loop:
 
     validator: Validator
     previews: Previews
+    budget: Budget
+    began: float
 
     def __init__(
         self,
@@ -109,17 +145,18 @@ class _Loop:
         self.here = world()
         self.position = Position()
         self.plan = Plan()
+        self.written: tuple[Revision, ...] = ()  # decided before, ahead of us
         self.stop_asked = self.stopped = False
         self.watch, self.collapse = Stopwatch(), CollapseWatch()
         self.batches: Iterator[Any] | None = None
-        self._told_bad = 0
+        self._told_bad = self._revised_from = 0
         self._last_told = self._last_save = time.monotonic()
         self._save_s = 0.0
 
     def run(self, groups: Sequence[Mapping[str, Any]] | None) -> News:
         """The whole session."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        saved = load_state(self.folder)
+        saved = load_state(self.folder, INFO)
         precision = resolve_precision(self.config.precision, self.device, self.module)
         self.stepper = Stepper(
             self.module, self.config, groups,
@@ -127,6 +164,7 @@ class _Loop:
         )  # fmt: skip
         if saved is not None:
             self.plan = restore(saved, self.stepper, self.position)
+            self._begin_budget()
             saved.tensors.clear()
             for sentence in saved.damaged:
                 yield from self._tell(
@@ -134,31 +172,47 @@ class _Loop:
                 )
             yield from self._tell(Note(f"resuming after step {self.position.done}."))
         else:
+            if (self.folder / "plan.json").exists():
+                again = "no checkpoint was saved before: training begins again."
+                yield from self._tell(Note(again, "warning"))
             yield from self._make_plan()
         if self.stopped:
             yield Stopped(0)
             return
+        self._follow_what_was_written(saved is not None)
+        self._take_threads()
         self.stepper.precision = self.plan.precision
         self.feed = resized(self.feed, self.plan.batch_size)
         self.validator.best = self.position.best
+        self.validator.share = self.plan.validate_share
         if self.here.is_first:
             table = MetricsTable(self.folder / "metrics.csv", self.position.done)
             self.table: MetricsTable | None = table
+            if table.damaged:
+                yield from self._tell(Note(table.damaged, "warning"))
         else:
             self.table = None
         self._last_save = time.monotonic()
-        yield from self._tell(Started("train", self.plan.total_steps, self._details()))
+        yield from self._tell(Started("train", self.plan.steps, self._details()))
         self.stopped = self.stop_asked and self.here.size == 1
-        while self.position.done < self.plan.total_steps and not self.stopped:
+        while self.position.done < self.plan.steps and not self.stopped:
             yield from self._advance()
         yield from self._end()
 
+    def _begin_budget(self) -> None:
+        """Minutes count from the beginning of the run, all sessions together.
+
+        A run of an earlier version, which fixed its number of steps, keeps that.
+        """
+        state = self.position.budget
+        self.budget = Budget(self.plan.budget_s, self.began, state)
+        self.validator.seconds = state.get("each_validation_s", 0.0)
+
     def _make_plan(self) -> News:
         """Listen to the planning; a stop in its middle leaves nothing behind."""
-        measure = self.validator.measure if self.validator.is_used else None
         planning = make_plan(
             self.stepper, self.feed, self.config, self.folder,
-            measure_validation=measure,
+            self.validator, self.budget,
         )  # fmt: skip
         while not (self.stop_asked and self.here.size == 1):
             try:
@@ -170,6 +224,25 @@ class _Loop:
         planning.close()
         self.stopped = True
 
+    def _follow_what_was_written(self, resumed: bool) -> None:
+        """Decisions of a session that ended after the state that was resumed.
+
+        They are repeated, so that the end is as it would have been.
+        """
+        if not self.plan.budget_s:
+            return
+        if not self.position.budget:
+            self.budget.begin_looking(self.plan.seconds_per_step)
+        known = self.plan.revisions if resumed else ()
+        self.plan = replace(self.plan, revisions=known)
+        written: tuple[Revision, ...] = ()
+        if self.here.is_first:
+            with contextlib.suppress(FileNotFoundError):
+                written = read_plan(self.folder / PLAN).revisions
+        written = from_first(written)
+        if written[: len(known)] == known:
+            self.written = written[len(known) :]
+
     def _details(self) -> dict[str, Any]:
         return {
             "device": str(self.device),
@@ -178,20 +251,19 @@ class _Loop:
             "accumulate": self.plan.accumulate,
             "processes": self.here.size,
             "done": self.position.done,
+            "validates": self.validator.is_used,
             "seconds_per_step": self.plan.seconds_per_step,
         }
 
     def _advance(self) -> News:
         """One step and what is due after it."""
+        yield from self._revise_in_time()
         if self.batches is None:
-            each = self.plan.accumulate
-            self.batches = self.feed.stream(
-                self.position.done * each, self.plan.total_steps * each
-            )
+            self.batches = self._stream()
         self.watch.start()
         try:
             self.stepper.step(
-                self.position.done, self.plan.total_steps,
+                self.position.done, self.plan.course,
                 self.feed, self.batches, self.plan.accumulate,
             )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
@@ -203,13 +275,12 @@ class _Loop:
         self.watch.stop()
         self.position.done += 1
         yield from self._report()
-        if self.validator.is_due(self.position.done, self.plan.total_steps):
-            yield from self._tell(self.validator.run(self.position.done))
-            self.position.best = self.validator.best
-            yield from self._show(self.previews.after_validation(self.position.done))
+        done, total = self.position.done, self.plan.steps
+        if self.validator.is_due(done, total, self.plan.interval(self.config)):
+            yield from self._validate()
         elif not self.validator.is_used:
             preview = self.previews.after_step(
-                self.position.done, self.plan.total_steps,
+                done, total,
                 trained_s=self.watch.spent_s,
                 seconds_per_step=self.watch.seconds_per_step,
             )  # fmt: skip
@@ -217,14 +288,108 @@ class _Loop:
         if self._checkpoint_is_due():
             yield from self._save()
         if self.stop_asked and self.here.size == 1:
-            self.stopped = self.position.done < self.plan.total_steps
+            self.stopped = self.position.done < self.plan.steps
+
+    def _stream(self) -> Iterator[Any]:
+        """The batches from here on."""
+        each, course = self.plan.accumulate, self.plan.course
+        first, stop = self.position.done * each, course.total * each
+        if not course.revisions or not getattr(self.feed, "phases", ()):
+            return self.feed.stream(first, stop)
+        stream: Any = self.feed.stream
+        batches: Iterator[Any] = stream(
+            first, stop, lambda batch: course.progress(batch / each)
+        )
+        return batches
+
+    def _validate(self) -> News:
+        """Look at held-out cases; the first time minutes decide how many."""
+        done = self.position.done
+        cases = self.plan.validate_cases
+        if not cases and self.written and self.written[0].step == done:
+            cases = self.written[0].validate_cases
+        decides = bool(self.plan.budget_s) and not cases
+        left = validations_left(
+            done - 1, self.plan.steps, self.plan.interval(self.config)
+        )
+        allowed_s, fewest = self.budget.validation_left_s, self.validator.fewest
+
+        def may_go_on(seen: int, spent_s: float) -> bool:
+            if decides:
+                return cases_go_on(seen, spent_s, allowed_s, left, fewest)
+            return not cases or seen < cases
+
+        metrics = self.validator.measure(done, may_go_on)
+        self.budget.validation_s += self.validator.seconds
+        if decides and done < self.plan.steps:  # on the disk before anything follows
+            yield from self._revise(self.validator.seen)
+        yield from self._tell(self.validator.keep(done, metrics))
+        self.position.best = self.validator.best
+        yield from self._show(self.previews.after_validation(done))
+
+    def _revise_in_time(self) -> News:
+        """Repeat the decision taken here before; else take one where it is time."""
+        done, known = self.position.done, self.plan.revisions
+        if self.written and self.written[0].step == done:
+            first, *rest = self.written
+            self.written = tuple(rest)
+            self.budget.look(done)
+            if first.threads:
+                self.budget.forget_fastest()
+            self._follow(first)
+            return
+        if not self.plan.budget_s or not done or (known and known[-1].step == done):
+            return
+        if self.here.size > 1 and done % self.config.log_every:
+            return  # others only meet at rows
+        if not from_first(self.budget.is_time_to_look()):
+            return
+        if self.written:  # not here, but later a decision was taken
+            self.budget.look(done)
+        else:
+            yield from self._revise(self.plan.validate_cases)
+
+    def _revise(self, cases: int) -> News:
+        """Decide the number of steps anew."""
+        before = self.plan.steps
+        revision = from_first(
+            revised(
+                self.plan, self.position.done, self.config, self.validator, self.budget,
+                cases=cases, saving_s=self._save_s, device=self.device,
+            )
+        )  # fmt: skip
+        if not is_worth_it(self.plan, revision):
+            return
+        threads = self.plan.threads_now
+        self._follow(revision)
+        write_revisions(self.folder, self.plan.revisions)
+        if revision.threads:
+            yield from self._tell(Note(threads_words(revision.threads, threads)))
+        self._revised_from = self._revised_from or before
+        steps, told = self.plan.steps, self._revised_from
+        if abs(steps - told) > _WORTH_TELLING * told:
+            self._revised_from = 0
+            text = (
+                f"steps take {self.budget.seconds_per_step:.3g} s now: {steps} of them "
+                f"fit, not {told}."
+            )
+            yield from self._tell(Note(text))
+
+    def _take_threads(self) -> None:
+        """As many CPU threads as were decided: another number rounds otherwise."""
+        if self.plan.threads_now:
+            torch.set_num_threads(self.plan.threads_now)
+
+    def _follow(self, revision: Revision) -> None:
+        self.plan = replace(self.plan, revisions=(*self.plan.revisions, revision))
+        self._take_threads()
+        self.close()  # batches were made ahead for the former number of steps
 
     def _lower(self, error: BaseException) -> Note:
         """Undo the step, halve the batch; the global batch stays."""
+        release(error, self.device)
         self.stepper.undo()
         self.close()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         multiple = getattr(self.feed, "batch_multiple", 1)
         self.plan, note = lowered(self.plan, self.here.size, error, multiple)
         self.feed = resized(self.feed, self.plan.batch_size)
@@ -232,7 +397,7 @@ class _Loop:
 
     def _report(self) -> News:
         """Table row, Step event, warnings; the only place that waits for the device."""
-        done, total = self.position.done, self.plan.total_steps
+        done, total = self.position.done, self.plan.steps
         is_row = done % self.config.log_every == 0 or done == total
         silent_s = time.monotonic() - self._last_told
         alone = self.here.size == 1  # others only meet at rows
@@ -259,13 +424,19 @@ class _Loop:
         self, losses: Mapping[str, float], monitors: Mapping[str, float]
     ) -> Step:
         each = self.watch.seconds_per_step
-        left = self.plan.total_steps - self.position.done
+        left = self.plan.steps - self.position.done
+        every = self.plan.interval(self.config)
+        left_s = left * each + self.validator.remaining_s(
+            self.position.done, self.plan.steps, every
+        )
+        if self.plan.budget_s:
+            left_s = max(0.0, self.budget.left_s)
         spent = max(self.watch.spent_s, 1e-9)
         waiting = {"data_wait": min(1.0, self.stepper.waited_s / spent)}
         finite = {k: v for k, v in losses.items() if v - v == 0.0}
         return Step(
-            self.position.done, self.plan.total_steps, finite, {**monitors, **waiting},
-            each, left * each + self.validator.remaining_s(left),
+            self.position.done, self.plan.steps, finite, {**monitors, **waiting},
+            each, left_s,
         )  # fmt: skip
 
     def _check_finite(self) -> News:
@@ -276,6 +447,12 @@ class _Loop:
                 f"a loss or gradient was not finite at or before step "
                 f"{self.position.done}: the step was skipped ({bad} so far)."
             )
+            if self.plan.precision == "fp16":
+                factor = float(self.stepper.scale.factor)
+                text += (
+                    f" The loss is now scaled by {factor:g}; a few such steps are no "
+                    "harm in fp16."
+                )
             yield from self._tell(Note(text, "warning"))
         if longest >= self.config.abort_after_bad_steps:
             # The weights are those before the bad run: worth keeping for a look.
@@ -287,7 +464,7 @@ class _Loop:
 
     def _checkpoint_is_due(self) -> bool:
         done = self.position.done
-        if done == self.plan.total_steps:
+        if done == self.plan.steps:
             return False  # saved at the end
         if self.config.checkpoint_every:
             return done % self.config.checkpoint_every == 0
@@ -298,6 +475,9 @@ class _Loop:
         if not self.here.is_first:
             return
         begin = time.monotonic()
+        if self.plan.budget_s:
+            each_s = {"each_validation_s": self.validator.seconds}
+            self.position.budget = self.budget.state | each_s
         path = save(self.folder, self.stepper, self.position, self.plan)
         self._last_save = time.monotonic()
         self._save_s = self._last_save - begin
@@ -314,8 +494,10 @@ class _Loop:
             yield from self._tell(preview)
 
     def _tell(self, event: Event) -> News:
+        begin = time.monotonic()
         if (yield event) is Request.STOP:
             self.stop_asked = True
+        self.budget.waited(time.monotonic() - begin)
 
     def close(self) -> None:
         """End the feed's threads."""
@@ -330,7 +512,7 @@ class _Loop:
         best = self.position.best
         return TrainingResult(
             steps=self.position.done,
-            total_steps=self.plan.total_steps,
+            total_steps=self.plan.steps,
             stopped=self.stopped,
             losses=self.position.losses,
             monitors=self.position.monitors,
@@ -342,4 +524,7 @@ class _Loop:
             precision=self.plan.precision,
             seconds_per_step=self.watch.seconds_per_step,
             peak_memory_bytes=peak_memory_bytes(self.device),
+            validation_s=self.validator.seconds,
+            validated_cases=self.validator.seen or int(best.get("cases", 0)),
+            few_steps=few_steps(self.plan, self.config),
         )

@@ -20,11 +20,14 @@ class Measured:
         seconds_per_step: Median, the first (warming) step left out.
         peak_memory_bytes: Of the device on a GPU, of the process otherwise.
         steps: Steps made.
+        phases: Of each phase its end, as a share of the training, and seconds a step
+            of it takes; empty without phases.
     """
 
     seconds_per_step: float
     peak_memory_bytes: int
     steps: int
+    phases: tuple[tuple[float, float], ...] = ()
 
     def sentence(self, total: int, device: torch.device) -> str:
         """For the user, before the training starts."""

@@ -54,9 +54,11 @@ def build_optimiser(
 
 
 def set_learning_rate(
-    optimiser: torch.optim.Optimizer, step: int, total: int, config: TrainingConfig
+    optimiser: torch.optim.Optimizer, step: float, total: int, config: TrainingConfig
 ) -> float:
     """Set every group's rate for a step (0-based); returns that of factor 1.
+
+    ``step`` is a fraction where the number of steps was decided anew, see Course.
 
     The warm-up is at most a fifth of the run, so that short runs learn too.
     """

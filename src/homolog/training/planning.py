@@ -6,20 +6,32 @@ checkpoint resumes to the same end.
 
 from __future__ import annotations
 
-import json
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+import torch
 
-from homolog.distributed import world
-from homolog.errors import JobError
+from homolog.config import ConfigError, from_dict
+from homolog.distributed import from_first, world
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
+from homolog.json_files import read_object
 from homolog.model_files.tensor_files import write_json
+from homolog.training.budget import Budget
 from homolog.training.config import BatchSource, TrainingConfig
+from homolog.training.course import (
+    Course,
+    Revision,
+    affordable_interval,
+    check_revisions,
+    few_steps_words,
+    steps_within,
+    validations_left,
+)
 from homolog.training.measure import (
     Measured,
     ModuleSnapshot,
@@ -28,26 +40,50 @@ from homolog.training.measure import (
     spoken,
     synchronise,
 )
-from homolog.training.stepping import Stepper, forget_pending, is_out_of_memory
+from homolog.training.precision import PRECISIONS
+from homolog.training.stepping import (
+    Stepper,
+    forget_pending,
+    is_out_of_memory,
+    release,
+)
+from homolog.training.validation import Validator
+from homolog.views.specs import Phase, phase_at
+
+PLAN = "plan.json"
 
 _NOT_WORTH_MEASURING = 20  # steps
-_SHARE_FOR_MEASURING = 0.01
+_SHARE_FOR_MEASURING = 0.005
+# Fewer threads are taken where steps are so many times as fast with them.
+_FASTER = 1.5
 _MOST_MEASURED = 50
 _MEASURED_OF_PHASES = 12
+# Share of the steps left by which a new number must differ to be followed.
+_WORTH_IT = 0.02
+# Of the time for validations, where one case alone would take longer.
+_WITHIN = 0.8
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays fixed for a whole run, sessions included.
+    """What a whole run follows, sessions included.
 
     Attributes:
-        total_steps: Optimiser steps.
+        total_steps: Optimiser steps, as first planned.
         batch_size: Samples per forward pass and process.
         accumulate: Forward passes per step.
         precision: ``bf16`` or ``fp32``.
         seconds_per_step: As measured before the first step; 0 when it was not.
         peak_memory_bytes: As measured; 0 when it was not.
         validation_s: Seconds one validation takes; 0 when it was not measured.
+        budget_s: Seconds given; 0 where steps were. Earlier versions, which fixed the
+            number of steps once, wrote none.
+        validate_every: With a budget: steps between validations, as first planned.
+        validate_share: Part of each held-out scan that validations look at, 0..1.
+        phases: Of each phase the share of the training done at its end, and seconds a
+            step of it takes; empty without phases or budget.
+        threads: With a budget on the CPU: threads that were fastest; 0: as told.
+        revisions: Decisions taken since, see Course.
     """
 
     total_steps: int = 0
@@ -57,6 +93,68 @@ class Plan:
     seconds_per_step: float = 0.0
     peak_memory_bytes: int = 0
     validation_s: float = 0.0
+    budget_s: float = 0.0
+    validate_every: int = 0
+    validate_share: float = 1.0
+    phases: tuple[tuple[float, float], ...] = ()
+    threads: int = 0
+    revisions: tuple[Revision, ...] = ()
+
+    @property
+    def threads_now(self) -> int:
+        """CPU threads, as decided last; 0: as told."""
+        decided = (r.threads for r in reversed(self.revisions) if r.threads)
+        return next(decided, self.threads)
+
+    @property
+    def course(self) -> Course:
+        """Where each step lies."""
+        return Course(self.total_steps, self.revisions)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, as decided last."""
+        return self.course.total
+
+    @property
+    def validate_cases(self) -> int:
+        """Held-out cases a validation looks at; 0: not decided, or all of them."""
+        return self.revisions[-1].validate_cases if self.revisions else 0
+
+    def interval(self, config: TrainingConfig) -> int:
+        """Steps between validations; 0: one at the end."""
+        if not self.budget_s:
+            return config.validate_every
+        return (
+            self.revisions[-1].validate_every if self.revisions else self.validate_every
+        )
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan that was written.
+
+    Raises:
+        UnusableInput: It is damaged; names the file and the field.
+    """
+    return plan_of(read_object(path), str(path))
+
+
+def plan_of(content: Mapping[str, Any], where: str) -> Plan:
+    """A plan from JSON types.
+
+    Raises:
+        UnusableInput: One of another type, or a number that cannot be meant.
+    """
+    try:
+        plan = from_dict(Plan, content)
+        if min(plan.total_steps, plan.batch_size, plan.accumulate) < 1:
+            raise ConfigError("steps, batch size and passes must be 1 or more")
+        check_revisions(plan.total_steps, plan.revisions)
+        if plan.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}")
+    except ConfigError as error:
+        raise UnusableInput(f"{where} is damaged ({str(error).rstrip('.')}).") from None
+    return plan
 
 
 def make_plan(
@@ -64,8 +162,8 @@ def make_plan(
     feed: BatchSource,
     config: TrainingConfig,
     folder: Path,
-    *,
-    measure_validation: Callable[[], float] | None = None,
+    validator: Validator,
+    budget: Budget,
 ) -> Job[Plan]:
     """Read ``plan.json``, or measure some steps, undo them, and write it.
 
@@ -74,36 +172,174 @@ def make_plan(
         feed: The real data.
         config: Steps or minutes.
         folder: The run's folder.
-        measure_validation: Seconds one validation takes; asked for with minutes.
+        validator: Its validations are planned too, where minutes were given.
+        budget: Of these minutes.
     """
-    path = folder / "plan.json"
+    path = folder / PLAN
     if path.exists():
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
-    began = time.monotonic()
+        return read_plan(path)
     plan = Plan(config.steps, config.batch_size, config.accumulate, stepper.precision)
     wanted = config.dry_run_steps
     if config.minutes > 0 or (wanted and config.steps >= _NOT_WORTH_MEASURING):
         plan, measured = yield from _measured(stepper, feed, config, plan)
-        if config.minutes > 0:
-            validation_s = measure_validation() if measure_validation else 0.0
-            left_s = 60.0 * config.minutes - (time.monotonic() - began)
-            steps = steps_within(
-                left_s, measured.seconds_per_step, validation_s, config.validate_every
-            )
-            plan = replace(plan, total_steps=_agreed(steps), validation_s=validation_s)
-            yield Note(
-                f"{config.minutes:g} minutes are enough for {plan.total_steps} steps; "
-                "that number is now fixed."
-            )
-        yield Note(measured.sentence(plan.total_steps, stepper.device))
+        threads = torch.get_num_threads()
+        if config.minutes > 0 and can_change_threads(stepper.device) and threads > 1:
+            torch.set_num_threads(fewer(threads))
+            plan, less = yield from _measured(stepper, feed, config, plan)
+            if less.seconds_per_step * _FASTER < measured.seconds_per_step:
+                measured = less
+                yield Note(threads_words(torch.get_num_threads(), threads))
+            else:
+                torch.set_num_threads(threads)
+            plan = replace(plan, threads=torch.get_num_threads())
         plan = replace(
             plan,
             seconds_per_step=measured.seconds_per_step,
             peak_memory_bytes=measured.peak_memory_bytes,
+            phases=measured.phases if config.minutes > 0 else (),
         )
-    if world().is_first:
-        write_json(path, asdict(plan))
+        if config.minutes > 0:
+            plan = from_first(_within_minutes(plan, config, validator, budget))
+            yield Note(
+                f"{config.minutes:g} minutes are enough for about {plan.total_steps} "
+                "steps; the number follows as steps get faster or slower."
+            )
+        yield Note(measured.sentence(plan.total_steps, stepper.device))
+        if few := few_steps(plan, config):
+            yield Note(few, "warning")
+    write_plan(folder, plan)
     return plan
+
+
+def can_change_threads(device: torch.device) -> bool:
+    """Whether another number of CPU threads may be taken."""
+    return device.type == "cpu" and world().size == 1
+
+
+def fewer(threads: int) -> int:
+    """Where others use the cores, threads wait for each other: half of them."""
+    return max(1, threads // 2)
+
+
+def threads_words(now: int, before: int) -> str:
+    """A sentence about fewer threads."""
+    return (
+        f"{now} of {before} CPU threads from now on: others use the cores too, and "
+        "threads that wait for each other are slower than few."
+    )
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Put a plan on the disk, safely, before anything follows it."""
+    if world().is_first:
+        write_json(folder / PLAN, asdict(plan))
+
+
+def write_revisions(folder: Path, revisions: tuple[Revision, ...]) -> None:
+    """Add decisions to the plan; the rest of it stays as the run began with it."""
+    if world().is_first:
+        write_plan(folder, replace(read_plan(folder / PLAN), revisions=revisions))
+
+
+def few_steps(plan: Plan, config: TrainingConfig) -> str:
+    """A warning where minutes are far too few for the recipe; else empty."""
+    if not plan.budget_s:
+        return ""
+    minutes = plan.budget_s / 60.0
+    return few_steps_words(
+        minutes, plan.total_steps, config.steps, plan.seconds_per_step
+    )
+
+
+def _within_minutes(
+    plan: Plan, config: TrainingConfig, validator: Validator, budget: Budget
+) -> Plan:
+    """As many steps as fit beside validations of a tenth of the time at most."""
+    allowed_s, step_s = budget.validation_left_s, plan.seconds_per_step
+    case_s = validator.guess_s(step_s / (plan.batch_size * plan.accumulate))
+    share = min(1.0, _WITHIN * allowed_s / case_s) if case_s else 1.0
+    fitting = steps_within(
+        budget.free_s(0.0), step_s, allowed_s, case_s * share, validator.count,
+        config.validate_every,
+    )  # fmt: skip
+    return replace(
+        plan,
+        total_steps=fitting.steps,
+        budget_s=budget.total_s,
+        validate_every=fitting.every,
+        validate_share=share,
+    )
+
+
+def revised(
+    plan: Plan,
+    done: int,
+    config: TrainingConfig,
+    validator: Validator,
+    budget: Budget,
+    *,
+    cases: int,
+    saving_s: float,
+    device: torch.device,
+) -> Revision:
+    """The number of steps decided anew, from how long they took of late.
+
+    Args:
+        plan: Up to now.
+        done: Steps done.
+        config: Steps between validations that are wished for.
+        validator: How long they took.
+        budget: Of the whole run.
+        cases: Held-out cases a validation looks at; 0: not decided.
+        saving_s: Seconds a checkpoint takes.
+        device: Where it trains.
+    """
+    course, looked = plan.course, budget.looked_step
+    budget.look(done)
+    allowed_s, every = budget.validation_left_s, plan.interval(config)
+    reached = course.progress(done)
+    before = course.progress(looked)
+    heavier = _step_weight(plan, reached, 1.0)
+    heavier /= _step_weight(plan, before, reached)
+    expected_s = 0.0
+    if validator.is_used:
+        each_s, expected_s = validator.seconds, allowed_s
+        if each_s and cases:
+            every = affordable_interval(done, plan.steps, every, allowed_s, each_s)
+            # the one at the end is made in any case
+            expected_s = each_s * validations_left(done, plan.steps, every)
+    total = done + budget.steps_left(expected_s, saving_s, heavier)
+    threads = 0
+    if budget.is_slow and can_change_threads(device) and not plan.phases:
+        threads = fewer(plan.threads_now) if plan.threads_now > 1 else 0
+    if threads:
+        budget.forget_fastest()
+    return Revision(done, total, every, cases, threads)
+
+
+def is_worth_it(plan: Plan, revision: Revision) -> bool:
+    """Whether a decision changes enough to be followed."""
+    every = plan.revisions[-1].validate_every if plan.revisions else plan.validate_every
+    if revision.validate_every != every:
+        return True
+    if revision.validate_cases != plan.validate_cases or revision.threads:
+        return True
+    left = plan.steps - revision.step
+    return abs(revision.total_steps - plan.steps) > _WORTH_IT * left
+
+
+def _step_weight(plan: Plan, begin: float, end: float) -> float:
+    """How long a step takes on average between two shares of the training done.
+
+    Relative to others: phases differ, and what is measured in one tells of the next.
+    """
+    if not plan.phases or end <= begin:
+        return 1.0
+    total = first = 0.0
+    for last, seconds in plan.phases:
+        total += seconds * max(0.0, min(end, last) - max(begin, first))
+        first = last
+    return total / (end - begin)
 
 
 def _measured(
@@ -118,6 +354,7 @@ def _measured(
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                release(error, stepper.device)
                 multiple = getattr(feed, "batch_multiple", 1)
                 plan, note = lowered(plan, world().size, error, multiple)
                 stepper.undo()
@@ -136,7 +373,8 @@ def _dry_run(
 ) -> Job[Measured]:
     least = max(2, config.dry_run_steps)
     most = _MOST_MEASURED if config.minutes > 0 else least
-    if getattr(feed, "phases", ()):  # the few steps run through all of them
+    phases = getattr(feed, "phases", ())
+    if phases:  # the few steps run through all of them
         least = most = max(least, _MEASURED_OF_PHASES)
     enough_s = 60.0 * config.minutes * _SHARE_FOR_MEASURING
     batches = feed.stream(0, most * plan.accumulate)
@@ -145,12 +383,12 @@ def _dry_run(
     try:
         for index in range(most):
             began = time.perf_counter()
-            stepper.step(index, plan.total_steps, feed, batches, plan.accumulate)
+            stepper.step(index, plan.course, feed, batches, plan.accumulate)
             synchronise(stepper.device)
             seconds.append(time.perf_counter() - began)
             yield Progress("measuring a step", index + 1, most)
             is_enough = index + 1 >= least and sum(seconds) >= enough_s
-            if _agreed(int(is_enough)):
+            if from_first(int(is_enough)):
                 break
     finally:
         close = getattr(batches, "close", None)
@@ -158,27 +396,26 @@ def _dry_run(
             close()
     warm = seconds[1:]
     return Measured(
-        sum(warm) / len(warm), peak_memory_bytes(stepper.device), len(seconds)
+        sum(warm) / len(warm),
+        peak_memory_bytes(stepper.device),
+        len(seconds),
+        _seconds_of_phases(phases, seconds),
     )
 
 
-def steps_within(
-    left_s: float, seconds_per_step: float, validation_s: float, validate_every: int
-) -> int:
-    """Steps that fit, validations between them and one at the end included."""
-    each_s = seconds_per_step
-    if validate_every:
-        each_s += validation_s / validate_every
-    return max(1, int((left_s - validation_s) / each_s))
-
-
-def _agreed(number: int) -> int:
-    """The first process's number, on every process."""
-    if world().size == 1:
-        return number
-    holder = [number]
-    dist.broadcast_object_list(holder, src=0)
-    return holder[0]
+def _seconds_of_phases(
+    phases: Sequence[Phase], seconds: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Of each phase its end and the shortest of its measured steps."""
+    found, end = [], 0.0
+    for number, phase in enumerate(phases):
+        of_it = [
+            s for i, s in enumerate(seconds)
+            if phase_at(phases, i / len(seconds)) == number
+        ]  # fmt: skip
+        end += phase.share
+        found.append((end, min(of_it, default=statistics.fmean(seconds))))
+    return tuple(found)
 
 
 def lowered(

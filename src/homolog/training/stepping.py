@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homolog.distributed import max_over_ranks, world
 from homolog.errors import JobError
+from homolog.small_maps import guard_small_maps
 from homolog.training.config import BatchSource, TrainingConfig
+from homolog.training.course import Course
 from homolog.training.guard import StateGuard
 from homolog.training.optimiser import build_optimiser, set_learning_rate
+from homolog.training.precision import autocast
 from homolog.views.view import Views
+
+# Allocators of torch, CUDA, cuBLAS, cuDNN, NCCL, numpy, blosc2 and the C++ library.
+_NO_MEMORY = (
+    "out of memory", "defaultcpuallocator", "can't allocate memory",
+    "cannot allocate memory", "unable to allocate", "not enough memory", "alloc_failed",
+    "bad_alloc", "cudaerrormemoryallocation", "memory allocation fail",
+)  # fmt: skip
 
 
 class Stepper:
@@ -31,6 +43,7 @@ class Stepper:
         bad_steps: () int64 on the device: steps skipped in all.
         bad_run: () int64 on the device: steps skipped in a row up to now.
         longest_bad_run: () int64 on the device.
+        scale: Of the loss, in fp16.
         waited_s: Seconds spent waiting for batches since it was last set to 0.
     """
 
@@ -44,7 +57,8 @@ class Stepper:
         seed: int,
         precision: str,
     ) -> None:
-        self.trainable: Any = trainable
+        # Heads and pyramids too: any convolution may meet a map of two slices.
+        self.trainable: Any = guard_small_maps(trainable)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
         self.optimiser = build_optimiser(trainable, config, groups)
@@ -60,6 +74,7 @@ class Stepper:
             zero.clone(),
             zero.clone(),
         )
+        self.scale = LossScale(device)
         self.terms: dict[str, Tensor] = {}
         self.gradient_norm = torch.zeros((), device=device)
         self.learning_rate = 0.0
@@ -70,6 +85,7 @@ class Stepper:
         self.optimiser = build_optimiser(self.trainable, self.config, self._groups)
         for count in (self.bad_steps, self.bad_run, self.longest_bad_run):
             count.zero_()
+        self.scale = LossScale(self.device)
         self.waited_s = 0.0
 
     def undo(self) -> None:
@@ -81,19 +97,19 @@ class Stepper:
     def step(
         self,
         index: int,
-        total: int,
+        course: Course,
         feed: BatchSource,
         batches: Iterator[Any],
         accumulate: int,
     ) -> None:
-        """Make step ``index`` (0-based) of ``total`` from the next batches.
+        """Make step ``index`` (0-based) of a course from the next batches.
 
         Dropout and whatever else draws from torch's own generator is seeded by
         (seed, index, rank), so a resumed run repeats it.
         """
         torch.manual_seed(step_seed(self.seed, index, world().rank))
         self.learning_rate = set_learning_rate(
-            self.optimiser, index, total, self.config
+            self.optimiser, course.position(index), course.planned, self.config
         )
         self._guard.remember()
         self.terms = {}
@@ -103,22 +119,28 @@ class Stepper:
             self.waited_s += time.perf_counter() - started
             views = feed.views(batch, self.device)
             with self._without_reduction(part < accumulate - 1):
-                self._backward(views, index / total, accumulate)
+                self._backward(views, course.progress(index), accumulate)
+        if self.precision == "fp16":
+            self.scale.down(self._weights)
         limit = self.config.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self._weights, limit)
         self.gradient_norm = norm.detach()
-        self._apply(self._is_bad(norm), (index + 1) / total)
+        bad = self._is_bad(norm)
+        self._apply(bad, course.progress(index + 1))
+        if self.precision == "fp16":
+            self.scale.learn(bad)
         self.optimiser.zero_grad(set_to_none=True)
 
     def _backward(self, views: Views, progress: float, accumulate: int) -> None:
-        enabled = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+        with autocast(self.device, self.precision):
             terms: dict[str, Tensor] = self._losses(views, progress)
         loss = torch.stack([t.float() for t in terms.values()]).sum() / accumulate
         if not loss.requires_grad:
             raise JobError(
                 f"no loss term depends on the weights (terms: {', '.join(terms)})."
             )
+        if self.precision == "fp16":
+            loss = self.scale.up(loss)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, term in terms.items():
             part = term.detach().float() / accumulate
@@ -163,6 +185,60 @@ class Stepper:
         return contextlib.nullcontext()
 
 
+class LossScale:
+    """Keeps fp16 gradients in range: the loss is multiplied, the gradients divided.
+
+    A step that is not finite is skipped (by the caller) and halves the factor; two
+    thousand good ones in a row double it. Everything stays on the device: nothing
+    waits, and the two numbers are saved with a checkpoint.
+
+    Source: Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2;
+    numbers as torch.amp.GradScaler.
+
+    Args:
+        device: Of the weights.
+
+    Attributes:
+        factor: () float32, a power of two.
+        good: () int64, finite steps since it last changed.
+    """
+
+    FIRST, LEAST, MOST, PATIENCE = 2.0**16, 1.0, 2.0**24, 2000
+
+    def __init__(self, device: torch.device) -> None:
+        self.factor = torch.full((), self.FIRST, device=device)
+        self.good = torch.zeros((), dtype=torch.int64, device=device)
+
+    def up(self, loss: Tensor) -> Tensor:
+        """The loss to go backward from."""
+        return loss * self.factor
+
+    def down(self, weights: Sequence[Tensor]) -> None:
+        """Give the gradients their true size, in place."""
+        gradients = [w.grad for w in weights if w.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, self.factor.reciprocal())
+
+    def learn(self, bad: Tensor) -> None:
+        """Adapt to a step that was ``bad`` (() bool on the device) or not."""
+        good = self.good + 1
+        grown = torch.where(good >= self.PATIENCE, self.factor * 2, self.factor)
+        self.factor.copy_(
+            torch.where(bad, self.factor / 2, grown).clamp(self.LEAST, self.MOST)
+        )
+        self.good.copy_(torch.where(bad | (good >= self.PATIENCE), 0, good))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {"loss_scale/factor": self.factor, "loss_scale/good": self.good}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of tensors; as new where there are none."""
+        for name, own in self.tensors().items():
+            if name in tensors:
+                own.copy_(tensors[name])
+
+
 class _Losses(nn.Module):
     """Makes ``losses`` a forward pass, which is what DDP knows how to follow."""
 
@@ -192,9 +268,30 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or torch's CPU allocator, had no room."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out: on a GPU, in one of its libraries, or on the host.
+
+    Torch says so in many ways, of which ``OutOfMemoryError`` is one; the reason may
+    also lie behind an error that names the case that could not be read.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError | OSError):
+            text = str(seen).lower()
+            if any(word in text for word in _NO_MEMORY):
+                return True
+        seen = seen.__cause__
+    return False
+
+
+def release(error: BaseException, device: torch.device) -> None:
+    """Free what an error keeps alive: the tensors of the frames it came through."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    gc.collect()  # a graph is full of circles
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -10,7 +10,6 @@ import numpy as np
 
 from homolog.data.scan_header import is_series_path
 from homolog.data.scan_io import read_labels
-from homolog.errors import JobError, UnusableInput
 from homolog.gui.autosave.sessions import Left
 from homolog.gui.files.layer_geometry import KEY, notes_of
 from homolog.gui.files.layers import LayerData, label_layer
@@ -30,7 +29,7 @@ def read_saved(left: Left) -> tuple[list[LayerData], list[dict[str, Any]], list[
         path = left.folder / str(entry["file"])
         try:
             layers.append(_layer(path, entry))
-        except (UnusableInput, JobError, OSError, ValueError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - the other layers come back
             lost.append(entry)
             why.append(why_not(path, error))
     return layers, lost, why

@@ -20,6 +20,7 @@ from typing import Any
 
 from homolog.data.label_naming import names_file
 from homolog.data.points_io import write_text
+from homolog.private_files import make_folder
 from homolog.runs.lock import RunLock, is_locked
 
 FORMAT = 1
@@ -54,12 +55,12 @@ class Session:
             OSError: It cannot be made.
         """
         if self.folder is None:
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             stem, number = f"{datetime.now():%Y%m%d-%H%M%S}", 1
             folder = root / stem
             while True:
                 try:
-                    folder.mkdir()
+                    folder.mkdir(mode=0o700)
                     break
                 except FileExistsError:  # another window of the same second
                     number += 1

@@ -9,9 +9,9 @@ from typing import Any
 
 from homolog.data.case_source import Candidate, Rejected
 from homolog.data.inspect import Inspection, inspect_scan
+from homolog.data.problems import problem_of
 from homolog.data.scan_header import ScanHeader, is_series_path
 from homolog.data.sources import find_cases
-from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.gui.files.layer_geometry import notes_of, source_grid, true_affine
 from homolog.gui.files.layer_scan import layer_scan
@@ -91,8 +91,8 @@ def rows_of(path: Path) -> list[Row]:
         return [file_row(path)]
     try:
         found = find_cases(path, (), lambda p: inspect_scan(p, deep=False))
-    except (UnusableInput, OSError) as error:
-        text = str(error).removeprefix(f"{path}: ")
+    except Exception as error:  # noqa: BLE001 - the other rows are looked at
+        text = problem_of(error).text.removeprefix(f"{path}: ")
         return [Row(str(path), path.name, path, badge=Badge(BAD, text), is_folder=True)]
     scans = [_candidate_row(c) for c in found.candidates]
     scans += [_rejected_row(r) for r in found.rejected]
@@ -115,8 +115,9 @@ def file_row(path: Path, *, deep: bool = False) -> Row:
     inspection = inspect_scan(path, deep=deep)
     name = path.parent.name if is_series_path(path) else path.name
     facts = ""
-    if inspection.header is not None and 0 not in inspection.header.shape:
-        facts = header_facts(inspection.header, inspection.modality)
+    header = inspection.header
+    if header is not None and inspection.placed and 0 not in header.shape:
+        facts = header_facts(header, inspection.modality)
     return Row(str(path), name, path, facts, badge_of(inspection, deep=deep))
 
 
@@ -168,8 +169,8 @@ def facts_line(
 
 def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
     """How sound a scan is, in one sentence."""
-    if inspection.reason is not None:
-        return Badge(BAD, inspection.reason.text, deep)
+    if inspection.objection is not None:
+        return Badge(BAD, inspection.objection.text, deep)
     header = inspection.header
     remarks = [p.text for p in inspection.problems]
     if header is not None:
@@ -177,7 +178,8 @@ def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
         if free and size > free / 2:
             text = f"needs {human_bytes(size)} of {human_bytes(free)} free memory."
             remarks.insert(0, text)
-        if thick := _thick(header.affine.spacing_mm):
+        is_stack = header.shape[0] > 1
+        if is_stack and (thick := _thick(header.affine.spacing_mm)):
             remarks.append(thick)
     if remarks:
         return Badge(DOUBT, remarks[0], deep)

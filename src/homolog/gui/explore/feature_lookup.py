@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from homolog.config import config_hash
 from homolog.data.feature_files import (
     CARD_SUFFIX,
@@ -19,8 +21,10 @@ from homolog.data.feature_files import (
     open_features,
     read_card,
 )
+from homolog.data.learnt_spacing import Learnt
 from homolog.data.volume import FeatureMap
 from homolog.errors import UnusableInput
+from homolog.geometry.affine import Affine
 from homolog.gui.files.layer_scan import file_stamp
 from homolog.gui.learn.model_choice import ModelChoice
 
@@ -92,12 +96,18 @@ def content_hash(path: Path) -> str:
     return _hashes[place]
 
 
-def find_card(folder: Path, scan_hash: str, encoder: str) -> Path | None:
+def find_card(
+    folder: Path, scan_hash: str, encoder: str, learnt: Learnt | None = None
+) -> Path | None:
     """The card of features of a scan by an encoder.
 
-    Of several, that with the usual settings, then the newest.
+    Of several, that with the usual settings, then the newest. Features of voxels of
+    another size than the encoder learnt at (made before scans were brought to it) are
+    passed over.
     """
     cards = list(_cards(Path(folder), scan_hash, encoder))
+    if learnt is not None:
+        cards = [c for c in cards if not is_stale(c[1], learnt)]
     if not cards:
         return None
     return max(cards, key=lambda c: (_usual(c[1]), c[0].stat().st_mtime))[0]
@@ -115,6 +125,18 @@ def _cards(
             yield path, card
 
 
+def is_stale(card: FeatureCard, learnt: Learnt) -> bool:
+    """Whether the voxels that were embedded had another size than those learnt from."""
+    cell = Affine(np.array(card.affine)).spacing_mm
+    z, y, x = (mm / s for mm, s in zip(cell, card.stride, strict=True))
+    d, h, w = card.shape
+    if card.stride[0] == 1:
+        learnt = learnt.planar()  # slice by slice: their distance does not matter
+    if learnt.spacing is None or (d == 1 and np.allclose((z, y, x), 1.0)):
+        return False  # perhaps a picture: nobody knows the size of its pixels
+    return learnt.spacing.target_mm((z, y, x), (d, h, w)) is not None
+
+
 def _usual(card: FeatureCard) -> bool:
     """Whether the window slid as when nothing else was asked for."""
     settings = card.settings
@@ -130,5 +152,5 @@ def look_for(
         UnusableInput: Scan, weights or features cannot be read.
     """
     digest = content_hash(scan)
-    card = find_card(folder, digest, encoder_id(choice))
+    card = find_card(folder, digest, encoder_id(choice), choice.learnt)
     return digest, card, None if card is None else open_features(card)

@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 
 from homolog.data.feature_files import open_features
-from homolog.events import Event, Progress
+from homolog.events import Event, Note, Progress
 from homolog.geometry.affine import Affine
 from homolog.gui import preferences
 from homolog.gui.explore.control import ExploreControl
@@ -142,6 +142,8 @@ class FeatureWork(QObject):
 
     def _tell(self, key: str, event: Event) -> None:
         scan = self._control.scans.get(key)
+        if isinstance(event, Note) and event.level == "warning":
+            self._hub.say(event.text, "warning")
         if scan is None or not isinstance(event, Progress) or not event.total:
             return
         scan.share = min(event.index / event.total, 1.0)

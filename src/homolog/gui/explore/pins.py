@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from homolog.data.points_io import write_text
 from homolog.geometry.affine import Triple
+from homolog.safe_text import UnixRows, cell_row
 
 # Okabe and Ito: told apart by nearly everyone; the symbol differs as well.
 COLOURS = (
@@ -219,8 +220,8 @@ def export_pins(pins: Pins, path: Path, encoder: str = "") -> None:
         return
     text = io.StringIO()
     writer = csv.DictWriter(
-        text, [*COLUMNS, "coordinates"], lineterminator="\n", restval="LPS"
+        UnixRows(text), [*COLUMNS, "coordinates"], lineterminator="\r\n", restval="LPS"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(cell_row(row) for row in rows)
     write_text(path, text.getvalue())

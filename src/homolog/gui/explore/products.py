@@ -122,11 +122,13 @@ class Products(QObject):
             return
         self.busy.emit(True)
         folder, scratch = explorer.hub.features, explorer.hub.scratch
+        choice = explorer.control.encoder
 
         def look() -> list[tuple[str, str, str]]:
             rows = []
             for key, layer, scan_hash, encoder in found:
-                card = find_card(folder, scan_hash, encoder)
+                learnt = None if choice is None else choice.learnt
+                card = find_card(folder, scan_hash, encoder, learnt)
                 if card is not None and layer is not None:
                     rows.append((key, str(card), str(scan_file(layer, scratch))))
             return rows

@@ -146,7 +146,7 @@ def decoded_bytes(path: Path) -> int:
     """Memory that a scan will need as a layer, by its header; 0 when that is unread."""
     try:
         return header_bytes(read_header(path))
-    except (UnusableInput, JobError, OSError):
+    except Exception:  # noqa: BLE001 - reading it tells what is wrong
         return 0
 
 
@@ -252,7 +252,7 @@ def sources_of(paths: Iterable[Path]) -> list[Source]:
     for path in paths:
         try:
             found += _sources(path, taken)
-        except (UnusableInput, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - the other paths still open
             found.append(Source(path, trouble=why_not(path, error)))
     return found
 

@@ -171,7 +171,7 @@ def _ours(path: Path) -> bool:
         return holds_dicom(path)
     try:
         return kind_of(path) != "image2d" and opening.is_analyze(path)
-    except (Unsound, OSError):
+    except Exception:  # noqa: BLE001 - then napari asks the next reader
         return False
 
 

@@ -145,7 +145,7 @@ def row_texts(series: SeriesInfo) -> tuple[str, ...]:
     spacing = "unknown"
     if series.spacing_mm is not None:
         spacing = lengths_text(series.spacing_mm)
-    remark = f"\N{CROSS MARK} {series.trouble}" if series.trouble else ""
+    remark = f"\N{HEAVY MULTIPLICATION X} {series.trouble}" if series.trouble else ""
     if not remark and series.remarks:
         remark = f"\N{WARNING SIGN} {series.remarks[0]}"
     return series.modality, HIDDEN, str(d), f"{w} x {h}", spacing, remark

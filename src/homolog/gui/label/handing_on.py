@@ -19,6 +19,7 @@ from homolog.errors import UnusableInput
 from homolog.gui.data.store_building import build_config, free_name
 from homolog.gui.files.layer_scan import scan_file
 from homolog.gui.files.writer import save_layer
+from homolog.private_files import make_folder
 from homolog.tasks._few_settings import FewClass, FewConfig
 
 
@@ -122,5 +123,5 @@ def model_name(text: str, models: Path) -> str:
 
 def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     return folder

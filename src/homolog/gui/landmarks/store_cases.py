@@ -18,11 +18,17 @@ from numpy.typing import NDArray
 from homolog.data.card import Card
 from homolog.data.feature_files import CARD_SUFFIX, open_features, read_card
 from homolog.data.landmarks import Landmark
+from homolog.data.learnt_spacing import Learnt
 from homolog.data.scan_io import write_volume
 from homolog.data.store import Store
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.gui.explore.feature_lookup import content_hash, encoder_id, find_card
+from homolog.gui.explore.feature_lookup import (
+    content_hash,
+    encoder_id,
+    find_card,
+    is_stale,
+)
 from homolog.gui.files.layer_geometry import SourceGrid
 from homolog.gui.files.layers import contrast_limits
 from homolog.gui.landmarks.matching import Side, search_points
@@ -72,7 +78,10 @@ def list_cases(
     """
     store, wanted = Store.open(path), encoder_id(encoder)
     cards = [card for card in store.cards if card.source_hash != leave_out]
-    return [StoreCase(store, c, _features(store, c, wanted, folder)) for c in cards]
+    learnt = encoder.learnt
+    return [
+        StoreCase(store, c, _features(store, c, wanted, folder, learnt)) for c in cards
+    ]
 
 
 def case_volume(case: StoreCase) -> Volume:
@@ -111,7 +120,7 @@ def source_of(case: StoreCase) -> Path | None:
         try:
             if path.exists() and content_hash(path) == case.card.source_hash:
                 return path.absolute()
-        except (UnusableInput, OSError, ValueError):
+        except Exception:  # noqa: BLE001
             continue  # damaged since: the store still has its voxels
     return None
 
@@ -176,12 +185,15 @@ def find_in_case(
     return found, patch(volume.data[0], grid.shown, shown, window)
 
 
-def _features(store: Store, card: Card, wanted: str, folder: Path) -> Path | None:
-    found = find_card(folder, card.source_hash, wanted)
+def _features(
+    store: Store, card: Card, wanted: str, folder: Path, learnt: Learnt
+) -> Path | None:
+    found = find_card(folder, card.source_hash, wanted, learnt)
     if found is not None:
         return found
     # Of stored voxels that were written out: their name tells contents and recipe.
     for path in sorted(folder.glob(f"{StoreCase(store, card).stem}.*{CARD_SUFFIX}")):
-        if read_card(path).encoder_id == wanted:
+        told = read_card(path)
+        if told.encoder_id == wanted and not is_stale(told, learnt):
             return path
     return None

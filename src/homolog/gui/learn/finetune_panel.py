@@ -11,6 +11,7 @@ from homolog.gui.folds import fold_of, lay_out_again
 from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.joined_stores import (
     how_they_fit,
+    labels_counted,
     teaching_problem,
     what_is_learnt,
 )
@@ -34,7 +35,7 @@ from homolog.gui.rows import (
 # Settings of a task that people look for first.
 _FIRST = (
     "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
-    "freeze", "window", "flip",
+    "freeze", "window", "flip", "validate_cases",
 )  # fmt: skip
 
 
@@ -97,6 +98,8 @@ class FinetunePanel(LearnPanel):
         self.share.valueChanged.connect(lambda: self.something_changed())
         hint = "Share of the labelled training scans used, by patient"
         column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
+        self.counted = sentence("Labelled scans counted")
+        column.addWidget(self.counted)
 
     def show_stores(self) -> None:
         """Fill the list, labelled ones first; what was ticked stays ticked."""
@@ -213,3 +216,12 @@ class FinetunePanel(LearnPanel):
     def _to_pretrain(self) -> None:
         stores = [str(store.path) for store in self.list.chosen]
         self.hub.go.emit("Pretrain", {"stores": stores})
+
+    def something_changed(self) -> None:
+        """See LearnPanel."""
+        super().something_changed()
+        row = self.settings.own.rows.get("validate_cases")
+        most = row.value if row is not None and not row.reason else 0
+        task, share = str(self.entry.currentData()), self.share.value() / 100.0
+        told = labels_counted(task, self.list.chosen, share, most)
+        tell(self.counted, told)

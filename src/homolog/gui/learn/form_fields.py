@@ -43,6 +43,7 @@ class Field:
         length: Entries of a tuple, or None for any number.
         optional: Whether empty (None) is a value.
         advanced: Shown last.
+        empty: What empty means, in a word.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Field:
     length: int | None = None
     optional: bool = False
     advanced: bool = False
+    empty: str = "automatic"
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Field:
@@ -75,6 +77,7 @@ class Field:
             length=plain.get("length"),
             optional=bool(plain.get("optional", False)),
             advanced=bool(plain.get("advanced", False)),
+            empty=str(plain.get("empty") or "automatic"),
         )
 
     @property

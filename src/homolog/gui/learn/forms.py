@@ -295,5 +295,5 @@ def _editor(field: Field) -> Any:
         return widget
     widget = create_widget(widget_type="LineEdit", name=field.name, value="")
     if field.optional:
-        widget.native.setPlaceholderText("automatic")
+        widget.native.setPlaceholderText(field.empty)
     return widget

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from homolog.data.leftovers import beside
+from homolog.private_files import create, make_folder
 
 _FILE = "window.json"
 
@@ -20,9 +22,10 @@ def read(home: Path, section: str) -> dict[str, Any]:
 def write(home: Path, section: str, values: dict[str, Any]) -> None:
     """Keep a panel's choices; a disk that refuses costs them, nothing more."""
     everything = {**_all(home), section: values}
-    scratch = home / f".{_FILE}.{os.getpid()}"
+    scratch = beside(home / _FILE)
     with contextlib.suppress(OSError, TypeError, ValueError):
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
+        create(scratch)
         scratch.write_text(json.dumps(everything, indent=1), encoding="utf-8")
         scratch.replace(home / _FILE)
 

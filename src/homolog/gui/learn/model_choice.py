@@ -6,17 +6,19 @@ A card is the ``model.json`` of a run's ``model`` folder or of an imported model
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from homolog.data.learnt_spacing import Learnt, learnt_of
 from homolog.errors import UnusableInput
+from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
+from homolog.model_card import CARD, read_card
 from homolog.runs.run import find_runs
 
-CARD = "model.json"
 SCRATCH = "scratch"
 # Kind of a model learnt from a few painted voxels.
 PAINTED = "few_voxels"
@@ -56,16 +58,17 @@ class ModelChoice:
     @property
     def title(self) -> str:
         """One line for a list: name and what it is."""
+        early = stopped_words(self.card)
+        unfinished = f", {early}" if early else ""
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
-            unfinished = "" if self.card.get("complete", True) else ", stopped early"
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
         if self.classifies:
             count = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
-            return f"{self.name} ({count} of whole scans, {self.backbone})"
+            return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
         how = f"painted, {self.backbone or 'intensity'}"
         how = how if self.kind == PAINTED else self.backbone
-        return f"{self.name} ({len(self.label_names)} classes, {how})"
+        return f"{self.name} ({len(self.label_names)} classes, {how}{unfinished})"
 
     @property
     def classifies(self) -> bool:
@@ -85,6 +88,10 @@ class ModelChoice:
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = spacing_text(self.spacing_mm)
+        elif (learnt := learnt_of(self.card, None)).spacing is not None:
+            size = learnt.spacing.text
+        elif learnt.remark:
+            size = "a voxel size that it does not say"
         data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
         if self.window:
             data += f", seeing {lengths_text(self.window, 'voxels')} at once"
@@ -94,7 +101,18 @@ class ModelChoice:
             value = validation.get(key)
             if isinstance(value, int | float) and value == value:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
+        if early := stopped_words(self.card):
+            parts.append(f"The training was {early}; it can be resumed in Runs.")
         return " ".join(parts)
+
+    @cached_property
+    def learnt(self) -> Learnt:
+        """The voxel size it learnt at, from its card or else from its training data.
+
+        Reads the training store where the card does not say: not for lists.
+        """
+        places = (p for p in (self.path, self.path / "model") if (p / CARD).is_file())
+        return learnt_of(self.card, next(places, None))
 
 
 def read_choice(path: Path) -> ModelChoice:
@@ -109,7 +127,7 @@ def read_choice(path: Path) -> ModelChoice:
     if card_path is None:
         raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
     try:
-        card: dict[str, Any] = json.loads(card_path.read_text(encoding="utf-8"))
+        card = read_card(card_path.parent)
         painted = card.get("kind") == PAINTED
         # a painted model may read intensities alone
         network = card.get("backbone") or {"name": ""} if painted else card["backbone"]
@@ -130,7 +148,9 @@ def read_choice(path: Path) -> ModelChoice:
             window=tuple(int(n) for n in card.get("window") or ()),
             card=card,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UnusableInput:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableInput(f"{card_path} is damaged ({error}).") from error
 
 
@@ -203,6 +223,12 @@ def misfit(
             f"{then}; a model for {modality} would do better."
         )
     wanted = model.spacing_mm
+    if wanted is None and len(spacing_mm) == 3 and (learnt := model.learnt).spacing:
+        z, y, x = spacing_mm
+        # the size of the scan is not asked here: a picture is told apart by its 1 mm
+        wanted = learnt.spacing.target_mm((z, y, x), (2, 2, 2))
+    elif wanted is None and model.learnt.remark:
+        found.append(f"{name}: {model.learnt.remark}")
     if wanted is not None and len(wanted) == len(spacing_mm) == 3:
         factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
         off = [max(f, 1 / f) for f in factors if f > 0]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from homolog import model_card
+from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.learn.model_choice import PAINTED
 from homolog.gui.models.facts import facts_of, title_of
+from homolog.private_files import make_folder
 from homolog.runs.run import Run, find_runs
 
-CARD = "model.json"
+CARD = model_card.CARD
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Networks a foreign file may hold, until the engine has told its own list.
 NETWORKS = ("swin", "vit", "resunet")
@@ -100,9 +101,14 @@ def read_model(folder: Path, root: Path, source: str = "imported") -> ModelCard:
             folder, path, name, source, created=created, damaged=str(error)
         )
     size = _size(folder)
+    try:
+        title, facts = title_of(card), tuple(facts_of(card, size, path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{folder / CARD} is damaged ({error})."
+        return ModelCard(folder, path, name, source, created=created, damaged=reason)
     return ModelCard(
-        folder, path, name, source, str(card.get("kind", "encoder")), title_of(card),
-        tuple(facts_of(card, size, path)), size, created, _missing(folder, card), card,
+        folder, path, name, source, str(card.get("kind", "encoder")), title,
+        facts, size, created, _missing(folder, card), card,
     )  # fmt: skip
 
 
@@ -112,13 +118,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises:
         UnusableInput: It is missing or damaged.
     """
-    try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        card["weights"], card["sha256"]
-        if card.get("kind") != PAINTED or card.get("backbone"):
-            card["backbone"]["name"]  # a painted model may read intensities alone
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"{folder / CARD} is damaged ({error}).") from error
+    card = model_card.read_card(folder)
+    # a painted model may read intensities alone
+    if card.get("kind") != PAINTED and not card.get("backbone"):
+        raise UnusableInput(f"{folder / CARD} is damaged (backbone is missing).")
     return card
 
 
@@ -207,10 +210,11 @@ def copy_model(source: Path, out: Path) -> Path:
     for name, wanted in card["sha256"].items():
         if file_hash(folder / name) != wanted:
             raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.new")
+    scratch = beside(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
+        make_folder(out.parent)
+        sweep_leftovers(out.parent)
+        scratch.mkdir(mode=0o700)
         for name in (CARD, *card["sha256"]):
             shutil.copyfile(folder / name, scratch / name)
         scratch.rename(out)

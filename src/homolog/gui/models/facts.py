@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.data.learnt_spacing import learnt_of
+from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
 from homolog.gui.runs.words import size_words
 
@@ -18,16 +20,19 @@ _NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}
 
 
 def title_of(card: Mapping[str, Any]) -> str:
-    """``"encoder, s2dc on resunet"``."""
+    """``"encoder, s2dc on resunet"``; with how far it came where it was stopped."""
     backbone = (card.get("backbone") or _NO_NETWORK)["name"]
+    early = stopped_words(card)
+    early = f", {early}" if early else ""
     if card.get("kind") == "encoder":
         method = card.get("method") or "encoder"
-        return f"encoder, {method} on {backbone}"
+        return f"encoder, {method} on {backbone}{early}"
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
     if kind == "classify":
         classes = len((card.get("task_spec") or {}).get("classes") or ())
-        return f"{KINDS[kind]}, {classes} class{'es' * (classes != 1)}, {backbone}"
-    return f"{KINDS.get(kind, kind)}, {count} labels, {backbone}"
+        plural = "es" * (classes != 1)
+        return f"{KINDS[kind]}, {classes} class{plural}, {backbone}{early}"
+    return f"{KINDS.get(kind, kind)}, {count} labels, {backbone}{early}"
 
 
 def facts_of(
@@ -49,6 +54,12 @@ def facts_of(
     yield "Trained on", _trained_on(card)
     spacing = (card.get("preprocessing") or {}).get("spacing_mm")
     own = "each scan's own" if spacing is None else spacing_text(spacing)
+    if spacing is None:
+        learnt = learnt_of(card, None)
+        if learnt.spacing is not None:
+            own = f"{learnt.spacing.text}: other scans are brought to it"
+        elif learnt.remark:
+            own = "not stated: scans are taken at their own"
     yield "Voxel size", own
     if window := card.get("window"):
         yield "Window", lengths_text(window, "voxels")
@@ -57,8 +68,11 @@ def facts_of(
     yield from _scan_classes(card.get("task_spec") or {}, kind)
     steps = card.get("steps")
     if steps is not None:
-        early = "" if card.get("complete", True) else " (stopped early)"
-        yield "Steps", f"{steps}{early}"
+        early = stopped_words(card)
+        yield "Steps", f"{steps}" + (f" ({early})" if early else "")
+    if (told := card.get("weights_of")) and stopped_words(card):
+        seen = "" if told.get("validated") else ", not validated"
+        yield "Weights of", f"the {told['kept']} step, {told['step']}{seen}"
     for key, word in (("dice", "Dice"), ("auc", "AUC")):
         value = (card.get("validation") or {}).get(key)
         if isinstance(value, int | float) and value == value:
@@ -97,7 +111,7 @@ def _trained_on(card: Mapping[str, Any]) -> str:
     if isinstance(cases, Mapping):
         count = len(cases.get("train", ()))
         held = len(cases.get("val", ()))
-        text = f"{count} scans, {held} held out"
+        text = f"{count} scans" + (f", {held} more chose the weights" if held else "")
     elif isinstance(cases, int):
         text = f"{cases} scans"
     elif card.get("trained_on"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homolog.errors import JobError, UnusableInput
+from homolog.errors import JobError
 from homolog.events import Failed, Step, Stopped, Validated
 from homolog.gui.runs.story import best_words, log_tail, saved_step
 from homolog.gui.runs.words import duration, state_words
@@ -148,8 +148,8 @@ class RunList:
             if known is not None and known[0] == stamp and not stamp[0]:
                 return known[1]
             row = read_row(run, name, self._best_of(run))
-        except (UnusableInput, OSError) as error:
-            return Row(run.folder, name, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - one run never hides the others
+            return Row(run.folder, name, reason=str(error) or type(error).__name__)
         self._known[run.folder] = (stamp, row)
         return row
 
@@ -213,9 +213,10 @@ def losses_of(run: Run, step: Step | None = None) -> tuple[float, ...]:
     names = list(step.losses)
     lines = _sampled_lines(run.folder / "metrics.csv")
     found = []
-    for row in csv.DictReader(lines):
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            found.append(sum(float(row[name]) for name in names))
+    with contextlib.suppress(csv.Error):
+        for row in csv.DictReader(lines):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                found.append(sum(float(row[name]) for name in names))
     return tuple(v for v in found if v == v)
 
 
@@ -319,7 +320,7 @@ def _sampled_lines(path: Path) -> list[str]:
     """Header and at most 60 whole lines of a table."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, ValueError):
         return []
     lines = text[: text.rfind("\n") + 1].splitlines()
     head, body = lines[:1], lines[1:]

@@ -7,7 +7,6 @@ numbers and words, ready to be shown, so the GUI thread only has to paint.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from homolog.events import (
 from homolog.gui.runs.curve_points import Curve, Series
 from homolog.gui.runs.monitor_words import Reading, readings
 from homolog.gui.runs.words import Trouble, diagnose, size_words
+from homolog.json_files import read_object
 from homolog.runs.run import Run
 
 TOTAL = "loss"
@@ -41,6 +41,10 @@ _WHOLE_BYTES = 4 << 20
 _LOG_TAIL = 16 << 10
 _STEP_MARK = b'{"event": "step"'
 _KEPT_MONITORS = 400
+_PLAN = {
+    "total_steps?": int, "batch_size?": int, "accumulate?": int, "precision?": str,
+    "peak_memory_bytes?": float, "seconds_per_step?": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ class RunStory:
     def _view(self, run: Run, spec: dict[str, Any], state: str, behind: bool) -> View:
         step, progress, config = self._step, self._progress, spec["config"]
         index, total = (step.index, step.total) if step else (0, 0)
-        saved, plan = saved_step(self.folder), _json_file(self.folder / "plan.json")
+        saved, plan = saved_step(self.folder), _plan(self.folder)
         trouble = diagnose(
             state, self._failed, log_tail(run.log),
             error_kind=str(spec.get("outcome", {}).get("error_kind", "")),
@@ -288,9 +292,9 @@ def _thinning(stride: int) -> Callable[[bytes], bool]:
     return wanted
 
 
-def _json_file(path: Path) -> dict[str, Any]:
+def _plan(folder: Path) -> dict[str, Any]:
+    """``plan.json``; empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / "plan.json", _PLAN)
+    except (FileNotFoundError, UnusableInput):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from homolog.safe_text import UnixRows, cells
+
 _SLICES_SHOWN = 6
 _POSITIVE = 0.5
 # Slices below are not worth a line.
@@ -119,9 +121,10 @@ def ranges_text(numbers: Sequence[int]) -> str:
 def table_text(scan: str, told: Mapping[str, Any]) -> str:
     """Tab-separated, for a spreadsheet."""
     text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table = csv.writer(UnixRows(text), delimiter="\t", lineterminator="\r\n")
     table.writerow(["scan", "kind", "name", "probability", "told"])
     for row in chance_rows(told):
         mark = "yes" if row.told else "no"
-        table.writerow([scan, row.kind, row.name, f"{row.chance:.4f}", mark])
+        place = [scan, row.kind, row.name, f"{row.chance:.4f}", mark]
+        table.writerow(cells(place))
     return text.getvalue()

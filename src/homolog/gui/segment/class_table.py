@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.safe_text import UnixRows
+from homolog.safe_text import cells as safe_cells
+
 Colour: TypeAlias = tuple[float, float, float, float]
 
 # Okabe and Ito's colours without black, told apart by the colour-blind.
@@ -129,7 +132,7 @@ def csv_text(
 ) -> str:
     """The table as CSV, for a spreadsheet: full precision, units in the header."""
     out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
+    table = csv.writer(UnixRows(out), lineterminator="\r\n")
     head = ["label", "name", "voxels", "volume_ml"]
     table.writerow([*head, *(METRICS if scores else ())])
     for row in rows:
@@ -138,7 +141,7 @@ def csv_text(
         if scores:
             found = [own.get(metric) for metric in METRICS]
             cells += ["" if v is None else f"{v:.6g}" for v in found]
-        table.writerow(cells)
+        table.writerow(safe_cells(cells))
     return out.getvalue()
 
 

@@ -7,23 +7,22 @@ moved to its scan's name, to ``NAME_v2`` where that is taken. Nothing is overwri
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homolog.data.label_naming import names_file
+from homolog.data.label_naming import write_names
 from homolog.data.label_words import is_label_folder, label_rank
+from homolog.data.leftovers import beside, sweep_leftovers
 from homolog.data.scan_header import is_scan_path, is_series_path, scan_stem
 from homolog.data.scan_io import read_header, read_labels
-from homolog.errors import JobError, UnusableInput
 from homolog.gui.files.layer_geometry import KEY, shape_of
 from homolog.gui.files.layer_scan import derived_attributes
 from homolog.gui.files.layers import LayerData, label_features, label_layer
 from homolog.gui.files.writer import free_path
 from homolog.gui.segment.batch import Facts
+from homolog.private_files import make_folder
 
 
 def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -53,7 +52,7 @@ def read_facts(scans: Iterable[Path]) -> dict[Path, Facts]:
     """Modality and voxel size of scans, from their headers; bad ones are left out."""
     found: dict[Path, Facts] = {}
     for scan in scans:
-        with contextlib.suppress(UnusableInput, JobError, OSError, ValueError):
+        with contextlib.suppress(Exception):  # predicting it tells what is wrong
             header = read_header(scan)
             found[scan] = (header.modality, header.affine.spacing_mm)
     return found
@@ -63,7 +62,11 @@ def _scans_inside(folder: Path, depth: int = 3) -> list[Path]:
     if is_scan_path(folder):
         return [folder]  # a DICOM folder is one scan
     found: list[Path] = []
-    for path in sorted(folder.iterdir()):
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError:
+        return []  # not ours to read
+    for path in inside:
         if path.name.startswith("."):
             continue
         if path.is_dir():
@@ -89,8 +92,11 @@ def part_folder(out: Path) -> Path:
     Raises:
         OSError: The folder cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=".homolog-part-", dir=out))
+    make_folder(out)
+    sweep_leftovers(out)
+    folder = beside(out / "results")
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
@@ -101,9 +107,7 @@ def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
     """
     target = free_path(out / part.name)
     os.replace(part, target)
-    if names:
-        plain = {str(v): n for v, n in names.items()}
-        names_file(target).write_text(json.dumps(plain, indent=2) + "\n", "utf-8")
+    write_names(names, target)
     return target
 
 

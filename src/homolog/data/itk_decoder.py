@@ -1,0 +1,188 @@
+"""SimpleITK, kept where a crash costs a file and not the process.
+
+As a script this decodes files of unknown origin for another process (see
+``decoder``), and then loads nothing but numpy and SimpleITK; as a module it writes our
+own data. The only place that knows SimpleITK, whose x, y, z order its callers end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+# Memory for a file: this, and so much for each of its bytes. Deflate packs a thousand
+# to one; nothing else that is decoded here packs pictures more.
+_SPARE = 1 << 29
+_MOST_GROWTH = 1100
+
+
+def information(path: str) -> dict[str, Any]:
+    """Sizes and place (x, y, z, t), number type and channels, from the header alone.
+
+    Raises:
+        RuntimeError: SimpleITK does not read it.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    reader.ReadImageInformation()
+    n = reader.GetDimension()
+    return {
+        "size": list(reader.GetSize()),
+        "spacing": list(reader.GetSpacing()),
+        "origin": list(reader.GetOrigin()),
+        "direction": np.reshape(reader.GetDirection(), (n, n)).tolist(),
+        "dtype": _dtype_of(sitk.GetPixelIDValueAsString(reader.GetPixelID())),
+        "channels": reader.GetNumberOfComponents(),
+    }
+
+
+def pixels(path: str) -> NDArray[Any]:
+    """The values of a file as (D, H, W) or (D, H, W, C).
+
+    Raises:
+        RuntimeError: SimpleITK does not read it.
+    """
+    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(path)))
+
+
+def write(
+    path: Path,
+    data: NDArray[Any],
+    spacing: list[float],
+    origin: list[float],
+    direction: list[float],
+) -> None:
+    """Write (C, D, H, W) values, compressed; the place in x, y, z.
+
+    Raises:
+        OSError: SimpleITK could not.
+    """
+    vector = data.shape[0] > 1
+    values = np.moveaxis(data, 0, -1) if vector else data[0]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values), isVector=vector)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(direction)
+    with _quiet():
+        try:
+            sitk.WriteImage(image, str(path), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"{path}: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """ITK without words on the terminal."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _dtype_of(words: str) -> str:
+    bits = next((w.split("-")[0] for w in words.split() if "-bit" in w), "")
+    if "complex" in words:
+        return f"complex{2 * int(bits or 32)}"
+    family = "float" if "float" in words else "uint" if "unsigned" in words else "int"
+    return f"{family}{bits or 64}"
+
+
+def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer until the other process is gone: a line of JSON, then the values."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    _tell(answers, {"ready": True})
+    for line in questions:
+        asked = json.loads(line)
+        # Ends this process by itself, should nobody be left to end it.
+        faulthandler.dump_traceback_later(asked["seconds"] + 5.0, exit=True)
+        values: NDArray[Any] | None = None
+        try:
+            _bound(os.path.getsize(asked["path"]))
+            if asked["what"] == "information":
+                told = information(asked["path"])
+            else:
+                values = pixels(asked["path"])
+                told = {"shape": values.shape, "dtype": values.dtype.str}
+        except MemoryError as error:
+            told = {"memory": _reason(error)}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer
+            reason = _reason(error)
+            short = "bad_alloc" in reason or "allocate memory" in reason
+            told = {"memory" if short else "error": reason}
+        faulthandler.cancel_dump_traceback_later()
+        _tell(answers, told)
+        if values is not None:
+            answers.write(np.ascontiguousarray(values).data.cast("B"))
+            answers.flush()
+
+
+def _tell(answers: BinaryIO, told: dict[str, Any]) -> None:
+    answers.write(json.dumps(told).encode() + b"\n")
+    answers.flush()
+
+
+def _bound(file_bytes: int) -> None:
+    """Take no more memory for a file than its size allows; Linux alone knows how.
+
+    A damaged length is asked for before it is found that the file has not so much, and
+    GDCM fills what it asks for: seconds and gigabytes for a file of a thousand bytes.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    wanted = pages * resource.getpagesize() + _SPARE + _MOST_GROWTH * file_bytes
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+
+
+def _humble(most: int) -> None:
+    """Never take more memory than that, and be the first to go when it runs short."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _main() -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # libraries print what they find
+    os.dup2(nowhere, 2)
+    sys.stderr = os.fdopen(nowhere, "w", encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides
+    _humble(int(sys.argv[1]))
+    with contextlib.suppress(BrokenPipeError):
+        _serve(sys.stdin.buffer, answers)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main()
