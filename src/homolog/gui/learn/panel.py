@@ -285,8 +285,11 @@ class LearnPanel(QWidget):
         self.box.refresh()
 
     def _no_schema(self, reason: str) -> None:
-        text = f"⚠ The engine could not be asked what it offers: {reason}"
-        tell(self.waiting, f"{text} Open this tab again to ask once more.")
+        tell(
+            self.waiting,
+            "⚠ The engine could not be asked what it offers. Open this tab again to "
+            f"ask once more. {reason}",
+        )
 
     def _entry_changed(self) -> None:
         described = self.described
