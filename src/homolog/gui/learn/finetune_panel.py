@@ -98,7 +98,7 @@ class FinetunePanel(LearnPanel):
         self.share.valueChanged.connect(lambda: self.something_changed())
         hint = "Share of the labelled training scans used, by patient"
         column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
-        self.counted = sentence("Labelled scans counted")
+        self.counted = sentence("Labelled scans counted", lines=3)
         column.addWidget(self.counted)
 
     def show_stores(self) -> None:
