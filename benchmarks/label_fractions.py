@@ -175,6 +175,7 @@ def table(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
         here = [
             r for r in rows if (r["backbone"], r["fraction"]) == (backbone, fraction)
         ]
+        entry["labelled"] = labelled(here[0]["training"])
         by_init: dict[str, dict[int, float]] = {}
         for row in here:
             own = by_init.setdefault(row["init"], {})
@@ -193,6 +194,15 @@ def table(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
                 }  # fmt: skip
         found.append(entry)
     return found
+
+
+def labelled(training: dict[str, Any]) -> str:
+    """``"5 + 16"``: cases that were learnt from, and those that chose the weights."""
+    told = training.get("labelled")
+    if told is None:  # rows of before it was counted: all of the store's, 16 at most
+        cases = training["cases"]
+        told = {"learnt_from": cases["train"], "chosen_by": min(16, cases["val"])}
+    return f"{told['learnt_from']} + {told['chosen_by']}"
 
 
 def main() -> None:

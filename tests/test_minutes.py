@@ -306,3 +306,33 @@ def test_validations_are_counted() -> None:
     fitting = steps_within(100.0, 1.0, 10.0, 0.1, 16, 20)
     assert fitting.steps + 10 >= 99
     assert dataclasses.asdict(fitting)["every"] == 20
+
+
+class Crowded(Timed):
+    """Two threads wait for each other from a step on, as where others use the cores."""
+
+    def __init__(self, clock: Clock, first: int) -> None:
+        def seconds(step: int) -> float:
+            return 9.0 if step >= first and torch.get_num_threads() > 1 else 2.0
+
+        super().__init__(clock, seconds)
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_fewer_threads_are_taken_where_others_use_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    clock, before = Clock(monkeypatch), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        result, _, spent_s = trained(tmp_path, clock, Crowded(clock, first))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert spent_s <= 600
+    assert result.steps > 200
+    plan = plan_in(tmp_path)
+    assert plan["threads"] == (2 if first else 1)
+    assert [r["threads"] for r in plan["revisions"] if r["threads"]] == [1] * bool(
+        first
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +89,19 @@ def test_a_wrong_command_does_not_act(
         out, err = capsys.readouterr()
         assert acts(out + err) == []
         assert r"\x1b]0;owned" in err
+
+
+def test_a_sentence_of_the_window_does_not_act(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from homolog.gui import telling
+
+    said: list[str] = []
+    hub = SimpleNamespace(say=lambda text, level: said.append(text))
+    window = SimpleNamespace(any_hub=lambda: hub)
+    monkeypatch.setitem(sys.modules, "homolog.gui.hub", window)
+    telling.tell(f"{EVIL}: not read.")
+    assert said == [f"{SHOWN}: not read."]
 
 
 DANGEROUS = ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", "\r=1", FORMULA, "-1+2"]

@@ -37,14 +37,14 @@ def read_object(
         most_bytes: A larger file is not read.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file (or NotADirectoryError).
         UnusableInput: It cannot be read or holds something else; names the file.
     """
     try:
         if path.stat().st_size > most_bytes:
             raise ValueError(f"larger than {most_bytes >> 20} MiB")
         return parsed_object(path.read_bytes(), shape)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise UnusableInput(

@@ -11,6 +11,7 @@ from homolog.json_files import Shape, check_shape, read_object
 CARD = "model.json"
 
 _TRIPLE = tuple[float, float, float]
+_BOUNDS = tuple[float | None, float | None, float | None]
 _INDEX = tuple[int, int, int]
 _TEXTS = list[str]
 
@@ -32,12 +33,14 @@ _SHAPE: Shape = {
     "modalities?": dict | list[str], "cases?": int | dict, "steps?": int,
     "complete?": bool, "validation?": dict, "trained_on?": list[str],
     "encoder_id?": str, "homolog_version?": str, "created?": str,
+    "learnt_spacing_mm?": dict | None,
 }  # fmt: skip
 
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
 _EMBEDDING: Shape = {
     "embedding?": {"maps?": dict[str, int], "heads?": _TEXTS, "strides?": dict}
 }
+_LEARNT: Shape = {"learnt_spacing_mm?": {"smallest": _BOUNDS, "largest": _BOUNDS}}
 _SPACING: Shape = {"preprocessing?": {"spacing_mm?": _TRIPLE | None}}
 
 
@@ -53,7 +56,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UnusableInput(f"{path} is missing.") from None
     for name, shape in (
-        ("backbone", _BACKBONE), ("embedding", _EMBEDDING), ("preprocessing", _SPACING),
+        ("backbone", _BACKBONE), ("embedding", _EMBEDDING),
+        ("preprocessing", _SPACING), ("learnt_spacing_mm", _LEARNT),
     ):  # fmt: skip
         if card.get(name):  # null or empty where a model has none
             _check(card, shape, path)

@@ -32,6 +32,19 @@ def test_a_fifth_stage_still_takes_crops_of_48() -> None:
     assert shapes[-2:] == [(3, 4, 3), (2, 2, 2)]
 
 
+def test_without_a_gradient_sides_need_be_multiples_of_4_alone() -> None:
+    net = build("resunet", {"channels": (8, 8, 8, 8)})
+    assert (net.size_divisor, net.free_divisor) == ((16, 16, 16), (4, 4, 4))
+    image = torch.randn(1, 1, 36, 52, 20)
+    with torch.no_grad():
+        shapes = [tuple(m.shape[-3:]) for m in net(image)]
+        assert shapes == [(18, 26, 10), (9, 13, 5), (5, 7, 3), (3, 4, 2)]
+        with pytest.raises(ValueError, match="nearest legal size"):
+            net(image[..., :19])
+    with pytest.raises(ValueError, match="nearest legal size"):
+        net(image)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

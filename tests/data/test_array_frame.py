@@ -64,15 +64,21 @@ def lazy_expression(path: Path, folder: Path) -> None:
 
 
 def saved_function(path: Path, folder: Path) -> None:
-    """An array that carries a program beside its voxels, as a UDF does."""
-    array = blosc2.asarray(random_array(), urlpath=str(path), mode="w")
+    """An array that carries a program beside its voxels, as blosc2 saved functions."""
+    array = blosc2.asarray(
+        random_array(), urlpath=str(path), mode="w", meta={"LazyArray": 1}
+    )
     array.schunk.vlmeta["_LazyArray"] = {"UDF": "import os; os.system('touch mark')"}
 
 
 def more_metalayers(path: Path, folder: Path) -> None:
-    blosc2.asarray(
-        random_array(), urlpath=str(path), mode="w", meta={"LArray": b"anything"}
-    )
+    blosc2.asarray(random_array(), urlpath=str(path), mode="w", meta={"LazyArray": 0})
+
+
+def more_of_variable_length(path: Path, folder: Path) -> None:
+    array = blosc2.asarray(random_array(), urlpath=str(path), mode="w")
+    saved = {"expression": "a", "operands": {"a": "a.b2nd"}}
+    array.schunk.vlmeta["_LazyArray"] = saved
 
 
 def another_type(path: Path, folder: Path) -> None:
@@ -101,7 +107,8 @@ def a_text(path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     "forge",
     [
-        lazy_expression, saved_function, more_metalayers, another_type, another_codec,
+        lazy_expression, saved_function, more_metalayers, more_of_variable_length,
+        another_type, another_codec,
         endless_zeros, a_bare_chunk_list, a_text,
     ],
 )  # fmt: skip
@@ -235,3 +242,12 @@ def test_a_pipe_in_place_of_an_array_does_not_wait_for_ever(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "image.b2nd")
     with pytest.raises(JobError, match="is damaged"):
         StoredArray(tmp_path / "image.b2nd", SHAPE, 0)[...]
+
+
+def test_a_case_prepared_anew_in_mid_use_is_not_called_damaged(tmp_path: Path) -> None:
+    array = stored(tmp_path / "image.b2nd", random_array())
+    np.asarray(array)
+    write_array(random_array(seed=7) // 2, tmp_path / "image.b2nd")
+    array._size = array.path.stat().st_size  # as if it had the same
+    with pytest.raises(JobError, match="prepared anew"):
+        np.asarray(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_writer import tags_of, write
 from scan_faults import dicom_series, image, values
 
 from homolog.data import decoder
@@ -170,6 +172,24 @@ def _runs(pid: int) -> bool:
     if not Path("/proc").is_dir():
         return False
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+def test_a_damaged_length_takes_no_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = decoder._Helper()
+    monkeypatch.setattr(decoder, "_helper", helper)
+    path = write(tmp_path / "a.dcm", tags_of("CT"))
+    element = struct.pack("<HHI", 0x8A31, 0x2F10, 3 << 29)
+    path.write_bytes(path.read_bytes() + element + bytes(100))
+    with pytest.raises(Unsound):
+        decoder.pixels(path)
+    assert helper._process is not None
+    told = Path(f"/proc/{helper._process.pid}/status").read_text()
+    peak_kb = int(told.partition("VmHWM:")[2].split()[0])
+    helper.close()
+    assert peak_kb < 1 << 20
 
 
 def test_decoded_values_are_those_of_simpleitk(tmp_path: Path) -> None:

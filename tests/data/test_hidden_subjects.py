@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scan_faults import dicom_series
 
 from homolog.data.case_source import CaseSource
 from homolog.data.scan_io import write_volume
@@ -143,3 +145,35 @@ def test_one_key_serves_all_stores_of_a_user(
     drain(write_store([replace(cases[0], id="two")], tmp_path / "b"))
     a, b = (Store.open(tmp_path / name).cards[0].subject for name in "ab")
     assert a == b
+
+
+def test_neither_store_nor_info_tells_a_dicom_patient(
+    tmp_path: Path,
+    own_key: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from homolog.cli import main
+
+    told = {"0010|0020": "MRN-4711", "0010|0010": "Doe^Jane"}
+    dicom_series(tmp_path / "scan", extra=told)
+    drain(prepare_store([tmp_path / "scan"], tmp_path / "store"))
+    (card,) = Store.open(tmp_path / "store").cards
+    assert card.subject == pseudonym("MRN-4711", subject_key())
+    for path in (tmp_path / "store").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"4711" not in content
+        assert b"Jane" not in content
+
+    def info(*words: str) -> str:
+        line = ["homolog", "info", str(tmp_path / "scan"), "--json", *words]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit):
+            main()
+        out = capsys.readouterr().out
+        subject: str = json.loads(out.splitlines()[-1])["scans"][0]["subject"]
+        assert ("4711" in out) == (subject == "MRN-4711")
+        return subject
+
+    assert info() == card.subject
+    assert info("--keep-identifiers") == "MRN-4711"

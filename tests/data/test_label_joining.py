@@ -120,8 +120,10 @@ def test_a_word_of_the_user_renames_a_class_that_files_number_differently(
     labels = scans / "labels"
     write_slicer(labels / "p0.seg.nrrd", head_and_tail(1, 2), {"head": 1, "tail": 2})
     write_slicer(labels / "p1.seg.nrrd", head_and_tail(2, 1), {"tail": 1, "head": 2})
-    store, _, _ = prepared(scans, tmp_path / "store", names={1: "front"})
+    store, result, _ = prepared(scans, tmp_path / "store", names={1: "front"})
     assert store.label_names == {1: "front", 2: "tail"}
+    told = "Given names win over files: 1 is front, not head."
+    assert told in result["explanation"]
     assert [case["front"] for case in sizes(store)] == [60, 60]
 
 
@@ -234,9 +236,38 @@ def test_a_file_is_right_where_a_table_for_many_says_otherwise(tmp_path: Path) -
     assert read_labels(path).shape == SHAPE
 
 
-def test_segments_in_layers_are_not_told_by_value(tmp_path: Path) -> None:
-    path = tmp_path / "a.seg.nrrd"
+def test_segments_that_overlap_are_refused_with_the_true_reason(
+    scans: Path, tmp_path: Path
+) -> None:
+    path = scans / "labels" / "p0.seg.nrrd"
     write_slicer(path, head_and_tail(1, 2), {"head": 1, "tail": 1})
-    layered = path.read_bytes().replace(b"Segment1_Layer:=0", b"Segment1_Layer:=1")
-    path.write_bytes(layered)
+    header, _, voxels = path.read_bytes().partition(b"\n\n")
+    for old, new in (
+        (b"Segment1_Layer:=0", b"Segment1_Layer:=1"), (b"sizes: ", b"sizes: 2 "),
+        (b"dimension: 3", b"dimension: 4"), (b"directions: ", b"directions: none "),
+        (b"encoding", b"kinds: list domain domain domain\nencoding"),
+    ):  # fmt: skip
+        header = header.replace(old, new)
+    path.write_bytes(header + b"\n\n" + voxels * 2)
     assert names_in_file(path) == {}
+    write_slicer(path.with_name("p1.seg.nrrd"), head_and_tail(1, 2), {"head": 1})
+    _, result, _ = prepared(scans, tmp_path / "store")
+    (told,) = result["rejected"]
+    assert "p0.seg.nrrd: its segments overlap and lie in 2 layers" in told["reason"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"\u00b2": "liver"}', '{"%s": "liver"}' % ("9" * 5000), "[" * 100_000, "[1]",
+        '{"1": ["liver"], "liver": 1.5, "spleen": true}', "{", "\x00",
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_a_table_of_names_that_is_none_names_nothing(
+    scans: Path, tmp_path: Path, text: str
+) -> None:
+    label = scans / "labels" / "p0.nii.gz"
+    write_labels(LabelMap(head_and_tail(1, 2), AFFINE), label)
+    (scans / "labels" / "label_names.json").write_text(text)
+    assert names_beside(label) == {}

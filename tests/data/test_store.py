@@ -468,10 +468,12 @@ def test_new_scans_are_brought_to_the_voxel_size_of_cases_that_stay(cohort, tmp_
     store = Store.open(out)
     assert store.preprocessing.spacing_mm == (1.0, 1.0, 1.0)
     assert {c.spacing_mm for c in store.cards} == {(1.0, 1.0, 1.0)}
-    with pytest.raises(UnusableInput, match=r"another spacing_mm.*--replace"):
+    with pytest.raises(
+        UnusableInput, match=r"the voxel size 1,1,1, not 2,2,2;.*--replace"
+    ):
         drain(write_store([thick], out, spacing=(2.0, 2.0, 2.0)))
     wider = Preprocessing(percentiles=(2.0, 98.0))
-    with pytest.raises(UnusableInput, match="another percentiles"):
+    with pytest.raises(UnusableInput, match=r"the percentiles 0\.5,99\.5, not 2,98"):
         drain(write_store([thick], out, preprocessing=wider, spacing="auto"))
     assert len(Store.open(out)) == 3
 
@@ -566,3 +568,17 @@ def test_a_damaged_list_of_cases_is_written_anew(cohort, tmp_path):
     _, result = events_of(write_store(cohort, out))
     assert result["reused"] == 4
     assert len(Store.open(out)) == 4
+
+
+@pytest.mark.parametrize("name", ["cases", "cases/case_1", "pairs"])
+def test_folders_that_are_links_are_not_written_into(cohort, tmp_path, name):
+    out, mine = tmp_path / "gift", tmp_path / "mine"
+    drain(write_store(cohort[:2], out))
+    drain(write_store(cohort[2:], mine))
+    before = {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()}
+    if (out / name).exists():
+        (out / name).rename(tmp_path / "aside")
+    (out / name).symlink_to(mine / "cases", target_is_directory=True)
+    with pytest.raises(UnusableInput, match="is a link to"):
+        drain(write_store(cohort[:1], out, replace=True))
+    assert {p: p.read_bytes() for p in mine.rglob("*") if p.is_file()} == before

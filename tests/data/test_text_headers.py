@@ -14,8 +14,10 @@ import SimpleITK as sitk
 from scan_faults import values
 
 from homolog.data import decoder
+from homolog.data.case_key import file_digest
 from homolog.data.inspect import inspect_scan
 from homolog.data.scan_io import read_scan
+from homolog.data.text_headers import data_files
 
 DATA = values((4, 3, 2))
 RAW = DATA.tobytes()
@@ -259,3 +261,16 @@ def test_no_memory_is_taken_that_is_not_there(
         (folder / name).write_bytes(SOUND[name])
         with pytest.raises(Exception, match=r"need 4.8e-08 GB of memory"):
             read_scan(folder / name)
+
+
+def test_voxels_in_files_of_other_names_make_a_case_another(folder: Path) -> None:
+    for name in ("detached.mhd", "detached_gz.nhdr", "listed.nhdr", "counted.mhd"):
+        path = folder / name
+        path.write_bytes(SOUND[name])
+        before = file_digest(path)
+        part = data_files(path)[-1]
+        content = part.read_bytes()
+        part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert file_digest(path) != before
+        part.write_bytes(content)
+        assert file_digest(path) == before

@@ -31,6 +31,8 @@ def places(panel: QWidget) -> dict[QWidget, tuple[int, int, int, int]]:
             continue
         if not widget.isVisible() or _is_inside(widget, panel):
             continue
+        if _is_folded(widget, panel):
+            continue
         corner = widget.mapToGlobal(QPoint(0, 0))
         found[widget] = (corner.x(), corner.y(), widget.width(), widget.height())
     return found
@@ -75,6 +77,16 @@ def _is_inside(widget: QWidget, panel: QWidget) -> bool:
     place = widget.parentWidget()
     while place is not None and place is not panel:
         if isinstance(place, _ACTED_ON):
+            return True
+        place = place.parentWidget()
+    return False
+
+
+def _is_folded(widget: QWidget, panel: QWidget) -> bool:
+    """Whether a closed fold hides it; Qt itself calls it visible."""
+    place = widget.parentWidget()
+    while place is not None and place is not panel:
+        if not place.height():
             return True
         place = place.parentWidget()
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,21 @@ def test_features_are_found_by_content_of_scan_and_encoder(tmp_path: Path) -> No
     other = read_choice(write_encoder(tmp_path / "runs" / "two", "f" * 16))
     assert look_for(renamed, other, folder)[1] is None
     assert find_card(folder, digest, ENCODER) == written
+
+
+def test_features_of_voxels_of_another_size_than_learnt_are_stale(
+    tmp_path: Path,
+) -> None:
+    """As they were made before scans were brought to an encoder's voxel size."""
+    affine = Affine.of((2, 2, 2), (5, 6, 7))
+    scan = write_scan(tmp_path, "scan", affine)
+    choice = read_choice(write_encoder(tmp_path / "runs" / "run"))
+    folder = tmp_path / "features"
+    written = write_features(folder, scan, affine, SHAPE, unit_features((8, 10, 12)))
+    for mm, found in ((2.0, written), (2.05, written), (1.0, None), (4.0, None)):
+        bounds = {"smallest": [mm] * 3, "largest": [mm] * 3}
+        told = replace(choice, card={**choice.card, "learnt_spacing_mm": bounds})
+        assert look_for(scan, told, folder)[1] == found
 
 
 @pytest.mark.parametrize("tuned", [False, True])

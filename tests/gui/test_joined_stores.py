@@ -14,6 +14,7 @@ from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.joined_stores import (
     how_they_fit,
     joined_labels,
+    labels_counted,
     teaching_problem,
     what_is_learnt,
 )
@@ -44,6 +45,20 @@ def films(path: str, *classes: tuple[str, int], several: bool = False) -> StoreC
         Path(path), count, scan_classes=classes, classed=count, class_teachable=count,
         several=several, preprocessing=RECIPE,
     )  # fmt: skip
+
+
+def test_labels_that_choose_the_weights_are_counted() -> None:
+    two = [replace(ABDOMEN, held_out=3), replace(CHEST, held_out=2)]
+    told = labels_counted("segment", two, 1.0, 16)
+    assert told == (
+        "12 labelled scans to learn from and 5 more to choose the weights by "
+        "(Validate cases): 17 in all."
+    )
+    assert "About 3 labelled scans" in labels_counted("segment", two, 0.25, 0)
+    assert "and 2 more" in labels_counted("segment", two, 0.25, 2)
+    assert "the last ones are kept" in labels_counted("segment", two, 1.0, None)
+    assert "the last ones are kept" in labels_counted("segment", [ABDOMEN], 1.0, 16)
+    assert labels_counted("segment", [], 1.0, 16) == ""
 
 
 def test_labels_of_one_name_are_one_class_and_tell_their_stores() -> None:

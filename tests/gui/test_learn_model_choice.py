@@ -85,7 +85,18 @@ def _model(**changes: Any) -> ModelChoice:
 
 def test_scans_unlike_those_learnt_from_are_told() -> None:
     assert misfit(_model(), "CT_01", "CT", (1.5, 1.2, 1.2)) == []
-    assert misfit(_model(spacing_mm=None), "CT_01", "CT", (9.0, 1.0, 1.0)) == []
+    pictures = _model(spacing_mm=None, card={"learnt_spacing_mm": None})
+    assert misfit(pictures, "CT_01", "CT", (9.0, 1.0, 1.0)) == []
+    bounds = {"smallest": [1.0, 1.0, 1.0], "largest": [1.0, 1.0, 1.0]}
+    own = _model(spacing_mm=None, card={"learnt_spacing_mm": bounds})
+    assert misfit(own, "CT_01", "CT", (1.0, 1.02, 1.0)) == []
+    (told,) = misfit(own, "CT_01", "CT", (9.0, 1.0, 1.0))
+    assert told.startswith("CT_01 has 9 mm slices, the model was trained at 1 mm.")
+    assert "at 1 mm" in own.facts
+    before = _model(spacing_mm=None)  # models kept their voxel size
+    (told,) = misfit(before, "CT_01", "CT", (9.0, 1.0, 1.0))
+    assert "does not say at which voxel size it learnt" in told
+    assert "at a voxel size that it does not say" in before.facts
     assert misfit(_model(), "CT_03", "OTHER", (5.0, 1.0, 1.0)) == [
         "CT_03 has 5 mm slices, the model was trained at 1.5 mm. The scan will be "
         "resampled for it; the result comes back on its own grid."

@@ -40,7 +40,7 @@ def test_all_models_are_found(places: tuple[Path, Path]) -> None:
     assert "damaged" in found["broken"].damaged
     facts = dict(found["demo/finetuned"].facts)
     assert facts["Labels"] == "liver, left kidney"
-    assert facts["Trained on"] == "2 scans, 1 held out (CT)"
+    assert facts["Trained on"] == "2 scans, 1 more chose the weights (CT)"
     assert facts["Voxel size"] == "0.8 x 0.8 x 1.5 mm (x, y, z)"
     assert facts["Validation"].startswith("Dice 0.810")
     assert facts["Started from"] == "pretrain"

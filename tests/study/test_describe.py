@@ -19,7 +19,7 @@ from homolog.training import TrainingConfig
 
 FIELD = {
     "name", "type", "item", "length", "optional", "default", "help", "unit", "min",
-    "max", "choices", "advanced",
+    "max", "choices", "advanced", "empty",
 }  # fmt: skip
 
 

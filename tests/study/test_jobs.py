@@ -384,6 +384,16 @@ def test_a_finetuning_counts_its_validations(
     assert result["total_s"] < 121
     assert result["resolved"]["training"]["minutes"] == 2.0
     assert result["resolved"]["task_config"]["validate_cases"] == 16
+    held = len(phantom_store.split("val"))
+    assert f"and up to {held} more to choose the weights by" in result["notes"][0]
+    assert result["few_steps"] in ("", *(n[0].lower() + n[1:] for n in result["notes"]))
+    config["training"]["minutes"] = 0.02
+    config["task_config"]["validate_cases"] = None
+    result, _ = listen(plan_of("finetune", config, tmp_path))
+    assert "the recipe has 1500" in result["few_steps"]
+    assert "the recipe has 1500" in result["notes"][-1]
+    assert "the last weights are kept" in result["notes"][0]
+    assert result["validation_s"] == 0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones._base import Backbone, BackboneConfig, build
+from homolog.data.learnt_spacing import KEY
 from homolog.data.preprocess import Intensities
+from homolog.data.scan_io import read_scan
+from homolog.data.volume import Volume
 from homolog.drawing.pca import fit_colours
 from homolog.errors import UnusableInput
-from homolog.events import Progress, Request, drain
+from homolog.events import Note, Progress, Request, drain
+from homolog.geometry.affine import Affine
 from homolog.methods._base import Embedder
+from homolog.model_files import load_encoder
+from homolog.tasks._dense import DenseEncoder, EmbedConfig, scan_of_case
 from homolog.tasks._embed import Scan, feature_grid, feature_rows, slide, unit_of
 from homolog.tasks._join import join_features
+from homolog.tasks.embed import Embed
 
 
 class Local(Backbone):
@@ -194,3 +203,59 @@ def test_a_2d_encoder_embeds_a_volume_slice_by_slice() -> None:
         assert gap < 2e-3  # float16
     with pytest.raises(ValueError, match="is 2D and needs views of one slice"):
         features_of(scan, embedder, (2, 32, 16))
+
+
+def _knowing(path, mm):
+    """An encoder whose card says the voxel size it learnt at."""
+    loaded = load_encoder(path)
+    told = {"smallest": [mm] * 3, "largest": [mm] * 3}
+    return replace(loaded, card={**loaded.card, KEY: told if mm else None})
+
+
+def test_scans_and_cases_are_brought_to_the_encoders_voxel_size(encoder, phantom_store):
+    loaded = _knowing(encoder, 8.0)
+    dense = DenseEncoder.of(loaded, EmbedConfig(), torch.device("cpu"))
+    case = phantom_store.cards[0]
+    own = read_scan(case.source)
+    half = own.affine @ Affine.shift((-0.25,) * 3) @ Affine.scale((0.5, 0.5, 0.5))
+    fine = own.data
+    for axis in (1, 2, 3):
+        fine = np.repeat(fine, 2, axis)
+    fine = Volume(fine, half, "fine", "CT")
+    expected = drain(Embed(dense.config).run(own, encoder=dense))
+    stream, notes = Embed(dense.config).run(fine, encoder=dense), []
+    while True:
+        try:
+            event = next(stream)
+        except StopIteration as stop:
+            found = stop.value
+            break
+        notes += [event.text] if isinstance(event, Note) else []
+    assert notes == [
+        "fine: its voxels of 4 mm were brought to 8 mm, the size the model learnt at."
+    ]
+    assert found.affine.close_to(expected.affine, found.data.shape[1:], 0.01)
+    cosine = (found.data.astype(float) * expected.data).sum(0)
+    assert np.median(cosine) > 0.9
+    # a case that its store keeps at another size
+    odd = replace(case, affine=case.affine @ Affine.scale((1.0, 2.0, 1.0)))
+    scan, affine = scan_of_case(phantom_store, odd, dense.learnt)
+    assert affine.spacing_mm == pytest.approx((8.0, 8.0, 8.0))
+    assert scan.shape == (case.shape[0], 2 * case.shape[1], case.shape[2])
+    same, affine = scan_of_case(phantom_store, case, dense.learnt)
+    assert affine == case.affine
+    assert same.shape == case.shape
+
+
+def test_features_are_found_again_only_for_the_same_learnt_size(encoder):
+    known = [_knowing(encoder, mm) for mm in (8.0, 4.0, None)]
+    cpu, config = torch.device("cpu"), EmbedConfig()
+    assert len({DenseEncoder.of(one, config, cpu).key for one in known}) == 3
+
+
+def test_an_encoder_that_does_not_know_its_voxel_size_says_so_once(encoder):
+    loaded = load_encoder(encoder)
+    dense = DenseEncoder.of(loaded, EmbedConfig(), torch.device("cpu"))
+    told = [*dense.warn(), *replace(dense, window=(32, 32, 32)).warn()]
+    assert [note.level for note in told] == ["warning"]
+    assert "does not say at which voxel size it learnt" in told[0].text

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from homolog.config import ConfigError
+from homolog.data.learnt_spacing import LearntSpacing
 from homolog.data.phantom import make_phantom
 from homolog.data.volume import FeatureMap, LabelMap, Volume
 from homolog.errors import UnusableInput
@@ -468,6 +469,33 @@ def test_saved_and_opened_it_says_the_same(
         open_trained(folder, CPU)
     if with_encoder:  # and it is an encoder as before
         assert load_encoder(folder).encoder_id == loaded.encoder_id
+
+
+def test_the_painted_scans_size_counts_where_the_encoders_is_unknown(
+    phantom, encoder, tmp_path
+):
+    loaded = load_encoder(encoder)
+    dense = DenseEncoder.of(loaded, EmbedConfig(overlap=0.25), CPU)
+    features = drain(Embed(dense.config).run(phantom.volume, encoder=dense))
+    scan = few_scan(phantom.volume, features, dense.preprocessing)
+    learnt = learn([scan], [paint_of(phantom)], CLASSES, FewConfig())
+    folder = save_few(
+        tmp_path / "model", learnt.head, modalities={"CT": 1}, loaded=loaded,
+        dense=dense, painted=LearntSpacing.of_scans([phantom.volume]),
+    )  # fmt: skip
+    assert read_card(folder)["learnt_spacing_mm"]["largest"] == list(SPACING)
+    task, model = open_predictor(folder, CPU)
+    own = drain(task.run(phantom.volume, model=model))
+    fine = phantom.volume.data
+    for axis in (1, 2, 3):
+        fine = np.repeat(fine, 2, axis)
+    grid = phantom.volume.affine @ Affine.shift((-0.25,) * 3)
+    half = Volume(fine, grid @ Affine.scale((0.5, 0.5, 0.5)), "fine", "CT")
+    found = drain(task.run(half, model=model))
+    assert found.shape == fine.shape[1:]
+    for value in (1, 2, 3):
+        many = np.count_nonzero(own.data == value)
+        assert np.count_nonzero(found.data == value) / 8 == pytest.approx(many, rel=0.3)
 
 
 def test_another_modality_is_told(phantom, tmp_path):

@@ -191,6 +191,28 @@ def test_tiny_scan_is_labelled_by_every_backbone(name, phantom_store):
     assert labels.shape == (3, 4, 4)
 
 
+@pytest.mark.parametrize(("name", "windows"), [("resunet", 1), ("swin", 8), ("vit", 8)])
+def test_one_window_takes_a_scan_that_is_little_larger(name, windows, phantom_store):
+    """Where the network takes any size; validation and prediction alike."""
+    case = choose_cases(phantom_store, Segment(SegmentConfig())).train[0]
+    task = Segment(SegmentConfig(window=(32, 32, 32)))
+    backbone = build(name, BACKBONES[name])
+    spec = task.describe([case], backbone, CPU)
+    network = task.network(backbone, spec).eval()
+    card = {"preprocessing": to_dict(Preprocessing(modality="CT"))}
+    model = Trained(network, spec, card, CPU)
+    data = np.zeros((1, 35, 41, 38), np.int16)
+    data[0, 5:20, 5:20, 5:30] = 200
+    told = drain(label_stored(model, data, case.card))
+    assert told.windows == windows
+    assert drain(label_stored(model, data, case.card, windows="trained")).windows == 8
+    scan = Volume(data, Affine.identity(), "scan", "CT")
+    labels = drain(task.run(scan, model=model))
+    assert labels.meta["told"]["windows"] == windows
+    if windows == 1:
+        assert labels.meta["told"]["window"] == [36, 44, 40]
+
+
 def test_mirrorings_the_model_never_saw_are_told(phantom_store):
     scan = block_scan(Affine.identity())
     stream = Segment(SegmentConfig()).run(

@@ -6,7 +6,7 @@ from torch import nn
 from homolog.errors import JobError
 from homolog.events import Note, Request, drain
 from homolog.tasks import _blending
-from homolog.tasks._forward import SlidingConfig
+from homolog.tasks._forward import SlidingConfig, map_bytes
 from homolog.tasks._sliding import slide
 
 CPU = torch.device("cpu")
@@ -306,3 +306,70 @@ def test_foreign_networks_that_go_on_after_it_are_not_cut(after):
     result = drain(job)
     assert result.blended == "logits"
     assert torch.equal(result.labels.long(), _monai(network, image))
+
+
+LARGER, FREE = (11, 14, 9), (2, 2, 2)  # than WINDOW, by less than half
+
+
+def test_the_window_follows_a_scan_that_is_not_much_larger():
+    network, image = SplitNet(), _image(LARGER)
+    assert _ours(network, image).windows == 8
+    result = _ours(network, image, follow=FREE)
+    assert (result.windows, result.window) == (1, (12, 14, 10))
+    # an odd voxel of padding lies before the scan
+    padded = torch.nn.functional.pad(image, (1, 0, 0, 0, 1, 0))
+    with torch.no_grad():
+        expected = network(padded[None])[0].argmax(0)[1:, :, 1:]
+    assert torch.equal(result.labels, expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((8, 12, 8), (8, 12, 8)),
+        ((12, 18, 12), (12, 18, 12)),
+        ((13, 30, 9), (8, 12, 10)),  # axis by axis
+        ((5, 14, 8), (5, 14, 8)),
+    ],
+)
+def test_only_sides_not_much_longer_than_trained_follow(shape, window):
+    result = _ours(SplitNet(), _image(shape), follow=FREE)
+    assert result.window == window
+
+
+def test_a_window_too_large_for_the_memory_stays_as_trained():
+    network, image = SplitNet(), _image(LARGER)
+    result = _ours(network, image, follow=FREE, room_bytes=1000)
+    assert (result.windows, result.window) == (8, WINDOW)
+    assert torch.equal(result.labels, _ours(network, image).labels)
+
+
+def test_the_memory_of_all_maps_is_counted_once_per_network():
+    network = SplitNet(classes=9, features=4)
+    # doubles of four features and nine classes, and what is not seen
+    assert map_bytes(network, 1, (8, 8, 8), CPU) == pytest.approx(1.5 * 8 * 13)
+    network.batches.clear()
+    map_bytes(network, 1, (8, 8, 8), CPU)
+    assert network.batches == []
+
+
+def test_out_of_memory_in_a_window_that_follows_brings_the_trained_one():
+    class Poor(SplitNet):
+        def features(self, image):
+            if image[0, 0].numel() > 8 * 12 * 8:
+                raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+            return super().features(image)
+
+    image = _image(LARGER)
+    config = SlidingConfig(window=WINDOW, follow=FREE)
+    job = slide(Poor(), image, classes=9, config=config, device=CPU)
+    news = []
+    try:
+        while True:
+            news.append(next(job))
+    except StopIteration as stop:
+        result = stop.value
+    assert (result.windows, result.window) == (8, WINDOW)
+    (note,) = (n for n in news if isinstance(n, Note))
+    assert note.text == "out of memory; trying again with windows of 8 x 12 x 8 voxels."
+    assert torch.equal(result.labels, _ours(SplitNet(), image).labels)

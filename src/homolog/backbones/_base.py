@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from homolog.config import from_dict, option
+from homolog.config import from_dict, option, to_dict
 from homolog.geometry.affine import Index
+from homolog.memory import bounded
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Backbone(nn.Module, ABC):
         channels: Channels of each returned map, one per scale.
         strides: Voxels (z, y, x) per cell of each map, fine to coarse.
         size_divisor: Every input side must be a multiple of this.
+        free_divisor: Of sides in prediction, where any size will do that is a multiple
+            of this; None: sides other than those of training do harm (learnt
+            positions; a divisor so large that a scan becomes mostly padding).
         spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
         decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
@@ -47,6 +51,7 @@ class Backbone(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index
+    free_divisor: Index | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -125,13 +130,24 @@ def build(name: str, overrides: Mapping[str, Any] | None = None) -> Backbone:
         overrides: Settings that differ from the backbone's defaults.
 
     Raises:
+        UnusableInput: It is larger than this machine's memory.
         ValueError: Unknown backbone, unknown setting or a value out of range
             (ConfigError is a ValueError); the message lists what there is.
     """
     from homolog.backbones import BACKBONES
 
     cls = BACKBONES.get(name)
-    return cls(from_dict(cls.Config, overrides or {}, where=f"backbone {name}"))
+    config: Any = from_dict(cls.Config, overrides or {}, where=f"backbone {name}")
+    with bounded(f"the network {name} with {_sizes(config)}"):
+        return cls(config)
+
+
+def _sizes(config: Any) -> str:
+    """The numbers of a configuration that differ from the defaults, in short."""
+    plain, usual = to_dict(config), to_dict(type(config)())
+    odd = [f"{k}={plain[k]}" for k in plain if plain[k] != usual.get(k)]
+    text = ", ".join(odd) or "its default settings"
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def adapt_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class _LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="homolog")
 def cli() -> None:
-    r"""Pretrain on unlabelled scans, see what was learnt, label a little, segment.
+    """Pretrain on unlabelled scans, see what was learnt, label a little, segment.
 
     \b
     homolog demo                                  the whole path on built-in data
@@ -57,7 +57,9 @@ def cli() -> None:
     homolog pretrain s2dc store --out runs/pre    learn without labels
     homolog finetune segment store --encoder runs/pre --out runs/seg
     homolog predict scan.nii.gz --model runs/seg --out labels
-    """
+
+    What is written is readable by you alone; HOMOLOG_UMASK=007 lets your group in.
+    """  # noqa: D301 - click reads the backspace
 
 
 # What several processes do together; anything else would be done by each of them.

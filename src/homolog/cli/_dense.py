@@ -124,19 +124,40 @@ def features_of(
 
 
 def run(job: Generator[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-    """Follow a job on the terminal; its result."""
+    """Follow a job on the terminal; its result, which gains the job's ``warnings``."""
     from homolog.cli._follow import follow
     from homolog.errors import JobError
     from homolog.events import Finished
 
     def with_result() -> Generator[Any, Any, None]:
-        result = yield from job
-        yield Finished(result)
+        warnings: list[str] = []
+        result = yield from _warned(job, warnings)
+        told = result.get("warnings") or []
+        new = [text for text in warnings if text not in told]
+        yield Finished({**result, "warnings": [*told, *new]})
 
     last = follow(with_result())
     if not isinstance(last, Finished):
         raise JobError("the job did not come to its end.")
     return last.result
+
+
+def _warned(
+    job: Generator[Any, Any, dict[str, Any]], warnings: list[str]
+) -> Generator[Any, Any, dict[str, Any]]:
+    """The job; its warnings are kept too."""
+    from homolog.events import Note
+
+    request = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            result: dict[str, Any] = end.value
+            return result
+        if isinstance(event, Note) and event.level == "warning":
+            warnings.append(event.text)
+        request = yield event
 
 
 def existing(path: Path) -> Path:

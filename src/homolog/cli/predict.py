@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
     help="Shared part of neighbouring windows.  [default: the model's]",
 )
 @click.option(
+    "--windows",
+    type=click.Choice(["scan", "trained"]),
+    default="scan",
+    show_default=True,
+    help="scan: a scan up to half as long again as the training's window is one "
+    "window, as far as memory and network allow; several times as fast. trained: "
+    "windows of the training's size always.",
+)
+@click.option(
     "--modality",
     default=None,
     type=click.Choice(_MODALITIES, case_sensitive=False),
@@ -66,6 +75,7 @@ def command(
     out: Path,
     flips: str,
     overlap: float | None,
+    windows: str,
     modality: str | None,
     precision: str | None,
     seed: int,
@@ -89,6 +99,7 @@ def command(
         out,
         flips=flips,
         overlap=overlap,
+        windows=windows,
         modality=modality,
         precision=precision,
         device=device,
@@ -113,7 +124,7 @@ def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any
 
 def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
     found = result["predicted"]
-    lines = [f"{len(found)} scans labelled in {out}"]
+    lines = [f"{len(found)} scans labelled in {out}{_windows(found)}"]
     if found and "class" in found[0]:
         lines = [f"{Path(f['scan']).name}: {_told(f)}" for f in found]
         lines.append(f"written to {out / 'classes.csv'}")
@@ -123,6 +134,17 @@ def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
         lines.append(f"{len(result['failed'])} could not be:")
         lines += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
     return lines
+
+
+def _windows(found: Sequence[Mapping[str, Any]]) -> str:
+    """``, one window each``; empty where no network slid over the scans."""
+    counts = sorted({int(f["windows"]) for f in found if "windows" in f})
+    if not counts:
+        return ""
+    if counts == [1]:
+        return ", one window each"
+    low, high = counts[0], counts[-1]
+    return f", {low if low == high else f'{low} to {high}'} windows each"
 
 
 def _told(found: Mapping[str, Any]) -> str:

@@ -181,9 +181,17 @@ def _seen(path: Path, mark: tuple[Any, ...]) -> _Seen:
             _known.move_to_end(path)
             return known[1]
     shape, checksums = mark[2:]
-    frame = read_frame(path, shape)
-    if checksums:
-        frame.check_own(path, checksums)
+    try:
+        frame = read_frame(path, shape)
+        if checksums:
+            frame.check_own(path, checksums)
+    except Damage as damage:
+        if known is None or known[0][2:] != mark[2:]:
+            raise
+        raise JobError(
+            f"{path} was prepared anew (or damaged) while it was in use; begin again, "
+            "or resume the run."
+        ) from damage
     seen = _Seen(path, frame, checksums)
     with _knowing:
         _known[path] = (mark, seen)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from homolog.config import config_hash, to_dict
 from homolog.data.preprocess import Preprocessing
 from homolog.data.scan_header import is_series_path
+from homolog.data.text_headers import data_files
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
@@ -23,6 +24,7 @@ _CODE = (
     "case_writer.py",
     "dicom_*.py",
     "foreground.py",
+    "itk_decoder.py",
     "label_values.py",
     "nifti_*.py",
     "pictures.py",
@@ -32,11 +34,14 @@ _CODE = (
     "scan_header.py",
     "scan_io.py",
     "text_headers.py",
+    "text_voxels.py",
     "values.py",
 )
 
 # Headers whose voxels lie in a file beside them.
-_PAIRED = {".hdr", ".img", ".mhd", ".nhdr"}
+_PAIRED = {".hdr", ".img"}
+# Headers that name the files of their voxels.
+_NAMING = {".mhd", ".nhdr", ".mha", ".nrrd"}
 
 
 def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
@@ -68,6 +73,8 @@ def _parts(path: Path) -> list[Path]:
         path = path.parent
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.is_file())
+    if path.suffix.lower() in _NAMING:
+        return list(dict.fromkeys([path, *data_files(path)]))
     if path.suffix.lower() in _PAIRED:
         family = path.parent.glob(f"{escape(path.stem)}.*")
         return sorted({path, *(p for p in family if p.is_file())})

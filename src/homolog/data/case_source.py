@@ -23,7 +23,6 @@ class CaseSource:
         types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
         label_names: Label value -> name; in the files' values until ``join_cases``.
-        names_guessed: Whether they were only read out of the file's name.
         label_values: Values that the label map holds, None where that is not known.
         label_map: Value in the label file -> value in the store, -1 where it teaches
             nothing; values not named here stay.
@@ -39,7 +38,6 @@ class CaseSource:
     types: str | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
-    names_guessed: bool = False
     label_values: frozenset[int] | None = None
     label_map: Mapping[int, int] = field(default_factory=dict)
 

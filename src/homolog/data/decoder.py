@@ -82,7 +82,9 @@ class _Helper:
                 self.close()
                 raise
         if "memory" in told:
-            text = "decoding it takes more memory than is free."
+            text = (
+                "decoding it takes more memory than is free, or than its size allows."
+            )
             raise Unsound("too_large", text, path)
         if "error" in told:
             raise _refusal(str(told["error"]), path)

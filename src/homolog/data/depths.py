@@ -18,6 +18,7 @@ from homolog.data.atomic import write_json
 from homolog.data.card import Card
 from homolog.data.leftovers import beside
 from homolog.data.store import Store, case_folder
+from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
 
 STEPS = 4  # of a voxel
@@ -104,6 +105,10 @@ def _write(store: Store, card: Card) -> None:
     assert label is not None
     depth = np.minimum(np.rint(depth_map(np.asarray(label)) * STEPS), _DEEPEST)
     folder = case_folder(store.path, card.id)
+    if store.path not in folder.resolve().parents:
+        raise JobError(
+            f"{folder} is a link out of its store; nothing is written there."
+        )
     # several processes may make the same one; each writes a file of its own
     half = beside(folder / "depth.b2nd", suffix_last=True)
     try:

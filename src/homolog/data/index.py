@@ -208,7 +208,6 @@ def _case(
         types=candidate.types,
         boxes=candidate.boxes,
         label_names=told.names,
-        names_guessed=told.guessed,
         label_values=told.values,
     )
 

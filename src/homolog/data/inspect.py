@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from homolog.data.label_naming import overlap_text
 from homolog.data.problems import CODES, Problem, problem_of
 from homolog.data.scan_header import ScanHeader
 from homolog.data.scan_io import iter_values, read_header
@@ -183,7 +184,10 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
     faults = [p for p in label.problems if p.fatal and p.code != "constant"]
     other = label.header
     if other is None or faults:
-        return [Problem("label_unreadable", f"label {name}: {faults[0].text}")]
+        reason = faults[0].text
+        if faults[0].code == "vector":
+            reason = overlap_text(label.path) or reason
+        return [Problem("label_unreadable", f"label {name}: {reason}")]
     if other.shape != header.shape:
         text = f"label {name} has {_size(other)} voxels, the image {_size(header)}."
         return [Problem("label_shape", text)]

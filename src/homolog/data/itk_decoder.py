@@ -21,6 +21,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+# Memory for a file: this, and so much for each of its bytes. Deflate packs a thousand
+# to one; nothing else that is decoded here packs pictures more.
+_SPARE = 1 << 29
+_MOST_GROWTH = 1100
+
 
 def information(path: str) -> dict[str, Any]:
     """Sizes and place (x, y, z, t), number type and channels, from the header alone.
@@ -110,6 +115,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         faulthandler.dump_traceback_later(asked["seconds"] + 5.0, exit=True)
         values: NDArray[Any] | None = None
         try:
+            _bound(os.path.getsize(asked["path"]))
             if asked["what"] == "information":
                 told = information(asked["path"])
             else:
@@ -118,7 +124,9 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         except MemoryError as error:
             told = {"memory": _reason(error)}
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer
-            told = {"error": _reason(error)}
+            reason = _reason(error)
+            short = "bad_alloc" in reason or "allocate memory" in reason
+            told = {"memory" if short else "error": reason}
         faulthandler.cancel_dump_traceback_later()
         _tell(answers, told)
         if values is not None:
@@ -131,18 +139,36 @@ def _tell(answers: BinaryIO, told: dict[str, Any]) -> None:
     answers.flush()
 
 
-def _bound(nbytes: int) -> None:
-    """Take no more memory than that, and be the first to go when it runs short."""
+def _bound(file_bytes: int) -> None:
+    """Take no more memory for a file than its size allows; Linux alone knows how.
+
+    A damaged length is asked for before it is found that the file has not so much, and
+    GDCM fills what it asks for: seconds and gigabytes for a file of a thousand bytes.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    wanted = pages * resource.getpagesize() + _SPARE + _MOST_GROWTH * file_bytes
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, most))
+
+
+def _humble(most: int) -> None:
+    """Never take more memory than that, and be the first to go when it runs short."""
     if not sys.platform.startswith("linux"):
         return
     import resource
 
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    if nbytes:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _main() -> None:
@@ -152,7 +178,7 @@ def _main() -> None:
     os.dup2(nowhere, 2)
     sys.stderr = os.fdopen(nowhere, "w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides
-    _bound(int(sys.argv[1]))
+    _humble(int(sys.argv[1]))
     with contextlib.suppress(BrokenPipeError):
         _serve(sys.stdin.buffer, answers)
     os._exit(0)

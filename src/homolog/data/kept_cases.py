@@ -31,6 +31,7 @@ _BROKEN = frozenset(
 )
 _AGREE = 0.05  # of voxel sizes that count as one
 _LISTED = 5
+_WORDS = {"window_hu": "window (HU)", "percentiles": "percentiles"}
 # What stands for the kept cases where labels are joined; no case has such a name.
 _STORE = "the store"
 
@@ -150,34 +151,32 @@ def recipe_for(
     """
     recipe, plain = old.recipe, Preprocessing()
     wanted = asked or plain
-    changes = [
-        f.name
-        for f in dataclasses.fields(Preprocessing)
-        if f.name not in ("modality", "spacing_mm")
-        and getattr(wanted, f.name) not in (getattr(plain, f.name),
-                                            getattr(recipe, f.name))
-    ]  # fmt: skip
+    changes = {}
+    for name, word in _WORDS.items():
+        new, own = getattr(wanted, name), getattr(recipe, name)
+        if new not in (getattr(plain, name), own):
+            changes[word] = (new, own)
     if spacing is None:
         spacing = wanted.spacing_mm or ("native" if asked else "auto")
-    own: Triple | str = recipe.spacing_mm or common_mm(kept) or "native"
-    agrees = spacing == "auto" or spacing == own
-    if isinstance(spacing, tuple) and isinstance(own, tuple):
-        agrees = _close(spacing, own)
+    own_mm: Triple | str = recipe.spacing_mm or common_mm(kept) or "native"
+    agrees = spacing in ("auto", own_mm)
+    agrees |= isinstance(spacing, tuple) and _close(spacing, own_mm)
     agrees |= spacing == "native" and recipe.spacing_mm is None
     if not agrees:
-        changes.append("spacing_mm")
+        changes["voxel size"] = (spacing, own_mm)
     if changes:
+        word, (new, own) = next(iter(changes.items()))
         raise UnusableInput(
-            f"{_cases(kept)} of the store are not in these sources and were prepared "
-            f"with another {' and '.join(changes)}; leave that as it was, name all "
-            "sources in one prepare, or let those cases go with --replace."
+            f"{_cases(kept)} of the store are not in these sources and have the {word} "
+            f"{_text(own)}, not {_text(new)}; leave that as it was, name all sources "
+            "in one prepare, or let those cases go with --replace."
         )
     if recipe.spacing_mm is None and (
-        spacing == "native" or all(_close(g, own) for g in grids)
+        spacing == "native" or all(_close(g, own_mm) for g in grids)
     ):
-        own = "native"
+        own_mm = "native"
     modality = asked.modality if asked else None
-    return dataclasses.replace(recipe, modality=modality, spacing_mm=None), own
+    return dataclasses.replace(recipe, modality=modality, spacing_mm=None), own_mm
 
 
 def common_mm(cards: Sequence[Card]) -> Triple | None:
@@ -253,6 +252,12 @@ def listed(ids: Sequence[str]) -> str:
     if len(ids) <= _LISTED:
         return ", ".join(ids)
     return f"{', '.join(ids[: _LISTED - 1])} and {len(ids) - _LISTED + 1} more"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{number:g}" for number in value)
+    return str(value)
 
 
 def _cases(cards: Sequence[Card]) -> str:

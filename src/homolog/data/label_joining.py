@@ -66,6 +66,28 @@ def join_cases(cases: Sequence[CaseSource], given: Mapping[int, str]) -> JoinedC
     )
 
 
+def told_of_classes(
+    told: Sequence[CaseSource], joined: Sequence[CaseSource]
+) -> list[CaseSource]:
+    """What files call the classes of the store: their names, the store's values.
+
+    Args:
+        told: With names in their files' own values.
+        joined: The same cases from ``join_cases``, by id; those refused are left out.
+    """
+    maps = {case.id: case.label_map for case in joined}
+    return [
+        replace(
+            case,
+            label_names={
+                maps[case.id].get(v, v): n for v, n in case.label_names.items()
+            },
+        )
+        for case in told
+        if case.id in maps
+    ]
+
+
 class _NoOneClassError(Exception):
     """A value of a file that may mean several classes; the text says which."""
 

@@ -97,26 +97,48 @@ def names_in_file(label: Path) -> dict[int, str]:
     Empty for other files, and where segments lie in several layers: a value then means
     another one in each.
     """
-    if scan_suffix(label) not in (".nrrd", ".nhdr"):
-        return {}
-    try:
-        fields = read_nrrd_text(label).fields
-    except (Unsound, OSError, ValueError):
-        return {}
-    segments: dict[str, dict[str, str]] = {}
-    for key, text in fields.items():
-        if found := _SEGMENT.match(key):
-            segments.setdefault(found[1], {})[found[2]] = text
-    layers = {one.get("layer", number) for number, one in segments.items()}
-    if len(layers) > 1:
+    segments = _segments(label)
+    if _layers(segments) > 1:
         return {}
     names = {}
     for one in segments.values():
         name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
         if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
-            # the header was read byte by byte; Slicer writes UTF-8
-            names[int(value)] = name.encode("latin-1").decode("utf-8", "replace")
+            names[int(value)] = name
     return dict(sorted(names.items()))
+
+
+def overlap_text(label: Path) -> str:
+    """Why a 3D Slicer segmentation is no label map; empty where that is not the reason.
+
+    Segments that overlap lie in layers: a voxel then has a number in each.
+    """
+    layers = _layers(_segments(label))
+    if layers < 2:
+        return ""
+    return (
+        f"its segments overlap and lie in {layers} layers; a label map has one class "
+        "per voxel (3D Slicer: export the segments to a labelmap and save that)."
+    )
+
+
+def _segments(label: Path) -> dict[str, dict[str, str]]:
+    """Number of a segment -> what the header says of it."""
+    if scan_suffix(label) not in (".nrrd", ".nhdr"):
+        return {}
+    try:
+        pairs = read_nrrd_text(label).pairs
+    except (Unsound, OSError, ValueError):
+        return {}
+    segments: dict[str, dict[str, str]] = {}
+    for key, text in pairs.items():
+        if found := _SEGMENT.match(key.lower()):
+            segments.setdefault(found[1], {})[found[2]] = text
+    return segments
+
+
+def _layers(segments: Mapping[str, Mapping[str, str]]) -> int:
+    return len({one.get("layer", number) for number, one in segments.items()})
 
 
 def _names_in_json(label: Path) -> dict[int, str]:
@@ -143,12 +165,10 @@ class ToldLabels:
 
     Attributes:
         names: Value -> name.
-        guessed: Whether the names were only read out of the file's name.
         values: Whole values above 0 that it holds; None where that is not known.
     """
 
     names: dict[int, str]
-    guessed: bool = False
     values: frozenset[int] | None = None
 
 
@@ -169,16 +189,14 @@ def names_of_label(
     if label is None:
         return ToldLabels(dict(told))
     names = with_own_names(label, told) if told else names_beside(label)
-    guessed = not names
-    if guessed:
-        names = name_of_mask(label, image, stats)
+    names = names or name_of_mask(label, image, stats)
     found = None if stats is None else stats.distinct
     if found is None:
-        return ToldLabels(names, guessed)
+        return ToldLabels(names)
     # a black and white picture becomes 0 and 1, see labels_of
     picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0.0, 255.0}
-    whole = {1 if picture else round(v) for v in found if v >= 0.5}
-    return ToldLabels(names, guessed, frozenset(whole))
+    whole = {1 if picture else round(v) for v in found if 0.5 <= v < 2**31}
+    return ToldLabels(names, frozenset(whole))
 
 
 def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int, str]:

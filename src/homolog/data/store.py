@@ -26,6 +26,7 @@ from homolog.data.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_writ
 from homolog.data.preprocess import Preprocessing
 from homolog.data.splits import SPLITS
 from homolog.errors import JobError, UnusableInput
+from homolog.json_files import Shape, check_shape, read_object
 
 FORMAT = 1
 # Cases whose foreground index stays in memory.
@@ -186,6 +187,12 @@ def case_folder(store: Path, case_id: str) -> Path:
     return store / "cases" / case_id
 
 
+_SHAPE: Shape = {
+    "cases": dict[str, dict], "preprocessing": dict, "label_names?": dict[str, str],
+    "fingerprint?": dict,
+}  # fmt: skip
+
+
 def read_contents(folder: Path) -> dict[str, Any] | None:
     """``store.json``, or None where there is none.
 
@@ -194,15 +201,17 @@ def read_contents(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "store.json"
     try:
-        contents: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        cases = contents["cases"]
-        for name, entry in cases.items():
-            if not is_plain_name(name) or entry["split"] not in SPLITS:
+        contents = read_object(path, _SHAPE)
+        for name, entry in contents["cases"].items():
+            if not is_plain_name(name) or entry.get("split") not in SPLITS:
                 raise ValueError(f"case {name!r} cannot be")
-            _ = entry["key"], contents["preprocessing"]
+            check_shape(entry, {"key": str, "split": str | None}, f"cases.{name}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UnusableInput as error:
+        sentence = str(error).rstrip(".")
+        raise UnusableInput(f"{sentence}; run prepare again.") from None
+    except ValueError as error:
         raise UnusableInput(
             f"{path} is damaged ({error}); run prepare again."
         ) from None

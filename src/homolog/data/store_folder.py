@@ -51,6 +51,7 @@ def writing(out: Path) -> Iterator[None]:
     Raises:
         UnusableInput: Another living process is writing into it.
     """
+    _check_links(out)
     make_folder(out / "cases")
     lock = FileLock(out / LOCK, signed=True)
     try:
@@ -66,11 +67,28 @@ def writing(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def _check_links(out: Path) -> None:
+    """Refuse to write into, and to sweep, folders that are not the store's own.
+
+    Raises:
+        UnusableInput: One of its folders is a link.
+    """
+    cases = out / "cases"
+    inside = list(cases.iterdir()) if cases.is_dir() else []
+    for folder in (cases, out / "pairs", *inside):
+        if folder.is_symlink():
+            raise UnusableInput(
+                f"{folder} is a link to {folder.resolve()}; a store is only written "
+                "where its folders are its own. Remove the link, or choose another "
+                "--out."
+            )
+
+
 def _in_use(out: Path) -> UnusableInput:
     holder = FileLock(out / LOCK).holder()
     return UnusableInput(
         f"another process{f' ({holder})' if holder else ''} is writing into the store "
-        f"{out}; wait until it has ended, or choose another --out."
+        f"{out}; wait until it has ended, or write into another one."
     )
 
 
@@ -80,8 +98,6 @@ def tidy(store: Path) -> None:
     A case that was moved aside and never replaced gets its place back.
     """
     for folder in list((store / "cases").iterdir()):
-        if folder.is_symlink():
-            continue
         if folder.name.startswith(".old-"):
             place = folder.with_name(folder.name.removeprefix(".old-"))
             if not place.exists() and read_card(folder) is not None:

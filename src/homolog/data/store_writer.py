@@ -40,7 +40,7 @@ from homolog.data.kept_cases import (
     recipe_for,
     still_lacking,
 )
-from homolog.data.label_joining import JoinedCases, join_cases
+from homolog.data.label_joining import JoinedCases, join_cases, told_of_classes
 from homolog.data.label_names import label_names
 from homolog.data.label_naming import parse_names
 from homolog.data.preprocess import Preprocessing, differing_settings
@@ -188,7 +188,7 @@ class _Asked:
 
 def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     """``write_store`` with the right to write."""
-    old, kept, told_by_files = before(out), list[Card](), asked.cases
+    old, kept = before(out), list[Card]()
     if old.damage:
         yield Note(f"{old.damage} Its list of cases is written anew.", "warning")
     if not asked.replace:
@@ -233,7 +233,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
             f"({listed([card.id for card in kept])}); --replace lets them go."
         )
     yield Saved(str(out), "store")
-    told = what_was_named(asked.named, given, told_by_files, cards)
+    own = told_of_classes(asked.cases, called)
+    told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
 

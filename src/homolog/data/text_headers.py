@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class TextHeader:
         fields: Key in lower case -> value.
         data_at: Byte in ``path`` where attached data start; None when detached.
         listed: Data files named in lines of their own after the header.
+        pairs: What the writer added to an NRRD, key in lower case -> value.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class TextHeader:
     fields: dict[str, str]
     data_at: int | None
     listed: tuple[str, ...] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,20 @@ def read_nrrd_text(path: Path) -> TextHeader:
     end = re.search(rb"\r?\n\r?\n", start)
     text = start[: end.start()] if end else start
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     listed: list[str] | None = None
     for line in _lines(text)[1:]:
         if listed is not None:
             listed += [line.strip()] if line.strip() else []
             continue
         key, sign, value = line.partition(":")
-        if not sign or line.startswith("#") or value.startswith("="):
-            continue  # a comment, or a pair of the writer's own
-        key = _NRRD_SAME.get(key.strip().lower(), key.strip().lower())
+        if not sign or line.startswith("#"):
+            continue
+        key = key.strip().lower()
+        if value.startswith("="):
+            pairs[key] = value[1:].strip()
+            continue
+        key = _NRRD_SAME.get(key, key)
         _set(fields, key, value.strip(), path)
         if key == "data file" and value.split()[:1] == ["LIST"]:
             listed = []
@@ -140,7 +147,7 @@ def read_nrrd_text(path: Path) -> TextHeader:
     if end is None and not detached:
         raise Unsound("truncated", "the file ends within its NRRD header.", path)
     at = None if detached or end is None else end.end()
-    return TextHeader(path, "NRRD", fields, at, tuple(listed or ()))
+    return TextHeader(path, "NRRD", fields, at, tuple(listed or ()), pairs)
 
 
 _NRRD_SAME = {
@@ -185,6 +192,16 @@ def read_meta_text(path: Path) -> TextHeader:
     listed = tuple(line.strip() for line in rest if line.strip())
     local = name.upper() == "LOCAL"
     return TextHeader(path, "MetaImage", fields, at if local else None, listed)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold a header's voxels; none where it cannot be understood."""
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    try:
+        header = read_nrrd_text(path) if is_nrrd else read_meta_text(path)
+        return plan_voxels(header).files
+    except Unsound:
+        return ()
 
 
 def plan_voxels(header: TextHeader) -> VoxelPlan:

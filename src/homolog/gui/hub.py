@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 from homolog.data.leftovers import scratch_folder
 from homolog.gui import engine, preferences
 from homolog.gui.threads import in_background
+from homolog.safe_text import visible
 
 # The same sentence again within this time is counted, not shown.
 _REPEAT_S = 20.0
@@ -98,6 +99,7 @@ class Hub(QObject):
         """
         from napari.utils import notifications
 
+        text = visible(text)  # napari prints it on a terminal, too
         now = time.monotonic()
         last, count = self._said.get(text, (-_REPEAT_S, 0))
         self._said[text] = (now, count + 1)

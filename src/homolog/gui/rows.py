@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QRect, QSize, Qt, QTimer
-from qtpy.QtGui import QCursor, QPainter
+from qtpy.QtGui import QAction, QCursor, QPainter
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QAbstractItemView,
     QAbstractScrollArea,
     QApplication,
@@ -20,6 +21,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QToolTip,
     QVBoxLayout,
     QWidget,
@@ -107,13 +109,27 @@ class OneOf(QPushButton):
         self._texts = texts
 
     def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
-        hint, now = super().sizeHint(), self._wide(self.text())
-        longest = max(map(self._wide, self._texts))
-        return QSize(hint.width() + max(0, longest - now), hint.height())
+        return _for_longest(self, super().sizeHint(), self._texts)
 
-    def _wide(self, text: str) -> int:
-        wide: int = self.fontMetrics().size(_MNEMONIC, text).width()
-        return wide
+
+class ToolOneOf(QToolButton):
+    """As OneOf, for a small button."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self._texts = texts
+        self.setText(texts[0])
+
+    def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
+        return _for_longest(self, super().sizeHint(), self._texts)
+
+
+def _for_longest(button: QAbstractButton, hint: QSize, texts: Iterable[str]) -> QSize:
+    def wide(text: str) -> int:
+        return int(button.fontMetrics().size(_MNEMONIC, text).width())
+
+    more = max(map(wide, texts)) - wide(button.text())
+    return QSize(hint.width() + max(0, more), hint.height())
 
 
 def one_place(*parts: QWidget) -> QGridLayout:
@@ -144,17 +160,26 @@ class Sentence(QLabel):
     Args:
         lines: Of its height.
         texts: Its height is what the longest of them needs, where that is more.
+        grows: It becomes as high as what it says, and never smaller again: for what
+            must be read, and stands last.
     """
 
-    def __init__(self, lines: int = 1, texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, lines: int = 1, texts: Sequence[str] = (), *, grows: bool = False
+    ) -> None:
         super().__init__()
         self._lines, self._texts = lines, tuple(texts)
+        self._grows, self._tallest = grows, 0
         self._whole = False
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(1)
+        copy = QAction("Copy", self)
+        copy.triggered.connect(self._copy)
+        self.addAction(copy)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
         keep_room(self)
 
     @property
@@ -169,17 +194,22 @@ class Sentence(QLabel):
 
     def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self._tallest = 0
         self._fit()
 
     def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._tallest = 0
             self._fit()
 
     def event(self, event: Any) -> bool:
         """The tip of a cut sentence is the sentence."""
         if event.type() == QEvent.Type.ToolTip and self.is_cut:
-            QToolTip.showText(event.globalPos(), self.text(), self)
+            more = self.toolTip()
+            told = [self.text()] + ([more] if more != self.accessibleName() else [])
+            QToolTip.showText(event.globalPos(), "\n\n".join(told), self)
             return True
         if event.type() == QEvent.Type.Polish:
             self._fit()
@@ -187,7 +217,8 @@ class Sentence(QLabel):
 
     def mousePressEvent(self, event: Any) -> None:
         """Show all, or fold it again."""
-        if self.is_cut or self._whole:
+        left = event.button() == Qt.MouseButton.LeftButton
+        if left and (self.is_cut or self._whole):
             self._whole = not self._whole
             self._fit()
         else:
@@ -205,6 +236,11 @@ class Sentence(QLabel):
                 painter, self.contentsRect(), _WRAPPED, self.palette(),
                 self.isEnabled(), self._shown(), self.foregroundRole(),
             )  # fmt: skip
+
+    def _copy(self) -> None:
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self.text())
 
     def _shown(self) -> str:
         """As many words as find room, and an ellipsis."""
@@ -229,8 +265,10 @@ class Sentence(QLabel):
     def _fit(self) -> None:
         high = self._lines * self.fontMetrics().lineSpacing()
         high = max([high, *map(self._high, self._texts)])
-        if self._whole:
+        if self._whole or self._grows:
             high = max(high, self._high(self.text()))
+        if self._grows:
+            high = self._tallest = max(high, self._tallest)
         if high != self.minimumHeight():
             self.setFixedHeight(high)
         cut = self._whole or self.is_cut

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from homolog.safe_text import visible
+
 _told: set[str] = set()
 
 
@@ -15,6 +17,7 @@ def tell(text: str, level: str = "warning") -> None:
         text: What, why, what to do.
         level: ``info``, ``warning`` or ``error``.
     """
+    text = visible(text)  # napari may print it on the terminal
     hub_module = sys.modules.get("homolog.gui.hub")
     hub = hub_module.any_hub() if hub_module is not None else None
     if hub is not None:

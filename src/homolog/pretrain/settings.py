@@ -19,6 +19,7 @@ from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed import feed_threads
+from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods._base import Method
 from homolog.model_files import load_encoder
@@ -161,7 +162,9 @@ def build_method(config: PretrainConfig) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            built = cls(_starting_backbone(config), _own(config))
+            start = _starting_backbone(config)
+            with bounded(f"the method {config.method} with these settings"):
+                built = cls(start, _own(config))
             network = built.encoder()
             for spec in built.views().values():
                 network.check_size(spec.size)

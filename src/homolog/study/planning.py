@@ -19,8 +19,9 @@ from homolog.pretrain import job as pretrain_job
 from homolog.pretrain.settings import resolve_request as resolve_pretrain
 from homolog.study.jobs import taken
 from homolog.study.memory import available_memory
-from homolog.tasks._cases import held_out_cases
+from homolog.tasks._cases import Cases, held_out_cases
 from homolog.tasks._finetune import job as finetune_job
+from homolog.tasks._finetune import labels_words
 from homolog.tasks._finetune_settings import check_cases, task_of
 from homolog.tasks._finetune_settings import resolve as complete_finetune
 from homolog.tasks._finetune_settings import resolve_request as resolve_finetune
@@ -82,7 +83,12 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
             f"{free / 1e9:.1f} GB are free: smaller crops or batches are safer."
         )
     case_s = max(0.0, begun_s - plan.seconds_per_step)
-    length = _length(kind, resolved, plan, case_s)
+    cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)
+    length = _length(resolved, plan, case_s, chosen)
+    if cases is not None and notes:  # what it said spoke of the short training
+        minutes = bool(resolved["training"].get("minutes"))
+        _, sign, rest = notes[0].partition("; window ")
+        notes[0] = f"{labels_words(cases, chosen, at_most=minutes)}{sign or '.'}{rest}"
     if few := length["few_steps"]:
         notes.append(f"{few[:1].upper()}{few[1:]}")
     return {
@@ -157,12 +163,11 @@ def _begin(training: Job[Any]) -> Job[tuple[list[str], bool, float]]:
 
 
 def _length(
-    kind: str, resolved: Mapping[str, Any], plan: Plan, case_s: float
+    resolved: Mapping[str, Any], plan: Plan, case_s: float, cases: int
 ) -> dict[str, Any]:
     """Steps and seconds of the whole training."""
     given = from_dict(TrainingConfig, resolved["training"], where="training")
-    cases, step_s = _validated_cases(kind, resolved), plan.seconds_per_step
-    validation_s = case_s * cases
+    step_s, validation_s = plan.seconds_per_step, case_s * cases
     if given.minutes > 0:
         budget_s = 60.0 * given.minutes
         fitting = steps_within(
@@ -181,10 +186,8 @@ def _length(
     }  # fmt: skip
 
 
-def _validated_cases(kind: str, resolved: Mapping[str, Any]) -> int:
-    """Cases of one validation."""
-    if kind != "finetune":
-        return 0
+def _labelled(resolved: Mapping[str, Any]) -> tuple[Cases, int]:
+    """Cases of a fine-tuning, and how many of them choose the weights."""
     settings = complete_finetune(resolved)
     cases, task = check_cases(settings), task_of(settings)
-    return len(held_out_cases(cases, task.config.validate_cases))
+    return cases, len(held_out_cases(cases, task.config.validate_cases))

@@ -16,6 +16,7 @@ from homolog.tasks._trained import open_predictor
 _AXES = {"z": 0, "y": 1, "x": 2}
 _DEFAULTS: Mapping[str, Any] = {
     "model": ..., "scans": ..., "out": ..., "flips": "", "overlap": None,
+    "windows": None,
     "modality": None, "precision": None, "device": "auto",
 }  # fmt: skip
 
@@ -26,7 +27,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Args:
         config: ``model`` (run or model folder), ``scans``, ``out`` (folder of the
             results); ``flips`` (axes out of zyx whose mirrorings are averaged),
-            ``overlap``, ``modality``, ``precision``, ``device``.
+            ``overlap``, ``windows`` (``scan`` or ``trained``), ``modality``,
+            ``precision``, ``device``.
         folder: Not used.
 
     Returns:
@@ -40,6 +42,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         Path(asked["out"]),
         flips=asked["flips"],
         overlap=asked["overlap"],
+        windows=asked["windows"],
         modality=asked["modality"],
         precision=asked["precision"],
         device=asked["device"],
@@ -58,6 +61,7 @@ def label_scans(
     *,
     flips: str,
     overlap: float | None,
+    windows: str | None = None,
     modality: str | None,
     precision: str | None,
     device: str,
@@ -69,7 +73,11 @@ def label_scans(
         ConfigError: Axes that cannot be meant.
     """
     found = find_scans(scans)
-    options: dict[str, Any] = {"flips": mirrored_axes(flips), "overlap": overlap}
+    if windows not in (None, "scan", "trained"):
+        raise ConfigError(f"windows must be scan or trained, got {windows!r}.")
+    options: dict[str, Any] = {
+        "flips": mirrored_axes(flips), "overlap": overlap, "windows": windows,
+    }  # fmt: skip
     if modality:
         options["modality"] = modality.upper()
     task, trained = open_predictor(model, choose_device(device), precision=precision)

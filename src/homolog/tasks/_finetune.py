@@ -379,21 +379,29 @@ def _opening(
     *,
     at_most: bool,
 ) -> str:
-    """What is learnt from, and what chooses; ``at_most`` where time may end it."""
-    learnt, chosen = len(cases.train), len(held_out)
+    window = " x ".join(str(n) for n in spec.get("window") or ())
+    told = f"; window {window} voxels" if window else ""
+    return f"{labels_words(cases, len(held_out), at_most=at_most)}{told}."
+
+
+def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
+    """What is learnt from, and what chooses.
+
+    Args:
+        cases: Of the fine-tuning.
+        chosen: Held-out cases that choose the weights.
+        at_most: Time may end it before all of them are looked at.
+    """
+    learnt, held = len(cases.train), len(cases.val)
     text = f"{learnt} labelled case{'s' * (learnt != 1)} to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"
-        if chosen < len(cases.val):
-            text += f" (of {len(cases.val)} held out)"
-        text += f": {few}{learnt + chosen} labelled cases in all"
-    else:
-        text += "; without held-out cases the last weights are kept"
-        if cases.val:
-            text += f" ({len(cases.val)} labelled ones are left alone)"
-    window = " x ".join(str(n) for n in spec.get("window") or ())
-    return f"{text}; window {window} voxels." if window else f"{text}."
+        if chosen < held:
+            text += f" (of {held} held out)"
+        return f"{text}: {few}{learnt + chosen} labelled cases in all"
+    text += "; without held-out cases the last weights are kept"
+    return f"{text} ({held} labelled ones are left alone)" if held else text
 
 
 def label_count(

@@ -6,10 +6,14 @@ import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from homolog.data.free_memory import free_bytes
 from homolog.geometry.affine import Index
 from homolog.tasks._windows import WindowGrid
 from homolog.training.precision import autocast
@@ -39,6 +43,10 @@ class SlidingConfig:
         budget_bytes: Memory for the sums of overlapping windows; None: 650 MB on the
             host, a third of what is free on a GPU.
         precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast.
+        follow: Where the scan is not much larger than the window, the window follows
+            it, each side a multiple of this, as far as memory allows; None: it stays.
+        room_bytes: Memory for the network's maps of such a window; None: half of what
+            is free.
     """
 
     window: Index
@@ -52,6 +60,8 @@ class SlidingConfig:
     fill: float = 0.0
     budget_bytes: int | None = None
     precision: str = "fp32"
+    follow: Index | None = None
+    room_bytes: int | None = None
 
 
 class WindowPredictor:
@@ -191,6 +201,56 @@ def constant_value(window: Tensor) -> tuple[float, ...] | None:
             return None
         values.append(low.item())
     return tuple(values)
+
+
+# Network -> bytes of all its maps per voxel of a window.
+_MAP_BYTES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
+# What a network computes between its layers (sums, joined maps) is not seen there.
+_UNSEEN = 1.5
+_UNKNOWN_ROOM = 1_000_000_000
+
+
+def map_bytes(
+    network: nn.Module, channels: int, window: Index, device: torch.device
+) -> float:
+    """Memory that all maps of a network take together, per voxel of a window.
+
+    More than is ever held at once: most maps are freed before the last are made.
+
+    Args:
+        network: In evaluation mode, on the device.
+        channels: Of the image.
+        window: A small legal one (D, H, W), through which the maps are measured.
+        device: Where the network lies.
+    """
+    if network not in _MAP_BYTES:
+        total = 0
+
+        def count(part: nn.Module, given: Any, made: Any) -> None:
+            nonlocal total
+            if isinstance(made, Tensor):
+                total += made.numel() * max(made.element_size(), 4)
+
+        dtype = next((p.dtype for p in network.parameters()), torch.float32)
+        leaves = [m for m in network.modules() if not list(m.children())]
+        hooks = [leaf.register_forward_hook(count) for leaf in leaves]
+        try:
+            with torch.no_grad():
+                network(torch.zeros((1, channels, *window), dtype=dtype, device=device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        _MAP_BYTES[network] = _UNSEEN * total / prod(window)
+    return _MAP_BYTES[network]
+
+
+def room_for_maps(device: torch.device) -> int:
+    """Half of the memory that is free where a network runs; 1 GB where unknown."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (int(free) + max(kept, 0)) // 2
+    return free_bytes() // 2 or _UNKNOWN_ROOM
 
 
 def free_memory(device: torch.device) -> None:

@@ -22,6 +22,7 @@ from homolog.data.preprocess import (
 from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
+from homolog.geometry.affine import Index
 from homolog.tasks._base import Trained
 from homolog.tasks._forward import SlidingConfig
 from homolog.tasks._segmenter import spec_index
@@ -58,6 +59,7 @@ def label_stored(
     *,
     flips: Sequence[int] = (),
     overlap: float | None = None,
+    windows: str | None = None,
 ) -> Job[SlidingResult | None]:
     """Class indices of every voxel of a prepared scan.
 
@@ -67,6 +69,9 @@ def label_stored(
         levels: The scan's card or what ``prepare_volume`` made.
         flips: Axes whose mirrorings are averaged.
         overlap: Of neighbouring windows; None takes the model's.
+        windows: ``scan``: a scan that is not much larger than the window of training
+            is one window, where the network takes any size; ``trained``: that of
+            training, always; None: ``scan``.
 
     Returns:
         Labels as class indices; None when told to stop.
@@ -87,6 +92,7 @@ def label_stored(
         flips=useful_flips(model, flips),
         fill=_fill(levels),
         precision=model.precision,
+        follow=None if slicewise or windows == "trained" else _free_divisor(model),
     )
     result = yield from slide(
         model.network,
@@ -97,6 +103,14 @@ def label_stored(
         normalise=_Normalise(levels),
     )
     return result
+
+
+def _free_divisor(model: Trained) -> Index | None:
+    """See ``Backbone.free_divisor``."""
+    found: Index | None = getattr(
+        getattr(model.network, "encoder", None), "free_divisor", None
+    )
+    return found
 
 
 def is_slicewise(model: Trained) -> bool:

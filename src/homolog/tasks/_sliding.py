@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,13 @@ from homolog.tasks._forward import (
     SlidingConfig,
     WindowPredictor,
     free_memory,
+    map_bytes,
+    room_for_maps,
 )
 from homolog.tasks._last_layer import split_last_layer
 from homolog.tasks._windows import (
     WindowGrid,
+    follow_scan,
     gaussian_weight,
     legal_window,
     place_windows,
@@ -79,7 +83,8 @@ def slide(
     they are fewer than its classes: ours offer ``features(image)`` and ``head``, others
     of many classes are searched for such a layer. Any other network goes through the
     windows once per class block when its slab would exceed the budget. Running out of
-    memory halves the batch, then moves the sums to the host, then halves the block.
+    memory halves the batch, then moves the sums to the host, then halves the block;
+    before all that a window that followed the scan becomes that of training.
 
     Args:
         network: (B, C, D, H, W) -> (B, K, D, H, W) logits, in evaluation mode.
@@ -104,16 +109,21 @@ def slide(
             if not is_out_of_memory(error):
                 raise
             smaller = run.plan.smaller(classes)
-            if smaller is None:
+            if run.follows:
+                words = f"windows of {' x '.join(map(str, run.trained))} voxels"
+                config = replace(config, follow=None)
+            elif smaller is None:
                 raise JobError(
                     f"memory does not suffice for one window of {run.grid.window} "
                     f"voxels on {device}; try --device cpu or a smaller window."
                 ) from error
-            run.plan = smaller
+            else:
+                run.plan = smaller
+                words = smaller.describe()
         free_memory(device)
-        yield Note(
-            f"out of memory; trying again with {run.plan.describe()}.", "warning"
-        )
+        if run.follows:
+            run = _Slide(network, image, classes, config, device, normalise)
+        yield Note(f"out of memory; trying again with {words}.", "warning")
 
 
 @dataclass(frozen=True)
@@ -167,9 +177,12 @@ class _Slide:
         window = legal_window(
             self.shape, config.window, config.divisor, config.smallest
         )
+        larger = self._following(network, image, window, config, device)
+        self.trained = window  # what is left to fall back on where memory runs out
+        self.follows = larger != window
         self.slicewise, part = config.slicewise, config.overlap
         overlap = (0.0, part, part) if self.slicewise else (part, part, part)
-        self.grid = place_windows(self.shape, window, overlap)
+        self.grid = place_windows(self.shape, larger, overlap, front=self.follows)
         exact = image.dtype == torch.float64 and normalise is None
         self.dtype = torch.float64 if exact else torch.float32
         network = _split(network, image, classes, self.grid.window, device, self.dtype)
@@ -183,6 +196,26 @@ class _Slide:
             normalise or (lambda windows: windows.to(self.dtype)),
         )
         self.plan = self._first_plan(config.budget_bytes, device)
+
+    def _following(
+        self,
+        network: Network,
+        image: Tensor,
+        window: Index,
+        config: SlidingConfig,
+        device: torch.device,
+    ) -> Index:
+        """A window that follows the scan, where memory holds the network's maps."""
+        if config.follow is None or not isinstance(network, nn.Module):
+            return window
+        larger = follow_scan(self.shape, window, config.follow)
+        if larger == window:
+            return window
+        small = legal_window(config.smallest, window, config.divisor, config.smallest)
+        each = map_bytes(network, image.shape[0], small, device)
+        room = config.room_bytes
+        room = room_for_maps(device) if room is None else room
+        return larger if each * prod(larger) <= room else window
 
     def _first_plan(self, budget_bytes: int | None, device: torch.device) -> _Plan:
         """Features where they are fewer than classes, else logits within the budget."""

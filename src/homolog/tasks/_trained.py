@@ -10,6 +10,8 @@ from homolog.backbones._base import build
 from homolog.config import from_dict
 from homolog.data.learnt_spacing import learnt_of
 from homolog.errors import UnusableInput
+from homolog.memory import bounded
+from homolog.model_card import CARD
 from homolog.model_files import load_model
 from homolog.tasks import TASKS
 from homolog.tasks._base import LearnedTask, Task, Trained
@@ -63,9 +65,20 @@ def open_predictor(
             f"{source} holds a model of kind {kind!r}, which cannot predict; make one "
             "with: homolog finetune segment STORE --encoder RUN --out RUN2"
         )
-    task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
-    backbone = build(card["backbone"]["name"], card["backbone"]["config"])
-    network = task.network(backbone, card["task_spec"])
+    for part in ("backbone", "task_config", "task_spec"):
+        if not card.get(part):
+            raise UnusableInput(
+                f"{loaded.folder / CARD} is damaged ({part} is missing)."
+            )
+    try:
+        task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
+        backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
+        with bounded(f"the model {source}"):
+            network = task.network(backbone, card["task_spec"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise UnusableInput(
+            f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
+        ) from error
     own = network.state_dict()
     odd = sorted(own.keys() ^ state.keys())
     odd += [n for n in own if n in state and own[n].shape != state[n].shape]

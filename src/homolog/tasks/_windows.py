@@ -60,6 +60,29 @@ def legal_window(
     return d, h, w
 
 
+# A window may be this much longer than in training along each axis: beyond that the
+# statistics of instance norms are others than those learnt with.
+MOST_GROWTH = 1.5
+
+
+def follow_scan(shape: Index, window: Index, divisor: Index) -> Index:
+    """The window with each side that of the scan, where it is not much longer.
+
+    Args:
+        shape: The scan's size (D, H, W).
+        window: As ``legal_window`` gave it.
+        divisor: What every longer side must be a multiple of.
+
+    Returns:
+        A side longer than the scan, or too short for it by more than half, stays.
+    """
+    d, h, w = (
+        whole if side < n and (whole := -(-n // m) * m) <= MOST_GROWTH * side else side
+        for n, side, m in zip(shape, window, divisor, strict=True)
+    )
+    return d, h, w
+
+
 def slices_at_once(depth: int, plane: Index, voxels: int) -> int:
     """Depth of the windows of a slice-wise network: a volume in equal parts.
 
@@ -74,7 +97,11 @@ def slices_at_once(depth: int, plane: Index, voxels: int) -> int:
 
 
 def place_windows(
-    shape: Index, window: Index, overlap: float | tuple[float, float, float]
+    shape: Index,
+    window: Index,
+    overlap: float | tuple[float, float, float],
+    *,
+    front: bool = False,
 ) -> WindowGrid:
     """Windows at regular steps; the last of each axis is moved in to end at the border.
 
@@ -83,6 +110,7 @@ def place_windows(
         window: Window size.
         overlap: Shared part of neighbouring windows, 0 <= overlap < 1; of all axes or
             of each.
+        front: An odd voxel of padding goes before the scan, not behind it.
 
     Raises:
         ValueError: ``overlap`` outside 0..1.
@@ -91,7 +119,8 @@ def place_windows(
     if not all(0.0 <= part < 1.0 for part in shared):
         raise ValueError(f"overlap must be at least 0 and below 1, got {overlap}.")
     padded = _index(max(n, side) for n, side in zip(shape, window, strict=True))
-    before = _index((p - n) // 2 for p, n in zip(padded, shape, strict=True))
+    odd = int(front)
+    before = _index((p - n + odd) // 2 for p, n in zip(padded, shape, strict=True))
     per_axis = [
         _starts(n, side, part)
         for n, side, part in zip(padded, window, shared, strict=True)

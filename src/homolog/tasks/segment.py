@@ -21,7 +21,7 @@ from homolog.feed import CaseRef
 from homolog.geometry.affine import Index
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import build_decoder
-from homolog.tasks._base import LearnedTask, TaskModule, Trained
+from homolog.tasks._base import FACTS, LearnedTask, TaskModule, Trained
 from homolog.tasks._label_spaces import (
     LabelSpace,
     annotated,
@@ -218,7 +218,7 @@ class Segment(LearnedTask):
         Args:
             model: The trained network.
             case: A labelled case, prepared as the model's training cases were.
-            options: ``flips``, ``overlap``, ``tolerance_mm``.
+            options: ``flips``, ``overlap``, ``windows``, ``tolerance_mm``.
         """
         tolerance_mm = float(options.pop("tolerance_mm", 1.0))
         own = str(model.card.get("store_hash", ""))
@@ -240,7 +240,8 @@ class Segment(LearnedTask):
         Args:
             volume: A scan as stored in its file.
             inputs: ``model``: Trained. ``flips``: axes whose mirrorings are averaged.
-                ``overlap``: of windows. ``modality``: take the scan for this one.
+                ``overlap`` and ``windows``: see ``label_stored``. ``modality``: take
+                the scan for this one.
 
         Returns:
             Labels with the scan's own affine; None when told to stop.
@@ -262,6 +263,7 @@ class Segment(LearnedTask):
             prepared,
             flips=flips,
             overlap=inputs.get("overlap"),
+            windows=inputs.get("windows"),
         )
         if result is None:
             return None
@@ -270,6 +272,7 @@ class Segment(LearnedTask):
                 f"{volume.name}: {result.constant} of {result.windows} windows were "
                 "constant and predicted once."
             )
+        told = {"windows": result.windows, "window": list(result.window)}
         values = as_label_values(result.labels, model.spec)
         restored = restore_labels(values, prepared, volume)
         names = {int(v): n for v, n in model.spec["label_names"].items()}
@@ -278,7 +281,7 @@ class Segment(LearnedTask):
             volume.affine,
             names,
             volume.name,
-            volume.meta,
+            {**volume.meta, FACTS: told},
         )
 
 

@@ -11,6 +11,8 @@ VALIDATION_SHARE = 0.1
 _END_SHARE = 0.01
 # Decisions are taken so often: a share of what is left, within shares of the whole.
 _LOOK_SHARE, _LEAST_SHARE, _MOST_SHARE = 0.2, 0.01, 0.05
+# Steps that take so many times as long as the fastest before are slow.
+_SLOW = 2.0
 # A listener that takes longer has paused the run; its time is not the training's.
 _PAUSE_S = 1.0
 
@@ -28,6 +30,7 @@ class Budget:
             validations not.
         validation_s: Seconds used for validations.
         looked_step: Steps done when the number was decided last.
+        fastest_s: The least ``seconds_per_step`` since ``forget_fastest``; 0: none.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Budget:
         self.validation_s = told.get("validation_s", 0.0)
         self.seconds_per_step = told.get("seconds_per_step", 0.0)
         self.looked_step = int(told.get("looked_step", 0))
+        self.fastest_s = told.get("fastest_s", 0.0)
         self._looked_s = told.get("looked_s", 0.0)
         self._looked_validation_s = told.get("looked_validation_s", 0.0)
 
@@ -50,6 +54,7 @@ class Budget:
             "validation_s": self.validation_s,
             "seconds_per_step": self.seconds_per_step,
             "looked_step": self.looked_step,
+            "fastest_s": self.fastest_s,
             "looked_s": self._looked_s,
             "looked_validation_s": self._looked_validation_s,
         }
@@ -80,7 +85,7 @@ class Budget:
         Args:
             seconds_per_step: As measured before.
         """
-        self.seconds_per_step = seconds_per_step
+        self.seconds_per_step = self.fastest_s = seconds_per_step
         self._looked_s, self._looked_validation_s = self.spent_s, self.validation_s
 
     def is_time_to_look(self) -> bool:
@@ -101,8 +106,18 @@ class Budget:
         training_s -= self.validation_s - self._looked_validation_s
         if done > self.looked_step:
             self.seconds_per_step = training_s / (done - self.looked_step)
+            self.fastest_s = min(self.fastest_s or 1e9, self.seconds_per_step)
         self._looked_s, self._looked_validation_s = self.spent_s, self.validation_s
         self.looked_step = done
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether steps take much longer than they did."""
+        return self.seconds_per_step > _SLOW * self.fastest_s > 0
+
+    def forget_fastest(self) -> None:
+        """What comes is not to be compared with what was."""
+        self.fastest_s = 0.0
 
     def free_s(self, saving_s: float) -> float:
         """Seconds left for steps and validations, those of the end set aside.

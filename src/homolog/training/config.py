@@ -25,9 +25,11 @@ class TrainingConfig:
         unit="min",
         minimum=0.0,
     )
-    batch_size: int = option(2, "samples per forward pass and process", minimum=1)
+    batch_size: int = option(
+        2, "samples per forward pass and process", minimum=1, maximum=65536
+    )
     accumulate: int = option(
-        1, "forward passes per optimiser step", minimum=1, advanced=True
+        1, "forward passes per optimiser step", minimum=1, maximum=65536, advanced=True
     )
     learning_rate: float = option(1e-3, "peak learning rate", minimum=0.0)
     weight_decay: float = option(0.01, "decay of the weights", minimum=0.0)

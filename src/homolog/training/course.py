@@ -26,12 +26,14 @@ class Revision:
         total_steps: Steps of the whole training from now on; more than ``step``.
         validate_every: Steps between validations from now on; 0: one at the end.
         validate_cases: Cases each validation looks at; 0: not decided yet.
+        threads: CPU threads from now on; 0: as many as before.
     """
 
     step: int = option(0, "steps done", minimum=0)
     total_steps: int = option(1, "steps of the whole training", minimum=1)
     validate_every: int = option(0, "steps between validations", minimum=0)
     validate_cases: int = option(0, "cases of a validation", minimum=0)
+    threads: int = option(0, "CPU threads", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def few_steps_words(
     if steps * 4 > recipe_steps:
         return ""
     return (
-        f"{minutes:g} minutes are about {steps} steps here; the recipe has "
+        f"{minutes:g} minute{'s are' if minutes != 1 else ' is'} about {steps} steps "
+        f"here; the recipe has "
         f"{recipe_steps}, which would take about "
         f"{spoken(recipe_steps * seconds_per_step)}: expect little."
     )

@@ -43,6 +43,7 @@ from homolog.training.planning import (
     read_plan,
     resized,
     revised,
+    threads_words,
     write_revisions,
 )
 from homolog.training.precision import resolve_precision
@@ -103,7 +104,7 @@ def train(
     """
     module: nn.Module = trainable
     module.to(device).train()
-    random_state = torch.get_rng_state()
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
     loop = _Loop(module, feed, config, folder, device, seed)
     loop.began = time.monotonic() if began is None else began
     loop.budget = Budget(60.0 * config.minutes, loop.began)
@@ -118,6 +119,7 @@ def train(
     finally:
         loop.close()
         torch.set_rng_state(random_state)
+        torch.set_num_threads(threads)
     return loop.result()
 
 
@@ -178,6 +180,7 @@ class _Loop:
             yield Stopped(0)
             return
         self._follow_what_was_written(saved is not None)
+        self._take_threads()
         self.stepper.precision = self.plan.precision
         self.feed = resized(self.feed, self.plan.batch_size)
         self.validator.best = self.position.best
@@ -331,6 +334,8 @@ class _Loop:
             first, *rest = self.written
             self.written = tuple(rest)
             self.budget.look(done)
+            if first.threads:
+                self.budget.forget_fastest()
             self._follow(first)
             return
         if not self.plan.budget_s or not done or (known and known[-1].step == done):
@@ -350,13 +355,16 @@ class _Loop:
         revision = from_first(
             revised(
                 self.plan, self.position.done, self.config, self.validator, self.budget,
-                cases=cases, saving_s=self._save_s,
+                cases=cases, saving_s=self._save_s, device=self.device,
             )
         )  # fmt: skip
         if not is_worth_it(self.plan, revision):
             return
+        threads = self.plan.threads_now
         self._follow(revision)
         write_revisions(self.folder, self.plan.revisions)
+        if revision.threads:
+            yield from self._tell(Note(threads_words(revision.threads, threads)))
         self._revised_from = self._revised_from or before
         steps, told = self.plan.steps, self._revised_from
         if abs(steps - told) > _WORTH_TELLING * told:
@@ -367,8 +375,14 @@ class _Loop:
             )
             yield from self._tell(Note(text))
 
+    def _take_threads(self) -> None:
+        """As many CPU threads as were decided: another number rounds otherwise."""
+        if self.plan.threads_now:
+            torch.set_num_threads(self.plan.threads_now)
+
     def _follow(self, revision: Revision) -> None:
         self.plan = replace(self.plan, revisions=(*self.plan.revisions, revision))
+        self._take_threads()
         self.close()  # batches were made ahead for the former number of steps
 
     def _lower(self, error: BaseException) -> Note:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from homolog.config import ConfigError, from_dict
 from homolog.distributed import from_first, world
 from homolog.errors import JobError, UnusableInput
@@ -51,7 +53,9 @@ from homolog.views.specs import Phase, phase_at
 PLAN = "plan.json"
 
 _NOT_WORTH_MEASURING = 20  # steps
-_SHARE_FOR_MEASURING = 0.01
+_SHARE_FOR_MEASURING = 0.005
+# Fewer threads are taken where steps are so many times as fast with them.
+_FASTER = 1.5
 _MOST_MEASURED = 50
 _MEASURED_OF_PHASES = 12
 # Share of the steps left by which a new number must differ to be followed.
@@ -78,6 +82,7 @@ class Plan:
         validate_share: Part of each held-out scan that validations look at, 0..1.
         phases: Of each phase the share of the training done at its end, and seconds a
             step of it takes; empty without phases or budget.
+        threads: With a budget on the CPU: threads that were fastest; 0: as told.
         revisions: Decisions taken since, see Course.
     """
 
@@ -92,7 +97,14 @@ class Plan:
     validate_every: int = 0
     validate_share: float = 1.0
     phases: tuple[tuple[float, float], ...] = ()
+    threads: int = 0
     revisions: tuple[Revision, ...] = ()
+
+    @property
+    def threads_now(self) -> int:
+        """CPU threads, as decided last; 0: as told."""
+        decided = (r.threads for r in reversed(self.revisions) if r.threads)
+        return next(decided, self.threads)
 
     @property
     def course(self) -> Course:
@@ -170,6 +182,16 @@ def make_plan(
     wanted = config.dry_run_steps
     if config.minutes > 0 or (wanted and config.steps >= _NOT_WORTH_MEASURING):
         plan, measured = yield from _measured(stepper, feed, config, plan)
+        threads = torch.get_num_threads()
+        if config.minutes > 0 and can_change_threads(stepper.device) and threads > 1:
+            torch.set_num_threads(fewer(threads))
+            plan, less = yield from _measured(stepper, feed, config, plan)
+            if less.seconds_per_step * _FASTER < measured.seconds_per_step:
+                measured = less
+                yield Note(threads_words(torch.get_num_threads(), threads))
+            else:
+                torch.set_num_threads(threads)
+            plan = replace(plan, threads=torch.get_num_threads())
         plan = replace(
             plan,
             seconds_per_step=measured.seconds_per_step,
@@ -187,6 +209,24 @@ def make_plan(
             yield Note(few, "warning")
     write_plan(folder, plan)
     return plan
+
+
+def can_change_threads(device: torch.device) -> bool:
+    """Whether another number of CPU threads may be taken."""
+    return device.type == "cpu" and world().size == 1
+
+
+def fewer(threads: int) -> int:
+    """Where others use the cores, threads wait for each other: half of them."""
+    return max(1, threads // 2)
+
+
+def threads_words(now: int, before: int) -> str:
+    """A sentence about fewer threads."""
+    return (
+        f"{now} of {before} CPU threads from now on: others use the cores too, and "
+        "threads that wait for each other are slower than few."
+    )
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -240,6 +280,7 @@ def revised(
     *,
     cases: int,
     saving_s: float,
+    device: torch.device,
 ) -> Revision:
     """The number of steps decided anew, from how long they took of late.
 
@@ -251,6 +292,7 @@ def revised(
         budget: Of the whole run.
         cases: Held-out cases a validation looks at; 0: not decided.
         saving_s: Seconds a checkpoint takes.
+        device: Where it trains.
     """
     course, looked = plan.course, budget.looked_step
     budget.look(done)
@@ -267,7 +309,12 @@ def revised(
             # the one at the end is made in any case
             expected_s = each_s * validations_left(done, plan.steps, every)
     total = done + budget.steps_left(expected_s, saving_s, heavier)
-    return Revision(done, total, every, cases)
+    threads = 0
+    if budget.is_slow and can_change_threads(device) and not plan.phases:
+        threads = fewer(plan.threads_now) if plan.threads_now > 1 else 0
+    if threads:
+        budget.forget_fastest()
+    return Revision(done, total, every, cases, threads)
 
 
 def is_worth_it(plan: Plan, revision: Revision) -> bool:
@@ -275,7 +322,7 @@ def is_worth_it(plan: Plan, revision: Revision) -> bool:
     every = plan.revisions[-1].validate_every if plan.revisions else plan.validate_every
     if revision.validate_every != every:
         return True
-    if revision.validate_cases != plan.validate_cases:
+    if revision.validate_cases != plan.validate_cases or revision.threads:
         return True
     left = plan.steps - revision.step
     return abs(revision.total_steps - plan.steps) > _WORTH_IT * left

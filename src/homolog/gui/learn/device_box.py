@@ -8,7 +8,6 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QHBoxLayout,
-    QLabel,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -17,6 +16,7 @@ from qtpy.QtWidgets import (
 from homolog.gui import engine, preferences
 from homolog.gui.hub import Hub
 from homolog.gui.learn.estimate_words import no_gpu_hint
+from homolog.gui.rows import sentence, tell
 from homolog.gui.threads import in_background
 
 
@@ -56,10 +56,7 @@ class DeviceBox(QWidget):
         self.again.setAccessibleName("Look for devices again")
         self.again.setToolTip("Ask again which devices there are and what is free")
         self.again.clicked.connect(self.ask)
-        self.hint = QLabel()
-        self.hint.setWordWrap(True)
-        self.hint.setAccessibleName("Note on the device")
-        self.hint.hide()
+        self.hint = sentence("Note on the device", lines=3 if kind == "pretrain" else 2)
         row = QHBoxLayout()
         row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(self.choice, 1)
@@ -132,8 +129,7 @@ class DeviceBox(QWidget):
         self._say(f"The devices could not be listed: {error}")
 
     def _say(self, text: str) -> None:
-        self.hint.setText(text)
-        self.hint.show()
+        tell(self.hint, text)
 
     def _keep_preferred(self) -> None:
         """The device of the settings page, even before the list is known."""

@@ -11,6 +11,7 @@ from homolog.gui.folds import fold_of, lay_out_again
 from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.joined_stores import (
     how_they_fit,
+    labels_counted,
     teaching_problem,
     what_is_learnt,
 )
@@ -23,8 +24,10 @@ from homolog.gui.rows import (
     beside,
     button,
     fill,
+    keep_room,
     labelled,
     narrow,
+    one_place,
     sentence,
     tell,
 )
@@ -32,7 +35,7 @@ from homolog.gui.rows import (
 # Settings of a task that people look for first.
 _FIRST = (
     "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
-    "freeze", "window", "flip",
+    "freeze", "window", "flip", "validate_cases",
 )  # fmt: skip
 
 
@@ -56,7 +59,8 @@ class FinetunePanel(LearnPanel):
         self.classes = sentence("Classes to learn")
         self.fold = fold_of("Classes")
         self.fold.addWidget(self.classes)
-        self.fit = sentence("How the stores fit together")
+        self.fit = sentence("How the stores fit together", lines=2)
+        keep_room(self.fold)
         self._data = QWidget()
         inside = QVBoxLayout(self._data)
         inside.setContentsMargins(0, 0, 0, 0)
@@ -72,7 +76,8 @@ class FinetunePanel(LearnPanel):
                        lambda: self.hub.go.emit("Data", {})),
             )
         )  # fmt: skip
-        column.addWidget(self._data)
+        keep_room(self._data)
+        column.addLayout(one_place(self.no_store, self._data))
         self.encoder = narrow(QComboBox())
         self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
         hint = "Pretrained weights to start from, or random ones"
@@ -92,6 +97,8 @@ class FinetunePanel(LearnPanel):
         self.share.valueChanged.connect(lambda: self.something_changed())
         hint = "Share of the labelled training scans used, by patient"
         column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
+        self.counted = sentence("Labelled scans counted")
+        column.addWidget(self.counted)
 
     def show_stores(self) -> None:
         """Fill the list, labelled ones first; what was ticked stays ticked."""
@@ -107,6 +114,11 @@ class FinetunePanel(LearnPanel):
         self.list.show_stores(ordered, kept, self._lacks)
         self._show_classes()
 
+    def shown(self) -> None:
+        """See LearnPanel; what was hidden while one looked gives its room up."""
+        keep_room(self.no_encoder, keep=self.no_encoder.isVisibleTo(self))
+        super().shown()
+
     def show_encoders(self) -> None:
         """Fill the list of encoders."""
         kept = self.kept.get("encoder") or self.encoder.currentData()
@@ -114,6 +126,8 @@ class FinetunePanel(LearnPanel):
         entries.append(("From scratch (random weights)", SCRATCH))
         fill(self.encoder, entries, kept)
         self.no_encoder.setVisible(not self.encoders)
+        if not self.encoders:
+            keep_room(self.no_encoder)
         self._tell_encoder()
 
     def wish(self) -> FinetuneWish | None:
@@ -201,3 +215,12 @@ class FinetunePanel(LearnPanel):
     def _to_pretrain(self) -> None:
         stores = [str(store.path) for store in self.list.chosen]
         self.hub.go.emit("Pretrain", {"stores": stores})
+
+    def something_changed(self) -> None:
+        """See LearnPanel."""
+        super().something_changed()
+        row = self.settings.own.rows.get("validate_cases")
+        most = row.value if row is not None and not row.reason else 0
+        task, share = str(self.entry.currentData()), self.share.value() / 100.0
+        told = labels_counted(task, self.list.chosen, share, most)
+        tell(self.counted, told)

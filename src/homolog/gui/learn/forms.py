@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QSizePolicy,
     QStyle,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -33,6 +32,7 @@ from homolog.gui.learn.form_fields import (
     base_values,
     differing,
 )
+from homolog.gui.rows import ToolOneOf
 
 _LABEL_LETTERS = 15
 _RED = "QLineEdit { border: 2px solid #d9534f; }"
@@ -56,8 +56,7 @@ class FieldRow(QWidget):
         # Broken by hand: a fold gives rows of wrapping labels too small a height.
         self.label = QLabel("\n".join(textwrap.wrap(field.label, _LABEL_LETTERS)))
         self.label.setBuddy(self.editor)
-        self.back = QToolButton()
-        self.back.setText("Reset")
+        self.back = ToolOneOf("Reset", "default")
         self.back.clicked.connect(self.reset)
         self._quiet = False
         self._sign: Any = None

@@ -104,6 +104,34 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
     return title, f"{_lines(joined)}\n{_ELSEWHERE}"
 
 
+def labels_counted(
+    task: str, stores: Sequence[StoreChoice], share: float, most: int | None
+) -> str:
+    """How many labelled scans will be used, and for what; empty without stores.
+
+    Args:
+        task: That is learnt.
+        stores: To learn from.
+        share: Of the labelled training scans, 0..1.
+        most: Held-out scans that choose the weights, at most; 0: all; None: none.
+    """
+    if teaching_problem(task, stores):
+        return ""
+    whole = task == "classify"
+    learnt = sum(s.class_teachable if whole else s.teachable for s in stores)
+    held = sum(s.class_held_out if whole else s.held_out for s in stores)
+    learnt = max(1, round(share * learnt))
+    chosen = 0 if most is None else min(held, most) if most else held
+    about = "About " if share < 1.0 else ""
+    text = f"{about}{learnt} labelled scan{'s' * (learnt != 1)} to learn from"
+    if not chosen:
+        return f"{text}; none chooses the weights: the last ones are kept."
+    return (
+        f"{text} and {chosen} more to choose the weights by (Validate cases): "
+        f"{learnt + chosen} in all."
+    )
+
+
 def how_they_fit(task: str, stores: Sequence[StoreChoice]) -> str:
     """What to know before stores are learnt together; empty where they cannot be."""
     if len(stores) < 2 or teaching_problem(task, stores):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from homolog.gui import preferences
 from homolog.gui.folds import fold_of
@@ -23,12 +23,14 @@ from homolog.gui.learn.start_box import StartBox
 from homolog.gui.learn.store_list import StoreChoice, list_stores
 from homolog.gui.rows import (
     EmptyState,
+    Sentence,
     ask_folder,
     button,
     fill,
     labelled,
     named,
     narrow,
+    one_place,
     sentence,
     tell,
 )
@@ -66,10 +68,11 @@ class LearnPanel(QWidget):
         self.kept = kept_values.read(preferences.home(), self.title)
         self._restoring = True
         self.entry = narrow(QComboBox())
-        self.about = sentence("What it does")
-        self.waiting = QLabel("Asking the engine what it offers...")
-        named(self.waiting, "State of the engine", "The engine is asked once")
-        self.waiting.setWordWrap(True)
+        self.about = sentence("What it does", lines=4)
+        self.waiting = named(
+            Sentence(4), "State of the engine", "The engine is asked once"
+        )
+        self.waiting.setText("Asking the engine what it offers...")
         self.length = LengthBox()
         self.device = DeviceBox(hub, self.kind)
         self.settings = SettingsBox(self.what.lower(), self.first)
@@ -90,7 +93,7 @@ class LearnPanel(QWidget):
         self._connect()
 
     def data_rows(self, column: QVBoxLayout) -> None:
-        """Add the rows that say what is learnt from."""
+        """Add the rows that say what is learnt from, and ``no_store``."""
         raise NotImplementedError
 
     def more_rows(self, column: QVBoxLayout) -> None:
@@ -211,10 +214,8 @@ class LearnPanel(QWidget):
 
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)
-        column.addWidget(self.waiting)
         column.addLayout(labelled(self.what, self.entry, f"The {self.what.lower()}"))
-        column.addWidget(self.about)
-        column.addWidget(self.no_store)
+        column.addLayout(one_place(self.waiting, self.about))
         self.data_rows(column)
         column.addLayout(
             labelled("Length", self.length, "How long to train; stop when you like")

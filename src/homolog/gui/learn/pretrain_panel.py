@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QComboBox, QVBoxLayout, QWidget
 from homolog.gui.learn.control import PretrainWish
 from homolog.gui.learn.panel import LearnPanel
 from homolog.gui.learn.store_ticks import StoreTicks
-from homolog.gui.rows import button, fill, labelled, named, narrow
+from homolog.gui.rows import button, fill, keep_room, labelled, named, narrow, one_place
 
 _SHARING: tuple[tuple[str, tuple[str, float] | None], ...] = (
     ("As the method does", None),
@@ -47,7 +47,8 @@ class PretrainPanel(LearnPanel):
             button("Add store...", "Choose a store that lies elsewhere",
                    self.choose_store)
         )  # fmt: skip
-        column.addWidget(self._data)
+        keep_room(self._data)
+        column.addLayout(one_place(self.no_store, self._data))
 
     def more_rows(self, column: QVBoxLayout) -> None:
         """Starting weights, whose crops are seen, whether test scans stay unseen."""

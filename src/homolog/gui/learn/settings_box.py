@@ -16,7 +16,7 @@ from homolog.gui.learn.recipes import (
     recipe_steps,
     recipe_values,
 )
-from homolog.gui.rows import fill, labelled, narrow
+from homolog.gui.rows import fill, keep_room, labelled, narrow
 
 
 class SettingsBox(QWidget):
@@ -67,6 +67,7 @@ class SettingsBox(QWidget):
             fold.addWidget(form)
             column.addWidget(fold)
             self._folds.append(fold)
+        keep_room(self._folds[2])
         seed_hint = "Seed of everything random: the same seed gives the same run"
         column.addLayout(labelled("Seed", self.seed, seed_hint))
         self.recipe.currentIndexChanged.connect(lambda: self._recipe_changed())

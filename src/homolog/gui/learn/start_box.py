@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QApplication,
     QGridLayout,
+    QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
@@ -23,7 +24,7 @@ from homolog.gui import engine
 from homolog.gui.hub import Hub
 from homolog.gui.learn.control import Wish, name_problem, next_name
 from homolog.gui.learn.estimate_words import estimate_lines
-from homolog.gui.rows import bring_into_view
+from homolog.gui.rows import OneOf, Sentence, bring_into_view, keep_room, named
 from homolog.gui.threads import Helper, in_background, start_run
 from homolog.runs.run import Run
 
@@ -70,14 +71,17 @@ class StartBox(QWidget):
         self.estimate = _button("Estimate", "Try a few steps: time and memory needed")
         self.start = _button("Start", "Start in a process of its own")
         self.copy = _button("Copy as command", "Copy the command line that does this")
-        self.cancel = _button("Cancel estimate", "Stop the trial")
+        self.cancel = OneOf("Cancel estimate", "Cancelling...")
+        named(self.cancel, "Cancel estimate", "Stop the trial")
         self.bar = QProgressBar()
         self.bar.setAccessibleName("Progress of the estimate")
         self.bar.setToolTip("Progress of the estimate")
-        self.words = QLabel()
-        self.words.setWordWrap(True)
-        self.words.setAccessibleName("Estimate and problems")
-        self.words.setToolTip("What was measured, or what is missing")
+        # Last, for it may be long, and never lower again: else the foot of a
+        # scrolled tab would slip down.
+        self.words = Sentence(2, grows=True)
+        named(
+            self.words, "Estimate and problems", "What was measured, or what is missing"
+        )
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(label, 0, 0)
@@ -89,10 +93,13 @@ class StartBox(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
-        column.addWidget(self.bar)
-        column.addWidget(self.cancel)
-        column.addWidget(self.words)
         column.addWidget(self.copy)
+        keep_room(self.bar, self.cancel)
+        working = QHBoxLayout()
+        working.addWidget(self.bar, 1)
+        working.addWidget(self.cancel)
+        column.addLayout(working)
+        column.addWidget(self.words)
         self.bar.hide()
         self.cancel.hide()
         self.estimate.clicked.connect(self.begin_estimate)

@@ -52,6 +52,8 @@ class StoreChoice:
         several: Whether a scan may have several such classes, or none.
         classed: Scans whose class is known.
         class_teachable: Scans with such a class that are learnt from.
+        held_out: Scans with a label map that are kept for validation.
+        class_held_out: Scans with such a class that are kept for validation.
         preprocessing: How its scans were prepared; None where it cannot be read.
         problem: Why it cannot be used; empty when it can.
     """
@@ -68,6 +70,8 @@ class StoreChoice:
     several: bool = False
     classed: int = 0
     class_teachable: int = 0
+    held_out: int = 0
+    class_held_out: int = 0
     preprocessing: Preprocessing | None = None
     problem: str = ""
 
@@ -96,6 +100,7 @@ def read_store(path: Path) -> StoreChoice:
         return StoreChoice(path, problem=str(error) or type(error).__name__)
     cards = store.cards
     learnt = [c for c in cards if c.split not in ("test", "val")]
+    held = [c for c in cards if c.split == "val"]
     targets = [card.target for card in cards if card.target is not None]
     return StoreChoice(
         path=path,
@@ -113,6 +118,8 @@ def read_store(path: Path) -> StoreChoice:
         several=any(map(has_several, targets)),
         classed=len(targets),
         class_teachable=sum(card.target is not None for card in learnt),
+        held_out=sum(card.has_label for card in held),
+        class_held_out=sum(card.target is not None for card in held),
         preprocessing=store.preprocessing,
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )

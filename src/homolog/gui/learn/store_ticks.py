@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QListWidget,
@@ -15,7 +16,7 @@ from qtpy.QtWidgets import (
 from homolog.gui.learn.store_list import StoreChoice
 
 _PATH = Qt.ItemDataRole.UserRole
-_ROWS_SHOWN = 4
+_ROWS_SHOWN = 3
 
 
 class StoreTicks(QListWidget):
@@ -35,6 +36,7 @@ class StoreTicks(QListWidget):
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.itemChanged.connect(self._changed)
+        self._fit()
 
     @property
     def stores(self) -> list[StoreChoice]:
@@ -66,9 +68,16 @@ class StoreTicks(QListWidget):
         for path, store in self._stores.items():
             self.addItem(_item(store, path in self._chosen, trouble(store)))
         self.blockSignals(False)
-        rows = min(max(len(stores), 2), _ROWS_SHOWN)
+
+    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
+    def _fit(self) -> None:
+        """As high as a few rows, however many there are: what is below stays."""
         height = self.fontMetrics().height() + 4
-        self.setFixedHeight(rows * height + 2 * self.frameWidth() + 4)
+        self.setFixedHeight(_ROWS_SHOWN * height + 2 * self.frameWidth() + 4)
 
     def tick(self, path: str, on: bool = True) -> None:
         """Do what the user does: tick a store, or take its tick away."""

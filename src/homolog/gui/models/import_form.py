@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.config import ConfigError, parse_assignments
+from homolog.gui import rows
 from homolog.gui.hub import Hub
 from homolog.gui.models.control import NETWORKS
 from homolog.gui.runs.training_parts import text_label
@@ -74,8 +75,7 @@ class ImportForm(QFrame):
         self._take(self._source, name, self.network.currentText(), settings)
 
     def _tell(self, text: str) -> None:
-        self.trouble.setText(text)
-        self.trouble.setVisible(bool(text))
+        rows.tell(self.trouble, text)
 
     def _fill(self, networks: list[str]) -> None:
         chosen = self.network.currentText()
@@ -96,7 +96,7 @@ class ImportForm(QFrame):
         self.settings.setPlaceholderText("e.g. feature_size=48")
         self.settings.setAccessibleName("Settings of the network")
         self.settings.setToolTip("Sizes that differ from the defaults, NAME=VALUE")
-        self.trouble = text_label("What is wrong")
+        self.trouble = rows.sentence("What is wrong", lines=2)
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.addRow("Name", self.name)

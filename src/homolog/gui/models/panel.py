@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui import questions
+from homolog.gui import questions, rows
 from homolog.gui.desktop import to_trash, use_menu
 from homolog.gui.hub import Hub
 from homolog.gui.models import control
@@ -223,17 +223,21 @@ class ModelsPanel(QWidget):
         wanted = self._wanted or (chosen.path if chosen else None)
         self.shown_models = control.matching(self.models, self.search.text())
         self.list.blockSignals(True)
-        self.list.clear()
+        rows.keep_scrolled(self.list, self._fill)
         place = 0
         for number, model in enumerate(self.shown_models):
-            item = QListWidgetItem(model.lines)
-            item.setToolTip(str(model.path))
-            self.list.addItem(item)
             if wanted in (model.path, model.folder):
                 place, self._wanted = number, None
         self.list.setCurrentRow(place if self.shown_models else -1)
         self.list.blockSignals(False)
         self._show_card()
+
+    def _fill(self) -> None:
+        self.list.clear()
+        for model in self.shown_models:
+            item = QListWidgetItem(model.lines)
+            item.setToolTip(str(model.path))
+            self.list.addItem(item)
 
     def _show_card(self) -> None:
         model = self.chosen()
@@ -248,8 +252,7 @@ class ModelsPanel(QWidget):
             button.setEnabled(sound or (name == "delete" and model is not None))
 
     def _say(self, text: str) -> None:
-        self._news.setText(text)
-        self._news.setVisible(bool(text))
+        rows.tell(self._news, text)
 
     def _build(self) -> None:
         self.search = QLineEdit()
@@ -295,13 +298,13 @@ class ModelsPanel(QWidget):
             button.setAccessibleName(f"Import a {kind}")
             row.addWidget(button, 1, place)
         self.form = ImportForm(self.hub, self.import_foreign)
-        self._news = text_label("What is happening")
+        self._news = rows.sentence("What is happening", lines=2)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         for widget in (
             self.search, self._empty, self._offer_pretrain, self.list,
-            self.buttons_box, self._news, self._card, take_in, self.form,
-        ):  # fmt: skip
+            self.buttons_box, take_in, self._news, self.form, self._card,
+        ):  # fmt: skip  # the card, of any length, stands last
             column.addWidget(widget)
         column.addStretch()
         for widget in (

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.gui import rows
 from homolog.gui.runs.curve_points import (
     Curve,
     colour_of,
@@ -58,7 +59,9 @@ class CurveView(QWidget):
         self.drawn = 0
         self._chart: Any = None  # made when first seen: pyqtgraph takes its time
         self._legend = QLabel()
-        self._readout = QLabel("Move the mouse over the curve to read its values.")
+        # It changes with the mouse, above and below what must not move.
+        self._readout = rows.Sentence(2)
+        self._readout.setText("Move the mouse over the curve to read its values.")
         self._build()
         self._timer = QTimer(self)
         self._timer.setInterval(DRAW_MS)
@@ -118,8 +121,7 @@ class CurveView(QWidget):
         self._smooth.valueChanged.connect(self._redraw)
         label = QLabel("smooth")
         label.setBuddy(self._smooth)
-        for text in (self._legend, self._readout):
-            text.setWordWrap(True)
+        self._legend.setWordWrap(True)
         self._legend.setTextFormat(Qt.TextFormat.RichText)
         self._legend.setAccessibleName(f"{self.title}: which line is which")
         self._legend.setToolTip("Which line is which")
@@ -156,6 +158,9 @@ class CurveView(QWidget):
         self._stale = False
         self.drawn += 1
         self._legend.setText(legend_of(self._all()))
+        room = self._legend.heightForWidth(self._legend.width())
+        two = 2 * self._legend.fontMetrics().lineSpacing()
+        self._legend.setMinimumHeight(max(two, room, self._legend.minimumHeight()))
         strength = self._smooth.value() / 100
         self._chart.draw([self._prepared(c, strength) for c in self._all()],
                          self._log.isChecked())  # fmt: skip

@@ -19,6 +19,7 @@ from homolog.gui import questions
 from homolog.gui.desktop import to_trash, use_menu
 from homolog.gui.hub import Hub
 from homolog.gui.models.control import read_model
+from homolog.gui.rows import sentence, tell
 from homolog.gui.runs import control as runs_control
 from homolog.gui.runs.control import COLUMNS, Row, RunList
 from homolog.gui.runs.painted_chart import SPARK_ROLE
@@ -269,8 +270,7 @@ class RunsPanel(QWidget):
         self.buttons.offer(names)
 
     def _say(self, text: str) -> None:
-        self._news.setText(text)
-        self._news.setVisible(bool(text))
+        tell(self._news, text)
 
     def _build(self) -> None:
         self._heading = text_label("Runs folder")
@@ -282,7 +282,7 @@ class RunsPanel(QWidget):
         self._offer_pretrain.setToolTip("Start a first training")
         self._offer_pretrain.clicked.connect(lambda: self.hub.go.emit("Pretrain", {}))
         self.buttons = ActionButtons(_BUTTONS, self.act)
-        self._news = text_label("What is happening")
+        self._news = sentence("What is happening", lines=2)
         self._log_title = QLabel()
         self._log_title.setVisible(False)
         self.log = LogBox()

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.gui import rows
 from homolog.gui.runs.monitor_words import SIGNS, Reading
 from homolog.gui.runs.words import Trouble
 from homolog.gui.threads import in_background
@@ -61,6 +62,15 @@ def text_label(name: str, *, bold: bool = False) -> QLabel:
     return label
 
 
+def headline(name: str) -> rows.Sentence:
+    """A bold sentence of two lines at most."""
+    label: rows.Sentence = rows.named(rows.Sentence(2), name, name)
+    font = label.font()
+    font.setBold(True)
+    label.setFont(font)
+    return label
+
+
 def thin_bar(name: str) -> QProgressBar:
     """A progress bar; its text stands below it, where there is room."""
     bar = QProgressBar()
@@ -72,7 +82,7 @@ def thin_bar(name: str) -> QProgressBar:
 
 
 class ActionButtons(QWidget):
-    """What can be done with a run; only what helps now is there, three in a row.
+    """What can be done with a run; only what helps now is seen, each in its place.
 
     Args:
         specs: Name -> (words on the button, tooltip).
@@ -95,6 +105,8 @@ class ActionButtons(QWidget):
             button.clicked.connect(lambda _=False, what=name: act(what))
             button.setVisible(False)
             button.setMinimumWidth(_NARROWEST_PX)
+            # No button ever stands where another one was: "Delete" for "Pause".
+            rows.keep_room(button)
             self.buttons[name] = button
 
     def offer(self, names: frozenset[str]) -> None:
@@ -104,7 +116,6 @@ class ActionButtons(QWidget):
         self._offered = names
         for name, button in self.buttons.items():
             button.setVisible(name in names)
-        self._columns = 0
         self._arrange()
 
     def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
@@ -118,15 +129,15 @@ class ActionButtons(QWidget):
 
     def _arrange(self) -> None:
         """As many in a row as the longest text allows, three at most."""
-        shown = [b for n, b in self.buttons.items() if n in (self._offered or ())]
-        widest = max((b.sizeHint().width() for b in shown), default=1) + 6
+        buttons = list(self.buttons.values())
+        widest = max((b.sizeHint().width() for b in buttons), default=1) + 6
         columns = min(3, max(1, self.width() // widest))
         if columns == self._columns:
             return
         self._columns = columns
-        for button in self.buttons.values():
+        for button in buttons:
             self._grid.removeWidget(button)
-        for place, button in enumerate(shown):
+        for place, button in enumerate(buttons):
             self._grid.addWidget(button, place // columns, place % columns)
 
 
@@ -168,8 +179,8 @@ class HealthBox(QWidget):
         """Show what the monitors say."""
         self.setVisible(bool(found))
         self.verdict.setText(f"{SIGNS[light]}: {sentence}")
-        rows = [f"{r.sign.split()[0]} {r.title}: {r.value}" for r in found]
-        self.lines.setText("\n".join(rows))
+        lines = [f"{r.sign.split()[0]} {r.title}: {r.value}" for r in found]
+        self.lines.setText("\n".join(lines))
         self.lines.setToolTip("\n\n".join(f"{r.title}: {r.meaning}" for r in found))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QWidget
 
+from homolog.gui import rows
 from homolog.gui.hub import Hub
 from homolog.gui.runs import training_control as control
 from homolog.gui.runs.control import ask_to_stop, go_on, pause, read_log, stop_now
@@ -25,6 +26,7 @@ from homolog.gui.runs.training_parts import (
     PictureBox,
     TroubleBox,
     column_of,
+    headline,
     text_label,
     thin_bar,
 )
@@ -177,9 +179,10 @@ class TrainingScreen(QWidget):
         done, total, words = control.bar_of(view, shown)
         self.bar.setRange(0, total)
         self.bar.setValue(done)
-        self.state.setText(words)
+        trouble = view.trouble if shown in ("failed", "crashed") else None
+        self.state.setText(f"{words}\n✖ {trouble.what}" if trouble else words)
         self.buttons.offer(control.offered(shown, self._has_model(view)))
-        self.trouble.tell(view.trouble if shown in ("failed", "crashed") else None)
+        self.trouble.tell(trouble)
         self.facts.setText(control.facts_of(view))
         self.loss.show_curves(view.losses, self._earlier)
         self.validation.setVisible(bool(view.validation))
@@ -235,16 +238,21 @@ class TrainingScreen(QWidget):
         in_background(earlier_curve, Path(chosen), owner=self, done=take)
 
     def _build(self) -> None:
-        self.title = text_label("Headline of the training", bold=True)
+        self.title = headline("Headline of the training")
         self.bar = thin_bar("Progress of the training")
-        self.state = text_label("State of the training")
+        self.state = rows.named(
+            rows.Sentence(3), "State of the training", "State of the training"
+        )
         self.leave_button = QPushButton("◀ All runs")
         self.leave_button.setAccessibleName("Back to all runs")
         self.leave_button.setToolTip("Back to the list; the training goes on")
         self.leave_button.clicked.connect(lambda: self.back.emit())
         self.buttons = ActionButtons(control.BUTTONS, self.act)
         self.trouble = TroubleBox()
-        self.facts = text_label("Device, memory and what is saved")
+        self.facts = rows.named(
+            rows.Sentence(3), "Device, memory and what is saved",
+            "Device, memory and what is saved",
+        )  # fmt: skip
         self.loss = CurveView("Training loss")
         self.validation = CurveView("Validation")
         self.compare = QComboBox()
@@ -265,10 +273,10 @@ class TrainingScreen(QWidget):
         self.notes = text_label("What the training said last")
         self.log = LogBox()
         parts = (
-            self.leave_button, self.title, self.bar, self.state, self.trouble,
-            self.buttons, self.facts, self.loss, line, self.validation, self.health,
-            self.picture, self.notes, self.log,
-        )  # fmt: skip
+            self.leave_button, self.title, self.bar, self.state, self.buttons,
+            self.facts, self.loss, line, self.log, self.trouble, self.validation,
+            self.health, self.picture, self.notes,
+        )  # fmt: skip  # what comes by itself stands below all that is pressed
         column_of(self, parts, stretch=True)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
 

@@ -23,6 +23,7 @@ from homolog.gui.rows import (
     ask_folder,
     beside,
     button,
+    keep_room,
     labelled,
     named,
     sentence,
@@ -39,6 +40,7 @@ from homolog.gui.segment.control import (
 )
 from homolog.gui.threads import Helper, in_background
 
+_DROP = "Drop scans or folders here: NIfTI, NRRD, MHA, DICOM."
 _KINDS = (
     "Scans (*.nii.gz *.nii *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm);;"
     "Pictures (*.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
@@ -81,7 +83,7 @@ class BatchBox(QWidget):
         self.bar.hide()
         self.cancel = button("Cancel", "Stop after the running window", self.stop)
         self.cancel.hide()
-        self.words = sentence("State of the batch")
+        self.words = sentence("State of the batch", lines=3)
         self.folder = QElidingLabel()
         self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
         self._lay_out()
@@ -194,8 +196,8 @@ class BatchBox(QWidget):
         event.acceptProposedAction()
 
     def _lay_out(self) -> None:
-        self.hint = sentence("Where to drop scans")
-        tell(self.hint, "Drop scans or folders here: NIfTI, NRRD, MHA, DICOM.")
+        self.hint = sentence("Where to drop scans", texts=[_DROP])
+        tell(self.hint, _DROP)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         hint = "Scans to segment; drop files or folders here, double-click a result"
@@ -221,8 +223,10 @@ class BatchBox(QWidget):
             button("Change folder...", "Choose where the results go",
                    lambda: ask_folder(self, "Folder of the results", self.set_out))
         )  # fmt: skip
-        column.addWidget(self.bar)
-        column.addWidget(self.cancel)
+        keep_room(self.bar, self.cancel)
+        working = beside(self.bar, self.cancel)
+        working.setStretch(1, 0)
+        column.addLayout(working)
         column.addWidget(self.words)
 
     def _ask_files(self) -> None:

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
 from homolog.gui.segment.batch import BatchItem
 from homolog.gui.segment.chances import chance_rows
 
-_ROWS_SHOWN = 6
+_ROWS_SHOWN = 5
 
 
 class BatchList(QListWidget):
@@ -46,8 +46,7 @@ class BatchList(QListWidget):
         for row, item in enumerate(items):
             self.show_line(row, item)
         height = self.fontMetrics().height() + 4
-        rows = min(max(len(items), 3), _ROWS_SHOWN)
-        self.setFixedHeight(rows * height + 2 * self.frameWidth() + 4)
+        self.setFixedHeight(_ROWS_SHOWN * height + 2 * self.frameWidth() + 4)
 
     def show_line(self, row: int, item: BatchItem) -> None:
         """One line anew."""

@@ -50,7 +50,7 @@ from homolog.gui.threads import in_background
 
 _VALUE = Qt.ItemDataRole.UserRole
 _KINDS = "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha)"
-_ROWS_SHOWN = 9
+_ROWS_SHOWN = 6  # whatever there is: what stands below stays
 
 
 class ClassesBox(QWidget):
@@ -82,7 +82,7 @@ class ClassesBox(QWidget):
         self.table.verticalHeader().hide()
         self.table.itemChanged.connect(self._ticked)
         self.table.cellActivated.connect(lambda row, _: self._go_to_row(row))
-        self.words = sentence("What became of the labels")
+        self.words = sentence("What became of the labels", lines=2)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         hint = "Labels layer whose classes are listed"
@@ -247,12 +247,11 @@ class ClassesBox(QWidget):
         header.setSectionResizeMode(mode.ResizeToContents)
         if not self.scores:
             header.setSectionResizeMode(0, mode.Stretch)
-        shown = min(max(len(self.rows), 2), _ROWS_SHOWN)
         row_height = table.fontMetrics().height() + 8
         table.verticalHeader().setDefaultSectionSize(row_height)
         extra = header.sizeHint().height() + 2 * table.frameWidth() + 2
-        bar = table.horizontalScrollBar().sizeHint().height() if self.scores else 0
-        table.setFixedHeight(shown * row_height + extra + bar)
+        bar = table.horizontalScrollBar().sizeHint().height()
+        table.setFixedHeight(_ROWS_SHOWN * row_height + extra + bar)
         for part in (self.go, self.copy):
             part.setEnabled(bool(self.rows))
 

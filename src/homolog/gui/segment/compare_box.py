@@ -44,7 +44,7 @@ class CompareBox(QWidget):
         self.compare = button(
             "Compare", "Dice, NSD (1 mm) and HD95 of each class", self.begin
         )
-        self.words = sentence("Result of the comparison")
+        self.words = sentence("Result of the comparison", lines=3)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         hint = "Labels layer or file that is taken as true"

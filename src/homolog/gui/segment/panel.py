@@ -63,7 +63,7 @@ class SegmentPanel(QWidget):
         self.extra: list[Path] = []
         self.kept = kept_values.read(preferences.home(), self.title)
         self.model = narrow(QComboBox())
-        self.facts = sentence("What the model finds")
+        self.facts = sentence("What the model finds", lines=5)
         self.no_model = EmptyState(
             "No model yet. Fine-tune one on labelled scans, or import one.",
             button("Fine-tune...", "Go to Fine-tune",
@@ -100,7 +100,7 @@ class SegmentPanel(QWidget):
         self.overlap.setSingleStep(0.05)
         self.overlap.setSpecialValueText("the model's")
         self.overlap.setValue(float(self.kept.get("overlap", _NO_OVERLAP)))
-        self.trouble = sentence("Why nothing can be segmented")
+        self.trouble = sentence("Why nothing can be segmented", lines=2)
         self.setAcceptDrops(True)
         self._lay_out()
         self._connect()
@@ -210,7 +210,6 @@ class SegmentPanel(QWidget):
         rows.addWidget(self.trouble)
         column.addWidget(self._model_rows)
         column.addWidget(self.scan)
-        column.addWidget(self.chances)
         inside, rows = _group()
         hint = "Where to compute, with free memory"
         rows.addLayout(labelled("Device", self.device, hint))
@@ -230,6 +229,7 @@ class SegmentPanel(QWidget):
         self.batch.layout().addWidget(self.copy)
         column.addWidget(self.classes)
         column.addWidget(self.compare)
+        column.addWidget(self.chances)  # it comes by itself: below all that is pressed
         column.addStretch(1)
 
     def _connect(self) -> None:

@@ -22,7 +22,16 @@ from homolog.gui.files.opening import add_to
 from homolog.gui.hub import Hub
 from homolog.gui.learn.estimate_words import duration_text
 from homolog.gui.learn.model_choice import ModelChoice, misfit, treated_as
-from homolog.gui.rows import beside, button, named, sentence, tell
+from homolog.gui.rows import (
+    Sentence,
+    beside,
+    button,
+    keep_room,
+    named,
+    one_place,
+    sentence,
+    tell,
+)
 from homolog.gui.segment.batch import reason_text
 from homolog.gui.segment.control import predict_config, result_layer
 from homolog.gui.threads import Helper, in_background
@@ -64,8 +73,11 @@ class ScanBox(QWidget):
         self._tool = Tool()
         self._scan: ScanRef | None = None
         self._allowed: tuple[str, str] | None = None
-        self.scan = sentence("The scan to segment")
-        self.warning = sentence("Scan and model do not go well")
+        self.scan = sentence("The scan to segment", lines=2)
+        self.warning = named(
+            Sentence(4, grows=True), "Scan and model do not go well",
+            "Scan and model do not go well",
+        )  # fmt: skip
         self.start = button(
             "Segment selected layer", "Label every voxel of the scan", self.begin
         )
@@ -73,14 +85,19 @@ class ScanBox(QWidget):
         self.leave = button("Cancel", "Do not segment this scan", self._leave)
         self.bar = named(QProgressBar(), "Progress of the scan", "Windows done so far")
         self.cancel = button("Cancel", "Stop after the running window", self.stop)
-        self.words = sentence("State of the scan")
+        self.words = sentence("State of the scan", lines=2)
         rows = QVBoxLayout(self)
         rows.setContentsMargins(0, 0, 0, 0)
-        for widget in (self.scan, self.warning, self.start):
+        # What comes and goes keeps its room, and nothing takes another one's place:
+        # who presses twice does not go on past a warning unread.
+        keep_room(self.start, self.go_on, self.leave, self.bar, self.cancel)
+        for widget in (self.scan, self.start):
             rows.addWidget(widget)
+        rows.addLayout(one_place(self.warning, self.words))
         rows.addLayout(beside(self.go_on, self.leave))
-        for widget in (self.bar, self.cancel, self.words):
-            rows.addWidget(widget)
+        working = beside(self.bar, self.cancel)
+        working.setStretch(1, 0)
+        rows.addLayout(working)
         self._show_work(False)
         hub.viewer.layers.selection.events.active.connect(self._layer_selected)
         self._layer_selected()
@@ -106,6 +123,7 @@ class ScanBox(QWidget):
         if not odd or self._allowed == (scan.name, str(model.path)):
             self._segment(self._active(), scan, model)
             return
+        tell(self.words, "")
         tell(self.warning, "\n".join(f"⚠ {text}" for text in odd))
         self.start.hide()
         self.go_on.show()
@@ -217,7 +235,7 @@ class ScanBox(QWidget):
             self._ended(f"⚠ Not {done}: {reason_text(failed[0]['reason'])}")
             return
         if model.classifies:
-            self._ended("")
+            self._ended(f"✓ {layer.name} was classified: see below.")
             self.classified.emit(layer, result["predicted"][0])
             return
         tell(self.words, "Reading the result...")
