@@ -202,7 +202,7 @@ def _parse2(path: Path, data: Path, order: Order, b: bytes) -> NiftiHeader:
 
 
 def _least(path: Path, data: Path, header: int) -> int:
-    """Where voxels begin at the earliest; those of a pair lie in a file of their own."""
+    """Where voxels begin at the earliest; those of a pair have a file of their own."""
     return header if _pair(path) == (data, data) else 0
 
 
