@@ -564,3 +564,16 @@ def _unused(stream: bytes) -> bytes:
     engine = zlib.decompressobj()
     engine.decompress(stream)
     return engine.unused_data
+
+
+def test_both_files_of_a_pair_stand_for_it(tmp_path: Path) -> None:
+    raw = nifti(values(), srow=np.eye(3, 4))
+    put(tmp_path / "a.img", raw[352:])
+    head = bytearray(raw[:348])
+    head[108:112] = bytes(4)  # voxels begin at byte 0 of their own file
+    head[344:348] = b"ni1\0"
+    put(tmp_path / "a.hdr", bytes(head))
+    one, other = (read_scan(tmp_path / f"a{suffix}") for suffix in (".hdr", ".img"))
+    np.testing.assert_array_equal(one.data, values()[None])
+    np.testing.assert_array_equal(other.data, one.data)
+    assert other.affine == one.affine
