@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 FLOORS = {
@@ -75,8 +73,12 @@ def _room(dotted: str) -> str | None:
     return parts[1] if parts[0] == "homolog" and len(parts) > 1 else None
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_imports_go_down_or_stay_in_the_folder(path: Path) -> None:
+def test_imports_go_down_or_stay_in_the_folder() -> None:
+    for path in FILES:
+        _check_floors(path)
+
+
+def _check_floors(path: Path) -> None:
     relative = path.relative_to(SOURCE)
     own = relative.parts[0].removesuffix(".py")
     if own == "__init__":
@@ -97,8 +99,12 @@ def test_imports_go_down_or_stay_in_the_folder(path: Path) -> None:
         assert below or floor_one or neighbours, f"{relative} imports up: {dotted}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+def test_heavy_libraries_stay_in_their_rooms() -> None:
+    for path in FILES:
+        _check_libraries(path)
+
+
+def _check_libraries(path: Path) -> None:
     relative = path.relative_to(SOURCE).as_posix()
     for dotted, _ in _imports(path):
         library = dotted.split(".")[0]

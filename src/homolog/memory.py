@@ -16,6 +16,7 @@ from homolog.errors import UnusableInput
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USED = Path("/sys/fs/cgroup/memory.current")
+_KINDS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def available_memory() -> tuple[int, int]:
@@ -55,9 +56,17 @@ def _macos() -> int:
 def _within_container(free: int, total: int) -> tuple[int, int]:
     with contextlib.suppress(OSError, ValueError):
         limit = int(_LIMIT.read_text())  # "max" where there is none
-        left = max(0, limit - int(_USED.read_text()))
+        left = max(0, limit - int(_USED.read_text()) + _cached())
         return min(free, left), min(total, limit) if total else limit
     return free, total
+
+
+def _cached() -> int:
+    """What a container holds of files, and gives up when memory is asked for."""
+    with contextlib.suppress(OSError, ValueError):
+        told = dict(line.split() for line in _KINDS.read_text().splitlines())
+        return int(told.get("active_file", 0)) + int(told.get("inactive_file", 0))
+    return 0
 
 
 def _windows() -> tuple[int, int]:

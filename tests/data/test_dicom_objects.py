@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from dicom_writer import Tags, picture, series, tags_of, write
+from dicom_writer import Tags, element, file_of, picture, series, tags_of, write
 from scan_faults import dicom_series, image, mask, nifti, put, values
 
 from homolog.data.index import index_sources
@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[], Tags], str, str]] = {
         "localiser", "a localiser",
     ),
     "scout by its description": (
-        lambda: tags_of("MR", more={0x0008103E: ("LO", "3-plane loc")}),
+        lambda: tags_of("MR", more={0x0008103E: ("LO", "AAHScout_32ch")}),
         "localiser", "a localiser",
     ),
     "mosaic": (
@@ -276,6 +276,14 @@ def test_captures_and_reports_beside_a_scan_do_not_hide_it(tmp_path: Path) -> No
     cases, why = rejected(tmp_path)
     assert len(cases) == 1
     assert why == {"dose.dcm": "capture", "report.dcm": "not_an_image"}
+
+
+def test_an_index_of_a_disc_is_passed_over(tmp_path: Path) -> None:
+    series(tmp_path, 5)
+    records = element(0x00041220, "SQ", [{0x00041430: ("CS", "PATIENT")}])
+    (tmp_path / "DICOMDIR").write_bytes(file_of(records, kind="1.2.840.10008.1.3.10"))
+    cases, why = rejected(tmp_path)
+    assert (len(cases), why) == (1, {})
 
 
 # ---- masks given as scans ------------------------------------------------------------

@@ -539,3 +539,41 @@ def test_grey_with_alpha_is_grey_where_it_is_opaque(
     assert volume.data.dtype == np.dtype(f"u{deep}")
     np.testing.assert_array_equal(volume.data[0, 0], grey)
     assert "opaque alpha" in volume.meta["remarks"][-1]
+
+
+def test_a_checksum_that_libtiff_passes_over_is_verified(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressor("Deflate")
+    writer.Execute(image(values((40, 50), np.uint8)))
+    assert inspect_scan(path).usable
+    content = path.read_bytes()
+    at = next(i for i in range(8, 99) if content[i : i + 1] == b"x")  # of zlib
+    end = at + len(content[at:]) - len(_unused(content[at:]))
+    damaged = bytearray(content)
+    damaged[end - 1] ^= 1  # in the checksum: every pixel still decodes
+    path.write_bytes(bytes(damaged))
+    found = inspect_scan(path).reason
+    assert found is not None
+    assert found.code == "corrupt"
+
+
+def _unused(stream: bytes) -> bytes:
+    engine = zlib.decompressobj()
+    engine.decompress(stream)
+    return engine.unused_data
+
+
+def test_both_files_of_a_pair_stand_for_it(tmp_path: Path) -> None:
+    raw = nifti(values(), srow=np.eye(3, 4))
+    put(tmp_path / "a.img", raw[352:])
+    head = bytearray(raw[:348])
+    head[108:112] = bytes(4)  # voxels begin at byte 0 of their own file
+    head[344:348] = b"ni1\0"
+    put(tmp_path / "a.hdr", bytes(head))
+    one, other = (read_scan(tmp_path / f"a{suffix}") for suffix in (".hdr", ".img"))
+    np.testing.assert_array_equal(one.data, values()[None])
+    np.testing.assert_array_equal(other.data, one.data)
+    assert other.affine == one.affine

@@ -55,6 +55,7 @@ _LONG_VR = {
     b"UV",
     b"SV",
 }
+_LITTLE, _BIG = struct.Struct("<HH2sHI"), struct.Struct(">HH2sHI")
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _OPEN = 0xFFFFFFFF
 
@@ -119,7 +120,10 @@ def looks_like_dicom(path: Path) -> bool:
     if not path.is_file():
         return False  # a pipe or device, which may never give a byte
     with path.open("rb") as file:
-        start = file.read(132)
+        return _starts_like_dicom(path, file.read(132))
+
+
+def _starts_like_dicom(path: Path, start: bytes) -> bool:
     if start[128:132] == b"DICM":
         return True
     named = path.suffix.lower() in (".dcm", ".dicom", ".ima")
@@ -135,10 +139,11 @@ def read_dicom_file(path: Path) -> DicomFile:
     size = path.stat().st_size
     if not size:
         raise Unsound("empty", "the file has 0 bytes.", path)
-    if not looks_like_dicom(path):
-        raise Unsound("unreadable", "no DICOM mark (DICM) in the file.", path)
     with path.open("rb") as file:
-        reader = _Reader(_Plain(file, size), size)
+        plain = _Plain(file, size)
+        if not _starts_like_dicom(path, plain.at(0, 132)):
+            raise Unsound("unreadable", "no DICOM mark (DICM) in the file.", path)
+        reader = _Reader(plain, size)
         try:
             reader.run()
         except (_CutError, struct.error):
@@ -269,7 +274,8 @@ class _Reader:
             if name and length > _TEXT_MOST:
                 raise _DamageError(f"tag {tag:08x} says it has {length} bytes")
             if name:
-                self.tags[name] = self._value(name, self.data.at(at, length))
+                value = self._value(name, self.data.at(at, length))
+                self.tags[name] = value or self.tags.get(name, "")
             at += length
 
     def _meta(self, at: int) -> tuple[int, str]:
@@ -278,24 +284,28 @@ class _Reader:
             tag, _, length, at = self._element(at)
             if not self.data.reaches(at + length):
                 raise _CutError
+            value = self.data.at(at, min(length, _TEXT_MOST))
             if tag == 0x00020010:
-                value = self.data.at(at, min(length, _TEXT_MOST))
                 syntax = value.decode("latin-1").strip("\0 ")
+            elif tag == 0x00020002:  # a DICOMDIR tells its class nowhere else
+                self.tags["sop_class"] = value.decode("latin-1").strip("\0 ")
             at += length
         return at, syntax
 
     def _element(self, at: int) -> tuple[int, bytes, int, int]:
         head = self.data.at(at, 12)
-        group, element = struct.unpack_from(self.order + "HH", head)
+        if len(head) < 12:  # the last mark of a sequence has 8 bytes
+            head = head + bytes(12 - len(head)) if len(head) >= 8 else b""
+        layout = _BIG if self.order == ">" else _LITTLE
+        group, element, vr, short, long = layout.unpack(head)
         tag = group << 16 | element
         if group == 0xFFFE or not self.explicit:
             return tag, b"", struct.unpack_from(self.order + "I", head, 4)[0], at + 8
-        vr = head[4:6]
         if vr in _LONG_VR:
-            return tag, vr, struct.unpack_from(self.order + "I", head, 8)[0], at + 12
+            return tag, vr, long, at + 12
         if not vr.isalpha():
             raise _DamageError(f"no value type at byte {at}")
-        return tag, vr, struct.unpack_from(self.order + "H", head, 6)[0], at + 8
+        return tag, vr, short, at + 8
 
     def _value(self, name: str, raw: bytes) -> str:
         if name in _SHORTS and len(raw) == 2:

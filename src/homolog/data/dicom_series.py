@@ -40,7 +40,9 @@ _LOCALISER_AT_MOST = 5
 _PLANES_AT_MOST = 15
 _OTHER_PLANE_COSINE = 0.94  # 20 degrees
 _SCOUT_WORDS = re.compile(
-    r"(?<![a-z])(localis|localiz|scout|topogram|surview|scanogram|3[- _]?plane)", re.I
+    r"(?<![a-z])(localis|localiz|(aah)?scout|topogram|surview|survey|scanogram"
+    r"|3[- _]?plane)",
+    re.I,
 )
 # Fewer captures are a picture of a slice, not a volume that a program wrote.
 _CAPTURES_AT_LEAST = 3
@@ -185,12 +187,14 @@ def _grouped(files: Iterable[DicomFile]) -> list[list[DicomFile]]:
 def _same_stack(a: DicomFile, b: DicomFile) -> bool:
     """Whether two placed slices have the same direction and the same pixels."""
     turn_a, turn_b = a.numbers("orientation", 6) or (), b.numbers("orientation", 6)
-    if np.abs(np.subtract(turn_a, turn_b or ())).max() > _SAME_TURN:
+    turns = zip(turn_a, turn_b or (), strict=True)
+    if any(abs(v - w) > _SAME_TURN for v, w in turns):
         return False
     size_a, size_b = a.numbers("spacing", 2), b.numbers("spacing", 2)
     if size_a is None or size_b is None:
         return size_a == size_b
-    return bool(np.allclose(size_a, size_b, rtol=_SAME_SIZE, atol=0.0))
+    sizes = zip(size_a, size_b, strict=True)
+    return all(abs(v - w) <= _SAME_SIZE * abs(w) for v, w in sizes)
 
 
 def _house_fragments(groups: list[list[DicomFile]]) -> None:

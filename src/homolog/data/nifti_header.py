@@ -175,7 +175,7 @@ def _parse1(path: Path, data: Path, order: Order, b: bytes) -> NiftiHeader:
         slope, inter = 1.0, 0.0  # Analyze has no agreed scale in these bytes
     return NiftiHeader(
         path, data, version, order, _dims(get("8h", 40)), get("h", 70)[0], pixdim,
-        _offset(offset, 352 if data == path else 0, b[348:349], path),
+        _offset(offset, _least(path, data, 352), b[348:349], path),
         *_scale(slope, inter), forms,
     )  # fmt: skip
 
@@ -196,9 +196,14 @@ def _parse2(path: Path, data: Path, order: Order, b: bytes) -> NiftiHeader:
     }
     return NiftiHeader(
         path, data, 2, order, _dims(get("8q", 16)), get("h", 12)[0], pixdim,
-        _offset(get("q", 168)[0], 544 if data == path else 0, b[540:541], path),
+        _offset(get("q", 168)[0], _least(path, data, 544), b[540:541], path),
         *_scale(*get("2d", 176)), forms,
     )  # fmt: skip
+
+
+def _least(path: Path, data: Path, header: int) -> int:
+    """Where voxels begin at the earliest; those of a pair have a file of their own."""
+    return header if _pair(path) == (data, data) else 0
 
 
 def _offset(said: float, least: int, extended: bytes, path: Path) -> int:

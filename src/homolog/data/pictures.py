@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from homolog.data.problems import Problem, Unsound
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_DEFLATE = (8, 32946)  # compressions of TIFF
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -86,10 +87,31 @@ def _check_tiff(data: bytes, path: Path) -> None:
             tag, kind, n = struct.unpack_from(order + "HHI", data, at + 2 + i * 12)
             entries[tag] = _tiff_values(data, order, kind, n, at + 10 + i * 12, path)
         for starts, sizes in ((273, 279), (324, 325)):
-            pairs = zip(entries.get(starts, ()), entries.get(sizes, ()), strict=False)
+            pairs = list(
+                zip(entries.get(starts, ()), entries.get(sizes, ()), strict=False)
+            )
             if any(start + size > len(data) for start, size in pairs):
                 raise Unsound("truncated", "the TIFF ends before its pixels do.", path)
+            if (entries.get(259) or (1,))[0] in _DEFLATE:
+                _check_deflate(data, pairs, path)
         at = struct.unpack_from(order + "I", data, at + 2 + count * 12)[0]
+
+
+def _check_deflate(data: bytes, pairs: list[tuple[int, int]], path: Path) -> None:
+    """Verify the checksum of each part, which libtiff does not look at."""
+    if sum(size for _, size in pairs) > 2 * len(data):
+        raise Unsound("corrupt", "the parts of the TIFF are larger than it.", path)
+    for start, size in pairs:
+        engine, part = zlib.decompressobj(), data[start : start + size]
+        try:
+            while part and not engine.eof:
+                engine.decompress(part, 1 << 24)
+                part = engine.unconsumed_tail
+        except zlib.error as error:
+            text = f"the compressed pixels are damaged ({error})."
+            raise Unsound("corrupt", text, path) from None
+        if not engine.eof:
+            raise Unsound("truncated", "the TIFF ends before its pixels do.", path)
 
 
 def _tiff_values(

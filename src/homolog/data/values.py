@@ -168,7 +168,7 @@ class ValueStats:
         Stricter than looks_like_labels, which only chooses among files: scans of few
         grey levels on much black must pass.
         """
-        if self.distinct is None or not self.integral:
+        if self.distinct is None:
             return False
         if len(self.distinct) == 2:
             return True
