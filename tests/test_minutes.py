@@ -83,7 +83,7 @@ class Cases:
 
 
 def slower_then_faster(step: int) -> float:
-    return 2.0 if step < 40 else 8.0 if step < 60 else 1.0
+    return 4.0 if step < 20 else 16.0 if step < 30 else 2.0
 
 
 def final_bytes(folder: Path) -> bytes:
@@ -99,6 +99,7 @@ def trained(
     folder: Path, clock: Clock, model: nn.Module, minutes: float = 10.0, **settings: Any
 ) -> Any:
     settings = {"log_every": 5, "warmup_steps": 20, **settings}
+    settings.setdefault("began", clock.now)
     began = clock.now
     result, events = run_all(model, ToyFeed(), folder, minutes=minutes, **settings)
     return result, events, clock.now - began
@@ -113,9 +114,9 @@ def test_the_minutes_are_kept_whatever_happens_to_the_speed(
     assert 0.95 * 600 < spent_s <= 600
     assert result.steps == result.total_steps
     totals = [r["total_steps"] for r in plan_in(tmp_path)["revisions"]]
-    assert min(totals) < 200 < plan_in(tmp_path)["total_steps"] < 300 < max(totals)
+    assert min(totals) < 110 < plan_in(tmp_path)["total_steps"] < 150 < max(totals)
     told = [e.text for e in events if isinstance(e, Note)]
-    assert any("steps take 8 s now" in text for text in told)
+    assert any("steps take 16 s now" in text for text in told)
     rates = [
         float(line.split(",")[3])
         for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]
@@ -125,12 +126,12 @@ def test_the_minutes_are_kept_whatever_happens_to_the_speed(
     assert rates[-1] < 0.02 * max(rates)
 
 
-@pytest.mark.parametrize("lost_after", [27, 52, 90])
+@pytest.mark.parametrize("lost_after", [14, 26, 45])
 def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_after: int
 ) -> None:
     clock = Clock(monkeypatch)
-    options = {"checkpoint_every": 12, "validate_every": 20, "best_metric": "dice"}
+    options = {"checkpoint_every": 6, "validate_every": 10, "best_metric": "dice"}
     whole = tmp_path / "whole"
     cases = Cases(clock, 20, 1.0, guess=1.0)
     result, _, _ = trained(
@@ -138,8 +139,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     )
     parts = tmp_path / "parts"
     config = TrainingConfig(
-        minutes=10.0, batch_size=4, log_every=5, warmup_steps=20, checkpoint_every=12,
-        validate_every=20,
+        minutes=10.0, batch_size=4, log_every=5, warmup_steps=20, checkpoint_every=6,
+        validate_every=10,
     )  # fmt: skip
     killed = train(
         Timed(clock, slower_then_faster), ToyFeed(), config, folder=parts, seed=7,
@@ -256,6 +257,18 @@ def test_a_pause_is_not_counted(
     assert 0.95 * 540 < clock.now - began - 3600.0 <= 540
 
 
+def test_making_ready_again_makes_no_step_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    model = Timed(clock, lambda step: 4.0)
+    first, _, _ = trained(tmp_path, clock, model, stop_after=60, log_every=1)
+    assert first.stopped
+    again = Timed(clock, lambda step: 4.0)
+    second, _, _ = trained(tmp_path, clock, again, began=clock.now - 120.0)
+    assert second.steps == pytest.approx(first.total_steps, abs=3)
+
+
 def test_a_run_of_before_keeps_its_number_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,12 +326,12 @@ class Crowded(Timed):
 
     def __init__(self, clock: Clock, first: int) -> None:
         def seconds(step: int) -> float:
-            return 9.0 if step >= first and torch.get_num_threads() > 1 else 2.0
+            return 18.0 if step >= first and torch.get_num_threads() > 1 else 4.0
 
         super().__init__(clock, seconds)
 
 
-@pytest.mark.parametrize("first", [0, 40])
+@pytest.mark.parametrize("first", [0, 20])
 def test_fewer_threads_are_taken_where_others_use_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
@@ -330,7 +343,7 @@ def test_fewer_threads_are_taken_where_others_use_the_cores(
     finally:
         torch.set_num_threads(before)
     assert spent_s <= 600
-    assert result.steps > 200
+    assert result.steps > 100
     plan = plan_in(tmp_path)
     assert plan["threads"] == (2 if first else 1)
     assert [r["threads"] for r in plan["revisions"] if r["threads"]] == [1] * bool(

@@ -148,7 +148,9 @@ class SlowToy(ToyTrainable):
 
 def run_all(trainable: nn.Module, feed: ToyFeed, folder: Path, **settings: Any) -> Any:
     """Train to the end; (result, events)."""
-    known = ("validate", "best_metric", "parameter_groups", "stop_after", "draw")
+    known = (
+        "validate", "best_metric", "parameter_groups", "stop_after", "draw", "began",
+    )  # fmt: skip
     options = {name: settings.pop(name) for name in known if name in settings}
     stop_after = options.pop("stop_after", None)
     config = TrainingConfig(**{"batch_size": feed.batch_size, **settings})

@@ -186,8 +186,12 @@ def few_steps_words(
     if steps * 4 > recipe_steps:
         return ""
     return (
-        f"{minutes:g} minute{'s are' if minutes != 1 else ' is'} about {steps} steps "
-        f"here; the recipe has "
+        f"{minutes_words(minutes)} about {steps} steps here; the recipe has "
         f"{recipe_steps}, which would take about "
         f"{spoken(recipe_steps * seconds_per_step)}: expect little."
     )
+
+
+def minutes_words(minutes: float) -> str:
+    """``5 minutes are``, ``1 minute is``."""
+    return f"{minutes:g} minute" + (" is" if minutes == 1 else "s are")

@@ -164,7 +164,7 @@ class _Loop:
         )  # fmt: skip
         if saved is not None:
             self.plan = restore(saved, self.stepper, self.position)
-            self._begin_budget()
+            self._begin_budget(self.began)
             saved.tensors.clear()
             for sentence in saved.damaged:
                 yield from self._tell(
@@ -199,13 +199,13 @@ class _Loop:
             yield from self._advance()
         yield from self._end()
 
-    def _begin_budget(self) -> None:
+    def _begin_budget(self, began: float) -> None:
         """Minutes count from the beginning of the run, all sessions together.
 
         A run of an earlier version, which fixed its number of steps, keeps that.
         """
         state = self.position.budget
-        self.budget = Budget(self.plan.budget_s, self.began, state)
+        self.budget = Budget(self.plan.budget_s, began, state)
         self.validator.seconds = state.get("each_validation_s", 0.0)
 
     def _make_plan(self) -> News:
@@ -231,7 +231,9 @@ class _Loop:
         """
         if not self.plan.budget_s:
             return
-        if not self.position.budget:
+        if self.position.budget:
+            self._begin_budget(time.monotonic())  # making ready again is not training
+        else:
             self.budget.begin_looking(self.plan.seconds_per_step)
         known = self.plan.revisions if resumed else ()
         self.plan = replace(self.plan, revisions=known)

@@ -29,6 +29,7 @@ from homolog.training.course import (
     affordable_interval,
     check_revisions,
     few_steps_words,
+    minutes_words,
     steps_within,
     validations_left,
 )
@@ -201,7 +202,7 @@ def make_plan(
         if config.minutes > 0:
             plan = from_first(_within_minutes(plan, config, validator, budget))
             yield Note(
-                f"{config.minutes:g} minutes are enough for about {plan.total_steps} "
+                f"{minutes_words(config.minutes)} enough for about {plan.total_steps} "
                 "steps; the number follows as steps get faster or slower."
             )
         yield Note(measured.sentence(plan.total_steps, stepper.device))

@@ -24,7 +24,7 @@ class LengthBox(QWidget):
         named(
             self.choice,
             "Length",
-            "How long to train; a run can be stopped, and its state kept, at any time",
+            "How long to train; stopped at any time, what was learnt is kept",
         )
         self.number = QDoubleSpinBox()
         named(self.number, "Number of steps", "How many steps to train")
