@@ -27,6 +27,7 @@ from homolog.losses.precision import full_precision
 from homolog.nn.optim import parameter_groups
 from homolog.tasks import TASKS
 from homolog.training import TrainingConfig, precision
+from homolog.training.course import Course
 from homolog.training.stepping import (
     LossScale,
     Stepper,
@@ -48,7 +49,7 @@ def told_of_steps(module: Any, feed: Feed, told: Any, numbers: str = "bf16") -> 
         device=CUDA, seed=0, precision=numbers,
     )  # fmt: skip
     told.clear()
-    stepper.step(0, 4, feed, feed.stream(0, 1), 1)
+    stepper.step(0, Course(4), feed, feed.stream(0, 1), 1)
     return told
 
 
@@ -174,7 +175,7 @@ def test_fp16_learns_what_fp32_learns(monkeypatch: pytest.MonkeyPatch) -> None:
         feed = ToyFeed()
         batches = feed.stream(0, 8)
         for index in range(8):
-            stepper.step(index, 8, feed, batches, 1)
+            stepper.step(index, Course(8), feed, batches, 1)
         assert int(stepper.bad_steps) == 0
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     start = torch.cat([p.detach().flatten() for p in toy().parameters()])
