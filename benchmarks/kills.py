@@ -99,7 +99,7 @@ def commands(made: dict[str, Path]) -> dict[str, list[object]]:
         found[name] = ["pretrain", name, store, *own]
     found["segment"] = [
         "finetune", "segment", store, "--encoder=scratch", "--backbone=resunet",
-        "--set=backbone.channels=4,8,8", "--set=size=16,16,16",
+        "--set=backbone.channels=4,8,8", "--set=window=16,16,16",
         "--set=training.validate_every=8",
     ]  # fmt: skip
     found["classify"] = [

@@ -132,9 +132,7 @@ def bounded(what: str) -> Iterator[None]:
 
 
 # What makes tensors of a size that is given; those of values are as large as these.
-_MAKERS = frozenset(
-    {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "eye"}
-)
+_MAKERS = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "eye"})
 
 
 def _bytes_asked(args: Any, kwargs: Any) -> int:

@@ -11,10 +11,11 @@ import pytest
 
 from homolog.data.case_source import CaseSource
 from homolog.data.label_joining import join_cases
-from homolog.data.label_naming import names_beside, names_in_file
+from homolog.data.label_naming import name_of_mask, names_beside, names_in_file
 from homolog.data.scan_io import read_labels, write_labels, write_volume
 from homolog.data.store import Store
 from homolog.data.store_writer import prepare_store
+from homolog.data.values import ValueStats
 from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note
 from homolog.geometry.affine import Affine
@@ -271,3 +272,25 @@ def test_a_table_of_names_that_is_none_names_nothing(
     write_labels(LabelMap(head_and_tail(1, 2), AFFINE), label)
     (scans / "labels" / "label_names.json").write_text(text, encoding="utf-8")
     assert names_beside(label) == {}
+
+
+@pytest.mark.parametrize(
+    ("label", "image", "name"),
+    [
+        ("ct_aorta.nii.gz", "ct.nii.gz", "aorta"),
+        ("ts_ct_T12.nii.gz", "ts_ct.nii.gz", "t12"),
+        ("liver.nii.gz", "scan.nii.gz", "liver"),
+        ("liver07.png", "p07.png", "liver"),
+        ("m07.png", "p07.png", None),
+        ("seg17.png", "img17.png", None),
+        ("other3.png", "case_12.png", None),
+        ("mask_17.png", "img_17.png", None),
+    ],
+)
+def test_a_mask_is_not_named_by_its_number(
+    label: str, image: str, name: str | None
+) -> None:
+    stats = ValueStats()
+    stats.update(np.array([0, 1], np.uint8))
+    told = name_of_mask(Path(label), Path(image), stats)
+    assert told == ({} if name is None else {1: name})

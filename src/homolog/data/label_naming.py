@@ -200,12 +200,29 @@ def names_of_label(
 
 
 def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int, str]:
-    """Name of a 0/1 mask from its file name: ``ct_aorta`` of ``ct`` -> 1: aorta."""
+    """Name of a 0/1 mask from its file name: ``ct_aorta`` of ``ct`` -> 1: aorta.
+
+    A name that has nothing in common with the image's is its own number in a row
+    (``m07`` of ``p07``, ``scan3`` of ``case_12``) where digits are left in it.
+    """
     if stats is None or stats.distinct is None or not stats.distinct <= {0.0, 1.0}:
         return {}
-    known = set(tokens(scan_stem(image))) | _GENERIC
-    own = [t for t in tokens(scan_stem(label)) if t not in known]
+    of_image = tokens(scan_stem(image))
+    told = tokens(scan_stem(label))
+    if not set(told) & set(of_image):
+        numbers = set(re.findall(r"\d+", " ".join(of_image)))
+        told = [_unnumbered(t, numbers) for t in told]
+        if any(len(t) < 2 or re.search(r"\d", t) for t in told):
+            return {}
+    known = set(of_image) | _GENERIC
+    own = [t for t in told if t not in known]
     return {1: " ".join(own)} if own and not own[0].isdigit() else {}
+
+
+def _unnumbered(token: str, numbers: set[str]) -> str:
+    """``liver07`` -> ``liver`` where 07 is the image's number, too."""
+    found = re.fullmatch(r"(\D+)(\d+)", token)
+    return found[1] if found and found[2] in numbers else token
 
 
 def _is_whole(text: object) -> bool:
