@@ -202,7 +202,7 @@ def test_a_damaged_model_hides_no_other(runs: Path, encoder: Path, shell: Any) -
     for _, said in each_damage(runs / "a" / "model" / "model.json", look, 20):
         if said:
             assert "model.json" in said
-    assert "damaged" not in shell("models", "list", runs)
+    assert "damaged:" not in shell("models", "list", runs)
 
 
 def test_a_card_names_files_beside_it_only(encoder: Path, tmp_path: Path) -> None:

@@ -211,8 +211,10 @@ def stopped_words(told: Mapping[str, Any]) -> str:
     """
     if not told.get("stopped", not told.get("complete", True)):
         return ""
+    if told.get("steps") is None:  # a card from elsewhere
+        return "stopped early"
     total = told.get("total_steps")
-    return f"stopped at step {told.get('steps')}" + (f" of {total}" if total else "")
+    return f"stopped at step {told['steps']}" + (f" of {total}" if total else "")
 
 
 def drain(job: Job[R]) -> R:

@@ -64,14 +64,17 @@ def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, An
     Raises:
         ValueError: It is something else; says what was expected and what came.
     """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")  # as some editors write it
+        except UnicodeDecodeError:
+            raise ValueError("it is not UTF-8 text") from None
     if not text.strip():
         raise ValueError("it is empty")
     try:
         content = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"it is not JSON from line {error.lineno}, column {error.colno} on"

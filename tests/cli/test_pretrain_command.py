@@ -126,6 +126,7 @@ def test_ctrl_c_stops_with_the_state_saved_and_exit_status_130(
     assert told["steps"] > 0
     assert f"homolog runs resume {out}" in text
     assert "stopped after step" in news
+    assert f"stopped at step {told['steps']} of 100000; the model so far: " in text
     assert (out / "checkpoints").is_dir()
     assert (out / "model" / "encoder.safetensors").exists()
 

@@ -302,10 +302,10 @@ def test_scans_of_other_voxel_sizes_are_brought_to_the_models(
     truth = read_labels(cohort / "labelsTr" / "ball_2.nii.gz").data.sum() * 1.5**3
     assert same == pytest.approx(truth / 1000, rel=0.5)
     assert found["same.nii.gz"]["notes"] == []
-    for name, size in (("fine", "0.75 x 0.75 x 0.75"), ("thick", "4.5 x 1.5 x 1.5")):
+    for name, size in (("fine", "0.75 mm"), ("thick", "1.5 x 1.5 x 4.5 mm (x, y, z)")):
         told = found[f"{name}.nii.gz"]
         assert told["volumes_ml"]["ball"] == pytest.approx(same, rel=0.2)
-        assert f"its voxels of {size} mm (z, y, x) were brought" in told["notes"][0]
+        assert f"its voxels of {size} were brought" in told["notes"][0]
         scan = read_scan(tmp_path / "in" / f"{name}.nii.gz")
         labels = read_labels(tmp_path / "out" / f"{name}.nii.gz")
         assert labels.shape == scan.shape
@@ -343,5 +343,5 @@ def test_models_from_before_take_their_stores_size_or_warn(
     store, config = run / "store", {"store": str(run / "store"), "more_stores": []}
     (old / "run.json").write_text(json.dumps({"config": config}))
     warning, told = predicted(tmp_path / "of_run")
-    assert f"training data in {store}, 1.5 x 1.5 x 1.5 mm" in warning
-    assert "were brought to 1.5 x 1.5 x 1.5 mm" in told["notes"][0]
+    assert f"training data in {store}, 1.5 mm" in warning
+    assert "were brought to 1.5 mm" in told["notes"][0]

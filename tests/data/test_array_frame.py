@@ -17,7 +17,7 @@ from homolog.data.array_file import (
     damage_of,
     write_array,
 )
-from homolog.data.array_frame import read_frame
+from homolog.data.array_frame import Frame, read_frame
 from homolog.errors import JobError, UnusableInput
 
 SHAPE = (1, 23, 37, 41)
@@ -251,3 +251,31 @@ def test_a_case_prepared_anew_in_mid_use_is_not_called_damaged(tmp_path: Path) -
     array._size = array.path.stat().st_size  # as if it had the same
     with pytest.raises(JobError, match="prepared anew"):
         np.asarray(array)
+
+
+KEYS = (
+    0, -1, ..., slice(None), np.int64(0), (0, 5), (0, -3, 4), (..., 7), (0, ..., 129),
+    (slice(None), slice(3, 70, 9)), (0, slice(64, 66), slice(None, None, -1), -1),
+    (0, slice(9, 9)), (slice(0, 1), 69, slice(120, 300), slice(0, 2)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_an_index_compares_exactly_the_chunks_it_needs(key: Any) -> None:
+    frame = _grid_frame()
+    numbers = np.zeros(frame.shape, np.int64)
+    for number in range(8):
+        z, y, x = number // 4, number // 2 % 2, number % 2
+        numbers[:, 64 * z : 64 * z + 64, 128 * y : 128 * y + 128, 128 * x :] = number
+    wanted = set(np.unique(numbers[key]).tolist())
+    assert set(frame.touched(key)) == wanted
+
+
+def _grid_frame() -> Frame:
+    places = tuple((200 + 40 * n, 40) for n in range(8))
+    return Frame((1, 70, 140, 150), (1, 64, 128, 128), 200, places, 520, 600)
+
+
+@pytest.mark.parametrize("key", [None, (0, None), np.array([0]), True, [0]], ids=str)
+def test_an_unusual_index_compares_all(key: Any) -> None:
+    assert list(_grid_frame().touched(key)) == list(range(8))

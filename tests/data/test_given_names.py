@@ -143,6 +143,17 @@ def test_a_name_for_no_label_is_told_and_kept_for_label_maps_to_come(
     assert store.label_names == {1: "liver", 2: "label 2", 3: "spleen"}
 
 
+def test_a_label_called_ignore_is_no_class_and_no_absence(
+    scans: Path, tmp_path: Path
+) -> None:
+    names = {1: "liver", 2: "ignore"}
+    store, result, _ = prepared(scans, tmp_path / "store", names)
+    assert store.label_names == {1: "liver"}
+    assert len(result["explanation"]) == 1  # of the voxel size
+    again, result, _ = prepared(scans, tmp_path / "store")
+    assert (again.label_names, result["reused"]) == ({1: "liver"}, 2)
+
+
 def test_other_names_change_a_store_without_reading_a_voxel(
     scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,5 +269,5 @@ def test_a_table_of_names_that_is_none_names_nothing(
 ) -> None:
     label = scans / "labels" / "p0.nii.gz"
     write_labels(LabelMap(head_and_tail(1, 2), AFFINE), label)
-    (scans / "labels" / "label_names.json").write_text(text)
+    (scans / "labels" / "label_names.json").write_text(text, encoding="utf-8")
     assert names_beside(label) == {}

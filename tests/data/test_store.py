@@ -278,6 +278,8 @@ def test_a_rerun_that_died_half_way_is_told_on_opening(cohort, tmp_path):
     event = next(job)
     while not (isinstance(event, Progress) and event.index == 1):
         event = next(job)
+    with pytest.raises(UnusableInput, match="being prepared by another process"):
+        Store.open(out)
     job.close()
     with pytest.raises(UnusableInput, match="run the same prepare again"):
         Store.open(out)

@@ -27,10 +27,13 @@ SEGMENT: dict[str, Any] = {
     "label_names": {"1": "liver", "2": "spleen"},
     "window": [96, 96, 96],
     "validation": {"dice": 0.9123},
+    "weights": "model.safetensors",
+    "sha256": {},
 }
 ENCODER: dict[str, Any] = {
     "kind": "encoder", "method": "s2dc", "backbone": {"name": "swin"},
     "label_names": {"1": "liver"}, "modalities": {"MR": 2, "CT": 1}, "complete": False,
+    "weights": "encoder.safetensors", "sha256": {},
 }  # fmt: skip
 
 

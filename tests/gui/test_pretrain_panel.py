@@ -64,7 +64,10 @@ def finetune(hub: Hub, qtbot: Any) -> FinetunePanel:
 def encoder_run(folder: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "run.json").write_text('{"kind": "pretrain", "config": {}}')
-    card = {"kind": "encoder", "method": "mae", "backbone": {"name": "big"}}
+    card = {
+        "kind": "encoder", "method": "mae", "backbone": {"name": "big"},
+        "weights": "encoder.safetensors", "sha256": {},
+    }  # fmt: skip
     (folder / "model" / "model.json").write_text(json.dumps(card))
     return folder
 

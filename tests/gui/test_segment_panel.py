@@ -37,7 +37,8 @@ def write_model(folder: Path, classes: int = 2, **changes: Any) -> Path:
         "kind": "segment", "backbone": {"name": "resunet"}, "window": [8, 8, 8],
         "label_names": {str(v): f"organ {v}" for v in range(1, classes + 1)},
         "task_spec": {"modalities": ["CT"]},
-        "preprocessing": {"spacing_mm": [2.0, 1.0, 1.0]}, **changes,
+        "preprocessing": {"spacing_mm": [2.0, 1.0, 1.0]},
+        "weights": "model.safetensors", "sha256": {}, **changes,
     }  # fmt: skip
     (folder / "model" / "model.json").write_text(json.dumps(card))
     return folder

@@ -51,6 +51,8 @@ from homolog.runs import launch
 
 pytestmark = pytest.mark.usefixtures("workers")
 SHAPE, CELLS = (16, 20, 24), (8, 10, 12)
+# One switch in effect, and two ways to leave the same scan alone.
+OPPOSITES = {"Go on over Pause", "Pause over Go on", "Cancel over Cancel"}
 LONG = "a scan of the archive with a name that is longer than any dock is wide " * 3
 
 
@@ -101,7 +103,7 @@ class Steady:
     def __call__(self, what: str) -> None:
         settle(0.02)
         assert moved(self._before, self._tab) == [], what
-        assert replaced(self._last, self._tab) == [], what
+        assert set(replaced(self._last, self._tab)) <= OPPOSITES, what
         self._last = places(self._tab)
         self._before = self._before | self._last
 
@@ -118,7 +120,7 @@ def sentence(qtbot):
 
 def test_a_sentence_keeps_its_height_and_tells_all(sentence) -> None:
     high = sentence.height()
-    assert high == 2 * sentence.fontMetrics().lineSpacing()
+    assert abs(high - 2 * sentence.fontMetrics().lineSpacing()) <= 2
     for text in ("", "short", LONG):
         rows.tell(sentence, text)
         QApplication.processEvents()

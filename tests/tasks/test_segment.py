@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ from torch import nn
 
 from homolog.backbones._base import build
 from homolog.config import to_dict
+from homolog.data.learnt_spacing import Learnt, LearntSpacing
 from homolog.data.preprocess import Preprocessing
 from homolog.data.volume import Volume, reorder_axes
 from homolog.errors import UnusableInput
 from homolog.events import Note, drain
-from homolog.feed import Feed
+from homolog.feed import CaseRef, Feed
 from homolog.geometry.affine import Affine
 from homolog.tasks._base import Trained
 from homolog.tasks._cases import choose_cases
+from homolog.tasks._evaluate import _other_sizes
 from homolog.tasks._labelling import label_stored
 from homolog.tasks._segmenter import SegmentModule, SegmentNetwork, choose_window
 from homolog.tasks._sliding import slide
@@ -344,3 +347,23 @@ def test_validation_reports_mean_worst_and_labels(phantom_store):
     assert isinstance(network, SegmentNetwork)
     metrics = task.validate(Trained(network, spec, {}, CPU), cases.train[:2])
     assert metrics["worst"] <= metrics["dice"] <= 1.0
+
+
+def test_a_store_of_another_voxel_size_than_learnt_is_not_scored(phantom_store):
+    cases = choose_cases(phantom_store, Segment(SegmentConfig())).all
+    model = by_intensity()
+
+    def told(low, high):
+        bounds = LearntSpacing((low,) * 3, (high,) * 3)
+        return list(_other_sizes(replace(model, learnt=Learnt(bounds)), cases))
+
+    assert told(8.0, 8.0) == told(4.0, 9.0) == []
+    with pytest.raises(UnusableInput, match="8 of 8 cases have voxels of another size"):
+        told(1.0, 2.0)
+    card = cases[0].card
+    odd = replace(card, affine=card.affine @ Affine.scale((3.0, 1.0, 1.0)))
+    cases = (CaseRef(phantom_store, odd), *cases[1:])
+    (note,) = told(8.0, 8.0)
+    assert "1 of 8 cases have voxels of another size" in note.text
+    (note,) = _other_sizes(replace(model, learnt=Learnt(None, "unknown")), cases)
+    assert note.text == "unknown"

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from homolog.errors import JobError
 
@@ -84,12 +85,13 @@ class Frame:
 
     def touched(self, key: object) -> Iterator[int]:
         """Numbers of the chunks that an index needs; all where it is an unusual one."""
-        parts = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in parts:
-            at = parts.index(Ellipsis)
-            gap = len(self.shape) - len(parts) + 1
-            parts = parts[:at] + (slice(None),) * gap + parts[at + 1 :]
-        parts += (slice(None),) * (len(self.shape) - len(parts))
+        parts = list(key) if isinstance(key, tuple) else [key]
+        at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
+        if at is not None:
+            parts[at : at + 1] = [slice(None)] * (len(self.shape) - len(parts) + 1)
+        if len(parts) > len(self.shape) or not all(map(_is_plain, parts)):
+            parts = []
+        parts += [slice(None)] * (len(self.shape) - len(parts))
         spans = [
             _span(part, n, c)
             for part, n, c in zip(parts, self.shape, self.chunks, strict=True)
@@ -141,17 +143,21 @@ class Frame:
         return _sum(file, self.tail, self.size - self.tail, first)
 
 
-def _span(part: object, size: int, chunk: int) -> range:
+def _is_plain(part: object) -> bool:
+    """Whether part of an index is a slice or a whole number."""
+    whole = hasattr(part, "__index__") and not isinstance(part, bool)
+    return isinstance(part, slice) or (whole and not getattr(part, "ndim", 0))
+
+
+def _span(part: Any, size: int, chunk: int) -> range:
+    """Chunks along one axis."""
     if isinstance(part, slice):
         wanted = range(*part.indices(size))
         if not wanted:
             return range(0)
         low, high = min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1])
         return range(low // chunk, high // chunk + 1)
-    try:
-        index = part.__index__()  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        return range(-(-size // chunk))
+    index = operator.index(part)
     index += size if index < 0 else 0
     return range(index // chunk, index // chunk + 1) if 0 <= index < size else range(0)
 

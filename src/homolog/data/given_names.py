@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from homolog.config import ConfigError
 from homolog.data.label_names import has_name
-from homolog.data.label_naming import parse_names
+from homolog.data.label_naming import is_ignore, parse_names
 from homolog.data.store import read_contents
 
 if TYPE_CHECKING:
@@ -100,7 +100,9 @@ def what_was_named(
     if overruled:
         sentences.append(f"Given names win over files: {_listed(overruled, 'and')}.")
     there = {value for card in cards for value in card.label_values}
-    if absent := [f"{v} ({n})" for v, n in given.items() if v not in there]:
+    # what is to be ignored is no label of any case
+    wanted = {v: n for v, n in given.items() if not is_ignore(n)}
+    if absent := [f"{v} ({n})" for v, n in wanted.items() if v not in there]:
         sentences.append(f"No label map holds {_listed(absent, 'or')}.")
     return sentences
 

@@ -215,9 +215,9 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
         )
     return Learnt(
         None,
-        "the model does not say at which voxel size it learnt, so every scan is taken "
-        "at its own: results for scans of another voxel size than it learnt from are "
-        "wrong. Train it again to have scans brought to its voxel size.",
+        "the model does not say at which voxel size it learnt, so scans are taken as "
+        "they are: results are wrong where theirs is another. Training it again cures "
+        "this.",
     )
 
 

@@ -23,12 +23,14 @@ from homolog.config import config_hash, from_dict
 from homolog.data.array_file import StoredArray
 from homolog.data.array_frame import Damage
 from homolog.data.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
+from homolog.data.file_lock import is_locked
 from homolog.data.preprocess import Preprocessing
 from homolog.data.splits import SPLITS
 from homolog.errors import JobError, UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
 
 FORMAT = 1
+LOCK = ".lock"  # of a store, held by the process that writes into it
 # Cases whose foreground index stays in memory.
 _INDICES = 1024
 
@@ -83,6 +85,11 @@ class Store:
         for name, entry in contents["cases"].items():
             card = read_card(case_folder(folder, name))
             if card is None or card.key != entry["key"]:
+                if is_locked(folder / LOCK):
+                    raise UnusableInput(
+                        f"{path} is being prepared by another process; wait until it "
+                        "has ended."
+                    )
                 raise UnusableInput(
                     f"case {name!r} of {path} is missing, damaged or was changed by a "
                     "preparation that did not finish; run the same prepare again."

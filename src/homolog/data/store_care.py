@@ -21,8 +21,8 @@ from homolog.data.file_lock import is_locked
 from homolog.data.pairs import read_pairs
 from homolog.data.preprocess import Preprocessing
 from homolog.data.problems import sentence_of
-from homolog.data.store import case_folder, read_card, read_contents
-from homolog.data.store_folder import LOCK, unlisted, writing
+from homolog.data.store import LOCK, case_folder, read_card, read_contents
+from homolog.data.store_folder import unlisted, writing
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 
@@ -155,8 +155,6 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
     from homolog.data.scan_io import scan_hash
 
     image = Path(card.source)
-    if not image.exists() and not image.parent.exists():
-        raise UnusableInput(f"its scan {image} is not there.")
     if scan_hash(image) != card.source_hash:
         raise UnusableInput(f"its scan {image} has changed since; run prepare again.")
     own, grid = card.original["affine"], card.affine

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 
 from homolog.data.file_lock import FileLock, is_locked, knows_no_locks
 from homolog.data.leftovers import sweep_leftovers
-from homolog.data.store import case_folder, is_plain_name, read_card, read_contents
+from homolog.data.store import (
+    LOCK,
+    case_folder,
+    is_plain_name,
+    read_card,
+    read_contents,
+)
 from homolog.errors import UnusableInput
 from homolog.private_files import make_folder
 
 if TYPE_CHECKING:
     from homolog.data.case_source import CaseSource
-
-LOCK = ".lock"
 
 
 def check_folder(out: Path) -> None:

@@ -171,6 +171,11 @@ class Sentence(QLabel):
         self._lines, self._texts = lines, tuple(texts)
         self._grows, self._tallest = grows, 0
         self._whole = False
+        self._spacing = 0
+        # A style sheet gives its font after the change was told.
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(self._new_font)
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
@@ -201,8 +206,9 @@ class Sentence(QLabel):
     def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().changeEvent(event)
         if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
-            self._tallest = 0
-            self._fit()
+            later = getattr(self, "_later", None)
+            if later is not None:  # Qt calls before all is made
+                later.start(0)
 
     def event(self, event: Any) -> bool:
         """The tip of a cut sentence is the sentence."""
@@ -211,9 +217,10 @@ class Sentence(QLabel):
             told = [self.text()] + ([more] if more != self.accessibleName() else [])
             QToolTip.showText(event.globalPos(), "\n\n".join(told), self)
             return True
+        done = bool(super().event(event))
         if event.type() == QEvent.Type.Polish:
-            self._fit()
-        return bool(super().event(event))
+            self._new_font()
+        return done
 
     def mousePressEvent(self, event: Any) -> None:
         """Show all, or fold it again."""
@@ -226,6 +233,8 @@ class Sentence(QLabel):
 
     def paintEvent(self, event: Any) -> None:
         """Qt's own drawing, with an ellipsis where text is cut."""
+        if self.fontMetrics().lineSpacing() != self._spacing:
+            self._later.start(0)
         if not self.is_cut:
             super().paintEvent(event)
             return
@@ -233,8 +242,8 @@ class Sentence(QLabel):
         style = self.style()
         if style is not None:
             style.drawItemText(
-                painter, self.contentsRect(), _WRAPPED, self.palette(),
-                self.isEnabled(), self._shown(), self.foregroundRole(),
+                painter, self._room(), _WRAPPED, self.palette(), self.isEnabled(),
+                self._shown(), self.foregroundRole(),
             )  # fmt: skip
 
     def _copy(self) -> None:
@@ -256,15 +265,30 @@ class Sentence(QLabel):
                 low = middle
         return words[:low].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
+    def _room(self) -> QRect:
+        """Where the text stands: within the frame of the style, indented as Qt does."""
+        return self.contentsRect().adjusted(max(self.indent(), 0), 0, 0, 0)
+
     def _high(self, text: str) -> int:
-        """Pixels that a text needs at the width there is."""
-        room = QRect(0, 0, max(self.width(), 40), 1 << 16)
+        """Pixels that a text needs at the width there is, the frame included."""
+        room = QRect(0, 0, max(self._room().width(), 40), 1 << 16)
         high: int = self.fontMetrics().boundingRect(room, _WRAPPED, text).height()
-        return high
+        return high + self._frame()
+
+    def _frame(self) -> int:
+        margins = self.contentsMargins()
+        return int(margins.top() + margins.bottom())
+
+    def _new_font(self) -> None:
+        self._tallest = 0
+        self._fit()
 
     def _fit(self) -> None:
-        high = self._lines * self.fontMetrics().lineSpacing()
-        high = max([high, *map(self._high, self._texts)])
+        self._spacing = self.fontMetrics().lineSpacing()
+        framed = self.frameWidth() > 0
+        self.setIndent(self.fontMetrics().horizontalAdvance("x") // 2 if framed else 0)
+        # Not lines times their spacing: that is rounded.
+        high = max(map(self._high, ("\n".join("x" * self._lines), *self._texts)))
         if self._whole or self._grows:
             high = max(high, self._high(self.text()))
         if self._grows:

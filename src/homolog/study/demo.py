@@ -51,12 +51,13 @@ WINDOW_HU = (-250.0, 350.0)
 PRETRAIN_SETTINGS: Mapping[str, Any] = {
     "method": {"size": [48, 48, 48], "token_stride": 8},
     "backbone": NETWORK,
-    "training": {"batch_size": 4, "previews": 0},
+    "training": {"steps": 150, "batch_size": 4, "previews": 0},
 }
 FINETUNE_SETTINGS: Mapping[str, Any] = {
     "backbone": NETWORK,
     "task_config": {"window": [48, 48, 48], "balance": 1.0, "intensity": 0.3},
     "training": {
+        "steps": 150,  # usual here, where minutes say how many
         "batch_size": 1,
         "learning_rate": 1e-2,
         "warmup_steps": 20,

@@ -204,7 +204,7 @@ class LabelPanel(QWidget):
         if taking and self.hub.viewer.dims.ndisplay == 3:
             return words.IN_3D
         few = len([n for n in session.classes.counts.values() if n]) < 2
-        return words.START if few else ""
+        return words.START if few else words.MORE
 
     # Models
 

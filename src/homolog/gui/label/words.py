@@ -19,8 +19,12 @@ COMPUTE = (
     "This model's features of the scan are computed once and kept. Press Compute "
     "features, or choose Intensity only, which works at once."
 )
+MORE = (
+    "Paint where the prediction is wrong. Where to click next leads to the most "
+    "uncertain place."
+)
 # All that the hint may say: room is kept for the longest.
-HINTS = (START, COMPUTING, IN_3D, COMPUTE)
+HINTS = (START, COMPUTING, IN_3D, COMPUTE, MORE)
 _STATES = {
     "waiting": "Waiting for the end of your stroke ...",
     "fitting": "Learning from the paint ...",

@@ -89,6 +89,7 @@ class FinetunePanel(LearnPanel):
             button("Import...", "Go to Models, where encoders are imported",
                    lambda: self.hub.go.emit("Models", {})),
         )  # fmt: skip
+        self.no_encoder.hide()  # until the encoders are known
         column.addWidget(self.no_encoder)
         self.share = QSpinBox()
         self.share.setRange(1, 100)
@@ -97,7 +98,7 @@ class FinetunePanel(LearnPanel):
         self.share.valueChanged.connect(lambda: self.something_changed())
         hint = "Share of the labelled training scans used, by patient"
         column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
-        self.counted = sentence("Labelled scans counted")
+        self.counted = sentence("Labelled scans counted", lines=3)
         column.addWidget(self.counted)
 
     def show_stores(self) -> None:
@@ -125,9 +126,9 @@ class FinetunePanel(LearnPanel):
         entries = [(e.title, str(e.path)) for e in self.encoders]
         entries.append(("From scratch (random weights)", SCRATCH))
         fill(self.encoder, entries, kept)
-        self.no_encoder.setVisible(not self.encoders)
-        if not self.encoders:
-            keep_room(self.no_encoder)
+        if self.no_encoder.isVisible():
+            keep_room(self.no_encoder)  # who looks at it sees nothing jump up
+        self.no_encoder.setVisible(self.encoders_read and not self.encoders)
         self._tell_encoder()
 
     def wish(self) -> FinetuneWish | None:

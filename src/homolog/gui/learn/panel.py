@@ -64,6 +64,7 @@ class LearnPanel(QWidget):
         self.stores: list[StoreChoice] = []
         self.other_stores: list[str] = []
         self.encoders: list[ModelChoice] = []
+        self.encoders_read = False
         self.other_encoders: list[Path] = []
         self.kept = kept_values.read(preferences.home(), self.title)
         self._restoring = True
@@ -284,8 +285,11 @@ class LearnPanel(QWidget):
         self.box.refresh()
 
     def _no_schema(self, reason: str) -> None:
-        text = f"⚠ The engine could not be asked what it offers: {reason}"
-        tell(self.waiting, f"{text} Open this tab again to ask once more.")
+        tell(
+            self.waiting,
+            "⚠ The engine could not be asked what it offers. Open this tab again to "
+            f"ask once more. {reason}",
+        )
 
     def _entry_changed(self) -> None:
         described = self.described
@@ -314,6 +318,6 @@ class LearnPanel(QWidget):
         self.something_changed()
 
     def _got_encoders(self, encoders: list[ModelChoice]) -> None:
-        self.encoders = encoders
+        self.encoders, self.encoders_read = encoders, True
         self.show_encoders()
         self.something_changed()

@@ -33,15 +33,15 @@ from homolog.runs.run import Run
 _LOOK_MS = 2000
 _BUTTONS = {
     "follow": ("Show", "Curves, health and pictures of this training"),
-    "pause": ("Pause", "Wait between two steps; memory stays taken"),
-    "go_on": ("Go on", "Continue the paused training"),
-    "stop": ("Stop and keep", "Save state and model; it can be resumed later"),
-    "resume": ("Resume", "Continue exactly where the last saved state was"),
     "use": ("Use model...", "Explore, fine-tune or segment with its model"),
     "log": ("Show log", "What libraries printed, and the details of errors"),
     "open": ("Open folder", "Show the run's folder in the file manager"),
     "delete": ("Delete...", "Move the run to the trash, after a question"),
-}
+    "resume": ("Resume", "Continue exactly where the last saved state was"),
+    "pause": ("Pause", "Wait between two steps; memory stays taken"),
+    "go_on": ("Go on", "Continue the paused training"),
+    "stop": ("Stop and keep", "Save state and model; it can be resumed later"),
+}  # each keeps its place, so those of a finished run come first
 
 
 class RunsPanel(QWidget):

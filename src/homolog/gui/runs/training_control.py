@@ -15,7 +15,12 @@ _MEANWHILE = {
     "go_on": "starting",
     "resume": "starting",
 }
+# Each keeps its place, so those of a finished run come first.
 BUTTONS = {
+    "log": ("Open log", "What libraries printed, and the details of errors"),
+    "open": ("Open folder", "Show the run's folder in the file manager"),
+    "use": ("Use model...", "Explore, fine-tune or segment with this model"),
+    "resume": ("Resume", "Continue exactly where the last saved state was"),
     "pause": ("Pause", "Wait between two steps; memory stays taken"),
     "go_on": ("Go on", "Continue the paused training"),
     "stop": (
@@ -26,10 +31,6 @@ BUTTONS = {
         "Stop now",
         "End within seconds; what was saved last stays, newer steps are lost",
     ),
-    "resume": ("Resume", "Continue exactly where the last saved state was"),
-    "log": ("Open log", "What libraries printed, and the details of errors"),
-    "open": ("Open folder", "Show the run's folder in the file manager"),
-    "use": ("Use model...", "Explore, fine-tune or segment with this model"),
 }
 
 

@@ -87,12 +87,17 @@ class ActionButtons(QWidget):
     Args:
         specs: Name -> (words on the button, tooltip).
         act: Called with the name of the action.
+        one_place: Names of one action and its opposite, which share a place.
     """
 
     def __init__(
-        self, specs: Mapping[str, tuple[str, str]], act: Callable[[str], None]
+        self,
+        specs: Mapping[str, tuple[str, str]],
+        act: Callable[[str], None],
+        one_place: tuple[str, str] = ("pause", "go_on"),
     ) -> None:
         super().__init__()
+        self._one_place = one_place
         self.buttons: dict[str, QPushButton] = {}
         self._offered: frozenset[str] | None = None
         self._columns = 0
@@ -137,8 +142,13 @@ class ActionButtons(QWidget):
         self._columns = columns
         for button in buttons:
             self._grid.removeWidget(button)
-        for place, button in enumerate(buttons):
-            self._grid.addWidget(button, place // columns, place % columns)
+        places: dict[str, int] = {}
+        first, second = self._one_place
+        for name, button in self.buttons.items():
+            place = places.get(first) if name == second else None
+            places[name] = len(set(places.values())) if place is None else place
+            row, column = divmod(places[name], columns)
+            self._grid.addWidget(button, row, column)
 
 
 class TroubleBox(QFrame):

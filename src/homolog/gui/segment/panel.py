@@ -63,7 +63,7 @@ class SegmentPanel(QWidget):
         self.extra: list[Path] = []
         self.kept = kept_values.read(preferences.home(), self.title)
         self.model = narrow(QComboBox())
-        self.facts = sentence("What the model finds", lines=5)
+        self.facts = sentence("What the model finds", lines=4)
         self.no_model = EmptyState(
             "No model yet. Fine-tune one on labelled scans, or import one.",
             button("Fine-tune...", "Go to Fine-tune",
@@ -100,7 +100,7 @@ class SegmentPanel(QWidget):
         self.overlap.setSingleStep(0.05)
         self.overlap.setSpecialValueText("the model's")
         self.overlap.setValue(float(self.kept.get("overlap", _NO_OVERLAP)))
-        self.trouble = sentence("Why nothing can be segmented", lines=2)
+        self.trouble = sentence("Why nothing can be segmented", lines=1)
         self.setAcceptDrops(True)
         self._lay_out()
         self._connect()

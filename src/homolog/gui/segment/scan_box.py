@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QVBoxLayout, QWidget
 
 from homolog.events import Event, Note, Progress
 from homolog.geometry.places import spacing_text
@@ -24,7 +24,6 @@ from homolog.gui.learn.estimate_words import duration_text
 from homolog.gui.learn.model_choice import ModelChoice, misfit, treated_as
 from homolog.gui.rows import (
     Sentence,
-    beside,
     button,
     keep_room,
     named,
@@ -75,7 +74,7 @@ class ScanBox(QWidget):
         self._allowed: tuple[str, str] | None = None
         self.scan = sentence("The scan to segment", lines=2)
         self.warning = named(
-            Sentence(4, grows=True), "Scan and model do not go well",
+            Sentence(3, grows=True), "Scan and model do not go well",
             "Scan and model do not go well",
         )  # fmt: skip
         self.start = button(
@@ -94,10 +93,14 @@ class ScanBox(QWidget):
         for widget in (self.scan, self.start):
             rows.addWidget(widget)
         rows.addLayout(one_place(self.warning, self.words))
-        rows.addLayout(beside(self.go_on, self.leave))
-        working = beside(self.bar, self.cancel)
-        working.setStretch(1, 0)
-        rows.addLayout(working)
+        below = QGridLayout()  # "Cancel" is where "Cancel" was
+        for place, parts in enumerate(
+            ((self.go_on, self.bar), (self.leave, self.cancel))
+        ):
+            below.setColumnStretch(place, 1)
+            for part in parts:
+                below.addWidget(part, 0, place)
+        rows.addLayout(below)
         self._show_work(False)
         hub.viewer.layers.selection.events.active.connect(self._layer_selected)
         self._layer_selected()
