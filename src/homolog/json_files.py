@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import types
 import typing
 from collections.abc import Mapping
@@ -41,7 +42,10 @@ def read_object(
         UnusableInput: It cannot be read or holds something else; names the file.
     """
     try:
-        if path.stat().st_size > most_bytes:
+        about = path.stat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            raise ValueError("a pipe, device or socket, not a file")
+        if about.st_size > most_bytes:
             raise ValueError(f"larger than {most_bytes >> 20} MiB")
         return parsed_object(path.read_bytes(), shape)
     except (FileNotFoundError, NotADirectoryError):

@@ -13,6 +13,7 @@ from scan_faults import dicom_series, nifti, put, values
 
 from homolog.cli import cli
 from homolog.data.inspect import inspect_scan
+from homolog.data.label_naming import names_of_dataset
 from homolog.data.scan_header import is_scan_path
 from homolog.data.scan_tree import walk
 from homolog.data.series_list import holds_dicom, list_series
@@ -20,6 +21,7 @@ from homolog.data.sources import find_cases
 from homolog.errors import UnusableInput
 from homolog.gui.files.opening import sources_of
 from homolog.gui.files.reader import get_reader
+from homolog.json_files import read_object
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and links")
 
@@ -73,6 +75,15 @@ def test_a_pipe_named_directly_is_one_sentence(folder: Path) -> None:
         with pytest.raises(UnusableInput, match="a pipe, device or socket"):
             find_cases(path, (), inspect_scan)
     assert inspect_scan(folder / "loop.nii").reason.code == "missing"
+
+
+def test_json_that_is_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "dataset.json")
+    assert names_of_dataset(folder / "a.nii.gz") == {}
+    assert walk(folder).datasets == []
+    for name in ("p.json", "zero.nii"):
+        with pytest.raises(UnusableInput, match="a pipe, device or socket"):
+            read_object(folder / name)
 
 
 def test_commands_end_among_pipes(folder: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ HOSTILE = {
     ),
     "channels in words.mha": (meta("ElementNumberOfChannels = many"), "unreadable"),
     "an axis without numbers.mha": (meta("TransformMatrix = 1 0 0"), "affine"),
+    "a spacing of nearly nothing.mha": (meta(ElementSpacing="1 1e-310 1"), "spacing"),
     "an origin that is no number.mha": (meta("Offset = nan 0 0"), "affine"),
     "vectors of two sizes.nrrd": (
         nrrd(

@@ -24,10 +24,9 @@ from homolog.data.label_naming import names_of_label
 from homolog.data.label_words import bare_name
 from homolog.data.problems import Problem, problem_of
 from homolog.data.scan_header import (
-    SPECIAL,
     is_known_suffix,
-    is_special,
     real_path,
+    refuse_special,
     scan_stem,
 )
 from homolog.data.sources import find_cases, rejected_for
@@ -119,8 +118,7 @@ def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UnusableInput(f"{path}: no such label file or folder.")
-        if is_special(path):
-            raise UnusableInput(f"{path}: {SPECIAL}")
+        refuse_special(path)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and is_known_suffix(file) and file.name[0] != ".":

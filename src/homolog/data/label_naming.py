@@ -233,8 +233,10 @@ def _is_whole(text: object) -> bool:
 def names_of_dataset(label: Path) -> dict[int, str]:
     """From the ``dataset.json`` beside a label file, or in the folder above."""
     for folder in (label.parent, label.parent.parent):
+        if not (file := folder / "dataset.json").is_file():
+            continue  # or a pipe, which may never give a byte
         try:
-            raw = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            raw = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError):
             continue
         if isinstance(raw, Mapping):

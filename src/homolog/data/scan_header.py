@@ -17,6 +17,7 @@ from homolog.data.nifti_header import NiftiHeader
 from homolog.data.pictures import PICTURE_SUFFIXES
 from homolog.data.problems import SHEAR_LIMIT, Problem, Unsound, shear_text
 from homolog.data.values import modality_of_name
+from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 
 _KINDS = {
@@ -170,6 +171,12 @@ def _is_slice(path: Path) -> bool:
         return path.is_file() and looks_like_dicom(path)
     except OSError:
         return False
+
+
+def refuse_special(path: Path) -> None:
+    """Raise UnusableInput for a pipe, a device or a socket."""
+    if is_special(path):
+        raise UnusableInput(f"{path}: {SPECIAL}")
 
 
 def is_known_suffix(path: Path) -> bool:

@@ -282,7 +282,8 @@ def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
     origin[:k] = told["origin"][:k]
     direction[:k, :k] = np.array(told["direction"])[:k, :k]
     place = np.concatenate([spacing, origin, direction.ravel()])
-    if not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM:
+    far = not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM
+    if far or not (np.linalg.norm(direction, axis=0) > 1e-9).all():
         text = "its voxels have no place that can be told in numbers."
         raise Unsound("affine", text, path)
     return (

@@ -13,10 +13,9 @@ from homolog.data.layouts import is_dataset, read_dataset
 from homolog.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from homolog.data.problems import problem_of
 from homolog.data.scan_header import (
-    SPECIAL,
     is_series_path,
-    is_special,
     real_path,
+    refuse_special,
     scan_stem,
 )
 from homolog.data.scan_io import dicom_scans
@@ -40,8 +39,7 @@ def find_cases(
     """
     if not source.exists() and not is_series_path(source):
         raise UnusableInput(f"{source}: no such file or folder.")
-    if is_special(source):
-        raise UnusableInput(f"{source}: {SPECIAL}")
+    refuse_special(source)
     if source.is_dir():
         return _folder(source, labels, peek)
     if source.suffix.lower() in MANIFEST_SUFFIXES:

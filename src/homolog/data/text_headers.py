@@ -24,6 +24,7 @@ _LONGEST_LINE = 4000  # what MetaIO has room for
 _MOST_AXES = {"NRRD": 16, "MetaImage": 5}
 _MOST_VOXELS = 1 << 62
 _MOST_FILES = 1 << 16
+_NEAR = 1e-9  # below this a length is none
 _META_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
     "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4",
@@ -492,7 +493,11 @@ def _geometry_problems(
     lengths: np.ndarray, axes: np.ndarray | None, origin: Sequence[float]
 ) -> list[Problem]:
     said = " x ".join(f"{v:g}" for v in lengths)
-    if not np.isfinite(lengths).all() or not (lengths > 0).all() or not lengths.size:
+    if (
+        not np.isfinite(lengths).all()
+        or not (lengths > _NEAR).all()
+        or not lengths.size
+    ):
         text = f"voxel size must be positive, the header says {said or 'nothing'}."
         return [Problem("spacing", text)]
     if not np.isfinite(np.array(origin)).all():
@@ -501,7 +506,11 @@ def _geometry_problems(
     if axes is None:
         return []
     norms = _lengths(axes)
-    if not np.isfinite(axes).all() or not (norms > 0).all() or np.isinf(norms).any():
+    if (
+        not np.isfinite(axes).all()
+        or not (norms > _NEAR).all()
+        or np.isinf(norms).any()
+    ):
         return [Problem("affine", "the voxel axes in the header are not directions.")]
     if axes.shape[0] != axes.shape[1]:
         return []
