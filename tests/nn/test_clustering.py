@@ -42,6 +42,17 @@ def test_prototypes_are_of_unit_length_before_they_are_used() -> None:
     torch.testing.assert_close(made.weight.norm(dim=1), torch.ones(3))
 
 
+def test_prototypes_of_unit_length_stay_to_the_bit() -> None:
+    torch.manual_seed(0)
+    clusters = Clustering(64, 128, (0,))
+    view = nn.functional.normalize(torch.randn(8, 128), dim=1)
+    clusters([view, view])
+    before = clusters.weight.detach().clone()
+    for _ in range(4):
+        clusters([view, view])
+    assert torch.equal(clusters.weight, before)
+
+
 def test_looking_changes_nothing() -> None:
     made = clustering(queue_length=4)
     views = [features(), features(seed=1)]

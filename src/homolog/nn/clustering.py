@@ -17,6 +17,8 @@ from homolog.nn.queue import FeatureQueue
 
 # Of the running mean of codes behind ``usage``.
 _MEMORY = 0.99
+# Of a length in float32.
+_ROUNDING = 1e-6
 
 
 class Clustering(nn.Module):
@@ -90,8 +92,7 @@ class Clustering(nn.Module):
             queued: Whether full queues count.
         """
         if self.training:  # to look at it changes nothing
-            with torch.no_grad():
-                self.weight.copy_(unit(self.weight))
+            self._to_unit_length()
         scores = [self.scores(view, frozen=frozen) for view in features]
         codes = {
             view: self._codes(number, scores[view].detach(), queued)
@@ -102,6 +103,12 @@ class Clustering(nn.Module):
             mean = torch.stack([code.mean(0) for code in codes.values()]).mean(0)
             self._fresh_code = distributed.mean_over_ranks(mean)
         return swapped_prediction(scores, codes, self.temperature)
+
+    @torch.no_grad()
+    def _to_unit_length(self) -> None:
+        """Prototypes of length 1; those that are stay, for rounding would move them."""
+        off = (self.weight.norm(dim=1, keepdim=True) - 1).abs() > _ROUNDING
+        self.weight.copy_(torch.where(off, unit(self.weight), self.weight))
 
     @full_precision
     def scores(self, features: Tensor, *, frozen: bool = False) -> Tensor:
