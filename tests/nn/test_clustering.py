@@ -44,7 +44,7 @@ def test_prototypes_are_of_unit_length_before_they_are_used() -> None:
 
 def test_prototypes_of_unit_length_stay_to_the_bit() -> None:
     torch.manual_seed(0)
-    clusters = Clustering(64, 128, (0,))
+    clusters = Clustering(128, 64)
     view = nn.functional.normalize(torch.randn(8, 128), dim=1)
     clusters([view, view])
     before = clusters.weight.detach().clone()
