@@ -78,6 +78,21 @@ def test_a_file_that_ends_its_decoder_is_a_finding(fake: Path, name: str) -> Non
     assert decoder.information(fake / "sound")["pid"] == after  # and kept
 
 
+@pytest.mark.parametrize("bad", ["crash", "half", "huge"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_one_of_many_files_that_is_bad_is_the_one_named(
+    fake: Path, bad: str, place: int
+) -> None:
+    files = [fake / "sound"] * 3
+    files.insert(place, fake / bad)
+    with pytest.raises(Unsound) as told:
+        decoder.pixels_of(files)
+    assert str(fake / bad) in str(told.value)
+    found = decoder.pixels_of([fake / "sound"] * 3)  # no answer is left over
+    assert [one.tobytes() for one in found] == [b"abcd"] * 3
+    assert decoder.information(fake / "sound")["pid"]
+
+
 def test_a_decoder_that_never_answers_is_stopped(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

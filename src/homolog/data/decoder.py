@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +60,16 @@ def pixels(path: Path) -> NDArray[Any]:
     return values
 
 
+def pixels_of(paths: Sequence[Path]) -> list[NDArray[Any]]:
+    """``pixels`` of many files, each decoded while the one before is handed over.
+
+    Raises:
+        Unsound: As pixels, of the first file that cannot be read.
+        JobError: There is no decoder.
+    """
+    return _helper.ask_for_all(paths)
+
+
 class _Helper:
     """The other process, and one question at a time."""
 
@@ -70,25 +80,38 @@ class _Helper:
 
     def ask(self, what: str, path: Path) -> tuple[dict[str, Any], NDArray[Any] | None]:
         """An answer and, for pixels, the values."""
-        seconds = _PATIENCE_S
-        if what == "pixels":
-            seconds += path.stat().st_size / _SLOWEST_BYTES_S
-        asked = {"what": what, "path": str(path), "seconds": seconds}
+        asked = _question(what, path)
         with self._lock:
             process = self._running()
             try:
-                told, values = self._exchange(process, asked, path)
+                _send(process, asked)
+                told, values = _receive(process, asked)
             except BaseException:  # also when interrupted: its answer would come late
                 self.close()
                 raise
-        if "memory" in told:
-            text = (
-                "decoding it takes more memory than is free, or than its size allows."
-            )
-            raise Unsound("too_large", text, path)
-        if "error" in told:
-            raise _refusal(str(told["error"]), path)
+        _check(told, path)
         return told, values
+
+    def ask_for_all(self, paths: Sequence[Path]) -> list[NDArray[Any]]:
+        """The values of all files; the next is asked for before one is taken."""
+        asked = [_question("pixels", path) for path in paths]
+        found: list[NDArray[Any]] = []
+        with self._lock:
+            process = self._running()
+            try:
+                for number, (path, question) in enumerate(
+                    zip(paths, asked, strict=True)
+                ):
+                    for ahead in asked[number + bool(number) : number + 2]:
+                        _send(process, ahead)
+                    told, values = _receive(process, question)
+                    _check(told, path)
+                    assert values is not None
+                    found.append(values)
+            except BaseException:  # an answer may still be on its way
+                self.close()
+                raise
+        return found
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -139,30 +162,52 @@ class _Helper:
             )
         return process
 
-    def _exchange(
-        self, process: subprocess.Popen[bytes], asked: dict[str, Any], path: Path
-    ) -> tuple[dict[str, Any], NDArray[Any] | None]:
-        questions, answers = process.stdin, process.stdout
-        assert questions is not None
-        assert answers is not None
-        values = None
-        with _patience(process, asked["seconds"]) as waited:
-            try:
-                questions.write(json.dumps(asked).encode() + b"\n")
-                questions.flush()
-                line = answers.readline()
-            except OSError:
-                line = b""
-            if not line.endswith(b"\n"):
+
+def _question(what: str, path: Path) -> dict[str, Any]:
+    seconds = _PATIENCE_S
+    if what == "pixels":
+        seconds += path.stat().st_size / _SLOWEST_BYTES_S
+    return {"what": what, "path": str(path), "seconds": seconds}
+
+
+def _send(process: subprocess.Popen[bytes], asked: dict[str, Any]) -> None:
+    """Ask; where the process is gone, that shows when its answer does not come."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
+        process.stdin.flush()
+
+
+def _receive(
+    process: subprocess.Popen[bytes], asked: dict[str, Any]
+) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    """The answer to the oldest question."""
+    answers, path = process.stdout, Path(asked["path"])
+    assert answers is not None
+    values = None
+    with _patience(process, asked["seconds"]) as waited:
+        try:
+            line = answers.readline()
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise _died(process, waited, asked["seconds"], path)
+        told: dict[str, Any] = json.loads(line)
+        if "shape" in told:
+            dtype = np.dtype(told["dtype"])
+            check_room(math.prod(told["shape"]) * dtype.itemsize, path)
+            values = np.empty(told["shape"], dtype)
+            if not _filled(values, cast("BufferedReader", answers)):
                 raise _died(process, waited, asked["seconds"], path)
-            told: dict[str, Any] = json.loads(line)
-            if "shape" in told:
-                dtype = np.dtype(told["dtype"])
-                check_room(math.prod(told["shape"]) * dtype.itemsize, path)
-                values = np.empty(told["shape"], dtype)
-                if not _filled(values, cast("BufferedReader", answers)):
-                    raise _died(process, waited, asked["seconds"], path)
-        return told, values
+    return told, values
+
+
+def _check(told: dict[str, Any], path: Path) -> None:
+    if "memory" in told:
+        text = "decoding it takes more memory than is free, or than its size allows."
+        raise Unsound("too_large", text, path)
+    if "error" in told:
+        raise _refusal(str(told["error"]), path)
 
 
 def _filled(values: NDArray[Any], answers: BufferedReader) -> bool:

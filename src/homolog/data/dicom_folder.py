@@ -152,13 +152,12 @@ def series_header(
     )  # fmt: skip
 
 
-def read_slices(files: Sequence[Path], read_slice: ReadSlice) -> NDArray[Any]:
-    """(D, H, W) values, each slice with its own rescale slope.
+def joined_slices(slices: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(D, H, W) values of slices (frames, H, W), each with its own rescale slope.
 
     PET series change slope from slice to slice, so slices whose types differ, or that
     are not whole numbers, become float32.
     """
-    slices = [read_slice(f) for f in files]
     kinds = {s.dtype for s in slices}
     kind = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
     if kind.kind == "f":

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from homolog.data import decoder
 from homolog.data.dicom_file import DicomFile
 from homolog.data.dicom_folder import (
+    joined_slices,
     open_series,
-    read_slices,
     scans_in,
     series_header,
     series_of,
@@ -260,7 +260,8 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         return read_nifti(read_nifti_header(path))[0, 0], []
     if header.kind == "dicom":
         files = [Path(f) for f in header.meta["files"]]
-        return read_slices(files, _decode), []
+        slices = decoder.pixels_of(files)
+        return joined_slices([s.reshape(-1, *s.shape[-2:]) for s in slices]), []
     if header.kind in ("nrrd", "metaimage"):
         return read_voxels(_plan(path, header.kind)).reshape(header.shape), []
     array = read_grey_alpha(path, _itk_array)
