@@ -124,7 +124,8 @@ def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any
 
 def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
     found = result["predicted"]
-    lines = [f"{len(found)} scans labelled in {out}{_windows(found)}"]
+    scans = "1 scan" if len(found) == 1 else f"{len(found)} scans"
+    lines = [f"{scans} labelled in {out}{_windows(found)}"]
     if found and "class" in found[0]:
         lines = [f"{Path(f['scan']).name}: {_told(f)}" for f in found]
         lines.append(f"written to {out / 'classes.csv'}")
