@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -233,18 +234,22 @@ def test_real_mouse_events_and_a_panel_that_goes(window, scans) -> None:
     panel = make(scans[:1])
     (one,) = all_ready(panel)
     explorer = panel.explorer
-    canvas = next(
-        w for w in QApplication.allWidgets()
+    canvas = next(  # of this viewer: those of others may not be gone yet
+        w for w in viewer.__wrapped__.window._qt_window.findChildren(QWidget)
         if type(w).__name__ == "CanvasBackendDesktop" and w.isVisible()
     )  # fmt: skip
     centre = canvas.rect().center()
     until(lambda: canvas.width() > 50)
     explorer.look_at(one.key)
     viewer.mouse_over_canvas = True
-    for i in range(6):
-        QTest.mouseMove(canvas, QPoint(centre.x() + i, centre.y()))
-        QApplication.processEvents()
-    until(lambda: explorer.control.query is not None)
+    places = itertools.cycle(range(6))
+
+    def is_asked() -> bool:
+        """A hand goes on moving, also where the canvas was not drawn at first."""
+        QTest.mouseMove(canvas, QPoint(centre.x() + next(places), centre.y()))
+        return explorer.control.query is not None
+
+    until(is_asked)
     asked = explorer.control.query.mm
     assert np.linalg.norm(asked - one.grid.apply(np.array(SHAPE) / 2)) < 12
     QTest.mouseClick(

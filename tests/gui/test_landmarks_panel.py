@@ -20,7 +20,7 @@ from named import nameless
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.data.scan_io import write_volume
 from homolog.data.volume import Volume
@@ -273,7 +273,7 @@ def test_real_clicks_follow_and_a_closed_second_view(window, scans) -> None:
     settle(0.4)
     session.travel.look_at(control.a)
     canvas = next(
-        w for w in QApplication.allWidgets()
+        w for w in tab.window().findChildren(QWidget)
         if type(w).__name__ == "CanvasBackendDesktop" and w.isVisible()
         and not session.view.widget.isAncestorOf(w)
     )  # fmt: skip
