@@ -249,7 +249,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
                 f"{path} is not a table of landmarks: the column {missing[0]} is "
                 "missing."
             )
-        named = ("id", "name")
+        named = ("id", "name", "reason")
         return [
             {k: cell_text(v) if v and k in named else v for k, v in row.items()}
             for row in reader
