@@ -241,13 +241,20 @@ def test_real_mouse_events_and_a_panel_that_goes(window, scans) -> None:
     centre = canvas.rect().center()
     until(lambda: canvas.width() > 50)
     explorer.look_at(one.key)
-    viewer.mouse_over_canvas = True
     places = itertools.cycle(range(6))
 
-    def is_asked() -> bool:
-        """A hand goes on moving, also where the canvas was not drawn at first."""
+    def move() -> None:
+        """As a hand goes on moving; the real pointer may lie elsewhere and leave."""
+        viewer.mouse_over_canvas = True
         QTest.mouseMove(canvas, QPoint(centre.x() + next(places), centre.y()))
+
+    def is_asked() -> bool:
+        move()
         return explorer.control.query is not None
+
+    def is_told() -> bool:
+        move()
+        return "similarity" in str(viewer.status)
 
     until(is_asked)
     asked = explorer.control.query.mm
@@ -256,7 +263,7 @@ def test_real_mouse_events_and_a_panel_that_goes(window, scans) -> None:
         canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ShiftModifier, centre
     )
     until(lambda: len(explorer.control.pins) == 1)
-    until(lambda: "similarity" in str(viewer.status))
+    until(is_told)
     assert len(viewer.mouse_move_callbacks) == 1
     until(lambda: explorer.control.pins.current.answers)
     panel.hide()
