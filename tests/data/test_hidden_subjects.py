@@ -177,3 +177,20 @@ def test_neither_store_nor_info_tells_a_dicom_patient(
 
     assert info() == card.subject
     assert info("--keep-identifiers") == "MRN-4711"
+
+
+def test_who_stays_in_a_store_stays_in_the_split_and_draws_others_there(
+    manifest: Path, tmp_path: Path, own_key: Path
+) -> None:
+    head, *lines = manifest.read_text().splitlines()
+    parts = [lines[:12], lines[12:]]  # the first scan of everybody, then the second
+    for number, part in enumerate(parts):
+        path = manifest.with_name(f"part_{number}.csv")
+        path.write_text("\n".join([head, *part]))
+    first = splits(prepared(manifest.with_name("part_0.csv"), tmp_path / "store"))
+    assert len(set(first.values())) == 3
+    drain(prepare_store([manifest.with_name("part_1.csv")], tmp_path / "store"))
+    both = Store.open(tmp_path / "store")
+    assert len(both.cards) == 24
+    assert {i: split for i, split in splits(both).items() if i in first} == first
+    assert len({(card.subject, card.split) for card in both.cards}) == 12
