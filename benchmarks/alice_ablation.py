@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from homolog.data.phantom_cohort import write_cohort
+from homolog.phantom.phantom import write_cohort
 
 OFF = {"reconstruction": 1.0, "between": 0.0, "within": 0.0}
 VARIANTS: dict[str, dict[str, Any] | None] = {

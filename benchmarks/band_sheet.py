@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.data.preprocess import Preprocessing, prepare_volume
-from homolog.data.scan_io import read_scan
-from homolog.drawing.png import png_bytes
+from homolog.drawing.pictures import png_bytes
+from homolog.scans.files import read_scan
+from homolog.store.preprocess import Preprocessing, prepare_volume
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.intensity import CHANGES, Draws, change_intensity
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.phantom_cohort import write_cohort
-from homolog.data.store import Store
-from homolog.data.store_writer import prepare_store
 from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
+from homolog.phantom.phantom import write_cohort
+from homolog.store.build import prepare_store
+from homolog.store.store import Store
 
 OUTCOMES = ("same data", "refused", "other data", "error without a sentence")
 FILES = ("image.b2nd", "label.b2nd", "points.npy", "card.json")

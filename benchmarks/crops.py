@@ -20,17 +20,17 @@ import blosc2
 import numpy as np
 import SimpleITK as sitk
 
-from homolog.data import array_file
-from homolog.data.array_file import StoredArray, write_array
-from homolog.data.crops import draw_place, read_box
-from homolog.data.index import CaseSource
-from homolog.data.phantom import make_phantom
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.store import Store
-from homolog.data.store_writer import write_store
-from homolog.data.volume import LabelMap, Volume
 from homolog.events import drain
 from homolog.geometry.affine import Affine
+from homolog.index.datasets import CaseSource
+from homolog.phantom.phantom import make_phantom
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store import arrays
+from homolog.store.arrays import StoredArray, write_array
+from homolog.store.build import write_store
+from homolog.store.crops import draw_place, read_box
+from homolog.store.store import Store
 
 SHAPE = (300, 512, 512)
 SPACING_MM = (1.0, 0.75, 0.75)
@@ -119,8 +119,8 @@ def checksum_cost(store: Store, rounds: int, crops: int = 300) -> dict[str, floa
     times: dict[str, list[tuple[float, float]]] = {"with": [], "without": []}
     for seed in range(rounds):
         for name, sums in (("with", card.checksums["image.b2nd"]), ("without", "")):
-            array_file._known.clear()
-            array_file._LOCAL.open.clear()
+            arrays._known.clear()
+            arrays._LOCAL.open.clear()
             array = StoredArray(path, shape, path.stat().st_size, sums)
             rng = np.random.default_rng(seed)
             start = [

@@ -3,7 +3,7 @@
 Per pair of CTs, points drawn in the body of A are looked for in B. Told are how many
 are accepted, how far they lead back (cycle error), whether the place found is the same
 tissue as the point's (lung, fat, soft tissue or bone by its HU: chance is told beside),
-and how far apart the chest points of ``homolog.data.ct_points`` come out where both
+and how far apart the chest points of ``ct_points.py`` come out where both
 scans show them. Pictures of ten accepted and ten refused matches are drawn, for eyes.
 
     python benchmarks/cross_patient.py A.nii.gz,B.nii.gz ... --encoder RUN --out DIR
@@ -22,16 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from homolog.data.ct_points import as_points, ct_points
-from homolog.data.volume import Points, Volume
-from homolog.drawing.png import png_bytes
+from ct_points import as_points, ct_points
+from homolog.drawing.pictures import png_bytes
 from homolog.events import drain
-from homolog.metrics.landmarks import landmark_errors
-from homolog.study.contact_sheet import tiles_of
-from homolog.study.embedding import encoder_of
-from homolog.study.landmark_scores import body_points
-from homolog.study.matching import Searched, matched, searched
-from homolog.tasks._landmark_rules import LandmarksConfig
+from homolog.jobs.embedding import encoder_of
+from homolog.jobs.landmark_scores import body_points
+from homolog.jobs.matching import Searched, matched, searched, tiles_of
+from homolog.landmarks.match import LandmarksConfig
+from homolog.metrics.classification import landmark_errors
+from homolog.scans.volume import Points, Volume
 
 # Upper limits of lung, fat and soft tissue, HU; bone lies above.
 _LIMITS_HU = (-400.0, -30.0, 180.0)

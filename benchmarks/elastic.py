@@ -25,9 +25,8 @@ from torch import Tensor
 
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
-from homolog.views.elastic import draw_field
 from homolog.views.generate import Block, GroupDraw, generate
-from homolog.views.plan import Scan, plan_views
+from homolog.views.plan import Scan, draw_field, plan_views
 from homolog.views.random import generator
 from homolog.views.view import View, ViewSpec
 

@@ -21,18 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from homolog.data.scan_io import read_labels, read_scan
-from homolog.data.volume import FeatureMap, LabelMap, Volume
+from homolog.demo.scores import untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.model_files import load_encoder
-from homolog.study.untrained import untrained
-from homolog.tasks._dense import DenseEncoder, EmbedConfig
-from homolog.tasks._few_learn import learn, warm_up
-from homolog.tasks._few_predict import predict_slice, predict_volume
-from homolog.tasks._few_scan import FewScan, few_scan
-from homolog.tasks._few_settings import FewConfig, few_classes
-from homolog.tasks.embed import Embed
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.model_files.encoder import load_encoder
+from homolog.scans.files import read_labels, read_scan
+from homolog.scans.volume import FeatureMap, LabelMap, Volume
+from homolog.tasks.few_voxels.learn import learn, warm_up
+from homolog.tasks.few_voxels.predict import predict_slice, predict_volume
+from homolog.tasks.few_voxels.scan import FewConfig, FewScan, few_classes, few_scan
 
 Mask = NDArray[np.bool_]
 # Voxels of a stroke of what is none of the organs.
@@ -133,7 +131,7 @@ def trials(
 
 def features_by(encoder: DenseEncoder, volume: Volume) -> tuple[FeatureMap, float]:
     began = time.perf_counter()
-    features = drain(Embed(encoder.config).run(volume, encoder=encoder))
+    features = drain(embed_scan(volume, encoder))
     return features, time.perf_counter() - began
 
 

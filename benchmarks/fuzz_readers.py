@@ -469,9 +469,9 @@ def write(seed: Seed, folder: Path) -> None:
 
 def read_one(path: Path) -> dict[str, Any]:
     """What becomes of one file: ``sound`` with its content, or ``refused``."""
-    from homolog.data.inspect import inspect_scan
-    from homolog.data.scan_io import read_scan
     from homolog.errors import UnusableInput
+    from homolog.scans.files import read_scan
+    from homolog.scans.inspect import inspect_scan
 
     inspection = inspect_scan(path)
     if not inspection.usable:
@@ -492,7 +492,7 @@ def serve() -> None:
     import resource
     import warnings
 
-    import homolog.data.inspect
+    import homolog.scans.inspect
 
     del homolog
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -96,14 +96,14 @@ def measure(size: int, folder: Path) -> dict[str, dict[str, float]]:
     from qtpy.QtTest import QTest
     from qtpy.QtWidgets import QApplication
 
-    from homolog.data.volume import FeatureMap
     from homolog.geometry.affine import Affine
-    from homolog.gui import preferences
     from homolog.gui.explore.panel import ExplorePanel
-    from homolog.gui.explore.scan import Ready
-    from homolog.gui.hub import Hub
-    from homolog.gui.learn.model_choice import ModelChoice
-    from homolog.gui.threads import wait_for_threads
+    from homolog.gui.shared import preferences
+    from homolog.gui.shared.choices import ModelChoice
+    from homolog.gui.shared.hub import Hub
+    from homolog.gui.shared.scans import Ready
+    from homolog.gui.shared.threads import wait_for_threads
+    from homolog.scans.volume import FeatureMap
 
     preferences.home = lambda: folder / "home"  # type: ignore[assignment]
     rng = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def called(*arguments: object) -> None:
 
 def prepared(work: Path) -> dict[str, Path]:
     """Stores of phantoms, and a table of matching places for alice."""
-    from homolog.data.phantom_cohort import write_cohort
+    from homolog.phantom.phantom import write_cohort
 
     source, store, sam = work / "cohort", work / "store", work / "sam"
     names = write_cohort(source, 8, test=1, shape=(32, 40, 40), spacing_mm=(8.0,) * 3)

@@ -22,19 +22,17 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from homolog.data.deform import Deformation
-from homolog.data.scan_io import read_scan
-from homolog.data.volume import Volume
+from homolog.demo.scores import untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.metrics.landmarks import landmark_errors
-from homolog.model_files import load_encoder
-from homolog.study.landmark_scores import deformed_copy
-from homolog.study.untrained import untrained
-from homolog.tasks._dense import DenseEncoder, EmbedConfig
-from homolog.tasks._matching import best_match, query_at
-from homolog.tasks._search import Search
-from homolog.tasks.embed import Embed
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.search import Search, best_match, query_at
+from homolog.jobs.landmark_scores import deformed_copy
+from homolog.metrics.classification import landmark_errors
+from homolog.model_files.encoder import load_encoder
+from homolog.phantom.deform import Deformation
+from homolog.scans.files import read_scan
+from homolog.scans.volume import Volume
 
 Cloud = NDArray[np.float64]
 Finder = Callable[[Volume, Volume, Cloud], Cloud]
@@ -45,9 +43,7 @@ def by_features(encoder: DenseEncoder) -> Finder:
     """The place whose feature is most alike, nothing refused."""
 
     def find(scan: Volume, copy: Volume, points: Cloud) -> Cloud:
-        maps = [
-            drain(Embed(encoder.config).run(v, encoder=encoder)) for v in (scan, copy)
-        ]
+        maps = [drain(embed_scan(v, encoder)) for v in (scan, copy)]
         began = time.perf_counter()
         found = Search(maps[1]).find(query_at(maps[0], points))
         find.query_seconds = time.perf_counter() - began  # type: ignore[attr-defined]

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from homolog.data.phantom import Phantom, make_phantom
-from homolog.data.phantom_cohort import patient_seed
-from homolog.data.scan_io import write_volume
+from homolog.phantom.phantom import Phantom, make_phantom, patient_seed
+from homolog.scans.files import write_volume
 
 
 def with_lesion(

@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from homolog.data.volume import FeatureMap
+from homolog.features.search import Search, best_match, cosine_maps, query_at
 from homolog.geometry.affine import Affine
-from homolog.tasks._matching import best_match, cosine_maps, query_at
-from homolog.tasks._search import Search
+from homolog.scans.volume import FeatureMap
 
 BAR_MS = 50.0
 ROUNDS = 5

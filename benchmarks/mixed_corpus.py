@@ -23,13 +23,15 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import to_dict
-from homolog.data.store import Store
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.model_files.encoder import load_encoder
-from homolog.nn.clustering import shared_information
 from homolog.nn.heads import pooled
+from homolog.nn.memory_bank import shared_information
+from homolog.store.store import Store
 from homolog.views.view import ViewSpec
 
 _SIZE = (1, 64, 64)

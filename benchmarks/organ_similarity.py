@@ -20,16 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.feature_files import kept_features
-from homolog.data.scan_io import read_labels, read_scan, scan_hash
-from homolog.data.volume import LabelMap
+from homolog.demo.scores import OrganScore, deepest_point, organ_score, untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.model_files import LoadedEncoder, load_encoder
-from homolog.study.looking import OrganScore, deepest_point, organ_score
-from homolog.study.untrained import untrained
-from homolog.tasks._dense import DenseEncoder, EmbedConfig
-from homolog.tasks.embed import Embed
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.files import kept_features
+from homolog.model_files.encoder import LoadedEncoder, load_encoder
+from homolog.scans.files import read_labels, read_scan, scan_hash
+from homolog.scans.volume import LabelMap
 
 # Smaller organs hold fewer cells than a query needs.
 FEWEST_VOXELS = 200
@@ -93,9 +91,7 @@ def scores(
     scan, key = read_scan(options.scan), scan_hash(options.scan)
     found: dict[str, OrganScore] = {}
     with kept_features(options.features) as folder:
-        features = drain(
-            Embed(config).run(scan, encoder=encoder, folder=folder, scan_hash=key)
-        )
+        features = drain(embed_scan(scan, encoder, folder=folder, scan_hash=key))
         assert features is not None
         for labels in maps:
             for value in chosen_organs(labels, options.organs):

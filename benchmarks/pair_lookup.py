@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.pairs import ROW, PairTable, partners_of
+from homolog.store.pairs import ROW, PairTable, partners_of
 from homolog.views.random import generator
 
 

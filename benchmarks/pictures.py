@@ -23,11 +23,11 @@ SIZE_PX = (1360, 960)
 
 def pretrain(home: Path, steps: int) -> Path:
     """S2DC on six phantoms, as the panel would start it; returns the run's folder."""
-    from homolog.data.phantom_cohort import write_cohort
-    from homolog.data.store_writer import prepare_store
     from homolog.events import drain
+    from homolog.phantom.phantom import write_cohort
     from homolog.runs import launch
     from homolog.runs.run import Run
+    from homolog.store.build import prepare_store
 
     write_cohort(home / "scans", 6, seed=0, shape=SHAPE, spacing_mm=SPACING_MM)
     drain(prepare_store([home / "scans" / "imagesTr"], home / "stores" / "phantoms"))
@@ -78,10 +78,10 @@ def explore(viewer: Any, panel: Any, run: Path) -> None:
     """Pin the liver of patient A and let patient B answer."""
     import numpy as np
 
-    from homolog.data.phantom import make_phantom
-    from homolog.data.phantom_atlas import LABEL_NAMES
-    from homolog.gui.explore.layers import go_to
-    from homolog.gui.files.layers import volume_layer
+    from homolog.gui.shared.layers import volume_layer
+    from homolog.gui.shared.scan_layers import go_to
+    from homolog.phantom.anatomy import LABEL_NAMES
+    from homolog.phantom.phantom import make_phantom
 
     liver = next(value for value, name in LABEL_NAMES.items() if name == "liver")
     places = []
@@ -135,7 +135,7 @@ def main() -> None:
         import napari
         from qtpy.QtWidgets import QApplication
 
-        from homolog.gui import preferences
+        from homolog.gui.shared import preferences
         from homolog.gui.window import dock_panel
 
         preferences.home = lambda: home  # type: ignore[assignment]

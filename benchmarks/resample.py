@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from homolog.data.phantom import make_phantom
-from homolog.data.resample import Regrid, resample
+from homolog.phantom.phantom import make_phantom
+from homolog.store.preprocess import Regrid, resample
 
 SHAPE = (300, 512, 512)
 SPACING_MM = (1.0, 0.75, 0.75)

@@ -31,8 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.events import drain
-from homolog.tasks._forward import SlidingConfig
-from homolog.tasks._sliding import slide
+from homolog.sliding.sliding import SlidingConfig, slide
 
 CLASSES, WIDTH, WINDOW, OVERLAP = 105, 8, 96, 0.5
 # Relative to the largest logit; float32 has about 1.2e-7.

@@ -23,7 +23,7 @@ import torch
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 
 BARS = {"inference": 1.3, "training": 1.0, "fp32": 1e-5, "fp64": 1e-10}
 

@@ -85,11 +85,11 @@ def summary(gaps: list[float]) -> dict[str, float]:
 
 def start_training(folder: Path) -> Any:
     """S2DC on the phantom in a worker of its own, on all cores; returns the run."""
-    from homolog.data.phantom_cohort import write_cohort
-    from homolog.data.store_writer import prepare_store
     from homolog.events import drain
+    from homolog.phantom.phantom import write_cohort
     from homolog.runs import launch
     from homolog.runs.run import Run
+    from homolog.store.build import prepare_store
 
     write_cohort(folder / "scans", 4, seed=0, shape=(48, 64, 64), spacing_mm=(6, 6, 6))
     drain(prepare_store([folder / "scans"], folder / "store"))
@@ -115,7 +115,7 @@ def measure_gaps(seconds: float, rounds: int) -> dict[str, Any]:
     """Gaps without and with a training, in turn."""
     import napari
 
-    from homolog.gui.files.samples import phantom_patient
+    from homolog.gui.files.reader import phantom_patient
     from homolog.gui.window import dock_panel
     from homolog.runs import launch
 

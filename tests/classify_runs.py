@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from homolog.cli import cli
-from homolog.data.store import Store
+from homolog.store.store import Store
 
 NET = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic", "norm": "group"}
 

@@ -25,7 +25,7 @@ SPACING_MM = (8.0, 8.0, 8.0)
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight labelled phantom patients in nnU-Net's layout, 32 x 40 x 40 at 8 mm."""
-    from homolog.data.phantom_cohort import write_cohort
+    from homolog.phantom.phantom import write_cohort
 
     folder = tmp_path_factory.mktemp("phantoms")
     write_cohort(folder, COHORT, seed=0, shape=SHAPE, spacing_mm=SPACING_MM)
@@ -47,11 +47,11 @@ def three_patients(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def _store_of(folder: Path, count: int, place: Path):
-    from homolog.data.index import CaseSource
-    from homolog.data.phantom_atlas import LABEL_NAMES
-    from homolog.data.store import Store
-    from homolog.data.store_writer import write_store
     from homolog.events import drain
+    from homolog.index.datasets import CaseSource
+    from homolog.phantom.anatomy import LABEL_NAMES
+    from homolog.store.build import write_store
+    from homolog.store.store import Store
 
     cases = [
         CaseSource(
@@ -76,8 +76,8 @@ def _align_by_landmarks(store, folder: Path) -> None:
     """A table of matching places, from the phantoms' own landmarks."""
     import numpy as np
 
-    from homolog.data.pairs import ROW, PairTable, write_pairs
-    from homolog.data.points_io import read_points
+    from homolog.scans.points import read_points
+    from homolog.store.pairs import ROW, PairTable, write_pairs
 
     ids = tuple(card.id for card in store.cards)
     found = [read_points(folder / "landmarks" / f"{name}.csv") for name in ids]
@@ -106,9 +106,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported encoder of random weights; read it, do not write into it."""
     import torch
 
-    from homolog.backbones._base import build
+    from homolog.backbones import build
     from homolog.config import to_dict
-    from homolog.model_files import save_model
+    from homolog.model_files.folder import save_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

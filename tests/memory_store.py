@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.data.card import Card
-from homolog.feed import CaseRef
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine, Index
+from homolog.store.card import Card
 
 # scale, offset, low, high, centre, spread: nothing cancels by chance
 NUMBERS = {

@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from homolog.checkpoint import generations, load_state, save_state
 from homolog.cli import main
 from homolog.config import ConfigError
-from homolog.data.store import Store
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Note
-from homolog.gui.models.control import find_models
 from homolog.gui.runs.control import RunList
-from homolog.gui.runs.story import RunStory
+from homolog.gui.shared.models import find_models
+from homolog.gui.shared.runs import RunStory
 from homolog.json_files import parsed_object, read_object
-from homolog.model_card import read_card
+from homolog.model_files.card import read_card
+from homolog.model_files.folder import generations, load_state, save_state
 from homolog.pretrain.settings import resolve
 from homolog.runs import launch
 from homolog.runs.jobs import JOBS
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
-from homolog.training.persistence import INFO
+from homolog.store.store import Store
+from homolog.training.loop import INFO
 from homolog.training.planning import read_plan
 from toy_training import ToyFeed, run_all, toy
 

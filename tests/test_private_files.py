@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from homolog.cli import main
-from homolog.data.atomic import write_json
-from homolog.data.points_io import write_text
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.gui.autosave.sessions import Session
-from homolog.gui.learn import kept_values
-from homolog.private_files import keep_private, make_folder, wanted_umask
+from homolog.gui.shared import choices
 from homolog.runs.run import Run
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.points import write_text
+from homolog.scans.volume import LabelMap, Volume
+from homolog.writing import keep_private, make_folder, wanted_umask, write_json
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
 
@@ -95,7 +94,7 @@ def test_the_window_writes_for_its_user_alone_beside_a_napari_that_does_not(
     labels = LabelMap(np.ones((4, 5, 6), np.uint8), Affine.identity())
     session = Session()
     session.write(home / "sessions", {"labels": [], "scans": []}, [])
-    kept_values.write(home, "panel", {"a": 1})
+    choices.write(home, "panel", {"a": 1})
     run = Run.create(home / "runs" / "one", "toy", {})
     run.ask("stop")
     lock = run.lock()

@@ -12,20 +12,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from homolog import safe_text
-from homolog.cli._errors import exit_status
-from homolog.cli._follow import follow
-from homolog.cli._options import show
-from homolog.data.landmark_files import read_landmark_points
-from homolog.data.landmarks import Landmark, read_landmarks, write_landmarks
-from homolog.data.manifest import read_manifest
-from homolog.data.points_io import read_points, write_points
-from homolog.data.volume import Points
+from homolog import words as safe_text
+from homolog.cli._run import exit_status, follow, show
 from homolog.errors import UnusableInput
 from homolog.events import Finished, Note, Progress, Saved, Started
-from homolog.safe_text import cell, cell_text, visible
-from homolog.tasks._class_answer import ClassChances, write_classes
-from homolog.tasks._evaluate import write_tables
+from homolog.index.datasets import read_manifest
+from homolog.scans.points import (
+    Landmark,
+    read_landmark_points,
+    read_landmarks,
+    read_points,
+    write_landmarks,
+    write_points,
+)
+from homolog.scans.volume import Points
+from homolog.tasks.classify.answer import ClassChances, write_classes
+from homolog.use.evaluate import write_tables
+from homolog.words import cell, cell_text, visible
 
 EVIL = "a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
 SHOWN = r"a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
@@ -94,13 +97,13 @@ def test_a_wrong_command_does_not_act(
 def test_a_sentence_of_the_window_does_not_act(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from homolog.gui import telling
+    from homolog.gui.shared import notices
 
     said: list[str] = []
     hub = SimpleNamespace(say=lambda text, level: said.append(text))
     window = SimpleNamespace(any_hub=lambda: hub)
-    monkeypatch.setitem(sys.modules, "homolog.gui.hub", window)
-    telling.tell(f"{EVIL}: not read.")
+    monkeypatch.setitem(sys.modules, "homolog.gui.shared.hub", window)
+    notices.notify(f"{EVIL}: not read.")
     assert said == [f"{SHOWN}: not read."]
 
 

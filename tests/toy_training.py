@@ -15,7 +15,8 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Request, Step
 from homolog.geometry.affine import Index
 from homolog.nn.teacher import Teacher
-from homolog.training import TrainingConfig, train
+from homolog.training.config import TrainingConfig
+from homolog.training.loop import train
 from homolog.views.view import View, Views, ViewSpec
 
 SIZE: Index = (4, 4, 4)

@@ -20,20 +20,22 @@ import torch._dynamo  # as every optimiser does
 
 import homolog.backbones.resunet  # noqa: F401 - as build() does
 from homolog import distributed
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.errors import JobError
 from homolog.events import Job, Request, Saved, Stopped
-from homolog.feed import Feed
+from homolog.feed.batches import Feed
 from homolog.geometry.affine import Affine
 from homolog.methods.s2dc import S2DC, S2DCConfig
 from homolog.runs.jobs import JOBS
-from homolog.training import TrainingConfig, previews, train
+from homolog.training import validation
+from homolog.training.config import TrainingConfig
+from homolog.training.loop import train
 from memory_store import random_cases
 from toy_training import ToyFeed, ToyTrainable, toy
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 4
-previews._SHARE = 1e9  # pictures whatever they cost
+validation._SHARE = 1e9  # pictures whatever they cost
 
 
 def trained(
@@ -159,8 +161,7 @@ def by_command(*words: str) -> int:
 
 def begun(folder: Path, config: dict[str, Any]) -> int:
     """As ``homolog pretrain`` begins a run."""
-    from homolog.cli._errors import exit_status
-    from homolog.cli._run import run_in_folder
+    from homolog.cli._run import exit_status, run_in_folder
 
     try:
         return run_in_folder("shared", config, folder)

@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from typing import Generic, TypeVar
+import warnings
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -14,9 +16,11 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Modules of one package, each holding one subclass of a base class.
 
-    The module's name is the key. Modules whose name starts with ``_`` are skipped.
-    Listing names imports nothing; a module is imported when its class is asked for.
-    Other distributions add classes through homolog.extensions.
+    The module's name is the key; ``base`` and names that begin with ``_`` are skipped.
+    An entry of several files is a sub-package whose module of the registry's kind
+    holds the class (``tasks/segment/task.py``). Listing names imports nothing; a
+    module is imported when its class is needed. Other distributions add classes
+    through the hooks at the end of this file.
 
     Args:
         package: Dotted name of the package.
@@ -38,9 +42,7 @@ class Registry(Generic[T]):
         if spec is None or spec.submodule_search_locations is None:
             raise ImportError(f"{self.package} is not a package.")
         found = pkgutil.iter_modules(spec.submodule_search_locations)
-        return sorted(
-            {m.name for m in found if not m.name.startswith("_")} | set(self._extra)
-        )
+        return sorted({m.name for m in found if _is_entry(m.name)} | set(self._extra))
 
     def add(self, name: str, cls: type[T]) -> None:
         """Add a class of another distribution; built-in names cannot be replaced."""
@@ -57,7 +59,8 @@ class Registry(Generic[T]):
         for name, own in self._extra.items():
             if own is cls:
                 return name
-        package, _, name = cls.__module__.rpartition(".")
+        module = cls.__module__.removesuffix(f".{self.kind}")
+        package, _, name = module.rpartition(".")
         if package != self.package or name not in self.names():
             raise ValueError(f"{cls.__name__} is no {self.kind} known by name.")
         return name
@@ -65,9 +68,7 @@ class Registry(Generic[T]):
     def _ask_extensions(self) -> None:
         if not self._asked_extensions:
             self._asked_extensions = True
-            from homolog import extensions
-
-            extensions.load(self)
+            load(self)
 
     def get(self, name: str) -> type[T]:
         """The class behind a key.
@@ -84,6 +85,8 @@ class Registry(Generic[T]):
                 f"unknown {self.kind} {name!r}; known: {', '.join(known)}."
             )
         module = importlib.import_module(f"{self.package}.{name}")
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{self.package}.{name}.{self.kind}")
         base_module, _, base_name = self._base.partition(":")
         base: type[T] = getattr(importlib.import_module(base_module), base_name)
         own = [
@@ -100,3 +103,77 @@ class Registry(Generic[T]):
                 f"found {len(own)}: {', '.join(c.__name__ for c in own) or 'none'}."
             )
         return own[0]
+
+
+# Methods, backbones and tasks of other distributions, through napari-plugin-engine.
+# Hook specifications of our own; toward napari itself we register by the npe2 manifest
+# alone. A distribution takes part with an entry point in the group
+# ``homolog.extension`` naming a module that implements some of the hooks:
+#
+#     from napari_plugin_engine import HookImplementationMarker
+#
+#     extends = HookImplementationMarker("homolog")
+#
+#     @extends
+#     def homolog_methods():
+#         return {"jigsaw": "my_package.jigsaw:Jigsaw"}
+GROUP = "homolog.extension"
+
+
+def _is_entry(name: str) -> bool:
+    return name != "base" and not name.startswith("_")
+
+
+def load(registry: Registry[Any]) -> list[str]:
+    """Add what other distributions offer for a registry; returns the names added.
+
+    An extension that fails to load is reported by a warning that names it; the others
+    and the built-in entries stay usable.
+    """
+    if not entry_points(group=GROUP):
+        return []
+    kind = registry.package.rpartition(".")[2]
+    manager = _manager()
+    hook = getattr(manager.hook, f"homolog_{kind}")
+    added: list[str] = []
+    for implementation in hook.get_hookimpls():
+        try:
+            for name, target in implementation().items():
+                module, _, attribute = target.partition(":")
+                registry.add(name, getattr(importlib.import_module(module), attribute))
+                added.append(name)
+        except Exception as error:  # noqa: BLE001 - foreign code, named and reported
+            warnings.warn(
+                f"the {kind} of extension {implementation.plugin_name!r} could not be "
+                f"loaded: {error}",
+                stacklevel=2,
+            )
+    return added
+
+
+def _manager() -> Any:
+    """A plugin manager that knows our hooks and has discovered who implements them."""
+    from napari_plugin_engine import HookSpecificationMarker, PluginManager
+
+    specifies = HookSpecificationMarker("homolog")
+
+    class _Hooks:
+        """Each returns name -> ``"module:Class"``; called once, at first use."""
+
+        def homolog_methods(self) -> None:
+            """Pretraining methods: subclasses of homolog.methods.base.Method."""
+
+        def homolog_backbones(self) -> None:
+            """Encoders: subclasses of homolog.backbones.base.Backbone."""
+
+        def homolog_tasks(self) -> None:
+            """Tasks: subclasses of homolog.tasks.base.Task."""
+
+    for name in ("homolog_methods", "homolog_backbones", "homolog_tasks"):
+        specifies(getattr(_Hooks, name))
+    manager = PluginManager("homolog", discover_entry_point=GROUP)
+    manager.add_hookspecs(_Hooks)
+    _, errors = manager.discover(entry_point=GROUP)
+    for error in errors:
+        warnings.warn(f"an extension could not be loaded: {error}", stacklevel=3)
+    return manager

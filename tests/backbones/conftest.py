@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from homolog.backbones import BACKBONES
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import BACKBONES, build
+from homolog.backbones.base import Backbone
 
 # Names that settings of width and depth go by, and a small value of the same kind.
 _SMALL = {

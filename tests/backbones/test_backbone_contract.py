@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones import BACKBONES
-from homolog.backbones._base import Backbone, adapt_state, build
+from homolog.backbones import BACKBONES, build
+from homolog.backbones.base import Backbone, adapt_state
 from homolog.config import ConfigError, to_dict
 
 Small = Callable[..., Backbone]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import ConfigError
 from homolog.nn.decoders import build_decoder
 

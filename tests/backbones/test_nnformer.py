@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import ConfigError
 
 SMALL = {"feature_size": 12, "depths": [1, 1], "heads": [2, 4], "windows": [4, 4]}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 
-from homolog.backbones._base import adapt_state, build
+from homolog.backbones import build
+from homolog.backbones.base import adapt_state
 from homolog.config import ConfigError
 
 WIDTHS = [8, 16, 24, 32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import ConfigError
 
 

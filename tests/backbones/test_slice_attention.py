@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from homolog.backbones._slice_attention import (
+from homolog.backbones.hybrid import (
     SliceAttention,
     SliceTransformer,
     read_between,

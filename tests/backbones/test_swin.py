@@ -10,10 +10,16 @@ import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, compute_mask
 from torch import nn
 
-from homolog.backbones import _window_attention
-from homolog.backbones._base import Backbone, adapt_state, build
-from homolog.backbones._window_attention import WindowAttention, attend
-from homolog.backbones._windows import cut, join, plan_windows, seam_mask
+from homolog.backbones import _window_attention, build
+from homolog.backbones._window_attention import (
+    WindowAttention,
+    attend,
+    cut,
+    join,
+    plan_windows,
+    seam_mask,
+)
+from homolog.backbones.base import Backbone, adapt_state
 from homolog.config import ConfigError
 
 Small = Callable[..., Backbone]

@@ -10,7 +10,8 @@ import torch
 from monai.networks.nets import UNETR
 from monai.networks.nets import ViT as MonaiViT
 
-from homolog.backbones._base import Backbone, adapt_state, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone, adapt_state
 from homolog.config import ConfigError
 
 Small = Callable[..., Backbone]

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from homolog.cli import cli
-from homolog.data.pairs import read_pairs
-from homolog.pretrain.pairs import MissingPairs
+from homolog.pretrain.settings import MissingPairs
+from homolog.store.pairs import read_pairs
 
 
 def run(*words: object) -> dict[str, Any]:

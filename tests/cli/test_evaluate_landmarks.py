@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from homolog.cli import cli
 from homolog.config import ConfigError
-from homolog.data.landmarks import Landmark
-from homolog.study.landmark_scores import _rows, figures
+from homolog.jobs.landmark_scores import _rows, figures
+from homolog.scans.points import Landmark
 
 
 @pytest.fixture(scope="module")

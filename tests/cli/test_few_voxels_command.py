@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 from homolog.cli import cli
 from homolog.config import ConfigError
-from homolog.data.scan_io import read_labels, read_scan, write_labels
-from homolog.data.volume import LabelMap
 from homolog.errors import UnusableInput
 from homolog.events import Note, Request
 from homolog.runs.jobs import job_of
+from homolog.scans.files import read_labels, read_scan, write_labels
+from homolog.scans.volume import LabelMap
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 
 from homolog.cli import main
-from homolog.data.scan_io import write_volume
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
+from homolog.scans.files import write_volume
+from homolog.scans.volume import Volume
 
 
 def run(

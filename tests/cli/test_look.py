@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from homolog.cli import cli
 from homolog.config import ConfigError
-from homolog.data.feature_files import open_features, trim
-from homolog.data.points_io import read_points, write_points
-from homolog.data.scan_io import read_scan, write_volume
-from homolog.data.volume import Points, Volume, reorder_axes
 from homolog.errors import UnusableInput
+from homolog.features.files import open_features, trim
+from homolog.scans.files import read_scan, write_volume
+from homolog.scans.points import read_points, write_points
+from homolog.scans.volume import Points, Volume, reorder_axes
 
 POINT = (14.0, 20.0, 12.0)  # voxel z, y, x
 

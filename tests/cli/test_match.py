@@ -16,14 +16,17 @@ import SimpleITK as sitk
 from click.testing import CliRunner
 
 from homolog.cli import cli
-from homolog.data.landmarks import read_landmarks
-from homolog.data.markups_io import read_landmark_markups, write_markups
-from homolog.data.points_io import write_points
-from homolog.data.scan_io import read_scan
-from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.runs.jobs import job_of
+from homolog.scans.files import read_scan
+from homolog.scans.points import (
+    read_landmark_markups,
+    read_landmarks,
+    write_markups,
+    write_points,
+)
+from homolog.scans.volume import Points
 
 VOXELS = np.array([[14.0, 20.0, 12.0], [12.0, 22.0, 26.0], [16.0, 20.0, 20.0]])
 

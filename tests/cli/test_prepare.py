@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from homolog.cli import main
-from homolog.data.scan_io import write_volume
-from homolog.data.store import Store
-from homolog.data.store_folder import writing
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
+from homolog.scans.files import write_volume
+from homolog.scans.volume import Volume
+from homolog.store.build import writing
+from homolog.store.store import Store
 
 
 @pytest.fixture
@@ -147,14 +147,14 @@ def test_wrong_usage_and_unusable_input_end_with_one_sentence(
 def test_a_full_disk_ends_with_one_sentence(run, tmp_path, monkeypatch):
     import errno
 
-    from homolog.data import case_writer
+    from homolog.store import cases
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "in").mkdir()
     scan(tmp_path / "in" / "a.nii.gz")
-    monkeypatch.setattr(case_writer, "write_array", full)
+    monkeypatch.setattr(cases, "write_array", full)
     status, _, error = run(tmp_path / "in", "--out", tmp_path / "store")
     assert status == 1
     assert "is full" in error
@@ -192,13 +192,13 @@ def test_whoever_ends_it_finds_whole_cases_and_a_free_store(tmp_path, number):
     out, folder = tmp_path / "store", str(tmp_path / "in")
     code = f"""
         import os, signal, sys
-        from homolog.data import case_writer
-        real = case_writer.write_array
+        from homolog.store import cases
+        real = cases.write_array
         def write(data, path):
             real(data, path)
             if "s1" in str(path):
                 os.kill(os.getpid(), signal.{number})
-        case_writer.write_array = write
+        cases.write_array = write
         sys.argv = ["homolog", "prepare", {folder!r}, "--out", {str(out)!r}]
         from homolog.cli import main
         main()

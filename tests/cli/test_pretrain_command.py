@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from homolog.cli import main
-from homolog.data.store import Store
 from homolog.methods import METHODS
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.store.store import Store
 
 TINY = [
     "--set", "method.size=16,16,16", "--set", "method.token_stride=4",
@@ -185,7 +185,7 @@ def test_the_doctor_reports_what_does_not_work(
     def broken(device: str) -> None:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr("homolog.study.doctor._one_step", broken)
+    monkeypatch.setattr("homolog.jobs.machine._one_step", broken)
     status, text, _ = shell("doctor")
     assert status == 1
     assert "PROBLEM: a training step on cpu failed: no kernel image" in text

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.cli import main
 from homolog.cli._run import kept_words
-from homolog.data.scan_io import write_volume
-from homolog.data.store import Store
 from homolog.errors import UnusableInput
 from homolog.events import Failed, Finished, Step, Stopped
-from homolog.model_files import load_encoder, save_model
+from homolog.model_files.encoder import load_encoder
+from homolog.model_files.folder import save_model
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.scans.files import write_volume
+from homolog.store.store import Store
 
 SMALL = {"channels": [4, 8]}
 
@@ -217,11 +218,11 @@ def test_an_import_that_does_not_fit_shows_the_table(
 @pytest.fixture
 def precious(tmp_path: Path) -> Path:
     """A store of one case, and scans of somebody else."""
-    from homolog.data.index import index_sources
-    from homolog.data.store_writer import write_store
-    from homolog.data.volume import Volume
     from homolog.events import drain
     from homolog.geometry.affine import Affine
+    from homolog.index.index import index_sources
+    from homolog.scans.volume import Volume
+    from homolog.store.build import write_store
 
     for number, name in enumerate(("mine", "theirs")):
         data = np.random.default_rng(number).integers(0, 500, (1, 8, 9, 10))

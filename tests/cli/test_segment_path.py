@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from homolog.cli import cli
-from homolog.cli._errors import exit_status
-from homolog.data.scan_io import read_labels, read_scan, write_labels, write_volume
-from homolog.data.volume import LabelMap, Volume, reorder_axes
+from homolog.cli._run import exit_status
 from homolog.events import drain
 from homolog.geometry.affine import Affine
+from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume, reorder_axes
 
 QUICK = (
     "--steps", "30", "--set", "training.batch_size=1",
@@ -243,9 +243,9 @@ def test_labels_on_another_grid_are_refused(cohort, tmp_path, capsys):
 
 
 def test_encoder_alone_cannot_predict(run, cohort, tmp_path, capsys):
-    from homolog.backbones._base import build
+    from homolog.backbones import build
     from homolog.config import to_dict
-    from homolog.model_files import save_model
+    from homolog.model_files.folder import save_model
 
     encoder = build("resunet", {"channels": (8, 16)})
     told = {"name": "resunet", "config": to_dict(encoder.config)}
@@ -258,7 +258,7 @@ def test_encoder_alone_cannot_predict(run, cohort, tmp_path, capsys):
 
 
 def test_store_prepared_otherwise_is_refused(run, cohort, tmp_path, capsys):
-    from homolog.data.store_writer import prepare_store
+    from homolog.store.build import prepare_store
 
     drain(prepare_store([cohort], tmp_path / "coarse", spacing=(3.0, 3.0, 3.0)))
     status = homolog("evaluate", "--model", run / "run", tmp_path / "coarse")

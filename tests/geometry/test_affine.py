@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homolog.data.volume import Volume, closest_canonical, restore_axes
 from homolog.geometry.affine import Affine
+from homolog.scans.volume import Volume, closest_canonical, restore_axes
 
 ORDERS = [
     (axes, signs)

@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from homolog.geometry.affine import Affine
-from homolog.geometry.sampling import displacement_at, sample
-from homolog.geometry.spline import spline_slopes, spline_spread, spline_weights
+from homolog.geometry.sampling import (
+    displacement_at,
+    sample,
+    spline_slopes,
+    spline_spread,
+    spline_weights,
+)
 
 HOME = Affine.of((2.5, 0.8, 1.1), (1e3, -2e3, 3e3)).matrix
 

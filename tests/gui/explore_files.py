@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.data.feature_files import FeatureCard, commit, feature_paths, new_array
-from homolog.data.scan_io import scan_hash, write_volume
-from homolog.data.volume import FeatureMap, Volume, closest_canonical
+from homolog.features.files import FeatureCard, commit, feature_paths, new_array
 from homolog.geometry.affine import Affine, Index
+from homolog.scans.files import scan_hash, write_volume
+from homolog.scans.volume import FeatureMap, Volume, closest_canonical
 
 ENCODER = "0123456789abcdef"
 

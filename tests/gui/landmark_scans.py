@@ -11,13 +11,13 @@ import numpy as np
 from explore_files import unit_features, write_features
 from qtpy.QtWidgets import QApplication
 
-from homolog.data.scan_io import write_volume
-from homolog.data.store_writer import prepare_store
-from homolog.data.volume import Volume
 from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
 from homolog.gui.window import dock_panel
+from homolog.scans.files import write_volume
+from homolog.scans.volume import Volume
+from homolog.store.build import prepare_store
 
 SHAPE, CELLS = (16, 20, 24), (8, 10, 12)
 BLOBS = [(3, 4, 5), (2, 6, 7), (5, 3, 3), (4, 6, 4)]

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from explore_files import unit_features, write_features
 
-from homolog.data.feature_files import open_features
-from homolog.data.scan_io import read_scan
 from homolog.errors import JobError
 from homolog.events import Job, Progress, Request, Stopped
+from homolog.features.files import open_features
 from homolog.runs import worker
 from homolog.runs.jobs import JOBS
+from homolog.scans.files import read_scan
 
 BLOB = (3, 4, 6)
 # A scan of this name cannot be embedded.
@@ -31,7 +31,7 @@ STEPS, STEP_S = 10, float(os.environ.get("LANDMARK_STEP_S", "0.02"))
 
 
 def embed(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """As ``homolog.study.embedding``: entries of the scans, or stopped."""
+    """As ``homolog.jobs.embedding``: entries of the scans, or stopped."""
     entries = []
     for path in map(Path, config["scans"]):
         if path.name.startswith(BAD):

@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QApplication, QWidget
 
-from homolog.gui import engine
+from homolog.gui.shared import engine
 
 FIELDS = [
     {"name": "size", "type": "tuple", "item": "int", "length": 3, "default": [48] * 3,

@@ -19,11 +19,11 @@ from named import nameless
 from qtpy.QtWidgets import QApplication
 
 from homolog.geometry.affine import Affine
-from homolog.gui import hub as hub_module
-from homolog.gui import preferences
 from homolog.gui.autosave.sessions import left_behind
-from homolog.gui.questions import Answer
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared import preferences
+from homolog.gui.shared.threads import wait_for_threads
+from homolog.gui.shared.widgets import Answer
 from homolog.gui.window import dock_panel
 
 pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
@@ -34,7 +34,7 @@ from pathlib import Path
 import napari, numpy as np
 from napari.utils import DirectLabelColormap
 from qtpy.QtWidgets import QApplication
-from homolog.gui import hub, preferences
+from homolog.gui.shared import hub, preferences
 home, scan = Path(sys.argv[1]), sys.argv[2]
 preferences.home = lambda: home
 hub.Hub.want_schema = lambda self: None

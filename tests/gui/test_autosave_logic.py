@@ -14,14 +14,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from homolog.data.scan_io import write_volume
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui.autosave import sessions, snapshot
-from homolog.gui.autosave.restoring import add_pins, pins_of, read_saved, scans_to_open
-from homolog.gui.autosave.sessions import Left, Session, left_behind, tidy
-from homolog.gui.explore.control import ExploreControl
+from homolog.gui.autosave import saver, sessions
+from homolog.gui.autosave.sessions import (
+    Left,
+    Session,
+    add_pins,
+    left_behind,
+    pins_of,
+    read_saved,
+    scans_to_open,
+    tidy,
+)
 from homolog.gui.files.opening import read_layer
+from homolog.gui.shared.scans import ExploreControl
+from homolog.scans.files import write_volume
+from homolog.scans.volume import Volume
 
 LABEL = {
     "file": "01_a.nii.gz", "name": "a", "source": "", "own_file": "",
@@ -180,18 +188,18 @@ def test_a_drawn_layer_has_its_scans_geometry(tmp_path: Path) -> None:
     drawn = np.zeros(data.shape, np.uint8)
     drawn[1:3, 2:5, 4] = 2
     layer = fake_layer(drawn, name="My tumour!", **place)
-    copying = snapshot.Copying(layer)
+    copying = saver.Copying(layer)
     while not copying.step(0.0):
         pass
     copy = copying.taken()
-    file = snapshot.file_name(3, layer.name)
+    file = saver.file_name(3, layer.name)
     assert file == "03_My_tumour.nii.gz"
-    entry = snapshot.entry_of(layer, file, [image, layer])
+    entry = saver.entry_of(layer, file, [image, layer])
     assert entry["source"] == str(scan)
-    others = [snapshot.Labels(image)]
-    first = snapshot.save(copy, others, tmp_path, file, None)
+    others = [saver.Labels(image)]
+    first = saver.save(copy, others, tmp_path, file, None)
     stamp = (tmp_path / file).stat().st_mtime_ns
-    assert snapshot.save(copy, others, tmp_path, file, first) == first
+    assert saver.save(copy, others, tmp_path, file, first) == first
     assert (tmp_path / file).stat().st_mtime_ns == stamp
     saved, source = sitk.ReadImage(tmp_path / file), sitk.ReadImage(scan)
     assert saved.GetSize() == source.GetSize()
@@ -205,21 +213,21 @@ def test_a_drawn_layer_has_its_scans_geometry(tmp_path: Path) -> None:
     np.testing.assert_allclose(made[1]["translate"], place["translate"], atol=1e-3)
     # A change is written over the old file, with nothing left beside it.
     drawn[0, 0, 0] = 7
-    again = snapshot.Copying(layer)
+    again = saver.Copying(layer)
     while not again.step(1.0):
         pass
-    assert snapshot.save(again.taken(), others, tmp_path, file, first) != first
+    assert saver.save(again.taken(), others, tmp_path, file, first) != first
     assert sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / file)).max() == 7
     assert {p.name for p in tmp_path.iterdir()} == {file, scan.name}
 
 
 def test_a_drawing_on_a_picture_stays_flat(tmp_path: Path) -> None:
     layer = fake_layer(300 * np.eye(6, dtype=np.uint16), scale=(2.0, 0.5))
-    copying = snapshot.Copying(layer)
+    copying = saver.Copying(layer)
     while not copying.step(1.0):
         pass
-    entry = snapshot.entry_of(layer, "01_a.nii.gz", [layer])
-    snapshot.save(copying.taken(), [], tmp_path, "01_a.nii.gz", None)
+    entry = saver.entry_of(layer, "01_a.nii.gz", [layer])
+    saver.save(copying.taken(), [], tmp_path, "01_a.nii.gz", None)
     (made,), _, _ = read_saved(Left(tmp_path, datetime.now(), (entry,), (), ()))
     np.testing.assert_array_equal(made[0], layer.data)
     assert made[1]["scale"] == pytest.approx((2.0, 0.5))
@@ -228,10 +236,10 @@ def test_a_drawing_on_a_picture_stays_flat(tmp_path: Path) -> None:
 
 def test_layers_that_cannot_be_saved_or_read(tmp_path: Path) -> None:
     film = fake_layer(np.zeros((2, 3, 4, 5), np.uint8))
-    assert "2 or 3 dimensions" in snapshot.why_not_saved(film)
-    assert snapshot.why_not_saved(fake_layer(np.zeros((4, 5), int))) == ""
+    assert "2 or 3 dimensions" in saver.why_not_saved(film)
+    assert saver.why_not_saved(fake_layer(np.zeros((4, 5), int))) == ""
     layer = fake_layer(np.zeros((3, 4, 5), np.uint8))
-    copying = snapshot.Copying(layer)
+    copying = saver.Copying(layer)
     layer.data = np.zeros((2, 4, 5), np.uint8)
     with pytest.raises(ValueError, match="changed its shape"):
         copying.step(1.0)

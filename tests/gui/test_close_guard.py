@@ -14,11 +14,12 @@ pytest.importorskip("napari")
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-from homolog.gui import close_guard, preferences
-from homolog.gui.close_guard import CloseGuard
-from homolog.gui.hub import Hub
-from homolog.gui.questions import Answer, Question
-from homolog.gui.threads import Helper
+from homolog.gui import dock as close_guard
+from homolog.gui.dock import CloseGuard
+from homolog.gui.shared import preferences
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import Helper
+from homolog.gui.shared.widgets import Answer, Question
 from homolog.runs import launch
 from homolog.runs.run import Run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from homolog.gui.runs.curve_points import (
+from homolog.gui.shared.runs import (
     MOST_POINTS,
     Curve,
     Series,
@@ -103,8 +103,8 @@ def test_a_chart_draws_only_when_seen_and_seldom(
 def test_the_sparkline_delegate_paints(qtbot) -> None:
     from qtpy.QtWidgets import QTableWidgetItem
 
-    from homolog.gui.runs.painted_chart import SPARK_ROLE
-    from homolog.gui.runs.table import runs_table
+    from homolog.gui.runs.curves import SPARK_ROLE
+    from homolog.gui.runs.panel import runs_table
 
     table = runs_table(lambda: None, lambda: None)
     qtbot.addWidget(table)

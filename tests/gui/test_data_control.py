@@ -10,22 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homolog.data.label_naming import names_file
-from homolog.data.scan_io import read_labels, write_labels, write_volume
-from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
-from homolog.gui.data.control import (
-    BAD,
-    DOUBT,
-    GOOD,
-    file_row,
-    layer_row,
-    rows_of,
-    sources_to_build,
-)
-from homolog.gui.data.store_building import (
+from homolog.gui.data.build_box import (
     Pace,
     build_config,
     duration,
@@ -36,11 +24,21 @@ from homolog.gui.data.store_building import (
     rejected_text,
     result_line,
 )
+from homolog.gui.data.control import (
+    BAD,
+    DOUBT,
+    GOOD,
+    file_row,
+    layer_row,
+    rows_of,
+    sources_to_build,
+)
 from homolog.gui.files import opening
-from homolog.gui.files.layer_scan import derived_attributes
-from homolog.gui.files.layers import volume_layer
-from homolog.gui.files.looking import box, look_at, shared
-from homolog.gui.files.open_labels import gather, labels_on, pairs_of
+from homolog.gui.files.opening import box, gather, labels_on, look_at, pairs_of, shared
+from homolog.gui.shared.layers import derived_attributes, volume_layer
+from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.names import names_file
+from homolog.scans.volume import LabelMap, Volume
 
 
 class Image(SimpleNamespace):
@@ -220,7 +218,7 @@ def test_visible_labels_go_into_the_store_with_their_scan(tmp_path: Path) -> Non
     saved = tmp_path / "labels" / f"{paths[0].stem}.nii.gz"
     assert np.array_equal(read_labels(saved).data > 0, scan().data[0] > 500)
     assert json.loads(names_file(saved).read_text()) == {"1": "bright"}
-    from homolog.data.index import index_sources
+    from homolog.index.index import index_sources
 
     index = drain(index_sources(paths, [tmp_path / "labels"]))
     (labelled,) = [case for case in index.cases if case.label]

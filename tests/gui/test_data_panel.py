@@ -14,19 +14,20 @@ from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.series_list import SeriesInfo
-from homolog.data.store import Store
-from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import commands, preferences, telling
+from homolog.gui import window as commands
 from homolog.gui.data.panel import DataPanel
-from homolog.gui.files import associations, series_chooser
-from homolog.gui.files.series_chooser import HIDDEN, SeriesChooser
-from homolog.gui.hub import Hub
-from homolog.gui.preferences import PLUGIN
-from homolog.gui.questions import Answer
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.files import choosing, reader
+from homolog.gui.files.choosing import HIDDEN, SeriesChooser
+from homolog.gui.shared import notices, preferences
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.preferences import PLUGIN
+from homolog.gui.shared.threads import wait_for_threads
+from homolog.gui.shared.widgets import Answer
+from homolog.index.tree import SeriesInfo
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store.store import Store
 
 BUILD_MS = 60_000
 
@@ -37,7 +38,7 @@ def hub(make_napari_viewer_proxy, tmp_path: Path, monkeypatch, qtbot) -> Any:
     made = Hub(make_napari_viewer_proxy())
     made.said = []
     monkeypatch.setattr(made, "say", lambda text, level="info": made.said.append(text))
-    telling.forget()
+    notices.forget()
     return made
 
 
@@ -230,15 +231,15 @@ def test_label_names_are_asked_for_where_label_maps_come_in(
 
 
 def test_the_offer_is_made_once(panel) -> None:
-    settings = associations._settings()
+    settings = reader._settings()
     before = dict(settings.extension2reader)
     try:
         settings.extension2reader = {"*.tif": "napari"}
-        assert associations.should_offer()
+        assert reader.should_offer()
         panel.offer.use.click()
         assert settings.extension2reader["*.nii.gz"] == "napari-homolog"
         assert settings.extension2reader["*.tif"] == "napari"
-        assert not associations.should_offer()
+        assert not reader.should_offer()
         assert not panel.offer.isVisibleTo(panel)
     finally:
         settings.extension2reader = before
@@ -279,7 +280,7 @@ def test_commands_show_their_tab(
 def test_a_choice_among_series_is_asked(
     panel, hub, qtbot, tmp_path, monkeypatch
 ) -> None:
-    from homolog.gui.files import opening, scan_opener
+    from homolog.gui.files import choosing, opening
 
     a, b = write_scan(tmp_path / "a.nii"), write_scan(tmp_path / "b.nii", 1)
     found = [
@@ -287,9 +288,9 @@ def test_a_choice_among_series_is_asked(
     ]
     asked: list[Any] = []
     source = opening.Source(tmp_path, series=tuple(found))
-    monkeypatch.setattr(scan_opener, "sources_of", lambda paths: [source])
+    monkeypatch.setattr(choosing, "sources_of", lambda paths: [source])
     monkeypatch.setattr(
-        scan_opener, "ask", lambda series, parent: asked.append(series) or series[1]
+        choosing, "ask", lambda series, parent: asked.append(series) or series[1]
     )
     panel.opener.open([tmp_path])
     qtbot.waitUntil(lambda: len(hub.viewer.layers) == 1, timeout=10_000)
@@ -313,7 +314,7 @@ def test_the_series_chooser_hides_descriptions(qtbot, tmp_path: Path) -> None:
     dialog.table.selectRow(1)
     assert dialog.chosen().shape == (5, 8, 8)
     assert "slices missing" in dialog.table.item(2, 5).text()
-    assert series_chooser.row_texts(series(4))[2:5] == (
+    assert choosing.row_texts(series(4))[2:5] == (
         "4",
         "8 x 8",
         "1 x 1 x 2 mm (x, y, z)",

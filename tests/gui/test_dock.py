@@ -21,9 +21,9 @@ from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.gui import dock as module
-from homolog.gui import engine, keys
 from homolog.gui.dock import PANELS, MainPanel
-from homolog.gui.questions import Answer
+from homolog.gui.shared import engine, keys
+from homolog.gui.shared.widgets import Answer
 from homolog.gui.window import dock_panel, open_path
 from homolog.runs import launch
 
@@ -255,7 +255,7 @@ find = importlib.machinery.PathFinder.find_spec
 importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: (
     None if name.split(".")[0] in LACKING else find(name, path, target)
 )
-from homolog.gui import preferences
+from homolog.gui.shared import preferences
 preferences.home = lambda: pathlib.Path({str(tmp_path)!r})
 from qtpy.QtWidgets import QApplication
 app = QApplication([])
@@ -285,15 +285,15 @@ def test_homolog_gui_opens_runs_and_scans_where_they_belong(
     done = run_python(
         f"""
 import os, pathlib
-from homolog.gui import preferences
-from homolog.gui.hub import Hub
+from homolog.gui.shared import preferences
+from homolog.gui.shared.hub import Hub
 preferences.home = lambda: pathlib.Path({str(home)!r})
 said = []
 Hub.say = lambda self, text, level="info": said.append(text)
 from homolog.gui.window import open_viewer
 paths = [pathlib.Path(p) for p in {[str(run.folder), str(scan), str(broken)]!r}]
 viewer = open_viewer(paths, show=False)
-from homolog.gui.hub import any_hub
+from homolog.gui.shared.hub import any_hub
 panel = any_hub().parent()
 assert panel.current() == "Runs", panel.current()
 assert "organs" in panel.panels["Runs"].screen.title.text()

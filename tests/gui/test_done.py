@@ -24,12 +24,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.geometry.affine import Affine
-from homolog.gui import hub as hub_module
 from homolog.gui.dock import PANELS
-from homolog.gui.explore.feature_slices import SliceCache
-from homolog.gui.files.reader import read_layers
-from homolog.gui.files.samples import phantom_patient
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.files.reader import phantom_patient, read_layers
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.feature_slices import SliceCache
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 
 pytestmark = [

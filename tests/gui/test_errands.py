@@ -13,7 +13,7 @@ pytest.importorskip("qtpy")
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QWidget
 
-from homolog.gui.threads import in_background
+from homolog.gui.shared.threads import in_background
 
 
 def test_the_collector_waits_while_errands_run(qtbot) -> None:

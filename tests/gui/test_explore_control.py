@@ -11,9 +11,19 @@ import numpy as np
 import pytest
 from explore_files import feature_map, tilted, unit_features
 
-from homolog.data.points_io import read_points
 from homolog.geometry.affine import Affine
-from homolog.gui.explore.control import (
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.feature_slices import Pins, export_pins
+from homolog.gui.shared.layers import ScanRef
+from homolog.gui.shared.scan_layers import (
+    mark_size,
+    match_marks,
+    pin_marks,
+    shown_of,
+    slice_axis,
+    slice_steps,
+)
+from homolog.gui.shared.scans import (
     IN_3D,
     INSTALL,
     NO_FEATURES,
@@ -22,13 +32,13 @@ from homolog.gui.explore.control import (
     OUTSIDE,
     READY,
     ExploreControl,
+    Ready,
+    Scan,
+    answer_of,
+    duration,
+    labels_of,
 )
-from homolog.gui.explore.layers import shown_of, slice_axis
-from homolog.gui.explore.marks import mark_size, match_marks, pin_marks, slice_steps
-from homolog.gui.explore.pins import Pins, export_pins
-from homolog.gui.explore.scan import Ready, Scan, answer_of, duration, labels_of
-from homolog.gui.files.layer_scan import ScanRef
-from homolog.gui.learn.model_choice import ModelChoice
+from homolog.scans.points import read_points
 
 SHAPE = (12, 16, 20)
 CELLS = (6, 8, 10)

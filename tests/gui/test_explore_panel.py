@@ -25,17 +25,17 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QLabel, QWidget
 from scipy.ndimage import map_coordinates
 
-from homolog.data.feature_files import open_features
 from homolog.events import Progress
+from homolog.features.files import open_features
+from homolog.features.search import query_at
 from homolog.geometry.affine import Affine
-from homolog.gui import preferences
-from homolog.gui.explore import features as explore_features
-from homolog.gui.explore.layers import MATCHES, PINS, go_to
 from homolog.gui.explore.panel import ExplorePanel
 from homolog.gui.files.reader import read_layers
-from homolog.gui.hub import Hub
-from homolog.gui.threads import wait_for_threads
-from homolog.tasks._matching import query_at
+from homolog.gui.shared import preferences
+from homolog.gui.shared import scan_layers as explore_features
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.scan_layers import MATCHES, PINS, go_to
+from homolog.gui.shared.threads import wait_for_threads
 
 SHAPE = (16, 20, 24)
 CELLS = (8, 10, 12)

@@ -17,8 +17,8 @@ from explore_files import (
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.explore.feature_lookup import encoder_id, find_card, look_for
-from homolog.gui.learn.model_choice import read_choice
+from homolog.gui.shared.choices import read_choice
+from homolog.gui.shared.scans import encoder_id, find_card, look_for
 
 SHAPE = (16, 20, 24)
 
@@ -60,9 +60,10 @@ def test_features_of_voxels_of_another_size_than_learnt_are_stale(
 @pytest.mark.parametrize("tuned", [False, True])
 def test_the_encoders_id_is_that_of_the_engine(tmp_path: Path, tuned: bool) -> None:
     pytest.importorskip("torch")
-    from homolog.backbones._base import build
+    from homolog.backbones import build
     from homolog.config import to_dict
-    from homolog.model_files import load_encoder, save_model
+    from homolog.model_files.encoder import load_encoder
+    from homolog.model_files.folder import save_model
 
     backbone = build("resunet", {"in_channels": 1, "channels": [4, 8], "blocks": 1})
     state = backbone.state_dict()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from explore_files import feature_map, unit_features
 
+from homolog.features.search import cosine_maps, query_at
 from homolog.geometry.affine import Affine
-from homolog.gui.explore.feature_slices import (
+from homolog.gui.shared.feature_slices import (
     Cut,
     HeatBuffer,
     SliceCache,
@@ -18,7 +19,6 @@ from homolog.gui.explore.feature_slices import (
     usual_similarity,
     whole_map,
 )
-from homolog.tasks._matching import cosine_maps, query_at
 
 SHAPE = (7, 9, 11)
 
@@ -125,8 +125,8 @@ def test_usual_similarity_passes_over_empty_cells() -> None:
 
 def test_no_torch_is_loaded() -> None:
     code = (
-        "import sys, homolog.gui.explore.control, homolog.gui.explore.feature_lookup\n"
-        "import homolog.gui.explore.pins, homolog.gui.explore.marks\n"
+        "import sys, homolog.gui.shared.scans\n"
+        "import homolog.gui.shared.feature_slices\n"
         "print([m for m in ('torch', 'monai', 'qtpy', 'napari') if m in sys.modules])"
     )
     run = subprocess.run(

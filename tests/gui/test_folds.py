@@ -10,8 +10,7 @@ pytest.importorskip("napari")
 
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
-from homolog.gui.folds import fold_of, lay_out_again
-from homolog.gui.rows import sentence, tell
+from homolog.gui.shared.widgets import fold_of, lay_out_again, sentence, tell
 
 
 def test_an_open_fold_shows_every_line_of_its_words(qtbot: Any) -> None:

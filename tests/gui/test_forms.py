@@ -10,8 +10,8 @@ from learn_fakes import FIELDS, SCHEMA, unnamed
 from qtpy.QtWidgets import QLabel, QLineEdit
 from superqt import QCollapsible
 
-from homolog.gui import engine
 from homolog.gui.learn.forms import Form
+from homolog.gui.shared import engine
 
 pytestmark = pytest.mark.usefixtures("qapp")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from homolog.gui.learn.form_fields import (
+from homolog.gui.learn.forms import (
     Field,
     Refused,
     arrange,

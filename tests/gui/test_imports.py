@@ -8,11 +8,10 @@ import sys
 import pytest
 
 LOGIC = (
-    "commands", "data.control", "data.store_building", "files.associations",
-    "files.layer_geometry", "files.layer_scan", "files.layers", "files.looking",
-    "files.open_labels", "files.opening", "files.reader", "files.samples",
-    "files.writer", "learn.control", "models.control", "runs.control",
-    "segment.control", "telling",
+    "autosave.sessions", "data.control", "files.opening", "files.reader",
+    "files.writer", "label.learning", "label.words", "runs.control",
+    "shared.choices", "shared.engine", "shared.feature_slices", "shared.layers",
+    "shared.notices", "shared.preferences", "shared.runs", "shared.scans", "window",
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from homolog.data.preprocess import Preprocessing, differing_settings
 from homolog.gui.learn.control import FinetuneWish
 from homolog.gui.learn.joined_stores import (
     how_they_fit,
@@ -18,7 +17,8 @@ from homolog.gui.learn.joined_stores import (
     teaching_problem,
     what_is_learnt,
 )
-from homolog.gui.learn.store_list import ClassCount, StoreChoice, read_store
+from homolog.gui.shared.choices import ClassCount, StoreChoice, read_store
+from homolog.store.preprocess import Preprocessing, differing_settings
 
 RECIPE = Preprocessing(spacing_mm=(1.5, 1.5, 1.5))
 
@@ -102,9 +102,9 @@ def test_the_form_names_the_classes_that_the_engine_will_name(
     phantom_store: Any, three_patients: Any, tmp_path: Path
 ) -> None:
     """Through a link, too: the engine goes by the folder it leads to."""
-    from homolog.data.store import Store
-    from homolog.feed import CaseRef
-    from homolog.tasks._label_spaces import classes_of
+    from homolog.feed.reading import CaseRef
+    from homolog.store.store import Store
+    from homolog.tasks.segment.network import classes_of
 
     opened = []
     for name, made in (("a", phantom_store), ("b", three_patients)):

@@ -13,8 +13,8 @@ from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtWidgets import QWidget
 
-from homolog.gui import keys
-from homolog.gui.hub import Hub
+from homolog.gui.shared import keys
+from homolog.gui.shared.hub import Hub
 
 # What the design plans (anchors 5.6); panels add them as they are made.
 PLANNED = ["Shift-F", "Shift-N", "Shift-M", "Shift-G", "Shift-H", "Shift-T", "Shift-R",

@@ -15,7 +15,7 @@ pytest.importorskip("napari")
 from napari.layers import Labels, Layer
 
 from homolog.gui.files import opening, writer
-from homolog.gui.files.layer_scan import derived_attributes
+from homolog.gui.shared.layers import derived_attributes
 
 KIT = Path(os.environ.get("HOMOLOG_DATA_KIT", ""))
 NAMES = (

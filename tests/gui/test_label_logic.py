@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from homolog.gui.label.classes import BACKGROUND, ClassList
-from homolog.gui.label.handing_on import model_name
-from homolog.gui.label.history import LEVELS, History, Packed
+from homolog.gui.label.hand_box import model_name
+from homolog.gui.label.learning import BACKGROUND, LEVELS, ClassList, History, Packed
 from homolog.gui.label.words import score_line, state_line, warning_lines
-from homolog.gui.learn.model_choice import list_embedders, list_models
-from homolog.gui.models.control import read_model, uses
+from homolog.gui.shared.choices import list_embedders, list_models
+from homolog.gui.shared.models import read_model, uses
 
 
 def test_classes_keep_their_colours_and_names_differ() -> None:

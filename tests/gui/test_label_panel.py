@@ -17,16 +17,16 @@ from named import nameless
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtWidgets import QApplication
 
-from homolog.data.scan_io import read_labels, write_volume
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import hub as hub_module
 from homolog.gui.files.reader import read_layers
 from homolog.gui.label import hand_box
-from homolog.gui.label.classes import BACKGROUND
-from homolog.gui.label.places import NEXT
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.label.learning import BACKGROUND
+from homolog.gui.label.session import NEXT
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
+from homolog.scans.files import read_labels, write_volume
+from homolog.scans.volume import Volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),

@@ -29,12 +29,12 @@ from landmark_scans import (
 from named import nameless
 from qtpy.QtCore import Qt
 
-from homolog.gui import hub as hub_module
-from homolog.gui.landmarks.scan_b import IN_B
-from homolog.gui.landmarks.table import BY_HAND, COLOURS
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.landmarks.control import BY_HAND, COLOURS
+from homolog.gui.landmarks.session import IN_B
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.threads import wait_for_threads
+from homolog.landmarks.match import LandmarksConfig
 from homolog.runs import launch
-from homolog.tasks._landmark_rules import LandmarksConfig
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),

@@ -12,49 +12,48 @@ import numpy as np
 import pytest
 from explore_files import feature_map, tilted, unit_features
 
-from homolog.data.landmarks import NAN, Landmark
-from homolog.data.markups_io import read_landmark_markups, read_markups
-from homolog.data.points_io import write_points
-from homolog.data.volume import Points
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.gui.autosave import sessions
-from homolog.gui.explore.control import NO_MODEL, NO_SCAN
-from homolog.gui.explore.scan import Ready, Scan
-from homolog.gui.files.layer_scan import ScanRef
-from homolog.gui.landmarks.cohort import Row, best_first, find_in, summary
+from homolog.gui.landmarks.cohort import Row, best_first, find_in, patch, summary
 from homolog.gui.landmarks.control import (
+    BY_HAND,
+    COLOURS,
     COMPUTE,
     IN_3D,
     ONE_SCAN,
     READY,
+    SYMBOLS,
     LandmarksControl,
-)
-from homolog.gui.landmarks.crosses import cross_lines, within
-from homolog.gui.landmarks.exchange import (
+    LandmarkTable,
     free_name,
+    kept,
+    number_text,
+    place_text,
+    put_back,
     read_marks,
     split_name,
     write_marks,
 )
-from homolog.gui.landmarks.keeping import kept, put_back
-from homolog.gui.landmarks.matching import (
+from homolog.gui.landmarks.searching import (
     Sides,
     follow,
     search_points,
     similarity_between,
 )
-from homolog.gui.landmarks.patches import patch
-from homolog.gui.landmarks.table import (
-    BY_HAND,
-    COLOURS,
-    SYMBOLS,
-    LandmarkTable,
-    number_text,
-    place_text,
+from homolog.gui.landmarks.second_view import cross_lines, within
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.layers import ScanRef
+from homolog.gui.shared.scans import NO_MODEL, NO_SCAN, Ready, Scan
+from homolog.landmarks.match import LandmarksConfig
+from homolog.scans.points import (
+    NAN,
+    Landmark,
+    read_landmark_markups,
+    read_markups,
+    write_points,
 )
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.tasks._landmark_rules import LandmarksConfig
+from homolog.scans.volume import Points
 
 SHAPE, CELLS = (12, 16, 20), (6, 8, 10)
 BLOBS = [(2, 3, 4), (1, 6, 7), (4, 2, 2), (3, 5, 8)]

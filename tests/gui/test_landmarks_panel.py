@@ -22,14 +22,14 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
-from homolog.data.scan_io import write_volume
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import hub as hub_module
 from homolog.gui.files.reader import read_layers
-from homolog.gui.landmarks.scan_b import IN_A, IN_B
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.landmarks.session import IN_A, IN_B
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
+from homolog.scans.files import write_volume
+from homolog.scans.volume import Volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),

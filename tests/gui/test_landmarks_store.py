@@ -21,12 +21,9 @@ from landmark_scans import (
     store_of,
 )
 
-from homolog.data.landmarks import NAN, Landmark
-from homolog.data.scan_io import read_scan, scan_hash, write_volume
-from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
-from homolog.gui.landmarks.matching import Side
-from homolog.gui.landmarks.store_cases import (
+from homolog.features.search import Search
+from homolog.gui.landmarks.cohort import (
     CaseSides,
     case_file,
     case_volume,
@@ -34,8 +31,11 @@ from homolog.gui.landmarks.store_cases import (
     list_cases,
     source_of,
 )
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.tasks._search import Search
+from homolog.gui.landmarks.searching import Side
+from homolog.gui.shared.choices import ModelChoice
+from homolog.scans.files import read_scan, scan_hash, write_volume
+from homolog.scans.points import NAN, Landmark
+from homolog.scans.volume import Volume
 
 
 @pytest.fixture

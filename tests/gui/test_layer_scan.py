@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homolog.data.scan_io import read_scan, write_volume
-from homolog.data.volume import Volume
 from homolog.geometry.affine import Affine
-from homolog.gui.files.layer_geometry import SourceGrid, true_affine
-from homolog.gui.files.layer_scan import (
+from homolog.gui.shared.layers import (
+    SourceGrid,
     derived_attributes,
     grid_attributes,
     layer_scan,
@@ -22,8 +20,11 @@ from homolog.gui.files.layer_scan import (
     sample,
     scan_file,
     shown_to_true,
+    true_affine,
+    volume_layer,
 )
-from homolog.gui.files.layers import volume_layer
+from homolog.scans.files import read_scan, write_volume
+from homolog.scans.volume import Volume
 
 MARK = (1, 4, 2)
 ORDERS = [

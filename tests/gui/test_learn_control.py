@@ -15,8 +15,6 @@ from homolog.cli.finetune import sort_settings
 from homolog.cli.predict import command as predict_cli
 from homolog.cli.pretrain import command as pretrain_command
 from homolog.config import merge, parse_assignments
-from homolog.gui.learn import kept_values
-from homolog.gui.learn.command_line import predict_command
 from homolog.gui.learn.control import (
     FinetuneWish,
     Length,
@@ -24,24 +22,24 @@ from homolog.gui.learn.control import (
     name_problem,
     next_name,
 )
-from homolog.gui.learn.estimate_words import (
-    duration_text,
-    end_text,
-    estimate_lines,
-    no_gpu_hint,
-)
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.gui.learn.recipes import (
+from homolog.gui.learn.panel import (
     about_text,
     network_base,
     recipe_for,
     recipe_steps,
     recipe_values,
 )
-from homolog.gui.learn.store_list import (
+from homolog.gui.shared import choices
+from homolog.gui.shared.choices import (
+    ModelChoice,
     StoreChoice,
     class_lines,
+    duration_text,
+    end_text,
+    estimate_lines,
     list_stores,
+    no_gpu_hint,
+    predict_command,
     read_store,
     scan_classes,
 )
@@ -254,13 +252,13 @@ def test_a_dry_run_is_told_in_sentences() -> None:
 
 
 def test_choices_survive_the_session_and_a_damaged_file(tmp_path: Path) -> None:
-    kept_values.write(tmp_path / "home", "Pretrain", {"entry": "mae"})
-    kept_values.write(tmp_path / "home", "Segment", {"flips": "x"})
-    assert kept_values.read(tmp_path / "home", "Pretrain") == {"entry": "mae"}
-    kept_values.forget(tmp_path / "home", "Pretrain")
-    assert kept_values.read(tmp_path / "home", "Pretrain") == {}
+    choices.write(tmp_path / "home", "Pretrain", {"entry": "mae"})
+    choices.write(tmp_path / "home", "Segment", {"flips": "x"})
+    assert choices.read(tmp_path / "home", "Pretrain") == {"entry": "mae"}
+    choices.forget(tmp_path / "home", "Pretrain")
+    assert choices.read(tmp_path / "home", "Pretrain") == {}
     (tmp_path / "home" / "window.json").write_text("{")
-    assert kept_values.read(tmp_path / "home", "Segment") == {}
+    assert choices.read(tmp_path / "home", "Segment") == {}
 
 
 def test_findings_of_a_store_are_counted_one_by_one() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from homolog.errors import UnusableInput
-from homolog.gui.learn.model_choice import (
+from homolog.gui.shared.choices import (
     ModelChoice,
     list_encoders,
     list_models,

@@ -11,8 +11,8 @@ import pytest
 npe2 = pytest.importorskip("npe2")
 pytest.importorskip("napari")
 
-from homolog.gui import commands  # noqa: E402
-from homolog.gui.files import associations  # noqa: E402
+from homolog.gui import window  # noqa: E402
+from homolog.gui.files import reader  # noqa: E402
 
 TOP = Path(__file__).parents[2]
 SETTINGS = {
@@ -63,15 +63,15 @@ def test_settings_are_those_that_are_read() -> None:
 
 def test_associated_endings_are_ours() -> None:
     patterns = set(MANIFEST.contributions.readers[0].filename_patterns)
-    assert set(associations.PATTERNS) <= patterns
+    assert set(reader.PATTERNS) <= patterns
     pictures = {"*.png", "*.jpg", "*.tif", "*.tiff"}
     assert not patterns & pictures
 
 
 def test_commands_send_to_their_tabs(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str, object]] = []
-    monkeypatch.setattr(commands, "_show", lambda *a: sent.append((a[0], a[1:])))
-    for show in (commands.show_data, commands.show_runs, commands.open_scans):
+    monkeypatch.setattr(window, "_show", lambda *a: sent.append((a[0], a[1:])))
+    for show in (window.show_data, window.show_runs, window.open_scans):
         show()
     assert [title for title, _ in sent] == ["Data", "Runs", "Data"]
     assert sent[2][1] == ({"ask": "files"},)

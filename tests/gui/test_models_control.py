@@ -9,8 +9,8 @@ import pytest
 from toy_runs import make_model, slow_run
 
 from homolog.errors import JobError, UnusableInput
-from homolog.gui.models import control
-from homolog.gui.models.facts import facts_of, title_of
+from homolog.gui.shared import models as control
+from homolog.gui.shared.models import facts_of, title_of
 
 
 @pytest.fixture

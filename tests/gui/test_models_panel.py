@@ -12,10 +12,10 @@ from toy_runs import make_model, slow_run
 pytest.importorskip("napari")
 
 
-from homolog.gui.hub import Hub
 from homolog.gui.models import panel as module
 from homolog.gui.models.panel import ModelsPanel
-from homolog.gui.questions import Answer
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.widgets import Answer
 
 pytestmark = pytest.mark.usefixtures("workers")
 

@@ -18,11 +18,11 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 from superqt import QCollapsible
 
-from homolog.gui.hub import Hub
-from homolog.gui.learn import kept_values, start_box
-from homolog.gui.learn.finetune_panel import FinetunePanel
-from homolog.gui.learn.pretrain_panel import PretrainPanel
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.learn import start_box
+from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
+from homolog.gui.shared import choices
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.runs.run import Run
 
 PLAN = {"seconds_per_step": 0.5, "steps": 400, "total_s": 200.0, "device": "cpu"}
@@ -194,7 +194,7 @@ def test_choices_come_back_in_the_next_session(
     pretrain.sharing.setCurrentIndex(3)
     before = pretrain.wish()
     hub.closing.emit()
-    assert kept_values.read(home, "Pretrain")["entry"] == "mae"
+    assert choices.read(home, "Pretrain")["entry"] == "mae"
     again = PretrainPanel(hub)
     qtbot.addWidget(again)
     shown(again, hub)
@@ -249,7 +249,7 @@ def test_a_store_from_elsewhere_is_added_and_remembered(
     (chosen,) = finetune.wish().stores
     assert chosen.path == other
     finetune.keep()
-    assert kept_values.read(home, "Fine-tune")["others"] == [str(other)]
+    assert choices.read(home, "Fine-tune")["others"] == [str(other)]
 
 
 @pytest.fixture
@@ -350,7 +350,7 @@ def test_everything_has_a_name_and_fits_a_narrow_dock(
 
 
 def test_the_panels_load_no_torch() -> None:
-    names = ("learn.pretrain_panel", "learn.finetune_panel", "segment.panel",
+    names = ("learn.tabs", "segment.panel",
              "learn.control")  # fmt: skip
     script = "".join(f"import homolog.gui.{name}\n" for name in names)
     script += "import sys; print(*{'torch', 'monai', 'pyqtgraph'} & set(sys.modules))"

@@ -14,15 +14,16 @@ import SimpleITK as sitk
 
 pytest.importorskip("napari")
 
-from homolog.data import decoder
-from homolog.data.scan_io import read_labels, read_scan, write_labels, write_volume
-from homolog.data.series_list import holds_dicom, list_series
-from homolog.data.volume import LabelMap, Volume
 from homolog.geometry.affine import Affine
-from homolog.gui import telling
-from homolog.gui.files import associations, opening, reader
-from homolog.gui.files.layers import contrast_limits, volume_layer
+from homolog.gui.files import opening, reader
+from homolog.gui.files import reader as associations
 from homolog.gui.files.reader import NOTHING, get_reader, read_layers
+from homolog.gui.shared import notices
+from homolog.gui.shared.layers import contrast_limits, volume_layer
+from homolog.index.tree import holds_dicom, list_series
+from homolog.scans import decoder
+from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
 
 ORDERS = [
     (axes, signs)
@@ -34,10 +35,10 @@ ORDERS = [
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(telling, "tell", lambda text, level="": said.append(text))
-    monkeypatch.setattr(reader, "tell", lambda text, level="": said.append(text))
+    monkeypatch.setattr(notices, "notify", lambda text, level="": said.append(text))
+    monkeypatch.setattr(reader, "notify", lambda text, level="": said.append(text))
     reader._just_read.clear()
-    telling.forget()
+    notices.forget()
     return said
 
 

@@ -12,11 +12,10 @@ from toy_runs import is_gone, slow_run, wait_for, wait_for_step
 
 from homolog.errors import JobError
 from homolog.events import Failed, Finished, Preview, Step, Validated
-from homolog.gui.close_words import question_about
+from homolog.gui.dock import question_about
 from homolog.gui.runs import control as runs_control
 from homolog.gui.runs.control import RunList
-from homolog.gui.runs.story import RunStory, earlier_curve
-from homolog.gui.runs.training_control import (
+from homolog.gui.runs.training_screen import (
     bar_of,
     health_of,
     is_settled,
@@ -24,6 +23,7 @@ from homolog.gui.runs.training_control import (
     shown_state,
     title_of,
 )
+from homolog.gui.shared.runs import RunStory, earlier_curve
 from homolog.runs import launch
 from homolog.runs.run import Run
 

@@ -6,19 +6,19 @@ import math
 
 import pytest
 
-from homolog.gui.runs import monitor_words as words
-from homolog.gui.runs.monitor_words import plateau_hint, read_one, readings, verdict
+from homolog.gui.shared import runs as words
+from homolog.gui.shared.runs import plateau_hint, read_one, readings, verdict
 
 
 def test_the_limits_are_those_of_the_training() -> None:
     pytest.importorskip("torch")
-    from homolog.training import health
+    from homolog.training import loop
 
     assert (words.STD_FLOOR, words.STD_ONCE, words.STD_SHARE) == (
-        health._STD_FLOOR, health._STD_ONCE, health._STD_SHARE,
+        loop._STD_FLOOR, loop._STD_ONCE, loop._STD_SHARE,
     )  # fmt: skip
     assert (words.RANK_FLOOR, words.RANK_ONCE) == (
-        health._RANK_FLOOR, health._RANK_ONCE,
+        loop._RANK_FLOOR, loop._RANK_ONCE,
     )  # fmt: skip
 
 

@@ -11,10 +11,10 @@ pytest.importorskip("napari")
 
 from qtpy.QtWidgets import QMenu
 
-from homolog.gui.hub import Hub
-from homolog.gui.questions import Answer
 from homolog.gui.runs import panel as module
 from homolog.gui.runs.panel import RunsPanel
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.widgets import Answer
 from homolog.runs import launch
 
 pytestmark = pytest.mark.usefixtures("workers")
@@ -113,12 +113,12 @@ def test_deleting_asks_and_goes_to_the_trash(
 def test_no_trash_is_told_and_nothing_is_lost(
     qtbot, panel: RunsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from homolog.gui import desktop
+    from homolog.gui.shared import models
 
     run = slow_run(home / "runs" / "r")
-    monkeypatch.setattr(desktop.QFile, "moveToTrash", lambda *_: False, raising=False)
+    monkeypatch.setattr(models.QFile, "moveToTrash", lambda *_: False, raising=False)
     with pytest.raises(OSError, match="nothing was deleted"):
-        desktop.to_trash(run.folder)
+        models.to_trash(run.folder)
     assert run.folder.is_dir()
 
 

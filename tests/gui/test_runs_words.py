@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from homolog.gui.runs.words import (
+from homolog.gui.shared.runs import (
     clock,
     diagnose,
     duration,

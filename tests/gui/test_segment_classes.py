@@ -14,9 +14,10 @@ from qtpy.QtWidgets import QApplication
 from test_segment_panel import helper, write_model, write_scan
 
 from homolog.events import Progress, Saved
-from homolog.gui.hub import Hub
-from homolog.gui.segment import batch_box, compare_box, scan_box
-from homolog.gui.segment.chances import (
+from homolog.gui.segment import batch_box
+from homolog.gui.segment import panel as compare_box
+from homolog.gui.segment import panel as scan_box
+from homolog.gui.segment.classes_box import (
     best_slices,
     chance_rows,
     ranges_text,
@@ -24,7 +25,8 @@ from homolog.gui.segment.chances import (
     slices_sentence,
 )
 from homolog.gui.segment.panel import SegmentPanel
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import wait_for_threads
 
 TOLD: dict[str, Any] = {
     "class": "bleed", "chances": {"bleed": 0.925, "no finding": 0.075},

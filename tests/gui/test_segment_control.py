@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homolog.data.label_naming import names_beside
-from homolog.data.scan_io import read_labels, write_labels, write_volume
-from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
-from homolog.gui.files.layer_scan import layer_scan
-from homolog.gui.files.layers import volume_layer
-from homolog.gui.learn.model_choice import ModelChoice
 from homolog.gui.segment.batch import Batch, reason_text
-from homolog.gui.segment.class_table import (
+from homolog.gui.segment.classes_box import (
     FEW,
     class_rows,
     csv_text,
@@ -39,6 +33,11 @@ from homolog.gui.segment.control import (
     read_facts,
     result_layer,
 )
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.layers import layer_scan, volume_layer
+from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.names import names_beside
+from homolog.scans.volume import LabelMap, Volume
 
 NAMES = {1: "liver", 2: "spleen"}
 
@@ -131,7 +130,7 @@ def test_a_result_lies_on_its_scans_layer(tmp_path: Path, flipped: bool) -> None
     affine = Affine.of((2.0, 1.0, 1.0), (10.0, 20.0, 30.0), direction)
     scan = tmp_path / "ct.nii.gz"
     write_volume(Volume(np.zeros((1, 4, 5, 6), np.int16), affine, "ct"), scan)
-    from homolog.data.scan_io import read_scan
+    from homolog.scans.files import read_scan
 
     data, attributes, _ = volume_layer(read_scan(scan))
     layer = type("Image", (SimpleNamespace,), {})(data=data, **attributes)

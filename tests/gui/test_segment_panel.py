@@ -17,14 +17,16 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication
 from superqt import QCollapsible
 
-from homolog.data.scan_io import read_labels, read_scan, write_labels, write_volume
-from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
-from homolog.gui.hub import Hub
-from homolog.gui.segment import batch_box, compare_box, scan_box
+from homolog.gui.segment import batch_box
+from homolog.gui.segment import panel as compare_box
+from homolog.gui.segment import panel as scan_box
 from homolog.gui.segment.panel import SegmentPanel
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import wait_for_threads
+from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
 
 AFFINE = Affine.of((2.0, 1.0, 1.0), (10.0, 20.0, 30.0), np.diag([-1.0, 1.0, -1.0]))
 SHAPE = (8, 10, 12)

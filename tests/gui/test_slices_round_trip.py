@@ -13,7 +13,7 @@ pytest.importorskip("napari")
 
 from learn_fakes import until
 
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.runs import launch
 from homolog.runs.run import Run
@@ -27,9 +27,9 @@ def write_encoder(folder: Path, preprocessing: Any) -> Path:
     """A finished pretraining of a slice encoder, as the list of encoders finds it."""
     import torch
 
-    from homolog.backbones._base import build
+    from homolog.backbones import build
     from homolog.config import to_dict
-    from homolog.model_files import save_model
+    from homolog.model_files.folder import save_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

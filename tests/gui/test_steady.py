@@ -33,19 +33,20 @@ from toy_runs import make_model, slow_run, wait_for_step
 
 from homolog.events import Note, Progress
 from homolog.geometry.affine import Affine
-from homolog.gui import hub as hub_module
-from homolog.gui import rows
-from homolog.gui.explore import features as explore_features
-from homolog.gui.files import associations
+from homolog.gui.files import reader as associations
 from homolog.gui.files.reader import read_layers
 from homolog.gui.learn import start_box
-from homolog.gui.learn.finetune_panel import FinetunePanel
-from homolog.gui.learn.pretrain_panel import PretrainPanel
+from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.runs.panel import RunsPanel
-from homolog.gui.runs.words import Trouble
-from homolog.gui.segment import batch_box, compare_box, scan_box
-from homolog.gui.threads import wait_for_threads
+from homolog.gui.segment import batch_box
+from homolog.gui.segment import panel as compare_box
+from homolog.gui.segment import panel as scan_box
+from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared import scan_layers as explore_features
+from homolog.gui.shared import widgets
+from homolog.gui.shared.runs import Trouble
+from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.runs import launch
 
@@ -110,7 +111,7 @@ class Steady:
 
 @pytest.fixture
 def sentence(qtbot):
-    label = rows.sentence("Sentence", lines=2)
+    label = widgets.sentence("Sentence", lines=2)
     qtbot.addWidget(label)
     label.resize(200, label.height())
     label.show()
@@ -122,7 +123,7 @@ def test_a_sentence_keeps_its_height_and_tells_all(sentence) -> None:
     high = sentence.height()
     assert abs(high - 2 * sentence.fontMetrics().lineSpacing()) <= 2
     for text in ("", "short", LONG):
-        rows.tell(sentence, text)
+        widgets.tell(sentence, text)
         QApplication.processEvents()
         assert sentence.height() == high
         assert sentence.text() == text
@@ -135,23 +136,23 @@ def test_a_sentence_keeps_its_height_and_tells_all(sentence) -> None:
 
 def test_a_click_shows_all_of_a_sentence_until_another_one(sentence, qtbot) -> None:
     high = sentence.height()
-    rows.tell(sentence, LONG)
+    widgets.tell(sentence, LONG)
     qtbot.mouseClick(sentence, Qt.MouseButton.LeftButton)
     assert sentence.height() > high
     assert not sentence.is_cut
     qtbot.mouseClick(sentence, Qt.MouseButton.LeftButton)
     assert sentence.height() == high
     qtbot.mouseClick(sentence, Qt.MouseButton.LeftButton)
-    rows.tell(sentence, "another one")
+    widgets.tell(sentence, "another one")
     assert sentence.height() == high
 
 
 def test_room_is_kept_for_the_longest_known_sentence(qtbot) -> None:
-    label = rows.sentence("Hint", texts=("short", LONG))
+    label = widgets.sentence("Hint", texts=("short", LONG))
     qtbot.addWidget(label)
     label.resize(200, 20)
     label.show()
-    rows.tell(label, "short")
+    widgets.tell(label, "short")
     narrow = label.height()
     assert narrow >= label._high(LONG)
     label.resize(400, 20)
@@ -180,7 +181,7 @@ def test_label_stays_while_one_paints(docked, tmp_path: Path) -> None:
     stands("something was told")
     for text in (LONG, ""):
         for label in (tab.result.warnings, tab.result.state, tab.hint, tab.hand.words):
-            rows.tell(label, text)
+            widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
     for part in (tab.hand.bar, tab.hand.stop, tab.hand.use):
         part.show()
@@ -282,7 +283,7 @@ def test_landmarks_stay_while_one_places_them(
     stands("a fit was told")
     for text in (LONG, ""):
         for label in (tab.said, tab.hint, tab.fit.words, tab.detail.words):
-            rows.tell(label, text)
+            widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
     for row in (tab.a, tab.b):
         row.bar.show()
@@ -296,7 +297,7 @@ def test_landmarks_stay_while_one_places_them(
     stands("the landmark was searched everywhere")
     for part in (tab.cohort.bar, tab.cohort.cancel, tab.cohort.missing):
         part.show()
-    rows.tell(tab.cohort.doing, LONG)
+    widgets.tell(tab.cohort.doing, LONG)
     stands("features of others are computed")
 
 
@@ -308,8 +309,8 @@ def test_data_stays_while_scans_come(
     stands("stores were listed")
     path, _ = patient(tmp_path, "a_scan_of_the_archive_" * 6)
     for text in (LONG, ""):
-        rows.tell(tab.status, text)
-        rows.tell(tab.trouble, text)
+        widgets.tell(tab.status, text)
+        widgets.tell(tab.trouble, text)
         stands(f"sentences say {text[:9]!r}")
     tab.take([path, tmp_path / "none.nii"])
     until(lambda: len(tab.list.rows) == 1)
@@ -351,7 +352,7 @@ def test_data_stays_while_scans_come(
 def in_area(qtbot, home: Path, monkeypatch):
     """Makes (panel, stands) of a panel in a narrow scroll area, without a viewer."""
     fake_engine(monkeypatch)
-    monkeypatch.setattr(rows, "_is_under_mouse", lambda area: True)
+    monkeypatch.setattr(widgets, "_is_under_mouse", lambda area: True)
     kept = []
 
     def make(kind: type, *, ready=lambda panel: True):
@@ -416,7 +417,7 @@ def test_a_form_stays_while_the_engine_answers(
     stands("the stores were read anew")
     if kind is FinetunePanel:
         for text in (LONG, ""):
-            rows.tell(panel.fit, text)
+            widgets.tell(panel.fit, text)
             panel.fold.setVisible(not text)
             stands("other stores are ticked")
 
@@ -484,7 +485,7 @@ def test_segment_stays_while_a_scan_is_labelled(
     fake_engine(monkeypatch)
     for module in (batch_box, compare_box, scan_box):
         monkeypatch.setattr(module, "Helper", FakeHelper)
-    monkeypatch.setattr(rows, "_is_under_mouse", lambda area: True)
+    monkeypatch.setattr(widgets, "_is_under_mouse", lambda area: True)
     write_model(home / "runs" / "seg")
     path = write_scan(tmp_path, "CT_03", Affine.of((2, 1, 1)), SHAPE, seed=0)
     viewer, tab, _ = docked("Segment", [path])
@@ -493,7 +494,7 @@ def test_segment_stays_while_a_scan_is_labelled(
     stands = Steady(tab)
     for text in (LONG, ""):
         for label in (tab.facts, tab.trouble, tab.batch.words, tab.scan.words):
-            rows.tell(label, text)
+            widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
     monkeypatch.setattr(scan_box, "misfit", lambda *_: ["It does not fit."] * 2)
     tab.scan.start.click()
@@ -524,7 +525,7 @@ def test_segment_stays_while_a_scan_is_labelled(
         stands(f"{values} classes are listed")
     tab.classes.show_scores({1: {"dice": 0.5, "nsd": 0.5, "hd95_mm": 1.0}})
     for label in (tab.classes.words, tab.compare.words):
-        rows.tell(label, LONG)
+        widgets.tell(label, LONG)
     stands("they are compared")
 
 

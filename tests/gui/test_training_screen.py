@@ -18,10 +18,10 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QImage
 
 from homolog.events import Preview, Step
-from homolog.gui.hub import Hub
 from homolog.gui.runs import training_screen as module
-from homolog.gui.runs.story import View
 from homolog.gui.runs.training_screen import TrainingScreen
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.runs import View
 from homolog.runs import launch
 from homolog.runs.run import Run
 

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible, QLabeledDoubleRangeSlider, QRangeSlider
 
 from homolog.gui.dock import PANELS, MainPanel
-from homolog.gui.wheel import WheelGuard, turns
+from homolog.gui.shared.widgets import WheelGuard, turns
 from homolog.gui.window import dock_panel
 
 pytestmark = pytest.mark.usefixtures("workers")

@@ -15,15 +15,14 @@ pytest.importorskip("napari")
 
 from napari.layers import Image, Labels, Layer
 
-from homolog.data.label_naming import names_beside
-from homolog.data.scan_io import read_header, read_labels, read_scan, write_volume
-from homolog.data.volume import Volume
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui import telling
 from homolog.gui.files import writer
-from homolog.gui.files.layer_scan import derived_attributes
-from homolog.gui.files.layers import label_layer, volume_layer
+from homolog.gui.shared import notices
+from homolog.gui.shared.layers import derived_attributes, label_layer, volume_layer
+from homolog.scans.files import read_header, read_labels, read_scan, write_volume
+from homolog.scans.names import names_beside
+from homolog.scans.volume import Volume
 
 MARK = (1, 4, 2)
 ORDERS = [
@@ -37,8 +36,8 @@ TILT = 20.0
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(writer, "tell", lambda text, level="": said.append(text))
-    telling.forget()
+    monkeypatch.setattr(writer, "notify", lambda text, level="": said.append(text))
+    notices.forget()
     return said
 
 
@@ -154,7 +153,7 @@ def test_nothing_is_replaced_and_names_lie_beside(
 
 
 def read_labels_of(volume: Volume, folder: Path) -> Any:
-    from homolog.data.volume import LabelMap
+    from homolog.scans.volume import LabelMap
 
     data = (volume.data[0] > 0).astype(np.uint8)
     return label_layer(

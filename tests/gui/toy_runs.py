@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from homolog.gui import preferences
+from homolog.gui.shared import preferences
 from homolog.runs import launch
 from homolog.runs.jobs import JOBS
 from homolog.runs.run import Run

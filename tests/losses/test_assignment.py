@@ -10,6 +10,7 @@ from torch import Tensor
 
 from homolog.losses.assignment import (
     dual_log_softmax,
+    log_transport,
     patch_to_patch,
     patch_to_structure,
     sharpe_ratio,
@@ -18,7 +19,6 @@ from homolog.losses.assignment import (
     unmatched_pairs,
 )
 from homolog.losses.similarity import cosine_matrix
-from homolog.losses.transport import log_transport
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from homolog.losses.label_contrast import Labelled, label_contrast, relation
+from homolog.losses.contrast import Labelled, label_contrast, relation
 
 TAU = 0.1
 

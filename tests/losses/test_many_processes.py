@@ -9,11 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import Tensor
 
+from homolog.losses.assignment import balanced_codes
 from homolog.losses.cross_correlation import cross_correlation, redundancy
-from homolog.losses.sinkhorn import balanced_codes
-from homolog.nn.clustering import Clustering
-from homolog.nn.memory_bank import OfflineClustering
-from homolog.nn.queue import FeatureQueue
+from homolog.nn.memory_bank import Clustering, FeatureQueue, OfflineClustering
 
 
 def scores_and_keys() -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from homolog.losses.partial_binary import partial_binary_cross_entropy
+from homolog.losses.segmentation import partial_binary_cross_entropy
 
 
 def test_it_is_the_mean_over_what_is_known() -> None:

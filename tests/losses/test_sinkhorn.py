@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from homolog.losses.sinkhorn import balanced_codes
+from homolog.losses.assignment import balanced_codes
 
 
 def cosines(samples: int, prototypes: int, seed: int = 0) -> Tensor:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.losses.sinkhorn import balanced_codes
-from homolog.losses.swapped import swapped_prediction
+from homolog.losses.assignment import balanced_codes, swapped_prediction
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

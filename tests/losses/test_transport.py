@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.losses.transport import log_transport
+from homolog.losses.assignment import log_transport
 
 
 def scores_of(n: int, m: int) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.geometry.affine import Index
 from homolog.views.view import View, Views, ViewSpec
 

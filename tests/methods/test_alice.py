@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.losses.reconstruct import from_patches, hidden_patch_error, to_patches
 from homolog.losses.similarity import cosine_distance
-from homolog.methods._alice_settings import AliceConfig
-from homolog.methods.alice import Alice
-from homolog.nn.semantic_alignment import SemanticAlignment, attention
+from homolog.methods.alice import Alice, AliceConfig
+from homolog.nn.heads import SemanticAlignment, attention
 from homolog.views.view import View, Views
 
 SIZE = (32, 32, 32)

@@ -9,18 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import Backbone
+from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.geometry.correspondence import nearest_tokens, token_positions_mm
-from homolog.losses.place_contrast import (
+from homolog.losses.contrast import (
     enlarged,
     gather_cells,
     hard_negatives,
     pick,
     place_contrast,
 )
-from homolog.methods._anatomical_settings import AnatomicalEmbeddingConfig
-from homolog.methods.anatomical_embedding import AnatomicalEmbedding
+from homolog.methods.anatomical_embedding import (
+    AnatomicalEmbedding,
+    AnatomicalEmbeddingConfig,
+)
 from homolog.views.view import View, Views, ViewSpec
 
 Pair = Callable[..., Views]

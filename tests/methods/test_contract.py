@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones import BACKBONES
-from homolog.backbones._base import build
+from homolog.backbones import BACKBONES, build
 from homolog.config import from_dict
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.methods import METHODS
-from homolog.methods._base import Method
+from homolog.methods.base import Method
 from homolog.nn.optim import parameter_groups
 from homolog.training.config import TrainingConfig
 from homolog.views.view import Views

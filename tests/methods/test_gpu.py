@@ -16,24 +16,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from fake_cuda import CUDA, fake_cuda
-from homolog.backbones import _window_attention
-from homolog.backbones._base import build
+from homolog.backbones import _window_attention, build
 from homolog.config import from_dict
 from homolog.errors import JobError
 from homolog.events import Note
-from homolog.feed import CaseRef, Feed
-from homolog.losses.place_contrast import squared_distances
-from homolog.losses.precision import full_precision
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.losses.contrast import squared_distances
+from homolog.losses.similarity import full_precision
 from homolog.nn.optim import parameter_groups
 from homolog.tasks import TASKS
-from homolog.training import TrainingConfig, precision
+from homolog.training import stepping as precision
+from homolog.training.config import TrainingConfig
 from homolog.training.course import Course
-from homolog.training.stepping import (
-    LossScale,
-    Stepper,
-    is_out_of_memory,
-    release,
-)
+from homolog.training.stepping import LossScale, Stepper, is_out_of_memory, release
 from toy_training import ToyFeed, ToyTrainable, run_all, toy
 
 CPU = torch.device("cpu")

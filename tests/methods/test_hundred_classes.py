@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_hundred_million import corpus, method_of, views_of
 
-from homolog.methods._hundred_classes import ClassHead, names_of
+from homolog.methods.hundred_million import ClassHead, names_of
 
 SEVERAL = {0: "effusion|nodule", 1: "no finding", 2: "nodule", 4: "effusion"}
 

@@ -11,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, to_dict
-from homolog.data.box_map import BOXES
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.losses.segmentation import dice_cross_entropy
-from homolog.methods._hundred_masks import masks_of
-from homolog.methods._hundred_settings import HundredMillionConfig
-from homolog.methods.hundred_million import HundredMillion
+from homolog.methods.hundred_million import (
+    HundredMillion,
+    HundredMillionConfig,
+    masks_of,
+)
+from homolog.store.crops import BOXES
 from homolog.views.view import View, Views
 from memory_store import MemoryStore
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import from_dict, to_dict
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.methods._hundred_settings import HundredMillionConfig
-from homolog.methods.hundred_million import HundredMillion, shared_information
-from homolog.nn.clustering import Clustering
+from homolog.methods.hundred_million import HundredMillion, HundredMillionConfig
+from homolog.nn.memory_bank import Clustering, shared_information
 from homolog.views.view import Views
 from memory_store import MemoryStore
 

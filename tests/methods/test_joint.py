@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import ConfigError, from_dict
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.losses.assignment import swapped_prediction
 from homolog.losses.reconstruct import hidden_feature_error
-from homolog.losses.swapped import swapped_prediction
 from homolog.methods.joint import Joint
 from homolog.methods.joint import JointConfig as Config
 from homolog.views.view import View, Views

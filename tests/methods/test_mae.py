@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.losses.reconstruct import from_patches, to_patches
 from homolog.methods.mae import MAE, MAEConfig
@@ -70,7 +71,7 @@ class EchoBackbone(Backbone):
 
 @pytest.mark.parametrize("drops", [True, False])
 def test_patches_come_back_in_their_order(drops: bool) -> None:
-    from homolog.backbones._base import BackboneConfig
+    from homolog.backbones.base import BackboneConfig
 
     config = MAEConfig(size=(16, 24, 32), decoder_width=512)
     method = MAE(EchoBackbone(BackboneConfig(), drops), config)

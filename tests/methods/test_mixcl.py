@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.config import from_dict
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.methods._mixcl_network import Levels, tissue_weights
-from homolog.methods._mixcl_settings import MixCLConfig
-from homolog.methods.mixcl import MixCL
-from homolog.pretrain.pairs import SameDataset
+from homolog.methods.mixcl import Levels, MixCL, MixCLConfig, tissue_weights
+from homolog.pretrain.settings import SameDataset
 from homolog.views.view import View, Views
 from memory_store import MemoryStore
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import Backbone
-from homolog.backbones._base import build as build_backbone
+from homolog.backbones import build as build_backbone
+from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.losses.assignment import (
     dual_log_softmax,

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import from_dict
-from homolog.data.scan_io import read_scan
-from homolog.data.store import Store
-from homolog.data.volume import FeatureMap, Volume
 from homolog.events import drain
-from homolog.feed import CaseRef, Feed
-from homolog.methods._anatomical_settings import AnatomicalEmbeddingConfig
-from homolog.methods.anatomical_embedding import AnatomicalEmbedding
-from homolog.study.landmark_scores import deformed_copy
-from homolog.tasks._body import body_of
-from homolog.tasks._dense import DenseEncoder, EmbedConfig
-from homolog.tasks._matching import match_points
-from homolog.tasks.embed import Embed
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.search import body_of, match_points
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.jobs.landmark_scores import deformed_copy
+from homolog.methods.anatomical_embedding import (
+    AnatomicalEmbedding,
+    AnatomicalEmbeddingConfig,
+)
+from homolog.scans.files import read_scan
+from homolog.scans.volume import FeatureMap, Volume
+from homolog.store.store import Store
 
 SIZE = (24, 24, 24)
 STEPS = 60  # 19 mm; 70 mm untrained, 110 mm by intensities
@@ -86,7 +87,7 @@ def test_l_t9_places_of_an_unseen_patient_are_found_again(
 
     def by(method: AnatomicalEmbedding) -> float:
         encoder = dense(method, phantom_store)
-        maps = [drain(Embed(encoder.config).run(v, encoder=encoder)) for v in both]
+        maps = [drain(embed_scan(v, encoder)) for v in both]
         return error_mm(*maps)
 
     both = (scan, copy)
@@ -106,7 +107,7 @@ def test_l_t7_a_scan_matched_with_itself(
     name = phantom_store.cards[0].id
     scan = read_scan(phantom_folder / "imagesTr" / f"{name}_0000.nii.gz")
     encoder = dense(new_method(), phantom_store)
-    features = drain(Embed(encoder.config).run(scan, encoder=encoder))
+    features = drain(embed_scan(scan, encoder))
     cells = np.argwhere(body_of(scan, features))[::37].astype(np.float64)
     shift = np.random.default_rng(0).uniform(-0.2, 0.2, cells.shape)
     points = features.affine.apply(cells + shift)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import from_dict
-from homolog.feed import CaseRef, Feed
-from homolog.methods._samples import sample_count, sample_numbers
-from homolog.methods._swav_settings import SwAVConfig
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.methods._clusters import SwAVConfig, sample_count, sample_numbers
 from homolog.methods.swav import SwAV
 
 SMALL = {"size": [16, 16, 16], "small_size": [8, 8, 8], "dim": 16, "hidden": 32}

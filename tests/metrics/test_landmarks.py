@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from homolog.metrics.landmarks import landmark_errors, landmark_score
-from homolog.metrics.separation import same_organ_auc, similarity_contrast
+from homolog.metrics.classification import (
+    landmark_errors,
+    landmark_score,
+    same_organ_auc,
+    similarity_contrast,
+)
 
 
 def test_errors_are_distances_in_mm():

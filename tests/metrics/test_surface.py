@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from homolog.metrics.surface import surface_per_label
+from homolog.metrics.overlap import surface_per_label
 
 SPACING = (3.0, 1.5, 0.5)
 

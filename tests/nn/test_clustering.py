@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.losses.sinkhorn import balanced_codes
-from homolog.losses.swapped import swapped_prediction
-from homolog.nn.clustering import Clustering
+from homolog.losses.assignment import balanced_codes, swapped_prediction
+from homolog.nn.memory_bank import Clustering
 
 
 def features(count: int = 6, dim: int = 4, seed: int = 0) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.nn.larc import LARC
-from homolog.training import TrainingConfig
-from homolog.training.optimiser import (
+from homolog.nn.optim import LARC
+from homolog.training.config import TrainingConfig
+from homolog.training.stepping import (
     build_optimiser,
     optimiser_tensors,
     restore_optimiser,

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from homolog.nn import spherical_kmeans as module
-from homolog.nn.memory_bank import UNKNOWN, OfflineClustering
-from homolog.nn.spherical_kmeans import spherical_kmeans
-from homolog.training.guard import StateGuard
+from homolog.nn import memory_bank as module
+from homolog.nn.memory_bank import UNKNOWN, OfflineClustering, spherical_kmeans
+from homolog.training.stepping import StateGuard
 
 
 def directions(count: int, dim: int = 4, seed: int = 0) -> Tensor:

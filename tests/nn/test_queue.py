@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from homolog.nn.queue import FeatureQueue
+from homolog.nn.memory_bank import FeatureQueue
 
 
 def keys(*numbers: int) -> Tensor:

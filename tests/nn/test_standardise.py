@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from homolog.nn.standardise import Standardise
+from homolog.nn.heads import Standardise
 
 
 def alike(count: int, seed: int = 0) -> torch.Tensor:

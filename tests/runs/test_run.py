@@ -21,9 +21,9 @@ from homolog.events import (
     Stopped,
     Validated,
 )
-from homolog.runs.journal import Journal
-from homolog.runs.lock import RunLock, is_locked
-from homolog.runs.run import Run, find_runs
+from homolog.runs.run import Journal, Run, find_runs
+from homolog.writing import FileLock as FileLock
+from homolog.writing import is_locked
 
 CONFIG = {"method": "mae", "seed": 3, "store_hashes": ["abc"]}
 
@@ -82,18 +82,18 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     assert not is_locked(path)
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from homolog.runs.lock import RunLock\n"
-        f"print(RunLock(Path({str(path)!r})).acquire(), flush=True); time.sleep(60)\n"
+        "from homolog.writing import FileLock\n"
+        f"print(FileLock(Path({str(path)!r})).acquire(), flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program.replace("print(R", "x = R", 1).replace(
+        [sys.executable, "-c", program.replace("print(F", "x = F", 1).replace(
             ".acquire(), flush=True)", "; print(x.acquire(), flush=True)")],
         stdout=subprocess.PIPE,
     ) as holder:  # fmt: skip
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"True"
         assert is_locked(path)
-        mine = RunLock(path)
+        mine = FileLock(path)
         assert not mine.acquire()
         holder.kill()
         holder.wait()

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from homolog.checkpoint import generations
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Failed, Finished, Note, Saved, Step, Stopped
+from homolog.model_files.folder import generations
 from homolog.runs import launch
 from homolog.runs.jobs import JOBS, job_of
 from homolog.runs.run import Run

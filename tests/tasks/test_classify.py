@@ -11,19 +11,18 @@ import torch
 from PIL import Image
 
 from classify_runs import NET, learnt, prepared, run
-from homolog.backbones._base import build
-from homolog.data.store import Store
+from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.feed.single import view_of
-from homolog.tasks._classifier import ClassifyNetwork
-from homolog.tasks._classify_module import ClassifyModule
-from homolog.tasks._classify_settings import ClassifyConfig
-from homolog.tasks._classify_view import stored
-from homolog.tasks._predict import predict_scans
-from homolog.tasks._trained import open_predictor
-from homolog.tasks.classify import Classify
+from homolog.store.store import Store
+from homolog.tasks.classify.answer import stored
+from homolog.tasks.classify.network import ClassifyModule, ClassifyNetwork
+from homolog.tasks.classify.space import ClassifyConfig
+from homolog.tasks.classify.task import Classify
+from homolog.use.predict import open_predictor, predict_scans
 from homolog.views.view import ViewSpec, Whole
 from memory_store import random_cases
 
@@ -160,7 +159,7 @@ def test_a_hybrid_gives_single_images_its_2d_network(store: Store) -> None:
 
 
 def _trained(network: ClassifyNetwork, spec: dict):
-    from homolog.tasks._base import Trained
+    from homolog.tasks.base import Trained
 
     return Trained(network, spec, {}, CPU)
 

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from classify_runs import NET, learnt, prepared, run
-from homolog.backbones._base import build
-from homolog.data.store import Store
+from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import drain
-from homolog.feed import CaseRef
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.tasks._base import Trained
-from homolog.tasks._classify_settings import ClassifyConfig
-from homolog.tasks._scan_truth import Space, Truth
-from homolog.tasks.classify import Classify
+from homolog.store.store import Store
+from homolog.tasks.base import Trained
+from homolog.tasks.classify.space import ClassifyConfig
+from homolog.tasks.classify.task import Classify
+from homolog.tasks.classify.truth import Space, Truth
 from memory_store import random_cases
 
 CPU = torch.device("cpu")

@@ -11,24 +11,24 @@ import pytest
 import torch
 
 from classify_runs import NET, learnt, prepared, run
-from homolog.backbones._base import build
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.store import Store
-from homolog.data.volume import LabelMap, Volume
+from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import drain
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
 from homolog.feed.single import view_of
 from homolog.geometry.affine import Affine
-from homolog.nn.instance_pooling import InstancePooling
+from homolog.nn.heads import InstancePooling
 from homolog.nn.slicewise import slice_vectors
-from homolog.tasks._base import Trained
-from homolog.tasks._classifier import ClassifyNetwork
-from homolog.tasks._classify_module import slices_inside
-from homolog.tasks._classify_settings import ClassifyConfig
-from homolog.tasks._classify_view import stored
-from homolog.tasks._scan_truth import Space, Truth, slice_truth, slices_in_view
-from homolog.tasks.classify import Classify
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store.store import Store
+from homolog.tasks.base import Trained
+from homolog.tasks.classify.answer import stored
+from homolog.tasks.classify.network import ClassifyNetwork, slices_inside
+from homolog.tasks.classify.space import ClassifyConfig
+from homolog.tasks.classify.task import Classify
+from homolog.tasks.classify.truth import Space, Truth, slice_truth, slices_in_view
 from homolog.views.view import ViewSpec, Whole
 from memory_store import random_cases
 
@@ -107,7 +107,7 @@ def test_predict_tells_which_slices(folder: Path, model: Path, tmp_path: Path) -
     steps = np.diff([float(r["z_mm"]) for r in rows])
     np.testing.assert_allclose(np.abs(steps), 4.0, atol=1e-3)
     assert sum(float(r["attention"]) for r in rows) == pytest.approx(1.0, abs=1e-2)
-    from homolog.data.scan_io import read_labels
+    from homolog.scans.files import read_labels
 
     spot = read_labels(folder / "h01_seg.nii.gz").data.any(axis=(1, 2))
     presence = np.array([float(r["presence"]) for r in rows])

@@ -11,23 +11,30 @@ import pytest
 import torch
 
 from homolog.config import ConfigError
-from homolog.data.learnt_spacing import LearntSpacing
-from homolog.data.phantom import make_phantom
-from homolog.data.volume import FeatureMap, LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
 from homolog.geometry.affine import Affine
-from homolog.model_files import load_encoder, read_card
-from homolog.tasks._dense import DenseEncoder, EmbedConfig
-from homolog.tasks._few_advice import next_click
-from homolog.tasks._few_files import save_few
-from homolog.tasks._few_learn import learn
-from homolog.tasks._few_predict import predict_slice, predict_volume, probabilities
-from homolog.tasks._few_scan import few_scan, painted
-from homolog.tasks._few_score import GUARD_MM, left_out, strokes
-from homolog.tasks._few_settings import FewConfig, few_classes
-from homolog.tasks._trained import open_predictor, open_trained
-from homolog.tasks.embed import Embed
+from homolog.model_files.card import read_card
+from homolog.model_files.encoder import load_encoder
+from homolog.phantom.phantom import make_phantom
+from homolog.scans.volume import FeatureMap, LabelMap, Volume
+from homolog.store.learnt_spacing import LearntSpacing
+from homolog.tasks.few_voxels.learn import (
+    GUARD_MM,
+    learn,
+    left_out,
+    next_click,
+    strokes,
+)
+from homolog.tasks.few_voxels.predict import (
+    predict_slice,
+    predict_volume,
+    probabilities,
+)
+from homolog.tasks.few_voxels.scan import FewConfig, few_classes, few_scan, painted
+from homolog.tasks.few_voxels.task import save_few
+from homolog.use.predict import open_predictor, open_trained
 
 CPU = torch.device("cpu")
 SHAPE, SPACING = (24, 30, 28), (8.0, 8.0, 8.0)
@@ -391,7 +398,7 @@ def test_very_many_voxels_are_thinned_the_same_way_every_time(phantom):
 
 
 def test_a_stop_is_obeyed_between_slabs(phantom, monkeypatch):
-    monkeypatch.setattr("homolog.tasks._few_predict._SLAB", 5000)
+    monkeypatch.setattr("homolog.tasks.few_voxels.predict._SLAB", 5000)
     scan, _, learnt = learnt_of(phantom)
     job = predict_volume(learnt.head, scan)
     first = next(job)
@@ -405,7 +412,7 @@ def test_a_stop_is_obeyed_between_slabs(phantom, monkeypatch):
 def test_slabs_do_not_show(phantom, monkeypatch):
     scan, paint, learnt = learnt_of(phantom)
     whole = drain(predict_volume(learnt.head, scan, paint))
-    monkeypatch.setattr("homolog.tasks._few_predict._SLAB", 5 * 30 * 28)
+    monkeypatch.setattr("homolog.tasks.few_voxels.predict._SLAB", 5 * 30 * 28)
     parts = drain(predict_volume(learnt.head, scan, paint))
     assert (whole.labels.data == parts.labels.data).mean() > 0.9999
     np.testing.assert_allclose(
@@ -446,7 +453,7 @@ def test_saved_and_opened_it_says_the_same(
     if with_encoder:
         loaded = load_encoder(encoder)
         dense = DenseEncoder.of(loaded, EmbedConfig(overlap=0.25), CPU)
-        features = drain(Embed(dense.config).run(phantom.volume, encoder=dense))
+        features = drain(embed_scan(phantom.volume, dense))
     recipe = None if dense is None else dense.preprocessing
     scan = few_scan(phantom.volume, features, recipe)
     learnt = learn([scan], [paint_of(phantom)], CLASSES, FewConfig(head=head))
@@ -476,7 +483,7 @@ def test_the_painted_scans_size_counts_where_the_encoders_is_unknown(
 ):
     loaded = load_encoder(encoder)
     dense = DenseEncoder.of(loaded, EmbedConfig(overlap=0.25), CPU)
-    features = drain(Embed(dense.config).run(phantom.volume, encoder=dense))
+    features = drain(embed_scan(phantom.volume, dense))
     scan = few_scan(phantom.volume, features, dense.preprocessing)
     learnt = learn([scan], [paint_of(phantom)], CLASSES, FewConfig())
     folder = save_few(
@@ -519,8 +526,8 @@ def test_a_head_that_does_not_fit_its_card_is_refused(phantom, tmp_path):
 
 def test_what_a_window_fits_and_predicts_with_loads_no_torch():
     code = (
-        "import homolog.tasks._few_learn, homolog.tasks._few_predict\n"
-        "import homolog.tasks._few_advice, sys\n"
+        "import homolog.tasks.few_voxels.learn, homolog.tasks.few_voxels.predict\n"
+        "import homolog.tasks.few_voxels.learn, sys\n"
         "assert not {'torch', 'monai', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from homolog.data.label_joining import shared_labels
-from homolog.data.label_naming import names_beside, write_names
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.store import Store
-from homolog.data.volume import LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Note, drain
-from homolog.feed import CaseRef
+from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
+from homolog.jobs import few_voxels
 from homolog.losses.segmentation import dice_cross_entropy
-from homolog.study import few_voxels
-from homolog.tasks._base import Task
-from homolog.tasks._evaluate import evaluate_folder, evaluate_pairs
-from homolog.tasks._label_spaces import classes_of, in_model, space_of
-from homolog.tasks._predict import predict_scans
-from homolog.tasks._scan_truth import slice_truth
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.names import names_beside, write_names
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store.names import shared_labels
+from homolog.store.store import Store
+from homolog.tasks.base import Task
+from homolog.tasks.classify.truth import slice_truth
+from homolog.tasks.segment.network import classes_of, in_model, space_of
+from homolog.use.evaluate import evaluate_folder, evaluate_pairs
+from homolog.use.predict import predict_scans
 
 AFFINE = Affine.of((1.0, 1.0, 1.0))
 SHAPE = (8, 9, 10)
@@ -182,7 +182,7 @@ def test_painted_scans_are_learnt_together_by_name(tmp_path: Path) -> None:
 
 
 def test_the_store_of_such_labels_opens(tmp_path: Path) -> None:
-    from homolog.data.store_writer import prepare_store
+    from homolog.store.build import prepare_store
 
     scan = tmp_path / "scans" / "a.nii.gz"
     write(scan.parent / "labels" / "a.nii.gz", labels(1, 2), {1: "head", 2: "ignore"})

@@ -11,25 +11,26 @@ import pytest
 import torch
 
 from homolog.config import ConfigError
-from homolog.data.case_source import CaseSource
-from homolog.data.label_names import store_titles
-from homolog.data.scan_io import write_labels, write_volume
-from homolog.data.store import Store
-from homolog.data.store_writer import write_store
-from homolog.data.volume import LabelMap, Volume
 from homolog.events import Note, drain
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.finetune.job import job
 from homolog.geometry.affine import Affine
-from homolog.tasks._evaluate import evaluate_store
-from homolog.tasks._finetune import job
-from homolog.tasks._label_spaces import (
+from homolog.index.datasets import CaseSource
+from homolog.scans.files import write_labels, write_volume
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store.build import write_store
+from homolog.store.names import store_titles
+from homolog.store.store import Store
+from homolog.tasks.segment.network import (
     LabelSpace,
     annotated,
     classes_of,
     in_model,
     space_of,
 )
-from homolog.tasks._trained import open_trained
+from homolog.use.evaluate import evaluate_store
+from homolog.use.predict import open_trained
 
 AFFINE = Affine.of((1.0, 1.0, 1.0))
 SHAPE = (24, 24, 24)
@@ -216,8 +217,8 @@ def test_classes_of_other_stores_get_no_gradient_from_background(
     stores: tuple[Store, Store],
 ) -> None:
     """Of a crop of the second store, background may be the block of the first."""
-    from homolog.backbones._base import build
-    from homolog.tasks.segment import Segment, SegmentConfig
+    from homolog.backbones import build
+    from homolog.tasks.segment.task import Segment, SegmentConfig
 
     task = Segment(replace(SegmentConfig(), window=(16, 16, 16), balance=0.0))
     cases = refs(*stores)

@@ -9,22 +9,27 @@ import pytest
 import torch
 from torch import nn
 
-from homolog.backbones._base import build
+from homolog.backbones import build
 from homolog.config import to_dict
-from homolog.data.learnt_spacing import Learnt, LearntSpacing
-from homolog.data.preprocess import Preprocessing
-from homolog.data.volume import Volume, reorder_axes
 from homolog.errors import UnusableInput
 from homolog.events import Note, drain
-from homolog.feed import CaseRef, Feed
+from homolog.feed.batches import Feed
+from homolog.feed.reading import CaseRef
+from homolog.finetune.settings import choose_cases
 from homolog.geometry.affine import Affine
-from homolog.tasks._base import Trained
-from homolog.tasks._cases import choose_cases
-from homolog.tasks._evaluate import _other_sizes
-from homolog.tasks._labelling import label_stored
-from homolog.tasks._segmenter import SegmentModule, SegmentNetwork, choose_window
-from homolog.tasks._sliding import slide
-from homolog.tasks.segment import Segment, SegmentConfig
+from homolog.scans.volume import Volume, reorder_axes
+from homolog.sliding.sliding import slide
+from homolog.store.learnt_spacing import Learnt, LearntSpacing
+from homolog.store.preprocess import Preprocessing
+from homolog.tasks.base import Trained
+from homolog.tasks.segment.network import (
+    SegmentModule,
+    SegmentNetwork,
+    choose_window,
+    label_stored,
+)
+from homolog.tasks.segment.task import Segment, SegmentConfig
+from homolog.use.evaluate import _other_sizes
 from homolog.views.view import View, Views, ViewSpec
 
 CPU = torch.device("cpu")
@@ -258,7 +263,7 @@ def test_label_values_with_gaps_become_classes_and_unlabelled_stays_out():
         seen["target"] = target
         return logits.sum() * 0, logits.sum() * 0
 
-    from homolog.tasks import _segmenter
+    from homolog.tasks.segment import network as _segmenter
 
     original, _segmenter.dice_cross_entropy = _segmenter.dice_cross_entropy, spy
     try:
@@ -316,7 +321,7 @@ def test_window_follows_the_median_scan_as_far_as_affordable(shape, divisor, win
 def test_segment_network_offers_the_split_that_sliding_blends():
     module = _module(list(range(30)))
     image = torch.randn(1, 16, 16, 24)
-    from homolog.tasks._forward import SlidingConfig
+    from homolog.sliding.sliding import SlidingConfig
 
     config = SlidingConfig(window=(8, 8, 8), divisor=(4, 4, 4))
     module.eval()

@@ -14,27 +14,28 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
 from homolog.backbones.resnet2d import ResNet2D
 from homolog.cli import cli
 from homolog.config import to_dict
-from homolog.data.preprocess import Preprocessing, prepare_volume
-from homolog.data.scan_io import read_labels, read_scan
-from homolog.data.store import Store
-from homolog.data.volume import Volume
 from homolog.events import Note, Request, Validated, drain
-from homolog.feed import Feed
+from homolog.feed.batches import Feed
+from homolog.finetune.job import job
+from homolog.finetune.settings import choose_cases, resolve
 from homolog.geometry.affine import Affine
-from homolog.model_files import load_encoder, load_model, save_model
-from homolog.tasks import _labelling
-from homolog.tasks._base import Trained
-from homolog.tasks._cases import choose_cases
-from homolog.tasks._finetune import job
-from homolog.tasks._finetune_settings import resolve
-from homolog.tasks._labelling import label_stored
-from homolog.tasks._trained import open_trained
-from homolog.tasks._windows import slices_at_once
-from homolog.tasks.segment import Segment, SegmentConfig
+from homolog.model_files.encoder import load_encoder
+from homolog.model_files.folder import load_model, save_model
+from homolog.scans.files import read_labels, read_scan
+from homolog.scans.volume import Volume
+from homolog.sliding.blending import slices_at_once
+from homolog.store.preprocess import Preprocessing, prepare_volume
+from homolog.store.store import Store
+from homolog.tasks.base import Trained
+from homolog.tasks.segment import network as _labelling
+from homolog.tasks.segment.network import label_stored
+from homolog.tasks.segment.task import Segment, SegmentConfig
+from homolog.use.predict import open_trained
 
 CPU = torch.device("cpu")
 NET = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic", "norm": "group"}

@@ -8,7 +8,7 @@ import torch
 
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
-from homolog.views.blocks import block_affine, boxes_of, share_blocks
+from homolog.views.generate import block_affine, boxes_of, share_blocks
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within
 

@@ -8,7 +8,7 @@ import torch
 
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
-from homolog.views.elastic import _smallest_eigenvalue, draw_field
+from homolog.views.plan import _smallest_eigenvalue, draw_field
 from homolog.views.random import generator
 
 SIZE, POINTS = (24, 20, 28), (5, 4, 6)

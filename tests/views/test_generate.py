@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from homolog.data.volume import Volume, closest_canonical
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
-from homolog.views.blocks import block_affine, boxes_of, share_blocks
-from homolog.views.generate import Block, GroupDraw, Levels, generate
+from homolog.scans.volume import Volume, closest_canonical
+from homolog.views.generate import (
+    Block,
+    GroupDraw,
+    Levels,
+    block_affine,
+    boxes_of,
+    generate,
+    share_blocks,
+)
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import Anchor, Elsewhere, View, Views, ViewSpec, Whole, Within
 

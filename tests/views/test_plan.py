@@ -9,8 +9,7 @@ import pytest
 
 from homolog.geometry.affine import Affine
 from homolog.views.plan import GroupPlan, Scan, plan_views
-from homolog.views.specs import check_specs
-from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within
+from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within, check_specs
 
 OBLIQUE = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
 SCAN = Scan(Affine.of((3.0, 1.5, 1.5), (500.0, -900.0, 40.0), OBLIQUE), (30, 50, 60))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

@@ -12,9 +12,8 @@ from monai.networks.blocks import MLPBlock
 from monai.networks.layers import DropPath
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, BackboneConfig
-from homolog.backbones._window_attention import WindowAttention
-from homolog.backbones._windows import cut, join, plan_windows
+from homolog.backbones._window_attention import WindowAttention, cut, join, plan_windows
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

@@ -12,7 +12,7 @@ from monai.networks.nets.resnet import ResNetBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

@@ -10,7 +10,7 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

@@ -14,7 +14,7 @@ from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from homolog.backbones._base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 

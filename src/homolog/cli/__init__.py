@@ -85,8 +85,8 @@ def _leaves_it_to_the_first(words: list[str]) -> bool:
 
 def main() -> None:
     """Entry point: errors become one sentence and an exit status (0, 1, 2, 130)."""
-    from homolog.cli._errors import exit_status
-    from homolog.private_files import keep_private
+    from homolog.cli._run import exit_status
+    from homolog.writing import keep_private
 
     if _leaves_it_to_the_first(sys.argv[1:]):
         sys.exit(0)

@@ -13,8 +13,9 @@ import click
 from homolog.config import ConfigError
 
 if TYPE_CHECKING:
-    from homolog.data.volume import FeatureMap, Volume
-    from homolog.tasks._dense import DenseEncoder
+    from homolog.features.embed import DenseEncoder
+    from homolog.scans.volume import FeatureMap, Volume
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,7 +52,7 @@ class Dense:
 
     def open(self, device: str) -> DenseEncoder:
         """The encoder, ready to embed."""
-        from homolog.study.embedding import encoder_of
+        from homolog.jobs.embedding import encoder_of
 
         assert self.encoder is not None
         settings = {
@@ -115,7 +116,7 @@ def features_of(
     Raises:
         KeyboardInterrupt: The job was told to stop.
     """
-    from homolog.study import embedding
+    from homolog.jobs import embedding
 
     features = yield from embedding.features_of(scan, path, encoder, folder)
     if features is None:
@@ -125,7 +126,7 @@ def features_of(
 
 def run(job: Generator[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """Follow a job on the terminal; its result, which gains the job's ``warnings``."""
-    from homolog.cli._follow import follow
+    from homolog.cli._run import follow
     from homolog.errors import JobError
     from homolog.events import Finished
 

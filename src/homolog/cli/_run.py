@@ -2,19 +2,289 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from homolog.cli._errors import DONE, STOPPED, UNUSABLE
+import click
+
+from homolog import events
+from homolog.config import ConfigError
+from homolog.errors import JobError, UnusableInput
+from homolog.geometry.places import named_numbers
+from homolog.words import VisibleStream, visible
 
 if TYPE_CHECKING:
     from homolog.events import Event
     from homolog.runs.run import Run
     from homolog.runs.worker import StopFlag
+
+
+# From an exception to one sentence on standard error and an exit status.
+
+
+DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
+
+
+def exit_status(error: BaseException) -> int:
+    """Print the sentence an error deserves; return the exit status of section 3."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        print("Stopped.", file=sys.stderr)
+        return STOPPED
+    if isinstance(error, click.ClickException):
+        error.show(file=cast("IO[str]", VisibleStream(sys.stderr)))
+        return UNUSABLE
+    if isinstance(error, SystemExit):
+        return int(error.code) if isinstance(error.code, int) else FAILED
+    if isinstance(error, BrokenPipeError):
+        sys.stderr.close()
+        return DONE
+    expected = (
+        UnusableInput,
+        ConfigError,
+        FileNotFoundError,
+        NotADirectoryError,
+        FileExistsError,
+    )
+    if os.environ.get("HOMOLOG_TRACEBACK"):
+        sys.stderr.write(visible("".join(traceback.format_exception(error))))
+    print(visible(f"homolog: {_sentence(error)}"), file=sys.stderr)
+    if isinstance(error, expected):
+        return UNUSABLE
+    if not isinstance(error, JobError | OSError | ValueError | MemoryError):
+        print("(set HOMOLOG_TRACEBACK=1 to see where)", file=sys.stderr)
+    return FAILED
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    text = str(error).strip()
+    return text if text else type(error).__name__
+
+
+# Show a job's events: a progress bar on a terminal, plain lines otherwise.
+
+
+def follow(stream: Iterable[events.Event]) -> events.Event | None:
+    """Print events as they come; returns the last one (Finished, Stopped or Failed).
+
+    SIGTERM, and SIGHUP of a terminal that is closed, interrupt like Ctrl-C.
+    """
+    screen = _Bar() if sys.stderr.isatty() else _Lines()
+    last: events.Event | None = None
+    try:
+        with _ended_like_ctrl_c():
+            for event in stream:
+                last = event
+                screen.show(event)
+    finally:
+        screen.close()
+    return last
+
+
+def with_result(
+    job: Generator[Any, Any, dict[str, Any]],
+) -> Generator[Any, Any, None]:
+    """A job's events, and its result as the last of them."""
+    result = yield from job
+    yield events.Finished(result)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Whoever ends the process lets it leave things in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    taken: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # a handler of the command's own, and nohup, stay
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, interrupt)
+                taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def duration(seconds: float) -> str:
+    """``125.0`` -> ``"2 min 05 s"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _numbers(values: dict[str, float]) -> str:
+    return "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+
+
+class _Lines:
+    """One line per event, at most one progress line in two seconds."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def show(self, event: events.Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, events.Step | events.Progress):
+            ends = event.index >= event.total
+            if now - self._last < 2.0 and not ends:
+                return
+            self._last = now
+            phase = event.phase if isinstance(event, events.Progress) else "step"
+            line = f"{phase} {event.index}/{event.total}"
+            if isinstance(event, events.Step):
+                line += (
+                    f"  {_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
+                )
+            elif event.item:
+                line += f"  {visible(event.item, one_line=True)}"
+            if event.remaining_s:
+                line += f"  {duration(event.remaining_s)} left"
+            self._print(line)
+            return
+        text = describe(event)
+        if text:
+            self._print(text)
+
+    def _print(self, line: str) -> None:
+        click.echo(visible(line), err=True)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Bar(_Lines):
+    """A live bar with phase, rate and remaining time; other news above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[news]}", markup=False),
+            console=self._console,
+            transient=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("starting", total=1, news="")
+
+    def show(self, event: events.Event) -> None:
+        if isinstance(event, events.Step):
+            news = f"{_numbers(event.losses)}  {event.seconds_per_step:.2f} s/step"
+            phase = "step"
+        elif isinstance(event, events.Progress):
+            news, phase = visible(event.item, one_line=True), event.phase
+        else:
+            text = describe(event)
+            if text:
+                self._print(text)
+            return
+        if event.remaining_s:
+            news += f"  {duration(event.remaining_s)} left"
+        self._progress.update(
+            self._task, description=visible(phase), completed=event.index,
+            total=max(event.total, 1), news=news,
+        )  # fmt: skip
+
+    def _print(self, line: str) -> None:
+        self._console.print(visible(line), highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._progress.stop()
+
+
+def describe(event: events.Event) -> str:
+    """One line for people; empty for events that need none."""
+    match event:
+        case events.Started(phase=phase, total=total):
+            return f"{phase}: {total} steps" if total else phase
+        case events.Validated(index=index, metrics=metrics, is_best=best):
+            mark = "  (best)" if best else ""
+            return f"validation after {index}: {_numbers(metrics)}{mark}"
+        case events.Saved(path=path, what=what):
+            return f"saved {what}: {path}"
+        case events.Note(text=text, level=level):
+            return text if level == "info" else f"{level}: {text}"
+        case events.Preview(path=path, title=title):
+            return f"{title or 'preview'}: {path}"
+        case events.Stopped(index=index):
+            return f"stopped after step {index}"
+        case events.Failed(message=message):
+            return f"failed: {message}"
+    return ""
+
+
+# Options every command takes, and the last line of ``--json``.
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(function: F) -> F:
+    """Add ``--json``, ``--device`` and ``--seed`` (as as_json, device, seed)."""
+    for decorate in (
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+                     help="Seed of everything random."),
+        click.option("--device", default="auto", show_default=True, metavar="DEVICE",
+                     help="auto, cpu, cuda or cuda:i."),
+        click.option("--json", "as_json", is_flag=True,
+                     help="Last line of standard output is one JSON object."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def show(result: dict[str, Any], as_json: bool, lines: Sequence[str] = ()) -> None:
+    """Print lines for people, then (with --json) one JSON object as the last line."""
+    for line in lines:
+        click.echo(visible(line))
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+def triple(text: str, what: str) -> tuple[float, float, float]:
+    """``"z,y,x"`` or ``"x 1, y 2, z 3"`` -> three numbers (z, y, x)."""
+    named = named_numbers(text)
+    if named is not None:
+        return named
+    parts = text.replace(" ", "").split(",")
+    try:
+        z, y, x = (float(p) for p in parts)
+        if not all(map(isfinite, (z, y, x))):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"{what} must be three numbers z,y,x, or each with its axis as in "
+            f"'x=1, y=2, z=3', got {text!r}."
+        ) from None
+    return z, y, x
 
 
 def run_in_folder(
@@ -63,7 +333,6 @@ def in_foreground(run: Run, as_json: bool, *, outside: bool = False) -> int:
 
 def in_background(run: Run, as_json: bool, *, outside: bool = False) -> int:
     """Start a worker for a run and return."""
-    from homolog.cli._options import show
     from homolog.runs import launch
 
     pid = launch.start(run, outside=outside)
@@ -86,7 +355,6 @@ def conclude(run: Run, last: Event | None, as_json: bool) -> int:
         UnusableInput: The job refused its input.
         JobError: It failed.
     """
-    from homolog.cli._options import show
     from homolog.errors import JobError, UnusableInput
     from homolog.events import Failed, Finished
 
@@ -155,7 +423,6 @@ def stop_on_interrupt() -> Iterator[StopFlag]:
 
 def show_events(events: Iterator[Event]) -> Event | None:
     """Show events, return the last; a Failed is left to the command's own error."""
-    from homolog.cli._follow import follow
     from homolog.events import Failed
 
     last: Event | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 
 
 @click.command("align", short_help="Find matching places of a store's scans.")
@@ -48,7 +48,7 @@ def command(
     every pretraining on aligned crops. Preparing the store anew asks for a new table.
     """
     from homolog.cli._dense import existing, run
-    from homolog.study.aligning import job
+    from homolog.jobs.aligning import job
 
     config = {
         "encoder": str(existing(encoder)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 
 
 @click.command("demo", short_help="The whole path on built-in data, with a report.")
@@ -40,12 +40,11 @@ def command(
     patients are procedural (CT-like), with known labels and corresponding points. The
     encoder it leaves can be used by: homolog similarity, match, finetune.
     """
-    from homolog.cli._follow import follow
-    from homolog.cli._run import conclude, stop_on_interrupt
+    from homolog.cli._run import conclude, follow, stop_on_interrupt
     from homolog.config import from_dict, parse_assignments, to_dict
+    from homolog.demo.demo import DemoConfig, table_lines
     from homolog.events import Finished
     from homolog.runs.worker import execute
-    from homolog.study.demo import DemoConfig, table_lines
 
     settings = {**parse_assignments(assignments), "seed": seed, "device": device}
     config = to_dict(from_dict(DemoConfig, settings, where="demo"))

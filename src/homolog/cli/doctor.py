@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homolog.cli._options import show
+from homolog.cli._run import show
 
 
 @click.command("doctor", short_help="Check this machine, or stores for damage.")
@@ -30,7 +30,7 @@ def command(stores: tuple[Path, ...], repair: bool, as_json: bool) -> int:
     With STORE, every file of the store is read and compared with its checksum instead;
     what is damaged is named. Exit status 1 when damage is left.
     """
-    from homolog.study.doctor import examine, examine_stores
+    from homolog.jobs.machine import examine, examine_stores
 
     if repair and not stores:
         raise click.UsageError("--repair needs a STORE to repair.")
@@ -39,7 +39,7 @@ def command(stores: tuple[Path, ...], repair: bool, as_json: bool) -> int:
         lines = told.pop("lines")
         show(told, as_json, lines)
         return 1 if told["problems"] else 0
-    from homolog.cli._follow import follow, with_result
+    from homolog.cli._run import follow, with_result
     from homolog.events import Finished
 
     last = follow(with_result(examine_stores(stores, repair=repair)))

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._dense import Dense, dense_options, existing, run
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 from homolog.geometry.places import lengths_text
 
 if TYPE_CHECKING:
-    from homolog.data.volume import FeatureMap, Volume
-    from homolog.tasks._dense import DenseEncoder
+    from homolog.features.embed import DenseEncoder
+    from homolog.scans.volume import FeatureMap, Volume
 
 
 @click.command("embed", short_help="Dense feature maps of scans, with affine.")
@@ -75,7 +75,7 @@ def command(
 def _embed(
     scans: tuple[Path, ...], out: Path, encoder: DenseEncoder, pca: bool
 ) -> Generator[Any, Any, dict[str, Any]]:
-    from homolog.study.embedding import embed_scans
+    from homolog.jobs.embedding import embed_scans
 
     result = yield from embed_scans(scans, out, encoder)
     if result.pop("stopped"):
@@ -93,11 +93,11 @@ def _write_colours(
     encoder: DenseEncoder,
 ) -> Generator[Any, Any, None]:
     """One RGB volume per scan; the directions are those of all scans together."""
-    from homolog.data.feature_files import open_features
-    from homolog.data.scan_io import read_scan, write_volume
-    from homolog.drawing.pca import fit_colours
     from homolog.events import Saved
-    from homolog.tasks.embed import body_cells
+    from homolog.features.colours import fit_colours
+    from homolog.features.embed import body_cells
+    from homolog.features.files import open_features
+    from homolog.scans.files import read_scan, write_volume
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
     bodies = [
@@ -118,8 +118,8 @@ def colour_volume(scan: Volume, features: FeatureMap, cells: Any) -> Volume:
     """Colours (3, d, h, w) in 0..1 on a scan's own grid, as (3, D, H, W) uint8."""
     import numpy as np
 
-    from homolog.data.volume import Volume
-    from homolog.tasks._regrid import on_grid
+    from homolog.features.search import on_grid
+    from homolog.scans.volume import Volume
 
     rgb = np.stack(
         [on_grid(c, features.affine, scan.shape, scan.affine) for c in cells]

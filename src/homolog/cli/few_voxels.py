@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from homolog.cli._dense import Dense, dense_options, existing, features_option, run
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 from homolog.config import ConfigError
 from homolog.geometry.places import place_text, voxel_text
 
@@ -103,7 +103,7 @@ def command(
     says how well left-out strokes are told, what is wrong with the paint, and where
     one more stroke would help most.
     """
-    from homolog.study.few_voxels import job
+    from homolog.jobs.few_voxels import job
 
     pairs = [(scan, labels), *(_pair(text) for text in also)]
     for pair in pairs:

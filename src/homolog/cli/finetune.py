@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import common
+from homolog.cli._run import common
 
 
 @click.command("finetune", short_help="Learn a task from labelled cases.")
@@ -125,7 +125,7 @@ def command(
     from homolog.cli._run import run_in_folder
     from homolog.config import to_dict
     from homolog.distributed import choose_device
-    from homolog.tasks._finetune_settings import check_cases, resolve
+    from homolog.finetune.settings import check_cases, resolve
 
     own, training, network = sort_settings(assignments)
     if steps is not None:

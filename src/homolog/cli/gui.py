@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from homolog.cli._options import common
+from homolog.cli._run import common
 from homolog.errors import JobError
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 from homolog.geometry.places import AXES_NAMED
-from homolog.safe_text import visible
+from homolog.words import visible
 
 if TYPE_CHECKING:
-    from homolog.data.inspect import Inspection
+    from homolog.scans.inspect import Inspection
+
 
 _COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", "type")
 
@@ -52,8 +53,8 @@ def command(
     Nothing is written. Scans are read piece by piece, never held whole where the
     format allows.
     """
-    from homolog.data.inspect import inspect_scan
     from homolog.errors import UnusableInput
+    from homolog.scans.inspect import inspect_scan
 
     paths = [path for scan in scans for path in _expand(scan)]
     if not paths:
@@ -66,10 +67,10 @@ def command(
 
 def _expand(scan: Path) -> list[Path]:
     """The scans a path stands for."""
-    from homolog.data.scan_header import is_series_path
-    from homolog.data.scan_io import dicom_scans
-    from homolog.data.scan_tree import walk
     from homolog.errors import UnusableInput
+    from homolog.index.tree import walk
+    from homolog.scans.files import dicom_scans
+    from homolog.scans.header import is_series_path
 
     if is_series_path(scan):
         return [scan]
@@ -92,8 +93,8 @@ def _expand(scan: Path) -> list[Path]:
 
 def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
-    from homolog.data.subjects import pseudonym, subject_key
     from homolog.errors import UnusableInput
+    from homolog.index.subjects import pseudonym, subject_key
 
     problems = [
         {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from homolog.cli._dense import Dense, dense_options, existing, features_option, run
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 from homolog.geometry.places import place_text
 
 
@@ -122,8 +122,8 @@ def command(
     if (other is None) == (store is None):
         raise click.UsageError("give either a second scan B or --store STORE.")
     from homolog.config import from_dict
-    from homolog.study.matching import match_pair, match_store, points_of
-    from homolog.tasks._landmark_rules import LandmarksConfig
+    from homolog.jobs.matching import match_pair, match_store, points_of
+    from homolog.landmarks.match import LandmarksConfig
 
     chosen = {name: value for name, value in limits.items() if value is not None}
     chosen |= {"body_only": not anywhere, "exhaustive": exhaustive}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import show
+from homolog.cli._run import show
 
 
 @click.command("methods", short_help="List what can be pretrained.")

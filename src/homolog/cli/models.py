@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import show
+from homolog.cli._run import show
 
 _JSON = click.option(
     "--json",
@@ -50,7 +50,7 @@ def list_models(folder: Path, as_json: bool) -> None:
     """List the models in DIR and below."""
     from homolog.errors import UnusableInput
     from homolog.events import stopped_words
-    from homolog.model_files import read_card
+    from homolog.model_files.card import read_card
 
     if not folder.is_dir():
         raise FileNotFoundError(2, "No such folder", str(folder))
@@ -96,7 +96,7 @@ def check_model(
     source: Path, backbone: str | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
     """Verify SOURCE (run, model folder, weight file) and tell what it holds."""
-    from homolog.study import model_care
+    from homolog.jobs import model_care
 
     result = model_care.check_model(source, _hint(backbone, assignments))
     lines = result.pop("lines")
@@ -134,7 +134,7 @@ def import_model(
     of the encoder must be found. What would be dropped of the file's encoder stops the
     import; decoders and heads are left aside.
     """
-    from homolog.study import model_care
+    from homolog.jobs import model_care
 
     result = model_care.import_model(
         source, out, _hint(backbone, assignments), allow_dropped=allow_dropped
@@ -158,7 +158,7 @@ def export_model(source: Path, out: Path, as_json: bool) -> None:
 
     Keys are the network's own (for swin and vit those of MONAI), without prefix.
     """
-    from homolog.study import model_care
+    from homolog.jobs import model_care
 
     result = model_care.export_model(source, out)
     name = out.with_suffix(".json").name
@@ -167,6 +167,6 @@ def export_model(source: Path, out: Path, as_json: bool) -> None:
 
 def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] | None:
     from homolog.config import parse_assignments
-    from homolog.study import model_care
+    from homolog.jobs import model_care
 
     return model_care.hint(backbone, parse_assignments(assignments))

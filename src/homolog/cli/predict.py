@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import common, show
+from homolog.cli._run import common, show
 
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
@@ -88,10 +88,10 @@ def command(
     NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
     writes one table, classes.csv; slices.csv beside it where it tells slices apart.
     """
-    from homolog.cli._follow import follow
+    from homolog.cli._run import follow
     from homolog.errors import JobError
     from homolog.events import Finished
-    from homolog.study.predicting import label_scans
+    from homolog.jobs.predicting import label_scans
 
     job = label_scans(
         model,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from homolog.cli._options import common, show, triple
+from homolog.cli._run import common, show, triple
 from homolog.config import ConfigError
 
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
@@ -111,10 +111,10 @@ def command(
     Names of files and folders are kept (ids of cases, sources of the store): rename
     files named after patients before you share a store.
     """
-    from homolog.cli._follow import follow, with_result
+    from homolog.cli._run import follow, with_result
     from homolog.errors import JobError
     from homolog.events import Finished
-    from homolog.study.preparing import build_store
+    from homolog.jobs.preparing import build_store
 
     job = build_store(
         list(sources),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._options import common
+from homolog.cli._run import common
 from homolog.config import ConfigError, merge, parse_assignments
-from homolog.safe_text import visible
+from homolog.words import visible
 
 if TYPE_CHECKING:
-    from homolog.pretrain.pairs import MissingPairs
+    from homolog.pretrain.settings import MissingPairs
 
 
 @click.command("pretrain", short_help="Learn an encoder from scans without labels.")
@@ -132,8 +132,7 @@ def command(
     torchrun --nproc-per-node 4 -m homolog.cli pretrain s2dc store --out runs/big
     """  # noqa: D301 - click reads the backspace
     from homolog.cli._run import run_in_folder
-    from homolog.pretrain import resolve
-    from homolog.pretrain.pairs import MissingPairs
+    from homolog.pretrain.settings import MissingPairs, resolve
 
     if steps is not None and minutes is not None:
         raise ConfigError("give --steps or --minutes, not both.")
@@ -186,7 +185,7 @@ def _asked_aligner(missing: MissingPairs) -> Path:
 def _align(missing: MissingPairs, aligner: Path, device: str, seed: int) -> None:
     """Make the table of one store."""
     from homolog.cli._dense import existing, run
-    from homolog.study.aligning import job
+    from homolog.jobs.aligning import job
 
     told = {
         "encoder": str(existing(aligner)), "store": str(missing.store),

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._options import show
+from homolog.cli._run import show
 
 if TYPE_CHECKING:
     from homolog.runs.run import Run
+
 
 _JSON = click.option(
     "--json",

@@ -16,12 +16,12 @@ from homolog.cli._dense import (
     features_option,
     run,
 )
-from homolog.cli._options import common, show, triple
+from homolog.cli._run import common, show, triple
 from homolog.geometry.places import AXES_NAMED, place_text, voxel_text
 
 if TYPE_CHECKING:
-    from homolog.data.volume import Volume
-    from homolog.tasks._dense import DenseEncoder
+    from homolog.features.embed import DenseEncoder
+    from homolog.scans.volume import Volume
 
 
 @click.command("similarity", short_help="Where a scan looks like it does at a point.")
@@ -71,7 +71,7 @@ def command(
     best match is printed with its margin: how much less similar the best place further
     than 20 mm away is.
     """
-    from homolog.data.scan_io import read_scan
+    from homolog.scans.files import read_scan
 
     place = triple(point, "--point")
     source = read_scan(existing(scan))
@@ -123,9 +123,9 @@ def _similarity(
     out: Path,
     folder: Path | None,
 ) -> Generator[Any, Any, dict[str, Any]]:
-    from homolog.data.feature_files import kept_features
-    from homolog.data.scan_io import write_volume
-    from homolog.tasks.similarity import similarity_volume
+    from homolog.features.files import kept_features
+    from homolog.features.search import similarity_volume
+    from homolog.scans.files import write_volume
 
     with kept_features(folder) as place:
         source = yield from features_of(scans[0], paths[0], encoder, place)

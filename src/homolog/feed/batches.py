@@ -12,28 +12,355 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from homolog.data.depths import STEPS
-from homolog.data.pairs import Pairing
 from homolog.errors import UnusableInput
-from homolog.feed.cases import CaseRef, check_cases, numbered
-from homolog.feed.collate import (
-    Batch,
-    centres_within,
-    fractions_of,
-    levels_of,
-    pad_blocks,
-    pinned,
-    stack_plans,
+from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
+from homolog.geometry.affine import Array, Index
+from homolog.geometry.sampling import constant
+from homolog.store.card import Card
+from homolog.store.crops import draw_place
+from homolog.store.depths import STEPS
+from homolog.store.pairs import Pairing
+from homolog.views.generate import (
+    Block,
+    GroupDraw,
+    Levels,
+    Share,
+    generate,
+    recoloured,
+    share_blocks,
 )
-from homolog.feed.order import CaseOrder, TurnOrder
-from homolog.feed.samples import Sampler
-from homolog.views.blocks import Share, share_blocks
-from homolog.views.generate import generate, recoloured
-from homolog.views.specs import Phase, check_phases, check_specs, phase_at
-from homolog.views.view import Same, View, Views, ViewSpec
+from homolog.views.intensity import Draws
+from homolog.views.plan import GroupPlan, Scan, plan_views
+from homolog.views.random import generator
+from homolog.views.view import (
+    Phase,
+    Same,
+    View,
+    Views,
+    ViewSpec,
+    check_phases,
+    check_specs,
+    is_partner,
+    phase_at,
+)
+
+# The samples of one step put together: what travels to the device at once.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch before it goes to the device.
+
+    Attributes:
+        step: Number of the batch.
+        ids: Case id of each of the B samples.
+        case: (B,) int64, position in the feed's cases.
+        partner: (B,) int64, the same of the other patient of each sample; its own
+            where it has none.
+        levels: How stored numbers become intensities.
+        partner_levels: The same for the partners.
+        draws: Group -> drawn views.
+        blocks: Boxes of the scans, int16; in the order of the feed's shares.
+    """
+
+    step: int
+    ids: tuple[str, ...]
+    case: Tensor
+    partner: Tensor
+    levels: Levels
+    partner_levels: Levels
+    draws: Mapping[str, GroupDraw]
+    blocks: tuple[Block, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the boxes."""
+        parts = (t for b in self.blocks for t in (b.image, b.label, b.depth))
+        return sum(t.nbytes for t in parts if t is not None)
+
+
+def levels_of(cards: Sequence[Card]) -> Levels:
+    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread."""
+
+    def column(values: list[float]) -> Tensor:
+        whole = torch.tensor(values, dtype=torch.float64)[:, None]
+        return whole.float().repeat(1, cards[0].channels)
+
+    return Levels(
+        gain=column([c.scale / c.spread for c in cards]),
+        bias=column([(c.offset - c.centre) / c.spread for c in cards]),
+        low=column([(c.low - c.centre) / c.spread for c in cards]),
+        high=column([(c.high - c.centre) / c.spread for c in cards]),
+    )
+
+
+def fractions_of(cards: Sequence[Card]) -> Tensor:
+    """(N, 4, 4) float64: world mm -> place in the scan's box, 0..1 along z, y, x."""
+    found = []
+    for card in cards:
+        share = np.eye(4)
+        share[:3, :3] /= card.shape
+        share[:3, 3] = 0.5 / np.array(card.shape)  # voxel 0 is centred half a voxel in
+        found.append(share @ card.affine.inverse().matrix)
+    return torch.from_numpy(np.stack(found))
+
+
+def centres_within(affine: Tensor, size: Index, fractions: Tensor) -> Tensor:
+    """``View.where``, (B, V, 3) float32.
+
+    Args:
+        affine: (B, V, 4, 4) float64, view voxel -> world mm.
+        size: Voxels of a view.
+        fractions: (B, 4, 4), of each sample's scan, as made by ``fractions_of``.
+    """
+    middle = constant((*((n - 1) / 2 for n in size), 1.0), affine.device)
+    return ((fractions[:, None] @ affine) @ middle)[..., :3].float()
+
+
+def stack_plans(plans: Sequence[GroupPlan]) -> GroupDraw:
+    """The views of one group, of all samples."""
+    fields = [p.displacement_mm for p in plans if p.displacement_mm is not None]
+    return GroupDraw(
+        affine=torch.from_numpy(np.stack([p.affine for p in plans])),
+        displacement_mm=torch.from_numpy(np.stack(fields)) if fields else None,
+        intensity=Draws.stack([p.intensity for p in plans]),
+    )
+
+
+def pad_blocks(blocks: list[Block]) -> Block:
+    """One block per sample -> one for the batch, filled up to the largest."""
+    shape = [max(b.image.shape[axis] for b in blocks) for axis in (-3, -2, -1)]
+
+    def grown(values: Tensor) -> Tensor:
+        gaps = [n - m for n, m in zip(shape, values.shape[-3:], strict=True)]
+        if not any(gaps):
+            return values
+        return torch.nn.functional.pad(values, (0, gaps[2], 0, gaps[1], 0, gaps[0]))
+
+    labels = [grown(b.label) for b in blocks if b.label is not None]
+    depths = [grown(b.depth) for b in blocks if b.depth is not None]
+    extents = [b.extent for b in blocks if b.extent is not None]
+    extent = torch.stack(extents)
+    is_full = bool((extent == torch.tensor(shape, dtype=torch.float64)).all())
+    return Block(
+        image=torch.stack([grown(b.image) for b in blocks]),
+        affine=torch.stack([b.affine for b in blocks]),
+        extent=None if is_full else extent,
+        label=torch.stack(labels) if labels else None,
+        depth=torch.stack(depths) if depths else None,
+    )
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch with its boxes in pinned memory."""
+    blocks = tuple(block.each(Tensor.pin_memory) for block in batch.blocks)
+    return dataclasses.replace(batch, blocks=blocks)
+
+
+# Which case each sample of a run is cut from: seeded shuffles, shared out by part.
+
+
+class CaseOrder:
+    """A pure function from the number of a sample to the position of its case.
+
+    With ``power`` 1, or one part, every epoch is a shuffle of all cases. Otherwise
+    part i (a store or modality, or its labelled cases) of n_i cases gives the share
+    n_i^power / sum_j n_j^power of every epoch's samples (at least one), and goes
+    through its own cases in shuffles of its own; a small part is seen more often, so
+    that its labels are not drowned.
+
+    Args:
+        parts: Number of its part per case, 0, 1, ...
+        seed: Decides the order.
+        power: 1 shares by number of cases, 0.5 by its square root, 0 evenly.
+
+    Source: square root as Ulrich et al., MultiTalent, MICCAI 2023.
+    """
+
+    def __init__(self, parts: Sequence[int], seed: int, power: float = 1.0) -> None:
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be from 0 to 1, got {power}.")
+        self.seed = seed
+        part_of = np.asarray(parts)
+        self._cases = [np.flatnonzero(part_of == p) for p in np.unique(part_of)]
+        self._mixed = power != 1 and len(self._cases) > 1
+        self.length = len(part_of)
+        if self._mixed:
+            wanted = np.array([len(cases) ** power for cases in self._cases])
+            shares = self.length * wanted / wanted.sum()
+            self.quotas = np.maximum(1, np.round(shares)).astype(int)
+            self.length = int(self.quotas.sum())
+        self._shuffled = lru_cache(maxsize=16)(self._shuffle)
+        self._turns = lru_cache(maxsize=2)(self._draw_turns)
+
+    def __getitem__(self, sample: int) -> int:
+        epoch, place = divmod(sample, self.length)
+        if not self._mixed:
+            return int(self._shuffled(self.length, epoch, "epoch")[place])
+        part, seen = self._turns(epoch)[place]
+        cases = self._cases[part]
+        round_, within = divmod(epoch * int(self.quotas[part]) + seen, len(cases))
+        order = self._shuffled(len(cases), int(round_), f"epoch of part {part}")
+        return int(cases[order[within]])
+
+    def shares(self) -> Array:
+        """(cases,) float64: share of the samples that is cut from each case."""
+        if not self._mixed:
+            return np.full(self.length, 1 / self.length)
+        found = np.zeros(sum(len(cases) for cases in self._cases))
+        for cases, quota in zip(self._cases, self.quotas, strict=True):
+            found[cases] = quota / self.length / len(cases)
+        return found
+
+    def _draw_turns(self, epoch: int) -> Array:
+        """(length, 2): whose turn it is, and how many turns it had in this epoch."""
+        turns = np.repeat(np.arange(len(self.quotas)), self.quotas)
+        turns = turns[self._shuffle(self.length, epoch, "turns")]
+        seen = np.zeros_like(turns)
+        for part, quota in enumerate(self.quotas):
+            seen[turns == part] = np.arange(quota)
+        return np.stack([turns, seen], 1)
+
+    def _shuffle(self, count: int, epoch: int, stream: str) -> Array:
+        order = generator(self.seed, epoch, stream=stream).permutation(count)
+        return np.asarray(order)
+
+
+class TurnOrder:
+    """Parts take turns: sample k is of part k modulo the number of parts.
+
+    A batch whose size is a multiple of that number holds equally many of each, always
+    at the same places. Each part goes through its own cases in shuffles of its own.
+
+    Args:
+        parts: Number of its part per case, 0, 1, ..., none missing; -1: never seen.
+        seed: Decides the order.
+
+    Source: Hundred Million, section III-A.2, equal groups per modality.
+    """
+
+    def __init__(self, parts: Sequence[int], seed: int) -> None:
+        self.seed = seed
+        part_of = np.asarray(parts)
+        self._count = len(part_of)
+        self._cases = [np.flatnonzero(part_of == p) for p in range(part_of.max() + 1)]
+        if any(len(cases) == 0 for cases in self._cases):
+            raise ValueError(
+                f"every part needs a case, got parts {sorted(set(parts))}."
+            )
+        self._shuffled = lru_cache(maxsize=64)(self._shuffle)
+
+    def __getitem__(self, sample: int) -> int:
+        turn, part = divmod(sample, len(self._cases))
+        cases = self._cases[part]
+        round_, within = divmod(turn, len(cases))
+        return int(cases[self._shuffled(part, round_)[within]])
+
+    def shares(self) -> Array:
+        """(cases,) float64: share of the samples that is cut from each case."""
+        found = np.zeros(self._count)
+        for cases in self._cases:
+            found[cases] = 1 / len(self._cases) / len(cases)
+        return found
+
+    def _shuffle(self, part: int, round_: int) -> Array:
+        drawn = generator(self.seed, round_, stream=f"turns of part {part}")
+        return np.asarray(drawn.permutation(len(self._cases[part])))
+
+
+# One sample: where its views lie, and the boxes of the scans they need.
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample, drawn and read: its cases, its views, one block per share."""
+
+    case: int
+    partner: int
+    plan: Mapping[str, GroupPlan]
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws and reads samples; a pure function of their number.
+
+    Attributes:
+        cases: Of the feed.
+        seed: Decides every random number.
+        balance: Share of places centred on a label, 0..1.
+        partners: Other patients, and places in them, for groups that ask for them.
+    """
+
+    cases: Sequence[CaseRef]
+    seed: int
+    balance: float
+    partners: Pairing | None
+
+    def sample(
+        self,
+        number: int,
+        position: int,
+        specs: Mapping[str, ViewSpec],
+        shares: Sequence[Share],
+    ) -> Sample:
+        """Draw and read one sample; errors name the case they belong to.
+
+        Args:
+            number: Of the sample, over the whole run and all ranks.
+            position: Of its case.
+            specs: Groups to make.
+            shares: Which of them are read together.
+        """
+        match = None
+        if self.partners is not None:
+            rng = generator(self.seed, number, stream="partner")
+            match = self.partners.draw(position, rng)
+        if match is None:
+            partner = position
+            plan = self._plan(position, number, specs, None)
+        else:
+            mm, partner, partner_mm = match  # places are None where any will do
+            theirs = {n: s for n, s in specs.items() if is_partner(specs, n)}
+            own = {n: s for n, s in specs.items() if n not in theirs}
+            plan = self._plan(position, number, own, mm)
+            plan |= self._plan(partner, number, theirs, partner_mm)
+        blocks: dict[int, Block] = {}
+        for which, at in ((False, position), (True, partner)):
+            numbers = [i for i, s in enumerate(shares) if s.partner == which]
+            some = [shares[i] for i in numbers]
+            if some:
+                case = self.cases[at]
+                with naming(case):
+                    found = read_blocks(case.store, case.card, plan, specs, some)
+                blocks |= dict(zip(numbers, found, strict=True))
+        return Sample(position, partner, plan, [blocks[i] for i in sorted(blocks)])
+
+    def _plan(
+        self,
+        position: int,
+        number: int,
+        specs: Mapping[str, ViewSpec],
+        matched_mm: Array | None,
+    ) -> dict[str, GroupPlan]:
+        case = self.cases[position]
+
+        def draw(rng: np.random.Generator) -> Array:
+            return draw_place(case.store, case.card, rng, self.balance)
+
+        affine = case.card.affine
+        known = None if matched_mm is None else affine.inverse().apply(matched_mm)
+        with naming(case):
+            return plan_views(
+                specs, Scan(affine, case.card.shape), draw,
+                seed=self.seed, sample=number, matched=known,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

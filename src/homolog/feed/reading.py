@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.data.box_map import BoxMap
-from homolog.data.card import Card
-from homolog.data.crops import Sliceable, read_box
-from homolog.data.depths import depth_of
-from homolog.data.store import Store
+from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Index
-from homolog.views.blocks import Box, Share, block_affine, boxes_of
-from homolog.views.generate import Block
+from homolog.store.card import Card
+from homolog.store.crops import BoxMap, Sliceable, read_box
+from homolog.store.depths import depth_of
+from homolog.store.store import Store
+from homolog.views.generate import Block, Box, Share, block_affine, boxes_of
 from homolog.views.plan import GroupPlan, Scan
 from homolog.views.view import ViewSpec
+
+# The cases a feed is made of.
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A case of a store."""
+
+    store: Store
+    card: Card
+
+
+@contextmanager
+def naming(case: CaseRef) -> Iterator[None]:
+    """Errors name the case they belong to."""
+    try:
+        yield
+    except UnusableInput as error:
+        raise UnusableInput(f"case {case.card.id!r}: {error}") from error
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise JobError(f"case {case.card.id!r}: {text}") from error
+
+
+def check_cases(cases: Sequence[CaseRef]) -> None:
+    """Raise UnusableInput where there are none or they do not fit together."""
+    if not cases:
+        raise UnusableInput("at least one case is needed to train on, got none.")
+    first = cases[0].card
+    for case in cases:
+        if case.card.channels != first.channels:
+            raise UnusableInput(
+                f"all cases must have the same channels; case {first.id!r} has "
+                f"{first.channels}, case {case.card.id!r} has {case.card.channels}."
+            )
+
+
+def numbered(values: Sequence[str]) -> list[int]:
+    """Place of each value among all that occur, by name."""
+    names = sorted(set(values))
+    return [names.index(value) for value in values]
+
 
 _UNLABELLED = -1
 _SLAB_VOXELS = 1 << 24  # of the scan at a time, where voxels are pooled

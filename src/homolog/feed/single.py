@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.data.card import Card
-from homolog.data.preprocess import Intensities
-from homolog.data.store import Store
-from homolog.feed.collate import levels_of, pad_blocks, stack_plans
+from homolog.feed.batches import levels_of, pad_blocks, stack_plans
 from homolog.feed.reading import read_blocks
 from homolog.geometry.affine import Affine, Index
-from homolog.views.blocks import share_blocks
-from homolog.views.generate import generate
+from homolog.store.card import Card
+from homolog.store.preprocess import Intensities
+from homolog.store.store import Store
+from homolog.views.generate import generate, share_blocks
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import View, ViewSpec
 

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the terminal starts without numpy
+if TYPE_CHECKING:
     from homolog.geometry.affine import Triple
+
 
 AXES_NAMED = "z, y, x of LPS"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
+    QApplication,
+    QButtonGroup,
     QDockWidget,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QMainWindow,
+    QPushButton,
     QScrollArea,
+    QSizePolicy,
     QStackedWidget,
     QToolButton,
     QVBoxLayout,
@@ -21,22 +29,361 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.autosave.saver import autosave_of
-from homolog.gui.close_guard import CloseGuard, end_helpers
-from homolog.gui.dock_parts import EngineBanner, KeyList, TabRows
-from homolog.gui.hub import Hub
-from homolog.gui.keys import keys_of
-from homolog.gui.wheel import WheelGuard
+from homolog.gui.shared import engine, preferences, widgets
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.keys import keys_of
+from homolog.gui.shared.runs import duration, headline, saved_step
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.widgets import Question, WheelGuard
+from homolog.runs import launch
+from homolog.runs.run import Run
 
 if TYPE_CHECKING:
     import napari
 
+
+# The question before a window with running trainings closes; no Qt widgets.
+
+
+def question_about(runs: Sequence[Run]) -> Question:
+    """Names the trainings, says how far they are and what is safe."""
+    lines = [line_about(run) for run in runs]
+    one = len(runs) == 1
+    return Question(
+        "A training is running" if one else f"{len(runs)} trainings are running",
+        "Still running:\n" + "\n".join(lines),
+        "In the background it goes on without this window; the tab Runs finds it "
+        "again, also after a restart. Stopping saves its state and its model, and it "
+        "can be resumed.",
+        (
+            ("keep", "Keep training in background"),
+            ("stop", "Stop and save"),
+            ("cancel", "Cancel"),
+        ),
+        "keep",
+        "Always do this",
+    )
+
+
+def line_about(run: Run) -> str:
+    """``"Pretraining run-07, step 12/100, about 17 min left; step 10 is saved"``."""
+    step, spec = run.last_step(), run.spec
+    text = headline(
+        str(spec["kind"]), run.folder.name, "running",
+        step.index if step else 0, step.total if step else 0,
+    )  # fmt: skip
+    if step and step.remaining_s > 0:
+        text += f", about {duration(step.remaining_s)} left"
+    saved = saved_step(run.folder)
+    safe = "nothing is saved yet" if saved is None else f"step {saved} is saved"
+    return f"{text}; {safe}."
+
+
+# Closing the window while a training of ours runs: it asks first.
+#
+# Only trainings that this program started are asked about, and only by its last window;
+# closing the dock asks nothing and stops nothing.
+
+
+KEEP, STOP, CANCEL = "keep", "stop", "cancel"
+_PATIENCE_S = 60.0
+_guards: weakref.WeakSet[CloseGuard] = weakref.WeakSet()
+
+
+class CloseGuard(QObject):
+    """Watches the main window that a panel is docked in.
+
+    Args:
+        hub: Its ``closing`` is emitted when the window is about to close.
+        panel: In the dock.
+    """
+
+    def __init__(self, hub: Hub, panel: QWidget) -> None:
+        super().__init__(panel)
+        self.ask = widgets.ask
+        self._hub, self._panel = hub, panel
+        self._window: QMainWindow | None = None
+        self._allowed = self._stopping = False
+
+    def watch(self) -> None:
+        """Find the main window, once; a floating dock still has it as its parent."""
+        if self._window is not None:
+            return
+        place = self._panel
+        while place is not None and not isinstance(place, QMainWindow):
+            place = place.parentWidget()
+        if place is not None:
+            self._window = place
+            place.installEventFilter(self)
+            _guards.add(self)
+
+    def leave(self) -> None:
+        """Watch no more: the dock was closed, its runs go on."""
+        _guards.discard(self)
+        if self._window is not None:
+            self._window.removeEventFilter(self)
+            self._window = None
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Answer the window's Close; let everything else pass."""
+        if event is None or watched is not self._window:
+            return False
+        if event.type() == QEvent.Type.Close:
+            if self._may_close():
+                self._hub.closing.emit()
+                return False
+            event.ignore()
+            return True
+        if event.type() == QEvent.Type.Hide and not event.spontaneous():
+            end_helpers(self._panel)  # napari hides the window it closes
+        return False
+
+    def _may_close(self) -> bool:
+        if self._allowed:
+            return True
+        if self._stopping:
+            self._hub.say("Still saving; the window closes by itself when it is done.")
+            return False
+        runs = launch.started_here() if self._is_last() else []
+        if not runs:
+            return True
+        answer = self._answer(runs)
+        if answer == STOP:
+            self._stop_and_close(runs)
+        return answer == KEEP
+
+    def _answer(self, runs: Sequence[Run]) -> str:
+        told = str(preferences.get("session", "close_answer", "ask"))
+        if told in (KEEP, STOP):
+            return told
+        answer = self.ask(self._window, question_about(runs))
+        if answer.always and answer.key in (KEEP, STOP):
+            preferences.put("session", "close_answer", answer.key)
+        return answer.key
+
+    def _stop_and_close(self, runs: Sequence[Run]) -> None:
+        self._stopping = True
+        names = ", ".join(run.folder.name for run in runs)
+        self._hub.say(f"Saving {names}; the window closes when it is done.")
+        in_background(
+            stop_all, list(runs), owner=self,
+            done=self._close, failed=self._not_stopped,
+        )  # fmt: skip
+
+    def _close(self, _: object) -> None:
+        self._stopping, self._allowed = False, True
+        if self._window is not None:
+            self._window.close()
+
+    def _not_stopped(self, error: Exception) -> None:
+        self._stopping = False
+        self._hub.say(f"A training could not be stopped: {error}", "error")
+
+    def _is_last(self) -> bool:
+        return all(guard is self for guard in _guards)
+
+
+def stop_all(runs: Sequence[Run]) -> None:
+    """Stop runs together, state saved; none is alive afterwards. Blocks.
+
+    One that does not obey within a minute is ended; its last checkpoint stays.
+    """
+    for run in runs:
+        if run.is_alive():
+            run.ask("stop")
+    for run in runs:
+        launch.stop(run, _PATIENCE_S, kill=True)
+
+
+def end_helpers(panel: QWidget) -> None:
+    """Jobs that only serve this window end with it."""
+    for helper in panel.findChildren(Helper):
+        if helper.running:
+            helper.stop()
+
+
+# Parts of the dock: rows of tabs, the banner without an engine, the list of keys.
+
+
+_NARROWEST_PX = 30
+# Greys that stand out on light and on dark themes; the blue is napari's own.
+_LOOK = """
+QToolButton { border: 1px solid rgba(128, 128, 128, 110); border-radius: 3px;
+  padding: 3px; background: rgba(128, 128, 128, 25); }
+QToolButton:checked { font-weight: bold; background: rgba(128, 128, 128, 95);
+  border-bottom: 3px solid rgb(0, 122, 204); }
+QToolButton:focus, QToolButton:hover { border: 2px solid rgb(0, 122, 204); }
+"""
+
+
+class TabRows(QWidget):
+    """Seven tabs that are all visible in 320 pixels: as many rows as are needed.
+
+    Signals:
+        picked: Title of the tab the user chose.
+
+    Args:
+        tabs: (title, tooltip) of each.
+    """
+
+    picked = Signal(str)
+
+    def __init__(self, tabs: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.chosen = ""
+        self.buttons: dict[str, QToolButton] = {}
+        self._corner: list[QWidget] = []
+        self._columns = 0
+        self._group = QButtonGroup(self)
+        self._group.setExclusive(True)
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setSpacing(2)
+        self.setAccessibleName("Tabs")
+        self.setStyleSheet(_LOOK)
+        for title, tip in tabs:
+            button = QToolButton()
+            button.setText(title)
+            button.setCheckable(True)
+            button.setAccessibleName(f"Tab {title}")
+            button.setToolTip(tip)
+            button.setSizePolicy(
+                QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
+            )
+            # Else one wide row could never shrink again to become two.
+            button.setMinimumWidth(_NARROWEST_PX)
+            button.clicked.connect(lambda _=False, t=title: self.picked.emit(t))
+            self._group.addButton(button)
+            self.buttons[title] = button
+        self._arrange(4)
+
+    def add_corner(self, widget: QWidget) -> None:
+        """Put a small button behind the last tab."""
+        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        widget.setMinimumWidth(_NARROWEST_PX)
+        self._corner.append(widget)
+        self._columns = 0
+        self._arrange(4)
+
+    def choose(self, title: str) -> None:
+        """Mark a tab as the one in front."""
+        self.chosen = title
+        self.buttons[title].setChecked(True)
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().resizeEvent(event)
+        self._fit()
+
+    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
+    def _fit(self) -> None:
+        """As many columns as the widest title allows, eight at most."""
+        if not self.buttons:
+            return
+        widest = max(b.sizeHint().width() for b in self.buttons.values()) + 2
+        fitting = max(1, self.width() // widest)
+        cells = len(self.buttons) + len(self._corner)
+        columns = next((n for n in (8, 4, 3, 2) if n <= fitting and n <= cells), 2)
+        self._arrange(columns)
+
+    def _arrange(self, columns: int) -> None:
+        if columns == self._columns:
+            return
+        self._columns = columns
+        widgets = [*self.buttons.values(), *self._corner]
+        for widget in widgets:
+            self._grid.removeWidget(widget)
+        for place, widget in enumerate(widgets):
+            self._grid.addWidget(widget, place // columns, place % columns)
+
+
+class EngineBanner(QFrame):
+    """Without torch and MONAI the panel opens and says what to type.
+
+    Args:
+        missing: Names of the libraries.
+    """
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.setAccessibleName("The training engine is missing")
+        text = QLabel(
+            "⚠ The training engine is not installed in this Python. Scans can be "
+            "opened and looked at; to train or segment, type this in a terminal and "
+            "start napari again:"
+        )
+        text.setWordWrap(True)
+        text.setToolTip(f"Missing: {', '.join(missing)}")
+        self.command = QLineEdit(engine.install_command())
+        self.command.setReadOnly(True)
+        self.command.setAccessibleName("Command that installs the engine")
+        self.command.setToolTip(self.command.text())
+        self.command.setCursorPosition(0)
+        text.setBuddy(self.command)
+        self.copy = QPushButton("Copy")
+        self.copy.setAccessibleName("Copy the command")
+        self.copy.setToolTip("Copy the command to the clipboard")
+        self.copy.clicked.connect(self._copy)
+        line = QHBoxLayout()
+        line.addWidget(self.command, 1)
+        line.addWidget(self.copy)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 4, 6, 4)
+        column.addWidget(text)
+        column.addLayout(line)
+
+    def _copy(self) -> None:
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self.command.text())
+        self.copy.setText("Copied")
+
+
+class KeyList(QFrame):
+    """What our keys do; folded away until the user asks.
+
+    Args:
+        parent: Of the widget.
+    """
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.setAccessibleName("Keys")
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        self.text.setTextFormat(Qt.TextFormat.PlainText)
+        self.text.setAccessibleName("List of keys")
+        self.text.setToolTip("Keys that work while this panel is visible")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 4, 6, 4)
+        column.addWidget(self.text)
+        self.setVisible(False)
+
+    def toggle(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Show the list, or fold it away."""
+        if self.isVisible():
+            self.setVisible(False)
+            return
+        rows = [f"{key}: {words}" for key, words in lines]
+        rows = rows or ["No keys yet; open the tab Explore for some."]
+        rows.append("Tab and Shift+Tab move between fields, Space presses a button.")
+        rows.append("For research use only.")
+        self.text.setText("\n".join(rows))
+        self.setVisible(True)
+
+
 PANELS: list[tuple[str, str]] = [
     ("Data", "homolog.gui.data.panel:DataPanel"),
-    ("Pretrain", "homolog.gui.learn.pretrain_panel:PretrainPanel"),
+    ("Pretrain", "homolog.gui.learn.tabs:PretrainPanel"),
     ("Explore", "homolog.gui.explore.panel:ExplorePanel"),
     ("Landmarks", "homolog.gui.landmarks.panel:LandmarksPanel"),
     ("Label", "homolog.gui.label.panel:LabelPanel"),
-    ("Fine-tune", "homolog.gui.learn.finetune_panel:FinetunePanel"),
+    ("Fine-tune", "homolog.gui.learn.tabs:FinetunePanel"),
     ("Segment", "homolog.gui.segment.panel:SegmentPanel"),
     ("Runs", "homolog.gui.runs.panel:RunsPanel"),
     ("Models", "homolog.gui.models.panel:ModelsPanel"),

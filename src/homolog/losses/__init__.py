@@ -1,1 +1,3 @@
 """Losses: pure functions of tensors."""
+
+from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from homolog.distributed import sum_over_ranks_with_gradient
-from homolog.losses.precision import full_precision
+from homolog.losses.similarity import full_precision
 
 # Below this sum of squares per row a feature counts as constant.
 _LEAST = 1e-10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from homolog.geometry.affine import Index
-from homolog.losses.precision import full_precision
+from homolog.losses.similarity import full_precision
 
 
 def to_patches(image: Tensor, patch: Index) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from homolog.registry import Registry
 
 if TYPE_CHECKING:
-    from homolog.methods._base import Method
+    from homolog.methods.base import Method
 
-METHODS: Registry[Method] = Registry(__name__, "homolog.methods._base:Method", "method")
+
+METHODS: Registry[Method] = Registry(__name__, "homolog.methods.base:Method", "method")

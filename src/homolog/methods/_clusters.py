@@ -2,15 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from homolog.losses.precision import full_precision
-from homolog.methods._swav_settings import MultiCropConfig, VariantConfig
-from homolog.nn.clustering import Clustering
-from homolog.nn.memory_bank import OfflineClustering
+from homolog.config import option
+from homolog.geometry.affine import Index
+from homolog.geometry.sampling import constant
+from homolog.losses.similarity import full_precision
+from homolog.nn.memory_bank import Clustering, OfflineClustering
+from homolog.views.view import Anchor, Elsewhere, Intensity, View, ViewSpec, Within
+
+# Numbers of samples, for what a method remembers of each: a scan, or a part of one.
+
+
+def sample_count(cases: int, bins: Index) -> int:
+    """How many numbers ``sample_numbers`` gives out."""
+    return cases * math.prod(bins)
+
+
+def sample_numbers(view: View, bins: Index) -> Tensor:
+    """(B,) int64: the number of the scan times its parts, plus that of the part.
+
+    Args:
+        view: The group whose first view says where the sample lies.
+        bins: Parts of a scan along z, y, x; (1, 1, 1) where a scan is one sample.
+
+    Raises:
+        ValueError: There are parts, but the view does not know where it lies.
+    """
+    parts = math.prod(bins)
+    if parts == 1:
+        return view.case
+    if view.where is None:
+        raise ValueError(f"{parts} parts of a scan need views that know their place.")
+    counts = constant(bins, view.where.device, torch.int64)
+    part = (view.where[:, 0] * counts).long().clamp_min(0).minimum(counts - 1)
+    z, y, x = part.unbind(1)
+    return view.case * parts + (z * bins[1] + y) * bins[2] + x
+
+
+# Settings and recipes of SwAV; the crops and clusters it shares with others.
+
+
+@dataclass(frozen=True)
+class MultiCropConfig:
+    """Crops, clusters and codes; the defaults suit a small machine."""
+
+    size: tuple[int, int, int] = option(
+        (48, 48, 48), "large crop z, y, x", unit="voxel", minimum=1, maximum=512
+    )
+    small_size: tuple[int, int, int] = option(
+        (32, 32, 32), "small crop z, y, x", unit="voxel", minimum=1, maximum=512
+    )
+    small_count: int = option(
+        2, "small crops beside the two large ones; they only predict", minimum=0
+    )
+    prototypes: int = option(
+        0,
+        "clusters K; 0: a quarter of the features that share a code assignment "
+        "(queue_length), 8 to 3000",
+        minimum=0,
+    )
+    prototype_rate: float = option(
+        10.0,
+        "learning rate of the prototypes, times that of the rest: of unit length, they "
+        "would hardly move otherwise",
+        minimum=0,
+        advanced=True,
+    )
+    queue_length: int = option(
+        64,
+        "features of earlier batches that share the assignment, per large crop, over "
+        "all processes; 0: none. Where the loss rises when it comes in, a shorter one "
+        "helps: its features are of an older network",
+        minimum=0,
+    )
+    queue_start: float = option(
+        0.1, "share of the training before the queues count", minimum=0, maximum=1
+    )
+    freeze: float = option(
+        0.05, "share of the training in which prototypes rest", minimum=0, maximum=1
+    )
+    temperature: float = option(0.1, "of the prediction", minimum=0.01)
+    epsilon: float = option(
+        0.05, "of the assignment; 0.03 if the loss stays at ln K", minimum=0.001
+    )
+    rounds: int = option(3, "of the assignment (Sinkhorn)", minimum=1, advanced=True)
+    hard: bool = option(False, "codes are made one-hot", advanced=True)
+    dim: int = option(128, "length of a feature", minimum=2)
+    hidden: int = option(512, "width inside the projector", minimum=2, advanced=True)
+    place: str = option(
+        "sample",
+        "where the other crops lie: anywhere in the scan (one scan is one thing, as in "
+        "the paper), or around the place of the first crop",
+        choices=("scan", "sample"),
+    )
+    rotate_deg: tuple[float, float, float] = option(
+        (15.0, 15.0, 15.0),
+        "rotation about z, y, x, drawn in +- this",
+        unit="deg",
+        minimum=0,
+        maximum=180,
+    )
+    scale: tuple[float, float] = option(
+        (0.7, 1.4), "range of zoom", minimum=0.1, maximum=8
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of flips along z, y, x; flips hide left from right",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    )
+    intensity_probability: float = option(
+        0.5, "probability of each intensity change", minimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True)
+class VariantConfig(MultiCropConfig):
+    """And whether targets come from batches or from clusters of all samples."""
+
+    variant: str = option(
+        "online",
+        "online: targets from each batch; offline (DeepCluster-v2): clusters "
+        "of all samples, found anew now and then",
+        choices=("online", "offline"),
+    )
+    heads: int = option(3, "offline: clusterings side by side", minimum=1)
+    every: int = option(
+        100,
+        "offline: steps between clusterings, about an epoch; the first so many steps "
+        "only fill the memory",
+        minimum=1,
+    )
+    bins: tuple[int, int, int] = option(
+        (4, 2, 2),
+        "offline: parts of a scan along z, y, x that are samples of their own, unless "
+        "one scan is one thing (place scan)",
+        minimum=1,
+        advanced=True,
+    )
+    kmeans_rounds: int = option(
+        10, "offline: rounds of the k-means", minimum=1, advanced=True
+    )
+    samples: int = option(
+        0,
+        "offline: how many there are; counted in the stores",
+        minimum=0,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class SwAVConfig(VariantConfig):
+    """Settings of SwAV; the defaults suit a small machine."""
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "method": {"size": [48, 48, 48], "small_size": [32, 32, 32]},
+        "backbone": {"name": "resunet"},
+        "training": {
+            "steps": 400,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "warmup_steps": 20,
+        },
+    },
+    "gpu": {
+        "method": {
+            "size": [96, 96, 96],
+            "small_size": [48, 48, 48],
+            "small_count": 4,
+            "queue_length": 960,
+        },
+        "backbone": {"name": "resnet"},
+        "training": {
+            "steps": 20000,
+            "batch_size": 32,
+            "learning_rate": 3e-4,
+            "weight_decay": 0.01,
+            "warmup_steps": 500,
+        },
+    },
+    # 2 large and 6 small crops, K 3000, queue 3840, prototypes rest 313 of about
+    # 120 000 steps. LARC falls from 4.8 to 0.0048 at batch 4096: from 0.075 at 64, so
+    # take n times as much with n processes.
+    "paper": {
+        "method": {
+            "size": [96, 96, 96],
+            "small_size": [48, 48, 48],
+            "small_count": 6,
+            "prototypes": 3000,
+            "queue_length": 3840,
+            "queue_start": 0.075,
+            "freeze": 0.0026,
+            "hidden": 2048,
+            "place": "scan",
+            "prototype_rate": 1.0,
+        },
+        "backbone": {"name": "resnet"},
+        "training": {
+            "steps": 120_000,
+            "batch_size": 64,
+            "optimizer": "larc",
+            "learning_rate": 0.075,
+            "min_learning_rate_factor": 0.001,
+            "clip_norm": 0.0,
+            "weight_decay": 1e-6,
+            "warmup_steps": 3000,
+        },
+    },
+}
 
 _LEAST, _MOST = 8, 3000
 _SAMPLES_PER_CLUSTER = 8
@@ -115,3 +325,40 @@ class Clusters(nn.Module):
             return {"usage": self.offline.usage(), "seen": self.offline.coverage()}
         assert self.online is not None
         return {"usage": self.online.usage()}
+
+
+# Large and small crops of one sample: what the clustering methods look at.
+
+
+def plain_changes(config: MultiCropConfig) -> Intensity:
+    """Changes of grey values, each with the probability of the settings."""
+    p = config.intensity_probability
+    return Intensity(
+        shift_probability=p, scale_probability=p, gamma_probability=p,
+        noise_probability=p, blur_probability=p / 2,
+    )  # fmt: skip
+
+
+def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewSpec]:
+    """Two large crops, and small ones within the first of them or anywhere."""
+    far = config.place == "scan"
+    large = ViewSpec(
+        size=config.size,
+        count=2,
+        place=Elsewhere() if far else Anchor(),
+        translate=(0.0, 0.0, 0.0) if far else (0.25, 0.25, 0.25),
+        rotate_deg=config.rotate_deg,
+        scale=config.scale,
+        flip=config.flip,
+        intensity=intensity,
+    )
+    if not config.small_count:
+        return {"large": large}
+    small = replace(
+        large,
+        size=config.small_size,
+        count=config.small_count,
+        place=Elsewhere() if far else Within("large"),
+        translate=(0.0, 0.0, 0.0),
+    )
+    return {"large": large, "small": small}

@@ -4,24 +4,328 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone
+from homolog.backbones.base import Backbone
+from homolog.config import option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
 from homolog.losses.contrast import info_nce
 from homolog.losses.reconstruct import hidden_patch_error, to_patches
 from homolog.losses.similarity import cosine_distance
-from homolog.methods._alice_network import Online, Seen, Target
-from homolog.methods._alice_settings import RECIPES, AliceConfig
-from homolog.methods._base import Method, PairsWanted
-from homolog.nn.masking import random_mask, view_keys
-from homolog.nn.semantic_alignment import SemanticAlignment
+from homolog.methods.base import Method, PairsWanted
+from homolog.nn.heads import (
+    BottleneckHead,
+    DenseDecoder,
+    Projector,
+    SemanticAlignment,
+    TokenDecoder,
+    tokens_of,
+)
+from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
 from homolog.nn.teacher import Teacher
 from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
+
+# Settings and recipes of Alice.
+
+
+@dataclass(frozen=True)
+class AliceConfig:
+    """Settings of Alice; the defaults suit a small machine."""
+
+    size: tuple[int, int, int] = option(
+        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    )
+    token_stride: int = option(
+        8,
+        "side of a hidden patch: the stride of one of the backbone's maps",
+        unit="voxel",
+        choices=(2, 4, 8, 16, 32),
+    )
+    mask_ratio: float = option(
+        0.75, "share of patches hidden", minimum=0.05, maximum=0.95
+    )
+    pairs: str = option(
+        "aligned",
+        "where the two patients' crops lie: aligned by the store's table of matching "
+        "places, at random places, or the same place of the same patient",
+        choices=("aligned", "random", "same"),
+    )
+    least_score: float = option(
+        0.7,
+        "matches less similar than this are not used; a crop without a match is paired "
+        "with itself",
+        minimum=-1,
+        maximum=1,
+    )
+    largest_cycle_mm: float = option(
+        0.0,
+        "matches that lead back further from where they began are not used; 0: any",
+        unit="mm",
+        minimum=0,
+        advanced=True,
+    )
+    weight_reconstruction: float = option(1.0, "weight of l_r", minimum=0)
+    weight_between: float = option(1.0, "weight of l_dv, between patients", minimum=0)
+    weight_within: float = option(
+        1.0, "weight of l_st, the semantic alignment within a crop", minimum=0
+    )
+    similarity: str = option(
+        "info_nce",
+        "how the branches are compared; cosine is the paper's default, and settles on "
+        "one vector for everything at small batches",
+        choices=("info_nce", "cosine"),
+    )
+    temperature: float = option(0.2, "of InfoNCE", minimum=0.01, advanced=True)
+    rotate_deg: tuple[float, float, float] = option(
+        (15.0, 15.0, 15.0),
+        "rotation of the target's view about z, y, x, drawn in +- this",
+        unit="deg",
+        minimum=0,
+        maximum=180,
+    )
+    scale: tuple[float, float] = option(
+        (0.9, 1.2), "zoom of the target's view", minimum=0.25, maximum=4
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of flips of the target's view along z, y, x (the paper flips)",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    )
+    intensity_probability: float = option(
+        0.5, "probability of each intensity change of the target's view",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
+    decoder_layers: int = option(
+        2, "transformer blocks of the decoder (backbones that drop tokens)", minimum=1
+    )
+    decoder_width: int = option(
+        0, "features inside the decoder; 0: as many as the encoder's tokens", minimum=0,
+        advanced=True,
+    )  # fmt: skip
+    head_hidden: int = option(128, "width inside the heads", minimum=2)
+    head_bottleneck: int = option(64, "unit vector inside the heads", minimum=2)
+    head_dim: int = option(128, "length of the heads' vectors", minimum=2)
+    alignment_dim: int = option(96, "width of the semantic alignment", minimum=2)
+    predictor: bool = option(
+        False,
+        "a perceptron after the online vectors, as in BYOL: the first remedy where the "
+        "features collapse",
+        advanced=True,
+    )
+    momentum: float = option(
+        0.99, "of the target at the start; rises to 1 over the training", minimum=0,
+        maximum=1,
+    )  # fmt: skip
+    min_valid: float = option(
+        0.5,
+        "patches showing less of the scan than this share are not reconstructed",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    )
+    keep: str = option(
+        "student", "whose encoder is saved", choices=("student", "teacher")
+    )
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "method": {"size": [48, 48, 48], "token_stride": 8},
+        "backbone": {
+            "name": "vit",
+            "image_size": [48, 48, 48],
+            "patch": [8, 8, 8],
+            "hidden": 96,
+            "inner": 384,
+            "layers": 4,
+            "heads": 4,
+        },
+        "training": {
+            "steps": 800,
+            "batch_size": 4,
+            "learning_rate": 5e-4,
+            "weight_decay": 0.05,
+            "beta2": 0.95,
+            "warmup_steps": 80,
+        },
+    },
+    # 24 GB: batch 4 pairs of 96^3; 80 GB: 8.
+    "gpu": {
+        "method": {
+            "size": [96, 96, 96],
+            "token_stride": 16,
+            "decoder_layers": 4,
+            "head_hidden": 2048,
+            "head_bottleneck": 256,
+            "head_dim": 512,
+            "alignment_dim": 384,
+            "momentum": 0.996,
+        },
+        "backbone": {"name": "vit"},
+        "training": {
+            "steps": 20000,
+            "batch_size": 4,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.05,
+            "beta2": 0.95,
+            "warmup_steps": 1000,
+        },
+    },
+    # Crops of 192 x 192 x 64, ViT-B, batch 64, AdamW (0.9, 0.95) 5e-5, 100k iterations.
+    "paper": {
+        "method": {
+            "size": [64, 192, 192],
+            "token_stride": 16,
+            "flip": [0.5, 0.5, 0.5],
+            "similarity": "cosine",
+            "decoder_layers": 8,
+            "head_hidden": 2048,
+            "head_bottleneck": 256,
+            "head_dim": 512,
+            "alignment_dim": 768,
+            "momentum": 0.996,
+        },
+        "backbone": {
+            "name": "vit",
+            "image_size": [64, 192, 192],
+            "hidden": 768,
+            "inner": 3072,
+            "layers": 12,
+            "heads": 12,
+        },
+        "training": {
+            "steps": 100_000,
+            "batch_size": 8,
+            "accumulate": 8,
+            "learning_rate": 5e-5,
+            "weight_decay": 0.05,
+            "beta2": 0.95,
+            "warmup_steps": 5000,
+        },
+    },
+}
+
+
+# The two branches of Alice: encoder, decoder and head; encoder and head.
+
+
+class Seen(NamedTuple):
+    """What the online branch makes of masked crops.
+
+    Attributes:
+        visible: (B, n, E) the encoder's visible tokens.
+        tokens: (B, N, H) projected tokens of the decoder, all patches.
+        pooled: (B, H) their mean.
+        asked: (B, H) what is compared with the other patient: the mean, or the
+            predictor's reading of it.
+        patches: (B, N, P) predicted voxels.
+    """
+
+    visible: Tensor
+    tokens: Tensor
+    pooled: Tensor
+    asked: Tensor
+    patches: Tensor
+
+
+class Online(nn.Module):
+    """Encoder of visible tokens, decoder of all tokens, head phi.
+
+    The target's head psi is the moving average of phi, so both read the same number of
+    features: a decoder of another width is lifted to the encoder's first.
+    """
+
+    def __init__(
+        self, backbone: Backbone, config: AliceConfig, map_index: int, grid: Index
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.map_index = map_index
+        self.grid = grid
+        self.patch = backbone.strides[map_index]
+        self.mask_ratio = config.mask_ratio
+        width = backbone.channels[map_index]
+        inside = config.decoder_width or width
+        channels: int = backbone.config.in_channels
+        voxels = channels * math.prod(self.patch)
+        if backbone.drops_tokens:
+            self.decoder: nn.Module = TokenDecoder(
+                width,
+                grid=grid,
+                hidden=inside,
+                layers=config.decoder_layers,
+                out_features=voxels,
+            )
+        else:
+            self.mask_value = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+            self.decoder = DenseDecoder(
+                list(backbone.channels[map_index:]), hidden=inside, out_features=voxels
+            )
+        self.lift = nn.Linear(inside, width) if inside != width else nn.Identity()
+        self.head = BottleneckHead(
+            width,
+            hidden=config.head_hidden,
+            bottleneck=config.head_bottleneck,
+            out_features=config.head_dim,
+        )
+        self.predictor: nn.Module = nn.Identity()
+        if config.predictor:
+            self.predictor = Projector(
+                config.head_dim,
+                config.head_dim,
+                hidden=config.head_hidden,
+                normalise=False,
+            )
+
+    def forward(self, image: Tensor, mask: Tensor) -> Seen:
+        """Crops (B, C, D, H, W), hidden patches (B, N) bool."""
+        if self.backbone.drops_tokens:
+            keep = visible_tokens(mask, self.mask_ratio)
+            visible: Tensor = self.backbone.forward_visible(image, keep)  # type: ignore[operator]
+            features = self.decoder.features(visible, keep)  # type: ignore[operator]
+            patches = self.decoder.output(features)  # type: ignore[operator]
+        else:
+            blocks = to_voxels(mask, self.grid, self.patch)
+            hidden = torch.where(blocks, self.mask_value.to(image.dtype), image)
+            maps = self.backbone.maps(hidden)[self.map_index :]
+            cells = tokens_of(maps[0])
+            keep = visible_tokens(mask, self.mask_ratio)
+            visible = cells.gather(1, keep[..., None].expand(-1, -1, cells.shape[-1]))
+            decoded = self.decoder.features(maps)  # type: ignore[operator]
+            patches = tokens_of(self.decoder.output(decoded))  # type: ignore[operator]
+            features = tokens_of(decoded)
+        tokens = self.head(self.lift(features))
+        pooled = tokens.mean(1)
+        return Seen(visible, tokens, pooled, self.predictor(pooled), patches)
+
+
+class Target(nn.Module):
+    """Encoder and head psi over whole crops, (B, C, D, H, W) -> (B, N, H).
+
+    Made of the online branch's own modules: the teacher copies it, and is moved towards
+    it.
+    """
+
+    def __init__(self, online: Online) -> None:
+        super().__init__()
+        self.backbone = online.backbone
+        self.head = online.head
+        self.map_index = online.map_index
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Whole crops -> projected tokens."""
+        maps = self.backbone.maps(image)
+        tokens: Tensor = self.head(tokens_of(maps[self.map_index]))
+        return tokens
+
 
 # Side of a pair -> the group that is masked, and the one that the target sees.
 _SIDES = {"query": ("query", "query_target"), "key": ("key", "key_target")}

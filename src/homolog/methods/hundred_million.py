@@ -5,30 +5,475 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone
-from homolog.data.box_map import BOXES
-from homolog.data.card import Card
+from homolog.backbones.base import Backbone
+from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
-from homolog.methods._base import Method
-from homolog.methods._clusters import clustering_of, default_prototypes
-from homolog.methods._hundred_classes import ClassHead, names_of
-from homolog.methods._hundred_masks import MaskHead, masks_of
-from homolog.methods._hundred_settings import RECIPES, HundredMillionConfig
-from homolog.methods._multi_crop import multi_crop
-from homolog.nn.clustering import shared_information
-from homolog.nn.heads import Projector, pooled
+from homolog.losses.segmentation import dice_cross_entropy
+from homolog.methods._clusters import (
+    MultiCropConfig,
+    clustering_of,
+    default_prototypes,
+    multi_crop,
+)
+from homolog.methods.base import Method
+from homolog.nn.cell_sampling import at_cells
+from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
+from homolog.nn.memory_bank import shared_information
+from homolog.scans.names import findings_of, has_several
+from homolog.store.card import Card
+from homolog.store.crops import BOXES, box_name
+from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 if TYPE_CHECKING:
-    from homolog.feed import CaseRef
+    from homolog.feed.reading import CaseRef
+
+
+# Classes of whole scans that teach beside the clusters: one per scan, or several.
+
+
+def names_of(targets: Sequence[str | None]) -> tuple[list[str], bool]:
+    """Classes that scans name, and whether a scan may show several or none of them.
+
+    They may where any scan has more than one (``effusion|nodule``).
+    """
+    known = [text for text in targets if text is not None]
+    if any(map(has_several, known)):
+        return sorted({name for text in known for name in findings_of(text)}), True
+    return sorted(set(known)), False
+
+
+class ClassHead(nn.Module):
+    """Cross-entropy of the class, or of each finding, of scans where it is known.
+
+    Args:
+        width: Channels E of the vectors.
+        names: Classes (K).
+        several: A scan shows any of them or none.
+
+    Source: Ghesu et al., 2022, section III-A.3, Eq. 6.
+    Differs from the paper: the linear layer sees features standardised between scans;
+        several findings of one scan are told one by one.
+    """
+
+    def __init__(self, width: int, names: Sequence[str], *, several: bool) -> None:
+        super().__init__()
+        self.names, self.several = tuple(names), several
+        self.standard = Standardise(width)
+        self.linear = nn.Linear(width, len(self.names))
+
+    @property
+    def trivial(self) -> float:
+        """What a uniform prediction costs."""
+        return math.log(2 if self.several else len(self.names))
+
+    def targets(self, texts: Sequence[str | None]) -> list[int] | list[list[float]]:
+        """What cards say -> ``View.target``: class or -1; or K numbers 0, 1 or -1."""
+        if not self.several:
+            known = {name: number for number, name in enumerate(self.names)}
+            return [known.get(text or "", -1) for text in texts]
+        rows = []
+        for text in texts:
+            shown = findings_of(text) if text is not None else ()
+            rows.append(
+                [-1.0 if text is None else float(n in shown) for n in self.names]
+            )
+        return rows
+
+    def knows(self, text: str | None) -> bool:
+        """Whether a scan of this class teaches."""
+        return text is not None and (self.several or text in self.names)
+
+    def forward(self, vectors: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Errors of a batch.
+
+        Args:
+            vectors: (B, V, E), crops of each scan.
+            target: As ``targets`` numbers them, (B,) or (B, K).
+
+        Returns:
+            ``total`` (summed over the scans that are known, mean over their crops and
+            findings), ``labelled`` (their number) and ``accuracy``.
+        """
+        known = target >= 0 if target.ndim == 1 else (target >= 0).all(1)
+        plain = nn.functional.layer_norm(vectors, vectors.shape[-1:])
+        seen = self.standard(plain, known[:, None].expand(vectors.shape[:2]))
+        scores = self.linear(seen).float()
+        mean = scores.mean(1)
+        if self.several:
+            wanted = target.clamp_min(0).float()
+            error = nn.functional.binary_cross_entropy_with_logits(
+                scores, wanted[:, None].expand_as(scores), reduction="none"
+            ).mean((1, 2))
+            right = ((mean > 0) == (wanted > 0)).float().mean(1)
+        else:
+            error = nn.functional.cross_entropy(
+                scores.transpose(1, 2),
+                target[:, None].expand(-1, scores.shape[1]),
+                ignore_index=-1,
+                reduction="none",
+            ).mean(1)
+            right = (mean.argmax(1) == target).float()
+        labelled = known.sum()
+        zero = torch.zeros_like(error)
+        return {
+            "total": torch.where(known, error, zero).sum(),
+            "labelled": labelled,
+            "accuracy": (right * known).sum() / labelled.clamp_min(1),
+        }
+
+
+# Label maps and boxes of some scans as supervision of a pretraining.
+
+
+_HIDDEN = 64
+
+# One class of one store: number of the store, its value there, number of the class.
+Row = tuple[int, int, int]
+
+
+def masks_of(cases: Sequence[CaseRef]) -> tuple[list[str], list[Row]]:
+    """The classes that label maps and boxes annotate together.
+
+    Labels of one name are one class, whichever store or kind of mark they come from;
+    a label without a name of its own is a class of its own store.
+
+    Args:
+        cases: What is learnt from.
+
+    Returns:
+        Names of the classes, and one row (store, value, class) for each class of each
+        store. Stores are numbered as ``View.label_space``; classes from 1; a box has
+        the value ``BOXES`` + class.
+    """
+    number: dict[tuple[str, ...], int] = {}
+    names: list[str] = []
+
+    def class_of(name: str, *of: str) -> int:
+        key = (name.strip().casefold(), *of)
+        if key not in number:
+            names.append(name)
+            number[key] = len(names)
+        return number[key]
+
+    rows: set[Row] = set()
+    numbers: dict[Path, int] = {}
+    for case in cases:
+        path, card = case.store.path, case.card
+        if path not in numbers:
+            refuse_ignored(path, case.store.label_names)
+        store = numbers.setdefault(path, len(numbers))
+        for value in card.label_values:
+            name = case.store.label_names.get(value, "")
+            if has_name(value, name):
+                one = class_of(name)
+            else:
+                one = class_of(f"label {value} of {path.name}", str(path))
+            rows.add((store, value, one))
+        # a case has one map: beside a label map its boxes stay unused
+        for box in () if card.has_label else card.boxes:
+            one = class_of(box_name(box))
+            rows.add((store, BOXES + one, one))
+    return names, sorted(rows)
+
+
+class MaskHead(nn.Module):
+    """Reads label maps off an encoder's maps, coarsely; dropped after the training.
+
+    All maps from one of a given stride on are projected, enlarged and added: what can
+    be read so must lie in the encoder. A decoder to every voxel would learn much of it
+    itself, and cost more than a small encoder.
+
+    A label map or box only says something of the classes its store annotates: what is
+    not, counts as background or any of the others. Inside a box is its class, outside
+    background: a weak truth.
+
+    Args:
+        backbone: Its channels and strides are read; it is not kept.
+        stride: In plane; the first map as coarse, or else the deepest, gives the grid.
+        classes: How many, without background.
+        rows: Of ``masks_of``.
+
+    Raises:
+        ConfigError: A row of a class that is not there.
+
+    Source: Ghesu et al., arXiv 2201.01283, Eq. 5 and 6: g reads output and intermediate
+    features; the paper names no loss for masks: Dice and cross-entropy (nnU-Net).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        stride: int,
+        classes: int,
+        rows: Sequence[Row],
+    ) -> None:
+        super().__init__()
+        wrong = [r for r in rows if min(r[:2]) < 0 or not 0 < r[2] <= classes]
+        if wrong:
+            raise ConfigError(
+                f"mask_rows must be (store, value, class), class 1 to {classes} of "
+                f"mask_names, got {tuple(wrong[0])}."
+            )
+        coarse = [i for i, (_, _, x) in enumerate(backbone.strides) if x >= stride]
+        self.first = coarse[0] if coarse else len(backbone.strides) - 1
+        self.stride = backbone.strides[self.first]
+        self.decoder = DenseDecoder(
+            list(backbone.channels[self.first :]),
+            hidden=_HIDDEN,
+            out_features=classes + 1,
+        )
+        # two rows per store, label maps and boxes; column v + 1: class of value v
+        stores = 1 + max(store for store, _, _ in rows)
+        top = max(value - (BOXES if value > BOXES else 0) for _, value, _ in rows)
+        table = torch.zeros(2 * stores, top + 3, dtype=torch.int64)
+        table[:, 0] = -1
+        annotated = torch.zeros(2 * stores, classes + 1, dtype=torch.bool)
+        annotated[:, 0] = True
+        for store, value, one in rows:
+            is_box = value > BOXES
+            row, column = 2 * store + is_box, value - BOXES * is_box + 1
+            table[row, column] = one
+            annotated[row, one] = True
+        self.table: Tensor
+        self.annotated: Tensor
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("annotated", annotated, persistent=False)
+
+    def target(self, view: View, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What the cells of a map are.
+
+        Args:
+            view: With labels.
+            grid: Cells (d, h, w).
+
+        Returns:
+            (B V, d, h, w) int64 classes, 0 background, -1 unknown; and (B V, K + 1)
+            bool, the classes that the crop's store annotates.
+        """
+        assert view.label is not None
+        assert view.label_space is not None
+        d, h, w = grid
+        value = at_cells(view.label.flatten(0, 1), self.stride, (d, h, w))
+        is_box = (value >= BOXES).any(1).long()
+        value = torch.where(value >= BOXES, value - BOXES, value)
+        space = view.label_space.repeat_interleave(view.label.shape[1])
+        # stores after the last labelled one have no rows, and nothing to look up
+        row = (2 * space + is_box).clamp_max(len(self.table) - 1)
+        column = (value + 1).clamp_max(self.table.shape[1] - 1)
+        classes = self.table[row[:, None], column].reshape(-1, d, h, w)
+        return classes, self.annotated[row]
+
+    def forward(self, maps: Sequence[Tensor], view: View) -> Mapping[str, Tensor]:
+        """``error``, ``labelled`` (share of crops), ``dice`` of the classes there.
+
+        Args:
+            maps: All maps of the encoder for the crops of the view, (B V, E, d, h, w).
+            view: With labels.
+        """
+        logits = self.decoder(tuple(maps[self.first :]))
+        target, annotated = self.target(view, logits.shape[2:])
+        with torch.autocast(logits.device.type, enabled=False):
+            dice, cross_entropy = dice_cross_entropy(
+                logits, target, annotated, together=True
+            )
+        labelled = (target >= 0).flatten(1).any(1).float().mean()
+        return {
+            "error": dice + cross_entropy,
+            "labelled": labelled,
+            "dice": _overlap(logits.detach(), target, annotated),
+        }
+
+
+def _overlap(logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
+    """Mean Dice, over the batch, of the classes that its truth shows; 0 without any."""
+    shown = logits.float().masked_fill(~annotated[:, :, None, None, None], -torch.inf)
+    known = (target >= 0)[:, None]
+
+    def marked(classes: Tensor) -> Tensor:
+        return torch.zeros_like(shown).scatter_(1, classes[:, None], 1.0) * known
+
+    told, truth = marked(shown.argmax(1)), marked(target.clamp_min(0))
+    space = (0, 2, 3, 4)
+    sizes = truth.sum(space)[1:]
+    score = 2 * (told * truth).sum(space)[1:] / (told.sum(space)[1:] + sizes + 1e-12)
+    there = sizes > 0
+    return (score * there).sum() / there.sum().clamp_min(1)
+
+
+# Settings and recipes of Hundred Million.
+
+
+@dataclass(frozen=True)
+class HundredMillionConfig(MultiCropConfig):
+    """Settings of Hundred Million; the defaults suit a small machine."""
+
+    scale: tuple[float, float] = option(
+        (0.4, 1.2),
+        "range of zoom; the paper shrinks images to 0.1 to 0.7 of their side",
+        minimum=0.05,
+        maximum=8,
+    )
+    clustering: str = option(
+        "modality",
+        "modality: every modality has clusters of its own and its share of each batch; "
+        "together: all share them, which tends to find the modalities themselves",
+        choices=("modality", "together"),
+    )
+    modalities: tuple[str, ...] = option(
+        (), "whose turn it is in a batch; empty: those of the stores", advanced=True
+    )
+    class_names: tuple[str, ...] = option(
+        (), "classes of whole scans; empty: those of the stores", advanced=True
+    )
+    class_several: bool = option(
+        False,
+        "a scan shows any of the classes or none; set where any scan has more than one",
+        advanced=True,
+    )
+    weight_clusters: float = option(1.0, "weight of the clustering, alpha", minimum=0)
+    weight_classes: float = option(
+        1.0,
+        "weight of the classes of those scans that have one, beta; 0: labels unused",
+        minimum=0,
+    )
+    weight_masks: float = option(
+        1.0,
+        "weight of the label maps and boxes of those scans that have some; 0: unused",
+        minimum=0,
+    )
+    mask_stride: int = option(
+        4,
+        "masks are read off the encoder's map of this stride in plane, and the deeper "
+        "ones",
+        unit="voxel",
+        minimum=1,
+        advanced=True,
+    )
+    mask_names: tuple[str, ...] = option(
+        (), "classes of label maps and boxes; empty: those of the stores", advanced=True
+    )
+    mask_rows: tuple[tuple[int, int, int], ...] = option(
+        (),
+        "store, label value there, class from 1; empty: as the stores have them",
+        advanced=True,
+    )
+    strict: bool = option(
+        False,
+        "the terms of classes and masks are divided by all samples of a batch, as "
+        "printed, not by the labelled ones",
+        advanced=True,
+    )
+    bands_probability: float = option(
+        0.5, "probability of other energies of frequency bands", minimum=0, maximum=1
+    )
+    bands_sigmas: tuple[float, ...] = option(
+        (0.5, 1.0, 2.0, 4.0),
+        "Gaussians that split an image into bands, fine to coarse",
+        unit="voxel",
+        minimum=0.3,
+        advanced=True,
+    )
+    bands_mean: tuple[float, ...] = option(
+        (),
+        "mean energy of each band, the low-pass last; empty: measured in the stores",
+        minimum=0,
+        advanced=True,
+    )
+    bands_std: tuple[float, ...] = option(
+        (), "their standard deviations", minimum=0, advanced=True
+    )
+    gamma: tuple[float, float] = option(
+        (0.6, 1.8), "range of gamma; the paper's 1.8 to 2.6 only darkens", minimum=0.1
+    )
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "method": {
+            "size": [1, 64, 64],
+            "small_size": [1, 32, 32],
+            "queue_length": 64,
+            "prototypes": 16,
+            "scale": [0.8, 1.25],
+            "intensity_probability": 0.3,
+            "bands_probability": 0.3,
+        },
+        "backbone": {
+            "name": "resnet2d",
+            "widths": [16, 32, 64, 128],
+            "stage_blocks": [1, 1, 1, 1],
+            "block": "basic",
+            "norm": "group",
+        },
+        "training": {
+            "steps": 1000,
+            "batch_size": 40,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "warmup_steps": 40,
+        },
+    },
+    "gpu": {
+        "method": {
+            "size": [1, 224, 224],
+            "small_size": [1, 96, 96],
+            "small_count": 6,
+            "queue_length": 3840,
+            "prototypes": 1000,
+            "epsilon": 0.03,
+            "hidden": 2048,
+        },
+        "backbone": {"name": "resnet2d"},
+        "training": {
+            "steps": 50_000,
+            "batch_size": 128,
+            "learning_rate": 3e-4,
+            "weight_decay": 1e-6,
+            "warmup_steps": 1000,
+        },
+    },
+    # 2 crops of 224 and 6 of 92, K 3000, queue 3840 from epoch 10 of 100, prototypes
+    # rest 10 000 iterations. LARC falls from 0.6 to 0.0006 at batch 1024, which is that
+    # of 32 processes: take less with fewer.
+    "paper": {
+        "method": {
+            "size": [1, 224, 224],
+            "small_size": [1, 96, 96],
+            "small_count": 6,
+            "queue_length": 3840,
+            "queue_start": 0.1,
+            "prototypes": 3000,
+            "freeze": 0.001,
+            "epsilon": 0.03,
+            "hidden": 2048,
+            "place": "scan",
+            "prototype_rate": 1.0,
+            "scale": [0.1, 0.7],
+            "gamma": [1.8, 2.6],
+        },
+        "backbone": {"name": "resnet2d", "widths": [128, 256, 512, 1024]},
+        "training": {
+            "steps": 10_000_000,
+            "batch_size": 32,
+            "optimizer": "larc",
+            "learning_rate": 0.6,
+            "min_learning_rate_factor": 0.001,
+            "clip_norm": 0.0,
+            "weight_decay": 1e-6,
+            "warmup_steps": 10_000,
+        },
+    },
+}
 
 # A modality of fewer scans gets no turn: one scan would fill a share of every batch.
 _COMMON = 4

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone
+from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
 from homolog.losses.reconstruct import hidden_patch_error, to_patches
-from homolog.methods._base import Method
+from homolog.methods.base import Method
 from homolog.nn.heads import DenseDecoder, TokenDecoder, tokens_of
 from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
 from homolog.views.view import Intensity, View, Views, ViewSpec

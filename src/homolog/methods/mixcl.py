@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from homolog.backbones._base import Backbone
-from homolog.data.card import Card
+from homolog.backbones.base import Backbone
+from homolog.config import option
 from homolog.geometry.affine import Index
+from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
 from homolog.losses.cross_correlation import cross_correlation, redundancy
-from homolog.losses.label_contrast import BACKGROUND, Labelled, label_contrast
-from homolog.methods._base import Method, PairsWanted
-from homolog.methods._mixcl_network import (
-    GradientMeter,
-    Levels,
-    VoxelProjector,
-    second_finest,
-    tissue_weights,
-)
-from homolog.methods._mixcl_settings import RECIPES, MixCLConfig
+from homolog.methods.base import Method, PairsWanted
 from homolog.nn.cell_sampling import (
     at_cells,
     cells_of,
@@ -29,9 +23,329 @@ from homolog.nn.cell_sampling import (
     draw_cells,
     draw_per_class,
 )
-from homolog.nn.decoders import build_decoder
+from homolog.nn.decoders import build_decoder, raising
 from homolog.nn.masking import view_keys
+from homolog.store.card import Card
 from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, ViewSpec
+
+# MixCL's parts around the encoder: maps by level, projectors, measured gradients.
+
+
+_TOKEN_WIDTH = 16
+
+
+class Levels(nn.Module):
+    """Maps of an encoder by stride.
+
+    A network whose maps all have one stride (vit) is given UNETR's projections: its
+    shallower maps are raised to the strides 2, 4, ..., the shallowest to the finest;
+    the deepest map keeps its stride. They are dropped after the training.
+
+    Args:
+        backbone: Its channels and strides are read; it is not kept.
+        strides: In-plane strides asked for.
+
+    Attributes:
+        strides: Voxels (z, y, x) per cell, by in-plane stride.
+        channels: Channels, by in-plane stride.
+
+    Raises:
+        ValueError: The network has no map of a stride.
+    """
+
+    def __init__(self, backbone: Backbone, strides: Sequence[int]) -> None:
+        super().__init__()
+        wanted = sorted(set(strides))
+        self.strides: dict[int, Index] = {}
+        self.channels: dict[int, int] = {}
+        self._source: dict[int, int] = {}
+        self.raised = nn.ModuleDict()
+        one_stride = len(set(backbone.strides)) == 1 and len(backbone.strides) > 1
+        for stride in wanted:
+            if one_stride and stride < backbone.strides[0][2]:
+                self._raise(backbone, stride, [s for s in wanted if s <= stride])
+                continue
+            index = backbone.map_of_stride(stride)
+            self._source[stride] = index
+            self.strides[stride] = backbone.strides[index]
+            self.channels[stride] = backbone.channels[index]
+
+    def _raise(self, backbone: Backbone, stride: int, finer: Sequence[int]) -> None:
+        side = backbone.strides[0]
+        doublings = (side[2] // stride).bit_length() - 1
+        if len(set(side)) > 1 or stride * 2**doublings != side[2]:
+            raise ValueError(
+                f"maps of stride {side} cannot be raised to stride {stride}: both must "
+                "be powers of two, the same along all axes."
+            )
+        index = min(len(finer) - 1, len(backbone.channels) - 2)
+        self._source[stride] = index
+        self.strides[stride] = (stride, stride, stride)
+        self.channels[stride] = _TOKEN_WIDTH * stride
+        self.raised[str(stride)] = raising(
+            backbone.channels[index], self.channels[stride], doublings
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[int, Tensor]:
+        """All maps of the backbone -> in-plane stride -> (B, E, d, h, w)."""
+        found = {}
+        for stride, index in self._source.items():
+            name = str(stride)
+            raised = self.raised[name] if name in self.raised else None
+            found[stride] = maps[index] if raised is None else raised(maps[index])
+        return found
+
+
+class VoxelProjector(nn.Module):
+    """Three linear layers on vectors, [c, c, 2c], with normalisation and ReLU between.
+
+    The same as 1 x 1 x 1 convolutions, on drawn cells only.
+
+    Args:
+        channels: c.
+        norm: ``batch`` (over all given vectors; per process), ``layer`` or ``none``.
+
+    Source: MixCL, section 2.1, sigma^l.
+    """
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        widths = [channels, channels, channels, 2 * channels]
+        parts: list[nn.Module] = []
+        for inside, outside in itertools.pairwise(widths):
+            if parts:
+                parts += [*_norm(norm, inside), nn.ReLU()]
+            parts.append(nn.Linear(inside, outside))
+        self.layers = nn.Sequential(*parts)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., c) -> (..., 2c)."""
+        projected: Tensor = self.layers(vectors.flatten(0, -2))
+        return projected.reshape(*vectors.shape[:-1], -1)
+
+
+class GradientMeter:
+    """How strongly each loss term pulls at the encoder's maps, at no extra backward.
+
+    Each term reads the maps through a meter of its own; what flows back is measured on
+    its way.
+    """
+
+    def __init__(self) -> None:
+        self._squares: dict[str, Tensor] = {}
+
+    def reset(self) -> None:
+        """Forget the last step."""
+        self._squares = {}
+
+    def through(self, name: str, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The same maps, their gradient counted under ``name``."""
+        passed = []
+        for tensor in maps:
+            own = tensor.view_as(tensor)
+            if own.requires_grad:
+                own.register_hook(lambda g: self._count(name, g))  # type: ignore[no-untyped-call]
+            passed.append(own)
+        return passed
+
+    def _count(self, name: str, gradient: Tensor) -> None:
+        square = gradient.detach().float().square().sum()
+        before = self._squares.get(name)
+        self._squares[name] = square if before is None else before + square
+
+    def norms(self) -> dict[str, Tensor]:
+        """Term -> norm of its gradient over all maps of the last step."""
+        return {f"gradient_{k}": v.sqrt() for k, v in self._squares.items()}
+
+
+def _norm(kind: str, width: int) -> list[nn.Module]:
+    if kind == "batch":
+        return [nn.BatchNorm1d(width)]
+    return [nn.LayerNorm(width)] if kind == "layer" else []
+
+
+def second_finest(backbone: Backbone) -> int:
+    """In-plane stride of the paper's second layer: UNETR's enc2 has stride 2."""
+    strides = sorted({x for _, _, x in backbone.strides})
+    if len(strides) == 1:
+        return min(2, strides[0])
+    return strides[1]
+
+
+def tissue_weights(image: Tensor, valid: Tensor) -> Tensor:
+    """Weights (B, N) by which half of the drawn cells are brighter than the mean.
+
+    Args:
+        image: (B, N) normalised values.
+        valid: (B, N) bool; cells outside the scan weigh nothing.
+    """
+    real = valid.float()
+    mean = (image * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+    bright = real * (image > mean)
+    dark = real - bright
+    weight = torch.zeros_like(real)
+    for part in (bright, dark):
+        weight = weight + part / part.sum(1, keepdim=True).clamp_min(1)
+    return weight
+
+
+# Settings and recipes of MixCL.
+
+
+@dataclass(frozen=True)
+class MixCLConfig:
+    """Settings of MixCL; the defaults suit a small machine."""
+
+    size: tuple[int, int, int] = option(
+        (32, 32, 32), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    )
+    levels: tuple[int, ...] = option(
+        (2, 4, 8), "strides of the maps that the identity term compares", unit="voxel"
+    )
+    label_stride: int = option(
+        0,
+        "stride of the map that the label term compares; 0: the second finest of the "
+        "network, for a vit 2",
+        unit="voxel",
+        minimum=0,
+    )
+    weight_identity: float = option(1.0, "weight of the identity term", minimum=0)
+    weight_label: float = option(0.1, "weight of the label term", minimum=0)
+    weight_reconstruction: float = option(
+        1.0, "weight of the reconstruction term", minimum=0
+    )
+    sums: bool = option(
+        False,
+        "sums over features, levels and voxels as in the paper, instead of means; the "
+        "paper's weights are 1, 0.01, 0.01",
+        advanced=True,
+    )
+    redundancy: float = option(
+        0.0051, "weight of correlations between different features", minimum=0
+    )
+    center: bool = option(
+        True,
+        "subtract each feature's mean before correlating, unlike the printed formula",
+        advanced=True,
+    )
+    identity_voxels: int = option(
+        4096, "voxels compared by the identity term, per level and batch", minimum=2
+    )
+    temperature: float = option(0.1, "of the label term", minimum=0.01)
+    per_class: int = option(
+        48, "voxels drawn per class and crop for the label term", minimum=1
+    )
+    most_voxels: int = option(
+        1024, "voxels drawn per crop for the label term, at most", minimum=1,
+        advanced=True,
+    )  # fmt: skip
+    depth_scale: float = option(
+        8.0,
+        "mu of the weight by depth within a label: most are drawn half as deep",
+        unit="voxel",
+        minimum=0.1,
+        advanced=True,
+    )
+    depth_floor: float = option(
+        0.05, "epsilon: weight on the boundary", minimum=1e-6, advanced=True
+    )
+    background_negative: bool = option(
+        False, "background counts as another class than every label"
+    )
+    within: bool = option(
+        False, "voxels of one crop are compared with each other too", advanced=True
+    )
+    global_ratio: bool = option(
+        False, "one ratio over all pairs, as printed, instead of one per voxel",
+        advanced=True,
+    )  # fmt: skip
+    same_patient: float = option(
+        0.5, "share of second crops cut from the same scan", minimum=0, maximum=1
+    )
+    projector_norm: str = option(
+        "batch",
+        "normalisation inside the projectors",
+        choices=("batch", "layer", "none"),
+    )
+    rotate_deg: tuple[float, float, float] = option(
+        (15.0, 15.0, 15.0),
+        "rotation of crops about z, y, x, drawn in +- this",
+        unit="deg",
+        minimum=0,
+        maximum=180,
+    )
+    scale: tuple[float, float] = option(
+        (0.85, 1.15), "range of zoom", minimum=0.25, maximum=4
+    )
+    elastic_mm: float = option(
+        4.0, "standard deviation of the elastic displacement", unit="mm", minimum=0
+    )
+    shape_probability: float = option(
+        0.5, "probability of rotation and zoom, and of the elastic displacement",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    intensity_probability: float = option(
+        0.2, "probability of each intensity change", minimum=0, maximum=1
+    )
+
+
+# At the paper's probability of 0.2 the two views of a crop are often equal and start
+# with correlations of 0.94: nothing is left to learn from them in a short training.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "method": {"size": [32, 32, 32], "intensity_probability": 0.5},
+        "backbone": {"name": "resunet"},
+        "training": {
+            "steps": 600,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.05,
+            "warmup_steps": 30,
+        },
+    },
+    # 24 GB: 2 crops of 96^3; 80 GB: 6 to 8.
+    "gpu": {
+        "method": {
+            "size": [96, 96, 96],
+            "levels": [2, 4, 8, 16],
+            "identity_voxels": 16384,
+            "intensity_probability": 0.5,
+            "per_class": 256,
+            "most_voxels": 4096,
+        },
+        "backbone": {"name": "swin"},
+        "training": {
+            "steps": 10000,
+            "batch_size": 2,
+            "accumulate": 3,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-5,
+            "warmup_steps": 200,
+        },
+    },
+    # UNETR on 96^3, AdamW 1e-4, weight decay 1e-5, cosine, 1000 iterations of 6 crops.
+    "paper": {
+        "method": {
+            "size": [96, 96, 96],
+            "levels": [2, 4, 8, 16],
+            "sums": True,
+            "weight_label": 0.01,
+            "weight_reconstruction": 0.01,
+            "identity_voxels": 16384,
+            "per_class": 256,
+            "most_voxels": 4096,
+        },
+        "backbone": {"name": "vit", "hidden": 768, "inner": 3072, "heads": 12},
+        "training": {
+            "steps": 1000,
+            "batch_size": 1,
+            "accumulate": 6,
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-5,
+            "warmup_steps": 0,
+        },
+    },
+}
 
 # What two draws of one step are told apart by.
 _IDENTITY, _LABEL = 0x1D, 0x1AB

@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from homolog.backbones._base import Backbone
+from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
-from homolog.methods._base import Method
-from homolog.methods._clusters import Clusters
-from homolog.methods._multi_crop import multi_crop, plain_changes
-from homolog.methods._samples import sample_count, sample_numbers
-from homolog.methods._swav_settings import RECIPES, SwAVConfig
+from homolog.methods._clusters import (
+    RECIPES,
+    Clusters,
+    SwAVConfig,
+    multi_crop,
+    plain_changes,
+    sample_count,
+    sample_numbers,
+)
+from homolog.methods.base import Method
 from homolog.nn.heads import Projector, pooled
 from homolog.views.view import Views, ViewSpec
 
 if TYPE_CHECKING:
-    from homolog.feed import CaseRef
+    from homolog.feed.reading import CaseRef
 
 
 class SwAV(Method):

@@ -1,1 +1,3 @@
 """Metrics: thin over MONAI and scikit-learn."""
+
+from __future__ import annotations

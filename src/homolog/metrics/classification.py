@@ -1,8 +1,10 @@
-"""How well scans are told apart: ranking, hits, and whether probabilities mean it."""
+"""How well scans are told apart, and how far landmarks lie from their place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,3 +146,109 @@ def best_thresholds(truth: NDArray[np.int64], chances: Numbers) -> list[float]:
         best = np.flatnonzero(worth >= worth.max() - 1e-12)
         found.append(float(middles[best[np.abs(middles[best] - 0.5).argmin()]]))
     return found
+
+
+# How far found points lie from where they should be.
+
+
+@dataclass(frozen=True)
+class LandmarkScore:
+    """Distances of matched points to the true ones.
+
+    Attributes:
+        mean_mm: Mean distance.
+        median_mm: Median distance.
+        p90_mm: 90th percentile.
+        within_10_mm: Share of points found within 10 mm.
+        count: Points compared.
+    """
+
+    mean_mm: float
+    median_mm: float
+    p90_mm: float
+    within_10_mm: float
+    count: int
+
+
+def landmark_errors(
+    found_mm: NDArray[np.float64], true_mm: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Euclidean distances (N,) in mm between points (N, 3).
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if found_mm.shape != true_mm.shape or found_mm.shape[-1:] != (3,):
+        raise ValueError(
+            "found and true points must both be (N, 3), "
+            f"got {found_mm.shape} and {true_mm.shape}."
+        )
+    errors: NDArray[np.float64] = np.linalg.norm(found_mm - true_mm, axis=1)
+    return errors
+
+
+def landmark_score(errors_mm: NDArray[np.float64]) -> LandmarkScore:
+    """Summary of distances (N,); NaN where there are none."""
+    if errors_mm.size == 0:
+        nan = float("nan")
+        return LandmarkScore(nan, nan, nan, nan, 0)
+    return LandmarkScore(
+        mean_mm=float(errors_mm.mean()),
+        median_mm=float(np.median(errors_mm)),
+        p90_mm=float(np.percentile(errors_mm, 90)),
+        within_10_mm=float((errors_mm <= 10.0).mean()),
+        count=int(errors_mm.size),
+    )
+
+
+# Whether a similarity map tells an organ from the rest.
+
+
+def same_organ_auc(similarity: NDArray[Any], organ: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of "this voxel is of the organ", 0..1; 0.5 is chance.
+
+    Args:
+        similarity: Any shape, higher means more alike.
+        organ: Same shape; True inside the organ.
+
+    Returns:
+        The area; NaN where all voxels or none are of the organ.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    _check(similarity, organ)
+    if organ.all() or not organ.any():
+        return float("nan")
+    return float(roc_auc_score(organ.ravel(), similarity.ravel()))
+
+
+def similarity_contrast(similarity: NDArray[Any], organ: NDArray[np.bool_]) -> float:
+    """Mean similarity inside less outside, in units of the spread of all values.
+
+    Args:
+        similarity: Any shape.
+        organ: Same shape.
+
+    Returns:
+        0 where the map tells nothing; NaN where all voxels or none are of the organ.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    _check(similarity, organ)
+    if organ.all() or not organ.any():
+        return float("nan")
+    values = np.asarray(similarity, np.float64)
+    gap = values[organ].mean() - values[~organ].mean()
+    return float(gap / max(values.std(), 1e-12))
+
+
+def _check(similarity: NDArray[Any], organ: NDArray[np.bool_]) -> None:
+    if similarity.shape != organ.shape:
+        raise ValueError(
+            "the similarity map and the organ must have one shape, "
+            f"got {similarity.shape} and {organ.shape}."
+        )

@@ -7,24 +7,111 @@ weights used, without our code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from homolog import __version__
 from homolog.errors import JobError, UnusableInput
-from homolog.model_card import CARD, read_card
-from homolog.model_files.tensor_files import (
-    fresh_folder,
-    read_tensors,
-    reason,
-    write_json,
-    write_tensors,
-)
+from homolog.json_files import Shape, read_object
+from homolog.model_files.card import CARD, read_card
+from homolog.writing import make_folder
+
+# Tensors and JSON on disk: complete or absent, verified when read.
+
+
+@contextlib.contextmanager
+def fresh_folder(place: Path) -> Iterator[Path]:
+    """A scratch folder that becomes ``place`` when the block ends well.
+
+    On an error it vanishes and ``place`` stays as it was. Everything in it is synced to
+    the disk before the rename.
+    """
+    make_folder(place.parent)
+    scratch = place.parent / f".{place.name}.new"
+    retired = place.parent / f".{place.name}.old"
+    if retired.exists() and not place.exists():  # killed between two renames
+        retired.rename(place)
+    for leftover in (scratch, retired):
+        shutil.rmtree(leftover, ignore_errors=True)
+    make_folder(scratch)
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            _sync(file)
+        _sync(scratch)
+        if place.exists():
+            place.rename(retired)
+        scratch.rename(place)
+        _sync(place.parent)
+    except BaseException:
+        if retired.exists() and not place.exists():
+            retired.rename(place)
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file; returns the SHA-256 of its bytes."""
+    # clones: safetensors refuses views that share memory
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path
+    )
+    return file_digest(path)
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: Its bytes are not those that were written.
+    """
+    if file_digest(path) != sha256:
+        raise ValueError(f"{path.name} does not match its checksum")
+    loaded: dict[str, Tensor] = load_file(path)
+    return loaded
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, temporary name first."""
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(json.dumps(content, indent=1) + "\n")
+    _sync(scratch)
+    scratch.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot sync a folder
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip() or type(error).__name__
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,4 +214,155 @@ def read_weights(folder: Path, card: Mapping[str, Any], name: str) -> dict[str, 
     except (OSError, ValueError, SafetensorError) as error:
         raise UnusableInput(
             f"the weights {folder / name} are missing or damaged ({reason(error)})."
+        ) from error
+
+
+# The state of a training on disk: complete or absent, and never pickled.
+#
+# ``FOLDER/checkpoints/step_00001200/`` holds ``state.safetensors`` (every parameter,
+# buffer and optimiser tensor) and ``state.json`` (step, settings, SHA-256 of the
+# former). A generation is written beside its place, synced and renamed; the last two
+# are kept, and a damaged newest one is passed over for the one before.
+
+
+GENERATIONS = 2
+TENSORS, INFO = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedState:
+    """One generation, read back and verified.
+
+    Attributes:
+        step: Optimiser steps done.
+        tensors: Name -> tensor on the CPU.
+        info: Whatever else was saved, JSON types.
+        path: The generation's folder.
+        damaged: One sentence per newer generation that could not be used.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
+    path: Path
+    damaged: tuple[str, ...] = ()
+
+
+def save_state(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+) -> Path:
+    """Write one generation and drop all but the last two.
+
+    Args:
+        folder: The run's folder.
+        step: Optimiser steps done.
+        tensors: Name -> tensor, any device.
+        info: JSON types; ``json`` keeps floats exactly.
+
+    Returns:
+        The generation's folder.
+
+    Raises:
+        JobError: It could not be written; earlier generations are untouched.
+    """
+    place = folder / "checkpoints" / f"step_{step:08d}"
+    try:
+        with fresh_folder(place) as scratch:
+            digest = write_tensors(scratch / TENSORS, tensors)
+            content = {
+                "step": step, "sha256": digest, "info": dict(info),
+                "info_sha256": _digest(info),
+            }  # fmt: skip
+            write_json(scratch / INFO, content)
+    except (OSError, SafetensorError) as error:
+        kept = generations(folder)
+        last = f"{kept[0].name} stays and can resume" if kept else "none was saved yet"
+        raise JobError(
+            f"the checkpoint of step {step} could not be saved in {place.parent} "
+            f"({reason(error)}); {last}."
+        ) from error
+    for old in generations(folder)[GENERATIONS:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def load_state(folder: Path, info: Shape | None = None) -> SavedState | None:
+    """The newest sound generation; None when nothing was ever saved.
+
+    Args:
+        folder: The run's folder.
+        info: Shape of what was saved beside the tensors; a generation of another one
+            counts as damaged.
+
+    Raises:
+        JobError: Generations exist, but none is sound.
+    """
+    damaged: list[str] = []
+    for place in generations(folder):
+        try:
+            content = read_object(
+                place / INFO, {"step": int, "sha256": str, "info": info or dict}
+            )
+            if content.get("info_sha256", "") not in ("", _digest(content["info"])):
+                raise ValueError(f"{INFO} does not match its checksum")
+            tensors = read_tensors(place / TENSORS, content["sha256"])
+        except (OSError, ValueError, SafetensorError) as error:
+            why = reason(error).rstrip(".")
+            damaged.append(f"checkpoint {place.name} is damaged ({why})")
+            continue
+        return SavedState(
+            content["step"], tensors, content["info"], place, tuple(damaged)
+        )
+    if damaged:
+        raise JobError(f"no sound checkpoint in {folder}: {'; '.join(damaged)}.")
+    return None
+
+
+def _digest(info: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON types, the same when they were read back."""
+    text = json.dumps(json.loads(json.dumps(dict(info))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def generations(folder: Path) -> list[Path]:
+    """Complete generations of a run, newest first."""
+    found = (folder / "checkpoints").glob("step_*")
+    return sorted((p for p in found if p.is_dir()), reverse=True)
+
+
+def save_best(
+    folder: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]
+) -> Path:
+    """Keep the weights that validated best, in ``FOLDER/best``.
+
+    Raises:
+        JobError: It could not be written; the former best stays.
+    """
+    place = folder / "best"
+    try:
+        with fresh_folder(place) as scratch:
+            digest = write_tensors(scratch / TENSORS, tensors)
+            write_json(scratch / INFO, {"sha256": digest, "info": dict(info)})
+    except (OSError, SafetensorError) as error:
+        raise JobError(
+            f"the best weights could not be saved in {place} ({reason(error)})."
+        ) from error
+    return place
+
+
+def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and metrics that save_best wrote last; None when there are none.
+
+    Raises:
+        JobError: They are damaged.
+    """
+    place = folder / "best"
+    if not place.exists():
+        return None
+    try:
+        content = read_object(place / INFO, {"sha256": str, "info": dict})
+        return read_tensors(place / TENSORS, content["sha256"]), content["info"]
+    except (OSError, ValueError, SafetensorError) as error:
+        raise JobError(
+            f"the best weights in {place} are damaged ({reason(error)})."
         ) from error

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from homolog.nn.heads import pooled
 
 if TYPE_CHECKING:
-    from homolog.backbones._base import Backbone
+    from homolog.backbones.base import Backbone
+
 
 # Slices that are in the network at once.
 CHUNK = 16

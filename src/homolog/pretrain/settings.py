@@ -10,24 +10,343 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from homolog.backbones import BACKBONES
-from homolog.backbones._base import Backbone, build
+from homolog.backbones import BACKBONES, build
+from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, option, to_dict
-from homolog.data.store import Store
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
-from homolog.feed import feed_threads
+from homolog.feed.batches import Feed, feed_threads
+from homolog.feed.reading import CaseRef
+from homolog.geometry.affine import Array, Index
 from homolog.json_files import short
 from homolog.memory import bounded
 from homolog.methods import METHODS
-from homolog.methods._base import Method
-from homolog.model_files import load_encoder
-from homolog.pretrain.cases import chosen_cases
-from homolog.pretrain.fitting import as_slices, fitted, settled, whole_turns
-from homolog.pretrain.pairs import find_partners
-from homolog.training import TrainingConfig
+from homolog.methods.base import Method
+from homolog.model_files.encoder import load_encoder
+from homolog.store.pairs import Pairing, PairTable, Partners, partners_of, read_pairs
+from homolog.store.store import Store
+from homolog.training.config import TrainingConfig
+from homolog.views.random import generator
+from homolog.views.view import ViewSpec, Whole
+
+# Which cases a pretraining sees, and how large they are against its crops.
+
+
+def chosen_cases(
+    stores: Sequence[Store], without_splits: Sequence[str]
+) -> tuple[CaseRef, ...]:
+    """Every case of the stores outside the given splits, in a fixed order.
+
+    Raises:
+        UnusableInput: None is left, or their channels differ.
+    """
+    cases = tuple(
+        CaseRef(store, card)
+        for store in stores
+        for card in store.cards
+        if card.split not in without_splits
+    )
+    paths = ", ".join(str(store.path) for store in stores)
+    if not cases:
+        raise UnusableInput(
+            f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
+            f"in the splits left out ({', '.join(without_splits)})."
+        )
+    channels = {case.card.channels for case in cases}
+    if len(channels) > 1:
+        raise UnusableInput(
+            f"cases with {' and '.join(map(str, sorted(channels)))} channels in "
+            f"{paths} cannot be mixed in one pretraining."
+        )
+    return cases
+
+
+def fitted_size(size: Index, cases: Sequence[CaseRef], divisor: Index) -> Index:
+    """The smallest legal crop that holds nine of ten scans, at most ``size``.
+
+    Args:
+        size: The recipe's crop (z, y, x).
+        cases: What is learnt from.
+        divisor: Sides must be multiples of this.
+    """
+    shapes = np.array([case.card.shape for case in cases])
+    needed = np.percentile(shapes, 90, axis=0, method="lower")
+    whole = [int(-(-n // m) * m) for n, m in zip(needed, divisor, strict=True)]
+    z, y, x = (min(old, new) for old, new in zip(size, whole, strict=True))
+    return z, y, x
+
+
+def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
+    """A sentence when most of a typical crop lies outside its scan, else empty."""
+    shapes = np.array([case.card.shape for case in cases])
+    median = np.median(shapes, axis=0)
+    for spec in specs.values():
+        if isinstance(spec.place, Whole) or spec.spacing_mm is not None:
+            continue
+        share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
+        if share < 0.5:
+            size, typical = (
+                " x ".join(f"{n:g}" for n in v) for v in (spec.size, median)
+            )
+            return (
+                f"crops of {size} voxels are larger than most scans (median "
+                f"{typical}): about {1 - share:.0%} of a crop is padding, which costs "
+                "time. Smaller crops: --set method.size=z,y,x"
+            )
+    return ""
+
+
+def shares_note(feed: Feed) -> str:
+    """What share of the samples each modality gives; empty where there is only one.
+
+    Stages that see the same scans are told together.
+    """
+    stages: dict[str, list[str]] = {}
+    for groups, shares in feed.modality_shares():
+        told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        if len(shares) > 1:
+            stages.setdefault(told, []).append(groups[0])
+    if not stages:
+        return ""
+    parts = [
+        told if len(stages) == 1 else f"{' and '.join(groups)}: {told}"
+        for told, groups in stages.items()
+    ]
+    return f"share of each modality in the samples: {'; '.join(parts)}."
+
+
+# A pretraining's crops, batch and settings made to fit its network and its scans.
+
+
+def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
+    """Crops as the network sees: one slice for a 2D one, volumes for a 3D one.
+
+    Slices are twice as wide as the volumes they stand for, and turned within their
+    plane only: tilted ones would leave an X-ray, which has no depth.
+    """
+    name = str(config.backbone["name"])
+    rest = {k: v for k, v in config.backbone.items() if k != "name"}
+    network = build(name, rest)
+    flat = network.spatial_dims == 2
+    made: dict[str, Any] = {}
+    for key, value in config.method_config.items():
+        if not (isinstance(value, list) and len(value) == 3) or key in given:
+            continue
+        z, y, x = value
+        if key.endswith("size") and flat and z != 1:
+            made[key] = [1, 2 * y, 2 * x]
+        elif key.endswith("size") and z == 1 and network.size_divisor[0] > 1:
+            made[key] = [min(y, x) // 2, y // 2, x // 2]
+        elif key == "rotate_deg" and flat:
+            made[key] = [z, 0.0, 0.0]
+    sizes = [f"{k} {_spoken(v)}" for k, v in made.items() if k.endswith("size")]
+    sees = "2D and sees slices" if flat else "3D and sees volumes"
+    note = f"{name} is {sees}: {', '.join(sizes)}."
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, **made},
+        notes=(*config.notes, note) if sizes else config.notes,
+    )
+
+
+def settled(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
+    """What the method reads off the data is kept with the run."""
+    cls = METHODS.get(config.method)
+    found = cls.settled(config.method_config, cases)
+    checked = to_dict(from_dict(cls.Config, found, where=config.method))
+    return dataclasses.replace(config, method_config=checked)
+
+
+def whole_turns(config: PretrainConfig, turns: int) -> PretrainConfig:
+    """A batch that modalities share evenly."""
+    asked = config.training.batch_size
+    if turns < 2 or asked % turns == 0:
+        return config
+    size = -(-asked // turns) * turns
+    note = (
+        f"{turns} modalities share every batch, so it holds {size} samples instead of "
+        f"{asked}."
+    )
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, batch_size=size),
+        notes=(*config.notes, note),
+    )
+
+
+def fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
+    """A recipe's crop larger than nearly all scans is made smaller, and said."""
+    size = config.method_config.get("size")
+    if not isinstance(size, list) or len(size) != 3:
+        return config
+    name = str(config.backbone["name"])
+    rest = {k: v for k, v in config.backbone.items() if k != "name"}
+    divisor = build(name, rest).size_divisor
+    cases = chosen_cases(stores, config.without_splits)
+    smaller = fitted_size(tuple(size), cases, divisor)
+    if smaller == tuple(size):
+        return config
+    note = (
+        f"nine of ten scans fit into {_spoken(smaller)} voxels, so crops have that "
+        f"size instead of the recipe's {_spoken(size)} (--set method.size=... to "
+        "choose)."
+    )
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, "size": list(smaller)},
+        notes=(*config.notes, note),
+    )
+
+
+def _spoken(size: Sequence[int]) -> str:
+    return " x ".join(str(n) for n in size)
+
+
+# Which places of other patients a pretraining's matched views lie at.
+
+
+_RANDOM_PLACES = 64  # per case
+
+
+class MissingPairs(UnusableInput):
+    """A store has no table of matching places, or one of other scans.
+
+    Attributes:
+        store: Its folder.
+    """
+
+    def __init__(self, message: str, store: Path) -> None:
+        super().__init__(message)
+        self.store = store
+
+
+class SameDataset:
+    """Partners of one data set: the scan itself, or another one of its store.
+
+    A labelled scan is paired with labelled ones, where there are any.
+
+    Args:
+        cases: As the feed has them.
+        same_share: Share of partners that are the scan itself.
+    """
+
+    def __init__(self, cases: Sequence[CaseRef], same_share: float) -> None:
+        self._same_share = same_share
+        kinds = [(c.store.path, c.card.has_label) for c in cases]
+        members: dict[tuple[Path, bool], list[int]] = {}
+        for position, kind in enumerate(kinds):
+            members.setdefault(kind, []).append(position)
+        self._others = [members[kind] for kind in kinds]
+
+    def draw(self, case: int, rng: np.random.Generator) -> tuple[None, int, None]:
+        """Any place of the partner at position ``int``; see ``Pairing``."""
+        same, which = rng.random(2)
+        others = self._others[case]
+        if same < self._same_share or len(others) == 1:
+            return None, case, None
+        other = others[int(which * (len(others) - 1))]
+        # the last one stands in for the case itself
+        return None, others[-1] if other == case else other, None
+
+
+def find_partners(
+    method: Method, stores: Sequence[Store], cases: Sequence[CaseRef], seed: int
+) -> Pairing | None:
+    """What the method asks for; None where it asks for nothing.
+
+    Raises:
+        UnusableInput: Matches are asked for and a store has no table of them, or one
+            of other scans, or none of its matches is good enough.
+    """
+    wanted = method.pairs_wanted()
+    if wanted is None or wanted.kind == "same":
+        return None
+    if wanted.kind == "dataset":
+        return SameDataset(cases, wanted.same_share)
+    if wanted.kind == "random":
+        return random_partners(cases, seed)
+    tables = {store.path: table_of(store) for store in stores}
+    found = partners_of(
+        [(case.store.path, case.card.id) for case in cases],
+        tables,
+        wanted.least_score,
+        wanted.largest_cycle_mm,
+    )
+    if len(found) == 0:
+        best = max(
+            (float(t.rows["score"].max()) for t in tables.values() if len(t.rows)),
+            default=float("nan"),
+        )
+        raise UnusableInput(
+            f"no match of the table of matching places is as similar as "
+            f"{wanted.least_score:g} (the best: {best:.3f}); lower the limit with "
+            "--set method.least_score=..., or align with a longer trained embedding."
+        )
+    return found
+
+
+def table_of(store: Store) -> PairTable:
+    """The store's table of matching places.
+
+    Raises:
+        MissingPairs: There is none, or it was made of other scans.
+    """
+    table = read_pairs(store.path)
+    make = f"homolog align {store.path} --encoder RUN"
+    if table is None:
+        raise MissingPairs(
+            f"{store.path} has no table of matching places, which aligned crops need. "
+            f"Make it with a trained anatomical embedding: {make}, or here with "
+            f"--aligner RUN (RUN: homolog pretrain anatomical_embedding {store.path} "
+            "--out RUN). Or train without it: --set method.pairs=random or "
+            "method.pairs=same",
+            store.path,
+        )
+    if table.card.get("store_hash") != store.hash:
+        raise MissingPairs(
+            f"the table of matching places of {store.path} was made of other scans "
+            f"than the store holds now; make it again: {make}, or here with --aligner "
+            "RUN.",
+            store.path,
+        )
+    return table
+
+
+def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
+    """Random places paired with random places of random other cases: the control."""
+    count = len(cases)
+    rows = []
+    for position in range(count):
+        rng = generator(seed, position, stream="random partners")
+        own = _places(cases[position], rng, _RANDOM_PLACES)
+        if count > 1:
+            others = (position + rng.integers(1, count, _RANDOM_PLACES)) % count
+        else:
+            others = np.zeros(_RANDOM_PLACES, dtype=np.int64)
+        theirs = np.concatenate([_places(cases[int(o)], rng, 1) for o in others])
+        rows.append(np.column_stack([own, others.astype(np.float64), theirs]))
+    return Partners(rows)
+
+
+def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
+    """(count, 3) mm, anywhere in the foreground box."""
+    start, stop = (np.asarray(c, dtype=np.float64) for c in case.card.foreground)
+    voxels = start - 0.5 + rng.random((count, 3)) * (stop - start)
+    return case.card.affine.apply(voxels)
+
+
+def partners_note(partners: Pairing, cases: Sequence[CaseRef]) -> str:
+    """One sentence for the log, or empty."""
+    if not isinstance(partners, Partners):
+        return ""
+    text = f"{len(partners)} matching places in {len(cases)} scans"
+    if partners.lonely:
+        text += f"; {partners.lonely} scans have none and are paired with themselves"
+    return text + "."
+
 
 PARTS = ("method", "backbone", "training")
 

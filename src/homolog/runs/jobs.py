@@ -13,25 +13,25 @@ from homolog.events import Job
 # A job takes (config, folder), resumes by itself where the folder holds a checkpoint,
 # and returns a summary of JSON types.
 JOBS: dict[str, str] = {
-    "pretrain": "homolog.pretrain:job",
-    "finetune": "homolog.tasks._finetune:job",
-    "demo": "homolog.study.demo:job",
-    "prepare": "homolog.study.preparing:job",
-    "embed": "homolog.study.embedding:job",
-    "align": "homolog.study.aligning:job",
-    "colours": "homolog.study.colouring:job",
-    "predict": "homolog.study.predicting:job",
-    "few_voxels": "homolog.study.few_voxels:job",
-    "score": "homolog.study.scoring:job",
-    "plan": "homolog.study.planning:job",
-    "models": "homolog.study.model_care:job",
-    "match": "homolog.study.matching:job",
+    "pretrain": "homolog.pretrain.job:job",
+    "finetune": "homolog.finetune.job:job",
+    "demo": "homolog.demo.demo:job",
+    "prepare": "homolog.jobs.preparing:job",
+    "embed": "homolog.jobs.embedding:job",
+    "align": "homolog.jobs.aligning:job",
+    "colours": "homolog.jobs.colouring:job",
+    "predict": "homolog.jobs.predicting:job",
+    "few_voxels": "homolog.jobs.few_voxels:job",
+    "score": "homolog.jobs.scoring:job",
+    "plan": "homolog.jobs.planning:job",
+    "models": "homolog.jobs.model_care:job",
+    "match": "homolog.jobs.matching:job",
 }
 
 # What a user asks for -> the complete configuration, for kinds that distinguish them.
 RESOLVERS: dict[str, str] = {
     "pretrain": "homolog.pretrain.settings:resolve_request",
-    "finetune": "homolog.tasks._finetune_settings:resolve_request",
+    "finetune": "homolog.finetune.settings:resolve_request",
 }
 
 # What a job writes besides its run's folder: keys of its configuration that hold paths.

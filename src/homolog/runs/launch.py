@@ -14,9 +14,9 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
-from homolog.private_files import create
 from homolog.runs.jobs import check_inside
 from homolog.runs.run import Run, State
+from homolog.writing import create
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "homolog.runs.worker")
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError
-from homolog.data.leftovers import restore_retired, sweep_leftovers
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
-from homolog.private_files import file_mode, keep_private
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
-from homolog.safe_text import visible
+from homolog.words import visible
+from homolog.writing import file_mode, keep_private, restore_retired, sweep_leftovers
 
 DONE, FAILED, UNUSABLE, STOPPED = 0, 1, 2, 130
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from homolog.registry import Registry
 
 if TYPE_CHECKING:
-    from homolog.tasks._base import Task
+    from homolog.tasks.base import Task
 
-TASKS: Registry[Task] = Registry(__name__, "homolog.tasks._base:Task", "task")
+
+TASKS: Registry[Task] = Registry(__name__, "homolog.tasks.base:Task", "task")

@@ -7,23 +7,26 @@ checkpoint resumes to the same end.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from homolog.config import ConfigError, from_dict
 from homolog.distributed import from_first, world
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
 from homolog.json_files import read_object
-from homolog.model_files.tensor_files import write_json
-from homolog.training.budget import Budget
+from homolog.model_files.folder import write_json
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import (
+    Budget,
     Course,
     Revision,
     affordable_interval,
@@ -33,23 +36,120 @@ from homolog.training.course import (
     steps_within,
     validations_left,
 )
-from homolog.training.measure import (
-    Measured,
-    ModuleSnapshot,
-    forget_peak,
-    peak_memory_bytes,
-    spoken,
-    synchronise,
-)
-from homolog.training.precision import PRECISIONS
 from homolog.training.stepping import (
+    PRECISIONS,
     Stepper,
     forget_pending,
     is_out_of_memory,
     release,
 )
 from homolog.training.validation import Validator
-from homolog.views.specs import Phase, phase_at
+from homolog.views.view import Phase, phase_at
+from homolog.words import duration
+
+# How long a step takes and how much memory it needs, measured on the real thing.
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a dry run found.
+
+    Attributes:
+        seconds_per_step: Median, the first (warming) step left out.
+        peak_memory_bytes: Of the device on a GPU, of the process otherwise.
+        steps: Steps made.
+        phases: Of each phase its end, as a share of the training, and seconds a step
+            of it takes; empty without phases.
+    """
+
+    seconds_per_step: float
+    peak_memory_bytes: int
+    steps: int
+    phases: tuple[tuple[float, float], ...] = ()
+
+    def sentence(self, total: int, device: torch.device) -> str:
+        """For the user, before the training starts."""
+        where = "GPU memory" if device.type == "cuda" else "memory"
+        return (
+            f"measured {self.seconds_per_step:.3g} s per step and "
+            f"{self.peak_memory_bytes / 2**30:.2f} GiB of {where}; {total} steps take "
+            f"about {duration(self.seconds_per_step * total)}."
+        )
+
+
+class Stopwatch:
+    """Seconds per step over the last steps; pauses between them do not count."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=50)
+        self._begin = 0.0
+        self.spent_s = 0.0
+
+    def start(self) -> None:
+        """A step begins."""
+        self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """A step ended."""
+        seconds = time.perf_counter() - self._begin
+        self._recent.append(seconds)
+        self.spent_s += seconds
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean of the recent steps; 0 before the first.
+
+        A mean, since on a GPU most steps only queue work and one in ten waits for it.
+        """
+        return statistics.fmean(self._recent) if self._recent else 0.0
+
+
+class ModuleSnapshot:
+    """Every parameter and buffer as it is now, to go back to.
+
+    Args:
+        module: The trainable; buffers that are not persistent are kept too.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._live = state_tensors(module)
+        self._kept = {n: t.detach().clone() for n, t in self._live.items()}
+
+    def restore(self) -> None:
+        """Go back."""
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                self._live[name].copy_(kept)
+
+
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, each once, persistent or not."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start a new peak of memory, where the device counts one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the GPU's tensors, or of this process's resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
 
 PLAN = "plan.json"
 
@@ -478,4 +578,4 @@ def estimate(plan: Plan) -> str:
     """How long the whole takes, for people; empty when it was not measured."""
     if not plan.seconds_per_step:
         return ""
-    return f"about {spoken(plan.seconds_per_step * plan.total_steps)}"
+    return f"about {duration(plan.seconds_per_step * plan.total_steps)}"

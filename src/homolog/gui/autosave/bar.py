@@ -9,19 +9,18 @@ from typing import Any
 
 from qtpy.QtWidgets import QFrame, QLabel, QVBoxLayout
 
-from homolog.gui import preferences, questions, rows
 from homolog.gui.autosave import sessions
-from homolog.gui.autosave.restoring import add_pins, read_saved, scans_to_open
 from homolog.gui.autosave.saver import autosave_of
-from homolog.gui.autosave.sessions import Left
-from homolog.gui.desktop import to_trash
+from homolog.gui.autosave.sessions import Left, add_pins, read_saved, scans_to_open
 from homolog.gui.files import opening
-from homolog.gui.files.layers import LayerData
-from homolog.gui.files.scan_opener import ScanOpener
-from homolog.gui.hub import Hub
-from homolog.gui.landmarks.keeping import put_back
-from homolog.gui.threads import in_background
-from homolog.runs.lock import RunLock
+from homolog.gui.files.choosing import ScanOpener
+from homolog.gui.landmarks.control import put_back
+from homolog.gui.shared import preferences, widgets
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import LayerData
+from homolog.gui.shared.models import to_trash
+from homolog.gui.shared.threads import in_background
+from homolog.writing import FileLock as RunLock
 
 
 class RestoreBar(QFrame):
@@ -34,25 +33,25 @@ class RestoreBar(QFrame):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self.ask = questions.ask
+        self.ask = widgets.ask
         self.offers: list[Left] = []
         self._then: Callable[[], None] | None = None
         self.setFrameShape(QFrame.Shape.StyledPanel)
-        rows.named(
+        widgets.named(
             self, "Offer to restore your work", "Saved before napari ended unexpectedly"
         )
-        self.words = rows.named(
+        self.words = widgets.named(
             QLabel(), "What can be restored", "Saved while you worked"
         )
         self.words.setWordWrap(True)
-        self.restore = rows.button(
+        self.restore = widgets.button(
             "Restore", "Open the scans again, with your labels and pinned places",
             self._restore,
         )  # fmt: skip
-        self.not_now = rows.button(
+        self.not_now = widgets.button(
             "Not now", "Keep it; it is offered again at the next start", self._put_off
         )
-        self.delete = rows.button(
+        self.delete = widgets.button(
             "Delete...", "Move these saved labels and pins to the trash", self._delete
         )
         self.opener = ScanOpener(hub, self)
@@ -60,11 +59,11 @@ class RestoreBar(QFrame):
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 4, 6, 4)
         column.addWidget(self.words)
-        column.addLayout(rows.beside(self.restore, self.not_now, self.delete))
+        column.addLayout(widgets.beside(self.restore, self.not_now, self.delete))
         self.hide()
         sessions_folder = preferences.home() / "sessions"
         # The answer comes when the tab is already seen.
-        rows.keep_room(self, keep=has_entries(sessions_folder))
+        widgets.keep_room(self, keep=has_entries(sessions_folder))
         in_background(
             _look, sessions_folder,
             owner=self, done=self._offer, failed=lambda _: None,
@@ -76,13 +75,13 @@ class RestoreBar(QFrame):
         self._allow(True)
         if found:
             self.words.setText(found[0].sentence())
-            rows.keep_room(self)  # answered, it leaves its place empty for now
+            widgets.keep_room(self)  # answered, it leaves its place empty for now
         self.setVisible(bool(found))
 
     def give_way(self) -> None:
         """The tab is shown again: a bar without an offer takes no room any more."""
         if self.isHidden():
-            rows.keep_room(self, keep=False)
+            widgets.keep_room(self, keep=False)
 
     def _allow(self, on: bool) -> None:
         for button in (self.restore, self.not_now, self.delete):
@@ -97,7 +96,7 @@ class RestoreBar(QFrame):
 
     def _delete(self) -> None:
         left = self.offers[0]
-        question = questions.Question(
+        question = widgets.Question(
             title="Delete saved work",
             text=left.sentence() + " Move them to the trash?",
             more="They were never saved as files of yours.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,227 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QVBoxLayout,
+    QWidget,
 )
 
+from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress
-from homolog.gui import rows
-from homolog.gui.data.names_line import NamesLine
-from homolog.gui.data.store_building import (
-    Pace,
-    build_config,
-    fold_words,
-    free_name,
-    rejected_text,
-    result_line,
+from homolog.gui.data.control import count
+from homolog.gui.files.opening import human_bytes
+from homolog.gui.shared import widgets
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.store.names import read_names
+
+# Building a store from the window: what to ask the worker, what to tell meanwhile.
+
+
+def build_config(
+    sources: Sequence[Path],
+    stores: Path,
+    name: str,
+    *,
+    labels: str = "",
+    spacing: str = "auto",
+    own_spacing: str = "",
+    names: str = "",
+) -> dict[str, Any]:
+    """The config of a ``prepare`` job.
+
+    Args:
+        sources: Scans and folders.
+        stores: Folder of the stores.
+        name: Of the new store.
+        labels: Folder of label maps, may be empty.
+        spacing: ``auto``, ``native`` or ``own``.
+        own_spacing: ``1.5`` or ``3, 1, 1`` (z, y, x) in mm, for ``own``.
+        names: What label values are called, ``1=liver, 2=spleen``; may be empty.
+
+    Raises:
+        UnusableInput: Something is missing or cannot be meant; the sentence says what.
+    """
+    if not sources:
+        raise UnusableInput("Open or add scans first; there is nothing to build from.")
+    name = name.strip()
+    if not name or not re.fullmatch(r"[\w][\w .+-]*", name):
+        raise UnusableInput(
+            "Give the store a name of letters, digits, spaces, - and _ only."
+        )
+    out = stores / name
+    # What a stopped build left has cases and no list of them yet: it goes on.
+    unfinished = (out / "cases").is_dir() and not (out / "store.json").exists()
+    if out.exists() and not unfinished:
+        raise UnusableInput(f"A store {name!r} is there already; choose another name.")
+    folders: list[str] = []
+    if labels.strip():
+        folder = Path(labels.strip()).expanduser().absolute()
+        if not folder.exists():
+            raise UnusableInput(f"There is no label folder {folder}.")
+        folders.append(str(folder))
+    wanted: Any = spacing
+    if spacing == "own":
+        wanted = parse_spacing(own_spacing)
+    if trouble := names_problem(names):
+        raise UnusableInput(trouble)
+    return {
+        "sources": [str(p.absolute()) for p in sources], "out": str(out.absolute()),
+        "labels": folders, "spacing": wanted, "modality": None, "window_hu": None,
+        "names": names, "seed": 0,
+    }  # fmt: skip
+
+
+def parse_spacing(text: str) -> list[float]:
+    """One number or three (z, y, x), in mm.
+
+    Raises:
+        UnusableInput: Neither.
+    """
+    try:
+        numbers = [float(t) for t in re.split(r"[,;x\s]+", text.strip()) if t]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(0.01 <= n <= 100 for n in numbers):
+        raise UnusableInput(
+            "Give the voxel size in mm as one number (1.5) or as three, z, y, x "
+            "(3, 1, 1), each from 0.01 to 100."
+        )
+    return numbers
+
+
+def names_problem(text: str) -> str:
+    """Why label names cannot be meant; empty when they can."""
+    try:
+        read_names(text)
+    except ConfigError as error:
+        sentence = str(error)
+        return sentence[0].upper() + sentence[1:]
+    return ""
+
+
+def free_name(stores: Path, base: str = "scans") -> str:
+    """A store name that is not taken."""
+    base = re.sub(r"[^\w.+-]+", "_", base).strip("._") or "scans"
+    names = [base, *(f"{base}_{n}" for n in range(2, 1000))]
+    return next((n for n in names if not (stores / n).exists()), base)
+
+
+class Pace:
+    """Rate and remaining time of counted work, by the clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._phase = clock, ""
+        self._start, self._first = 0.0, 0
+
+    def line(self, phase: str, index: int, total: int, remaining_s: float) -> str:
+        """``Preparing 3 of 12, 2.1 scans/s, about 10 s left``."""
+        now = self._clock()
+        if phase != self._phase:
+            self._phase, self._start, self._first = phase, now, index
+        verb = {"look": "Looking for scans", "inspect": "Checking scan"}.get(
+            phase, "Preparing scan"
+        )
+        if total <= 0:
+            return f"{verb} ..."
+        line = f"{verb} {min(index + 1, total)} of {total}"
+        done, spent = index - self._first, now - self._start
+        if done > 0 and spent > 0:
+            rate = done / spent
+            line += f", {rate:.1f}/s" if rate >= 1 else f", {1 / rate:.1f} s each"
+            left = remaining_s or (total - index) / rate
+            line += f", about {duration(left)} left"
+        return line
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+    """What was built, in a sentence or three."""
+    rejected = len(result.get("rejected", ()))
+    line = (
+        f"{count(result['cases'], 'scan')} prepared, {result['labelled']} with labels"
+    )
+    if rejected:
+        line += f", {rejected} left out"
+    size = result.get("bytes")
+    line += f" ({human_bytes(size)})." if size else "."
+    return " ".join([line, *result.get("explanation", ())])
+
+
+def rejected_text(result: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """One line per scan that was left out, then the job's remarks."""
+    lines = [f"{r['path']}: {r['reason']}" for r in result.get("rejected", ())]
+    return "\n".join([*lines, *notes])
+
+
+def fold_words(result: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """What can be unfolded: ``Show 9 left out and 3 remarks``; "" for nothing."""
+    out, said = len(result.get("rejected", ())), len(notes)
+    parts = [f"{out} left out"] if out else []
+    parts += [count(said, "remark")] if said else []
+    return f"Show {' and '.join(parts)}" if parts else ""
+
+
+# The line of the Data panel in which label values are called by name.
+
+
+_HINT = (
+    "What the values of the label maps are called, such as 1=liver, 2=spleen. Others "
+    "are called as a dataset.json or label_names.json beside the maps says"
 )
-from homolog.gui.hub import Hub
-from homolog.gui.threads import Helper, in_background
+
+
+class NamesLine(QWidget):
+    """Label names as text, with what is wrong about them below; hidden at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.field = QLineEdit()
+        self.field.setPlaceholderText("1=liver, 2=spleen")
+        self.problem = widgets.sentence("Problem with the label names", lines=2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(widgets.labelled("Label names (optional)", self.field, _HINT))
+        column.addWidget(self.problem)
+        self.field.editingFinished.connect(self._tell)
+        self.field.textChanged.connect(self._typed)
+        self.hide()
+
+    @property
+    def text(self) -> str:
+        """The names given; none while the line is not offered."""
+        return "" if self.isHidden() else self.field.text().strip()
+
+    def offer(self, there: bool) -> None:
+        """Show the line where label maps come into the store."""
+        self.setVisible(there)
+        self._tell()
+
+    def is_sound(self) -> bool:
+        """Whether the names can be meant; what is wrong is told, with the cursor."""
+        self._tell()
+        if self.problem.text():
+            self.field.setFocus()
+        return not self.problem.text()
+
+    def _tell(self) -> None:
+        trouble = names_problem(self.text)
+        widgets.tell(self.problem, f"✖ {trouble}" if trouble else "")
+
+    def _typed(self) -> None:
+        """A problem told goes with its cause; a new one waits until all is typed."""
+        if self.problem.text():
+            self._tell()
+
 
 # (text, value) of the voxel sizes offered.
 _SPACINGS = (
@@ -92,7 +299,7 @@ class BuildBox(QFrame):
 
     def start(self) -> None:
         """Begin to build, or say what is missing."""
-        rows.tell(self.problem, "")
+        widgets.tell(self.problem, "")
         if not self.label_names.is_sound():
             return
         listing, label_folders = self._gather()
@@ -147,7 +354,7 @@ class BuildBox(QFrame):
     def _finish(self, result: dict[str, Any]) -> None:
         self._done()
         self._result = result
-        rows.tell(
+        widgets.tell(
             self.summary, f"✔ {Path(result['store']).name}: {result_line(result)}"
         )
         self.rejected.setPlainText(rejected_text(result, self._notes))
@@ -166,11 +373,11 @@ class BuildBox(QFrame):
     def _stopped(self) -> None:
         self._name_is_ours = False
         self._done()
-        rows.tell(self.problem, "Stopped. The same name goes on where it was.")
+        widgets.tell(self.problem, "Stopped. The same name goes on where it was.")
 
     def _fail(self, error: object) -> None:
         self._done()
-        rows.tell(self.problem, f"✖ {error}")
+        widgets.tell(self.problem, f"✖ {error}")
 
     def _done(self) -> None:
         if self.helper is not None:
@@ -201,41 +408,41 @@ class BuildBox(QFrame):
         self.labels.setPlaceholderText("none, or beside the scans")
         self.labels.textChanged.connect(lambda _: self._offer_names())
         self.label_names = NamesLine()
-        self.spacing = rows.narrow(QComboBox())
+        self.spacing = widgets.narrow(QComboBox())
         for text, value in _SPACINGS:
             self.spacing.addItem(text, value)
         self.spacing.currentIndexChanged.connect(self._spacing_chosen)
-        self.choose = rows.button(
+        self.choose = widgets.button(
             "Choose...", "Choose a folder of label maps", self._choose_labels
         )
-        self.build = rows.button("Build store", _NO_SCANS, self.start)
-        self.bar = rows.named(QProgressBar(), "Progress", "Scans done")
-        self.status = rows.sentence("What is being done", lines=3)
-        self.stop = rows.button(
+        self.build = widgets.button("Build store", _NO_SCANS, self.start)
+        self.bar = widgets.named(QProgressBar(), "Progress", "Scans done")
+        self.status = widgets.sentence("What is being done", lines=3)
+        self.stop = widgets.button(
             "Cancel", "Stop building; finished scans stay", self.cancel
         )
-        self.problem = rows.sentence("Problem", lines=3)
-        self.summary = rows.sentence("Result", lines=3)
-        self.show_rejected = rows.named(
+        self.problem = widgets.sentence("Problem", lines=3)
+        self.summary = widgets.sentence("Result", lines=3)
+        self.show_rejected = widgets.named(
             QPushButton("Show"),
             "Show what was left out",
             "Scans that were left out, and why",
         )
         self.show_rejected.setCheckable(True)
         self.show_rejected.toggled.connect(self._unfold)
-        self.rejected = rows.named(
+        self.rejected = widgets.named(
             QPlainTextEdit(), "Left out", "One scan per line, with the reason"
         )
         self.rejected.setReadOnly(True)
         self.rejected.setMaximumHeight(140)
-        self.copy = rows.button(
+        self.copy = widgets.button(
             "Copy list", "Copy the list to the clipboard", self._copy
         )
-        self.pretrain = rows.button(
+        self.pretrain = widgets.button(
             "Pretrain on it", "Learn from these scans without labels",
             lambda: self._go("Pretrain"),
         )  # fmt: skip
-        self.finetune = rows.button(
+        self.finetune = widgets.button(
             "Fine-tune on it", "Learn to segment from the labels of this store",
             lambda: self._go("Fine-tune"),
         )  # fmt: skip
@@ -249,11 +456,11 @@ class BuildBox(QFrame):
         title.setToolTip(hint)
         column.addWidget(title)
         column.addLayout(
-            rows.labelled("Name", self.name, "Folder name of the new store")
+            widgets.labelled("Name", self.name, "Folder name of the new store")
         )
         column.addLayout(self._voxel_size())
         column.addLayout(
-            rows.labelled(
+            widgets.labelled(
                 "Labels folder (optional)", self.labels,
                 "Folder of label maps named like their scans, when they lie apart",
             )
@@ -270,14 +477,14 @@ class BuildBox(QFrame):
     def _voxel_size(self) -> QVBoxLayout:
         """The choice, and beside it the size of one's own."""
         hint = "Spacing that all scans are resampled to, in mm"
-        above = rows.labelled("Voxel size", self.spacing, hint)
-        rows.named(
+        above = widgets.labelled("Voxel size", self.spacing, hint)
+        widgets.named(
             self.own, "Size in mm (one number, or z, y, x)",
             "Size in mm: one number, or z, y, x; for example 1.5 or 3, 1, 1",
         )  # fmt: skip
         self.own.setPlaceholderText("z, y, x in mm")
         above.removeWidget(self.spacing)
-        line = rows.beside(self.spacing, self.own)
+        line = widgets.beside(self.spacing, self.own)
         line.setStretch(0, 2)
         above.addLayout(line)
         return above
@@ -288,13 +495,13 @@ class BuildBox(QFrame):
         No button of the one stands where a button of the other stood: who presses
         Cancel a moment too late would go to another tab.
         """
-        working = rows.beside(self.bar, self.stop)
+        working = widgets.beside(self.bar, self.stop)
         working.setStretch(1, 0)
-        rows.keep_room(self.bar, self.stop, self.pretrain, self.finetune, self.own)
-        rows.keep_room(self.show_rejected, self.label_names)
+        widgets.keep_room(self.bar, self.stop, self.pretrain, self.finetune, self.own)
+        widgets.keep_room(self.show_rejected, self.label_names)
         column.addLayout(working)
-        column.addLayout(rows.one_place(self.status, self.problem, self.summary))
-        column.addLayout(rows.beside(self.pretrain, self.finetune))
+        column.addLayout(widgets.one_place(self.status, self.problem, self.summary))
+        column.addLayout(widgets.beside(self.pretrain, self.finetune))
         for widget in (self.show_rejected, self.rejected, self.copy):
             column.addWidget(widget)
 
@@ -309,7 +516,7 @@ class BuildBox(QFrame):
         self.label_names.offer(self._has_labels or bool(self.labels.text().strip()))
 
     def _choose_labels(self) -> None:
-        rows.ask_folder(
+        widgets.ask_folder(
             self, "Folder of label maps", lambda p: self.labels.setText(str(p))
         )
 

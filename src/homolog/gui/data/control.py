@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from homolog.data.case_source import Candidate, Rejected
-from homolog.data.inspect import Inspection, inspect_scan
-from homolog.data.problems import problem_of
-from homolog.data.scan_header import ScanHeader, is_series_path
-from homolog.data.sources import find_cases
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.gui.files.layer_geometry import notes_of, source_grid, true_affine
-from homolog.gui.files.layer_scan import layer_scan
 from homolog.gui.files.opening import free_memory, header_bytes, human_bytes
+from homolog.gui.shared.layers import layer_scan, notes_of, source_grid, true_affine
+from homolog.index.datasets import Candidate, Rejected
+from homolog.index.index import find_cases
+from homolog.scans.header import ScanHeader, is_series_path
+from homolog.scans.inspect import Inspection, inspect_scan
+from homolog.scans.problems import problem_of
 
 GOOD, DOUBT, BAD, UNKNOWN = "ok", "doubt", "bad", "unknown"
 # A sign and a word, so that colour is never alone.

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
+from qtpy.QtCore import QRect, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QBrush, QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QFrame,
+    QHeaderView,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QStyledItemDelegate,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
-from homolog.gui import rows
 from homolog.gui.autosave.bar import RestoreBar
 from homolog.gui.data.build_box import BuildBox
 from homolog.gui.data.control import (
+    BAD,
+    DOUBT,
     Badge,
     Row,
     checked_row,
@@ -26,16 +41,341 @@ from homolog.gui.data.control import (
     sources_to_build,
     with_checked,
 )
-from homolog.gui.data.offer_bar import OfferBar
-from homolog.gui.data.scan_list import DataList
-from homolog.gui.data.stores_box import StoresBox
-from homolog.gui.files.layer_geometry import is_kind, notes_of
-from homolog.gui.files.looking import look_at
-from homolog.gui.files.open_labels import gather, pairs_of
-from homolog.gui.files.samples import phantom_patient
-from homolog.gui.files.scan_opener import ScanOpener
-from homolog.gui.hub import Hub
-from homolog.gui.threads import in_background
+from homolog.gui.files import reader
+from homolog.gui.files.choosing import ScanOpener
+from homolog.gui.files.opening import gather, human_bytes, look_at, pairs_of
+from homolog.gui.files.reader import phantom_patient
+from homolog.gui.shared import widgets
+from homolog.gui.shared.choices import StoreChoice, list_stores
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import is_kind, notes_of
+from homolog.gui.shared.models import to_trash
+from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.widgets import keep_scrolled
+
+# The bar that offers to make Homolog napari's reader of medical files; no dialog.
+
+
+class OfferBar(QFrame):
+    """Two buttons and a sentence, shown until the user has answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        words = QLabel(
+            "napari's own reader loses the voxel size of medical files. "
+            "Open NIfTI, NRRD, MetaImage and DICOM files with Homolog?"
+        )
+        words.setWordWrap(True)
+        widgets.named(
+            self, "Offer to open medical files", "Sets napari's reader of these files"
+        )
+        self.use = widgets.button(
+            "Use Homolog for medical files",
+            "Dropped medical files open with Homolog from now on",
+            self._associate,
+        )
+        self.not_now = widgets.button(
+            "Not now",
+            "Do not ask again; the menu File, IO utilities can",
+            self._decline,
+        )
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 4, 6, 4)
+        for widget in (words, self.use, self.not_now):
+            column.addWidget(widget)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the bar where there is something to offer; else it takes no room."""
+        widgets.keep_room(self, keep=False)
+        self.setVisible(reader.should_offer())
+
+    def _associate(self) -> None:
+        reader.associate()
+        self._answered()
+
+    def _decline(self) -> None:
+        reader.decline()
+        self._answered()
+
+    def _answered(self) -> None:
+        """Nothing may jump to where the pointer just pressed."""
+        widgets.keep_room(self)
+        self.hide()
+
+
+# The list of scans in the Data panel: name, facts and badge of each.
+
+
+# Rows of one folder that are shown one by one.
+_MOST_SHOWN = 300
+_COLOURS = {BAD: "#ff8a80", DOUBT: "#ffd166"}
+_KEY = Qt.ItemDataRole.UserRole
+# Room of the tick, and between two rows.
+_TICK_PX, _GAP_PX = 30, 8
+
+
+class DataList(QTreeWidget):
+    """Scans and folders; ticked ones go into a store.
+
+    Signals:
+        asked: A scan was double-clicked, or Enter pressed on it (Row).
+        ticked: Which rows are ticked changed.
+    """
+
+    asked = Signal(object)
+    ticked = Signal()
+
+    def __init__(self, parent: Any = None) -> None:
+        super().__init__(parent)
+        self.rows: dict[str, Row] = {}
+        self._left_out: set[str] = set()
+        self.setColumnCount(1)
+        self.setHeaderHidden(True)
+        self.header().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.setWordWrap(True)
+        self.setUniformRowHeights(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideNone)
+        self.setItemDelegate(_Wrapping(self))
+        self.setIndentation(14)
+        self.setMinimumHeight(170)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setAccessibleName("Scans")
+        self.setToolTip(
+            "Ticked scans and folders go into a store; double-click a scan to show it"
+        )
+        self.itemActivated.connect(self._ask)
+        self.itemChanged.connect(self._tick)
+        self.itemExpanded.connect(self._fill)
+
+    def show_rows(self, rows: Iterable[Row]) -> None:
+        """Show rows; what was open, selected, not ticked or looked at stays so."""
+        keep_scrolled(self, lambda: self._show(rows))
+
+    def _show(self, rows: Iterable[Row]) -> None:
+        opened = {k for k, item in self._tops() if item.isExpanded()}
+        chosen = {row.key for row in self.chosen()}
+        self.blockSignals(True)
+        self.clear()
+        self.rows = {row.key: row for row in rows}
+        for row in self.rows.values():
+            item = self._item(row)
+            state = Qt.CheckState.Checked
+            if row.key in self._left_out or row.badge.level == BAD:
+                state = Qt.CheckState.Unchecked
+            item.setCheckState(0, state)
+            self.addTopLevelItem(item)
+            if row.scans:
+                policy = QTreeWidgetItem.ChildIndicatorPolicy.ShowIndicator
+                item.setChildIndicatorPolicy(policy)
+            if row.key in opened:
+                self._fill(item)
+                item.setExpanded(True)
+            item.setSelected(row.key in chosen)
+        self.blockSignals(False)
+        self.ticked.emit()
+
+    def ticked_rows(self) -> list[Row]:
+        """Rows that go into a store."""
+        checked = Qt.CheckState.Checked
+        return [
+            self.rows[k] for k, item in self._tops() if item.checkState(0) == checked
+        ]
+
+    def chosen(self) -> list[Row]:
+        """Selected rows, scans of a folder too."""
+        found = [item.data(0, _KEY) for item in self.selectedItems()]
+        return [row for row in found if isinstance(row, Row)]
+
+    def _fill(self, item: QTreeWidgetItem) -> None:
+        """The scans of a folder become items when it is first unfolded."""
+        row = item.data(0, _KEY)
+        if item.childCount() or not isinstance(row, Row):
+            return
+        blocked = self.blockSignals(True)
+        item.addChildren([self._item(scan) for scan in row.scans[:_MOST_SHOWN]])
+        if len(row.scans) > _MOST_SHOWN:
+            more = QTreeWidgetItem([f"and {len(row.scans) - _MOST_SHOWN} more"])
+            item.addChild(more)
+        self.blockSignals(blocked)
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().resizeEvent(event)
+        self.scheduleDelayedItemsLayout()
+
+    def _item(self, row: Row) -> QTreeWidgetItem:
+        item = QTreeWidgetItem([row.text])
+        item.setData(0, _KEY, row)
+        item.setToolTip(0, f"{row.text}\n{row.path or 'not a file'}")
+        if row.badge.level in _COLOURS:
+            item.setForeground(0, QBrush(QColor(_COLOURS[row.badge.level])))
+        return item
+
+    def _tops(self) -> list[tuple[str, QTreeWidgetItem]]:
+        items = [self.topLevelItem(i) for i in range(self.topLevelItemCount())]
+        return [(item.data(0, _KEY).key, item) for item in items]
+
+    def _ask(self, item: QTreeWidgetItem) -> None:
+        row = item.data(0, _KEY)
+        if isinstance(row, Row) and not row.scans:
+            self.asked.emit(row)
+
+    def _tick(self, item: QTreeWidgetItem) -> None:
+        row = item.data(0, _KEY)
+        if not isinstance(row, Row) or item.parent() is not None:
+            return
+        if item.checkState(0) == Qt.CheckState.Checked:
+            self._left_out.discard(row.key)
+        else:
+            self._left_out.add(row.key)
+        self.ticked.emit()
+
+
+class _Wrapping(QStyledItemDelegate):
+    """Rows as high as their wrapped text; Qt itself asks without a width."""
+
+    def __init__(self, tree: DataList) -> None:
+        super().__init__(tree)
+        self._tree = tree
+
+    def sizeHint(self, option: Any, index: Any) -> QSize:
+        depth = 2 if index.parent().isValid() else 1
+        room = self._tree.viewport().width() - depth * self._tree.indentation()
+        room = max(80, room - _TICK_PX)
+        wrap = int(Qt.TextFlag.TextWordWrap.value)
+        text = index.data() or ""
+        rect = option.fontMetrics.boundingRect(QRect(0, 0, room, 10_000), wrap, text)
+        return QSize(room, rect.height() + _GAP_PX)
+
+
+# The stores that exist, in the Data panel: what is in them, use, delete.
+
+
+class StoresBox(QWidget):
+    """A list of stores with what can be done with the selected one."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        self.hub = hub
+        self.ask = widgets.ask
+        title = QLabel("<b>Stores</b>")
+        self.list = widgets.named(QListWidget(), "Stores", "Prepared scans to train on")
+        self.list.setWordWrap(True)
+        self.list.setMinimumHeight(90)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.currentItemChanged.connect(lambda *_: self._allow())
+        title.setBuddy(self.list)
+        self.empty = widgets.sentence("Stores")
+        widgets.tell(
+            self.empty, "No store yet. Tick scans above and press Build store."
+        )
+        self.pretrain = widgets.button(
+            "Pretrain", "Learn from this store without labels",
+            lambda: self._go("Pretrain"),
+        )  # fmt: skip
+        self.finetune = widgets.button(
+            "Fine-tune", "Learn to segment from the labels of this store",
+            lambda: self._go("Fine-tune"),
+        )  # fmt: skip
+        self.delete = widgets.button(
+            "Delete...", "Move this store to the trash, after a question", self._delete
+        )
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        widgets.keep_room(self.list, self.pretrain, self.finetune, self.delete)
+        column.addWidget(title)
+        column.addLayout(widgets.one_place(self.empty, self.list))
+        column.addLayout(widgets.beside(self.pretrain, self.finetune, self.delete))
+        self._allow()
+        hub.changed.connect(self._changed)
+
+    def refresh(self) -> None:
+        """Read the folder of stores anew, on a thread."""
+        in_background(
+            _stores, self.hub.stores, owner=self, done=self._show, failed=self._lost
+        )
+
+    def chosen(self) -> StoreChoice | None:
+        """The selected store."""
+        item = self.list.currentItem()
+        return None if item is None else item.data(_KEY)
+
+    def _show(self, found: list[tuple[StoreChoice, int]]) -> None:
+        widgets.keep_scrolled(self.list, lambda: self._list(found))
+        self.empty.setVisible(not found)
+        self.list.setVisible(bool(found))
+        self._allow()
+
+    def _list(self, found: list[tuple[StoreChoice, int]]) -> None:
+        before = self.chosen()
+        self.list.clear()
+        for store, size in found:
+            sign = "✖" if store.problem else "▣"
+            text = f"{sign} {store.title}, {human_bytes(size)}"
+            item = QListWidgetItem(text)
+            item.setData(_KEY, store)
+            item.setToolTip(f"{store.problem or text}\n{store.path}")
+            self.list.addItem(item)
+            if before is not None and before.path == store.path:
+                self.list.setCurrentItem(item)
+        if self.list.currentItem() is None and self.list.count():
+            self.list.setCurrentRow(0)
+
+    def _allow(self) -> None:
+        store = self.chosen()
+        usable = store is not None and not store.problem
+        self.pretrain.setEnabled(usable)
+        teaches = store is not None and bool(store.labelled or store.scan_classes)
+        self.finetune.setEnabled(usable and teaches)
+        self.delete.setEnabled(store is not None)
+        for button in (self.pretrain, self.finetune, self.delete):
+            button.setVisible(self.list.count() > 0)
+
+    def _go(self, tab: str) -> None:
+        store = self.chosen()
+        if store is not None:
+            self.hub.go.emit(tab, {"store": str(store.path)})
+
+    def _delete(self) -> None:
+        store = self.chosen()
+        if store is None:
+            return
+        question = widgets.Question(
+            title="Delete store",
+            text=f"Move the store {store.name} to the trash?",
+            more="The scans it was built from stay; runs that learn from it cannot "
+            "go on without it.",
+            answers=[("delete", "Move to trash"), ("cancel", "Cancel")],
+            default="cancel",
+        )
+        if self.ask(self, question).key != "delete":
+            return
+        in_background(
+            to_trash, store.path, owner=self, done=lambda _: self._deleted(),
+            failed=lambda error: self.hub.say(f"{error}", "warning"),
+        )  # fmt: skip
+
+    def _deleted(self) -> None:
+        self.hub.changed.emit("stores")
+
+    def _changed(self, what: str) -> None:
+        if what == "stores":
+            self.refresh()
+
+    def _lost(self, error: Exception) -> None:
+        self.hub.say(f"The stores cannot be listed: {error}", "warning")
+
+
+def _stores(folder: Path) -> list[tuple[StoreChoice, int]]:
+    return [(store, _size(store.path)) for store in list_stores(folder)]
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
 
 _EMPTY = "Drop a NIfTI, MHA, NRRD file or a DICOM folder here."
 _KINDS = (
@@ -96,7 +436,7 @@ class DataPanel(QWidget):
 
     def take(self, paths: list[Path]) -> None:
         """What was dropped or chosen: a few scans open, many are listed."""
-        rows.tell(self.trouble, "")
+        widgets.tell(self.trouble, "")
         if few(paths):
             self.opener.open(paths)
         else:
@@ -130,11 +470,11 @@ class DataPanel(QWidget):
 
     def ask_files(self) -> None:
         """Let the user choose scans or pictures to open."""
-        rows.ask_files(self, "Open scans or pictures", _KINDS, self.take)
+        widgets.ask_files(self, "Open scans or pictures", _KINDS, self.take)
 
     def ask_folder(self) -> None:
         """Let the user choose a folder to list."""
-        rows.ask_folder(self, "Add a folder of scans", lambda p: self.add([p]))
+        widgets.ask_folder(self, "Add a folder of scans", lambda p: self.add([p]))
 
     def check_all_values(self) -> None:
         """Read every value of the selected (or all listed) scans, on threads."""
@@ -271,42 +611,42 @@ class DataPanel(QWidget):
         self.refresh()
 
     def _say_working(self, text: str) -> None:
-        rows.tell(self.status, text)
+        widgets.tell(self.status, text)
 
     def _say_failed(self, path: object, sentence: str) -> None:
         before = self.trouble.text()
         text = f"✖ {sentence}"
-        rows.tell(self.trouble, f"{before}\n{text}" if before else text)
+        widgets.tell(self.trouble, f"{before}\n{text}" if before else text)
 
     def _make(self) -> None:
         self.restore, self.offer = RestoreBar(self.hub), OfferBar()
-        self.open_button = rows.button(
+        self.open_button = widgets.button(
             "Open...", "Open scans or pictures", self.ask_files
         )
-        self.add_folder = rows.button(
+        self.add_folder = widgets.button(
             "Add folder...", "List the scans of a folder without opening them",
             self.ask_folder,
         )  # fmt: skip
-        self.empty = rows.EmptyState(_EMPTY)
-        self.sample = rows.button(
+        self.empty = widgets.EmptyState(_EMPTY)
+        self.sample = widgets.button(
             "Sample", "Load a sample volume: a CT-like phantom with labels, made on "
             "the spot", self._load_sample,
         )  # fmt: skip
         self.sample.setAccessibleName("Load sample volume")
-        self.status = rows.sentence("What is being done", lines=1)
-        self.trouble = rows.sentence("What could not be opened", lines=2)
+        self.status = widgets.sentence("What is being done", lines=1)
+        self.trouble = widgets.sentence("What could not be opened", lines=2)
         self.list = DataList(self)
-        self.check_button = rows.button(
+        self.check_button = widgets.button(
             "Check values", "Read every value of the selected scans: damage, NaN",
             self.check_all_values,
         )  # fmt: skip
-        self.show_button = rows.button(
+        self.show_button = widgets.button(
             "Show", "Open the selected scans in the viewer", self._show_chosen
         )
-        self.remove_button = rows.button(
+        self.remove_button = widgets.button(
             "Remove", "Take the selected scans off the list; files stay", self._remove
         )
-        self.use_labels = rows.named(
+        self.use_labels = widgets.named(
             QCheckBox("Use the visible label layers"), "Use the visible label layers",
             "Labels drawn or opened on a ticked scan go into the store with it",
         )  # fmt: skip
@@ -330,13 +670,13 @@ class DataPanel(QWidget):
         for widget in (self.restore, self.offer):
             column.addWidget(widget)
         first = (self.open_button, self.add_folder, self.sample)
-        column.addLayout(rows.beside(*first))
+        column.addLayout(widgets.beside(*first))
         # What comes and goes keeps its room: no button moves under the pointer.
-        rows.keep_room(self.list, self.check_button, self.show_button)
-        rows.keep_room(self.remove_button, self.use_labels)
-        column.addLayout(rows.one_place(self.empty, self.list), 1)
+        widgets.keep_room(self.list, self.check_button, self.show_button)
+        widgets.keep_room(self.remove_button, self.use_labels)
+        column.addLayout(widgets.one_place(self.empty, self.list), 1)
         column.addLayout(
-            rows.beside(self.check_button, self.show_button, self.remove_button)
+            widgets.beside(self.check_button, self.show_button, self.remove_button)
         )
         below = (self.status, self.trouble, self.use_labels, self.build, self.stores)
         for widget in below:

@@ -6,6 +6,8 @@ here its answers reach napari's layers, and slow work goes to threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +15,196 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import QSignalThrottler
 
+from homolog.features.files import read_card
 from homolog.geometry.affine import Triple
-from homolog.gui.explore.control import ExploreControl
-from homolog.gui.explore.drawing import HeatDrawing
-from homolog.gui.explore.features import FeatureWork
-from homolog.gui.explore.layers import (
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.feature_slices import Answer, Cut, Pin
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import (
+    KEY,
+    derived_attributes,
+    grid_attributes,
+    scan_file,
+)
+from homolog.gui.shared.scan_layers import (
     MATCHES,
     PINS,
     ExploreLayers,
+    FeatureWork,
+    Listening,
+    Travel,
+    mark_size,
+    match_marks,
+    pin_marks,
     point_of,
+    selection_kept,
     slice_axis,
+    slice_steps,
 )
-from homolog.gui.explore.listening import Listening
-from homolog.gui.explore.marks import mark_size, match_marks, pin_marks, slice_steps
-from homolog.gui.explore.pins import Pin
-from homolog.gui.explore.scan import Scan, open_scans
-from homolog.gui.explore.travel import Travel
-from homolog.gui.hub import Hub
-from homolog.gui.learn.model_choice import ModelChoice
+from homolog.gui.shared.scans import (
+    ExploreControl,
+    Latest,
+    Query,
+    Ready,
+    Scan,
+    answer_of,
+    find_card,
+    labels_of,
+    open_scans,
+)
+from homolog.gui.shared.threads import Helper, in_background
+
+# Heat of the shown query in every scan with features: slices now, whole maps later.
+
+
+class HeatDrawing(QObject):
+    """Writes heat layers; reading files and whole maps happen on threads.
+
+    Signals:
+        drawn: What is shown changed.
+        answered: A pin was answered in a scan.
+    """
+
+    drawn = Signal()
+    answered = Signal()
+
+    def __init__(
+        self, hub: Hub, control: ExploreControl, layers: ExploreLayers, parent: QObject
+    ) -> None:
+        super().__init__(parent)
+        self._hub, self._control, self._layers = hub, control, layers
+        self._loading: set[str] = set()
+        self._latest = Latest()
+
+    def draw(self) -> None:
+        """Write the displayed slice of every visible heat layer."""
+        axis, query = slice_axis(self._hub.viewer), self._control.query
+        if axis is not None and query is not None:
+            place = float(point_of(self._hub.viewer)[axis])
+            for scan, ready in self._control.ready():
+                self._draw_scan(scan, ready, query, axis, place)
+        self.drawn.emit()
+
+    def new_query(self) -> None:
+        """Whole maps shown so far belong to another query."""
+        self._latest.next()
+        for _, ready in self._control.ready():
+            ready.buffer.forget_whole()
+
+    def ask_hovered(self, query: Query) -> None:
+        """Whole maps of the place the mouse rests on; the next move outdates them."""
+        outdated = self._latest.next()
+        for scan, ready in self._control.ready():
+            if self._layers.heat(scan.key) is not None:
+                self._ask(scan, ready, query, outdated)
+
+    def ask_pin(self, query: Query, pin: Pin) -> None:
+        """Show the maps of a pin that are known; compute the others and keep them."""
+        self._latest.next()
+        encoder = self._control.encoder
+
+        def outdated() -> bool:
+            gone = self._control.pins.get(pin.number) is not pin
+            return gone or self._control.encoder is not encoder
+
+        for scan, ready in self._control.ready():
+            answer = pin.answers.get(scan.key)
+            if answer is not None and answer.whole is not None:
+                self._show(scan, ready, answer)
+            else:
+                ready.buffer.forget_whole()
+                self._ask(scan, ready, query, outdated)
+        self.draw()
+
+    def redraw_whole(self) -> None:
+        """The range of shown similarities changed, or the view did."""
+        for scan, ready in self._control.ready():
+            if ready.buffer.whole is not None:
+                self._show(scan, ready, None)
+        self.draw()
+
+    def clear(self) -> None:
+        """Nothing is asked: nothing is shown."""
+        self._latest.next()
+        for scan, ready in self._control.ready():
+            ready.buffer.clear()
+            self._layers.redraw(scan.key)
+
+    def _draw_scan(
+        self, scan: Scan, ready: Ready, query: Query, axis: int, place: float
+    ) -> None:
+        layer, cut = self._layers.heat(scan.key), self._control.cut(scan, axis, place)
+        if layer is None or not layer.visible or cut is None:
+            return
+        if ready.buffer.whole is not None:
+            values = cut.read(ready.buffer.whole)
+        elif ready.cache.ready(cut):
+            values = ready.cache.similarity(query.vector, cut)
+        else:
+            self._load(scan.key, ready, cut)
+            return
+        ready.buffer.show(cut, values, self._control.high)
+        self._layers.redraw(scan.key)
+
+    def _load(self, key: str, ready: Ready, cut: Cut) -> None:
+        """A slice's features from the file; then what is asked by then is drawn."""
+        if key in self._loading:
+            return
+        self._loading.add(key)
+
+        def done(_: Any) -> None:
+            self._loading.discard(key)
+            self.draw()
+
+        def failed(error: Exception) -> None:
+            self._loading.discard(key)
+            self._hub.say(f"The features could not be read: {error}", "error")
+
+        in_background(ready.cache.load, cut, owner=self, done=done, failed=failed)
+
+    def _ask(
+        self, scan: Scan, ready: Ready, query: Query, outdated: Callable[[], bool]
+    ) -> None:
+        def done(answer: Answer | None) -> None:
+            known = self._control.scans.get(scan.key)
+            if answer is None or outdated() or known is None:
+                return
+            if known.ready is not ready:
+                return
+            pin = self._control.pins.get(query.pin)
+            if pin is not None:
+                pin.answers[scan.key] = answer
+                self.answered.emit()
+            if self._shows(query):
+                self._show(scan, ready, answer)
+                self.drawn.emit()
+
+        def failed(error: Exception) -> None:
+            self._hub.say(f"The map of {scan.ref.name} failed: {error}", "error")
+
+        in_background(
+            answer_of, scan, ready, query.vector, outdated,
+            owner=self, done=done, failed=failed,
+        )  # fmt: skip
+
+    def _shows(self, query: Query) -> bool:
+        """Whether this query is still the one shown."""
+        now = self._control.query
+        if now is query:
+            return True
+        return now is not None and now.pin is not None and now.pin == query.pin
+
+    def _show(self, scan: Scan, ready: Ready, answer: Answer | None) -> None:
+        whole = ready.buffer.whole if answer is None else answer.whole
+        if whole is None:
+            return
+        axis, cut = slice_axis(self._hub.viewer), None
+        if axis is not None:
+            place = float(point_of(self._hub.viewer)[axis])
+            cut = self._control.cut(scan, axis, place)
+        ready.buffer.show_whole(whole, cut, self._control.high)
+        self._layers.redraw(scan.key)
+
 
 HOVER_MS = 33
 REST_MS = 150
@@ -346,3 +520,196 @@ class Explorer(QObject):
             self._words = words
             self.told.emit(words)
             self.listening.set_words(words)
+
+
+# What Explore makes for keeps: labels from a range, and features as colours.
+
+
+NOTHING_ASKED = "Pin a place first, or move the mouse over one: labels need a map."
+
+
+class Products(QObject):
+    """Layers the user asked for by a button.
+
+    Signals:
+        told: A sentence about what was made, or why not.
+        busy: Whether colours are being computed.
+    """
+
+    told = Signal(str)
+    busy = Signal(bool)
+
+    def __init__(self, explorer: Explorer) -> None:
+        super().__init__(explorer)
+        self._explorer = explorer
+        self._helper: Helper | None = None
+
+    # Labels
+
+    def make_labels(self) -> None:
+        """Labels from the lit range of the shown query, in every scan that shows it."""
+        control = self._explorer.control
+        query = control.query
+        asked = [
+            (scan, ready) for scan, ready in control.ready() if self._lit(scan.key)
+        ]
+        if query is None or not asked:
+            self.told.emit(NOTHING_ASKED)
+            return
+        pin = control.pins.get(query.pin)
+        name = pin.name if pin is not None else "similar"
+        colour = pin.colour if pin is not None else "#56b4e9"
+        told: list[str] = []
+        for scan, ready in asked:
+            whole = ready.buffer.whole
+
+            def work(
+                scan: Scan = scan, ready: Ready = ready, whole: Any = whole
+            ) -> NDArray[np.uint8]:
+                if whole is None:
+                    answer = answer_of(scan, ready, query.vector, lambda: False)
+                    whole = None if answer is None else answer.whole
+                return labels_of(scan, ready, whole, control.low, control.high)
+
+            def done(labels: NDArray[np.uint8], key: str = scan.key) -> None:
+                told.append(self._add_labels(key, labels, name, colour))
+                self.told.emit(" ".join(told))
+
+            in_background(
+                work, owner=self, done=done,
+                failed=lambda error: self.told.emit(f"No labels were made: {error}"),
+            )  # fmt: skip
+
+    def _lit(self, key: str) -> bool:
+        heat = self._explorer.layers.heat(key)
+        return heat is not None and bool(heat.visible)
+
+    def _add_labels(
+        self, key: str, labels: NDArray[np.uint8], name: str, colour: str
+    ) -> str:
+        """Add a label layer; tells what was labelled."""
+        from napari.utils import DirectLabelColormap
+
+        layer, scan = (
+            self._explorer.layer_of(key),
+            self._explorer.control.scans.get(key),
+        )
+        if layer is None or scan is None:
+            return ""
+        count = int(np.count_nonzero(labels))
+        if not count:
+            return f"Nothing in {scan.ref.name} lies in this range: lower it."
+        attributes = derived_attributes(layer, f"{scan.ref.name} {name}")
+        attributes["metadata"][KEY]["label_names"] = {1: name}
+        attributes["metadata"]["label_names"] = {1: name}
+        colours = {None: "transparent", 0: "transparent", 1: colour}
+        viewer = self._explorer.viewer
+        with selection_kept(viewer):
+            viewer.add_labels(
+                labels.astype(np.int32), **attributes, opacity=0.6,
+                colormap=DirectLabelColormap(color_dict=colours),
+            )  # fmt: skip
+        millilitres = count * float(np.prod(scan.ref.spacing_mm)) / 1000
+        return f"Labelled {millilitres:.1f} ml in {scan.ref.name}."
+
+    # Colours
+
+    def colour(self) -> None:
+        """Features of all scans that have them as red, green and blue."""
+        explorer = self._explorer
+        if self._helper is not None:
+            return
+        found = [
+            (scan.key, explorer.layer_of(scan.key), ready.features.scan_id,
+             ready.features.encoder_id)
+            for scan, ready in explorer.control.ready()
+        ]  # fmt: skip
+        if not found:
+            self.told.emit("Compute features of a scan first.")
+            return
+        self.busy.emit(True)
+        folder, scratch = explorer.hub.features, explorer.hub.scratch
+        choice = explorer.control.encoder
+
+        def look() -> list[tuple[str, str, str]]:
+            rows = []
+            for key, layer, scan_hash, encoder in found:
+                learnt = None if choice is None else choice.learnt
+                card = find_card(folder, scan_hash, encoder, learnt)
+                if card is not None and layer is not None:
+                    rows.append((key, str(card), str(scan_file(layer, scratch))))
+            return rows
+
+        in_background(look, owner=self, done=self._start, failed=self._fail)
+
+    def cancel(self) -> None:
+        """Compute colours no more."""
+        if self._helper is not None:
+            self._helper.stop()
+
+    def _start(self, rows: list[tuple[str, str, str]]) -> None:
+        if not rows:
+            self._end("The features are no longer on disk: compute them again.")
+            return
+        keys, cards, scans = (list(column) for column in zip(*rows, strict=True))
+        helper = Helper("colours", {"cards": cards, "scans": scans}, self)
+        self._helper = helper
+        by_card = dict(zip(cards, keys, strict=True))
+        helper.done.connect(lambda result: self._coloured(by_card, result))
+        helper.failed.connect(self._end)
+        helper.stopped.connect(lambda: self._end(""))
+        helper.start()
+
+    def _coloured(self, by_card: dict[str, str], result: dict[str, Any]) -> None:
+        def read() -> list[tuple[str, NDArray[np.uint8], Any]]:
+            return [
+                (
+                    by_card[entry["card"]],
+                    np.load(entry["npy"]),
+                    read_card(Path(entry["card"])).affine,
+                )
+                for entry in result.get("maps", [])
+                if entry["card"] in by_card
+            ]
+
+        def done(maps: list[tuple[str, NDArray[np.uint8], Any]]) -> None:
+            for key, rgb, affine in maps:
+                self._add_colours(key, rgb, affine)
+            share = sum(float(v) for v in result.get("explained", []))
+            many = "the same colour means the same feature in all of them; "
+            self._end(
+                f"Coloured {len(maps)} scan{'s' if len(maps) != 1 else ''}: "
+                + (many if len(maps) > 1 else "")
+                + f"the colours tell {share:.0%} of what differs."
+            )
+
+        in_background(read, owner=self, done=done, failed=self._fail)
+
+    def _add_colours(self, key: str, rgb: NDArray[np.uint8], affine: Any) -> None:
+        from homolog.geometry.affine import Affine
+
+        layer = self._explorer.layer_of(key)
+        if layer is None:
+            return
+        attributes = grid_attributes(layer, Affine(np.array(affine)))
+        attributes["name"] = f"{layer.name} features"
+        viewer = self._explorer.viewer
+        with selection_kept(viewer):
+            added = viewer.add_image(
+                rgb, rgb=True, **attributes, opacity=0.6, interpolation2d="linear",
+                visible=layer.visible,
+            )  # fmt: skip
+            here, above = viewer.layers.index(added), viewer.layers.index(layer) + 1
+            if here != above:
+                viewer.layers.move(here, above)
+
+    def _fail(self, error: Exception) -> None:
+        self._end(str(error))
+
+    def _end(self, sentence: str) -> None:
+        if self._helper is not None:
+            self._helper.deleteLater()
+        self._helper = None
+        self.busy.emit(False)
+        if sentence:
+            self.told.emit(sentence)

@@ -13,26 +13,159 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from homolog.data.label_naming import names_beside, names_of_dataset
-from homolog.data.label_values import labels_of
-from homolog.data.label_words import is_label_folder, label_rank
-from homolog.data.problems import Unsound
-from homolog.data.scan_header import (
+from homolog.errors import JobError, UnusableInput
+from homolog.gui.files.writer import save_layer
+from homolog.gui.shared.layers import (
+    KEY,
+    LayerData,
+    is_kind,
+    label_layer,
+    layer_scan,
+    scan_file,
+    shape_of,
+    shown_affine,
+    volume_layer,
+)
+from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
+from homolog.scans.files import read_header, read_scan
+from homolog.scans.header import (
     ScanHeader,
     is_series_path,
     kind_of,
     scan_stem,
     scan_suffix,
 )
-from homolog.data.scan_io import read_header, read_scan
-from homolog.data.scan_tree import walk
-from homolog.data.series_list import SeriesInfo, holds_dicom, list_series, series_with
-from homolog.data.values import ValueStats
-from homolog.data.volume import Volume
-from homolog.errors import JobError, UnusableInput
-from homolog.gui.files.layer_geometry import KEY
-from homolog.gui.files.layers import LayerData, label_layer, volume_layer
+from homolog.scans.names import (
+    is_label_folder,
+    label_rank,
+    names_beside,
+    names_of_dataset,
+)
+from homolog.scans.problems import Unsound
+from homolog.scans.volume import ValueStats, Volume, labels_of
+
+# Showing the scan just opened: go to its middle, hide scans that lie elsewhere.
+#
+# Two patients drawn into each other look like one broken scan, so a scan that shares
+# little room with the new one is hidden; scans of one examination stay. Without Qt.
+
+
+# Scans that share this part of the smaller one's room are seen together.
+_TOGETHER = 0.6
+
+
+def look_at(viewer: Any, layer: Any) -> None:
+    """Go to the middle of a new layer; hide open scans that lie elsewhere.
+
+    Args:
+        viewer: A napari viewer.
+        layer: One of its layers, of three dimensions.
+    """
+    if not is_kind(layer, "Image") or len(layer.data.shape) != 3:
+        return
+    if viewer.canvas.grid.enabled:  # the user has chosen to see them side by side
+        return
+    for other in viewer.layers:
+        if other.unique_id != layer.unique_id and len(other.data.shape) == 3:
+            scan = is_kind(other, "Image") or is_kind(other, "Labels")
+            if scan and shared(layer, other) < _TOGETHER:
+                other.visible = False
+    low, high = box(layer)
+    middle = (low + high) / 2
+    viewer.layers.selection.active = layer
+    place = list(viewer.dims.point)
+    place[-3:] = middle.tolist()
+    viewer.dims.point = place
+    viewer.fit_to_view(layers=[layer])
+
+
+def shared(a: Any, b: Any) -> float:
+    """Which part of the smaller layer's box lies in the other's, 0 to 1."""
+    (low_a, high_a), (low_b, high_b) = box(a), box(b)
+    common = np.clip(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0, None)
+    smaller = min(np.prod(high_a - low_a), np.prod(high_b - low_b))
+    return float(np.prod(common) / smaller) if smaller > 0 else 0.0
+
+
+def box(layer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest edge (z, y, x) of a layer in the shown world, mm."""
+    affine, shape = shown_affine(layer), np.array(shape_of(layer))
+    corners = (
+        np.array(
+            [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)],
+            dtype=np.float64,
+        )
+        * shape
+        - 0.5
+    )
+    placed = affine.apply(corners)
+    return placed.min(axis=0), placed.max(axis=0)
+
+
+# Label layers that lie on open scans, as label files for a store; without Qt.
+
+
+def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
+    """Visible labels layers on the grid of a scan layer.
+
+    Args:
+        scan: A layer that ``layer_scan`` knows.
+        layers: All layers of the viewer.
+    """
+    return [
+        layer
+        for layer in layers
+        if is_kind(layer, "Labels")
+        and layer.visible
+        and shape_of(layer) == shape_of(scan)
+        and np.allclose(
+            shown_affine(layer).matrix, shown_affine(scan).matrix, rtol=1e-5, atol=1e-3
+        )
+    ]
+
+
+def pairs_of(layers: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Each open scan with the one visible labels layer that lies on it.
+
+    Raises:
+        UnusableInput: Several lie on one scan; which is meant cannot be known.
+    """
+    layers = list(layers)
+    found = []
+    for scan in layers:
+        if layer_scan(scan) is None:
+            continue
+        on_it = labels_on(scan, layers)
+        if len(on_it) > 1:
+            names = ", ".join(layer.name for layer in on_it)
+            raise UnusableInput(
+                f"Several label layers lie on {scan.name} ({names}); hide all but one."
+            )
+        found += [(scan, label) for label in on_it]
+    return found
+
+
+def gather(
+    paths: list[Path], unsaved: list[Any], pairs: list[tuple[Any, Any]], scratch: Path
+) -> list[Path]:
+    """Sources of a store; layers that are no files are written. Slow: on a thread.
+
+    Args:
+        paths: Files and folders.
+        unsaved: Scan layers that are no files.
+        pairs: (scan layer, labels layer) whose labels go into ``scratch/labels``, named
+            like the scan's file.
+        scratch: A new folder that outlives the building.
+    """
+    files = {layer.unique_id: scan_file(layer, scratch) for layer in unsaved}
+    for scan, labels in pairs:
+        image = files.get(scan.unique_id) or scan_file(scan, scratch)
+        target = scratch / "labels" / f"{scan_stem(image)}.nii.gz"
+        save_layer(labels, target, [scan])
+    return list(dict.fromkeys([*paths, *files.values()]))
+
 
 # Larger than this share of the free memory is told before it is read.
 _LARGE_SHARE = 0.25
@@ -48,7 +181,7 @@ def read_layer(path: Path, name: str = "") -> LayerData:
     """One file (DICOM folder, series) as a layer, placed in patient space.
 
     Args:
-        path: What ``homolog.data.scan_io.read_scan`` takes.
+        path: What ``homolog.scans.files.read_scan`` takes.
         name: Of the layer; from the file if empty.
 
     Raises:

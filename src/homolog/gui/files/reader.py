@@ -11,20 +11,70 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from homolog.data.problems import Unsound
-from homolog.data.scan_header import kind_of
-from homolog.data.series_list import (
-    SeriesInfo,
-    holds_dicom,
-    list_series,
-    series_with,
-)
-from homolog.gui.files import associations, opening
-from homolog.gui.files.layers import LayerData
-from homolog.gui.telling import tell, tell_once
+from homolog.gui.files import opening
+from homolog.gui.shared import preferences
+from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
+from homolog.gui.shared.notices import notify, tell_once
+from homolog.gui.shared.preferences import PLUGIN
+from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with
+from homolog.scans.header import kind_of
+from homolog.scans.problems import Unsound
+
+# Making Homolog napari's reader of medical files, with the user's consent.
+#
+# napari's own reader claims the same endings and cannot read most of them; which reader
+# opens what is napari's setting ``extension2reader``. Free of Qt.
+
+
+# As in napari.yaml, without what other readers may rightly claim (.img of disks).
+PATTERNS = (
+    "*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd", "*.hdr", "*.dcm",
+    "*.dicom", "*.ima",
+)  # fmt: skip
+# How napari writes "any folder". Folders without DICOM go back to napari's own reader.
+FOLDERS = "*/"
+
+
+def should_offer() -> bool:
+    """Whether to ask: the user did not decline, and some ending is not ours yet."""
+    wanted = bool(preferences.get("viewing", "offer_association", True))
+    return wanted and bool(not_ours())
+
+
+def not_ours() -> list[str]:
+    """Endings that napari opens with another reader, or would ask about."""
+    table = _settings().extension2reader
+    return [p for p in (*PATTERNS, FOLDERS) if table.get(p) != PLUGIN]
+
+
+def folders_are_ours() -> bool:
+    """Whether napari asks us about every folder."""
+    return bool(_settings().extension2reader.get(FOLDERS) == PLUGIN)
+
+
+def associate() -> None:
+    """Open our endings and DICOM folders with Homolog; other endings stay."""
+    settings = _settings()
+    settings.extension2reader = {
+        **settings.extension2reader,
+        **dict.fromkeys((*PATTERNS, FOLDERS), PLUGIN),
+    }
+
+
+def decline() -> None:
+    """Do not ask again; napari's preferences can bring the question back."""
+    preferences.put("viewing", "offer_association", False)
+
+
+def _settings() -> Any:
+    from napari.settings import get_settings
+
+    return get_settings().plugins
+
 
 Paths: TypeAlias = str | Sequence[str]
 Reader: TypeAlias = Callable[[Paths], list[Any]]
@@ -44,7 +94,7 @@ def get_reader(path: Paths) -> Reader | None:
     listed = [Path(p) for p in _listed(path)]
     if listed and all(_ours(p) for p in listed):
         return read_layers
-    if listed and all(p.is_dir() for p in listed) and associations.folders_are_ours():
+    if listed and all(p.is_dir() for p in listed) and folders_are_ours():
         return _read_as_napari
     return None
 
@@ -76,11 +126,11 @@ def read_path(path: Path) -> list[LayerData]:
             return []
         warning = opening.size_warning(wanted)
         if warning:
-            tell(warning, "info")
+            notify(warning, "info")
             _let_it_be_seen()
         layer = opening.read_layer(wanted, name)
     except Exception as error:  # noqa: BLE001 - the files dropped with it still open
-        tell(opening.why_not(path, error))
+        notify(opening.why_not(path, error))
         return []
     for sentence in opening.notes_to_tell(layer):
         tell_once(sentence)
@@ -110,7 +160,7 @@ def _wanted(path: Path) -> tuple[Path | None, str]:
     if one is None:
         return path, ""
     _remember(one.files)
-    tell(
+    notify(
         f"{path.name} is one of {len(one.files)} slices; all of them are opened.",
         "info",
     )
@@ -135,13 +185,13 @@ def _remember(files: Iterable[Path]) -> None:
 def _choose(series: list[SeriesInfo], root: Path) -> SeriesInfo | None:
     """The series to open: the only one, the user's choice, the largest headless."""
     if len(series) > 1 and _someone_watches():
-        from homolog.gui.files.series_chooser import ask
+        from homolog.gui.files.choosing import ask
 
         return ask(series)
     chosen = opening.largest(series)
     if chosen is not None and len(series) > 1:
         text = f"{len(series)} series here; the largest is opened."
-        tell(f"{root.name}: {text}", "info")
+        notify(f"{root.name}: {text}", "info")
     return chosen
 
 
@@ -177,3 +227,38 @@ def _ours(path: Path) -> bool:
 
 def _listed(path: Paths) -> list[str]:
     return [str(path)] if isinstance(path, str | Path) else [str(p) for p in path]
+
+
+# Sample data of the plugin: phantom patients, made on the spot, no download.
+
+
+# The two patients of the pair; they differ in size and in the shape of their organs.
+_PAIR = (1, 2)
+
+
+def phantom_patient() -> list[LayerData]:
+    """A CT-like phantom body with its labels."""
+    from homolog.phantom.phantom import make_phantom
+
+    phantom = make_phantom(_PAIR[0], name="phantom CT")
+    labels = replace(phantom.labels, name="phantom organs")
+    return [volume_layer(phantom.volume), label_layer(labels)]
+
+
+def phantom_mr() -> list[LayerData]:
+    """An MR-like phantom body."""
+    from homolog.phantom.phantom import make_mr_phantom
+
+    phantom = make_mr_phantom(_PAIR[0])
+    return [volume_layer(replace(phantom.volume, name="phantom MR"))]
+
+
+def two_phantom_patients() -> list[LayerData]:
+    """Two phantom bodies that differ in shape, to match anatomy between them."""
+    from homolog.phantom.phantom import make_phantom
+
+    names = ("phantom patient A", "phantom patient B")
+    return [
+        volume_layer(make_phantom(seed, name=name).volume)
+        for seed, name in zip(_PAIR, names, strict=True)
+    ]

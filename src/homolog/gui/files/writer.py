@@ -14,22 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from homolog.data.label_naming import names_file
-from homolog.data.points_io import write_text
-from homolog.data.scan_header import scan_stem, scan_suffix
-from homolog.data.scan_io import read_header, read_labels, write_labels, write_volume
-from homolog.data.scan_write import WRITE_SUFFIXES
-from homolog.data.volume import LabelMap, Volume
 from homolog.errors import JobError, UnusableInput
-from homolog.gui.files.layer_geometry import (
+from homolog.gui.shared.layers import (
     KEY,
     is_kind,
+    layer_volume,
     shape_of,
     shown_affine,
     source_grid,
 )
-from homolog.gui.files.layer_scan import layer_volume
-from homolog.gui.telling import tell
+from homolog.gui.shared.notices import notify
+from homolog.scans.files import (
+    WRITE_SUFFIXES,
+    read_header,
+    read_labels,
+    write_labels,
+    write_volume,
+)
+from homolog.scans.header import scan_stem, scan_suffix
+from homolog.scans.names import names_file
+from homolog.scans.points import write_text
+from homolog.scans.volume import LabelMap, Volume
 
 # Corners may lie this share of a voxel off after rounding to a header's float32.
 _AFFINE_TOLERANCE = 1e-3
@@ -151,7 +156,7 @@ def _write(path: str, layers: Sequence[tuple[Any, ...]]) -> list[str]:
         files = save_layer(Layer.create(data, attributes, kind), Path(path), others)
         if files[0].name != Path(path).name:
             text = f"{Path(path).name} was there already; saved as {files[0].name}."
-            tell(text, "info")
+            notify(text, "info")
         written += [str(f) for f in files]
     return written
 

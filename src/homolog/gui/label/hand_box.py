@@ -2,19 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QLineEdit, QProgressBar, QVBoxLayout, QWidget
 
+from homolog.errors import UnusableInput
 from homolog.events import Event, Progress
-from homolog.gui import preferences, rows
-from homolog.gui.data.store_building import free_name
-from homolog.gui.label.handing_on import Pair, model_config, model_name, store_config
+from homolog.gui.data.build_box import build_config, free_name
+from homolog.gui.files.writer import save_layer
 from homolog.gui.label.session import LabelSession
-from homolog.gui.threads import Helper, in_background
+from homolog.gui.shared import preferences, widgets
+from homolog.gui.shared.layers import scan_file
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.scans.header import scan_stem
+from homolog.tasks.few_voxels.scan import FewClass, FewConfig
+from homolog.writing import make_folder
+
+# From paint and predictions to files: a model saved, a store prepared. No Qt.
+#
+# The functions run on threads; what they return is the configuration of a worker's job.
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A scan's layer and a labels layer on it."""
+
+    scan: Any
+    labels: Any
+
+
+def model_config(
+    pairs: Sequence[Pair],
+    classes: Sequence[FewClass],
+    config: FewConfig,
+    *,
+    encoder: Path | None,
+    out: Path,
+    features: Path,
+    device: str,
+    scratch: Path,
+) -> dict[str, Any]:
+    """The config of a ``few_voxels`` job; scans and paint are written where needed.
+
+    Args:
+        pairs: Scans with their painted layers; empty ones are left out.
+        classes: Of the paint.
+        config: As the head was fitted.
+        encoder: Run or model folder; None: intensities alone.
+        out: The new model's folder.
+        features: Where feature maps are kept.
+        device: Where an encoder runs.
+        scratch: A folder of this window.
+
+    Raises:
+        UnusableInput: Nothing is painted.
+    """
+    used = [p for p in pairs if np.asarray(p.labels.data).any()]
+    if not used:
+        raise UnusableInput("Paint some voxels first; there is nothing to save.")
+    place = _fresh(scratch / "painted")
+    scans = [scan_file(p.scan, scratch) for p in used]
+    labels = [
+        save_layer(p.labels, place / f"{i}_{scan_stem(s)}.nii.gz", [p.scan])[0]
+        for i, (p, s) in enumerate(zip(used, scans, strict=True))
+    ]
+    there = set().union(*(np.unique(np.asarray(p.labels.data)) for p in used))
+    ground = next((c.value for c in classes if c.background), None)
+    return {
+        "scans": [str(p) for p in scans],
+        "labels": [str(p) for p in labels],
+        "encoder": None if encoder is None else str(encoder),
+        "out": str(out),
+        "features": str(features),
+        "names": {str(c.value): c.name for c in classes},
+        "colours": {str(c.value): c.colour for c in classes},
+        "background": ground if ground in there else None,
+        "device": device,
+        "head": config.head,
+        "position": config.position,
+        "body_only": config.body_only,
+    }
+
+
+def store_config(pairs: Sequence[Pair], stores: Path, scratch: Path) -> dict[str, Any]:
+    """The config of a ``prepare`` job over scans and their predictions.
+
+    Args:
+        pairs: Scans with their predicted layers; empty ones are left out.
+        stores: Folder of the stores.
+        scratch: A folder of this window.
+
+    Raises:
+        UnusableInput: No prediction holds anything.
+    """
+    used = [p for p in pairs if np.asarray(p.labels.data).any()]
+    if not used:
+        raise UnusableInput("There is no prediction yet; paint two classes first.")
+    folder = _fresh(scratch / "labels-to-learn")
+    scans = [scan_file(p.scan, scratch) for p in used]
+    stems = [scan_stem(s) for s in scans]
+    if len(set(stems)) < len(stems):
+        raise UnusableInput(
+            f"Scans of one store need different file names, got {', '.join(stems)}."
+        )
+    for pair, scan in zip(used, scans, strict=True):
+        save_layer(pair.labels, folder / f"{scan_stem(scan)}.nii.gz", [pair.scan])
+    name = free_name(stores, f"labelled_{scan_stem(scans[0])}"[:60])
+    return build_config(scans, stores, name, labels=str(folder))
+
+
+def model_name(text: str, models: Path) -> str:
+    """Why a model cannot have that name; empty when it can."""
+    name = text.strip()
+    if not re.fullmatch(r"[\w][\w .+-]*", name):
+        return "Give the model a name of letters, digits, spaces, - and _ only."
+    if (models / name).exists():
+        return f"There is a model {name!r} already; choose another name."
+    return ""
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    return folder
+
 
 _DOING = {"few_voxels": "Saving the model", "prepare": "Preparing the store"}
 
@@ -33,35 +151,37 @@ class HandBox(QWidget):
         self._starting = False
         self._model = ""
         self.name = QLineEdit()
-        self.save = rows.button(
+        self.save = widgets.button(
             "Save model", "Save what was learnt from your paint as a model that the "
             "tab Segment and homolog predict use", self.save_model,
         )  # fmt: skip
-        self.use = rows.button(
+        self.use = widgets.button(
             "Segment with it", "Go to Segment with the saved model",
             self._to_segment,
         )  # fmt: skip
         self.use.hide()
-        self.tune = rows.button(
+        self.tune = widgets.button(
             "Fine-tune the whole model...",
             "Prepare the ticked scans with their predictions, your paint kept, as a "
             "store and open Fine-tune on it; correct the predictions first",
             self.fine_tune,
         )  # fmt: skip
-        self.bar = rows.named(QProgressBar(), "Progress of saving", "Done so far")
+        self.bar = widgets.named(QProgressBar(), "Progress of saving", "Done so far")
         self.bar.hide()
-        self.stop = rows.button("Cancel", "Stop; nothing half-made stays", self.cancel)
+        self.stop = widgets.button(
+            "Cancel", "Stop; nothing half-made stays", self.cancel
+        )
         self.stop.hide()
-        self.words = rows.sentence("What became of it", lines=3)
-        rows.keep_room(self.bar, self.stop, self.use)
+        self.words = widgets.sentence("What became of it", lines=3)
+        widgets.keep_room(self.bar, self.stop, self.use)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(
-            rows.labelled("Model name", self.name, "Folder name of the saved model")
+            widgets.labelled("Model name", self.name, "Folder name of the saved model")
         )
         for part in (self.save, self.tune):
             column.addWidget(part)
-        working = rows.beside(self.bar, self.stop)
+        working = widgets.beside(self.bar, self.stop)
         working.setStretch(1, 0)
         column.addLayout(working)
         for part in (self.words, self.use):
@@ -87,7 +207,7 @@ class HandBox(QWidget):
         """Learn once more in a worker, score, and write the model."""
         trouble = model_name(self.name.text(), self._hub.models)
         if trouble:
-            rows.tell(self.words, f"⚠ {trouble}")
+            widgets.tell(self.words, f"⚠ {trouble}")
             return
         session, hub = self._session, self._hub
         out = hub.models / self.name.text().strip()
@@ -118,7 +238,7 @@ class HandBox(QWidget):
         """Ask the worker to stop."""
         if self.helper is not None:
             self.stop.setEnabled(False)
-            rows.tell(self.words, "Stopping ...")
+            widgets.tell(self.words, "Stopping ...")
             self.helper.stop()
 
     def _pairs(self, which: str) -> list[Pair]:
@@ -134,7 +254,7 @@ class HandBox(QWidget):
     ) -> None:
         self._starting = True
         self.use.hide()
-        rows.tell(self.words, "Writing scans and labels ...")
+        widgets.tell(self.words, "Writing scans and labels ...")
         self.refresh()
 
         def launch(config: dict[str, Any]) -> None:
@@ -148,7 +268,7 @@ class HandBox(QWidget):
             self.bar.show()
             self.stop.setEnabled(True)
             self.stop.show()
-            rows.tell(self.words, f"{_DOING[kind]} ...")
+            widgets.tell(self.words, f"{_DOING[kind]} ...")
             helper.start()
 
         in_background(
@@ -159,20 +279,20 @@ class HandBox(QWidget):
         if isinstance(event, Progress) and event.total > 0:
             self.bar.setRange(0, event.total)
             self.bar.setValue(event.index)
-            rows.tell(self.words, f"{_DOING[kind]}: {event.phase} ...")
+            widgets.tell(self.words, f"{_DOING[kind]}: {event.phase} ...")
 
     def _done(
         self, result: dict[str, Any], done: Callable[[dict[str, Any]], None]
     ) -> None:
         self._end("")
         if result.get("stopped"):
-            rows.tell(self.words, "Stopped.")
+            widgets.tell(self.words, "Stopped.")
         else:
             done(result)
 
     def _saved(self, result: dict[str, Any]) -> None:
         self._model = str(result["model"])
-        rows.tell(
+        widgets.tell(
             self.words,
             f"✓ Saved as {Path(self._model).name} in Models. Segment uses it at once.",
         )
@@ -180,16 +300,16 @@ class HandBox(QWidget):
         self.name.setText("")
         self._hub.changed.emit("models")
         self.refresh()
-        rows.bring_into_view(self.use)
+        widgets.bring_into_view(self.use)
 
     def _prepared(self, result: dict[str, Any]) -> None:
         if not result.get("labelled"):
             reasons = [str(r["reason"]) for r in result.get("rejected", ())]
             why = reasons[0] if reasons else "no label map fits its scan."
-            rows.tell(self.words, f"⚠ No scan could be prepared: {why}")
+            widgets.tell(self.words, f"⚠ No scan could be prepared: {why}")
             return
         store, encoder = str(result["store"]), self._session.encoder
-        rows.tell(self.words, f"✓ The store {Path(store).name} is ready.")
+        widgets.tell(self.words, f"✓ The store {Path(store).name} is ready.")
         self._hub.changed.emit("stores")
         what = {"store": store}
         if encoder is not None:
@@ -210,5 +330,5 @@ class HandBox(QWidget):
         self.helper, self._starting = None, False
         self.bar.hide()
         self.stop.hide()
-        rows.tell(self.words, words)
+        widgets.tell(self.words, words)
         self.refresh()

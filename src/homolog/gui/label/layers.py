@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from homolog.gui.explore.layers import selection_kept
-from homolog.gui.files.layer_geometry import (
+from homolog.gui.shared.layers import (
     KEY,
+    derived_attributes,
     is_kind,
     notes_of,
     shape_of,
     shown_affine,
 )
-from homolog.gui.files.layer_scan import derived_attributes
-from homolog.tasks._few_settings import FewClass, few_classes
+from homolog.gui.shared.scan_layers import selection_kept
+from homolog.tasks.few_voxels.scan import FewClass, few_classes
 
 PAINTED, PREDICTED = " painted", " prediction"
 _NOTE = "few"

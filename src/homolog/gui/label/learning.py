@@ -6,26 +6,256 @@ Everything runs on the layer's own grid, so that a result is what the layer show
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homolog.config import from_dict
-from homolog.data.preprocess import Preprocessing
-from homolog.data.volume import FeatureMap, LabelMap, Volume
 from homolog.errors import UnusableInput
 from homolog.events import Request
 from homolog.geometry.affine import Affine
-from homolog.gui.label.history import Packed
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.tasks._few_advice import NextClick, next_click
-from homolog.tasks._few_learn import Learnt, learn
-from homolog.tasks._few_predict import predict_slice, predict_volume
-from homolog.tasks._few_scan import FewScan, few_scan
-from homolog.tasks._few_settings import FewClass, FewConfig
-from homolog.tasks._few_uncertain import Uncertainty
+from homolog.gui.shared.choices import ModelChoice
+from homolog.scans.volume import FeatureMap, LabelMap, Volume
+from homolog.store.preprocess import Preprocessing
+from homolog.tasks.few_voxels.learn import Learnt, NextClick, learn, next_click
+from homolog.tasks.few_voxels.predict import Uncertainty, predict_slice, predict_volume
+from homolog.tasks.few_voxels.scan import (
+    FewClass,
+    FewConfig,
+    FewScan,
+    few_classes,
+    few_scan,
+)
+
+# The classes of the paint: names, colours, keys, and which one is background. No Qt.
+#
+# Structures count from 1 up; the background has the highest number there is, so that
+# classes can be added without renumbering, and predictions hold 1, 2, 3.
+
+
+BACKGROUND = 255
+# Letters that neither napari nor another tab takes with Shift, near the left hand.
+KEYS = "QWEDZXCBK"
+_MOST = 200
+
+
+class ClassList:
+    """What the values of all painted layers of a window mean.
+
+    Attributes:
+        current: Value that is painted with.
+        counts: Value -> painted voxels of all scans that take part.
+    """
+
+    def __init__(self) -> None:
+        self._classes: list[FewClass] = []
+        self.counts: dict[int, int] = {}
+        self._put("structure 1", 1)
+        self._put("background", BACKGROUND, background=True)
+        self.current = 1
+
+    def __iter__(self) -> Iterator[FewClass]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def get(self, value: int) -> FewClass | None:
+        """The class of a value."""
+        return next((c for c in self._classes if c.value == value), None)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Value -> name."""
+        return {c.value: c.name for c in self._classes}
+
+    @property
+    def background(self) -> int | None:
+        """Value of the background; None where no class is."""
+        return next((c.value for c in self._classes if c.background), None)
+
+    def key_of(self, place: int) -> str:
+        """Letter that chooses the class in a row, with Shift; empty for none."""
+        return KEYS[place] if place < len(KEYS) else ""
+
+    def add(self) -> FewClass | None:
+        """A new structure, chosen at once; None when there are too many."""
+        taken = {c.value for c in self._classes}
+        free = next((v for v in range(1, _MOST) if v not in taken), None)
+        if free is None:
+            return None
+        self._put(f"structure {free}", free)
+        self.current = free
+        return self.get(free)
+
+    def remove(self, value: int) -> str:
+        """Take an unpainted class away; why not, or empty when it is gone."""
+        known = self.get(value)
+        if known is None:
+            return ""
+        if self.counts.get(value):
+            return (
+                f"{known.name!r} has {self.counts[value]} painted voxels. Erase them "
+                "first (napari's eraser), then remove the class."
+            )
+        if len(self._classes) == 1:
+            return "The last class stays."
+        self._classes.remove(known)
+        if self.current == value:
+            self.current = self._classes[0].value
+        return ""
+
+    def rename(self, value: int, name: str) -> str:
+        """Give a class another name; why not, or empty when it has it."""
+        name = name.strip()
+        if not name:
+            return "A class needs a name."
+        if any(c.name == name and c.value != value for c in self._classes):
+            return f"There is a class {name!r} already; names must differ."
+        self._change(value, name=name)
+        return ""
+
+    def recolour(self, value: int, colour: str) -> None:
+        """Give a class another colour, ``#rrggbb``."""
+        self._change(value, colour=colour)
+
+    def set_background(self, value: int | None) -> None:
+        """One class, or none, means none of the others."""
+        self._classes = [replace(c, background=c.value == value) for c in self._classes]
+
+    def adopt(
+        self, names: Mapping[int, str], colours: Mapping[int, str] | None = None
+    ) -> None:
+        """Take the classes of a layer that was painted before.
+
+        Args:
+            names: Value -> name.
+            colours: Value -> ``#rrggbb``, where known.
+        """
+        if not names:
+            return
+        if not any(self.counts.values()):
+            self._classes = []
+        for value, name in sorted(names.items()):
+            if self.get(value) is not None:
+                continue
+            is_ground = name.strip().lower() == "background"
+            self._put(
+                name, value, (colours or {}).get(value),
+                background=is_ground and self.background is None,
+            )  # fmt: skip
+        if self.get(self.current) is None:
+            self.current = self._classes[0].value
+
+    def name_all(self, values: Iterable[int]) -> bool:
+        """A class for every painted value that has none; whether one was made."""
+        new = [v for v in values if self.get(v) is None]
+        for value in new:
+            self._put(f"structure {value}", value)
+        return bool(new)
+
+    def painted(self, values: Sequence[int]) -> tuple[FewClass, ...]:
+        """The classes of these values."""
+        return tuple(c for c in self._classes if c.value in set(values))
+
+    def _put(
+        self, name: str, value: int, colour: str | None = None, background: bool = False
+    ) -> None:
+        taken = {c.name for c in self._classes}
+        name = name if name not in taken else f"{name} ({value})"
+        # asked with every value below, so that a class keeps its colour for good
+        below = list(range(1, value + 1)) if value < BACKGROUND else [value]
+        ground = value if background else None
+        made = few_classes(
+            below, {value: name}, {value: colour} if colour else None, ground
+        )[-1]
+        self._classes.append(made)
+        self._classes.sort(key=lambda c: c.value)
+
+    def _change(self, value: int, **what: str) -> None:
+        self._classes = [
+            replace(c, **what) if c.value == value else c  # type: ignore[arg-type]
+            for c in self._classes
+        ]
+
+
+# Predictions of the last rounds, packed: undo, and the one before. No Qt.
+
+
+LEVELS = 10
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One scan's labels, a hundredth of their size.
+
+    Attributes:
+        shape: Of the array.
+        data: Compressed bytes of its uint8 values.
+    """
+
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, labels: NDArray[np.uint8]) -> Packed:
+        """Tens of milliseconds, so on a thread."""
+        return cls(labels.shape, zlib.compress(np.ascontiguousarray(labels).data, 1))
+
+    def into(self, target: NDArray[np.uint8]) -> None:
+        """Write the labels into an array; on a thread.
+
+        Raises:
+            ValueError: The array has another shape by now.
+        """
+        if target.shape != self.shape:
+            raise ValueError(f"expected the shape {self.shape}, got {target.shape}.")
+        flat = np.frombuffer(zlib.decompress(self.data), np.uint8)
+        np.copyto(target, flat.reshape(self.shape))
+
+
+class History:
+    """What was predicted, round by round; a round is every scan's labels by its key."""
+
+    def __init__(self) -> None:
+        self._past: deque[dict[str, Packed]] = deque(maxlen=LEVELS)
+        self._now: dict[str, Packed] = {}
+
+    @property
+    def levels(self) -> int:
+        """How many rounds can be undone."""
+        return len(self._past)
+
+    def push(self, found: Mapping[str, Packed]) -> None:
+        """A new round; scans that took no part keep what they show."""
+        if self._now:
+            self._past.append(self._now)
+        self._now = {**self._now, **found}
+
+    def now(self) -> dict[str, Packed]:
+        """What is shown."""
+        return dict(self._now)
+
+    def before(self) -> dict[str, Packed]:
+        """What was shown before it; empty where there was nothing."""
+        return dict(self._past[-1]) if self._past else {}
+
+    def undo(self) -> dict[str, Packed]:
+        """Back to the round before; empty where there is none."""
+        if not self._past:
+            return {}
+        self._now = self._past.pop()
+        return dict(self._now)
+
+    def forget(self, key: str) -> None:
+        """A scan was closed."""
+        for found in (*self._past, self._now):
+            found.pop(key, None)
+
 
 Labels = NDArray[np.uint8]
 

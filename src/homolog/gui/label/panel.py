@@ -3,29 +3,523 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal
+from qtpy.QtGui import QColor, QIcon, QPixmap, QShowEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QColorDialog,
+    QComboBox,
+    QHBoxLayout,
+    QHeaderView,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
-from homolog.gui import rows
-from homolog.gui.hub import Hub
 from homolog.gui.label import layers as own
 from homolog.gui.label import words
-from homolog.gui.label.classes_box import ClassesBox
 from homolog.gui.label.hand_box import HandBox
-from homolog.gui.label.places import Places
-from homolog.gui.label.result_box import ResultBox
-from homolog.gui.label.scan_row import ScanRow
-from homolog.gui.label.session import LabelSession
-from homolog.gui.label.settings_box import SettingsBox
-from homolog.gui.learn.model_choice import (
-    ModelChoice,
-    list_embedders,
-)
-from homolog.gui.threads import in_background
+from homolog.gui.label.learning import KEYS, Fitted
+from homolog.gui.label.session import Desk, LabelSession, Places
+from homolog.gui.label.words import count_line, score_line, state_line, warning_lines
+from homolog.gui.shared import keys, widgets
+from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.scans import Scan
+from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.widgets import fold_of
+
+# The table of classes: colour, name, key, painted voxels, and which is background.
+
+
+_VALUE = Qt.ItemDataRole.UserRole
+_TITLES = ("Class", "Key", "Painted")
+_ROWS_SHOWN = 5  # whatever there is: "Add class" stays under the pointer
+
+
+class ClassesBox(QWidget):
+    """Chooses what is painted, and keeps the names and colours of all layers.
+
+    Signals:
+        told: Why something was not done.
+    """
+
+    told = Signal(str)
+
+    def __init__(self, session: LabelSession, panel: QWidget) -> None:
+        """Make the box.
+
+        Args:
+            session: Whose classes they are.
+            panel: The tab; the keys work while it is in front.
+        """
+        super().__init__()
+        self._session, self._classes = session, session.classes
+        self.table = QTableWidget(0, len(_TITLES))
+        widgets.named(
+            self.table, "Classes",
+            "The selected class is painted. Double-click a name to change it",
+        )  # fmt: skip
+        self.table.setHorizontalHeaderLabels(_TITLES)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.setEditTriggers(
+            QAbstractItemView.EditTrigger.DoubleClicked
+            | QAbstractItemView.EditTrigger.EditKeyPressed
+        )
+        self.table.setTabKeyNavigation(False)
+        self.table.verticalHeader().hide()
+        self.table.itemChanged.connect(self._edited)
+        self.table.currentCellChanged.connect(self._chosen)
+        self.add = widgets.button("Add class", "Another structure to paint", self._add)
+        self.remove = widgets.button(
+            "Remove", "Take the selected class away, while nothing is painted with it",
+            self._remove,
+        )  # fmt: skip
+        self.colour = widgets.button(
+            "Colour...", "Choose another colour for the selected class", self._ask
+        )
+        self.ground = widgets.button(
+            "Background", "The selected class means none of the others, and is "
+            "predicted as empty", self._set_ground,
+        )  # fmt: skip
+        self.ground.setCheckable(True)
+        self._later = QTimer(self)  # the table has its own new font by then
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(self._fit)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.table)
+        column.addLayout(widgets.beside(self.add, self.remove))
+        column.addLayout(widgets.beside(self.colour, self.ground))
+        session.classes_changed.connect(self.refresh)
+        for place, letter in enumerate(KEYS):
+            keys.add(
+                session.hub, f"Shift-{letter}", f"paint with class {place + 1}",
+                partial(self._choose_row, place), while_shown=panel,
+            )  # fmt: skip
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the classes as they are."""
+        table, classes = self.table, list(self._classes)
+        table.blockSignals(True)
+        table.setRowCount(len(classes))
+        for place, known in enumerate(classes):
+            letter = self._classes.key_of(place)
+            count = self._classes.counts.get(known.value, 0)
+            name = QTableWidgetItem(known.name)
+            name.setData(_VALUE, known.value)
+            name.setIcon(_swatch(known.colour))
+            ground = ", the background" if known.background else ""
+            name.setToolTip(f"{known.name} (label {known.value}{ground})")
+            table.setItem(place, 0, name)
+            for column, text in (
+                (1, f"⇧{letter}" if letter else ""),
+                (2, f"{count:,}"),
+            ):
+                cell = QTableWidgetItem(text)
+                cell.setFlags(cell.flags() & ~Qt.ItemFlag.ItemIsEditable)
+                cell.setTextAlignment(
+                    Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+                )
+                table.setItem(place, column, cell)
+            cell = table.item(place, 1)
+            assert cell is not None
+            cell.setToolTip(f"Shift+{letter}" if letter else "No key is left")
+            if known.value == self._classes.current:
+                table.setCurrentCell(place, 0)
+        table.blockSignals(False)
+        known_now = self._classes.get(self._classes.current)
+        self.ground.setChecked(known_now is not None and known_now.background)
+        self.remove.setEnabled(len(classes) > 1)
+        self._fit()
+
+    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            timer = getattr(self, "_later", None)
+            if timer is not None:  # Qt calls before all is made
+                timer.start(0)
+
+    def _fit(self) -> None:
+        table = self.table
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        height = table.fontMetrics().height() + 8
+        table.verticalHeader().setDefaultSectionSize(height)
+        extra = header.sizeHint().height() + 2 * table.frameWidth() + 2
+        table.setFixedHeight(_ROWS_SHOWN * height + extra)
+
+    def _value(self, row: int) -> int | None:
+        item = self.table.item(row, 0)
+        return None if item is None else int(item.data(_VALUE))
+
+    def _choose_row(self, row: int) -> None:
+        value = self._value(row)
+        if value is not None:
+            self._session.choose_class(value)
+
+    def _chosen(self, row: int, column: int, last: int, _: int) -> None:
+        if row != last:
+            self._choose_row(row)
+
+    def _edited(self, item: QTableWidgetItem) -> None:
+        if item.column() == 0:
+            self.told.emit(self._classes.rename(int(item.data(_VALUE)), item.text()))
+            self._changed()
+
+    def _add(self) -> None:
+        made = self._classes.add()
+        if made is None:
+            self.told.emit("There are as many classes as a layer can hold.")
+            return
+        self._changed()
+        place = list(self._classes).index(made)
+        item = self.table.item(place, 0)
+        if item is not None:
+            self.table.setFocus()
+            self.table.editItem(item)
+
+    def _remove(self) -> None:
+        self.told.emit(self._classes.remove(self._classes.current))
+        self._changed()
+
+    def _ask(self) -> None:
+        value = self._classes.current
+        known = self._classes.get(value)
+        if known is None:
+            return
+        dialog = QColorDialog(QColor(known.colour), self)
+
+        def take(colour: QColor) -> None:
+            self._classes.recolour(value, colour.name())
+            self._changed()
+
+        dialog.colorSelected.connect(take)
+        dialog.finished.connect(dialog.deleteLater)
+        dialog.open()
+
+    def _set_ground(self) -> None:
+        value = self._classes.current
+        is_it = self._classes.background == value
+        self._classes.set_background(None if is_it else value)
+        self._changed()
+        self._session.begin_again()
+
+    def _changed(self) -> None:
+        self._session.recolour()
+
+
+def _swatch(colour: str) -> QIcon:
+    picture = QPixmap(12, 12)
+    picture.fill(QColor(colour))
+    return QIcon(picture)
+
+
+# Training by itself, what came of it, where to paint next, undo and before.
+
+
+class ResultBox(QWidget):
+    """Shows a session's rounds, and acts on the predictions."""
+
+    def __init__(self, session: LabelSession, places: Places, panel: QWidget) -> None:
+        """Make the box.
+
+        Args:
+            session: Whose rounds are shown.
+            places: Acts on the predictions.
+            panel: The tab; the keys work while it is in front.
+        """
+        super().__init__()
+        self._session, self._places = session, places
+        self._trainer = session.trainer
+        self.auto = QCheckBox("Predict after each stroke")
+        widgets.named(
+            self.auto, "Predict after each stroke",
+            "0.8 s after the last stroke the model learns anew and predicts: the "
+            "visible slice first, then the volume",
+        )  # fmt: skip
+        self.auto.setChecked(self._trainer.auto)
+        self.auto.toggled.connect(self._set_auto)
+        self.train = widgets.button(
+            "Predict now (⇧T)", "Learn from the paint and predict (Shift+T)",
+            self._trainer.now,
+        )  # fmt: skip
+        self.state = widgets.sentence("State of the prediction", lines=2)
+        self.warnings = widgets.sentence("What is wrong with the paint", lines=2)
+        self.score = widgets.sentence("Left-out score", lines=3)
+        self.next = widgets.button(
+            "Where to click next (⇧N)",
+            "Go to the most uncertain place in the body and mark it (Shift+N)",
+            places.next,
+        )  # fmt: skip
+        self.undo = widgets.button(
+            "Undo prediction", "Bring back the prediction before; the paint stays",
+            places.undo,
+        )  # fmt: skip
+        self.before = widgets.button(
+            "Show before", "While pressed in, the prediction before the last one is "
+            "shown", lambda: places.show_before(self.before.isChecked()),
+        )  # fmt: skip
+        self.before.setCheckable(True)
+        self.told = widgets.sentence("What was done", lines=2)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.auto)
+        for part in (self.train, self.state, self.next):
+            column.addWidget(part)
+        column.addLayout(widgets.beside(self.undo, self.before))
+        for part in (self.told, self.warnings, self.score):
+            column.addWidget(part)
+        self._trainer.changed.connect(self.refresh)
+        self._trainer.fitted.connect(self._fitted)
+        self._trainer.scored.connect(self._scored)
+        places.changed.connect(self.refresh)
+        places.told.connect(self.tell)
+        session.scans_changed.connect(self.refresh)
+        hub = session.hub
+        keys.add(
+            hub, "Shift-T", "learn from the paint and predict", self._trainer.now,
+            while_shown=panel,
+        )  # fmt: skip
+        keys.add(
+            hub, "Shift-N", "go where paint helps most", places.next, while_shown=panel
+        )
+        self.refresh()
+
+    def tell(self, text: str) -> None:
+        """A sentence about what was done, or nothing."""
+        widgets.tell(self.told, text)
+
+    def refresh(self) -> None:
+        """Show state and timing; enable what can be done."""
+        trainer, levels = self._trainer, self._places.history.levels
+        line = state_line(trainer.state, trainer.problem, trainer.timing.words())
+        widgets.tell(self.state, line)
+        able = bool(self._session.taking_part())
+        self.train.setEnabled(able and not trainer.busy)
+        self.next.setEnabled(trainer.last is not None and not trainer.busy)
+        self.undo.setEnabled(levels > 0 and not trainer.busy)
+        self.undo.setText(
+            f"Undo prediction ({levels})" if levels else "Undo prediction"
+        )
+        self.before.setEnabled(levels > 0 and not trainer.busy)
+        self.before.setChecked(self._places.is_before)
+        if trainer.state in ("waiting", "fitting"):
+            self.tell("")
+
+    def _set_auto(self, on: bool) -> None:
+        self._trainer.auto = on
+        if on:
+            self._session.begin_again()
+
+    def _fitted(self, fitted: Fitted) -> None:
+        learnt = fitted.learnt
+        ground = any(c.background for c in learnt.head.classes)
+        widgets.tell(self.warnings, warning_lines(learnt.warnings, has_ground=ground))
+
+    def _scored(self, score: Any) -> None:
+        widgets.tell(self.score, score_line(score))
+
+
+# One open scan in the Label tab: whether it takes part, its paint, its features.
+
+
+_BUTTONS = {
+    "none": "Compute features", "failed": "Try again", "waiting": "Cancel",
+    "computing": "Cancel",
+}  # fmt: skip
+
+
+class ScanRow(QWidget):
+    """Shows what it is told and emits what was pressed.
+
+    Signals:
+        part: The box was ticked or cleared.
+        make: A layer to paint on is wanted, or the one there, to be painted on.
+        use: The selected layer is to be painted on.
+        compute: Features are wanted.
+        cancel: No longer.
+    """
+
+    part = Signal(bool)
+    make = Signal()
+    use = Signal()
+    compute = Signal()
+    cancel = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._doing = ""
+        self.tick = QCheckBox()
+        # a long file name is cut, not the panel widened
+        self.tick.setSizePolicy(
+            QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
+        )
+        self.tick.clicked.connect(self.part.emit)
+        self.paint = QPushButton()
+        self.paint.clicked.connect(lambda: self.make.emit())
+        self.take = QPushButton()
+        self.take.clicked.connect(lambda: self.use.emit())
+        self.state = widgets.Sentence(2)
+        self.features = widgets.OneOf("Compute features", "Try again", "Cancel")
+        self.features.clicked.connect(self._press)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 100)
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(6)
+        second = QHBoxLayout()
+        # What comes and goes keeps its place: a stroke or a model moves no button.
+        widgets.keep_room(self.bar, self.take)
+        second.addWidget(self.state, 1)
+        second.addWidget(self.features)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 2, 0, 4)
+        column.setSpacing(2)
+        column.addWidget(self.tick)
+        column.addLayout(second)
+        column.addWidget(self.bar)
+        column.addLayout(widgets.beside(self.paint, self.take))
+
+    def show_scan(
+        self, scan: Scan, desk: Desk, *, usable: str, encoder: bool, can_compute: bool
+    ) -> None:
+        """Show a scan's state.
+
+        Args:
+            scan: The scan.
+            desk: What lies on it.
+            usable: Name of the selected layer, where it can be painted on.
+            encoder: Whether features of an encoder are wanted.
+            can_compute: Whether the engine is installed.
+        """
+        name = scan.ref.name
+        self.tick.setText(name)
+        widgets.named(
+            self.tick, f"{name} takes part",
+            f"Learn from the paint of {name}, and predict it",
+        )  # fmt: skip
+        self.tick.setChecked(desk.takes_part)
+        self.tick.setEnabled(desk.painted is not None)
+        painted = "" if desk.painted is None else count_line(desk.voxels)
+        told = [t for t in (painted, scan.line() if encoder else "") if t]
+        line = "; ".join(told)
+        self.state.setText(f"{line[:1].upper()}{line[1:]}")
+        widgets.named(
+            self.state, f"State of {name}: {line}", line or "Not painted on yet"
+        )
+        self.state.setVisible(bool(line))
+        self._doing = _BUTTONS.get(scan.state, "") if encoder else ""
+        self.features.setText(self._doing or "Compute features")
+        hint = "Computed once by a worker and kept; you can go on working"
+        if self._doing == "Cancel":
+            hint = "Compute no more; what was kept before stays"
+        widgets.named(self.features, f"{self.features.text()}, {name}", hint)
+        self.features.setVisible(bool(self._doing))
+        self.features.setEnabled(self._doing == "Cancel" or can_compute)
+        self.bar.setVisible(self._doing == "Cancel")
+        widgets.named(self.bar, f"Progress of {name}", scan.line())
+        self.bar.setValue(round(scan.share * 100))
+        is_new = desk.painted is None
+        self.paint.setText("Create label layer" if is_new else "Paint")
+        widgets.named(
+            self.paint, f"{self.paint.text()}, {name}",
+            "Paint voxels of this scan: a brush of 3 mm that paints in depth too",
+        )  # fmt: skip
+        self.take.setText("Use selected layer")
+        widgets.named(
+            self.take, f"Paint on the selected layer, {name}",
+            f"Learn from what {usable} holds already, and paint on it",
+        )  # fmt: skip
+        self.take.setVisible(bool(usable) and is_new)
+
+    def _press(self) -> None:
+        if self._doing == "Cancel":
+            self.features.setEnabled(False)
+            self.state.setText("Stopping ...")
+            self.cancel.emit()
+        elif self._doing:
+            self.compute.emit()
+
+
+# How the paint is learnt from: learner, place, and what lies outside the body.
+
+
+_LEARNERS = [
+    ("Smooth borders (logistic regression)", "logistic"),
+    ("Like the nearest paint (k neighbours)", "knn"),
+]
+
+
+class SettingsBox(QWidget):
+    """Three settings in a fold; a change predicts anew.
+
+    Args:
+        session: Whose trainer they are for.
+    """
+
+    def __init__(self, session: LabelSession) -> None:
+        super().__init__()
+        self._session = session
+        config = session.trainer.config
+        self.learner = widgets.narrow(QComboBox())
+        widgets.fill(self.learner, _LEARNERS, config.head)
+        self.place = QCheckBox("Use the place in the body")
+        widgets.named(
+            self.place, "Use the place in the body",
+            "Left and right organs of one brightness are told apart by place. Untick "
+            "it where scans show different parts of the body",
+        )  # fmt: skip
+        self.place.setChecked(config.position)
+        self.body = QCheckBox("Label nothing outside the body")
+        widgets.named(
+            self.body, "Label nothing outside the body",
+            "Air and table stay free. Has no effect once something is painted out "
+            "there. Untick it where the body is not told rightly",
+        )  # fmt: skip
+        self.body.setChecked(config.body_only)
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(
+            widgets.labelled(
+                "Learner", self.learner,
+                "Logistic regression is quick; neighbours follow odd shapes, slower",
+            )
+        )  # fmt: skip
+        column.addWidget(self.place)
+        column.addWidget(self.body)
+        fold = fold_of("More")
+        fold.addWidget(inside)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(fold)
+        self.learner.activated.connect(lambda _: self._changed())
+        for box in (self.place, self.body):
+            box.clicked.connect(lambda _: self._changed())
+
+    def _changed(self) -> None:
+        trainer = self._session.trainer
+        trainer.config = replace(
+            trainer.config,
+            head=str(self.learner.currentData()),
+            position=self.place.isChecked(),
+            body_only=self.body.isChecked(),
+        )
+        self._session.begin_again()
+
 
 _INTENSITY = "Intensity only (works at once)"
 
@@ -42,15 +536,15 @@ class LabelPanel(QWidget):
         self.session = LabelSession(hub, self)
         self.places = Places(self.session)
         self._rows: dict[str, ScanRow] = {}
-        self.model = rows.narrow(QComboBox())
+        self.model = widgets.narrow(QComboBox())
         self.model.addItem(_INTENSITY, None)
         self.model.activated.connect(self._choose)
-        self.no_scan = rows.EmptyState(
+        self.no_scan = widgets.EmptyState(
             words.NO_SCAN,
-            rows.button("Open scans...", "Go to Data, where scans are opened",
+            widgets.button("Open scans...", "Go to Data, where scans are opened",
                         lambda: hub.go.emit("Data", {})),
         )  # fmt: skip
-        self.hint = rows.sentence("Hint", texts=words.HINTS)
+        self.hint = widgets.sentence("Hint", texts=words.HINTS)
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
         self.classes = ClassesBox(self.session, self)
@@ -59,7 +553,7 @@ class LabelPanel(QWidget):
         self.hand = HandBox(self.session)
         column = QVBoxLayout(self)
         column.addLayout(
-            rows.labelled(
+            widgets.labelled(
                 "Features", self.model,
                 "What tells tissues apart: intensity and place, and a model's features",
             )
@@ -189,7 +683,7 @@ class LabelPanel(QWidget):
         painted = any(desk.painted is not None for desk in desks.values())
         for part in (self.classes, self.result, self.settings, self.hand):
             part.setVisible(painted)
-        rows.tell(self.hint, self._hint())
+        widgets.tell(self.hint, self._hint())
 
     def _hint(self) -> str:
         session = self.session

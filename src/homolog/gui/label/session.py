@@ -3,23 +3,164 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from homolog.gui.autosave.saver import autosave_of
-from homolog.gui.explore.control import ExploreControl
-from homolog.gui.explore.features import FeatureWork
-from homolog.gui.explore.scan import Scan, open_scans
-from homolog.gui.explore.travel import Travel
-from homolog.gui.hub import Hub
 from homolog.gui.label import layers as own
-from homolog.gui.label.classes import ClassList
-from homolog.gui.label.learning import Counted
-from homolog.gui.label.scene import Desk, LabelScene
+from homolog.gui.label.learning import (
+    ClassList,
+    Counted,
+    History,
+    Labels,
+    Packed,
+    Side,
+    next_place,
+    recipe_of,
+)
 from homolog.gui.label.training import Trainer
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.gui.threads import in_background
+from homolog.gui.label.words import next_line
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import true_affine
+from homolog.gui.shared.scan_layers import (
+    ExploreLayers,
+    FeatureWork,
+    Mark,
+    Travel,
+    mark_size,
+    point_of,
+    shown_of,
+    slice_axis,
+    slice_steps,
+)
+from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
+from homolog.gui.shared.threads import in_background
+from homolog.scans.volume import Volume
+
+# The viewer as a round of learning sees it: scans to learn from, the slice shown.
+
+
+@dataclass
+class Desk:
+    """What lies on one scan.
+
+    Attributes:
+        layer: The scan's.
+        painted: Layer of the paint; None until it is made.
+        predicted: Layer of the prediction; None until there is one.
+        takes_part: Whether the model learns from it and predicts it.
+        voxels: Painted ones.
+        side: Free of layers, for threads; None where it must be made anew.
+    """
+
+    layer: Any
+    painted: Any | None = None
+    predicted: Any | None = None
+    takes_part: bool = True
+    voxels: int = 0
+    side: Side | None = None
+
+
+class LabelScene:
+    """What the trainer asks (see ``training.Scene``), and shows.
+
+    Args:
+        viewer: napari's.
+        book: Scans, their features and the encoder.
+        desks: Scan key -> what lies on it; looked at when needed.
+        classes: Of the paint.
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        book: ExploreControl,
+        desks: Mapping[str, Desk],
+        classes: ClassList,
+    ) -> None:
+        self._viewer, self._book = viewer, book
+        self._desks, self._classes = desks, classes
+
+    def taking_part(self) -> list[tuple[Scan, Desk]]:
+        """Scans with a paint layer that are ticked."""
+        return [
+            (self._book.scans[key], desk)
+            for key, desk in self._desks.items()
+            if desk.takes_part and desk.painted is not None
+        ]
+
+    def front(self) -> str:
+        """Key of the scan that is worked on.
+
+        That of the selected layer, else the topmost visible one that takes part.
+        """
+        active = self._viewer.layers.selection.active
+        for key, desk in self._desks.items():
+            layers = (desk.painted, desk.layer, desk.predicted)
+            if active is not None and active in layers:
+                return key
+        order = [k for k, d in self._desks.items() if d.layer.visible and d.takes_part]
+        return order[-1] if order else next(iter(self._desks), "")
+
+    def sides(self) -> list[Side]:
+        """Those whose features are there, with a layer to show the prediction."""
+        found = [self.side(scan.key) for scan, _ in self.taking_part()]
+        return [side for side in found if side is not None]
+
+    def side(self, key: str) -> Side | None:
+        """A scan for threads; None where paint or features are missing."""
+        desk, scan, encoder = (
+            self._desks[key],
+            self._book.scans[key],
+            self._book.encoder,
+        )
+        if desk.painted is None or (encoder is not None and scan.ready is None):
+            return None
+        if desk.predicted is None:
+            desk.predicted = own.add_predicted(self._viewer, desk.layer, desk.painted)
+            own.show_classes(desk.predicted, list(self._classes))
+        arrays = (desk.painted.data, desk.predicted.data)
+        side = desk.side
+        if side is None or side.paint is not arrays[0] or side.shown is not arrays[1]:
+            volume = Volume(
+                np.asarray(desk.layer.data)[None], true_affine(desk.layer),
+                scan.ref.name, scan.ref.modality,
+            )  # fmt: skip
+            ready = scan.ready if encoder is not None else None
+            features = None if ready is None else ready.features
+            desk.side = Side(key, volume, features, recipe_of(encoder), *arrays)
+        return desk.side
+
+    def in_front(self) -> tuple[str, int, int] | None:
+        """Scan, axis and number of the displayed slice; None in 3D."""
+        axis, key = slice_axis(self._viewer), self.front()
+        if axis is None or key not in self._desks:
+            return None
+        layer = self._desks[key].layer
+        place = self._book.scans[key].grid.inverse().apply(point_of(self._viewer))
+        index = int(np.clip(np.rint(place[axis]), 0, layer.data.shape[axis] - 1))
+        return key, axis, index
+
+    def show_slice(self, key: str, axis: int, index: int, labels: Labels) -> None:
+        """Draw one slice of a prediction."""
+        desk = self._desks.get(key)
+        if desk is None or desk.predicted is None:
+            return
+        cut: list[Any] = [slice(None)] * 3
+        cut[axis] = index
+        desk.predicted.data[tuple(cut)] = labels
+        own.redraw(desk.predicted)
+
+    def redraw(self) -> None:
+        """Show the predictions' arrays as they are now."""
+        for desk in self._desks.values():
+            if desk.predicted is not None:
+                own.redraw(desk.predicted)
 
 
 class LabelSession(QObject):
@@ -265,3 +406,136 @@ class LabelSession(QObject):
 
     def _sliced(self, event: Any = None) -> None:
         self.trainer.sliced()
+
+
+# Predictions undone, compared with the one before, and where to paint next.
+
+
+NEXT = "Paint here next"
+_COLOUR = "#f0e442"
+
+
+class Places(QObject):
+    """What can be done with a prediction.
+
+    Signals:
+        changed: Something can be undone, or no longer; another round is shown.
+        told: A sentence about what was done.
+
+    Args:
+        session: Whose predictions they are.
+    """
+
+    changed = Signal()
+    told = Signal(str)
+
+    def __init__(self, session: LabelSession) -> None:
+        super().__init__(session)
+        self._session = session
+        self.history = History()
+        self.is_before = False
+        self._marks = ExploreLayers(session.viewer, lambda *_: None)
+        session.trainer.predicted.connect(self._predicted)
+        session.trainer.changed.connect(self._worked)
+
+    def undo(self) -> None:
+        """Back to the prediction before; the paint stays."""
+        if self._session.trainer.busy:
+            self.told.emit("Wait for the running prediction, then undo.")
+            return
+        found = self.history.undo()
+        if found:
+            self.is_before = False
+            self._show(found, "The prediction before is back; your paint is unchanged.")
+
+    def show_before(self, on: bool) -> None:
+        """Look at the prediction before, or at the newest again."""
+        if on == self.is_before or self._session.trainer.busy:
+            return
+        found = self.history.before() if on else self.history.now()
+        if found:
+            self.is_before = on
+            words = "You see the prediction before the last one." if on else ""
+            self._show(found, words)
+
+    def next(self) -> None:
+        """Go where one more stroke helps most, and mark it."""
+        session = self._session
+        fitted = session.trainer.last
+        if fitted is None or session.trainer.busy:
+            self.told.emit("There is no finished prediction yet; paint two classes.")
+            return
+
+        def done(found: Any) -> None:
+            if found is None:
+                self.told.emit(
+                    "No place in the body is uncertain and away from your paint."
+                )
+            else:
+                self._go(*found)
+
+        in_background(
+            next_place, fitted, session.front(), owner=self, done=done,
+            failed=lambda error: self.told.emit(f"⚠ {error}"),
+        )  # fmt: skip
+
+    def unmark(self) -> None:
+        """Hide the mark; taking its layer away costs napari a third of a second."""
+        for layer in self._session.viewer.layers:
+            if layer.name == NEXT and layer.visible:
+                layer.visible = False
+
+    def end(self) -> None:
+        """The panel goes."""
+        self._marks.close()
+
+    def _go(self, key: str, click: Any) -> None:
+        session = self._session
+        scan, desk = session.book.scans.get(key), session.desks.get(key)
+        if scan is None or desk is None:
+            return
+        shown = shown_of(scan.to_true, click.mm)
+        text = " or ".join(click.likely) + "?"
+        scans = list(session.book.scans.values())
+        size, steps = mark_size(scans), slice_steps(scans)
+        self._marks.show_marks(NEXT, [Mark(shown, text, "ring", _COLOUR)], size, steps)
+        for layer in session.viewer.layers:
+            if layer.name == NEXT:
+                layer.visible = True
+        session.travel.look_at(key, click.mm)
+        if desk.painted is not None:
+            session.viewer.layers.selection.active = desk.painted
+        self.told.emit(next_line(click.likely, click.uncertainty, scan.ref.name))
+
+    def _predicted(self, found: Mapping[str, Packed]) -> None:
+        self.history.push(found)
+        self.is_before = False
+        self._session.redraw()
+        self.changed.emit()
+
+    def _worked(self) -> None:
+        if self._session.trainer.state == "fitting":
+            self.unmark()
+        self.changed.emit()
+
+    def _show(self, found: Mapping[str, Packed], words: str) -> None:
+        targets: list[tuple[Packed, Labels]] = []
+        for key, packed in found.items():
+            desk = self._session.desks.get(key)
+            if desk is not None and desk.predicted is not None:
+                targets.append((packed, np.asarray(desk.predicted.data)))
+
+        def done(_: object) -> None:
+            self._session.redraw()
+            self.told.emit(words)
+            self.changed.emit()
+
+        in_background(
+            _unpack, targets, owner=self, done=done,
+            failed=lambda error: self.told.emit(f"⚠ {error}"),
+        )  # fmt: skip
+
+
+def _unpack(targets: list[tuple[Packed, Labels]]) -> None:
+    for packed, target in targets:
+        packed.into(target)

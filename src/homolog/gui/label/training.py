@@ -15,22 +15,22 @@ from typing import Any, Protocol
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from homolog.gui.explore.control import Latest
-from homolog.gui.label.classes import ClassList
-from homolog.gui.label.history import Packed
 from homolog.gui.label.learning import (
+    ClassList,
     Counted,
     Fitted,
     Labels,
+    Packed,
     Side,
     count,
     fit,
     slice_of,
     volumes_of,
 )
-from homolog.gui.threads import in_background
-from homolog.tasks._few_learn import warm_up
-from homolog.tasks._few_settings import FewConfig
+from homolog.gui.shared.scans import Latest
+from homolog.gui.shared.threads import in_background
+from homolog.tasks.few_voxels.learn import warm_up
+from homolog.tasks.few_voxels.scan import FewConfig
 
 WAIT_MS = 800
 

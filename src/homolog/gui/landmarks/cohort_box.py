@@ -2,20 +2,181 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtCore import QLineF, QModelIndex, QPointF, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QBrush, QColor, QIcon, QImage, QPainter, QPalette, QPen, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QLabel,
+    QProgressBar,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
-from homolog.gui import rows
-from homolog.gui.landmarks.cohort import Row, best_first
-from homolog.gui.landmarks.cohort_search import CohortSearch, OpenScans
-from homolog.gui.landmarks.cohort_table import CohortTable
+from homolog.gui.landmarks.cohort import (
+    CohortSearch,
+    OpenScans,
+    Picture,
+    Row,
+    StoreSearch,
+    best_first,
+)
+from homolog.gui.landmarks.control import COLOURS, MARKS, number_text
 from homolog.gui.landmarks.session import Session
-from homolog.gui.landmarks.store_search import StoreSearch
-from homolog.gui.learn.store_list import StoreChoice, list_stores
-from homolog.gui.threads import in_background
+from homolog.gui.shared import widgets
+from homolog.gui.shared.choices import StoreChoice, list_stores
+from homolog.gui.shared.threads import in_background
+
+# How tables draw: patches with a small cross in the middle, colours that stay.
+
+
+_CROSS = QColor(240, 228, 66)
+
+
+def pixmap_of(picture: Picture, side: int, *, cross: bool = True) -> QPixmap:
+    """A patch as large as wanted.
+
+    Args:
+        picture: Square, grey.
+        side: Of the result in pixels.
+        cross: Whether the middle is marked.
+    """
+    height, width = picture.shape
+    data = picture.tobytes()
+    image = QImage(data, width, height, width, QImage.Format.Format_Grayscale8)
+    # The copy owns its bytes: ``data`` goes with this call.
+    made = QPixmap.fromImage(image.copy()).scaled(
+        side, side, Qt.AspectRatioMode.IgnoreAspectRatio,
+        Qt.TransformationMode.SmoothTransformation,
+    )  # fmt: skip
+    if cross:
+        painter = QPainter(made)
+        painter.setPen(QPen(_CROSS, 1))
+        middle = QPointF(side / 2, side / 2)
+        for turn in (QPointF(1, 0), QPointF(-1, 0), QPointF(0, 1), QPointF(0, -1)):
+            start = middle + turn * (0.05 * side)
+            painter.drawLine(QLineF(start, middle + turn * (0.18 * side)))
+        painter.end()
+    return made
+
+
+class OwnColour(QStyledItemDelegate):
+    """Cells whose text keeps its own colour while their row is selected.
+
+    The colour tells how far a match is to be trusted; a selection must not hide it.
+    """
+
+    def initStyleOption(
+        self, option: QStyleOptionViewItem | None, index: QModelIndex
+    ) -> None:
+        """Qt asks how to draw a cell."""
+        super().initStyleOption(option, index)
+        brush = index.data(Qt.ItemDataRole.ForegroundRole)
+        if option is not None and isinstance(brush, QBrush):
+            palette = option.palette
+            palette.setBrush(QPalette.ColorRole.HighlightedText, brush)
+            option.palette = palette
+
+
+# The table of a cohort: thumbnail, scan, figures, why. Shows rows, decides nothing.
+
+
+_TITLES = ("", "Scan", "Sim.", "Margin", "Cycle\nmm", "Why")
+_THUMB, _ROWS_SHOWN = 48, 4
+# Long names of files would push the figures out of sight: they are broken into lines.
+_NAME_PX = 96
+_MAY_BREAK = str.maketrans({c: f"{c}\u200b" for c in "_-. "})
+
+
+class CohortTable(QTableWidget):
+    """Rows in the order given.
+
+    Signals:
+        opened: Key of a row that was double-clicked, or chosen with Enter.
+    """
+
+    opened = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__(0, len(_TITLES))
+        self._shown: list[Row] = []
+        widgets.named(
+            self, "The landmark in all scans",
+            "Double-click a row, or press Enter, to make it scan B",
+        )  # fmt: skip
+        self.setHorizontalHeaderLabels(_TITLES)
+        header, vertical = self.horizontalHeader(), self.verticalHeader()
+        assert header is not None
+        assert vertical is not None
+        vertical.hide()
+        vertical.setDefaultSectionSize(_THUMB + 4)
+        header.setSectionResizeMode(header.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(1, header.ResizeMode.Interactive)
+        header.resizeSection(1, _NAME_PX)
+        header.setStretchLastSection(True)
+        self.setIconSize(QSize(_THUMB, _THUMB))
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setTabKeyNavigation(False)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setItemDelegateForColumn(0, OwnColour(self))
+        self.itemActivated.connect(self._open)
+
+    def show_rows(self, wanted: Sequence[Row]) -> None:
+        """Show rows; the chosen one stays chosen wherever it moved to."""
+        chosen = self.key_at(self.currentRow())
+        self.setRowCount(len(wanted))
+        for line, row in enumerate(wanted):
+            self._fill(line, row)
+            if row.key == chosen:
+                self.setCurrentCell(line, max(self.currentColumn(), 0))
+        self._fit()
+
+    def key_at(self, line: int) -> str:
+        """Key of a row; "" where there is none."""
+        first = self.item(line, 0) if line >= 0 else None
+        return "" if first is None else str(first.data(Qt.ItemDataRole.UserRole))
+
+    def _fill(self, line: int, row: Row) -> None:
+        mark, trust = row.mark, row.trust
+        figures = ("–", "–", "–")
+        if mark is not None:
+            figures = (
+                number_text(mark.similarity), number_text(mark.margin, 3),
+                number_text(mark.cycle_mm, 1),
+            )  # fmt: skip
+        name = row.name.translate(_MAY_BREAK)
+        texts = (MARKS[trust], name, *figures, row.told())
+        for column, text in enumerate(texts):
+            item = QTableWidgetItem(text)
+            item.setToolTip(f"{row.name}: {row.told()}")
+            if column == 0:
+                item.setData(Qt.ItemDataRole.UserRole, row.key)
+                item.setForeground(QColor(COLOURS[trust]))
+                if row.picture is not None:
+                    item.setIcon(QIcon(pixmap_of(row.picture, _THUMB)))
+            self.setItem(line, column, item)
+
+    def _open(self, item: QTableWidgetItem) -> None:
+        self.opened.emit(self.key_at(item.row()))
+
+    def _fit(self) -> None:
+        header, bar = self.horizontalHeader(), self.horizontalScrollBar()
+        extra = 2 * self.frameWidth() + 2
+        for part in (header, bar):
+            extra += part.sizeHint().height() if part is not None else 0
+        shown = min(max(self.rowCount(), 1), _ROWS_SHOWN)
+        self.setFixedHeight(shown * (_THUMB + 4) + extra)
+
 
 _OPEN, _OTHER = "", "other"
 # Answers come in bursts; a table of hundreds is filled so often at most.
@@ -48,10 +209,10 @@ class CohortBox(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(self._asking())
         # What comes and goes keeps its room, and what grows stands last.
-        rows.keep_room(self.bar, self.cancel, self.missing)
+        widgets.keep_room(self.bar, self.cancel, self.missing)
         column.addWidget(self.bar)
         column.addWidget(self.doing)
-        column.addLayout(rows.beside(self.missing, self.cancel))
+        column.addLayout(widgets.beside(self.missing, self.cancel))
         for widget in (self.title, self.table):
             column.addWidget(widget)
         self._filler = QTimer(self)
@@ -98,7 +259,7 @@ class CohortBox(QWidget):
             return
         self.now.find(mark)
         self.refresh()
-        rows.bring_into_view(self.table, asked=True)
+        widgets.bring_into_view(self.table, asked=True)
 
     def stop(self) -> None:
         """The panel goes."""
@@ -116,7 +277,7 @@ class CohortBox(QWidget):
         self.missing.setVisible(bool(waiting))
         self.missing.setText(f"Compute missing ({waiting})")
         self.missing.setEnabled(not search.busy)
-        rows.tell(self.doing, search.doing)
+        widgets.tell(self.doing, search.doing)
         self.bar.setVisible(search.busy)
         self.cancel.setVisible(search.busy)
         self.bar.setValue(round(100 * search.share))
@@ -131,21 +292,21 @@ class CohortBox(QWidget):
     # Parts
 
     def _make_widgets(self) -> None:
-        self.source = rows.narrow(QComboBox())
-        rows.named(
+        self.source = widgets.narrow(QComboBox())
+        widgets.named(
             self.source, "Scans to search",
             "All open scans, or the scans of a prepared store",
         )  # fmt: skip
         self.source.activated.connect(self._source_chosen)
-        self.search = rows.button(
+        self.search = widgets.button(
             "Find it in", "Search the chosen landmark in every one of these scans that "
             "has features", self.find_all,
         )  # fmt: skip
-        self.missing = rows.button(
+        self.missing = widgets.button(
             "Compute missing", "Compute features of the listed scans that have none; "
             "minutes each without a GPU, kept for good", lambda: self.now.compute(),
         )  # fmt: skip
-        self.cancel = rows.button(
+        self.cancel = widgets.button(
             "Cancel", "Search and compute no more; what was found stays",
             lambda: self.now.cancel(),
         )  # fmt: skip
@@ -154,15 +315,15 @@ class CohortBox(QWidget):
         self.bar.setRange(0, 100)
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
-        rows.named(self.bar, "Scans searched", "Scans searched so far")
-        self.doing = rows.sentence("Scan whose features are computed", lines=1)
+        widgets.named(self.bar, "Scans searched", "Scans searched so far")
+        self.doing = widgets.sentence("Scan whose features are computed", lines=1)
         self.title = QLabel("In all open &scans")
         self.table = CohortTable()
         self.title.setBuddy(self.table)
         self.table.opened.connect(lambda key: self.now.open(key))
 
     def _asking(self) -> Any:
-        line = rows.beside(self.search, self.source)
+        line = widgets.beside(self.search, self.source)
         line.setStretch(0, 0)
         line.setStretch(1, 1)
         return line
@@ -183,7 +344,7 @@ class CohortBox(QWidget):
         if now is not None and str(now) in [data for _, data in entries]:
             keep = str(now) if self.now is self.stored else keep
         entries.append(("another store...", _OTHER))
-        rows.fill(self.source, entries, keep)
+        widgets.fill(self.source, entries, keep)
         for index, (text, data) in enumerate(entries):
             self.source.setItemData(index, data or text, Qt.ItemDataRole.ToolTipRole)
         chosen = self.source.currentData()
@@ -195,7 +356,7 @@ class CohortBox(QWidget):
         if data == _OTHER:
             known = [str(self.stored.store)] if self.now is self.stored else [_OPEN]
             self.source.setCurrentIndex(max(0, self.source.findData(known[0])))
-            rows.ask_folder(self, "Choose a store", self.choose_store)
+            widgets.ask_folder(self, "Choose a store", self.choose_store)
         else:
             self._choose_source(Path(data) if data else None)
 

@@ -6,21 +6,247 @@ which is B, and the landmarks of each pair. Places are true millimetres (z, y, x
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.data.landmarks import Landmark
 from homolog.errors import UnusableInput
-from homolog.geometry.affine import Triple
-from homolog.gui.explore import control
-from homolog.gui.explore.control import ExploreControl, Hint
-from homolog.gui.explore.layers import Mark, shown_of
-from homolog.gui.explore.scan import Scan
-from homolog.gui.landmarks.table import COLOURS, SYMBOLS, LandmarkTable
-from homolog.tasks._consensus import Consensus, fit_consensus
-from homolog.tasks._landmark_rules import LandmarksConfig
+from homolog.geometry.affine import Affine, Triple
+from homolog.geometry.places import place_numbers
+from homolog.gui.shared import scans as control
+from homolog.gui.shared.scan_layers import Mark, shown_of
+from homolog.gui.shared.scans import ExploreControl, Hint, Scan
+from homolog.landmarks.consensus import Consensus, fit_consensus
+from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.scans.points import (
+    NAN,
+    SUFFIX,
+    Coordinates,
+    Landmark,
+    read_landmark_markups,
+    read_landmark_points,
+    read_landmarks,
+    write_landmark_markups,
+    write_landmarks,
+    write_markups,
+)
+from homolog.scans.volume import Points
+
+# The landmarks of one pair of scans, and how far each is to be trusted. No Qt.
+
+
+Trust: TypeAlias = Literal["sure", "unsure", "refused", "manual", "searching"]
+
+SEARCHING = "searching"
+BY_HAND = "refused by hand"
+# Accepted, but worth a look: hardly better than another place, or leads back beside.
+CLEAR_MARGIN, CLEAR_CYCLE_MM = 0.02, 8.0
+
+# Okabe and Ito's green, orange, vermilion, blue; the symbol says it without colour.
+COLOURS: dict[Trust, str] = {
+    "sure": "#009e73", "unsure": "#e69f00", "refused": "#d55e00",
+    "manual": "#56b4e9", "searching": "#999999",
+}  # fmt: skip
+SYMBOLS: dict[Trust, str] = {
+    "sure": "disc", "unsure": "diamond", "refused": "cross",
+    "manual": "square", "searching": "disc",
+}  # fmt: skip
+MARKS: dict[Trust, str] = {
+    "sure": "●", "unsure": "◆", "refused": "✚", "manual": "■", "searching": "…",
+}  # fmt: skip
+WORDS: dict[Trust, str] = {
+    "sure": "sure", "unsure": "unsure, have a look", "refused": "refused",
+    "manual": "set by hand", "searching": "searching ...",
+}  # fmt: skip
+
+
+def trust_of(mark: Landmark, outlier: bool = False) -> Trust:
+    """How far a landmark is to be trusted: by its figures, or because a person set it.
+
+    Args:
+        mark: The landmark.
+        outlier: Whether it contradicts the map the others agree on.
+    """
+    if mark.manual:
+        return "manual"
+    if mark.b_mm is None and mark.reason == SEARCHING:
+        return "searching"
+    if not mark.accepted or mark.b_mm is None:
+        return "refused"
+    doubtful = mark.margin < CLEAR_MARGIN or mark.cycle_mm > CLEAR_CYCLE_MM
+    return "unsure" if doubtful or outlier else "sure"
+
+
+@dataclass
+class LandmarkTable:
+    """Landmarks in order, the chosen one, and what a person decided.
+
+    Attributes:
+        chosen: Id of the landmark both viewers show.
+        outliers: Ids that contradict the last fit.
+    """
+
+    chosen: int | None = None
+    outliers: set[int] = field(default_factory=set)
+    _marks: dict[int, Landmark] = field(default_factory=dict)
+    _decided: set[int] = field(default_factory=set)
+    _last: int = 0
+
+    def __iter__(self) -> Iterator[Landmark]:
+        return iter(list(self._marks.values()))
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def get(self, number: int | None) -> Landmark | None:
+        """A landmark by its id."""
+        return None if number is None else self._marks.get(number)
+
+    @property
+    def current(self) -> Landmark | None:
+        """The chosen one."""
+        return self.get(self.chosen)
+
+    def trust(self, mark: Landmark) -> Trust:
+        """See ``trust_of``."""
+        return trust_of(mark, mark.id in self.outliers)
+
+    def add(self, a_mm: Triple, name: str = "") -> Landmark:
+        """A place of A that is yet to be searched in B; it becomes the chosen one."""
+        self._last += 1
+        mark = Landmark(
+            self._last, _plain(name) or f"point {self._last}", a_mm, None,
+            NAN, NAN, NAN, False, SEARCHING,
+        )  # fmt: skip
+        self._marks[mark.id] = mark
+        self.chosen = mark.id
+        return mark
+
+    def restore(self, marks: Iterable[Landmark]) -> list[Landmark]:
+        """Landmarks of a file or a saved session, with new ids where one is taken."""
+        added = []
+        for mark in marks:
+            number = mark.id
+            if number in self._marks or number < 1:
+                number = self._last + 1
+            self._last = max(self._last, number)
+            kept = replace(mark, id=number)
+            if kept.b_mm is None and kept.reason == SEARCHING:
+                kept = replace(kept, reason="not searched yet")
+            self._marks[number] = kept
+            if kept.reason == BY_HAND:
+                self._decided.add(number)
+            added.append(kept)
+        return added
+
+    def found(self, number: int, answer: Landmark) -> bool:
+        """What the search found for a landmark; whether that was taken.
+
+        A place that a person set in B meanwhile is kept, and so is their verdict.
+        """
+        mark = self._marks.get(number)
+        if mark is None or mark.manual:
+            return False
+        kept = replace(answer, id=number, name=mark.name, a_mm=mark.a_mm, manual=False)
+        if number in self._decided and kept.b_mm is not None:
+            kept = replace(kept, accepted=mark.accepted, reason=mark.reason)
+        self._marks[number] = kept
+        self.outliers.discard(number)
+        return True
+
+    def lost(self, number: int, sentence: str) -> None:
+        """The search did not work."""
+        mark = self._marks.get(number)
+        if mark is not None and not mark.manual:
+            self._marks[number] = replace(mark, accepted=False, reason=sentence)
+
+    def set_by_hand(self, number: int, b_mm: Triple, similarity: float = NAN) -> None:
+        """A person put the place in B where it belongs."""
+        mark = self._marks[number]
+        self._marks[number] = replace(
+            mark, b_mm=b_mm, similarity=similarity, margin=NAN, cycle_mm=NAN,
+            accepted=True, reason="", manual=True,
+        )  # fmt: skip
+        self.outliers.discard(number)
+
+    def accept(self, number: int, accepted: bool) -> None:
+        """A person's verdict; it outlives another search."""
+        mark = self._marks[number]
+        if mark.b_mm is None:
+            return
+        reason = "" if accepted else BY_HAND
+        self._marks[number] = replace(mark, accepted=accepted, reason=reason)
+        self._decided.add(number)
+
+    def judge(self, limits: LandmarksConfig) -> None:
+        """Judge what was found by other limits; a person's verdict stays."""
+        for number, mark in self._marks.items():
+            if number not in self._decided:
+                self._marks[number] = judged(mark, limits)
+
+    def rename(self, number: int, name: str) -> None:
+        """Give a landmark a name; an empty one changes nothing."""
+        mark = self._marks[number]
+        self._marks[number] = replace(mark, name=_plain(name) or mark.name)
+
+    def delete(self, number: int) -> None:
+        """Forget a landmark; its neighbour becomes the chosen one."""
+        numbers = list(self._marks)
+        place = numbers.index(number)
+        del self._marks[number]
+        self._decided.discard(number)
+        self.outliers.discard(number)
+        if self.chosen == number:
+            left = list(self._marks)
+            self.chosen = left[min(place, len(left) - 1)] if left else None
+
+    def to_search(self) -> list[Landmark]:
+        """Those that another search may change: not what a person set."""
+        return [m for m in self if not m.manual]
+
+    def uncertain(self) -> list[int]:
+        """Ids worth a look: unsure ones by margin, then refused ones."""
+        ranks = {"unsure": 0, "refused": 1}
+        found = [
+            (ranks[self.trust(m)], m.margin if not math.isnan(m.margin) else 0.0, m.id)
+            for m in self
+            if self.trust(m) in ranks and m.id not in self._decided
+        ]
+        return [number for _, _, number in sorted(found)]
+
+    def next_uncertain(self) -> int | None:
+        """The id to look at now; the chosen one's follower, round and round."""
+        numbers = self.uncertain()
+        if not numbers:
+            return None
+        if self.chosen in numbers:
+            at = numbers.index(self.chosen)
+            return numbers[(at + 1) % len(numbers)]
+        return numbers[0]
+
+    def pairs(self) -> list[Landmark]:
+        """Accepted landmarks with both places: what a fit is made of."""
+        return [m for m in self if m.accepted and m.b_mm is not None]
+
+
+def number_text(value: float, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def place_text(mm: Triple | None) -> str:
+    """``x, y, z`` in mm for a column that says so, or a dash."""
+    return "–" if mm is None else place_numbers(mm)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split())
+
 
 ONE_SCAN = "Landmarks need two scans. Open another one, or choose a file as scan B."
 SAME = "Scan A and scan B are the same. Choose another one as scan B."
@@ -240,3 +466,131 @@ def _ident(scan: Scan | None) -> str:
     if scan is None:
         return ""
     return str(scan.ref.path or scan.ref.name)
+
+
+# Landmarks from files and into files; nothing is ever replaced. No Qt.
+
+
+ENDINGS = (SUFFIX, ".csv", ".json")
+NO_B = "not searched yet"
+
+
+def read_marks(path: Path, affine_a: Affine | None) -> list[Landmark]:
+    """Landmarks of a file; where it holds points alone, they are places in A.
+
+    Args:
+        path: ``.csv``, ``.json`` or ``.mrk.json``.
+        affine_a: Voxel -> mm of scan A, for tables of voxel indices.
+
+    Raises:
+        UnusableInput: It is none of these; the sentence says why.
+    """
+    try:
+        if path.name.lower().endswith(SUFFIX):
+            return read_landmark_markups(path)
+        return read_landmarks(path)
+    except UnusableInput:
+        points = read_landmark_points(path, affine=affine_a)
+    names = points.names or tuple(f"point {i + 1}" for i in range(len(points.mm)))
+    return [
+        Landmark(
+            i + 1, name, (float(mm[0]), float(mm[1]), float(mm[2])), None,
+            NAN, NAN, NAN, False, SEARCHING,
+        )
+        for i, (name, mm) in enumerate(zip(names, points.mm, strict=True))
+    ]  # fmt: skip
+
+
+def write_marks(
+    marks: list[Landmark],
+    path: Path,
+    coordinates: Coordinates,
+    affine_b: Affine | None = None,
+) -> list[Path]:
+    """Write landmarks in the format of the file's ending; ``.csv`` where it has none.
+
+    A ``.mrk.json`` becomes two lists, one of each scan, since Slicer shows one scan's
+    points per list. A name that is taken gets ``_v2``.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UnusableInput: There is nothing to write.
+        OSError: It cannot be written.
+    """
+    if not marks:
+        raise UnusableInput("there are no landmarks to save.")
+    stem, ending = split_name(path)
+    if ending != SUFFIX:
+        free = free_name(path.parent, stem, [ending])[0]
+        write_landmarks(marks, free, coordinates=coordinates, affine_b=affine_b)
+        return [free]
+    in_a, in_b = free_name(path.parent, stem, [f"_A{SUFFIX}", f"_B{SUFFIX}"])
+    places = np.array([m.a_mm for m in marks], np.float64)
+    names = tuple(m.name for m in marks)
+    write_markups(Points(places, names), in_a, coordinates=coordinates)
+    write_landmark_markups(marks, in_b, coordinates=coordinates)
+    return [in_a, in_b]
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """Stem and one of ENDINGS; ``.csv`` where the name has another one or none."""
+    name = path.name
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)] or "landmarks", ending
+    return name or "landmarks", ".csv"
+
+
+def free_name(folder: Path, stem: str, endings: list[str]) -> list[Path]:
+    """Files of a common stem, none of which is there yet: ``stem``, ``stem_v2`` ..."""
+    number = 1
+    while True:
+        tried = stem if number == 1 else f"{stem}_v{number}"
+        found = [folder / f"{tried}{ending}" for ending in endings]
+        if not any(p.exists() for p in found):
+            return found
+        number += 1
+
+
+# All landmarks of a window as plain JSON types, and back; for the autosave. No Qt.
+
+
+def kept(control: LandmarksControl) -> list[dict[str, Any]]:
+    """An entry per pair of scans that has landmarks."""
+    return [
+        {"a": a, "b": b, "landmarks": [asdict(mark) for mark in table]}
+        for (a, b), table in control.tables.items()
+        if len(table)
+    ]
+
+
+def put_back(control: LandmarksControl, entries: Iterable[Mapping[str, Any]]) -> int:
+    """Add what ``kept`` gave; they are shown when their scans are A and B again.
+
+    Returns:
+        How many landmarks were put back.
+    """
+    count = 0
+    for entry in entries:
+        pair = (str(entry["a"]), str(entry["b"]))
+        table = control.tables.setdefault(pair, LandmarkTable())
+        count += len(table.restore([_mark(m) for m in entry["landmarks"]]))
+    return count
+
+
+def _mark(entry: Mapping[str, Any]) -> Landmark:
+    b = entry["b_mm"]
+    return Landmark(
+        **{
+            **entry,
+            "a_mm": _triple(entry["a_mm"]),
+            "b_mm": None if b is None else _triple(b),
+        }
+    )
+
+
+def _triple(values: Iterable[float]) -> Triple:
+    z, y, x = (float(v) for v in values)
+    return z, y, x

@@ -3,37 +3,506 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
     QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
+    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
-from homolog.gui import engine, keys, rows
-from homolog.gui.hub import Hub
-from homolog.gui.landmarks.cohort_box import CohortBox
-from homolog.gui.landmarks.control import HINTS
-from homolog.gui.landmarks.detail_box import DetailBox
-from homolog.gui.landmarks.files_box import FilesBox, FitBox
-from homolog.gui.landmarks.limits_box import LimitsBox
-from homolog.gui.landmarks.session import Session
-from homolog.gui.landmarks.side_row import SideRow
-from homolog.gui.landmarks.table_box import TableBox
-from homolog.gui.learn.model_choice import (
-    ModelChoice,
-    list_embedders,
+from homolog.geometry.affine import Triple
+from homolog.geometry.places import place_text
+from homolog.gui.landmarks.cohort import patch
+from homolog.gui.landmarks.cohort_box import CohortBox, pixmap_of
+from homolog.gui.landmarks.control import (
+    HINTS,
+    MARKS,
+    SEARCHING,
+    WORDS,
+    number_text,
+    read_marks,
+    write_marks,
 )
-from homolog.gui.threads import in_background
+from homolog.gui.landmarks.session import Session
+from homolog.gui.landmarks.table_box import TableBox
+from homolog.gui.shared import engine, keys, widgets
+from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.scan_layers import slice_axis
+from homolog.gui.shared.scans import Scan
+from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.widgets import fold_of
+from homolog.landmarks.match import LandmarksConfig
+from homolog.scans.points import Landmark
+
+# The chosen landmark: what both places look like, side by side, and its figures.
+
+
+_SIDE = 128
+
+
+class DetailBox(QWidget):
+    """Inset pictures of A and B at one scale, and a line of text.
+
+    Args:
+        session: Asked.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.pictures = {}
+        grid = QGridLayout()
+        grid.setContentsMargins(0, 0, 0, 0)
+        for column, letter in enumerate("AB"):
+            title = QLabel(letter)
+            title.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            label = QLabel()
+            label.setFixedSize(_SIDE, _SIDE)
+            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            label.setWordWrap(True)
+            grid.addWidget(title, 0, column, Qt.AlignmentFlag.AlignCenter)
+            grid.addWidget(label, 1, column, Qt.AlignmentFlag.AlignCenter)
+            self.pictures[letter] = label
+        self.words = widgets.sentence("Figures of the chosen landmark", lines=5)
+        column_ = QVBoxLayout(self)
+        column_.setContentsMargins(0, 0, 0, 0)
+        column_.addLayout(grid)
+        column_.addWidget(self.words)
+        session.placing.chosen_changed.connect(self.refresh)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the chosen landmark, or nothing."""
+        control = self._session.control
+        mark = control.table.current
+        self.setVisible(mark is not None)
+        if mark is None:
+            return
+        a, b = control.scan_a, control.scan_b
+        self._draw("A", a, control.shown_in_a(mark), _where(mark.a_mm))
+        there = control.shown_in_b(mark)
+        trust = control.table.trust(mark)
+        searching = trust == "searching"
+        self._draw("B", b, there, _where(mark.b_mm), searching=searching)
+        text = f"{MARKS[trust]} {mark.id} {mark.name}: {WORDS[trust]}"
+        text += f"; {mark.reason}." if mark.reason and not searching else "."
+        if mark.b_mm is not None:
+            text += (
+                f" Similarity {number_text(mark.similarity)}, "
+                f"margin {number_text(mark.margin, 3)}, "
+                f"cycle error {number_text(mark.cycle_mm, 1)} mm."
+            )
+            text += f" A at {place_text(mark.a_mm)}; B at {place_text(mark.b_mm)}."
+        widgets.tell(self.words, text)
+
+    def _draw(
+        self,
+        letter: str,
+        scan: Scan | None,
+        shown: Any,
+        place: str,
+        *,
+        searching: bool = False,
+    ) -> None:
+        label = self.pictures[letter]
+        layer = self._session.layer_of(scan)
+        widgets.named(
+            label, f"Picture of the place in {letter}",
+            f"80 mm around the place in {letter}: {place}",
+        )  # fmt: skip
+        if scan is None or layer is None or shown is None:
+            label.setText("searching ..." if searching else "not found")
+            return
+        model = self._session.scan_b.model if self._session.scan_b else None
+        seen = self._session.viewer if letter == "A" else model
+        axis = slice_axis(seen) if seen is not None else 0
+        low, high = layer.contrast_limits
+        if letter == "B" and self._session.scan_b and self._session.scan_b.layer:
+            low, high = self._session.scan_b.layer.contrast_limits
+        limits = (float(low), float(high))
+        picture = patch(layer.data, scan.grid, shown, limits, axis=axis or 0)
+        label.setPixmap(pixmap_of(picture, _SIDE))
+
+
+def _where(mm: Triple | None) -> str:
+    return "not found" if mm is None else place_text(mm)
+
+
+# Import and export of landmarks, and the fit of a map to them.
+
+
+_KINDS = "Landmarks (*.csv *.json *.mrk.json)"
+
+
+class FilesBox(QWidget):
+    """Buttons for files; reading and writing happen on a thread.
+
+    Signals:
+        told: A sentence about what was done.
+
+    Args:
+        session: Whose landmarks.
+    """
+
+    told = Signal(str)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.bring = widgets.button(
+            "Import...",
+            "Points of scan A (.csv, .json) or Slicer's .mrk.json; they are searched "
+            "in B. A table of landmarks comes back as it was",
+            self._ask_import,
+        )
+        self.export = widgets.button(
+            "Export...",
+            "Save the landmarks as .csv, .json or Slicer's .mrk.json; no file is "
+            "replaced",
+            self._ask_export,
+        )
+        self.axes = QComboBox()
+        self.axes.addItem("LPS", "LPS")
+        self.axes.addItem("RAS", "RAS")
+        widgets.named(
+            self.axes, "Coordinates of exported files",
+            "LPS as in DICOM and ITK, RAS as in NIfTI; the file states it",
+        )  # fmt: skip
+        label = QLabel("in")
+        label.setBuddy(self.axes)
+        line = QHBoxLayout(self)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.bring, 1)
+        line.addWidget(self.export, 1)
+        line.addWidget(label)
+        line.addWidget(self.axes)
+        session.placing.table_changed.connect(self._enable)
+        session.scans_changed.connect(self._enable)
+        self._enable()
+
+    def import_from(self, path: Path) -> None:
+        """Add the landmarks of a file; points without a place in B are searched."""
+        session = self._session
+        layer = session.control.scan_a
+        affine = None if layer is None else layer.to_true @ layer.grid
+
+        def done(marks: list[Landmark]) -> None:
+            table = session.control.table
+            added = table.restore(marks)
+            told = f"{len(added)} landmarks from {path.name} (kept in LPS mm)"
+            wanted = [
+                m for m, was in zip(added, marks, strict=True)
+                if m.b_mm is None and was.reason == SEARCHING
+            ]  # fmt: skip
+            if wanted and session.control.is_ready:
+                told += f"; {len(wanted)} are searched in B"
+                session.searching.search(wanted)
+            self.told.emit(told + ".")
+            session.placing.choose(added[0].id if added else table.chosen)
+
+        in_background(
+            read_marks, path, affine, owner=self, done=done, failed=self._not_done
+        )
+
+    def export_to(self, path: Path) -> None:
+        """Write the landmarks; a name that is taken gets ``_v2``."""
+        control = self._session.control
+        scan, axes = control.scan_b, str(self.axes.currentData())
+        affine = None if scan is None else scan.to_true @ scan.grid
+        marks = list(control.table)
+
+        def done(files: list[Path]) -> None:
+            names = " and ".join(str(f) for f in files)
+            self.told.emit(f"Saved {len(marks)} landmarks in {names} ({axes}, mm).")
+
+        in_background(
+            write_marks, marks, path, axes, affine,
+            owner=self, done=done, failed=self._not_done,
+        )  # fmt: skip
+
+    def _not_done(self, error: Exception) -> None:
+        self._session.hub.say(f"That did not work: {error}", "error")
+
+    def _ask_import(self) -> None:
+        def take(files: list[Path]) -> None:
+            for file in files:
+                self.import_from(file)
+
+        widgets.ask_files(self, "Import landmarks", _KINDS, take)
+
+    def _ask_export(self) -> None:
+        kinds = "Table (*.csv);;JSON (*.json);;3D Slicer (*.mrk.json)"
+        widgets.ask_new_file(
+            self, "Export landmarks", "landmarks.csv", kinds, self.export_to
+        )
+
+    def _enable(self) -> None:
+        control = self._session.control
+        self.bring.setEnabled(control.scan_a is not None)
+        self.export.setEnabled(len(control.table) > 0)
+
+
+class FitBox(QWidget):
+    """Which map of A to B the accepted landmarks agree on.
+
+    Args:
+        session: Whose landmarks.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.rigid = widgets.button(
+            "Fit rigid", "Turn and shift A onto B by the accepted landmarks",
+            lambda: self._fit("rigid"),
+        )  # fmt: skip
+        self.affine = widgets.button(
+            "Fit affine", "Any linear map of A onto B; needs more landmarks than rigid",
+            lambda: self._fit("affine"),
+        )  # fmt: skip
+        self.words = widgets.sentence("Result of the fit", lines=3)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(widgets.beside(self.rigid, self.affine))
+        column.addWidget(self.words)
+        self._fitted: Any = None
+        session.placing.table_changed.connect(self._refresh)
+        self._refresh()
+
+    def _fit(self, kind: str) -> None:
+        control = self._session.control
+        text = control.fit(kind)
+        self._fitted = _places(control.table.pairs())
+        widgets.tell(self.words, text)
+        self._session.placing.table_edited()
+
+    def _refresh(self) -> None:
+        """A fit of other landmarks is told no more."""
+        control = self._session.control
+        self.setVisible(len(control.table) > 0)
+        if self._fitted is not None and self._fitted != _places(control.table.pairs()):
+            self._fitted = None
+            control.table.outliers.clear()
+            widgets.tell(self.words, "Landmarks changed since the fit; fit again.")
+
+
+def _places(marks: list[Landmark]) -> list[Any]:
+    return [(m.id, m.a_mm, m.b_mm) for m in marks]
+
+
+# Limits by which a match is believed, folded away; they judge without searching.
+
+
+# Name in the configuration, label, digits, step.
+_ROWS = (
+    ("least_similarity", "Least &similarity", 2, 0.05),
+    ("least_margin", "Least &margin", 3, 0.005),
+    ("largest_cycle_mm", "Largest &cycle (mm)", 1, 1.0),
+    ("largest_stray_mm", "Farthest from the &rest (mm)", 0, 5.0),
+)
+_TITLE = "Limits"
+# A cycle without a limit: no scan is that long.
+_MOST = 9999.0
+
+
+class LimitsBox(QWidget):
+    """Numbers and a way back to their defaults.
+
+    Args:
+        session: Whose landmarks are judged.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self.numbers: dict[str, QDoubleSpinBox] = {}
+        inside = QWidget()
+        grid = QGridLayout(inside)
+        grid.setContentsMargins(0, 2, 0, 2)
+        known = {f.name: f for f in fields(LandmarksConfig)}
+        for line, (name, text, digits, step) in enumerate(_ROWS):
+            facts, number = known[name].metadata, QDoubleSpinBox()
+            number.setDecimals(digits)
+            number.setSingleStep(step)
+            most = facts["max"]
+            number.setRange(facts["min"], _MOST if most is None else most)
+            number.setKeyboardTracking(False)  # judged once the number is complete
+            words = str(facts["help"])
+            hint = f"{words[:1].upper()}{words[1:]}. Default {known[name].default:g}"
+            widgets.named(number, text.replace("&", ""), hint)
+            label = QLabel(text)
+            label.setBuddy(number)
+            label.setToolTip(hint)
+            grid.addWidget(label, line, 0)
+            grid.addWidget(number, line, 1)
+            self.numbers[name] = number
+        self.reset = widgets.button(
+            "Reset limits", "Back to the defaults",
+            lambda: self._session.set_limits(LandmarksConfig()),
+        )  # fmt: skip
+        self.words = widgets.sentence("What the limits accept", lines=2)
+        column = QVBoxLayout()
+        column.setContentsMargins(0, 0, 0, 0)
+        box = QWidget()
+        box.setLayout(column)
+        column.addWidget(inside)
+        column.addWidget(self.words)
+        column.addWidget(self.reset)
+        self.fold = fold_of(_TITLE)
+        self.fold.addWidget(box)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(self.fold)
+        self._show()
+        for number in self.numbers.values():
+            number.valueChanged.connect(self._changed)
+        session.limits_changed.connect(self._show)
+        session.placing.table_changed.connect(self._tell)
+        self._tell()
+
+    def _changed(self) -> None:
+        values = {name: number.value() for name, number in self.numbers.items()}
+        self._session.set_limits(replace(self._session.control.limits, **values))
+
+    def _show(self) -> None:
+        """The limits as they are, without telling them back."""
+        limits = self._session.control.limits
+        for name, number in self.numbers.items():
+            number.blockSignals(True)
+            number.setValue(getattr(limits, name))
+            number.blockSignals(False)
+        is_default = limits == LandmarksConfig()
+        self.reset.setEnabled(not is_default)
+        # A closed fold must not hide that matches are judged in an unusual way.
+        self.fold.setText(_TITLE if is_default else f"{_TITLE} (changed)")
+        self._tell()
+
+    def _tell(self) -> None:
+        marks = list(self._session.control.table)
+        accepted = sum(m.accepted and m.b_mm is not None for m in marks)
+        text = f"{accepted} of {len(marks)} landmarks accepted; " if marks else ""
+        widgets.tell(self.words, f"{text}what was set by hand stays.")
+
+
+# One side of the pair: which scan, how far its features are, and what can be done.
+
+
+_SIGNS = {
+    "looking": "…", "none": "○", "waiting": "…", "computing": "…", "ready": "✓",
+    "failed": "⚠",
+}  # fmt: skip
+
+
+class SideRow(QWidget):
+    """Shows what it is told and emits what was chosen or pressed.
+
+    Signals:
+        chosen: Key of a scan.
+        compute: Features are wanted.
+        cancel: No longer.
+
+    Args:
+        letter: ``A`` or ``B``.
+        extra: More buttons behind the list.
+    """
+
+    chosen = Signal(str)
+    compute = Signal()
+    cancel = Signal()
+
+    def __init__(self, letter: str, *extra: QPushButton) -> None:
+        super().__init__()
+        self._letter, self._doing = letter, ""
+        self.scan = widgets.narrow(QComboBox())
+        where = "in napari's viewer" if letter == "A" else "in the second view"
+        widgets.named(self.scan, f"Scan {letter}", f"The scan {where}")
+        self.scan.activated.connect(self._choose)
+        label = QLabel(f"Scan &{letter}")
+        label.setBuddy(self.scan)
+        self.state = widgets.Sentence(2)
+        self.button = widgets.OneOf("Compute features", "Try again", "Cancel")
+        self.button.clicked.connect(self._press)
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 100)
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(6)
+        widgets.keep_room(self.bar)
+        first, second = QHBoxLayout(), QHBoxLayout()
+        first.addWidget(label)
+        first.addWidget(self.scan, 1)
+        for button in extra:
+            first.addWidget(button)
+        second.addWidget(self.state, 1)
+        second.addWidget(self.button)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addLayout(first)
+        column.addLayout(second)
+        column.addWidget(self.bar)
+        self.show_scan(None, can_compute=False)
+
+    def show_choices(self, scans: Sequence[Scan], key: str) -> None:
+        """List the scans that can be chosen."""
+        entries: list[tuple[str, Any]] = [(s.ref.name, s.key) for s in scans]
+        widgets.fill(self.scan, entries, key)
+        self.scan.setEnabled(bool(entries))
+
+    def show_scan(self, scan: Scan | None, *, can_compute: bool) -> None:
+        """Show the state of the chosen scan.
+
+        Args:
+            scan: The scan; None for none.
+            can_compute: Whether there is an encoder and the engine is installed.
+        """
+        state = "" if scan is None else scan.state
+        line = "" if scan is None else scan.line()
+        named = "no scan" if scan is None else scan.ref.name
+        self.state.setText(f"{_SIGNS[state]} {line}" if state else "")
+        widgets.named(self.state, f"Features of scan {self._letter}: {line}", line)
+        self.state.setVisible(bool(state))
+        able = {"none": "compute", "failed": "compute"}
+        self._doing = able.get(
+            state, "cancel" if state in ("waiting", "computing") else ""
+        )
+        self.button.setVisible(bool(self._doing))
+        text = "Cancel" if self._doing == "cancel" else "Compute features"
+        self.button.setText("Try again" if state == "failed" else text)
+        hint = "Computed once by a worker and kept; you can go on working"
+        if self._doing == "cancel":
+            hint = "Compute no more; what was kept before stays"
+        widgets.named(self.button, f"{self.button.text()}, {named}", hint)
+        self.button.setEnabled(self._doing != "compute" or can_compute)
+        self.bar.setVisible(self._doing == "cancel")
+        widgets.named(self.bar, f"Progress of {named}", line or "Progress")
+        self.bar.setValue(round(scan.share * 100) if scan is not None else 0)
+
+    def _choose(self, index: int) -> None:
+        self.chosen.emit(str(self.scan.itemData(index)))
+
+    def _press(self) -> None:
+        if self._doing == "compute":
+            self.compute.emit()
+        elif self._doing == "cancel":
+            self.button.setEnabled(False)
+            self.state.setText("… stopping")
+            self.cancel.emit()
+
 
 _ACTIONS = {
     "pretrain": "Pretrain...", "data": "Open scans...", "install": "Copy the command",
@@ -57,9 +526,9 @@ class LandmarksPanel(QWidget):
         self.session = Session(hub, self)
         self._make_model()
         self._make_hint()
-        self.swap = rows.button("⇅", "A and B change places", self.session.swap)
+        self.swap = widgets.button("⇅", "A and B change places", self.session.swap)
         self.swap.setAccessibleName("Swap A and B")
-        self.file = rows.button("File...", "Open a file as scan B", self._ask_file)
+        self.file = widgets.button("File...", "Open a file as scan B", self._ask_file)
         self.file.setAccessibleName("Open a file as scan B")
         for button in (self.swap, self.file):
             button.setMaximumWidth(
@@ -73,15 +542,15 @@ class LandmarksPanel(QWidget):
         self.fit = FitBox(self.session)
         self.files = FilesBox(self.session)
         self.cohort = CohortBox(self.session)
-        self.said = rows.sentence("What was done", lines=2)
+        self.said = widgets.sentence("What was done", lines=2)
         # What comes and goes keeps its room, and what grows stands last.
-        rows.keep_room(self.act, self.bring, self.second, self.detail)
+        widgets.keep_room(self.act, self.bring, self.second, self.detail)
         column = QVBoxLayout(self)
         column.addLayout(self._model_row)
         for part in (self._hint_box, self.a, self.b):
             column.addWidget(part)
-        column.addLayout(rows.beside(self.pick, self.second))
-        column.addLayout(rows.beside(self.follow, self.points))
+        column.addLayout(widgets.beside(self.pick, self.second))
+        column.addLayout(widgets.beside(self.follow, self.points))
         for part in (self.limits, self.files, self.said):
             column.addWidget(part)
         for part in (self.table, self.fit, self.detail, self.cohort):
@@ -134,8 +603,8 @@ class LandmarksPanel(QWidget):
     # Parts
 
     def _make_model(self) -> None:
-        self.model = rows.narrow(QComboBox())
-        rows.named(
+        self.model = widgets.narrow(QComboBox())
+        widgets.named(
             self.model, "Model",
             "Pretrained or fine-tuned: its features tell what is the same place",
         )  # fmt: skip
@@ -148,10 +617,10 @@ class LandmarksPanel(QWidget):
 
     def _make_hint(self) -> None:
         self._hint_box = QWidget()
-        self.hint = rows.sentence("Hint", texts=(*HINTS, PREPARING))
+        self.hint = widgets.sentence("Hint", texts=(*HINTS, PREPARING))
         self.act = QPushButton()
         self.act.clicked.connect(self._do)
-        self.bring = rows.button(
+        self.bring = widgets.button(
             "Import...", "Import a model folder or a weight file in the Models tab",
             lambda: self.hub.go.emit("Models", {}),
         )  # fmt: skip
@@ -159,22 +628,22 @@ class LandmarksPanel(QWidget):
         column = QVBoxLayout(self._hint_box)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.hint)
-        column.addLayout(rows.beside(self.act, self.bring))
+        column.addLayout(widgets.beside(self.act, self.bring))
 
     def _make_tools(self) -> None:
         placing = self.session.placing
-        self.pick = rows.button(
+        self.pick = widgets.button(
             "Pick in A", "While on, a click in scan A picks a place; dragging still "
             "moves the picture. Shift+click always picks", lambda: None,
         )  # fmt: skip
         self.pick.setCheckable(True)
         self.pick.toggled.connect(self._set_pick)
-        self.second = rows.button(
+        self.second = widgets.button(
             "Show scan B", "Dock the second view beside the first",
             self.session.open_view,
         )  # fmt: skip
         self.follow = QCheckBox("B follows mouse")
-        rows.named(
+        widgets.named(
             self.follow, "B follows the mouse of A",
             "B shows the slice where the place under the mouse is found; the status "
             "bar tells how similar it is",
@@ -182,7 +651,7 @@ class LandmarksPanel(QWidget):
         self.follow.toggled.connect(self._set_follow)
         self.points = QCheckBox("Show points")
         self.points.setChecked(True)
-        rows.named(
+        widgets.named(
             self.points, "Show landmarks as points",
             "● sure, ◆ unsure, ✚ refused, ■ set by hand; equal numbers belong together",
         )  # fmt: skip
@@ -197,7 +666,7 @@ class LandmarksPanel(QWidget):
         session.scan_changed.connect(lambda _: self._refresh_sides())
         session.hint_changed.connect(self._refresh_hint)
         for told in (session.told, self.files.told, self.cohort.told):
-            told.connect(lambda text: rows.tell(self.said, text))
+            told.connect(lambda text: widgets.tell(self.said, text))
         self.hub.changed.connect(self._heard)
         for row, choose in ((self.a, session.choose_a), (self.b, session.choose_b)):
             row.chosen.connect(choose)
@@ -229,7 +698,7 @@ class LandmarksPanel(QWidget):
         self.session.work.compute([_key(row)])
 
     def _ask_file(self) -> None:
-        rows.ask_files(
+        widgets.ask_files(
             self, "Scan B", _SCANS, lambda files: self.session.open_b(files[0])
         )
 
@@ -296,9 +765,9 @@ class LandmarksPanel(QWidget):
             text = f"{text}\n{engine.install_command()}"
         elif control.is_ready and session.searching.is_preparing:
             text = PREPARING
-        rows.tell(self.hint, text)
+        widgets.tell(self.hint, text)
         self.act.setText(_ACTIONS.get(hint.action, ""))
-        rows.named(self.act, _ACTIONS.get(hint.action, "Do it").rstrip("."), text)
+        widgets.named(self.act, _ACTIONS.get(hint.action, "Do it").rstrip("."), text)
         self.act.setVisible(hint.action in _ACTIONS)
         self.bring.setVisible(hint.action == "pretrain")
         for widget in (self.pick, self.follow):

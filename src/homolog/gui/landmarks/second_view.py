@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -17,7 +19,314 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui import rows
+from homolog.geometry.affine import Triple
+from homolog.gui.shared import widgets
+from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS
+from homolog.gui.shared.scan_layers import Hearer, Listening, Mark, selection_kept
+from homolog.gui.shared.scans import Scan
+
+# A cross at the chosen place: lines along the axes that leave the place itself free.
+#
+# No Qt. Works on napari's viewer and on a ``ViewerModel`` alike.
+
+
+CROSS = "Cross"
+_COLOUR = "#f0e442"
+_GAP, _REACH, _WIDTH = 1.2, 3.5, 0.25  # in sizes of a mark
+
+
+class Cross:
+    """The cross of one viewer; a deleted one comes back with the next place.
+
+    Args:
+        viewer: napari's, or a model.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._layer: Any | None = None
+        self._step: Triple | None = None
+
+    def show(
+        self, shown_mm: NDArray[np.float64], size_mm: float, step: Triple, scan: Scan
+    ) -> None:
+        """Put it at a place.
+
+        Args:
+            shown_mm: (3,).
+            size_mm: Diameter of the marks.
+            step: Slice distances (z, y, x); the layer must not change the sliders'.
+            scan: Lines end at its border, else sliders would reach beyond it.
+        """
+        steps = np.array(step)
+        lines = within(cross_lines(shown_mm, size_mm, step), scan) / steps
+        if self._layer is None or self._layer not in self._viewer.layers:
+            with selection_kept(self._viewer):
+                self._layer = self._viewer.add_vectors(
+                    lines,
+                    name=CROSS,
+                    edge_color=_COLOUR,
+                    vector_style="line",
+                    edge_width=_WIDTH * size_mm / float(steps.mean()),
+                    scale=step,
+                    units=UNITS,
+                    axis_labels=AXIS_LABELS,
+                    metadata={KEY: {"derived": True, "points": CROSS}},
+                )
+            self._step = step
+            return
+        if step != self._step:
+            self._step = step
+            self._layer.scale = step
+        self._layer.data = lines
+        if not self._layer.visible:  # napari redraws even if it is set to the same
+            self._layer.visible = True
+
+    def hide(self) -> None:
+        """Out of sight; removing a layer would cost napari a long while."""
+        if self._layer is not None and self._layer.visible:
+            self._layer.visible = False
+
+    def close(self) -> None:
+        """Take it away."""
+        layer, self._layer = self._layer, None
+        if layer is not None and layer in self._viewer.layers:
+            with selection_kept(self._viewer):
+                self._viewer.layers.remove(layer)
+
+
+def cross_lines(
+    shown_mm: NDArray[np.float64], size_mm: float, step: Triple
+) -> NDArray[np.float64]:
+    """(36, 2, 3): start and vector of lines, mm; four in every plane through a place.
+
+    A viewer's slice may lie up to half a step beside the place, and napari shows a line
+    only in the slice nearest to its start: so each is drawn in three planes.
+    """
+    lines = []
+    for hidden in range(3):
+        for beside in (-0.45, 0.0, 0.45):
+            middle = shown_mm.copy()
+            middle[hidden] += beside * step[hidden]
+            for axis in (a for a in range(3) if a != hidden):
+                for sign in (-1.0, 1.0):
+                    along = np.zeros(3)
+                    along[axis] = sign * size_mm
+                    lines.append((middle + along * _GAP, along * (_REACH - _GAP)))
+    return np.array(lines)
+
+
+def within(lines: NDArray[np.float64], scan: Scan) -> NDArray[np.float64]:
+    """Lines (N, 2, 3) cut where a scan ends."""
+    low = scan.grid.apply(np.zeros(3))
+    high = scan.grid.apply(np.array(scan.ref.shape) - 1.0)
+    start = np.clip(lines[:, 0], low, high)
+    end = np.clip(lines[:, 0] + lines[:, 1], low, high)
+    return np.stack([start, end - start], axis=1)
+
+
+# Landmarks as points in a viewer; only what changed is told to napari. No Qt.
+#
+# Each attribute of a points layer that is set costs a redraw, so nothing is set twice;
+# and the layer stays when it is empty, since removing one collects garbage for long.
+
+
+_TEXT = "#1e90ff"  # readable on black and on grey tissue
+
+
+class Dots:
+    """One points layer.
+
+    Args:
+        viewer: napari's, or a model.
+        name: Of the layer.
+        removed: Called when the user deletes the layer.
+    """
+
+    def __init__(
+        self, viewer: Any, name: str, removed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._viewer, self._name, self._removed = viewer, name, removed
+        self._layer: Any | None = None
+        self._shown: dict[str, Any] = {}
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def show(self, marks: Sequence[Mark], size_mm: float, step: Triple) -> None:
+        """Show these points and no others.
+
+        Args:
+            marks: Where, with text, symbol and colour.
+            size_mm: Diameter.
+            step: Slice distances (z, y, x); a layer of another scale would change the
+                steps of napari's sliders.
+        """
+        if self._layer is None:
+            if not marks:
+                return
+            self._make(step)
+        layer, steps = self._layer, np.array(step)
+        assert layer is not None
+        places = np.array([m.shown_mm for m in marks]).reshape(-1, 3) / steps
+        texts = [m.text for m in marks]
+        if self._is_new("scale", tuple(step)):
+            layer.scale = step
+        if self._is_new("data", places.tolist()):
+            layer.data = places
+            layer.selected_data = set()
+            for name in ("size", "symbol", "colour", "text"):
+                self._shown.pop(name, None)  # napari fills new points by itself
+        if not marks:
+            return
+        size = size_mm / float(steps.mean())
+        if self._is_new("text", texts):
+            layer.features = {"label": texts}
+            layer.text.refresh(layer.features)
+        if self._is_new("size", size):
+            layer.size = size
+        if self._is_new("symbol", [m.symbol for m in marks]):
+            layer.symbol = [m.symbol for m in marks]
+        if self._is_new("colour", [m.colour for m in marks]):
+            layer.border_color = [m.colour for m in marks]
+            layer.face_color = [m.colour + "50" for m in marks]
+
+    def close(self) -> None:
+        """Remove the layer and listen no more."""
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        layer, self._layer = self._layer, None
+        if layer is not None and layer in self._viewer.layers:
+            with selection_kept(self._viewer):
+                self._viewer.layers.remove(layer)
+
+    def _make(self, step: Triple) -> None:
+        with selection_kept(self._viewer):
+            self._layer = self._viewer.add_points(
+                np.empty((0, 3)),
+                ndim=3,
+                name=self._name,
+                scale=step,
+                border_width=0.15,
+                features={"label": np.empty(0, "<U8")},
+                text={
+                    "string": "{label}", "color": _TEXT, "size": 11,
+                    "anchor": "upper_left",
+                },
+                projection_mode="rescale_spherical",
+                units=UNITS,
+                axis_labels=AXIS_LABELS,
+                metadata={KEY: {"derived": True, "points": self._name}},
+            )  # fmt: skip
+            self._layer.editable = False  # places are managed in the panel
+        self._shown = {"scale": tuple(step)}
+
+    def _is_new(self, name: str, value: Any) -> bool:
+        """Whether a value is another than the one shown; it counts as shown now."""
+        if name in self._shown and self._shown[name] == value:
+            return False
+        self._shown[name] = value
+        return True
+
+    def _on_removed(self, event: Any) -> None:
+        if self._layer is not None and event.value == self._layer:
+            self._layer, self._shown = None, {}
+            self._removed()
+
+
+# Mouse in both viewers: picking in A, dragging in B. Panning and zooming stay.
+
+
+# A press that moved farther than this was a pan, not a pick.
+_STILL_PX = 4.0
+
+
+class PickHearer(Hearer, Protocol):
+    """Who is told of the mouse in A."""
+
+    picking: bool
+
+
+class MouseInA(Listening):
+    """As ``Listening``; while picking, a plain click counts like one with Shift.
+
+    Args:
+        viewer: napari's.
+        hearer: Who is told.
+    """
+
+    def __init__(self, viewer: Any, hearer: PickHearer) -> None:
+        super().__init__(viewer, hearer)
+        self._picker = hearer
+
+    def _drag(self, viewer: Any, event: Any) -> Generator[None, None, None] | None:
+        if any(key == "Shift" for key in event.modifiers):
+            return super()._drag(viewer, event)
+        return self._click(event) if self._picker.picking else None
+
+    def _click(self, event: Any) -> Generator[None, None, None]:
+        """A press and a release at one place; the camera has the drag in between."""
+        if event.button != 1:
+            return
+        start, place = np.array(event.pos, np.float64), tuple(event.position)
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.abs(np.array(event.pos, np.float64) - start).max() <= _STILL_PX:
+            self._picker.pressed(place)
+
+
+class DragHearer(Protocol):
+    """Who is told of the mouse in B."""
+
+    def grab(self, shown_mm: NDArray[np.float64]) -> bool:
+        """Whether there is something to drag at a place."""
+
+    def dragged(self, shown_mm: NDArray[np.float64]) -> None:
+        """It is being dragged; now it is here."""
+
+    def dropped(self, shown_mm: NDArray[np.float64] | None) -> None:
+        """It was let go; None: where it was grabbed."""
+
+
+class MouseInB:
+    """Dragging of points in a model; all else is the camera's.
+
+    Args:
+        model: The second viewer's.
+        hearer: Who is told.
+    """
+
+    def __init__(self, model: Any, hearer: DragHearer) -> None:
+        self._model, self._hearer = model, hearer
+        model.mouse_drag_callbacks.append(self._drag)
+
+    def end(self) -> None:
+        """Listen no more."""
+        with contextlib.suppress(ValueError):
+            self._model.mouse_drag_callbacks.remove(self._drag)
+
+    def _drag(self, _: Any, event: Any) -> Generator[None, None, None] | None:
+        place = _place(event)
+        if event.button != 1 or place is None or event.modifiers:
+            return None
+        return self._carry(event) if self._hearer.grab(place) else None
+
+    def _carry(self, event: Any) -> Generator[None, None, None]:
+        event.handled = True  # the camera stays where it is
+        moved = None
+        yield
+        while event.type == "mouse_move":
+            event.handled = True
+            moved = _place(event)
+            if moved is not None:
+                self._hearer.dragged(moved)
+            yield
+        event.handled = True
+        self._hearer.dropped(moved)
+
+
+def _place(event: Any) -> NDArray[np.float64] | None:
+    place = np.array(event.position, np.float64)[-3:]
+    return place if len(place) == 3 else None
+
 
 TITLE = "Scan B"
 # napari deletes a dock a while after it was closed.
@@ -156,8 +465,8 @@ class _Frame(QWidget):
     def __init__(self, canvas: QWidget, closed: Callable[[], None]) -> None:
         super().__init__()
         self._closed, self._docked = closed, False
-        rows.named(self, TITLE, "The second scan, with slices of its own")
-        self.name = rows.named(QLabel("B"), "Scan shown in the second view", "")
+        widgets.named(self, TITLE, "The second scan, with slices of its own")
+        self.name = widgets.named(QLabel("B"), "Scan shown in the second view", "")
         self.name.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         column = QVBoxLayout(self)

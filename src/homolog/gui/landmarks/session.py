@@ -2,30 +2,508 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QWidget
+from superqt.utils import QSignalThrottler
 
-from homolog.gui.explore.control import ExploreControl
-from homolog.gui.explore.features import FeatureWork
-from homolog.gui.explore.scan import Scan, open_scans
-from homolog.gui.explore.travel import Travel
+from homolog.geometry.affine import Triple
 from homolog.gui.files import opening
-from homolog.gui.files.layer_scan import layer_scan
-from homolog.gui.hub import Hub
-from homolog.gui.landmarks.control import LandmarksControl
-from homolog.gui.landmarks.going_to_b import GoingToB
-from homolog.gui.landmarks.mouse import MouseInB
-from homolog.gui.landmarks.placing import Placing
-from homolog.gui.landmarks.scan_b import ScanB
+from homolog.gui.landmarks.control import NOT_IN_A, LandmarksControl
 from homolog.gui.landmarks.searching import Searching
-from homolog.gui.landmarks.second_view import SecondView
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.gui.threads import in_background
-from homolog.tasks._landmark_rules import LandmarksConfig
+from homolog.gui.landmarks.second_view import (
+    Cross,
+    Dots,
+    MouseInA,
+    MouseInB,
+    SecondView,
+)
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import KEY, layer_scan, notes_of
+from homolog.gui.shared.scan_layers import (
+    FeatureWork,
+    Mark,
+    Travel,
+    go_to,
+    mark_size,
+    point_of,
+    shown_of,
+    slice_axis,
+    slice_steps,
+)
+from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
+from homolog.gui.shared.threads import in_background
+from homolog.landmarks.match import LandmarksConfig
+from homolog.scans.points import Landmark
+
+# Another scan as B with a landmark of A in it: from the rows of a cohort.
+
+
+class GoingToB:
+    """Makes a scan scan B and goes to what was found there.
+
+    Args:
+        session: Whose scan B.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lent: Any | None = None
+
+    def scan(
+        self, key: str, mark: Landmark | None, found: Landmark | None = None
+    ) -> None:
+        """An open scan as B, with a landmark of A that is searched there if it is new.
+
+        Args:
+            key: Of the scan.
+            mark: A landmark of this A, of any pair.
+            found: What is known of it in that scan; None: search it.
+        """
+        session = self._session
+        control = session.control
+        if key not in control.book.scans or key == control.a:
+            return
+        session.choose_b(key)
+        if mark is None:
+            return
+        table = control.table
+        same = next((m for m in table if m.a_mm == mark.a_mm), None)
+        if same is None:
+            same = table.add(mark.a_mm, mark.name)
+            if found is None:
+                session.searching.search([same])
+            else:
+                table.found(same.id, found)
+        session.open_view()
+        if session.view is not None:  # a millimetre is as long in A as in B
+            zoom = session.viewer.scene.camera.zoom
+            session.view.model.scene.camera.zoom = zoom
+        session.placing.choose(same.id)
+
+    def file(
+        self, path: Path, name: str, mark: Landmark | None, found: Landmark | None
+    ) -> None:
+        """As ``scan`` for one that may not be open yet.
+
+        Of scans opened so, only the last one stays: a cohort may have hundreds.
+
+        Args:
+            path: Of the scan.
+            name: Of its layer.
+            mark: As in ``scan``.
+            found: Likewise.
+        """
+        session = self._session
+
+        def show(key: str) -> None:
+            session.told.emit(f"{name} is scan B now.")
+            self.scan(key, mark, found)
+
+        for key, scan in session.control.book.scans.items():
+            if scan.ref.path == path and key != session.control.a:
+                show(key)
+                return
+
+        def take(layer: Any) -> None:
+            before, self._lent = self._lent, layer
+            session.take_b(layer, instead_of=before)
+            show(str(layer.unique_id))
+
+        session.open_b(path, name, take)
+
+
+# What the second viewer shows: scan B, its points and its cross. Decides nothing.
+
+
+IN_A, IN_B = "Landmarks in A", "Landmarks in B"
+_LOOK = ("contrast_limits", "colormap", "gamma")
+
+
+class ScanB:
+    """Layers of the second viewer's model.
+
+    Args:
+        model: A ``ViewerModel``.
+        foreign: Called with a layer that somebody else put there: a dropped file.
+    """
+
+    def __init__(self, model: Any, foreign: Callable[[Any], None]) -> None:
+        self.model = model
+        self.layer: Any | None = None
+        self._foreign = foreign
+        self._busy = False
+        self._followed: list[tuple[Any, Callable[[], None]]] = []
+        self.points = Dots(model, IN_B)
+        self.cross = Cross(model)
+        model.layers.events.inserted.connect(self._inserted)
+
+    def show(self, source: Any, window_of: Any) -> None:
+        """Show a scan.
+
+        Args:
+            source: Its layer; one of the model itself, or of the main viewer, which
+                then lends its array.
+            window_of: Layer whose brightness is followed as well; None: only its own.
+        """
+        self._unfollow()
+        with self._quiet():
+            # A cross left in the scan before would stretch the sliders as far as there.
+            self.cross.close()
+            if self.layer is not None and self.layer in self.model.layers:
+                self.model.layers.remove(self.layer)
+            if source not in self.model.layers:
+                self.model.add_layer(_copy(source))
+                self.layer = self.model.layers[-1]
+                self._follow(source, _LOOK)
+            else:
+                self.layer = source
+            self.model.layers.move(self.model.layers.index(self.layer), 0)
+        if window_of is not None:
+            self._follow(window_of, _LOOK[:1])
+        self.model.reset_view()
+        middle = (np.array(self.layer.data.shape) - 1) / 2
+        self.model.dims.set_point(range(3), self.layer.data_to_world(middle))
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self._unfollow()
+        self.cross.hide()
+        with self._quiet():
+            if self.layer is not None and self.layer in self.model.layers:
+                self.model.layers.remove(self.layer)
+        self.layer = None
+
+    def mark(self, marks: Sequence[Mark], size_mm: float, step: Triple) -> None:
+        """Show points."""
+        with self._quiet():
+            self.points.show(marks, size_mm, step)
+
+    def go(self, shown_mm: NDArray[np.float64], size_mm: float, scan: Scan) -> None:
+        """Show a place, with a cross there."""
+        with self._quiet():
+            self.cross.show(shown_mm, size_mm, scan.grid.spacing_mm, scan)
+        go_to(self.model, shown_mm)
+
+    def look(self, shown_mm: NDArray[np.float64], size_mm: float, scan: Scan) -> None:
+        """Show the slice of a place with a cross there; the camera stays."""
+        with self._quiet():
+            self.cross.show(shown_mm, size_mm, scan.grid.spacing_mm, scan)
+        self.model.dims.set_point(range(3), [float(v) for v in shown_mm])
+
+    def end(self) -> None:
+        """Let go of the model."""
+        self._unfollow()
+        with contextlib.suppress(Exception):
+            self.model.layers.events.inserted.disconnect(self._inserted)
+        self.points.close()
+        self.cross.close()
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Any:
+        busy, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = busy
+
+    def _inserted(self, event: Any) -> None:
+        if not self._busy and not notes_of(event.value).get("derived"):
+            self._foreign(event.value)
+
+    def _follow(self, source: Any, names: Sequence[str]) -> None:
+        for name in names:
+
+            def take(event: Any = None, name: str = name) -> None:
+                if self.layer is not None:
+                    setattr(self.layer, name, getattr(source, name))
+
+            emitter = getattr(source.events, name)
+            emitter.connect(take)
+            self._followed.append((emitter, take))
+            take()
+
+    def _unfollow(self) -> None:
+        for emitter, function in self._followed:
+            with contextlib.suppress(Exception):
+                emitter.disconnect(function)
+        self._followed = []
+
+
+def _copy(source: Any) -> Any:
+    """An image layer that shares the other's array."""
+    from napari.layers import Image
+
+    return Image(
+        source.data,
+        name=str(source.name),
+        scale=tuple(source.scale),
+        translate=tuple(source.translate),
+        units=tuple(str(u) for u in source.units),
+        axis_labels=tuple(source.axis_labels),
+        contrast_limits=tuple(source.contrast_limits),
+        interpolation2d=str(source.interpolation2d),
+        metadata={KEY: {**notes_of(source), "shown_again": True}},
+    )
+
+
+# Landmarks at work: picked in A, dragged in B, followed. Decides nothing.
+#
+# What a click means and how far a match is trusted is in ``control`` and ``table``;
+# here their answers reach napari's layers.
+
+
+FOLLOW_MS = 50
+
+
+class Placing(QObject):
+    """Mouse, points and crosses of a session.
+
+    Signals:
+        table_changed: Landmarks, or what is known of them.
+        chosen_changed: Another landmark is chosen, or more is known of it.
+
+    Attributes:
+        picking: Whether a plain click in A picks.
+        show_points: Whether landmarks are shown as points.
+    """
+
+    table_changed = Signal()
+    chosen_changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.session = session
+        self.picking = False
+        self.show_points = True
+        self._position: NDArray[np.float64] | None = None
+        self._grabbed: Landmark | None = None
+        self.points = Dots(session.viewer, IN_A, self._layer_removed)
+        self.cross = Cross(session.viewer)
+        session.searching.found.connect(self._found)
+        session.searching.followed.connect(self._followed)
+        self._throttle = QSignalThrottler(parent=self)
+        self._throttle.setTimeout(FOLLOW_MS)
+        self._throttle.triggered.connect(self._ask_follow)
+        self.listening = MouseInA(session.viewer, self)
+
+    def pair_changed(self) -> None:
+        """Other scans: their landmarks."""
+        self.cross.hide()
+        if self.session.scan_b is not None:
+            self.session.scan_b.cross.hide()
+        self.table_edited()
+        self.chosen_changed.emit()
+
+    def sync(self) -> None:
+        """Layers came or went."""
+        self.session.sync()
+
+    def end(self) -> None:
+        """Nothing of ours stays with napari's viewer."""
+        self.listening.end()
+        self.points.close()
+        self.cross.close()
+
+    # Landmarks
+
+    def pressed(self, position: Any) -> None:
+        """Shift and a click in A, or a click while picking."""
+        place = np.array(position, np.float64)[-3:]
+        if len(place) == 3:
+            self._position = place
+        self.pick_here()
+
+    def pick_here(self) -> Landmark | None:
+        """A landmark at the place under the mouse; it is searched in B."""
+        control = self.session.control
+        if not control.is_ready or slice_axis(self.session.viewer) is None:
+            self.session.hub.say(control.hint(self.session.viewer.dims.ndisplay).text)
+            return None
+        place = None if self._position is None else control.place_in_a(self._position)
+        if place is None:
+            self.session.hub.say(NOT_IN_A)
+            return None
+        self.session.open_view()
+        mark = control.table.add(place)
+        self.choose(mark.id, travel=False)
+        self.session.searching.search([mark])
+        return mark
+
+    def search_again(self) -> None:
+        """Search all landmarks anew, but those set by hand."""
+        marks = self.session.control.table.to_search()
+        if marks:
+            self.session.searching.search(marks)
+
+    def choose(self, number: int | None, *, travel: bool = True) -> None:
+        """Both viewers go to a landmark and draw the cross there."""
+        table = self.session.control.table
+        table.chosen = number
+        mark = table.current
+        self.refresh_marks()
+        self.table_changed.emit()
+        self.chosen_changed.emit()
+        self._go(mark, travel=travel)
+
+    def next_uncertain(self) -> None:
+        """The next landmark worth a look."""
+        number = self.session.control.table.next_uncertain()
+        if number is None:
+            self.session.hub.say("No landmark is uncertain.")
+        else:
+            self.choose(number)
+
+    def delete(self, number: int) -> None:
+        """Forget a landmark."""
+        self.session.control.table.delete(number)
+        self.choose(self.session.control.table.chosen)
+
+    def table_edited(self) -> None:
+        """Names or verdicts were changed in the panel."""
+        self.refresh_marks()
+        self.table_changed.emit()
+
+    def _found(self, numbers: list[int]) -> None:
+        self.table_edited()
+        table = self.session.control.table
+        if table.chosen in numbers:
+            self.chosen_changed.emit()
+            self._go(table.current, travel=False)
+
+    def _go(self, mark: Landmark | None, *, travel: bool) -> None:
+        control = self.session.control
+        a, b = control.scan_a, control.scan_b
+        if mark is None or a is None:
+            self.cross.hide()
+            if self.session.scan_b is not None:
+                self.session.scan_b.cross.hide()
+            return
+        shown = control.shown_in_a(mark)
+        assert shown is not None
+        if travel:
+            self.session.travel.look_at(a.key, mark.a_mm)
+        size, step = self._size_a()
+        self.cross.show(shown, size, step, a)
+        there = control.shown_in_b(mark)
+        if self.session.scan_b is None or b is None:
+            return
+        if there is None:
+            self.session.scan_b.cross.hide()
+        else:
+            self.session.scan_b.go(there, mark_size([b]), b)
+
+    # Dragging in B
+
+    def grab(self, shown_mm: NDArray[np.float64]) -> bool:
+        """Whether a landmark lies at a place of B."""
+        b = self.session.control.scan_b
+        if b is None or not self.show_points:
+            return False
+        self._grabbed = self.session.control.near_in_b(shown_mm, 0.75 * mark_size([b]))
+        return self._grabbed is not None
+
+    def dragged(self, shown_mm: NDArray[np.float64]) -> None:
+        """The cross shows where it would be put."""
+        b = self.session.control.scan_b
+        if b is not None and self.session.scan_b is not None:
+            self.session.scan_b.look(shown_mm, mark_size([b]), b)
+
+    def dropped(self, shown_mm: NDArray[np.float64] | None) -> None:
+        """A corrected place is kept as the user's own; a mere click only chooses."""
+        mark, self._grabbed = self._grabbed, None
+        table = self.session.control.table
+        if mark is None or table.get(mark.id) is None:
+            return
+        if shown_mm is None:
+            self.choose(mark.id)
+            return
+        place = self.session.control.place_in_b(shown_mm)
+        if place is None:
+            self.session.hub.say("That place is not in scan B; the landmark stays.")
+        else:
+            table.set_by_hand(mark.id, place)
+            self.session.searching.compare(table.get(mark.id) or mark)
+        self.choose(mark.id, travel=False)
+
+    # Mouse in A
+
+    def moved(self, position: Any) -> None:
+        """The mouse moved over A; B follows where that is wanted."""
+        place = np.array(position, np.float64)[-3:]
+        if len(place) == 3:
+            self._position = place
+            if self.session.control.follow:
+                self._throttle.throttle()
+
+    def left(self) -> None:
+        """The mouse left A."""
+        self._position = None
+        self.listening.set_words("")
+
+    def sliced(self) -> None:
+        """Another slice: another place is under the mouse."""
+        axis = slice_axis(self.session.viewer)
+        if axis is not None and self._position is not None:
+            self._position[axis] = point_of(self.session.viewer)[axis]
+            if self.session.control.follow:
+                self._throttle.throttle()
+        self.session.hint_changed.emit()
+
+    def scan_shown(self) -> None:
+        """A scan was shown or hidden."""
+
+    def _ask_follow(self) -> None:
+        control = self.session.control
+        if self._position is None or not control.follow or not control.is_ready:
+            return
+        place = control.place_in_a(self._position)
+        if place is not None:
+            self.session.searching.follow(np.array(place))
+
+    def _followed(self, answer: tuple[Triple, float] | None) -> None:
+        b = self.session.control.scan_b
+        if answer is None or b is None or self.session.scan_b is None:
+            self.listening.set_words("")
+            return
+        mm, similarity = answer
+        self.session.scan_b.look(shown_of(b.to_true, mm), mark_size([b]), b)
+        self.listening.set_words(f"similarity {similarity:.2f} in B")
+
+    # Layers
+
+    def refresh_marks(self) -> None:
+        """Points in both viewers as the control has them."""
+        shown = self.show_points and not self.session.is_ended
+        size, step = self._size_a()
+        marks = (
+            self.session.control.marks("a")
+            if shown and self.session.control.scan_a
+            else []
+        )
+        self.points.show(marks, size, step)
+        b = self.session.control.scan_b
+        if self.session.scan_b is not None:
+            marks = self.session.control.marks("b") if shown and b is not None else []
+            step_b = (1.0, 1.0, 1.0) if b is None else b.grid.spacing_mm
+            self.session.scan_b.mark(marks, mark_size([b] if b else []), step_b)
+
+    def _size_a(self) -> tuple[float, Triple]:
+        scans = self.session.control.a_choices()
+        a = self.session.control.scan_a
+        return mark_size([a] if a else []), slice_steps(scans)
+
+    def _layer_removed(self) -> None:
+        self.show_points = False
+        self.table_changed.emit()
+
 
 _LAID_OUT_MS = 120
 

@@ -13,17 +13,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.data.landmarks import Landmark
-from homolog.gui import rows
-from homolog.gui.landmarks.drawings import OwnColour
+from homolog.gui.landmarks.cohort_box import OwnColour
+from homolog.gui.landmarks.control import COLOURS, MARKS, WORDS, number_text, place_text
 from homolog.gui.landmarks.session import Session
-from homolog.gui.landmarks.table import (
-    COLOURS,
-    MARKS,
-    WORDS,
-    number_text,
-    place_text,
-)
+from homolog.gui.shared import widgets
+from homolog.scans.points import Landmark
 
 TITLES = (
     "", "Name", "Sim.", "Margin", "Cycle\nmm", "A x, y, z mm", "B x, y, z mm", "Why",
@@ -60,7 +54,7 @@ class TableBox(QWidget):
         self._shown: list[tuple[Landmark, str]] = []
         self.title = QLabel("&Landmarks")
         self.table = QTableWidget(0, len(TITLES))
-        rows.named(
+        widgets.named(
             self.table, "Landmarks",
             "Select a row: both views go there. More columns to the right",
         )  # fmt: skip
@@ -89,12 +83,14 @@ class TableBox(QWidget):
         self.table.itemSelectionChanged.connect(self._choose)
         self.table.itemChanged.connect(self._change)
         self.title.setBuddy(self.table)
-        self.next = rows.button(
+        self.next = widgets.button(
             "Next uncertain", "Go to the next landmark worth a look (Shift+N)",
             session.placing.next_uncertain,
         )  # fmt: skip
-        self.delete = rows.button("Delete", "Forget the chosen landmark", self._delete)
-        self.again = rows.button(
+        self.delete = widgets.button(
+            "Delete", "Forget the chosen landmark", self._delete
+        )
+        self.again = widgets.button(
             "Search again", "Search all landmarks anew; those set by hand stay",
             session.placing.search_again,
         )  # fmt: skip
@@ -102,7 +98,7 @@ class TableBox(QWidget):
         column_.setContentsMargins(0, 0, 0, 0)
         for widget in (self.title, self.table):
             column_.addWidget(widget)
-        column_.addLayout(rows.beside(self.next, self.again, self.delete))
+        column_.addLayout(widgets.beside(self.next, self.again, self.delete))
         session.placing.table_changed.connect(self.refresh)
         self.refresh()
 

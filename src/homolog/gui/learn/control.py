@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from homolog.config import merge
-from homolog.gui.learn.command_line import assignments, common, length_words, quoted
 from homolog.gui.learn.joined_stores import teaching_problem
-from homolog.gui.learn.model_choice import SCRATCH, ModelChoice
-from homolog.gui.learn.store_list import StoreChoice
+from homolog.gui.shared.choices import (
+    SCRATCH,
+    ModelChoice,
+    StoreChoice,
+    assignments,
+    common,
+    length_words,
+    quoted,
+)
 
 PRESETS = ("quick", "standard", "long", "steps", "minutes")
 QUICK_MINUTES = 5

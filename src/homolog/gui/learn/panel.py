@@ -6,27 +6,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
-from homolog.gui import preferences
-from homolog.gui.folds import fold_of
-from homolog.gui.hub import Hub
-from homolog.gui.learn import kept_values
-from homolog.gui.learn.control import Wish
-from homolog.gui.learn.device_box import DeviceBox
-from homolog.gui.learn.length_box import LengthBox
-from homolog.gui.learn.model_choice import ModelChoice, list_encoders
-from homolog.gui.learn.recipes import about_text, recipe_for
-from homolog.gui.learn.settings_box import SettingsBox
+from homolog.config import merge
+from homolog.gui.learn.control import LONG_FACTOR, QUICK_MINUTES, Length, Wish
+from homolog.gui.learn.forms import Form
 from homolog.gui.learn.start_box import StartBox
-from homolog.gui.learn.store_list import StoreChoice, list_stores
-from homolog.gui.rows import (
+from homolog.gui.shared import choices as kept_values
+from homolog.gui.shared import preferences
+from homolog.gui.shared.choices import (
+    ModelChoice,
+    StoreChoice,
+    list_encoders,
+    list_stores,
+)
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.widgets import (
+    DeviceBox,
     EmptyState,
     Sentence,
     ask_folder,
     button,
     fill,
+    fold_of,
+    keep_room,
     labelled,
     named,
     narrow,
@@ -34,7 +46,347 @@ from homolog.gui.rows import (
     sentence,
     tell,
 )
-from homolog.gui.threads import in_background
+
+# How long to train: three presets, or one's own number of steps or minutes.
+
+
+class LengthBox(QWidget):
+    """A combo box with the presets and, for one's own, a number.
+
+    Signals:
+        changed: Another length was chosen.
+    """
+
+    changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.choice = narrow(QComboBox())
+        named(
+            self.choice,
+            "Length",
+            "How long to train; stopped at any time, what was learnt is kept",
+        )
+        self.number = QDoubleSpinBox()
+        named(self.number, "Number of steps", "How many steps to train")
+        self.number.setDecimals(0)
+        self.number.setMinimumWidth(90)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.choice, 1)
+        row.addWidget(self.number)
+        self._numbers = {"steps": 1000.0, "minutes": 30.0}
+        self.set_recipe_steps(1000)
+        self.choice.currentIndexChanged.connect(lambda: self._choose())
+        self.number.valueChanged.connect(self._note)
+        self._choose()
+
+    @property
+    def length(self) -> Length:
+        """What is chosen."""
+        return Length(str(self.choice.currentData()), float(self.number.value()))
+
+    def choose(self, preset: str, number: float) -> None:
+        """Choose a length."""
+        if preset in self._numbers and number > 0:
+            self._numbers[preset] = number
+        self.choice.setCurrentIndex(max(0, self.choice.findData(preset)))
+        self._choose()
+
+    def set_recipe_steps(self, steps: int) -> None:
+        """Tell the steps of the recipe in the entries."""
+        chosen = self.choice.currentData() or "standard"
+        entries = [
+            (f"Quick look: {QUICK_MINUTES} min", "quick"),
+            (f"Standard: {steps:,} steps", "standard"),
+            (f"Long: {steps * LONG_FACTOR:,} steps", "long"),
+            ("Own steps", "steps"),
+            ("Own minutes", "minutes"),
+        ]
+        fill(self.choice, entries, chosen)
+
+    def _choose(self) -> None:
+        preset = str(self.choice.currentData())
+        own = preset in self._numbers
+        self.number.setVisible(own)
+        if own:
+            number = self._numbers[preset]
+            self.number.blockSignals(True)
+            self.number.setRange(1, 10_000_000 if preset == "steps" else 100_000)
+            self.number.setSuffix(" steps" if preset == "steps" else " min")
+            self.number.setValue(number)
+            self.number.blockSignals(False)
+            named(self.number, f"Number of {preset}", f"How many {preset} to train")
+        self.changed.emit()
+
+    def _note(self, number: float) -> None:
+        self._numbers[str(self.choice.currentData())] = float(number)
+        self.changed.emit()
+
+
+# What a recipe says, read from the engine's description; no Qt here.
+
+
+_STEPS = 1000  # of TrainingConfig, where a recipe says nothing
+
+
+def recipe_for(recipe: str, device: str, best: str) -> str:
+    """``auto`` decided as the engine decides it: by whether a GPU computes.
+
+    Args:
+        recipe: As chosen.
+        device: As chosen; ``auto`` takes the best.
+        best: The best device here.
+    """
+    if recipe != "auto":
+        return recipe
+    return "gpu" if (best if device == "auto" else device).startswith("cuda") else "cpu"
+
+
+def recipe_values(
+    described: Mapping[str, Any], recipe: str, network: str = ""
+) -> dict[str, Any]:
+    """Tables of a recipe: ``method`` or ``task``, ``backbone``, ``training``.
+
+    Args:
+        described: A method or task of the engine's description.
+        recipe: Name of one of its recipes; an unknown one says nothing.
+        network: Whose special settings are merged in, where the recipe has such.
+    """
+    found = dict(described.get("recipes", {}).get(recipe) or {})
+    special = found.pop("with", {})
+    return merge(found, special.get(network) or {})
+
+
+def recipe_steps(described: Mapping[str, Any], recipe: str, network: str = "") -> int:
+    """Steps that a recipe asks for."""
+    training = recipe_values(described, recipe, network).get("training") or {}
+    return int(training.get("steps", _STEPS))
+
+
+def recipe_network(described: Mapping[str, Any], recipe: str) -> str:
+    """The network of a recipe; empty when it names none."""
+    backbone = recipe_values(described, recipe).get("backbone") or {}
+    return str(backbone.get("name", ""))
+
+
+def network_base(
+    described: Mapping[str, Any], recipe: str, network: str, small: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings a network starts from.
+
+    Args:
+        described: A method or task of the engine's description.
+        recipe: Name of the recipe.
+        network: The one that will be trained.
+        small: Its settings for a small machine.
+    """
+    if network == recipe_network(described, recipe):
+        backbone = dict(recipe_values(described, recipe).get("backbone") or {})
+        backbone.pop("name", None)
+        return backbone
+    return dict(small) if recipe == "cpu" else {}
+
+
+def about_text(doc: str, paper: str) -> str:
+    """The opening of a description, and who published it where, for a few lines.
+
+    Args:
+        doc: Description, paragraphs.
+        paper: Citation ``authors, title, where``, or empty.
+    """
+    opening = " ".join(doc.strip().split("\n\n")[0].split())
+    parts = [part.strip() for part in paper.split(",") if part.strip()]
+    if not parts:
+        return opening
+    short = parts[0] if len(parts) == 1 else f"{parts[0]}, {parts[-1]}"
+    return f"{opening} ({short})"
+
+
+# The settings behind "More": recipe, network, and the three forms they fill.
+
+
+class SettingsBox(QWidget):
+    """Recipe, network, seed and forms; values differ from the recipe's only.
+
+    Signals:
+        changed: Any of them changed.
+
+    Attributes:
+        own: Form of the method or task; the panel may show it elsewhere.
+    """
+
+    changed = Signal()
+
+    def __init__(
+        self, what: str, first: tuple[str, ...] = (), parent: QWidget | None = None
+    ) -> None:
+        """Make the box, empty until ``set_entry``.
+
+        Args:
+            what: ``method`` or ``task``.
+            first: Settings of it that stand above the fold "More settings".
+            parent: Of the widget.
+        """
+        super().__init__(parent)
+        self._schema: Mapping[str, Any] = {}
+        self._described: Mapping[str, Any] = {}
+        self._device_recipe = "cpu"
+        self._laid: tuple[str, str, str] | None = None
+        self.recipe, self.network = narrow(QComboBox()), narrow(QComboBox())
+        self.seed = QSpinBox()
+        self.seed.setMaximum(2**31 - 1)
+        self.own = Form(first=first, more="")
+        self.training = Form(hidden=("steps", "minutes"), more="")
+        self.layers = Form(hidden=("in_channels",), more="")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        recipe_hint = "Where the settings start from; automatic goes by the device"
+        column.addLayout(labelled("Recipe", self.recipe, recipe_hint))
+        column.addLayout(labelled("Network", self.network, "The network to train"))
+        self._folds = []
+        for text, form in (
+            (f"Settings of the {what}", self.own),
+            ("Settings of the training", self.training),
+            ("Settings of the network", self.layers),
+        ):
+            fold = fold_of(text)
+            fold.addWidget(form)
+            column.addWidget(fold)
+            self._folds.append(fold)
+        keep_room(self._folds[2])
+        seed_hint = "Seed of everything random: the same seed gives the same run"
+        column.addLayout(labelled("Seed", self.seed, seed_hint))
+        self.recipe.currentIndexChanged.connect(lambda: self._recipe_changed())
+        self.network.currentIndexChanged.connect(lambda: self._recipe_changed())
+        self.seed.valueChanged.connect(lambda: self.changed.emit())
+        for form in (self.own, self.training, self.layers):
+            form.changed.connect(self.changed)
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe that the engine will take."""
+        chosen = str(self.recipe.currentData() or "auto")
+        return self._device_recipe if chosen == "auto" else chosen
+
+    @property
+    def asked_recipe(self) -> str:
+        """The recipe as chosen, ``auto`` included."""
+        return str(self.recipe.currentData() or "auto")
+
+    @property
+    def asked_network(self) -> str | None:
+        """Another network than the recipe's, or None."""
+        return self.network.currentData()  # type: ignore[no-any-return]
+
+    @property
+    def network_name(self) -> str:
+        """The network that will be trained from random weights."""
+        own = recipe_network(self._described, self.recipe_name)
+        return str(self.asked_network or own)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the recipe."""
+        return recipe_steps(self._described, self.recipe_name, self.network_name)
+
+    def set_entry(
+        self, schema: Mapping[str, Any], described: Mapping[str, Any]
+    ) -> None:
+        """Another method or task.
+
+        Args:
+            schema: The engine's description.
+            described: The method or task in it.
+        """
+        self._schema, self._described = schema, described
+        chosen = self.recipe.currentData()
+        names = [("Automatic (by the device)", "auto")]
+        names += [(n, n) for n in described.get("recipes", {})]
+        fill(self.recipe, names, chosen)
+        networks = schema.get("backbones", {})
+        allowed = described.get("backbones") or list(networks)
+        titles: list[tuple[str, Any]] = [("The recipe's network", None)]
+        titles += [
+            (str(networks[n].get("title") or n), n) for n in allowed if n in networks
+        ]
+        fill(self.network, titles, self.network.currentData())
+        if not self.training.rows:
+            self.training.set_fields(schema.get("training", ()))
+        self._laid = None
+        self._recipe_changed()
+
+    def set_device_recipe(self, recipe: str) -> None:
+        """What ``auto`` means on the chosen device."""
+        if recipe != self._device_recipe:
+            self._device_recipe = recipe
+            self._recipe_changed()
+
+    def let_choose_network(self, may: bool) -> None:
+        """An encoder brings its own network: then there is nothing to choose."""
+        for widget in (self.network, self.layers):
+            widget.setEnabled(may)
+        hint = "The network to train" if may else "The encoder brings its own network"
+        self.network.setToolTip(hint)
+        self._folds[2].setVisible(may)
+
+    def problem(self) -> str:
+        """The first setting that cannot be meant; empty when all can."""
+        layers = self.layers.problem() if self.layers.isEnabled() else ""
+        return self.own.problem() or self.training.problem() or layers
+
+    def kept(self) -> dict[str, Any]:
+        """What to keep between sessions."""
+        return {
+            "recipe": self.recipe.currentData(),
+            "network": self.network.currentData(),
+            "seed": self.seed.value(),
+            "own": self.own.values(),
+            "training": self.training.values(),
+            "layers": self.layers.values(),
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Put kept choices in."""
+        for combo, key in ((self.recipe, "recipe"), (self.network, "network")):
+            combo.setCurrentIndex(max(0, combo.findData(kept.get(key))))
+        self.seed.setValue(int(kept.get("seed") or 0))
+        self.own.show_values(kept.get("own") or {})
+        self.training.show_values(kept.get("training") or {})
+        self.layers.show_values(kept.get("layers") or {})
+
+    def reset(self) -> None:
+        """Back to the recipe and to what a new user sees."""
+        self.recipe.setCurrentIndex(0)
+        self.network.setCurrentIndex(0)
+        self.seed.setValue(0)
+        for form in (self.own, self.training, self.layers):
+            form.reset()
+
+    def _recipe_changed(self) -> None:
+        recipe, network = self.recipe_name, self.network_name
+        key = (str(self._described.get("title")), recipe, network)
+        if key != self._laid:
+            self._fill_forms(recipe, network)
+            self._laid = key
+        self.changed.emit()
+
+    def _fill_forms(self, recipe: str, network: str) -> None:
+        values = recipe_values(self._described, recipe, network)
+        own_values = values.get("method") or values.get("task")
+        if self._laid is None:
+            self.own.set_fields(self._described.get("fields", ()), own_values)
+        else:
+            self.own.set_recipe(own_values)
+        self.training.set_recipe(values.get("training"))
+        described = self._schema.get("backbones", {}).get(network, {})
+        small = described.get("small") or {}
+        base = network_base(self._described, recipe, network, small)
+        self.layers.set_fields(described.get("fields", ()), base)
+        own = recipe_network(self._described, recipe)
+        title = self._schema.get("backbones", {}).get(own, {}).get("title") or own
+        self.network.setItemText(0, f"The recipe's: {title}")
+
 
 _KEEP_MS = 800
 

@@ -20,12 +20,18 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.events import Event, Note, Progress, Started
-from homolog.gui import engine
-from homolog.gui.hub import Hub
 from homolog.gui.learn.control import Wish, name_problem, next_name
-from homolog.gui.learn.estimate_words import estimate_lines
-from homolog.gui.rows import OneOf, Sentence, bring_into_view, keep_room, named
-from homolog.gui.threads import Helper, in_background, start_run
+from homolog.gui.shared import engine
+from homolog.gui.shared.choices import estimate_lines
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import Helper, in_background, start_run
+from homolog.gui.shared.widgets import (
+    OneOf,
+    Sentence,
+    bring_into_view,
+    keep_room,
+    named,
+)
 from homolog.runs.run import Run
 
 

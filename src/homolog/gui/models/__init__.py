@@ -1,1 +1,3 @@
 """The tab Models: cards, import, export."""
+
+from __future__ import annotations

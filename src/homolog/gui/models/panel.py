@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,186 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QFrame,
     QGridLayout,
+    QHBoxLayout,
     QLabel,
     QLineEdit,
     QListWidget,
     QListWidgetItem,
+    QMenu,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
-from homolog.gui import questions, rows
-from homolog.gui.desktop import to_trash, use_menu
-from homolog.gui.hub import Hub
-from homolog.gui.models import control
-from homolog.gui.models.control import ModelCard
-from homolog.gui.models.dialogs import ask_import, export_menu
-from homolog.gui.models.import_form import ImportForm
-from homolog.gui.runs.training_parts import text_label
-from homolog.gui.runs.words import size_words
-from homolog.gui.threads import Helper, in_background
+from homolog.config import ConfigError, parse_assignments
+from homolog.gui.runs.training_screen import text_label
+from homolog.gui.shared import models as control
+from homolog.gui.shared import widgets
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.models import NETWORKS, ModelCard, free_name, to_trash, use_menu
+from homolog.gui.shared.runs import size_words
+from homolog.gui.shared.threads import Helper, in_background
+
+# File dialogs of the tab Models; none of them blocks the window.
+
+
+_WEIGHTS = "Weights (*.safetensors *.pt *.pth *.bin *.ckpt)"
+
+
+def export_menu(panel: ModelsPanel, model: ModelCard) -> QMenu:
+    """As what a model may be written."""
+    menu = QMenu(panel)
+    menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    file = menu.addAction("Encoder weights for other programs (.safetensors)...")
+    file.triggered.connect(lambda: ask_file(panel, model))
+    folder = menu.addAction("Whole model, to use in Homolog elsewhere (folder)...")
+    folder.triggered.connect(lambda: ask_folder(panel, model))
+    return menu
+
+
+def ask_file(panel: ModelsPanel, model: ModelCard) -> None:
+    """Where to write the encoder's weights."""
+    name = f"{model.name.replace('/', '-')}.safetensors"
+    dialog = QFileDialog(panel, "Export encoder weights", name, "*.safetensors")
+    dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+    dialog.setDefaultSuffix("safetensors")
+    dialog.fileSelected.connect(lambda path: panel.export_weights(model, Path(path)))
+    _open(dialog)
+
+
+def ask_folder(panel: ModelsPanel, model: ModelCard) -> None:
+    """Into which folder to copy the whole model; it gets a folder of its own there."""
+    dialog = QFileDialog(panel, "Export the model into this folder")
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    name = model.name.replace("/", "-")
+    dialog.fileSelected.connect(
+        lambda path: panel.export_folder(
+            model, Path(path) / free_name(Path(path), name)
+        )
+    )
+    _open(dialog)
+
+
+def ask_import(panel: ModelsPanel, kind: str) -> None:
+    """Which ``file`` or ``folder`` to import."""
+    dialog = QFileDialog(panel, "Import a model")
+    if kind == "folder":
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+    else:
+        dialog.setNameFilters([_WEIGHTS, "All files (*)"])
+    dialog.fileSelected.connect(lambda path: panel.take_in(Path(path)))
+    _open(dialog)
+
+
+def _open(dialog: QFileDialog) -> None:
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.open()
+
+
+# What must be told about a weight file of another project before it is imported.
+
+
+class ImportForm(QFrame):
+    """File, name, network and its settings; folded away until a file is offered.
+
+    Args:
+        hub: Its schema names the networks.
+        take: Called with (file, name, network, settings).
+    """
+
+    def __init__(
+        self, hub: Hub, take: Callable[[Path, str, str, dict[str, Any]], None]
+    ) -> None:
+        super().__init__()
+        self._hub, self._take = hub, take
+        self._source = Path()
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.setAccessibleName("Import a weight file")
+        self._build()
+        self._fill(list(NETWORKS))
+        hub.schema_ready.connect(
+            lambda schema: self._fill(list(schema.get("backbones") or NETWORKS))
+        )
+        self.setVisible(False)
+
+    def offer(self, source: Path, name: str) -> None:
+        """Ask about this file."""
+        self._source = source
+        self.about.setText(
+            f"{source.name} does not say which network it holds. Nothing in it is "
+            "run; its weights are matched by name."
+        )
+        self.name.setText(name)
+        self._tell("")
+        self.setVisible(True)
+        self.network.setFocus()
+        self._hub.want_schema()
+
+    def accept(self) -> None:
+        """Check what was typed and hand it on."""
+        words = self.settings.text().replace(",", " ").split()
+        try:
+            settings = parse_assignments(words)
+        except ConfigError as error:
+            self._tell(f"⚠ {error}")
+            return
+        name = self.name.text().strip()
+        if not name or (self._hub.models / name).exists():
+            self._tell("⚠ Choose a name that is not taken.")
+            return
+        self._tell("")
+        self._take(self._source, name, self.network.currentText(), settings)
+
+    def _tell(self, text: str) -> None:
+        widgets.tell(self.trouble, text)
+
+    def _fill(self, networks: list[str]) -> None:
+        chosen = self.network.currentText()
+        self.network.clear()
+        self.network.addItems(networks)
+        if chosen in networks:
+            self.network.setCurrentText(chosen)
+
+    def _build(self) -> None:
+        self.about = text_label("About the file")
+        self.name = QLineEdit()
+        self.name.setAccessibleName("Name of the imported model")
+        self.name.setToolTip("Name of its folder among your models")
+        self.network = QComboBox()
+        self.network.setAccessibleName("Network of the file")
+        self.network.setToolTip("The kind of network whose weights it holds")
+        self.settings = QLineEdit()
+        self.settings.setPlaceholderText("e.g. feature_size=48")
+        self.settings.setAccessibleName("Settings of the network")
+        self.settings.setToolTip("Sizes that differ from the defaults, NAME=VALUE")
+        self.trouble = widgets.sentence("What is wrong", lines=2)
+        form = QFormLayout()
+        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+        form.addRow("Name", self.name)
+        form.addRow("Network", self.network)
+        form.addRow("Settings", self.settings)
+        self.go = QPushButton("Import")
+        self.go.setAccessibleName("Import the file")
+        self.go.setToolTip("Match the weights and save them as a model")
+        self.go.clicked.connect(self.accept)
+        cancel = QPushButton("Cancel")
+        cancel.setAccessibleName("Cancel the import")
+        cancel.setToolTip("Import nothing")
+        cancel.clicked.connect(lambda: self.setVisible(False))
+        row = QHBoxLayout()
+        row.addWidget(self.go)
+        row.addWidget(cancel)
+        column = QVBoxLayout(self)
+        column.addWidget(self.about)
+        column.addLayout(form)
+        column.addWidget(self.trouble)
+        column.addLayout(row)
+
 
 _LIST_PX = 190
 _BUTTONS = {
@@ -50,7 +211,7 @@ class ModelsPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self.ask = questions.ask
+        self.ask = widgets.ask
         self.models: list[ModelCard] = []
         self.shown_models: list[ModelCard] = []
         self.helper: Helper | None = None
@@ -177,7 +338,7 @@ class ModelsPanel(QWidget):
         self._say(f"⚠ {error}")
 
     def _delete(self, model: ModelCard) -> None:
-        question = questions.Question(
+        question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",
             f"{size_words(model.size)}. "
@@ -223,7 +384,7 @@ class ModelsPanel(QWidget):
         wanted = self._wanted or (chosen.path if chosen else None)
         self.shown_models = control.matching(self.models, self.search.text())
         self.list.blockSignals(True)
-        rows.keep_scrolled(self.list, self._fill)
+        widgets.keep_scrolled(self.list, self._fill)
         place = 0
         for number, model in enumerate(self.shown_models):
             if wanted in (model.path, model.folder):
@@ -252,7 +413,7 @@ class ModelsPanel(QWidget):
             button.setEnabled(sound or (name == "delete" and model is not None))
 
     def _say(self, text: str) -> None:
-        rows.tell(self._news, text)
+        widgets.tell(self._news, text)
 
     def _build(self) -> None:
         self.search = QLineEdit()
@@ -298,7 +459,7 @@ class ModelsPanel(QWidget):
             button.setAccessibleName(f"Import a {kind}")
             row.addWidget(button, 1, place)
         self.form = ImportForm(self.hub, self.import_foreign)
-        self._news = rows.sentence("What is happening", lines=2)
+        self._news = widgets.sentence("What is happening", lines=2)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         for widget in (

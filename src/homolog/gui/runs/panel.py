@@ -2,33 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer, QUrl
+from qtpy.QtCore import Qt, QTimer, QUrl
 from qtpy.QtGui import QCursor, QDesktopServices
 from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
     QLabel,
     QPushButton,
+    QSizePolicy,
+    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
-from homolog.gui import questions
-from homolog.gui.desktop import to_trash, use_menu
-from homolog.gui.hub import Hub
-from homolog.gui.models.control import read_model
-from homolog.gui.rows import sentence, tell
 from homolog.gui.runs import control as runs_control
 from homolog.gui.runs.control import COLUMNS, Row, RunList
-from homolog.gui.runs.painted_chart import SPARK_ROLE
-from homolog.gui.runs.table import fit_table, runs_table
-from homolog.gui.runs.training_parts import ActionButtons, LogBox, text_label
-from homolog.gui.runs.training_screen import TrainingScreen
-from homolog.gui.runs.words import size_words
-from homolog.gui.threads import in_background, start_run
+from homolog.gui.runs.curves import SPARK_ROLE, SparkDelegate
+from homolog.gui.runs.training_screen import (
+    ActionButtons,
+    LogBox,
+    TrainingScreen,
+    text_label,
+)
+from homolog.gui.shared import widgets
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.models import read_model, to_trash, use_menu
+from homolog.gui.shared.runs import size_words
+from homolog.gui.shared.threads import in_background, start_run
+from homolog.gui.shared.widgets import sentence, tell
 from homolog.runs.run import Run
+
+# The table of the tab Runs: two lines per run and a small curve.
+
+
+_TABLE_PX = 260
+
+
+def runs_table(changed: Callable[[], Any], opened: Callable[[], Any]) -> QTableWidget:
+    """An empty table.
+
+    Args:
+        changed: Called when another run is chosen.
+        opened: Called by a double click or Enter.
+    """
+    table = QTableWidget(0, len(COLUMNS))
+    table.setHorizontalHeaderLabels(list(COLUMNS))
+    table.setAccessibleName("Runs")
+    table.setToolTip("Double click or Enter shows a training")
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    table.setTabKeyNavigation(False)
+    table.setWordWrap(False)
+    table.setShowGrid(False)
+    table.verticalHeader().setVisible(False)
+    header = table.horizontalHeader()
+    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+    header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(2, QHeaderView.ResizeMode.Fixed)
+    table.setItemDelegateForColumn(2, SparkDelegate(table))
+    table.setMinimumHeight(_TABLE_PX)
+    table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
+    table.itemSelectionChanged.connect(changed)
+    table.itemActivated.connect(lambda _: opened())
+    fit_table(table)
+    return table
+
+
+def fit_table(table: QTableWidget) -> None:
+    """Rows of two lines and a column for the curve, in the font of the moment."""
+    metrics = table.fontMetrics()
+    rows = table.verticalHeader()
+    height = 2 * metrics.lineSpacing() + 10
+    if rows.defaultSectionSize() != height:
+        rows.setDefaultSectionSize(height)
+    wide = metrics.horizontalAdvance("dice 0.000") + 34
+    if table.columnWidth(2) != wide:
+        table.horizontalHeader().resizeSection(2, wide)
+
 
 _LOOK_MS = 2000
 _BUTTONS = {
@@ -56,7 +113,7 @@ class RunsPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self.ask = questions.ask
+        self.ask = widgets.ask
         self.rows: list[Row] = []
         self._list = RunList(hub.runs)
         self._reading = self._wants_more = False
@@ -179,7 +236,7 @@ class RunsPanel(QWidget):
         root = self.hub.runs
 
         def ask(size: int) -> None:
-            question = questions.Question(
+            question = widgets.Question(
                 "Delete a run",
                 f"Move {row.name} to the trash?",
                 f"{size_words(size)}: settings, curves, checkpoints"

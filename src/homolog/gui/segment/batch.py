@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from homolog.data.scan_header import is_series_path, scan_stem
 from homolog.events import Event, Note, Progress, Saved, Started
-from homolog.gui.learn.estimate_words import duration_text
-from homolog.gui.learn.model_choice import ModelChoice, misfit
-from homolog.gui.segment.chances import short_text
+from homolog.gui.segment.classes_box import short_text
+from homolog.gui.shared.choices import ModelChoice, duration_text, misfit
+from homolog.scans.header import is_series_path, scan_stem
 
 # Modality and voxel size (z, y, x) in mm.
 Facts: TypeAlias = tuple[str, tuple[float, float, float]]

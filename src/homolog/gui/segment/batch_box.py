@@ -9,6 +9,9 @@ from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QListWidget,
+    QListWidgetItem,
     QProgressBar,
     QVBoxLayout,
     QWidget,
@@ -16,9 +19,19 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
-from homolog.gui.hub import Hub
-from homolog.gui.learn.model_choice import ModelChoice
-from homolog.gui.rows import (
+from homolog.gui.segment.batch import Batch, BatchItem, Facts
+from homolog.gui.segment.classes_box import chance_rows
+from homolog.gui.segment.control import (
+    find_scans,
+    keep_result,
+    keep_table,
+    part_folder,
+    read_facts,
+)
+from homolog.gui.shared.choices import ModelChoice
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.widgets import (
     ask_files,
     ask_folder,
     beside,
@@ -29,16 +42,55 @@ from homolog.gui.rows import (
     sentence,
     tell,
 )
-from homolog.gui.segment.batch import Batch, BatchItem, Facts
-from homolog.gui.segment.batch_list import BatchList
-from homolog.gui.segment.control import (
-    find_scans,
-    keep_result,
-    keep_table,
-    part_folder,
-    read_facts,
-)
-from homolog.gui.threads import Helper, in_background
+
+# The list of a batch: one line per scan, with what became of it.
+
+
+_ROWS_SHOWN = 5
+
+
+class BatchList(QListWidget):
+    """Scans of a batch; files dropped on it fall through to the box around it."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setAcceptDrops(False)
+        self.viewport().setAcceptDrops(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    @property
+    def chosen(self) -> list[int]:
+        """Numbers of the selected lines."""
+        return [index.row() for index in self.selectedIndexes()]
+
+    def show_items(self, items: Sequence[BatchItem]) -> None:
+        """The lines anew; the selection stays."""
+        chosen = set(self.chosen)
+        if self.count() != len(items):
+            self.clear()
+            for _ in items:
+                self.addItem(QListWidgetItem())
+            for row in chosen & set(range(len(items))):
+                self.item(row).setSelected(True)
+        for row, item in enumerate(items):
+            self.show_line(row, item)
+        height = self.fontMetrics().height() + 4
+        self.setFixedHeight(_ROWS_SHOWN * height + 2 * self.frameWidth() + 4)
+
+    def show_line(self, row: int, item: BatchItem) -> None:
+        """One line anew."""
+        line = self.item(row)
+        if line is None:
+            return
+        line.setText(item.line)
+        numbers = [f"{n}: {v:,.2f} ml" for n, v in item.volumes_ml.items() if v > 0]
+        if item.told:
+            numbers = [f"{r.name}: {r.text}" for r in chance_rows(item.told)]
+        told = [str(item.scan), item.note, item.words, *numbers]
+        line.setToolTip("\n".join(t for t in told if t))
+
 
 _DROP = "Drop scans or folders here: NIfTI, NRRD, MHA, DICOM."
 _KINDS = (

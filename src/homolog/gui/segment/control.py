@@ -12,17 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homolog.data.label_naming import write_names
-from homolog.data.label_words import is_label_folder, label_rank
-from homolog.data.leftovers import beside, sweep_leftovers
-from homolog.data.scan_header import is_scan_path, is_series_path, scan_stem
-from homolog.data.scan_io import read_header, read_labels
-from homolog.gui.files.layer_geometry import KEY, shape_of
-from homolog.gui.files.layer_scan import derived_attributes
-from homolog.gui.files.layers import LayerData, label_features, label_layer
 from homolog.gui.files.writer import free_path
 from homolog.gui.segment.batch import Facts
-from homolog.private_files import make_folder
+from homolog.gui.shared.layers import (
+    KEY,
+    LayerData,
+    derived_attributes,
+    label_features,
+    label_layer,
+    shape_of,
+)
+from homolog.scans.files import read_header, read_labels
+from homolog.scans.header import is_scan_path, is_series_path, scan_stem
+from homolog.scans.names import is_label_folder, label_rank, write_names
+from homolog.writing import beside, make_folder, sweep_leftovers
 
 
 def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:

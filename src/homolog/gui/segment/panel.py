@@ -5,48 +5,453 @@ A classifier is used here too: it tells what a whole scan shows.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
     QDoubleSpinBox,
+    QGridLayout,
     QLineEdit,
+    QProgressBar,
     QVBoxLayout,
     QWidget,
 )
 
-from homolog.data.label_naming import names_beside
-from homolog.data.scan_header import scan_stem
-from homolog.data.volume import MODALITIES
-from homolog.gui import engine, keys, preferences
-from homolog.gui.files.layers import LayerData
+from homolog.events import Event, Note, Progress
+from homolog.geometry.places import spacing_text
 from homolog.gui.files.opening import add_to, read_layer
-from homolog.gui.folds import fold_of
-from homolog.gui.hub import Hub
-from homolog.gui.learn import kept_values
-from homolog.gui.learn.command_line import predict_command
-from homolog.gui.learn.device_box import DeviceBox
-from homolog.gui.learn.model_choice import ModelChoice, list_models
-from homolog.gui.rows import (
+from homolog.gui.files.writer import label_names, save_layer
+from homolog.gui.segment.batch import BatchItem, reason_text
+from homolog.gui.segment.batch_box import BatchBox
+from homolog.gui.segment.classes_box import (
+    ChancesBox,
+    ClassesBox,
+    grids_differ,
+    mean_sentence,
+    scores_by_name,
+)
+from homolog.gui.segment.control import predict_config, result_layer
+from homolog.gui.shared import choices, engine, keys, preferences
+from homolog.gui.shared.choices import (
+    ModelChoice,
+    duration_text,
+    list_models,
+    misfit,
+    predict_command,
+    treated_as,
+)
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import (
+    LayerData,
+    ScanRef,
+    layer_scan,
+    scan_file,
+    shape_of,
+)
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.widgets import (
+    DeviceBox,
     EmptyState,
+    Sentence,
+    ask_files,
     button,
     fill,
+    fold_of,
+    keep_room,
     labelled,
+    named,
     narrow,
+    one_place,
     sentence,
     tell,
 )
-from homolog.gui.segment.batch import BatchItem
-from homolog.gui.segment.batch_box import BatchBox
-from homolog.gui.segment.chances_box import ChancesBox
-from homolog.gui.segment.classes_box import ClassesBox
-from homolog.gui.segment.compare_box import CompareBox
-from homolog.gui.segment.control import predict_config, result_layer
-from homolog.gui.segment.scan_box import ScanBox, Tool
-from homolog.gui.threads import in_background
+from homolog.scans.header import scan_stem
+from homolog.scans.names import names_beside
+from homolog.scans.volume import MODALITIES
+
+# Compare the labels shown with a reference: Dice, NSD and HD95 per class.
+
+
+_ASK, _OWN_FILE = "ask", "file"
+_KINDS = "Label maps (*.nii.gz *.nii *.nrrd *.mha *.mhd);;All files (*)"
+
+
+class CompareBox(QWidget):
+    """A reference (layer or file) and the button that scores against it."""
+
+    def __init__(
+        self, hub: Hub, classes: ClassesBox, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._hub, self._classes = hub, classes
+        self._file: Path | None = None
+        self._helper: Helper | None = None
+        self._of = ""
+        self.reference = narrow(QComboBox())
+        self.reference.activated.connect(lambda _: self._chosen())
+        self.compare = button(
+            "Compare", "Dice, NSD (1 mm) and HD95 of each class", self.begin
+        )
+        self.words = sentence("Result of the comparison", lines=3)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        hint = "Labels layer or file that is taken as true"
+        column.addLayout(labelled("Reference labels", self.reference, hint))
+        column.addWidget(self.compare)
+        column.addWidget(self.words)
+        classes.chosen.connect(self.read_layers)
+        self.read_layers()
+
+    def read_layers(self) -> None:
+        """Fill the list of references: all other Labels layers, and a file."""
+        own = self._classes.layer
+        key = self._classes.choice.currentData()
+        others = [x for x in self._classes.label_layers() if str(x.unique_id) != key]
+        entries = [(x.name, str(x.unique_id)) for x in others]
+        if self._file is not None:
+            entries.append((self._file.name, _OWN_FILE))
+        entries.append(("File...", _ASK))
+        kept = self.reference.currentData()
+        fill(self.reference, entries, None if kept == _ASK else kept)
+        self.setVisible(own is not None)
+        self.compare.setEnabled(own is not None and self._helper is None)
+        if key != self._of:
+            tell(self.words, "")
+
+    def choose_file(self, path: Path) -> None:
+        """Take a file as reference."""
+        self._file = path
+        self.read_layers()
+        self.reference.setCurrentIndex(self.reference.findData(_OWN_FILE))
+
+    def begin(self) -> None:
+        """Write layers to files, then score them in a worker."""
+        layer, key = self._classes.layer, self.reference.currentData()
+        if layer is None or self._helper is not None:
+            return
+        own_file = self._file if key == _OWN_FILE else None
+        reference: Any = own_file or self._classes.layer_of(key)
+        if reference is None:
+            self._ask_file()
+            return
+        if own_file is None:
+            names = (layer.name, reference.name)
+            trouble = grids_differ(shape_of(layer), shape_of(reference), *names)
+            if trouble:
+                tell(self.words, f"⚠ {trouble}")
+                return
+        if self._hub.engine_missing():
+            tell(self.words, "⚠ Comparing needs the training engine; it is missing.")
+            return
+        self._of = str(layer.unique_id)
+        self.compare.setEnabled(False)
+        tell(self.words, "Comparing...")
+        in_background(
+            _as_files, layer, reference, list(self._hub.viewer.layers),
+            self._hub.scratch, owner=self,
+            done=lambda files: self._score(label_names(layer), files),
+            failed=lambda error: self._ended(f"⚠ Not compared: {error}"),
+        )  # fmt: skip
+
+    def _score(self, names: dict[int, str], files: tuple[Path, Path]) -> None:
+        pair = {"prediction": str(files[0]), "reference": str(files[1])}
+        config = {"pairs": [pair], "names": {str(v): n for v, n in names.items()}}
+        self._helper = Helper("score", config, self)
+        self._helper.done.connect(self._scored)
+        self._helper.failed.connect(lambda text: self._ended(f"⚠ Not compared: {text}"))
+        self._helper.stopped.connect(lambda: self._ended(""))
+        self._helper.start()
+
+    def _scored(self, result: dict[str, Any]) -> None:
+        if self._classes.choice.currentData() == self._of:
+            self._classes.show_scores(scores_by_name(result))
+        self._ended(mean_sentence(result))
+
+    def _ended(self, words: str) -> None:
+        if self._helper is not None:
+            self._helper.deleteLater()
+        self._helper = None
+        self.compare.setEnabled(self._classes.layer is not None)
+        tell(self.words, words)
+
+    def _chosen(self) -> None:
+        if self.reference.currentData() == _ASK:
+            self._ask_file()
+
+    def _ask_file(self) -> None:
+        ask_files(
+            self, "Choose reference labels", _KINDS,
+            lambda paths: self.choose_file(paths[0]),
+        )  # fmt: skip
+
+
+def _as_files(
+    layer: Any, reference: Any, layers: list[Any], scratch: Path
+) -> tuple[Path, Path]:
+    """Both label maps as files; layers are written with the geometry of their scan."""
+    folder = Path(tempfile.mkdtemp(prefix="compare-", dir=scratch))
+    own = save_layer(layer, folder / "labels.nii", layers)[0]
+    if isinstance(reference, Path):
+        return own, reference
+    return own, save_layer(reference, folder / "reference.nii", layers)[0]
+
+
+# Use a model on the selected layer: warning, progress, cancel, and what came out.
+#
+# A segmentation becomes a new Labels layer; a classification is handed on in words.
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What a scan would be segmented with.
+
+    Attributes:
+        model: The chosen model; None when there is none.
+        options: ``device``, ``flips``, ``overlap``, ``modality`` of the job.
+        trouble: Why nothing can be segmented now; empty when it can.
+    """
+
+    model: ModelChoice | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
+
+
+class ScanBox(QWidget):
+    """The selected scan and the button that segments it.
+
+    Signals:
+        changed: Work began or ended.
+        segmented: A Labels layer was added (the layer).
+        classified: A scan was classified (its layer, what was told of it).
+    """
+
+    changed = Signal()
+    segmented = Signal(object)
+    classified = Signal(object, object)
+
+    def __init__(self, hub: Hub, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._hub = hub
+        self._helper: Helper | None = None
+        self._starting = False
+        self._tool = Tool()
+        self._scan: ScanRef | None = None
+        self._allowed: tuple[str, str] | None = None
+        self.scan = sentence("The scan to segment", lines=2)
+        self.warning = named(
+            Sentence(3, grows=True), "Scan and model do not go well",
+            "Scan and model do not go well",
+        )  # fmt: skip
+        self.start = button(
+            "Segment selected layer", "Label every voxel of the scan", self.begin
+        )
+        self.go_on = button("Continue", "Segment all the same", self._continue)
+        self.leave = button("Cancel", "Do not segment this scan", self._leave)
+        self.bar = named(QProgressBar(), "Progress of the scan", "Windows done so far")
+        self.cancel = button("Cancel", "Stop after the running window", self.stop)
+        self.words = sentence("State of the scan", lines=2)
+        rows = QVBoxLayout(self)
+        rows.setContentsMargins(0, 0, 0, 0)
+        # What comes and goes keeps its room, and nothing takes another one's place:
+        # who presses twice does not go on past a warning unread.
+        keep_room(self.start, self.go_on, self.leave, self.bar, self.cancel)
+        for widget in (self.scan, self.start):
+            rows.addWidget(widget)
+        rows.addLayout(one_place(self.warning, self.words))
+        below = QGridLayout()  # "Cancel" is where "Cancel" was
+        for place, parts in enumerate(
+            ((self.go_on, self.bar), (self.leave, self.cancel))
+        ):
+            below.setColumnStretch(place, 1)
+            for part in parts:
+                below.addWidget(part, 0, place)
+        rows.addLayout(below)
+        self._show_work(False)
+        hub.viewer.layers.selection.events.active.connect(self._layer_selected)
+        self._layer_selected()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a scan is being segmented."""
+        return self._starting or self._helper is not None
+
+    def set_tool(self, tool: Tool) -> None:
+        """Another model or other options."""
+        self._tool = tool
+        self._refresh()
+
+    def begin(self) -> None:
+        """Segment; warns first, inline, about a scan unlike those the model knows."""
+        scan, model = self._scan, self._tool.model
+        if scan is None or model is None or self._tool.trouble or self.busy:
+            self._refresh()
+            return
+        kind = self._tool.options.get("modality") or scan.modality
+        odd = misfit(model, scan.name, kind, scan.spacing_mm)
+        if not odd or self._allowed == (scan.name, str(model.path)):
+            self._segment(self._active(), scan, model)
+            return
+        tell(self.words, "")
+        tell(self.warning, "\n".join(f"⚠ {text}" for text in odd))
+        self.start.hide()
+        self.go_on.show()
+        self.leave.show()
+        self.go_on.setFocus()
+
+    def stop(self) -> None:
+        """Stop segmenting."""
+        self.cancel.setEnabled(False)
+        tell(self.words, "Cancelling...")
+        if self._helper is not None:
+            self._helper.stop()
+
+    def _active(self) -> Any:
+        return self._hub.viewer.layers.selection.active
+
+    def _layer_selected(self, event: Any = None) -> None:
+        layer = self._active()
+        before = self._scan
+        self._scan = layer_scan(layer) if layer is not None else None
+        other = before is None or self._scan is None or before.name != self._scan.name
+        if other and not self.busy:
+            tell(self.words, "")
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Say which scan it would be, and enable what can be done."""
+        scan, tool = self._scan, self._tool
+        if scan is None:
+            tell(self.scan, "Select a scan in the layer list, or drop files below.")
+        else:
+            spacing = spacing_text(scan.spacing_mm)
+            kind = "modality unknown" if scan.modality == "OTHER" else scan.modality
+            tell(self.scan, f"{scan.name}: {kind}, {spacing}")
+        self._show_start()
+        able = tool.model is not None and not tool.trouble and scan is not None
+        self.start.setEnabled(able and not self.busy)
+        self.start.setText(f"{self._verb} selected layer")
+        hint = "Label every voxel of the scan selected in the layer list"
+        if tool.model is not None and tool.model.classifies:
+            hint = "Tell what the scan selected in the layer list shows"
+        self.start.setToolTip(tool.trouble or hint)
+
+    @property
+    def _verb(self) -> str:
+        model = self._tool.model
+        return "Classify" if model is not None and model.classifies else "Segment"
+
+    def _continue(self) -> None:
+        if self._scan is not None and self._tool.model is not None:
+            self._allowed = (self._scan.name, str(self._tool.model.path))
+        self._show_start()
+        self.begin()
+
+    def _leave(self) -> None:
+        self._show_start()
+
+    def _show_start(self) -> None:
+        tell(self.warning, "")
+        self.start.show()
+        self.go_on.hide()
+        self.leave.hide()
+
+    def _segment(self, layer: Any, scan: ScanRef, model: ModelChoice) -> None:
+        options = dict(self._tool.options)
+        if not options.get("modality"):  # the user was warned, and went on
+            options["modality"] = treated_as(model, scan.modality)
+        self._starting = True
+        self.bar.setRange(0, 0)
+        self._show_work(True)
+        tell(self.words, "Starting the worker...")
+
+        def predict(made: tuple[Path, Path]) -> None:
+            config = predict_config(model.path, [made[0]], made[1], **options)
+            self._predict(layer, model, config)
+
+        in_background(
+            _scan_and_folder, layer, self._hub.scratch, owner=self, done=predict,
+            failed=lambda error: self._ended(f"⚠ {error}"),
+        )  # fmt: skip
+        self.changed.emit()
+
+    def _predict(
+        self, layer: Any, model: ModelChoice, config: Mapping[str, Any]
+    ) -> None:
+        helper = Helper("predict", config, self)
+        helper.news.connect(self._tell)
+        helper.done.connect(lambda result: self._predicted(layer, model, result))
+        helper.failed.connect(lambda text: self._ended(f"⚠ {text}"))
+        helper.stopped.connect(lambda: self._ended("Cancelled."))
+        self._helper, self._starting = helper, False
+        helper.start()
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Progress) and event.phase != "scans" and event.total:
+            self.bar.setRange(0, event.total)
+            self.bar.setValue(event.index)
+            left = event.remaining_s
+            tell(self.words, f"{duration_text(left)} left" if left > 0 else "Working")
+        elif isinstance(event, Note) and event.level == "warning":
+            self._hub.say(event.text, "warning")
+
+    def _predicted(
+        self, layer: Any, model: ModelChoice, result: Mapping[str, Any]
+    ) -> None:
+        if not result.get("predicted"):
+            failed = result.get("failed") or [{"reason": "nothing came out"}]
+            done = "classified" if model.classifies else "segmented"
+            self._ended(f"⚠ Not {done}: {reason_text(failed[0]['reason'])}")
+            return
+        if model.classifies:
+            self._ended(f"✓ {layer.name} was classified: see below.")
+            self.classified.emit(layer, result["predicted"][0])
+            return
+        tell(self.words, "Reading the result...")
+        in_background(
+            result_layer, Path(result["predicted"][0]["labels"]), model.label_names,
+            f"{layer.name} {model.name}", layer, owner=self,
+            done=lambda made: self._show_result(layer, made),
+            failed=lambda error: self._ended(f"⚠ {error}"),
+        )  # fmt: skip
+
+    def _show_result(self, scan: Any, made: LayerData) -> None:
+        layers = self._hub.viewer.layers
+        before = self._active()
+        added = add_to(self._hub.viewer, made)[0]
+        added.opacity = 0.5
+        if before is not None and before in layers:
+            layers.selection.active = before
+        self._ended(f"✓ {added.name} was added; its classes are listed below.")
+        self.segmented.emit(added)
+
+    def _ended(self, words: str) -> None:
+        if self._helper is not None:
+            self._helper.deleteLater()
+        self._helper, self._starting = None, False
+        self._show_work(False)
+        self._refresh()
+        tell(self.words, words)
+        self.changed.emit()
+
+    def _show_work(self, works: bool) -> None:
+        self.bar.setVisible(works)
+        self.cancel.setVisible(works)
+        self.cancel.setEnabled(works)
+        self.start.setEnabled(not works)
+
+
+def _scan_and_folder(layer: Any, scratch: Path) -> tuple[Path, Path]:
+    """The layer as a file, and a fresh folder for the result."""
+    return scan_file(layer, scratch), Path(
+        tempfile.mkdtemp(prefix="segment-", dir=scratch)
+    )
+
 
 _NO_OVERLAP = -0.05  # the spin box says "the model's"
 
@@ -61,7 +466,7 @@ class SegmentPanel(QWidget):
         self.hub = hub
         self.models: list[ModelChoice] = []
         self.extra: list[Path] = []
-        self.kept = kept_values.read(preferences.home(), self.title)
+        self.kept = choices.read(preferences.home(), self.title)
         self.model = narrow(QComboBox())
         self.facts = sentence("What the model finds", lines=4)
         self.no_model = EmptyState(
@@ -140,7 +545,7 @@ class SegmentPanel(QWidget):
             "overlap": self.overlap.value(),
             "out": str(self.batch.out or ""),
         }
-        kept_values.write(preferences.home(), self.title, self.kept)
+        choices.write(preferences.home(), self.title, self.kept)
 
     def read_models(self) -> None:
         """List models in the background."""

@@ -1,0 +1,1 @@
+"""The whole path on built-in data, with a report."""

@@ -1,0 +1,654 @@
+"""The demo: the whole path on built-in data, and its report."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog import __version__
+from homolog.config import from_dict, merge, option
+from homolog.demo.pictures import (
+    colours_picture,
+    label_keys,
+    landmarks_picture,
+    overview_picture,
+    patients_picture,
+    segmentation_picture,
+    similarity_picture,
+    stacked,
+)
+from homolog.demo.scores import (
+    ENCODERS,
+    Looks,
+    Segmentations,
+    landmarks_found,
+    look_inside,
+    segment_tests,
+)
+from homolog.drawing.html import Page, bar_chart, curve_chart
+from homolog.drawing.pictures import as_bytes, png_bytes
+from homolog.events import (
+    Job,
+    Note,
+    Progress,
+    Request,
+    Saved,
+    Started,
+    Stopped,
+    without_stopped,
+)
+from homolog.features.colours import fit_colours
+from homolog.finetune.job import job as finetune_job
+from homolog.index.index import index_sources
+from homolog.phantom.phantom import write_patients
+from homolog.pretrain.job import job as pretrain_job
+from homolog.pretrain.settings import resolve as resolve_pretrain
+from homolog.store.build import write_store
+from homolog.store.preprocess import Preprocessing
+from homolog.store.store import Store
+from homolog.writing import write_json
+
+
+def write_report(
+    path: Path,
+    folder: Path,
+    summary: Mapping[str, Any],
+    looks: Looks,
+    segmentations: Mapping[str, Segmentations],
+    runs: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
+) -> None:
+    """Write ``report.html``.
+
+    Args:
+        path: The file.
+        folder: The demo's folder; loss curves are read from its runs.
+        summary: Figures of the demo.
+        looks: Features of the test patients.
+        segmentations: ``scratch`` and ``finetuned``.
+        runs: Summaries of ``pretrain``, ``scratch`` and ``finetuned``.
+        config: Settings of the demo.
+    """
+    page = Page(
+        "homolog demo",
+        f"{summary['patients']} procedural patients (CT-like, no real person). An "
+        f"encoder learnt from {runs['pretrain']['cases']} of them without any label "
+        f"(S2DC); then the labels of {summary['labelled']} were used to learn a "
+        f"segmentation, once from scratch and once from that encoder. All figures are "
+        f"of {summary['tests']} other patients.",
+    )
+    _figures(page, summary)
+    _patients(page, looks)
+    _organs(page, looks)
+    _colours(page, looks)
+    _landmarks(page, looks, summary)
+    _segmentation(page, looks, segmentations)
+    _training(page, folder, runs, summary, config)
+    page.write(path)
+
+
+def _figures(page: Page, summary: Mapping[str, Any]) -> None:
+    """Three large figures and the whole table."""
+    dice, error = summary["dice"], summary["landmark_error_mm"]
+    auc = summary["same_organ_auc"]
+    page.tiles(
+        [
+            (
+                "Segmentation (Dice)",
+                _arrow("{:.3f}", dice["scratch"], dice["pretrained"]),
+                f"from scratch → pretrained, {summary['labelled']} labelled patients",
+            ),
+            (
+                "Landmark found in another patient",
+                _arrow("{:.0f} mm", error["random"], error["pretrained"]),
+                "mean error, random weights → pretrained",
+            ),
+            (
+                "Same organ recognised",
+                _arrow("{:.2f}", auc["random"], auc["pretrained"]),
+                "area under ROC among labelled organs (0.5 is chance)",
+            ),
+        ]
+    )
+    rows = (
+        ("Dice, mean of the test patients", "dice", "scratch", "{:.3f}", 1),
+        ("Dice, worst test patient", "worst_dice", "scratch", "{:.3f}", 1),
+        ("Landmark error, mean (mm)", "landmark_error_mm", "random", "{:.1f}", -1),
+        ("Landmark error, median (mm)", "landmark_median_mm", "random", "{:.1f}", -1),
+        ("Landmarks within 10 mm", "landmarks_within_10_mm", "random", "{:.0%}", 1),
+        ("Same organ, area under ROC", "same_organ_auc", "random", "{:.3f}", 1),
+        ("Similarity contrast (std)", "similarity_contrast", "random", "{:.2f}", 1),
+    )
+    texts, best = [], []
+    for title, key, control, form, sign in rows:
+        before, after = summary[key][control], summary[key]["pretrained"]
+        texts.append([title, _text(form, before), _text(form, after)])
+        known = before is not None and after is not None
+        gain = sign * (after - before) if known else 0.0
+        best.append(2 if gain > 0 else 1 if gain < 0 else None)
+    page.section("In figures")
+    page.table(["", "not pretrained", "pretrained"], texts, best)
+    page.note(
+        "Not pretrained means: the same network trained from scratch with as many "
+        "steps (Dice), or with its random first weights (all others). The better value "
+        "is stressed, whichever it is."
+    )
+
+
+def _patients(page: Page, looks: Looks) -> None:
+    page.section(
+        "The patients",
+        "One procedural atlas, bent into every patient by a smooth map that is known "
+        "exactly: size, posture and each organ's place and shape differ, and so do "
+        "tissue values, contrast medium, texture and noise.",
+    )
+    page.figure(
+        patients_picture(looks.patients[:4]),
+        "Coronal slices of test patients (patient's right on the left) and their true "
+        "labels.",
+        label_keys(looks.patients[0]),
+    )
+
+
+def _organs(page: Page, looks: Looks) -> None:
+    source, target = looks.patients[0], looks.patients[1]
+    page.section(
+        "Click a point, see where it looks alike",
+        "Left: a point in one patient. Middle and right: how similar every place of "
+        "another patient is, by the features of random weights and of the pretrained "
+        "encoder. The ring marks the truly corresponding place.",
+    )
+    rows = []
+    for name in ("liver_centre", "kidney_left_centre", "spleen_centre", "vertebra_6"):
+        if name not in source.points.names or name not in target.points.names:
+            continue
+        maps = {e: (looks.maps[e][0], looks.maps[e][1]) for e in ENCODERS}
+        rows.append(
+            similarity_picture(
+                source, target, maps, source.landmark(name), target.landmark(name)
+            )
+        )
+    if rows:
+        page.figure(
+            stacked(rows),
+            "Point, similarity with random weights, similarity after pretraining. "
+            "Rows: liver, left kidney, spleen, a vertebra. Bright is similar.",
+        )
+    names = dict.fromkeys(o.organ for o in looks.organs["pretrained"])
+    page.charts(
+        bar_chart(
+            {
+                n: {
+                    e: float(
+                        np.nanmean(
+                            [o.auc_labelled for o in looks.organs[e] if o.organ == n]
+                        )
+                    )
+                    for e in ENCODERS
+                }
+                for n in names
+            },
+            title="Same organ, area under ROC among labelled voxels",
+        )
+    )
+
+
+def write_overview(path: Path, looks: Looks) -> None:
+    """One picture of what the demo shows, for a README or a slide."""
+    source, target = looks.patients[0], looks.patients[1]
+    maps = (looks.maps["pretrained"][0], looks.maps["pretrained"][1])
+    bodies = [source.body(maps[0]), target.body(maps[1])]
+    colours = fit_colours([m.data for m in maps], bodies)
+    picture = overview_picture(source, target, maps, colours)
+    path.write_bytes(png_bytes(as_bytes(picture)))
+
+
+def _colours(page: Page, looks: Looks) -> None:
+    maps = looks.maps["pretrained"][:4]
+    shown = looks.patients[:4]
+    bodies = [p.body(m) for p, m in zip(shown, maps, strict=True)]
+    colours = fit_colours([m.data for m in maps], bodies)
+    page.section(
+        "What the encoder sees",
+        "The three main directions of the learnt features as red, green and blue, the "
+        "same in all patients: where colours agree, the encoder sees the same anatomy.",
+    )
+    share = float(colours.explained.sum())
+    page.figure(
+        colours_picture(shown, maps, colours),
+        f"Scans and their features in colour ({share:.0%} of the features' variance).",
+    )
+
+
+def _landmarks(page: Page, looks: Looks, summary: Mapping[str, Any]) -> None:
+    source, target = looks.patients[0], looks.patients[1]
+    found: dict[str, NDArray[np.float64]] = {}
+    names: tuple[str, ...] = ()
+    for encoder in ENCODERS:
+        maps = looks.maps[encoder]
+        names, places, _ = landmarks_found(
+            maps[0], maps[1], source.points, target.points
+        )
+        found[encoder] = places
+    page.section(
+        "Landmarks found again",
+        "Landmarks of one patient searched in another by their features alone: no "
+        "registration, no labels. Rings are the true places, dots what was found.",
+    )
+    if len(names):
+        page.figure(
+            landmarks_picture(target, names, found),
+            "All landmarks projected on one coronal slice. Left: random weights; "
+            f"right: pretrained. Mean error over all pairs of test patients: "
+            f"{_text('{:.1f}', summary['landmark_error_mm']['random'])} and "
+            f"{_text('{:.1f}', summary['landmark_error_mm']['pretrained'])} mm "
+            f"(voxels are {target.volume.affine.spacing_mm[0]:g} mm).",
+        )
+
+
+def _segmentation(
+    page: Page, looks: Looks, segmentations: Mapping[str, Segmentations]
+) -> None:
+    scratch, tuned = segmentations["scratch"], segmentations["finetuned"]
+    cases = sorted(tuned.labels, key=tuned.dice_of_case)
+    case = cases[len(cases) // 2]
+    patient = next(p for p in looks.patients if p.labels.name == case)
+    page.section(
+        "Segmentation from few labels",
+        "The same network, the same labelled patients, the same number of steps; only "
+        "the first weights of the encoder differ.",
+    )
+    page.figure(
+        segmentation_picture(
+            patient, {"scratch": scratch.labels[case], "tuned": tuned.labels[case]}
+        ),
+        f"Test patient {case}: scan, truth, from scratch (Dice "
+        f"{scratch.dice_of_case(case):.3f}), pretrained (Dice "
+        f"{tuned.dice_of_case(case):.3f}).",
+        label_keys(patient),
+    )
+    before, after = scratch.per_organ, tuned.per_organ
+    page.charts(
+        bar_chart(
+            {n: {"scratch": before[n], "pretrained": after[n]} for n in before},
+            title="Dice by organ, mean of the test patients",
+        )
+    )
+
+
+def _training(
+    page: Page,
+    folder: Path,
+    runs: Mapping[str, Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> None:
+    page.section("Training")
+    page.charts(
+        curve_chart(
+            _losses(folder / "pretrain"),
+            x_title="step", y_title="pretraining losses", smooth=5,
+        ),
+        curve_chart(
+            {
+                "scratch": _sum_of(_losses(folder / "scratch")),
+                "pretrained": _sum_of(_losses(folder / "finetuned")),
+            },
+            x_title="step", y_title="fine-tuning loss", smooth=5,
+        ),
+    )  # fmt: skip
+    seconds = summary["seconds"]
+    page.table(
+        ["part", "steps", "seconds"],
+        [
+            [part, str(runs[name]["steps"]) if name else "", f"{seconds[part]:.0f}"]
+            for part, name in (
+                ("patients", ""),
+                ("store", ""),
+                ("pretraining", "pretrain"),
+                ("fine-tuning from scratch", "scratch"),
+                ("fine-tuning the pretrained encoder", "finetuned"),
+                ("test patients segmented", ""),
+                ("features compared", ""),
+            )
+            if part in seconds
+        ],
+    )
+    page.note(
+        f"homolog {__version__}, seed {config['seed']}, device {config['device']}. One "
+        "seed and few test patients show that the path works; whether pretraining "
+        "helps on your data is asked by more seeds and patients."
+    )
+
+
+_Curve = tuple[list[float], list[float]]
+
+
+def _losses(run: Path) -> dict[str, _Curve]:
+    """Loss terms of a run's ``metrics.csv`` against the step: all left of the rate."""
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0]) if rows else []
+    last = columns.index("learning_rate") if "learning_rate" in columns else 1
+    steps = [float(r["step"]) for r in rows]
+    return {c: (steps, [float(r[c] or "nan") for r in rows]) for c in columns[1:last]}
+
+
+def _sum_of(terms: Mapping[str, _Curve]) -> _Curve:
+    """What is minimised."""
+    if not terms:
+        return [], []
+    steps = next(iter(terms.values()))[0]
+    return steps, [
+        sum(values) for values in zip(*(y for _, y in terms.values()), strict=True)
+    ]
+
+
+def _text(form: str, value: float | None) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _arrow(form: str, before: float | None, after: float | None) -> str:
+    return f"{_text(form, before)} → {_text(form, after)}"
+
+
+# The whole path on built-in patients: learn without labels, label a little, compare.
+#
+# The same jobs as the commands, in the same kinds of folders: ``scans/`` (nnU-Net
+# layout), ``store/``, ``pretrain/``, ``scratch/``, ``finetuned/`` (runs),
+# ``features/``, and the answer: ``results.json``, ``report.html`` and ``overview.png``.
+
+
+# Found on the phantom: a small network makes more steps in the time there is, and soft
+# tissue differs too little for it in the usual window of 2000 HU. Few, fast steps on 13
+# labels want a high learning rate and every crop centred on some label.
+NETWORK: Mapping[str, Any] = {"name": "resunet", "channels": [16, 32, 64, 128]}
+WINDOW_HU = (-250.0, 350.0)
+PRETRAIN_SETTINGS: Mapping[str, Any] = {
+    "method": {"size": [48, 48, 48], "token_stride": 8},
+    "backbone": NETWORK,
+    "training": {"steps": 150, "batch_size": 4, "previews": 0},
+}
+FINETUNE_SETTINGS: Mapping[str, Any] = {
+    "backbone": NETWORK,
+    "task_config": {"window": [48, 48, 48], "balance": 1.0, "intensity": 0.3},
+    "training": {
+        "steps": 150,  # usual here, where minutes say how many
+        "batch_size": 1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 20,
+        "validate_every": 0,
+        "previews": 0,
+    },
+}
+
+
+# Share of the time that training gets where nothing was measured (a demo continued).
+_TRAINING_SHARE = 0.75
+# What comes after the patients, training left out, takes this many times as long.
+_REST_BY_PATIENTS = 4.0
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much of everything; the defaults take under five minutes on two cores."""
+
+    patients: int = option(14, "patients made", minimum=4, maximum=1000)
+    tests: int = option(4, "of these, patients nothing is learnt from", minimum=2)
+    labelled: int = option(2, "patients whose labels are used", minimum=1)
+    minutes: float = option(
+        4.5, "for everything; most of it goes to training", unit="min", minimum=0.1
+    )
+    shape: tuple[int, int, int] = option(
+        (64, 80, 80), "voxels of a patient's scan", unit="voxel", minimum=16
+    )
+    spacing_mm: tuple[float, float, float] = option(
+        (4.0, 4.0, 4.0), "voxel size", unit="mm", minimum=0.5
+    )
+    seed: int = option(0, "seed of everything random", minimum=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:i")
+    pretrain: dict[str, Any] = dataclasses.field(default_factory=dict)
+    finetune: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """Run the demo; parts that are complete are not repeated.
+
+    Args:
+        config: Fields of DemoConfig.
+        folder: New, empty, or a demo that was stopped.
+
+    Returns:
+        Summary, JSON types: the figures of the table, ``report`` and ``seconds``.
+    """
+    demo = _Demo(from_dict(DemoConfig, config, where="demo"), Path(folder))
+    stages: tuple[tuple[str, Callable[[], Job[bool]]], ...] = (
+        ("patients", demo.make_patients),
+        ("store", demo.prepare),
+        ("pretraining", demo.pretrain),
+        ("fine-tuning from scratch", demo.from_scratch),
+        ("fine-tuning the pretrained encoder", demo.from_pretrained),
+        ("test patients segmented", demo.segment),
+        ("features compared", demo.look),
+        ("report", demo.report),
+    )
+    began = time.monotonic()
+    for number, (name, stage) in enumerate(stages, start=1):
+        yield Started(f"[{number}/{len(stages)}] {name}")
+        start = time.monotonic()
+        finished = yield from stage()
+        if not finished:
+            yield Stopped(number)
+            return {"stopped": True, "stage": name}
+        demo.seconds[name] = round(time.monotonic() - start, 1)
+        demo.seconds["total"] = round(time.monotonic() - began, 1)
+    return {**demo.summary(), "stopped": False}
+
+
+class _Demo:
+    """State between the stages; each stage tells whether it came to its end."""
+
+    looks: Looks
+    segmentations: Mapping[str, Segmentations]
+
+    def __init__(self, config: DemoConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.seconds: dict[str, float] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.training_s = 60.0 * config.minutes * _TRAINING_SHARE
+
+    def make_patients(self) -> Job[bool]:
+        config, scans = self.config, self.folder / "scans"
+        done = scans / "complete"
+        if done.exists():
+            return True
+        began = time.monotonic()
+        patients = write_patients(
+            scans, config.patients, seed=config.seed, test=config.tests,
+            shape=config.shape, spacing_mm=config.spacing_mm,
+        )  # fmt: skip
+        for i, name in enumerate(patients, start=1):
+            request = yield Progress("patients", i, config.patients, name)
+            if request is Request.STOP:
+                return False
+        done.touch()
+        # How fast this machine is decides what the rest will take besides training.
+        spent_s = time.monotonic() - began
+        left_s = 60.0 * config.minutes - spent_s - 20.0 - _REST_BY_PATIENTS * spent_s
+        self.training_s = max(left_s, 0.4 * 60.0 * config.minutes)
+        return True
+
+    def prepare(self) -> Job[bool]:
+        # As homolog prepare, but no patient is held out for validation: with equal
+        # steps and last weights kept, there is nothing to choose, and time is short.
+        index = yield from index_sources([self.folder / "scans"])
+        if index.stopped:
+            return False
+        result = yield from write_store(
+            index.cases,
+            self.folder / "store",
+            preprocessing=Preprocessing(window_hu=WINDOW_HU),
+            spacing="native",
+            rejected=index.rejected,
+            seed=self.config.seed,
+            fractions={"train": 1.0},
+        )
+        return not result["stopped"]
+
+    def pretrain(self) -> Job[bool]:
+        config = self.config
+        length = {"training": {"minutes": 0.42 * self.training_s / 60.0}}
+        resolved = resolve_pretrain(
+            "s2dc",
+            [self.folder / "store"],
+            recipe="cpu",
+            settings=_merged(PRETRAIN_SETTINGS, length, config.pretrain),
+            seed=config.seed,
+            device=config.device,
+        )
+        result = yield from without_stopped(
+            pretrain_job(resolved, self.folder / "pretrain")
+        )
+        self.runs["pretrain"] = result
+        return not result["stopped"]
+
+    def from_scratch(self) -> Job[bool]:
+        length = {"minutes": 0.29 * self.training_s / 60.0}
+        return (yield from self._finetune("scratch", "scratch", length))
+
+    def from_pretrained(self) -> Job[bool]:
+        # As many steps as the other was given time for: the same work for both.
+        length = {"steps": self.runs["scratch"]["steps"]}
+        return (
+            yield from self._finetune(
+                "finetuned", str(self.folder / "pretrain"), length
+            )
+        )
+
+    def _finetune(self, name: str, encoder: str, length: dict[str, Any]) -> Job[bool]:
+        config = self.config
+        store = Store.open(self.folder / "store")
+        training = len(store.split("train"))
+        settings = _merged(
+            FINETUNE_SETTINGS,
+            {"training": length},
+            config.finetune,
+            {
+                "task": "segment",
+                "store": str(self.folder / "store"),
+                "encoder": encoder,
+                "fraction": min(config.labelled / training, 1.0),
+                "seed": config.seed,
+                "device": config.device,
+            },
+        )
+        result = yield from without_stopped(finetune_job(settings, self.folder / name))
+        self.runs[name] = result
+        return not result["stopped"]
+
+    def segment(self) -> Job[bool]:
+        self.segmentations = {}
+        for name in ("scratch", "finetuned"):
+            found = yield from segment_tests(
+                self.folder / name, self.folder / "store", self.config.device
+            )
+            if found is None:
+                return False
+            self.segmentations = {**self.segmentations, name: found}
+        return True
+
+    def look(self) -> Job[bool]:
+        looks = yield from look_inside(
+            self.folder, self.config.device, seed=self.config.seed
+        )
+        if looks is None:
+            return False
+        self.looks = looks
+        return True
+
+    def report(self) -> Job[bool]:
+        path = self.folder / "report.html"
+        write_report(
+            path, self.folder, self.summary(), self.looks, self.segmentations,
+            self.runs, dataclasses.asdict(self.config),
+        )  # fmt: skip
+        write_overview(self.folder / "overview.png", self.looks)
+        write_json(self.summary(), self.folder / "results.json")
+        yield Saved(str(path), "report")
+        for line in table_lines(self.summary()):
+            yield Note(line)
+        return True
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, JSON types."""
+        scratch, tuned = (self.segmentations[n] for n in ("scratch", "finetuned"))
+        return {
+            **_numbers(
+                {
+                    "dice": {
+                        "scratch": scratch.mean_dice,
+                        "pretrained": tuned.mean_dice,
+                    },
+                    "worst_dice": {
+                        "scratch": scratch.worst_dice,
+                        "pretrained": tuned.worst_dice,
+                    },
+                    **self.looks.figures(),
+                }
+            ),
+            "patients": self.config.patients,
+            "labelled": self.runs["scratch"]["cases"]["train"],
+            "tests": self.config.tests,
+            "steps": {name: run["steps"] for name, run in self.runs.items()},
+            "seconds": dict(self.seconds),
+            "seed": self.config.seed,
+            "report": str(self.folder / "report.html"),
+            "encoder": str(self.folder / "pretrain"),
+        }
+
+
+def table_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The closing table as lines of text."""
+    rows = [
+        ("segmentation: Dice, mean", "dice", "scratch", "{:.3f}"),
+        ("segmentation: Dice, worst patient", "worst_dice", "scratch", "{:.3f}"),
+        ("landmark error, mean (mm)", "landmark_error_mm", "random", "{:.1f}"),
+        ("landmarks within 10 mm", "landmarks_within_10_mm", "random", "{:.0%}"),
+        ("similarity contrast (std)", "similarity_contrast", "random", "{:.2f}"),
+        ("same organ, area under ROC", "same_organ_auc", "random", "{:.3f}"),
+    ]
+    lines = [f"{'':36}{'not pretrained':>16}{'pretrained':>12}"]
+    for title, key, control, form in rows:
+        values = summary[key]
+        cells = [
+            "-" if values[k] is None else form.format(values[k])
+            for k in (control, "pretrained")
+        ]
+        lines.append(f"{title:36}{cells[0]:>16}{cells[1]:>12}")
+    return lines
+
+
+def _numbers(
+    figures: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float | None]]:
+    """The same for JSON, which has no NaN."""
+    return {
+        name: {k: None if math.isnan(v) else v for k, v in values.items()}
+        for name, values in figures.items()
+    }
+
+
+def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    return merge({}, *parts)

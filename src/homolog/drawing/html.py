@@ -1,0 +1,357 @@
+"""HTML reports, with curves and bars as inline SVG."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from homolog.drawing.pictures import Picture, as_bytes, data_address
+from homolog.scans.points import write_text
+
+# Colour-blind safe (Okabe and Ito).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 36
+
+
+def curve_chart(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x_title: str,
+    y_title: str,
+    width: int = 560,
+    height: int = 260,
+    smooth: int = 0,
+) -> str:
+    """Lines over a common axis.
+
+    Args:
+        series: Name -> (x, y); points that are not finite are left out.
+        x_title: Under the axis.
+        y_title: Beside the axis.
+        width: Pixels.
+        height: Pixels.
+        smooth: Points averaged for the strong line; the raw one stays pale behind it.
+    """
+    cleaned = {name: _finite(*xy) for name, xy in series.items()}
+    cleaned = {name: xy for name, xy in cleaned.items() if len(xy[0])}
+    if not cleaned:
+        return ""
+    frame = _Frame(
+        np.concatenate([x for x, _ in cleaned.values()]),
+        np.concatenate([y for _, y in cleaned.values()]),
+        width,
+        height,
+    )
+    parts = [frame.axes(x_title, y_title)]
+    for i, (name, (x, y)) in enumerate(cleaned.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        strong = _smoothed(y, smooth)
+        if smooth > 1 and len(y) > smooth:
+            parts.append(frame.line(x, y, colour, 1.0, 0.25))
+        parts.append(frame.line(x, strong, colour, 2.0, 1.0))
+        parts.append(_legend(name, colour, i, width))
+    return _svg(width, height, "".join(parts))
+
+
+def bar_chart(
+    rows: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    width: int = 560,
+    most: float = 1.0,
+) -> str:
+    """Horizontal bars: one group per row, one bar per series, from 0 to ``most``."""
+    names = list(next(iter(rows.values()))) if rows else []
+    bar, gap, left = 9, 9, 118
+    group = bar * len(names) + gap
+    height = group * len(rows) + 44
+    room = width - left - 46
+    parts = [f'<text x="{left}" y="12" class="t">{html.escape(title)}</text>']
+    for i, name in enumerate(names):
+        parts.append(_legend(name, PALETTE[i % len(PALETTE)], i, width))
+    for r, (row, values) in enumerate(rows.items()):
+        top = 34 + r * group
+        middle = top + bar * len(names) / 2 + 4
+        label = html.escape(row.replace("_", " "))
+        parts.append(f'<text x="{left - 8}" y="{middle}" class="e">{label}</text>')
+        for i, name in enumerate(names):
+            value = values[name]
+            length = 0.0 if value != value else min(max(value / most, 0), 1) * room
+            y = top + i * bar
+            shown = "–" if value != value else f"{value:.2f}"
+            foot = y + bar - 1.5
+            parts.append(
+                f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{bar - 1.5}" '
+                f'fill="{PALETTE[i % len(PALETTE)]}"/>'
+                f'<text x="{left + length + 4:.1f}" y="{foot}" class="s">{shown}</text>'
+            )
+    return _svg(width, height, "".join(parts))
+
+
+class _Frame:
+    """Data coordinates on the drawing."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.x_ticks = _ticks(float(x.min()), float(x.max()))
+        self.y_ticks = _ticks(float(y.min()), float(y.max()))
+
+    def across(self, x: np.ndarray | float) -> np.ndarray:
+        low, high = self.x_ticks[0], self.x_ticks[-1]
+        room = self.width - _LEFT - _RIGHT
+        return np.asarray(_LEFT + (np.asarray(x) - low) / (high - low) * room)
+
+    def down(self, y: np.ndarray | float) -> np.ndarray:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        room = self.height - _TOP - _BOTTOM
+        return np.asarray(_TOP + (high - np.asarray(y)) / (high - low) * room)
+
+    def axes(self, x_title: str, y_title: str) -> str:
+        bottom, right = self.height - _BOTTOM, self.width - _RIGHT
+        parts = []
+        for tick in self.y_ticks:
+            y = float(self.down(tick))
+            parts.append(
+                f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="g"/>'
+                f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="e">{tick:g}</text>'
+            )
+        for tick in self.x_ticks:
+            x = float(self.across(tick))
+            parts.append(
+                f'<text x="{x:.1f}" y="{bottom + 14}" class="m">{tick:g}</text>'
+            )
+        middle = (_LEFT + right) / 2
+        half = (_TOP + bottom) / 2
+        parts.append(
+            f'<text x="{middle}" y="{self.height - 4}" class="m">'
+            f"{html.escape(x_title)}</text>"
+            f'<text transform="translate(12 {half}) rotate(-90)" class="m">'
+            f"{html.escape(y_title)}</text>"
+        )
+        return "".join(parts)
+
+    def line(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        colour: str,
+        thickness: float,
+        opacity: float,
+    ) -> str:
+        points = " ".join(
+            f"{a:.1f},{b:.1f}"
+            for a, b in zip(self.across(x), self.down(y), strict=True)
+        )
+        return (
+            f'<polyline points="{points}" fill="none" stroke="{colour}" '
+            f'stroke-width="{thickness}" opacity="{opacity}"/>'
+        )
+
+
+def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that enclose a range."""
+    if not high > low:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / wanted
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw - 1e-12)
+    first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+    return [round(float(i * step), 10) for i in np.arange(first, last + 1)]
+
+
+def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    across, up = np.asarray(x, float), np.asarray(y, float)
+    good = np.isfinite(across) & np.isfinite(up)
+    return across[good], up[good]
+
+
+def _smoothed(y: np.ndarray, count: int) -> np.ndarray:
+    """Running mean over ``count`` points, narrower at the ends."""
+    if count <= 1 or len(y) <= count:
+        return y
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    half = count // 2
+    place = np.arange(len(y))
+    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(y))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _legend(name: str, colour: str, index: int, width: int) -> str:
+    x, y = width - _RIGHT - 4, 12 + 15 * index
+    return (
+        f'<text x="{x - 16}" y="{y}" class="e">{html.escape(name)}</text>'
+        f'<rect x="{x - 12}" y="{y - 8}" width="12" height="8" fill="{colour}"/>'
+    )
+
+
+def _svg(width: int, height: int, content: str) -> str:
+    style = (
+        "text{font:11px system-ui,sans-serif;fill:#444}.e{text-anchor:end}"
+        ".m{text-anchor:middle}.s{font-size:9px}.t{font-weight:600}"
+        ".g{stroke:#e4e4e4;stroke-width:1}"
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{content}</svg>'
+    )
+
+
+# One HTML page that needs nothing else: text, tables, pictures and charts inside.
+
+
+_STYLE = """
+:root{--ink:#1d2530;--soft:#5b6675;--line:#dfe4ea;--paper:#fff;--ground:#f3f5f8;
+--good:#00734f;--accent:#0b5cad}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);
+font:15px/1.55 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:27px;margin:0 0 4px}
+h2{font-size:19px;margin:0 0 8px}
+.lead{color:var(--soft);margin:0 0 22px;max-width:76ch}
+section{background:var(--paper);border:1px solid var(--line);border-radius:10px;
+padding:20px 22px;margin:0 0 18px}
+p{margin:0 0 12px;max-width:86ch}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:14px;
+margin:0 0 18px}
+.tile{background:var(--paper);border:1px solid var(--line);border-radius:10px;
+padding:14px 18px}
+.tile b{display:block;font-size:28px;font-weight:650;letter-spacing:-.5px}
+.tile span{color:var(--soft)}
+.tile em{font-style:normal;display:block;color:var(--soft);font-size:13px}
+table{border-collapse:collapse;margin:4px 0 12px;font-variant-numeric:tabular-nums}
+th,td{padding:5px 16px 5px 0;text-align:left;border-bottom:1px solid var(--line)}
+th{font-weight:600;color:var(--soft)}
+td.n,th.n{text-align:right}
+td.best{font-weight:650;color:var(--good)}
+figure{margin:6px 0 16px}
+figure img{display:block;max-width:100%;height:auto;background:#000;border-radius:6px}
+figcaption{color:var(--soft);font-size:13.5px;margin-top:7px;max-width:92ch}
+.keys{display:flex;flex-wrap:wrap;gap:4px 14px;margin:6px 0 0;font-size:13px;
+color:var(--soft)}
+.keys i{display:inline-block;width:11px;height:11px;border-radius:3px;
+margin-right:5px;vertical-align:-1px}
+.charts{display:flex;flex-wrap:wrap;gap:18px}
+.note{color:var(--soft);font-size:13.5px}
+code{background:var(--ground);border:1px solid var(--line);border-radius:4px;
+padding:1px 5px;font-size:13px}
+@media print{body{background:#fff}section,.tile{break-inside:avoid}}
+"""
+
+
+class Page:
+    """A page that grows from top to bottom. Texts are escaped, charts are not.
+
+    Args:
+        title: Heading.
+        lead: One or two sentences under it.
+    """
+
+    def __init__(self, title: str, lead: str) -> None:
+        self.title = title
+        self._parts = [
+            f"<h1>{html.escape(title)}</h1>",
+            f'<p class="lead">{html.escape(lead)}</p>',
+        ]
+        self._open = False
+
+    def tiles(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Large figures: (what, value, remark) each."""
+        self._close()
+        cells = "".join(
+            f'<div class="tile"><span>{html.escape(what)}</span>'
+            f"<b>{html.escape(value)}</b><em>{html.escape(remark)}</em></div>"
+            for what, value, remark in rows
+        )
+        self._parts.append(f'<div class="tiles">{cells}</div>')
+
+    def section(self, heading: str, text: str = "") -> None:
+        """Begin a section."""
+        self._close()
+        self._parts.append(f"<section><h2>{html.escape(heading)}</h2>")
+        self._open = True
+        if text:
+            self.text(text)
+
+    def text(self, text: str) -> None:
+        """A paragraph."""
+        self._parts.append(f"<p>{html.escape(text)}</p>")
+
+    def note(self, text: str) -> None:
+        """A paragraph in small print."""
+        self._parts.append(f'<p class="note">{html.escape(text)}</p>')
+
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        best: Sequence[int | None] = (),
+    ) -> None:
+        """Rows of texts; all but the first column are numbers.
+
+        Args:
+            head: One per column.
+            rows: Texts.
+            best: Column to stress, per row.
+        """
+
+        def cell(tag: str, text: str, column: int, stress: bool = False) -> str:
+            kind = ("n" if column else "") + (" best" if stress else "")
+            mark = f' class="{kind.strip()}"' if kind.strip() else ""
+            return f"<{tag}{mark}>{html.escape(text)}</{tag}>"
+
+        lines = ["".join(cell("th", t, i) for i, t in enumerate(head))]
+        for r, row in enumerate(rows):
+            stressed = best[r] if r < len(best) else None
+            lines.append(
+                "".join(cell("td", t, i, i == stressed) for i, t in enumerate(row))
+            )
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        self._parts.append(f"<table>{body}</table>")
+
+    def figure(
+        self,
+        picture: Picture,
+        caption: str,
+        keys: Sequence[tuple[str, tuple[float, float, float]]] = (),
+    ) -> None:
+        """A picture with its caption and a key of colours."""
+        legend = "".join(
+            f'<span><i style="background:{_css(colour)}"></i>{html.escape(name)}</span>'
+            for name, colour in keys
+        )
+        below = f'<div class="keys">{legend}</div>' if keys else ""
+        self._parts.append(
+            f'<figure><img alt="{html.escape(caption, quote=True)}" '
+            f'src="{data_address(as_bytes(picture))}">'
+            f"<figcaption>{html.escape(caption)}</figcaption>{below}</figure>"
+        )
+
+    def charts(self, *drawings: str) -> None:
+        """SVG drawings side by side; empty ones are left out."""
+        inside = "".join(f"<div>{d}</div>" for d in drawings if d)
+        if inside:
+            self._parts.append(f'<div class="charts">{inside}</div>')
+
+    def write(self, path: Path) -> None:
+        """Write the page, all at once."""
+        self._close()
+        write_text(
+            path,
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width,initial-scale=1">'
+            f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style></head>"
+            f"<body><main>{''.join(self._parts)}</main></body></html>\n",
+        )
+
+    def _close(self) -> None:
+        if self._open:
+            self._parts.append("</section>")
+            self._open = False
+
+
+def _css(colour: tuple[float, float, float]) -> str:
+    return f"rgb({','.join(str(round(c * 255)) for c in colour)})"

@@ -1,0 +1,1 @@
+"""Features of whole scans: made, kept, searched and shown in colours."""

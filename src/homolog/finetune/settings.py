@@ -1,0 +1,322 @@
+"""What a fine-tuning is told, completed from a recipe and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homolog.backbones import BACKBONES
+from homolog.config import ConfigError, from_dict, merge, option, to_dict
+from homolog.distributed import choose_device
+from homolog.errors import UnusableInput
+from homolog.feed.reading import CaseRef
+from homolog.model_files.card import read_card
+from homolog.model_files.folder import find_model
+from homolog.store.splits import folds, nested_fraction
+from homolog.store.store import Store
+from homolog.tasks import TASKS
+from homolog.tasks.base import LearnedTask
+from homolog.training.config import TrainingConfig
+
+# Which labelled cases a fine-tuning learns from, and which it is judged by.
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Cases of one fine-tuning.
+
+    Attributes:
+        train: Learnt from.
+        val: Held out; they, or some of them, decide which weights are kept.
+        all: Every usable case of the store, for label names and sizes.
+    """
+
+    train: tuple[CaseRef, ...]
+    val: tuple[CaseRef, ...]
+    all: tuple[CaseRef, ...]
+
+
+def choose_cases(
+    store: Store,
+    task: LearnedTask,
+    *,
+    fraction: float = 1.0,
+    fold: str | None = None,
+    seed: int = 0,
+) -> Cases:
+    """Split the usable cases into training and validation.
+
+    Without a fold these are the store's own ``train`` and ``val`` splits. Fold ``i/k``
+    divides both together into k parts by subject and holds out the i-th. ``test`` is
+    never touched. A fraction keeps a share of the training subjects only (smaller ones
+    within larger ones); the validation cases stay, so that runs with different
+    fractions choose their weights by the same cases.
+
+    Args:
+        store: With labelled cases.
+        task: Says which cases are usable.
+        fraction: Share of training subjects, 0..1.
+        fold: ``i/k`` with 1 <= i <= k, or None.
+        seed: Of folds and fractions.
+
+    Raises:
+        UnusableInput: No usable training case.
+        ConfigError: A fold that cannot be meant.
+    """
+    usable = tuple(CaseRef(store, card) for card in store.cards if task.usable(card))
+    pool = [c for c in usable if c.card.split in (None, "train", "val")]
+    if fold is not None:
+        index, count = parse_fold(fold)
+        held = set(folds([c.card for c in pool], count, seed)[index - 1])
+        train = [c for c in pool if c.card.id not in held]
+        val = [c for c in pool if c.card.id in held]
+    else:
+        train = [c for c in pool if c.card.split != "val"]
+        val = [c for c in pool if c.card.split == "val"]
+    if not train:
+        raise UnusableInput(
+            f"{store.path} has no labelled training case ({len(store)} cases in all); "
+            "give label maps to: homolog prepare SCANS --labels DIR --out STORE, or "
+            "classes of whole scans in a manifest"
+        )
+    if fraction != 1.0:
+        kept = set(nested_fraction([c.card for c in train], fraction, seed))
+        train = [c for c in train if c.card.id in kept]
+    return Cases(tuple(train), tuple(val), usable)
+
+
+def together(parts: Sequence[Cases]) -> Cases:
+    """Cases of several stores as one choice, store by store.
+
+    Raises:
+        ConfigError: A store is named twice.
+    """
+    paths = [part.all[0].store.path for part in parts]
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise ConfigError(f"the store {twice[0]} is named twice.")
+    return Cases(
+        train=tuple(c for part in parts for c in part.train),
+        val=tuple(c for part in parts for c in part.val),
+        all=tuple(c for part in parts for c in part.all),
+    )
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """``"2/5"`` -> (2, 5).
+
+    Raises:
+        ConfigError: Not of that form, or i outside 1..k.
+    """
+    first, sign, last = text.partition("/")
+    if not (sign and first.isdigit() and last.isdigit()) or not (
+        1 <= int(first) <= int(last) and int(last) >= 2
+    ):
+        raise ConfigError(
+            f"fold must be i/k with 1 <= i <= k and k >= 2, got {text!r}."
+        )
+    return int(first), int(last)
+
+
+def spread_cases(cases: Sequence[CaseRef], most: int) -> tuple[CaseRef, ...]:
+    """At most ``most`` of the cases, evenly spread over them; all when it is 0."""
+    if most <= 0 or len(cases) <= most:
+        return tuple(cases)
+    return tuple(cases[i * len(cases) // most] for i in range(most))
+
+
+def held_out_cases(cases: Cases, most: int | None) -> tuple[CaseRef, ...]:
+    """The held-out cases that choose the weights, always the same ones.
+
+    Args:
+        cases: Of the fine-tuning.
+        most: At most so many, evenly spread; 0: all; None: none.
+    """
+    return () if most is None else spread_cases(cases.val, most)
+
+
+def spread_first(cases: Sequence[CaseRef]) -> tuple[CaseRef, ...]:
+    """The same cases, ordered so that the first few are spread over all of them."""
+
+    def mirrored(place: int) -> float:
+        """The bits of a place behind the point, the last one first."""
+        value, part = 0.0, 0.5
+        while place:
+            value += part * (place & 1)
+            place, part = place >> 1, part / 2
+        return value
+
+    order: dict[int, None] = {}
+    for number in range(4 * len(cases)):
+        order[int(mirrored(number) * len(cases))] = None
+    rest = [i for i in range(len(cases)) if i not in order]
+    return tuple(cases[i] for i in (*order, *rest))
+
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning, as it is written to ``run.json``."""
+
+    task: str = option("segment", "what is learnt")
+    store: str = option("", "store with labelled cases")
+    more_stores: tuple[str, ...] = option(
+        (), "further stores, each with labels of its own"
+    )
+    encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
+    recipe: str = option("cpu", "settings to start from")
+    fraction: float = option(
+        1.0, "share of the labelled training subjects used", minimum=0.0, maximum=1.0
+    )
+    fold: str | None = option(None, "i/k: hold out the i-th of k parts")
+    seed: int = option(0, "seed of everything random", minimum=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:i")
+    threads: int = option(
+        0,
+        "CPU threads of the network; 0: all cores, fixed at the start (with minutes "
+        "fewer where others use the cores and steps are faster so)",
+        minimum=0,
+    )
+    backbone: dict[str, Any] = field(default_factory=dict)
+    task_config: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def learned_task(name: str) -> type[LearnedTask]:
+    """The class of a task that can be fine-tuned.
+
+    Raises:
+        ConfigError: Unknown, or a task that learns nothing.
+    """
+    if name not in TASKS.names():
+        known = ", ".join(n for n in TASKS.names() if TASKS.get(n).learns)
+        raise ConfigError(f"unknown task {name!r}; known: {known}.")
+    cls = TASKS.get(name)
+    if not issubclass(cls, LearnedTask):
+        raise ConfigError(f"{name} uses an encoder as it is and is not fine-tuned.")
+    return cls
+
+
+def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
+    """Merge recipe and overrides, and check all names and values.
+
+    Args:
+        config: Fields of FinetuneConfig. ``backbone`` needs a ``name`` only for another
+            network than the recipe's; ``task_config`` and ``training`` override single
+            settings.
+
+    Returns:
+        The same with ``backbone``, ``task_config`` and ``training`` complete, so that
+        resolving it again changes nothing.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+    """
+    wanted = from_dict(FinetuneConfig, config, where="finetune")
+    cls = learned_task(wanted.task)
+    if wanted.fold is not None:
+        parse_fold(wanted.fold)
+    if wanted.recipe not in cls.RECIPES:
+        known = ", ".join(cls.RECIPES)
+        raise ConfigError(
+            f"{wanted.task} has no recipe {wanted.recipe!r}; recipes: {known}."
+        )
+    recipe = dict(cls.RECIPES[wanted.recipe])
+    special = recipe.pop("with", {})
+    default = dict(recipe.get("backbone", {}))
+    name = _backbone_name(wanted) or str(default.get("name", ""))
+    if name != default.get("name"):
+        default = _other_network(name, wanted)
+    backbone = merge(default, wanted.backbone, {"name": name})
+    recipe = merge(recipe, special.get(name, {}))
+    training = merge(recipe.get("training", {}), wanted.training)
+    own = merge(recipe.get("task", {}), wanted.task_config)
+    return dataclasses.replace(
+        wanted,
+        # Written down: a resume with another number of threads would round otherwise.
+        threads=wanted.threads or torch.get_num_threads(),
+        backbone=backbone,
+        task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
+        training=to_dict(from_dict(TrainingConfig, training, where="training")),
+    )
+
+
+def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a window asks for, completed, with the cases looked at; JSON types.
+
+    Args:
+        request: As for ``resolve``; what is None is left out, and ``recipe`` may be
+            ``auto`` (the default here), which is decided by the device.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+        UnusableInput: A store, encoder or device that cannot be used.
+    """
+    given = {key: value for key, value in request.items() if value is not None}
+    if not given.get("store"):
+        raise ConfigError("choose a store with labelled cases to learn from.")
+    device = choose_device(str(given.get("device", "auto")))
+    if given.get("recipe", "auto") == "auto":
+        given["recipe"] = "gpu" if device.type == "cuda" else "cpu"
+    settings = resolve(given)
+    check_cases(settings)
+    return to_dict(settings)
+
+
+def _other_network(name: str, wanted: FinetuneConfig) -> dict[str, Any]:
+    """Settings of a network that is not the recipe's; an encoder brings its own."""
+    if wanted.encoder != SCRATCH or wanted.recipe != "cpu":
+        return {}
+    return dict(BACKBONES.get(name).SMALL) if name in BACKBONES.names() else {}
+
+
+def _backbone_name(wanted: FinetuneConfig) -> str | None:
+    """The network asked for, or the one the encoder's own card names.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    asked: str | None = wanted.backbone.get("name")
+    if wanted.encoder == SCRATCH:
+        return asked
+    path = Path(wanted.encoder)
+    try:
+        card = read_card(find_model(path))
+    except UnusableInput:
+        if path.is_file():
+            return asked  # another project's weights: they do not say
+        raise
+    own = str(card["backbone"]["name"])
+    if asked not in (None, own):
+        raise ConfigError(f"the encoder {path} is a {own}, not a {asked}.")
+    return own
+
+
+def check_cases(settings: FinetuneConfig) -> Cases:
+    """The cases a job would choose: refuses what is unusable before a run is begun.
+
+    Raises:
+        UnusableInput: No store there, or no labelled case to learn from.
+    """
+    task = task_of(settings)
+    parts = [
+        choose_cases(
+            Store.open(path), task,
+            fraction=settings.fraction, fold=settings.fold, seed=settings.seed,
+        )
+        for path in (settings.store, *settings.more_stores)
+    ]  # fmt: skip
+    return together(parts)
+
+
+def task_of(settings: FinetuneConfig) -> LearnedTask:
+    """The task with its settings."""
+    cls = learned_task(settings.task)
+    return cls(from_dict(cls.Config, settings.task_config, where=settings.task))

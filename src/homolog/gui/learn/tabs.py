@@ -1,0 +1,383 @@
+"""The two tabs that train: pretraining and fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import QCheckBox, QComboBox, QSpinBox, QVBoxLayout, QWidget
+
+from homolog.gui.learn.control import FinetuneWish, PretrainWish
+from homolog.gui.learn.joined_stores import (
+    StoreTicks,
+    how_they_fit,
+    labels_counted,
+    teaching_problem,
+    what_is_learnt,
+)
+from homolog.gui.learn.panel import LearnPanel
+from homolog.gui.shared.choices import SCRATCH, StoreChoice
+from homolog.gui.shared.widgets import (
+    EmptyState,
+    beside,
+    button,
+    fill,
+    fold_of,
+    keep_room,
+    labelled,
+    lay_out_again,
+    named,
+    narrow,
+    one_place,
+    sentence,
+    tell,
+)
+
+# Settings of a task that people look for first.
+_FIRST = (
+    "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
+    "freeze", "window", "flip", "validate_cases",
+)  # fmt: skip
+
+
+class FinetunePanel(LearnPanel):
+    """Task, labelled stores, encoder, share of labels, length, device."""
+
+    title = "Fine-tune"
+    kind = "finetune"
+    group = "tasks"
+    what = "Task"
+    first = _FIRST
+    no_store_words = (
+        "No store yet. Fine-tuning needs a store with labelled scans: build one from "
+        "scans and their label maps."
+    )
+
+    def data_rows(self, column: QVBoxLayout) -> None:
+        """Stores with their classes, encoder, share of the labelled scans."""
+        self.list = StoreTicks()
+        self.list.ticked.connect(self._ticked)
+        self.classes = sentence("Classes to learn")
+        self.fold = fold_of("Classes")
+        self.fold.addWidget(self.classes)
+        self.fit = sentence("How the stores fit together", lines=2)
+        keep_room(self.fold)
+        self._data = QWidget()
+        inside = QVBoxLayout(self._data)
+        inside.setContentsMargins(0, 0, 0, 0)
+        hint = "Tick the stores whose labelled scans are learnt from, by one model"
+        inside.addLayout(labelled("Learn from", self.list, hint))
+        inside.addWidget(self.fit)
+        inside.addWidget(self.fold)
+        inside.addLayout(
+            beside(
+                button("Add store...", "Choose a store that lies elsewhere",
+                       self.choose_store),
+                button("Build...", "Go to Data, where scans become a store",
+                       lambda: self.hub.go.emit("Data", {})),
+            )
+        )  # fmt: skip
+        keep_room(self._data)
+        column.addLayout(one_place(self.no_store, self._data))
+        self.encoder = narrow(QComboBox())
+        self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
+        hint = "Pretrained weights to start from, or random ones"
+        column.addLayout(labelled("Encoder", self.encoder, hint))
+        self.no_encoder = EmptyState(
+            "No encoder yet. Pretraining needs no labels; without it, training starts "
+            "from random weights.",
+            button("Pretrain...", "Go to Pretrain", self._to_pretrain),
+            button("Import...", "Go to Models, where encoders are imported",
+                   lambda: self.hub.go.emit("Models", {})),
+        )  # fmt: skip
+        self.no_encoder.hide()  # until the encoders are known
+        column.addWidget(self.no_encoder)
+        self.share = QSpinBox()
+        self.share.setRange(1, 100)
+        self.share.setValue(100)
+        self.share.setSuffix(" %")
+        self.share.valueChanged.connect(lambda: self.something_changed())
+        hint = "Share of the labelled training scans used, by patient"
+        column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
+        self.counted = sentence("Labelled scans counted", lines=3)
+        column.addWidget(self.counted)
+
+    def show_stores(self) -> None:
+        """Fill the list, labelled ones first; what was ticked stays ticked."""
+        self._data.setVisible(bool(self.stores))
+        ordered = sorted(
+            self.stores, key=lambda s: (not s.teachable, not s.class_teachable)
+        )
+        known = {str(store.path) for store in ordered}
+        wanted = self.kept.get("stores") or [s.path for s in self.list.chosen]
+        kept = [str(path) for path in wanted if str(path) in known]
+        if not kept and ordered:
+            kept = [str(ordered[0].path)]
+        self.list.show_stores(ordered, kept, self._lacks)
+        self._show_classes()
+
+    def shown(self) -> None:
+        """See LearnPanel; what was hidden while one looked gives its room up."""
+        keep_room(self.no_encoder, keep=self.no_encoder.isVisibleTo(self))
+        super().shown()
+
+    def show_encoders(self) -> None:
+        """Fill the list of encoders."""
+        kept = self.kept.get("encoder") or self.encoder.currentData()
+        entries = [(e.title, str(e.path)) for e in self.encoders]
+        entries.append(("From scratch (random weights)", SCRATCH))
+        fill(self.encoder, entries, kept)
+        if self.no_encoder.isVisible():
+            keep_room(self.no_encoder)  # who looks at it sees nothing jump up
+        self.no_encoder.setVisible(self.encoders_read and not self.encoders)
+        self._tell_encoder()
+
+    def wish(self) -> FinetuneWish | None:
+        """See LearnPanel."""
+        task = self.entry.currentData()
+        if not task:
+            return None
+        encoder = self._chosen_encoder()
+        settings = self.settings
+        backbone: dict[str, Any] = {}
+        if encoder is None:
+            backbone = settings.layers.values()
+            if settings.asked_network:
+                backbone["name"] = settings.asked_network
+        return FinetuneWish(
+            task=str(task),
+            stores=tuple(self.list.chosen),
+            encoder=encoder,
+            recipe=settings.recipe_name,
+            backbone=backbone,
+            task_config=settings.own.values(),
+            training=settings.training.values(),
+            fraction=self.share.value() / 100.0,
+            length=self.length.length,
+            recipe_steps=settings.steps,
+            device=self.device.device,
+            seed=settings.seed.value(),
+        )
+
+    def choices(self) -> dict[str, Any]:
+        """See LearnPanel."""
+        return {
+            "stores": [str(store.path) for store in self.list.chosen],
+            "encoder": self.encoder.currentData() or "",
+            "share": self.share.value(),
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """See LearnPanel."""
+        self.share.setValue(int(kept.get("share") or 100))
+
+    def reset(self) -> None:
+        """See LearnPanel."""
+        super().reset()
+        self.share.setValue(100)
+
+    def _entry_changed(self) -> None:
+        super()._entry_changed()
+        chosen = [str(store.path) for store in self.list.chosen]
+        self.list.show_stores(self.list.stores, chosen, self._lacks)
+        self._show_classes()
+
+    def _ticked(self) -> None:
+        self.kept["stores"] = [str(store.path) for store in self.list.chosen]
+        self._show_classes()
+        self.something_changed()
+
+    def _lacks(self, store: StoreChoice) -> str:
+        return teaching_problem(str(self.entry.currentData()), [store])
+
+    def _show_classes(self) -> None:
+        task, stores = str(self.entry.currentData()), self.list.chosen
+        title, lines = what_is_learnt(task, stores)
+        self.fold.setVisible(bool(title))
+        self.fold.setText(title)
+        tell(self.classes, lines)
+        lay_out_again(self.fold)
+        tell(self.fit, how_they_fit(task, stores))
+
+    def _encoder_chosen(self) -> None:
+        self.kept["encoder"] = self.encoder.currentData()
+        self._tell_encoder()
+        self.something_changed()
+
+    def _tell_encoder(self) -> None:
+        encoder = self._chosen_encoder()
+        self.settings.let_choose_network(encoder is None)
+        facts = "Random weights" if encoder is None else encoder.facts
+        self.encoder.setToolTip(facts)
+
+    def _chosen_encoder(self) -> Any:
+        path = self.encoder.currentData()
+        return next((e for e in self.encoders if str(e.path) == path), None)
+
+    def _to_pretrain(self) -> None:
+        stores = [str(store.path) for store in self.list.chosen]
+        self.hub.go.emit("Pretrain", {"stores": stores})
+
+    def something_changed(self) -> None:
+        """See LearnPanel."""
+        super().something_changed()
+        row = self.settings.own.rows.get("validate_cases")
+        most = row.value if row is not None and not row.reason else 0
+        task, share = str(self.entry.currentData()), self.share.value() / 100.0
+        told = labels_counted(task, self.list.chosen, share, most)
+        tell(self.counted, told)
+
+
+# Pretrain: learn an encoder from scans without labels.
+
+
+_SHARING: tuple[tuple[str, tuple[str, float] | None], ...] = (
+    ("As the method does", None),
+    ("By number of scans", ("store", 1.0)),
+    ("Stores evenly", ("store", 0.0)),
+    ("Modalities evenly", ("modality", 0.0)),
+    ("Modalities, rare ones more often", ("modality", 0.5)),
+)
+
+
+class PretrainPanel(LearnPanel):
+    """Method, stores, length, device; the rest under More."""
+
+    title = "Pretrain"
+    kind = "pretrain"
+    group = "methods"
+    what = "Method"
+    no_store_words = (
+        "No store yet. Pretraining needs scans that were prepared once; it needs no "
+        "labels."
+    )
+
+    def data_rows(self, column: QVBoxLayout) -> None:
+        """Stores, with ticks: several can be learnt from at once."""
+        self.list = StoreTicks()
+        self.list.ticked.connect(self._ticked)
+        self._data = QWidget()
+        inside = QVBoxLayout(self._data)
+        inside.setContentsMargins(0, 0, 0, 0)
+        hint = "Tick the stores to learn from"
+        inside.addLayout(labelled("Learn from", self.list, hint))
+        inside.addWidget(
+            button("Add store...", "Choose a store that lies elsewhere",
+                   self.choose_store)
+        )  # fmt: skip
+        keep_room(self._data)
+        column.addLayout(one_place(self.no_store, self._data))
+
+    def more_rows(self, column: QVBoxLayout) -> None:
+        """Starting weights, whose crops are seen, whether test scans stay unseen."""
+        self.encoder = narrow(QComboBox())
+        column.addLayout(
+            labelled("Start from", self.encoder, "Weights to start from; mostly random")
+        )
+        self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
+        self.sharing = narrow(QComboBox())
+        for words, _ in _SHARING:
+            self.sharing.addItem(words)
+        self.sharing.currentIndexChanged.connect(lambda: self.something_changed())
+        column.addLayout(
+            labelled(
+                "Crops shared out", self.sharing,
+                "Between whom, where several stores or modalities are learnt from; "
+                "where modalities take turns, nothing changes",
+            )
+        )  # fmt: skip
+        self.without_test = QCheckBox("Leave test scans out")
+        self.without_test.setChecked(True)
+        named(
+            self.without_test, "Leave test scans out",
+            "Scans kept for the final test are never looked at",
+        )  # fmt: skip
+        self.without_test.toggled.connect(lambda _: self.something_changed())
+        column.addWidget(self.without_test)
+        self.show_encoders()
+
+    def show_stores(self) -> None:
+        """Fill the list; what was ticked stays ticked."""
+        self._data.setVisible(bool(self.stores))
+        usable = {str(s.path): s for s in self.stores if not s.problem}
+        ticked = [str(p) for p in self.kept.get("stores") or () if str(p) in usable]
+        if not ticked and usable:
+            ticked = [max(usable, key=lambda path: _age(usable[path].path))]
+        self.list.show_stores(self.stores, ticked, lambda store: store.problem)
+        self.kept["stores"] = [str(s.path) for s in self.list.chosen]
+
+    def show_encoders(self) -> None:
+        """Fill the starting weights."""
+        entries: list[tuple[str, Any]] = [("Random weights", "")]
+        entries += [(e.title, str(e.path)) for e in self.encoders]
+        kept = self.kept.get("encoder") or self.encoder.currentData() or ""
+        fill(self.encoder, entries, kept)
+
+    def wish(self) -> PretrainWish | None:
+        """See LearnPanel."""
+        method = self.entry.currentData()
+        if not method:
+            return None
+        encoder = self._chosen_encoder()
+        settings = self.settings
+        return PretrainWish(
+            method=str(method),
+            stores=tuple(self.list.chosen),
+            recipe=settings.asked_recipe,
+            backbone=settings.asked_network if encoder is None else None,
+            settings={
+                "method": settings.own.values(),
+                "backbone": settings.layers.values() if encoder is None else {},
+                "training": settings.training.values(),
+            },
+            length=self.length.length,
+            recipe_steps=settings.steps,
+            encoder=encoder,
+            device=self.device.device,
+            seed=settings.seed.value(),
+            without_test=self.without_test.isChecked(),
+            sharing=_SHARING[max(self.sharing.currentIndex(), 0)][1],
+        )
+
+    def choices(self) -> dict[str, Any]:
+        """See LearnPanel."""
+        return {
+            "stores": [str(s.path) for s in self.list.chosen],
+            "encoder": self.encoder.currentData() or "",
+            "without_test": self.without_test.isChecked(),
+            "sharing": self.sharing.currentText(),
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """See LearnPanel."""
+        self.without_test.setChecked(bool(kept.get("without_test", True)))
+        kept_as = self.sharing.findText(str(kept.get("sharing") or ""))
+        self.sharing.setCurrentIndex(max(kept_as, 0))
+
+    def reset(self) -> None:
+        """See LearnPanel."""
+        super().reset()
+        self.encoder.setCurrentIndex(0)
+        self.sharing.setCurrentIndex(0)
+        self.without_test.setChecked(True)
+
+    def _ticked(self) -> None:
+        self.kept["stores"] = [str(s.path) for s in self.list.chosen]
+        self.something_changed()
+
+    def _encoder_chosen(self) -> None:
+        self.kept["encoder"] = self.encoder.currentData() or ""
+        self.settings.let_choose_network(self._chosen_encoder() is None)
+        self.something_changed()
+
+    def _chosen_encoder(self) -> Any:
+        path = self.encoder.currentData()
+        return next((e for e in self.encoders if str(e.path) == path), None)
+
+
+def _age(path: Path) -> float:
+    try:
+        return (path / "store.json").stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,1 @@
+"""What several tabs use: open scans, models, runs, rows of widgets."""

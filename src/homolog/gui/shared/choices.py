@@ -1,0 +1,691 @@
+"""What a user chooses from: models, stores, devices; and the same as a command."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import JobError, UnusableInput
+from homolog.events import stopped_words
+from homolog.geometry.places import lengths_text, spacing_text
+from homolog.model_files.card import CARD, learnt_of, read_card
+from homolog.runs.run import find_runs
+from homolog.scans.names import NONE, findings_of, has_several, says_none
+from homolog.store.card import Card
+from homolog.store.learnt_spacing import Learnt
+from homolog.store.preprocess import Preprocessing
+from homolog.store.store import Store
+from homolog.writing import beside, create, make_folder
+
+# Actions of the window as command lines, quoted for the shell of this machine.
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words as one line for the shell of this machine."""
+    if os.name == "nt":
+        return subprocess.list2cmdline(words)
+    return shlex.join(words)
+
+
+def predict_command(config: Mapping[str, Any]) -> str:
+    """The ``homolog predict`` line of a ``predict`` job's configuration."""
+    words = ["homolog", "predict", *config["scans"], "--model", config["model"]]
+    words += ["--out", config["out"]]
+    words += ["--flips", config["flips"]] if config.get("flips") else []
+    if config.get("overlap") is not None:
+        words += ["--overlap", f"{config['overlap']:g}"]
+    words += ["--modality", config["modality"]] if config.get("modality") else []
+    return quoted([*words, *common(0, config.get("device", "auto"))])
+
+
+def length_words(training: dict[str, Any]) -> list[str]:
+    """``--steps`` or ``--minutes``; what it says is taken out of ``training``."""
+    minutes, steps = training.get("minutes"), training.get("steps")
+    if minutes:
+        del training["minutes"]
+        return ["--minutes", f"{minutes:g}"]
+    if steps is not None:
+        training.pop("minutes", None)
+        del training["steps"]
+        return ["--steps", str(steps)]
+    return []
+
+
+def assignments(values: Mapping[str, Any], prefix: str) -> list[str]:
+    """``--set PREFIXkey=value`` for each value, as the command line reads them."""
+    words: list[str] = []
+    for key, value in values.items():
+        plain = isinstance(value, str) and not _reads_as_other(value)
+        text = value if plain else json.dumps(value, separators=(",", ":"))
+        words += ["--set", f"{prefix}{key}={text}"]
+    return words
+
+
+def _reads_as_other(text: str) -> bool:
+    """Whether the command line would take this text for a number or a list."""
+    if "," in text:
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def common(seed: int, device: str) -> list[str]:
+    """``--seed`` and ``--device`` where they are not the defaults."""
+    words = ["--seed", str(seed)] if seed else []
+    return words + (["--device", device] if device != "auto" else [])
+
+
+# What a dry run measured, in sentences; no Qt here.
+
+
+_FLAGS = re.compile(r"\s*\((settings: )?--[^)]*\)")
+
+
+def duration_text(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``, ``2 days 5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    plural = "s" * (days != 1)
+    return f"{days} day{plural} {hours} h" if hours else f"{days} day{plural}"
+
+
+def end_text(seconds: float, now: datetime.datetime) -> str:
+    """``about 17:40``, with the day when it is not today."""
+    end = now + datetime.timedelta(seconds=seconds)
+    clock = f"{end:%H:%M}"
+    days = (end.date() - now.date()).days
+    if days == 0:
+        return f"about {clock}"
+    if days == 1:
+        return f"tomorrow about {clock}"
+    return f"on {end:%A}, {end.day} {end:%B}, about {clock}"
+
+
+def memory_text(count: float) -> str:
+    """Bytes in GB or MB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{max(1, round(count / 1e6))} MB"
+
+
+def estimate_lines(plan: Mapping[str, Any], now: datetime.datetime) -> list[str]:
+    """The dry run's answer for people.
+
+    Args:
+        plan: Result of the ``plan`` job.
+        now: The time, local.
+    """
+    step, steps = float(plan.get("seconds_per_step") or 0), int(plan.get("steps") or 0)
+    total = float(plan.get("total_s") or step * steps)
+    lines = [
+        f"About {duration_text(total)} for {steps:,} steps ({step_text(step)} each); "
+        f"started now, it ends {end_text(total, now)}."
+    ]
+    parts = []
+    if plan.get("memory_bytes"):
+        parts.append(
+            f"needs about {memory_text(float(plan['memory_bytes']))} of memory"
+        )
+    batch = plan.get("batch_size")
+    if batch:
+        parts.append(f"{batch} crop{'s' * (int(batch) != 1)} at a time")
+    if plan.get("device"):
+        parts.append(f"on {device_text(str(plan['device']))}")
+    if plan.get("precision"):
+        parts.append(f"in {plan['precision']}")
+    if parts:
+        text = ", ".join(parts)
+        lines.append(text[:1].upper() + text[1:] + ".")
+    training = (plan.get("resolved") or {}).get("training") or {}
+    asked_batch = int(training.get("batch_size") or 0)
+    if batch and int(batch) < asked_batch:
+        lines.append(
+            f"Memory is short: {batch} instead of {asked_batch} crops fit at a time."
+        )
+    return lines + [text for text in map(_note, plan.get("notes") or ()) if text]
+
+
+def _note(note: Any) -> str:
+    """The first line of a note, without what only helps at the command line."""
+    first = str(note).strip().partition("\n")[0]
+    text = _FLAGS.sub("", first).strip()
+    return text[:1].upper() + text[1:]
+
+
+def no_gpu_hint(total_s: float | None, kind: str) -> str:
+    """What a machine without GPU means, with a time where one was measured."""
+    if kind == "pretrain":
+        work = "pretraining"
+        rest = "exploring and training a head work here"
+    else:
+        work = "this fine-tuning"
+        rest = "exploring works here"
+    if total_s is None:
+        return f"No GPU found: {rest}; press Estimate to see how long {work} takes."
+    return f"No GPU found: {rest}; {work} takes about {duration_text(total_s)}."
+
+
+def step_text(seconds: float) -> str:
+    """Seconds per step with as many digits as mean something."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{max(1, round(seconds * 1000))} ms"
+
+
+def device_text(name: str) -> str:
+    """``cpu`` -> ``the CPU``, ``cuda:1`` -> ``GPU 1``."""
+    if name.startswith("cuda"):
+        return f"GPU {name.partition(':')[2] or '0'}"
+    return "the CPU" if name == "cpu" else name
+
+
+# What was chosen in the panels, kept between sessions in one JSON file of the home.
+
+
+_FILE = "window.json"
+
+
+def read(home: Path, section: str) -> dict[str, Any]:
+    """What a panel kept; empty where there is nothing, or nothing readable."""
+    found = _all(home).get(section)
+    return found if isinstance(found, dict) else {}
+
+
+def write(home: Path, section: str, values: dict[str, Any]) -> None:
+    """Keep a panel's choices; a disk that refuses costs them, nothing more."""
+    everything = {**_all(home), section: values}
+    scratch = beside(home / _FILE)
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        make_folder(home)
+        create(scratch)
+        scratch.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+        scratch.replace(home / _FILE)
+
+
+def forget(home: Path, section: str) -> None:
+    """Back to what a new user sees."""
+    write(home, section, {})
+
+
+def _all(home: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((home / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+SCRATCH = "scratch"
+# Kind of a model learnt from a few painted voxels.
+PAINTED = "few_voxels"
+# Spacings that differ by more than this factor are worth a warning.
+_SPACING_FACTOR = 1.4
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A trained network that lies on disk.
+
+    Attributes:
+        path: The run or model folder, as commands take it.
+        name: Short name.
+        kind: ``encoder``, or the task it was fine-tuned for.
+        backbone: Name of the network.
+        label_names: Label value -> name; empty for encoders and classifiers.
+        classes: Of whole scans, where it tells those.
+        spacing_mm: Voxel size (z, y, x) scans are resampled to; None keeps their own.
+        modalities: What it learnt from.
+        window: Voxels (z, y, x) seen at once; empty when the card does not say.
+        card: The whole card.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    backbone: str
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, ...] | None = None
+    modalities: tuple[str, ...] = ()
+    window: tuple[int, ...] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """One line for a list: name and what it is."""
+        early = stopped_words(self.card)
+        unfinished = f", {early}" if early else ""
+        if self.kind == "encoder":
+            method = str(self.card.get("method") or "encoder")
+            return f"{self.name} ({method}, {self.backbone}{unfinished})"
+        if self.classifies:
+            count = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+            return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
+        how = f"painted, {self.backbone or 'intensity'}"
+        how = how if self.kind == PAINTED else self.backbone
+        return f"{self.name} ({len(self.label_names)} classes, {how}{unfinished})"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells classes of whole scans, not labels of voxels."""
+        return bool(self.classes)
+
+    @property
+    def facts(self) -> str:
+        """What it finds and what it was trained on, in one or two lines."""
+        parts = []
+        if self.label_names:
+            parts.append(f"Finds {_some(list(self.label_names.values()))}.")
+        if self.classes:
+            several = (self.card.get("task_spec") or {}).get("several")
+            how = "any or none of" if several else "one of"
+            parts.append(f"Tells of a whole scan {how} {_some(self.classes)}.")
+        size = "its scans' own voxel size"
+        if self.spacing_mm is not None:
+            size = spacing_text(self.spacing_mm)
+        elif (learnt := learnt_of(self.card, None)).spacing is not None:
+            size = learnt.spacing.text
+        elif learnt.remark:
+            size = "a voxel size that it does not say"
+        data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
+        if self.window:
+            data += f", seeing {lengths_text(self.window, 'voxels')} at once"
+        parts.append(data + ".")
+        validation = self.card.get("validation") or {}
+        for key, word in (("dice", "Dice"), ("auc", "AUC")):
+            value = validation.get(key)
+            if isinstance(value, int | float) and value == value:
+                parts.append(f"{word} on held-out scans {value:.2f}.")
+        if early := stopped_words(self.card):
+            parts.append(f"The training was {early}; it can be resumed in Runs.")
+        return " ".join(parts)
+
+    @cached_property
+    def learnt(self) -> Learnt:
+        """The voxel size it learnt at, from its card or else from its training data.
+
+        Reads the training store where the card does not say: not for lists.
+        """
+        places = (p for p in (self.path, self.path / "model") if (p / CARD).is_file())
+        return learnt_of(self.card, next(places, None))
+
+
+def read_choice(path: Path) -> ModelChoice:
+    """The card of a run, a model folder or a file inside one.
+
+    Raises:
+        UnusableInput: There is no card, or it is damaged.
+    """
+    card_path = next(
+        (p / CARD for p in (path, path / "model") if (p / CARD).is_file()), None
+    )
+    if card_path is None:
+        raise UnusableInput(f"{path} holds no model yet ({CARD} is missing).")
+    try:
+        card = read_card(card_path.parent, usable=False)
+        painted = card.get("kind") == PAINTED
+        # a painted model may read intensities alone
+        network = card.get("backbone") or {"name": ""} if painted else card["backbone"]
+        backbone = str(network["name"])
+        spacing = (card.get("preprocessing") or {}).get("spacing_mm")
+        spec = card.get("task_spec") or {}
+        names = {int(v): str(n) for v, n in (card.get("label_names") or {}).items()}
+        name = path.parent.name if path.name == "model" else path.name
+        return ModelChoice(
+            path=path,
+            name=name,
+            kind=str(card.get("kind", "encoder")),
+            backbone=backbone,
+            label_names=names if card.get("kind") != "encoder" else {},
+            classes=_classes(card, spec),
+            spacing_mm=None if spacing is None else tuple(float(s) for s in spacing),
+            modalities=_modalities(card, spec),
+            window=tuple(int(n) for n in card.get("window") or ()),
+            card=card,
+        )
+    except UnusableInput:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnusableInput(f"{card_path} is damaged ({error}).") from error
+
+
+def list_encoders(
+    runs: Path, models: Path, extra: Iterable[Path] = ()
+) -> list[ModelChoice]:
+    """Encoders of pretraining runs (newest first), imported ones, and ``extra`` ones.
+
+    Args:
+        runs: Folder of the runs.
+        models: Folder of imported models.
+        extra: Runs or model folders that lie elsewhere.
+    """
+    return [c for c in _choices(runs, models, extra) if c.kind == "encoder"]
+
+
+def list_models(
+    runs: Path, models: Path, extra: Iterable[Path] = ()
+) -> list[ModelChoice]:
+    """As ``list_encoders``: models that can label or classify scans.
+
+    A model without names of labels or classes cannot, and is left out.
+    """
+    found = _choices(runs, models, extra)
+    return [c for c in found if c.kind != "encoder" and (c.label_names or c.classes)]
+
+
+def list_embedders(
+    runs: Path, models: Path, wanted: Path | None = None
+) -> list[ModelChoice]:
+    """Encoders, then fine-tuned models: all whose features can be computed.
+
+    Args:
+        runs: Folder of the runs.
+        models: Folder of imported models.
+        wanted: What was asked for elsewhere, listed last where it is not known.
+    """
+    found = [*list_encoders(runs, models), *list_models(runs, models)]
+    found = [c for c in found if c.kind != PAINTED]  # their encoder is in the list
+    if wanted is not None and wanted.resolve() not in {c.path.resolve() for c in found}:
+        with contextlib.suppress(UnusableInput):
+            found.append(read_choice(wanted))
+    return found
+
+
+def misfit(
+    model: ModelChoice,
+    name: str,
+    modality: str,
+    spacing_mm: Sequence[float],
+    *,
+    asks: bool = True,
+) -> list[str]:
+    """Sentences about a scan that is unlike those the model learnt from.
+
+    Args:
+        model: About to be used.
+        name: Of the scan.
+        modality: Of the scan; OTHER means unknown.
+        spacing_mm: Of the scan (z, y, x).
+        asks: Whether the user can say Continue, for this scan alone.
+    """
+    found = []
+    known = [m for m in model.modalities if m != "OTHER"]
+    if known and modality != "OTHER" and modality not in known:
+        single = asks and len(known) == 1
+        then = f"Continue takes it for {known[0]}" if single else "It will be refused"
+        found.append(
+            f"{name} is {modality}, but the model learnt from {' and '.join(known)}. "
+            f"{then}; a model for {modality} would do better."
+        )
+    wanted = model.spacing_mm
+    if wanted is None and len(spacing_mm) == 3 and (learnt := model.learnt).spacing:
+        z, y, x = spacing_mm
+        # the size of the scan is not asked here: a picture is told apart by its 1 mm
+        wanted = learnt.spacing.target_mm((z, y, x), (2, 2, 2))
+    elif wanted is None and model.learnt.remark:
+        found.append(f"{name}: {model.learnt.remark}")
+    if wanted is not None and len(wanted) == len(spacing_mm) == 3:
+        factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
+        off = [max(f, 1 / f) for f in factors if f > 0]
+        if off and max(off) > _SPACING_FACTOR:
+            found.append(_spacing_sentence(name, spacing_mm, wanted))
+    return found
+
+
+def _spacing_sentence(name: str, own: Sequence[float], wanted: Sequence[float]) -> str:
+    """``CT_03 has 5 mm slices, the model was trained at 1.5 mm``: the worst axis."""
+    pairs = list(zip(own, wanted, strict=True))
+    worst = max(range(3), key=lambda i: max(pairs[i][0] / pairs[i][1],
+                                            pairs[i][1] / pairs[i][0]))  # fmt: skip
+    what = "slices" if worst == 0 else "pixels"
+    a, b = pairs[worst]
+    return (
+        f"{name} has {a:.3g} mm {what}, the model was trained at {b:.3g} mm. "
+        "The scan will be resampled for it; the result comes back on its own grid."
+    )
+
+
+def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelChoice]:
+    found = []
+    for run in find_runs(runs):
+        card = run.folder / "model" / CARD
+        try:
+            found.append((card.stat().st_mtime, run.folder))
+        except OSError:
+            continue
+    folders = [folder for _, folder in sorted(found, key=lambda f: -f[0])]
+    if models.is_dir():
+        folders += sorted(p for p in models.iterdir() if p.is_dir())
+    for folder in dict.fromkeys(p.resolve() for p in (*folders, *extra)):
+        try:
+            yield read_choice(folder)
+        except UnusableInput:
+            continue  # the Models tab shows what is damaged
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = f" and {len(names) - _NAMES_SHOWN} more"
+    return ", ".join(names[:_NAMES_SHOWN]) + (more if len(names) > _NAMES_SHOWN else "")
+
+
+def _classes(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
+    if card.get("kind") != "classify":
+        return ()
+    return tuple(str(name) for name in spec.get("classes") or ())
+
+
+def _modalities(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
+    told = spec.get("modalities") or card.get("modalities") or ()
+    if isinstance(told, Mapping):
+        told = told.keys()
+    return tuple(sorted(str(m) for m in told))
+
+
+def treated_as(model: ModelChoice, modality: str) -> str | None:
+    """The modality to tell the engine for a scan of another one, after the warning.
+
+    Only where it can be told: the model must have learnt from a single modality.
+    """
+    known = [m for m in model.modalities if m != "OTHER"]
+    if modality == "OTHER" or modality in known or len(known) != 1:
+        return None
+    return known[0]
+
+
+# Stores to learn from, as the window lists them; cards only, no voxels, no torch.
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """One class of a store.
+
+    Attributes:
+        value: In the label maps.
+        name: For people.
+        cases: Scans that show it.
+        volume_ml: All its voxels together.
+    """
+
+    value: int
+    name: str
+    cases: int
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class StoreChoice:
+    """A store in the list.
+
+    Attributes:
+        path: Its folder.
+        cases: Scans in it.
+        labelled: Scans with a label map.
+        learnable: Scans that are not kept for the final test.
+        teachable: Those of them with a label map that are learnt from (not held out
+            for validation).
+        spacing: Voxel size in mm, as text.
+        modalities: ``6 CT, 2 MR``.
+        classes: Of label maps, with counts, by value.
+        scan_classes: Of whole scans: name and number of scans, by name; where a scan
+            may have several, last those without any.
+        several: Whether a scan may have several such classes, or none.
+        classed: Scans whose class is known.
+        class_teachable: Scans with such a class that are learnt from.
+        held_out: Scans with a label map that are kept for validation.
+        class_held_out: Scans with such a class that are kept for validation.
+        preprocessing: How its scans were prepared; None where it cannot be read.
+        problem: Why it cannot be used; empty when it can.
+    """
+
+    path: Path
+    cases: int = 0
+    labelled: int = 0
+    learnable: int = 0
+    teachable: int = 0
+    spacing: str = ""
+    modalities: str = ""
+    classes: tuple[ClassCount, ...] = field(default_factory=tuple)
+    scan_classes: tuple[tuple[str, int], ...] = ()
+    several: bool = False
+    classed: int = 0
+    class_teachable: int = 0
+    held_out: int = 0
+    class_held_out: int = 0
+    preprocessing: Preprocessing | None = None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.path.name
+
+    @property
+    def title(self) -> str:
+        """One line: ``abdomen: 12 scans, 8 labelled, 1.5 mm, 12 CT``."""
+        if self.problem:
+            return f"{self.name}: cannot be used"
+        scans = f"{self.cases} scan{'s' * (self.cases != 1)}"
+        told = f"{self.labelled} labelled" if self.labelled or not self.classed else ""
+        classed = f"{self.classed} with a class" if self.classed else ""
+        parts = [scans, told, classed, self.spacing, self.modalities]
+        return f"{self.name}: " + ", ".join(p for p in parts if p)
+
+
+def read_store(path: Path) -> StoreChoice:
+    """A store's line in the list; what is wrong with it becomes ``problem``."""
+    try:
+        store = Store.open(path)
+    except (UnusableInput, JobError, OSError, ValueError, KeyError) as error:
+        return StoreChoice(path, problem=str(error) or type(error).__name__)
+    cards = store.cards
+    learnt = [c for c in cards if c.split not in ("test", "val")]
+    held = [c for c in cards if c.split == "val"]
+    targets = [card.target for card in cards if card.target is not None]
+    return StoreChoice(
+        path=path,
+        cases=len(cards),
+        labelled=sum(card.has_label for card in cards),
+        learnable=sum(card.split != "test" for card in cards),
+        teachable=sum(card.has_label for card in learnt),
+        spacing=_spacing(store),
+        modalities=", ".join(
+            f"{n} of unknown kind" if kind == "OTHER" else f"{n} {kind}"
+            for kind, n in Counter(card.modality for card in cards).most_common()
+        ),
+        classes=_class_counts(cards, store.label_names),
+        scan_classes=scan_classes(targets),
+        several=any(map(has_several, targets)),
+        classed=len(targets),
+        class_teachable=sum(card.target is not None for card in learnt),
+        held_out=sum(card.has_label for card in held),
+        class_held_out=sum(card.target is not None for card in held),
+        preprocessing=store.preprocessing,
+        problem="" if cards else f"{path} holds no scan; build it anew.",
+    )
+
+
+def list_stores(folder: Path, others: Iterable[Path] = ()) -> list[StoreChoice]:
+    """Stores inside the stores folder, then those chosen elsewhere, each once."""
+    inside: list[Path] = []
+    if folder.is_dir():
+        inside = sorted(p for p in folder.iterdir() if (p / "store.json").is_file())
+    paths = dict.fromkeys([*inside, *(Path(p) for p in others)])
+    return [read_store(path) for path in paths]
+
+
+def class_lines(classes: Sequence[ClassCount], most: int = 30) -> list[str]:
+    """``liver: 8 scans, 1,204 ml``, one per class."""
+    lines = [
+        f"{c.name}: {c.cases} scan{'s' * (c.cases != 1)}, {volume_text(c.volume_ml)}"
+        for c in classes[:most]
+    ]
+    if len(classes) > most:
+        lines.append(f"and {len(classes) - most} more")
+    return lines
+
+
+def volume_text(volume_ml: float) -> str:
+    """Millilitres with as many digits as mean something."""
+    if volume_ml >= 100:
+        return f"{volume_ml:,.0f} ml"
+    if volume_ml >= 1:
+        return f"{volume_ml:.1f} ml"
+    return f"{volume_ml:.3f} ml"
+
+
+def _spacing(store: Store) -> str:
+    chosen = store.preprocessing.spacing_mm
+    if chosen is not None:
+        return spacing_text(chosen)
+    own = {spacing_text(card.spacing_mm) for card in store.cards}
+    return own.pop() if len(own) == 1 else "own voxel sizes"
+
+
+def scan_classes(targets: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Scans of each class."""
+    if not any(map(has_several, targets)):
+        return tuple(sorted(Counter(targets).items()))
+    found = Counter(name for target in targets for name in findings_of(target))
+    none = sum(map(says_none, targets))
+    return (*sorted(found.items()), *(((NONE, none),) if none else ()))
+
+
+def _class_counts(
+    cards: Sequence[Card], names: dict[int, str]
+) -> tuple[ClassCount, ...]:
+    cases: Counter[int] = Counter()
+    millilitres: dict[int, float] = {}
+    for card in cards:
+        voxel_ml = prod(card.spacing_mm) / 1000.0
+        for value in card.label_values:
+            count = card.label_counts.get(value, 0)
+            cases[value] += 1
+            millilitres[value] = millilitres.get(value, 0.0) + count * voxel_ml
+    return tuple(
+        ClassCount(v, names.get(v, f"label {v}"), cases[v], millilitres[v])
+        for v in sorted(cases)
+    )

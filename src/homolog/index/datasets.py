@@ -1,0 +1,563 @@
+"""Cases as tables and datasets list them: manifests, and ``dataset.json``.
+
+Columns of a manifest (any order, upper or lower case; only the first is needed)::
+
+    image    path, relative to the manifest           (also: file, path, filename, scan)
+    label    path of the label map                    (also: mask, segmentation)
+    modality CT, MR, PET, XR, US                      (also: MRI, XRAY ...)
+    class    class of the whole scan                  (also: target, finding, diagnosis)
+    types    further findings, learnt beside the class            (also: subtypes)
+    subject  person or animal                         (also: patient, patient_id)
+    split    train, val or test
+    boxes    JSON list of {"label", "min": [z, y, x], "max": [z, y, x]} in voxels
+    x,y,w,h  one box of a 2D picture per row, in pixels
+    id       name of the case
+
+A scan may have several classes, ``effusion|nodule``, or none, ``no finding``; an empty
+cell says that it is not known. The same holds of ``types``. JSON may have a list.
+
+A ``label`` column that holds no paths is taken for the class. Several rows of one image
+are one case with all their boxes and classes. JSON is a list of such records, or an
+object with ``cases`` and, if wanted, ``label_names``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from homolog.errors import UnusableInput
+from homolog.json_files import read_object, short
+from homolog.scans.header import is_known_suffix, scan_stem, there
+from homolog.scans.names import findings_cell, merged_findings, parse_names
+from homolog.scans.problems import problem_of
+from homolog.scans.volume import modality_of_name
+from homolog.words import cell_text
+
+# What an index is made of: cases to prepare, and what was put aside.
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSource:
+    """One scan to prepare, with all that is known about it.
+
+    Attributes:
+        id: Unique among the index, stable, usable as a folder name.
+        image: Scan file, DICOM folder, or one series of a folder.
+        label: Label map on the same grid.
+        modality: One of MODALITIES.
+        subject: Person or animal; splits never part one.
+        split: ``train, val, test`` where the source says so.
+        target: Class of the whole scan; several as ``a|b`` (``homolog.scans.names``).
+        types: Further findings, in the same way.
+        boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
+        label_names: Label value -> name; in the files' values until ``join_cases``.
+        label_values: Values that the label map holds, None where that is not known.
+        label_map: Value in the label file -> value in the store, -1 where it teaches
+            nothing; values not named here stay.
+    """
+
+    id: str
+    image: Path
+    label: Path | None = None
+    modality: str = "OTHER"
+    subject: str = ""
+    split: str | None = None
+    target: str | None = None
+    types: str | None = None
+    boxes: tuple[dict[str, Any], ...] = ()
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    label_values: frozenset[int] | None = None
+    label_map: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One scan that was put aside.
+
+    Attributes:
+        path: The file or folder.
+        reason: One sentence.
+        code: A key of problems.CODES.
+    """
+
+    path: str
+    reason: str
+    code: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScanIndex:
+    """The cases of all sources.
+
+    Attributes:
+        cases: Sound scans, in order of their sources.
+        rejected: Unsound ones.
+        notes: Sentences the user should know, such as labels left unattached.
+        stopped: Whether the job was stopped before its end.
+    """
+
+    cases: tuple[CaseSource, ...]
+    rejected: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = ()
+    stopped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A case before its scan was looked at.
+
+    Attributes:
+        image: The scan.
+        name: Wanted id; made unique and clean later.
+        root: Folder the name is relative to; tells equal names apart.
+        label: Its label map.
+        modality: What the source says, "" when nothing.
+        subject: What the source says, "" when nothing.
+        folder_subject: What its place among other files suggests.
+        split: As in CaseSource.
+        target: As in CaseSource.
+        types: As in CaseSource.
+        boxes: As in CaseSource.
+        label_names: As in CaseSource.
+    """
+
+    image: Path
+    name: str
+    root: Path
+    label: Path | None = None
+    modality: str = ""
+    subject: str = ""
+    folder_subject: str = ""
+    split: str | None = None
+    target: str | None = None
+    types: str | None = None
+    boxes: tuple[dict[str, Any], ...] = ()
+    label_names: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Found:
+    """What one source holds, before the scans are looked at."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+# Datasets with a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net.
+
+
+# Name of a case, its images by channel, its label map, its split.
+_Named: TypeAlias = tuple[str, list[Path], Path | None, str | None]
+
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a dataset.json of one of the two kinds."""
+    file = folder / "dataset.json"
+    if not file.is_file():
+        return False
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return (folder / "imagesTr").is_dir()
+    if not isinstance(raw, Mapping):
+        return False
+    listed = any(
+        isinstance(raw.get(k), list | Mapping) for k in ("training", "dataset")
+    )
+    return listed or (folder / "imagesTr").is_dir()
+
+
+def read_dataset(folder: Path) -> Found:
+    """Cases of a dataset as its description names them.
+
+    Each channel of a case is a scan of its own, with the same label and subject.
+    Files that the description does not name are told, not taken.
+
+    An entry that cannot be understood is put aside, the others go on.
+
+    Raises:
+        UnusableInput: dataset.json is no JSON object.
+    """
+    raw = read_object(folder / "dataset.json")
+    found = Found()
+    names = parse_names(raw.get("labels"))
+    channels = _channels(raw)
+    seen: set[Path] = set()
+    for one in _cases(folder, raw):
+        if isinstance(one, Rejected):
+            found.rejected.append(one)
+            continue
+        case, images, label, split = one
+        missing = [p for p in [*images, *([label] if label else [])] if not there(p)]
+        if missing or not images:
+            path = missing[0] if missing else folder / case
+            text = "named in dataset.json, but not there."
+            found.rejected.append(Rejected(str(path), text, "missing"))
+            continue
+        seen.update(images)
+        for number, image in enumerate(images):
+            own = channels.get(number, "")
+            found.candidates.append(
+                Candidate(
+                    image=image,
+                    name=case if len(images) == 1 else f"{case}_{number:04d}",
+                    root=folder,
+                    label=label,
+                    modality=own,
+                    subject=case if len(images) > 1 else "",
+                    split=split,
+                    label_names=names,
+                )
+            )
+    _tell(folder, raw, found, seen)
+    return found
+
+
+def _cases(folder: Path, raw: Mapping[str, Any]) -> Iterator[_Named | Rejected]:
+    if isinstance(raw.get("dataset"), Mapping):
+        for case, entry in raw["dataset"].items():
+            yield _understood(_mapped, folder, entry, str(case))
+    elif isinstance(raw.get("training"), list):
+        for entry in raw["training"]:
+            yield _understood(_listed, folder, entry, "training")
+    else:
+        yield from _in_folders(folder, "imagesTr", "labelsTr", None)
+    tests = raw.get("test")
+    if isinstance(tests, list) and tests:
+        for entry in tests:
+            one = _understood(_listed, folder, entry, "test")
+            # often not shipped
+            if isinstance(one, Rejected) or all(there(i) for i in one[1]):
+                yield one
+    else:
+        yield from _in_folders(folder, "imagesTs", "labelsTs", "test")
+
+
+def _understood(
+    read: Callable[[Path, Any, str], _Named], folder: Path, entry: Any, where: str
+) -> _Named | Rejected:
+    """What an entry of dataset.json names; or why it names nothing."""
+    try:
+        return read(folder, entry, where)
+    except Exception:  # noqa: BLE001 - the other entries go on
+        text = f"{where}: an entry of dataset.json must name an image, got "
+        place = str(folder / "dataset.json")
+        return Rejected(place, f"{text}{short(entry)}.", "manifest")
+
+
+def _mapped(folder: Path, entry: Any, case: str) -> _Named:
+    images = entry.get("images", [])
+    if not isinstance(images, list):
+        raise TypeError
+    label = folder / str(entry["label"]) if entry.get("label") else None
+    return case, [folder / str(i) for i in images], label, None
+
+
+def _listed(folder: Path, entry: Any, _: str) -> _Named:
+    if isinstance(entry, Mapping):
+        image, label = entry.get("image"), entry.get("label")
+    else:
+        image, label = entry, None
+    if not isinstance(image, str) or not image or not isinstance(label, str | None):
+        raise TypeError
+    path = folder / image
+    images = [path]
+    stem = scan_stem(path)
+    if not there(path):  # nnU-Net v1 lists names without their channel number
+        pattern = f"{stem}_[0-9][0-9][0-9][0-9]{path.name[len(stem) :]}"
+        images = sorted(path.parent.glob(pattern)) or images
+    label_path = folder / str(label) if label else None
+    return _CHANNEL.sub("", stem), images, label_path, None
+
+
+def _in_folders(
+    folder: Path, image_folder: str, label_folder: str, split: str | None
+) -> Iterator[_Named]:
+    cases: dict[str, list[Path]] = defaultdict(list)
+    for path in _scans(folder / image_folder):
+        cases[_CHANNEL.sub("", scan_stem(path))].append(path)
+    labels = {scan_stem(p): p for p in _scans(folder / label_folder)}
+    for case, images in cases.items():
+        label = labels.get(case)
+        yield case, images, label, split if label else None
+
+
+def _scans(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return sorted(p for p in files if is_known_suffix(p))
+
+
+def _channels(raw: Mapping[str, Any]) -> dict[int, str]:
+    named = raw.get("channel_names", raw.get("modality"))
+    if not isinstance(named, Mapping):
+        return {}
+    found = {}
+    for key, name in named.items():
+        if str(key).isdigit():
+            modality = modality_of_name(str(name))
+            found[int(key)] = "" if modality == "OTHER" else modality
+    return found
+
+
+def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -> None:
+    count = len({c.label or c.image for c in found.candidates if c.label})
+    said = raw.get("numTraining")
+    if isinstance(said, int) and said != count:
+        text = f"{folder.name}: dataset.json says {said} training cases, {count} found."
+        found.notes.append(text)
+    parts = {c.subject for c in found.candidates if c.subject and c.label}
+    if parts:
+        found.notes.append(
+            f"{folder.name}: {len(parts)} cases have several channels (first: "
+            f"{min(parts)}); channels are not learnt together here: each became a scan "
+            "of its own, with the labels and in the split of its case."
+        )
+    used = seen | {c.label for c in found.candidates if c.label}
+    resolved = {p.resolve() for p in used}
+    others = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+        and is_known_suffix(p)
+        and not p.name.startswith(".")
+        and p.resolve() not in resolved
+    ]
+    if others:
+        first = others[0].relative_to(folder)
+        found.notes.append(
+            f"{folder.name}: {len(others)} scans that dataset.json does not name were "
+            f"left (first: {first}); give their folder as a source too if wanted."
+        )
+
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
+
+_COLUMNS = {
+    "image": ("image", "file", "path", "filename", "scan", "image_path"),
+    "label": ("label", "mask", "segmentation", "label_path"),
+    "modality": ("modality",),
+    "class": ("class", "target", "finding", "diagnosis", "findings", "classes"),
+    "types": ("types", "subtypes"),
+    "subject": ("subject", "patient", "patient_id", "subject_id", "participant_id"),
+    "split": ("split", "subset", "fold_name"),
+    "boxes": ("boxes", "box"),
+    "id": ("id", "case", "case_id"),
+    "x": ("x",), "y": ("y",), "w": ("w", "width"), "h": ("h", "height"),
+}  # fmt: skip
+_SPLITS = {
+    "train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val",
+    "validation": "val", "dev": "val", "test": "test", "testing": "test", "ts": "test",
+}  # fmt: skip
+_LARGEST = 1e9  # voxels; no box reaches so far
+_MODALITIES = {"CT", "MR", "PET", "XR", "US", "OTHER"}
+
+
+def read_manifest(path: Path) -> Found:
+    """Cases of a manifest; lines that cannot be used are put aside with their reason.
+
+    Raises:
+        UnusableInput: The file as a whole cannot be read as a manifest.
+    """
+    try:
+        rows, names = _read_rows(path)
+    except (csv.Error, RecursionError) as error:
+        raise UnusableInput(f"{path}: cannot be read as a table ({error}).") from None
+    columns = _find_columns(path, rows)
+    found = Found()
+    as_class = _label_is_class(path, rows, columns)
+    if as_class:
+        text = (
+            f"{path.name}: column {columns['label']!r} holds no files and is the class."
+        )
+        found.notes.append(text)
+        columns["class"] = columns.pop("label")
+    merged: dict[Path, Candidate] = {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            candidate = _candidate(path, row, columns, names)
+        except Exception as error:  # noqa: BLE001 - the other records go on
+            where, text = f"{path} (record {number})", problem_of(error).text
+            found.rejected.append(Rejected(where, text, "manifest"))
+            continue
+        missing = [p for p in (candidate.image, candidate.label) if p and not there(p)]
+        if missing:
+            text = f"named in {path.name}, but not there."
+            found.rejected.append(Rejected(str(missing[0]), text, "missing"))
+            continue
+        before = merged.get(candidate.image)
+        if before is not None:
+            candidate = replace(
+                before,
+                boxes=(*before.boxes, *candidate.boxes),
+                target=merged_findings(before.target, candidate.target),
+                types=merged_findings(before.types, candidate.types),
+            )
+        merged[candidate.image] = candidate
+    found.candidates = list(merged.values())
+    return found
+
+
+def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnusableInput(f"{path}: a manifest must be UTF-8 text.") from None
+    if path.suffix.lower() != ".json":
+        start = text.splitlines()[0] if text.strip() else ""
+        sign = max("\t,;", key=start.count)
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign)
+        return [{k: _plain(v) for k, v in row.items()} for row in table], {}
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise UnusableInput(f"{path}: not readable as JSON ({error}).") from None
+    names = {}
+    if isinstance(raw, Mapping):
+        names = parse_names(raw.get("label_names"))
+        raw = raw.get("cases")
+    if not isinstance(raw, list) or not all(isinstance(r, Mapping) for r in raw):
+        raise UnusableInput(
+            f'{path}: expected a list of records, or an object with "cases".'
+        )
+    return [dict(r) for r in raw], names
+
+
+def _plain(value: Any) -> Any:
+    """A cell of a table that may be one of ours."""
+    return cell_text(value) if isinstance(value, str) else value
+
+
+def _find_columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    if not rows:
+        raise UnusableInput(f"{path}: the manifest has no records.")
+    there = {
+        str(k).strip().lower(): str(k) for row in rows for k in row if k is not None
+    }
+    columns = {}
+    for meaning, words in _COLUMNS.items():
+        match = next((there[w] for w in words if w in there), None)
+        if match is not None:
+            columns[meaning] = match
+    if "image" not in columns:
+        known = ", ".join(there.values()) or "none"
+        raise UnusableInput(
+            f"{path}: a manifest needs a column 'image', found: {known}."
+        )
+    return columns
+
+
+def _label_is_class(
+    path: Path, rows: list[dict[str, Any]], columns: Mapping[str, str]
+) -> bool:
+    if "label" not in columns or "class" in columns:
+        return False
+    values = [_text(row, columns, "label") for row in rows]
+    return not any(
+        v and (is_known_suffix(Path(v)) or there(path.parent / v)) for v in values
+    )
+
+
+def _candidate(
+    path: Path,
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+    names: dict[int, str],
+) -> Candidate:
+    image = _text(row, columns, "image")
+    if not image:
+        raise UnusableInput("no image is named.")
+    split = _text(row, columns, "split").lower()
+    if split and split not in _SPLITS:
+        raise UnusableInput(f"split must be train, val or test, got {split!r}.")
+    label = _text(row, columns, "label")
+    found = _locate(path.parent, image)
+    own = parse_names(row.get("label_names"))
+    return Candidate(
+        image=found,
+        name=_text(row, columns, "id") or str(Path(image).with_name(scan_stem(found))),
+        root=path.parent,
+        label=_locate(path.parent, label) if label else None,
+        modality=_modality(_text(row, columns, "modality")),
+        subject=_text(row, columns, "subject"),
+        split=_SPLITS[split] if split else None,
+        target=findings_cell(row.get(columns.get("class", ""))),
+        types=findings_cell(row.get(columns.get("types", ""))),
+        boxes=_boxes(row, columns),
+        label_names=own or names,
+    )
+
+
+def _text(row: Mapping[str, Any], columns: Mapping[str, str], meaning: str) -> str:
+    value = row.get(columns.get(meaning, ""), "")
+    return "" if value is None else str(value).strip()
+
+
+def _locate(folder: Path, name: str) -> Path:
+    """Beside the manifest, or in a folder ``images`` beside it."""
+    path = folder / name
+    inside = folder / "images" / name
+    return inside if not there(path) and there(inside) else path
+
+
+def _modality(word: str) -> str:
+    upper = word.upper()
+    if upper in _MODALITIES:
+        return upper
+    return modality_of_name(word) if word else ""
+
+
+def _boxes(
+    row: Mapping[str, Any], columns: Mapping[str, str]
+) -> tuple[dict[str, Any], ...]:
+    raw: Any = row.get(columns.get("boxes", ""))
+    if isinstance(raw, str):
+        try:
+            raw = json.loads(raw) if raw.strip() else None
+        except ValueError:
+            raise UnusableInput(
+                f"boxes must be a JSON list, got {raw[:60]!r}."
+            ) from None
+    boxes = [_checked_box(b) for b in raw] if isinstance(raw, list) else []
+    corners = [_text(row, columns, k) for k in "xywh"]
+    if all(corners):
+        try:
+            x, y, w, h = (float(c) for c in corners)
+            if not all(math.isfinite(v) for v in (x, y, w, h)):
+                raise ValueError
+        except ValueError:
+            raise UnusableInput(f"x, y, w, h must be numbers, got {corners}.") from None
+        label = _text(row, columns, "class")
+        boxes.append({"label": label, "min": [0.0, y, x], "max": [1.0, y + h, x + w]})
+    return tuple(boxes)
+
+
+def _checked_box(box: Any) -> dict[str, Any]:
+    if isinstance(box, Mapping):
+        low, high = box.get("min"), box.get("max")
+        if (
+            isinstance(low, list)
+            and isinstance(high, list)
+            and len(low) == len(high) == 3
+            and all(isinstance(v, int | float) for v in (*low, *high))
+            and all(abs(v) < _LARGEST for v in (*low, *high))
+            and all(a < b for a, b in zip(low, high, strict=True))
+        ):
+            return dict(box)
+    raise UnusableInput(
+        'a box must have "min" and "max" as [z, y, x] in voxels, min below max, '
+        f"got {box!r}."
+    )

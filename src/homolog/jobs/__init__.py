@@ -1,0 +1,1 @@
+"""What runs in a worker, one file a kind."""

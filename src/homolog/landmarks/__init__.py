@@ -1,0 +1,1 @@
+"""Landmarks carried from one scan to another."""

@@ -1,0 +1,236 @@
+"""The contract of a pretraining method. The training loop knows nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones.base import Backbone
+from homolog.views.view import Phase, Views, ViewSpec
+
+if TYPE_CHECKING:
+    from homolog.feed.reading import CaseRef
+    from homolog.store.card import Card
+
+
+@dataclass(frozen=True)
+class PairsWanted:
+    """Which matching places of two patients a method's Matched views lie at.
+
+    Attributes:
+        kind: ``aligned`` by the store's table, ``random`` places of random patients,
+            ``same``: the sample's own place, or ``dataset``: any place of the same scan
+            or of another one of the same store.
+        least_score: Least similarity of a match that is used.
+        largest_cycle_mm: Longest way back of a match that is used; 0: any.
+        same_share: Of ``dataset``, share of partners that are the same scan.
+    """
+
+    kind: str = "aligned"
+    least_score: float = 0.7
+    largest_cycle_mm: float = 0.0
+    same_share: float = 0.5
+
+
+class Method(nn.Module, ABC):
+    """One way to learn without (or with few) labels.
+
+    Attributes:
+        Config: Frozen dataclass; makes flags, form and recipe file.
+        title: Name for people.
+        paper: Citation, one line.
+        backbones: Backbones it is meant for; empty means any.
+        uses_labels: Whether labels can enter the losses.
+        balance: Share of crops centred on a label, unless the user says otherwise.
+        share_power: How crops are shared out between stores or modalities, likewise;
+            see CaseOrder.
+        RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
+            ``method``, ``backbone`` (with ``name``), ``training``.
+    """
+
+    Config: ClassVar[type]
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    backbones: ClassVar[tuple[str, ...]] = ()
+    uses_labels: ClassVar[bool] = False
+    balance: ClassVar[float] = 0.0
+    share_power: ClassVar[float] = 1.0
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, backbone: Backbone, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self._watched: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def views(self) -> dict[str, ViewSpec]:
+        """What it needs to see; earlier groups may anchor later ones."""
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """What the user should know before this data is learnt from, in sentences.
+
+        Args:
+            classes: Store -> number of classes labelled in it; 0 without labels.
+        """
+        return []
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+    ) -> dict[str, Any]:
+        """Settings that follow from the data: asked once, then kept with the run.
+
+        Args:
+            settings: The complete ones; what the user set stays.
+            cases: What is learnt from.
+        """
+        return dict(settings)
+
+    def turns(self) -> Sequence[str]:
+        """Modalities that take turns in every batch, in this order; empty: none do.
+
+        A batch is then a multiple of their number.
+        """
+        return ()
+
+    def phases(self) -> Sequence[Phase]:
+        """Stretches of the training that look at some groups each; empty: all at all.
+
+        ``losses`` gets the groups of the phase, and gives terms for what it gets.
+        """
+        return ()
+
+    def rate_factors(self) -> Mapping[str, float]:
+        """Beginnings of parameters' names -> factor of their learning rate."""
+        return {}
+
+    def targets(self, cases: Sequence[CaseRef]) -> list[int] | list[list[float]] | None:
+        """What is known of whole scans, as ``View.target``; None where it is unused."""
+        return None
+
+    def learns_from_labels(self, card: Card) -> bool:
+        """Whether what is known of a case enters the losses: its model tells so."""
+        return self.uses_labels and card.has_label
+
+    @abstractmethod
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar terms; their sum is minimised.
+
+        Args:
+            views: The groups asked for by ``views()``.
+            progress: Share of the training done, 0..1.
+        """
+
+    def pairs_wanted(self) -> PairsWanted | None:
+        """How its Matched views are paired; None where it has none."""
+        return None
+
+    def after_step(self, progress: float) -> None:
+        """Move teachers, queues, centres; called after the optimiser's step."""
+
+    @abstractmethod
+    def encoder(self) -> Backbone:
+        """What is worth keeping (student or teacher); its keys are saved plain."""
+
+    def embedder(self) -> Embedder:
+        """What makes dense features for similarity and matching, from ``encoder()``.
+
+        The default hands out two of the encoder's own maps with no head: ``features``,
+        that of ``config.token_stride`` (or the coarsest but one), knows the organ;
+        ``fine``, the finest one, knows the place. Their cosines are averaged, which
+        halves the landmark error on the phantom (stride 8 alone 17 mm, 2 and 8
+        together 10 mm).
+        """
+        encoder = self.encoder()
+        stride = getattr(self.config, "token_stride", None)
+        last = max(len(encoder.strides) - 2, 0)
+        index = last if stride is None else encoder.map_of_stride(stride)
+        maps = {"features": index}
+        if encoder.strides[0] != encoder.strides[index]:
+            maps = {"fine": 0, **maps}
+        return Embedder(encoder, maps)
+
+    def watch(self, name: str, features: Tensor) -> None:
+        """Remember a batch of features (N, E) for the collapse monitors."""
+        self._watched[name] = features.detach()
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Feature std and effective rank of everything watched; scalars on the device.
+
+        Source: methods reference 1.6. Healthy unit-norm features have a std near
+        1 / sqrt(E), reported here times sqrt(E), so that 1 is healthy and 0 collapsed.
+        """
+        found: dict[str, Tensor] = {}
+        for name, features in self._watched.items():
+            flat = features.float().reshape(-1, features.shape[-1])[:2048]
+            unit = nn.functional.normalize(flat, dim=-1, eps=1e-6)
+            found[f"{name}_std"] = unit.std(dim=0).mean() * unit.shape[-1] ** 0.5
+            singular = torch.linalg.svdvals(unit - unit.mean(0))
+            share = singular / singular.sum().clamp_min(1e-12)
+            found[f"{name}_rank"] = (
+                -(share * share.clamp_min(1e-12).log()).sum()
+            ).exp()
+        return found
+
+
+class Embedder(nn.Module):
+    """Dense features for similarity and matching: maps of a backbone, optional heads.
+
+    Args:
+        backbone: The encoder.
+        maps: Feature name -> index of the backbone's map.
+        heads: Feature name -> module mapping (B, E_i, d, h, w) -> (B, E, d, h, w).
+        neck: Module from all maps to as many maps of the same grids (a pyramid); the
+            heads read its result.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        maps: Mapping[str, int],
+        heads: Mapping[str, nn.Module] | None = None,
+        neck: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.maps = dict(maps)
+        self.heads = nn.ModuleDict(dict(heads or {}))
+        self.neck = neck
+
+    def with_maps(self, maps: Mapping[str, int]) -> Embedder:
+        """The same features under another order or choice of names."""
+        return Embedder(self.backbone, maps, dict(self.heads), self.neck)
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Weights of neck and heads, which are no part of the encoder."""
+        found = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
+        if self.neck is not None:
+            found |= {f"neck.{k}": v for k, v in self.neck.state_dict().items()}
+        return found
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of ``own_state``; every weight must be there."""
+        rest = {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
+        self.load_state_dict({**rest, **state})
+
+    def stride(self, name: str) -> tuple[int, int, int]:
+        """Voxels (z, y, x) per cell of a feature."""
+        return self.backbone.strides[self.maps[name]]
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
+        maps = self.backbone.maps(image)
+        if self.neck is not None:
+            maps = self.neck(maps)
+        result = {}
+        for name, index in self.maps.items():
+            features = maps[index]
+            if name in self.heads:
+                features = self.heads[name](features)
+            result[name] = nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+        return result

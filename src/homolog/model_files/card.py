@@ -1,0 +1,181 @@
+"""The voxel size that a model learnt at: kept with it, so that scans are brought to it.
+
+A network counts in voxels. A store whose scans agree is not resampled, so its recipe
+names no voxel size; what its scans have is then the size the network learnt at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import UnusableInput
+from homolog.json_files import Shape, check_shape, read_object
+from homolog.store.learnt_spacing import KEY, Learnt, LearntSpacing, size_bounds
+
+
+def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
+    """What a model's card, or else its training data, tell of its voxel size.
+
+    Args:
+        card: ``model.json``, or what is known of a weight file.
+        folder: The model folder; in a run, what it was trained on is looked at where
+            the card does not say. None: a weight file.
+    """
+    if KEY in card:
+        told = card[KEY]
+        try:
+            return Learnt(None if told is None else LearntSpacing.from_dict(told))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnusableInput(
+                f"{folder}/model.json is damaged ({KEY}: {error})."
+            ) from error
+    recipe = card.get("preprocessing") or {}
+    if recipe.get("spacing_mm") is not None:
+        return Learnt()
+    if card.get("kind") == "few_voxels" and not card.get("backbone"):
+        return Learnt()  # smoothing and place are in millimetres
+    modalities = set(
+        card.get("modalities") or (card.get("task_spec") or {}).get("modalities") or ()
+    )
+    if modalities and modalities <= {"XR"}:
+        return Learnt()
+    spacing = _of_encoder_card(card)
+    if spacing is not None:
+        return Learnt(spacing)
+    found = None if folder is None else _of_run(folder.parent, card)
+    if found is not None:
+        place, spacing = found
+        if spacing is None:
+            return Learnt()
+        return Learnt(
+            spacing,
+            "the model was made before models kept their voxel size; that of its "
+            f"training data in {place}, {spacing.text}, is taken.",
+        )
+    return Learnt(
+        None,
+        "the model does not say at which voxel size it learnt, so scans are taken as "
+        "they are: results are wrong where theirs is another. Training it again cures "
+        "this.",
+    )
+
+
+def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:
+    """Encoders have always told the first and last voxel size in sorted order."""
+    told = card.get("spacing_mm")
+    try:
+        first, last = ([float(v) for v in row] for row in told or ())
+        low, high = ([f(p) for p in zip(first, last, strict=True)] for f in (min, max))
+        return LearntSpacing(size_bounds(low), size_bounds(high))
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_run(
+    run: Path, card: Mapping[str, Any]
+) -> tuple[Path, LearntSpacing | None] | None:
+    """The stores a run was trained on, where they are there unchanged.
+
+    Returns:
+        The first store and the voxel size of the cases; None where they are not found.
+    """
+    from homolog.store.store import Store
+
+    hashes = list(card.get("store_hashes") or [card.get("store_hash")])
+    try:
+        config = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+        paths = config.get("stores") or [config["store"], *config["more_stores"]]
+        stores = [Store.open(path) for path in paths]
+    except (OSError, ValueError, KeyError, TypeError, UnusableInput):
+        return None
+    if not stores or [store.hash for store in stores] != hashes:
+        return None
+    seen = set(card.get("trained_on") or ())
+    cards = [c for s in stores for c in s.cards if not seen or c.source_hash in seen]
+    return stores[0].path, LearntSpacing.of_cases(cards)
+
+
+# ``model.json``: what every reader of a model folder may rely on; no torch here.
+
+
+CARD = "model.json"
+
+_TRIPLE = tuple[float, float, float]
+_BOUNDS = tuple[float | None, float | None, float | None]
+_INDEX = tuple[int, int, int]
+_TEXTS = list[str]
+
+_TASK_SPEC: Shape = {
+    "window?": _INDEX | None, "divisor?": _INDEX, "smallest?": _INDEX,
+    "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
+    "label_values?": list[int], "label_names?": dict[str, str],
+    "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
+    "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
+    "types?": _TEXTS, "thresholds?": list[float] | None,
+}  # fmt: skip
+
+_SHAPE: Shape = {
+    "weights?": str, "sha256?": dict[str, str], "kind?": str,
+    "backbone?": dict | None, "method?": str | None, "method_config?": dict,
+    "title?": str | None, "preprocessing?": dict, "preprocessings?": list[dict],
+    "task_config?": dict, "task_spec?": _TASK_SPEC, "label_names?": dict[str, str],
+    "window?": list[int] | None, "embedding?": dict | None, "encoder?": dict,
+    "modalities?": dict | list[str], "cases?": int | dict, "steps?": int,
+    "complete?": bool, "validation?": dict, "trained_on?": list[str],
+    "encoder_id?": str, "homolog_version?": str, "created?": str,
+    "learnt_spacing_mm?": dict | None,
+}  # fmt: skip
+
+_WEIGHTS: Shape = {"weights": str, "sha256": dict}
+_BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
+_EMBEDDING: Shape = {
+    "embedding?": {"maps?": dict[str, int], "heads?": _TEXTS, "strides?": dict}
+}
+_LEARNT: Shape = {"learnt_spacing_mm?": {"smallest": _BOUNDS, "largest": _BOUNDS}}
+_SPACING: Shape = {"preprocessing?": {"spacing_mm?": _TRIPLE | None}}
+
+
+def read_card(folder: Path, *, usable: bool = True) -> dict[str, Any]:
+    """``model.json`` of a model folder, its fields of the types they are written with.
+
+    Args:
+        folder: The model folder.
+        usable: It must name its weights and their checksums; to be shown it need not.
+
+    Raises:
+        UnusableInput: It is missing or damaged; names the file and the field.
+    """
+    path = folder / CARD
+    try:
+        card = read_object(path, _SHAPE)
+        if usable:
+            check_shape(card, _WEIGHTS)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnusableInput(f"{path} is missing.") from None
+    except UnusableInput:
+        raise
+    except ValueError as error:
+        raise UnusableInput(f"{path} is damaged ({error}).") from None
+    for name, shape in (
+        ("backbone", _BACKBONE), ("embedding", _EMBEDDING),
+        ("preprocessing", _SPACING), ("learnt_spacing_mm", _LEARNT),
+    ):  # fmt: skip
+        if card.get(name):  # null or empty where a model has none
+            _check(card, shape, path)
+    for name in (card.get("weights", CARD), *card.get("sha256", {})):
+        if Path(name).name != name or "\\" in name:
+            raise UnusableInput(
+                f"{path} is damaged (weights must be the names of files beside it, "
+                f"got {name!r})."
+            )
+    return card
+
+
+def _check(card: dict[str, Any], shape: Shape, path: Path) -> None:
+    try:
+        check_shape(card, shape)
+    except ValueError as error:
+        raise UnusableInput(f"{path} is damaged ({error}).") from None

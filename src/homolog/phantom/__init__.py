@@ -1,0 +1,1 @@
+"""A synthetic patient: scans with known anatomy, for tests and the demo."""

@@ -1,0 +1,211 @@
+"""Is this scan sound? Every check, each with a code and one true sentence.
+
+Sound means: a real 3D or 2D scan of one number per voxel with consistent geometry,
+whole. Oblique is sound; sheared, four-dimensional, coloured or half-written is not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from homolog.geometry.affine import Affine
+from homolog.scans.files import iter_values, read_header
+from homolog.scans.header import ScanHeader
+from homolog.scans.names import overlap_text
+from homolog.scans.problems import Problem, problem_of
+from homolog.scans.volume import ValueStats, guess_modality
+
+# Labels may lie off their image by this share of a voxel: qform and sform of one grid,
+# written by different programs, differ by rounding up to a few hundredths.
+_GRID_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found out about one scan.
+
+    Attributes:
+        path: The scan.
+        header: None where not even that could be read.
+        problems: Findings, fatal ones first.
+        stats: What the values say; None where they were not read.
+        content: Hash of values and geometry, "" where values were not read.
+    """
+
+    path: Path
+    header: ScanHeader | None
+    problems: tuple[Problem, ...]
+    stats: ValueStats | None = None
+    content: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing fatal was found."""
+        return self.header is not None and not any(p.fatal for p in self.problems)
+
+    @property
+    def reason(self) -> Problem | None:
+        """The first fatal finding."""
+        return next((p for p in self.problems if p.fatal), None)
+
+    @property
+    def placed(self) -> bool:
+        """Whether size and place of the voxels are known, be the scan sound or not."""
+        return self.header is not None and bool(self.header.meta.get("placed", True))
+
+    @property
+    def objection(self) -> Problem | None:
+        """What keeps it from being learnt from: a fatal finding, or that it is a mask.
+
+        A label map is a sound file, and no scan.
+        """
+        masks = (p for p in self.problems if p.code == "label_map")
+        return self.reason or next(masks, None)
+
+    @property
+    def modality(self) -> str:
+        """DICOM's word; otherwise what values and names say, "OTHER" when unknown."""
+        if self.header is None:
+            return "OTHER"
+        if self.header.kind == "dicom" and self.header.modality != "OTHER":
+            return self.header.modality
+        if self.stats is None:
+            return self.header.modality
+        return guess_modality(self.stats, self.header.modality)
+
+
+def inspect_scan(
+    path: Path | str, label: Path | None = None, *, deep: bool = True
+) -> Inspection:
+    """Check one scan, and its label map where one is named. Never raises for a file.
+
+    Args:
+        path: Scan file, DICOM folder, or one series of a folder.
+        label: Label map that must lie on the same grid.
+        deep: Read all values too: checksums, NaN, constant, colour. Without it only
+            headers and file lengths are looked at.
+    """
+    path = Path(path)
+    try:
+        return _inspect(path, label, deep=deep)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's
+        return Inspection(path, None, (problem_of(error),))
+
+
+def _inspect(path: Path, label: Path | None, *, deep: bool) -> Inspection:
+    header = read_header(path)
+    problems = list(header.problems)
+    if not any(p.fatal for p in problems):
+        problems += _oblique(header.affine)
+    stats = None
+    if deep and not any(p.fatal for p in problems):
+        stats, found = _values(header)
+        problems += found
+    if label is not None and not any(p.fatal for p in problems):
+        problems += label_problems(header, inspect_scan(label, deep=deep))
+    content = ""
+    if stats is not None and not any(p.fatal for p in problems):
+        content = stats.content_hash(header.affine, header.shape)
+    problems.sort(key=lambda p: not p.fatal)
+    return Inspection(path, header, tuple(problems), stats, content)
+
+
+def same_grid(a: ScanHeader, b: ScanHeader) -> bool:
+    """Whether two scans have the same voxels in the same places.
+
+    Pictures have no place of their own and only need the same size.
+    """
+    if a.shape != b.shape:
+        return False
+    if "image2d" in (a.kind, b.kind):
+        return True
+    return a.affine.close_to(b.affine, a.shape, _GRID_TOLERANCE)
+
+
+def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
+    stats = ValueStats()
+    problems: list[Problem] = []
+    try:
+        for piece in iter_values(header, problems):
+            stats.update(piece)
+    except Exception as error:  # noqa: BLE001 - the header is known all the same
+        return stats, [problem_of(error)]
+    if stats.nonfinite:
+        share = 100.0 * stats.nonfinite / max(stats.count, 1)
+        text = f"{stats.nonfinite} values ({share:.2g} %) are NaN or infinite."
+        problems.append(Problem("nonfinite", text))
+    elif stats.constant:
+        problems.append(Problem("constant", f"every value is {stats.low:g}."))
+    elif header.kind == "dicom" and header.modality == "CT" and stats.low >= -50:
+        text = (
+            "the header says CT, but the values "
+            f"({stats.low:g} to {stats.high:g}) are not Hounsfield units."
+        )
+        problems.append(Problem("modality_doubt", text, False))
+    if not stats.nonfinite and not stats.constant and stats.is_label_map:
+        problems.append(Problem("label_map", _label_text(stats), False))
+    return stats, problems
+
+
+def _label_text(stats: ValueStats) -> str:
+    values = sorted(stats.distinct or ())
+    if len(values) == 2:
+        said = f"only two different values ({values[0]:g} and {values[1]:g})"
+        return f"{said}: a mask, not a scan."
+    said = f"patches of {len(values)} whole numbers ({values[0]:g} to {values[-1]:g})"
+    return f"{said}: a label map, not a scan."
+
+
+def _oblique(affine: Affine) -> list[Problem]:
+    if affine.is_axis_aligned:
+        return []
+    cosines = np.abs(affine.direction).max(axis=0)
+    degrees = math.degrees(math.acos(min(float(cosines.min()), 1.0)))
+    if degrees < 0.05:
+        return []
+    text = f"oblique: turned by {degrees:.1f} degrees against the body axes."
+    return [Problem("oblique", text, False)]
+
+
+def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
+    """What keeps a label map from being this image's.
+
+    Args:
+        header: The image's.
+        label: Inspection of the label map; an empty (constant) one is welcome.
+    """
+    name = label.path.name
+    faults = [p for p in label.problems if p.fatal and p.code != "constant"]
+    other = label.header
+    if other is None or faults:
+        reason = faults[0].text
+        if faults[0].code == "vector":
+            reason = overlap_text(label.path) or reason
+        return [Problem("label_unreadable", f"label {name}: {reason}")]
+    if other.shape != header.shape:
+        text = f"label {name} has {_size(other)} voxels, the image {_size(header)}."
+        return [Problem("label_shape", text)]
+    if not same_grid(header, other):
+        gap = _gap_mm(header, other)
+        text = f"label {name} lies up to {gap:.3g} mm away from the image."
+        return [Problem("label_affine", text)]
+    if label.stats is not None and not label.stats.could_be_labels:
+        text = f"label {name} does not hold whole numbers of labels."
+        return [Problem("label_values", text)]
+    return []
+
+
+def _gap_mm(a: ScanHeader, b: ScanHeader) -> float:
+    corners = np.array(
+        [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], dtype=float
+    ) * (np.array(a.shape) - 1)
+    gaps = np.linalg.norm(a.affine.apply(corners) - b.affine.apply(corners), axis=1)
+    return float(gaps.max())
+
+
+def _size(header: ScanHeader) -> str:
+    return "x".join(str(n) for n in header.shape)

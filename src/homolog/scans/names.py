@@ -1,0 +1,399 @@
+"""What label values and findings are called, as far as files near a scan say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import UnusableInput
+from homolog.scans.header import scan_stem, scan_suffix
+from homolog.scans.pictures import PICTURE_SUFFIXES
+from homolog.scans.problems import Unsound
+from homolog.scans.text_formats import read_nrrd_text
+from homolog.scans.volume import ValueStats
+from homolog.writing import write_json
+
+# Several findings of one scan in one text: ``effusion|nodule``, or ``no finding``.
+#
+# A table's cell, a card and a model speak of findings so. An empty cell is no answer:
+# it is not known what the scan shows.
+
+
+SEPARATOR = "|"
+NONE = "no finding"
+# What tables write for a scan that was read and shows none of the findings.
+_NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
+
+
+def findings_of(text: str) -> tuple[str, ...]:
+    """``"nodule|effusion"`` -> ``("effusion", "nodule")``; empty for ``no finding``."""
+    if says_none(text):
+        return ()
+    parts = (part.strip() for part in text.split(SEPARATOR))
+    return tuple(sorted({part for part in parts if part}))
+
+
+def findings_text(names: Iterable[str]) -> str:
+    """Inverse of ``findings_of``."""
+    return SEPARATOR.join(sorted(set(names))) or NONE
+
+
+def says_none(text: str | None) -> bool:
+    """Whether a scan was read and shows none of the findings."""
+    return text is not None and text.strip().lower() in _NONE_WORDS
+
+
+def has_several(text: str) -> bool:
+    """Whether more than one finding is named."""
+    return SEPARATOR in text
+
+
+def findings_cell(value: Any) -> str | None:
+    """What a table's cell, or a JSON list, says of a scan; None where it is silent.
+
+    A single name stays as it is written.
+
+    Raises:
+        UnusableInput: No finding and one, in one cell.
+    """
+    if isinstance(value, list | tuple):
+        names = [str(part).strip() for part in value]
+        return _together(names) if names else NONE
+    text = "" if value is None else str(value).strip()
+    return _together(text.split(SEPARATOR)) if has_several(text) else text or None
+
+
+def merged_findings(first: str | None, second: str | None) -> str | None:
+    """What two rows about one scan say together."""
+    if first is None or second is None or first == second:
+        return first if second is None else second
+    return findings_text({*findings_of(first), *findings_of(second)})
+
+
+def _together(parts: Iterable[str]) -> str | None:
+    names = [part.strip() for part in parts if part.strip()]
+    found = [name for name in names if not says_none(name)]
+    if found and len(found) < len(names):
+        raise UnusableInput(
+            f"a scan shows findings or none, got {SEPARATOR.join(names)!r}."
+        )
+    if len(found) == 1:
+        return found[0]
+    return findings_text(found) if names else None
+
+
+# Names that speak of label maps, and what remains of them without these words.
+
+
+# Better word first: where a folder holds "seg" and "brainmask", seg is the label.
+_LABEL_WORDS = (
+    "seg", "segs", "segm", "segmentation", "segmentations", "dseg", "label", "labels",
+    "lbl", "labelmap", "labelmaps", "gt", "groundtruth", "manual", "annotation",
+    "annotations", "gtv", "ctv", "ptv", "lesion", "lesions", "roi", "rois", "contour",
+    "contours", "mask", "masks",
+)  # fmt: skip
+_IMAGE_WORDS = (
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "scan",
+    "scans",
+    "volume",
+    "vol",
+    "orig",
+)
+_FOLDERS = {
+    "label", "labels", "labelstr", "labelsts", "labelsval", "lbl", "lbls", "mask",
+    "masks", "seg", "segs", "segmentation", "segmentations", "gt", "groundtruth",
+    "ground_truth", "annotation", "annotations", "rois", "labelmaps",
+}  # fmt: skip
+_SEPARATORS = "_-. "
+
+
+def is_label_folder(name: str) -> bool:
+    """Whether a folder of this name holds label maps."""
+    return name.lower() in _FOLDERS
+
+
+def tokens(stem: str) -> list[str]:
+    """Words of a name, in lower case."""
+    return [t for t in re.split(r"[_\-. ]+", stem.lower()) if t]
+
+
+def label_rank(stem: str) -> int | None:
+    """How clearly a name says "label map": 0 is clearest; None when it does not.
+
+    The word counts at either end of the name, with digits behind it (``mask2``) or
+    letters before it (``brainmask``); a plain mask ranks last.
+    """
+    words = tokens(stem)
+    ends = [words[-1], words[0]] if words else []
+    ranks = [r for r in map(_rank, ends) if r is not None]
+    return min(ranks) if ranks else None
+
+
+def _rank(word: str) -> int | None:
+    bare = word.rstrip("0123456789")
+    if bare in _LABEL_WORDS:
+        return 1 if bare.startswith("mask") else 0
+    if re.fullmatch(r"[a-z]+(mask|seg)", bare):
+        return 2
+    return None
+
+
+def bare_name(stem: str) -> str:
+    """The name without its words for image or label, to pair one with the other.
+
+    ``CT_image`` and ``CT_mask`` -> ``ct``; ``volume-12`` and ``segmentation-12`` ->
+    ``12``; ``seg`` -> "". A channel number (``_0000``) is dropped as well.
+    """
+    words = tokens(re.sub(r"_\d{4}$", "", stem))
+    kept = []
+    for i, word in enumerate(words):
+        bare = word.rstrip("0123456789")
+        at_end = i in (0, len(words) - 1)
+        if at_end and (bare in _IMAGE_WORDS or _rank(word) is not None):
+            if word != bare:
+                kept.append(word[len(bare) :])
+            continue
+        kept.append(word)
+    return "_".join(kept)
+
+
+def shorter_names(stem: str) -> list[str]:
+    """The name cut before each separator, longest first: ``a_b_c`` -> ``a_b, a``."""
+    cuts = [i for i, letter in enumerate(stem) if letter in _SEPARATORS and i]
+    found = [stem[:i].rstrip(_SEPARATORS) for i in reversed(cuts)]
+    return list(dict.fromkeys(f for f in found if f))
+
+
+_FILES = ("label_names.json", "labels.json")
+_SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
+_GENERIC = {
+    "seg", "segs", "segm", "segmentation", "dseg", "label", "labels", "lbl", "labelmap",
+    "gt", "groundtruth", "manual", "annotation", "mask", "roi", "contour",
+}  # fmt: skip
+
+
+def parse_names(raw: Any) -> dict[int, str]:
+    """``{"1": "liver"}`` or ``{"liver": 1}`` -> value: name; regions are skipped."""
+    if not isinstance(raw, Mapping):
+        return {}
+    names = {}
+    for key, value in raw.items():
+        if isinstance(value, str) and _is_whole(key):
+            names[int(key)] = value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            names[value] = str(key)
+    return dict(sorted(names.items()))
+
+
+def names_file(label: Path) -> Path:
+    """Where we write the names of a label file: ``STEM.labels.json`` beside it."""
+    return label.with_name(f"{scan_stem(label)}.labels.json")
+
+
+def write_names(names: Mapping[int, str], label: Path) -> None:
+    """Write the names of a label file beside it, where it has any."""
+    if names:
+        plain = {str(v): n for v, n in names.items()}
+        write_json(plain, names_file(label))
+
+
+def names_beside(label: Path) -> dict[int, str]:
+    """What a label file is told to hold: by itself, or by a file beside it."""
+    return with_own_names(label, _names_in_json(label))
+
+
+def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
+    """Names told of a label file, set right by those that it holds itself.
+
+    A table for many files may call 1 what this file calls 2: then the file is right.
+    Where it has words of its own for what the table names, the table's are taken.
+    """
+    own = names_in_file(label)
+    if not told or not own:
+        return dict(told or own)
+    known = {key_of(name) for name in told.values()}
+    shared = {value: name for value, name in own.items() if key_of(name) in known}
+    taken = {key_of(name) for name in shared.values()}
+    rest = {
+        value: name
+        for value, name in told.items()
+        if value not in shared and key_of(name) not in taken
+    }
+    return dict(sorted({**rest, **shared}.items()))
+
+
+def names_told(label: Path) -> dict[int, str]:
+    """Names of a label file: its own, of a file beside it, of the data set's."""
+    names = names_beside(label)
+    return names or with_own_names(label, names_of_dataset(label))
+
+
+def is_ignore(name: str) -> bool:
+    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
+    return key_of(name) == "ignore"
+
+
+def key_of(name: str) -> str:
+    """Names of one key are one name."""
+    return " ".join(name.split()).casefold()
+
+
+def names_in_file(label: Path) -> dict[int, str]:
+    """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``).
+
+    Empty for other files, and where segments lie in several layers: a value then means
+    another one in each.
+    """
+    segments = _segments(label)
+    if _layers(segments) > 1:
+        return {}
+    names = {}
+    for one in segments.values():
+        name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
+        if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
+            names[int(value)] = name
+    return dict(sorted(names.items()))
+
+
+def overlap_text(label: Path) -> str:
+    """Why a 3D Slicer segmentation is no label map; empty where that is not the reason.
+
+    Segments that overlap lie in layers: a voxel then has a number in each.
+    """
+    layers = _layers(_segments(label))
+    if layers < 2:
+        return ""
+    return (
+        f"its segments overlap and lie in {layers} layers; a label map has one class "
+        "per voxel (3D Slicer: export the segments to a labelmap and save that)."
+    )
+
+
+def _segments(label: Path) -> dict[str, dict[str, str]]:
+    """Number of a segment -> what the header says of it."""
+    if scan_suffix(label) not in (".nrrd", ".nhdr"):
+        return {}
+    try:
+        pairs = read_nrrd_text(label).pairs
+    except (Unsound, OSError, ValueError):
+        return {}
+    segments: dict[str, dict[str, str]] = {}
+    for key, text in pairs.items():
+        if found := _SEGMENT.match(key.lower()):
+            segments.setdefault(found[1], {})[found[2]] = text
+    return segments
+
+
+def _layers(segments: Mapping[str, Mapping[str, str]]) -> int:
+    return len({one.get("layer", number) for number, one in segments.items()})
+
+
+def _names_in_json(label: Path) -> dict[int, str]:
+    """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
+    for name in (names_file(label).name, *_FILES):
+        file = label.parent / name
+        if not file.is_file():
+            continue
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        if isinstance(raw, Mapping):
+            own = raw.get(scan_stem(label), raw.get(label.name))
+            names = parse_names(own if own is not None else raw)
+            if names:
+                return names
+    return {}
+
+
+@dataclass(frozen=True)
+class ToldLabels:
+    """What is known of a label map before it is read as one.
+
+    Attributes:
+        names: Value -> name.
+        values: Whole values above 0 that it holds; None where that is not known.
+    """
+
+    names: dict[int, str]
+    values: frozenset[int] | None = None
+
+
+def names_of_label(
+    label: Path | None,
+    image: Path,
+    told: Mapping[int, str],
+    stats: ValueStats | None,
+) -> ToldLabels:
+    """The names of a scan's label map, and what it holds.
+
+    Args:
+        label: The label file; None for a scan without one.
+        image: The scan.
+        told: What a data set or manifest calls its labels.
+        stats: Of the label map's values.
+    """
+    if label is None:
+        return ToldLabels(dict(told))
+    names = with_own_names(label, told) if told else names_beside(label)
+    names = names or name_of_mask(label, image, stats)
+    found = None if stats is None else stats.distinct
+    if found is None:
+        return ToldLabels(names)
+    # a black and white picture becomes 0 and 1, see labels_of
+    picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0.0, 255.0}
+    whole = {1 if picture else round(v) for v in found if 0.5 <= v < 2**31}
+    return ToldLabels(names, frozenset(whole))
+
+
+def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int, str]:
+    """Name of a 0/1 mask from its file name: ``ct_aorta`` of ``ct`` -> 1: aorta.
+
+    A name that has nothing in common with the image's is its own number in a row
+    (``m07`` of ``p07``, ``scan3`` of ``case_12``) where digits are left in it.
+    """
+    if stats is None or stats.distinct is None or not stats.distinct <= {0.0, 1.0}:
+        return {}
+    of_image = tokens(scan_stem(image))
+    told = tokens(scan_stem(label))
+    if not set(told) & set(of_image):
+        numbers = set(re.findall(r"\d+", " ".join(of_image)))
+        told = [_unnumbered(t, numbers) for t in told]
+        if any(len(t) < 2 or re.search(r"\d", t) for t in told):
+            return {}
+    known = set(of_image) | _GENERIC
+    own = [t for t in told if t not in known]
+    return {1: " ".join(own)} if own and not own[0].isdigit() else {}
+
+
+def _unnumbered(token: str, numbers: set[str]) -> str:
+    """``liver07`` -> ``liver`` where 07 is the image's number, too."""
+    found = re.fullmatch(r"(\D+)(\d+)", token)
+    return found[1] if found and found[2] in numbers else token
+
+
+def _is_whole(text: object) -> bool:
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
+
+
+def names_of_dataset(label: Path) -> dict[int, str]:
+    """From the ``dataset.json`` beside a label file, or in the folder above."""
+    for folder in (label.parent, label.parent.parent):
+        if not (file := folder / "dataset.json").is_file():
+            continue  # or a pipe, which may never give a byte
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        if isinstance(raw, Mapping):
+            return parse_names(raw.get("labels"))
+    return {}

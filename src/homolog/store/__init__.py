@@ -1,0 +1,1 @@
+"""Prepared scans on disk, read crop by crop."""

@@ -1,0 +1,264 @@
+"""The voxel size that a model learnt at: kept with it, so that scans are brought to it.
+
+A network counts in voxels. A store whose scans agree is not resampled, so its recipe
+names no voxel size; what its scans have is then the size the network learnt at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.places import spacing_text
+from homolog.scans.pictures import PICTURE_SUFFIXES
+
+if TYPE_CHECKING:
+    from homolog.scans.volume import Volume
+
+
+# In ``model.json``.
+KEY = "learnt_spacing_mm"
+# Voxel sizes that agree to this share are one: a store's scans are left as they are,
+# and so is a new scan.
+AGREE = 0.05
+
+Bounds = tuple[float | None, float | None, float | None]
+
+
+class SizedCase(Protocol):
+    """A case with a voxel size; a Card of a store is one."""
+
+    @property
+    def id(self) -> str:
+        """Name of the case."""
+        ...
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Voxel size of the stored grid (z, y, x)."""
+        ...
+
+    @property
+    def shape(self) -> Index:
+        """Stored size (D, H, W)."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Path of the scan."""
+        ...
+
+    @property
+    def modality(self) -> str:
+        """One of MODALITIES."""
+        ...
+
+
+@dataclass(frozen=True)
+class LearntSpacing:
+    """Smallest and largest voxel size learnt from, mm along z, y, x of the body.
+
+    None along an axis: any will do (slices that go through a network one by one).
+    """
+
+    smallest: Bounds
+    largest: Bounds
+
+    @classmethod
+    def of_cases(cls, cards: Iterable[SizedCase]) -> LearntSpacing | None:
+        """Of a store's cases as it keeps them; None where none has a size in a body."""
+        return cls._of_grids(
+            (card.spacing_mm, card.shape)
+            for card in cards
+            if not _is_pixels(card.source, card.modality)
+        )
+
+    @classmethod
+    def of_scans(cls, volumes: Iterable[Volume]) -> LearntSpacing | None:
+        """Of scans as stored in their files, whatever the order of their axes."""
+        grids = []
+        for volume in volumes:
+            if not _has_pixels(volume):
+                axes, _ = volume.affine.closest_axes()
+                own, shape = volume.affine.spacing_mm, volume.shape
+                z, y, x = axes
+                grids.append(((own[z], own[y], own[x]), (shape[z], shape[y], shape[x])))
+        return cls._of_grids(grids)
+
+    @classmethod
+    def _of_grids(cls, grids: Iterable[tuple[Triple, Index]]) -> LearntSpacing | None:
+        """Of spacings and sizes along z, y, x of the body."""
+        sizes: list[list[float]] = [[], [], []]
+        for spacing, shape in grids:
+            for axis, (mm, n) in enumerate(zip(spacing, shape, strict=True)):
+                if n > 1:  # a single slice has no distance to the next
+                    sizes[axis].append(mm)
+        if not any(sizes):
+            return None
+        z, y, x = ((min(s), max(s)) if s else (None, None) for s in sizes)
+        return cls((z[0], y[0], x[0]), (z[1], y[1], x[1]))
+
+    def planar(self) -> LearntSpacing:
+        """The same where no slice knows of another: any distance will do."""
+        return LearntSpacing((None, *self.smallest[1:]), (None, *self.largest[1:]))
+
+    def target_mm(self, spacing_mm: Triple, shape: Index) -> Triple | None:
+        """What a scan's voxels must become; None where they are as those learnt from.
+
+        Args:
+            spacing_mm: Of the scan, along z, y, x of the body.
+            shape: Its size; an axis of one voxel stays.
+        """
+        z, y, x = (
+            own if n == 1 else _into(own, low, high)
+            for own, n, low, high in zip(
+                spacing_mm, shape, self.smallest, self.largest, strict=True
+            )
+        )
+        return None if (z, y, x) == tuple(spacing_mm) else (z, y, x)
+
+    @property
+    def varies(self) -> bool:
+        """Whether scans of truly different voxel sizes were learnt from."""
+        pairs = zip(self.smallest, self.largest, strict=True)
+        return any(a and b and b > a * (1 + 2 * AGREE) for a, b in pairs)
+
+    @property
+    def middle_mm(self) -> tuple[float, ...]:
+        """One size for people and lists: the middle of the bounds that there are."""
+        pairs = zip(self.smallest, self.largest, strict=True)
+        return tuple((a * b) ** 0.5 for a, b in pairs if a and b)
+
+    @property
+    def text(self) -> str:
+        """``1 mm`` of cubes, or ``1 x 1 x 0.5 to 1 mm (x, y, z)``."""
+        parts = []
+        for low, high in zip(self.smallest, self.largest, strict=True):
+            if low is None or high is None:
+                parts.append("any")
+            elif high > low * (1 + AGREE):
+                parts.append(f"{low:.3g} to {high:.3g}")
+            else:
+                parts.append(f"{(low * high) ** 0.5:.3g}")
+        if len(set(parts)) == 1:
+            return f"{parts[0]} mm"
+        return f"{' x '.join(parts[::-1])} mm (x, y, z)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"smallest": list(self.smallest), "largest": list(self.largest)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> LearntSpacing:
+        """Inverse of to_dict.
+
+        Raises:
+            ValueError: Not three positive numbers (or null) each.
+        """
+        return cls(size_bounds(plain["smallest"]), size_bounds(plain["largest"]))
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is known of the voxel size a model learnt at.
+
+    Attributes:
+        spacing: To which scans are brought; None: they are prepared by the model's
+            recipe alone (which names a size, or there is none: pictures).
+        remark: A warning where the model itself does not say; else empty.
+    """
+
+    spacing: LearntSpacing | None = None
+    remark: str = ""
+
+    def planar(self) -> Learnt:
+        """See ``LearntSpacing.planar``."""
+        if self.spacing is None:
+            return self
+        return replace(self, spacing=self.spacing.planar())
+
+    def target_mm(
+        self, volume: Volume, spacing_mm: Triple, shape: Index
+    ) -> Triple | None:
+        """As ``LearntSpacing.target_mm``; None for a picture, which has only pixels.
+
+        Args:
+            volume: The scan.
+            spacing_mm: Of the scan turned to its closest canonical axes.
+            shape: Of the same.
+        """
+        if self.spacing is None or _has_pixels(volume):
+            return None
+        return self.spacing.target_mm(spacing_mm, shape)
+
+    def target_of_case(self, card: SizedCase) -> Triple | None:
+        """The same of a case as its store keeps it."""
+        if self.spacing is None or _is_pixels(card.source, card.modality):
+            return None
+        return self.spacing.target_mm(card.spacing_mm, card.shape)
+
+
+def brought_note(name: str, own_mm: Sequence[float], new_mm: Sequence[float]) -> str:
+    """The sentence on a scan whose voxels were changed for a network; z, y, x."""
+    return (
+        f"{name}: its voxels of {spacing_text(own_mm)} were brought to "
+        f"{spacing_text(new_mm)}, the size the model learnt at."
+    )
+
+
+def sizes_note(cards: Iterable[SizedCase]) -> str:
+    """What to tell where the cases that are learnt from differ in voxel size, or ''."""
+    learnt = LearntSpacing.of_cases(cards)
+    if learnt is None or not learnt.varies:
+        return ""
+    return (
+        f"the scans' voxel sizes differ ({learnt.text}) and each is learnt "
+        "from at its own; one size for all: homolog prepare ... --spacing z,y,x."
+    )
+
+
+def other_size_note(learnt: Learnt, cards: Sequence[SizedCase]) -> str:
+    """What to tell where an encoder learnt at another voxel size than cases have."""
+    odd = [card for card in cards if learnt.target_of_case(card) is not None]
+    if not odd or learnt.spacing is None:
+        return ""
+    return (
+        f"the encoder learnt at {learnt.spacing.text}, but {len(odd)} of "
+        f"{len(cards)} cases have another voxel size (first {odd[0].id!r}: "
+        f"{spacing_text(odd[0].spacing_mm)}); its features may fit less well."
+    )
+
+
+def _is_pixels(source: str, modality: str) -> bool:
+    """Whether a scan has pixels but no size in a body: pictures and projections."""
+    return modality == "XR" or source.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _has_pixels(volume: Volume) -> bool:
+    """As ``_is_pixels``."""
+    if volume.meta.get("kind") == "image2d":
+        return True
+    return _is_pixels(str(volume.meta.get("source", "")), volume.modality)
+
+
+def _into(own: float, low: float | None, high: float | None) -> float:
+    """The nearest size learnt from; a size that agrees with one stays itself."""
+    if low is not None and own * (1 + AGREE) < low:
+        return low
+    if high is not None and own > high * (1 + AGREE):
+        return high
+    return own
+
+
+def size_bounds(values: Sequence[Any]) -> Bounds:
+    """Voxel sizes in mm (z, y, x) as a card keeps them; None: no bound there.
+
+    Raises:
+        ValueError: Not three numbers above 0.
+    """
+    z, y, x = (None if v is None else float(v) for v in values)
+    if any(v is not None and not 0 < v < float("inf") for v in (z, y, x)):
+        raise ValueError(f"voxel sizes must be positive, got {list(values)}")
+    return z, y, x

@@ -1,0 +1,191 @@
+"""Which place of one patient shows what in another: a table in the store.
+
+``STORE/pairs/table.npy`` holds one row per match, ``STORE/pairs/pairs.json`` says how
+it was made. The table is found once by a trained anatomical embedding; a training step
+only draws rows.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.errors import UnusableInput
+from homolog.writing import beside, flush, write_json
+
+FOLDER = "pairs"
+ROW = np.dtype(
+    [
+        ("case", "<i4"), ("mm", "<f8", 3), ("partner", "<i4"),
+        ("partner_mm", "<f8", 3), ("score", "<f4"), ("cycle_mm", "<f4"),
+    ]
+)  # fmt: skip
+Rows = NDArray[np.void]
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """Matching places of the cases of one store.
+
+    Attributes:
+        ids: Case ids; ``case`` and ``partner`` of a row are positions in it.
+        rows: Structured array of ROW: places in world mm (z, y, x), similarity 0..1 of
+            the match, and how far from the place the match leads back (mm).
+        card: How it was made: ``encoder_id``, ``encoder``, ``store_hash``, ``points``,
+            ``seed``, ``random`` (places paired blindly, for comparison).
+    """
+
+    ids: tuple[str, ...]
+    rows: Rows
+    card: Mapping[str, Any]
+
+    def accepted(self, least_score: float, largest_cycle_mm: float = 0.0) -> Rows:
+        """Rows good enough to be trained on.
+
+        Args:
+            least_score: Least similarity.
+            largest_cycle_mm: Longest way back; 0: any.
+        """
+        good = self.rows["score"] >= least_score
+        if largest_cycle_mm > 0:
+            good &= self.rows["cycle_mm"] <= largest_cycle_mm
+        found: Rows = self.rows[good]
+        return found
+
+
+def write_pairs(store: Path, table: PairTable) -> Path:
+    """Write the table into a store's folder; the old one is replaced at the end.
+
+    Returns:
+        The folder.
+    """
+    folder = store / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairs.json").unlink(missing_ok=True)  # never an old card of a new table
+    half = beside(folder / "table.npy")
+    try:
+        with half.open("wb") as handle:
+            np.save(handle, table.rows, allow_pickle=False)
+            flush(handle)
+        checksum = f"{zlib.crc32(half.read_bytes()):08x}"
+        os.replace(half, folder / "table.npy")
+    finally:
+        half.unlink(missing_ok=True)
+    card = {
+        **table.card, "ids": list(table.ids), "rows": len(table.rows),
+        "checksum": checksum,
+    }  # fmt: skip
+    write_json(card, folder / "pairs.json")
+    return folder
+
+
+def read_pairs(store: Path) -> PairTable | None:
+    """The table of a store; None where none was made.
+
+    Raises:
+        UnusableInput: It is damaged.
+    """
+    folder = store / FOLDER
+    try:
+        card = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+        written = (folder / "table.npy").read_bytes()
+        wanted = card.pop("checksum", None)  # absent in tables of earlier versions
+        if wanted not in (None, f"{zlib.crc32(written):08x}"):
+            raise ValueError("it does not match its checksum")
+        rows = np.load(io.BytesIO(written), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, EOFError) as error:
+        raise UnusableInput(
+            f"the table of matching places in {folder} is damaged ({error}); make it "
+            f"again: homolog align {store} --encoder RUN"
+        ) from None
+    ids = tuple(card.pop("ids", ()))
+    if rows.dtype != ROW or card.pop("rows", -1) != len(rows):
+        raise UnusableInput(
+            f"the table of matching places in {folder} is not whole; make it again: "
+            f"homolog align {store} --encoder RUN"
+        )
+    return PairTable(ids, rows, card)
+
+
+class Pairing(Protocol):
+    """Where the other patient of a sample comes from."""
+
+    def draw(
+        self, case: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64] | None, int, NDArray[np.float64] | None] | None:
+        """Place mm (3,), partner's position and place mm (3,).
+
+        A place is None where any will do; the whole is None where there is no partner.
+        """
+        ...
+
+
+class Partners:
+    """Accepted rows by case, ready to be drawn from.
+
+    Args:
+        rows: Per case of the feed (position), (K, 7) float64: place mm (3), position of
+            the partner, its place mm (3).
+    """
+
+    def __init__(self, rows: Sequence[NDArray[np.float64]]) -> None:
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._rows)
+
+    @property
+    def lonely(self) -> int:
+        """Cases without any partner."""
+        return sum(len(rows) == 0 for rows in self._rows)
+
+    def draw(
+        self, case: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], int, NDArray[np.float64]] | None:
+        """Place mm (3,), partner's position and place mm (3,); None if it has none."""
+        share = rng.random()
+        rows = self._rows[case]
+        if len(rows) == 0:
+            return None
+        row = rows[int(share * len(rows))]
+        return row[:3], int(row[3]), row[4:]
+
+
+def partners_of(
+    cases: Sequence[tuple[Path, str]],
+    tables: Mapping[Path, PairTable],
+    least_score: float,
+    largest_cycle_mm: float = 0.0,
+) -> Partners:
+    """Accepted matches among the cases a training sees.
+
+    Args:
+        cases: Store folder and case id of each case, in the feed's order.
+        tables: Store folder -> its table.
+        least_score: See ``PairTable.accepted``.
+        largest_cycle_mm: See ``PairTable.accepted``.
+    """
+    position = {case: i for i, case in enumerate(cases)}
+    parts: list[NDArray[np.float64]] = [np.zeros((0, 8))]
+    for store, table in tables.items():
+        where = np.array([position.get((store, case), -1) for case in table.ids])
+        rows = table.accepted(least_score, largest_cycle_mm)
+        mine, theirs = where[rows["case"]], where[rows["partner"]]
+        kept = (mine >= 0) & (theirs >= 0)
+        columns = (mine, rows["mm"], theirs, rows["partner_mm"])
+        parts.append(np.column_stack([c[kept] for c in columns]).astype(np.float64))
+    whole = np.concatenate(parts)
+    whole = whole[np.argsort(whole[:, 0], kind="stable")]
+    stops = np.searchsorted(whole[:, 0], np.arange(1, len(cases)))
+    return Partners([rows[:, 1:] for rows in np.split(whole, stops)])

@@ -1,0 +1,237 @@
+"""Prepared scans on disk, read crop by crop: the reader.
+
+``STORE/store.json`` lists the cases; ``STORE/cases/ID/`` holds ``image.b2nd``,
+``label.b2nd``, ``points.npy`` (foreground index) and ``card.json``. Written by
+homolog.store.build.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import threading
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.config import config_hash, from_dict
+from homolog.errors import JobError, UnusableInput
+from homolog.json_files import Shape, check_shape, read_object
+from homolog.store.arrays import Damage, StoredArray
+from homolog.store.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
+from homolog.store.preprocess import Preprocessing
+from homolog.store.splits import SPLITS
+from homolog.writing import is_locked
+
+FORMAT = 1
+LOCK = ".lock"  # of a store, held by the process that writes into it
+# Cases whose foreground index stays in memory.
+_INDICES = 1024
+
+
+class Store:
+    """A folder of prepared cases, opened for reading.
+
+    Attributes:
+        path: The folder.
+        cards: One per case, by id.
+        label_names: Label value -> name, without background.
+        preprocessing: The recipe all cases were prepared with.
+        fingerprint: Sizes, spacings and intensities of the cases, and sentences that
+            explain the spacing.
+        hash: Changes with any case, its split or the recipe.
+    """
+
+    def __init__(self, path: Path, contents: dict[str, Any], cards: list[Card]) -> None:
+        self.path = path
+        self.cards: tuple[Card, ...] = tuple(sorted(cards, key=lambda c: c.id))
+        self.preprocessing = from_dict(
+            Preprocessing, contents["preprocessing"], where=str(path)
+        )
+        names = contents.get("label_names", {})
+        self.label_names: dict[int, str] = {int(v): n for v, n in names.items()}
+        self.fingerprint: dict[str, Any] = contents.get("fingerprint", {})
+        self.hash: str = config_hash([(c.id, c.key, c.split) for c in self.cards])
+        self._by_id = {card.id: card for card in self.cards}
+        self._points: OrderedDict[str, dict[int, NDArray[Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Read the list of cases and their cards; no voxels.
+
+        Raises:
+            UnusableInput: No store there, or its preparation did not finish.
+        """
+        folder = Path(path).resolve()
+        contents = read_contents(folder)
+        if contents is None:
+            raise UnusableInput(
+                f"{path} is not a finished store (no store.json); make one with: "
+                f"homolog prepare SCANS --out {path}"
+            )
+        if contents.get("format") != FORMAT:
+            raise UnusableInput(
+                f"{path} has store format {contents.get('format')!r}, this version "
+                f"reads {FORMAT}; run prepare again."
+            )
+        cards = []
+        for name, entry in contents["cases"].items():
+            card = read_card(case_folder(folder, name))
+            if card is None or card.key != entry["key"]:
+                if is_locked(folder / LOCK):
+                    raise UnusableInput(
+                        f"{path} is being prepared by another process; wait until it "
+                        "has ended."
+                    )
+                raise UnusableInput(
+                    f"case {name!r} of {path} is missing, damaged or was changed by a "
+                    "preparation that did not finish; run the same prepare again."
+                )
+            cards.append(dataclasses.replace(card, split=entry["split"]))
+        try:
+            return cls(folder, contents, cards)
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise UnusableInput(
+                f"{folder / 'store.json'} is damaged ({error}); run prepare again."
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store.open, (self.path,))
+
+    def card(self, case_id: str) -> Card:
+        """Card of a case."""
+        if case_id not in self._by_id:
+            raise UnusableInput(f"no case {case_id!r} in {self.path}.")
+        return self._by_id[case_id]
+
+    def image(self, case_id: str) -> StoredArray:
+        """Stored image (C, D, H, W) int16; value = stored * scale + offset."""
+        card = self.card(case_id)
+        return self._array(card, IMAGE)
+
+    def label(self, case_id: str) -> StoredArray | None:
+        """Label map (D, H, W) int16 on the image's grid, or None."""
+        card = self.card(case_id)
+        return self._array(card, LABEL) if card.has_label else None
+
+    def label_points(self, case_id: str) -> dict[int, NDArray[Any]]:
+        """Foreground index: label -> (n, 3) voxels drawn evenly from all it has."""
+        with self._lock:
+            if case_id in self._points:
+                self._points.move_to_end(case_id)
+                return self._points[case_id]
+        points = self._read_points(self.card(case_id))
+        with self._lock:
+            self._points[case_id] = points
+            while len(self._points) > _INDICES:
+                self._points.popitem(last=False)
+        return points
+
+    def split(self, name: str) -> tuple[Card, ...]:
+        """Cards of ``train``, ``val`` or ``test``."""
+        return tuple(card for card in self.cards if card.split == name)
+
+    def _array(self, card: Card, name: str) -> StoredArray:
+        path = case_folder(self.path, card.id) / name
+        checksums = card.checksums.get(name, "")
+        return StoredArray(path, card.array_shape(name), card.files[name], checksums)
+
+    def _read_points(self, card: Card) -> dict[int, NDArray[Any]]:
+        if not card.has_label:
+            return {}
+        return read_points_file(case_folder(self.path, card.id), card)
+
+
+def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
+    """Foreground index of a case: label -> (n, 3) voxels.
+
+    Raises:
+        JobError: It is missing, damaged, or not one of this card's case.
+    """
+    path = folder / POINTS
+    try:
+        if path.stat().st_size != card.files[POINTS]:
+            raise Damage(path, "it has another size than its card says")
+        written = path.read_bytes()
+        wanted = card.checksums.get(POINTS, "")
+        if wanted and wanted != f"{zlib.crc32(written):08x}":
+            raise Damage(path, "it does not match its checksum")
+        rows = np.load(io.BytesIO(written), allow_pickle=False)
+    except FileNotFoundError:
+        raise JobError(f"{path} is missing; run prepare again.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise Damage(path, f"it cannot be read ({error})") from error
+    is_table = rows.ndim == 2 and rows.shape[1:] == (4,) and rows.dtype.kind == "i"
+    if not is_table or (rows[:, 1:] < 0).any() or (rows[:, 1:] >= card.shape).any():
+        raise Damage(path, "it is no list of voxels of this case")
+    # Rows are sorted by label: (label, z, y, x).
+    values, first = np.unique(rows[:, 0], return_index=True)
+    if tuple(values) != tuple(card.label_values):
+        raise Damage(path, "it lists other labels than its card")
+    parts = np.split(rows[:, 1:], first[1:])
+    return {int(v): part for v, part in zip(values, parts, strict=True)}
+
+
+def is_plain_name(text: object) -> bool:
+    """Whether a case id is a plain folder name without a leading dot."""
+    if not isinstance(text, str) or text in ("", ".", ".."):
+        return False
+    return not text.startswith(".") and not set(text) & {"/", "\\", "\0"}
+
+
+def case_folder(store: Path, case_id: str) -> Path:
+    """Folder of a case."""
+    return store / "cases" / case_id
+
+
+_SHAPE: Shape = {
+    "cases": dict[str, dict], "preprocessing": dict, "label_names?": dict[str, str],
+    "fingerprint?": dict,
+}  # fmt: skip
+
+
+def read_contents(folder: Path) -> dict[str, Any] | None:
+    """``store.json``, or None where there is none.
+
+    Raises:
+        UnusableInput: It is not the JSON of a store.
+    """
+    path = folder / "store.json"
+    try:
+        contents = read_object(path, _SHAPE)
+        for name, entry in contents["cases"].items():
+            if not is_plain_name(name) or entry.get("split") not in SPLITS:
+                raise ValueError(f"case {name!r} cannot be")
+            check_shape(entry, {"key": str, "split": str | None}, f"cases.{name}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnusableInput as error:
+        sentence = str(error).rstrip(".")
+        raise UnusableInput(f"{sentence}; run prepare again.") from None
+    except ValueError as error:
+        raise UnusableInput(
+            f"{path} is damaged ({error}); run prepare again."
+        ) from None
+    return contents
+
+
+def read_card(folder: Path) -> Card | None:
+    """Card of a case folder; None when missing or unreadable (it will be rebuilt)."""
+    try:
+        plain = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        if not is_as_written(plain):
+            return None
+        card = Card.from_dict(plain)
+        check_card(card)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return card

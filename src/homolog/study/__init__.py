@@ -1,1 +1,0 @@
-"""Experiments made of jobs."""

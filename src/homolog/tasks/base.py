@@ -1,0 +1,392 @@
+"""The contract of a task: a use of an encoder, with or without learning from labels."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from homolog.config import option
+from homolog.events import Job
+from homolog.geometry.affine import Triple
+from homolog.metrics.overlap import dice_per_label, surface_per_label
+from homolog.store.learnt_spacing import Learnt
+
+if TYPE_CHECKING:
+    import torch
+
+    from homolog.backbones.base import Backbone
+    from homolog.feed.reading import CaseRef
+    from homolog.model_files.folder import LoadedModel
+    from homolog.scans.volume import Volume
+    from homolog.store.card import Card
+    from homolog.views.view import Views, ViewSpec
+
+
+# In the ``meta`` of a result: JSON types that ``predict`` tells beside it.
+FACTS = "told"
+
+
+class Task(ABC):
+    """One use of an encoder.
+
+    Attributes:
+        Config: Frozen dataclass; makes flags, form and recipe file.
+        title: Name for people.
+        learns: Whether it is fine-tuned on labelled cases first (see LearnedTask).
+    """
+
+    Config: ClassVar[type]
+    title: ClassVar[str] = ""
+    learns: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @classmethod
+    def opened(
+        cls, loaded: LoadedModel, device: torch.device, precision: str | None
+    ) -> tuple[Task, Trained] | None:
+        """A saved model of this task that is opened in a way of its own.
+
+        Args:
+            loaded: Its folder, read and verified.
+            device: Where it is to run.
+            precision: As for ``open_trained``.
+
+        Returns:
+            The task and the model; None: it is a trained network, opened as all are.
+        """
+        return None
+
+    @abstractmethod
+    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
+        """One scan in; a Volume, LabelMap, FeatureMap or Points out, as a job."""
+
+
+class TaskModule(nn.Module, ABC):
+    """What is trained: an encoder with a task's head. The training loop's contract.
+
+    Its ``deployed()`` part is what is validated, saved and predicts later.
+    """
+
+    @abstractmethod
+    def views(self) -> dict[str, ViewSpec]:
+        """What it needs to see, labels included."""
+
+    @abstractmethod
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar terms; their sum is minimised. ``progress`` runs 0..1."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after the optimiser's step (weight averages)."""
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Scalars that tell whether learning is healthy."""
+        return {}
+
+    @abstractmethod
+    def encoder(self) -> Backbone:
+        """The part that came pretrained; it gets its own learning rate."""
+
+    @abstractmethod
+    def deployed(self) -> nn.Module:
+        """The network to evaluate and save: the trained one or its weight average."""
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """What every learned task knows; each adds its own fields."""
+
+    encoder_factor: float = option(
+        1.0, "learning rate of the encoder as a share of the head's", minimum=0.0
+    )
+    freeze: float = option(
+        0.0,
+        "share of the training during which the encoder stays as it came",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    average: float = option(
+        0.0,
+        "momentum of the weight average that is validated and saved; 0 takes the "
+        "weights themselves",
+        minimum=0.0,
+        maximum=0.9999,
+        advanced=True,
+    )
+    validate_cases: int | None = option(
+        16,
+        "labelled held-out cases that choose which weights are kept, at most; 0: all; "
+        "empty: none, the last weights are kept",
+        minimum=0,
+        empty="none",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A fine-tuned network that is ready to predict.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        spec: What ``LearnedTask.describe`` told when it was trained.
+        card: The whole ``model.json``; empty while training.
+        device: Where it runs.
+        precision: ``fp32``, or ``bf16`` for autocast.
+        learnt: The voxel size it learnt at.
+    """
+
+    network: nn.Module
+    spec: Mapping[str, Any]
+    card: Mapping[str, Any]
+    device: torch.device
+    precision: str = "fp32"
+    learnt: Learnt = field(default_factory=Learnt)
+
+
+class LearnedTask(Task):
+    """A task fine-tuned on labelled cases. One file holds all that is special to it.
+
+    The fine-tuning job chooses cases, encoder and optimiser, trains ``module()`` and
+    saves its ``deployed()`` network together with ``describe()``'s answer, from which
+    ``network()`` builds it again.
+
+    Attributes:
+        Config: A LearnedConfig.
+        best_metric: The validation metric that decides which weights are kept.
+        RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
+            ``backbone`` (with ``name``), ``training``, and ``with`` (backbone name ->
+            further overrides that hold for that backbone).
+    """
+
+    Config: ClassVar[type] = LearnedConfig
+    learns: ClassVar[bool] = True
+    best_metric: ClassVar[str] = ""
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
+    def usable(self, card: Card) -> bool:
+        """Whether a case carries the labels the task learns from."""
+
+    @abstractmethod
+    def describe(
+        self,
+        cases: Sequence[CaseRef],
+        backbone: Backbone,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """Everything but weights that the network must remember; JSON types.
+
+        Args:
+            cases: All usable cases of the store, not only those trained on.
+            backbone: The encoder it is built on.
+            device: Where it trains; larger windows fit a GPU.
+        """
+
+    @abstractmethod
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> nn.Module:
+        """Encoder (as ``.encoder``) plus head, untrained head."""
+
+    @abstractmethod
+    def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
+        """What the training loop trains."""
+
+    @property
+    def balance(self) -> float:
+        """Share of crops centred on a uniformly chosen label (0: anywhere)."""
+        return 0.0
+
+    def targets(
+        self, cases: Sequence[CaseRef], spec: Mapping[str, Any]
+    ) -> list[list[float]] | None:
+        """A row of numbers per case for ``View.target``; None where scans have none."""
+        return None
+
+    def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
+        """A sentence before the training, where there is something to know.
+
+        Args:
+            spec: Of ``describe``.
+            chosen: Held-out cases that will choose the weights.
+        """
+        return ""
+
+    def settle(self, model: Trained, cases: Sequence[CaseRef]) -> dict[str, Any]:
+        """What the chosen network and the held-out cases add to ``describe``'s answer.
+
+        Args:
+            model: With the weights that are kept.
+            cases: Held-out cases; at least one.
+        """
+        return {}
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What an evaluation tells of the rows of ``score``; with ``cases``."""
+        return summarise(rows)
+
+    def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
+        """Columns of the table that an evaluation writes, ``case`` first."""
+        return ("case", "label", "name", *METRICS)
+
+    def report(self, result: Mapping[str, Any]) -> list[str]:
+        """An evaluation's summary for people, in lines."""
+        return table_lines(result)
+
+    def effort(self, card: Card, spec: Mapping[str, Any]) -> float:
+        """How many training samples take as long as predicting a case, about."""
+        return 1.0
+
+    @abstractmethod
+    def validate(
+        self,
+        model: Trained,
+        cases: Iterable[CaseRef],
+        look: Callable[..., None] | None = None,
+        share: float = 1.0,
+    ) -> dict[str, float]:
+        """Mean metrics on held-out cases; holds ``best_metric``.
+
+        Args:
+            model: The network as it is now.
+            cases: Held-out cases, met once and one by one: the next is asked for when
+                the one before is done, for time may end it.
+            look: Called with case, stored image, predicted and true label values,
+                for the pictures; tasks without label maps need not.
+            share: Part of each scan to look at, 0..1, where time is short; tasks that
+                see a scan as a whole look at all of it.
+        """
+
+    @abstractmethod
+    def score(
+        self, model: Trained, case: CaseRef, **options: Any
+    ) -> Job[list[dict[str, Any]]]:
+        """Predict one labelled case of a store; one row of metrics per label."""
+
+    @abstractmethod
+    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
+        """Predict one scan; ``model`` is a Trained; the answer lies on its own grid."""
+
+
+# One row of metrics per label of a case, and their summary over cases.
+
+
+METRICS = ("dice", "nsd", "hd95_mm")
+_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False}
+
+
+def score_labels(
+    predicted: NDArray[Any],
+    truth: NDArray[Any],
+    names: Mapping[int, str],
+    *,
+    spacing_mm: Triple,
+    tolerance_mm: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Dice, NSD and HD95 of every label.
+
+    A label that both maps lack is left empty (None) and enters no mean. One that only
+    one of them has scores Dice 0, NSD 0 and the diagonal of the scan as HD95. Voxels
+    that are unlabelled (negative) in ``truth`` count in neither.
+
+    Args:
+        predicted: (D, H, W) label values.
+        truth: (D, H, W) label values.
+        names: Label value -> name; these labels are scored.
+        spacing_mm: Voxel size (z, y, x).
+        tolerance_mm: Of the NSD.
+
+    Returns:
+        Rows with ``label``, ``name`` and the METRICS.
+    """
+    dice = dice_per_label(predicted, truth, list(names))
+    surface = surface_per_label(
+        predicted, truth, list(names), spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+    )
+    return [
+        {
+            "label": label,
+            "name": name,
+            "dice": _or_none(dice[label]),
+            "nsd": _or_none(surface[label].nsd),
+            "hd95_mm": _or_none(surface[label].hd95_mm),
+        }
+        for label, name in names.items()
+    ]
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over cases, per label and in all, and the worst case of each metric.
+
+    A case's value is the mean over its labels; ``mean`` is the mean of those, so that a
+    case with few labels weighs as much as another.
+
+    Args:
+        rows: As from score_labels, with ``case``.
+
+    Returns:
+        ``cases``; ``mean`` and ``std`` (metric -> number); ``worst`` (metric -> case
+        and value); ``labels`` (name -> metric -> mean).
+    """
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    labels = list(dict.fromkeys(row["name"] for row in rows))
+    summary: dict[str, Any] = {
+        "cases": len(cases), "mean": {}, "std": {}, "worst": {}, "labels": {},
+    }  # fmt: skip
+    for metric in METRICS:
+        per_case = {c: _mean(_values(rows, metric, "case", c)) for c in cases}
+        known = {c: v for c, v in per_case.items() if v is not None}
+        mean = _mean(list(known.values()))
+        summary["mean"][metric] = mean
+        if mean is None:
+            continue
+        spread = sum((v - mean) ** 2 for v in known.values()) / len(known)
+        summary["std"][metric] = math.sqrt(spread)
+        choose = min if _HIGHER_IS_BETTER[metric] else max
+        worst = choose(known, key=lambda c: known[c])
+        summary["worst"][metric] = {"case": worst, "value": known[worst]}
+    for label in labels:
+        summary["labels"][label] = {
+            metric: _mean(_values(rows, metric, "name", label)) for metric in METRICS
+        }
+    return summary
+
+
+def _values(
+    rows: Sequence[Mapping[str, Any]], metric: str, key: str, value: Any
+) -> list[float]:
+    return [r[metric] for r in rows if r[key] == value and r[metric] is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def table_lines(result: Mapping[str, Any]) -> list[str]:
+    """The summary for people."""
+    lines = [f"{result['cases']} cases"]
+    head = f"{'':<24}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}"
+    lines.append(head)
+    for name, means in result["labels"].items():
+        lines.append(f"{name[:23]:<24}{_cells(means)}")
+    lines.append(f"{'mean':<24}{_cells(result['mean'])}")
+    worst = {m: w["value"] for m, w in result["worst"].items()}
+    lines.append(f"{'worst case':<24}{_cells(worst)}")
+    if "dice" in result["worst"]:
+        lines.append(f"worst Dice: {result['worst']['dice']['case']}")
+    return lines
+
+
+def _cells(values: Mapping[str, float | None]) -> str:
+    dice, nsd, distance = (values.get(m) for m in METRICS)
+    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in (dice, nsd))
+    return text + f"{'-' if distance is None else f'{distance:.2f}':>9}"

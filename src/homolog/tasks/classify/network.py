@@ -1,0 +1,281 @@
+"""How a classifier learns: the classes of scans, and what is known beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones.base import Backbone
+from homolog.losses.segmentation import partial_binary_cross_entropy
+from homolog.nn.heads import (
+    DepthHead,
+    InstancePooling,
+    Standardise,
+    pooled,
+    pooled_twice,
+)
+from homolog.nn.slicewise import slice_vectors
+from homolog.nn.teacher import Teacher
+from homolog.tasks.base import TaskModule
+from homolog.tasks.classify.truth import Space, Truth, slices_in_view
+from homolog.tasks.segment.network import AVERAGE_FROM
+from homolog.views.view import View, Views, ViewSpec
+
+# A classifier on an encoder: one answer for a whole scan, and what else it tells.
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of a batch; logits but for ``attention``.
+
+    Attributes:
+        classes: (B, K).
+        types: (B, T); None where none are learnt.
+        slices: (B, D), whether a slice shows a finding; None where not learnt.
+        attention: (B, D), share of each slice in the answer; None but slice by slice.
+        alone: (B, D, K), classes of each slice by itself; None but slice by slice.
+    """
+
+    classes: Tensor
+    types: Tensor | None = None
+    slices: Tensor | None = None
+    attention: Tensor | None = None
+    alone: Tensor | None = None
+
+
+def keeps_slices(backbone: Backbone) -> bool:
+    """Whether every slice has its own place in all maps: 2D, or never coarser in z."""
+    return all(stride[0] == 1 for stride in backbone.strides)
+
+
+class ClassifyNetwork(nn.Module):
+    """The encoder's deepest map pooled, standardised, one linear layer or two.
+
+    A 2D encoder sees a volume slice by slice, and the slices' vectors are pooled.
+
+    Args:
+        encoder: 2D or 3D.
+        classes: How many (K).
+        dropout: Of the pooled features.
+        largest: Each feature's largest value is read beside its mean.
+        hidden: Width of a layer before the last one; 0 has none.
+        pooling: How the slices of a volume become one (``InstancePooling``); None where
+            the encoder sees the whole.
+        types: Further findings that are learnt beside the classes (T).
+        slices: Whether it is learnt which slices show a finding.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        classes: int,
+        dropout: float = 0.0,
+        *,
+        largest: bool = False,
+        hidden: int = 0,
+        pooling: str | None = None,
+        types: int = 0,
+        slices: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = pooled_twice if largest else pooled
+        width = encoder.channels[-1] * (2 if largest else 1)
+        self.head = _head(width, classes, dropout, hidden)
+        self.pooling = InstancePooling(width, pooling) if pooling else None
+        self.types = _head(width, types, dropout, hidden) if types else None
+        self.slices: nn.Module | None = None
+        if slices and pooling:
+            self.slices = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+        elif slices:
+            self.slices = DepthHead(encoder.channels)
+
+    def forward(self, image: Tensor, frozen: bool = False) -> Tensor:
+        """(B, C, D, H, W) -> scores (B, K); ``frozen`` stops the encoder's gradient."""
+        return self.scores(image, frozen=frozen).classes
+
+    def scores(
+        self, image: Tensor, valid: Tensor | None = None, *, frozen: bool = False
+    ) -> Scores:
+        """All that is told.
+
+        Args:
+            image: (B, C, D, H, W).
+            valid: (B, D) bool, slices that lie in the scan; all where None.
+            frozen: Send no gradient into the encoder.
+        """
+        if self.pooling is not None:
+            return self._slice_by_slice(image, valid, frozen)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            maps = self.encoder.maps(image)
+        vector = self.pool(maps[-1])
+        return Scores(
+            self.head(vector),
+            None if self.types is None else self.types(vector),
+            None if self.slices is None else self.slices(maps, image.shape[2]),
+        )
+
+    def _slice_by_slice(
+        self, image: Tensor, valid: Tensor | None, frozen: bool
+    ) -> Scores:
+        assert self.pooling is not None
+        if valid is None:
+            valid = torch.ones(
+                image.shape[0], image.shape[2], dtype=torch.bool, device=image.device
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            bag = slice_vectors(self.encoder, image, valid, self.pool)
+        vector, attention = self.pooling(bag, valid)
+        return Scores(
+            self.head(vector),
+            None if self.types is None else self.types(vector),
+            None if self.slices is None else self.slices(bag)[..., 0],
+            attention,
+            None if torch.is_grad_enabled() else self.head(bag),
+        )
+
+
+def _head(width: int, out: int, dropout: float, hidden: int) -> nn.Sequential:
+    """What tells samples apart, dropout, and one fully connected layer or two."""
+    parts: list[nn.Module] = [
+        nn.LayerNorm(width, elementwise_affine=False),
+        Standardise(width),
+        nn.Dropout(dropout),
+    ]
+    if hidden:
+        parts += [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*parts, nn.Linear(hidden or width, out))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What counts how much.
+
+    Attributes:
+        classes: Of each class (K); of several classes per scan, of their presence.
+        types: Of the presence of each type (T).
+        type_term: Of the term of the types.
+        slice_term: Of the term of the slices.
+    """
+
+    classes: Sequence[float]
+    types: Sequence[float] = ()
+    type_term: float = 0.0
+    slice_term: float = 0.0
+
+
+class ClassifyModule(TaskModule):
+    """Cross-entropy on whole scans; binary where a scan may have several classes.
+
+    Types of findings and the presence of findings in each slice may be learnt beside;
+    a scan of which they are not known does not count there.
+
+    Args:
+        network: What learns.
+        spec: The view of a scan.
+        space: What is told of a scan.
+        weights: What counts how much.
+        smoothing: Share of the truth given to all classes alike.
+        freeze: Share of the training during which the encoder gets no gradient.
+        average: Momentum of the weight average; 0 keeps none.
+
+    Source: Hundred Million, section IV-E (types and slices as auxiliary tasks).
+    Differs from the paper: which does not tell the weights of its auxiliary tasks.
+    """
+
+    def __init__(
+        self,
+        network: ClassifyNetwork,
+        spec: ViewSpec,
+        space: Space,
+        weights: Weights,
+        *,
+        smoothing: float = 0.0,
+        freeze: float = 0.0,
+        average: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec, self.space, self.terms = spec, space, weights
+        self.smoothing, self.freeze, self.momentum = smoothing, freeze, average
+        self.average = Teacher(network) if average > 0 else None
+        self.weights: Tensor
+        self.type_weights: Tensor
+        kept = {"weights": weights.classes, "type_weights": weights.types}
+        for name, values in kept.items():
+            told = torch.tensor(list(values), dtype=torch.float32)
+            self.register_buffer(name, told, persistent=False)
+        self._right: dict[str, Tensor] = {}
+
+    def views(self) -> dict[str, ViewSpec]:
+        """The scan."""
+        return {"scan": self.spec}
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """``cross_entropy`` or ``binary_cross_entropy``; ``types``, ``slices``."""
+        view = views["scan"]
+        assert view.target is not None
+        truth = Truth.of(view.target, self.space)
+        valid = slices_inside(view)
+        scores = self.network.scores(view.flat(), valid, frozen=progress < self.freeze)
+        found = self._classes(scores.classes.float(), truth)
+        if scores.types is not None:
+            found["types"] = self.terms.type_term * partial_binary_cross_entropy(
+                scores.types, truth.types, self.type_weights, self.smoothing
+            )
+        if scores.slices is not None:
+            found["slices"] = self.terms.slice_term * self._slices(
+                scores, truth, view, valid
+            )
+        return found
+
+    def _classes(self, scores: Tensor, truth: Truth) -> dict[str, Tensor]:
+        if self.space.several:
+            known = truth.classes >= 0
+            right = ((scores > 0) == (truth.classes > 0)) & known
+            share = right.sum() / known.sum().clamp_min(1)
+            error = partial_binary_cross_entropy(
+                scores, truth.classes, self.weights, self.smoothing
+            )
+            name = "binary_cross_entropy"
+        else:
+            share = (scores.argmax(1) == truth.classes).float().mean()
+            error = nn.functional.cross_entropy(
+                scores, truth.classes, self.weights, label_smoothing=self.smoothing
+            )
+            name = "cross_entropy"
+        self._right = {"batch_accuracy": share.detach()}
+        return {name: error}
+
+    def _slices(
+        self, scores: Scores, truth: Truth, view: View, valid: Tensor
+    ) -> Tensor:
+        assert scores.slices is not None
+        marks = slices_in_view(truth, view.affine[:, 0], view.size, valid)
+        return partial_binary_cross_entropy(scores.slices, marks)
+
+    def after_step(self, progress: float) -> None:
+        """Move the weight average; it starts as a copy and slows down."""
+        if self.average is not None:
+            share = min(1.0, progress / AVERAGE_FROM)
+            self.average.update(self.network, self.momentum * share)
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Share of the last batch told rightly."""
+        return dict(self._right)
+
+    def encoder(self) -> Backbone:
+        """The network's encoder."""
+        return self.network.encoder
+
+    def deployed(self) -> nn.Module:
+        """The average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+
+def slices_inside(view: View) -> Tensor:
+    """(B, D) bool: slices of the one view of each scan that show any of the scan."""
+    return view.valid[:, 0].flatten(2).any(2)

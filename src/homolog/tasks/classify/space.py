@@ -1,0 +1,287 @@
+"""What a classifier is to learn, from the cards of the cases, and what counts more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from homolog.backbones.base import Backbone
+from homolog.config import option
+from homolog.errors import UnusableInput
+from homolog.feed.reading import CaseRef
+from homolog.geometry.affine import Index
+from homolog.nn.heads import POOLINGS
+from homolog.tasks.base import LearnedConfig
+from homolog.tasks.classify.network import Weights, keeps_slices
+from homolog.tasks.classify.truth import (
+    Annotated,
+    Space,
+    slice_truth,
+    space_of,
+    truth_rows,
+)
+from homolog.tasks.segment.network import choose_window, smallest_window
+
+# Settings of the classify task: what a user may choose, and the recipes.
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "backbone": {
+            "name": "resnet2d", "widths": [16, 32, 64, 128],
+            "stage_blocks": [1, 1, 1, 1], "block": "basic", "norm": "group",
+        },
+        "training": {
+            "steps": 400,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "warmup_steps": 20,
+            "validate_every": 50,
+        },
+    },
+    "gpu": {
+        "backbone": {"name": "resnet2d"},
+        "training": {
+            "steps": 5000,
+            "batch_size": 32,
+            "learning_rate": 3e-4,
+            "warmup_steps": 200,
+            "validate_every": 250,
+        },
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassifyConfig(LearnedConfig):
+    """How a classification of whole scans is learnt."""
+
+    labels: str = option(
+        "auto",
+        "one class per scan, or several or none of them; auto takes several where any "
+        "scan of the store has more than one",
+        choices=("auto", "one", "several"),
+    )
+    window: tuple[int, int, int] | None = option(
+        None,
+        "the scan is scaled to fit z, y, x; empty takes the median scan's size as far "
+        "as memory allows",
+        unit="voxel",
+        minimum=1,
+    )
+    slices: int = option(
+        32,
+        "slices of a volume that an encoder of slices looks at, at most, evenly spread",
+        minimum=2,
+        maximum=1024,
+    )
+    slice_pooling: str = option(
+        "attention",
+        "how the slices of a volume become one answer with a 2D encoder",
+        choices=POOLINGS,
+    )
+    hidden: int = option(
+        0,
+        "width of a fully connected layer before the last one; 0: no such layer",
+        minimum=0,
+        advanced=True,
+    )
+    rotate_deg: float = option(
+        10.0, "largest rotation about z", unit="deg", minimum=0.0, maximum=180.0
+    )
+    scale: float = option(
+        0.1, "largest change of size, as a share", minimum=0.0, maximum=0.9
+    )
+    translate: float = option(
+        0.05, "largest shift, as a share of the window", minimum=0.0, maximum=0.5
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of a mirrored scan along z, y, x",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    intensity: float = option(
+        1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
+    )
+    pooling: str = option(
+        "mean",
+        "how the deepest features of a scan become one vector; mean_and_max also finds "
+        "what is in one small place",
+        choices=("mean", "mean_and_max"),
+        advanced=True,
+    )
+    dropout: float = option(0.1, "of the pooled features", minimum=0.0, maximum=0.9)
+    smoothing: float = option(
+        0.05, "share of the truth given to all classes", minimum=0.0, maximum=0.5
+    )
+    balanced: bool = option(True, "rare classes count as much as frequent ones")
+    threshold: str = option(
+        "half",
+        "where a scan may have several classes, one is there from a probability of 0.5 "
+        "on, or from that which tells the validation scans apart best",
+        choices=("half", "validation"),
+        advanced=True,
+    )
+    weight_types: float = option(
+        1.0,
+        "weight of the further findings (column types); 0 leaves them out",
+        minimum=0.0,
+        advanced=True,
+    )
+    weight_slices: float = option(
+        0.0,
+        "weight of telling which slices show a finding, learnt from label maps (any "
+        "label is a finding) or boxes; 0 leaves it out",
+        minimum=0.0,
+    )
+    validate_cases: int | None = option(
+        0,
+        "labelled held-out cases that choose which weights (and thresholds) are kept, "
+        "at most; 0: all; empty: none, the last weights are kept",
+        minimum=0,
+        empty="none",
+    )
+
+
+# Longest side and most voxels of a window chosen by itself; of images, of the slices of
+# volumes, and of volumes.
+_IMAGE_LIMITS = {"cpu": (128, 128**2), "cuda": (512, 512**2)}
+_SLICE_LIMITS = {"cpu": (96, 96**2), "cuda": (256, 256**2)}
+_VOLUME_LIMITS = {"cpu": (64, 48**3), "cuda": (160, 128**3)}
+# A class that few scans show counts at most so much more than its absence.
+_MOST_WEIGHT = 50.0
+
+
+def described(
+    config: ClassifyConfig,
+    cases: Sequence[CaseRef],
+    backbone: Backbone,
+    device: torch.device,
+    annotated: Annotated,
+) -> dict[str, Any]:
+    """All that a classifier must remember but its weights; JSON types.
+
+    Raises:
+        UnusableInput: Nothing to tell apart, or nothing that tells of slices where they
+            are to be learnt.
+    """
+    space = space_of(
+        cases,
+        config.labels,
+        types=config.weight_types > 0,
+        slices=config.weight_slices > 0,
+    )
+    if space.slices and not any(slice_truth(case) is not None for case in cases):
+        raise UnusableInput(
+            f"weight_slices={config.weight_slices:g} needs scans with label maps or "
+            f"boxes, none of the {len(cases)} has any."
+        )
+    bare = Space(space.classes, space.several, space.types)
+    rows = np.array(truth_rows(cases, bare, annotated), np.int64)
+    wide = len(space.classes) if space.several else 1
+    window = _window(config, cases, backbone, device)
+    return {
+        "window": list(window),
+        "channels": cases[0].card.channels,
+        "modalities": sorted({case.card.modality for case in cases}),
+        "classes": list(space.classes),
+        "several": space.several,
+        "slices": space.slices,
+        **_counted(cases, space, rows[:, :wide]),
+        **_types(space, rows[:, wide:]),
+    }
+
+
+def weights_of(config: ClassifyConfig, spec: Mapping[str, Any]) -> Weights:
+    """What counts how much, from the numbers of scans of each class and type."""
+    counts, known = spec["counts"], spec.get("known", ())
+    weights = [1.0] * len(counts)
+    types = [1.0] * len(spec.get("types", ()))
+    if config.balanced and spec.get("several"):
+        weights = _presence(counts, known)
+    elif config.balanced:
+        weights = [sum(counts) / (len(counts) * n) for n in counts]
+    if config.balanced and types:
+        types = _presence(spec["type_counts"], spec["type_known"])
+    return Weights(weights, types, config.weight_types, config.weight_slices)
+
+
+def _presence(counts: Sequence[int], known: Sequence[int]) -> list[float]:
+    pairs = zip(counts, known, strict=True)
+    return [min((n - k) / max(k, 1), _MOST_WEIGHT) for k, n in pairs]
+
+
+def _counted(
+    cases: Sequence[CaseRef], space: Space, marks: np.ndarray
+) -> dict[str, Any]:
+    """Scans of each class, and of how many it is known."""
+    names, total = space.classes, len(cases)
+    if not space.several:
+        if len(names) < 2:
+            raise UnusableInput(
+                f"classify needs scans of two classes, all {total} are {names[0]!r}."
+            )
+        counts = np.bincount(marks[:, 0], minlength=len(names))
+        return {"counts": counts.tolist()}
+    if not names:
+        raise UnusableInput(
+            f"classify needs scans with a finding, all {total} are without any."
+        )
+    counts, known = (marks == 1).sum(0), (marks >= 0).sum(0)
+    always = [name for name, k, n in zip(names, counts, known, strict=True) if k == n]
+    if always:
+        raise UnusableInput(
+            f"classify needs scans without {always[0]!r} too, all "
+            f"{int(known[names.index(always[0])])} show it."
+        )
+    return {"counts": counts.tolist(), "known": known.tolist()}
+
+
+def _types(space: Space, marks: np.ndarray) -> dict[str, Any]:
+    if not space.types:
+        return {}
+    return {
+        "types": list(space.types),
+        "type_counts": (marks == 1).sum(0).tolist(),
+        "type_known": (marks >= 0).sum(0).tolist(),
+    }
+
+
+def _window(
+    config: ClassifyConfig,
+    cases: Sequence[CaseRef],
+    backbone: Backbone,
+    device: torch.device,
+) -> Index:
+    """The size scans are brought to; of an encoder of slices, how many and theirs."""
+    flat = keeps_slices(backbone)
+    depth = min(max(case.card.shape[0] for case in cases), config.slices)
+    if config.window is not None:
+        d, h, w = config.window
+        if flat and d == 1 < depth:
+            raise UnusableInput(
+                f"window={d},{h},{w} is of one slice, but scans have up to "
+                f"{max(case.card.shape[0] for case in cases)}; give it more slices."
+            )
+        backbone.check_size((1, h, w) if backbone.spatial_dims == 2 else (d, h, w))
+        return d, h, w
+    limits = _VOLUME_LIMITS
+    if flat:
+        limits = _SLICE_LIMITS if depth > 1 else _IMAGE_LIMITS
+    side, voxels = limits.get(device.type, limits["cuda"])
+    least = smallest_window(backbone)
+    shapes = [case.card.shape for case in cases]
+    window = choose_window(
+        [(1, *shape[1:]) for shape in shapes] if flat else shapes,
+        backbone.size_divisor,
+        (1, *least[1:]) if flat else least,
+        side=side,
+        voxels=voxels,
+    )
+    backbone.check_size(window)
+    return (depth, *window[1:]) if flat else window

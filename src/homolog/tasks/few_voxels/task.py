@@ -1,0 +1,325 @@
+"""A few-voxel model on disk: the encoder whole, the head beside it, nothing pickled.
+
+The folder is that of its encoder with ``head.safetensors`` added, so whatever takes an
+encoder takes it too.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from homolog.config import from_dict, to_dict
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note
+from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.files import kept_features
+from homolog.model_files.encoder import LoadedEncoder, load_encoder
+from homolog.model_files.folder import LoadedModel, read_weights, save_model
+from homolog.scans.files import scan_hash
+from homolog.scans.volume import FeatureMap, LabelMap, Volume
+from homolog.store.learnt_spacing import KEY, LearntSpacing
+from homolog.store.preprocess import Preprocessing
+from homolog.tasks.base import Task, Trained
+from homolog.tasks.few_voxels.head import Head
+from homolog.tasks.few_voxels.predict import predict_volume
+from homolog.tasks.few_voxels.scan import FewClass, FewConfig, SimpleSpec, few_scan
+
+KIND = "few_voxels"
+_HEAD = "head"
+_LICENCE = "code Apache-2.0; head as the licence of the painted scans"
+# Of an encoder's card, what is needed to build it and prepare scans for it again.
+_OF_ENCODER = (
+    "method", "method_config", "backbone", "embedding", "preprocessing", "window",
+    "spacing_mm", "axes", KEY, "paper", "deviations", "source", "steps",
+)  # fmt: skip
+_TOLD_OF_ENCODER = ("title", "licence", "cases", "trained_on", "modalities", "steps")
+
+
+class FewNetwork(nn.Module):
+    """Encoder (or none) and head, as one thing that predicts.
+
+    Args:
+        head: Fitted.
+        dense: Makes the features the head reads; None: it reads intensities alone.
+    """
+
+    def __init__(self, head: Head, dense: DenseEncoder | None) -> None:
+        super().__init__()
+        self.head = head
+        self.dense = dense
+        self.embedder = None if dense is None else dense.embedder
+
+
+def save_few(
+    folder: Path,
+    head: Head,
+    *,
+    modalities: Mapping[str, int],
+    loaded: LoadedEncoder | None = None,
+    dense: DenseEncoder | None = None,
+    preprocessing: Preprocessing | None = None,
+    facts: Mapping[str, Any] | None = None,
+    painted: LearntSpacing | None = None,
+) -> Path:
+    """Write a model folder that ``homolog predict`` takes; it needs nothing else.
+
+    Args:
+        folder: The model folder; a former one is replaced by a complete new one.
+        head: Fitted.
+        modalities: Of the painted scans, with their numbers.
+        loaded: The encoder with its card; None: intensities alone.
+        dense: The same encoder as it embedded the scans.
+        preprocessing: How intensities were normalised, where there is no encoder.
+        facts: More of the card, JSON types: painted voxels, score, scan hashes.
+        painted: Voxel size of the painted scans; other scans are brought to it where
+            the encoder does not say at which it learnt.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: Another encoder than the head's.
+        JobError: It could not be written.
+    """
+    if (dense.encoder_id if dense else "") != head.encoder_id or bool(dense) != bool(
+        loaded
+    ):
+        raise ValueError(
+            f"the head reads features of the encoder {head.encoder_id or 'none'}, "
+            f"got {dense.encoder_id if dense else 'none'}."
+        )
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(array))
+        for name, array in head.arrays.items()
+    }
+    settings = {
+        "head": head.kind,
+        "neighbours": head.neighbours,
+        "classes": [asdict(c) for c in head.classes],
+        "simple": to_dict(head.spec),
+        "encoder_id": head.encoder_id,
+        "encoder_size": head.encoder_size,
+        "body_only": head.body_only,
+        "embed": None if dense is None else to_dict(dense.config),
+    }
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "title": "Segmentation from a few painted voxels",
+        "task_spec": _spec(head, modalities),
+        KIND: settings,
+        "modalities": dict(modalities),
+        "created": _now(),
+        "complete": True,
+        **(facts or {}),
+    }
+    if loaded is None or dense is None:
+        recipe = replace(preprocessing or Preprocessing(), spacing_mm=None)
+        card |= {"preprocessing": to_dict(recipe), "licence": _LICENCE}
+        return save_model(folder, tensors, card, name=_HEAD)
+    given = loaded.card
+    card |= {k: given[k] for k in _OF_ENCODER if k in given}
+    size = dense.learnt.spacing or (painted if dense.learnt.remark else None)
+    if size is not None:
+        card[KEY] = size.to_dict()
+    # an encoder taken from a few-voxel model is told of as it was first
+    told = given.get("encoder") or {k: given[k] for k in _TOLD_OF_ENCODER if k in given}
+    card["encoder"] = {**told, "id": dense.encoder_id}
+    card["licence"] = f"{_LICENCE}; encoder: {told.get('licence', 'unknown')}"
+    extra: dict[str, Any] = {_HEAD: tensors}
+    own = dense.embedder.own_state()
+    if own:
+        extra["embedder"] = own
+    elif (card.get("embedding") or {}).get("heads"):
+        card["embedding"] = {**card["embedding"], "heads": []}
+    weights = dense.embedder.backbone.state_dict()
+    return save_model(folder, weights, card, name="encoder", extra=extra)
+
+
+def open_few(
+    loaded: LoadedModel, device: torch.device, precision: str | None = None
+) -> Trained:
+    """A few-voxel model from its folder, ready to predict.
+
+    Args:
+        loaded: Its folder, read and verified.
+        device: Where the encoder is to run.
+        precision: Of the encoder; None: as when the head was fitted.
+
+    Raises:
+        UnusableInput: Head or encoder are missing, damaged or do not belong together.
+    """
+    card, where = loaded.card, f"{loaded.folder}/model.json"
+    try:
+        told = card[KIND]
+        spec = SimpleSpec(
+            tuple(told["simple"]["smoothing_mm"]),
+            bool(told["simple"]["position"]),
+            tuple(tuple(k) for k in told["simple"]["knots"]),
+        )
+        classes = tuple(FewClass(**c) for c in told["classes"])
+        tensors = read_weights(loaded.folder, card, f"{_HEAD}.safetensors")
+        head = Head(
+            str(told["head"]), classes, spec, str(told["encoder_id"]),
+            int(told["encoder_size"]), int(told["neighbours"]),
+            {name: value.numpy() for name, value in tensors.items()},
+            bool(told.get("body_only", False)),
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise UnusableInput(f"{where} is damaged ({error}).") from error
+    _check_arrays(head, loaded.folder)
+    dense = None
+    if head.encoder_id:
+        config = from_dict(EmbedConfig, told["embed"], where=where)
+        if precision is not None:
+            config = replace(config, precision=precision)
+        encoder = load_encoder(loaded.folder)
+        dense = DenseEncoder.of(encoder, config, device)
+        if dense.encoder_id != head.encoder_id:
+            raise UnusableInput(
+                f"the head in {loaded.folder} reads features of the encoder "
+                f"{head.encoder_id}, but the encoder there is {dense.encoder_id}."
+            )
+    network = FewNetwork(head, dense).eval()
+    return Trained(network, card["task_spec"], card, device, precision or "fp32")
+
+
+def _check_arrays(head: Head, folder: Path) -> None:
+    """Refuse a head whose weights have another shape than its card says."""
+    if head.kind == "logistic":
+        wanted = {
+            "weight": (len(head.classes), head.size),
+            "bias": (len(head.classes),),
+        }
+    else:
+        count = head.arrays["targets"].shape[0] if "targets" in head.arrays else 0
+        wanted = {
+            "mean": (head.size,), "scale": (head.size,),
+            "support": (count, head.size), "targets": (count,),
+        }  # fmt: skip
+    found = {name: array.shape for name, array in head.arrays.items()}
+    if found != wanted:
+        raise UnusableInput(f"the head in {folder} should hold {wanted}, got {found}.")
+
+
+def _spec(head: Head, modalities: Mapping[str, int]) -> dict[str, Any]:
+    """What any model that labels tells: values, names, colours, modalities."""
+    shown = [c for c in head.classes if not c.background]
+    return {
+        "channels": head.spec.channels,
+        "modalities": sorted(modalities),
+        "label_values": [0, *(c.value for c in shown)],
+        "label_names": {str(c.value): c.name for c in shown},
+        "label_colours": {str(c.value): c.colour for c in shown},
+    }
+
+
+def _now() -> str:
+    now = datetime.datetime.now(datetime.UTC)
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# The few-voxels task: a first segmentation from a handful of painted voxels.
+#
+# ``fit`` makes a head in milliseconds from features that are there already; a slice and
+# then the scan follow. What fits and predicts (the modules beside) knows neither torch
+# nor Qt; this file is the task as ``homolog predict`` sees it.
+
+
+class FewVoxels(Task):
+    """Logistic regression or a vote of neighbours on dense features."""
+
+    Config: ClassVar[type] = FewConfig
+    title: ClassVar[str] = "Segmentation from a few painted voxels"
+
+    @classmethod
+    def opened(
+        cls, loaded: LoadedModel, device: torch.device, precision: str | None
+    ) -> tuple[FewVoxels, Trained]:
+        """A saved few-voxel model, see ``open_few``."""
+        return cls(FewConfig()), open_few(loaded, device, precision)
+
+    def run(self, volume: Volume, **inputs: Any) -> Job[LabelMap | None]:
+        """Label a scan on its own grid.
+
+        Args:
+            volume: A scan as stored in its file.
+            inputs: ``model``: Trained. ``overlap``: of the encoder's windows.
+                ``modality``: take the scan for this one. ``labels``: painted voxels
+                (LabelMap) that are kept. ``flips`` is told to be of no use.
+
+        Returns:
+            Labels with the scan's own affine; None when told to stop.
+
+        Raises:
+            UnusableInput: Another number of channels, painted labels of another grid.
+        """
+        model: Trained = inputs["model"]
+        network = model.network
+        assert isinstance(network, FewNetwork)
+        modality: str | None = inputs.get("modality")
+        for sentence in notes_of(model, volume, modality, inputs.get("flips", ())):
+            yield Note(sentence, "warning")
+        recipe = from_dict(
+            Preprocessing, model.card.get("preprocessing", {}), where="model.json"
+        )
+        if modality is not None:
+            recipe = replace(recipe, modality=modality)
+        features: FeatureMap | None = None
+        if network.dense is not None:
+            dense = replace(network.dense, preprocessing=recipe)
+            if inputs.get("overlap") is not None:
+                config = replace(dense.config, overlap=float(inputs["overlap"]))
+                dense = replace(dense, config=config)
+            features = yield from _features(volume, dense)
+            if features is None:
+                return None
+        scan = few_scan(volume, features, recipe)
+        result = yield from predict_volume(network.head, scan, inputs.get("labels"))
+        return None if result is None else result.labels
+
+
+def notes_of(
+    model: Trained, volume: Volume, modality: str | None, flips: Sequence[int]
+) -> list[str]:
+    """Sentences on what makes a scan unlike those that were painted.
+
+    Args:
+        model: With its spec.
+        volume: The scan.
+        modality: What the user says it is, whatever its file says.
+        flips: Mirrorings asked for.
+    """
+    found = []
+    spec: Mapping[str, Any] = model.spec
+    known = [m for m in spec["modalities"] if m != "OTHER"]
+    own = modality or volume.modality
+    if known and own != "OTHER" and own not in known:
+        found.append(
+            f"the model was painted on {', '.join(known)}, but {volume.name!r} is "
+            f"{own}: its values mean something else, and the labels will hardly be "
+            "right."
+        )
+    if flips:
+        found.append("a few-voxel model does not average over mirrorings.")
+    return found
+
+
+def _features(volume: Volume, dense: Any) -> Job[FeatureMap | None]:
+    """The scan's features: from the user's cache where the scan is a file."""
+    source = volume.meta.get("source")
+    if not source or not Path(source).exists():
+        made: FeatureMap | None = yield from embed_scan(volume, dense)
+        return made
+    with kept_features() as folder:
+        kept: FeatureMap | None = yield from embed_scan(
+            volume, dense, folder=folder, scan_hash=scan_hash(Path(source))
+        )
+    return kept

@@ -1,0 +1,427 @@
+"""The segment task: label every voxel, learnt from labelled scans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from homolog.backbones.base import Backbone
+from homolog.config import option
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, drain
+from homolog.feed.reading import CaseRef
+from homolog.geometry.affine import Index
+from homolog.metrics.overlap import dice_per_label
+from homolog.nn.decoders import build_decoder
+from homolog.scans.volume import LabelMap, Volume
+from homolog.store.card import Card
+from homolog.store.preprocess import restore_labels
+from homolog.tasks.base import (
+    FACTS,
+    LearnedConfig,
+    LearnedTask,
+    TaskModule,
+    Trained,
+    score_labels,
+)
+from homolog.tasks.segment.network import (
+    LabelSpace,
+    SegmentModule,
+    SegmentNetwork,
+    annotated,
+    as_label_values,
+    choose_window,
+    classes_of,
+    in_model,
+    label_stored,
+    prepared_for,
+    smallest_integers,
+    smallest_window,
+    space_of,
+    spaces_note,
+    spec_index,
+    useful_flips,
+)
+from homolog.views.view import Anchor, Intensity, ViewSpec
+
+# Settings of the segment task: what a user may choose, and the recipes.
+
+
+# Slices are small samples, and one says little.
+_SLICES_CPU = {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20}
+_SLICES_GPU = {"batch_size": 16, "learning_rate": 4e-4}
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "cpu": {
+        "backbone": {"name": "resunet"},
+        "training": {
+            "steps": 1500,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "validate_every": 300,
+        },
+        "with": {
+            "swin": {"training": {"learning_rate": 1e-3, "warmup_steps": 20}},
+            "vit": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
+            "resnet2d": {"training": _SLICES_CPU},
+            "hybrid": {"training": _SLICES_CPU},
+        },
+    },
+    "gpu": {
+        "backbone": {"name": "resunet"},
+        "training": {
+            "steps": 20000,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "warmup_steps": 200,
+            "validate_every": 1000,
+        },
+        "with": {
+            "swin": {"training": {"learning_rate": 4e-4}},
+            "vit": {"training": {"learning_rate": 4e-4}},
+            "resnet2d": {"training": _SLICES_GPU},
+            "hybrid": {"training": _SLICES_GPU},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class SegmentConfig(LearnedConfig):
+    """How a segmentation is learnt."""
+
+    window: tuple[int, int, int] | None = option(
+        None,
+        "crop z, y, x; empty takes the median scan's size as far as memory allows, "
+        "of a 2D network one slice",
+        unit="voxel",
+        minimum=1,
+    )
+    balance: float = option(
+        0.67, "share of crops centred on a label", minimum=0.0, maximum=1.0
+    )
+    rotate_deg: float = option(
+        15.0, "largest rotation about each axis", unit="deg", minimum=0.0, maximum=180.0
+    )
+    scale: float = option(
+        0.15, "largest change of size, as a share", minimum=0.0, maximum=0.9
+    )
+    elastic_mm: float = option(
+        0.0, "standard deviation of elastic displacement", unit="mm", minimum=0.0
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of a mirrored crop along z, y, x; labels that tell left from "
+        "right do not survive mirroring",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    intensity: float = option(
+        1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
+    )
+    overlap: float = option(
+        0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
+    )
+
+
+def intensity_changes(strength: float) -> Intensity:
+    """Random intensity changes of nnU-Net's kind; ``strength`` scales their chance."""
+    often, seldom = min(1.0, 0.3 * strength), min(1.0, 0.15 * strength)
+    return Intensity(
+        shift=(-0.2, 0.2),
+        shift_probability=often,
+        scale=(0.75, 1.25),
+        scale_probability=often,
+        gamma=(0.7, 1.5),
+        gamma_probability=often,
+        noise_std=(0.0, 0.15),
+        noise_probability=seldom,
+        blur_voxels=(0.5, 1.0),
+        blur_probability=seldom,
+        contrast=(0.75, 1.25),
+        contrast_probability=seldom,
+        low_resolution=(0.5, 1.0),
+        low_resolution_probability=seldom,
+    )
+
+
+# Longest side and most voxels of a window chosen by itself; of volumes, and of slices.
+_LIMITS = {"cpu": (96, 80**3), "cuda": (128, 128**3)}
+_SLICE_LIMITS = {"cpu": (256, 256**2), "cuda": (512, 512**2)}
+
+
+class Segment(LearnedTask):
+    """Segmentation by U-Net, Swin UNETR or UNETR, as the encoder decides.
+
+    A 2D encoder learns from single slices across z, each from a scan and place of its
+    own, turned and bent within their plane; it labels volumes slice by slice.
+
+    Source: Isensee et al., Nature Methods 2021 (nnU-Net: label-balanced crops, Dice
+        plus cross-entropy, sliding window); Hatamizadeh et al. 2022 (UNETR; Swin
+        UNETR); Nguyen et al., AAAI 2023 (2D U-Net on a 2D encoder, slices merged).
+    Differs from the paper: crops mirror only where asked, as many labels have a side;
+        two thirds of the crops (not one third) are centred on a label; the 2D U-Net
+        learns by AdamW, not by SGD.
+    """
+
+    Config: ClassVar[type] = SegmentConfig
+    title: ClassVar[str] = "Segmentation"
+    best_metric: ClassVar[str] = "dice"
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+
+    config: SegmentConfig
+
+    def usable(self, card: Card) -> bool:
+        """A label map is stored."""
+        return card.has_label
+
+    def describe(
+        self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
+    ) -> dict[str, Any]:
+        """Window, labels and modalities."""
+        backbone = backbone.planar()
+        slicewise = backbone.spatial_dims == 2
+        classes = classes_of(cases)
+        if not classes.names:
+            raise UnusableInput(
+                "segment needs labelled voxels, but every label map is empty."
+            )
+        window = self.config.window
+        if window is None:
+            limits = _SLICE_LIMITS if slicewise else _LIMITS
+            side, voxels = limits.get(device.type, limits["cuda"])
+            shapes = [case.card.shape for case in cases]
+            window = choose_window(
+                [(1, h, w) for _, h, w in shapes] if slicewise else shapes,
+                backbone.size_divisor,
+                smallest_window(backbone),
+                side=side,
+                voxels=voxels,
+            )
+        backbone.check_size(window)
+        return {
+            "window": list(window),
+            "divisor": list(backbone.size_divisor),
+            "smallest": [
+                min(a, b)
+                for a, b in zip(smallest_window(backbone), window, strict=True)
+            ],
+            "overlap": self.config.overlap,
+            "slicewise": slicewise,
+            "channels": cases[0].card.channels,
+            "modalities": sorted({case.card.modality for case in cases}),
+            "label_values": [0, *classes.names],
+            "label_names": {str(v): name for v, name in classes.names.items()},
+            "flip": list(self.config.flip),
+            "label_spaces": [space.to_dict() for space in classes.spaces],
+            "labels_note": spaces_note(classes),
+        }
+
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
+        """The decoder that fits the encoder's kind."""
+        backbone = backbone.planar()
+        decoder = build_decoder(
+            backbone.channels,
+            backbone.strides,
+            in_channels=int(spec["channels"]),
+            out_channels=len(spec["label_values"]),
+            kind=backbone.decoder,
+            spatial_dims=backbone.spatial_dims,
+        )
+        return SegmentNetwork(backbone, decoder)
+
+    def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
+        """Dice plus cross-entropy on crops of the window's size."""
+        assert isinstance(network, SegmentNetwork)
+        return SegmentModule(
+            network,
+            self._crop(spec_index(spec, "window")),
+            spec["label_values"],
+            freeze=self.config.freeze,
+            average=self.config.average,
+            spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
+        )
+
+    @property
+    def balance(self) -> float:
+        """Share of crops centred on a label."""
+        return self.config.balance
+
+    def _crop(self, size: tuple[int, int, int]) -> ViewSpec:
+        config = self.config
+        turn, strength = config.rotate_deg, config.intensity
+        return ViewSpec(
+            size=size,
+            place=Anchor(),
+            translate=(0.05, 0.05, 0.05),
+            rotate_deg=(turn, turn, turn),
+            scale=(1.0 / (1.0 + config.scale), 1.0 + config.scale),
+            anisotropy=config.scale / 3.0,
+            flip=config.flip,
+            elastic_mm=config.elastic_mm,
+            intensity=intensity_changes(strength),
+            labels=True,
+        )
+
+    def effort(self, card: Card, spec: Mapping[str, Any]) -> float:
+        """Voxels of the scan by those of a crop; windows overlap, but learn nothing."""
+        return math.prod(card.shape) / math.prod(spec_index(spec, "window"))
+
+    def validate(
+        self,
+        model: Trained,
+        cases: Iterable[CaseRef],
+        look: Callable[..., None] | None = None,
+        share: float = 1.0,
+    ) -> dict[str, float]:
+        """``dice`` (mean over labels and cases), ``worst``, and one value per label.
+
+        A part of a scan lies around the middle of its labels.
+        """
+        values = model.spec["label_values"][1:]
+        rows = []
+        for case in cases:
+            image, label, known = _voxels(case, model.spec)
+            if share < 1.0:
+                box = box_around(label, share, spec_index(model.spec, "window"))
+                image, label = image[(slice(None), *box)], label[box]
+            result = drain(label_stored(model, image, case.card))
+            assert result is not None
+            predicted = as_label_values(result.labels, model.spec)
+            row = dict.fromkeys(values, math.nan)
+            rows.append(row | dice_per_label(predicted, label, known))
+            if look is not None:
+                look(case, image, predicted, label)
+        per_label = {v: _mean([row[v] for row in rows]) for v in values}
+        per_case = [_mean(list(row.values())) for row in rows]
+        metrics = {
+            "dice": _mean(per_case),
+            "worst": min((d for d in per_case if d == d), default=math.nan),
+        }
+        if len(values) <= 8:
+            names = model.spec["label_names"]
+            metrics |= {f"dice {names[str(v)]}": per_label[v] for v in values}
+        return metrics
+
+    def score(
+        self, model: Trained, case: CaseRef, **options: Any
+    ) -> Job[list[dict[str, Any]]]:
+        """Dice, NSD and HD95 of each label on the store's grid.
+
+        Args:
+            model: The trained network.
+            case: A labelled case, prepared as the model's training cases were.
+            options: ``flips``, ``overlap``, ``windows``, ``tolerance_mm``.
+        """
+        tolerance_mm = float(options.pop("tolerance_mm", 1.0))
+        own = str(model.card.get("store_hash", ""))
+        image, label, known = _voxels(case, model.spec, own)
+        result = yield from label_stored(model, image, case.card, **options)
+        if result is None:
+            return []
+        return score_labels(
+            as_label_values(result.labels, model.spec),
+            label,
+            {v: model.spec["label_names"][str(v)] for v in known},
+            spacing_mm=case.card.spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )
+
+    def run(self, volume: Volume, **inputs: Any) -> Job[LabelMap | None]:
+        """Label a scan on its own grid.
+
+        Args:
+            volume: A scan as stored in its file.
+            inputs: ``model``: Trained. ``flips``: axes whose mirrorings are averaged.
+                ``overlap`` and ``windows``: see ``label_stored``. ``modality``: take
+                the scan for this one.
+
+        Returns:
+            Labels with the scan's own affine; None when told to stop.
+
+        Raises:
+            UnusableInput: Another modality or number of channels than learnt from.
+        """
+        model: Trained = inputs["model"]
+        flips = useful_flips(model, inputs.get("flips", ()))
+        unseen = [axis for axis in flips if not model.spec["flip"][axis]]
+        if unseen:
+            axes = ", ".join("zyx"[axis] for axis in unseen)
+            text = f"the model never saw scans mirrored along {axes}; it may do worse."
+            yield Note(text, "warning")
+        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
+        result = yield from label_stored(
+            model,
+            prepared.data,
+            prepared,
+            flips=flips,
+            overlap=inputs.get("overlap"),
+            windows=inputs.get("windows"),
+        )
+        if result is None:
+            return None
+        if result.constant:
+            yield Note(
+                f"{volume.name}: {result.constant} of {result.windows} windows were "
+                "constant and predicted once."
+            )
+        told = {"windows": result.windows, "window": list(result.window)}
+        values = as_label_values(result.labels, model.spec)
+        restored = restore_labels(values, prepared, volume)
+        names = {int(v): n for v, n in model.spec["label_names"].items()}
+        return LabelMap(
+            smallest_integers(restored.data),
+            volume.affine,
+            names,
+            volume.name,
+            {**volume.meta, FACTS: told},
+        )
+
+
+def box_around(
+    label: NDArray[np.int16], share: float, least: Index
+) -> tuple[slice, slice, slice]:
+    """A part of a scan around the middle of what is labelled.
+
+    Args:
+        label: (D, H, W); where nothing is above 0 its own middle is taken.
+        share: Voxels of the part by those of the whole, 0..1.
+        least: No side is shorter, as far as the scan reaches.
+    """
+    box = []
+    for axis, (whole, window) in enumerate(zip(label.shape, least, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        marked = np.flatnonzero((label > 0).any(axis=others))
+        middle = (marked[0] + marked[-1]) // 2 if len(marked) else whole // 2
+        side = min(whole, max(window, round(whole * share ** (1 / 3))))
+        first = min(max(0, int(middle) - side // 2), whole - side)
+        box.append(slice(first, first + side))
+    return box[0], box[1], box[2]
+
+
+def _voxels(
+    case: CaseRef, spec: Mapping[str, Any], learnt_from: str = ""
+) -> tuple[NDArray[np.int16], NDArray[np.int16], list[int]]:
+    """Image (C, D, H, W), labels (D, H, W) in the model's values, values annotated."""
+    label = case.store.label(case.card.id)
+    if label is None:
+        raise UnusableInput(f"case {case.card.id!r} has no label map.")
+    space = space_of(case.store, spec, learnt_from)
+    return (
+        np.asarray(case.store.image(case.card.id)[:]),
+        in_model(np.asarray(label[:]), space),
+        annotated(space, spec["label_values"][1:]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of what is defined; NaN when nothing is."""
+    known = [v for v in values if v == v]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,305 @@
+"""Predict scans from files: each result on its scan's own grid, under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homolog.backbones import build
+from homolog.config import from_dict
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.memory import bounded
+from homolog.model_files.card import CARD, learnt_of
+from homolog.model_files.folder import load_model
+from homolog.scans.files import read_scan, write_labels
+from homolog.scans.header import is_scan_path, is_series_path, split_series
+from homolog.scans.names import write_names
+from homolog.scans.problems import problem_of
+from homolog.scans.volume import LabelMap
+from homolog.tasks import TASKS
+from homolog.tasks.base import FACTS, LearnedTask, Task, Trained
+from homolog.tasks.classify.answer import ClassChances, write_classes, write_slices
+from homolog.training.stepping import resolve_precision
+
+# Suffixes labels can be written with; anything else becomes .nii.gz.
+WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def find_scans(paths: Iterable[Path]) -> list[Path]:
+    """Files and DICOM folders named directly, or lying in folders named.
+
+    Raises:
+        UnusableInput: A path that does not exist, or a folder without scans.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists() and not is_series_path(path):
+            raise UnusableInput(f"there is no {path}.")
+        if path.is_dir() and not is_scan_path(path):
+            inside = sorted(
+                p for p in path.iterdir() if is_scan_path(p) and not _is_half(p)
+            )
+            if not inside:
+                raise UnusableInput(f"{path} holds no scan.")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _is_half(path: Path) -> bool:
+    """Whether a file is the voxels of a pair whose header stands beside it."""
+    return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
+
+
+def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where each scan's result goes: its own file name in ``out``.
+
+    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``.
+
+    Raises:
+        UnusableInput: Two scans would share one file, or a result would overwrite its
+            own scan.
+    """
+    taken: dict[Path, Path] = {}
+    result: dict[Path, Path] = {}
+    for scan in scans:
+        suffix = next((s for s in WRITTEN if scan.name.lower().endswith(s)), None)
+        name = scan.name
+        if scan.is_dir():
+            name = f"{scan.resolve().name}.nii.gz"
+        elif is_series_path(scan):
+            folder, key = split_series(scan)
+            name = f"{folder.resolve().name}_{key}.nii.gz"
+        elif suffix is None:
+            name = f"{scan.stem}.nii.gz"
+        target = out / name
+        if target in taken:
+            raise UnusableInput(
+                f"{taken[target]} and {scan} would both be written to {target}; "
+                "predict them into different folders."
+            )
+        if target.resolve() == scan.resolve():
+            raise UnusableInput(
+                f"the result of {scan} would overwrite it; choose another --out."
+            )
+        taken[target] = scan
+        result[scan] = target
+    return result
+
+
+def predict_scans(
+    task: Task,
+    model: Trained,
+    scans: Sequence[Path],
+    out: Path,
+    options: Mapping[str, Any],
+) -> Job[dict[str, Any]]:
+    """Predict scan after scan; one that cannot be does not stop the others.
+
+    Args:
+        task: What the model was trained for; labels are written as files, classes of
+            whole scans together as ``classes.csv``, and what is told of their slices as
+            ``slices.csv``.
+        model: Trained.
+        scans: Files or DICOM folders.
+        out: Folder of the results; made if absent.
+        options: Passed to the task's ``run``.
+
+    Returns:
+        ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
+        that covered it where a network slid over it; or scan, and
+        ``ClassChances.to_dict``; and ``notes`` on this scan), ``failed`` (scan,
+        reason), ``warnings`` on all of them and ``stopped``.
+    """
+    targets = result_paths(scans, out)
+    out.mkdir(parents=True, exist_ok=True)
+    warnings: list[str] = []
+    if model.learnt.remark:
+        warnings.append(model.learnt.remark)
+        yield Note(model.learnt.remark, "warning")
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for number, (scan, target) in enumerate(targets.items()):
+        news = Progress("scans", number, len(targets), item=scan.name)
+        if (yield news) is Request.STOP:
+            yield from _keep_classes(done, out)
+            return _result(done, failed, warnings, stopped=True)
+        notes: list[Note] = []
+        try:
+            volume = read_scan(scan)
+            running = task.run(volume, model=model, **options)
+            labels = yield from _noted(running, notes)
+            if labels is None:
+                return _result(done, failed, warnings, stopped=True)
+            if isinstance(labels, ClassChances):
+                told = {"notes": [note.text for note in notes]}
+                done.append({"scan": str(scan), **labels.to_dict(), **told})
+                continue
+            write_labels(labels, target)
+            write_names(labels.names, target)
+        except Exception as error:  # noqa: BLE001 - the other scans are predicted
+            reason = problem_of(error).text.removeprefix(f"{scan}: ")
+            failed.append({"scan": str(scan), "reason": reason})
+            yield Note(f"{scan}: {reason}", "warning")
+            continue
+        voxels = _voxels(labels)
+        done.append(
+            {
+                "scan": str(scan),
+                "result": str(target),
+                "voxels": voxels,
+                "volumes_ml": _volumes_ml(voxels, labels),
+                **labels.meta.get(FACTS, {}),
+                "notes": [note.text for note in notes],
+            }
+        )
+        yield Saved(str(target), "labels")
+    yield Progress("scans", len(targets), len(targets))
+    yield from _keep_classes(done, out)
+    return _result(done, failed, warnings, stopped=False)
+
+
+def _noted(job: Job[Any], notes: list[Note]) -> Job[Any]:
+    """The job; its notes are kept too."""
+    request = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Note):
+            notes.append(event)
+        request = yield event
+
+
+def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
+    """The tables of a classifier, of a stopped one too; labels are files already."""
+    if done and "class" in done[0]:
+        table = out / "classes.csv"
+        write_classes(table, done)
+        yield Saved(str(table), "table")
+    if done and done[0].get("slices"):
+        table = out / "slices.csv"
+        write_slices(table, done)
+        yield Saved(str(table), "table")
+
+
+def _voxels(labels: LabelMap) -> dict[str, int]:
+    """Voxels per label name."""
+    import numpy as np
+
+    values, counts = np.unique(labels.data, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    voxels = dict.fromkeys(labels.names.values(), 0)
+    for value, name in labels.names.items():  # two values may have one name
+        voxels[name] += int(found.get(value, 0))
+    return voxels
+
+
+def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
+    """Millilitres per label name."""
+    z, y, x = labels.affine.spacing_mm
+    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
+
+
+def _result(
+    done: list[dict[str, Any]],
+    failed: list[dict[str, str]],
+    warnings: list[str],
+    *,
+    stopped: bool,
+) -> dict[str, Any]:
+    return {
+        "predicted": done,
+        "failed": failed,
+        "warnings": warnings,
+        "stopped": stopped,
+    }
+
+
+# A model that labels scans, from its folder, ready to predict.
+
+
+def open_trained(
+    source: str | Path, device: torch.device, *, precision: str | None = None
+) -> tuple[LearnedTask, Trained]:
+    """Load a fine-tuned model, as ``open_predictor`` but nothing else.
+
+    Raises:
+        UnusableInput: Also where the model was not fine-tuned on labelled cases.
+    """
+    task, model = open_predictor(source, device, precision=precision)
+    if not isinstance(task, LearnedTask):
+        raise UnusableInput(
+            f"{source} holds a model of kind {model.card.get('kind')!r}, which labels "
+            "scans (homolog predict) but cannot score a store; predict into a folder "
+            "and take: homolog evaluate FOLDER --labels DIR"
+        )
+    return task, model
+
+
+def open_predictor(
+    source: str | Path, device: torch.device, *, precision: str | None = None
+) -> tuple[Task, Trained]:
+    """Load a model that labels scans.
+
+    Args:
+        source: Run folder, or a model folder.
+        device: Where it is to run.
+        precision: ``fp32``, ``bf16`` or ``auto``; None takes fp32 on the CPU and
+            ``auto`` on a GPU.
+
+    Returns:
+        The task and its network in evaluation mode.
+
+    Raises:
+        UnusableInput: No model there, an encoder only, or weights that do not fit.
+    """
+    loaded = load_model(source)
+    state, card = loaded.state, loaded.card
+    kind = card.get("kind", "")
+    cls = TASKS.get(kind) if kind in TASKS.names() else None
+    own_way = None if cls is None else cls.opened(loaded, device, precision)
+    if own_way is not None:
+        return own_way
+    if cls is None or not issubclass(cls, LearnedTask):
+        raise UnusableInput(
+            f"{source} holds a model of kind {kind!r}, which cannot predict; make one "
+            "with: homolog finetune segment STORE --encoder RUN --out RUN2"
+        )
+    for part in ("backbone", "task_config", "task_spec"):
+        if not card.get(part):
+            raise UnusableInput(
+                f"{loaded.folder / CARD} is damaged ({part} is missing)."
+            )
+    try:
+        task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
+        backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
+        with bounded(f"the model {source}"):
+            network = task.network(backbone, card["task_spec"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise UnusableInput(
+            f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
+        ) from error
+    own = network.state_dict()
+    odd = sorted(own.keys() ^ state.keys())
+    odd += [n for n in own if n in state and own[n].shape != state[n].shape]
+    if odd:
+        raise UnusableInput(
+            f"the weights in {source} do not fit their model.json: {len(odd)} tensors "
+            f"differ, first {odd[0]!r}."
+        )
+    network.load_state_dict(state)
+    network.to(device).eval().requires_grad_(False)
+    if precision is None:
+        precision = "fp32" if device.type == "cpu" else "auto"
+    precision = resolve_precision(precision, device, network)
+    learnt = learnt_of(card, loaded.folder)
+    if card["task_spec"].get("slicewise"):
+        learnt = learnt.planar()
+    return task, Trained(network, card["task_spec"], card, device, precision, learnt)

@@ -1,0 +1,118 @@
+"""Text for people: file names and cells made safe to show, durations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+# Texts from files and people, made harmless where they are shown or written.
+#
+# A file's name, a DICOM tag or a label may hold what a terminal obeys (escape
+# sequences) and what a spreadsheet computes (``=cmd|...``). Stored texts stay as they
+# are; what is printed or put into a table goes through here.
+
+
+# Control characters (but tab and line feed), what turns the direction of writing, what
+# is not seen, line ends of Unicode, and bytes that were no UTF-8.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
+_COMPUTED = re.compile(r"'*[=+\-@\t\r\n]")
+_MARKED = re.compile(r"'+[=+\-@\t\r\n]")
+
+
+def visible(text: str, *, one_line: bool = False) -> str:
+    r"""A text without anything that acts on a terminal; such characters are spelt out.
+
+    Args:
+        text: From anywhere.
+        one_line: Spell out tabs and line ends too, as ``\t`` and ``\n``.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    shown = _ACTING.sub(_spelt, text)
+    return shown.replace("\t", r"\t").replace("\n", r"\n") if one_line else shown
+
+
+def _spelt(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name
+        return f"\\x{code - 0xDC00:02x}"
+    short = {"\r": r"\r", "\x0b": r"\v", "\x0c": r"\f"}.get(found[0])
+    if short is not None:
+        return short
+    wide = f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return f"\\x{code:02x}" if code <= 0xFF else wide
+
+
+class VisibleStream:
+    """A text stream on which nothing acts; for code that prints by itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what ``visible`` makes of a text."""
+        return self._stream.write(visible(text))
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads along."""
+        return self._stream.isatty()
+
+
+class UnixRows:
+    """Takes the rows of a csv writer and ends each by a line feed alone.
+
+    The writer itself has to believe in CR LF: only then does it quote a carriage return
+    within a cell, which otherwise ends the row for every reader.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        """One whole row."""
+        return self._stream.write(row.removesuffix("\r\n") + "\n")
+
+
+def cell(value: Any) -> Any:
+    """A cell that a spreadsheet shows and does not compute.
+
+    A text that begins like a formula gets an apostrophe before it; numbers, also those
+    already written out, stay. ``cell_text`` takes it away again, exactly.
+    """
+    if not isinstance(value, str) or len(value) < 2 or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}" if _COMPUTED.match(value) else value
+
+
+def cells(values: Iterable[Any]) -> list[Any]:
+    """A row of cells."""
+    return [cell(value) for value in values]
+
+
+def cell_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row by columns."""
+    return {name: cell(value) for name, value in row.items()}
+
+
+def cell_text(text: str) -> str:
+    """Inverse of ``cell``, for tables that are read."""
+    return text[1:] if len(text) > 2 and _MARKED.match(text) else text
+
+
+def duration(seconds: float) -> str:
+    """``125.0`` -> ``"2 min 05 s"``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(seconds, 0.0):.2g} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
