@@ -35,7 +35,8 @@ from homolog.gui.shared.scans import (
     is_stale,
 )
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged
 from homolog.scans.files import write_volume
 from homolog.scans.points import Landmark
 from homolog.scans.volume import Volume

@@ -212,7 +212,7 @@ def _display(found: dict[str, Any], problems: list[str], advice: list[str]) -> N
 
 # What the engine offers, as JSON, for a program that must not load torch itself.
 #
-# ``python -m homolog.jobs.machine schema`` tells every method, task and network with
+# ``python -m homolog.machine schema`` tells every method, task and network with
 # its settings; ``devices`` tells what can compute here; ``doctor`` whether all of it
 # works. One line each.
 
@@ -224,7 +224,7 @@ _TYPES = {int: "int", float: "float", bool: "bool", str: "str", dict: "dict"}
 def schema() -> dict[str, Any]:
     """Methods, tasks, networks and the settings of training and embedding."""
     from homolog.backbones import BACKBONES
-    from homolog.features.embed import EmbedConfig
+    from homolog.features.config import EmbedConfig
     from homolog.methods import METHODS
     from homolog.tasks import TASKS
     from homolog.training.config import TrainingConfig
