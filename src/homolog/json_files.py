@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
+from homolog.words import listed
 
 # Name of a field -> its type; a name that ends in "?" may be missing. A type is
 # ``str``, ``int``, ``float`` (finite), ``bool``, ``dict``, ``list``, ``Any``, their
@@ -108,7 +109,7 @@ def _check(value: Any, kind: Any, place: str) -> None:
         check_shape(value, kind, place)
         return
     if not _fits(value, kind):
-        raise ValueError(f"{place} must be {spoken(kind)}, got {short(value)}")
+        raise ValueError(f"{place} must be {in_words(kind)}, got {short(value)}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -141,17 +142,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def spoken(kind: Any) -> str:
+def in_words(kind: Any) -> str:
     """A type in the words of someone who edits the file."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(spoken(one) for one in inside)
+        return listed((in_words(one) for one in inside), "or")
     if origin is list:
-        return f"a list, each {spoken(inside[0])}"
+        return f"a list, each {in_words(inside[0])}"
     if origin is dict:
-        return f"an object, each value {spoken(inside[1])}"
+        return f"an object, each value {in_words(inside[1])}"
     if origin is tuple:
-        return f"a list of {len(inside)}, each {spoken(inside[0])}"
+        return f"a list of {len(inside)}, each {in_words(inside[0])}"
     words = {
         str: "a text", int: "a whole number", float: "a number", bool: "true or false",
         dict: "an object", list: "a list", None: "null", type(None): "null",

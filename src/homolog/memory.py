@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
+from homolog.words import human_bytes
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USED = Path("/sys/fs/cgroup/memory.current")
@@ -121,8 +122,8 @@ def bounded(what: str) -> Iterator[None]:
                 self.taken += _bytes_asked(args, kwargs)
                 if self.taken > total:
                     raise UnusableInput(
-                        f"{what} needs more than {self.taken / 1e9:,.0f} GB for its "
-                        f"weights alone, this machine has {total / 1e9:,.0f} GB of "
+                        f"{what} needs more than {human_bytes(self.taken)} for its "
+                        f"weights alone, this machine has {human_bytes(total)} of "
                         "memory: smaller settings are needed."
                     )
             return func(*args, **kwargs)

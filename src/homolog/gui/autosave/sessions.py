@@ -25,6 +25,7 @@ from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
 from homolog.scans.files import read_labels
 from homolog.scans.header import is_series_path
 from homolog.scans.names import names_file
+from homolog.words import listed
 from homolog.writing import FileLock, is_locked, make_folder, write_json
 
 FORMAT = 1
@@ -144,8 +145,7 @@ class Left:
             (self.labels, "labels"), (self.pins, "pins"), (self.landmarks, "landmarks"),
         )  # fmt: skip
         words = [word for entries, word in held if entries]
-        what = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
-        what = what.capitalize() or "Labels"
+        what = listed(words).capitalize() or "Labels"
         today = (now or datetime.now()).date() == self.time.date()
         when = f"{self.time:%H:%M}" if today else f"{self.time:%d %b %Y, %H:%M}"
         return f"{what} of {when} were saved before napari ended."
