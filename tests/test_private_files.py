@@ -17,9 +17,9 @@ from homolog.geometry.affine import Affine
 from homolog.gui.autosave.sessions import Session
 from homolog.gui.shared import choices
 from homolog.runs.run import Run
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.points import write_text
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.writing import keep_private, make_folder, wanted_umask, write_json
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")

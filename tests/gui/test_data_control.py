@@ -36,9 +36,10 @@ from homolog.gui.data.control import (
 from homolog.gui.files import opening
 from homolog.gui.files.opening import box, gather, labels_on, look_at, pairs_of, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
-from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 
 class Image(SimpleNamespace):

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.phantom.anatomy import FAR_MM, LABEL_NAMES, Organ, landmarks, organs
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.points import write_points, write_text
 from homolog.scans.volume import LabelMap, Points, Volume
+from homolog.scans.write import write_labels, write_volume
 
 # Smooth invertible maps between the atlas and a patient.
 

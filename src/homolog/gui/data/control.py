@@ -12,7 +12,8 @@ from homolog.gui.files.opening import free_memory, header_bytes, human_bytes
 from homolog.gui.shared.layers import layer_scan, notes_of, source_grid, true_affine
 from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
-from homolog.scans.header import ScanHeader, is_series_path
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import ScanHeader
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of
 

@@ -29,11 +29,12 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
-from homolog.scans.files import read_header, read_scan
-from homolog.scans.header import (
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import (
     ScanHeader,
-    is_series_path,
     kind_of,
+    read_header,
+    read_scan,
     scan_stem,
     scan_suffix,
 )
