@@ -100,7 +100,7 @@ def test_more_than_half_of_the_memory_is_a_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_volume(scan(), tmp_path / "big.nii")
-    monkeypatch.setattr("homolog.gui.data.control.free_memory", lambda: 2000)
+    monkeypatch.setattr("homolog.gui.data.control.free_bytes", lambda: 2000)
     badge = file_row(tmp_path / "big.nii").badge
     assert (badge.level, badge.reason) == (
         DOUBT, "needs 1.4 kB of 2.0 kB free memory.",
