@@ -17,8 +17,8 @@ from homolog.geometry.affine import Affine
 from homolog.gui.autosave.sessions import Session
 from homolog.gui.shared import choices
 from homolog.runs.run import Run
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.writing import (
     keep_private,
     make_folder,

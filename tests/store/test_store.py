@@ -22,8 +22,9 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Progress, Request, Stopped, drain
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
-from homolog.scans.files import read_scan, scan_hash, write_labels, write_volume
+from homolog.scans.files import read_scan, scan_hash
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store import cases
 from homolog.store.build import write_store
 from homolog.store.card import Card

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
-from homolog.scans.header import scan_stem, split_series
+from homolog.scans.dicom import split_series
+from homolog.scans.files import scan_stem
 from homolog.scans.names import shorter_names
 from homolog.writing import make_folder, write_once
 

@@ -19,9 +19,9 @@ from scipy import ndimage
 
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.phantom.anatomy import FAR_MM, LABEL_NAMES, Organ, landmarks, organs
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.points import write_points
 from homolog.scans.volume import LabelMap, Points, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.writing import write_json
 
 # Smooth invertible maps between the atlas and a patient.

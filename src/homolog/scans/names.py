@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
-from homolog.scans.header import scan_stem, scan_suffix
+from homolog.scans.files import scan_stem, scan_suffix
 from homolog.scans.pictures import PICTURE_SUFFIXES
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text

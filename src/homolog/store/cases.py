@@ -21,7 +21,7 @@ from homolog.config import config_hash, from_dict, to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
-from homolog.scans.header import is_series_path
+from homolog.scans.dicom import is_series_path
 from homolog.scans.names import parse_names
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files

@@ -15,8 +15,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
 from homolog.geometry.places import spacing_text
-from homolog.scans.files import read_labels
-from homolog.scans.header import is_scan_path
+from homolog.scans.files import is_scan_path, read_labels
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, mapped_labels
 from homolog.store.names import SharedLabels, shared_labels

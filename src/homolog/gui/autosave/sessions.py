@@ -22,8 +22,8 @@ import numpy as np
 
 from homolog.gui.files.opening import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
+from homolog.scans.dicom import is_series_path
 from homolog.scans.files import read_labels
-from homolog.scans.header import is_series_path
 from homolog.scans.names import names_file
 from homolog.words import listed
 from homolog.writing import FileLock, is_locked, make_folder, write_json

@@ -23,16 +23,10 @@ from homolog.gui.shared.layers import (
     source_grid,
 )
 from homolog.gui.shared.notices import notify
-from homolog.scans.files import (
-    WRITE_SUFFIXES,
-    read_header,
-    read_labels,
-    write_labels,
-    write_volume,
-)
-from homolog.scans.header import scan_stem, scan_suffix
+from homolog.scans.files import read_header, read_labels, scan_stem, scan_suffix
 from homolog.scans.names import names_file, write_names
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import WRITE_SUFFIXES, write_labels, write_volume
 from homolog.writing import free_name
 
 # Corners may lie this share of a voxel off after rounding to a header's float32.

@@ -21,8 +21,8 @@ from homolog.gui.shared.layers import (
     label_layer,
     shape_of,
 )
-from homolog.scans.files import read_header, read_labels
-from homolog.scans.header import is_scan_path, is_series_path, scan_stem
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import is_scan_path, read_header, read_labels, scan_stem
 from homolog.scans.names import is_label_folder, label_rank, write_names
 from homolog.writing import free_name, put_in_place
 

@@ -70,7 +70,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.scans.header import scan_stem
+from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
 from homolog.words import duration
