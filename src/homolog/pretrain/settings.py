@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Array, Index
-from homolog.json_files import short
+from homolog.json_files import parsed, short
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
@@ -538,9 +537,9 @@ def _recipe(
     try:
         text = path.read_text(encoding="utf-8")
         read: dict[str, Any] = (
-            tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+            tomllib.loads(text) if path.suffix == ".toml" else parsed(text)
         )
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(read, dict) or not all(
         isinstance(table, dict) for table in read.values()
