@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
-from homolog.json_files import Shape, read_object
+from homolog.json_files import Shape, parsed_object
 from homolog.scans.volume import FeatureMap
 from homolog.writing import (
     beside,
@@ -126,10 +126,10 @@ def read_card(path: Path) -> FeatureCard:
         UnusableInput: Not a card.
     """
     try:
-        card = FeatureCard(**read_object(Path(path), _SHAPE))
+        card = FeatureCard(**parsed_object(Path(path).read_bytes(), _SHAPE))
     except (OSError, ValueError, TypeError) as error:
         raise UnusableInput(
-            f"{path} is not the card of a feature map: {error}."
+            f"{path} is not the card of a feature map ({error})."
         ) from None
     d, h, w = card.shape
     z, y, x = card.stride
