@@ -197,6 +197,34 @@ def test_heavy_libraries_stay_in_their_rooms() -> None:
             )
 
 
+def _moves_a_file(call: ast.Call) -> bool:
+    """``os.replace(a, b)``, ``path.rename(b)``, ``path.replace(b)`` and their kind."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    module = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+    if module in ("os", "tempfile", "shutil"):
+        return call.func.attr in (
+            "replace",
+            "rename",
+            "fsync",
+            "link",
+            "mkstemp",
+            "move",
+        )
+    alone = len(call.args) == 1 and not call.keywords  # text.replace has two
+    return call.func.attr in ("rename", "replace") and alone
+
+
+def test_files_get_their_names_in_one_place() -> None:
+    for name, tree in TREES.items():
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        lines = [call.lineno for call in calls if _moves_a_file(call)]
+        assert not lines or name == "homolog.writing", (
+            f"{name}, lines {lines}: write it by homolog.writing, which replaces a "
+            "file only when it is whole"
+        )
+
+
 def _loaded_after(code: str) -> set[str]:
     script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
     run = subprocess.run(
