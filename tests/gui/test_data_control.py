@@ -182,7 +182,7 @@ def test_label_names_are_checked_before_the_worker_starts() -> None:
 def test_a_stopped_store_goes_on_and_names_stay_free(tmp_path: Path) -> None:
     (tmp_path / "scans" / "cases").mkdir(parents=True)
     assert build_config([tmp_path], tmp_path, "scans")
-    assert free_name(tmp_path) == "scans_2"
+    assert free_name(tmp_path) == "scans_v2"
     assert free_name(tmp_path, "a/b") == "a_b"
 
 

@@ -42,7 +42,7 @@ from homolog.finetune.settings import (
 from homolog.json_files import read_object
 from homolog.model_files.card import learnt_of
 from homolog.model_files.encoder import load_encoder
-from homolog.model_files.folder import load_best, save_model, write_json
+from homolog.model_files.folder import load_best, save_model
 from homolog.nn.optim import parameter_groups
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import KEY, LearntSpacing, other_size_note, sizes_note
@@ -53,6 +53,7 @@ from homolog.training.config import TrainingConfig, TrainingResult
 from homolog.training.loop import train
 from homolog.training.stepping import resolve_precision
 from homolog.training.validation import evaluating, score_of
+from homolog.writing import write_json
 
 # A slice of a validation case: true outlines on the left, predicted ones beside.
 

@@ -278,7 +278,7 @@ def _predict(
     }
     if target:
         write_labels(found.labels, Path(target))
-        write_names(found.labels.names, Path(target))
+        write_names(Path(target), found.labels.names)
         told["prediction"] = str(target)
         yield Saved(str(target), "labels")
     return told

@@ -44,14 +44,13 @@ from homolog.scans.points import (
     read_landmark_points,
     write_landmark_markups,
     write_landmarks,
-    write_text,
 )
 from homolog.scans.problems import sentence_of
 from homolog.scans.volume import Points, Volume, closest_canonical
 from homolog.store.card import Card
 from homolog.store.store import Store
 from homolog.words import UnixRows, cell_row
-from homolog.writing import write_safely
+from homolog.writing import write_bytes, write_text
 
 # The same points in many scans, side by side: a sheet of axial slices.
 
@@ -364,11 +363,7 @@ def match_store(
     _write_table(rows, table)
     yield Saved(str(table), "table")
     picture = png_bytes(contact_sheet(columns))
-    write_safely(
-        sheet,
-        lambda p: _put(p, picture),
-        lambda p: p.read_bytes() == picture,
-    )
+    write_bytes(sheet, picture)
     yield Preview(str(sheet), "the points in all scans")
     return {
         "cases": cases,
@@ -439,10 +434,6 @@ def _source(store: Store, card: Card) -> Path:
     raise UnusableInput(
         f"its scan is no longer at {told}; put it back, or prepare the store again."
     )
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -23,7 +23,6 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
 from homolog.json_files import read_object
 from homolog.memory import peak_bytes
-from homolog.model_files.folder import write_json
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import (
     Budget,
@@ -46,6 +45,7 @@ from homolog.training.stepping import (
 from homolog.training.validation import Validator
 from homolog.views.view import Phase, phase_at
 from homolog.words import duration
+from homolog.writing import write_json
 
 # How long a step takes and how much memory it needs, measured on the real thing.
 

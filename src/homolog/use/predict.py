@@ -142,7 +142,7 @@ def predict_scans(
                 done.append({"scan": str(scan), **labels.to_dict(), **told})
                 continue
             write_labels(labels, target)
-            write_names(labels.names, target)
+            write_names(target, labels.names)
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
             reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
