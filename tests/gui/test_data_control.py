@@ -16,7 +16,6 @@ from homolog.geometry.affine import Affine
 from homolog.gui.data.build_box import (
     Pace,
     build_config,
-    duration,
     fold_words,
     free_name,
     names_problem,
@@ -36,9 +35,10 @@ from homolog.gui.data.control import (
 from homolog.gui.files import opening
 from homolog.gui.files.opening import box, gather, labels_on, look_at, pairs_of, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
-from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 
 class Image(SimpleNamespace):
@@ -99,7 +99,7 @@ def test_more_than_half_of_the_memory_is_a_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_volume(scan(), tmp_path / "big.nii")
-    monkeypatch.setattr("homolog.gui.data.control.free_memory", lambda: 2000)
+    monkeypatch.setattr("homolog.gui.data.control.free_bytes", lambda: 2000)
     badge = file_row(tmp_path / "big.nii").badge
     assert (badge.level, badge.reason) == (
         DOUBT, "needs 1.4 kB of 2.0 kB free memory.",
@@ -181,7 +181,7 @@ def test_label_names_are_checked_before_the_worker_starts() -> None:
 def test_a_stopped_store_goes_on_and_names_stay_free(tmp_path: Path) -> None:
     (tmp_path / "scans" / "cases").mkdir(parents=True)
     assert build_config([tmp_path], tmp_path, "scans")
-    assert free_name(tmp_path) == "scans_2"
+    assert free_name(tmp_path) == "scans_v2"
     assert free_name(tmp_path, "a/b") == "a_b"
 
 
@@ -193,9 +193,6 @@ def test_pace_and_results_in_words() -> None:
     now[0] = 2.0
     line = pace.line("prepare", 4, 10, 0)
     assert line == "Preparing scan 5 of 10, 2.0/s, about 3 s left"
-    assert [duration(s) for s in (0.2, 40, 300, 9000)] == [
-        "1 s", "40 s", "5 min", "2.5 h",
-    ]  # fmt: skip
     result = {
         "cases": 2, "labelled": 1, "bytes": 5e6, "explanation": ["1 mm was chosen."],
         "rejected": [{"path": "/x", "reason": "4D."}],
@@ -264,6 +261,3 @@ def test_paths_become_sources(tmp_path: Path) -> None:
     assert found[1].trouble.startswith("b.txt cannot be opened: ")
     (inside,) = opening.sources_of([tmp_path])
     assert inside.path == tmp_path / "a.nii"
-    assert [opening.human_bytes(n) for n in (12, 3400, 99e6, 4.12e9)] == [
-        "12 bytes", "3.4 kB", "99 MB", "4.1 GB",
-    ]  # fmt: skip

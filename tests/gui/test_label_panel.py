@@ -25,8 +25,9 @@ from homolog.gui.label.session import NEXT
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
-from homolog.scans.files import read_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),
@@ -242,9 +243,9 @@ def test_two_scans_one_model_and_an_encoders_features(window, home, tmp_path) ->
         write_features(home / "features", path, affine, SHAPE, cells)
         paths.append(path)
     _, _, tab = window(paths)
-    until(lambda: tab.model.count() == 2)
-    tab.model.setCurrentIndex(1)
-    tab.model.activated.emit(1)
+    until(lambda: tab.models.model.count() == 2)
+    tab.models.model.setCurrentIndex(1)
+    tab.models.model.activated.emit(1)
     first = begin(tab, "ct0")
     second = begin(tab, "ct1")
     until(lambda: len(tab.session.scene.sides()) == 2)

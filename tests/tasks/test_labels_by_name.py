@@ -18,9 +18,9 @@ from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.runs.jobs import job_of
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store.names import shared_labels
 from homolog.store.store import Store
 from homolog.tasks.base import Task
@@ -42,7 +42,7 @@ def labels(head: int, tail: int, *, moved: int = 0) -> np.ndarray:
 def write(path: Path, data: np.ndarray, names: Mapping[int, str] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_labels(LabelMap(data, AFFINE), path)
-    write_names(names or {}, path)
+    write_names(path, names or {})
     return path
 
 

@@ -6,7 +6,6 @@ numpy only, so that a viewer reads what a worker wrote without loading torch.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,9 +17,15 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
-from homolog.scans.points import write_text
+from homolog.json_files import Shape, parsed_object
 from homolog.scans.volume import FeatureMap
-from homolog.writing import beside, make_folder, sweep_once
+from homolog.writing import (
+    beside,
+    make_folder,
+    put_in_place,
+    sweep_once,
+    write_json,
+)
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"
@@ -56,6 +61,13 @@ class FeatureCard:
     parts: list[list[Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     pieces: dict[str, int] = field(default_factory=dict)
+
+
+_SHAPE: Shape = {
+    "key": str, "scan_hash": str, "encoder_id": str, "scan": str,
+    "shape": tuple[int, int, int], "size": int, "stride": tuple[int, int, int],
+    "affine": list[list[float]], "parts?": list, "settings?": dict, "pieces?": dict,
+}  # fmt: skip
 
 
 def feature_paths(
@@ -102,14 +114,9 @@ def commit(
     flush = getattr(array, "flush", None)
     if flush is not None:
         flush()
-    descriptor = os.open(half, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(half, path)
-    text = json.dumps(asdict(card), indent=1) + "\n"
-    write_text(path.with_name(path.name.removesuffix(ARRAY_SUFFIX) + CARD_SUFFIX), text)
+    put_in_place(half, path)
+    stem = path.name.removesuffix(ARRAY_SUFFIX)
+    write_json(path.with_name(stem + CARD_SUFFIX), asdict(card))
 
 
 def read_card(path: Path) -> FeatureCard:
@@ -119,11 +126,10 @@ def read_card(path: Path) -> FeatureCard:
         UnusableInput: Not a card.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        card = FeatureCard(**raw)
+        card = FeatureCard(**parsed_object(Path(path).read_bytes(), _SHAPE))
     except (OSError, ValueError, TypeError) as error:
         raise UnusableInput(
-            f"{path} is not the card of a feature map: {error}."
+            f"{path} is not the card of a feature map ({error})."
         ) from None
     d, h, w = card.shape
     z, y, x = card.stride

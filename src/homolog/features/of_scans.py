@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,14 @@ from homolog.features.files import (
 from homolog.features.search import on_grid
 from homolog.geometry.places import AXES_NAMED
 from homolog.model_files.encoder import load_encoder
-from homolog.scans.files import read_scan, scan_hash, write_volume
+from homolog.scans.files import read_scan, scan_hash
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import FeatureMap, Volume
+from homolog.scans.write import write_volume
 from homolog.store.preprocess import inside, spread_sample
 from homolog.training.stepping import is_out_of_memory
-from homolog.writing import beside
+from homolog.words import times
+from homolog.writing import write_npy
 
 
 def encoder_of(
@@ -129,10 +130,9 @@ def features_of(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        window = " x ".join(str(n) for n in encoder.window)
         raise JobError(
-            f"not enough memory on {encoder.device} for a window of {window} voxels; "
-            "take a smaller window, or another device."
+            f"not enough memory on {encoder.device} for a window of "
+            f"{times(encoder.window)} voxels; take a smaller window, or another device."
         ) from error
     return features
 
@@ -192,7 +192,8 @@ def write_colours(
         if (yield news) is Request.STOP:
             return {"maps": found, "explained": [], "stopped": True}
         cells = np.moveaxis(colours.paint(features.data), 0, -1)
-        place = _replace(colours_path(card), np.rint(cells * 255).astype(np.uint8))
+        place = colours_path(card)
+        write_npy(place, np.rint(cells * 255).astype(np.uint8))
         found.append({"card": str(card), "npy": str(place)})
         yield Saved(str(place), "colours")
     yield Progress("colours", total, total)
@@ -206,17 +207,6 @@ def body_of(scan: Volume, features: FeatureMap) -> NDArray[np.bool_]:
     values = on_grid(scan.data[0], scan.affine, (d, h, w), features.affine)
     sample = spread_sample(np.asarray(scan.data))
     return inside(values, sample, scan.modality == "CT")
-
-
-def _replace(place: Path, array: NDArray[np.uint8]) -> Path:
-    half = beside(place)
-    try:
-        with half.open("wb") as file:
-            np.save(file, array)
-        os.replace(half, place)
-    finally:
-        half.unlink(missing_ok=True)
-    return place
 
 
 def write_colour_volumes(

@@ -17,6 +17,7 @@ from homolog.config import from_dict, merge, option
 from homolog.events import Job, Note, Progress, Request, Started, Stopped, Validated
 from homolog.runs.jobs import job_of
 from homolog.runs.jobs import resolved as complete
+from homolog.words import human_bytes
 
 if TYPE_CHECKING:
     from homolog.finetune.settings import Cases
@@ -76,8 +77,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     device = choose_device(str(resolved["device"]))
     if device.type == "cpu" and free and plan.peak_memory_bytes > _TIGHT * free:
         notes.append(
-            f"this takes {plan.peak_memory_bytes / 1e9:.1f} GB of memory and "
-            f"{free / 1e9:.1f} GB are free: smaller crops or batches are safer."
+            f"this takes {human_bytes(plan.peak_memory_bytes)} of memory and "
+            f"{human_bytes(free)} are free: smaller crops or batches are safer."
         )
     case_s = max(0.0, begun_s - plan.seconds_per_step)
     cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)

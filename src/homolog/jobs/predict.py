@@ -10,6 +10,7 @@ from typing import Any
 from homolog.config import option
 from homolog.events import Job, Note, stopped_words
 from homolog.jobs.base import DEVICES, MODALITIES, paths
+from homolog.words import counted
 
 FAILURES = "failed"
 
@@ -113,7 +114,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
     found, out = result["predicted"], Path(result["out"])
-    scans = "1 scan" if len(found) == 1 else f"{len(found)} scans"
+    scans = counted(len(found), "scan")
     told = [f"{scans} labelled in {out}{_windows(found)}"]
     if found and "class" in found[0]:
         told = [f"{Path(f['scan']).name}: {_class_words(f)}" for f in found]

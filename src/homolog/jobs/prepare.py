@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from homolog.config import ConfigError, from_dict, option
 from homolog.events import Job
 from homolog.jobs.base import MODALITIES, paths
+from homolog.words import human_bytes
 
 if TYPE_CHECKING:
     from homolog.store.preprocess import Preprocessing
@@ -100,7 +101,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
-    from homolog.scans.header import is_series_path
+    from homolog.scans.dicom import is_series_path
     from homolog.store.build import prepare_store
     from homolog.store.names import read_names
 
@@ -147,10 +148,10 @@ def _spacing(value: str | tuple[float, ...]) -> Any:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
-    rejected = result["rejected"]
+    rejected, size = result["rejected"], human_bytes(result["bytes"])
     told = [
         f"{result['cases']} cases ({result['labelled']} labelled), "
-        f"{len(rejected)} rejected, {_size(result['bytes'])} in {result['store']}",
+        f"{len(rejected)} rejected, {size} in {result['store']}",
         f"  {result['built']} prepared now, {result['reused']} were current",
         *(f"  {sentence}" for sentence in result["explanation"]),
     ]
@@ -166,11 +167,3 @@ def _rejected_lines(rejected: Sequence[Mapping[str, str]]) -> list[str]:
     if rest:
         told.append("  all of them: rejected.json in the store")
     return told
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

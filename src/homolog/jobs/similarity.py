@@ -66,7 +66,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     from homolog.features.files import kept_features
     from homolog.features.of_scans import features_of
     from homolog.features.search import similarity_volume
-    from homolog.scans.files import read_scan, write_volume
+    from homolog.scans.files import read_scan
+    from homolog.scans.write import write_volume
 
     scan, searched = Path(config.scan), Path(config.other or config.scan)
     source = read_scan(scan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +24,11 @@ from homolog.metrics.classification import landmark_errors, landmark_score
 from homolog.phantom.deform import Deformation, random_deformation
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_told
-from homolog.scans.points import Landmark, read_points, write_text
+from homolog.scans.points import Landmark, read_points
 from homolog.scans.volume import LabelMap, Points, Volume, mapped_labels
 from homolog.store.names import shared_labels
 from homolog.words import UnixRows, cell_row
+from homolog.writing import write_json, write_text
 
 # A copy's values: gain and noise, as shares of the spread of the scan's values.
 _GAIN, _NOISE = 0.02, 0.02
@@ -309,7 +309,7 @@ def write_scores(
     )
     table, figures_file = out / "landmarks.csv", out / "landmarks.json"
     write_text(table, text.getvalue())
-    write_text(figures_file, json.dumps(summary, indent=1) + "\n")
+    write_json(figures_file, summary)
     return {"csv": str(table), "json": str(figures_file)}
 
 

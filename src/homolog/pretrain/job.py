@@ -33,7 +33,7 @@ from homolog.geometry.affine import Index
 from homolog.json_files import read_object
 from homolog.methods.base import Embedder, Method
 from homolog.model_files.encoder import encoder_id
-from homolog.model_files.folder import save_model, write_json
+from homolog.model_files.folder import save_model
 from homolog.nn.optim import parameter_groups
 from homolog.pretrain.settings import (
     PretrainConfig,
@@ -54,6 +54,7 @@ from homolog.store.store import Store
 from homolog.training.config import TrainingResult
 from homolog.training.loop import train
 from homolog.training.stepping import autocast, resolve_precision
+from homolog.writing import write_json
 
 # A slice of one scan beside its features in colours: does the network see anatomy?
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
-from homolog.scans.header import scan_stem, scan_suffix
+from homolog.json_files import found_object
+from homolog.scans.files import scan_stem, scan_suffix
 from homolog.scans.pictures import PICTURE_SUFFIXES
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
@@ -172,6 +172,8 @@ def shorter_names(stem: str) -> list[str]:
     return list(dict.fromkeys(f for f in found if f))
 
 
+# What Medical Segmentation Decathlon and nnU-Net say of a folder of scans.
+DATASET = "dataset.json"
 _FILES = ("label_names.json", "labels.json")
 _SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
 _GENERIC = {
@@ -198,11 +200,10 @@ def names_file(label: Path) -> Path:
     return label.with_name(f"{scan_stem(label)}.labels.json")
 
 
-def write_names(names: Mapping[int, str], label: Path) -> None:
+def write_names(label: Path, names: Mapping[int, str]) -> None:
     """Write the names of a label file beside it, where it has any."""
     if names:
-        plain = {str(v): n for v, n in names.items()}
-        write_json(plain, names_file(label))
+        write_json(names_file(label), {str(v): n for v, n in names.items()}, end="")
 
 
 def names_beside(label: Path) -> dict[int, str]:
@@ -300,13 +301,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
     """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
     for name in (names_file(label).name, *_FILES):
         file = label.parent / name
-        if not file.is_file():
-            continue
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(raw, Mapping):
+        if raw := found_object(file):
             own = raw.get(scan_stem(label), raw.get(label.name))
             names = parse_names(own if own is not None else raw)
             if names:
@@ -388,12 +383,7 @@ def _is_whole(text: object) -> bool:
 def names_of_dataset(label: Path) -> dict[int, str]:
     """From the ``dataset.json`` beside a label file, or in the folder above."""
     for folder in (label.parent, label.parent.parent):
-        if not (file := folder / "dataset.json").is_file():
-            continue  # or a pipe, which may never give a byte
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(raw, Mapping):
+        raw = found_object(folder / DATASET)
+        if raw is not None:
             return parse_names(raw.get("labels"))
     return {}

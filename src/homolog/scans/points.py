@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ import numpy as np
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import named_numbers, place_text
+from homolog.json_files import parsed, read_object
 from homolog.scans.volume import Points
 from homolog.words import UnixRows, cell, cell_row, cell_text
-from homolog.writing import beside, create, make_private
+from homolog.writing import write_json, write_text
 
 # Named points in world millimetres, as a table every spreadsheet opens.
 
@@ -79,21 +78,6 @@ def read_points(path: Path) -> Points:
         places.append([z, -y, -x] if ras else [z, y, x])
         names.append(cell_text(row.get("name") or "") or f"point_{number}")
     return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file at once: a reader sees the old one or the whole new one."""
-    half = beside(path)
-    try:
-        create(half)
-        with half.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        make_private(half, path)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 Coordinates: TypeAlias = Literal["LPS", "RAS"]
@@ -185,7 +169,7 @@ def write_landmarks(
     if path.suffix.lower() == ".json":
         plain = [{k: v for k, v in row.items() if k != "coordinates"} for row in rows]
         document = {"coordinates": coordinates, "unit": "mm", "landmarks": plain}
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        write_json(path, document)
     elif path.suffix.lower() == ".csv":
         text = io.StringIO()
         writer = csv.DictWriter(UnixRows(text), COLUMNS, lineterminator="\r\n")
@@ -339,14 +323,14 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     _there(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        told = document.get("coordinates")
-        return [{**row, "coordinates": told} for row in document["landmarks"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        document = read_object(path, {"landmarks": list[dict[str, Any]]})
+    except UnusableInput:
         raise UnusableInput(
             f"{path} is not a table of landmarks: a JSON object with a list "
             "'landmarks' was expected."
         ) from None
+    told = document.get("coordinates")
+    return [{**row, "coordinates": told} for row in document["landmarks"]]
 
 
 def _there(path: Path) -> None:
@@ -476,7 +460,7 @@ def _write(entries: list[dict[str, Any]], path: Path, coordinates: Coordinates) 
             }
         ],
     }
-    write_text(Path(path), json.dumps(document, indent=1) + "\n")
+    write_json(Path(path), document)
 
 
 def _describe(mark: Landmark) -> str:
@@ -495,7 +479,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UnusableInput(f"there is no list of points {path}.")
     try:
-        markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
+        markups = read_object(path, {"markups": list[dict[str, Any]]})["markups"]
         entries: list[dict[str, Any]] = []
         for markup in markups:
             system = _SYSTEMS[str(markup.get("coordinateSystem", "LPS")).upper()]
@@ -634,7 +618,7 @@ def _markups(path: Path, coordinates: str | None) -> Points:
 
 def _json(path: Path, coordinates: str | None, affine: Affine | None) -> Points:
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed(path.read_bytes())
     except ValueError as error:
         raise UnusableInput(f"{path} is not JSON: {error}.") from None
     told = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import time
 from collections import Counter
@@ -37,7 +38,6 @@ from homolog.store.cases import (
     is_refusal,
     join_with_kept,
     kept_cards,
-    listed,
     recipe_for,
     refresh_card,
     still_lacking,
@@ -45,6 +45,7 @@ from homolog.store.cases import (
 )
 from homolog.store.learnt_spacing import AGREE
 from homolog.store.names import (
+    LISTED,
     JoinedCases,
     join_cases,
     label_names,
@@ -66,11 +67,13 @@ from homolog.store.store import (
     read_card,
     read_contents,
 )
+from homolog.words import counted, listed, times
 from homolog.writing import (
     FileLock,
     is_locked,
     knows_no_locks,
     make_folder,
+    put_in_place,
     sweep_leftovers,
     write_json,
 )
@@ -309,21 +312,25 @@ def _in_use(out: Path) -> UnusableInput:
     )
 
 
+# A case folder that made room for a new one, and how earlier versions called it.
+_RETIRED = re.compile(r"\.(?P<name>.+)\.old|\.old-(?P<former>.+)")
+
+
 def tidy(store: Path) -> None:
     """Sweep out what killed writers left; the caller holds the store's lock.
 
     A case that was moved aside and never replaced gets its place back.
     """
     for folder in list((store / "cases").iterdir()):
-        if folder.name.startswith(".old-"):
-            place = folder.with_name(folder.name.removeprefix(".old-"))
+        if retired := _RETIRED.fullmatch(folder.name):
+            place = folder.with_name(retired["name"] or retired["former"])
             if not place.exists() and read_card(folder) is not None:
-                folder.rename(place)
-        if folder.name.startswith((".new-", ".old-")):
+                put_in_place(folder, place)
+        if retired or folder.name.startswith(".new-"):
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.is_dir():
             sweep_leftovers(folder)
-    for folder in (store, store / "pairs"):
+    for folder in (store, store / "cases", store / "pairs"):
         sweep_leftovers(folder)
 
 
@@ -510,7 +517,7 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
         return _summary(cards, reasons, out, print_, counts, stopped=True)
     if not cards:
         if not kept:
-            write_json(reasons, out / "rejected.json")
+            write_json(out / "rejected.json", reasons, end="")
         raise UnusableInput(_nothing(reasons))
     kept = yield from _sealed(out, still_lacking(kept, cards))
     cards += kept
@@ -519,13 +526,14 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     contents["splits"] = _draw(asked)
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     yield from _remarks(joined)
-    write_json(reasons, out / "rejected.json")
-    write_json(contents, out / "store.json")
+    write_json(out / "rejected.json", reasons, end="")
+    write_json(out / "store.json", contents, end="")
     removed = yield from _removed(old, cards, out, replace=asked.replace)
     if kept:
         yield Note(
-            f"{_count(kept)} of the store that these sources do not give stayed "
-            f"({listed([card.id for card in kept])}); --replace lets them go."
+            f"{counted(len(kept), 'case')} of the store that these sources do not give "
+            f"stayed ({listed((card.id for card in kept), most=LISTED)}); --replace "
+            "lets them go."
         )
     yield Saved(str(out), "store")
     own = told_of_classes(asked.cases, called)
@@ -575,18 +583,16 @@ def _removed(
         gone, left = sorted({*gone, *left}), []
     remove(out, gone)
     if gone:
-        yield Note(f"{_count(gone)} left the store: {listed(gone)}.", "warning")
+        many = counted(len(gone), "case")
+        names = listed(gone, most=LISTED)
+        yield Note(f"{many} left the store: {names}.", "warning")
     if left:
         yield Note(
-            f"{_count(left)} of a preparation that did not finish lie in {out} and are "
-            f"not part of the store: {listed(left)}. Prepare their sources again to "
-            "take them in; --replace removes them."
+            f"{counted(len(left), 'case')} of a preparation that did not finish lie "
+            f"in {out} and are not part of the store: {listed(left, most=LISTED)}. "
+            "Prepare their sources again to take them in; --replace removes them."
         )
     return gone
-
-
-def _count(cases: Sequence[object]) -> str:
-    return f"{len(cases)} case{'s' if len(cases) != 1 else ''}"
 
 
 def _is_same(recipe: Preprocessing, old: Before) -> bool:
@@ -618,10 +624,10 @@ def _recipe(
     print_ = fingerprint(grids, spacing)
     if kept:
         size = print_.spacing_mm or common_mm(kept)
-        voxel = f"{' x '.join(f'{v:.4g}' for v in size)} mm" if size else "each its own"
+        voxel = f"{times(size, 4)} mm" if size else "each its own"
         word = (
-            f"The recipe of {_count(kept)} that the store keeps holds for all; voxel "
-            f"size: {voxel}."
+            f"The recipe of {counted(len(kept), 'case')} that the store keeps holds "
+            f"for all; voxel size: {voxel}."
         )
         print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
     return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import threading
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ from numpy.typing import NDArray
 
 from homolog.config import config_hash, from_dict
 from homolog.errors import JobError, UnusableInput
-from homolog.json_files import Shape, check_shape, read_object
+from homolog.json_files import Shape, check_shape, found_object, read_object
 from homolog.store.arrays import Damage, StoredArray
 from homolog.store.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import SPLITS
-from homolog.writing import is_locked
+from homolog.writing import crc_text, is_locked
 
 FORMAT = 1
 LOCK = ".lock"  # of a store, held by the process that writes into it
@@ -163,7 +161,7 @@ def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
             raise Damage(path, "it has another size than its card says")
         written = path.read_bytes()
         wanted = card.checksums.get(POINTS, "")
-        if wanted and wanted != f"{zlib.crc32(written):08x}":
+        if wanted and wanted != crc_text(written):
             raise Damage(path, "it does not match its checksum")
         rows = np.load(io.BytesIO(written), allow_pickle=False)
     except FileNotFoundError:
@@ -227,8 +225,8 @@ def read_contents(folder: Path) -> dict[str, Any] | None:
 def read_card(folder: Path) -> Card | None:
     """Card of a case folder; None when missing or unreadable (it will be rebuilt)."""
     try:
-        plain = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        if not is_as_written(plain):
+        plain = found_object(folder / "card.json")
+        if plain is None or not is_as_written(plain):
             return None
         card = Card.from_dict(plain)
         check_card(card)

@@ -7,7 +7,6 @@ and a lock that the operating system frees when the window's process dies. No Qt
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import threading
@@ -20,18 +19,23 @@ from typing import Any
 
 import numpy as np
 
+from homolog.errors import UnusableInput
 from homolog.gui.files.opening import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
+from homolog.json_files import Shape, read_object
+from homolog.scans.dicom import is_series_path
 from homolog.scans.files import read_labels
-from homolog.scans.header import is_series_path
 from homolog.scans.names import names_file
-from homolog.scans.points import write_text
-from homolog.writing import FileLock as RunLock
-from homolog.writing import is_locked, make_folder
+from homolog.words import listed
+from homolog.writing import FileLock, is_locked, make_folder, write_json
 
 FORMAT = 1
 FILE, PINS, LOCK = "session.json", "pins.json", "lock"
 KEPT = timedelta(days=14)
+_SHAPE: Shape = {
+    "format": int, "time?": str, "closed?": str | None, "labels?": list[dict[str, Any]],
+    "scans?": list, "landmarks?": list,
+}  # fmt: skip
 
 
 class Session:
@@ -71,7 +75,7 @@ class Session:
                 except FileExistsError:  # another window of the same second
                     number += 1
                     folder = root / f"{stem}-{number}"
-            lock = RunLock(folder / LOCK)
+            lock = FileLock(folder / LOCK)
             if not lock.acquire():
                 raise OSError(f"{folder} cannot be locked")
             self.folder = folder
@@ -89,9 +93,7 @@ class Session:
             pins: A dict per pinned place.
         """
         folder = self.begin(root)
-        write_text(
-            folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
-        )
+        _put_pins(folder, pins)
         with self._writing:
             self._content = {
                 "format": FORMAT,
@@ -148,8 +150,7 @@ class Left:
             (self.labels, "labels"), (self.pins, "pins"), (self.landmarks, "landmarks"),
         )  # fmt: skip
         words = [word for entries, word in held if entries]
-        what = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
-        what = what.capitalize() or "Labels"
+        what = listed(words).capitalize() or "Labels"
         today = (now or datetime.now()).date() == self.time.date()
         when = f"{self.time:%H:%M}" if today else f"{self.time:%d %b %Y, %H:%M}"
         return f"{what} of {when} were saved before napari ended."
@@ -186,7 +187,7 @@ def tidy(root: Path, now: datetime | None = None) -> None:
             old = now - datetime.fromisoformat(content["time"]) > KEPT
             if not (content["closed"] or (old and content.get("put_off"))):
                 continue
-            lock = RunLock(folder / LOCK)
+            lock = FileLock(folder / LOCK)
             if lock.acquire():
                 lock.release()  # Windows removes no open file
                 shutil.rmtree(folder)
@@ -197,9 +198,9 @@ def put_off(left: Left) -> None:
     _put(left.folder, {**_get(left.folder), "put_off": True})
 
 
-def claim(left: Left) -> RunLock | None:
+def claim(left: Left) -> FileLock | None:
     """Take a session for restoring; None when another window has it."""
-    lock = RunLock(left.folder / LOCK)
+    lock = FileLock(left.folder / LOCK)
     return lock if lock.acquire() else None
 
 
@@ -217,9 +218,7 @@ def settle(
         pins: Likewise.
         landmarks: Likewise.
     """
-    write_text(
-        left.folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
-    )
+    _put_pins(left.folder, pins)
     content = {
         **_get(left.folder), "labels": list(labels), "landmarks": list(landmarks),
     }  # fmt: skip
@@ -242,18 +241,22 @@ def _is_there(folder: Path, entry: Mapping[str, Any]) -> bool:
 def _pins(folder: Path) -> list[dict[str, Any]]:
     if not (folder / PINS).is_file():
         return []
-    return list(json.loads((folder / PINS).read_text("utf-8"))["pins"])
+    return list(read_object(folder / PINS, {"pins": list[dict[str, Any]]})["pins"])
 
 
 def _get(folder: Path) -> dict[str, Any]:
-    content = json.loads((folder / FILE).read_text("utf-8"))
+    content = read_object(folder / FILE, _SHAPE)
     if content["format"] != FORMAT:
-        raise ValueError(f"{folder}: a session of another format")
-    return dict(content)
+        raise UnusableInput(f"{folder}: a session of another format.")
+    return content
 
 
 def _put(folder: Path, content: Mapping[str, Any]) -> None:
-    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    write_json(folder / FILE, content)
+
+
+def _put_pins(folder: Path, pins: Sequence[Mapping[str, Any]]) -> None:
+    write_json(folder / PINS, {"format": FORMAT, "pins": list(pins)}, indent=None)
 
 
 # Saved work back to layers and pinned places. No Qt.

@@ -18,9 +18,10 @@ from homolog.features.of_scans import features_of
 from homolog.geometry.places import AXES_NAMED
 from homolog.index.datasets import CaseSource
 from homolog.model_files.encoder import LoadedEncoder
-from homolog.scans.files import read_labels, read_scan, scan_hash, write_labels
+from homolog.scans.files import read_labels, read_scan, scan_hash
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume, mapped_labels
+from homolog.scans.write import write_labels
 from homolog.store.learnt_spacing import LearntSpacing
 from homolog.store.names import join_cases
 from homolog.store.preprocess import Preprocessing
@@ -266,7 +267,7 @@ def _predict(
     }
     if target:
         write_labels(found.labels, target)
-        write_names(found.labels.names, target)
+        write_names(target, found.labels.names)
         told["prediction"] = str(target)
         yield Saved(str(target), "labels")
     return told
