@@ -20,6 +20,7 @@ from homolog.events import Finished
 from homolog.runs.jobs import (
     JOBS,
     check_inside,
+    command_words,
     config_of,
     folder_kinds,
     kinds,
@@ -178,6 +179,20 @@ def test_runs_of_earlier_versions_are_understood(kind: str) -> None:
         own = getattr(config, key)
         if value is not None and not isinstance(value, dict):
             assert (list(own) if isinstance(own, tuple) else own) == value
+
+
+@pytest.mark.parametrize("kind", ["prepare", "embed", "align", "predict", "match"])
+def test_a_job_in_words_is_the_job(kind: str) -> None:
+    """What the window shows to type starts what the window starts."""
+    module = module_of(kind)
+    config = config_of(module, EARLIER[kind])
+    words = command_words(kind, EARLIER[kind])
+    assert words[:2] == ["homolog", kind]
+    command = command_of(kind)
+    context = command.make_context(kind, words[2:])
+    again = gathered(module.Config, dict(context.params))
+    assert config_of(module, again) == config
+    assert "--device" not in words
 
 
 COMMANDS = sorted(
