@@ -5,11 +5,12 @@ The window starts the same jobs by the same names and configurations in a worker
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -24,7 +25,7 @@ from homolog.cli._run import (
     seed_option,
     show,
 )
-from homolog.config import ConfigError
+from homolog.config import ConfigError, flag_of
 from homolog.errors import JobError
 from homolog.events import Finished, Job, Note
 from homolog.runs.jobs import config_of, folder_kinds, job_of, module_of
@@ -124,7 +125,8 @@ def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int
     try:
         checked = config_of(module, config)
     except ConfigError as error:
-        raise click.UsageError(str(error)) from None
+        here = click.get_current_context(silent=True)
+        raise click.UsageError(_in_flags(str(error), module.Config), here) from None
     for field, _ in fields_of(module.Config):
         if field.metadata.get("reads"):
             check_existing(config.get(field.name))
@@ -144,6 +146,17 @@ def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int
     reported = getattr(module, "REPORTED", tuple(result))
     show({key: result[key] for key in reported}, as_json, lines)
     return FAILED if result.get(getattr(module, "FAILURES", "")) else DONE
+
+
+def _in_flags(sentence: str, config: type) -> str:
+    """``predict: overlap must be ...`` -> ``--overlap must be ...``."""
+    *_, last = sentence.split(": ", sentence.partition(" must ")[0].count(": "))
+    for field, hint in fields_of(config):
+        if dataclasses.is_dataclass(hint):
+            last = _in_flags(last, cast("type", hint))
+        elif last.startswith(f"{field.name} must "):
+            return f"{flag_of(field).split('/')[0]} {last.partition(' ')[2]}"
+    return last
 
 
 def run(job: Job[dict[str, Any]]) -> dict[str, Any]:
