@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Tiny U-Net: four stages of plain convolutions, to be read in a minute."""
 
 from __future__ import annotations
@@ -61,3 +62,6 @@ class TinyUNet(Backbone):
             image = stage(image)
             maps.append(image)
         return tuple(maps)
+=======
+"""Placeholder."""
+>>>>>>> main

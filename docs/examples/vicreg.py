@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """VICReg: the same place looks alike in two views, features vary and do not repeat."""
 
 from __future__ import annotations
@@ -158,3 +159,6 @@ def vicreg(a: Tensor, b: Tensor, weight: Tensor) -> dict[str, Tensor]:
         "variance": torch.stack(variance).mean(),
         "covariance": torch.stack(covariance).sum(),
     }
+=======
+"""Placeholder."""
+>>>>>>> main
