@@ -62,7 +62,6 @@ LONGER = {
     "gui.landmarks.table_box.__init__",
     "gui.learn.start_box.__init__",
     "gui.models.panel._build",
-    "index.index.index_sources",
     "jobs.few_voxels.label_few",
     "jobs.matching.match_store",
     "pretrain.job.job",
