@@ -114,7 +114,7 @@ def test_bfloat16_autocast_stays_finite_forward_and_backward(
     assert all(
         p.grad.isfinite().all() for p in backbone.parameters() if p.grad is not None
     ), (
-        "gradients are not finite in bfloat16: forward divides by small values somewhere."
+        "gradients are not finite in bfloat16: forward divides by small values."
     )
 
 
