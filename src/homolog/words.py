@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, TextIO
 
@@ -69,7 +71,7 @@ class VisibleStream:
         return self._stream.isatty()
 
 
-class UnixRows:
+class _UnixRows:
     """Takes the rows of a csv writer and ends each by a line feed alone.
 
     The writer itself has to believe in CR LF: only then does it quote a carriage return
@@ -100,9 +102,20 @@ def cells(values: Iterable[Any]) -> list[Any]:
     return [cell(value) for value in values]
 
 
-def cell_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row by columns."""
-    return {name: cell(value) for name, value in row.items()}
+def as_csv(
+    columns: Iterable[Any], rows: Iterable[Iterable[Any]], delimiter: str = ","
+) -> str:
+    """A table as CSV (RFC 4180, but rows end by a line feed alone).
+
+    Args:
+        columns: The first line.
+        rows: A value per column; None leaves its cell empty.
+        delimiter: Between two cells.
+    """
+    text = io.StringIO()
+    writer = csv.writer(_UnixRows(text), delimiter=delimiter, lineterminator="\r\n")
+    writer.writerows(map(cells, (columns, *rows)))
+    return text.getvalue()
 
 
 def cell_text(text: str) -> str:

@@ -126,11 +126,7 @@ def _line(name: str, part: dict[str, Any]) -> str:
 def _write(
     rows: list[dict[str, Any]], result: dict[str, Any], out: Path
 ) -> dict[str, str]:
-    import csv
-    import io
-
-    from homolog.words import UnixRows, cell_row
-    from homolog.writing import write_json, write_text
+    from homolog.writing import write_json, write_table
 
     out.mkdir(parents=True, exist_ok=True)
     flat = []
@@ -141,17 +137,9 @@ def _write(
             for axis, value in zip("zyx", row[f"{name}_mm"] or [None] * 3, strict=True)
         }
         flat.append({k: v for k, v in row.items() if not isinstance(v, list)} | places)
-    text = io.StringIO()
     columns = [k for k in flat[0] if k not in ("true_mm", "b_mm")] if flat else ["scan"]
-    writer = csv.DictWriter(
-        UnixRows(text), columns, lineterminator="\r\n", extrasaction="ignore"
-    )
-    writer.writeheader()
-    writer.writerows(
-        cell_row({k: "" if v is None else v for k, v in row.items()}) for row in flat
-    )
     table, summary = out / "landmarks.csv", out / "landmarks.json"
-    write_text(table, text.getvalue())
+    write_table(table, columns, flat)
     write_json(summary, result)
     return {"csv": str(table), "json": str(summary)}
 

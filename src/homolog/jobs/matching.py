@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +47,7 @@ from homolog.scans.problems import sentence_of
 from homolog.scans.volume import Points, Volume, closest_canonical
 from homolog.store.card import Card
 from homolog.store.store import Store
-from homolog.words import UnixRows, cell_row
-from homolog.writing import write_bytes, write_text
+from homolog.writing import write_bytes, write_table
 
 # The same points in many scans, side by side: a sheet of axial slices.
 
@@ -360,7 +357,7 @@ def match_store(
             cases.append({"case": card.id, "accepted": accepted, "points": len(marks)})
             columns.append((card.id, tiles_of(target.volume, marks)))
     table, sheet = out / "table.csv", out / "contact_sheet.png"
-    _write_table(rows, table)
+    write_table(table, ("case", *COLUMNS), rows)
     yield Saved(str(table), "table")
     picture = png_bytes(contact_sheet(columns))
     write_bytes(sheet, picture)
@@ -434,13 +431,3 @@ def _source(store: Store, card: Card) -> Path:
     raise UnusableInput(
         f"its scan is no longer at {told}; put it back, or prepare the store again."
     )
-
-
-def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(UnixRows(text), ("case", *COLUMNS), lineterminator="\r\n")
-    writer.writeheader()
-    for row in rows:
-        told = {k: "" if v is None else v for k, v in row.items()}
-        writer.writerow(cell_row(told))
-    write_text(path, text.getvalue())
