@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QApplication,
     QButtonGroup,
     QDockWidget,
     QFrame,
@@ -338,9 +337,7 @@ class EngineBanner(QFrame):
         column.addLayout(line)
 
     def _copy(self) -> None:
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.command.text())
+        widgets.copy(self.command.text())
         self.copy.setText("Copied")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -515,9 +514,7 @@ class BuildBox(QFrame):
         self.copy.setVisible(shown)
 
     def _copy(self) -> None:
-        clipboard = QGuiApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.rejected.toPlainText())
+        widgets.copy(self.rejected.toPlainText())
 
     def _go(self, tab: str) -> None:
         self.hub.go.emit(tab, {"store": self._result["store"]})

@@ -26,11 +26,11 @@ from homolog.gui.shared.layers import (
     grid_attributes,
     scan_file,
 )
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.scan_layers import (
     MATCHES,
     PINS,
     ExploreLayers,
-    FeatureWork,
     Listening,
     Travel,
     mark_size,
@@ -449,9 +449,14 @@ class Explorer(QObject):
         self.layers.show_marks(MATCHES, match_marks(self.control, shown), size, step)
 
     def end(self) -> None:
-        """The panel goes: workers of ours end."""
+        """The window closes: workers of ours end."""
         self._rest.stop()
         self.work.cancel_all()
+
+    def leave(self) -> None:
+        """The panel goes: nothing of ours stays with the viewer."""
+        self.listening.end()
+        self.layers.close()
 
     def pins_told(self) -> None:
         """Pins were renamed, hidden or answered: points and tables follow."""

@@ -27,9 +27,9 @@ from homolog.gui.label.words import next_line
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import true_affine
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.scan_layers import (
     ExploreLayers,
-    FeatureWork,
     Mark,
     Travel,
     mark_size,

@@ -379,7 +379,6 @@ class ExploreControl:
     """All state of the panel."""
 
     encoder: ModelChoice | None = None
-    encoders: list[ModelChoice] = field(default_factory=list)
     scans: dict[str, Scan] = field(default_factory=dict)
     pins: Pins = field(default_factory=Pins)
     query: Query | None = None
