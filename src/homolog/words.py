@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import time
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, TextIO
@@ -146,6 +147,11 @@ def duration(seconds: float) -> str:
     if not days:
         return f"{hours} h"
     return f"{counted(days, 'day')} {hours} h" if hours else counted(days, "day")
+
+
+def utc_now() -> str:
+    """``2026-03-01T17:40:05Z``, as files say when they were made."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def human_bytes(count: float) -> str:
