@@ -191,7 +191,7 @@ def times(lengths: Iterable[Any], digits: int = 6) -> str:
 
     Args:
         lengths: In the order they are to be shown.
-        digits: That tell, of numbers that are not whole.
+        digits: Significant ones, of numbers that are not whole.
     """
     return " x ".join(
         str(v) if isinstance(v, Integral) else f"{float(v):.{digits}g}" for v in lengths

@@ -68,7 +68,7 @@ def beside(path: Path, *, suffix_last: bool = False) -> Path:
 
 
 def token() -> str:
-    """This process, as temporary names tell it."""
+    """This process, as temporary names spell it."""
     return f"{_host()}-{os.getpid()}"
 
 
