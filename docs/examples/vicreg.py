@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """VICReg: the same place looks alike in two views, features vary and do not repeat."""
 
 from __future__ import annotations
@@ -159,6 +158,3 @@ def vicreg(a: Tensor, b: Tensor, weight: Tensor) -> dict[str, Tensor]:
         "variance": torch.stack(variance).mean(),
         "covariance": torch.stack(covariance).sum(),
     }
-=======
-"""Placeholder."""
->>>>>>> main
