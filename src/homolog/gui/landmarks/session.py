@@ -27,8 +27,8 @@ from homolog.gui.landmarks.second_view import (
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import KEY, layer_scan, notes_of
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.scan_layers import (
-    FeatureWork,
     Mark,
     Travel,
     go_to,
@@ -40,7 +40,7 @@ from homolog.gui.shared.scan_layers import (
 )
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
 from homolog.gui.shared.threads import in_background
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
 
 # Another scan as B with a landmark of A in it: from the rows of a cohort.
