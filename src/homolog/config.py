@@ -69,6 +69,20 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def as_in(config: type, name: str, **changes: Any) -> Any:
+    """A setting of another configuration, declared there, once more.
+
+    Args:
+        config: Dataclass that declares it by ``option``.
+        name: Its name there.
+        **changes: What is different here: arguments of ``option``.
+    """
+    (declared,) = (f for f in dataclasses.fields(config) if f.name == name)
+    known = {"minimum": declared.metadata["min"], "maximum": declared.metadata["max"]}
+    rest = {k: v for k, v in declared.metadata.items() if k not in ("min", "max")}
+    return option(**{"default": declared.default, **known, **rest, **changes})
+
+
 def flag_of(field: dataclasses.Field[Any]) -> str:
     """How a setting is spelled on the command line; an argument has no dashes."""
     spelled = str(field.metadata.get("flag", "")) or f"--{field.name}".replace("_", "-")

@@ -113,9 +113,7 @@ def test_bfloat16_autocast_stays_finite_forward_and_backward(
     )
     assert all(
         p.grad.isfinite().all() for p in backbone.parameters() if p.grad is not None
-    ), (
-        "gradients are not finite in bfloat16: forward divides by small values."
-    )
+    ), "gradients are not finite in bfloat16: forward divides by small values."
 
 
 def test_bfloat16_features_are_near_float32(backbone: Backbone) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
-from homolog.json_files import found_object
+from homolog.json_files import object_or_none
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
@@ -202,7 +202,7 @@ def forget(home: Path, section: str) -> None:
 
 
 def _all(home: Path) -> dict[str, Any]:
-    return found_object(home / _FILE) or {}
+    return object_or_none(home / _FILE) or {}
 
 
 SCRATCH = "scratch"
