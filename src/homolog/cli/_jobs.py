@@ -89,35 +89,40 @@ def command_of(
     function: Any = run
     for each in reversed(decorate):
         function = each(function)
-    return click.command(
+    command = click.command(
         getattr(module, "COMMAND", kind.replace("_", "-")),
-        cls=_with_inner(inner) if inner else click.Command,
+        cls=_WithInner if inner else click.Command,
         short_help=inspect.cleandoc(module.__doc__ or "").partition("\n")[0],
         help=inspect.cleandoc(module.Config.__doc__ or ""),
     )(function)
+    if isinstance(command, click.Group):
+        command.commands, command.no_args_is_help = dict(inner or {}), False
+    return command
 
 
 # Every command takes them; those that have no use for one do not show it.
 _IGNORED = {"seed": seed_option(hidden=True), "device": device_option(hidden=True)}
 
 
-def _with_inner(inner: Mapping[str, click.Command]) -> type[click.Command]:
-    """A command class that hands over to another command by its first word."""
+class _WithInner(click.Group):
+    """A command of its own, which another command's name hands over to that one."""
 
-    class WithInner(click.Command):
-        def make_context(
-            self,
-            info_name: str | None,
-            args: list[str],
-            parent: click.Context | None = None,
-            **rest: Any,
-        ) -> click.Context:
-            if args and args[0] in inner:
-                name = f"{info_name} {args[0]}"
-                return inner[args[0]].make_context(name, args[1:], parent, **rest)
-            return super().make_context(info_name, args, parent, **rest)
+    parse_args = click.Command.parse_args
+    invoke = click.Command.invoke
+    collect_usage_pieces = click.Command.collect_usage_pieces
 
-    return WithInner
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **rest: Any,
+    ) -> click.Context:
+        """The context of the inner command where it is named first."""
+        if args and args[0] in self.commands:
+            name = f"{info_name} {args[0]}"
+            return self.commands[args[0]].make_context(name, args[1:], parent, **rest)
+        return super().make_context(info_name, args, parent, **rest)
 
 
 def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int:
