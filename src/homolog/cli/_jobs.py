@@ -107,6 +107,8 @@ _IGNORED = {"seed": seed_option(hidden=True), "device": device_option(hidden=Tru
 class _WithInner(click.Group):
     """A command of its own, which another command's name hands over to that one."""
 
+    allow_extra_args = click.Command.allow_extra_args
+    allow_interspersed_args = click.Command.allow_interspersed_args
     parse_args = click.Command.parse_args
     invoke = click.Command.invoke
     collect_usage_pieces = click.Command.collect_usage_pieces
