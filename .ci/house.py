@@ -1,7 +1,7 @@
 """The house in figures: files, lines, circles, and what one task pulls in.
 
-    python .ci/house.py                 this checkout
-    python .ci/house.py --at 7a16592    another commit of this repository
+python .ci/house.py                 this checkout
+python .ci/house.py --at 7a16592    another commit of this repository
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
 from homolog.phantom.phantom import make_phantom
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store import arrays
 from homolog.store.arrays import StoredArray, write_array
 from homolog.store.build import write_store

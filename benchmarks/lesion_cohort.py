@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from homolog.phantom.phantom import Phantom, make_phantom, patient_seed
-from homolog.scans.files import write_volume
+from homolog.scans.write import write_volume
 
 
 def with_lesion(

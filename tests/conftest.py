@@ -15,7 +15,12 @@ os.environ["HOMOLOG_CONFIG"] = tempfile.mkdtemp(prefix="homolog-tests-config-")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no fault: property tests have no deadline.
+hypothesis.settings.register_profile("homolog", deadline=None)
+hypothesis.settings.load_profile("homolog")
 
 COHORT = 8
 SHAPE = (32, 40, 40)

@@ -61,7 +61,6 @@ LONGER = {
     "gui.landmarks.table_box.__init__",
     "gui.learn.start_box.__init__",
     "gui.models.panel._build",
-    "gui.runs.curves._pyqtgraph_chart",
     "index.index.index_sources",
     "jobs.few_voxels.label_few",
     "jobs.matching.match_store",
@@ -194,6 +193,34 @@ def test_heavy_libraries_stay_in_their_rooms() -> None:
             assert rooms is None or (rooms and relative.startswith(rooms)), (
                 f"{relative} imports {dotted}"
             )
+
+
+def _moves_a_file(call: ast.Call) -> bool:
+    """``os.replace(a, b)``, ``path.rename(b)``, ``path.replace(b)`` and their kind."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    module = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+    if module in ("os", "tempfile", "shutil"):
+        return call.func.attr in (
+            "replace",
+            "rename",
+            "fsync",
+            "link",
+            "mkstemp",
+            "move",
+        )
+    alone = len(call.args) == 1 and not call.keywords  # text.replace has two
+    return call.func.attr in ("rename", "replace") and alone
+
+
+def test_files_get_their_names_in_one_place() -> None:
+    for name, tree in TREES.items():
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        lines = [call.lineno for call in calls if _moves_a_file(call)]
+        assert not lines or name == "homolog.writing", (
+            f"{name}, lines {lines}: write it by homolog.writing, which replaces a "
+            "file only when it is whole"
+        )
 
 
 def _loaded_after(code: str) -> set[str]:

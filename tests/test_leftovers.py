@@ -14,8 +14,15 @@ import pytest
 
 from homolog import writing
 from homolog.features.files import new_array
-from homolog.scans.points import write_text
-from homolog.writing import beside, sweep_leftovers, write_json, write_safely
+from homolog.writing import (
+    beside,
+    sweep_leftovers,
+    write_json,
+    write_once,
+    write_safely,
+    write_text,
+    writing_folder,
+)
 
 DAY_S = 24 * 3600.0
 
@@ -121,10 +128,44 @@ def test_every_writer_sweeps_what_its_killed_forerunner_left(tmp_path: Path) -> 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        write_json({"a": object()}, tmp_path / "a.json")
+        write_json(tmp_path / "a.json", {"a": object()})
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a.csv", "\ud800")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_folder_goes_with_the_next_writer_of_its_parent(
+    tmp_path: Path,
+) -> None:
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from homolog.writing import writing_folder
+        with writing_folder(Path({str(tmp_path)!r}) / "case") as fresh:
+            (fresh / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (half,) = tmp_path.iterdir()
+    assert half.name.startswith(".case.")
+    with writing_folder(tmp_path / "other") as fresh:
+        (fresh / "whole").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+def test_of_several_writers_at_once_the_first_holds(tmp_path: Path) -> None:
+    write_once(tmp_path / "key", "first")
+    write_once(tmp_path / "key", "second")
+    assert (tmp_path / "key").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["key"]
+
+
+def test_text_is_the_same_bytes_on_every_system(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.csv", "é,b\r\nc\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"\xc3\xa9,b\r\nc\n"
+    write_json(tmp_path / "a.json", {"b": [1]}, indent=None, end="")
+    assert (tmp_path / "a.json").read_bytes() == b'{"b": [1]}'
 
 
 def test_best_weights_moved_aside_come_back_with_the_next_session(

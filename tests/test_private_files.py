@@ -17,10 +17,15 @@ from homolog.geometry.affine import Affine
 from homolog.gui.autosave.sessions import Session
 from homolog.gui.shared import choices
 from homolog.runs.run import Run
-from homolog.scans.files import write_labels, write_volume
-from homolog.scans.points import write_text
 from homolog.scans.volume import LabelMap, Volume
-from homolog.writing import keep_private, make_folder, wanted_umask, write_json
+from homolog.scans.write import write_labels, write_volume
+from homolog.writing import (
+    keep_private,
+    make_folder,
+    wanted_umask,
+    write_json,
+    write_text,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
 
@@ -103,7 +108,7 @@ def test_the_window_writes_for_its_user_alone_beside_a_napari_that_does_not(
     write_labels(labels, home / "labels" / "a.nii.gz")
     write_labels(labels, home / "labels" / "b.mha")
     write_text(home / "table.csv", "a,b\n")
-    write_json({}, home / "a.json")
+    write_json(home / "a.json", {})
     assert open_to_others(home) == {}
     assert os.umask(0o022) == 0o022  # napari's own
 
@@ -116,7 +121,7 @@ def test_what_is_there_keeps_its_mode(tmp_path: Path) -> None:
         0o755, 0o700, 0o700,
     ]  # fmt: skip
     for write in (
-        lambda p: write_text(p, "new"), lambda p: write_json({}, p),
+        lambda p: write_text(p, "new"), lambda p: write_json(p, {}),
         lambda p: write_labels(LabelMap(np.ones((2, 2, 2), int), Affine.identity()), p),
     ):  # fmt: skip
         path = shared / "x.nii"

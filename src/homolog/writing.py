@@ -1,10 +1,16 @@
-"""Files written whole or not at all, kept private, locked, and cleaned up after."""
+"""Files on disk: written whole or not at all, kept private, locked, swept, compared.
+
+Everything that this package writes goes through here. A file is written beside its
+place, brought to the disk, and only then given its name: a reader sees the old one or
+the whole new one. The path comes first in every function.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -15,12 +21,18 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from homolog.errors import JobError, UnusableInput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Temporary names, and what processes that ended left under them.
 
 # Of another machine, or of a process whose number lives on: gone after so long.
 _OLD_S = 7 * 24 * 3600.0
@@ -59,14 +71,27 @@ def token() -> str:
     return f"{_host()}-{os.getpid()}"
 
 
-def scratch_folder() -> Path:
-    """A new folder of this user's among the machine's temporary ones.
+def scratch_folder(inside: Path | None = None) -> Path:
+    """A new folder for this user alone; whoever asks for it removes it.
 
     Those that processes left which ended without a last word are removed first: they
     may hold scans.
+
+    Args:
+        inside: Hidden in this folder, which is made; None: among the machine's
+            temporary ones.
+
+    Raises:
+        OSError: It cannot be made.
     """
-    sweep_once(Path(tempfile.gettempdir()))
-    return Path(tempfile.mkdtemp(prefix=f"homolog-{token()}-", suffix=".part"))
+    if inside is None:
+        sweep_once(Path(tempfile.gettempdir()))
+        return Path(tempfile.mkdtemp(prefix=f"homolog-{token()}-", suffix=".part"))
+    make_folder(inside)
+    sweep_leftovers(inside)
+    folder = beside(inside / "scratch")
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 @cache
@@ -229,27 +254,207 @@ def create(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode()))
 
 
-# Files that are complete or not there: written beside their place, flushed, moved.
+# Files and folders that are complete or not there.
 
 
-def write_json(contents: Any, path: Path) -> None:
-    """Write JSON beside its place, then move it there."""
+def write_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Create or replace a file.
+
+    Args:
+        path: In a folder that exists.
+        content: All of it.
+        sync: Wait until it is on the disk; without, a power cut may lose it.
+
+    Raises:
+        OSError: It cannot be written; the old one is as it was.
+    """
+    with replacing(path, sync=sync) as half:
+        half.write_bytes(content)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """As ``write_bytes``, in UTF-8; line ends stay as they are."""
+    write_bytes(path, text.encode(), sync=sync)
+
+
+def write_json(
+    path: Path,
+    contents: Any,
+    *,
+    indent: int | None = 1,
+    end: str = "\n",
+    sync: bool = True,
+) -> None:
+    """As ``write_text``, of JSON types.
+
+    Args:
+        path: In a folder that exists.
+        contents: What to write.
+        indent: Spaces by level; None: all on one line.
+        end: What follows the last bracket.
+        sync: As in ``write_bytes``.
+    """
+    write_text(path, json.dumps(contents, indent=indent) + end, sync=sync)
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> bytes:
+    """As ``write_bytes``, of an array in NumPy's format; returns what was written."""
+    import numpy as np  # what only writes text does not wait for it
+
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_bytes(path, content.getvalue())
+    return content.getvalue()
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a file for its owner alone, where there is none.
+
+    Of several processes that do so at once one is the first, and its file holds.
+    """
     half = beside(path)
+    handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        create(half)
-        with half.open("w", encoding="utf-8") as file:
-            json.dump(contents, file, indent=1)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
             flush(file)
-        make_private(half, path)
-        os.replace(half, path)
+        try:
+            os.link(half, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def write_safely(
+    path: Path, write: Callable[[Path], None], verify: Callable[[Path], bool]
+) -> None:
+    """Create or replace a file that some writer makes, once it reads back.
+
+    Args:
+        path: Where the file belongs; its folder is made. Its suffix is kept by the
+            temporary name, since writers choose the format by it.
+        write: Writes the whole file at the path it is given.
+        verify: Reads it back; False means that it did not arrive whole.
+
+    Raises:
+        JobError: The file read back differs (a full disk, a failing one).
+        OSError: The folder cannot be written; the old file is as it was.
+    """
+    make_folder(path.parent)
+    sweep_once(path.parent)
+    with replacing(path, suffix_last=True) as half:
+        write(half)
+        if not verify(half):
+            raise JobError(f"{path}: what was written does not read back; disk full?")
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, *, suffix_last: bool = False, sync: bool = True
+) -> Iterator[Path]:
+    """An empty file beside ``path`` that takes its place when the block ends well.
+
+    Args:
+        path: Created or replaced; after an error it is as it was.
+        suffix_last: Of the temporary name, as in ``beside``.
+        sync: As in ``write_bytes``.
+    """
+    half = beside(path, suffix_last=suffix_last)
+    try:
+        create(half)
+        yield half
+        put_in_place(half, path, sync=sync)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def put_in_place(fresh: Path, place: Path, *, sync: bool = True) -> None:
+    """Move what is complete to its name on the same disk; a file there is replaced."""
+    if not fresh.is_dir():
+        make_private(fresh, place)
+        if sync:
+            _sync(fresh)
+    os.replace(fresh, place)
+
+
+@contextlib.contextmanager
+def writing_folder(place: Path) -> Iterator[Path]:
+    """An empty folder beside ``place`` that takes its place when the block ends well.
+
+    On an error it vanishes and ``place`` is as it was. Everything in it is brought to
+    the disk first. One process at a time writes a place; between two renames an old
+    folder is missing (see ``restore_retired``), never half there.
+    """
+    make_folder(place.parent)
+    sweep_once(place.parent)
+    retired = place.parent / f".{place.name}.old"
+    if retired.exists() and not place.exists():  # killed between two renames
+        os.replace(retired, place)
+    former = place.parent / f".{place.name}.new"  # of an earlier version, killed
+    for leftover in (retired, former):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = beside(place)
+    make_folder(scratch)
+    try:
+        yield scratch
+        for file in scratch.iterdir():
+            _sync(file)
+        _sync(scratch)
+        if place.exists():
+            os.replace(place, retired)
+        os.replace(scratch, place)
+        _sync(place.parent)
+    except BaseException:
+        if retired.exists() and not place.exists():
+            os.replace(retired, place)
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def flush(file: Any) -> None:
     """Bring an open file's bytes to the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot sync a folder
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# Names that are free, and digests that tell whether a file is the same.
+
+
+def free_name(wanted: str, is_taken: Callable[[str], bool]) -> str:
+    """The name, or ``NAME_v2``, ``NAME_v3`` ...: nothing is ever overwritten."""
+    name, number = wanted, 1
+    while is_taken(name):
+        number += 1
+        name = f"{wanted}_v{number}"
+    return name
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc_text(content: bytes) -> str:
+    """CRC-32 as eight hexadecimal digits."""
+    return f"{zlib.crc32(content):08x}"
 
 
 # A lock that the operating system frees when its holder dies.
@@ -348,47 +553,3 @@ else:
         except BlockingIOError:
             return False
         return True
-
-
-# Put a file in place only when it is complete: write aside, verify, sync, rename.
-
-
-def write_safely(
-    path: Path, write: Callable[[Path], None], verify: Callable[[Path], bool]
-) -> None:
-    """Create or replace ``path``; after a failure the old file is as it was.
-
-    Args:
-        path: Where the file belongs. Its suffix is kept by the temporary name, since
-            writers choose the format by it.
-        write: Writes the whole file at the path it is given.
-        verify: Reads it back; False means that it did not arrive whole.
-
-    Raises:
-        JobError: The file read back differs (a full disk, a failing one).
-        OSError: The folder cannot be written.
-    """
-    make_folder(path.parent)
-    sweep_once(path.parent)
-    aside = beside(path, suffix_last=True)
-    try:
-        create(aside)
-        write(aside)
-        if not verify(aside):
-            raise JobError(f"{path}: what was written does not read back; disk full?")
-        make_private(aside, path)
-        _sync(aside)
-        os.replace(aside, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-    with contextlib.suppress(OSError):  # not every file system syncs folders
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

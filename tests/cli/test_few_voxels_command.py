@@ -14,8 +14,9 @@ from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Note, Request
 from homolog.runs.jobs import job_of
-from homolog.scans.files import read_labels, read_scan, write_labels
+from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap
+from homolog.scans.write import write_labels
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ import SimpleITK as sitk
 
 from homolog.cli import main
 from homolog.geometry.affine import Affine
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 
 def run(

@@ -16,9 +16,10 @@ from homolog.cli import cli
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.features.files import open_features, trim
-from homolog.scans.files import read_scan, write_volume
+from homolog.scans.files import read_scan
 from homolog.scans.points import read_points, write_points
 from homolog.scans.volume import Points, Volume, reorder_axes
+from homolog.scans.write import write_volume
 
 POINT = (14.0, 20.0, 12.0)  # voxel z, y, x
 

@@ -14,8 +14,8 @@ import pytest
 
 from homolog.cli import main
 from homolog.geometry.affine import Affine
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 from homolog.store.build import writing
 from homolog.store.store import Store
 

@@ -19,7 +19,7 @@ from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import save_model
 from homolog.runs import launch
 from homolog.runs.run import Run
-from homolog.scans.files import write_volume
+from homolog.scans.write import write_volume
 from homolog.store.store import Store
 
 SMALL = {"channels": [4, 8]}

@@ -11,8 +11,9 @@ from homolog.cli import cli
 from homolog.cli._run import exit_status
 from homolog.events import drain
 from homolog.geometry.affine import Affine
-from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap, Volume, reorder_axes
+from homolog.scans.write import write_labels, write_volume
 
 QUICK = (
     "--steps", "30", "--set", "training.batch_size=1",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
-import struct
 import xml.etree.ElementTree as ElementTree
-import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from homolog.drawing.html import Page, bar_chart, curve_chart
 from homolog.drawing.pictures import (
+    LINE,
     Plane,
     as_bytes,
     beside,
@@ -23,38 +24,26 @@ from homolog.drawing.pictures import (
     png_bytes,
     with_heat,
     with_labels,
+    with_line,
     with_ring,
+    words_on_black,
 )
 from homolog.geometry.affine import Affine
 
 
-def decode(png: bytes) -> np.ndarray:
-    """A PNG with filter 0 or 2 rows, straight from the specification."""
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    place, data, size = 8, b"", (0, 0)
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        kind, content = png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
-        (check,) = struct.unpack(">I", png[place + 8 + length : place + 12 + length])
-        assert check == zlib.crc32(kind + content)
-        if kind == b"IHDR":
-            size = struct.unpack(">II", content[:8])
-            assert content[8:] == bytes([8, 2, 0, 0, 0])
-        data += content if kind == b"IDAT" else b""
-        place += 12 + length
-    width, height = size
-    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, -1)
-    picture = np.zeros((height, width * 3), np.uint8)
-    for i, row in enumerate(rows):
-        assert row[0] == 2
-        picture[i] = row[1:] + (picture[i - 1] if i else 0)
-    return picture.reshape(height, width, 3)
-
-
 def test_png_keeps_every_pixel():
     picture = np.random.default_rng(0).integers(0, 256, (7, 11, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(decode(png_bytes(picture)), picture)
+    with Image.open(io.BytesIO(png_bytes(picture))) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        np.testing.assert_array_equal(np.asarray(image), picture)
     assert data_address(picture).startswith("data:image/png;base64,")
+
+
+def test_a_picture_that_is_no_block_of_memory_is_encoded_as_seen():
+    picture = np.random.default_rng(1).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    turned = picture[::-1, ::2]
+    with Image.open(io.BytesIO(png_bytes(turned))) as image:
+        np.testing.assert_array_equal(np.asarray(image), turned)
 
 
 def test_png_wants_three_bytes_per_pixel():
@@ -134,6 +123,38 @@ def test_ring_lies_around_its_place():
     distance = np.hypot(rows + 0.5 - 20, columns + 0.5 - 12)
     assert distance.min() > 4.5
     assert distance.max() < 7.5
+
+
+@pytest.mark.parametrize("stop", [(20.5, 35.5), (35.5, 9.5), (5.25, 30.75)])
+def test_line_lies_between_its_ends(stop):
+    start = np.array([20.5, 4.5])
+    bare = np.zeros((40, 40, 3), np.float32)
+    shown = with_line(bare, tuple(start), stop, (1.0, 0.5, 0.0), thickness=2.0)
+    assert bare.max() == 0
+    rows, columns = np.nonzero(shown[..., 0] > 0.5)
+    y, x = rows + 0.5 - start[0], columns + 0.5 - start[1]
+    way = np.array(stop) - start
+    length = float(np.hypot(*way))
+    along = (y * way[0] + x * way[1]) / length
+    off = np.abs(y * way[1] - x * way[0]) / length
+    assert off.max() < 1.5
+    assert along.min() > -1.5
+    assert along.max() < length + 1.5
+    assert np.ptp(along) > length - 2
+    assert len(rows) == pytest.approx(2 * length, rel=0.15)
+
+
+def test_a_line_of_text_is_cut_at_its_width_and_in_its_colour():
+    short = words_on_black("liver 0.87", 200, (1.0, 0.5, 0.0))
+    assert short.shape == (LINE, 200, 3)
+    assert short[..., 0].max() > 0.9
+    np.testing.assert_allclose(short[..., 1], short[..., 0] / 2)
+    assert short[..., 2].max() == 0
+    assert short[:, -100:].max() == 0  # it ends where the text does
+    np.testing.assert_array_equal(
+        words_on_black("liver 0.87", 30, (1.0, 0.5, 0.0)), short[:, :30]
+    )
+    assert words_on_black("", 30).max() == 0
 
 
 def test_pictures_stand_in_a_row():

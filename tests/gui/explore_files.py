@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from homolog.features.files import FeatureCard, commit, feature_paths, new_array
 from homolog.geometry.affine import Affine, Index
-from homolog.scans.files import scan_hash, write_volume
+from homolog.scans.files import scan_hash
 from homolog.scans.volume import FeatureMap, Volume, closest_canonical
+from homolog.scans.write import write_volume
 
 ENCODER = "0123456789abcdef"
 

@@ -15,8 +15,8 @@ from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
 from homolog.gui.window import dock_panel
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 from homolog.store.build import prepare_store
 
 SHAPE, CELLS = (16, 20, 24), (8, 10, 12)

@@ -28,8 +28,8 @@ from homolog.gui.autosave.sessions import (
 )
 from homolog.gui.files.opening import read_layer
 from homolog.gui.shared.scans import ExploreControl
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 LABEL = {
     "file": "01_a.nii.gz", "name": "a", "source": "", "own_file": "",

@@ -1,9 +1,8 @@
-"""Curves: few points with every peak, drawn seldom, with and without pyqtgraph."""
+"""Curves: few points with every peak, drawn seldom."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from homolog.gui.shared.runs import (
     MOST_POINTS,
@@ -57,17 +56,10 @@ def test_values_under_the_mouse() -> None:
     assert hover_words([], 18.0) == ""
 
 
-@pytest.mark.parametrize("painter", [False, True], ids=["pyqtgraph", "painter"])
-def test_a_chart_draws_only_when_seen_and_seldom(
-    qtbot, monkeypatch: pytest.MonkeyPatch, painter: bool
-) -> None:
-    from homolog.gui.runs import curves as module
+def test_a_chart_draws_only_when_seen_and_seldom(qtbot) -> None:
+    from homolog.gui.runs.curves import CurveView
 
-    if painter:
-        monkeypatch.setattr(module, "has_pyqtgraph", lambda: False)
-    else:
-        pytest.importorskip("pyqtgraph")
-    view = module.CurveView("Training loss")
+    view = CurveView("Training loss")
     qtbot.addWidget(view)
     points = Curve("loss", np.arange(1.0, 50), np.linspace(3, 0, 49))
     terms = Curve("a", points.x, points.y / 2, "part")
@@ -77,8 +69,6 @@ def test_a_chart_draws_only_when_seen_and_seldom(
     assert view._chart is None
     view.resize(300, 260)
     view.show()
-    kind = type(view._chart).__name__
-    assert kind == ("PaintedChart" if painter else "Chart")
     qtbot.waitUntil(lambda: view.drawn == 1, timeout=5000)
     for _ in range(200):  # a flood between two drawings
         view.show_curves([points, terms], earlier)

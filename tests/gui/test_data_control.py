@@ -36,9 +36,10 @@ from homolog.gui.data.control import (
 from homolog.gui.files import opening
 from homolog.gui.files.opening import box, gather, labels_on, look_at, pairs_of, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
-from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 
 class Image(SimpleNamespace):
@@ -99,7 +100,7 @@ def test_more_than_half_of_the_memory_is_a_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_volume(scan(), tmp_path / "big.nii")
-    monkeypatch.setattr("homolog.gui.data.control.free_memory", lambda: 2000)
+    monkeypatch.setattr("homolog.gui.data.control.free_bytes", lambda: 2000)
     badge = file_row(tmp_path / "big.nii").badge
     assert (badge.level, badge.reason) == (
         DOUBT, "needs 1.4 kB of 2.0 kB free memory.",
@@ -181,7 +182,7 @@ def test_label_names_are_checked_before_the_worker_starts() -> None:
 def test_a_stopped_store_goes_on_and_names_stay_free(tmp_path: Path) -> None:
     (tmp_path / "scans" / "cases").mkdir(parents=True)
     assert build_config([tmp_path], tmp_path, "scans")
-    assert free_name(tmp_path) == "scans_2"
+    assert free_name(tmp_path) == "scans_v2"
     assert free_name(tmp_path, "a/b") == "a_b"
 
 

@@ -25,8 +25,8 @@ from homolog.gui.shared.preferences import PLUGIN
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.shared.widgets import Answer
 from homolog.index.tree import SeriesInfo
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
 
 BUILD_MS = 60_000

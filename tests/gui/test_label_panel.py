@@ -25,8 +25,9 @@ from homolog.gui.label.session import NEXT
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
-from homolog.scans.files import read_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),

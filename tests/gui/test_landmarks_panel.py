@@ -28,8 +28,8 @@ from homolog.gui.landmarks.session import IN_A, IN_B
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),

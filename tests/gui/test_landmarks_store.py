@@ -33,9 +33,10 @@ from homolog.gui.landmarks.cohort import (
 )
 from homolog.gui.landmarks.searching import Side
 from homolog.gui.shared.choices import ModelChoice
-from homolog.scans.files import read_scan, scan_hash, write_volume
+from homolog.scans.files import read_scan, scan_hash
 from homolog.scans.points import NAN, Landmark
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from homolog.gui.shared.layers import (
     true_affine,
     volume_layer,
 )
-from homolog.scans.files import read_scan, write_volume
+from homolog.scans.files import read_scan
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 
 MARK = (1, 4, 2)
 ORDERS = [

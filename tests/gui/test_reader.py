@@ -22,8 +22,9 @@ from homolog.gui.shared import notices
 from homolog.gui.shared.layers import contrast_limits, volume_layer
 from homolog.index.tree import holds_dicom, list_series
 from homolog.scans import decoder
-from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 ORDERS = [
     (axes, signs)

@@ -35,9 +35,10 @@ from homolog.gui.segment.control import (
 )
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import layer_scan, volume_layer
-from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.names import names_beside
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 NAMES = {1: "liver", 2: "spleen"}
 

@@ -25,8 +25,9 @@ from homolog.gui.segment import panel as scan_box
 from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
-from homolog.scans.files import read_labels, read_scan, write_labels, write_volume
+from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 AFFINE = Affine.of((2.0, 1.0, 1.0), (10.0, 20.0, 30.0), np.diag([-1.0, 1.0, -1.0]))
 SHAPE = (8, 10, 12)

@@ -22,8 +22,8 @@ from homolog.index.subjects import (
     pseudonym,
     subject_key,
 )
-from homolog.scans.files import write_volume
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 from homolog.store.build import prepare_store, write_store
 from homolog.store.splits import folds, nested_fraction
 from homolog.store.store import Store

@@ -17,7 +17,7 @@ from homolog.gui.files.reader import get_reader
 from homolog.index.index import find_cases
 from homolog.index.tree import holds_dicom, list_series, walk
 from homolog.json_files import read_object
-from homolog.scans.header import is_scan_path
+from homolog.scans.files import is_scan_path
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.names import names_of_dataset
 from scan_faults import dicom_series, nifti, put, values

@@ -20,8 +20,8 @@ from homolog.model_files.encoder import load_encoder
 from homolog.runs.jobs import JOBS, job_of
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
+from homolog.scans.dicom import series_path
 from homolog.scans.files import read_labels, read_scan
-from homolog.scans.header import series_path
 from homolog.store.store import Store
 from homolog.use.predict import find_scans, result_paths
 

@@ -31,7 +31,6 @@ from homolog.model_files.encoder import (
 )
 from homolog.model_files.folder import (
     find_model,
-    fresh_folder,
     generations,
     load_best,
     load_model,
@@ -40,6 +39,7 @@ from homolog.model_files.folder import (
     save_model,
     save_state,
 )
+from homolog.writing import beside, writing_folder
 
 SMALL = {"channels": [4, 8], "blocks": 1}
 
@@ -172,23 +172,26 @@ def test_what_a_killed_save_left_is_never_taken_for_a_generation(
     tmp_path: Path,
 ) -> None:
     save_state(tmp_path, 1, state(1), {})
-    half = tmp_path / "checkpoints" / ".step_00000002.new"
-    half.mkdir()
-    (half / "state.safetensors").write_bytes(b"half")
+    former = tmp_path / "checkpoints" / ".step_00000002.new"
+    half = beside(tmp_path / "checkpoints" / "step_00000002")
+    for folder in (former, half):
+        folder.mkdir()
+        (folder / "state.safetensors").write_bytes(b"half")
     back = load_state(tmp_path)
     assert back is not None
     assert back.step == 1
     save_state(tmp_path, 2, state(2), {})
-    assert not half.exists()
+    assert not former.exists()
+    assert [p.name for p in generations(tmp_path)] == ["step_00000002", "step_00000001"]
 
 
 def test_a_replaced_folder_is_the_old_or_the_new_one(tmp_path: Path) -> None:
     place = tmp_path / "best"
-    with fresh_folder(place) as scratch:
+    with writing_folder(place) as scratch:
         (scratch / "a").write_text("1")
 
     def fail() -> None:
-        with fresh_folder(place) as scratch:
+        with writing_folder(place) as scratch:
             (scratch / "a").write_text("2")
             raise OSError("disk")
 

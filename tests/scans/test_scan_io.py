@@ -15,19 +15,19 @@ import SimpleITK as sitk
 
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Affine
+from homolog.scans.dicom import series_path
 from homolog.scans.files import (
     dicom_scans,
+    is_scan_path,
     read_header,
     read_labels,
     read_scan,
     scan_hash,
-    write_labels,
-    write_volume,
 )
-from homolog.scans.header import is_scan_path, series_path
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.problems import Unsound
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from scan_faults import dicom_series, directions, image, mask, nifti, put, values
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -366,7 +366,7 @@ def test_a_file_that_does_not_read_back_is_refused(
 
         original(path, write_less, verify)
 
-    monkeypatch.setattr("homolog.scans.files.write_safely", losing)
+    monkeypatch.setattr("homolog.scans.write.write_safely", losing)
     with pytest.raises((JobError, Unsound)):
         write_volume(volume, tmp_path / f"a{suffix}")
     assert os.listdir(tmp_path) == []

@@ -16,7 +16,7 @@ from homolog.scans import decoder
 from homolog.scans.files import read_scan
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.text_formats import data_files
-from homolog.store.cases import file_digest
+from homolog.store.cases import scan_digest
 from scan_faults import values
 
 DATA = values((4, 3, 2))
@@ -268,10 +268,10 @@ def test_voxels_in_files_of_other_names_make_a_case_another(folder: Path) -> Non
     for name in ("detached.mhd", "detached_gz.nhdr", "listed.nhdr", "counted.mhd"):
         path = folder / name
         path.write_bytes(SOUND[name])
-        before = file_digest(path)
+        before = scan_digest(path)
         part = data_files(path)[-1]
         content = part.read_bytes()
         part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        assert file_digest(path) != before
+        assert scan_digest(path) != before
         part.write_bytes(content)
-        assert file_digest(path) == before
+        assert scan_digest(path) == before

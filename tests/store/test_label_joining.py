@@ -12,9 +12,10 @@ import pytest
 from homolog.events import Note
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
-from homolog.scans.files import read_labels, write_labels, write_volume
+from homolog.scans.files import read_labels
 from homolog.scans.names import name_of_mask, names_beside, names_in_file
 from homolog.scans.volume import LabelMap, ValueStats, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store.build import prepare_store
 from homolog.store.names import join_cases
 from homolog.store.store import Store

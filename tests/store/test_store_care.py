@@ -16,8 +16,8 @@ from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store import card as card_file
 from homolog.store.build import write_store
 from homolog.store.care import care_for

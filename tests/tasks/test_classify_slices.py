@@ -20,8 +20,8 @@ from homolog.feed.single import view_of
 from homolog.geometry.affine import Affine
 from homolog.nn.heads import InstancePooling
 from homolog.nn.slicewise import slice_vectors
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
 from homolog.tasks.base import Trained
 from homolog.tasks.classify.answer import stored

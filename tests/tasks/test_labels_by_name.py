@@ -18,9 +18,9 @@ from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.jobs import few_voxels
 from homolog.losses.segmentation import dice_cross_entropy
-from homolog.scans.files import write_labels, write_volume
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.store.names import shared_labels
 from homolog.store.store import Store
 from homolog.tasks.base import Task

@@ -97,7 +97,8 @@ def _write_colours(
     from homolog.features.colours import fit_colours
     from homolog.features.embed import body_cells
     from homolog.features.files import open_features
-    from homolog.scans.files import read_scan, write_volume
+    from homolog.scans.files import read_scan
+    from homolog.scans.write import write_volume
 
     maps: list[FeatureMap] = [open_features(Path(e["card"])) for e in entries]
     bodies = [

@@ -128,10 +128,9 @@ def _write(
 ) -> dict[str, str]:
     import csv
     import io
-    import json
 
-    from homolog.scans.points import write_text
     from homolog.words import UnixRows, cell_row
+    from homolog.writing import write_json, write_text
 
     out.mkdir(parents=True, exist_ok=True)
     flat = []
@@ -153,7 +152,7 @@ def _write(
     )
     table, summary = out / "landmarks.csv", out / "landmarks.json"
     write_text(table, text.getvalue())
-    write_text(summary, json.dumps(result, indent=1) + "\n")
+    write_json(summary, result)
     return {"csv": str(table), "json": str(summary)}
 
 

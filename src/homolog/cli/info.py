@@ -69,8 +69,8 @@ def _expand(scan: Path) -> list[Path]:
     """The scans a path stands for."""
     from homolog.errors import UnusableInput
     from homolog.index.tree import walk
+    from homolog.scans.dicom import is_series_path
     from homolog.scans.files import dicom_scans
-    from homolog.scans.header import is_series_path
 
     if is_series_path(scan):
         return [scan]

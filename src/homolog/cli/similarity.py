@@ -125,7 +125,7 @@ def _similarity(
 ) -> Generator[Any, Any, dict[str, Any]]:
     from homolog.features.files import kept_features
     from homolog.features.search import similarity_volume
-    from homolog.scans.files import write_volume
+    from homolog.scans.write import write_volume
 
     with kept_features(folder) as place:
         source = yield from features_of(scans[0], paths[0], encoder, place)

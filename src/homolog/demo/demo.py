@@ -55,7 +55,7 @@ from homolog.pretrain.settings import resolve as resolve_pretrain
 from homolog.store.build import write_store
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
-from homolog.writing import write_json
+from homolog.writing import write_bytes, write_json
 
 
 def write_report(
@@ -209,7 +209,7 @@ def write_overview(path: Path, looks: Looks) -> None:
     bodies = [source.body(maps[0]), target.body(maps[1])]
     colours = fit_colours([m.data for m in maps], bodies)
     picture = overview_picture(source, target, maps, colours)
-    path.write_bytes(png_bytes(as_bytes(picture)))
+    write_bytes(path, png_bytes(as_bytes(picture)))
 
 
 def _colours(page: Page, looks: Looks) -> None:
@@ -585,7 +585,7 @@ class _Demo:
             self.runs, dataclasses.asdict(self.config),
         )  # fmt: skip
         write_overview(self.folder / "overview.png", self.looks)
-        write_json(self.summary(), self.folder / "results.json")
+        write_json(self.folder / "results.json", self.summary(), end="")
         yield Saved(str(path), "report")
         for line in table_lines(self.summary()):
             yield Note(line)

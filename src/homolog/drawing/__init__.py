@@ -1,3 +1,1 @@
-"""Pictures of scans and features, with numpy and scipy alone."""
-
-from __future__ import annotations
+"""Pictures of scans and features, charts and HTML reports."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from homolog.drawing.pictures import Picture, as_bytes, data_address
-from homolog.scans.points import write_text
+from homolog.writing import write_text
 
 # Colour-blind safe (Okabe and Ito).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9")

@@ -7,14 +7,15 @@ as a radiologist wants them: the patient's right on the left, head or front on t
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from homolog.geometry.affine import Affine, Triple
@@ -22,6 +23,8 @@ from homolog.geometry.affine import Affine, Triple
 Picture = NDArray[np.float32]
 
 CT_WINDOW_HU = (-160.0, 240.0)
+LINE = 13  # pixels of a line of text
+_FINE = 4  # sub-pixels per pixel of rings and lines, so that their edges are smooth
 
 # Colours of the phantom's labels by name; others take the spare ones in turn.
 LABEL_COLOURS: Mapping[str, Triple] = {
@@ -196,11 +199,9 @@ def with_ring(
     thickness: float = 1.6,
 ) -> Picture:
     """A ring around a point (pixels down, right), dark rimmed to be seen anywhere."""
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    distance = np.hypot(rows + 0.5 - place[0], columns + 0.5 - place[1])
-    distance = np.abs(distance - radius)
-    dark = _inked(picture, 0.7 * np.clip(thickness + 1 - distance, 0, 1), (0, 0, 0))
-    return _inked(dark, np.clip(thickness / 2 + 0.5 - distance, 0, 1), colour)
+    wide = _covered(picture, lambda d: _ring(d, place, radius, 2 * thickness + 1))
+    ring = _covered(picture, lambda d: _ring(d, place, radius, thickness))
+    return _inked(_inked(picture, 0.7 * wide, (0, 0, 0)), ring, colour)
 
 
 def with_line(
@@ -211,13 +212,37 @@ def with_line(
     thickness: float = 1.6,
 ) -> Picture:
     """A straight line between two points (pixels down, right)."""
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
-    dy, dx = stop[0] - start[0], stop[1] - start[1]
-    length = max(dy * dy + dx * dx, 1e-9)
-    y, x = rows + 0.5 - start[0], columns + 0.5 - start[1]
-    along = np.clip((y * dy + x * dx) / length, 0, 1)
-    distance = np.hypot(y - along * dy, x - along * dx)
-    return _inked(picture, np.clip(thickness / 2 + 0.5 - distance, 0, 1), colour)
+    ends = [_FINE * v for v in (start[1], start[0], stop[1], stop[0])]
+    width = round(_FINE * thickness)
+    ink = _covered(picture, lambda d: d.line(ends, fill=255, width=width))
+    return _inked(picture, ink, colour)
+
+
+def _ring(
+    drawn: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    radius: float,
+    thickness: float,
+) -> None:
+    outer = radius + thickness / 2
+    y, x = place
+    box = [_FINE * v for v in (x - outer, y - outer, x + outer, y + outer)]
+    drawn.ellipse(box, outline=255, width=round(_FINE * thickness))
+
+
+def _covered(
+    picture: Picture, draw: Callable[[ImageDraw.ImageDraw], None]
+) -> NDArray[np.float32]:
+    """Share (h, w) of each pixel that a drawing covers, in 0..1.
+
+    Args:
+        picture: Of the wanted size.
+        draw: Draws in 255 on a canvas _FINE times as large.
+    """
+    height, width = picture.shape[:2]
+    canvas = Image.new("L", (_FINE * width, _FINE * height))
+    draw(ImageDraw.Draw(canvas))
+    return np.asarray(canvas.reduce(_FINE), np.float32) / 255
 
 
 def _inked(picture: Picture, ink: NDArray[Any], colour: Triple) -> Picture:
@@ -246,97 +271,31 @@ def as_bytes(picture: Picture) -> NDArray[np.uint8]:
     return result
 
 
-# A few words on a picture, without a font library: capitals and digits of 5 x 7.
+def words_on_black(words: str, width: int, colour: Triple = (1.0, 1.0, 1.0)) -> Picture:
+    """A line of text, (LINE, width, 3); what does not fit is cut off."""
+    strip = Image.new("L", (width, LINE))
+    ImageDraw.Draw(strip).text((0, 0), words, fill=255, font=_font())
+    ink = np.asarray(strip, np.float32)[..., None] / 255
+    return ink * np.array(colour, np.float32)
 
 
-# Five columns per sign, the lowest bit on top: the font of old liquid crystal displays.
-_SIGNS = {
-    "0": "3e5149453e", "1": "00427f4000", "2": "4261514946", "3": "2141454b31",
-    "4": "1814127f10", "5": "2745454539", "6": "3c4a494930", "7": "0171090503",
-    "8": "3649494936", "9": "064949291e", "A": "7e1111117e", "B": "7f49494936",
-    "C": "3e41414122", "D": "7f4141221c", "E": "7f49494941", "F": "7f09090901",
-    "G": "3e4149497a", "H": "7f0808087f", "I": "00417f4100", "J": "2040413f01",
-    "K": "7f08142241", "L": "7f40404040", "M": "7f020c027f", "N": "7f0408107f",
-    "O": "3e4141413e", "P": "7f09090906", "Q": "3e4151215e", "R": "7f09192946",
-    "S": "4649494931", "T": "01017f0101", "U": "3f4040403f", "V": "1f2040201f",
-    "W": "3f4038403f", "X": "6314081463", "Y": "0708700807", "Z": "6151494543",
-    "-": "0808080808", ".": "0060600000", "_": "4040404040", " ": "0000000000",
-    "+": "08083e0808", "/": "2010080402", ":": "0036360000", ",": "0050300000",
-    "?": "0201510906",
-}  # fmt: skip
-WIDTH, HEIGHT = 6, 8
-
-
-def with_words(
-    picture: Picture,
-    words: str,
-    place: tuple[int, int],
-    colour: Triple = (1.0, 1.0, 1.0),
-) -> Picture:
-    """Words written on a picture; what does not fit is cut off.
-
-    Args:
-        picture: (h, w, 3) in 0..1.
-        words: Small letters become capitals, unknown signs question marks.
-        place: Upper left corner, pixels down and right.
-        colour: Of the strokes.
-    """
-    result = picture.copy()
-    top, left = place
-    for sign in words.upper():
-        ink = _ink(sign)
-        rows = slice(top, min(top + ink.shape[0], picture.shape[0]))
-        columns = slice(left, min(left + ink.shape[1], picture.shape[1]))
-        area = result[rows, columns]
-        area[ink[: area.shape[0], : area.shape[1]]] = colour
-        left += WIDTH
-    return result
-
-
-def _ink(sign: str) -> np.ndarray:
-    """(7, 5) where a sign has strokes."""
-    columns = bytes.fromhex(_SIGNS.get(sign, _SIGNS["?"]))
-    return np.array([[bool(c >> row & 1) for c in columns] for row in range(7)])
-
-
-# Pictures as PNG bytes, with nothing but zlib.
-
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font."""
+    return ImageFont.load_default(LINE - 3)
 
 
 def png_bytes(rgb: NDArray[np.uint8]) -> bytes:
-    """Encode a picture (height, width, 3) uint8.
-
-    Rows are stored as differences to the row above (filter 2), which zlib likes better.
-
-    Source: PNG specification, W3C 2003.
-    """
+    """Encode a picture (height, width, 3) uint8."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(
             f"a picture must be (h, w, 3) uint8, got {rgb.shape} {rgb.dtype}."
         )
-    height, width, _ = rgb.shape
-    rows = rgb.reshape(height, -1)
-    above = np.zeros_like(rows)
-    above[1:] = rows[:-1]
-    filtered = np.empty((height, width * 3 + 1), np.uint8)
-    filtered[:, 0] = 2
-    filtered[:, 1:] = rows - above  # wraps around, as the filter wants it
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        _SIGNATURE
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9))
-        + _chunk(b"IEND", b"")
-    )
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(encoded, "PNG", optimize=True)
+    return encoded.getvalue()
 
 
 def data_address(rgb: NDArray[np.uint8]) -> str:
     """The picture as a ``data:`` address, to stand inside an HTML page."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(rgb)).decode()
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)

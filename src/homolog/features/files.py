@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
-from homolog.scans.points import write_text
 from homolog.scans.volume import FeatureMap
-from homolog.writing import beside, make_folder, sweep_once
+from homolog.writing import (
+    beside,
+    make_folder,
+    put_in_place,
+    sweep_once,
+    write_json,
+)
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"
@@ -102,14 +107,9 @@ def commit(
     flush = getattr(array, "flush", None)
     if flush is not None:
         flush()
-    descriptor = os.open(half, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(half, path)
-    text = json.dumps(asdict(card), indent=1) + "\n"
-    write_text(path.with_name(path.name.removesuffix(ARRAY_SUFFIX) + CARD_SUFFIX), text)
+    put_in_place(half, path)
+    stem = path.name.removesuffix(ARRAY_SUFFIX)
+    write_json(path.with_name(stem + CARD_SUFFIX), asdict(card))
 
 
 def read_card(path: Path) -> FeatureCard:

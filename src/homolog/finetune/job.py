@@ -35,7 +35,7 @@ from homolog.finetune.settings import (
 from homolog.json_files import read_object
 from homolog.model_files.card import learnt_of
 from homolog.model_files.encoder import load_encoder
-from homolog.model_files.folder import load_best, save_model, write_json
+from homolog.model_files.folder import load_best, save_model
 from homolog.nn.optim import parameter_groups
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import other_size_note, sizes_note
@@ -54,6 +54,7 @@ from homolog.training.run_settings import (
 )
 from homolog.training.stepping import resolve_precision
 from homolog.training.validation import evaluating, preview_look, score_of
+from homolog.writing import write_json
 
 # What a run described when it began: a resumed one goes on with the same classes.
 _TASK_FILE = "task.json"

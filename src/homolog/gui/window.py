@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from homolog.gui.files.opening import add_to
 from homolog.gui.files.reader import read_path
 from homolog.gui.shared.preferences import PLUGIN
-from homolog.scans.header import kind_of
+from homolog.scans.files import kind_of
 
 if TYPE_CHECKING:
     from homolog.gui.shared.hub import Hub

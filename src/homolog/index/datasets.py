@@ -36,7 +36,7 @@ from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
 from homolog.json_files import read_object, short
-from homolog.scans.header import is_known_suffix, scan_stem, there
+from homolog.scans.files import is_known_suffix, scan_stem, there
 from homolog.scans.names import findings_cell, merged_findings, parse_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name

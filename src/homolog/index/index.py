@@ -28,10 +28,10 @@ from homolog.index.datasets import (
 from homolog.index.pairing import pair_labels
 from homolog.index.subjects import guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.files import dicom_scans
-from homolog.scans.header import (
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import (
+    dicom_scans,
     is_known_suffix,
-    is_series_path,
     real_path,
     refuse_special,
     scan_stem,

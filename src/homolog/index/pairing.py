@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from homolog.scans.header import scan_stem
+from homolog.scans.files import scan_stem
 from homolog.scans.inspect import Inspection, same_grid
 from homolog.scans.names import bare_name, is_label_folder, label_rank, shorter_names
 

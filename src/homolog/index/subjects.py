@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
-from homolog.scans.header import scan_stem, split_series
+from homolog.scans.dicom import split_series
+from homolog.scans.files import scan_stem
 from homolog.scans.names import shorter_names
-from homolog.writing import make_folder
+from homolog.writing import make_folder, write_once
 
 
 class OfSubject(Protocol):
@@ -166,7 +167,8 @@ def subject_key() -> bytes:
     path = key_file()
     try:
         if not path.exists():
-            _make_key(path)
+            make_folder(path.parent)
+            write_once(path, secrets.token_hex(_KEY_BYTES))
         key = bytes.fromhex(path.read_text(encoding="ascii"))
     except OSError as error:
         raise UnusableInput(
@@ -182,24 +184,3 @@ def subject_key() -> bytes:
             "a copy, or delete it: stores then give their patients new names."
         )
     return key
-
-
-def _make_key(path: Path) -> None:
-    """Write a fresh key; where another process was first, its key holds."""
-    make_folder(path.parent)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            if not path.exists():
-                fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from homolog.geometry.affine import Index, Triple
 from homolog.index.datasets import is_dataset
-from homolog.scans.dicom import Series
+from homolog.scans.dicom import Series, series_path
 from homolog.scans.dicom_tags import looks_like_dicom
-from homolog.scans.files import dicom_series
-from homolog.scans.header import is_known_suffix, is_special, scan_suffix, series_path
+from homolog.scans.files import dicom_series, is_known_suffix, is_special, scan_suffix
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_dicom
 

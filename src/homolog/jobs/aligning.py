@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,7 +24,7 @@ from homolog.store.card import Card
 from homolog.store.pairs import ROW, PairTable, Rows, write_pairs
 from homolog.store.store import Store
 from homolog.views.random import generator
-from homolog.writing import sweep_leftovers, token
+from homolog.writing import scratch_folder
 
 _DEFAULTS: Mapping[str, Any] = {
     "encoder": ..., "store": ..., "points": 48, "partners": 8, "seed": 0,
@@ -73,16 +73,14 @@ def align(
             "matches may be worse."
         )
     # Features are many times larger than the table, and needed only now.
-    sweep_leftovers(store.path)
-    with tempfile.TemporaryDirectory(
-        prefix=f".align.{token()}-", suffix=".part", dir=store.path
-    ) as scratch:
+    scratch = scratch_folder(store.path)
+    try:
         maps: list[FeatureMap] = []
         for number, card in enumerate(store.cards):
             yield Progress("scans", number, len(store), card.id)
             scan, affine = scan_of_case(store, card, encoder.learnt)
             path = yield from write_features(
-                scan, affine, card.source_hash, encoder, Path(scratch)
+                scan, affine, card.source_hash, encoder, scratch
             )
             if path is None:
                 return {"pairs": None, "rows": 0, "stopped": True}
@@ -90,6 +88,8 @@ def align(
         rows = yield from _all_rows(store, maps, asked)
         if rows is None:
             return {"pairs": None, "rows": 0, "stopped": True}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     told = {
         "encoder_id": encoder.encoder_id,
         "store_hash": store.hash,

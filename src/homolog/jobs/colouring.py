@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from homolog.jobs.base import ending, paths, taken
 from homolog.scans.files import read_scan
 from homolog.scans.volume import FeatureMap, Volume
 from homolog.store.preprocess import inside, spread_sample
-from homolog.writing import beside
+from homolog.writing import write_npy
 
 _DEFAULTS: Mapping[str, Any] = {"cards": ..., "scans": ()}
 
@@ -63,7 +62,8 @@ def _write(cards: list[Path], scans: list[Path]) -> Job[dict[str, Any]]:
         if (yield news) is Request.STOP:
             return {"maps": found, "explained": [], "stopped": True}
         cells = np.moveaxis(colours.paint(features.data), 0, -1)
-        place = _replace(colours_path(card), np.rint(cells * 255).astype(np.uint8))
+        place = colours_path(card)
+        write_npy(place, np.rint(cells * 255).astype(np.uint8))
         found.append({"card": str(card), "npy": str(place)})
         yield Saved(str(place), "colours")
     yield Progress("colours", total, total)
@@ -77,14 +77,3 @@ def body_of(scan: Volume, features: FeatureMap) -> NDArray[np.bool_]:
     values = on_grid(scan.data[0], scan.affine, (d, h, w), features.affine)
     sample = spread_sample(np.asarray(scan.data))
     return inside(values, sample, scan.modality == "CT")
-
-
-def _replace(place: Path, array: NDArray[np.uint8]) -> Path:
-    half = beside(place)
-    try:
-        with half.open("wb") as file:
-            np.save(file, array)
-        os.replace(half, place)
-    finally:
-        half.unlink(missing_ok=True)
-    return place

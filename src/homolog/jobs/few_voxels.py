@@ -20,9 +20,10 @@ from homolog.index.datasets import CaseSource
 from homolog.jobs.base import ending, paths, taken
 from homolog.jobs.embedding import features_of
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
-from homolog.scans.files import read_labels, read_scan, scan_hash, write_labels
+from homolog.scans.files import read_labels, read_scan, scan_hash
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume, mapped_labels
+from homolog.scans.write import write_labels
 from homolog.store.learnt_spacing import LearntSpacing
 from homolog.store.names import join_cases
 from homolog.store.preprocess import Preprocessing
@@ -277,7 +278,7 @@ def _predict(
     }
     if target:
         write_labels(found.labels, Path(target))
-        write_names(found.labels.names, Path(target))
+        write_names(Path(target), found.labels.names)
         told["prediction"] = str(target)
         yield Saved(str(target), "labels")
     return told

@@ -21,6 +21,7 @@ from homolog import __version__
 from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job
+from homolog.writing import flush
 
 _NEEDED = (
     "torch", "monai", "numpy", "scipy", "SimpleITK", "safetensors", "blosc2",
@@ -183,8 +184,7 @@ def _disk(found: dict[str, Any], problems: list[str], advice: list[str]) -> None
     try:
         with tempfile.NamedTemporaryFile(dir=here) as file:
             file.write(b"homolog")
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
     except OSError as error:
         advice.append(f"{here} cannot be written ({error.strerror}).")
 

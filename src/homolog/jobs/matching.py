@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from homolog.config import check, from_dict
 from homolog.drawing.pictures import (
     CT_WINDOW_HU,
-    HEIGHT,
-    WIDTH,
+    LINE,
     Picture,
     Plane,
     as_bytes,
     grey,
     png_bytes,
     with_line,
-    with_words,
+    words_on_black,
 )
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
@@ -45,21 +44,19 @@ from homolog.scans.points import (
     read_landmark_points,
     write_landmark_markups,
     write_landmarks,
-    write_text,
 )
 from homolog.scans.problems import sentence_of
 from homolog.scans.volume import Points, Volume, closest_canonical
 from homolog.store.card import Card
 from homolog.store.store import Store
 from homolog.words import UnixRows, cell_row
-from homolog.writing import write_safely
+from homolog.writing import write_bytes, write_text
 
 # The same points in many scans, side by side: a sheet of axial slices.
 
 
 # Pixels of a tile, of the gap between tiles and of the names on the left.
 SIDE, _GAP, _NAMES = 160, 4, 96
-_LINE = HEIGHT + 4
 _CROSS, _HOLE = 12.0, 4.0  # arms of the cross, and its empty middle
 _QUERY: Triple = (0.3, 0.8, 1.0)
 _ACCEPTED: Triple = (0.3, 1.0, 0.4)
@@ -120,17 +117,23 @@ def contact_sheet(columns: Sequence[tuple[str, Sequence[Tile]]]) -> NDArray[np.u
         (h, w, 3) uint8.
     """
     rows = len(columns[0][1]) if columns else 0
-    height = _LINE + rows * (SIDE + _LINE + _GAP)
+    line = LINE + _GAP
+    height = line + rows * (SIDE + line + _GAP)
     sheet = np.zeros((height, _NAMES + len(columns) * (SIDE + _GAP), 3), np.float32)
     for column, (name, tiles) in enumerate(columns):
         left = _NAMES + column * (SIDE + _GAP)
-        sheet = with_words(sheet, name[: SIDE // WIDTH], (2, left))
+        across = slice(left, left + SIDE)
+        sheet[:LINE, across] = words_on_black(name, SIDE)
         for row, tile in enumerate(tiles):
-            top = _LINE + row * (SIDE + _LINE + _GAP)
-            sheet[top : top + SIDE, left : left + SIDE] = tile.picture
-            sheet = with_words(sheet, tile.words, (top + SIDE + 2, left), tile.colour)
+            top = line + row * (SIDE + line + _GAP)
+            low = top + SIDE + 2
+            sheet[top : top + SIDE, across] = tile.picture
+            sheet[low : low + LINE, across] = words_on_black(
+                tile.words, SIDE, tile.colour
+            )
             if column == 0:
-                sheet = with_words(sheet, tile.name[: _NAMES // WIDTH - 1], (top, 2))
+                names = words_on_black(tile.name, _NAMES - 8)
+                sheet[top : top + LINE, 2 : _NAMES - 6] = names
     return as_bytes(sheet)
 
 
@@ -360,11 +363,7 @@ def match_store(
     _write_table(rows, table)
     yield Saved(str(table), "table")
     picture = png_bytes(contact_sheet(columns))
-    write_safely(
-        sheet,
-        lambda p: _put(p, picture),
-        lambda p: p.read_bytes() == picture,
-    )
+    write_bytes(sheet, picture)
     yield Preview(str(sheet), "the points in all scans")
     return {
         "cases": cases,
@@ -435,10 +434,6 @@ def _source(store: Store, card: Card) -> Path:
     raise UnusableInput(
         f"its scan is no longer at {told}; put it back, or prepare the store again."
     )
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -15,9 +15,9 @@ from homolog.model_files.folder import (
     find_model,
     load_model,
     save_model,
-    write_json,
     write_tensors,
 )
+from homolog.writing import replacing, write_json
 
 _DEFAULTS: Mapping[str, Any] = {
     "action": ..., "source": ..., "out": None, "backbone": None, "settings": None,
@@ -176,12 +176,8 @@ def export_model(source: Path, out: Path) -> dict[str, Any]:
     if out.suffix != ".safetensors":
         raise UnusableInput(f"--out must end in .safetensors, got {out}.")
     loaded = load_encoder(source)
-    scratch = out.with_name(f".{out.name}.new")
-    try:
-        write_tensors(scratch, loaded.backbone.state_dict())
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(out) as half:
+        write_tensors(half, loaded.backbone.state_dict())
     card = {**loaded.card, "encoder_id": loaded.encoder_id}
     write_json(out.with_suffix(".json"), card)
     return {"file": str(out), "card": str(out.with_suffix(".json"))}

@@ -84,7 +84,7 @@ def build_store(
         ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
-    from homolog.scans.header import is_series_path
+    from homolog.scans.dicom import is_series_path
 
     for path in (*sources, *labels):
         if not is_series_path(path) and not path.exists():

@@ -7,12 +7,10 @@ weights used, without our code.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,41 +23,9 @@ from homolog import __version__
 from homolog.errors import JobError, UnusableInput
 from homolog.json_files import Shape, read_object
 from homolog.model_files.card import CARD, read_card
-from homolog.writing import make_folder
+from homolog.writing import file_digest, write_json, writing_folder
 
 # Tensors and JSON on disk: complete or absent, verified when read.
-
-
-@contextlib.contextmanager
-def fresh_folder(place: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``place`` when the block ends well.
-
-    On an error it vanishes and ``place`` stays as it was. Everything in it is synced to
-    the disk before the rename.
-    """
-    make_folder(place.parent)
-    scratch = place.parent / f".{place.name}.new"
-    retired = place.parent / f".{place.name}.old"
-    if retired.exists() and not place.exists():  # killed between two renames
-        retired.rename(place)
-    for leftover in (scratch, retired):
-        shutil.rmtree(leftover, ignore_errors=True)
-    make_folder(scratch)
-    try:
-        yield scratch
-        for file in scratch.iterdir():
-            _sync(file)
-        _sync(scratch)
-        if place.exists():
-            place.rename(retired)
-        scratch.rename(place)
-        _sync(place.parent)
-    except BaseException:
-        if retired.exists() and not place.exists():
-            retired.rename(place)
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -81,30 +47,6 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         raise ValueError(f"{path.name} does not match its checksum")
     loaded: dict[str, Tensor] = load_file(path)
     return loaded
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, temporary name first."""
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    _sync(scratch)
-    scratch.replace(path)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot sync a folder
-        return
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def reason(error: Exception) -> str:
@@ -153,7 +95,7 @@ def save_model(
     """
     files = {name: module_state, **(extra or {})}
     try:
-        with fresh_folder(folder) as scratch:
+        with writing_folder(folder) as scratch:
             digests = {
                 f"{stem}.safetensors": write_tensors(
                     scratch / f"{stem}.safetensors", state
@@ -267,7 +209,7 @@ def save_state(
     """
     place = folder / "checkpoints" / f"step_{step:08d}"
     try:
-        with fresh_folder(place) as scratch:
+        with writing_folder(place) as scratch:
             digest = write_tensors(scratch / TENSORS, tensors)
             content = {
                 "step": step, "sha256": digest, "info": dict(info),
@@ -340,7 +282,7 @@ def save_best(
     """
     place = folder / "best"
     try:
-        with fresh_folder(place) as scratch:
+        with writing_folder(place) as scratch:
             digest = write_tensors(scratch / TENSORS, tensors)
             write_json(scratch / INFO, {"sha256": digest, "info": dict(info)})
     except (OSError, SafetensorError) as error:

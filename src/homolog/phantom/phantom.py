@@ -9,7 +9,6 @@ numpy and scipy only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from scipy import ndimage
 
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.phantom.anatomy import FAR_MM, LABEL_NAMES, Organ, landmarks, organs
-from homolog.scans.files import write_labels, write_volume
-from homolog.scans.points import write_points, write_text
+from homolog.scans.points import write_points
 from homolog.scans.volume import LabelMap, Points, Volume
+from homolog.scans.write import write_labels, write_volume
+from homolog.writing import write_json
 
 # Smooth invertible maps between the atlas and a patient.
 
@@ -404,7 +404,7 @@ def _write_description(folder: Path, labelled: int) -> None:
         "numTraining": labelled,
         "file_ending": ".nii.gz",
     }
-    write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+    write_json(folder / "dataset.json", description, indent=2)
 
 
 # An MR-like scan of the phantom anatomy: the same body, other grey values.

@@ -34,8 +34,14 @@ from homolog.events import (
     to_json,
 )
 from homolog.json_files import read_object
-from homolog.writing import FileLock as RunLock
-from homolog.writing import create, is_locked, make_folder
+from homolog.writing import (
+    FileLock,
+    flush,
+    is_locked,
+    make_folder,
+    write_json,
+    write_text,
+)
 
 # ``events.jsonl``: one event per line, appended whole, readable while it grows.
 
@@ -71,9 +77,8 @@ class Journal:
             line = "\n" + line
         with self._path.open("ab") as file:
             file.write(line.encode())
-            file.flush()
             if sync:
-                os.fsync(file.fileno())
+                flush(file)
 
     def read(
         self, start: int = 0, wanted: Callable[[bytes], bool] | None = None
@@ -240,9 +245,9 @@ class Run:
         """What libraries printed, and tracebacks."""
         return self.folder / "log.txt"
 
-    def lock(self) -> RunLock:
+    def lock(self) -> FileLock:
         """The right to work on it; not yet taken."""
-        return RunLock(self.folder / "lock")
+        return FileLock(self.folder / "lock")
 
     def is_alive(self) -> bool:
         """Whether a living process works on it, on whatever terms it was started."""
@@ -267,7 +272,7 @@ class Run:
 
     def ask(self, wish: Wish) -> None:
         """Leave a wish for whoever works on it; read between two steps."""
-        _replace(self.folder / "control", wish)
+        write_text(self.folder / "control", wish)
 
     def wish(self) -> str:
         """The wish that was left, or empty."""
@@ -389,7 +394,7 @@ class Run:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _write_spec(self, content: Mapping[str, Any]) -> None:
-        _replace(self.folder / _SPEC, json.dumps(content, indent=1) + "\n")
+        write_json(self.folder / _SPEC, content)
 
 
 def find_runs(folder: str | Path, depth: int = 3) -> Iterator[Run]:
@@ -429,16 +434,6 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": config.get("seed", 0),
         "store_hash": config.get("store_hash", config.get("store_hashes", "")),
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
-    create(scratch)
-    with scratch.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def _versions() -> dict[str, str]:

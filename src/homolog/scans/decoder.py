@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import JobError
-from homolog.scans.problems import Unsound, check_room, free_bytes
+from homolog.memory import free_bytes
+from homolog.scans.problems import Unsound, check_room
 
 _SCRIPT = Path(__file__).with_name("itk_decoder.py")
 _START_S = 120.0

@@ -29,9 +29,7 @@ from homolog.scans.dicom_tags import (
     not_a_scan,
     read_dicom_file,
 )
-from homolog.scans.header import ScanHeader, series_path, split_series
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
-from homolog.scans.volume import modality_of_dicom
 
 # Where the slices of a DICOM series lie, from their positions alone.
 
@@ -512,9 +510,30 @@ def _crowded(places: NDArray[np.float64]) -> Problem:
 
 
 # Numbers that anonymisers leave instead of a person's.
-_NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none"}
 
 ReadSlice = Callable[[Path], NDArray[Any]]
+_SERIES_MARK = "series="
+
+
+def series_path(folder: Path, key: str) -> Path:
+    """The path that stands for one series of a DICOM folder holding several."""
+    return folder / f"{_SERIES_MARK}{key}"
+
+
+def is_series_path(path: Path) -> bool:
+    """Whether a path was made by series_path."""
+    return (
+        path.name.startswith(_SERIES_MARK)
+        and not path.exists()
+        and path.parent.is_dir()
+    )
+
+
+def split_series(path: Path) -> tuple[Path, str]:
+    """Folder and series key; the key is "" for a plain folder."""
+    if is_series_path(path):
+        return path.parent, path.name[len(_SERIES_MARK) :]
+    return path, ""
 
 
 def dicom_files(folder: Path) -> tuple[list[DicomFile], list[DicomFile]]:
@@ -595,56 +614,6 @@ def scans_in(folder: Path, read_slice: ReadSlice) -> tuple[list[Path], list[Dico
         else:
             paths.append(folder if alone else series_path(folder, series.key))
     return sorted(paths), others
-
-
-def series_header(
-    path: Path,
-    series: Series,
-    others: list[Series],
-    measure: Callable[[Path], tuple[str, int]],
-) -> ScanHeader:
-    """The header of one series.
-
-    Args:
-        path: The path asked for.
-        series: What open_series chose.
-        others: The series beside it; named in a remark when the path left the choice.
-        measure: Number type and channels of one file as its decoder sees them.
-    """
-    first = series.files[0]
-    problems = list(series.problems)
-    affine = series.affine or Affine.identity()
-    dtype, channels = "int16", first.whole("samples", 1)
-    if not any(p.fatal for p in problems):  # what is refused is not decoded
-        try:
-            dtype, channels = measure(first.path)
-        except Exception as error:  # noqa: BLE001 - this series' fault only
-            problems.append(problem_of(error))
-        if channels > 1:
-            problems.append(Problem("colour", "true colour, not one number per pixel."))
-    if first.text("photometric") == "MONOCHROME1":
-        text = "MONOCHROME1: bright and dark are swapped."
-        problems.append(Problem("inverted", text, False))
-    if others and path.is_dir():
-        rest = "; ".join(s.title for s in others[:4])
-        text = f"{len(others) + 1} series here: {series.title} taken, left: {rest}."
-        problems.append(Problem("mixed_series", text, False))
-    patient = first.text("patient")
-    named = patient if patient.lower().rstrip("0123456789_ ") not in _NOBODY else ""
-    if patient.isdigit() and patient.strip("0"):
-        named = patient
-    meta: dict[str, Any] = {
-        "subject": named,
-        "series": series.key,
-        "files": tuple(str(f.path) for f in series.files),
-        "description": first.text("description"),
-    }
-    if series.affine is None:
-        meta["placed"] = False
-    return ScanHeader(
-        path, series.shape, channels, 1, affine, dtype,
-        modality_of_dicom(first.text("modality")), "dicom", meta, tuple(problems),
-    )  # fmt: skip
 
 
 def joined_slices(slices: Sequence[NDArray[Any]]) -> NDArray[Any]:

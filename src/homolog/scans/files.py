@@ -1,18 +1,20 @@
-"""Scans and label maps, from and to files.
+"""Scan files: what kind a path is, its header, its values.
 
 Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleITK's
-x, y, z order ends here. NIfTI headers and bits are read by nifti_header and nifti_data,
-NRRD and MetaImage by text_headers and text_voxels, for the reasons told there; every
-other format is decoded by SimpleITK, in a process of its own (decoder), after its
-completeness was checked.
+x, y, z order ends here. Headers and bits of NIfTI, NRRD and MetaImage are read by our
+own ``nifti`` and ``text_formats``, for the reasons given there; DICOM and pictures are
+decoded by SimpleITK in a process of its own (``decoder``), after ``dicom_tags`` or
+``pictures`` has checked that the file is complete.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +22,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
-from homolog.geometry.affine import Affine
+from homolog.geometry.affine import Affine, Index
 from homolog.scans import decoder
 from homolog.scans.dicom import (
     Series,
+    is_series_path,
     joined_slices,
     open_series,
     scans_in,
-    series_header,
     series_of,
 )
-from homolog.scans.dicom_tags import DicomFile
-from homolog.scans.header import (
-    ScanHeader,
-    blank_header,
-    decoded_header,
-    kind_of,
-    nifti_scan_header,
-    scan_stem,
-    scan_suffix,
-)
+from homolog.scans.dicom_tags import DicomFile, looks_like_dicom
 from homolog.scans.nifti import (
     FAR_MM,
-    build_header,
+    NiftiHeader,
     iter_nifti,
     nifti_affine,
     read_nifti,
     read_nifti_header,
+    read_start,
     scale_values,
-    stream,
-    write_nifti_bytes,
 )
 from homolog.scans.pictures import (
+    PICTURE_SUFFIXES,
     check_picture,
     grey_alpha_size,
     grey_of_colour,
     read_grey_alpha,
 )
-from homolog.scans.problems import Problem, Unsound
+from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
 from homolog.scans.text_formats import (
     VoxelPlan,
+    geometry_problems,
     iter_voxels,
-    meta_problems,
-    nrrd_problems,
     plan_voxels,
-    read_meta_text,
-    read_nrrd_text,
+    read_text_header,
     read_voxels,
 )
 from homolog.scans.volume import (
@@ -74,93 +65,183 @@ from homolog.scans.volume import (
     Volume,
     judged_modality,
     labels_of,
-    smallest_integers,
+    modality_of_dicom,
+    modality_of_name,
 )
-from homolog.writing import write_safely
 
-# Which bytes a volume becomes, by suffix; always complete or not there.
+_KINDS = {
+    ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
+    ".hdr.gz": "nifti", ".img.gz": "nifti",
+    ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage",
+    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom",
+    **dict.fromkeys(PICTURE_SUFFIXES, "image2d"),
+}  # fmt: skip
+_KNOWN_BUT_NOT_READ = {
+    ".mgz": "FreeSurfer MGZ", ".mgh": "FreeSurfer MGH", ".mnc": "MINC",
+    ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT", ".head": "AFNI",
+    ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
+    ".vtk": "VTK", ".dcm.gz": "packed DICOM",
+}  # fmt: skip
+SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
+SPECIAL = "a pipe, device or socket, not a file."
+# What anonymisers leave in place of a patient.
+_NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none"}
 
 
-WRITE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+@dataclass(frozen=True, eq=False)
+class ScanHeader:
+    """A scan without its values.
+
+    Attributes:
+        path: File, DICOM folder, or one series of it (see ``series_path``).
+        shape: (D, H, W).
+        channels: Numbers per voxel as stored; 3 or 4 for colour.
+        frames: Length of the time (echo, direction) axis, 1 for a single volume.
+        affine: Voxel -> mm; the identity where ``problems`` say it cannot be known.
+        dtype: Number type of the values, e.g. ``"int16"``.
+        modality: One of MODALITIES, as far as header and name show.
+        kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
+        meta: What must survive until saving, and what the index wants to know:
+            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``;
+            ``placed`` is False where the affine is unknown.
+        problems: Everything the header alone shows, fatal or not.
+    """
+
+    path: Path
+    shape: Index
+    channels: int
+    frames: int
+    affine: Affine
+    dtype: str
+    modality: str
+    kind: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether the scan is a single picture."""
+        return self.shape[0] == 1 and self.frames == 1
+
+    def refuse(self) -> None:
+        """Raise the first fatal problem, if there is one."""
+        for problem in self.problems:
+            if problem.fatal:
+                raise Unsound(problem.code, problem.text, self.path)
 
 
-def write_image(
-    path: Path,
-    data: NDArray[Any],
-    affine: Affine,
-    meta: Mapping[str, Any],
-    *,
-    by_itk: Callable[[Path, NDArray[Any], Affine], None],
-    read_back: Callable[[Path], NDArray[Any]],
-) -> None:
-    """Write one image file.
+def scan_suffix(path: Path) -> str:
+    """The suffix in lower case, ``.nii.gz`` as one."""
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        return "." + ".".join(name.split(".")[-2:])
+    return path.suffix.lower()
 
-    Args:
-        path: Its suffix chooses the format.
-        data: (C, D, H, W).
-        affine: Voxel -> mm.
-        meta: May hold ``nifti_forms`` and ``forms_affine``: the transforms of the file
-            the data came from, used as long as ``affine`` is still theirs.
-        by_itk: Writes NRRD and MetaImage.
-        read_back: Reads those, as (D, H, W) or (D, H, W, C).
+
+def scan_stem(path: Path) -> str:
+    """The name without a scan's suffix; names of folders and of DICOM files whole."""
+    suffix = scan_suffix(path)
+    if suffix in _KINDS:
+        return path.name[: -len(suffix)]
+    return path.name
+
+
+def is_known_suffix(path: Path) -> bool:
+    """Whether the name claims a scan, of a kind that is read here or not."""
+    suffix = scan_suffix(path)
+    return suffix in _KINDS or suffix in _KNOWN_BUT_NOT_READ
+
+
+def kind_of(path: Path) -> str:
+    """Which reader a path needs.
 
     Raises:
-        UnusableInput: Suffix or number type that cannot be written.
-        JobError: The file does not read back.
+        Unsound: ``missing``, ``unsupported``, or ``unreadable`` for no scan at all.
     """
+    if is_series_path(path) or path.is_dir():
+        return "dicom"
+    if is_special(path):
+        raise Unsound("unreadable", SPECIAL, path)
+    if not path.is_file():
+        raise Unsound("missing", "no such file or folder.", path)
     suffix = scan_suffix(path)
-    if suffix not in WRITE_SUFFIXES:
-        known = ", ".join(WRITE_SUFFIXES)
-        raise UnusableInput(f"{path}: can write {known}, not {suffix or 'no suffix'}.")
-    if data.dtype.kind not in "iufb" or data.size == 0:
-        kind = f"{data.dtype} of shape {data.shape}"
-        raise UnusableInput(f"{path}: cannot write {kind}.")
-    data = data.astype(_writable(data.dtype), copy=False)
-    if suffix in (".nrrd", ".mha"):
-        expected = np.moveaxis(data, 0, -1) if data.shape[0] > 1 else data[0]
-        nan = data.dtype.kind == "f"
-        write_safely(
-            path,
-            lambda aside: by_itk(aside, data, affine),
-            lambda aside: np.array_equal(read_back(aside), expected, equal_nan=nan),
-        )
-        return
-    forms = meta.get("nifti_forms")
-    if forms and not _same_place(affine, meta.get("forms_affine")):
-        forms = None
-    header = build_header(data, affine, forms)
-    crcs: list[int] = []
-    write_safely(
-        path,
-        lambda aside: crcs.append(
-            write_nifti_bytes(aside, header, data, gzip=suffix == ".nii.gz")
-        ),
-        lambda aside: _crc(aside) == crcs[-1],
-    )
+    if suffix in _KINDS:
+        return _KINDS[suffix]
+    if suffix in _KNOWN_BUT_NOT_READ:
+        name = _KNOWN_BUT_NOT_READ[suffix]
+        text = f"{name} files are not read here.{_frames_of_mgh(path)}"
+        raise Unsound("unsupported", text, path)
+    if looks_like_dicom(path):
+        return "dicom"
+    raise Unsound("unreadable", "not a scan in a format that is read here.", path)
 
 
-def _writable(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if dtype.kind == "f":
-        return np.dtype(np.float64 if dtype.itemsize >= 8 else np.float32)
-    return dtype.newbyteorder("=")
+def _frames_of_mgh(path: Path) -> str:
+    """The other reason an MGH file could not be taken, were the format read."""
+    if scan_suffix(path) not in (".mgz", ".mgh"):
+        return ""
+    start = read_start(path, 20)
+    if len(start) < 20:
+        return ""
+    frames = int(struct.unpack(">5i", start)[4])
+    return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
-def _same_place(affine: Affine, written: Any) -> bool:
-    return written is not None and np.allclose(
-        affine.matrix, written, rtol=0, atol=1e-6
-    )
-
-
-def _crc(path: Path) -> int:
-    crc = 0
+def is_scan_path(path: Path | str) -> bool:
+    """Whether a path names something readable here: file, DICOM folder or series."""
+    path = Path(path)
     try:
-        for piece in stream(path):
-            crc = zlib.crc32(piece, crc)
-    except Unsound:
-        return -1
-    return crc
+        if path.is_dir():
+            return any(_is_slice(p) for p in path.iterdir())
+        kind_of(path)
+    except (Unsound, OSError):
+        return False
+    return True
+
+
+def _is_slice(path: Path) -> bool:
+    try:
+        return path.is_file() and looks_like_dicom(path)
+    except OSError:
+        return False
+
+
+def there(path: Path) -> bool:
+    """Whether there is such a file, folder or series; no name is too odd."""
+    try:
+        return path.exists() or is_series_path(path)
+    except (OSError, ValueError):  # too long for a name, a null byte
+        return False
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads; itself where its links go round in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a socket: opening it may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def refuse_special(path: Path) -> None:
+    """Raise UnusableInput for a pipe, a device or a socket."""
+    if is_special(path):
+        raise UnusableInput(f"{path}: {SPECIAL}")
+
+
+def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
+    """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
+    return scans_in(folder, _decode)
+
+
+def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
+    """The series lying directly in a folder, the best first; other DICOM objects."""
+    return series_of(folder, _decode)
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -180,21 +261,165 @@ def read_header(path: Path | str) -> ScanHeader:
         affine, problems = nifti_affine(raw)
         if raw.version == 0 and affine is not None:
             affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
-        return nifti_scan_header(path, raw, affine, problems)
+        return _nifti_header(path, raw, affine, problems)
     if kind == "dicom":
         series, others = open_series(path, _decode)
-        return series_header(path, series, others, _measure)
+        return _series_header(path, series, others)
     if kind == "image2d":
         check_picture(path)
-        return decoded_header(path, kind, _picture_information(path), [])
-    text = read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path)
+        return _decoded_header(path, kind, _picture_information(path), [])
+    text = read_text_header(path)
     plan = plan_voxels(text)
-    problems = nrrd_problems(text) if kind == "nrrd" else meta_problems(text)
+    problems = geometry_problems(text)
     if any(p.fatal for p in problems):
-        return blank_header(path, kind, problems)
-    told = _itk_information(path)
-    _check_agreement(plan, told)
-    return decoded_header(path, kind, told, problems)
+        return _blank_header(path, kind, problems)
+    information = _itk_information(path)
+    _check_agreement(plan, information)
+    return _decoded_header(path, kind, information, problems)
+
+
+def _nifti_header(
+    path: Path, header: NiftiHeader, affine: Affine | None, problems: list[Problem]
+) -> ScanHeader:
+    """A NIfTI (or Analyze) header in our terms, with the faults it shows."""
+    problems = list(problems)
+    if header.dtype.kind == "c":
+        text = "complex numbers, not one real number per voxel."
+        problems.append(Problem("complex", text))
+    elif header.type_code in (128, 2304):
+        problems.append(Problem("colour", "true colour, not one number per voxel."))
+    elif header.channels > 1:
+        text = f"{header.channels} numbers per voxel, not one."
+        problems.append(Problem("vector", text))
+    if header.frames > 1:
+        problems.append(Problem("4d", _frames_text(header.frames)))
+    if affine is not None and affine.shear > SHEAR_LIMIT:
+        problems.append(Problem("sheared", shear_text(affine.shear)))
+    meta: dict[str, Any] = {}
+    if affine is not None and header.version:
+        meta = {"nifti_forms": header.forms, "forms_affine": affine.to_list()}
+    return ScanHeader(
+        path, header.shape, header.channels, header.frames,
+        affine or Affine.identity(),
+        "float32" if header.scaled else header.dtype.newbyteorder("=").name,
+        modality_of_name(scan_stem(path), path.parent.name),
+        "nifti" if header.version else "analyze", meta, tuple(problems),
+    )  # fmt: skip
+
+
+def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHeader:
+    """The header of one series.
+
+    Args:
+        path: The requested path.
+        series: What open_series chose.
+        others: The series beside it; named in a remark when the path left the choice.
+    """
+    first = series.files[0]
+    problems = list(series.problems)
+    affine = series.affine or Affine.identity()
+    dtype, channels = "int16", first.whole("samples", 1)
+    if not any(p.fatal for p in problems):  # what is refused is not decoded
+        try:
+            information = decoder.information(first.path)
+            dtype, channels = information["dtype"], information["channels"]
+        except Exception as error:  # noqa: BLE001 - this series' fault only
+            problems.append(problem_of(error))
+        if channels > 1:
+            problems.append(Problem("colour", "true colour, not one number per pixel."))
+    if first.text("photometric") == "MONOCHROME1":
+        text = "MONOCHROME1: bright and dark are swapped."
+        problems.append(Problem("inverted", text, False))
+    if others and path.is_dir():
+        rest = "; ".join(s.title for s in others[:4])
+        text = f"{len(others) + 1} series here: {series.title} taken, left: {rest}."
+        problems.append(Problem("mixed_series", text, False))
+    patient = first.text("patient")
+    named = patient if patient.lower().rstrip("0123456789_ ") not in _NOBODY else ""
+    if patient.isdigit() and patient.strip("0"):
+        named = patient
+    meta: dict[str, Any] = {
+        "subject": named,
+        "series": series.key,
+        "files": tuple(str(f.path) for f in series.files),
+        "description": first.text("description"),
+    }
+    if series.affine is None:
+        meta["placed"] = False
+    return ScanHeader(
+        path, series.shape, channels, 1, affine, dtype,
+        modality_of_dicom(first.text("modality")), "dicom", meta, tuple(problems),
+    )  # fmt: skip
+
+
+def _decoded_header(
+    path: Path,
+    kind: str,
+    information: tuple[Affine, tuple[int, ...], str, int],
+    problems: list[Problem],
+) -> ScanHeader:
+    """The header of a file that SimpleITK decodes.
+
+    Args:
+        path: The file.
+        kind: ``nrrd, metaimage`` or ``image2d``.
+        information: Affine, sizes (x, y, z, t), number type, channels.
+        problems: What the text header showed.
+    """
+    affine, sizes, dtype, channels = information
+    problems = list(problems)
+    if kind == "image2d":
+        affine = Affine.identity()  # dots per inch of a screen are no size in a body
+        text = "no voxel size in this kind of file; 1 mm taken."
+        problems.append(Problem("spacing_unknown", text, False))
+    elif channels > 1:
+        problems.append(Problem("vector", f"{channels} numbers per voxel, not one."))
+    if dtype.startswith("complex"):
+        text = "complex numbers, not one real number per voxel."
+        problems.append(Problem("complex", text))
+    if affine.shear > SHEAR_LIMIT:
+        problems.append(Problem("sheared", shear_text(affine.shear)))
+    sizes = (*sizes, *(1,) * (4 - len(sizes)))
+    frames = math.prod(sizes[3:])
+    if frames > 1:
+        problems.append(Problem("4d", _frames_text(frames)))
+    names = (scan_stem(path), path.parent.name, path.parent.parent.name)
+    return ScanHeader(
+        path, (sizes[2], sizes[1], sizes[0]), channels, frames, affine, dtype,
+        modality_of_name(*names), kind, {}, tuple(problems),
+    )  # fmt: skip
+
+
+def _blank_header(path: Path, kind: str, problems: list[Problem]) -> ScanHeader:
+    """For a header too faulty to be measured."""
+    unknown = Affine.identity()
+    return ScanHeader(
+        path, (0, 0, 0), 1, 1, unknown, "", "OTHER", kind, {}, tuple(problems)
+    )
+
+
+def _frames_text(frames: int) -> str:
+    """The sentence for a scan with a fourth axis."""
+    return f"4D: {frames} volumes (time, echo or direction), not one."
+
+
+def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
+    """Affine, sizes (x, y, z, t), number type and channels, from the header alone."""
+    header = decoder.information(path)
+    spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
+    k = min(len(header["size"]), 3)
+    spacing[:k] = header["spacing"][:k]
+    origin[:k] = header["origin"][:k]
+    direction[:k, :k] = np.array(header["direction"])[:k, :k]
+    place = np.concatenate([spacing, origin, direction.ravel()])
+    far = not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM
+    if far or not (np.linalg.norm(direction, axis=0) > 1e-9).all():
+        text = "its voxels have no place that can be told in numbers."
+        raise Unsound("affine", text, path)
+    return (
+        Affine.of(spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]),
+        tuple(header["size"]), header["dtype"], header["channels"],
+    )  # fmt: skip
 
 
 def _picture_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
@@ -206,10 +431,10 @@ def _picture_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]
 
 
 def _check_agreement(
-    plan: VoxelPlan, told: tuple[Affine, tuple[int, ...], str, int]
+    plan: VoxelPlan, information: tuple[Affine, tuple[int, ...], str, int]
 ) -> None:
     """Raise where SimpleITK understands a header in another way than we do."""
-    _, sizes, dtype, channels = told
+    _, sizes, dtype, channels = information
     ours = [n for n in plan.sizes if n > 1]
     if channels == 1 and plan.channels == 1:
         same = ours == [n for n in sizes if n > 1] and dtype == plan.dtype.name
@@ -221,16 +446,6 @@ def _check_agreement(
             f"{plan.dtype.name}, or {'x'.join(map(str, sizes))} {dtype}."
         )
         raise Unsound("unreadable", text, plan.path)
-
-
-def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
-    """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
-    return scans_in(folder, _decode)
-
-
-def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
-    """The series lying directly in a folder, the best first; other DICOM objects."""
-    return series_of(folder, _decode)
 
 
 def read_scan(path: Path | str) -> Volume:
@@ -282,7 +497,7 @@ def iter_values(
             yield scale_values(raw, piece)
         return
     if header.kind in ("nrrd", "metaimage"):
-        yield from iter_voxels(_plan(header.path, header.kind))
+        yield from iter_voxels(_plan(header.path))
         return
     values, found = _values(header)
     if remarks is not None:
@@ -300,36 +515,6 @@ def scan_hash(path: Path | str) -> str:
     for piece in iter_values(header):
         stats.update(piece)
     return stats.content_hash(header.affine, header.shape)
-
-
-def write_volume(volume: Volume, path: Path | str) -> None:
-    """Write a volume as ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``, by suffix.
-
-    The file appears only when complete and read back. A volume that came from NIfTI and
-    still has its affine gets its own header transforms back, bit for bit.
-
-    Raises:
-        UnusableInput: Suffix or number type that cannot be written.
-        JobError: The file does not read back.
-    """
-    write_image(
-        Path(path), np.asarray(volume.data), volume.affine, volume.meta,
-        by_itk=_itk_write, read_back=_written,
-    )  # fmt: skip
-
-
-def write_labels(labels: LabelMap, path: Path | str) -> None:
-    """Write a label map, in the smallest number type that holds its values.
-
-    Raises:
-        UnusableInput: Suffix that cannot be written.
-        JobError: The file does not read back.
-    """
-    data = smallest_integers(labels.data)
-    write_image(
-        Path(path), data[None], labels.affine, labels.meta,
-        by_itk=_itk_write, read_back=_written,
-    )  # fmt: skip
 
 
 def _read(path: Path | str) -> Volume:
@@ -357,7 +542,7 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         slices = decoder.pixels_of(files)
         return joined_slices([s.reshape(-1, *s.shape[-2:]) for s in slices]), []
     if header.kind in ("nrrd", "metaimage"):
-        return read_voxels(_plan(path, header.kind)).reshape(header.shape), []
+        return read_voxels(_plan(path)).reshape(header.shape), []
     array = read_grey_alpha(path, _itk_array)
     if array is None:
         array = _itk_array(path)
@@ -366,31 +551,6 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         array, remark = grey_of_colour(array, path)
         remarks.append(remark)
     return array.reshape(header.shape), remarks
-
-
-def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
-    """Affine, sizes (x, y, z, t), number type and channels, from the header alone."""
-    told = decoder.information(path)
-    spacing, origin, direction = np.ones(3), np.zeros(3), np.eye(3)
-    k = min(len(told["size"]), 3)
-    spacing[:k] = told["spacing"][:k]
-    origin[:k] = told["origin"][:k]
-    direction[:k, :k] = np.array(told["direction"])[:k, :k]
-    place = np.concatenate([spacing, origin, direction.ravel()])
-    far = not np.isfinite(place).all() or not np.abs(place).max() < FAR_MM
-    if far or not (np.linalg.norm(direction, axis=0) > 1e-9).all():
-        text = "its voxels have no place that can be told in numbers."
-        raise Unsound("affine", text, path)
-    return (
-        Affine.of(spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]),
-        tuple(told["size"]), told["dtype"], told["channels"],
-    )  # fmt: skip
-
-
-def _measure(path: Path) -> tuple[str, int]:
-    """Number type and channels of one DICOM file; its place is told by its tags."""
-    told = decoder.information(path)
-    return told["dtype"], told["channels"]
 
 
 def _decode(path: Path) -> NDArray[Any]:
@@ -403,21 +563,6 @@ def _itk_array(path: Path) -> NDArray[Any]:
     return decoder.pixels(path)
 
 
-def _plan(path: Path, kind: str) -> VoxelPlan:
-    """Where an NRRD or MetaImage file has its voxels; all of its header judged."""
-    return plan_voxels(read_nrrd_text(path) if kind == "nrrd" else read_meta_text(path))
-
-
-def _itk_write(path: Path, data: NDArray[Any], affine: Affine) -> None:
-    from homolog.scans import itk_decoder
-
-    itk_decoder.write(
-        path, data, list(affine.spacing_mm[::-1]), list(affine.origin_mm[::-1]),
-        affine.direction[::-1, ::-1].ravel().tolist(),
-    )  # fmt: skip
-
-
-def _written(path: Path) -> NDArray[Any]:
-    """What was just written, as (D, H, W) or (D, H, W, C)."""
-    plan = _plan(path, kind_of(path))
-    return read_voxels(plan).reshape(plan.sizes[::-1])
+def _plan(path: Path) -> VoxelPlan:
+    """Where an NRRD or MetaImage file has its voxels; its whole header is checked."""
+    return plan_voxels(read_text_header(path))

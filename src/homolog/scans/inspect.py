@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from homolog.geometry.affine import Affine
-from homolog.scans.files import iter_values, read_header
-from homolog.scans.header import ScanHeader
+from homolog.scans.files import ScanHeader, iter_values, read_header
 from homolog.scans.names import overlap_text
 from homolog.scans.problems import Problem, problem_of
 from homolog.scans.volume import ValueStats, guess_modality

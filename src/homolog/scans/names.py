@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
-from homolog.scans.header import scan_stem, scan_suffix
+from homolog.scans.files import scan_stem, scan_suffix
 from homolog.scans.pictures import PICTURE_SUFFIXES
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
@@ -198,11 +198,10 @@ def names_file(label: Path) -> Path:
     return label.with_name(f"{scan_stem(label)}.labels.json")
 
 
-def write_names(names: Mapping[int, str], label: Path) -> None:
+def write_names(label: Path, names: Mapping[int, str]) -> None:
     """Write the names of a label file beside it, where it has any."""
     if names:
-        plain = {str(v): n for v, n in names.items()}
-        write_json(plain, names_file(label))
+        write_json(names_file(label), {str(v): n for v, n in names.items()}, end="")
 
 
 def names_beside(label: Path) -> dict[int, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import named_numbers, place_text
 from homolog.scans.volume import Points
 from homolog.words import UnixRows, cell, cell_row, cell_text
-from homolog.writing import beside, create, make_private
+from homolog.writing import write_json, write_text
 
 # Named points in world millimetres, as a table every spreadsheet opens.
 
@@ -79,21 +78,6 @@ def read_points(path: Path) -> Points:
         places.append([z, -y, -x] if ras else [z, y, x])
         names.append(cell_text(row.get("name") or "") or f"point_{number}")
     return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file at once: a reader sees the old one or the whole new one."""
-    half = beside(path)
-    try:
-        create(half)
-        with half.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        make_private(half, path)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 Coordinates: TypeAlias = Literal["LPS", "RAS"]
@@ -185,7 +169,7 @@ def write_landmarks(
     if path.suffix.lower() == ".json":
         plain = [{k: v for k, v in row.items() if k != "coordinates"} for row in rows]
         document = {"coordinates": coordinates, "unit": "mm", "landmarks": plain}
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        write_json(path, document)
     elif path.suffix.lower() == ".csv":
         text = io.StringIO()
         writer = csv.DictWriter(UnixRows(text), COLUMNS, lineterminator="\r\n")
@@ -476,7 +460,7 @@ def _write(entries: list[dict[str, Any]], path: Path, coordinates: Coordinates) 
             }
         ],
     }
-    write_text(Path(path), json.dumps(document, indent=1) + "\n")
+    write_json(Path(path), document)
 
 
 def _describe(mark: Landmark) -> str:

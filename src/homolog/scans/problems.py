@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
-from homolog.memory import available_memory
+from homolog.memory import free_bytes
 
 # A larger cosine between two axes than float rounding and ITK's own tolerance explain.
 SHEAR_LIMIT = 5e-4
@@ -132,17 +132,8 @@ def shear_text(cosine: float) -> str:
     return f"voxel axes meet at {degrees:.1f} degrees, not at right angles."
 
 
-# Whether an array fits into the memory that is free, asked before it is made.
-
-
-# Below this nothing is asked.
+# Smaller arrays are made without a look at the free memory.
 _SMALL = 1 << 26
-
-
-def free_bytes() -> int:
-    """Memory that is free, or all there is where only that is known; 0 if unknown."""
-    free, total = available_memory()
-    return free or total
 
 
 def check_room(nbytes: int, path: Path) -> None:

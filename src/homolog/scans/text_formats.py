@@ -115,6 +115,16 @@ class VoxelPlan:
         return self.count * self.dtype.itemsize
 
 
+def read_text_header(path: Path) -> TextHeader:
+    """Fields of an NRRD or MetaImage file, by its suffix.
+
+    Raises:
+        Unsound: ``empty, unreadable, truncated``.
+    """
+    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    return read_nrrd_text(path) if is_nrrd else read_meta_text(path)
+
+
 def read_nrrd_text(path: Path) -> TextHeader:
     """Fields of a ``.nrrd`` or ``.nhdr`` file.
 
@@ -200,10 +210,8 @@ def read_meta_text(path: Path) -> TextHeader:
 
 def data_files(path: Path) -> tuple[Path, ...]:
     """The files that hold a header's voxels; none where it cannot be understood."""
-    is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     try:
-        header = read_nrrd_text(path) if is_nrrd else read_meta_text(path)
-        return plan_voxels(header).files
+        return plan_voxels(read_text_header(path)).files
     except Unsound:
         return ()
 
@@ -219,8 +227,12 @@ def plan_voxels(header: TextHeader) -> VoxelPlan:
     return plan
 
 
-def nrrd_problems(header: TextHeader) -> list[Problem]:
-    """Faults of size, spacing and axes that SimpleITK would not tell."""
+def geometry_problems(header: TextHeader) -> list[Problem]:
+    """Faults of size, spacing and axes that SimpleITK does not report."""
+    return _nrrd_problems(header) if header.format == "NRRD" else _meta_problems(header)
+
+
+def _nrrd_problems(header: TextHeader) -> list[Problem]:
     fields = header.fields
     kinds = fields.get("kinds", "").split()
     directions = fields.get("space directions", "")
@@ -245,8 +257,7 @@ def nrrd_problems(header: TextHeader) -> list[Problem]:
     return _geometry_problems(lengths, axes, [_number(v) for v in origin])
 
 
-def meta_problems(header: TextHeader) -> list[Problem]:
-    """Faults of size, spacing and axes that SimpleITK would not tell."""
+def _meta_problems(header: TextHeader) -> list[Problem]:
     fields = header.fields
     n = _axes(header, fields["ndims"])
     said = fields.get("elementspacing", fields.get("elementsize"))

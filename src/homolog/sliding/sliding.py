@@ -18,7 +18,7 @@ from torch.nn import functional
 from homolog.errors import JobError
 from homolog.events import Job, Note, Progress, Request
 from homolog.geometry.affine import Index
-from homolog.scans.problems import free_bytes
+from homolog.memory import free_bytes
 from homolog.sliding.blending import (
     Blend,
     Labels,

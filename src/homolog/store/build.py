@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import time
 from collections import Counter
@@ -71,6 +72,7 @@ from homolog.writing import (
     is_locked,
     knows_no_locks,
     make_folder,
+    put_in_place,
     sweep_leftovers,
     write_json,
 )
@@ -309,21 +311,25 @@ def _in_use(out: Path) -> UnusableInput:
     )
 
 
+# A case folder that made room for a new one, and how earlier versions called it.
+_RETIRED = re.compile(r"\.(?P<name>.+)\.old|\.old-(?P<former>.+)")
+
+
 def tidy(store: Path) -> None:
     """Sweep out what killed writers left; the caller holds the store's lock.
 
     A case that was moved aside and never replaced gets its place back.
     """
     for folder in list((store / "cases").iterdir()):
-        if folder.name.startswith(".old-"):
-            place = folder.with_name(folder.name.removeprefix(".old-"))
+        if retired := _RETIRED.fullmatch(folder.name):
+            place = folder.with_name(retired["name"] or retired["former"])
             if not place.exists() and read_card(folder) is not None:
-                folder.rename(place)
-        if folder.name.startswith((".new-", ".old-")):
+                put_in_place(folder, place)
+        if retired or folder.name.startswith(".new-"):
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.is_dir():
             sweep_leftovers(folder)
-    for folder in (store, store / "pairs"):
+    for folder in (store, store / "cases", store / "pairs"):
         sweep_leftovers(folder)
 
 
@@ -510,7 +516,7 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
         return _summary(cards, reasons, out, print_, counts, stopped=True)
     if not cards:
         if not kept:
-            write_json(reasons, out / "rejected.json")
+            write_json(out / "rejected.json", reasons, end="")
         raise UnusableInput(_nothing(reasons))
     kept = yield from _sealed(out, still_lacking(kept, cards))
     cards += kept
@@ -519,8 +525,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     contents["splits"] = _draw(asked)
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     yield from _remarks(joined)
-    write_json(reasons, out / "rejected.json")
-    write_json(contents, out / "store.json")
+    write_json(out / "rejected.json", reasons, end="")
+    write_json(out / "store.json", contents, end="")
     removed = yield from _removed(old, cards, out, replace=asked.replace)
     if kept:
         yield Note(

@@ -172,7 +172,7 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
     write_card(made, case_folder(store, card.id))
     if key != card.key:
         contents["cases"][card.id]["key"] = key
-        write_json(contents, store / "store.json")
+        write_json(store / "store.json", contents, end="")
     return made
 
 

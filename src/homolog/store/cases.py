@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import escape
@@ -23,7 +21,7 @@ from homolog.config import config_hash, from_dict, to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
-from homolog.scans.header import is_series_path
+from homolog.scans.dicom import is_series_path
 from homolog.scans.names import parse_names
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
@@ -47,7 +45,13 @@ from homolog.store.card import (
 from homolog.store.names import JoinedCases, has_name, join_cases
 from homolog.store.preprocess import Preprocessing, labels_on_grid, prepare_volume
 from homolog.store.store import case_folder, read_card, read_contents, read_points_file
-from homolog.writing import flush, make_folder, write_json
+from homolog.writing import (
+    crc_text,
+    file_digest,
+    write_json,
+    write_npy,
+    writing_folder,
+)
 
 # What a prepared case depends on, as one hash: another hash means prepare again.
 
@@ -71,18 +75,17 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
         preprocessing: With the modality of this very case.
     """
     files = [source.image] + ([source.label] if source.label else [])
-    parts = [[file_digest(p) for p in files], PREPARATION, to_dict(preprocessing)]
+    parts = [[scan_digest(p) for p in files], PREPARATION, to_dict(preprocessing)]
     if source.label_map:
         parts.append({str(v): n for v, n in source.label_map.items()})
     return config_hash(*parts)
 
 
-def file_digest(path: Path) -> str:
+def scan_digest(path: Path) -> str:
     """SHA-256 of the bytes of a scan, in all files it consists of."""
     digest = hashlib.sha256(path.name.encode() if is_series_path(path) else b"")
     for part in _parts(path):
-        with part.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(part)))
     return digest.hexdigest()
 
 
@@ -153,13 +156,13 @@ def checksums(folder: Path, card: Card) -> dict[str, str]:
         if name != POINTS
     }
     if POINTS in card.files:
-        sums[POINTS] = f"{zlib.crc32((folder / POINTS).read_bytes()):08x}"
+        sums[POINTS] = crc_text((folder / POINTS).read_bytes())
     return sums
 
 
 def write_card(card: Card, folder: Path) -> None:
     """Write the card of a case into its folder."""
-    write_json(signed(card.to_dict()), folder / "card.json")
+    write_json(folder / "card.json", signed(card.to_dict()), end="")
 
 
 def build_case(
@@ -179,12 +182,9 @@ def build_case(
         JobError: The disk is full, or what was written does not read back.
     """
     folder = case_folder(store, source.id)
-    fresh = folder.with_name(f".new-{source.id}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    make_folder(fresh)
     try:
-        card = _fill(source, fresh, preprocessing, key, seed)
-        _replace_folder(fresh, folder)
+        with writing_folder(folder) as fresh:
+            return _fill(source, fresh, preprocessing, key, seed)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise JobError(
@@ -192,9 +192,6 @@ def build_case(
                 "space and run the same prepare again: it goes on where it stopped."
             ) from error
         raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return card
 
 
 def _fill(
@@ -217,9 +214,7 @@ def _fill(
         del own_labels
         write_array(array, folder / LABEL)
         points, counts = foreground_index(array, seed)
-        with (folder / POINTS).open("wb") as file:
-            np.save(file, points)
-            flush(file)
+        write_npy(folder / POINTS, points)
         names += [LABEL, POINTS]
     card = Card(
         id=source.id,
@@ -320,19 +315,6 @@ def _ranks(value: int, count: int, seed: int) -> NDArray[np.int64]:
     key = np.array([seed, value], dtype=np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
     return np.sort(rng.choice(count, _POINTS, replace=False))
-
-
-def _replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a complete folder in place of an old one.
-
-    Between the two renames the case is missing, never half there; a reader says so.
-    """
-    old = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # A scan that was sound once and cannot be read now; what the store holds of it is.

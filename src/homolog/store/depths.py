@@ -7,7 +7,6 @@ preparation of the case it was made. A case prepared anew loses both.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from homolog.events import Job, Progress, Request
 from homolog.store.arrays import StoredArray, checksums_of, write_array
 from homolog.store.card import Card
 from homolog.store.store import Store, case_folder
-from homolog.writing import beside, write_json
+from homolog.writing import replacing, write_json
 
 STEPS = 4  # of a voxel
 _DEEPEST = 32767
@@ -109,12 +108,8 @@ def _write(store: Store, card: Card) -> None:
             f"{folder} is a link out of its store; nothing is written there."
         )
     # several processes may make the same one; each writes a file of its own
-    half = beside(folder / "depth.b2nd", suffix_last=True)
-    try:
+    with replacing(folder / "depth.b2nd", suffix_last=True) as half:
         write_array(depth.astype(np.int16), half)
         size, checksums = half.stat().st_size, checksums_of(half, card.shape)
-        os.replace(half, folder / "depth.b2nd")
-    finally:
-        half.unlink(missing_ok=True)
     told = {"key": card.key, "steps": STEPS, "bytes": size, "checksums": checksums}
-    write_json(told, folder / "depth.json")
+    write_json(folder / "depth.json", told, end="")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
-from homolog.writing import beside, flush, write_json
+from homolog.writing import crc_text, write_json, write_npy
 
 FOLDER = "pairs"
 ROW = np.dtype(
@@ -71,20 +69,12 @@ def write_pairs(store: Path, table: PairTable) -> Path:
     folder = store / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pairs.json").unlink(missing_ok=True)  # never an old card of a new table
-    half = beside(folder / "table.npy")
-    try:
-        with half.open("wb") as handle:
-            np.save(handle, table.rows, allow_pickle=False)
-            flush(handle)
-        checksum = f"{zlib.crc32(half.read_bytes()):08x}"
-        os.replace(half, folder / "table.npy")
-    finally:
-        half.unlink(missing_ok=True)
+    written = write_npy(folder / "table.npy", table.rows)
     card = {
         **table.card, "ids": list(table.ids), "rows": len(table.rows),
-        "checksum": checksum,
+        "checksum": crc_text(written),
     }  # fmt: skip
-    write_json(card, folder / "pairs.json")
+    write_json(folder / "pairs.json", card, end="")
     return folder
 
 
@@ -99,7 +89,7 @@ def read_pairs(store: Path) -> PairTable | None:
         card = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
         written = (folder / "table.npy").read_bytes()
         wanted = card.pop("checksum", None)  # absent in tables of earlier versions
-        if wanted not in (None, f"{zlib.crc32(written):08x}"):
+        if wanted not in (None, crc_text(written)):
             raise ValueError("it does not match its checksum")
         rows = np.load(io.BytesIO(written), allow_pickle=False)
     except FileNotFoundError:

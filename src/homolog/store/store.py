@@ -11,7 +11,6 @@ import dataclasses
 import io
 import json
 import threading
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from homolog.store.arrays import Damage, StoredArray
 from homolog.store.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import SPLITS
-from homolog.writing import is_locked
+from homolog.writing import crc_text, is_locked
 
 FORMAT = 1
 LOCK = ".lock"  # of a store, held by the process that writes into it
@@ -163,7 +162,7 @@ def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
             raise Damage(path, "it has another size than its card says")
         written = path.read_bytes()
         wanted = card.checksums.get(POINTS, "")
-        if wanted and wanted != f"{zlib.crc32(written):08x}":
+        if wanted and wanted != crc_text(written):
             raise Damage(path, "it does not match its checksum")
         rows = np.load(io.BytesIO(written), allow_pickle=False)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -67,6 +68,7 @@ from homolog.training.validation import (
     Validator,
     cases_go_on,
 )
+from homolog.writing import put_in_place, write_text
 
 # Is the training well? The table of its numbers, and the watch for collapse.
 
@@ -142,7 +144,7 @@ class MetricsTable:
             wrong = f"{len(rows) - len(whole)} of {len(rows)} lines are no rows"
         if wrong and repair:
             aside = self._path.with_name(f"{self._path.stem}.damaged.csv")
-            self._path.replace(aside)
+            put_in_place(self._path, aside)
             self.damaged = (
                 f"{self._path} is damaged ({wrong}): the {len(whole)} rows that can be "
                 f"read were taken over, the file was kept as {aside.name}."
@@ -150,13 +152,12 @@ class MetricsTable:
         return whole
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        scratch = self._path.with_name(f".{self._path.name}.new")
-        with scratch.open("w", newline="") as file:
-            if self._columns:
-                table = csv.DictWriter(file, self._columns, lineterminator="\n")
-                table.writeheader()
-                table.writerows(rows)
-        scratch.replace(self._path)
+        text = io.StringIO()
+        if self._columns:
+            table = csv.DictWriter(text, self._columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        write_text(self._path, text.getvalue())
 
 
 def _is_row(row: Mapping[str | None, Any]) -> bool:

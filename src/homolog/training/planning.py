@@ -7,7 +7,6 @@ checkpoint resumes to the same end.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from homolog.distributed import from_first, world
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
 from homolog.json_files import read_object
-from homolog.model_files.folder import write_json
+from homolog.memory import peak_bytes
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import (
     Budget,
@@ -46,6 +45,7 @@ from homolog.training.stepping import (
 from homolog.training.validation import Validator
 from homolog.views.view import Phase, phase_at
 from homolog.words import duration
+from homolog.writing import write_json
 
 # How long a step takes and how much memory it needs, measured on the real thing.
 
@@ -143,12 +143,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak of the GPU's tensors, or of this process's resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+    return peak_bytes()
 
 
 PLAN = "plan.json"

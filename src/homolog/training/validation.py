@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from homolog.events import Event, Note, Preview, Validated
 from homolog.model_files.folder import save_best
 from homolog.store.card import Card
 from homolog.training.course import FEWEST, validations_left
+from homolog.writing import write_bytes
 
 Validate: TypeAlias = Callable[[int], Mapping[str, float]]
 
@@ -331,9 +331,7 @@ class Previews:
     def _write(self, picture: NDArray[np.uint8], done: int) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"step_{done:08d}.png"
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_bytes(png_bytes(picture))
-        os.replace(beside, path)
+        write_bytes(path, png_bytes(picture), sync=False)
         for old in sorted(self._folder.glob("step_*.png"))[:-_KEPT]:
             old.unlink(missing_ok=True)
         return path

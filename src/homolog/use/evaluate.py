@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
 from homolog.geometry.places import spacing_text
-from homolog.scans.files import read_labels
-from homolog.scans.header import is_scan_path
+from homolog.scans.files import is_scan_path, read_labels
 from homolog.scans.names import names_told
-from homolog.scans.points import write_text
 from homolog.scans.volume import LabelMap, mapped_labels
 from homolog.store.names import SharedLabels, shared_labels
 from homolog.store.store import Store
@@ -33,6 +30,7 @@ from homolog.tasks.base import (
 )
 from homolog.tasks.segment.network import model_preprocessing
 from homolog.words import UnixRows, cell_row
+from homolog.writing import write_json, write_text
 
 COLUMNS = ("case", "label", "name", *METRICS)
 # Endings that tell an image's file name from its label's.
@@ -250,7 +248,7 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
     try:
         write_text(csv_path, text.getvalue())
-        write_text(json_path, json.dumps(told, indent=1) + "\n")
+        write_json(json_path, told)
     except OSError as error:
         raise JobError(
             f"{folder} could not be written to ({error.strerror})."

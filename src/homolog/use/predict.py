@@ -15,11 +15,12 @@ from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
 from homolog.model_files.card import CARD, learnt_of
 from homolog.model_files.folder import load_model
-from homolog.scans.files import read_scan, write_labels
-from homolog.scans.header import is_scan_path, is_series_path, split_series
+from homolog.scans.dicom import is_series_path, split_series
+from homolog.scans.files import is_scan_path, read_scan
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import LabelMap
+from homolog.scans.write import write_labels
 from homolog.tasks import TASKS
 from homolog.tasks.base import FACTS, LearnedTask, Task, Trained
 from homolog.tasks.classify.answer import ClassChances, write_classes, write_slices
@@ -141,7 +142,7 @@ def predict_scans(
                 done.append({"scan": str(scan), **labels.to_dict(), **told})
                 continue
             write_labels(labels, target)
-            write_names(labels.names, target)
+            write_names(target, labels.names)
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
             reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})

@@ -20,7 +20,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import LayerData
 from homolog.gui.shared.models import to_trash
 from homolog.gui.shared.threads import in_background
-from homolog.writing import FileLock as RunLock
+from homolog.writing import FileLock
 
 
 class RestoreBar(QFrame):
@@ -209,7 +209,7 @@ class RestoreBar(QFrame):
 class _Read:
     """A session as read, held against other windows by its lock."""
 
-    def __init__(self, left: Left, lock: RunLock) -> None:
+    def __init__(self, left: Left, lock: FileLock) -> None:
         self.left, self.lock = left, lock
         weakref.finalize(self, lock.release)
         self.layers: list[LayerData]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import time
@@ -23,6 +22,7 @@ from homolog.gui.shared import preferences
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import is_kind, notes_of, sample, shape_of, shown_affine
 from homolog.gui.shared.threads import in_background
+from homolog.writing import put_in_place
 
 # A label layer as it is at one moment, copied in slices, and its file. No Qt.
 
@@ -138,7 +138,7 @@ def save(
     scratch.mkdir()
     try:
         for made in save_layer(copy, scratch / file, others):
-            os.replace(made, folder / made.name)
+            put_in_place(made, folder / made.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return checksum

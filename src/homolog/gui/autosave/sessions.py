@@ -22,12 +22,10 @@ import numpy as np
 
 from homolog.gui.files.opening import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
+from homolog.scans.dicom import is_series_path
 from homolog.scans.files import read_labels
-from homolog.scans.header import is_series_path
 from homolog.scans.names import names_file
-from homolog.scans.points import write_text
-from homolog.writing import FileLock as RunLock
-from homolog.writing import is_locked, make_folder
+from homolog.writing import FileLock, is_locked, make_folder, write_json
 
 FORMAT = 1
 FILE, PINS, LOCK = "session.json", "pins.json", "lock"
@@ -71,7 +69,7 @@ class Session:
                 except FileExistsError:  # another window of the same second
                     number += 1
                     folder = root / f"{stem}-{number}"
-            lock = RunLock(folder / LOCK)
+            lock = FileLock(folder / LOCK)
             if not lock.acquire():
                 raise OSError(f"{folder} cannot be locked")
             self.folder = folder
@@ -89,9 +87,7 @@ class Session:
             pins: A dict per pinned place.
         """
         folder = self.begin(root)
-        write_text(
-            folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
-        )
+        _put_pins(folder, pins)
         with self._writing:
             self._content = {
                 "format": FORMAT,
@@ -186,7 +182,7 @@ def tidy(root: Path, now: datetime | None = None) -> None:
             old = now - datetime.fromisoformat(content["time"]) > KEPT
             if not (content["closed"] or (old and content.get("put_off"))):
                 continue
-            lock = RunLock(folder / LOCK)
+            lock = FileLock(folder / LOCK)
             if lock.acquire():
                 lock.release()  # Windows removes no open file
                 shutil.rmtree(folder)
@@ -197,9 +193,9 @@ def put_off(left: Left) -> None:
     _put(left.folder, {**_get(left.folder), "put_off": True})
 
 
-def claim(left: Left) -> RunLock | None:
+def claim(left: Left) -> FileLock | None:
     """Take a session for restoring; None when another window has it."""
-    lock = RunLock(left.folder / LOCK)
+    lock = FileLock(left.folder / LOCK)
     return lock if lock.acquire() else None
 
 
@@ -217,9 +213,7 @@ def settle(
         pins: Likewise.
         landmarks: Likewise.
     """
-    write_text(
-        left.folder / PINS, json.dumps({"format": FORMAT, "pins": list(pins)}) + "\n"
-    )
+    _put_pins(left.folder, pins)
     content = {
         **_get(left.folder), "labels": list(labels), "landmarks": list(landmarks),
     }  # fmt: skip
@@ -253,7 +247,11 @@ def _get(folder: Path) -> dict[str, Any]:
 
 
 def _put(folder: Path, content: Mapping[str, Any]) -> None:
-    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    write_json(folder / FILE, content)
+
+
+def _put_pins(folder: Path, pins: Sequence[Mapping[str, Any]]) -> None:
+    write_json(folder / PINS, {"format": FORMAT, "pins": list(pins)}, indent=None)
 
 
 # Saved work back to layers and pinned places. No Qt.

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog import writing
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress
@@ -122,8 +123,7 @@ def names_problem(text: str) -> str:
 def free_name(stores: Path, base: str = "scans") -> str:
     """A store name that is not taken."""
     base = re.sub(r"[^\w.+-]+", "_", base).strip("._") or "scans"
-    names = [base, *(f"{base}_{n}" for n in range(2, 1000))]
-    return next((n for n in names if not (stores / n).exists()), base)
+    return writing.free_name(base, lambda name: (stores / name).exists())
 
 
 class Pace:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.gui.files.opening import free_memory, header_bytes, human_bytes
+from homolog.gui.files.opening import header_bytes, human_bytes
 from homolog.gui.shared.layers import layer_scan, notes_of, source_grid, true_affine
 from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
-from homolog.scans.header import ScanHeader, is_series_path
+from homolog.memory import free_bytes
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import ScanHeader
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of
 
@@ -173,7 +175,7 @@ def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
     header = inspection.header
     remarks = [p.text for p in inspection.problems]
     if header is not None:
-        size, free = header_bytes(header), free_memory()
+        size, free = header_bytes(header), free_bytes()
         if free and size > free / 2:
             text = f"needs {human_bytes(size)} of {human_bytes(free)} free memory."
             remarks.insert(0, text)

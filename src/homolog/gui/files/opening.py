@@ -6,7 +6,6 @@ button, and directly by the reader that napari calls on a drop.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +28,13 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
-from homolog.scans.files import read_header, read_scan
-from homolog.scans.header import (
+from homolog.memory import free_bytes
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import (
     ScanHeader,
-    is_series_path,
     kind_of,
+    read_header,
+    read_scan,
     scan_stem,
     scan_suffix,
 )
@@ -263,10 +264,10 @@ def size_warning(path: Path, free: int | None = None) -> str:
 
     Args:
         path: As for read_layer.
-        free: Free memory in bytes; asked of the system if None.
+        free: Free memory in bytes; the system's if None.
     """
     needed = decoded_bytes(path)
-    free = free_memory() if free is None else free
+    free = free_bytes() if free is None else free
     if not free or needed <= _LARGE_SHARE * free:
         return ""
     return (
@@ -290,15 +291,6 @@ def header_bytes(header: ScanHeader) -> int:
     except TypeError:
         return 0
     return int(np.prod(header.shape, dtype=np.int64)) * item * max(header.frames, 1)
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free; 0 when unknown."""
-    try:
-        psutil = importlib.import_module("psutil")  # comes with napari
-        return int(psutil.virtual_memory().available)
-    except Exception:  # noqa: BLE001 - a size is a courtesy
-        return 0
 
 
 def human_bytes(count: float) -> str:

@@ -21,7 +21,7 @@ from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
 from homolog.gui.shared.notices import notify, tell_once
 from homolog.gui.shared.preferences import PLUGIN
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with
-from homolog.scans.header import kind_of
+from homolog.scans.files import kind_of
 from homolog.scans.problems import Unsound
 
 # Making Homolog napari's reader of medical files, with the user's consent.

@@ -6,7 +6,6 @@ tilted, and each file is read back before it counts as saved.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,17 +23,11 @@ from homolog.gui.shared.layers import (
     source_grid,
 )
 from homolog.gui.shared.notices import notify
-from homolog.scans.files import (
-    WRITE_SUFFIXES,
-    read_header,
-    read_labels,
-    write_labels,
-    write_volume,
-)
-from homolog.scans.header import scan_stem, scan_suffix
-from homolog.scans.names import names_file
-from homolog.scans.points import write_text
+from homolog.scans.files import read_header, read_labels, scan_stem, scan_suffix
+from homolog.scans.names import names_file, write_names
 from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import WRITE_SUFFIXES, write_labels, write_volume
+from homolog.writing import free_name
 
 # Corners may lie this share of a voxel off after rounding to a header's float32.
 _AFFINE_TOLERANCE = 1e-3
@@ -113,21 +106,21 @@ def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]
     names = label_names(layer)
     if not names:
         return [path]
-    beside = names_file(path)
-    write_text(
-        beside, json.dumps({str(v): n for v, n in names.items()}, indent=2) + "\n"
-    )
-    return [path, beside]
+    write_names(path, names)
+    return [path, names_file(path)]
 
 
 def free_path(path: Path) -> Path:
     """The path, or ``NAME_v2``, ``NAME_v3`` ... where something lies there already."""
     stem, suffix = scan_stem(path), scan_suffix(path)
-    tried, number = path, 1
-    while tried.exists() or names_file(tried).exists():
-        number += 1
-        tried = path.with_name(f"{stem}_v{number}{suffix}")
-    return tried
+
+    def called(name: str) -> Path:
+        return path if name == stem else path.with_name(f"{name}{suffix}")
+
+    def is_taken(name: str) -> bool:
+        return called(name).exists() or names_file(called(name)).exists()
+
+    return called(free_name(stem, is_taken))
 
 
 def label_names(layer: Any) -> dict[int, str]:

@@ -21,7 +21,7 @@ from homolog.gui.label.session import LabelSession
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import scan_file
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.scans.header import scan_stem
+from homolog.scans.files import scan_stem
 from homolog.tasks.few_voxels.scan import FewClass, FewConfig
 from homolog.writing import make_folder
 

@@ -36,9 +36,9 @@ from homolog.gui.shared.scans import (
 )
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.landmarks.match import LandmarksConfig, judged
-from homolog.scans.files import write_volume
 from homolog.scans.points import Landmark
 from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.store import Store

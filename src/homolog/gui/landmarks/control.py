@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog import writing
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import place_numbers
@@ -545,13 +546,13 @@ def split_name(path: Path) -> tuple[str, str]:
 
 def free_name(folder: Path, stem: str, endings: list[str]) -> list[Path]:
     """Files of a common stem, none of which is there yet: ``stem``, ``stem_v2`` ..."""
-    number = 1
-    while True:
-        tried = stem if number == 1 else f"{stem}_v{number}"
-        found = [folder / f"{tried}{ending}" for ending in endings]
-        if not any(p.exists() for p in found):
-            return found
-        number += 1
+
+    def paths(name: str) -> list[Path]:
+        return [folder / f"{name}{ending}" for ending in endings]
+
+    return paths(
+        writing.free_name(stem, lambda name: any(p.exists() for p in paths(name)))
+    )
 
 
 # All landmarks of a window as plain JSON types, and back; for the autosave. No Qt.

@@ -1,26 +1,24 @@
-"""Live curves: pyqtgraph where it is installed, a plain painter where it is not.
+"""Live curves of a training, and the small ones in the table of runs.
 
-Both draw at most four times a second, only while visible, and at most 2000 points per
-curve; new values between two drawings replace each other.
+A chart is drawn at most four times a second, only while visible, and with at most 2000
+points per curve; new values between two drawings replace each other.
 """
 
 from __future__ import annotations
 
 import html
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, QPointF, QRect, QRectF, QSize, Qt, QTimer
-from qtpy.QtGui import QColor, QFont, QPainter, QPalette, QPen, QPolygonF
+from qtpy.QtCore import QEvent, QPointF, QRect, QRectF, Qt, QTimer
+from qtpy.QtGui import QColor, QPainter, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
     QLabel,
-    QSizePolicy,
     QSlider,
     QStyledItemDelegate,
     QVBoxLayout,
@@ -39,12 +37,6 @@ from homolog.gui.shared.runs import (
 )
 
 DRAW_MS = 250
-_HEIGHT_PX = 190
-
-
-def has_pyqtgraph() -> bool:
-    """Whether the better drawing library is installed."""
-    return importlib.util.find_spec("pyqtgraph") is not None
 
 
 class CurveView(QWidget):
@@ -146,7 +138,9 @@ class CurveView(QWidget):
     def _need_chart(self) -> None:
         if self._chart is not None:
             return
-        self._chart = _make_chart(self)
+        from homolog.gui.runs.chart import Chart  # half a second
+
+        self._chart = Chart(self.say_values, self)
         self._chart.setAccessibleName(self.title)
         self._chart.setToolTip(f"{self.title} by training step")
         self._heading.setBuddy(self._chart)
@@ -195,164 +189,7 @@ def legend_of(curves: Sequence[Curve]) -> str:
     return " &nbsp; ".join(parts)
 
 
-def _make_chart(view: CurveView) -> Any:
-    if has_pyqtgraph():
-        try:
-            return _pyqtgraph_chart(view)
-        except Exception:  # noqa: BLE001 - a broken install draws with the painter
-            pass
-
-    return PaintedChart(view.say_values, view)
-
-
-def _pyqtgraph_chart(view: CurveView) -> QWidget:
-    """A PlotWidget with ``draw(curves, log)``; curves are updated, never remade."""
-    import pyqtgraph
-
-    class Chart(pyqtgraph.PlotWidget):
-        def __init__(self) -> None:
-            super().__init__(parent=view, background=None)
-            self._lines: dict[str, Any] = {}
-            self.setLabel("bottom", "step")
-            self.showGrid(x=True, y=True, alpha=0.15)
-            self.setMouseEnabled(x=True, y=False)
-            self.setMenuEnabled(False)
-            self.setFixedHeight(_HEIGHT_PX)
-            self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-            self.scene().sigMouseMoved.connect(self._hover)
-
-        def sizeHint(self) -> QSize:
-            return QSize(200, _HEIGHT_PX)
-
-        def wheelEvent(self, event: Any) -> None:
-            event.ignore()  # the wheel scrolls the panel
-
-        def draw(self, curves: list[Curve], log: bool) -> None:
-            names = {curve.name for curve in curves}
-            for name in [n for n in self._lines if n not in names]:
-                self.removeItem(self._lines.pop(name))
-            self.setLogMode(x=False, y=log)
-            places = 0
-            for curve in curves:
-                line = self._lines.get(curve.name)
-                if line is None:
-                    line = self.plot(connect="finite")
-                    self._lines[curve.name] = line
-                line.setPen(_pen(pyqtgraph, curve, places))
-                few = curve.role == "validation" or len(curve.x) < 2
-                line.setSymbol("o" if few else None)
-                line.setSymbolSize(5)
-                line.setSymbolBrush(colour_of(curve, places))
-                line.setData(curve.x, curve.y)
-                places += curve.role != "earlier"
-
-        def _hover(self, place: Any) -> None:
-            if self.sceneBoundingRect().contains(place):
-                view.say_values(self.getViewBox().mapSceneToView(place).x())
-
-        def dress(self, like: QLabel) -> None:
-            """A label's text colour and font, so that themes and sizes fit."""
-            text = like.palette().color(like.foregroundRole())
-            font = QFont(like.font())
-            for side in ("left", "bottom"):
-                axis = self.getAxis(side)
-                axis.setPen(text)
-                axis.setTextPen(text)
-                axis.setTickFont(font)
-                axis.label.setDefaultTextColor(text)
-
-    return Chart()
-
-
-def _pen(pyqtgraph: Any, curve: Curve, place: int) -> Any:
-    style = Qt.PenStyle.SolidLine if curve.role != "part" else Qt.PenStyle.DashLine
-    width = 2 if curve.role in ("train", "validation") else 1
-    return pyqtgraph.mkPen(colour_of(curve, place), width=width, style=style)
-
-
-# Charts without a charting library: a plain curve chart, and the table's sparkline.
-
-_MOST = 400
 SPARK_ROLE = int(Qt.ItemDataRole.UserRole) + 1
-
-
-class PaintedChart(QWidget):
-    """Curves drawn with QPainter: axis values at the corners, a legend, hover values.
-
-    Args:
-        say_values: Called with the step under the mouse.
-        parent: Of the widget.
-    """
-
-    def __init__(self, say_values: Callable[[float], None], parent: QWidget) -> None:
-        super().__init__(parent)
-        self._say, self._curves, self._log = say_values, list[Curve](), False
-        self._text = self.palette().color(QPalette.ColorRole.WindowText)
-        self.setMouseTracking(True)
-        self.setFixedHeight(_HEIGHT_PX)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-
-    def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
-        return QSize(200, _HEIGHT_PX)
-
-    def dress(self, like: QLabel) -> None:
-        """A label's text colour and font, so that themes and sizes fit."""
-        self._text = like.palette().color(like.foregroundRole())
-        self.setFont(like.font())
-
-    def draw(self, curves: list[Curve], log: bool) -> None:
-        """Show these; with ``log`` the values' logarithms."""
-        self._log = log
-        self._curves = []
-        for curve in curves:
-            x, y = decimated(curve.x, curve.y, _MOST)
-            if log:
-                y = np.array([math.log10(v) if v > 0 else math.nan for v in y])
-            self._curves.append(Curve(curve.name, x, y, curve.role))
-        self.update()
-
-    def mouseMoveEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        limits, area = bounds(self._curves), self._area()
-        if limits is None or area.width() <= 0:
-            return
-        share = (event.position().x() - area.left()) / area.width()
-        self._say(limits[0] + share * (limits[1] - limits[0]))
-
-    def paintEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        area, limits = self._area(), bounds(self._curves)
-        painter.setPen(self._text)
-        painter.drawRect(area)
-        if limits is None:
-            painter.drawText(area, int(Qt.AlignmentFlag.AlignCenter), "no values yet")
-            painter.end()
-            return
-        self._write_axes(painter, area, limits)
-        place = 0
-        for curve in self._curves:
-            colour = QColor(colour_of(curve, place))
-            draw_line(painter, curve.x, curve.y, area, limits, colour)
-            place += curve.role != "earlier"
-        painter.end()
-
-    def _area(self) -> QRectF:
-        rows = self.fontMetrics().height()
-        left = self.fontMetrics().horizontalAdvance("-0.0000") + 4
-        return QRectF(left, 4, self.width() - left - 6, self.height() - rows - 10)
-
-    def _write_axes(
-        self, painter: QPainter, area: QRectF, limits: tuple[float, ...]
-    ) -> None:
-        low, high = (10**v if self._log else v for v in limits[2:])
-        height = self.fontMetrics().height()
-        painter.drawText(QPointF(0, area.top() + height), f"{high:.3g}")
-        painter.drawText(QPointF(0, area.bottom()), f"{low:.3g}")
-        below = area.bottom() + height
-        painter.drawText(QPointF(area.left(), below), f"{limits[0]:.0f}")
-        last = f"step {limits[1]:.0f}"
-        width = self.fontMetrics().horizontalAdvance(last)
-        painter.drawText(QPointF(area.right() - width, below), last)
 
 
 class SparkDelegate(QStyledItemDelegate):

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from homolog.events import Event, Note, Progress, Saved, Started
 from homolog.gui.segment.classes_box import short_text
 from homolog.gui.shared.choices import ModelChoice, duration_text, misfit
-from homolog.scans.header import is_series_path, scan_stem
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import scan_stem
 
 # Modality and voxel size (z, y, x) in mm.
 Facts: TypeAlias = tuple[str, tuple[float, float, float]]

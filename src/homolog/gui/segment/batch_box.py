@@ -25,7 +25,6 @@ from homolog.gui.segment.control import (
     find_scans,
     keep_result,
     keep_table,
-    part_folder,
     read_facts,
 )
 from homolog.gui.shared.choices import ModelChoice
@@ -42,6 +41,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.writing import scratch_folder
 
 # The list of a batch: one line per scan, with what became of it.
 
@@ -183,7 +183,7 @@ class BatchBox(QWidget):
         self.batch.restart()
         self._moving += 1
         in_background(
-            part_folder, self.out, owner=self, done=self._ready,
+            scratch_folder, self.out, owner=self, done=self._ready,
             failed=lambda error: self._cannot_write(error),
         )  # fmt: skip
         tell(self.words, "Starting the worker...")

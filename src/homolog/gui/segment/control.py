@@ -7,7 +7,6 @@ moved to its scan's name, to ``NAME_v2`` where that is taken. Nothing is overwri
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from homolog.gui.shared.layers import (
     label_layer,
     shape_of,
 )
-from homolog.scans.files import read_header, read_labels
-from homolog.scans.header import is_scan_path, is_series_path, scan_stem
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import is_scan_path, read_header, read_labels, scan_stem
 from homolog.scans.names import is_label_folder, label_rank, write_names
-from homolog.writing import beside, make_folder, sweep_leftovers
+from homolog.writing import free_name, put_in_place
 
 
 def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -89,19 +88,6 @@ def _is_half(path: Path) -> bool:
     return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
 
 
-def part_folder(out: Path) -> Path:
-    """A hidden folder in ``out`` for unfinished results; made.
-
-    Raises:
-        OSError: The folder cannot be written to.
-    """
-    make_folder(out)
-    sweep_leftovers(out)
-    folder = beside(out / "results")
-    folder.mkdir(mode=0o700)
-    return folder
-
-
 def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
     """Move a finished label map to its own name, with its classes' names beside it.
 
@@ -109,18 +95,17 @@ def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
         Where it lies now: its name, or with ``_v2`` where that was taken.
     """
     target = free_path(out / part.name)
-    os.replace(part, target)
-    write_names(names, target)
+    put_in_place(part, target)
+    write_names(target, names)
     return target
 
 
 def keep_table(part: Path, out: Path) -> Path:
     """Move a finished table; where it lies now, ``NAME_v2.csv`` where it was taken."""
-    target, number = out / part.name, 2
-    while target.exists():
-        target = out / f"{part.stem}_v{number}{part.suffix}"
-        number += 1
-    os.replace(part, target)
+    ending = part.suffix
+    stem = free_name(part.stem, lambda name: (out / f"{name}{ending}").exists())
+    target = out / f"{stem}{ending}"
+    put_in_place(part, target)
     return target
 
 

@@ -71,7 +71,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.scans.header import scan_stem
+from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
 

@@ -27,7 +27,7 @@ from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
-from homolog.writing import beside, create, make_folder
+from homolog.writing import make_folder, write_json
 
 # Actions of the window as command lines, quoted for the shell of this machine.
 
@@ -216,12 +216,9 @@ def read(home: Path, section: str) -> dict[str, Any]:
 def write(home: Path, section: str, values: dict[str, Any]) -> None:
     """Keep a panel's choices; a disk that refuses costs them, nothing more."""
     everything = {**_all(home), section: values}
-    scratch = beside(home / _FILE)
     with contextlib.suppress(OSError, TypeError, ValueError):
         make_folder(home)
-        create(scratch)
-        scratch.write_text(json.dumps(everything, indent=1), encoding="utf-8")
-        scratch.replace(home / _FILE)
+        write_json(home / _FILE, everything, sync=False)  # between two clicks
 
 
 def forget(home: Path, section: str) -> None:

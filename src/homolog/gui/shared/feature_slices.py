@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.points import write_text
 from homolog.scans.volume import FeatureMap
 from homolog.words import UnixRows, cell_row
+from homolog.writing import write_json, write_text
 
 Vector = NDArray[np.float32]
 Map = NDArray[np.float32]
@@ -481,7 +480,7 @@ def export_pins(pins: Pins, path: Path, encoder: str = "") -> None:
             "encoder": encoder,
             "points": rows,
         }
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_json(path, content)
         return
     text = io.StringIO()
     writer = csv.DictWriter(

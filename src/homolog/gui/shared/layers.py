@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.files import write_volume
-from homolog.scans.header import is_series_path, scan_stem
+from homolog.scans.dicom import is_series_path
+from homolog.scans.files import scan_stem
 from homolog.scans.volume import (
     LabelMap,
     ValueStats,
@@ -32,6 +32,7 @@ from homolog.scans.volume import (
     reorder_axes,
     restore_axes,
 )
+from homolog.scans.write import write_volume
 
 # Where a layer's voxels truly lie: between the shown world and the patient's.
 #

@@ -7,7 +7,6 @@ No Qt, no torch: ``model.json`` is read as the JSON it is (written by
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from qtpy.QtCore import QFile, Qt
 from qtpy.QtWidgets import QMenu, QWidget
 
+from homolog import writing
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
@@ -27,7 +27,6 @@ from homolog.gui.shared.runs import size_words
 from homolog.model_files import card as model_cards
 from homolog.model_files.card import CARD, learnt_of
 from homolog.runs.run import Run, find_runs
-from homolog.writing import beside, make_folder, sweep_leftovers
 
 # What a model's card says, in words; no Qt, no torch.
 
@@ -293,10 +292,7 @@ def is_ours(path: Path) -> bool:
 def free_name(models: Path, wanted: str) -> str:
     """A folder name that is not taken: never overwrite, ``name_v2`` instead."""
     base = _FREE_NAME.sub("-", wanted).strip("-.") or "model"
-    name, number = base, 2
-    while (models / name).exists():
-        name, number = f"{base}_v{number}", number + 1
-    return name
+    return writing.free_name(base, lambda name: (models / name).exists())
 
 
 def import_config(
@@ -343,18 +339,12 @@ def copy_model(source: Path, out: Path) -> Path:
     for name, wanted in card["sha256"].items():
         if file_hash(folder / name) != wanted:
             raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
-    scratch = beside(out)
     try:
-        make_folder(out.parent)
-        sweep_leftovers(out.parent)
-        scratch.mkdir(mode=0o700)
-        for name in (CARD, *card["sha256"]):
-            shutil.copyfile(folder / name, scratch / name)
-        scratch.rename(out)
+        with writing.writing_folder(out) as fresh:
+            for name in (CARD, *card["sha256"]):
+                shutil.copyfile(folder / name, fresh / name)
     except OSError as error:
         raise JobError(f"the model could not be copied to {out} ({error}).") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return out
 
 
@@ -364,14 +354,10 @@ def file_hash(path: Path) -> str:
     Raises:
         UnusableInput: It cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return writing.file_digest(path)
     except OSError as error:
         raise UnusableInput(f"{path} cannot be read ({error}).") from error
-    return digest.hexdigest()
 
 
 def check_deletable(model: ModelCard, roots: Sequence[Path]) -> None:

@@ -23,7 +23,6 @@ from homolog.metrics.classification import (
     macro_mean,
 )
 from homolog.scans.names import findings_text
-from homolog.scans.points import write_text
 from homolog.store.preprocess import Prepared
 from homolog.tasks.base import Trained
 from homolog.tasks.classify.network import ClassifyNetwork, keeps_slices, slices_inside
@@ -34,6 +33,7 @@ from homolog.tasks.segment.task import intensity_changes
 from homolog.training.stepping import autocast
 from homolog.views.view import ViewSpec, Whole
 from homolog.words import UnixRows, cells
+from homolog.writing import write_text
 
 # What a classifier says of one scan, and the tables it is written to.
 
