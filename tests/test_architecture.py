@@ -54,8 +54,6 @@ FULLER = {"cli"}
 LONGER = {
     "cli.finetune.command",
     "cli.pretrain.command",
-    "feed.batches.__init__",
-    "feed.batches.views",
     "gui.explore.panel.__init__",
     "gui.label.panel.__init__",
     "gui.landmarks.table_box.__init__",
@@ -64,8 +62,6 @@ LONGER = {
     "index.index.index_sources",
     "jobs.few_voxels.label_few",
     "jobs.matching.match_store",
-    "tasks.few_voxels.task.save_few",
-    "use.predict.predict_scans",
     "views.generate.generate",
 }
 

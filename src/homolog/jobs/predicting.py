@@ -10,6 +10,7 @@ from homolog.config import ConfigError
 from homolog.distributed import choose_device
 from homolog.events import Job, Note, stopped_words
 from homolog.jobs.base import ending, paths, taken
+from homolog.tasks.base import PredictOptions
 from homolog.use.predict import find_scans, open_predictor, predict_scans
 
 _AXES = {"z": 0, "y": 1, "x": 2}
@@ -74,11 +75,9 @@ def label_scans(
     found = find_scans(scans)
     if windows not in (None, "scan", "trained"):
         raise ConfigError(f"windows must be scan or trained, got {windows!r}.")
-    options: dict[str, Any] = {
-        "flips": mirrored_axes(flips), "overlap": overlap, "windows": windows,
-    }  # fmt: skip
-    if modality:
-        options["modality"] = modality.upper()
+    options = PredictOptions(
+        mirrored_axes(flips), overlap, windows, modality.upper() if modality else None
+    )
     task, trained = open_predictor(model, choose_device(device), precision=precision)
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")

@@ -64,7 +64,11 @@ def score_model(
     """A fine-tuned model on the labelled cases of a store; as ``evaluate_store``."""
     store = Store.open(source)
     task, trained = open_trained(model, choose_device(device))
-    options = {"tolerance_mm": tolerance_mm, "flips": mirrored_axes(flips)}
+    axes = mirrored_axes(flips)
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
-    return (yield from evaluate_store(task, trained, store, split, options))
+    return (
+        yield from evaluate_store(
+            task, trained, store, split, flips=axes, tolerance_mm=tolerance_mm
+        )
+    )

@@ -14,7 +14,7 @@ from homolog.config import from_dict, to_dict
 from homolog.distributed import world
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
-from homolog.feed.batches import Feed
+from homolog.feed.batches import Feed, Pairing
 from homolog.feed.reading import CaseRef
 from homolog.json_files import read_object
 from homolog.methods.base import Embedder, Method
@@ -34,7 +34,6 @@ from homolog.pretrain.settings import (
 from homolog.store.depths import write_depths
 from homolog.store.learnt_spacing import sizes_note
 from homolog.store.names import join_labels, refuse_ignored, store_titles
-from homolog.store.pairs import Pairing
 from homolog.store.store import Store
 from homolog.training.config import TrainingResult
 from homolog.training.loop import train

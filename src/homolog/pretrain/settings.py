@@ -22,14 +22,14 @@ from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, option, to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
-from homolog.feed.batches import Feed, feed_threads
+from homolog.feed.batches import Feed, Pairing, feed_threads
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Array, Index
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
 from homolog.model_files.encoder import load_encoder
-from homolog.store.pairs import Pairing, PairTable, Partners, partners_of, read_pairs
+from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
 from homolog.training.run_settings import (

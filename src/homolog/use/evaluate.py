@@ -42,7 +42,9 @@ def evaluate_store(
     model: Trained,
     store: Store,
     split: str,
-    options: Mapping[str, Any],
+    *,
+    flips: Sequence[int] = (),
+    tolerance_mm: float = 1.0,
 ) -> Job[dict[str, Any]]:
     """Score every labelled case of a split on the store's grid.
 
@@ -51,7 +53,8 @@ def evaluate_store(
         model: Trained.
         store: Prepared by the model's own recipe.
         split: ``train``, ``val``, ``test`` or ``all``.
-        options: Passed to the task's ``score``.
+        flips: Axes whose mirrorings are averaged.
+        tolerance_mm: Of the NSD.
 
     Returns:
         ``rows`` (for a segmentation one per case and label) and the task's
@@ -85,7 +88,9 @@ def evaluate_store(
         stopped = (yield news) is Request.STOP
         if stopped:
             break
-        scores = yield from task.score(model, case, **options)
+        scores = yield from task.score(
+            model, case, flips=flips, tolerance_mm=tolerance_mm
+        )
         rows += [{"case": case.card.id, **score} for score in scores]
     yield Progress("cases", len(cases), len(cases))
     summary = task.summarise(rows)
