@@ -97,11 +97,13 @@ def explore(viewer: Any, panel: Any, run: Path) -> None:
     control = tab.explorer.control
 
     def to_compute() -> bool:
-        return bool(tab.act.isVisible() and tab.act.text() == "Compute features")
+        return bool(
+            tab.hint.act.isVisible() and tab.hint.act.text() == "Compute features"
+        )
 
     wait(lambda: len(control.ready()) == 2 or to_compute(), 60)
     if to_compute():
-        tab.act.click()
+        tab.hint.act.click()
     wait(lambda: len(control.ready()) == 2, 900)
     one, two = list(control.scans)
     tab.explorer.look_at(one, tuple(places[0]))

@@ -31,8 +31,7 @@ from homolog.features.search import query_at
 from homolog.geometry.affine import Affine
 from homolog.gui.explore.panel import ExplorePanel
 from homolog.gui.files.reader import read_layers
-from homolog.gui.shared import preferences
-from homolog.gui.shared import scan_layers as explore_features
+from homolog.gui.shared import model_row, preferences
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.scan_layers import MATCHES, PINS, go_to
 from homolog.gui.shared.threads import wait_for_threads
@@ -272,7 +271,7 @@ def test_real_mouse_events_and_a_panel_that_goes(window, scans) -> None:
     panel.show()
     assert len(viewer.mouse_move_callbacks) == 1
     viewer.dims.ndisplay = 3
-    assert "2D view" in panel.hint.text()
+    assert "2D view" in panel.hint.hint.text()
     assert explorer._scan_under() is None
     viewer.dims.ndisplay = 2
     panel.hide()  # another tab is in front; the scan is closed meanwhile
@@ -296,16 +295,16 @@ def test_nothing_open_says_what_to_do(window, home) -> None:
     panel = make([])
     sent = []
     panel.hub.go.connect(lambda tab, what: sent.append(tab))
-    until(lambda: "No model yet" in panel.hint.text())
-    assert panel.bring.isVisible()
-    panel.act.click()
-    panel.bring.click()
+    until(lambda: "No model yet" in panel.hint.hint.text())
+    assert panel.hint.bring.isVisible()
+    panel.hint.act.click()
+    panel.hint.bring.click()
     assert sent == ["Pretrain", "Models"]
     write_encoder(home / "runs" / "run")
     panel.hub.changed.emit("runs")
-    until(lambda: panel.model.count() == 1)
-    assert "No scan is open" in panel.hint.text()
-    panel.act.click()
+    until(lambda: panel.models.model.count() == 1)
+    assert "No scan is open" in panel.hint.hint.text()
+    panel.hint.act.click()
     assert sent[-1] == "Data"
     assert not panel.mouse.isVisible()
     for widget in panel.findChildren(QWidget):
@@ -353,7 +352,7 @@ def test_features_are_computed_cancelled_and_retried(
     window, home, tmp_path, monkeypatch
 ) -> None:
     _, make = window
-    monkeypatch.setattr(explore_features, "Helper", FakeHelper)
+    monkeypatch.setattr(model_row, "Helper", FakeHelper)
     FakeHelper.made = []
     write_encoder(home / "runs" / "run")
     affine = Affine.of((2, 2, 2), (5, 6, 7))
@@ -362,8 +361,8 @@ def test_features_are_computed_cancelled_and_retried(
     control = panel.explorer.control
     until(lambda: [s.state for s in control.scans.values()] == ["none", "none"])
     one, two = control.scans.values()
-    assert "Compute features" in panel.hint.text()
-    panel.act.click()
+    assert "Compute features" in panel.hint.hint.text()
+    panel.hint.act.click()
     until(lambda: len(FakeHelper.made) == 1)
     helper = FakeHelper.made[0]
     assert helper.kind == "embed"

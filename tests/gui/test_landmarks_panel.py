@@ -122,7 +122,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     viewer, main, tab = window(scans)
     session, control = tab.session, tab.session.control
     all_ready(tab)
-    assert "Shift+click" in tab.hint.text()
+    assert "Shift+click" in tab.hint.hint.text()
     assert tab.a.scan.currentText() == "scan_0"
     for blob in BLOBS:
         click(tab, blob)
@@ -340,8 +340,8 @@ def plain(canvas, start: QPoint, end: QPoint) -> None:
 def test_one_scan_then_a_file_as_b_and_hints(window, scans) -> None:
     viewer, _, tab = window(scans[:1])
     control = tab.session.control
-    until(lambda: "two scans" in tab.hint.text())
-    assert tab.act.text() == "Choose a file as B..."
+    until(lambda: "two scans" in tab.hint.hint.text())
+    assert tab.hint.act.text() == "Choose a file as B..."
     assert not tab.pick.isEnabled()
     assert tab.session.placing.pick_here() is None
     tab.session.open_view()

@@ -34,7 +34,6 @@ from homolog.gui.shared.choices import (
     ModelChoice,
     StoreChoice,
     class_lines,
-    duration_text,
     end_text,
     estimate_lines,
     list_stores,
@@ -246,8 +245,6 @@ def test_a_dry_run_is_told_in_sentences() -> None:
         "A table",
     ]
     assert end_text(60, now) == "about 23:31"
-    assert duration_text(0.2) == "1 s"
-    assert duration_text(9 * 3600) == "9 h"
     assert "about 9 h" in no_gpu_hint(9 * 3600, "pretrain")
 
 

@@ -43,8 +43,7 @@ from homolog.gui.segment import batch_box
 from homolog.gui.segment import panel as compare_box
 from homolog.gui.segment import panel as scan_box
 from homolog.gui.shared import hub as hub_module
-from homolog.gui.shared import scan_layers as explore_features
-from homolog.gui.shared import widgets
+from homolog.gui.shared import model_row, widgets
 from homolog.gui.shared.runs import Trouble
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
@@ -220,13 +219,13 @@ def with_features(home: Path, paths: list[Path]) -> list[Path]:
 def test_explore_stays_while_features_come(
     docked, home: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(explore_features, "Helper", FakeHelper)
+    monkeypatch.setattr(model_row, "Helper", FakeHelper)
     paths = two_patients(home, tmp_path)
     viewer, tab, stands = docked("Explore", paths)
     scans = tab.explorer.control.scans
     until(lambda: [s.state for s in scans.values()] == ["none", "none"])
     stands("features were looked for")
-    tab.act.click()
+    tab.hint.act.click()
     until(lambda: FakeHelper.made)
     stands("features are being computed")
     FakeHelper.made[0].news.emit(Progress("embedding", 5, 20, "scan_0", 42.0))
@@ -282,7 +281,7 @@ def test_landmarks_stay_while_one_places_them(
     tab.fit.rigid.click()
     stands("a fit was told")
     for text in (LONG, ""):
-        for label in (tab.said, tab.hint, tab.fit.words, tab.detail.words):
+        for label in (tab.said, tab.hint.hint, tab.fit.words, tab.detail.words):
             widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
     for row in (tab.a, tab.b):

@@ -32,7 +32,8 @@ class Backbone(nn.Module, ABC):
         free_divisor: Of sides in prediction, where any size will do that is a multiple
             of this; None: sides other than those of training do harm (learnt
             positions; a divisor so large that a scan becomes mostly padding).
-        spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
+        spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W), and
+            ``strides[i][0]`` is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
         decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
         prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.

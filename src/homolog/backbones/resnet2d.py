@@ -54,6 +54,8 @@ class ResNet2D(Backbone):
     into one). Sizes must be multiples of the strides up to 16.
 
     Source: He et al., CVPR 2016; ResNet-50w2 as in Caron et al., NeurIPS 2020.
+    Differs from torchvision: no classifier; the maps of all stages are returned; other
+    norms may be chosen.
     """
 
     Config = ResNet2DConfig

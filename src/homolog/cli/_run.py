@@ -21,7 +21,7 @@ from homolog import events
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.places import named_numbers
-from homolog.words import VisibleStream, visible
+from homolog.words import VisibleStream, duration, visible
 
 if TYPE_CHECKING:
     from homolog.events import Event
@@ -122,16 +122,6 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-
-
-def duration(seconds: float) -> str:
-    """``125.0`` -> ``"2 min 05 s"``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _numbers(values: dict[str, float]) -> str:

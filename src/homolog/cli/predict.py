@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from homolog.cli._run import common, show
+from homolog.words import counted
 
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
@@ -124,7 +125,7 @@ def _with_result(job: Generator[Any, Any, dict[str, Any]]) -> Generator[Any, Any
 
 def _lines(result: Mapping[str, Any], out: Path) -> list[str]:
     found = result["predicted"]
-    scans = "1 scan" if len(found) == 1 else f"{len(found)} scans"
+    scans = counted(len(found), "scan")
     lines = [f"{scans} labelled in {out}{_windows(found)}"]
     if found and "class" in found[0]:
         lines = [f"{Path(f['scan']).name}: {_told(f)}" for f in found]

@@ -11,6 +11,7 @@ import click
 
 from homolog.cli._run import common, show, triple
 from homolog.config import ConfigError
+from homolog.words import human_bytes
 
 _MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 _SPACINGS = ("auto", "native")
@@ -157,9 +158,10 @@ def _window(text: str) -> tuple[float, float]:
 def _lines(result: Mapping[str, Any]) -> list[str]:
     """The summary for people."""
     rejected = result["rejected"]
+    size = human_bytes(result["bytes"])
     lines = [
         f"{result['cases']} cases ({result['labelled']} labelled), "
-        f"{len(rejected)} rejected, {_size(result['bytes'])} in {result['store']}",
+        f"{len(rejected)} rejected, {size} in {result['store']}",
         f"  {result['built']} prepared now, {result['reused']} were current",
         *(f"  {sentence}" for sentence in result["explanation"]),
     ]
@@ -175,11 +177,3 @@ def _rejected_lines(rejected: Sequence[Mapping[str, str]]) -> list[str]:
     if rest:
         lines.append("  all of them: rejected.json in the store")
     return lines
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

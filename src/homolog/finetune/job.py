@@ -54,6 +54,7 @@ from homolog.training.run_settings import (
 )
 from homolog.training.stepping import resolve_precision
 from homolog.training.validation import evaluating, preview_look, score_of
+from homolog.words import counted, times
 from homolog.writing import write_json
 
 # What a run described when it began: a resumed one goes on with the same classes.
@@ -197,7 +198,7 @@ class _Run:
         """What the user should know before the first step, in sentences."""
         chosen, cases = len(self.held_out), self.cases
         words = labels_words(cases, chosen, at_most=self.training.minutes > 0)
-        window = " x ".join(str(n) for n in self.spec.get("window") or ())
+        window = times(self.spec.get("window") or ())
         size = f"; window {window} voxels" if window else ""
         notes = (
             f"{words}{size}.",
@@ -370,7 +371,7 @@ def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
         at_most: Time may end it before all of them are looked at.
     """
     learnt, held = len(cases.train), len(cases.val)
-    text = f"{learnt} labelled case{'s' * (learnt != 1)} to learn from"
+    text = f"{counted(learnt, 'labelled case')} to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QApplication,
     QButtonGroup,
     QDockWidget,
     QFrame,
@@ -32,11 +31,12 @@ from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.keys import keys_of
-from homolog.gui.shared.runs import duration, headline, saved_step
+from homolog.gui.shared.runs import headline, saved_step
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import Question, WheelGuard
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.words import duration
 
 if TYPE_CHECKING:
     import napari
@@ -337,9 +337,7 @@ class EngineBanner(QFrame):
         column.addLayout(line)
 
     def _copy(self) -> None:
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.command.text())
+        widgets.copy(self.command.text())
         self.copy.setText("Copied")
 
 

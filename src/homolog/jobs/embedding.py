@@ -19,6 +19,7 @@ from homolog.scans.files import read_scan, scan_hash
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import FeatureMap, Volume
 from homolog.training.stepping import is_out_of_memory
+from homolog.words import times
 
 _DEFAULTS: Mapping[str, Any] = {
     "encoder": ..., "scans": ..., "folder": ..., "strides": None, "window": None,
@@ -151,10 +152,9 @@ def features_of(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        window = " x ".join(str(n) for n in encoder.window)
         raise JobError(
-            f"not enough memory on {encoder.device} for a window of {window} voxels; "
-            "take a smaller window, or another device."
+            f"not enough memory on {encoder.device} for a window of "
+            f"{times(encoder.window)} voxels; take a smaller window, or another device."
         ) from error
     return features
 

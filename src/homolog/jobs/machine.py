@@ -21,6 +21,7 @@ from homolog import __version__
 from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job
+from homolog.words import counted, human_bytes
 from homolog.writing import flush
 
 _NEEDED = (
@@ -28,8 +29,8 @@ _NEEDED = (
     "scikit-learn", "napari-plugin-engine", "click", "rich",
 )  # fmt: skip
 _FOR_THE_WINDOW = ("napari", "magicgui", "qtpy", "superqt", "pyqtgraph")
-_LITTLE_DISK = 5 * 2**30
-_LITTLE_MEMORY = 4 * 2**30
+_LITTLE_DISK = 5_000_000_000
+_LITTLE_MEMORY = 4_000_000_000
 
 
 def examine_stores(
@@ -61,8 +62,8 @@ def examine_stores(
             lines.append(f"PROBLEM: {error}")
             continue
         reports.append(dataclasses.asdict(report))
-        many = f"{report.cases} case{'s' if report.cases != 1 else ''}"
-        lines.append(f"{store}: {many}, {report.bytes / 1e6:.1f} MB read")
+        many, size = counted(report.cases, "case"), human_bytes(report.bytes)
+        lines.append(f"{store}: {many}, {size} read")
         lines += [
             f"  damaged: {d['case']}, {d['file']}: {d['what']}" for d in report.damaged
         ]
@@ -159,7 +160,7 @@ def _describe(device: str) -> str:
         return platform.processor() or platform.machine()
     told = torch.cuda.get_device_properties(device)
     narrow = gpu_precision(torch.device(device))
-    return f"{told.name}, {told.total_memory / 2**30:.0f} GiB, {narrow}"
+    return f"{told.name}, {human_bytes(told.total_memory)}, {narrow}"
 
 
 def _one_step(device: str) -> None:
@@ -178,9 +179,9 @@ def _one_step(device: str) -> None:
 def _disk(found: dict[str, Any], problems: list[str], advice: list[str]) -> None:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    found["disk"] = f"{free / 2**30:.1f} GiB free in {here}"
+    found["disk"] = f"{human_bytes(free)} free in {here}"
     if free < _LITTLE_DISK:
-        advice.append(f"only {free / 2**30:.1f} GiB of disk are free in {here}.")
+        advice.append(f"only {human_bytes(free)} of disk are free in {here}.")
     try:
         with tempfile.NamedTemporaryFile(dir=here) as file:
             file.write(b"homolog")
@@ -194,9 +195,9 @@ def _memory(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows
         return
-    found["memory"] = f"{size / 2**30:.1f} GiB"
+    found["memory"] = human_bytes(size)
     if size < _LITTLE_MEMORY:
-        advice.append("less than 4 GiB of memory: take small crops and batches.")
+        advice.append("less than 4 GB of memory: take small crops and batches.")
 
 
 def _display(found: dict[str, Any], problems: list[str], advice: list[str]) -> None:
@@ -256,7 +257,7 @@ def devices() -> dict[str, Any]:
     found = [
         {
             "name": "cpu",
-            "title": f"CPU, {cores} core{'s' * (cores != 1)}, {_gb(free)} GB free",
+            "title": f"CPU, {counted(cores, 'core')}, {human_bytes(free)} free",
             "free_bytes": free,
             "total_bytes": total,
         }
@@ -268,7 +269,7 @@ def devices() -> dict[str, Any]:
         found.append(
             {
                 "name": f"cuda:{index}",
-                "title": f"{told}, {_gb(free)} of {_gb(total)} GB free",
+                "title": f"{told}, {human_bytes(free)} of {human_bytes(total)} free",
                 "free_bytes": int(free),
                 "total_bytes": int(total),
             }
@@ -380,11 +381,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _gb(count: int) -> str:
-    size = count / 1e9
-    return f"{size:.0f}" if size >= 10 else f"{size:.1f}"
 
 
 def main(words: Sequence[str] | None = None) -> int:

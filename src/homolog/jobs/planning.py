@@ -32,6 +32,7 @@ from homolog.training.course import (
     validations_left,
 )
 from homolog.training.planning import Plan, read_plan
+from homolog.words import human_bytes, listed
 
 _KINDS: Mapping[str, tuple[Callable[..., Any], Callable[..., Job[Any]]]] = {
     "pretrain": (resolve_pretrain, pretrain_job),
@@ -63,7 +64,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     asked = taken(config, "plan", {"kind": ..., "config": ...})
     kind = asked["kind"]
     if kind not in _KINDS:
-        raise ConfigError(f"plan knows {' and '.join(_KINDS)}, got {kind!r}.")
+        raise ConfigError(f"plan knows {listed(_KINDS)}, got {kind!r}.")
     yield Started("dry run")
     resolve, train = _KINDS[kind]
     resolved = _complete(asked["config"], resolve)
@@ -82,8 +83,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     device = choose_device(str(resolved["device"]))
     if device.type == "cpu" and free and plan.peak_memory_bytes > _TIGHT * free:
         notes.append(
-            f"this takes {plan.peak_memory_bytes / 1e9:.1f} GB of memory and "
-            f"{free / 1e9:.1f} GB are free: smaller crops or batches are safer."
+            f"this takes {human_bytes(plan.peak_memory_bytes)} of memory and "
+            f"{human_bytes(free)} are free: smaller crops or batches are safer."
         )
     case_s = max(0.0, begun_s - plan.seconds_per_step)
     cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)

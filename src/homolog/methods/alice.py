@@ -366,6 +366,14 @@ class Alice(Method):
         "Self-supervised Learning in 3D Medical Image Analysis, ICCV 2023, "
         "arXiv 2302.05615"
     )
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "between": "negatives are the other crops of the process",
+        "within": "negatives are the other crops of the process",
+    }
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "between": "the vector of a crop is the mean over all of its tokens",
+        "within": "all tokens of a crop are asked",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
     trivial: ClassVar[Mapping[str, float]] = {"reconstruction": 1.0}
 

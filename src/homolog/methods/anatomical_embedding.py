@@ -255,6 +255,9 @@ class AnatomicalEmbedding(Method):
         "Yan et al., SAM: Self-supervised Learning of Pixel-wise Anatomical Embeddings "
         "in Radiological Images, IEEE TMI 2022, arXiv 2012.02383"
     )
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "coarse": "negatives of other scans are those of the process",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: AnatomicalEmbeddingConfig

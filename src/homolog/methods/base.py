@@ -49,6 +49,12 @@ class Method(nn.Module, ABC):
         balance: Share of crops centred on a label, unless the user says otherwise.
         share_power: How crops are shared out between stores or modalities, likewise;
             see CaseOrder.
+        per_rank: Terms that each process computes from its own samples alone -> why.
+            All others, averaged over processes, equal those of the whole batch on one
+            process, as do their gradients (homolog.distributed gathers and sums).
+        sees_padding: Terms that see what a view shows outside the scan -> why. All
+            others are blind to it (``View.valid``), but for what a network's norms and
+            receptive fields let through.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
     """
@@ -60,6 +66,8 @@ class Method(nn.Module, ABC):
     uses_labels: ClassVar[bool] = False
     balance: ClassVar[float] = 0.0
     share_power: ClassVar[float] = 1.0
+    per_rank: ClassVar[Mapping[str, str]] = {}
+    sees_padding: ClassVar[Mapping[str, str]] = {}
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, backbone: Backbone, config: Any) -> None:

@@ -515,6 +515,15 @@ class HundredMillion(Method):
         "arXiv 2201.01283"
     )
     uses_labels: ClassVar[bool] = True
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "clusters": "batch norm of the projector; codes and queues are shared",
+        "classes": "the mean is over the scans of known class of each process",
+        "masks": "Dice is over the crops of each process",
+    }
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "clusters": "the vector of a crop is the mean over all of its cells",
+        "classes": "the vector of a crop is the mean over all of its cells",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: HundredMillionConfig

@@ -228,6 +228,14 @@ class Joint(Method):
     )
     backbones: ClassVar[tuple[str, ...]] = ("hybrid",)
     share_power: ClassVar[float] = 0.5
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "slices": "batch norm of the projector; codes and queues are shared",
+    }
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "slices": "the vector of a slice is the mean over all of its cells",
+        "masked": "the vector of a slice is pooled from all of its cells",
+        "volumes": "the vector of a volume is pooled from all of its cells",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: JointConfig

@@ -386,6 +386,13 @@ class MixCL(Method):
     uses_labels: ClassVar[bool] = True
     balance: ClassVar[float] = 0.67
     share_power: ClassVar[float] = 0.5  # few labelled scans, many others: both count
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "identity": "batch norm of the projectors; the correlations are over all",
+        "label": "pairs are formed within a process; batch norm of the projectors",
+    }
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "label": "batch norm of the projector counts cells that fill up a short draw",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: MixCLConfig

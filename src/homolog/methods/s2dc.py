@@ -254,6 +254,9 @@ class S2DC(Method):
         "Pan et al., Structure-aware Semantic Discrepancy and Consistency for 3D "
         "Medical Image Self-supervised Learning, arXiv 2507.02581"
     )
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "global": "the vector of a crop is the mean over all of its cells",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: S2DCConfig

@@ -40,6 +40,7 @@ from homolog.training.run_settings import (
 )
 from homolog.views.random import generator
 from homolog.views.view import ViewSpec, Whole
+from homolog.words import listed, times
 
 _RANDOM_PLACES = 64  # per case
 TABLES = ("method", "backbone", "training")
@@ -277,7 +278,7 @@ def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfi
             made[key] = [min(y, x) // 2, y // 2, x // 2]
         elif key == "rotate_deg" and flat:
             made[key] = [z, 0.0, 0.0]
-    sizes = [f"{k} {_by(v)}" for k, v in made.items() if k.endswith("size")]
+    sizes = [f"{k} {times(v)}" for k, v in made.items() if k.endswith("size")]
     sees = "2D and sees slices" if flat else "3D and sees volumes"
     note = f"{config.backbone['name']} is {sees}: {', '.join(sizes)}."
     return dataclasses.replace(
@@ -296,8 +297,8 @@ def fitted(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
     if smaller == tuple(size):
         return config
     note = (
-        f"nine of ten scans fit into {_by(smaller)} voxels, so crops have that "
-        f"size instead of the recipe's {_by(size)} (--set method.size=... to "
+        f"nine of ten scans fit into {times(smaller)} voxels, so crops have that "
+        f"size instead of the recipe's {times(size)} (--set method.size=... to "
         "choose)."
     )
     return dataclasses.replace(
@@ -352,10 +353,6 @@ def _network(config: PretrainConfig) -> Backbone:
     return build(str(config.backbone["name"]), rest)
 
 
-def _by(size: Sequence[int]) -> str:
-    return " x ".join(str(n) for n in size)
-
-
 # Which cases are seen, and how large they are against the crops.
 
 
@@ -382,7 +379,7 @@ def chosen_cases(
     channels = {case.card.channels for case in cases}
     if len(channels) > 1:
         raise UnusableInput(
-            f"cases with {' and '.join(map(str, sorted(channels)))} channels in "
+            f"cases with {listed(sorted(channels))} channels in "
             f"{paths} cannot be mixed in one pretraining."
         )
     return cases
@@ -397,13 +394,10 @@ def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
             continue
         share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
         if share < 0.5:
-            size, typical = (
-                " x ".join(f"{n:g}" for n in v) for v in (spec.size, median)
-            )
             return (
-                f"crops of {size} voxels are larger than most scans (median "
-                f"{typical}): about {1 - share:.0%} of a crop is padding, which costs "
-                "time. Smaller crops: --set method.size=z,y,x"
+                f"crops of {times(spec.size)} voxels are larger than most scans "
+                f"(median {times(median)}): about {1 - share:.0%} of a crop is "
+                "padding, which costs time. Smaller crops: --set method.size=z,y,x"
             )
     return ""
 
@@ -421,7 +415,7 @@ def shares_note(feed: Feed) -> str:
     if not stages:
         return ""
     parts = [
-        text if len(stages) == 1 else f"{' and '.join(groups)}: {text}"
+        text if len(stages) == 1 else f"{listed(groups)}: {text}"
         for text, groups in stages.items()
     ]
     return f"share of each modality in the samples: {'; '.join(parts)}."

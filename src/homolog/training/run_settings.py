@@ -7,7 +7,6 @@ decides (recipe, CPU threads) is written into the run, so that a resume repeats 
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, to_dict
 from homolog.distributed import choose_device
 from homolog.feed.reading import CaseRef
-from homolog.json_files import short
+from homolog.json_files import parsed, short
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import differing_settings
 from homolog.store.store import Store
@@ -70,8 +69,8 @@ def read_recipe(path: Path, tables: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        read: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        read: Any = tomllib.loads(text) if path.suffix == ".toml" else parsed(text)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(read, dict) or not all(
         isinstance(table, dict) for table in read.values()

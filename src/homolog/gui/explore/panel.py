@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,13 +9,10 @@ from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtGui import QColor, QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QApplication,
     QCheckBox,
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QTableWidget,
@@ -28,12 +24,12 @@ from superqt import QLabeledDoubleRangeSlider
 
 from homolog.geometry.places import place_text
 from homolog.gui.explore.session import Explorer, Products
-from homolog.gui.shared import engine, keys, widgets
-from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared import keys, widgets
+from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.feature_slices import Pin, export_pins
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import FeatureRow, HintRow, ModelRow, end_with
 from homolog.gui.shared.scans import HINTS, Scan
-from homolog.gui.shared.threads import in_background
 
 # The table of pinned places and, below it, where the chosen one was found.
 
@@ -296,37 +292,19 @@ def _button(text: str, tip: str) -> QPushButton:
 # One open scan in the Explore panel: its features, its heat, and what can be done.
 
 
-# State -> (sign, what the button does, its text); the sign is never the only cue.
-_SIGNS = {
-    "looking": "…", "none": "○", "waiting": "…", "computing": "…", "ready": "✓",
-    "failed": "⚠",
-}  # fmt: skip
-_BUTTONS = {
-    "none": ("compute", "Compute features"),
-    "failed": ("compute", "Try again"),
-    "waiting": ("cancel", "Cancel"),
-    "computing": ("cancel", "Cancel"),
-}
-
-
-class ScanRow(QWidget):
-    """A row that shows what it is told and emits what was pressed.
+class ScanRow(FeatureRow):
+    """A row that shows a scan and emits what was pressed.
 
     Signals:
         heat_wanted: The box was ticked or cleared.
-        compute: Features are wanted.
-        cancel: No longer.
         look_at: Bring this scan to the front.
     """
 
     heat_wanted = Signal(bool)
-    compute = Signal()
-    cancel = Signal()
     look_at = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._doing = ""
+    def __init__(self) -> None:
+        super().__init__()
         self.heat = QCheckBox()
         self.heat.setToolTip("Show the similarity map over this scan")
         self.heat.setSizePolicy(
@@ -339,25 +317,11 @@ class ScanRow(QWidget):
             "are hidden"
         )
         self.front.clicked.connect(lambda: self.look_at.emit())
-        self.state = widgets.Sentence(2)
-        self.button = widgets.OneOf("Compute features", "Try again", "Cancel")
-        self.button.clicked.connect(self._press)
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 100)
-        self.bar.setTextVisible(False)
-        self.bar.setMaximumHeight(6)
-        widgets.keep_room(self.bar)
-        first, second = QHBoxLayout(), QHBoxLayout()
+        first = QHBoxLayout()
         first.addWidget(self.heat, 1)
         first.addWidget(self.front)
-        second.addWidget(self.state, 1)
-        second.addWidget(self.button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 2, 0, 4)
-        column.setSpacing(2)
-        column.addLayout(first)
-        column.addLayout(second)
-        column.addWidget(self.bar)
+        self.column.insertLayout(0, first)
+        self.column.setContentsMargins(0, 2, 0, 4)
 
     def show_scan(self, scan: Scan, *, can_compute: bool) -> None:
         """Show a scan's state.
@@ -373,32 +337,7 @@ class ScanRow(QWidget):
         self.heat.setEnabled(scan.state == "ready")
         self.heat.setChecked(scan.state == "ready" and scan.shown)
         self.front.setAccessibleName(f"Show {name}")
-        self.state.setText(f"{_SIGNS[scan.state]} {scan.line()}")
-        self.state.setAccessibleName(f"Features of {name}: {scan.line()}")
-        self.state.setToolTip(scan.line())
-        doing, text = _BUTTONS.get(scan.state, ("", ""))
-        self._doing = doing
-        self.button.setVisible(bool(doing))
-        self.button.setText(text)
-        self.button.setAccessibleName(f"{text}, {name}")
-        self.button.setToolTip(
-            "Computed once by a worker and kept; you can go on working"
-            if doing == "compute"
-            else "Compute no more; what was kept before stays"
-        )
-        self.button.setEnabled(doing != "compute" or can_compute)
-        self.bar.setVisible(scan.state in ("computing", "waiting"))
-        self.bar.setAccessibleName(f"Progress of {name}")
-        self.bar.setToolTip(scan.line())
-        self.bar.setValue(round(scan.share * 100))
-
-    def _press(self) -> None:
-        if self._doing == "compute":
-            self.compute.emit()
-        elif self._doing == "cancel":
-            self.button.setEnabled(False)
-            self.state.setText("… stopping")
-            self.cancel.emit()
+        self.show_features(scan, can_compute=can_compute)
 
 
 # The two toolboxes of the Explore panel: under the mouse, and what is lit.
@@ -500,13 +439,6 @@ class RangeBox(QWidget):
         self._explorer.set_range(float(values[0]), float(values[-1]))
 
 
-# What a hint's button says and where it leads.
-_ACTIONS = {
-    "pretrain": "Pretrain...", "data": "Open scans...", "install": "Copy the command",
-    "compute": "Compute features",
-}  # fmt: skip
-
-
 class ExplorePanel(QWidget):
     """Similarity under the mouse, pinned places, matches in other scans."""
 
@@ -515,12 +447,13 @@ class ExplorePanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self._wanted: Path | None = None
         self.explorer = Explorer(hub, self)
         self.products = Products(self.explorer)
         self._rows: dict[str, ScanRow] = {}
-        self._make_model()
-        self._make_hint()
+        self.models = ModelRow(
+            hub, "Pretrained or fine-tuned: its features tell what looks alike"
+        )
+        self.hint = HintRow(hub, HINTS)
         self.rows = QVBoxLayout()
         self.rows.setSpacing(2)
         self.pins = PinsBox(self.explorer)
@@ -529,10 +462,10 @@ class ExplorePanel(QWidget):
         self.said = widgets.Sentence(2)
         widgets.named(self.said, "What was done", "What was done")
         # What comes and goes keeps its room, and what grows stands last.
-        widgets.keep_room(self.act, self.bring, self.mouse, self.tools)
+        widgets.keep_room(self.mouse, self.tools)
         column = QVBoxLayout(self)
         for part in (
-            self._model_row, self._hint_box, self.rows, self.mouse, self.tools,
+            self.models, self.hint, self.rows, self.mouse, self.tools,
             self.said, self.pins,
         ):  # fmt: skip
             if isinstance(part, QWidget):
@@ -547,17 +480,12 @@ class ExplorePanel(QWidget):
 
     def visit(self, what: dict[str, Any]) -> None:
         """Another tab sends the user here: ``{"encoder": path}``."""
-        if what.get("encoder"):
-            self._wanted = Path(str(what["encoder"]))
+        self.models.want(what)
         self.shown()
 
     def shown(self) -> None:
         """Read the models and the viewer's scans anew."""
-        hub, wanted = self.hub, self._wanted
-        in_background(
-            list_embedders, hub.runs, hub.models, wanted,
-            owner=self, done=self._list, failed=self._not_listed,
-        )  # fmt: skip
+        self.models.read()
         self.explorer.sync()
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -575,46 +503,10 @@ class ExplorePanel(QWidget):
 
     # Parts
 
-    def _make_model(self) -> None:
-        self.model = QComboBox()
-        self.model.setMinimumContentsLength(12)
-        self.model.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.model.setAccessibleName("Model")
-        self.model.setToolTip(
-            "Pretrained or fine-tuned: its features tell what looks alike"
-        )
-        self.model.activated.connect(self._choose)
-        label = QLabel("&Model")
-        label.setBuddy(self.model)
-        self._model_row = QHBoxLayout()
-        self._model_row.addWidget(label)
-        self._model_row.addWidget(self.model, 1)
-
-    def _make_hint(self) -> None:
-        self._hint_box = QWidget()
-        self.hint = widgets.Sentence(1, HINTS)
-        widgets.named(self.hint, "Hint", "What to do next")
-        self.act = QPushButton()
-        self.act.clicked.connect(self._do)
-        self.bring = QPushButton("Import...")
-        self.bring.setAccessibleName("Import a model")
-        self.bring.setToolTip(
-            "Import a model folder or a weight file in the Models tab"
-        )
-        self.bring.clicked.connect(lambda: self.hub.go.emit("Models", {}))
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.act)
-        buttons.addWidget(self.bring)
-        buttons.addStretch(1)
-        column = QVBoxLayout(self._hint_box)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.hint)
-        column.addLayout(buttons)
-
     def _connect(self) -> None:
         explorer = self.explorer
+        self.models.chosen.connect(self._chosen)
+        self.hint.compute.connect(self._compute_all)
         explorer.scans_changed.connect(self._refresh)
         explorer.scan_changed.connect(self._refresh_row)
         explorer.hint_changed.connect(self._refresh_hint)
@@ -629,15 +521,7 @@ class ExplorePanel(QWidget):
             ("Escape", "forget what was asked; pinned places stay", self._forget),
         ):
             keys.add(self.hub, key, words, function, while_shown=self)
-        # Plain Python, so that it works while Qt takes the widgets down.
-        listening, layers = explorer.listening, explorer.layers
-
-        def gone(*_: object) -> None:
-            with contextlib.suppress(AttributeError, RuntimeError):  # viewer gone first
-                listening.end()
-                layers.close()
-
-        self.destroyed.connect(gone)
+        end_with(self, explorer.leave)
         self.hub.closing.connect(explorer.end)
 
     def _forget(self) -> None:
@@ -661,7 +545,7 @@ class ExplorePanel(QWidget):
         self._refresh_hint()
 
     def _new_row(self, key: str) -> ScanRow:
-        row, explorer = ScanRow(self), self.explorer
+        row, explorer = ScanRow(), self.explorer
         row.heat_wanted.connect(lambda shown: explorer.show_heat(key, shown))
         row.compute.connect(lambda: explorer.work.compute([key]))
         row.cancel.connect(lambda: explorer.work.cancel(key))
@@ -679,65 +563,24 @@ class ExplorePanel(QWidget):
     def _refresh_hint(self) -> None:
         explorer, control = self.explorer, self.explorer.control
         hint = control.hint(self.hub.viewer.dims.ndisplay, explorer.over)
-        text = hint.text
-        if hint.action == "install":
-            text = f"{text}\n{engine.install_command()}"
-        self.hint.setText(text)
-        self.act.setVisible(bool(hint.action))
-        self.act.setText(_ACTIONS.get(hint.action, ""))
-        self.act.setAccessibleName(_ACTIONS.get(hint.action, ""))
-        self.act.setToolTip(hint.text)
-        self.bring.setVisible(hint.action == "pretrain")
+        self.hint.show_hint(hint)
         some = bool(control.ready())
         for box in (self.mouse, self.tools):
             box.setVisible(some)
         if some:
             self.tools.refresh()
 
-    def _do(self) -> None:
-        control = self.explorer.control
-        action = control.hint(self.hub.viewer.dims.ndisplay, self.explorer.over).action
-        if action == "pretrain":
-            self.hub.go.emit("Pretrain", {})
-        elif action == "data":
-            self.hub.go.emit("Data", {})
-        elif action == "install":
-            clipboard = QApplication.clipboard()
-            if clipboard is not None:
-                clipboard.setText(engine.install_command())
-        elif action == "compute":
-            self.explorer.work.compute(list(control.scans))
-
-    # What the user does
-
-    def _choose(self, index: int) -> None:
-        self._wanted = None
-        self.explorer.choose(self.model.itemData(index))
+    def _compute_all(self) -> None:
+        self.explorer.work.compute(list(self.explorer.control.scans))
 
     # Models
+
+    def _chosen(self, model: ModelChoice | None) -> None:
+        self.explorer.choose(model)
+        self._refresh()
 
     def _heard(self, what: str) -> None:
         if what in ("runs", "models"):
             self.shown()
         elif what == "features" and not self.explorer.work.busy:
             self.explorer.look_again()
-
-    def _list(self, choices: list[ModelChoice]) -> None:
-        now, control = self.explorer.control.encoder, self.explorer.control
-        control.encoders = choices
-        wanted = self._wanted or (None if now is None else now.path)
-        self._wanted = None
-        self.model.clear()
-        chosen = 0
-        for index, choice in enumerate(choices):
-            self.model.addItem(choice.title, choice)
-            self.model.setItemData(index, choice.facts, Qt.ItemDataRole.ToolTipRole)
-            if wanted is not None and choice.path.resolve() == wanted.resolve():
-                chosen = index
-        self.model.setEnabled(bool(choices))
-        self.model.setCurrentIndex(chosen if choices else -1)
-        self.explorer.choose(choices[chosen] if choices else None)
-        self._refresh()
-
-    def _not_listed(self, error: Exception) -> None:
-        self.hub.say(f"The models could not be listed: {error}", "error")

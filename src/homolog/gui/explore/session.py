@@ -26,11 +26,11 @@ from homolog.gui.shared.layers import (
     grid_attributes,
     scan_file,
 )
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.scan_layers import (
     MATCHES,
     PINS,
     ExploreLayers,
-    FeatureWork,
     Listening,
     Travel,
     mark_size,
@@ -53,6 +53,7 @@ from homolog.gui.shared.scans import (
     open_scans,
 )
 from homolog.gui.shared.threads import Helper, in_background
+from homolog.words import counted
 
 # Heat of the shown query in every scan with features: slices now, whole maps later.
 
@@ -448,9 +449,14 @@ class Explorer(QObject):
         self.layers.show_marks(MATCHES, match_marks(self.control, shown), size, step)
 
     def end(self) -> None:
-        """The panel goes: workers of ours end."""
+        """The window closes: workers of ours end."""
         self._rest.stop()
         self.work.cancel_all()
+
+    def leave(self) -> None:
+        """The panel goes: nothing of ours stays with the viewer."""
+        self.listening.end()
+        self.layers.close()
 
     def pins_told(self) -> None:
         """Pins were renamed, hidden or answered: points and tables follow."""
@@ -678,7 +684,7 @@ class Products(QObject):
             share = sum(float(v) for v in result.get("explained", []))
             many = "the same colour means the same feature in all of them; "
             self._end(
-                f"Coloured {len(maps)} scan{'s' if len(maps) != 1 else ''}: "
+                f"Coloured {counted(len(maps), 'scan')}: "
                 + (many if len(maps) > 1 else "")
                 + f"the colours tell {share:.0%} of what differs."
             )

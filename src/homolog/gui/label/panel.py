@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 from qtpy.QtCore import QEvent, Qt, QTimer, Signal
@@ -15,9 +14,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QColorDialog,
     QComboBox,
-    QHBoxLayout,
     QHeaderView,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QTableWidget,
@@ -33,10 +30,10 @@ from homolog.gui.label.learning import KEYS, Fitted
 from homolog.gui.label.session import Desk, LabelSession, Places
 from homolog.gui.label.words import count_line, score_line, state_line, warning_lines
 from homolog.gui.shared import keys, widgets
-from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import FeatureRow, ModelRow, end_with
 from homolog.gui.shared.scans import Scan
-from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import fold_of
 
 # The table of classes: colour, name, key, painted voxels, and which is background.
@@ -337,32 +334,21 @@ class ResultBox(QWidget):
 # One open scan in the Label tab: whether it takes part, its paint, its features.
 
 
-_BUTTONS = {
-    "none": "Compute features", "failed": "Try again", "waiting": "Cancel",
-    "computing": "Cancel",
-}  # fmt: skip
-
-
-class ScanRow(QWidget):
-    """Shows what it is told and emits what was pressed.
+class ScanRow(FeatureRow):
+    """Shows a scan and what is painted on it, and emits what was pressed.
 
     Signals:
         part: The box was ticked or cleared.
         make: A layer to paint on is wanted, or the one there, to be painted on.
         use: The selected layer is to be painted on.
-        compute: Features are wanted.
-        cancel: No longer.
     """
 
     part = Signal(bool)
     make = Signal()
     use = Signal()
-    compute = Signal()
-    cancel = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self._doing = ""
         self.tick = QCheckBox()
         # a long file name is cut, not the panel widened
         self.tick.setSizePolicy(
@@ -373,25 +359,11 @@ class ScanRow(QWidget):
         self.paint.clicked.connect(lambda: self.make.emit())
         self.take = QPushButton()
         self.take.clicked.connect(lambda: self.use.emit())
-        self.state = widgets.Sentence(2)
-        self.features = widgets.OneOf("Compute features", "Try again", "Cancel")
-        self.features.clicked.connect(self._press)
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 100)
-        self.bar.setTextVisible(False)
-        self.bar.setMaximumHeight(6)
-        second = QHBoxLayout()
         # What comes and goes keeps its place: a stroke or a model moves no button.
-        widgets.keep_room(self.bar, self.take)
-        second.addWidget(self.state, 1)
-        second.addWidget(self.features)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 2, 0, 4)
-        column.setSpacing(2)
-        column.addWidget(self.tick)
-        column.addLayout(second)
-        column.addWidget(self.bar)
-        column.addLayout(widgets.beside(self.paint, self.take))
+        widgets.keep_room(self.take)
+        self.column.setContentsMargins(0, 2, 0, 4)
+        self.column.insertWidget(0, self.tick)
+        self.column.addLayout(widgets.beside(self.paint, self.take))
 
     def show_scan(
         self, scan: Scan, desk: Desk, *, usable: str, encoder: bool, can_compute: bool
@@ -414,24 +386,11 @@ class ScanRow(QWidget):
         self.tick.setChecked(desk.takes_part)
         self.tick.setEnabled(desk.painted is not None)
         painted = "" if desk.painted is None else count_line(desk.voxels)
-        told = [t for t in (painted, scan.line() if encoder else "") if t]
-        line = "; ".join(told)
-        self.state.setText(f"{line[:1].upper()}{line[1:]}")
-        widgets.named(
-            self.state, f"State of {name}: {line}", line or "Not painted on yet"
-        )
-        self.state.setVisible(bool(line))
-        self._doing = _BUTTONS.get(scan.state, "") if encoder else ""
-        self.features.setText(self._doing or "Compute features")
-        hint = "Computed once by a worker and kept; you can go on working"
-        if self._doing == "Cancel":
-            hint = "Compute no more; what was kept before stays"
-        widgets.named(self.features, f"{self.features.text()}, {name}", hint)
-        self.features.setVisible(bool(self._doing))
-        self.features.setEnabled(self._doing == "Cancel" or can_compute)
-        self.bar.setVisible(self._doing == "Cancel")
-        widgets.named(self.bar, f"Progress of {name}", scan.line())
-        self.bar.setValue(round(scan.share * 100))
+        line = "; ".join(t for t in (painted, scan.line() if encoder else "") if t)
+        self.show_features(
+            scan if encoder else None, can_compute=can_compute, name=name,
+            words=f"{line[:1].upper()}{line[1:]}",
+        )  # fmt: skip
         is_new = desk.painted is None
         self.paint.setText("Create label layer" if is_new else "Paint")
         widgets.named(
@@ -444,14 +403,6 @@ class ScanRow(QWidget):
             f"Learn from what {usable} holds already, and paint on it",
         )  # fmt: skip
         self.take.setVisible(bool(usable) and is_new)
-
-    def _press(self) -> None:
-        if self._doing == "Cancel":
-            self.features.setEnabled(False)
-            self.state.setText("Stopping ...")
-            self.cancel.emit()
-        elif self._doing:
-            self.compute.emit()
 
 
 # How the paint is learnt from: learner, place, and what lies outside the body.
@@ -532,13 +483,14 @@ class LabelPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self._wanted: Path | None = None
         self.session = LabelSession(hub, self)
         self.places = Places(self.session)
         self._rows: dict[str, ScanRow] = {}
-        self.model = widgets.narrow(QComboBox())
-        self.model.addItem(_INTENSITY, None)
-        self.model.activated.connect(self._choose)
+        self.models = ModelRow(
+            hub,
+            "What tells tissues apart: intensity and place, and a model's features",
+            title="Features", no_model=_INTENSITY,
+        )  # fmt: skip
         self.no_scan = widgets.EmptyState(
             words.NO_SCAN,
             widgets.button("Open scans...", "Go to Data, where scans are opened",
@@ -552,12 +504,7 @@ class LabelPanel(QWidget):
         self.settings = SettingsBox(self.session)
         self.hand = HandBox(self.session)
         column = QVBoxLayout(self)
-        column.addLayout(
-            widgets.labelled(
-                "Features", self.model,
-                "What tells tissues apart: intensity and place, and a model's features",
-            )
-        )  # fmt: skip
+        column.addWidget(self.models)
         column.addWidget(self.hint)
         column.addWidget(self.no_scan)  # in the place of the scans
         column.addLayout(self._list)
@@ -571,17 +518,12 @@ class LabelPanel(QWidget):
 
     def visit(self, what: dict[str, Any]) -> None:
         """Another tab sends the user here: ``{"encoder": path}``."""
-        if what.get("encoder"):
-            self._wanted = Path(str(what["encoder"]))
+        self.models.want(what)
         self.shown()
 
     def shown(self) -> None:
         """Read the models and the viewer's scans anew."""
-        hub, wanted = self.hub, self._wanted
-        in_background(
-            list_embedders, hub.runs, hub.models, wanted, owner=self, done=self._got,
-            failed=lambda error: hub.say(f"Models: {error}", "warning"),
-        )  # fmt: skip
+        self.models.read()
         self.session.sync()
 
     def tear_down(self) -> None:
@@ -609,6 +551,7 @@ class LabelPanel(QWidget):
 
     def _connect(self) -> None:
         session, viewer = self.session, self.hub.viewer
+        self.models.chosen.connect(self._model_chosen)
         session.scans_changed.connect(self._refresh)
         session.scan_changed.connect(self._scan_changed)
         session.classes_changed.connect(self._refresh_hint)
@@ -617,17 +560,8 @@ class LabelPanel(QWidget):
         self.hub.changed.connect(self._heard)
         viewer.dims.events.ndisplay.connect(self._viewer_changed)
         viewer.layers.selection.events.active.connect(self._viewer_changed)
-
-        def gone(*_: object) -> None:
-            with contextlib.suppress(AttributeError, RuntimeError):  # viewer gone first
-                session.end()
-
-        self.destroyed.connect(gone)
+        end_with(self, session.end)
         self.hub.closing.connect(session.end)
-
-    def _choose(self, index: int) -> None:
-        self._wanted = None
-        self.session.choose_encoder(self.model.itemData(index))
 
     def _viewer_changed(self, event: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # the panel is gone already
@@ -708,19 +642,6 @@ class LabelPanel(QWidget):
         elif what == "features" and not self.session.work.busy:
             self.session.look_again()
 
-    def _got(self, choices: list[ModelChoice]) -> None:
-        now = self.session.encoder
-        wanted = self._wanted or (None if now is None else now.path)
-        self._wanted = None
-        self.session.book.encoders = choices
-        self.model.clear()
-        self.model.addItem(_INTENSITY, None)
-        chosen = 0
-        for index, choice in enumerate(choices, start=1):
-            self.model.addItem(choice.title, choice)
-            self.model.setItemData(index, choice.facts, Qt.ItemDataRole.ToolTipRole)
-            if wanted is not None and choice.path.resolve() == wanted.resolve():
-                chosen = index
-        self.model.setCurrentIndex(chosen)
-        self.session.choose_encoder(self.model.itemData(chosen))
+    def _model_chosen(self, model: ModelChoice | None) -> None:
+        self.session.choose_encoder(model)
         self._refresh()

@@ -29,7 +29,6 @@ from homolog.gui.shared.scan_layers import shown_of
 from homolog.gui.shared.scans import (
     Scan,
     content_hash,
-    duration,
     encoder_id,
     find_card,
     is_stale,
@@ -42,6 +41,7 @@ from homolog.scans.write import write_volume
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.store import Store
+from homolog.words import duration
 
 # Small pictures around a place: the same millimetres in every scan. No Qt.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any, ClassVar
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
-    QApplication,
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -39,15 +36,17 @@ from homolog.gui.landmarks.control import (
 )
 from homolog.gui.landmarks.session import Session
 from homolog.gui.landmarks.table_box import TableBox
-from homolog.gui.shared import engine, keys, widgets
-from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared import keys, widgets
+from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import FeatureRow, HintRow, ModelRow, end_with
 from homolog.gui.shared.scan_layers import slice_axis
 from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import fold_of
 from homolog.landmarks.match import LandmarksConfig
 from homolog.scans.points import Landmark
+from homolog.words import listed
 
 # The chosen landmark: what both places look like, side by side, and its figures.
 
@@ -227,7 +226,7 @@ class FilesBox(QWidget):
         marks = list(control.table)
 
         def done(files: list[Path]) -> None:
-            names = " and ".join(str(f) for f in files)
+            names = listed(files)
             self.told.emit(f"Saved {len(marks)} landmarks in {names} ({axes}, mm).")
 
         in_background(
@@ -402,19 +401,11 @@ class LimitsBox(QWidget):
 # One side of the pair: which scan, how far its features are, and what can be done.
 
 
-_SIGNS = {
-    "looking": "…", "none": "○", "waiting": "…", "computing": "…", "ready": "✓",
-    "failed": "⚠",
-}  # fmt: skip
-
-
-class SideRow(QWidget):
-    """Shows what it is told and emits what was chosen or pressed.
+class SideRow(FeatureRow):
+    """Shows a scan of the pair and emits what was chosen or pressed.
 
     Signals:
         chosen: Key of a scan.
-        compute: Features are wanted.
-        cancel: No longer.
 
     Args:
         letter: ``A`` or ``B``.
@@ -422,40 +413,30 @@ class SideRow(QWidget):
     """
 
     chosen = Signal(str)
-    compute = Signal()
-    cancel = Signal()
 
     def __init__(self, letter: str, *extra: QPushButton) -> None:
         super().__init__()
-        self._letter, self._doing = letter, ""
+        self._letter = letter
         self.scan = widgets.narrow(QComboBox())
         where = "in napari's viewer" if letter == "A" else "in the second view"
         widgets.named(self.scan, f"Scan {letter}", f"The scan {where}")
-        self.scan.activated.connect(self._choose)
+        self.scan.activated.connect(
+            lambda index: self.chosen.emit(str(self.scan.itemData(index)))
+        )
         label = QLabel(f"Scan &{letter}")
         label.setBuddy(self.scan)
-        self.state = widgets.Sentence(2)
-        self.button = widgets.OneOf("Compute features", "Try again", "Cancel")
-        self.button.clicked.connect(self._press)
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 100)
-        self.bar.setTextVisible(False)
-        self.bar.setMaximumHeight(6)
-        widgets.keep_room(self.bar)
-        first, second = QHBoxLayout(), QHBoxLayout()
+        first = QHBoxLayout()
         first.addWidget(label)
         first.addWidget(self.scan, 1)
         for button in extra:
             first.addWidget(button)
-        second.addWidget(self.state, 1)
-        second.addWidget(self.button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        column.addLayout(first)
-        column.addLayout(second)
-        column.addWidget(self.bar)
+        self.column.insertLayout(0, first)
         self.show_scan(None, can_compute=False)
+
+    @property
+    def key(self) -> str:
+        """Of the chosen scan; "" for none."""
+        return str(self.scan.currentData() or "")
 
     def show_choices(self, scans: Sequence[Scan], key: str) -> None:
         """List the scans that can be chosen."""
@@ -470,44 +451,12 @@ class SideRow(QWidget):
             scan: The scan; None for none.
             can_compute: Whether there is an encoder and the engine is installed.
         """
-        state = "" if scan is None else scan.state
-        line = "" if scan is None else scan.line()
-        named = "no scan" if scan is None else scan.ref.name
-        self.state.setText(f"{_SIGNS[state]} {line}" if state else "")
-        widgets.named(self.state, f"Features of scan {self._letter}: {line}", line)
-        self.state.setVisible(bool(state))
-        able = {"none": "compute", "failed": "compute"}
-        self._doing = able.get(
-            state, "cancel" if state in ("waiting", "computing") else ""
-        )
-        self.button.setVisible(bool(self._doing))
-        text = "Cancel" if self._doing == "cancel" else "Compute features"
-        self.button.setText("Try again" if state == "failed" else text)
-        hint = "Computed once by a worker and kept; you can go on working"
-        if self._doing == "cancel":
-            hint = "Compute no more; what was kept before stays"
-        widgets.named(self.button, f"{self.button.text()}, {named}", hint)
-        self.button.setEnabled(self._doing != "compute" or can_compute)
-        self.bar.setVisible(self._doing == "cancel")
-        widgets.named(self.bar, f"Progress of {named}", line or "Progress")
-        self.bar.setValue(round(scan.share * 100) if scan is not None else 0)
-
-    def _choose(self, index: int) -> None:
-        self.chosen.emit(str(self.scan.itemData(index)))
-
-    def _press(self) -> None:
-        if self._doing == "compute":
-            self.compute.emit()
-        elif self._doing == "cancel":
-            self.button.setEnabled(False)
-            self.state.setText("… stopping")
-            self.cancel.emit()
+        name = f"scan {self._letter}"
+        if scan is not None:
+            name = f"{name}, {scan.ref.name}"
+        self.show_features(scan, can_compute=can_compute, name=name)
 
 
-_ACTIONS = {
-    "pretrain": "Pretrain...", "data": "Open scans...", "install": "Copy the command",
-    "compute": "Compute features", "file": "Choose a file as B...",
-}  # fmt: skip
 PREPARING = "Getting both scans ready for searching; a few seconds ..."
 _SCANS = (
     "Scans (*.nii *.nii.gz *.mha *.mhd *.nrrd *.nhdr *.dcm *.hdr *.img);;All files (*)"
@@ -522,10 +471,11 @@ class LandmarksPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self._wanted: Path | None = None
         self.session = Session(hub, self)
-        self._make_model()
-        self._make_hint()
+        self.models = ModelRow(
+            hub, "Pretrained or fine-tuned: its features tell what is the same place"
+        )
+        self.hint = HintRow(hub, (*HINTS, PREPARING))
         self.swap = widgets.button("⇅", "A and B change places", self.session.swap)
         self.swap.setAccessibleName("Swap A and B")
         self.file = widgets.button("File...", "Open a file as scan B", self._ask_file)
@@ -544,10 +494,9 @@ class LandmarksPanel(QWidget):
         self.cohort = CohortBox(self.session)
         self.said = widgets.sentence("What was done", lines=2)
         # What comes and goes keeps its room, and what grows stands last.
-        widgets.keep_room(self.act, self.bring, self.second, self.detail)
+        widgets.keep_room(self.second, self.detail)
         column = QVBoxLayout(self)
-        column.addLayout(self._model_row)
-        for part in (self._hint_box, self.a, self.b):
+        for part in (self.models, self.hint, self.a, self.b):
             column.addWidget(part)
         column.addLayout(widgets.beside(self.pick, self.second))
         column.addLayout(widgets.beside(self.follow, self.points))
@@ -563,17 +512,12 @@ class LandmarksPanel(QWidget):
 
     def visit(self, what: dict[str, Any]) -> None:
         """Another tab sends the user here: ``{"encoder": path}``."""
-        if what.get("encoder"):
-            self._wanted = Path(str(what["encoder"]))
+        self.models.want(what)
         self.shown()
 
     def shown(self) -> None:
         """Read the models and the viewer's scans anew."""
-        hub, wanted = self.hub, self._wanted
-        in_background(
-            list_embedders, hub.runs, hub.models, wanted,
-            owner=self, done=self._list, failed=self._not_listed,
-        )  # fmt: skip
+        self.models.read()
         self.cohort.read_stores()
         self.session.sync()
 
@@ -601,34 +545,6 @@ class LandmarksPanel(QWidget):
             self.session.view.hide()
 
     # Parts
-
-    def _make_model(self) -> None:
-        self.model = widgets.narrow(QComboBox())
-        widgets.named(
-            self.model, "Model",
-            "Pretrained or fine-tuned: its features tell what is the same place",
-        )  # fmt: skip
-        self.model.activated.connect(self._choose)
-        label = QLabel("&Model")
-        label.setBuddy(self.model)
-        self._model_row = QHBoxLayout()
-        self._model_row.addWidget(label)
-        self._model_row.addWidget(self.model, 1)
-
-    def _make_hint(self) -> None:
-        self._hint_box = QWidget()
-        self.hint = widgets.sentence("Hint", texts=(*HINTS, PREPARING))
-        self.act = QPushButton()
-        self.act.clicked.connect(self._do)
-        self.bring = widgets.button(
-            "Import...", "Import a model folder or a weight file in the Models tab",
-            lambda: self.hub.go.emit("Models", {}),
-        )  # fmt: skip
-        self.bring.setAccessibleName("Import a model")
-        column = QVBoxLayout(self._hint_box)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.hint)
-        column.addLayout(widgets.beside(self.act, self.bring))
 
     def _make_tools(self) -> None:
         placing = self.session.placing
@@ -662,6 +578,9 @@ class LandmarksPanel(QWidget):
 
     def _connect(self) -> None:
         session = self.session
+        self.models.chosen.connect(self._chosen)
+        self.hint.compute.connect(self._compute_both)
+        self.hint.file.connect(self._ask_file)
         session.scans_changed.connect(self._refresh)
         session.scan_changed.connect(lambda _: self._refresh_sides())
         session.hint_changed.connect(self._refresh_hint)
@@ -670,8 +589,8 @@ class LandmarksPanel(QWidget):
         self.hub.changed.connect(self._heard)
         for row, choose in ((self.a, session.choose_a), (self.b, session.choose_b)):
             row.chosen.connect(choose)
-            row.compute.connect(lambda row=row: self._compute(row))
-            row.cancel.connect(lambda row=row: session.work.cancel(_key(row)))
+            row.compute.connect(lambda row=row: session.work.compute([row.key]))
+            row.cancel.connect(lambda row=row: session.work.cancel(row.key))
         placing = session.placing
         for key, words, function in (
             ("Shift-M", "find the place under the mouse in scan B", placing.pick_here),
@@ -681,21 +600,13 @@ class LandmarksPanel(QWidget):
         ):
             keys.add(self.hub, key, words, function, while_shown=self)
 
-        def gone(*_: object) -> None:
-            with contextlib.suppress(AttributeError, RuntimeError):  # viewer gone first
-                session.end()
-
-        self.destroyed.connect(gone)
+        end_with(self, session.end)
         self.hub.closing.connect(session.end)
 
     # What the user does
 
-    def _choose(self, index: int) -> None:
-        self._wanted = None
-        self.session.choose_encoder(self.model.itemData(index))
-
-    def _compute(self, row: SideRow) -> None:
-        self.session.work.compute([_key(row)])
+    def _compute_both(self) -> None:
+        self.session.work.compute(self.session.control.to_compute())
 
     def _ask_file(self) -> None:
         widgets.ask_files(
@@ -725,22 +636,6 @@ class LandmarksPanel(QWidget):
         self.pick.setChecked(False)
         self.session.placing.choose(None)
 
-    def _do(self) -> None:
-        control = self.session.control
-        action = control.hint(self.hub.viewer.dims.ndisplay).action
-        if action == "pretrain":
-            self.hub.go.emit("Pretrain", {})
-        elif action == "data":
-            self.hub.go.emit("Data", {})
-        elif action == "file":
-            self._ask_file()
-        elif action == "install":
-            clipboard = QApplication.clipboard()
-            if clipboard is not None:
-                clipboard.setText(engine.install_command())
-        elif action == "compute":
-            self.session.work.compute(control.to_compute())
-
     # What is shown
 
     def _refresh(self) -> None:
@@ -760,16 +655,8 @@ class LandmarksPanel(QWidget):
     def _refresh_hint(self) -> None:
         control, session = self.session.control, self.session
         hint = control.hint(self.hub.viewer.dims.ndisplay)
-        text = hint.text
-        if hint.action == "install":
-            text = f"{text}\n{engine.install_command()}"
-        elif control.is_ready and session.searching.is_preparing:
-            text = PREPARING
-        widgets.tell(self.hint, text)
-        self.act.setText(_ACTIONS.get(hint.action, ""))
-        widgets.named(self.act, _ACTIONS.get(hint.action, "Do it").rstrip("."), text)
-        self.act.setVisible(hint.action in _ACTIONS)
-        self.bring.setVisible(hint.action == "pretrain")
+        preparing = control.is_ready and session.searching.is_preparing
+        self.hint.show_hint(hint, PREPARING if preparing else "")
         for widget in (self.pick, self.follow):
             widget.setEnabled(control.is_ready)
         self.second.setVisible(session.view is None)
@@ -783,26 +670,6 @@ class LandmarksPanel(QWidget):
         elif what == "features" and not self.session.work.busy:
             self.session.look_again()
 
-    def _list(self, choices: list[ModelChoice]) -> None:
-        book = self.session.control.book
-        now, book.encoders = book.encoder, choices
-        wanted = self._wanted or (None if now is None else now.path)
-        self._wanted = None
-        self.model.clear()
-        chosen = 0
-        for index, choice in enumerate(choices):
-            self.model.addItem(choice.title, choice)
-            self.model.setItemData(index, choice.facts, Qt.ItemDataRole.ToolTipRole)
-            if wanted is not None and choice.path.resolve() == wanted.resolve():
-                chosen = index
-        self.model.setEnabled(bool(choices))
-        self.model.setCurrentIndex(chosen if choices else -1)
-        self.session.choose_encoder(choices[chosen] if choices else None)
+    def _chosen(self, model: ModelChoice | None) -> None:
+        self.session.choose_encoder(model)
         self._refresh()
-
-    def _not_listed(self, error: Exception) -> None:
-        self.hub.say(f"The models could not be listed: {error}", "error")
-
-
-def _key(row: SideRow) -> str:
-    return str(row.scan.currentData() or "")

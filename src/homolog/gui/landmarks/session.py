@@ -27,8 +27,8 @@ from homolog.gui.landmarks.second_view import (
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import KEY, layer_scan, notes_of
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.scan_layers import (
-    FeatureWork,
     Mark,
     Travel,
     go_to,

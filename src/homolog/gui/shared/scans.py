@@ -50,6 +50,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.scans.volume import FeatureMap
 from homolog.store.learnt_spacing import Learnt
+from homolog.words import duration
 
 # Which features of a scan lie on disk already, found without torch.
 #
@@ -337,13 +338,6 @@ def starting_threshold(usual: float) -> float:
     return usual + 0.7 * (1.0 - usual)
 
 
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``1.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def is_same(one: Scan, other: Scan) -> bool:
     """Whether two looks at a layer saw the same voxels at the same place."""
     return (
@@ -385,7 +379,6 @@ class ExploreControl:
     """All state of the panel."""
 
     encoder: ModelChoice | None = None
-    encoders: list[ModelChoice] = field(default_factory=list)
     scans: dict[str, Scan] = field(default_factory=dict)
     pins: Pins = field(default_factory=Pins)
     query: Query | None = None

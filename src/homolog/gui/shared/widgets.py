@@ -225,6 +225,13 @@ def sentence(name: str, lines: int = 0, texts: Iterable[str] = ()) -> QLabel:
     return label
 
 
+def copy(text: str) -> None:
+    """Put a text on the clipboard."""
+    clipboard = QApplication.clipboard()
+    if clipboard is not None:
+        clipboard.setText(text)
+
+
 def keep_room(*widgets: QWidget, keep: bool = True) -> None:
     """Widgets keep their place while they are hidden: nothing jumps into it."""
     for widget in widgets:
@@ -317,9 +324,9 @@ class Sentence(QLabel):
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(1)
-        copy = QAction("Copy", self)
-        copy.triggered.connect(self._copy)
-        self.addAction(copy)
+        action = QAction("Copy", self)
+        action.triggered.connect(self._copy)
+        self.addAction(action)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
         keep_room(self)
 
@@ -383,9 +390,7 @@ class Sentence(QLabel):
             )  # fmt: skip
 
     def _copy(self) -> None:
-        clipboard = QApplication.clipboard()
-        if clipboard is not None:
-            clipboard.setText(self.text())
+        copy(self.text())
 
     def _shown(self) -> str:
         """As many words as find room, and an ellipsis."""

@@ -22,6 +22,7 @@ from homolog.features.search import Body, find_body, grid_shape
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.preprocess import Intensities, Preprocessing, prepare_volume
+from homolog.words import times
 
 # What a few-voxel model is told: settings, classes. No torch here.
 
@@ -488,8 +489,8 @@ def check_grid(volume: Volume, labels: LabelMap) -> None:
     if labels.shape != volume.shape:
         raise UnusableInput(
             f"the painted labels {_named(labels)} must have the shape "
-            f"{_by(volume.shape)} of their scan {_named(volume)}, got "
-            f"{_by(labels.shape)}."
+            f"{times(volume.shape)} of their scan {_named(volume)}, got "
+            f"{times(labels.shape)}."
         )
     if not labels.affine.close_to(volume.affine, volume.shape, 0.1):
         raise UnusableInput(
@@ -591,7 +592,3 @@ def block_covered(
 def _named(thing: Any) -> str:
     source = thing.meta.get("source")
     return str(source) if source else repr(thing.name)
-
-
-def _by(shape: Index) -> str:
-    return " x ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Texts that act: made visible on a terminal, and text in a table."""
+"""Texts that act are made visible, and text in a table; quantities in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from homolog import words as safe_text
+from homolog import words
 from homolog.cli._run import exit_status, follow, show
 from homolog.errors import UnusableInput
 from homolog.events import Finished, Note, Progress, Saved, Started
@@ -28,7 +28,16 @@ from homolog.scans.points import (
 from homolog.scans.volume import Points
 from homolog.tasks.classify.answer import ClassChances, write_classes
 from homolog.use.evaluate import write_tables
-from homolog.words import cell, cell_text, visible
+from homolog.words import (
+    cell,
+    cell_text,
+    counted,
+    duration,
+    human_bytes,
+    listed,
+    times,
+    visible,
+)
 
 EVIL = "a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
 SHOWN = r"a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
@@ -84,8 +93,8 @@ def test_a_wrong_command_does_not_act(
 ) -> None:
     from homolog.cli import main
 
-    for words in ([EVIL], ["info", f"--{EVIL}"], ["info", EVIL]):
-        monkeypatch.setattr("sys.argv", ["homolog", *words])
+    for typed in ([EVIL], ["info", f"--{EVIL}"], ["info", EVIL]):
+        monkeypatch.setattr("sys.argv", ["homolog", *typed])
         with pytest.raises(SystemExit) as told:
             main()
         assert told.value.code == 2
@@ -125,14 +134,14 @@ def test_other_cells_stay_or_come_back(text: str) -> None:
 
 
 def test_numbers_stay_numbers() -> None:
-    assert safe_text.cells([-1.5, 3, None, True]) == [-1.5, 3, None, True]
+    assert words.cells([-1.5, 3, None, True]) == [-1.5, 3, None, True]
 
 
 def computed(path: Path) -> list[str]:
     """Cells of a table that a spreadsheet would compute."""
     rows = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
     found = [c for row in rows for c in row if len(c) > 1 and c[0] in "=+-@\t\r"]
-    return [c for c in found if not safe_text._NUMBER.fullmatch(c)]
+    return [c for c in found if not words._NUMBER.fullmatch(c)]
 
 
 def test_points_and_landmarks_come_back_exactly(tmp_path: Path) -> None:
@@ -171,3 +180,43 @@ def test_tables_of_classes_and_scores_compute_nothing(tmp_path: Path) -> None:
     assert computed(csv_path) == []
     assert csv_path.read_text().splitlines()[1].endswith(",1,-0.5")
     assert json.loads(json_path.read_text())["rows"] == rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.2, "0.2 s"), (3.14, "3.1 s"), (9.7, "10 s"), (89, "89 s"),
+        (125, "2 min"), (3569, "59 min"), (3571, "1 h"), (4980, "1 h 23 min"),
+        (3600 * 5 + 120, "5 h 2 min"), (3600 * 9.999, "10 h"), (3600 * 23.6, "1 day"),
+        (3600 * 53, "2 days 5 h"), (86400 * 3, "3 days"),
+        (float("nan"), "?"), (float("inf"), "?"), (-1, "?"),
+    ],
+)  # fmt: skip
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (12, "12 bytes"), (3400, "3.4 kB"), (99e6, "99 MB"), (999.6e6, "1.0 GB"),
+        (4.12e9, "4.1 GB"), (2.5e15, "2500 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_carry_their_unit(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_counts_lists_and_lengths_in_words() -> None:
+    counts = [counted(n, w) for n, w in ((0, "case"), (1, "class"), (1200, "class"))]
+    assert counts == ["0 cases", "1 class", "1,200 classes"]
+    assert [listed(x) for x in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert listed(range(9), "or", most=3) == "0, 1 or 7 more"
+    assert listed("abc", most=3) == "a, b and c"
+    assert times((64, np.int64(32), 1.5)) == "64 x 32 x 1.5"
+    assert times((0.123456789, 1_234_567), digits=3) == "0.123 x 1234567"
