@@ -15,7 +15,7 @@ from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
-from homolog.index.subjects import (
+from homolog.index.hidden_subjects import (
     hidden_subjects,
     is_pseudonym,
     key_file,

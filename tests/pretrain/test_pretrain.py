@@ -32,10 +32,11 @@ from homolog.events import (
     Stopped,
     drain,
 )
+from homolog.features.embed import load_embedder
 from homolog.methods import METHODS
 from homolog.methods.base import Embedder
 from homolog.model_files.card import read_card
-from homolog.model_files.encoder import load_embedder, load_encoder
+from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import generations
 from homolog.pretrain.job import SlicePreview, deviations, job
 from homolog.pretrain.settings import (

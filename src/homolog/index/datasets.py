@@ -35,8 +35,9 @@ from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
 from homolog.json_files import found_object, parsed, read_object, short
+from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.files import is_known_suffix, scan_stem, there
-from homolog.scans.names import DATASET, findings_cell, merged_findings, parse_names
+from homolog.scans.names import DATASET
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
 from homolog.words import cell_text
@@ -55,7 +56,7 @@ class CaseSource:
         modality: One of MODALITIES.
         subject: Person or animal; splits never part one.
         split: ``train, val, test`` where the source says so.
-        target: Class of the whole scan; several as ``a|b`` (``homolog.scans.names``).
+        target: Class of the whole scan; several as ``a|b`` (``homolog.label_names``).
         types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
         label_names: Label value -> name; in the files' values until ``join_cases``.

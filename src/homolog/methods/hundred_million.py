@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
+from homolog.label_names import findings_of, has_several
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
     MultiCropConfig,
@@ -27,7 +28,6 @@ from homolog.methods.base import Method
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.memory_bank import shared_information
-from homolog.scans.names import findings_of, has_several
 from homolog.store.card import Card
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored

@@ -44,7 +44,6 @@ from homolog.scans.nifti import (
     scale_values,
 )
 from homolog.scans.pictures import (
-    PICTURE_SUFFIXES,
     check_picture,
     grey_alpha_size,
     grey_of_colour,
@@ -60,6 +59,7 @@ from homolog.scans.text_formats import (
     read_voxels,
 )
 from homolog.scans.volume import (
+    PICTURE_SUFFIXES,
     LabelMap,
     ValueStats,
     Volume,

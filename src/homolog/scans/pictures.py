@@ -20,7 +20,6 @@ from homolog.scans.problems import Problem, Unsound
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEFLATE = (8, 32946)  # compressions of TIFF
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def check_picture(path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
-from homolog.index.subjects import is_pseudonym
+from homolog.index.hidden_subjects import is_pseudonym
 
 SPLITS = ("train", "val", "test")
 FRACTIONS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}

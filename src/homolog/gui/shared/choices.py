@@ -21,9 +21,9 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
 from homolog.json_files import found_object
+from homolog.label_names import NONE, findings_of, has_several, says_none
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.run import find_runs
-from homolog.scans.names import NONE, findings_of, has_several, says_none
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing

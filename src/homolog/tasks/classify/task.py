@@ -13,13 +13,13 @@ from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
 from homolog.events import Job
 from homolog.feed.reading import CaseRef
+from homolog.label_names import findings_text
 from homolog.metrics.classification import (
     best_thresholds,
     classification_scores,
     finding_scores,
     macro_mean,
 )
-from homolog.scans.names import findings_text
 from homolog.scans.volume import Volume
 from homolog.store.card import Card
 from homolog.tasks.base import LearnedTask, PredictOptions, TaskModule, Trained
