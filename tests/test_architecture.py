@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 # Rooms by floor, low to high. A file imports from lower floors and from its own room,
 # wherever the import stands: at the top, in a function, or for types alone.
 FLOORS = (
-    "config errors events geometry label_names meanwhile registry small_maps words "
-    "__init__",
+    "config errors events meanwhile registry small_maps words __init__",
+    "geometry label_names",
     "distributed json_files memory metrics views writing",
     "losses scans runs",
     "backbones drawing index phantom",

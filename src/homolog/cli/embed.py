@@ -10,7 +10,7 @@ import click
 
 from homolog.cli._dense import Dense, dense_options, existing, run
 from homolog.cli._run import common, show
-from homolog.geometry.places import lengths_text
+from homolog.words import lengths_text
 
 if TYPE_CHECKING:
     from homolog.features.embed import DenseEncoder

@@ -26,7 +26,7 @@ from homolog.geometry.affine import Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
-from homolog.store.depths import STEPS
+from homolog.store.store import DEPTH_STEPS
 from homolog.views.generate import (
     Block,
     GroupDraw,
@@ -667,7 +667,9 @@ class Feed:
             normalised = dataclasses.replace(
                 block,
                 image=scan.levels.normalise(block.image),
-                depth=None if block.depth is None else block.depth.float() / STEPS,
+                depth=None
+                if block.depth is None
+                else block.depth.float() / DEPTH_STEPS,
             )
             for name in share.groups:
                 spec, draw = self.specs[name], batch.draws[name].to(device)

@@ -20,8 +20,6 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.geometry.places import lengths_text
-from homolog.index.hidden_subjects import hidden_subjects
 from homolog.label_names import parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
@@ -43,6 +41,7 @@ from homolog.store.cases import (
     still_lacking,
     write_card,
 )
+from homolog.store.hidden_subjects import hidden_subjects
 from homolog.store.label_joining import (
     JoinedCases,
     join_cases,
@@ -67,7 +66,7 @@ from homolog.store.store import (
     read_card,
     read_contents,
 )
-from homolog.words import counted, listed, times
+from homolog.words import counted, lengths_text, listed, times
 from homolog.writing import (
     FileLock,
     is_locked,

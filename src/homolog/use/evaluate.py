@@ -14,7 +14,6 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
-from homolog.geometry.places import spacing_text
 from homolog.scans.files import is_scan_path, read_labels
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, mapped_labels
@@ -29,7 +28,7 @@ from homolog.tasks.base import (
     table_lines,
 )
 from homolog.tasks.segment.network import model_preprocessing
-from homolog.words import UnixRows, cell_row
+from homolog.words import UnixRows, cell_row, spacing_text
 from homolog.writing import write_json, write_text
 
 COLUMNS = ("case", "label", "name", *METRICS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
+from homolog.store.splits import is_pseudonym
 from homolog.writing import make_folder, write_once
 
-_PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
 _KEY_BYTES = 32
 
 
@@ -63,11 +62,6 @@ def pseudonym(subject: str, key: bytes) -> str:
     """A subject's keyed hash: without the key nobody finds the name by trying names."""
     digest = hmac.new(key, subject.encode("utf-8", "surrogateescape"), hashlib.sha256)
     return f"hashed-{digest.hexdigest()[:16]}"
-
-
-def is_pseudonym(subject: str) -> bool:
-    """Whether a subject was made by ``pseudonym``."""
-    return _PSEUDONYM.fullmatch(subject) is not None
 
 
 def key_file() -> Path:
