@@ -86,6 +86,7 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
             "training": wanted.training,
         },
         table="task",
+        recipe_name=wanted.recipe,
         config=cls.Config,
         where=wanted.task,
         backbone=_backbone_name(wanted),

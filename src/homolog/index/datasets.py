@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
-from homolog.json_files import found_object, parsed, read_object, short
+from homolog.json_files import object_or_none, parsed, read_object, short
 from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.files import is_known_suffix, scan_stem, there
 from homolog.scans.names import DATASET
@@ -56,7 +56,7 @@ class CaseSource:
         modality: One of MODALITIES.
         subject: Person or animal; splits never part one.
         split: ``train, val, test`` where the source says so.
-        target: Class of the whole scan; several as ``a|b`` (``homolog.label_names``).
+        target: Class of the whole scan; several as ``a|b`` (``homolog.scans.names``).
         types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
         label_names: Label value -> name; in the files' values until ``join_cases``.
@@ -166,7 +166,7 @@ def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset.json of one of the two kinds."""
     if not (folder / DATASET).is_file():
         return False
-    raw = found_object(folder / DATASET) or {}
+    raw = object_or_none(folder / DATASET) or {}
     listed = any(
         isinstance(raw.get(k), list | Mapping) for k in ("training", "dataset")
     )

@@ -47,6 +47,7 @@ from homolog.training.run_settings import (
     trained_on,
 )
 from homolog.training.stepping import resolve_precision
+from homolog.words import utc_now
 
 # Of runs begun before requests were completed by the worker: their complete settings.
 _FORMER_SETTINGS = "resolved.json"
@@ -241,7 +242,7 @@ def _save(
         "losses": dict(result.losses),
         "monitors": dict(result.monitors),
         "licence": "code Apache-2.0; weights as the licence of the training data",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc_now(),
     }
     heads = embedder.own_state()
     extra = {"embedder": heads} if heads else None

@@ -127,8 +127,8 @@ def resolve(
     network = dict(overrides.get("backbone", {}))
     backbone = backbone or network.pop("name", None)
     merged = run_settings(
-        tables, {**overrides, "backbone": network}, table="method", config=cls.Config,
-        where=method, backbone=backbone, small=name == "cpu",
+        tables, {**overrides, "backbone": network}, table="method", recipe_name=name,
+        config=cls.Config, where=method, backbone=backbone, small=name == "cpu",
     )  # fmt: skip
     config = {
         "method": method,

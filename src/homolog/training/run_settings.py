@@ -93,6 +93,7 @@ def run_settings(
     overrides: Tables,
     *,
     table: str,
+    recipe_name: str,
     config: type,
     where: str,
     backbone: str | None,
@@ -101,9 +102,11 @@ def run_settings(
     """Merge a recipe and its overrides, and check all names and values.
 
     Args:
-        recipe: Its tables; ``with`` (network -> tables) holds for one network each.
+        recipe: Its tables.
         overrides: Tables of the same names; they win.
-        table: The one of the method or task: ``method`` or ``task``.
+        table: The one of the method or task: ``method`` or ``task``. For a task the
+            network's own rates (``Backbone.FINETUNE``) stand between both.
+        recipe_name: Of the recipe.
         config: Dataclass of that table.
         where: Name of the method or task, for messages.
         backbone: Another network than the recipe's; None: as overrides and recipe say.
@@ -123,9 +126,13 @@ def run_settings(
         )
     if name != default.get("name"):
         default = dict(BACKBONES.get(name).SMALL) if small else {}
-    recipe = merge(recipe, recipe.get("with", {}).get(name, {}))
     own = merge(recipe.get(table, {}), overrides.get(table, {}))
-    training = merge(recipe.get("training", {}), overrides.get("training", {}))
+    rates = BACKBONES.get(name).FINETUNE if table == "task" else {}
+    training = merge(
+        recipe.get("training", {}),
+        rates.get(where, {}).get(recipe_name, {}),
+        overrides.get("training", {}),
+    )
     return RunSettings(
         backbone=merge(default, chosen, {"name": str(name)}),
         own=to_dict(from_dict(config, own, where=where)),

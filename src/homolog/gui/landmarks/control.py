@@ -22,8 +22,9 @@ from homolog.geometry.places import place_numbers
 from homolog.gui.shared import scans as control
 from homolog.gui.shared.scan_layers import Mark, shown_of
 from homolog.gui.shared.scans import ExploreControl, Hint, Scan
+from homolog.landmarks.config import LandmarksConfig
 from homolog.landmarks.consensus import Consensus, fit_consensus
-from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.landmarks.match import judged
 from homolog.scans.points import (
     NAN,
     SUFFIX,
@@ -129,7 +130,7 @@ class LandmarkTable:
         return mark
 
     def restore(self, marks: Iterable[Landmark]) -> list[Landmark]:
-        """Landmarks of a file or a saved session, with new ids where one is taken."""
+        """Landmarks of a file or a saved pair, with new ids where one is taken."""
         added = []
         for mark in marks:
             number = mark.id

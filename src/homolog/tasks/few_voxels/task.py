@@ -6,7 +6,6 @@ encoder takes it too.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import nn
 from homolog.config import from_dict, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.files import kept_features
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import LoadedModel, read_weights, save_model
@@ -28,9 +28,11 @@ from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import PredictOptions, Task, Trained
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head
 from homolog.tasks.few_voxels.predict import predict_volume
-from homolog.tasks.few_voxels.scan import FewClass, FewConfig, SimpleSpec, few_scan
+from homolog.tasks.few_voxels.scan import FewClass, SimpleSpec, few_scan
+from homolog.words import utc_now
 
 KIND = "few_voxels"
 _HEAD = "head"
@@ -102,7 +104,7 @@ def save_few(
         "task_spec": _spec(head, modalities),
         KIND: _settings(head, dense),
         "modalities": dict(modalities),
-        "created": _now(),
+        "created": utc_now(),
         "complete": True,
         **(facts or {}),
     }
@@ -230,11 +232,6 @@ def _spec(head: Head, modalities: Mapping[str, int]) -> dict[str, Any]:
         "label_names": {str(c.value): c.name for c in shown},
         "label_colours": {str(c.value): c.colour for c in shown},
     }
-
-
-def _now() -> str:
-    now = datetime.datetime.now(datetime.UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # The few-voxels task: a first segmentation from a handful of painted voxels.
