@@ -64,7 +64,6 @@ LONGER = {
     "pretrain.job.job",
     "tasks.few_voxels.task.save_few",
     "use.predict.predict_scans",
-    "views.generate.generate",
 }
 
 
