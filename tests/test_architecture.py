@@ -58,7 +58,6 @@ LONGER = {
     "gui.landmarks.table_box.__init__",
     "gui.learn.start_box.__init__",
     "gui.models.panel._build",
-    "views.generate.generate",
 }
 
 
