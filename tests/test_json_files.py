@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from homolog.cli import main
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Note
+from homolog.features.files import FeatureCard, commit, feature_paths, new_array
+from homolog.features.files import read_card as read_feature_card
 from homolog.gui.runs.control import RunList
 from homolog.gui.shared.models import find_models
 from homolog.gui.shared.runs import RunStory
-from homolog.json_files import parsed_object, read_object
+from homolog.json_files import found_object, parsed_object, read_object
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import generations, load_state, save_state
 from homolog.pretrain.settings import resolve
@@ -81,6 +84,18 @@ def test_a_file_names_itself(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(UnusableInput, match=r"a\.json cannot be read"):
         read_object(path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b"{", b'{"a": "x"}', b"\xff"])
+def test_a_file_one_can_do_without_is_nothing(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert found_object(path, {"a": int}) is None
+    path.write_bytes(b'{"a": 1}')
+    assert found_object(path, {"a": int}) == {"a": 1}
 
 
 def variants(path: Path, picked: int) -> Iterator[bytes | None]:
@@ -203,6 +218,26 @@ def test_a_damaged_model_hides_no_other(runs: Path, encoder: Path, shell: Any) -
         if said:
             assert "model.json" in said
     assert "damaged:" not in shell("models", "list", runs)
+
+
+def test_a_damaged_feature_card_is_one_sentence(tmp_path: Path) -> None:
+    path, card_path = feature_paths(tmp_path, "scan", "0123", "4567")
+    array, half = new_array(path, (1, 2, 3), 4)
+    places = np.eye(4).tolist()
+    card = FeatureCard("4567", "0123", "ab", "scan", (1, 2, 3), 4, (2, 2, 2), places)
+    commit(array, half, path, card)
+
+    def look() -> str:
+        try:
+            read_feature_card(card_path)
+        except UnusableInput as error:
+            return str(error)
+        return ""
+
+    assert read_feature_card(card_path) == card
+    for content, said in each_damage(card_path, look, 20):
+        assert not said or card_path.name in said
+        assert said or content
 
 
 def test_a_card_names_files_beside_it_only(encoder: Path, tmp_path: Path) -> None:

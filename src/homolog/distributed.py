@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+from homolog.meanwhile import meanwhile
 
 T = TypeVar("T")
 
@@ -143,27 +143,21 @@ def _tell_failure(error: BaseException) -> None:
         _failures().compare_set(_FAILED, "", f"{world().rank}:{sentence}")
 
 
-@contextlib.contextmanager
-def _watch(abort: Callable[[], None], every_s: float = 2.0) -> Iterator[None]:
+def _watch(
+    abort: Callable[[], None], every_s: float = 2.0
+) -> contextlib.AbstractContextManager[None]:
     """Call ``abort`` when another process has failed.
 
     NCCL goes on waiting for a process that left; gloo notices by itself.
     """
-    ended = threading.Event()
 
-    def look() -> None:
-        while not ended.wait(every_s):
-            if failure_elsewhere():
-                abort()
-                return
+    def look() -> bool:
+        if not failure_elsewhere():
+            return True
+        abort()
+        return False
 
-    thread = threading.Thread(target=look, name="homolog-others", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return meanwhile(look, every_s, "homolog-others")
 
 
 def _abort() -> None:

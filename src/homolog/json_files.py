@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
+from homolog.words import listed
 
 # Name of a field -> its type; a name that ends in "?" may be missing. A type is
 # ``str``, ``int``, ``float`` (finite), ``bool``, ``dict``, ``list``, ``Any``, their
@@ -42,12 +43,7 @@ def read_object(
         UnusableInput: It cannot be read or holds something else; names the file.
     """
     try:
-        about = path.stat()
-        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
-            raise ValueError("a pipe, device or socket, not a file")
-        if about.st_size > most_bytes:
-            raise ValueError(f"larger than {most_bytes >> 20} MiB")
-        return parsed_object(path.read_bytes(), shape)
+        return parsed_object(_bytes_of(path, most_bytes), shape)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
@@ -58,11 +54,28 @@ def read_object(
         raise UnusableInput(f"{path} is damaged ({error}).") from error
 
 
-def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, Any]:
-    """The JSON object in a text, checked as ``read_object`` does.
+def found_object(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
+    """As ``read_object``, for files one can do without: None where it raises."""
+    try:
+        return parsed_object(_bytes_of(path, MOST_BYTES), shape)
+    except (OSError, ValueError):
+        return None
+
+
+def _bytes_of(path: Path, most_bytes: int) -> bytes:
+    about = path.stat()
+    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+        raise ValueError("a pipe, device or socket, not a file")
+    if about.st_size > most_bytes:
+        raise ValueError(f"larger than {most_bytes >> 20} MiB")
+    return path.read_bytes()
+
+
+def parsed(text: str | bytes) -> Any:
+    """What a JSON text holds.
 
     Raises:
-        ValueError: It is something else; says what was expected and what came.
+        ValueError: It is no JSON; says from where on.
     """
     if isinstance(text, bytes):
         try:
@@ -72,13 +85,22 @@ def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, An
     if not text.strip():
         raise ValueError("it is empty")
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"it is not JSON from line {error.lineno}, column {error.colno} on"
         ) from None
+
+
+def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, Any]:
+    """The JSON object in a text, checked as ``read_object`` does.
+
+    Raises:
+        ValueError: It is something else; says what was expected and what came.
+    """
+    content = parsed(text)
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller
             f"expected an object {{...}}, got {short(content)}"
@@ -108,7 +130,7 @@ def _check(value: Any, kind: Any, place: str) -> None:
         check_shape(value, kind, place)
         return
     if not _fits(value, kind):
-        raise ValueError(f"{place} must be {spoken(kind)}, got {short(value)}")
+        raise ValueError(f"{place} must be {in_words(kind)}, got {short(value)}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -141,17 +163,17 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(kind, type) and isinstance(value, kind)
 
 
-def spoken(kind: Any) -> str:
+def in_words(kind: Any) -> str:
     """A type in the words of someone who edits the file."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(spoken(one) for one in inside)
+        return listed((in_words(one) for one in inside), "or")
     if origin is list:
-        return f"a list, each {spoken(inside[0])}"
+        return f"a list, each {in_words(inside[0])}"
     if origin is dict:
-        return f"an object, each value {spoken(inside[1])}"
+        return f"an object, each value {in_words(inside[1])}"
     if origin is tuple:
-        return f"a list of {len(inside)}, each {spoken(inside[0])}"
+        return f"a list of {len(inside)}, each {in_words(inside[0])}"
     words = {
         str: "a text", int: "a whole number", float: "a number", bool: "true or false",
         dict: "an object", list: "a list", None: "null", type(None): "null",

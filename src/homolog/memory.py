@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from homolog.errors import UnusableInput
+from homolog.words import human_bytes
 
 # A container's own limit (cgroup v2), which psutil does not read.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -88,8 +89,8 @@ def bounded(what: str) -> Iterator[None]:
                 self.taken += _bytes_of(args, kwargs)
                 if self.taken > total:
                     raise UnusableInput(
-                        f"{what} needs more than {self.taken / 1e9:,.0f} GB for its "
-                        f"weights alone, this machine has {total / 1e9:,.0f} GB of "
+                        f"{what} needs more than {human_bytes(self.taken)} for its "
+                        f"weights alone, this machine has {human_bytes(total)} of "
                         "memory: smaller settings are needed."
                     )
             return func(*args, **kwargs)

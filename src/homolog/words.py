@@ -1,9 +1,11 @@
-"""Text for people: file names and cells made safe to show, durations."""
+"""Text for people: made safe to show, and how counts, sizes and times are put."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, TextIO
 
 # Texts from files and people, made harmless where they are shown or written.
@@ -108,11 +110,70 @@ def cell_text(text: str) -> str:
     return text[1:] if len(text) > 2 and _MARKED.match(text) else text
 
 
+# Quantities, never more exact than they help.
+
+
 def duration(seconds: float) -> str:
-    """``125.0`` -> ``"2 min 05 s"``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{max(seconds, 0.0):.2g} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    """``3.1 s``, ``45 s``, ``12 min``, ``3 h 20 min``, ``2 days 5 h``.
+
+    Args:
+        seconds: ``?`` for what cannot be known: NaN, infinity, below 0.
+    """
+    if not 0 <= seconds < math.inf:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    if hours < 10:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(round(seconds / 3600), 24)
+    if not days:
+        return f"{hours} h"
+    return f"{counted(days, 'day')} {hours} h" if hours else counted(days, "day")
+
+
+def human_bytes(count: float) -> str:
+    """``12 bytes``, ``4.1 GB``, ``38 MB``; powers of 1000."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 999.5 or unit == "TB":
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+
+
+def counted(count: int, word: str) -> str:
+    """``1 case``, ``3 cases``, ``2 classes``, ``1,200 scans``."""
+    ending = "" if count == 1 else "es" if word.endswith("s") else "s"
+    return f"{count:,} {word}{ending}"
+
+
+def listed(parts: Iterable[object], last: str = "and", most: int = 0) -> str:
+    """``a, b and c``.
+
+    Args:
+        parts: As ``str`` puts them.
+        last: Word before the last one.
+        most: Of more than these the rest is counted: ``a, b and 7 more``; 0: all.
+    """
+    texts = [str(part) for part in parts]
+    if 0 < most < len(texts):
+        texts = [*texts[: most - 1], f"{len(texts) - most + 1} more"]
+    *first, end = texts or [""]
+    return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def times(lengths: Iterable[Any], digits: int = 6) -> str:
+    """``64 x 64 x 32``, ``0.8 x 0.8 x 1.5``.
+
+    Args:
+        lengths: In the order they are to be shown.
+        digits: That tell, of numbers that are not whole.
+    """
+    return " x ".join(
+        str(v) if isinstance(v, Integral) else f"{float(v):.{digits}g}" for v in lengths
+    )

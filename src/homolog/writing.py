@@ -452,6 +452,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in and below a folder; links count as themselves."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if not path.is_dir() or path.is_symlink():
+                total += path.lstat().st_size
+    return total
+
+
 def crc_text(content: bytes) -> str:
     """CRC-32 as eight hexadecimal digits."""
     return f"{zlib.crc32(content):08x}"

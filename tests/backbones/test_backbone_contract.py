@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from homolog.backbones import BACKBONES, build
-from homolog.backbones.base import Backbone, adapt_state
+from homolog.backbones.base import Backbone, BackboneConfig, adapt_state
 from homolog.config import ConfigError, to_dict
 
 Small = Callable[..., Backbone]
@@ -40,14 +42,21 @@ def test_maps_have_the_channels_and_strides_told(
     size = legal(backbone, size)
     with torch.no_grad():
         maps = backbone(image_for(backbone, size))
-    assert len(maps) == len(backbone.channels) == len(backbone.strides)
+    assert len(maps) == len(backbone.channels) == len(backbone.strides), (
+        "give channels and strides one entry for each map that forward returns."
+    )
     for found, channels, stride in zip(
         maps, backbone.channels, backbone.strides, strict=True
     ):
         cells = tuple(math.ceil(n / s) for n, s in zip(size, stride, strict=True))
         cells = cells if backbone.spatial_dims == 3 else cells[-2:]
-        assert tuple(found.shape) == (2, channels, *cells)
-    assert sorted(backbone.strides) == list(backbone.strides)
+        assert tuple(found.shape) == (2, channels, *cells), (
+            f"the map of stride {stride} has the shape {tuple(found.shape)}: set "
+            "channels and strides to what forward makes, ceil(size / stride) cells."
+        )
+    assert sorted(backbone.strides) == list(backbone.strides), (
+        "return the maps from fine to coarse."
+    )
 
 
 def test_a_gradient_reaches_every_parameter(backbone: Backbone) -> None:
@@ -63,7 +72,10 @@ def test_a_gradient_reaches_every_parameter(backbone: Backbone) -> None:
         for name, p in backbone.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
-    assert still == []
+    assert still == [], (
+        f"no gradient reaches {still}: forward must use every weight, or it must not "
+        "be made."
+    )
 
 
 def test_the_state_survives_a_round_trip_without_prefix(backbone: Backbone) -> None:
@@ -73,7 +85,10 @@ def test_the_state_survives_a_round_trip_without_prefix(backbone: Backbone) -> N
     twin.load_state_dict(backbone.state_dict())
     twin.eval(), backbone.eval()
     for a, b in zip(twin(image_for(twin)), backbone(image_for(twin)), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        assert torch.equal(a, b), (
+            "a network rebuilt from its config and state_dict makes other maps: keep "
+            "what forward reads in parameters and buffers."
+        )
     assert not torch.equal(before, twin(image_for(twin))[-1])
     first = next(iter(backbone.state_dict())).split(".")[0]
     assert hasattr(backbone, first)
@@ -84,7 +99,7 @@ def test_the_same_input_gives_the_same_bits(backbone: Backbone) -> None:
     twin = copy.deepcopy(backbone)
     image = image_for(backbone)
     for a, b in zip(backbone(image), twin(image.clone()), strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(a, b), "in eval mode forward must draw nothing at random."
 
 
 def test_bfloat16_autocast_stays_finite_forward_and_backward(
@@ -93,10 +108,12 @@ def test_bfloat16_autocast_stays_finite_forward_and_backward(
     with torch.autocast("cpu", torch.bfloat16):
         maps = backbone(image_for(backbone))
     sum((m.float() * torch.randn(m.shape)).sum() for m in maps).backward()
-    assert all(m.isfinite().all() for m in maps)
+    assert all(m.isfinite().all() for m in maps), (
+        "maps are not finite in bfloat16: compute roots, sums and quotients in float32."
+    )
     assert all(
         p.grad.isfinite().all() for p in backbone.parameters() if p.grad is not None
-    )
+    ), "gradients are not finite in bfloat16: forward divides by small values."
 
 
 def test_bfloat16_features_are_near_float32(backbone: Backbone) -> None:
@@ -106,7 +123,9 @@ def test_bfloat16_features_are_near_float32(backbone: Backbone) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rough = backbone(image_for(backbone))
     for a, b in zip(exact, rough, strict=True):
-        assert (a - b.float()).norm() < 0.05 * a.norm()
+        assert (a - b.float()).norm() < 0.05 * a.norm(), (
+            "bfloat16 maps are more than 5 % off: compute norms and softmax in float32."
+        )
 
 
 def test_an_illegal_size_is_refused_with_the_nearest_legal_one(
@@ -134,9 +153,43 @@ def test_features_move_with_the_image(backbone: Backbone) -> None:
         change = (backbone(bright)[0] - backbone(image)[0]).abs().sum(1)[0]
     peak = torch.nonzero(change > 0.5 * change.max()).float().mean(0)
     z, y, x = (p / (n - 1) for p, n in zip(peak, change.shape, strict=True))
-    assert z > 0.5
-    assert y < 0.5
-    assert x > 0.5
+    assert (z > 0.5, y < 0.5, x > 0.5) == (True, True, True), (
+        "a map is transposed or flipped: keep the axes of the image, z, y, x."
+    )
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_every_backbone_names_itself_and_its_paper(name: str) -> None:
+    cls = BACKBONES.get(name)
+    assert cls.title, f"{name} needs a title: its name in lists and forms."
+    assert issubclass(cls.Config, BackboneConfig), (
+        f"{name}: Config must extend BackboneConfig."
+    )
+    plain = [f.name for f in dataclasses.fields(cls.Config) if not f.metadata["help"]]
+    assert not plain, (
+        f"{name}: the settings {plain} have no help; declare them with "
+        "homolog.config.option(default, help)."
+    )
+    text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+    for line, what in (
+        ("Source:", "the paper or code that it follows"),
+        ("Differs from ", "what differs from it and why; or 'the paper: in nothing'"),
+    ):
+        said = [part.partition(line)[2] for part in text.splitlines() if line in part]
+        assert any(word.strip(" .:") for word in said), (
+            f"{name}: the docstring of {cls.__name__} needs a line '{line.strip()}' "
+            f"with {what}."
+        )
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_every_backbone_can_be_trained_on_two_cores(name: str) -> None:
+    small = build(name, BACKBONES.get(name).SMALL)
+    weights = sum(p.numel() for p in small.parameters())
+    assert weights < 20e6, (
+        f"{name} has {weights / 1e6:.0f} million weights with SMALL: give SMALL the "
+        "settings of a network that two CPU cores can train."
+    )
 
 
 @pytest.mark.parametrize("name", BACKBONES.names())

@@ -35,7 +35,6 @@ from homolog.gui.shared.scans import (
     Ready,
     Scan,
     answer_of,
-    duration,
     labels_of,
 )
 from homolog.scans.points import read_points
@@ -205,7 +204,6 @@ def test_a_failed_scan_says_why_and_one_that_was_cancelled_does_not() -> None:
     assert one.line() == "no features yet"
     one.state, one.share, one.remaining_s = "computing", 0.34, 130
     assert one.line() == "computing 34%, 2 min left"
-    assert duration(7200) == "2.0 h"
 
 
 def test_labels_are_the_lit_voxels_of_the_scans_own_grid(pair) -> None:

@@ -26,6 +26,7 @@ from homolog.gui.runs.training_screen import (
 from homolog.gui.shared.runs import RunStory, earlier_curve
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.writing import folder_bytes
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -210,7 +211,7 @@ def test_a_deleted_folder_is_no_crash(home: Path) -> None:
     outside = slow_run(home / "elsewhere")
     with pytest.raises(JobError, match="not in the runs folder"):
         runs_control.check_deletable(outside.folder, home / "runs")
-    assert runs_control.folder_size(outside.folder) > 0
+    assert folder_bytes(outside.folder) > 0
     assert "empty" in runs_control.read_log(outside.folder)
 
 

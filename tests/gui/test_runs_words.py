@@ -7,25 +7,11 @@ import pytest
 from homolog.gui.shared.runs import (
     clock,
     diagnose,
-    duration,
     headline,
-    size_words,
     state_words,
 )
 
 NOON = 1_700_000_000.0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.0, "0.1 s"), (3.14, "3.1 s"), (45, "45 s"), (125, "2 min"),
-        (3600 * 5 + 120, "5 h 02 min"), (86400 * 3, "3 days"),
-        (float("nan"), "?"), (-1, "?"),
-    ],
-)  # fmt: skip
-def test_durations_are_short(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_the_headline_is_that_of_the_design() -> None:
@@ -86,8 +72,3 @@ def test_a_batch_of_one_is_not_told_to_shrink() -> None:
 def test_sound_runs_have_no_trouble() -> None:
     for state in ("running", "finished", "stopped", "new", "paused"):
         assert diagnose(state, "", "") is None
-
-
-def test_sizes_carry_their_unit() -> None:
-    assert size_words(512) == "512 bytes"
-    assert size_words(3_400_000) == "3.4 MB"

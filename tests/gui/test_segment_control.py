@@ -28,7 +28,6 @@ from homolog.gui.segment.classes_box import (
 from homolog.gui.segment.control import (
     find_scans,
     keep_result,
-    part_folder,
     predict_config,
     read_facts,
     result_layer,
@@ -39,6 +38,7 @@ from homolog.scans.files import read_labels
 from homolog.scans.names import names_beside
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
+from homolog.writing import scratch_folder
 
 NAMES = {1: "liver", 2: "spleen"}
 
@@ -117,7 +117,7 @@ def test_results_never_overwrite_and_carry_their_names(tmp_path: Path) -> None:
     out = tmp_path / "results"
     kept = []
     for value in (1, 2):
-        part = part_folder(out)
+        part = scratch_folder(out)
         kept.append(keep_result(_labels(part / "ct.nii.gz", value), out, NAMES))
         assert not list(part.iterdir())
     assert [p.name for p in kept] == ["ct.nii.gz", "ct_v2.nii.gz"]

@@ -277,7 +277,7 @@ def test_a_declared_label_of_another_grid_puts_the_pair_aside(tmp_path: Path) ->
     assert labels_of(result) == {"images__b": "b.nii.gz"}
     (rejected,) = result.rejected
     assert rejected.code == "label_shape"
-    assert "9x10x12 voxels, the image 9x10x11" in rejected.reason
+    assert "9 x 10 x 12 voxels, the image 9 x 10 x 11" in rejected.reason
 
 
 def test_labels_without_a_scan_are_told_not_rejected(tmp_path: Path) -> None:

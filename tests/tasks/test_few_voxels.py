@@ -13,13 +13,15 @@ import torch
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.geometry.affine import Affine
 from homolog.model_files.card import read_card
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.phantom import make_phantom
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.learnt_spacing import LearntSpacing
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import (
     GUARD_MM,
     learn,
@@ -32,7 +34,7 @@ from homolog.tasks.few_voxels.predict import (
     predict_volume,
     probabilities,
 )
-from homolog.tasks.few_voxels.scan import FewConfig, few_classes, few_scan, painted
+from homolog.tasks.few_voxels.scan import few_classes, few_scan, painted
 from homolog.tasks.few_voxels.task import save_few
 from homolog.use.predict import open_predictor, open_trained
 
@@ -442,6 +444,31 @@ def test_unusable_paint_is_told(phantom):
         few_classes([1, 2], background=9)
     with pytest.raises(ConfigError, match="strength"):
         learn([scan], [paint_of(phantom)], CLASSES, FewConfig(strength=0.0))
+
+
+def test_a_vote_weighs_the_nearest_painted_voxels_by_their_distance(phantom):
+    config = FewConfig(head="knn", neighbours=5)
+    scan, _, learnt = learnt_of(phantom, config)
+    arrays = {k: v.astype(np.float64) for k, v in learnt.head.arrays.items()}
+    places = np.random.default_rng(2).integers(0, SHAPE, (400, 3))
+    vectors = scan.vectors(places, learnt.head.spec)
+    own = (vectors - arrays["mean"]) / arrays["scale"]
+    distance = np.linalg.norm(own[:, None] - arrays["support"], axis=-1)
+    near = np.sort(distance, axis=1)[:, :6]
+    clear = near[:, 5] - near[:, 4] > 1e-4  # of equally near ones either may vote
+    weight = np.where(distance <= near[:, 4:5], 1 / (distance + 1e-3), 0.0)
+    expected = np.stack(
+        [
+            np.where(arrays["targets"] == k, weight, 0.0).sum(axis=1)
+            for k in range(len(learnt.head.classes))
+        ],
+        axis=1,
+    )
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert clear.mean() > 0.8
+    np.testing.assert_allclose(
+        learnt.head.probabilities(vectors)[clear], expected[clear], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("head", ["logistic", "knn"])

@@ -32,12 +32,15 @@ class Backbone(nn.Module, ABC):
         free_divisor: Of sides in prediction, where any size will do that is a multiple
             of this; None: sides other than those of training do harm (learnt
             positions; a divisor so large that a scan becomes mostly padding).
-        spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W); strides[i][0] is 1.
+        spatial_dims: 3: eats (B, C, D, H, W). 2: eats (B, C, H, W), and
+            ``strides[i][0]`` is 1.
         drops_tokens: Whether ``forward_visible`` exists (masked tokens left out).
         decoder: Kind of decoder (homolog.nn.decoders) that suits its maps.
         prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.
         SMALL: Settings that two CPU cores can train; ``cpu`` recipes of methods and
             tasks take them when this network is asked for instead of their own.
+        FINETUNE: Task -> recipe (``cpu``, ``gpu``) -> settings of the training that
+            this network is fine-tuned with where the task's own recipe suits it less.
     """
 
     Config: ClassVar[type] = BackboneConfig
@@ -47,6 +50,9 @@ class Backbone(nn.Module, ABC):
     decoder: ClassVar[str] = "auto"
     prefixes: ClassVar[tuple[str, ...]] = ()
     SMALL: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    FINETUNE: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = (
+        MappingProxyType({})
+    )
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index

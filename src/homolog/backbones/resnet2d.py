@@ -54,6 +54,8 @@ class ResNet2D(Backbone):
     into one). Sizes must be multiples of the strides up to 16.
 
     Source: He et al., CVPR 2016; ResNet-50w2 as in Caron et al., NeurIPS 2020.
+    Differs from torchvision: no classifier; the maps of all stages are returned; other
+    norms may be chosen.
     """
 
     Config = ResNet2DConfig
@@ -67,6 +69,15 @@ class ResNet2D(Backbone):
             "block": "basic", "norm": "group",
         }
     )  # fmt: skip
+    # Slices are small samples, and one says little.
+    FINETUNE = MappingProxyType(
+        {
+            "segment": {
+                "cpu": {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20},
+                "gpu": {"batch_size": 16, "learning_rate": 4e-4},
+            }
+        }
+    )
 
     def __init__(self, config: ResNet2DConfig) -> None:
         super().__init__(config)

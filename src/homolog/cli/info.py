@@ -10,7 +10,7 @@ import click
 
 from homolog.cli._run import common, show
 from homolog.geometry.places import AXES_NAMED
-from homolog.words import visible
+from homolog.words import times, visible
 
 if TYPE_CHECKING:
     from homolog.scans.inspect import Inspection
@@ -169,12 +169,12 @@ def _row(inspection: Inspection) -> tuple[str, ...]:
             "-",
             header.kind if header else "-",
         )
-    size = " x ".join(str(n) for n in header.shape)
+    size = times(header.shape)
     if header.frames > 1:
         size += f" x {header.frames}"
     spacing = axes = "-"
     if inspection.placed:
-        spacing = " x ".join(f"{s:.4g}" for s in header.affine.spacing_mm)
+        spacing = times(header.affine.spacing_mm, 4)
         axes = header.affine.orientation[::-1]
     return (
         str(inspection.path),

@@ -57,27 +57,28 @@ def fit_colours(
         bodies: Cells (d, h, w) to look at, per scan; None looks at all of them. Where
             fewer than 50 cells are body, all are looked at.
     """
+    from sklearn.decomposition import PCA  # slow to load
+
     sample = np.concatenate(
         [
             _spread(cells, None if bodies is None else bodies[i])
             for i, cells in enumerate(scans)
         ]
     ).astype(np.float64)
+    if len(sample) == 1:
+        sample = np.repeat(sample, 2, axis=0)
     mean = sample.mean(axis=0)
     centred = sample - mean
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(sample))
-    directions = vectors[:, ::-1][:, :3].T
-    if len(directions) < 3:
-        missing = np.zeros((3 - len(directions), directions.shape[1]))
-        directions = np.concatenate([directions, missing])
+    count = min(3, *sample.shape)
+    with np.errstate(invalid="ignore"):  # features that are the same everywhere
+        found = PCA(count, svd_solver="covariance_eigh").fit(centred)
+    directions = np.zeros((3, sample.shape[1]))
+    directions[:count] = found.components_
     largest = np.abs(directions).argmax(axis=1)
-    directions = (
-        directions * np.where(directions[range(3), largest] < 0, -1, 1)[:, None]
-    )
+    directions *= np.where(directions[range(3), largest] < 0, -1, 1)[:, None]
     low, high = np.percentile(centred @ directions.T, (1, 99), axis=0)
-    falling = np.maximum(values[::-1][:3], 0)
     explained = np.zeros(3)
-    explained[: len(falling)] = falling / max(values.sum(), 1e-12)
+    explained[:count] = np.nan_to_num(found.explained_variance_ratio_)
     numbers = (mean, directions, low, high, explained)
     return Colours(*(n.astype(np.float32) for n in numbers))
 

@@ -6,7 +6,6 @@ numpy only, so that a viewer reads what a worker wrote without loading torch.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
+from homolog.json_files import Shape, parsed_object
 from homolog.scans.volume import FeatureMap
 from homolog.writing import (
     beside,
@@ -61,6 +61,13 @@ class FeatureCard:
     parts: list[list[Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     pieces: dict[str, int] = field(default_factory=dict)
+
+
+_SHAPE: Shape = {
+    "key": str, "scan_hash": str, "encoder_id": str, "scan": str,
+    "shape": tuple[int, int, int], "size": int, "stride": tuple[int, int, int],
+    "affine": list[list[float]], "parts?": list, "settings?": dict, "pieces?": dict,
+}  # fmt: skip
 
 
 def feature_paths(
@@ -119,11 +126,10 @@ def read_card(path: Path) -> FeatureCard:
         UnusableInput: Not a card.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        card = FeatureCard(**raw)
+        card = FeatureCard(**parsed_object(Path(path).read_bytes(), _SHAPE))
     except (OSError, ValueError, TypeError) as error:
         raise UnusableInput(
-            f"{path} is not the card of a feature map: {error}."
+            f"{path} is not the card of a feature map ({error})."
         ) from None
     d, h, w = card.shape
     z, y, x = card.stride

@@ -53,6 +53,7 @@ from homolog.training.config import TrainingConfig, TrainingResult
 from homolog.training.loop import train
 from homolog.training.stepping import resolve_precision
 from homolog.training.validation import evaluating, score_of
+from homolog.words import counted, times
 from homolog.writing import write_json
 
 # A slice of a validation case: true outlines on the left, predicted ones beside.
@@ -522,7 +523,7 @@ def _opening(
     *,
     at_most: bool,
 ) -> str:
-    window = " x ".join(str(n) for n in spec.get("window") or ())
+    window = times(spec.get("window") or ())
     told = f"; window {window} voxels" if window else ""
     return f"{labels_words(cases, len(held_out), at_most=at_most)}{told}."
 
@@ -536,7 +537,7 @@ def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
         at_most: Time may end it before all of them are looked at.
     """
     learnt, held = len(cases.train), len(cases.val)
-    text = f"{learnt} labelled case{'s' * (learnt != 1)} to learn from"
+    text = f"{counted(learnt, 'labelled case')} to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"

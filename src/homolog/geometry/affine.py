@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.words import times
+
 Index: TypeAlias = tuple[int, int, int]
 Triple: TypeAlias = tuple[float, float, float]
 Array: TypeAlias = NDArray[np.float64]
@@ -207,6 +209,6 @@ class Affine:
         return hash(self.matrix.tobytes())
 
     def __repr__(self) -> str:
-        spacing = " x ".join(f"{s:g}" for s in self.spacing_mm)
+        spacing = times(self.spacing_mm)
         origin = ", ".join(f"{o:g}" for o in self.origin_mm)
         return f"Affine({self.orientation}, {spacing} mm, origin z, y, x = {origin} mm)"

@@ -31,11 +31,12 @@ from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.keys import keys_of
-from homolog.gui.shared.runs import duration, headline, saved_step
+from homolog.gui.shared.runs import headline, saved_step
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import Question, WheelGuard
 from homolog.runs import launch
 from homolog.runs.run import Run
+from homolog.words import duration
 
 if TYPE_CHECKING:
     import napari

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections import defaultdict
@@ -35,9 +34,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
-from homolog.json_files import read_object, short
+from homolog.json_files import found_object, parsed, read_object, short
 from homolog.scans.files import is_known_suffix, scan_stem, there
-from homolog.scans.names import findings_cell, merged_findings, parse_names
+from homolog.scans.names import DATASET, findings_cell, merged_findings, parse_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
 from homolog.words import cell_text
@@ -164,15 +163,9 @@ _CHANNEL = re.compile(r"_(\d{4})$")
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset.json of one of the two kinds."""
-    file = folder / "dataset.json"
-    if not file.is_file():
+    if not (folder / DATASET).is_file():
         return False
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        return (folder / "imagesTr").is_dir()
-    if not isinstance(raw, Mapping):
-        return False
+    raw = found_object(folder / DATASET) or {}
     listed = any(
         isinstance(raw.get(k), list | Mapping) for k in ("training", "dataset")
     )
@@ -190,7 +183,7 @@ def read_dataset(folder: Path) -> Found:
     Raises:
         UnusableInput: dataset.json is no JSON object.
     """
-    raw = read_object(folder / "dataset.json")
+    raw = read_object(folder / DATASET)
     found = Found()
     names = parse_names(raw.get("labels"))
     channels = _channels(raw)
@@ -253,7 +246,7 @@ def _understood(
         return read(folder, entry, where)
     except Exception:  # noqa: BLE001 - the other entries go on
         text = f"{where}: an entry of dataset.json must name an image, got "
-        place = str(folder / "dataset.json")
+        place = str(folder / DATASET)
         return Rejected(place, f"{text}{short(entry)}.", "manifest")
 
 
@@ -422,7 +415,7 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=sign)
         return [{k: _plain(v) for k, v in row.items()} for row in table], {}
     try:
-        raw = json.loads(text)
+        raw = parsed(text)
     except ValueError as error:
         raise UnusableInput(f"{path}: not readable as JSON ({error}).") from None
     names = {}
@@ -526,7 +519,7 @@ def _boxes(
     raw: Any = row.get(columns.get("boxes", ""))
     if isinstance(raw, str):
         try:
-            raw = json.loads(raw) if raw.strip() else None
+            raw = parsed(raw) if raw.strip() else None
         except ValueError:
             raise UnusableInput(
                 f"boxes must be a JSON list, got {raw[:60]!r}."

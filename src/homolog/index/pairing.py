@@ -26,6 +26,7 @@ from pathlib import Path
 from homolog.scans.files import scan_stem
 from homolog.scans.inspect import Inspection, same_grid
 from homolog.scans.names import bare_name, is_label_folder, label_rank, shorter_names
+from homolog.words import counted
 
 Peek = Callable[[Path], Inspection]
 
@@ -81,9 +82,8 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
             )
     _choose(offers, pairs)
     if orphans:
-        pairs.notes.append(
-            f"{_count(orphans, 'label map')} without a scan: {_some(orphans, root)}."
-        )
+        many = counted(len(orphans), "label map")
+        pairs.notes.append(f"{many} without a scan: {_some(orphans, root)}.")
     return pairs
 
 
@@ -219,21 +219,17 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
     left = sorted(offered_all - chosen - doubtful)
     if left:
         pairs.notes.append(
-            f"{_count(left, 'label map')} left aside for a better one "
+            f"{counted(len(left), 'label map')} left aside for a better one "
             f"(first: {left[0].parent.name}/{left[0].name})."
         )
     if unclear:
         image, candidates = unclear[0]
         names = ", ".join(c.name for c in candidates[:6])
         pairs.notes.append(
-            f"{_count([u[0] for u in unclear], 'scan')} with several possible label "
+            f"{counted(len(unclear), 'scan')} with several possible label "
             f"maps, none attached (first: {image.name} with {names}); name the wanted "
             "ones in a manifest or with --labels."
         )
-
-
-def _count(items: Sequence[Path], word: str) -> str:
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
 
 
 def _some(files: Sequence[Path], root: Path) -> str:

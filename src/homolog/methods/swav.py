@@ -61,6 +61,14 @@ class SwAV(Method):
         "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster "
         "Assignments, NeurIPS 2020"
     )
+    per_rank: ClassVar[Mapping[str, str]] = {
+        "swapped": "batch norm of the projector; codes and queues are shared",
+        "clusters": "batch norm of the projector; the memory is shared",
+    }
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "swapped": "the vector of a crop is the mean over all of its cells",
+        "clusters": "the vector of a crop is the mean over all of its cells",
+    }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: SwAVConfig

@@ -6,7 +6,6 @@ names no voxel size; what its scans have is then the size the network learnt at.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def _of_run(
 
     hashes = list(card.get("store_hashes") or [card.get("store_hash")])
     try:
-        config = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+        config = read_object(run / "run.json", {"config": dict})["config"]
         paths = config.get("stores") or [config["store"], *config["more_stores"]]
         stores = [Store.open(path) for path in paths]
     except (OSError, ValueError, KeyError, TypeError, UnusableInput):

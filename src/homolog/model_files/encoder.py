@@ -23,6 +23,7 @@ from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
 from homolog.model_files.card import CARD
 from homolog.model_files.folder import load_model, read_weights
+from homolog.words import counted
 
 if TYPE_CHECKING:
     from homolog.methods.base import Embedder
@@ -337,8 +338,7 @@ class LoadReport:
         """
         parts = []
         if self.left_over:
-            count = len(self.left_over)
-            tensors = "1 tensor" if count == 1 else f"{count} tensors"
+            tensors = counted(len(self.left_over), "tensor")
             text = f"{tensors} of the encoder (first {self.left_over[0]})"
             if all(".running_" in name for name in self.left_over):
                 text += ", all running statistics of batch norm (norm=batch keeps them)"

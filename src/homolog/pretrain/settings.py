@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Array, Index
-from homolog.json_files import short
+from homolog.json_files import parsed, short
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
@@ -31,6 +30,7 @@ from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
 from homolog.views.random import generator
 from homolog.views.view import ViewSpec, Whole
+from homolog.words import listed, times
 
 # Which cases a pretraining sees, and how large they are against its crops.
 
@@ -58,7 +58,7 @@ def chosen_cases(
     channels = {case.card.channels for case in cases}
     if len(channels) > 1:
         raise UnusableInput(
-            f"cases with {' and '.join(map(str, sorted(channels)))} channels in "
+            f"cases with {listed(sorted(channels))} channels in "
             f"{paths} cannot be mixed in one pretraining."
         )
     return cases
@@ -88,13 +88,10 @@ def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
             continue
         share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
         if share < 0.5:
-            size, typical = (
-                " x ".join(f"{n:g}" for n in v) for v in (spec.size, median)
-            )
             return (
-                f"crops of {size} voxels are larger than most scans (median "
-                f"{typical}): about {1 - share:.0%} of a crop is padding, which costs "
-                "time. Smaller crops: --set method.size=z,y,x"
+                f"crops of {times(spec.size)} voxels are larger than most scans "
+                f"(median {times(median)}): about {1 - share:.0%} of a crop is "
+                "padding, which costs time. Smaller crops: --set method.size=z,y,x"
             )
     return ""
 
@@ -112,7 +109,7 @@ def shares_note(feed: Feed) -> str:
     if not stages:
         return ""
     parts = [
-        told if len(stages) == 1 else f"{' and '.join(groups)}: {told}"
+        told if len(stages) == 1 else f"{listed(groups)}: {told}"
         for told, groups in stages.items()
     ]
     return f"share of each modality in the samples: {'; '.join(parts)}."
@@ -142,7 +139,7 @@ def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfi
             made[key] = [min(y, x) // 2, y // 2, x // 2]
         elif key == "rotate_deg" and flat:
             made[key] = [z, 0.0, 0.0]
-    sizes = [f"{k} {_spoken(v)}" for k, v in made.items() if k.endswith("size")]
+    sizes = [f"{k} {times(v)}" for k, v in made.items() if k.endswith("size")]
     sees = "2D and sees slices" if flat else "3D and sees volumes"
     note = f"{name} is {sees}: {', '.join(sizes)}."
     return dataclasses.replace(
@@ -190,8 +187,8 @@ def fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
     if smaller == tuple(size):
         return config
     note = (
-        f"nine of ten scans fit into {_spoken(smaller)} voxels, so crops have that "
-        f"size instead of the recipe's {_spoken(size)} (--set method.size=... to "
+        f"nine of ten scans fit into {times(smaller)} voxels, so crops have that "
+        f"size instead of the recipe's {times(size)} (--set method.size=... to "
         "choose)."
     )
     return dataclasses.replace(
@@ -199,10 +196,6 @@ def fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
         method_config={**config.method_config, "size": list(smaller)},
         notes=(*config.notes, note),
     )
-
-
-def _spoken(size: Sequence[int]) -> str:
-    return " x ".join(str(n) for n in size)
 
 
 # Which places of other patients a pretraining's matched views lie at.
@@ -544,9 +537,9 @@ def _recipe(
     try:
         text = path.read_text(encoding="utf-8")
         read: dict[str, Any] = (
-            tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+            tomllib.loads(text) if path.suffix == ".toml" else parsed(text)
         )
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(read, dict) or not all(
         isinstance(table, dict) for table in read.values()

@@ -16,6 +16,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed
 from homolog.runs.jobs import check_inside
 from homolog.runs.run import Run, State
+from homolog.words import counted
 from homolog.writing import create
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "homolog.runs.worker")
@@ -101,9 +102,9 @@ def check_resumable(run: Run, processes: int = 1) -> None:
     began = run.processes()
     if run.spec.get("sessions", 0) and began != processes:
         raise UnusableInput(
-            f"the run {run.folder} is trained by {_counted(began)}, got "
-            f"{_counted(processes)}: another number would change its batches. "
-            f"Continue it with: {resume_command(run)}"
+            f"the run {run.folder} is trained by {counted(began, 'process')}, got "
+            f"{counted(processes, 'process')}: another number would change its "
+            f"batches. Continue it with: {resume_command(run)}"
         )
 
 
@@ -112,10 +113,6 @@ def resume_command(run: Run) -> str:
     count = run.processes()
     with_many = f"torchrun --nproc-per-node {count} -m homolog.cli"
     return f"{'homolog' if count == 1 else with_many} runs resume {run.folder}"
-
-
-def _counted(processes: int) -> str:
-    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def follow(run: Run, *, whole: bool = False) -> Iterator[Event]:

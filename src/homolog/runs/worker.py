@@ -22,6 +22,7 @@ from typing import Any
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Failed, Finished, Note, Request, Stopped
+from homolog.meanwhile import meanwhile
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 from homolog.words import visible
@@ -166,22 +167,13 @@ def _kind_of(error: Exception) -> str:
     return "unusable" if isinstance(error, _UNUSABLE) else "failed"
 
 
-@contextlib.contextmanager
-def _heartbeat(run: Run) -> Iterator[None]:
-    done = threading.Event()
+def _heartbeat(run: Run) -> contextlib.AbstractContextManager[None]:
+    def beat() -> bool:
+        with contextlib.suppress(OSError):  # the disk may be full for a while
+            run.beat()
+        return True
 
-    def beat() -> None:
-        while not done.wait(_BEAT_S):
-            with contextlib.suppress(OSError):  # the disk may be full for a while
-                run.beat()
-
-    thread = threading.Thread(target=beat, name="homolog-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return meanwhile(beat, _BEAT_S, "homolog-heartbeat")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

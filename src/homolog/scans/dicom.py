@@ -30,6 +30,7 @@ from homolog.scans.dicom_tags import (
     read_dicom_file,
 )
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
+from homolog.words import counted, listed
 
 # Where the slices of a DICOM series lie, from their positions alone.
 
@@ -260,7 +261,7 @@ def find_series(
             small = number > 0 and len(group) <= _LOCALISER_AT_MOST < len(members[0])
             slices = is_placed(group[0]) and not_a_scan(group[0]) is None
             if slices and (_is_scout(group) or small or planes > 1):
-                text = f"a localiser of {_images(len(group))}, not a scan."
+                text = f"a localiser of {counted(len(group), 'image')}, not a scan."
                 if planes > 1:
                     text = f"a localiser in {planes} directions, not a scan."
                 problem = Problem("localiser", text)
@@ -426,14 +427,10 @@ def _far_away(file: DicomFile) -> bool:
 def _rewritten(count: int) -> Problem:
     """What to say of captures that tell their place."""
     if count < _CAPTURES_AT_LEAST:
-        text = f"a secondary capture of {_images(count)}, not a scan."
+        text = f"a secondary capture of {counted(count, 'image')}, not a scan."
         return Problem("capture", text)
     text = "written as secondary captures by a program, not as by a scanner."
     return Problem("secondary", text, False)
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _single(key: str, file: DicomFile) -> Series:
@@ -446,7 +443,7 @@ def _single(key: str, file: DicomFile) -> Series:
             )
             if file.numbers(name, count) is None
         ]  # fmt: skip
-        text = f"no image {' and '.join(lacking)} in the header: where the slice lies "
+        text = f"no image {listed(lacking)} in the header: where the slice lies "
         text += "is not known."
         return Series(key, (file,), None, (Problem("no_place", text),))
     problems = []

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from homolog.scans.problems import Problem, Unsound
+from homolog.words import counted
 
 # What a DICOM object is, told from its class, image type and tags: a scan or not.
 #
@@ -204,7 +205,7 @@ def _many_frames(file: DicomFile) -> Problem | None:
         return Problem("4d", f"a film of {frames} frames, not one scan.")
     kind = "an enhanced file" if inside else "a file"
     text = (
-        f"{kind} of {frames} frame{'s' * (frames > 1)}: where its frames lie is not "
+        f"{kind} of {counted(frames, 'frame')}: where its frames lie is not "
         f"read here; {_CONVERT}."
     )
     return Problem("multi_frame", text)

@@ -17,6 +17,7 @@ from homolog.scans.files import ScanHeader, iter_values, read_header
 from homolog.scans.names import overlap_text
 from homolog.scans.problems import Problem, problem_of
 from homolog.scans.volume import ValueStats, guess_modality
+from homolog.words import times
 
 # Labels may lie off their image by this share of a voxel: qform and sform of one grid,
 # written by different programs, differ by rounding up to a few hundredths.
@@ -186,7 +187,8 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
             reason = overlap_text(label.path) or reason
         return [Problem("label_unreadable", f"label {name}: {reason}")]
     if other.shape != header.shape:
-        text = f"label {name} has {_size(other)} voxels, the image {_size(header)}."
+        own, size = times(other.shape), times(header.shape)
+        text = f"label {name} has {own} voxels, the image {size}."
         return [Problem("label_shape", text)]
     if not same_grid(header, other):
         gap = _gap_mm(header, other)
@@ -204,7 +206,3 @@ def _gap_mm(a: ScanHeader, b: ScanHeader) -> float:
     ) * (np.array(a.shape) - 1)
     gaps = np.linalg.norm(a.affine.apply(corners) - b.affine.apply(corners), axis=1)
     return float(gaps.max())
-
-
-def _size(header: ScanHeader) -> str:
-    return "x".join(str(n) for n in header.shape)

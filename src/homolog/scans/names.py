@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
+from homolog.json_files import found_object
 from homolog.scans.files import scan_stem, scan_suffix
 from homolog.scans.pictures import PICTURE_SUFFIXES
 from homolog.scans.problems import Unsound
@@ -172,6 +172,8 @@ def shorter_names(stem: str) -> list[str]:
     return list(dict.fromkeys(f for f in found if f))
 
 
+# What Medical Segmentation Decathlon and nnU-Net say of a folder of scans.
+DATASET = "dataset.json"
 _FILES = ("label_names.json", "labels.json")
 _SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
 _GENERIC = {
@@ -299,13 +301,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
     """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
     for name in (names_file(label).name, *_FILES):
         file = label.parent / name
-        if not file.is_file():
-            continue
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(raw, Mapping):
+        if raw := found_object(file):
             own = raw.get(scan_stem(label), raw.get(label.name))
             names = parse_names(own if own is not None else raw)
             if names:
@@ -387,12 +383,7 @@ def _is_whole(text: object) -> bool:
 def names_of_dataset(label: Path) -> dict[int, str]:
     """From the ``dataset.json`` beside a label file, or in the folder above."""
     for folder in (label.parent, label.parent.parent):
-        if not (file := folder / "dataset.json").is_file():
-            continue  # or a pipe, which may never give a byte
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError):
-            continue
-        if isinstance(raw, Mapping):
+        raw = found_object(folder / DATASET)
+        if raw is not None:
             return parse_names(raw.get("labels"))
     return {}

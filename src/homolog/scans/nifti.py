@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, check_room
+from homolog.words import times
 
 # Bytes of a file, gzipped or not, with every checksum and length verified.
 #
@@ -321,7 +322,7 @@ def _checked(header: NiftiHeader) -> NiftiHeader:
     if not 1 <= header.dim[0] <= 7:
         raise Unsound("unreadable", f"dim[0] is {header.dim[0]}, not 1 to 7.", path)
     if any(n < 1 for n in header.dim[1 : header.dim[0] + 1]):
-        sizes = "x".join(str(n) for n in header.dim[1 : header.dim[0] + 1])
+        sizes = times(header.dim[1 : header.dim[0] + 1])
         raise Unsound("empty", f"size {sizes} holds no voxels.", path)
     if header.type_code not in _TYPES:
         kind = _UNSUPPORTED.get(header.type_code, f"number type {header.type_code}")
@@ -397,7 +398,7 @@ def _spacing(header: NiftiHeader) -> NDArray[np.float64]:
 
 def _spacing_problems(header: NiftiHeader) -> list[Problem]:
     sizes = _spacing(header)
-    said = " x ".join(f"{v:g}" for v in header.pixdim[1:4])
+    said = times(header.pixdim[1:4])
     if not np.isfinite(sizes).all() or not (sizes > 0).all():
         return [
             Problem("spacing", f"voxel size must be positive, the header says {said}.")
@@ -410,7 +411,7 @@ def _spacing_problems(header: NiftiHeader) -> list[Problem]:
         text = "the sform gives a voxel axis no length."
         return [Problem("spacing", text)]
     if (np.abs(lengths / sizes - 1.0) > 0.01).any():
-        other = " x ".join(f"{v:g}" for v in lengths)
+        other = times(lengths)
         text = f"contradictory voxel sizes: pixdim says {said}, the sform {other}."
         return [Problem("spacing", text)]
     return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import named_numbers, place_text
+from homolog.json_files import parsed, read_object
 from homolog.scans.volume import Points
 from homolog.words import UnixRows, cell, cell_row, cell_text
 from homolog.writing import write_json, write_text
@@ -323,14 +323,14 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     _there(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        told = document.get("coordinates")
-        return [{**row, "coordinates": told} for row in document["landmarks"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        document = read_object(path, {"landmarks": list[dict[str, Any]]})
+    except UnusableInput:
         raise UnusableInput(
             f"{path} is not a table of landmarks: a JSON object with a list "
             "'landmarks' was expected."
         ) from None
+    told = document.get("coordinates")
+    return [{**row, "coordinates": told} for row in document["landmarks"]]
 
 
 def _there(path: Path) -> None:
@@ -479,7 +479,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UnusableInput(f"there is no list of points {path}.")
     try:
-        markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
+        markups = read_object(path, {"markups": list[dict[str, Any]]})["markups"]
         entries: list[dict[str, Any]] = []
         for markup in markups:
             system = _SYSTEMS[str(markup.get("coordinateSystem", "LPS")).upper()]
@@ -618,7 +618,7 @@ def _markups(path: Path, coordinates: str | None) -> Points:
 
 def _json(path: Path, coordinates: str | None, affine: Affine | None) -> Points:
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document = parsed(path.read_bytes())
     except ValueError as error:
         raise UnusableInput(f"{path} is not JSON: {error}.") from None
     told = None

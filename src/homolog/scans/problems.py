@@ -13,6 +13,7 @@ from pathlib import Path
 
 from homolog.errors import JobError, UnusableInput
 from homolog.memory import free_bytes
+from homolog.words import human_bytes
 
 # A larger cosine between two axes than float rounding and ITK's own tolerance explain.
 SHEAR_LIMIT = 5e-4
@@ -146,5 +147,5 @@ def check_room(nbytes: int, path: Path) -> None:
         return
     free = free_bytes()
     if free and nbytes > free:
-        text = f"its voxels need {nbytes / 1e9:.3g} GB of memory, {free / 1e9:.3g} GB "
+        text = f"its voxels need {human_bytes(nbytes)} of memory, {human_bytes(free)} "
         raise Unsound("too_large", f"{text}are free.", path)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, check_room, shear_text
+from homolog.words import times
 
 _LONGEST = 1 << 20
 _LONGEST_LINE = 4000  # what MetaIO has room for
@@ -506,7 +507,7 @@ MOST_DEFLATE = 1100
 def _geometry_problems(
     lengths: np.ndarray, axes: np.ndarray | None, origin: Sequence[float]
 ) -> list[Problem]:
-    said = " x ".join(f"{v:g}" for v in lengths)
+    said = times(lengths)
     if (
         not np.isfinite(lengths).all()
         or not (lengths > _NEAR).all()

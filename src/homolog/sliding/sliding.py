@@ -30,6 +30,7 @@ from homolog.sliding.blending import (
     place_windows,
 )
 from homolog.training.stepping import autocast, is_out_of_memory
+from homolog.words import times
 
 # The network's output for every window of a scan, in order, in batches that fit.
 
@@ -439,7 +440,7 @@ def slide(
                 raise
             smaller = run.plan.smaller(classes)
             if run.follows:
-                words = f"windows of {' x '.join(map(str, run.trained))} voxels"
+                words = f"windows of {times(run.trained)} voxels"
                 config = replace(config, follow=None)
             elif smaller is None:
                 raise JobError(

@@ -409,6 +409,10 @@ class StoredArray:
         """Number of axes."""
         return len(self.shape)
 
+    def damage(self) -> str:
+        """As ``damage_of``."""
+        return damage_of(self.path, self.shape, self._size, self._checksums)
+
     def __getitem__(self, key: Any) -> NDArray[np.int16]:
         """Part of the array.
 

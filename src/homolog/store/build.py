@@ -38,7 +38,6 @@ from homolog.store.cases import (
     is_refusal,
     join_with_kept,
     kept_cards,
-    listed,
     recipe_for,
     refresh_card,
     still_lacking,
@@ -46,6 +45,7 @@ from homolog.store.cases import (
 )
 from homolog.store.learnt_spacing import AGREE
 from homolog.store.names import (
+    LISTED,
     JoinedCases,
     join_cases,
     label_names,
@@ -67,6 +67,7 @@ from homolog.store.store import (
     read_card,
     read_contents,
 )
+from homolog.words import counted, listed, times
 from homolog.writing import (
     FileLock,
     is_locked,
@@ -529,15 +530,20 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     write_json(out / "store.json", contents, end="")
     removed = yield from _removed(old, cards, out, replace=asked.replace)
     if kept:
-        yield Note(
-            f"{_count(kept)} of the store that these sources do not give stayed "
-            f"({listed([card.id for card in kept])}); --replace lets them go."
-        )
+        yield Note(_stayed(kept))
     yield Saved(str(out), "store")
     own = told_of_classes(asked.cases, called)
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
+
+
+def _stayed(kept: Sequence[Card]) -> str:
+    names = listed((card.id for card in kept), most=LISTED)
+    return (
+        f"{counted(len(kept), 'case')} of the store that these sources do not give "
+        f"stayed ({names}); --replace lets them go."
+    )
 
 
 def _remarks(joined: JoinedCases) -> Job[None]:
@@ -581,18 +587,16 @@ def _removed(
         gone, left = sorted({*gone, *left}), []
     remove(out, gone)
     if gone:
-        yield Note(f"{_count(gone)} left the store: {listed(gone)}.", "warning")
+        many = counted(len(gone), "case")
+        names = listed(gone, most=LISTED)
+        yield Note(f"{many} left the store: {names}.", "warning")
     if left:
         yield Note(
-            f"{_count(left)} of a preparation that did not finish lie in {out} and are "
-            f"not part of the store: {listed(left)}. Prepare their sources again to "
-            "take them in; --replace removes them."
+            f"{counted(len(left), 'case')} of a preparation that did not finish lie "
+            f"in {out} and are not part of the store: {listed(left, most=LISTED)}. "
+            "Prepare their sources again to take them in; --replace removes them."
         )
     return gone
-
-
-def _count(cases: Sequence[object]) -> str:
-    return f"{len(cases)} case{'s' if len(cases) != 1 else ''}"
 
 
 def _is_same(recipe: Preprocessing, old: Before) -> bool:
@@ -624,10 +628,10 @@ def _recipe(
     print_ = fingerprint(grids, spacing)
     if kept:
         size = print_.spacing_mm or common_mm(kept)
-        voxel = f"{' x '.join(f'{v:.4g}' for v in size)} mm" if size else "each its own"
+        voxel = f"{times(size, 4)} mm" if size else "each its own"
         word = (
-            f"The recipe of {_count(kept)} that the store keeps holds for all; voxel "
-            f"size: {voxel}."
+            f"The recipe of {counted(len(kept), 'case')} that the store keeps holds "
+            f"for all; voxel size: {voxel}."
         )
         print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
     return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_

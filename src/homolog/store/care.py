@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.index.datasets import CaseSource
 from homolog.scans.problems import sentence_of
-from homolog.store.arrays import damage_of
 from homolog.store.build import unlisted, writing
 from homolog.store.card import Card, boxes_on_grid
 from homolog.store.cases import build_case, case_key, checksums, damages, write_card
+from homolog.store.depths import depth_in
 from homolog.store.pairs import read_pairs
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import LOCK, case_folder, read_card, read_contents
@@ -178,16 +177,10 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
 
 def _depth(folder: Path, card: Card, *, repair: bool) -> Iterator[str]:
     """What is wrong with the map of depths, which is made again where it is missing."""
-    try:
-        told = json.loads((folder / "depth.json").read_text(encoding="utf-8"))
-        current = told["key"] == card.key
-        size, sums = int(told["bytes"]), str(told.get("checksums", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    depth = depth_in(folder, card)
+    if depth is None:
         return
-    if not current:
-        return
-    wrong = damage_of(folder / "depth.b2nd", card.shape, size, sums)
-    if wrong:
+    if wrong := depth.damage():
         yield wrong
         if repair:
             (folder / "depth.json").unlink()

@@ -45,6 +45,7 @@ from homolog.store.card import (
 from homolog.store.names import JoinedCases, has_name, join_cases
 from homolog.store.preprocess import Preprocessing, labels_on_grid, prepare_volume
 from homolog.store.store import case_folder, read_card, read_contents, read_points_file
+from homolog.words import counted
 from homolog.writing import (
     crc_text,
     file_digest,
@@ -322,7 +323,6 @@ _BROKEN = frozenset(
     ("missing", "empty", "unreadable", "truncated", "corrupt", "missing_slice")
 )
 _AGREE = 0.05  # of voxel sizes that count as one
-_LISTED = 5
 _WORDS = {"window_hu": "window (HU)", "percentiles": "percentiles"}
 # What stands for the kept cases where labels are joined; no case has such a name.
 _STORE = "the store"
@@ -459,9 +459,9 @@ def recipe_for(
     if changes:
         word, (new, own) = next(iter(changes.items()))
         raise UnusableInput(
-            f"{_cases(kept)} of the store are not in these sources and have the {word} "
-            f"{_text(own)}, not {_text(new)}; leave that as it was, name all sources "
-            "in one prepare, or let those cases go with --replace."
+            f"{counted(len(kept), 'case')} of the store are not in these sources and "
+            f"have the {word} {_text(own)}, not {_text(new)}; leave that as it was, "
+            "name all sources in one prepare, or let those cases go with --replace."
         )
     if recipe.spacing_mm is None and (
         spacing == "native" or all(_close(g, own_mm) for g in grids)
@@ -515,8 +515,8 @@ def join_with_kept(
     if len(ours) < copies or any(case.label_map for case in ours):
         reason = joined.refused[0].reason.rstrip(".") if joined.refused else ""
         raise UnusableInput(
-            f"{_cases(kept)} of the store are not in these sources, and their labels "
-            f"cannot be brought together with the new ones"
+            f"{counted(len(kept), 'case')} of the store are not in these sources, and "
+            f"their labels cannot be brought together with the new ones"
             f"{f' ({reason})' if reason else ''}; say what the labels are with "
             "--names, choose another --out, or let those cases go with --replace."
         )
@@ -539,21 +539,10 @@ def still_lacking(kept: Sequence[Card], built: Sequence[Card]) -> list[Card]:
     return left
 
 
-def listed(ids: Sequence[str]) -> str:
-    """``a, b and 3 more``."""
-    if len(ids) <= _LISTED:
-        return ", ".join(ids)
-    return f"{', '.join(ids[: _LISTED - 1])} and {len(ids) - _LISTED + 1} more"
-
-
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(f"{number:g}" for number in value)
     return str(value)
-
-
-def _cases(cards: Sequence[Card]) -> str:
-    return f"{len(cards)} case{'s' if len(cards) != 1 else ''}"
 
 
 def is_refusal(error: Exception) -> bool:

@@ -6,14 +6,15 @@ preparation of the case it was made. A case prepared anew loses both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
+from homolog.json_files import found_object
 from homolog.store.arrays import StoredArray, checksums_of, write_array
 from homolog.store.card import Card
 from homolog.store.store import Store, case_folder
@@ -64,17 +65,17 @@ def depth_of(store: Store, card: Card) -> StoredArray | None:
 
     A depth of an older preparation counts as none.
     """
-    folder = case_folder(store.path, card.id)
-    try:
-        told = json.loads((folder / "depth.json").read_text(encoding="utf-8"))
-        current = told["key"] == card.key and told["steps"] == STEPS
-        size = int(told["bytes"])
-        checksums = str(told.get("checksums", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return depth_in(case_folder(store.path, card.id), card)
+
+
+def depth_in(folder: Path, card: Card) -> StoredArray | None:
+    """As ``depth_of``, of a case's folder."""
+    shape = {"key": str, "steps": int, "bytes": int, "checksums?": str}
+    told = found_object(folder / "depth.json", shape)
+    if told is None or (told["key"], told["steps"]) != (card.key, STEPS):
         return None
-    if not current:
-        return None
-    return StoredArray(folder / "depth.b2nd", card.shape, size, checksums)
+    sums = told.get("checksums", "")
+    return StoredArray(folder / "depth.b2nd", card.shape, told["bytes"], sums)
 
 
 def write_depths(cases: Sequence[tuple[Store, Card]]) -> Job[int]:

@@ -17,6 +17,7 @@ from homolog.index.datasets import CaseSource, Rejected
 from homolog.scans.names import is_ignore, key_of, parse_names
 from homolog.store.card import Card
 from homolog.store.store import read_contents
+from homolog.words import listed
 
 # What label values are called, in one store and in several that are learnt together.
 #
@@ -123,7 +124,7 @@ def _title(path: Path, paths: Sequence[Path]) -> str:
 # The largest value that a stored label map can hold.
 _LARGEST = 32767
 # Labels listed in one sentence before the rest is counted.
-_LISTED = 5
+LISTED = 5
 
 
 def read_names(text: str) -> dict[int, str]:
@@ -185,8 +186,8 @@ def what_was_named(
     sentences = []
     if old := [f"{v} ({n})" for v, n in kept.items() if v not in given]:
         sentences.append(
-            f"Label names given earlier were kept: {_listed(old, 'and')}; --names "
-            "gives others."
+            f"Label names given earlier were kept: {listed(old, 'and', LISTED)}; "
+            "--names gives others."
         )
     in_files: dict[int, dict[str, None]] = {}
     for case in cases:
@@ -197,24 +198,18 @@ def what_was_named(
         same = name.casefold()
         others = [n for n in in_files.get(value, ()) if n.strip().casefold() != same]
         if others := [n for n in others if has_name(value, n)]:
-            overruled.append(f"{value} is {name}, not {_listed(others, 'or')}")
+            known = listed(others, "or", LISTED)
+            overruled.append(f"{value} is {name}, not {known}")
     if overruled:
-        sentences.append(f"Given names win over files: {_listed(overruled, 'and')}.")
+        sentences.append(
+            f"Given names win over files: {listed(overruled, 'and', LISTED)}."
+        )
     there = {value for card in cards for value in card.label_values}
     # what is to be ignored is no label of any case
     wanted = {v: n for v, n in given.items() if not is_ignore(n)}
     if absent := [f"{v} ({n})" for v, n in wanted.items() if v not in there]:
-        sentences.append(f"No label map holds {_listed(absent, 'or')}.")
+        sentences.append(f"No label map holds {listed(absent, 'or', LISTED)}.")
     return sentences
-
-
-def _listed(parts: Sequence[str], word: str) -> str:
-    """``a, b and c``; the last ones only counted where there are many."""
-    parts = list(parts)
-    if len(parts) > _LISTED:
-        parts = [*parts[: _LISTED - 1], f"{len(parts) - _LISTED + 1} more"]
-    *first, last = parts
-    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 # Stored value of voxels that teach nothing.

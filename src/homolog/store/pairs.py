@@ -8,7 +8,6 @@ only draws rows.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
+from homolog.json_files import parsed_object
 from homolog.writing import crc_text, write_json, write_npy
 
 FOLDER = "pairs"
@@ -86,7 +86,7 @@ def read_pairs(store: Path) -> PairTable | None:
     """
     folder = store / FOLDER
     try:
-        card = json.loads((folder / "pairs.json").read_text(encoding="utf-8"))
+        card = parsed_object((folder / "pairs.json").read_bytes())
         written = (folder / "table.npy").read_bytes()
         wanted = card.pop("checksum", None)  # absent in tables of earlier versions
         if wanted not in (None, crc_text(written)):

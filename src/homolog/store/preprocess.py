@@ -27,6 +27,7 @@ from homolog.scans.volume import (
     restore_axes,
 )
 from homolog.store.learnt_spacing import Learnt, brought_note
+from homolog.words import times
 
 # Which part of a scan is body: a box for drawing places, values for statistics.
 
@@ -512,8 +513,8 @@ def prepare_volume(
         size = grid.affine(canonical.affine).spacing_mm
         end = "the size the model learnt at" if learnt else "choose a coarser spacing"
         raise UnusableInput(
-            f"scan {name!r} would have {' x '.join(map(str, grid.shape))} voxels of "
-            f"{' x '.join(f'{v:.3g}' for v in size)} mm (z, y, x), more than "
+            f"scan {name!r} would have {times(grid.shape)} voxels of "
+            f"{times(size, 3)} mm (z, y, x), more than "
             f"{MAX_VOXELS:,}; {end}."
         )
     data, scale, offset, note = to_int16(canonical.data, grid)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homolog.config import ConfigError, option
+from homolog.words import duration
 
 # The minutes a training was given: what of them is used, and what is left.
 
@@ -321,8 +322,6 @@ def few_steps_words(
         recipe_steps: That the recipe would make.
         seconds_per_step: As measured.
     """
-    from homolog.words import duration
-
     if steps * 4 > recipe_steps:
         return ""
     return (

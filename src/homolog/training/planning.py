@@ -44,7 +44,7 @@ from homolog.training.stepping import (
 )
 from homolog.training.validation import Validator
 from homolog.views.view import Phase, phase_at
-from homolog.words import duration
+from homolog.words import duration, human_bytes
 from homolog.writing import write_json
 
 # How long a step takes and how much memory it needs, measured on the real thing.
@@ -72,7 +72,7 @@ class Measured:
         where = "GPU memory" if device.type == "cuda" else "memory"
         return (
             f"measured {self.seconds_per_step:.3g} s per step and "
-            f"{self.peak_memory_bytes / 2**30:.2f} GiB of {where}; {total} steps take "
+            f"{human_bytes(self.peak_memory_bytes)} of {where}; {total} steps take "
             f"about {duration(self.seconds_per_step * total)}."
         )
 

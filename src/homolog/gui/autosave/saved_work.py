@@ -7,7 +7,6 @@ and a lock that the operating system frees when the window's process dies. No Qt
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import threading
@@ -20,16 +19,23 @@ from typing import Any
 
 import numpy as np
 
+from homolog.errors import UnusableInput
 from homolog.gui.files.opening import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
+from homolog.json_files import Shape, read_object
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
+from homolog.words import listed
 from homolog.writing import FileLock, is_locked, make_folder, write_json
 
 FORMAT = 1
 FILE, PINS, LOCK = "session.json", "pins.json", "lock"
 KEPT = timedelta(days=14)
+_SHAPE: Shape = {
+    "format": int, "time?": str, "closed?": str | None, "labels?": list[dict[str, Any]],
+    "scans?": list, "landmarks?": list,
+}  # fmt: skip
 
 
 class SavedWork:
@@ -144,8 +150,7 @@ class Left:
             (self.labels, "labels"), (self.pins, "pins"), (self.landmarks, "landmarks"),
         )  # fmt: skip
         words = [word for entries, word in held if entries]
-        what = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
-        what = what.capitalize() or "Labels"
+        what = listed(words).capitalize() or "Labels"
         today = (now or datetime.now()).date() == self.time.date()
         when = f"{self.time:%H:%M}" if today else f"{self.time:%d %b %Y, %H:%M}"
         return f"{what} of {when} were saved before napari ended."
@@ -236,14 +241,14 @@ def _is_there(folder: Path, entry: Mapping[str, Any]) -> bool:
 def _pins(folder: Path) -> list[dict[str, Any]]:
     if not (folder / PINS).is_file():
         return []
-    return list(json.loads((folder / PINS).read_text("utf-8"))["pins"])
+    return list(read_object(folder / PINS, {"pins": list[dict[str, Any]]})["pins"])
 
 
 def _get(folder: Path) -> dict[str, Any]:
-    content = json.loads((folder / FILE).read_text("utf-8"))
+    content = read_object(folder / FILE, _SHAPE)
     if content["format"] != FORMAT:
-        raise ValueError(f"{folder}: a session of another format")
-    return dict(content)
+        raise UnusableInput(f"{folder}: a session of another format.")
+    return content
 
 
 def _put(folder: Path, content: Mapping[str, Any]) -> None:

@@ -25,12 +25,11 @@ from homolog import writing
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress
-from homolog.gui.data.control import count
-from homolog.gui.files.opening import human_bytes
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.store.names import read_names
+from homolog.words import counted, duration, human_bytes, listed
 
 # Building a store from the window: what to ask the worker, what to tell meanwhile.
 
@@ -152,20 +151,11 @@ class Pace:
         return line
 
 
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def result_line(result: Mapping[str, Any]) -> str:
     """What was built, in a sentence or three."""
     rejected = len(result.get("rejected", ()))
     line = (
-        f"{count(result['cases'], 'scan')} prepared, {result['labelled']} with labels"
+        f"{counted(result['cases'], 'scan')} prepared, {result['labelled']} with labels"
     )
     if rejected:
         line += f", {rejected} left out"
@@ -184,8 +174,8 @@ def fold_words(result: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     """What can be unfolded: ``Show 9 left out and 3 remarks``; "" for nothing."""
     out, said = len(result.get("rejected", ())), len(notes)
     parts = [f"{out} left out"] if out else []
-    parts += [count(said, "remark")] if said else []
-    return f"Show {' and '.join(parts)}" if parts else ""
+    parts += [counted(said, "remark")] if said else []
+    return f"Show {listed(parts)}" if parts else ""
 
 
 # The line of the Data panel in which label values are called by name.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.gui.files.opening import header_bytes, human_bytes
+from homolog.gui.files.opening import header_bytes
 from homolog.gui.shared.layers import layer_scan, notes_of, source_grid, true_affine
 from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
@@ -17,6 +17,7 @@ from homolog.scans.dicom import is_series_path
 from homolog.scans.files import ScanHeader
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of
+from homolog.words import counted, human_bytes, times
 
 GOOD, DOUBT, BAD, UNKNOWN = "ok", "doubt", "bad", "unknown"
 # A sign and a word, so that colour is never alone.
@@ -100,7 +101,7 @@ def rows_of(path: Path) -> list[Row]:
     if len(scans) == 1 and scans[0].path == path:
         return scans
     labelled = sum(c.label is not None for c in found.candidates)
-    facts = f"{count(len(scans), 'scan')}, {labelled} with labels"
+    facts = f"{counted(len(scans), 'scan')}, {labelled} with labels"
     badge, shown = folder_badge(scans), tuple(scans)
     row = Row(str(path), path.name, path, facts, badge, shown, is_folder=True)
     return [replace(row, labelled=labelled)]
@@ -161,8 +162,7 @@ def facts_line(
     shape: Index, spacing_mm: Triple, affine: Affine, modality: str, size: int
 ) -> str:
     """``214 x 160 x 88, 2 x 2 x 2 mm, LPS, CT, 6.0 MB``; lengths in x, y, z."""
-    voxels = " x ".join(str(n) for n in shape[::-1])
-    spacing = " x ".join(f"{v:.3g}" for v in spacing_mm[::-1])
+    voxels, spacing = times(shape[::-1]), times(spacing_mm[::-1], 3)
     kind = "modality unknown" if modality == "OTHER" else modality
     code = affine.orientation[::-1]
     return f"{voxels}, {spacing} mm, {code}, {kind}, {human_bytes(size)}"
@@ -257,8 +257,3 @@ def _thick(spacing_mm: Triple) -> str:
     if high <= _THICK * low:
         return ""
     return f"thick slices: {high:.3g} mm apart, pixels of {low:.3g} mm."
-
-
-def count(number: int, what: str) -> str:
-    """``1 scan``, ``3 scans``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

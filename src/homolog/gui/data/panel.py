@@ -43,7 +43,7 @@ from homolog.gui.data.control import (
 )
 from homolog.gui.files import reader
 from homolog.gui.files.choosing import ScanOpener
-from homolog.gui.files.opening import gather, human_bytes, look_at, pairs_of
+from homolog.gui.files.opening import gather, look_at, pairs_of
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
@@ -52,6 +52,8 @@ from homolog.gui.shared.layers import is_kind, notes_of
 from homolog.gui.shared.models import to_trash
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import keep_scrolled
+from homolog.words import human_bytes
+from homolog.writing import folder_bytes
 
 # The bar that offers to make Homolog napari's reader of medical files; no dialog.
 
@@ -370,11 +372,7 @@ class StoresBox(QWidget):
 
 
 def _stores(folder: Path) -> list[tuple[StoreChoice, int]]:
-    return [(store, _size(store.path)) for store in list_stores(folder)]
-
-
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    return [(store, folder_bytes(store.path)) for store in list_stores(folder)]
 
 
 _EMPTY = "Drop a NIfTI, MHA, NRRD file or a DICOM folder here."

@@ -53,6 +53,7 @@ from homolog.gui.shared.scans import (
     open_scans,
 )
 from homolog.gui.shared.threads import Helper, in_background
+from homolog.words import counted
 
 # Heat of the shown query in every scan with features: slices now, whole maps later.
 
@@ -683,7 +684,7 @@ class Products(QObject):
             share = sum(float(v) for v in result.get("explained", []))
             many = "the same colour means the same feature in all of them; "
             self._end(
-                f"Coloured {len(maps)} scan{'s' if len(maps) != 1 else ''}: "
+                f"Coloured {counted(len(maps), 'scan')}: "
                 + (many if len(maps) > 1 else "")
                 + f"the colours tell {share:.0%} of what differs."
             )

@@ -46,6 +46,7 @@ from homolog.scans.names import (
 )
 from homolog.scans.problems import Unsound
 from homolog.scans.volume import ValueStats, Volume, labels_of
+from homolog.words import human_bytes
 
 # Showing the scan just opened: go to its middle, hide scans that lie elsewhere.
 #
@@ -291,17 +292,6 @@ def header_bytes(header: ScanHeader) -> int:
     except TypeError:
         return 0
     return int(np.prod(header.shape, dtype=np.int64)) * item * max(header.frames, 1)
-
-
-def human_bytes(count: float) -> str:
-    """``4.1 GB``, ``38 MB``."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
-        count /= 1000
-        if count < 999.5 or unit == "TB":
-            break
-    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
 
 
 def header_file(path: Path) -> Path:

@@ -41,6 +41,7 @@ from homolog.gui.shared.scan_layers import (
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
 from homolog.gui.shared.threads import in_background
 from homolog.scans.volume import Volume
+from homolog.words import listed
 
 # The viewer as a round of learning sees it: scans to learn from, the slice shown.
 
@@ -495,7 +496,7 @@ class Places(QObject):
         if scan is None or desk is None:
             return
         shown = shown_of(scan.to_true, click.mm)
-        text = " or ".join(click.likely) + "?"
+        text = listed(click.likely, "or") + "?"
         scans = list(labelling.book.scans.values())
         size, steps = mark_size(scans), slice_steps(scans)
         self._marks.show_marks(NEXT, [Mark(shown, text, "ring", _COLOUR)], size, steps)

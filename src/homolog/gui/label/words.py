@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from homolog.words import counted
+
 START = (
     "Paint a few voxels of each structure, and of background: muscle, fat, the air "
     "around. 10-20 per class is a good start."
@@ -86,4 +88,4 @@ def count_line(voxels: int) -> str:
     """How much of a scan is painted."""
     if not voxels:
         return "nothing painted yet"
-    return f"{voxels:,} voxel{'s' * (voxels != 1)} painted"
+    return f"{counted(voxels, 'voxel')} painted"

@@ -29,19 +29,20 @@ from homolog.gui.shared.scan_layers import shown_of
 from homolog.gui.shared.scans import (
     Scan,
     content_hash,
-    duration,
     encoder_id,
     find_card,
     is_stale,
 )
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged
 from homolog.scans.points import Landmark
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.store import Store
+from homolog.words import duration
 
 # Small pictures around a place: the same millimetres in every scan. No Qt.
 

@@ -34,6 +34,7 @@ from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
 from homolog.gui.shared.threads import in_background
+from homolog.words import counted
 
 # How tables draw: patches with a small cross in the middle, colours that stay.
 
@@ -335,7 +336,7 @@ class CohortBox(QWidget):
         entries: list[tuple[str, Any]] = [("all open scans", _OPEN)]
         for store in stores:
             if not store.problem:
-                scans = f"{store.cases} scan{'s' * (store.cases != 1)}"
+                scans = counted(store.cases, "scan")
                 entries.append((f"store {store.name} ({scans})", str(store.path)))
             elif store.path in self._others:
                 self._others.remove(store.path)

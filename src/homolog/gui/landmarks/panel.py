@@ -44,8 +44,9 @@ from homolog.gui.shared.scan_layers import slice_axis
 from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import fold_of
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
+from homolog.words import listed
 
 # The chosen landmark: what both places look like, side by side, and its figures.
 
@@ -225,7 +226,7 @@ class FilesBox(QWidget):
         marks = list(control.table)
 
         def done(files: list[Path]) -> None:
-            names = " and ".join(str(f) for f in files)
+            names = listed(files)
             self.told.emit(f"Saved {len(marks)} landmarks in {names} ({axes}, mm).")
 
         in_background(

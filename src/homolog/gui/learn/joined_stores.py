@@ -18,6 +18,7 @@ from homolog.gui.shared.choices import StoreChoice, class_lines
 from homolog.scans.names import NONE, says_none
 from homolog.store.names import has_name, join_labels, store_titles
 from homolog.store.preprocess import differing_settings
+from homolog.words import counted, listed
 
 _MOST = 30
 _ELSEWHERE = (
@@ -49,7 +50,9 @@ class JoinedClass:
     @property
     def line(self) -> str:
         """``liver: 8 scans (abdomen), 4 scans (chest)``."""
-        return f"{self.name}: " + ", ".join(f"{_scans(n)} ({s})" for s, n in self.scans)
+        return f"{self.name}: " + ", ".join(
+            f"{counted(n, 'scan')} ({s})" for s, n in self.scans
+        )
 
 
 def joined_labels(stores: Sequence[StoreChoice]) -> list[JoinedClass]:
@@ -93,7 +96,7 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
         title = f"{len(joined)} classes of whole scans"
         if any(store.several for store in stores):
             count = sum(one.name != NONE for one in joined)
-            title = f"{count} finding{'s' * (count != 1)}, any or none per scan"
+            title = f"{counted(count, 'finding')}, any or none per scan"
         if len(stores) == 1:
             return title, "\n".join(f"{c.name}: {c.scans[0][1]} scans" for c in joined)
         return title, _lines(joined)
@@ -101,8 +104,7 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
     if not joined:
         return "", ""
     count = sum(store.teachable for store in stores)
-    plural = "es" * (len(joined) != 1)
-    title = f"{len(joined)} class{plural}, {count} labelled scan{'s' * (count != 1)}"
+    title = f"{counted(len(joined), 'class')}, {counted(count, 'labelled scan')}"
     if len(stores) == 1:
         return title, "\n".join(class_lines(stores[0].classes))
     return title, f"{_lines(joined)}\n{_ELSEWHERE}"
@@ -127,7 +129,7 @@ def labels_counted(
     learnt = max(1, round(share * learnt))
     chosen = 0 if most is None else min(held, most) if most else held
     about = "About " if share < 1.0 else ""
-    text = f"{about}{learnt} labelled scan{'s' * (learnt != 1)} to learn from"
+    text = f"{about}{counted(learnt, 'labelled scan')} to learn from"
     if not chosen:
         return f"{text}; none chooses the weights: the last ones are kept."
     return (
@@ -144,7 +146,7 @@ def how_they_fit(task: str, stores: Sequence[StoreChoice]) -> str:
     odd = differing_settings([s.preprocessing for s in stores if s.preprocessing])
     if not odd:
         return told
-    settings = " and ".join(_SETTINGS.get(name, name) for name in odd)
+    settings = listed(_SETTINGS.get(name, name) for name in odd)
     return (
         f"{told}\n⚠ The stores were prepared with different settings ({settings}): new "
         f"scans will be prepared as those of {stores[0].name}, the store ticked first."
@@ -186,7 +188,7 @@ def _class_problem(stores: Sequence[StoreChoice]) -> str:
         if not store.scan_classes and len(stores) > 1:
             return f"No scan of {store.name} has a class: untick it."
     joined = joined_findings(stores)
-    names = " and ".join(store.name for store in stores)
+    names = listed(store.name for store in stores)
     if len(joined) < 2:
         found = ", ".join(one.name for one in joined) or "none"
         has = "has" if len(stores) == 1 else "have"
@@ -231,10 +233,6 @@ def _lines(joined: Sequence[JoinedClass]) -> str:
     if len(joined) > _MOST:
         lines.append(f"and {len(joined) - _MOST} more")
     return "\n".join(lines)
-
-
-def _scans(count: int) -> str:
-    return f"{count} scan{'s' * (count != 1)}"
 
 
 # A list of stores with ticks: one or several are learnt from.

@@ -32,8 +32,8 @@ from homolog.gui.shared import models as control
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import NETWORKS, ModelCard, free_name, to_trash, use_menu
-from homolog.gui.shared.runs import size_words
 from homolog.gui.shared.threads import Helper, in_background
+from homolog.words import human_bytes
 
 # File dialogs of the tab Models; none of them blocks the window.
 
@@ -341,7 +341,7 @@ class ModelsPanel(QWidget):
         question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",
-            f"{size_words(model.size)}. "
+            f"{human_bytes(model.size)}. "
             + ("The run itself, its curves and checkpoints stay."
                if model.source == "run" else "The file it was imported from stays."),
             (("delete", "Move to trash"), ("keep", "Keep it")),

@@ -13,13 +13,13 @@ from homolog.errors import JobError
 from homolog.events import Failed, Step, Stopped, Validated
 from homolog.gui.shared.runs import (
     best_words,
-    duration,
     log_tail,
     saved_step,
     state_words,
 )
 from homolog.runs import launch
 from homolog.runs.run import Run, find_runs
+from homolog.words import duration
 
 LIVE = ("running", "paused")
 COLUMNS = ("Run", "State", "Loss, best")
@@ -280,15 +280,6 @@ def check_deletable(folder: Path, root: Path) -> None:
         raise JobError(f"{folder.name} is being trained; stop it first.")
     if not run.folder.is_relative_to(root.resolve()):
         raise JobError(f"{folder} is not in the runs folder {root}.")
-
-
-def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder; on a background thread."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.lstat().st_size
-    return total
 
 
 def read_log(folder: Path) -> str:

@@ -32,10 +32,11 @@ from homolog.gui.runs.training_screen import (
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import read_model, to_trash, use_menu
-from homolog.gui.shared.runs import size_words
 from homolog.gui.shared.threads import in_background, start_run
 from homolog.gui.shared.widgets import sentence, tell
 from homolog.runs.run import Run
+from homolog.words import human_bytes
+from homolog.writing import folder_bytes
 
 # The table of the tab Runs: two lines per run and a small curve.
 
@@ -239,7 +240,7 @@ class RunsPanel(QWidget):
             question = widgets.Question(
                 "Delete a run",
                 f"Move {row.name} to the trash?",
-                f"{size_words(size)}: settings, curves, checkpoints"
+                f"{human_bytes(size)}: settings, curves, checkpoints"
                 + (" and its model." if row.has_model else "."),
                 (("delete", "Move to trash"), ("keep", "Keep it")),
                 "keep",
@@ -250,7 +251,7 @@ class RunsPanel(QWidget):
                     done=lambda _: self._deleted(row), failed=self._refused,
                 )  # fmt: skip
 
-        in_background(runs_control.folder_size, row.folder, owner=self, done=ask)
+        in_background(folder_bytes, row.folder, owner=self, done=ask)
 
     def _deleted(self, row: Row) -> None:
         self._say(f"{row.name} is in the trash.")

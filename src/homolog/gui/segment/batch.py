@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 from homolog.events import Event, Note, Progress, Saved, Started
 from homolog.gui.segment.classes_box import short_text
-from homolog.gui.shared.choices import ModelChoice, duration_text, misfit
+from homolog.gui.shared.choices import ModelChoice, misfit
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import scan_stem
+from homolog.words import duration
 
 # Modality and voxel size (z, y, x) in mm.
 Facts: TypeAlias = tuple[str, tuple[float, float, float]]
@@ -148,7 +149,7 @@ class Batch:
         if isinstance(event, Progress | Started) and event.total:
             done = event.index if isinstance(event, Progress) else 0
             left = getattr(event, "remaining_s", 0.0)
-            more = f", {duration_text(left)} left" if left > 0 else ""
+            more = f", {duration(left)} left" if left > 0 else ""
             current.words = f"{100 * done // event.total} %{more}"
         elif isinstance(event, Note) and event.text.startswith(f"{current.scan}: "):
             current.state = FAILED

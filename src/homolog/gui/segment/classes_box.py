@@ -41,7 +41,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.words import UnixRows, cells
+from homolog.words import UnixRows, cells, times
 from homolog.words import cells as safe_cells
 
 # What a classifier said of a scan, as the window shows it; no Qt, no torch.
@@ -448,7 +448,7 @@ def grids_differ(
     """Why two label maps cannot be compared, in one sentence; empty when they can."""
     if tuple(own) == tuple(other):
         return ""
-    sizes = [" x ".join(str(n) for n in shape) for shape in (own, other)]
+    sizes = [times(shape) for shape in (own, other)]
     return (
         f"{other_name} does not match {name} ({sizes[1]} and {sizes[0]} voxels). Was "
         "it made for another scan?"

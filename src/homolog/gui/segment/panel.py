@@ -40,7 +40,6 @@ from homolog.gui.segment.control import predict_config, result_layer
 from homolog.gui.shared import choices, engine, keys, preferences
 from homolog.gui.shared.choices import (
     ModelChoice,
-    duration_text,
     list_models,
     misfit,
     predict_command,
@@ -74,6 +73,7 @@ from homolog.gui.shared.widgets import (
 from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
+from homolog.words import duration
 
 # Compare the labels shown with a reference: Dice, NSD and HD95 per class.
 
@@ -396,7 +396,7 @@ class ScanBox(QWidget):
             self.bar.setRange(0, event.total)
             self.bar.setValue(event.index)
             left = event.remaining_s
-            tell(self.words, f"{duration_text(left)} left" if left > 0 else "Working")
+            tell(self.words, f"{duration(left)} left" if left > 0 else "Working")
         elif isinstance(event, Note) and event.level == "warning":
             self._hub.say(event.text, "warning")
 

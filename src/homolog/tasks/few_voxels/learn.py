@@ -13,17 +13,18 @@ from homolog.config import check
 from homolog.features.search import body_of
 from homolog.geometry.affine import Index, Triple
 from homolog.scans.volume import FeatureMap, LabelMap
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head, Samples, fit_head, take_samples
 from homolog.tasks.few_voxels.predict import Uncertainty
 from homolog.tasks.few_voxels.scan import (
     FewClass,
-    FewConfig,
     FewScan,
     Paint,
     SimpleSpec,
     painted,
     simple_spec,
 )
+from homolog.words import counted
 
 # What to tell somebody who paints: what is wrong with the paint, where to go next.
 
@@ -76,7 +77,7 @@ def warnings_of(
     for known, count in counts.items():
         if count < _FEWEST:
             found.append(
-                f"{known.name!r} has only {count} painted voxel{'s' * (count != 1)}; "
+                f"{known.name!r} has only {counted(count, 'painted voxel')}; "
                 f"paint at least {_FEWEST}."
             )
     slices = _one_slice(scans, paints)
@@ -92,9 +93,10 @@ def warnings_of(
             )
     lost = int((~inside).sum())
     if lost:
+        lie = "lies" if lost == 1 else "lie"
         found.append(
-            f"{lost} painted voxel{'s lie' if lost != 1 else ' lies'} outside the "
-            "encoder's features and cannot be learnt from."
+            f"{counted(lost, 'painted voxel')} {lie} outside the encoder's features "
+            "and cannot be learnt from."
         )
     return found
 

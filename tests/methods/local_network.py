@@ -1,0 +1,85 @@
+"""A network whose cells see nothing but their own voxels, and views with padding."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from homolog.backbones.base import Backbone, BackboneConfig
+from homolog.views.view import View, Views
+
+# Long and thin: what lies at its ends is out of reach of its middle.
+SIZE = (128, 16, 16)
+_NORMS = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Of each cell by itself: (B, E, d, h, w) -> the same."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.movedim(1, -1)).movedim(-1, 1)
+
+
+class LocalBackbone(Backbone):
+    """Blocks of voxels to vectors, four times: strides 2, 4, 8 and 16."""
+
+    size_divisor = (16, 16, 16)
+    channels = (8, 12, 16, 24)
+    strides = ((2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16))
+
+    def __init__(self) -> None:
+        super().__init__(BackboneConfig())
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(narrow, wide, 2, 2), _ChannelNorm(wide), nn.GELU())
+            for narrow, wide in itertools.pairwise((1, *self.channels))
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = []
+        for layer in self.layers:
+            image = layer(image)
+            maps.append(image)
+        return tuple(maps)
+
+
+def without_norms_over_space(module: nn.Module) -> None:
+    """Replace the norms that would carry what is at the ends to the middle."""
+    for name, child in module.named_children():
+        if isinstance(child, _NORMS):
+            setattr(module, name, nn.Identity())
+        without_norms_over_space(child)
+
+
+def padded(views: Views, noise: float) -> Views:
+    """The same views, of which only the middle quarter of the longest side is inside.
+
+    There two labels alternate.
+
+    Args:
+        views: Of any size.
+        noise: Std of what is added to the voxels of the outermost eighths.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return Views({k: _padded(v, noise, generator) for k, v in views.items()})
+
+
+def _padded(view: View, noise: float, generator: torch.Generator) -> View:
+    axis = max(range(3), key=lambda i: view.size[i]) - 3
+    eighth = view.size[axis] // 8
+    inside = torch.zeros_like(view.valid)
+    inside.narrow(axis, 3 * eighth, 2 * eighth).fill_(True)
+    image = view.image.masked_fill(~inside[:, :, None], -1.0)
+    for start in (0, 7 * eighth):
+        end = image.narrow(axis, start, eighth)
+        end += noise * torch.randn(end.shape, generator=generator)
+    shape = [1] * 5
+    shape[axis] = -1
+    classes = 1 + torch.arange(view.size[axis]).reshape(shape) // 8 % 2
+    label = None if view.label is None else torch.where(inside, classes, -1)
+    depth = None if view.depth is None else inside.float()
+    return dataclasses.replace(
+        view, image=image, valid=inside, label=label, depth=depth
+    )
