@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 # Rooms by floor, low to high. A file imports from lower floors and from its own room,
 # wherever the import stands: at the top, in a function, or for types alone.
 FLOORS = (
-    "config errors events geometry meanwhile registry small_maps words __init__",
-    "distributed json_files memory metrics views writing",
+    "config errors events meanwhile registry small_maps words __init__",
+    "distributed geometry json_files memory writing",
+    "metrics views",
     "losses scans runs",
     "backbones drawing index phantom",
     "nn store",
@@ -60,7 +61,6 @@ LONGER = {
     "gui.landmarks.table_box.__init__",
     "gui.learn.start_box.__init__",
     "gui.models.panel._build",
-    "index.index.index_sources",
     "pretrain.job.job",
     "tasks.few_voxels.task.save_few",
     "use.predict.predict_scans",

@@ -530,16 +530,20 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     write_json(out / "store.json", contents, end="")
     removed = yield from _removed(old, cards, out, replace=asked.replace)
     if kept:
-        yield Note(
-            f"{counted(len(kept), 'case')} of the store that these sources do not give "
-            f"stayed ({listed((card.id for card in kept), most=LISTED)}); --replace "
-            "lets them go."
-        )
+        yield Note(_stayed(kept))
     yield Saved(str(out), "store")
     own = told_of_classes(asked.cases, called)
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
+
+
+def _stayed(kept: Sequence[Card]) -> str:
+    names = listed((card.id for card in kept), most=LISTED)
+    return (
+        f"{counted(len(kept), 'case')} of the store that these sources do not give "
+        f"stayed ({names}); --replace lets them go."
+    )
 
 
 def _remarks(joined: JoinedCases) -> Job[None]:
