@@ -23,7 +23,7 @@ from homolog.features.files import read_card as read_feature_card
 from homolog.gui.runs.control import RunList
 from homolog.gui.shared.models import find_models
 from homolog.gui.shared.runs import RunStory
-from homolog.json_files import found_object, parsed_object, read_object
+from homolog.json_files import object_or_none, parsed_object, read_object
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import generations, load_state, save_state
 from homolog.pretrain.settings import resolve
@@ -94,9 +94,9 @@ def test_a_file_one_can_do_without_is_nothing(
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
-    assert found_object(path, {"a": int}) is None
+    assert object_or_none(path, {"a": int}) is None
     path.write_bytes(b'{"a": 1}')
-    assert found_object(path, {"a": int}) == {"a": 1}
+    assert object_or_none(path, {"a": int}) == {"a": 1}
 
 
 def variants(path: Path, picked: int) -> Iterator[bytes | None]:

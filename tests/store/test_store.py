@@ -409,7 +409,7 @@ def test_what_a_new_source_lacks_stays_until_replace_is_said(cohort, tmp_path):
     events, result = events_of(write_store([other], out, replace=True))
     assert result["removed"] == ["case_0", "case_1", "case_2"]
     assert any(
-        "3 cases left the store: case_0, case_1, case_2." in getattr(e, "text", "")
+        "3 cases left the store: case_0, case_1 and case_2." in getattr(e, "text", "")
         for e in events
     )
     assert names_in(out) == {"other"}
