@@ -487,7 +487,7 @@ def test_a_scan_larger_than_the_memory_is_refused_before_it_is_read(
     monkeypatch.setattr("homolog.scans.problems._SMALL", 8)
     monkeypatch.setattr("homolog.scans.problems.free_bytes", lambda: 1979)
     path = put(tmp_path / "a.nii.gz", nifti(values(), srow=np.eye(3, 4)))
-    with pytest.raises(Unsound, match="of memory, .* are free") as told:
+    with pytest.raises(Unsound, match=r"of memory, .* are free") as told:
         read_scan(path)
     assert told.value.problem.code == "too_large"
     assert inspect_scan(path).usable  # piece by piece
