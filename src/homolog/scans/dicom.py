@@ -213,11 +213,6 @@ class Series:
         return frames, first.whole("rows", 0), first.whole("columns", 0)
 
     @property
-    def is_localiser(self) -> bool:
-        """Whether this is a scout of another scan."""
-        return any(p.code == "localiser" for p in self.problems)
-
-    @property
     def sound(self) -> bool:
         """Whether nothing fatal was found among the slices."""
         return self.affine is not None and not any(p.fatal for p in self.problems)

@@ -78,7 +78,6 @@ _KNOWN_BUT_NOT_READ = {
     ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
     ".vtk": "VTK", ".dcm.gz": "packed DICOM",
 }  # fmt: skip
-SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
 SPECIAL = "a pipe, device or socket, not a file."
 # What anonymisers leave in place of a patient.
 _NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none"}
@@ -113,11 +112,6 @@ class ScanHeader:
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
-
-    @property
-    def is_2d(self) -> bool:
-        """Whether the scan is a single picture."""
-        return self.shape[0] == 1 and self.frames == 1
 
     def refuse(self) -> None:
         """Raise the first fatal problem, if there is one."""

@@ -126,12 +126,6 @@ class LearntSpacing:
         return any(a and b and b > a * (1 + 2 * AGREE) for a, b in pairs)
 
     @property
-    def middle_mm(self) -> tuple[float, ...]:
-        """One size for people and lists: the middle of the bounds that there are."""
-        pairs = zip(self.smallest, self.largest, strict=True)
-        return tuple((a * b) ** 0.5 for a, b in pairs if a and b)
-
-    @property
     def text(self) -> str:
         """``1 mm`` of cubes, or ``1 x 1 x 0.5 to 1 mm (x, y, z)``."""
         parts = []

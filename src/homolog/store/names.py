@@ -14,9 +14,8 @@ from pathlib import Path
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.index.datasets import CaseSource, Rejected
-from homolog.scans.names import is_ignore, key_of, parse_names
+from homolog.scans.names import is_ignore, key_of
 from homolog.store.card import Card
-from homolog.store.store import read_contents
 from homolog.words import listed
 
 # What label values are called, in one store and in several that are learnt together.
@@ -162,11 +161,6 @@ def read_names(text: str) -> dict[int, str]:
             )
         names[number] = name
     return dict(sorted(names.items()))
-
-
-def names_kept(store: Path) -> dict[int, str]:
-    """Names that were given when a store was last prepared; empty for a new one."""
-    return parse_names((read_contents(store) or {}).get("given_names"))
 
 
 def what_was_named(

@@ -550,28 +550,21 @@ def plan_grid(
     return Regrid.between(shape, affine.spacing_mm, target)
 
 
-def prepare_labels(
-    labels: LabelMap, volume: Volume, prepared: Prepared
-) -> NDArray[np.int16]:
+def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
     """The label map on the prepared grid: nearest voxel, no new values.
 
     Args:
         labels: On the scan's own grid.
-        volume: The scan.
-        prepared: What ``prepare_volume`` made of it.
+        prepared: What ``prepare_volume`` made of the scan.
 
     Raises:
         UnusableInput: Another grid than the scan's, or a value that int16 cannot hold.
     """
-    if labels.shape != volume.shape:
-        raise _other_grid(labels, volume.shape)
-    return labels_on_grid(labels, prepared)
-
-
-def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
-    """As ``prepare_labels``, when the scan itself is no longer in memory."""
     if labels.shape != prepared.own_shape:
-        raise _other_grid(labels, prepared.own_shape)
+        raise UnusableInput(
+            f"label map {labels.name!r} must have the shape of its scan "
+            f"{prepared.own_shape}, got {labels.shape}."
+        )
     if labels.data.size and (labels.data.max() > _INT16.max or labels.data.min() < -1):
         raise UnusableInput(
             f"label values must be in -1..{_INT16.max}, got {labels.data.min()}.."
@@ -582,13 +575,6 @@ def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
     if not grid.is_identity:
         turned = nearest(turned, [grid.positions(axis) for axis in range(3)])
     return np.ascontiguousarray(turned, dtype=np.int16)
-
-
-def _other_grid(labels: LabelMap, shape: Index) -> UnusableInput:
-    return UnusableInput(
-        f"label map {labels.name!r} must have the shape of its scan {shape}, "
-        f"got {labels.shape}."
-    )
 
 
 def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> LabelMap:
