@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from each import each
 from homolog import words
 from homolog.cli._run import exit_status, follow, show
 from homolog.errors import UnusableInput
@@ -29,6 +30,7 @@ from homolog.scans.volume import Points
 from homolog.tasks.classify.answer import ClassChances, write_classes
 from homolog.use.evaluate import write_tables
 from homolog.words import (
+    as_csv,
     cell,
     cell_text,
     counted,
@@ -38,6 +40,7 @@ from homolog.words import (
     times,
     visible,
 )
+from homolog.writing import write_table
 
 EVIL = "a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
 SHOWN = r"a\x1b]0;owned\x07\x1b[31mb\x9b2J\u202ecod\r\x08.nii"
@@ -48,8 +51,8 @@ def acts(text: str) -> list[str]:
     return [c for c in text if c not in "\n\t" and not c.isprintable()]
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
+@each(
+    "text, shown",
     [
         ("liver, 3 mm", "liver, 3 mm"),
         ("Höcker – 左腎 µm³", "Höcker – 左腎 µm³"),
@@ -120,17 +123,31 @@ DANGEROUS = ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", "\r=1", FORMULA, "-1+2"
 PLAIN = ["liver", "-1.5", "+2e-3", "-inf", "nan", "-", "=", "", "a=b", "'quoted'", "5%"]
 
 
-@pytest.mark.parametrize("text", [*DANGEROUS, *(f"'{t}" for t in DANGEROUS)])
+@each("text", [*DANGEROUS, *(f"'{t}" for t in DANGEROUS)])
 def test_a_cell_that_would_be_computed_is_text(text: str) -> None:
     assert cell(text) == f"'{text}"
     assert cell_text(cell(text)) == text
 
 
-@pytest.mark.parametrize("text", [*PLAIN, *(f"'{t}" for t in PLAIN)])
+@each("text", [*PLAIN, *(f"'{t}" for t in PLAIN)])
 def test_other_cells_stay_or_come_back(text: str) -> None:
     assert cell_text(cell(text)) == text
     if not text.startswith("'"):
         assert cell(text) == text
+
+
+def test_a_table_reads_back_exactly(tmp_path: Path) -> None:
+    names = [*DANGEROUS, *PLAIN, "a\r\nb", 'with "quotes", and comma']
+    rows = [{"name": n, "value": i, "further": 1} for i, n in enumerate(names)]
+    write_table(tmp_path / "t.csv", ("name", "empty", "value"), rows)
+    assert computed(tmp_path / "t.csv") == []
+    text = (tmp_path / "t.csv").read_bytes().decode()
+    assert "\r\n" not in text.replace("a\r\nb", "")
+    back = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [cell_text(row["name"]) for row in back] == names
+    assert [row["empty"] for row in back] == [""] * len(names)
+    assert [int(row["value"]) for row in back] == list(range(len(names)))
+    assert as_csv("ab", [(1.5, None)], "\t") == "a\tb\n1.5\t\n"
 
 
 def test_numbers_stay_numbers() -> None:

@@ -31,7 +31,7 @@ _MOST_INT = 1 << 63
 def read_object(
     path: Path, shape: Shape | None = None, *, most_bytes: int = MOST_BYTES
 ) -> dict[str, Any]:
-    """The JSON object in a file; the fields of ``shape`` have the types told.
+    """The JSON object in a file; the fields of ``shape`` are of its types.
 
     Args:
         path: UTF-8.
@@ -54,7 +54,7 @@ def read_object(
         raise UnusableInput(f"{path} is damaged ({error}).") from error
 
 
-def found_object(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
+def object_or_none(path: Path, shape: Shape | None = None) -> dict[str, Any] | None:
     """As ``read_object``, for files one can do without: None where it raises."""
     try:
         return parsed_object(_bytes_of(path, MOST_BYTES), shape)

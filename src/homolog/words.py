@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, TextIO
 
@@ -69,7 +72,7 @@ class VisibleStream:
         return self._stream.isatty()
 
 
-class UnixRows:
+class _UnixRows:
     """Takes the rows of a csv writer and ends each by a line feed alone.
 
     The writer itself has to believe in CR LF: only then does it quote a carriage return
@@ -100,9 +103,20 @@ def cells(values: Iterable[Any]) -> list[Any]:
     return [cell(value) for value in values]
 
 
-def cell_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row by columns."""
-    return {name: cell(value) for name, value in row.items()}
+def as_csv(
+    columns: Iterable[Any], rows: Iterable[Iterable[Any]], delimiter: str = ","
+) -> str:
+    """A table as CSV (RFC 4180, but rows end by a line feed alone).
+
+    Args:
+        columns: The first line.
+        rows: A value per column; None leaves its cell empty.
+        delimiter: Between two cells.
+    """
+    text = io.StringIO()
+    writer = csv.writer(_UnixRows(text), delimiter=delimiter, lineterminator="\r\n")
+    writer.writerows(map(cells, (columns, *rows)))
+    return text.getvalue()
 
 
 def cell_text(text: str) -> str:
@@ -133,6 +147,11 @@ def duration(seconds: float) -> str:
     if not days:
         return f"{hours} h"
     return f"{counted(days, 'day')} {hours} h" if hours else counted(days, "day")
+
+
+def utc_now() -> str:
+    """``2026-03-01T17:40:05Z``, as files say when they were made."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def human_bytes(count: float) -> str:
@@ -172,7 +191,7 @@ def times(lengths: Iterable[Any], digits: int = 6) -> str:
 
     Args:
         lengths: In the order they are to be shown.
-        digits: That tell, of numbers that are not whole.
+        digits: Significant ones, of numbers that are not whole.
     """
     return " x ".join(
         str(v) if isinstance(v, Integral) else f"{float(v):.{digits}g}" for v in lengths

@@ -22,12 +22,13 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from homolog.errors import JobError, UnusableInput
+from homolog.words import as_csv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +68,7 @@ def beside(path: Path, *, suffix_last: bool = False) -> Path:
 
 
 def token() -> str:
-    """This process, as temporary names tell it."""
+    """This process, as temporary names spell it."""
     return f"{_host()}-{os.getpid()}"
 
 
@@ -295,6 +296,20 @@ def write_json(
         sync: As in ``write_bytes``.
     """
     write_text(path, json.dumps(contents, indent=indent) + end, sync=sync)
+
+
+def write_table(
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """As ``write_text``, of a CSV table; further values of a row are left out.
+
+    Args:
+        path: In a folder that exists.
+        columns: In this order.
+        rows: Column -> value; None, and what is missing, leaves its cell empty.
+    """
+    lines = ([row.get(column) for column in columns] for row in rows)
+    write_text(path, as_csv(columns, lines))
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> bytes:

@@ -94,7 +94,7 @@ def test_a_painted_model_labels_but_is_no_encoder(tmp_path: Path) -> None:
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(card))
     (choice,) = list_models(tmp_path / "runs", tmp_path / "models")
-    assert choice.title == "mine (1 classes, painted, intensity)"
+    assert choice.title == "mine (1 class, painted, intensity)"
     assert list_embedders(tmp_path / "runs", tmp_path / "models") == []
     model = read_model(folder, folder)
     assert model.damaged == ""

@@ -104,7 +104,7 @@ def test_a_decoder_that_never_answers_is_stopped(
 
 
 def test_values_beyond_the_memory_are_not_taken(fake: Path) -> None:
-    with pytest.raises(Unsound, match=r"TB of memory, .* are free") as told:
+    with pytest.raises(Unsound, match="2000 TB of memory") as told:
         decoder.pixels(fake / "huge")
     assert told.value.problem.code == "too_large"
     assert decoder.pixels(fake / "sound").tolist() == [[[97, 98, 99, 100]]]

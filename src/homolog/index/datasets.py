@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
-from homolog.json_files import found_object, parsed, read_object, short
+from homolog.json_files import object_or_none, parsed, read_object, short
 from homolog.scans.files import is_known_suffix, scan_stem, there
 from homolog.scans.names import DATASET, findings_cell, merged_findings, parse_names
 from homolog.scans.problems import problem_of
@@ -165,7 +165,7 @@ def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset.json of one of the two kinds."""
     if not (folder / DATASET).is_file():
         return False
-    raw = found_object(folder / DATASET) or {}
+    raw = object_or_none(folder / DATASET) or {}
     listed = any(
         isinstance(raw.get(k), list | Mapping) for k in ("training", "dataset")
     )

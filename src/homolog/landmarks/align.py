@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,7 @@ from homolog.store.card import Card
 from homolog.store.pairs import ROW, PairTable, Rows, write_pairs
 from homolog.store.store import Store
 from homolog.views.random import generator
+from homolog.words import utc_now
 from homolog.writing import scratch_folder
 
 
@@ -77,7 +77,7 @@ def align(
         "points": points,
         "partners": partners,
         "seed": seed,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc_now(),
     }
     table = PairTable(tuple(c.id for c in store.cards), rows, told)
     folder = write_pairs(store.path, table)

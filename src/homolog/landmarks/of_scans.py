@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +46,7 @@ from homolog.scans.problems import sentence_of
 from homolog.scans.volume import Points, Volume, closest_canonical
 from homolog.store.card import Card
 from homolog.store.store import Store
-from homolog.words import UnixRows, cell_row
-from homolog.writing import write_bytes, write_text
+from homolog.writing import write_bytes, write_table
 
 # The same points in many scans, side by side: a sheet of axial slices.
 
@@ -326,7 +323,7 @@ class _Cohort:
     def written(self) -> Job[dict[str, Any]]:
         """Write both files; all but ``stopped`` of the result of match_store."""
         table, sheet = self._out / "table.csv", self._out / "contact_sheet.png"
-        _write_table(self._rows, table)
+        write_table(table, ("case", *COLUMNS), self._rows)
         yield Saved(str(table), "table")
         picture = png_bytes(contact_sheet(self.columns))
         write_bytes(sheet, picture)
@@ -399,13 +396,3 @@ def _source(store: Store, card: Card) -> Path:
     raise UnusableInput(
         f"its scan is no longer at {told}; put it back, or prepare the store again."
     )
-
-
-def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(UnixRows(text), ("case", *COLUMNS), lineterminator="\r\n")
-    writer.writeheader()
-    for row in rows:
-        told = {k: "" if v is None else v for k, v in row.items()}
-        writer.writerow(cell_row(told))
-    write_text(path, text.getvalue())

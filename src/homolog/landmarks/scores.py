@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +25,7 @@ from homolog.scans.names import names_told
 from homolog.scans.points import Landmark, read_points
 from homolog.scans.volume import LabelMap, Points, Volume, mapped_labels
 from homolog.store.names import shared_labels
-from homolog.words import UnixRows, cell_row
-from homolog.writing import write_json, write_text
+from homolog.writing import write_json, write_table
 
 # A copy's values: gain and noise, as shares of the spread of the scan's values.
 _GAIN, _NOISE = 0.02, 0.02
@@ -298,17 +295,9 @@ def write_scores(
             for axis, value in zip("zyx", row[f"{name}_mm"] or [None] * 3, strict=True)
         }
         flat.append({k: v for k, v in row.items() if not isinstance(v, list)} | places)
-    text = io.StringIO()
     columns = [k for k in flat[0] if k not in ("true_mm", "b_mm")] if flat else ["scan"]
-    writer = csv.DictWriter(
-        UnixRows(text), columns, lineterminator="\r\n", extrasaction="ignore"
-    )
-    writer.writeheader()
-    writer.writerows(
-        cell_row({k: "" if v is None else v for k, v in row.items()}) for row in flat
-    )
     table, figures_file = out / "landmarks.csv", out / "landmarks.json"
-    write_text(table, text.getvalue())
+    write_table(table, columns, flat)
     write_json(figures_file, summary)
     return {"csv": str(table), "json": str(figures_file)}
 

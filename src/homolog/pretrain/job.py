@@ -54,6 +54,7 @@ from homolog.store.store import Store
 from homolog.training.config import TrainingResult
 from homolog.training.loop import train
 from homolog.training.stepping import autocast, resolve_precision
+from homolog.words import utc_now
 from homolog.writing import write_json
 
 # A slice of one scan beside its features in colours: does the network see anatomy?
@@ -478,7 +479,7 @@ def _save(
         "losses": dict(result.losses),
         "monitors": dict(result.monitors),
         "licence": "code Apache-2.0; weights as the licence of the training data",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc_now(),
     }
     heads = embedder.own_state()
     extra = {"embedder": heads} if heads else None

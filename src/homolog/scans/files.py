@@ -63,6 +63,7 @@ from homolog.scans.volume import (
     modality_of_dicom,
     modality_of_name,
 )
+from homolog.words import times
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _KINDS = {
@@ -432,8 +433,8 @@ def _check_agreement(
         same = math.prod(ours) == math.prod(sizes) * channels
     if not same and not dtype.startswith("complex"):
         text = (
-            f"its header can be read in two ways: {'x'.join(map(str, ours))} "
-            f"{plan.dtype.name}, or {'x'.join(map(str, sizes))} {dtype}."
+            f"its header can be read in two ways: {times(ours)} "
+            f"{plan.dtype.name}, or {times(sizes)} {dtype}."
         )
         raise Unsound("unreadable", text, plan.path)
 

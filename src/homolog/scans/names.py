@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import UnusableInput
-from homolog.json_files import found_object
+from homolog.json_files import object_or_none
 from homolog.scans.files import PICTURE_SUFFIXES, scan_stem, scan_suffix
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
@@ -300,7 +300,7 @@ def _names_in_json(label: Path) -> dict[int, str]:
     """From ``STEM.labels.json``, or ``label_names.json`` for all files or by name."""
     for name in (names_file(label).name, *_FILES):
         file = label.parent / name
-        if raw := found_object(file):
+        if raw := object_or_none(file):
             own = raw.get(scan_stem(label), raw.get(label.name))
             names = parse_names(own if own is not None else raw)
             if names:
@@ -382,7 +382,7 @@ def _is_whole(text: object) -> bool:
 def names_of_dataset(label: Path) -> dict[int, str]:
     """From the ``dataset.json`` beside a label file, or in the folder above."""
     for folder in (label.parent, label.parent.parent):
-        raw = found_object(folder / DATASET)
+        raw = object_or_none(folder / DATASET)
         if raw is not None:
             return parse_names(raw.get("labels"))
     return {}

@@ -7,7 +7,6 @@ Points are kept as tables (``.csv``), JSON or fiducial lists of 3D Slicer
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import named_numbers, place_text
 from homolog.json_files import parsed, read_object
 from homolog.scans.volume import Points
-from homolog.words import UnixRows, cell, cell_row, cell_text
-from homolog.writing import write_json, write_text
+from homolog.words import as_csv, cell_text
+from homolog.writing import write_json, write_table, write_text
 
 Coordinates: TypeAlias = Literal["LPS", "RAS"]
 
@@ -86,13 +85,12 @@ def turned(mm: Triple, coordinates: Coordinates) -> Triple:
 
 def write_points(points: Points, path: Path) -> None:
     """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
-    text = io.StringIO()
-    writer = csv.writer(UnixRows(text), lineterminator="\r\n")
-    writer.writerow(POINT_COLUMNS)
     names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
-    for name, row in zip(names, points.mm, strict=True):
-        writer.writerow([cell(name), *(f"{v:.6f}" for v in row)])
-    write_text(path, text.getvalue())
+    rows = [
+        [name, *(f"{v:.6f}" for v in row)]
+        for name, row in zip(names, points.mm, strict=True)
+    ]
+    write_text(path, as_csv(POINT_COLUMNS, rows))
 
 
 def read_points(path: Path) -> Points:
@@ -335,13 +333,8 @@ def write_landmarks(
         document = {"coordinates": coordinates, "unit": "mm", "landmarks": plain}
         write_json(path, document)
     elif path.suffix.lower() == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(UnixRows(text), COLUMNS, lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(
-            cell_row({k: _text(v) for k, v in row.items()}) for row in rows
-        )
-        write_text(path, text.getvalue())
+        texts = ({k: _text(v) for k, v in row.items()} for row in rows)
+        write_table(path, COLUMNS, texts)
     else:
         raise UnusableInput(
             f"a table of landmarks must end in .csv or .json, got {path}."

@@ -373,7 +373,7 @@ def _sizes(header: TextHeader, said: str, n: int) -> tuple[int, ...]:
         raise Unsound("unreadable", text, header.path)
     sizes = tuple(int(w) for w in words)
     if any(size < 1 for size in sizes):
-        text = f"size {'x'.join(words)} holds no voxels."
+        text = f"size {times(sizes)} holds no voxels."
         raise Unsound("empty", text, header.path)
     if math.prod(sizes) > _MOST_VOXELS:
         raise Unsound("unreadable", _huge(sizes), header.path)
@@ -381,7 +381,7 @@ def _sizes(header: TextHeader, said: str, n: int) -> tuple[int, ...]:
 
 
 def _huge(sizes: Sequence[int]) -> str:
-    return f"size {'x'.join(map(str, sizes))[:80]} is beyond any memory."
+    return f"size {times(sizes)[:80]} is beyond any memory."
 
 
 def _whole(header: TextHeader, key: str, default: str, least: int) -> int:

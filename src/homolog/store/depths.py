@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
-from homolog.json_files import found_object
+from homolog.json_files import object_or_none
 from homolog.store.arrays import StoredArray, checksums_of, write_array
 from homolog.store.card import Card
 from homolog.store.store import Store, case_folder
@@ -71,7 +71,7 @@ def depth_of(store: Store, card: Card) -> StoredArray | None:
 def depth_in(folder: Path, card: Card) -> StoredArray | None:
     """As ``depth_of``, of a case's folder."""
     shape = {"key": str, "steps": int, "bytes": int, "checksums?": str}
-    told = found_object(folder / "depth.json", shape)
+    told = object_or_none(folder / "depth.json", shape)
     if told is None or (told["key"], told["steps"]) != (card.key, STEPS):
         return None
     sums = told.get("checksums", "")

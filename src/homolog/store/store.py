@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from homolog.config import config_hash, from_dict
 from homolog.errors import JobError, UnusableInput
-from homolog.json_files import Shape, check_shape, found_object, read_object
+from homolog.json_files import Shape, check_shape, object_or_none, read_object
 from homolog.store.arrays import Damage, StoredArray
 from homolog.store.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
 from homolog.store.preprocess import Preprocessing
@@ -225,7 +225,7 @@ def read_contents(folder: Path) -> dict[str, Any] | None:
 def read_card(folder: Path) -> Card | None:
     """Card of a case folder; None when missing or unreadable (it will be rebuilt)."""
     try:
-        plain = found_object(folder / "card.json")
+        plain = object_or_none(folder / "card.json")
         if plain is None or not is_as_written(plain):
             return None
         card = Card.from_dict(plain)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -68,7 +67,7 @@ from homolog.training.validation import (
     Validator,
     cases_go_on,
 )
-from homolog.writing import put_in_place, write_text
+from homolog.writing import put_in_place, write_table, write_text
 
 # Is the training well? The table of its numbers, and the watch for collapse.
 
@@ -152,12 +151,10 @@ class MetricsTable:
         return whole
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        text = io.StringIO()
         if self._columns:
-            table = csv.DictWriter(text, self._columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        write_text(self._path, text.getvalue())
+            write_table(self._path, self._columns, rows)
+        else:
+            write_text(self._path, "")
 
 
 def _is_row(row: Mapping[str | None, Any]) -> bool:

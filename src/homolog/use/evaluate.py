@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +27,7 @@ from homolog.tasks.base import (
     table_lines,
 )
 from homolog.tasks.segment.network import model_preprocessing
-from homolog.words import UnixRows, cell_row
-from homolog.writing import write_json, write_text
+from homolog.writing import write_json, write_table
 
 COLUMNS = ("case", "label", "name", *METRICS)
 # Endings that tell an image's file name from its label's.
@@ -237,17 +234,11 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     Raises:
         JobError: They could not be written.
     """
-    text, columns = io.StringIO(), result["columns"]
-    table = csv.DictWriter(UnixRows(text), columns, lineterminator="\r\n")
-    table.writeheader()
-    for row in result["rows"]:
-        told = {c: "" if row[c] is None else row[c] for c in columns}
-        table.writerow(cell_row(told))
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
     told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
     try:
-        write_text(csv_path, text.getvalue())
+        write_table(csv_path, result["columns"], result["rows"])
         write_json(json_path, told)
     except OSError as error:
         raise JobError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +39,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.words import UnixRows, cells, times
-from homolog.words import cells as safe_cells
+from homolog.words import as_csv, times
 
 # What a classifier said of a scan, as the window shows it; no Qt, no torch.
 
@@ -157,14 +154,11 @@ def ranges_text(numbers: Sequence[int]) -> str:
 
 def table_text(scan: str, told: Mapping[str, Any]) -> str:
     """Tab-separated, for a spreadsheet."""
-    text = io.StringIO()
-    table = csv.writer(UnixRows(text), delimiter="\t", lineterminator="\r\n")
-    table.writerow(["scan", "kind", "name", "probability", "told"])
-    for row in chance_rows(told):
-        mark = "yes" if row.told else "no"
-        place = [scan, row.kind, row.name, f"{row.chance:.4f}", mark]
-        table.writerow(cells(place))
-    return text.getvalue()
+    rows = [
+        [scan, row.kind, row.name, f"{row.chance:.4f}", "yes" if row.told else "no"]
+        for row in chance_rows(told)
+    ]
+    return as_csv(["scan", "kind", "name", "probability", "told"], rows, "\t")
 
 
 # Classes of a scan with their probabilities, and the slices that speak for them.
@@ -428,18 +422,16 @@ def csv_text(
     rows: Sequence[ClassRow], scores: Mapping[int, Mapping[str, float | None]]
 ) -> str:
     """The table as CSV, for a spreadsheet: full precision, units in the header."""
-    out = io.StringIO()
-    table = csv.writer(UnixRows(out), lineterminator="\r\n")
-    head = ["label", "name", "voxels", "volume_ml"]
-    table.writerow([*head, *(METRICS if scores else ())])
+    lines = []
     for row in rows:
         own = scores.get(row.value, {})
         cells: list[Any] = [row.value, row.name, row.voxels, f"{row.volume_ml:.6g}"]
         if scores:
             found = [own.get(metric) for metric in METRICS]
             cells += ["" if v is None else f"{v:.6g}" for v in found]
-        table.writerow(safe_cells(cells))
-    return out.getvalue()
+        lines.append(cells)
+    head = ["label", "name", "voxels", "volume_ml", *(METRICS if scores else ())]
+    return as_csv(head, lines)
 
 
 def grids_differ(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,8 +14,7 @@ from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.scans.volume import FeatureMap
-from homolog.words import UnixRows, cell_row
-from homolog.writing import write_json, write_text
+from homolog.writing import write_json, write_table
 
 Vector = NDArray[np.float32]
 Map = NDArray[np.float32]
@@ -482,10 +479,5 @@ def export_pins(pins: Pins, path: Path, encoder: str = "") -> None:
         }
         write_json(path, content)
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        UnixRows(text), [*COLUMNS, "coordinates"], lineterminator="\r\n", restval="LPS"
-    )
-    writer.writeheader()
-    writer.writerows(cell_row(row) for row in rows)
-    write_text(path, text.getvalue())
+    lines = ({**row, "coordinates": "LPS"} for row in rows)
+    write_table(path, [*COLUMNS, "coordinates"], lines)

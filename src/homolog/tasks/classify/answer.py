@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ from homolog.tasks.segment.network import spec_index
 from homolog.tasks.segment.task import intensity_changes
 from homolog.training.stepping import autocast
 from homolog.views.view import ViewSpec, Whole
-from homolog.words import UnixRows, cells
+from homolog.words import as_csv
 from homolog.writing import write_text
 
 # What a classifier says of one scan, and the tables it is written to.
@@ -133,9 +131,7 @@ def write_slices(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, lines: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(UnixRows(text), lineterminator="\r\n").writerows(map(cells, lines))
-    write_text(path, text.getvalue())
+    write_text(path, as_csv(lines[0], lines[1:]))
 
 
 # How good a classifier is, from the rows of an evaluation.

@@ -6,7 +6,6 @@ encoder takes it too.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head
 from homolog.tasks.few_voxels.predict import predict_volume
 from homolog.tasks.few_voxels.scan import FewClass, SimpleSpec, few_scan
+from homolog.words import utc_now
 
 KIND = "few_voxels"
 _HEAD = "head"
@@ -118,7 +118,7 @@ def save_few(
         "task_spec": _spec(head, modalities),
         KIND: settings,
         "modalities": dict(modalities),
-        "created": _now(),
+        "created": utc_now(),
         "complete": True,
         **(facts or {}),
     }
@@ -221,11 +221,6 @@ def _spec(head: Head, modalities: Mapping[str, int]) -> dict[str, Any]:
         "label_names": {str(c.value): c.name for c in shown},
         "label_colours": {str(c.value): c.colour for c in shown},
     }
-
-
-def _now() -> str:
-    now = datetime.datetime.now(datetime.UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # The few-voxels task: a first segmentation from a handful of painted voxels.
