@@ -1,4 +1,4 @@
-"""Whose scans they are, where no manifest and no DICOM tag says it.
+"""Whose scans they are, where no manifest and no DICOM tag states it.
 
 Scans of one person must never be parted by a split. When in doubt two are taken for one
 person: that costs a little data, the opposite would make results too good.
@@ -25,7 +25,7 @@ from homolog.writing import make_folder, write_once
 
 
 class OfSubject(Protocol):
-    """A dataclass that says whose a case is: a CaseSource, or a Card of a store."""
+    """A dataclass that states whose a case is: a CaseSource, or a Card of a store."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -117,7 +117,7 @@ def hidden_subjects(cases: Sequence[C]) -> list[C]:
     """Cases without what identifies a patient: subjects become keyed hashes.
 
     Cases of one subject stay of one subject, here and in other stores of this user. A
-    case that stands for itself keeps its own name as subject: it tells nothing new.
+    case that stands for itself keeps its own name as subject: it adds nothing.
 
     Raises:
         UnusableInput: The key is damaged or cannot be kept.

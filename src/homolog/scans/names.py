@@ -1,4 +1,8 @@
-"""What label values and findings are called, as far as files near a scan say."""
+"""What label values, findings and files are called, as far as files near a scan say.
+
+Several findings of one scan stand in one text: ``effusion|nodule``, or ``no finding``.
+An empty text is no answer: it is not known what the scan shows.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,6 @@ from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
 from homolog.scans.volume import ValueStats
 from homolog.writing import write_json
-
-# Several findings of one scan in one text: ``effusion|nodule``, or ``no finding``.
-#
-# A table's cell, a card and a model speak of findings so. An empty cell is no answer:
-# it is not known what the scan shows.
-
 
 SEPARATOR = "|"
 NONE = "no finding"
@@ -52,7 +50,7 @@ def has_several(text: str) -> bool:
 
 
 def findings_cell(value: Any) -> str | None:
-    """What a table's cell, or a JSON list, says of a scan; None where it is silent.
+    """Findings by a table's cell or a JSON list; None where it is empty.
 
     A single name stays as it is written.
 
@@ -67,7 +65,7 @@ def findings_cell(value: Any) -> str | None:
 
 
 def merged_findings(first: str | None, second: str | None) -> str | None:
-    """What two rows about one scan say together."""
+    """The findings of two rows about one scan together."""
     if first is None or second is None or first == second:
         return first if second is None else second
     return findings_text({*findings_of(first), *findings_of(second)})
@@ -85,9 +83,7 @@ def _together(parts: Iterable[str]) -> str | None:
     return findings_text(found) if names else None
 
 
-# Names that speak of label maps, and what remains of them without these words.
-
-
+# Words in a name that mark a label map.
 # Better word first: where a folder holds "seg" and "brainmask", seg is the label.
 _LABEL_WORDS = (
     "seg", "segs", "segm", "segmentation", "segmentations", "dseg", "label", "labels",
@@ -125,7 +121,7 @@ def tokens(stem: str) -> list[str]:
 
 
 def label_rank(stem: str) -> int | None:
-    """How clearly a name says "label map": 0 is clearest; None when it does not.
+    """How clearly a name marks a label map: 0 is clearest; None when it does not.
 
     The word counts at either end of the name, with digits behind it (``mask2``) or
     letters before it (``brainmask``); a plain mask ranks last.
@@ -171,7 +167,7 @@ def shorter_names(stem: str) -> list[str]:
     return list(dict.fromkeys(f for f in found if f))
 
 
-# What Medical Segmentation Decathlon and nnU-Net say of a folder of scans.
+# How Medical Segmentation Decathlon and nnU-Net describe a folder of scans.
 DATASET = "dataset.json"
 _FILES = ("label_names.json", "labels.json")
 _SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
@@ -206,12 +202,12 @@ def write_names(label: Path, names: Mapping[int, str]) -> None:
 
 
 def names_beside(label: Path) -> dict[int, str]:
-    """What a label file is told to hold: by itself, or by a file beside it."""
+    """Names of a label file's values: its own, or those of a file beside it."""
     return with_own_names(label, _names_in_json(label))
 
 
 def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
-    """Names told of a label file, set right by those that it holds itself.
+    """Names given for a label file, corrected by those that it holds itself.
 
     A table for many files may call 1 what this file calls 2: then the file is right.
     Where it has words of its own for what the table names, the table's are taken.
@@ -237,7 +233,7 @@ def names_told(label: Path) -> dict[int, str]:
 
 
 def is_ignore(name: str) -> bool:
-    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
+    """Whether a label of this name means that its voxels teach nothing (nnU-Net)."""
     return key_of(name) == "ignore"
 
 
@@ -278,7 +274,7 @@ def overlap_text(label: Path) -> str:
 
 
 def _segments(label: Path) -> dict[str, dict[str, str]]:
-    """Number of a segment -> what the header says of it."""
+    """Number of a segment -> the header's fields for it."""
     if scan_suffix(label) not in (".nrrd", ".nhdr"):
         return {}
     try:

@@ -46,13 +46,13 @@ _TEXTS = (*_NAMES, "reason")
 
 @dataclass(frozen=True)
 class Landmark:
-    """A point of scan A and where it was found in scan B. Positions are LPS z, y, x.
+    """A point of scan A and its match in scan B. Positions are LPS z, y, x.
 
     Attributes:
         id: Number, unique in its list.
         name: For people.
         a_mm: World position in A.
-        b_mm: World position in B; None where nothing was found.
+        b_mm: World position in B; None where there is no match.
         similarity: Cosine of both features, -1..1; NaN where unknown.
         margin: How far that is above the second-best place; NaN where unknown.
         cycle_mm: How far from ``a_mm`` the match leads when it is searched for in A;
@@ -348,7 +348,7 @@ def read_landmarks(
 
     Args:
         path: ``.csv`` or ``.json``.
-        coordinates: What a file that does not say it is in; LPS if None.
+        coordinates: What a file is in that does not state it; LPS if None.
 
     Raises:
         UnusableInput: No such file, not a table of landmarks, or a file that states
@@ -507,7 +507,7 @@ def write_landmark_markups(
 ) -> None:
     """The places in B as a Slicer fiducial list.
 
-    ``selected`` is whether a match was accepted, ``description`` tells its figures; a
+    ``selected`` is whether a match was accepted, ``description`` holds its figures; a
     landmark without a place in B stands there with the position status "undefined".
     """
     entries = [
@@ -536,7 +536,7 @@ def read_landmark_markups(path: Path) -> list[Landmark]:
 
     Raises:
         UnusableInput: No such file, not a list of points, or a point whose description
-            does not tell its place in A.
+            does not hold its place in A.
     """
     return [
         _landmark_of_entry(number, entry, Path(path))
@@ -663,10 +663,10 @@ def _landmark_of_entry(number: int, entry: Mapping[str, Any], path: Path) -> Lan
 
 
 def _place_in_a(text: str) -> Triple:
-    """The place in A (z, y, x) that a description tells.
+    """The place in A (z, y, x) that a description holds.
 
     Raises:
-        ValueError: It tells none.
+        ValueError: It holds none.
     """
     now, before = _A_TEXT.search(text), _A_TEXT_BEFORE.search(text)
     found = None if now is None else named_numbers(now.group(1))

@@ -1,7 +1,9 @@
 """Label maps of many files as classes of one store: names win over numbers.
 
 Where one file calls 1 what another calls 2, their values are changed, so that a name is
-one class of the store. A label named ``ignore`` is none: its voxels teach nothing.
+one class of the store, and of several stores that are learnt together; a label without
+a name is a class of its own store. A label named ``ignore`` is none: its voxels teach
+nothing. Names that a user gives win over those of the files and are kept by the store.
 """
 
 from __future__ import annotations
@@ -17,11 +19,6 @@ from homolog.index.datasets import CaseSource, Rejected
 from homolog.scans.names import is_ignore, key_of
 from homolog.store.card import Card
 from homolog.words import listed
-
-# What label values are called, in one store and in several that are learnt together.
-#
-# Labels of one name are one class, wherever they occur; a label without a name is a
-# class of its own store.
 
 
 def label_names(cards: Sequence[Card], cases: Sequence[CaseSource]) -> dict[int, str]:
@@ -97,12 +94,12 @@ def join_labels(stores: Sequence[tuple[str, Mapping[int, str]]]) -> JoinedLabels
 
 
 def name_between_stores(value: int, name: str, title: str) -> str:
-    """A label's name, which tells its store where it has none of its own."""
+    """A label's name, with its store where it has none of its own."""
     return name if has_name(value, name) else f"label {value} of {title}"
 
 
 def store_titles(paths: Sequence[Path]) -> list[str]:
-    """Names that tell stores apart: the folder, with those above where needed."""
+    """Names that distinguish stores: the folder, with those above where needed."""
     return [_title(path, paths) for path in paths]
 
 
@@ -114,12 +111,7 @@ def _title(path: Path, paths: Sequence[Path]) -> str:
     return str(path)
 
 
-# What a user calls label values: one line of text, kept by the store it was given for.
-#
-# A given name wins over those that files tell, until another one is given
-# (``homolog.store.names`` says of which label).
-
-
+# Names given by a user: one line of text.
 # The largest value that a stored label map can hold.
 _LARGEST = 32767
 # Labels listed in one sentence before the rest is counted.
@@ -174,7 +166,7 @@ def what_was_named(
     Args:
         given: In this run.
         kept: In an earlier run.
-        cases: With the names that files tell.
+        cases: With the names in files.
         cards: What was prepared.
     """
     sentences = []
@@ -280,7 +272,7 @@ def told_of_classes(
 
 
 class _NoOneClassError(Exception):
-    """A value of a file that may mean several classes; the text says which."""
+    """A value of a file that may mean several classes; the text names them."""
 
 
 class _Told:
@@ -327,7 +319,7 @@ class _Table:
     def __init__(self, told: Sequence[_Told], given: Mapping[int, str]) -> None:
         self.told, self.given = told, given
         self._overrule()
-        # value -> key -> the first file that says so
+        # value -> key -> the first file with it
         self.at: dict[int, dict[str, _Told]] = defaultdict(dict)
         self.values: dict[str, set[frozenset[int]]] = defaultdict(set)
         for one in told:
@@ -487,7 +479,7 @@ class SharedLabels:
     """Two label maps in the values of the first.
 
     Attributes:
-        names: Value -> name, as far as either tells; without what is ignored.
+        names: Value -> name, as far as either has one; without what is ignored.
         first: Value in the first map -> -1 where it teaches nothing.
         second: Value in the second map -> value in the first; values that are not
             named here stay.
@@ -512,7 +504,7 @@ def shared_labels(
 
     Raises:
         UnusableInput: A value is called otherwise in both, and neither name is one of
-            the other's: whether they are one class cannot be told.
+            the other's: whether they are one class is unknown.
     """
     one, other = _real(first[1]), _real(second[1])
     dropped = {v: UNLABELLED for v, n in one.items() if is_ignore(n)}
