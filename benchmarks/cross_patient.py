@@ -25,10 +25,10 @@ from scipy import ndimage
 from ct_points import as_points, ct_points
 from homolog.drawing.pictures import png_bytes
 from homolog.events import drain
-from homolog.jobs.embedding import encoder_of
-from homolog.jobs.landmark_scores import body_points
-from homolog.jobs.matching import Searched, matched, searched, tiles_of
-from homolog.landmarks.match import LandmarksConfig
+from homolog.features.of_scans import encoder_of
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.of_scans import Searched, matched, searched, tiles_of
+from homolog.landmarks.scores import body_points
 from homolog.metrics.classification import landmark_errors
 from homolog.scans.volume import Points, Volume
 

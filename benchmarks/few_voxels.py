@@ -24,13 +24,15 @@ from scipy import ndimage
 from homolog.demo.scores import untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.model_files.encoder import load_encoder
 from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import learn, warm_up
 from homolog.tasks.few_voxels.predict import predict_slice, predict_volume
-from homolog.tasks.few_voxels.scan import FewConfig, FewScan, few_classes, few_scan
+from homolog.tasks.few_voxels.scan import FewScan, few_classes, few_scan
 
 Mask = NDArray[np.bool_]
 # Voxels of a stroke of what is none of the organs.

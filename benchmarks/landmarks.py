@@ -25,9 +25,10 @@ from scipy.signal import fftconvolve
 from homolog.demo.scores import untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import Search, best_match, query_at
-from homolog.jobs.landmark_scores import deformed_copy
+from homolog.landmarks.scores import deformed_copy
 from homolog.metrics.classification import landmark_errors
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.deform import Deformation

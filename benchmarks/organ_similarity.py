@@ -23,7 +23,8 @@ import numpy as np
 from homolog.demo.scores import OrganScore, deepest_point, organ_score, untrained
 from homolog.distributed import choose_device
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.files import kept_features
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.scans.files import read_labels, read_scan, scan_hash

@@ -103,8 +103,8 @@ def _helps(command: Any, words: tuple[str, ...]) -> Iterator[tuple[Any, str]]:
     context = click.Context(
         command,
         info_name=" ".join(words),
-        terminal_width=88,
-        max_content_width=88,
+        terminal_width=80,
+        max_content_width=80,
         help_option_names=["-h", "--help"],
     )
     with context:

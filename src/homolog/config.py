@@ -31,11 +31,15 @@ def option(
     choices: Sequence[Any] | None = None,
     advanced: bool = False,
     empty: str = "automatic",
+    reads: bool = False,
+    writes: bool = False,
+    flag: str = "",
+    metavar: str = "",
 ) -> Any:
     """A dataclass field with what a flag, a form and a check need to know.
 
     Args:
-        default: Value when nothing is said.
+        default: Value when nothing is said; ``...`` where it must be given.
         help: One line, in the user's words.
         unit: Unit of the number, e.g. ``"mm"`` or ``"deg"``.
         minimum: Smallest value allowed, inclusive; holds for each entry of a tuple.
@@ -43,6 +47,11 @@ def option(
         choices: The only values allowed.
         advanced: Hide in forms until asked for.
         empty: What no value means, in a word, where None is allowed.
+        reads: It is a path (or several) of something that must exist.
+        writes: It is a path the job writes to, besides the folder of its run.
+        flag: Its spelling on the command line where the name will not do, such as
+            ``"--body-only/--anywhere"``; a name without dashes is an argument.
+        metavar: Stands for the value in the help, e.g. ``"FILE"``.
     """
     metadata = {
         "help": help,
@@ -52,8 +61,26 @@ def option(
         "choices": tuple(choices) if choices is not None else None,
         "advanced": advanced,
         "empty": empty,
+        "reads": reads,
+        "writes": writes,
+        "flag": flag,
+        "metavar": metavar,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def as_in(config: type, name: str, **changes: Any) -> Any:
+    """A setting of another configuration, declared there, once more.
+
+    Args:
+        config: Dataclass that declares it by ``option``.
+        name: Its name there.
+        **changes: What is different here: arguments of ``option``.
+    """
+    (declared,) = (f for f in dataclasses.fields(config) if f.name == name)
+    known = {"minimum": declared.metadata["min"], "maximum": declared.metadata["max"]}
+    rest = {k: v for k, v in declared.metadata.items() if k not in ("min", "max")}
+    return option(**{"default": declared.default, **known, **rest, **changes})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -77,12 +104,13 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """Build a configuration from plain types and check every value.
 
     Args:
-        cls: A frozen dataclass whose fields all have defaults.
+        cls: A frozen dataclass whose fields all have defaults (``...`` where a value
+            must be given).
         data: Keys are field names; missing ones keep their default.
         where: Names the source (a file, a flag) in error messages.
 
     Raises:
-        ConfigError: Unknown key, wrong type or value out of range.
+        ConfigError: Unknown or missing key, wrong type or value out of range.
     """
     fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls))}
     unknown = sorted(set(data) - set(fields))
@@ -92,6 +120,9 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
             f"{prefix}{cls.__name__} has no setting {unknown[0]!r}; "
             f"known settings: {', '.join(sorted(fields))}."
         )
+    missing = [n for n, f in fields.items() if f.default is ... and n not in data]
+    if missing:
+        raise ConfigError(f"{where or cls.__name__} needs {missing[0]!r}.")
     hints = typing.get_type_hints(cls)
     values = {
         name: _convert(value, hints[name], f"{prefix}{name}", fields[name].metadata)

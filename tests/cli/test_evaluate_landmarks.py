@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from homolog.cli import cli
 from homolog.config import ConfigError
-from homolog.jobs.landmark_scores import _rows, figures
+from homolog.landmarks.scores import _rows, figures
 from homolog.scans.points import Landmark
 
 

@@ -185,7 +185,7 @@ def test_the_doctor_reports_what_does_not_work(
     def broken(device: str) -> None:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr("homolog.jobs.machine._one_step", broken)
+    monkeypatch.setattr("homolog.machine._one_step", broken)
     status, text, _ = shell("doctor")
     assert status == 1
     assert "PROBLEM: a training step on cpu failed: no kernel image" in text

@@ -14,9 +14,9 @@ from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, drain
 from homolog.features.colours import fit_colours
+from homolog.features.config import EmbedConfig
 from homolog.features.embed import (
     DenseEncoder,
-    EmbedConfig,
     Scan,
     embed_scan,
     feature_grid,

@@ -11,7 +11,8 @@ from homolog.backbones import build
 from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import Search, body_of, match_points, query_at
 from homolog.geometry.affine import Affine
 from homolog.model_files.encoder import load_encoder

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from homolog.backbones import BACKBONES
-from homolog.cli.finetune import validated_cases
+from homolog.cli.train import validated_cases
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import (

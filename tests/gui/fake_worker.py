@@ -75,7 +75,7 @@ def _step(path: Path) -> int:
 
 
 def models(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """What ``homolog.jobs.model_care`` answers, without loading torch."""
+    """What ``homolog.model_files.care`` answers, without loading torch."""
     yield Progress(config["action"], 0, 1)
     if config["action"] == "export":
         Path(config["out"]).write_bytes(b"weights")

@@ -31,7 +31,7 @@ STEPS, STEP_S = 10, float(os.environ.get("LANDMARK_STEP_S", "0.02"))
 
 
 def embed(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """As ``homolog.jobs.embedding``: entries of the scans, or stopped."""
+    """As ``homolog.features.of_scans``: entries of the scans, or stopped."""
     entries = []
     for path in map(Path, config["scans"]):
         if path.name.startswith(BAD):

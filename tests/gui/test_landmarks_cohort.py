@@ -33,7 +33,7 @@ from homolog.gui.landmarks.control import BY_HAND, COLOURS
 from homolog.gui.landmarks.session import IN_B
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.runs import launch
 
 pytestmark = [

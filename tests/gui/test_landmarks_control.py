@@ -45,7 +45,7 @@ from homolog.gui.landmarks.second_view import cross_lines, within
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import ScanRef
 from homolog.gui.shared.scans import NO_MODEL, NO_SCAN, Ready, Scan
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import (
     NAN,
     Landmark,

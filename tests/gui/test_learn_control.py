@@ -10,10 +10,10 @@ from typing import Any
 import click
 import pytest
 
-from homolog.cli.finetune import command as finetune_command
-from homolog.cli.finetune import sort_settings
-from homolog.cli.predict import command as predict_cli
-from homolog.cli.pretrain import command as pretrain_command
+from homolog.cli._jobs import command_of
+from homolog.cli.train import finetune as finetune_command
+from homolog.cli.train import pretrain as pretrain_command
+from homolog.cli.train import sort_settings
 from homolog.config import merge, parse_assignments
 from homolog.gui.learn.control import (
     FinetuneWish,
@@ -139,7 +139,7 @@ def test_the_predict_command_asks_for_what_the_batch_asks_for() -> None:
         "model": "/m o", "scans": ["/a b.nii", "/c.nii"], "out": "/out", "flips": "x",
         "overlap": 0.25, "device": "cuda:0",
     }  # fmt: skip
-    told = _parsed(predict_cli, predict_command(config))
+    told = _parsed(command_of("predict"), predict_command(config))
     assert [str(s) for s in told["scans"]] == config["scans"]
     assert (str(told["model"]), str(told["out"])) == ("/m o", "/out")
     assert (told["flips"], told["overlap"]) == ("x", 0.25)

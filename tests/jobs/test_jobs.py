@@ -17,7 +17,7 @@ from homolog.events import Event, Note, Progress, Request, Saved, Stopped, drain
 from homolog.features.files import open_features
 from homolog.finetune.job import job as finetune_job
 from homolog.model_files.encoder import load_encoder
-from homolog.runs.jobs import JOBS, job_of
+from homolog.runs.jobs import job_of, kinds
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
 from homolog.scans.dicom import series_path
@@ -63,7 +63,7 @@ def model(phantom_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_every_kind_can_be_loaded() -> None:
-    assert all(callable(job_of(kind)) for kind in JOBS)
+    assert all(callable(job_of(kind)) for kind in kinds())
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_one_bad_scan_stops_no_other(
             raise error
         return read_scan(path)
 
-    monkeypatch.setattr("homolog.jobs.embedding.read_scan", reading)
+    monkeypatch.setattr("homolog.features.of_scans.read_scan", reading)
     monkeypatch.setattr("homolog.use.predict.read_scan", reading)
     config = {"encoder": str(encoder), "scans": asked, "folder": str(tmp_path / "f")}
     result, told = listen(job_of("embed")({**config, "device": "cpu"}, tmp_path))
@@ -327,7 +327,7 @@ def test_models_are_checked_exported_and_imported(
     assert load_encoder(imported["model"]).encoder_id == checked["encoder_id"]
     with pytest.raises(UnusableInput, match="exists"):
         drain(care(request, tmp_path))
-    with pytest.raises(ConfigError, match="import, export or check"):
+    with pytest.raises(ConfigError, match="action must be one of"):
         drain(care({"action": "bake", "source": place}, tmp_path))
     with pytest.raises(ConfigError, match="a place to write to"):
         drain(care({"action": "export", "source": place}, tmp_path))
@@ -427,7 +427,7 @@ def test_too_little_memory_lowers_the_batch(
 def test_a_plan_of_what_cannot_be_is_refused(
     phantom_store: Store, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="plan knows"):
+    with pytest.raises(ConfigError, match="kind must be one of"):
         drain(plan_of("demo", {}, tmp_path))
     run = Run.create(
         tmp_path / "job", "plan",

@@ -9,12 +9,8 @@ import pytest
 
 from homolog.features.search import Search
 from homolog.geometry.affine import Affine
-from homolog.landmarks.match import (
-    LandmarksConfig,
-    judged,
-    match_landmarks,
-    with_consensus,
-)
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged, match_landmarks, with_consensus
 from homolog.scans.points import Landmark
 from homolog.scans.volume import FeatureMap, Points
 

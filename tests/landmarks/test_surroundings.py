@@ -9,12 +9,8 @@ import pytest
 
 from homolog.features.search import Search
 from homolog.geometry.affine import Affine
-from homolog.landmarks.match import (
-    LandmarksConfig,
-    judged,
-    match_landmarks,
-    surroundings_between,
-)
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged, match_landmarks, surroundings_between
 from homolog.scans.volume import FeatureMap, Points
 
 STEP_MM = 4.0

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from homolog.backbones import build
 from homolog.config import from_dict
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import body_of, match_points
 from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
-from homolog.jobs.landmark_scores import deformed_copy
+from homolog.landmarks.scores import deformed_copy
 from homolog.methods.anatomical_embedding import (
     AnatomicalEmbedding,
     AnatomicalEmbeddingConfig,

@@ -13,13 +13,15 @@ import torch
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.geometry.affine import Affine
 from homolog.model_files.card import read_card
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.phantom import make_phantom
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.learnt_spacing import LearntSpacing
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import (
     GUARD_MM,
     learn,
@@ -32,7 +34,7 @@ from homolog.tasks.few_voxels.predict import (
     predict_volume,
     probabilities,
 )
-from homolog.tasks.few_voxels.scan import FewConfig, few_classes, few_scan, painted
+from homolog.tasks.few_voxels.scan import few_classes, few_scan, painted
 from homolog.tasks.few_voxels.task import save_few
 from homolog.use.predict import open_predictor, open_trained
 

@@ -16,8 +16,8 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, drain
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.jobs import few_voxels
 from homolog.losses.segmentation import dice_cross_entropy
+from homolog.runs.jobs import job_of
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
@@ -42,7 +42,7 @@ def labels(head: int, tail: int, *, moved: int = 0) -> np.ndarray:
 def write(path: Path, data: np.ndarray, names: Mapping[int, str] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_labels(LabelMap(data, AFFINE), path)
-    write_names(names or {}, path)
+    write_names(path, names or {})
     return path
 
 
@@ -176,7 +176,7 @@ def test_painted_scans_are_learnt_together_by_name(tmp_path: Path) -> None:
         paint = write(tmp_path / "paint" / f"s{number}.nii.gz", painted, names)
         paints.append(str(paint))
     asked = {"scans": scans, "labels": paints, "score": False}
-    result = drain(few_voxels.job(asked, tmp_path))
+    result = drain(job_of("few_voxels")(asked, tmp_path))
     counts = {c["name"]: c["voxels"] for c in result["classes"]}
     assert counts == {"head": 120, "tail": 36}
 

@@ -39,6 +39,8 @@ class Backbone(nn.Module, ABC):
         prefixes: Where other people's files keep this network, e.g. ``"swinViT."``.
         SMALL: Settings that two CPU cores can train; ``cpu`` recipes of methods and
             tasks take them when this network is asked for instead of their own.
+        FINETUNE: Task -> recipe (``cpu``, ``gpu``) -> settings of the training that
+            this network is fine-tuned with where the task's own recipe suits it less.
     """
 
     Config: ClassVar[type] = BackboneConfig
@@ -48,6 +50,9 @@ class Backbone(nn.Module, ABC):
     decoder: ClassVar[str] = "auto"
     prefixes: ClassVar[tuple[str, ...]] = ()
     SMALL: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    FINETUNE: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = (
+        MappingProxyType({})
+    )
     channels: tuple[int, ...]
     strides: tuple[Index, ...]
     size_divisor: Index

@@ -282,6 +282,7 @@ class Hybrid(Backbone):
         {**ResNet2D.SMALL, "dim": 64, "layers": 2, "heads": 4, "inner": 96,
          "reduction": 2, "dropout": 0.0}
     )  # fmt: skip
+    FINETUNE = ResNet2D.FINETUNE  # it segments slice by slice
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__(config)

@@ -69,6 +69,15 @@ class ResNet2D(Backbone):
             "block": "basic", "norm": "group",
         }
     )  # fmt: skip
+    # Slices are small samples, and one says little.
+    FINETUNE = MappingProxyType(
+        {
+            "segment": {
+                "cpu": {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20},
+                "gpu": {"batch_size": 16, "learning_rate": 4e-4},
+            }
+        }
+    )
 
     def __init__(self, config: ResNet2DConfig) -> None:
         super().__init__(config)

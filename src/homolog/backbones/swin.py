@@ -81,6 +81,14 @@ class Swin(Backbone):
     SMALL = MappingProxyType(
         {"feature_size": 16, "heads": [2, 4, 8, 16], "window": [4, 4, 4]}
     )
+    FINETUNE = MappingProxyType(
+        {
+            "segment": {
+                "cpu": {"learning_rate": 1e-3, "warmup_steps": 20},
+                "gpu": {"learning_rate": 4e-4},
+            }
+        }
+    )
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__(config)

@@ -73,6 +73,14 @@ class ViT(Backbone):
             "heads": 3,
         }
     )
+    FINETUNE = MappingProxyType(
+        {
+            "segment": {
+                "cpu": {"learning_rate": 5e-4, "warmup_steps": 50},
+                "gpu": {"learning_rate": 4e-4},
+            }
+        }
+    )
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config)

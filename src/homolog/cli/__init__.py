@@ -1,33 +1,48 @@
-"""The terminal face. Commands are files of this folder, imported when called."""
+"""The terminal face: commands of this folder, and one for each kind of job."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 import sys
 
 import click
 
 from homolog import __version__
 
+# Commands that are more than a job; ``module:function``, ``command`` by default.
+_OWN = {
+    "demo": "demo",
+    "doctor": "machine:doctor",
+    "few-voxels": "few_voxels",
+    "finetune": "train:finetune",
+    "gui": "machine:gui",
+    "info": "info",
+    "methods": "machine:methods",
+    "models": "models",
+    "pretrain": "train:pretrain",
+    "runs": "runs",
+}
+
 
 class _LazyGroup(click.Group):
-    """Lists the command files; imports one only when it is run or its help is asked."""
+    """Imports a command only when it is run or its help is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(
-            m.name.replace("_", "-")
-            for m in pkgutil.iter_modules(__path__)
-            if not m.name.startswith("_")
-        )
+        from homolog.cli._jobs import job_commands
+
+        return sorted({*_OWN, *(words.split()[0] for words in job_commands())})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self.list_commands(ctx):
-            return None
-        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
+        if name in _OWN:
+            file, _, attribute = _OWN[name].partition(":")
+            module = importlib.import_module(f"{__name__}.{file}")
+            command: click.Command = getattr(module, attribute or "command")
+            return command
+        from homolog.cli._jobs import job_command, job_commands
+
+        commands = job_commands()
+        return job_command(name, commands) if name in commands else None
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

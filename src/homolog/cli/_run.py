@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
@@ -20,7 +19,6 @@ import click
 from homolog import events
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
-from homolog.geometry.places import named_numbers
 from homolog.words import VisibleStream, duration, visible
 
 if TYPE_CHECKING:
@@ -236,17 +234,31 @@ def describe(event: events.Event) -> str:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True,
+    help="Last line of standard output is one JSON object.",
+)  # fmt: skip
+
+
+def seed_option(*, hidden: bool = False) -> Callable[[F], F]:
+    """``--seed``; hidden where it is taken but has no effect."""
+    return click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, hidden=hidden,
+        help="Seed of everything random.",
+    )  # fmt: skip
+
+
+def device_option(*, hidden: bool = False) -> Callable[[F], F]:
+    """``--device``; hidden where it is taken but has no effect."""
+    return click.option(
+        "--device", default="auto", show_default=True, metavar="DEVICE", hidden=hidden,
+        help="auto, cpu, cuda or cuda:i.",
+    )  # fmt: skip
+
 
 def common(function: F) -> F:
     """Add ``--json``, ``--device`` and ``--seed`` (as as_json, device, seed)."""
-    for decorate in (
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-                     help="Seed of everything random."),
-        click.option("--device", default="auto", show_default=True, metavar="DEVICE",
-                     help="auto, cpu, cuda or cuda:i."),
-        click.option("--json", "as_json", is_flag=True,
-                     help="Last line of standard output is one JSON object."),
-    ):  # fmt: skip
+    for decorate in (seed_option(), device_option(), json_option):
         function = decorate(function)
     return function
 
@@ -257,24 +269,6 @@ def show(result: dict[str, Any], as_json: bool, lines: Sequence[str] = ()) -> No
         click.echo(visible(line))
     if as_json:
         click.echo(json.dumps(result))
-
-
-def triple(text: str, what: str) -> tuple[float, float, float]:
-    """``"z,y,x"`` or ``"x 1, y 2, z 3"`` -> three numbers (z, y, x)."""
-    named = named_numbers(text)
-    if named is not None:
-        return named
-    parts = text.replace(" ", "").split(",")
-    try:
-        z, y, x = (float(p) for p in parts)
-        if not all(map(isfinite, (z, y, x))):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(
-            f"{what} must be three numbers z,y,x, or each with its axis as in "
-            f"'x=1, y=2, z=3', got {text!r}."
-        ) from None
-    return z, y, x
 
 
 def run_in_folder(

@@ -7,14 +7,8 @@ from typing import Any
 
 import click
 
-from homolog.cli._run import show
+from homolog.cli._run import json_option, show
 
-_JSON = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Last line of standard output is one JSON object.",
-)
 _SOURCE = click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 _BACKBONE = click.option(
     "--backbone",
@@ -45,7 +39,7 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("folder", default=".", metavar="[DIR]", type=click.Path(path_type=Path))
-@_JSON
+@json_option
 def list_models(folder: Path, as_json: bool) -> None:
     """List the models in DIR and below."""
     from homolog.errors import UnusableInput
@@ -91,14 +85,14 @@ def list_models(folder: Path, as_json: bool) -> None:
 @_SOURCE
 @_BACKBONE
 @_SET
-@_JSON
+@json_option
 def check_model(
     source: Path, backbone: str | None, assignments: tuple[str, ...], as_json: bool
 ) -> None:
     """Verify SOURCE (run, model folder, weight file) and tell what it holds."""
-    from homolog.jobs import model_care
+    from homolog.model_files import care
 
-    result = model_care.check_model(source, _hint(backbone, assignments))
+    result = care.check_model(source, _hint(backbone, assignments))
     lines = result.pop("lines")
     show(result, as_json, lines)
 
@@ -119,7 +113,7 @@ def check_model(
     is_flag=True,
     help="Go on where the encoder of the file is larger than the network named.",
 )
-@_JSON
+@json_option
 def import_model(
     source: Path,
     backbone: str | None,
@@ -134,9 +128,9 @@ def import_model(
     of the encoder must be found. What would be dropped of the file's encoder stops the
     import; decoders and heads are left aside.
     """
-    from homolog.jobs import model_care
+    from homolog.model_files import care
 
-    result = model_care.import_model(
+    result = care.import_model(
         source, out, _hint(backbone, assignments), allow_dropped=allow_dropped
     )
     lines = result.pop("lines")
@@ -152,21 +146,21 @@ def import_model(
     metavar="FILE",
     help="A .safetensors file; its card is written beside it as .json.",
 )
-@_JSON
+@json_option
 def export_model(source: Path, out: Path, as_json: bool) -> None:
     """Write the encoder of SOURCE as one file for other programs.
 
     Keys are the network's own (for swin and vit those of MONAI), without prefix.
     """
-    from homolog.jobs import model_care
+    from homolog.model_files import care
 
-    result = model_care.export_model(source, out)
+    result = care.export_model(source, out)
     name = out.with_suffix(".json").name
     show(result, as_json, [f"saved {out} and {name}"])
 
 
 def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] | None:
     from homolog.config import parse_assignments
-    from homolog.jobs import model_care
+    from homolog.model_files import care
 
-    return model_care.hint(backbone, parse_assignments(assignments))
+    return care.hint(backbone, parse_assignments(assignments))

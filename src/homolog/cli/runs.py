@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homolog.cli._run import show
+from homolog.cli._run import json_option, show
 
 if TYPE_CHECKING:
     from homolog.runs.run import Run
 
 
-_JSON = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Last line of standard output is one JSON object.",
-)
 _RUN = click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 
 
@@ -38,7 +32,7 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("folder", default=".", metavar="[DIR]", type=click.Path(path_type=Path))
-@_JSON
+@json_option
 def list_runs(folder: Path, as_json: bool) -> None:
     """List the runs in DIR and below: state, kind, steps, losses."""
     from homolog.runs.run import find_runs
@@ -53,7 +47,7 @@ def list_runs(folder: Path, as_json: bool) -> None:
 
 @command.command("show")
 @_RUN
-@_JSON
+@json_option
 def show_run(folder: Path, as_json: bool) -> None:
     """Tell all about RUN: state, settings, last losses, what it wrote."""
     from homolog.runs.launch import crash_sentence
@@ -74,7 +68,7 @@ def show_run(folder: Path, as_json: bool) -> None:
 @command.command("follow")
 @_RUN
 @click.option("--all", "whole", is_flag=True, help="From its very beginning.")
-@_JSON
+@json_option
 def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
     """Show the events of RUN as they come; Ctrl-C leaves it running."""
     from homolog.cli._run import conclude, show_events
@@ -100,7 +94,7 @@ def follow_run(folder: Path, whole: bool, as_json: bool) -> int:
     type=click.FloatRange(0), help="Seconds to wait for the step at hand.",
 )  # fmt: skip
 @click.option("--kill", is_flag=True, help="Kill it when it does not stop in time.")
-@_JSON
+@json_option
 def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
     """Stop RUN between two steps; its state and the model so far are saved."""
     from homolog.cli._run import continue_words, kept_words
@@ -129,7 +123,7 @@ def stop_run(folder: Path, timeout_s: float, kill: bool, as_json: bool) -> int:
 
 @command.command("pause")
 @_RUN
-@_JSON
+@json_option
 def pause_run(folder: Path, as_json: bool) -> None:
     """Let RUN wait between two steps; it keeps its memory and its device."""
     from homolog.runs import launch
@@ -147,7 +141,7 @@ def pause_run(folder: Path, as_json: bool) -> None:
     "--outside", is_flag=True,
     help="Let it write outside RUN, where its run.json says; for runs that you made.",
 )  # fmt: skip
-@_JSON
+@json_option
 def resume_run(folder: Path, background: bool, outside: bool, as_json: bool) -> int:
     """Let a paused RUN go on, or continue a stopped, failed or crashed one exactly."""
     from homolog.cli._run import in_background, in_foreground, many_processes, together

@@ -17,7 +17,8 @@ from homolog.backbones import build
 from homolog.demo.pictures import Patient
 from homolog.distributed import choose_device
 from homolog.events import Job
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import cosine_maps, match_points, on_grid, query_at
 from homolog.metrics.classification import (
     landmark_errors,

@@ -242,7 +242,9 @@ def _covered(
     height, width = picture.shape[:2]
     canvas = Image.new("L", (_FINE * width, _FINE * height))
     draw(ImageDraw.Draw(canvas))
-    return np.asarray(canvas.reduce(_FINE), np.float32) / np.float32(255)
+    share = np.array(canvas.reduce(_FINE), np.float32)
+    share /= 255
+    return share
 
 
 def _inked(picture: Picture, ink: NDArray[Any], colour: Triple) -> Picture:
@@ -275,8 +277,10 @@ def words_on_black(words: str, width: int, colour: Triple = (1.0, 1.0, 1.0)) -> 
     """A line of text, (LINE, width, 3); what does not fit is cut off."""
     strip = Image.new("L", (width, LINE))
     ImageDraw.Draw(strip).text((0, 0), words, fill=255, font=_font())
-    ink = np.asarray(strip, np.float32)[..., None] / np.float32(255)
-    return ink * np.array(colour, np.float32)
+    ink = np.array(strip, np.float32)[..., None]
+    ink /= 255
+    line: Picture = ink * np.array(colour, np.float32)
+    return line
 
 
 @cache

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from homolog.config import config_hash, from_dict, option, to_dict
+from homolog.config import config_hash, from_dict, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
+from homolog.features.config import EmbedConfig
 from homolog.features.files import (
     FeatureCard,
     commit,
@@ -424,34 +425,6 @@ def _between(
 # Whoever changes what features look like for the same weights counts this up.
 _VERSION = 2
 _WINDOW = (96, 96, 96)
-
-
-@dataclass(frozen=True)
-class EmbedConfig:
-    """How a scan is embedded."""
-
-    strides: tuple[int, ...] = option(
-        (),
-        "strides of the feature maps joined, e.g. 2,8; empty takes what the model says",
-        unit="voxel",
-        minimum=1,
-    )
-    window: tuple[int, int, int] | None = option(
-        None,
-        "window z, y, x slid over the scan; empty: a third larger than in training",
-        unit="voxel",
-        minimum=1,
-    )
-    overlap: float = option(
-        0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
-    )
-    batch_size: int = option(1, "windows per forward pass", minimum=1, advanced=True)
-    precision: str = option(
-        "auto",
-        "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
-        choices=("auto", "bf16", "fp16", "fp32"),
-        advanced=True,
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -229,14 +229,16 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
             f"{wanted.task} has no recipe {wanted.recipe!r}; recipes: {known}."
         )
     recipe = dict(cls.RECIPES[wanted.recipe])
-    special = recipe.pop("with", {})
     default = dict(recipe.get("backbone", {}))
     name = _backbone_name(wanted) or str(default.get("name", ""))
     if name != default.get("name"):
         default = _other_network(name, wanted)
     backbone = merge(default, wanted.backbone, {"name": name})
-    recipe = merge(recipe, special.get(name, {}))
-    training = merge(recipe.get("training", {}), wanted.training)
+    training = merge(
+        recipe.get("training", {}),
+        rates_of(name, wanted.task, wanted.recipe),
+        wanted.training,
+    )
     own = merge(recipe.get("task", {}), wanted.task_config)
     return dataclasses.replace(
         wanted,
@@ -268,6 +270,13 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
     settings = resolve(given)
     check_cases(settings)
     return to_dict(settings)
+
+
+def rates_of(network: str, task: str, recipe: str) -> dict[str, Any]:
+    """Settings of the training by which a network is fine-tuned for a task."""
+    if network not in BACKBONES.names():
+        return {}
+    return dict(BACKBONES.get(network).FINETUNE.get(task, {}).get(recipe, {}))
 
 
 def _other_network(name: str, wanted: FinetuneConfig) -> dict[str, Any]:

@@ -40,12 +40,10 @@ from homolog.scans.inspect import Inspection, inspect_scan, label_problems
 from homolog.scans.names import bare_name, names_of_label
 from homolog.scans.problems import Problem, problem_of
 
-# One source of scans, whatever it is, as candidates.
+Peek = Callable[[Path], Inspection]  # inspects a file once, however often called
 
 
-def find_cases(
-    source: Path, labels: Collection[Path], peek: Callable[[Path], Inspection]
-) -> Found:
+def find_cases(source: Path, labels: Collection[Path], peek: Peek) -> Found:
     """Candidates of one source.
 
     Args:
@@ -69,9 +67,7 @@ def find_cases(
     return Found([Candidate(source, name, source.parent)])
 
 
-def _folder(
-    root: Path, labels: Collection[Path], peek: Callable[[Path], Inspection]
-) -> Found:
+def _folder(root: Path, labels: Collection[Path], peek: Peek) -> Found:
     found = Found()
     tree = walk(root)
     for folder in tree.datasets:
@@ -142,9 +138,6 @@ def _name(image: Path, root: Path) -> str:
     return str(image.relative_to(root).with_name(scan_stem(image)))
 
 
-Peek = Callable[[Path], Inspection]
-
-
 def index_sources(
     sources: Sequence[Path | str],
     labels: Sequence[Path | str] = (),
@@ -176,21 +169,8 @@ def index_sources(
         return seen[path]
 
     given = _given_labels([Path(p) for p in labels])
-    found = Found()
-    for source in sources:
-        yield Progress("look", 0, 0, str(source))
-        try:
-            one = find_cases(Path(source), set(given.values()), peek)
-        except UnusableInput:
-            raise  # the source was named by the user
-        except Exception as error:  # noqa: BLE001 - the other sources are looked at
-            found.rejected.append(rejected_for(Path(source), error))
-            continue
-        found.candidates += one.candidates
-        found.rejected += one.rejected
-        found.notes += one.notes
-    candidates = _once(found)
-    candidates = _with_given(candidates, given, found)
+    found = yield from _gathered(sources, set(given.values()), peek)
+    candidates = _with_given(_once(found), given, found)
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
     ids: set[str] = set()
@@ -219,6 +199,26 @@ def index_sources(
     return ScanIndex(tuple(cases), tuple(found.rejected), tuple(found.notes))
 
 
+def _gathered(
+    sources: Sequence[Path | str], labels: Collection[Path], peek: Peek
+) -> Job[Found]:
+    """What lies in all sources; a fault of one costs no other."""
+    found = Found()
+    for source in sources:
+        yield Progress("look", 0, 0, str(source))
+        try:
+            one = find_cases(Path(source), labels, peek)
+        except UnusableInput:
+            raise  # the source was named by the user
+        except Exception as error:  # noqa: BLE001 - the other sources are looked at
+            found.rejected.append(rejected_for(Path(source), error))
+            continue
+        found.candidates += one.candidates
+        found.rejected += one.rejected
+        found.notes += one.notes
+    return found
+
+
 def _given_labels(paths: Iterable[Path]) -> dict[str, Path]:
     """Bare name -> label file."""
     given: dict[str, Path] = {}
@@ -243,10 +243,10 @@ def _once(found: Found) -> list[Candidate]:
     for candidate in found.candidates:
         first = known.setdefault(real_path(candidate.image), candidate)
         if first is not candidate:
-            told = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
+            fuller = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
             if first.label not in (None, candidate.label):
-                del told["label_names"]  # they are of the other label map
-            open_ = {n: v for n, v in told.items() if v and not getattr(first, n)}
+                del fuller["label_names"]  # they are of the other label map
+            open_ = {n: v for n, v in fuller.items() if v and not getattr(first, n)}
             known[real_path(candidate.image)] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
     if twice:
@@ -300,7 +300,7 @@ def _case(
     assert header is not None  # usable inspections have one
     case_id = _unique(candidate, ids)
     stats = None if label is None else peek(label).stats
-    told = names_of_label(label, candidate.image, candidate.label_names, stats)
+    named = names_of_label(label, candidate.image, candidate.label_names, stats)
     tagged = str(header.meta.get("subject", ""))
     return CaseSource(
         id=case_id,
@@ -312,8 +312,8 @@ def _case(
         target=candidate.target,
         types=candidate.types,
         boxes=candidate.boxes,
-        label_names=told.names,
-        label_values=told.values,
+        label_names=named.names,
+        label_values=named.values,
     )
 
 

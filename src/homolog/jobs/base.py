@@ -1,33 +1,71 @@
-"""What the jobs of this room share: the config they take, and how they end."""
+"""What the jobs of this room share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from homolog.config import ConfigError
+from homolog.config import option
 from homolog.errors import UnusableInput
-from homolog.events import Job, Stopped, without_stopped
+from homolog.features.config import EmbedConfig
+
+if TYPE_CHECKING:
+    from homolog.features.embed import DenseEncoder
+
+DEVICES = "Where to compute: auto, cpu, cuda or cuda:i."
+MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
 
-def taken(
-    config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The config with defaults; a default of Ellipsis means that it must be given.
+@dataclass(frozen=True)
+class DenseConfig(EmbedConfig):
+    """An encoder, and how its window slides over a scan."""
 
-    Raises:
-        ConfigError: A setting that this job does not know, or one that is missing.
-    """
-    unknown = sorted(set(config) - set(defaults))
-    if unknown:
-        known = ", ".join(sorted(defaults))
-        raise ConfigError(f"{kind} has no setting {unknown[0]!r}; known: {known}.")
-    found = {**defaults, **config}
-    missing = [name for name, value in found.items() if value is ...]
-    if missing:
-        raise ConfigError(f"{kind} needs {missing[0]!r}.")
-    return found
+    encoder: str | None = option(
+        ...,
+        "A pretraining run, a model folder or a weight file.",
+        metavar="RUN",
+        reads=True,
+    )
+    backbone: str | None = option(
+        None,
+        "Network of a weight file that does not say it.",
+        metavar="NAME",
+        empty="the file's",
+    )
+    device: str = option("auto", DEVICES, metavar="DEVICE")
+
+    def embedding(self) -> EmbedConfig:
+        """How the window slides, alone."""
+        return EmbedConfig(
+            **{f.name: getattr(self, f.name) for f in fields(EmbedConfig)}
+        )
+
+    def open_encoder(self) -> DenseEncoder:
+        """The encoder, ready to embed."""
+        from homolog.config import to_dict
+        from homolog.features.of_scans import encoder_of
+
+        return encoder_of(
+            Path(str(self.encoder)),
+            to_dict(self.embedding()),
+            self.device,
+            self.backbone,
+        )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(DenseConfig):
+    """The same, with a place where feature maps are kept."""
+
+    features: str | None = option(
+        None,
+        "Where feature maps are kept and found again.",
+        metavar="DIR",
+        writes=True,
+        empty="the user's cache",
+    )
 
 
 def paths(values: Sequence[str], what: str) -> list[Path]:
@@ -42,9 +80,6 @@ def paths(values: Sequence[str], what: str) -> list[Path]:
     return found
 
 
-def ending(job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
-    """A job whose result says ``stopped`` also ends with Stopped, once."""
-    result = yield from without_stopped(job)
-    if result.get("stopped"):
-        yield Stopped(0)
-    return result
+def optional_path(value: str | None) -> Path | None:
+    """A path, or None where none was given."""
+    return Path(value) if value else None

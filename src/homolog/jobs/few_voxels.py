@@ -1,293 +1,156 @@
-"""A segmentation model from a few painted voxels of scan files, as a job."""
+"""A model from a few painted voxels."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homolog.config import ConfigError, from_dict
-from homolog.distributed import choose_device
-from homolog.errors import UnusableInput
-from homolog.events import Job, Note, Progress, Request, Saved
-from homolog.features.embed import DenseEncoder, EmbedConfig
-from homolog.features.files import kept_features
-from homolog.geometry.places import AXES_NAMED
-from homolog.index.datasets import CaseSource
-from homolog.jobs.base import ending, paths, taken
-from homolog.jobs.embedding import features_of
-from homolog.model_files.encoder import LoadedEncoder, load_encoder
-from homolog.scans.files import read_labels, read_scan, scan_hash
-from homolog.scans.names import names_beside, write_names
-from homolog.scans.volume import LabelMap, Volume, mapped_labels
-from homolog.scans.write import write_labels
-from homolog.store.learnt_spacing import LearntSpacing
-from homolog.store.names import join_cases
-from homolog.store.preprocess import Preprocessing
-from homolog.tasks.few_voxels.learn import Learnt, learn, next_click, painted_values
-from homolog.tasks.few_voxels.predict import predict_volume
-from homolog.tasks.few_voxels.scan import (
-    FewConfig,
-    FewScan,
-    check_grid,
-    few_classes,
-    few_scan,
-)
-from homolog.tasks.few_voxels.task import save_few
+from homolog.config import ConfigError, option
+from homolog.events import Job
+from homolog.geometry.places import place_text, voxel_text
+from homolog.jobs.base import FeaturesConfig, optional_path, paths
+from homolog.tasks.few_voxels.config import FewConfig
 
-_EMBED = ("strides", "window", "overlap", "precision")
-_FEW = (
-    "head", "strength", "neighbours", "position", "smoothing_mm", "body_only",
-    "per_class", "seed",
-)  # fmt: skip
-_DEFAULTS: Mapping[str, Any] = {
-    "scans": ..., "labels": ..., "encoder": None, "out": None, "predict": None,
-    "features": None, "names": None, "colours": None, "background": None,
-    "score": True, "backbone": None, "device": "auto",
-    "strides": (), "window": None, "overlap": 0.5, "precision": "auto",
-    **{name: getattr(FewConfig(), name) for name in _FEW},
-}  # fmt: skip
+if TYPE_CHECKING:
+    from homolog.features.embed import DenseEncoder
+    from homolog.model_files.encoder import LoadedEncoder
+
+COMMAND = "few-voxels"
 
 
-@dataclass(frozen=True, eq=False)
-class Painted:
-    """A scan file with its painted labels, read and found to belong together."""
+@dataclass(frozen=True)
+class Config(FewConfig, FeaturesConfig):
+    """Learn a segmentation of SCAN from a few voxels painted in it.
 
-    path: Path
-    volume: Volume
-    labels: LabelMap
-
-
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """Fit, score, save and predict.
-
-    Args:
-        config: ``scans`` and ``labels`` (as many; painted labels, 0 is unpainted);
-            ``encoder`` (run, model folder or weight file; None: intensities alone);
-            ``out`` (model folder), ``predict`` (label file of the first scan);
-            ``features`` (where feature maps are kept; None: the user's cache);
-            ``names`` and ``colours`` (value -> text), ``background`` (a value);
-            ``score`` (whether strokes are left out in turn); ``backbone``,
-            ``strides``, ``window``, ``overlap``, ``precision``, ``device`` as for
-            embedding; the fields of FewConfig.
-        folder: Not used.
-
-    Returns:
-        As ``label_few``.
+    Features of an encoder, intensity and place are told apart by logistic regression.
+    The model needs nothing else: homolog predict OTHER --model MODEL --out DIR. It also
+    says how well left-out strokes are told, what is wrong with the paint, and where
+    one more stroke would help most.
     """
-    asked = taken(config, "few_voxels", _DEFAULTS)
-    return (yield from ending(label_few(asked)))
+
+    scans: tuple[str, ...] = option(..., "Painted scans.", reads=True)
+    labels: tuple[str, ...] = option(
+        ..., "Painted voxels on each scan's own grid; 0 is unpainted.", reads=True
+    )
+    encoder: str | None = option(
+        None,
+        "A pretraining run, a model folder or a weight file.",
+        metavar="RUN",
+        reads=True,
+        empty="none, intensity and place alone",
+    )
+    background: int | None = option(
+        None,
+        "The painted number that means none of the others; predicted as 0.",
+        minimum=1,
+        metavar="VALUE",
+    )
+    names: dict[str, str] | None = option(
+        None,
+        "Name of a class. May be repeated.",
+        flag="--name",
+        metavar="VALUE=NAME",
+        empty="from STEM.labels.json or label_names.json beside PAINTED",
+    )
+    colours: dict[str, str] | None = option(
+        None,
+        "Colour of a class. May be repeated.",
+        flag="--colour",
+        metavar="VALUE=#RRGGBB",
+        empty="told apart by the colour-blind",
+    )
+    out: str | None = option(
+        None, "Model folder; homolog predict takes it.", metavar="MODEL", writes=True
+    )
+    predict: str | None = option(
+        None,
+        "Write SCAN's labels too (.nii.gz, .nii, .nrrd, .mha).",
+        metavar="FILE",
+        writes=True,
+    )
+    score: bool = option(
+        True, "Leave strokes out in turn and say how well they are told."
+    )
 
 
-def label_few(asked: Mapping[str, Any]) -> Job[dict[str, Any]]:
-    """As ``job``, all settings given.
+def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
+    """Fit, score, save and predict; see ``label_few``."""
+    from homolog.tasks.few_voxels.of_scans import Meaning, label_few, read_pairs
 
-    Returns:
-        ``classes`` (value, name, colour, background, voxels), ``warnings``, ``score``,
-        ``seconds``, ``next`` (see NextClick; None where there is no such place),
-        ``model``, ``prediction``, ``voxels`` (class name -> predicted voxels) and
-        ``stopped``.
-
-    Raises:
-        UnusableInput: No such file, nothing painted, labels of another grid.
-    """
-    few = from_dict(FewConfig, {name: asked[name] for name in _FEW}, where="few_voxels")
+    few = FewConfig(**{f.name: getattr(config, f.name) for f in fields(FewConfig)})
     pairs = read_pairs(
-        paths(asked["scans"], "scan"), paths(asked["labels"], "painted label map")
+        paths(config.scans, "scan"), paths(config.labels, "painted label map")
     )
-    given = _by_value(asked["names"])
-    joined = join_cases(_as_cases(pairs, asked["labels"]), given)
-    for refused in joined.refused:
-        raise UnusableInput(f"{refused.path}: {refused.reason}")
-    for sentence in (*joined.warnings, *joined.remarks):
-        yield Note(sentence)
-    names: dict[int, str] = {}
-    for case in reversed(joined.cases):
-        names |= case.label_names
-    pairs = [_mapped(p, c) for p, c in zip(pairs, joined.cases, strict=True)]
-    values = painted_values([p.labels for p in pairs])
-    if not values:
-        files = ", ".join(str(p) for p in asked["labels"])
-        raise UnusableInput(f"expected painted voxels above 0, {files} holds only 0.")
-    classes = few_classes(
-        values,
-        names | given,
-        _by_value(asked["colours"]),
-        asked["background"],
+    meaning = Meaning(
+        _by_value(config.names), _by_value(config.colours), config.background
     )
-    loaded, dense = _encoder(asked)
-    seconds: dict[str, float] = {}
-    result: dict[str, Any] = {"seconds": seconds, "stopped": True}
-    began = time.monotonic()
-    scans = yield from _open(pairs, dense, asked["features"])
-    if scans is None:
-        return result
-    seconds["features"] = _since(began)
-    began = time.monotonic()
-    learnt = learn(scans, [p.labels for p in pairs], classes, few)
-    seconds["fit"] = _since(began)
-    for sentence in learnt.warnings:
-        yield Note(sentence, "warning")
-    counts = learnt.counts()
-    result |= {
-        "classes": [{**asdict(c), "voxels": counts[c.value]} for c in classes],
-        "warnings": list(learnt.warnings),
-        "score": None,
-        "encoder_id": learnt.head.encoder_id,
-    }
-    if (yield Progress("fitted", 1, 1, pairs[0].path.name)) is Request.STOP:
-        return result
-    if asked["score"]:
-        began = time.monotonic()
-        result["score"] = asdict(learnt.score())
-        seconds["score"] = _since(began)
-    if asked["out"]:
-        place = _save(Path(asked["out"]), learnt, pairs, loaded, dense, result)
-        result["model"] = str(place)
-        yield Saved(str(place), "model")
-    found = yield from _predict(learnt, scans[0], pairs[0], asked["predict"], seconds)
-    if found is None:
-        return result
-    return {**result, **found, "stopped": False}
 
+    def opened() -> tuple[LoadedEncoder, DenseEncoder]:
+        from homolog.distributed import choose_device
+        from homolog.features.embed import DenseEncoder
+        from homolog.model_files.encoder import load_encoder
 
-def read_pairs(scans: Sequence[Path], labels: Sequence[Path]) -> list[Painted]:
-    """Scans with their painted labels, before anything slow is begun.
+        loaded = load_encoder(str(config.encoder), config.backbone)
+        device = choose_device(config.device)
+        return loaded, DenseEncoder.of(loaded, config.embedding(), device)
 
-    Raises:
-        UnusableInput: Not as many of both, or labels of another grid.
-        ConfigError: Not as many label maps as scans.
-    """
-    if len(scans) != len(labels):
-        raise ConfigError(
-            f"every scan needs its painted labels: got {len(scans)} scan(s) and "
-            f"{len(labels)} label map(s)."
+    return (
+        yield from label_few(
+            pairs, few, meaning, opened if config.encoder else None,
+            out=optional_path(config.out), predict=optional_path(config.predict),
+            features=optional_path(config.features), score=config.score,
         )
-    found = []
-    for path, paint in zip(scans, labels, strict=True):
-        for file in (path, paint):
-            if not file.exists():
-                raise FileNotFoundError(2, "there is no such file or folder", str(file))
-        volume, painted = read_scan(path), read_labels(paint)
-        check_grid(volume, painted)
-        found.append(Painted(path, volume, painted))
-    return found
+    )  # fmt: skip
 
 
-def _as_cases(pairs: Sequence[Painted], labels: Sequence[Path]) -> list[CaseSource]:
-    """Painted scans, to have their labels brought together by name."""
-    return [
-        CaseSource(
-            f"{number}", pair.path, Path(path), label_names=names_beside(Path(path)),
-            label_values=frozenset(painted_values([pair.labels])),
-        )
-        for number, (pair, path) in enumerate(zip(pairs, labels, strict=True))
-    ]  # fmt: skip
-
-
-def _mapped(pair: Painted, case: CaseSource) -> Painted:
-    """Labels as the scans together name them; what teaches nothing is unpainted."""
-    mapping = {value: max(own, 0) for value, own in case.label_map.items()}
-    return replace(pair, labels=mapped_labels(pair.labels, mapping))
-
-
-def _encoder(
-    asked: Mapping[str, Any],
-) -> tuple[LoadedEncoder | None, DenseEncoder | None]:
-    if not asked["encoder"]:
-        return None, None
-    settings = {name: asked[name] for name in _EMBED}
-    settings["strides"] = tuple(settings["strides"] or ())
-    config = from_dict(EmbedConfig, settings, where="embed")
-    loaded = load_encoder(Path(asked["encoder"]), asked["backbone"])
-    return loaded, DenseEncoder.of(loaded, config, choose_device(asked["device"]))
-
-
-def _open(
-    pairs: Sequence[Painted], dense: DenseEncoder | None, folder: str | Path | None
-) -> Job[list[FewScan] | None]:
-    """The scans with their features; None when told to stop."""
-    if dense is None:
-        return [few_scan(p.volume) for p in pairs]
-    found = []
-    with kept_features(None if folder is None else Path(folder)) as place:
-        for pair in pairs:
-            features = yield from features_of(pair.volume, pair.path, dense, place)
-            if features is None:
-                return None
-            found.append(few_scan(pair.volume, features, dense.preprocessing))
-    return found
-
-
-def _save(
-    out: Path,
-    learnt: Learnt,
-    pairs: Sequence[Painted],
-    loaded: LoadedEncoder | None,
-    dense: DenseEncoder | None,
-    result: Mapping[str, Any],
-) -> Path:
-    facts = {
-        "cases": len(pairs),
-        "trained_on": [scan_hash(p.path) for p in pairs],
-        "label_names": {str(v): n for v, n in learnt.head.names.items()},
-        "painted": {c["name"]: c["voxels"] for c in result["classes"]},
-        "warnings": list(learnt.warnings),
-        "left_out": result["score"],
-        "fitted": asdict(learnt.config),
-    }
-    return save_few(
-        out,
-        learnt.head,
-        modalities=dict(Counter(p.volume.modality for p in pairs)),
-        loaded=loaded,
-        dense=dense,
-        preprocessing=Preprocessing() if dense is None else None,
-        facts=facts,
-        painted=LearntSpacing.of_scans([p.volume for p in pairs]),
-    )
-
-
-def _predict(
-    learnt: Learnt,
-    scan: FewScan,
-    pair: Painted,
-    target: str | Path | None,
-    seconds: dict[str, float],
-) -> Job[dict[str, Any] | None]:
-    """The first scan's labels, written where asked, and where to paint next."""
-    import numpy as np
-
-    began = time.monotonic()
-    found = yield from predict_volume(learnt.head, scan, pair.labels)
-    if found is None:
-        return None
-    seconds["predict"] = _since(began)
-    click = next_click(learnt.head, scan, learnt.paints[0], found.uncertainty)
-    told: dict[str, Any] = {
-        "axes": AXES_NAMED,
-        "next": None if click is None else asdict(click),
-        "voxels": {
-            name: int(np.count_nonzero(found.labels.data == value))
-            for value, name in learnt.head.names.items()
-        },
-        "prediction": None,
-    }
-    if target:
-        write_labels(found.labels, Path(target))
-        write_names(Path(target), found.labels.names)
-        told["prediction"] = str(target)
-        yield Saved(str(target), "labels")
-    return told
-
-
-def _by_value(texts: Mapping[Any, str] | None) -> dict[int, str]:
+def _by_value(texts: Mapping[str, str] | None) -> dict[int, str]:
     """Keys that went through JSON are texts."""
-    return {int(value): text for value, text in (texts or {}).items()}
+    found = {}
+    for value, text in (texts or {}).items():
+        if not (str(value).isdigit() and text):
+            raise ConfigError(
+                f"expected VALUE=NAME, e.g. 1=liver, got {f'{value}={text}'!r}."
+            )
+        found[int(value)] = text
+    return found
 
 
-def _since(began: float) -> float:
-    return round(time.monotonic() - began, 3)
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """What people read; warnings were shown as they came."""
+    seconds = result["seconds"]
+    total = sum(c["voxels"] for c in result["classes"])
+    told = [
+        f"{total} painted voxels of {len(result['classes'])} classes, fitted in "
+        f"{seconds['fit']:.2f} s, predicted in {seconds['predict']:.1f} s"
+    ]
+    told += _score_lines(result["score"]) if result["score"] else []
+    click_at = result["next"]
+    if click_at is not None:
+        place, voxel = place_text(click_at["mm"]), voxel_text(click_at["voxel"])
+        first, second = click_at["likely"]
+        told.append(
+            f"paint next at {place}, voxel {voxel}: {first} or {second}? "
+            f"(uncertainty {click_at['uncertainty']:.2f})"
+        )
+    if result["prediction"]:
+        told.append(f"labels: {result['prediction']}")
+    return [*told, f"model: {result['model']}"]
+
+
+def _score_lines(score: Mapping[str, Any]) -> list[str]:
+    if score["accuracy"] is None:
+        return [f"no left-out score: {score['reason']}"]
+    told = [
+        f"left-out strokes: {score['accuracy']:.1%} of {score['voxels']} voxels "
+        "told rightly"
+    ]
+    width = max(len(name) for name in score["recall"])
+    told += [
+        f"  {name:<{width}}  found {share:.1%}, Dice {score['dice'][name]:.3f}"
+        for name, share in score["recall"].items()
+    ]
+    if score["unscored"]:
+        told.append(f"  painted in one place only: {', '.join(score['unscored'])}")
+    return told

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.sampling import constant
 from homolog.losses.similarity import full_precision
+from homolog.methods.base import CropConfig, TokenCropConfig
 from homolog.nn.memory_bank import Clustering, OfflineClustering
 from homolog.views.view import Anchor, Elsewhere, Intensity, View, ViewSpec, Within
 
@@ -50,12 +51,21 @@ def sample_numbers(view: View, bins: Index) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MultiCropConfig:
+class MultiCropConfig(CropConfig):
     """Crops, clusters and codes; the defaults suit a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "large crop z, y, x", unit="voxel", minimum=1, maximum=512
+    size: tuple[int, int, int] = as_in(CropConfig, "size", help="large crop z, y, x")
+    rotate_deg: tuple[float, float, float] = as_in(
+        CropConfig, "rotate_deg", default=(15.0, 15.0, 15.0)
     )
+    scale: tuple[float, float] = as_in(
+        CropConfig, "scale", default=(0.7, 1.4), minimum=0.1, maximum=8
+    )
+    intensity_probability: float = as_in(
+        CropConfig, "intensity_probability", default=0.5
+    )
+    flip: tuple[float, float, float] = as_in(TokenCropConfig, "flip")
+
     small_size: tuple[int, int, int] = option(
         (32, 32, 32), "small crop z, y, x", unit="voxel", minimum=1, maximum=512
     )
@@ -101,26 +111,6 @@ class MultiCropConfig:
         "where the other crops lie: anywhere in the scan (one scan is one thing, as in "
         "the paper), or around the place of the first crop",
         choices=("scan", "sample"),
-    )
-    rotate_deg: tuple[float, float, float] = option(
-        (15.0, 15.0, 15.0),
-        "rotation about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.7, 1.4), "range of zoom", minimum=0.1, maximum=8
-    )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of flips along z, y, x; flips hide left from right",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-    intensity_probability: float = option(
-        0.5, "probability of each intensity change", minimum=0, maximum=1
     )
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
 from homolog.losses.contrast import info_nce
 from homolog.losses.reconstruct import hidden_patch_error, to_patches
 from homolog.losses.similarity import cosine_distance
-from homolog.methods.base import Method, PairsWanted
+from homolog.methods.base import CropConfig, MaskedCropConfig, Method, PairsWanted
 from homolog.nn.heads import (
     BottleneckHead,
     DenseDecoder,
@@ -34,21 +34,17 @@ from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
-class AliceConfig:
+class AliceConfig(MaskedCropConfig):
     """Settings of Alice; the defaults suit a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    mask_ratio: float = as_in(MaskedCropConfig, "mask_ratio", default=0.75)
+    rotate_deg: tuple[float, float, float] = as_in(
+        CropConfig, "rotate_deg", default=(15.0, 15.0, 15.0)
     )
-    token_stride: int = option(
-        8,
-        "side of a hidden patch: the stride of one of the backbone's maps",
-        unit="voxel",
-        choices=(2, 4, 8, 16, 32),
+    intensity_probability: float = as_in(
+        CropConfig, "intensity_probability", default=0.5
     )
-    mask_ratio: float = option(
-        0.75, "share of patches hidden", minimum=0.05, maximum=0.95
-    )
+
     pairs: str = option(
         "aligned",
         "where the two patients' crops lie: aligned by the store's table of matching "
@@ -81,31 +77,6 @@ class AliceConfig:
         choices=("info_nce", "cosine"),
     )
     temperature: float = option(0.2, "of InfoNCE", minimum=0.01, advanced=True)
-    rotate_deg: tuple[float, float, float] = option(
-        (15.0, 15.0, 15.0),
-        "rotation of the target's view about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.9, 1.2), "zoom of the target's view", minimum=0.25, maximum=4
-    )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of flips of the target's view along z, y, x (the paper flips)",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-    intensity_probability: float = option(
-        0.5, "probability of each intensity change of the target's view",
-        minimum=0, maximum=1,
-    )  # fmt: skip
-    normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
-    decoder_layers: int = option(
-        2, "transformer blocks of the decoder (backbones that drop tokens)", minimum=1
-    )
     decoder_width: int = option(
         0, "features inside the decoder; 0: as many as the encoder's tokens", minimum=0,
         advanced=True,
@@ -124,13 +95,6 @@ class AliceConfig:
         0.99, "of the target at the start; rises to 1 over the training", minimum=0,
         maximum=1,
     )  # fmt: skip
-    min_valid: float = option(
-        0.5,
-        "patches showing less of the scan than this share are not reconstructed",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
     keep: str = option(
         "student", "whose encoder is saved", choices=("student", "teacher")
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import (
     nearest_tokens,
@@ -28,7 +28,7 @@ from homolog.losses.contrast import (
     place_contrast,
     squared_distances,
 )
-from homolog.methods.base import Embedder, Method
+from homolog.methods.base import CropConfig, Embedder, Method, TokenCropConfig
 from homolog.nn.heads import FeaturePyramid, PlaceHead, tokens_of
 from homolog.nn.masking import uniform, view_keys
 from homolog.views.view import Intensity, View, Views, ViewSpec
@@ -37,16 +37,24 @@ from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
-class AnatomicalEmbeddingConfig:
+class AnatomicalEmbeddingConfig(CropConfig):
     """Settings of the anatomical embedding; the defaults suit a small machine.
 
     Distances of 0 mm mean "by the cell": the store's spacing decides how many
     millimetres a cell of the feature map has.
     """
 
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    scale: tuple[float, float] = as_in(CropConfig, "scale", default=(0.8, 1.2))
+    rotate_deg: tuple[float, float, float] = as_in(
+        CropConfig,
+        "rotate_deg",
+        default=(0.0, 0.0, 0.0),
+        maximum=90,
+        help="rotation of each crop about z, y, x, drawn in +- this; 0 keeps the "
+        "embedding aware of the patient's axes",
     )
+    min_valid: float = as_in(TokenCropConfig, "min_valid")
+
     fine_stride: int = option(
         2, "map of the fine embedding", unit="voxel", choices=(1, 2, 4)
     )
@@ -105,22 +113,8 @@ class AnatomicalEmbeddingConfig:
         minimum=0,
         maximum=0.5,
     )
-    scale: tuple[float, float] = option(
-        (0.8, 1.2), "range of zoom of each crop", minimum=0.25, maximum=4
-    )
-    rotate_deg: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "rotation of each crop about z, y, x, drawn in +- this; 0 keeps the "
-        "embedding aware of the patient's axes",
-        unit="deg",
-        minimum=0,
-        maximum=90,
-    )
     stray: float = option(
         0.2, "share of pairs whose crops lie anywhere", minimum=0, maximum=1
-    )
-    intensity_probability: float = option(
-        0.3, "probability of each intensity change", minimum=0, maximum=1
     )
     other_modality: float = option(
         0.0,
@@ -128,13 +122,6 @@ class AnatomicalEmbeddingConfig:
         "modalities",
         minimum=0,
         maximum=1,
-    )
-    min_valid: float = option(
-        0.5,
-        "cells showing less of the scan than this share are left out",
-        minimum=0,
-        maximum=1,
-        advanced=True,
     )
 
 

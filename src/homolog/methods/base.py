@@ -11,11 +11,77 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
+from homolog.config import option
 from homolog.views.view import Phase, Views, ViewSpec
 
 if TYPE_CHECKING:
     from homolog.feed.reading import CaseRef
     from homolog.store.card import Card
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """Settings of the crops that nearly every method looks at.
+
+    A method's own configuration extends it; where a default or a limit is another one,
+    it says so by ``homolog.config.as_in``.
+    """
+
+    size: tuple[int, int, int] = option(
+        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    )
+    rotate_deg: tuple[float, float, float] = option(
+        (20.0, 20.0, 20.0),
+        "rotation about z, y, x, drawn in +- this",
+        unit="deg",
+        minimum=0,
+        maximum=180,
+    )
+    scale: tuple[float, float] = option(
+        (0.9, 1.2), "range of zoom", minimum=0.25, maximum=4
+    )
+    intensity_probability: float = option(
+        0.3, "probability of each intensity change", minimum=0, maximum=1
+    )
+
+
+@dataclass(frozen=True)
+class TokenCropConfig(CropConfig):
+    """And of crops whose cells (tokens, patches) enter the losses one by one."""
+
+    token_stride: int = option(
+        8,
+        "side of a token or patch: the stride of one of the backbone's maps",
+        unit="voxel",
+        choices=(2, 4, 8, 16, 32),
+    )
+    flip: tuple[float, float, float] = option(
+        (0.0, 0.0, 0.0),
+        "probability of flips along z, y, x; flips hide left from right",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    )
+    min_valid: float = option(
+        0.5,
+        "tokens and patches showing less of the scan than this share are left out",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class MaskedCropConfig(TokenCropConfig):
+    """And of crops whose hidden patches are predicted."""
+
+    mask_ratio: float = option(
+        0.6, "share of patches hidden", minimum=0.05, maximum=0.95
+    )
+    normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
+    decoder_layers: int = option(
+        2, "transformer blocks of the decoder (backbones that drop tokens)", minimum=1
+    )
 
 
 @dataclass(frozen=True)

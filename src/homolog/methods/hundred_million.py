@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import ConfigError, option
+from homolog.config import ConfigError, as_in, option
 from homolog.geometry.affine import Index
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
@@ -317,12 +317,14 @@ def _overlap(logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
 class HundredMillionConfig(MultiCropConfig):
     """Settings of Hundred Million; the defaults suit a small machine."""
 
-    scale: tuple[float, float] = option(
-        (0.4, 1.2),
-        "range of zoom; the paper shrinks images to 0.1 to 0.7 of their side",
+    scale: tuple[float, float] = as_in(
+        MultiCropConfig,
+        "scale",
+        default=(0.4, 1.2),
         minimum=0.05,
-        maximum=8,
+        help="range of zoom; the paper shrinks images to 0.1 to 0.7 of their side",
     )
+
     clustering: str = option(
         "modality",
         "modality: every modality has clusters of its own and its share of each batch; "

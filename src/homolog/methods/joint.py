@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.backbones.hybrid import Hybrid
-from homolog.config import ConfigError, option
+from homolog.config import ConfigError, as_in, option
 from homolog.losses.reconstruct import hidden_feature_error
 from homolog.losses.similarity import unit
 from homolog.methods._clusters import (
@@ -41,28 +41,28 @@ if TYPE_CHECKING:
 class JointConfig(VariantConfig):
     """Settings of Joint; the defaults suit a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (16, 64, 64),
-        "volumes of the second and third stage z, y, x",
-        unit="voxel",
-        minimum=1,
-        maximum=512,
+    size: tuple[int, int, int] = as_in(
+        VariantConfig,
+        "size",
+        default=(16, 64, 64),
+        help="volumes of the second and third stage z, y, x",
     )
+    bins: tuple[int, int, int] = as_in(
+        VariantConfig,
+        "bins",
+        default=(8, 1, 1),
+        help="offline: parts of a scan along z, y, x whose slices count as one sample",
+    )
+    small_size: tuple[int, int, int] = as_in(
+        VariantConfig, "small_size", default=(1, 32, 32), help="small crops of slices"
+    )
+
     slice_size: tuple[int, int, int] = option(
         (1, 64, 64),
         "slices and images of the first stage",
         unit="voxel",
         minimum=1,
         maximum=1024,
-    )
-    bins: tuple[int, int, int] = option(
-        (8, 1, 1),
-        "offline: parts of a scan along z, y, x whose slices count as one sample",
-        minimum=1,
-        advanced=True,
-    )
-    small_size: tuple[int, int, int] = option(
-        (1, 32, 32), "small crops of slices", unit="voxel", minimum=1, maximum=512
     )
     share_slices: float = option(
         0.4,

@@ -11,64 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
 from homolog.losses.reconstruct import hidden_patch_error, to_patches
-from homolog.methods.base import Method
+from homolog.methods.base import CropConfig, MaskedCropConfig, Method
 from homolog.nn.heads import DenseDecoder, TokenDecoder, tokens_of
 from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
-class MAEConfig:
+class MAEConfig(MaskedCropConfig):
     """Settings of the masked autoencoder; the defaults suit a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    intensity_probability: float = as_in(
+        CropConfig, "intensity_probability", default=0.0
     )
-    token_stride: int = option(
-        8,
-        "side of a hidden patch: the stride of one of the backbone's maps",
-        unit="voxel",
-        choices=(2, 4, 8, 16, 32),
-    )
-    mask_ratio: float = option(
-        0.6, "share of patches hidden", minimum=0.05, maximum=0.95
-    )
-    normalise: bool = option(True, "predict patches of mean 0 and std 1")
-    rotate_deg: tuple[float, float, float] = option(
-        (20.0, 20.0, 20.0),
-        "rotation about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.9, 1.2), "range of zoom", minimum=0.25, maximum=4
-    )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of flips along z, y, x; flips hide left from right",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-    intensity_probability: float = option(
-        0.0, "probability of each intensity change", minimum=0, maximum=1
-    )
-    min_valid: float = option(
-        0.5,
-        "patches showing less of the scan than this share do not count",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
+    normalise: bool = as_in(MaskedCropConfig, "normalise", advanced=False)
+
     decoder_width: int = option(96, "features inside the decoder", minimum=8)
-    decoder_layers: int = option(
-        2, "transformer blocks of the decoder (backbones that drop tokens)", minimum=1
-    )
 
 
 class MAE(Method):

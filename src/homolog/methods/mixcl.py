@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
 from homolog.losses.cross_correlation import cross_correlation, redundancy
-from homolog.methods.base import Method, PairsWanted
+from homolog.methods.base import CropConfig, Method, PairsWanted
 from homolog.nn.cell_sampling import (
     at_cells,
     cells_of,
@@ -193,12 +193,18 @@ def tissue_weights(image: Tensor, valid: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MixCLConfig:
+class MixCLConfig(CropConfig):
     """Settings of MixCL; the defaults suit a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (32, 32, 32), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
+    size: tuple[int, int, int] = as_in(CropConfig, "size", default=(32, 32, 32))
+    rotate_deg: tuple[float, float, float] = as_in(
+        CropConfig, "rotate_deg", default=(15.0, 15.0, 15.0)
     )
+    scale: tuple[float, float] = as_in(CropConfig, "scale", default=(0.85, 1.15))
+    intensity_probability: float = as_in(
+        CropConfig, "intensity_probability", default=0.2
+    )
+
     levels: tuple[int, ...] = option(
         (2, 4, 8), "strides of the maps that the identity term compares", unit="voxel"
     )
@@ -267,16 +273,6 @@ class MixCLConfig:
         "normalisation inside the projectors",
         choices=("batch", "layer", "none"),
     )
-    rotate_deg: tuple[float, float, float] = option(
-        (15.0, 15.0, 15.0),
-        "rotation of crops about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.85, 1.15), "range of zoom", minimum=0.25, maximum=4
-    )
     elastic_mm: float = option(
         4.0, "standard deviation of the elastic displacement", unit="mm", minimum=0
     )
@@ -284,9 +280,6 @@ class MixCLConfig:
         0.5, "probability of rotation and zoom, and of the elastic displacement",
         minimum=0, maximum=1,
     )  # fmt: skip
-    intensity_probability: float = option(
-        0.2, "probability of each intensity change", minimum=0, maximum=1
-    )
 
 
 # At the paper's probability of 0.2 the two views of a crop are often equal and start

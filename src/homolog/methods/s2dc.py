@@ -25,7 +25,7 @@ from homolog.losses.assignment import (
 )
 from homolog.losses.contrast import info_nce
 from homolog.losses.similarity import cosine_matrix, full_precision
-from homolog.methods.base import Method
+from homolog.methods.base import Method, TokenCropConfig
 from homolog.nn.heads import Projector, pooled, tokens_of
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.teacher import Teacher
@@ -35,53 +35,20 @@ from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
 @dataclass(frozen=True)
-class S2DCConfig:
+class S2DCConfig(TokenCropConfig):
     """Settings of S2DC; the defaults are those of a small machine."""
 
-    size: tuple[int, int, int] = option(
-        (48, 48, 48), "crop size z, y, x", unit="voxel", minimum=1, maximum=512
-    )
-    token_stride: int = option(
-        8, "which feature map gives the tokens", unit="voxel", choices=(2, 4, 8, 16, 32)
-    )
-    rotate_deg: tuple[float, float, float] = option(
-        (20.0, 20.0, 20.0),
-        "rotation of the second view about z, y, x, drawn in +- this",
-        unit="deg",
-        minimum=0,
-        maximum=180,
-    )
-    scale: tuple[float, float] = option(
-        (0.9, 1.2), "range of the second view's zoom", minimum=0.25, maximum=4
-    )
     translate: tuple[float, float, float] = option(
         (0.25, 0.25, 0.25),
         "largest shift of the second view along z, y, x, as a share of the crop",
         minimum=0,
         maximum=1,
     )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of flips along z, y, x; flips hide left from right",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    )
-    intensity_probability: float = option(
-        0.3, "probability of each intensity change", minimum=0, maximum=1
-    )
     shift_only: bool = option(
         False, "change intensity by an offset only (the published code)", advanced=True
     )
     augment_both: bool = option(
         True, "change the intensity of the student's view too", advanced=True
-    )
-    min_valid: float = option(
-        0.5,
-        "tokens showing less of the scan than this share are left out",
-        minimum=0,
-        maximum=1,
-        advanced=True,
     )
     head_layers: int = option(2, "layers of the heads", minimum=1, maximum=4)
     head_hidden: int = option(128, "width of the heads", minimum=1)

@@ -1,14 +1,24 @@
-"""Which function does a run's work, by its kind; imported when it is needed."""
+"""Which function does a run's work, by its kind; imported when it is needed.
+
+A kind is a module of ``homolog.jobs`` (see there), or one of the few below that have a
+room of their own.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from homolog.config import from_dict
 from homolog.errors import UnusableInput
-from homolog.events import Job
+from homolog.events import Job, Stopped, without_stopped
+
+FOLDER = "homolog.jobs"
 
 # A job takes (config, folder), resumes by itself where the folder holds a checkpoint,
 # and returns a summary of JSON types.
@@ -16,53 +26,87 @@ JOBS: dict[str, str] = {
     "pretrain": "homolog.pretrain.job:job",
     "finetune": "homolog.finetune.job:job",
     "demo": "homolog.demo.demo:job",
-    "prepare": "homolog.jobs.preparing:job",
-    "embed": "homolog.jobs.embedding:job",
-    "align": "homolog.jobs.aligning:job",
-    "colours": "homolog.jobs.colouring:job",
-    "predict": "homolog.jobs.predicting:job",
-    "few_voxels": "homolog.jobs.few_voxels:job",
-    "score": "homolog.jobs.scoring:job",
-    "plan": "homolog.jobs.planning:job",
-    "models": "homolog.jobs.model_care:job",
-    "match": "homolog.jobs.matching:job",
 }
 
-# What a user asks for -> the complete configuration, for kinds that distinguish them.
+# What a user requests -> the complete configuration, for kinds that distinguish them.
 RESOLVERS: dict[str, str] = {
     "pretrain": "homolog.pretrain.settings:resolve_request",
     "finetune": "homolog.finetune.settings:resolve_request",
-}
-
-# What a job writes besides its run's folder: keys of its configuration that hold paths.
-# Kinds not named here write into their own folder only.
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "prepare": ("out",),
-    "embed": ("folder",),
-    "align": ("store",),
-    "colours": ("cards",),
-    "predict": ("out",),
-    "few_voxels": ("out", "predict", "features"),
-    "models": ("out",),
-    "match": ("out", "features"),
 }
 
 # A request carries this key, set to true: it is completed where torch may be loaded.
 UNRESOLVED = "unresolved"
 
 
-def job_of(kind: str) -> Callable[[dict[str, Any], Path], Job[dict[str, Any]]]:
-    """The job function of a kind.
+def kinds() -> list[str]:
+    """Every kind of run; nothing is imported for it but the folder of the jobs."""
+    return sorted({*JOBS, *folder_kinds()})
+
+
+def folder_kinds() -> list[str]:
+    """The kinds that have a module in the folder of the jobs."""
+    found = pkgutil.iter_modules(importlib.import_module(FOLDER).__path__)
+    return sorted(
+        m.name for m in found if m.name != "base" and not m.name.startswith("_")
+    )
+
+
+def module_of(kind: str) -> ModuleType:
+    """The module of a kind that has one in the folder of the jobs.
 
     Raises:
         UnusableInput: Unknown kind (a run of a newer version?).
     """
-    if kind not in JOBS:
+    if kind not in folder_kinds():
         raise UnusableInput(
-            f"unknown kind of run {kind!r}; known: {', '.join(sorted(JOBS))}."
+            f"unknown kind of run {kind!r}; known: {', '.join(kinds())}."
         )
-    function: Callable[[dict[str, Any], Path], Job[dict[str, Any]]] = _load(JOBS[kind])
-    return function
+    return importlib.import_module(f"{FOLDER}.{kind}")
+
+
+def job_of(kind: str) -> Callable[[dict[str, Any], Path], Job[dict[str, Any]]]:
+    """The job function of a kind; it takes the configuration as plain types.
+
+    Raises:
+        UnusableInput: Unknown kind (a run of a newer version?).
+    """
+    if kind in JOBS:
+        function: Callable[[dict[str, Any], Path], Job[dict[str, Any]]]
+        function = _load(JOBS[kind])
+        return function
+    module = module_of(kind)
+
+    def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+        asked = config_of(module, config)
+        return (yield from _ending(module.job(asked, folder)))
+
+    return job
+
+
+def config_of(module: ModuleType, config: Mapping[str, Any]) -> Any:
+    """Plain types as the Config of a job's module; None stands for the default.
+
+    Raises:
+        ConfigError: A setting that is unknown, missing, or cannot be meant.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    return from_dict(module.Config, given, where=module.__name__.rpartition(".")[2])
+
+
+def _ending(job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:
+    """A job whose result says ``stopped`` also ends with Stopped, once."""
+    result = yield from without_stopped(job)
+    if result.get("stopped"):
+        yield Stopped(0)
+    return result
+
+
+def outputs_of(kind: str) -> list[str]:
+    """Keys of a kind's configuration that name what it writes besides its run."""
+    if kind in JOBS or kind not in folder_kinds():
+        return []
+    fields = dataclasses.fields(module_of(kind).Config)
+    return [field.name for field in fields if field.metadata.get("writes")]
 
 
 def check_inside(kind: str, config: Mapping[str, Any], folder: Path) -> None:
@@ -81,7 +125,7 @@ def check_inside(kind: str, config: Mapping[str, Any], folder: Path) -> None:
             out of it.
     """
     own = folder.resolve()
-    for key in OUTPUTS.get(kind, ()):
+    for key in outputs_of(kind):
         said = config.get(key)
         for value in said if isinstance(said, list | tuple) else [said]:
             if isinstance(value, str) and own not in Path(value).resolve().parents:

@@ -530,7 +530,7 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     write_json(out / "store.json", contents, end="")
     removed = yield from _removed(old, cards, out, replace=asked.replace)
     if kept:
-        yield _stayed(kept)
+        yield Note(_stayed(kept))
     yield Saved(str(out), "store")
     own = told_of_classes(asked.cases, called)
     told = what_was_named(asked.named, given, own, cards)
@@ -538,11 +538,11 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     return {**result, "kept": [card.id for card in kept], "removed": removed}
 
 
-def _stayed(kept: Sequence[Card]) -> Note:
-    return Note(
+def _stayed(kept: Sequence[Card]) -> str:
+    names = listed((card.id for card in kept), most=LISTED)
+    return (
         f"{counted(len(kept), 'case')} of the store that these sources do not give "
-        f"stayed ({listed([card.id for card in kept], most=LISTED)}); --replace lets "
-        "them go."
+        f"stayed ({names}); --replace lets them go."
     )
 
 

@@ -161,8 +161,8 @@ class LearnedTask(Task):
         Config: A LearnedConfig.
         best_metric: The validation metric that decides which weights are kept.
         RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
-            ``backbone`` (with ``name``), ``training``, and ``with`` (backbone name ->
-            further overrides that hold for that backbone).
+            ``backbone`` (with ``name``), ``training``. What suits another network
+            better is that network's own: see ``Backbone.FINETUNE``.
     """
 
     Config: ClassVar[type] = LearnedConfig

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from homolog.backbones import build
-from homolog.config import from_dict
+from homolog.config import ConfigError, from_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
@@ -28,6 +28,17 @@ from homolog.training.stepping import resolve_precision
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+_AXES = {"z": 0, "y": 1, "x": 2}
+
+
+def mirrored_axes(text: str) -> tuple[int, ...]:
+    """``"zx"`` -> (0, 2)."""
+    letters = text.replace(",", "").lower()
+    if set(letters) - set(_AXES) or len(set(letters)) != len(letters):
+        raise ConfigError(f"--flips must name axes out of z, y, x once, got {text!r}.")
+    return tuple(sorted(_AXES[letter] for letter in letters))
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:

@@ -22,7 +22,8 @@ from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import scan_file
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.scans.files import scan_stem
-from homolog.tasks.few_voxels.scan import FewClass, FewConfig
+from homolog.tasks.few_voxels.config import FewConfig
+from homolog.tasks.few_voxels.scan import FewClass
 from homolog.writing import make_folder
 
 # From paint and predictions to files: a model saved, a store prepared. No Qt.

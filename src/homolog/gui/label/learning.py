@@ -21,15 +21,10 @@ from homolog.geometry.affine import Affine
 from homolog.gui.shared.choices import ModelChoice
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.preprocess import Preprocessing
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import Learnt, NextClick, learn, next_click
 from homolog.tasks.few_voxels.predict import Uncertainty, predict_slice, predict_volume
-from homolog.tasks.few_voxels.scan import (
-    FewClass,
-    FewConfig,
-    FewScan,
-    few_classes,
-    few_scan,
-)
+from homolog.tasks.few_voxels.scan import FewClass, FewScan, few_classes, few_scan
 
 # The classes of the paint: names, colours, keys, and which one is background. No Qt.
 #

@@ -29,8 +29,8 @@ from homolog.gui.label.learning import (
 )
 from homolog.gui.shared.scans import Latest
 from homolog.gui.shared.threads import in_background
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import warm_up
-from homolog.tasks.few_voxels.scan import FewConfig
 
 WAIT_MS = 800
 

@@ -34,7 +34,8 @@ from homolog.gui.shared.scans import (
     is_stale,
 )
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged
 from homolog.scans.points import Landmark
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume

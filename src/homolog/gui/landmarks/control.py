@@ -22,8 +22,9 @@ from homolog.geometry.places import place_numbers
 from homolog.gui.shared import scans as control
 from homolog.gui.shared.scan_layers import Mark, shown_of
 from homolog.gui.shared.scans import ExploreControl, Hint, Scan
+from homolog.landmarks.config import LandmarksConfig
 from homolog.landmarks.consensus import Consensus, fit_consensus
-from homolog.landmarks.match import LandmarksConfig, judged
+from homolog.landmarks.match import judged
 from homolog.scans.points import (
     NAN,
     SUFFIX,

@@ -44,7 +44,7 @@ from homolog.gui.shared.scan_layers import slice_axis
 from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import fold_of
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
 from homolog.words import listed
 

@@ -18,7 +18,8 @@ from homolog.gui.landmarks.control import LandmarksControl, LandmarkTable
 from homolog.gui.shared.layers import layer_volume
 from homolog.gui.shared.scans import Ready, Scan
 from homolog.gui.shared.threads import in_background
-from homolog.landmarks.match import LandmarksConfig, judged, match_landmarks
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import judged, match_landmarks
 from homolog.scans.points import NAN, Landmark
 from homolog.scans.volume import Points
 

@@ -40,7 +40,7 @@ from homolog.gui.shared.scan_layers import (
 )
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
 from homolog.gui.shared.threads import in_background
-from homolog.landmarks.match import LandmarksConfig
+from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
 
 # Another scan as B with a landmark of A in it: from the rows of a cohort.

@@ -34,7 +34,7 @@ from homolog.gui.shared.widgets import ToolOneOf, fold_of
 # Settings as a form needs them: label, range, text of a value and back; no Qt here.
 #
 # The engine describes each setting of a configuration as a plain dict (FIELD of
-# ``homolog.jobs.machine``). Here such a dict becomes a Field that can write a value
+# ``homolog.machine``). Here such a dict becomes a Field that can write a value
 # as text, read it back, and say in one sentence why a text cannot be meant.
 
 

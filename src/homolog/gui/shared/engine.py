@@ -1,7 +1,7 @@
 """Whether the training engine is installed, and how to ask it; no Qt, no torch here.
 
 The window never imports torch: what the engine knows (methods, tasks, settings,
-devices) is asked of a process of its own, ``python -m homolog.jobs.machine``.
+devices) is asked of a process of its own, ``python -m homolog.machine``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def ask(*words: str) -> dict[str, Any]:
     """Ask the engine in a process of its own: seconds, so never on the GUI thread.
 
     Args:
-        words: Of ``homolog.jobs.machine``: ``schema`` or ``devices``.
+        words: Of ``homolog.machine``: ``schema`` or ``devices``.
 
     Raises:
         JobError: No answer; the sentence says why.
     """
-    return ask_module("homolog.jobs.machine", words)
+    return ask_module("homolog.machine", words)
 
 
 def ask_module(module: str, words: Sequence[str]) -> dict[str, Any]:

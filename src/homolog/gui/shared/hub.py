@@ -32,7 +32,7 @@ class Hub(QObject):
 
     Attributes:
         viewer: The napari viewer.
-        schema: Answer of ``homolog.jobs.machine schema``; None until it came.
+        schema: Answer of ``homolog.machine schema``; None until it came.
         scratch: Folder that lives as long as the window.
     """
 

@@ -10,13 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
-from homolog.tasks.few_voxels.scan import (
-    FewClass,
-    FewConfig,
-    FewScan,
-    Paint,
-    SimpleSpec,
-)
+from homolog.tasks.few_voxels.config import FewConfig
+from homolog.tasks.few_voxels.scan import FewClass, FewScan, Paint, SimpleSpec
 
 Floats = NDArray[np.float32]
 

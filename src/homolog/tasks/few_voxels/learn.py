@@ -13,11 +13,11 @@ from homolog.config import check
 from homolog.features.search import body_of
 from homolog.geometry.affine import Index, Triple
 from homolog.scans.volume import FeatureMap, LabelMap
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head, Samples, fit_head, take_samples
 from homolog.tasks.few_voxels.predict import Uncertainty
 from homolog.tasks.few_voxels.scan import (
     FewClass,
-    FewConfig,
     FewScan,
     Paint,
     SimpleSpec,

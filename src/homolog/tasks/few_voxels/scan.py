@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.config import option
 from homolog.errors import UnusableInput
 from homolog.features.search import Body, find_body, grid_shape
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.preprocess import Intensities, Preprocessing, prepare_volume
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.words import times
 
 # What a few-voxel model is told: settings, classes. No torch here.
@@ -32,41 +32,6 @@ _COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
 )  # fmt: skip
 _GREY = "#999999"
-
-
-@dataclass(frozen=True)
-class FewConfig:
-    """How a few painted voxels become a model."""
-
-    head: str = option(
-        "logistic",
-        "logistic regression, or the vote of the nearest painted voxels (knn)",
-        choices=("logistic", "knn"),
-    )
-    strength: float = option(
-        0.3,
-        "how closely logistic regression follows the paint (C); less is smoother",
-        minimum=1e-4,
-        maximum=1e4,
-    )
-    neighbours: int = option(5, "painted voxels that vote (knn)", minimum=1)
-    position: bool = option(True, "use the place in the body as a feature")
-    smoothing_mm: tuple[float, ...] = option(
-        (),
-        "widths (sigma) of the smoothed intensities; empty: 0, 1 and 2 voxels of the "
-        "first scan",
-        unit="mm",
-        minimum=0.0,
-        maximum=50.0,
-    )
-    body_only: bool = option(
-        True,
-        "label nothing outside the body; has no effect where organs are painted there",
-    )
-    per_class: int = option(
-        4000, "painted voxels of a class that are used, at most", minimum=1
-    )
-    seed: int = option(0, "of the choice among more voxels", minimum=0, advanced=True)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import nn
 from homolog.config import from_dict, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.files import kept_features
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import LoadedModel, read_weights, save_model
@@ -27,9 +28,10 @@ from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import Task, Trained
+from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head
 from homolog.tasks.few_voxels.predict import predict_volume
-from homolog.tasks.few_voxels.scan import FewClass, FewConfig, SimpleSpec, few_scan
+from homolog.tasks.few_voxels.scan import FewClass, SimpleSpec, few_scan
 from homolog.words import utc_now
 
 KIND = "few_voxels"

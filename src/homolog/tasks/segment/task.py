@@ -54,10 +54,6 @@ from homolog.views.view import Anchor, Intensity, ViewSpec
 # Settings of the segment task: what a user may choose, and the recipes.
 
 
-# Slices are small samples, and one says little.
-_SLICES_CPU = {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20}
-_SLICES_GPU = {"batch_size": 16, "learning_rate": 4e-4}
-
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "backbone": {"name": "resunet"},
@@ -66,12 +62,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "batch_size": 2,
             "learning_rate": 1e-3,
             "validate_every": 300,
-        },
-        "with": {
-            "swin": {"training": {"learning_rate": 1e-3, "warmup_steps": 20}},
-            "vit": {"training": {"learning_rate": 5e-4, "warmup_steps": 50}},
-            "resnet2d": {"training": _SLICES_CPU},
-            "hybrid": {"training": _SLICES_CPU},
         },
     },
     "gpu": {
@@ -82,12 +72,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 1e-3,
             "warmup_steps": 200,
             "validate_every": 1000,
-        },
-        "with": {
-            "swin": {"training": {"learning_rate": 4e-4}},
-            "vit": {"training": {"learning_rate": 4e-4}},
-            "resnet2d": {"training": _SLICES_GPU},
-            "hybrid": {"training": _SLICES_GPU},
         },
     },
 }

@@ -213,7 +213,7 @@ def _display(found: dict[str, Any], problems: list[str], advice: list[str]) -> N
 
 # What the engine offers, as JSON, for a program that must not load torch itself.
 #
-# ``python -m homolog.jobs.machine schema`` tells every method, task and network with
+# ``python -m homolog.machine schema`` tells every method, task and network with
 # its settings; ``devices`` tells what can compute here; ``doctor`` whether all of it
 # works. One line each.
 
@@ -225,7 +225,7 @@ _TYPES = {int: "int", float: "float", bool: "bool", str: "str", dict: "dict"}
 def schema() -> dict[str, Any]:
     """Methods, tasks, networks and the settings of training and embedding."""
     from homolog.backbones import BACKBONES
-    from homolog.features.embed import EmbedConfig
+    from homolog.features.config import EmbedConfig
     from homolog.methods import METHODS
     from homolog.tasks import TASKS
     from homolog.training.config import TrainingConfig
@@ -237,7 +237,9 @@ def schema() -> dict[str, Any]:
         "methods": {
             name: _method(METHODS.get(name), networks) for name in METHODS.names()
         },
-        "tasks": {name: _task(TASKS.get(name)) for name in TASKS.names()},
+        "tasks": {
+            name: _task(name, TASKS.get(name), networks) for name in TASKS.names()
+        },
         "backbones": {name: _network(cls) for name, cls in networks.items()},
         "training": fields_of(TrainingConfig),
         "embed": fields_of(EmbedConfig),
@@ -347,11 +349,18 @@ def _method(cls: Any, networks: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task(cls: Any) -> dict[str, Any]:
+def _task(name: str, cls: Any, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """A task; ``with`` of a recipe: network -> what it is fine-tuned with instead."""
+    recipes = _plain(getattr(cls, "RECIPES", {}))
+    for recipe, parts in recipes.items():
+        own = {n: c.FINETUNE.get(name, {}).get(recipe) for n, c in networks.items()}
+        special = {n: {"training": _plain(rates)} for n, rates in own.items() if rates}
+        if special:
+            parts["with"] = special
     return {
         "title": cls.title,
         "doc": inspect.cleandoc(cls.__doc__ or ""),
-        "recipes": _plain(getattr(cls, "RECIPES", {})),
+        "recipes": recipes,
         "fields": fields_of(cls.Config),
         "learned": bool(cls.learns),
     }

@@ -1,11 +1,9 @@
-"""The table of matching places of a store, found by a trained embedding, as a job."""
+"""The table of matching places of a store, matched by a trained embedding."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from homolog.events import Job, Note, Progress, Request
 from homolog.features.embed import DenseEncoder, scan_of_case, write_features
 from homolog.features.files import open_features
 from homolog.features.search import Search, query_at
-from homolog.jobs.base import ending, taken
-from homolog.jobs.embedding import encoder_of
 from homolog.scans.volume import FeatureMap
 from homolog.store.card import Card
 from homolog.store.pairs import ROW, PairTable, Rows, write_pairs
@@ -26,37 +22,22 @@ from homolog.views.random import generator
 from homolog.words import utc_now
 from homolog.writing import scratch_folder
 
-_DEFAULTS: Mapping[str, Any] = {
-    "encoder": ..., "store": ..., "points": 48, "partners": 8, "seed": 0,
-    "device": "auto", "overlap": 0.25,
-}  # fmt: skip
 
-
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """Find places of every case in other cases of the store and keep them as a table.
+def align(
+    store: Store, encoder: DenseEncoder, *, points: int, partners: int, seed: int
+) -> Job[dict[str, Any]]:
+    """Match places of every case in other cases of a store; keep them as its table.
 
     Args:
-        config: ``encoder`` (a run of anatomical_embedding, or any encoder), ``store``;
-            ``points`` per pair of scans, ``partners`` per scan at most, ``seed``,
-            ``device``, ``overlap`` of the windows.
-        folder: Not used; the table lies in the store.
+        store: Gets the table.
+        encoder: What embeds its cases.
+        points: Per pair of scans.
+        partners: Per scan, at most.
+        seed: Of the choice of both.
 
     Returns:
         ``pairs``: folder of the table; ``rows``, ``cases``; quartiles of ``score`` and
         ``cycle_mm``; ``stopped``.
-    """
-    asked = taken(config, "align", _DEFAULTS)
-    store = Store.open(asked["store"])
-    encoder = encoder_of(
-        Path(asked["encoder"]), {"overlap": asked["overlap"]}, asked["device"]
-    )
-    return (yield from ending(align(store, encoder, asked)))
-
-
-def align(
-    store: Store, encoder: DenseEncoder, asked: Mapping[str, Any]
-) -> Job[dict[str, Any]]:
-    """See ``job``.
 
     Raises:
         UnusableInput: A store of one case, or prepared differently from what the
@@ -85,7 +66,7 @@ def align(
             if path is None:
                 return {"pairs": None, "rows": 0, "stopped": True}
             maps.append(open_features(path))
-        rows = yield from _all_rows(store, maps, asked)
+        rows = yield from _all_rows(store, maps, points, partners, seed)
         if rows is None:
             return {"pairs": None, "rows": 0, "stopped": True}
     finally:
@@ -93,9 +74,9 @@ def align(
     told = {
         "encoder_id": encoder.encoder_id,
         "store_hash": store.hash,
-        "points": asked["points"],
-        "partners": asked["partners"],
-        "seed": asked["seed"],
+        "points": points,
+        "partners": partners,
+        "seed": seed,
         "created": utc_now(),
     }
     table = PairTable(tuple(c.id for c in store.cards), rows, told)
@@ -111,16 +92,16 @@ def align(
 
 
 def _all_rows(
-    store: Store, maps: list[FeatureMap], asked: Mapping[str, Any]
+    store: Store, maps: list[FeatureMap], points: int, partners: int, seed: int
 ) -> Job[Rows | None]:
     """Every case against its partners; None when told to stop."""
-    count, points = len(store), int(asked["points"])
+    count = len(store)
     # a search takes seconds to prepare and memory to keep: only the last ones stay
-    search = lru_cache(2 * int(asked["partners"]))(lambda i: Search(maps[i]))
+    search = lru_cache(2 * partners)(lambda i: Search(maps[i]))
     found: list[Rows] = []
     for a, card in enumerate(store.cards):
-        rng = generator(int(asked["seed"]), a, stream="align")
-        others = [b for b in rng.permutation(count) if b != a][: int(asked["partners"])]
+        rng = generator(seed, a, stream="align")
+        others = [b for b in rng.permutation(count) if b != a][:partners]
         request = yield Progress("matching", a, count, card.id)
         if request is Request.STOP:
             return None

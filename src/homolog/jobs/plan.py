@@ -1,4 +1,4 @@
-"""A dry run, as a job: a few real steps, then how long and how much memory it takes.
+"""A dry run: a few real steps, then how long and how much memory it takes.
 
 The training itself is begun in a scratch folder and broken off before its first step
 that counts; what it measured is read from its ``plan.json``.
@@ -8,48 +8,41 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homolog.config import ConfigError, from_dict, merge
-from homolog.distributed import choose_device
+from homolog.config import from_dict, merge, option
 from homolog.events import Job, Note, Progress, Request, Started, Stopped, Validated
-from homolog.finetune.job import job as finetune_job
-from homolog.finetune.job import labels_words
-from homolog.finetune.settings import Cases, check_cases, held_out_cases, task_of
-from homolog.finetune.settings import resolve as complete_finetune
-from homolog.finetune.settings import resolve_request as resolve_finetune
-from homolog.jobs.base import taken
-from homolog.memory import available_memory
-from homolog.pretrain.job import job as pretrain_job
-from homolog.pretrain.settings import resolve_request as resolve_pretrain
-from homolog.training.config import TrainingConfig
-from homolog.training.course import (
-    VALIDATION_SHARE,
-    few_steps_words,
-    steps_within,
-    validations_left,
-)
-from homolog.training.planning import Plan, read_plan
-from homolog.words import human_bytes, listed
+from homolog.runs.jobs import job_of
+from homolog.runs.jobs import resolved as complete
+from homolog.words import human_bytes
 
-_KINDS: Mapping[str, tuple[Callable[..., Any], Callable[..., Job[Any]]]] = {
-    "pretrain": (resolve_pretrain, pretrain_job),
-    "finetune": (resolve_finetune, finetune_job),
-}
+if TYPE_CHECKING:
+    from homolog.finetune.settings import Cases
+    from homolog.training.planning import Plan
+
+COMMAND = ""  # of the window
 # As few as are measured at all; one of them is made and validated after.
 _STEPS, _MEASURED = 20, 4
 # Of free main memory; more makes the system swap.
 _TIGHT = 0.9
 
 
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
+@dataclass(frozen=True)
+class Config:
+    """The training that might be started."""
+
+    kind: str = option(..., "Of the run.", choices=("pretrain", "finetune"))
+    config: dict[str, Any] = option(..., "Of the run: a request or a complete one.")
+
+
+def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     """Measure a training that might be started.
 
     Args:
-        config: ``kind`` (``pretrain`` or ``finetune``) and its ``config``, a request or
-            a complete one.
+        config: Of the training.
         folder: Gets a scratch folder, which is gone afterwards.
 
     Returns:
@@ -61,18 +54,19 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     Raises:
         JobError: Not even a single sample fits into memory.
     """
-    asked = taken(config, "plan", {"kind": ..., "config": ...})
-    kind = asked["kind"]
-    if kind not in _KINDS:
-        raise ConfigError(f"plan knows {listed(_KINDS)}, got {kind!r}.")
+    from homolog.distributed import choose_device
+    from homolog.finetune.job import labels_words
+    from homolog.memory import available_memory
+    from homolog.training.planning import read_plan
+
+    kind = config.kind
     yield Started("dry run")
-    resolve, train = _KINDS[kind]
-    resolved = _complete(asked["config"], resolve)
+    resolved = complete(kind, config.config)
     free, _ = available_memory()
     scratch = folder / "dry-run"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        short = train(_shortened(kind, resolved), scratch)
+        short = job_of(kind)(_shortened(kind, resolved), scratch)
         notes, stopped, begun_s = yield from _begin(short)
         if stopped:
             yield Stopped(0)
@@ -107,16 +101,6 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         "resolved": resolved,
         "stopped": False,
     }
-
-
-def _complete(
-    config: Mapping[str, Any], resolve: Callable[[Mapping[str, Any]], Any]
-) -> dict[str, Any]:
-    request = dict(config)
-    if not request.pop("unresolved", False):
-        return request
-    resolved: dict[str, Any] = resolve(request)
-    return resolved
 
 
 def _shortened(kind: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +154,14 @@ def _length(
     resolved: Mapping[str, Any], plan: Plan, case_s: float, cases: int
 ) -> dict[str, Any]:
     """Steps and seconds of the whole training."""
+    from homolog.training.config import TrainingConfig
+    from homolog.training.course import (
+        VALIDATION_SHARE,
+        few_steps_words,
+        steps_within,
+        validations_left,
+    )
+
     given = from_dict(TrainingConfig, resolved["training"], where="training")
     step_s, validation_s = plan.seconds_per_step, case_s * cases
     if given.minutes > 0:
@@ -192,6 +184,13 @@ def _length(
 
 def _labelled(resolved: Mapping[str, Any]) -> tuple[Cases, int]:
     """Cases of a fine-tuning, and how many of them choose the weights."""
-    settings = complete_finetune(resolved)
+    from homolog.finetune.settings import (
+        check_cases,
+        held_out_cases,
+        resolve,
+        task_of,
+    )
+
+    settings = resolve(resolved)
     cases, task = check_cases(settings), task_of(settings)
     return cases, len(held_out_cases(cases, task.config.validate_cases))

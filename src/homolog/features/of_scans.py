@@ -1,4 +1,4 @@
-"""Dense features of scan files, as a job: computed once, found again by content."""
+"""Dense features of scan files: computed once, found again by content, coloured."""
 
 from __future__ import annotations
 
@@ -6,56 +6,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homolog.config import check, from_dict
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.config import ConfigError, check, from_dict
 from homolog.distributed import choose_device
 from homolog.errors import JobError, UnusableInput
-from homolog.events import Job, Note, Progress, Request
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
-from homolog.features.files import array_path, find_features, open_features, read_card
+from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.features.colours import fit_colours
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, body_cells, embed_scan
+from homolog.features.files import (
+    array_path,
+    colours_path,
+    find_features,
+    open_features,
+    read_card,
+)
+from homolog.features.search import on_grid
 from homolog.geometry.places import AXES_NAMED
-from homolog.jobs.base import ending, paths, taken
 from homolog.model_files.encoder import load_encoder
 from homolog.scans.files import read_scan, scan_hash
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import FeatureMap, Volume
+from homolog.scans.write import write_volume
+from homolog.store.preprocess import inside, spread_sample
 from homolog.training.stepping import is_out_of_memory
 from homolog.words import times
-
-_DEFAULTS: Mapping[str, Any] = {
-    "encoder": ..., "scans": ..., "folder": ..., "strides": None, "window": None,
-    "overlap": 0.5, "precision": "auto", "batch_size": 1, "backbone": None,
-    "device": "auto",
-}  # fmt: skip
-
-
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """Features of scans; those that lie in ``config["folder"]`` are not made again.
-
-    Args:
-        config: ``encoder`` (run, model folder or weight file), ``scans``, ``folder``;
-            ``strides`` and ``window`` (None: the model's), ``overlap``, ``precision``,
-            ``batch_size``, ``backbone`` (of a weight file), ``device``.
-        folder: Not used.
-
-    Returns:
-        ``features``: one entry per scan (see ``entry_of``); ``failed`` (scan, reason),
-        and ``stopped``.
-    """
-    asked = taken(config, "embed", _DEFAULTS)
-    encoder = encoder_of(
-        Path(asked["encoder"]),
-        {
-            "strides": tuple(asked["strides"] or ()),
-            "window": asked["window"],
-            "overlap": asked["overlap"],
-            "precision": asked["precision"],
-            "batch_size": asked["batch_size"],
-        },
-        asked["device"],
-        asked["backbone"],
-    )
-    scans = paths(asked["scans"], "scan")
-    return (yield from ending(embed_scans(scans, Path(asked["folder"]), encoder)))
+from homolog.writing import write_npy
 
 
 def encoder_of(
@@ -176,3 +154,93 @@ def entry_of(scan: Path, card_path: Path, *, reused: bool) -> dict[str, Any]:
         "encoder_id": card.encoder_id,
         "reused": reused,
     }
+
+
+def write_colours(
+    cards: Sequence[Path], scans: Sequence[Path] = ()
+) -> Job[dict[str, Any]]:
+    """Write the colours of feature maps beside their cards, as ``CARD.pca.npy``.
+
+    Args:
+        cards: Of the maps; fitted together, one colour means one feature in all.
+        scans: The scan file of each, so that air has no say in the choice of colours;
+            may be empty.
+
+    Returns:
+        ``maps``: per card ``card`` and ``npy``, (d, h, w, 3) uint8 on the card's cell
+        grid; ``explained``: three shares of the variance; ``stopped``.
+
+    Raises:
+        ConfigError: Another number of scans, or features of different encoders.
+    """
+    if scans and len(scans) != len(cards):
+        raise ConfigError(f"{len(cards)} cards need as many scans, got {len(scans)}.")
+    maps = [open_features(card) for card in cards]
+    sizes = {m.data.shape[0] for m in maps}
+    if len(sizes) > 1:
+        raise ConfigError("features of different encoders have no colours in common.")
+    bodies: list[NDArray[np.bool_]] = []
+    total = len(scans) + len(cards)
+    for number, scan in enumerate(scans):
+        if (yield Progress("colours", number, total, scan.name)) is Request.STOP:
+            return {"maps": [], "explained": [], "stopped": True}
+        bodies.append(body_of(read_scan(scan), maps[number]))
+    colours = fit_colours([m.data for m in maps], bodies or None)
+    found: list[dict[str, str]] = []
+    for number, (card, features) in enumerate(zip(cards, maps, strict=True)):
+        news = Progress("colours", len(scans) + number, total, card.name)
+        if (yield news) is Request.STOP:
+            return {"maps": found, "explained": [], "stopped": True}
+        cells = np.moveaxis(colours.paint(features.data), 0, -1)
+        place = colours_path(card)
+        write_npy(place, np.rint(cells * 255).astype(np.uint8))
+        found.append({"card": str(card), "npy": str(place)})
+        yield Saved(str(place), "colours")
+    yield Progress("colours", total, total)
+    explained = [round(float(v), 4) for v in colours.explained]
+    return {"maps": found, "explained": explained, "stopped": False}
+
+
+def body_of(scan: Volume, features: FeatureMap) -> NDArray[np.bool_]:
+    """Which cells (d, h, w) show body rather than air, read off the scan itself."""
+    d, h, w = features.data.shape[1:]
+    values = on_grid(scan.data[0], scan.affine, (d, h, w), features.affine)
+    sample = spread_sample(np.asarray(scan.data))
+    return inside(values, sample, scan.modality == "CT")
+
+
+def write_colour_volumes(
+    entries: Sequence[dict[str, Any]], out: Path, encoder: DenseEncoder
+) -> Job[None]:
+    """One RGB volume per scan; the directions are those of all scans together.
+
+    Args:
+        entries: See ``entry_of``; each gains ``pca`` (the file) and ``explained``.
+        out: Gets ``NAME_pca.nii.gz``.
+        encoder: That made them.
+    """
+    scans = [Path(entry["scan"]) for entry in entries]
+    maps = [open_features(Path(e["card"])) for e in entries]
+    bodies = [
+        body_cells(encoder.prepare(read_scan(path)), encoder.strides[0])
+        for path in scans
+    ]
+    colours = fit_colours([m.data for m in maps], bodies)
+    for path, entry, features in zip(scans, entries, maps, strict=True):
+        volume = _colour_volume(read_scan(path), features, colours.paint(features.data))
+        place = out / f"{volume.name}.nii.gz"
+        write_volume(volume, place)
+        entry["pca"] = str(place)
+        entry["explained"] = [round(float(v), 4) for v in colours.explained]
+        yield Saved(str(place), "colours")
+
+
+def _colour_volume(
+    scan: Volume, features: FeatureMap, cells: NDArray[np.float32]
+) -> Volume:
+    """Colours (3, d, h, w) in 0..1 on a scan's own grid, as (3, D, H, W) uint8."""
+    rgb = np.stack(
+        [on_grid(c, features.affine, scan.shape, scan.affine) for c in cells]
+    )
+    data = np.rint(rgb * 255).astype(np.uint8)
+    return Volume(data, scan.affine, f"{scan.name}_pca", "OTHER", scan.meta)

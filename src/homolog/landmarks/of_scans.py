@@ -1,8 +1,8 @@
-"""Landmarks of one scan found in others, as a job: pairs, and all scans of a store."""
+"""Landmarks of one scan found in others: pairs, and all scans of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.config import check, from_dict
 from homolog.drawing.pictures import (
     CT_WINDOW_HU,
     LINE,
@@ -26,13 +25,13 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Preview, Progress, Request, Saved
 from homolog.features.embed import DenseEncoder
 from homolog.features.files import kept_features
+from homolog.features.of_scans import features_of
 from homolog.features.search import Search, body_of
 from homolog.geometry.affine import Triple
 from homolog.geometry.places import AXES_NAMED
-from homolog.jobs.base import ending, taken
-from homolog.jobs.embedding import encoder_of, features_of
+from homolog.landmarks.config import LandmarksConfig
 from homolog.landmarks.consensus import Consensus
-from homolog.landmarks.match import LandmarksConfig, Mask, match_landmarks
+from homolog.landmarks.match import Mask, match_landmarks
 from homolog.scans.files import read_scan
 from homolog.scans.points import (
     COLUMNS,
@@ -161,14 +160,6 @@ def _window(scan: Volume, values: NDArray[Any]) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-_DEFAULTS: Mapping[str, Any] = {
-    "encoder": ..., "scan": ..., "points": ..., "out": ..., "other": None,
-    "store": None, "coordinates": None, "settings": {}, "features": None,
-    "strides": None, "window": None, "overlap": 0.5, "backbone": None,
-    "device": "auto", "seed": 0,
-}  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class Searched:
     """A scan that is ready to be searched.
@@ -182,50 +173,6 @@ class Searched:
     volume: Volume
     search: Search
     body: Mask
-
-
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """Points of a scan in another scan, or in all scans of a store.
-
-    Args:
-        config: ``encoder`` (run, model folder or weight file), ``scan`` (A), ``points``
-            (its file), either ``other`` (B, with ``out`` a file) or ``store`` (with
-            ``out`` a folder); ``coordinates`` (LPS, RAS, voxel; None: as the file
-            says), ``settings`` (fields of LandmarksConfig), ``features`` (folder;
-            None: the cache), ``strides``, ``window``, ``overlap``, ``backbone``,
-            ``device``, ``seed``.
-        folder: Not used.
-
-    Returns:
-        See match_pair and match_store.
-    """
-    asked = taken(config, "match", _DEFAULTS)
-    if (asked["other"] is None) == (asked["store"] is None):
-        raise UnusableInput("match needs either another scan or a store.")
-    settings = {
-        "strides": tuple(asked["strides"] or ()),
-        "window": asked["window"],
-        "overlap": asked["overlap"],
-    }
-    encoder = encoder_of(
-        Path(asked["encoder"]), settings, asked["device"], asked["backbone"]
-    )
-    rules = from_dict(LandmarksConfig, asked["settings"], where="match")
-    check(rules)
-    scan, out = Path(asked["scan"]), Path(asked["out"])
-    points = points_of(scan, Path(asked["points"]), asked["coordinates"])
-    kept = None if asked["features"] is None else Path(asked["features"])
-    if asked["other"] is not None:
-        work = match_pair(
-            scan, Path(asked["other"]), points, encoder, rules, out, kept,
-            asked["seed"],
-        )  # fmt: skip
-    else:
-        work = match_store(
-            scan, Path(asked["store"]), points, encoder, rules, out, kept,
-            asked["seed"],
-        )  # fmt: skip
-    return (yield from ending(work))
 
 
 def points_of(scan: Path, path: Path, coordinates: Any) -> Points:
@@ -322,16 +269,13 @@ def match_store(
     """
     store = Store.open(store_path)
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    cases: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    columns: list[tuple[str, list[Tile]]] = []
-    stopped = False
+    cohort = _Cohort(out)
     with kept_features(folder) as place:
         source = yield from searched(scan, encoder, place)
         if source is None:
             return {"cases": [], "failed": [], "out": str(out), "stopped": True}
-        columns.append((source.volume.name, tiles_of(source.volume, points)))
+        cohort.columns.append((source.volume.name, tiles_of(source.volume, points)))
+        stopped = False
         for number, card in enumerate(store.cards):
             request = yield Progress("cases", number, len(store.cards), card.id)
             if request is Request.STOP:
@@ -341,35 +285,56 @@ def match_store(
                 target = yield from searched(_source(store, card), encoder, place)
             except Exception as error:  # noqa: BLE001 - the other cases are searched
                 reason = sentence_of(error)
-                failed.append({"case": card.id, "reason": reason})
+                cohort.failed.append({"case": card.id, "reason": reason})
                 yield Note(f"{card.id}: {reason}", "warning")
                 continue
             if target is None:
                 stopped = True
                 break
             marks, _ = matched(source, target, points, rules, seed)
-            affine = target.volume.affine
-            rows += [
-                {"case": card.id, **row}
-                for row in landmark_rows(marks, affine_b=affine)
-            ]
-            accepted = sum(m.accepted for m in marks)
-            cases.append({"case": card.id, "accepted": accepted, "points": len(marks)})
-            columns.append((card.id, tiles_of(target.volume, marks)))
-    table, sheet = out / "table.csv", out / "contact_sheet.png"
-    write_table(table, ("case", *COLUMNS), rows)
-    yield Saved(str(table), "table")
-    picture = png_bytes(contact_sheet(columns))
-    write_bytes(sheet, picture)
-    yield Preview(str(sheet), "the points in all scans")
-    return {
-        "cases": cases,
-        "failed": failed,
-        "table": str(table),
-        "contact_sheet": str(sheet),
-        "out": str(out),
-        "stopped": stopped,
-    }
+            cohort.add(card.id, target.volume, marks)
+    return {**(yield from cohort.written()), "stopped": stopped}
+
+
+class _Cohort:
+    """What was matched in the cases of a store so far.
+
+    Args:
+        out: Gets ``table.csv`` and ``contact_sheet.png``.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._rows: list[dict[str, Any]] = []
+        self._cases: list[dict[str, Any]] = []
+        self.failed: list[dict[str, str]] = []
+        self.columns: list[tuple[str, list[Tile]]] = []
+
+    def add(self, case: str, volume: Volume, marks: Sequence[Landmark]) -> None:
+        """The landmarks of one case."""
+        self._rows += [
+            {"case": case, **row}
+            for row in landmark_rows(marks, affine_b=volume.affine)
+        ]
+        accepted = sum(m.accepted for m in marks)
+        self._cases.append({"case": case, "accepted": accepted, "points": len(marks)})
+        self.columns.append((case, tiles_of(volume, marks)))
+
+    def written(self) -> Job[dict[str, Any]]:
+        """Write both files; all but ``stopped`` of the result of match_store."""
+        table, sheet = self._out / "table.csv", self._out / "contact_sheet.png"
+        write_table(table, ("case", *COLUMNS), self._rows)
+        yield Saved(str(table), "table")
+        picture = png_bytes(contact_sheet(self.columns))
+        write_bytes(sheet, picture)
+        yield Preview(str(sheet), "the points in all scans")
+        return {
+            "cases": self._cases,
+            "failed": self.failed,
+            "table": str(table),
+            "contact_sheet": str(sheet),
+            "out": str(self._out),
+        }
 
 
 def searched(path: Path, encoder: DenseEncoder, folder: Path) -> Job[Searched | None]:

@@ -8,8 +8,6 @@ from typing import Any
 
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.events import Job, Note, Progress, Saved
-from homolog.jobs.base import taken
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import (
     find_model,
@@ -18,49 +16,6 @@ from homolog.model_files.folder import (
     write_tensors,
 )
 from homolog.writing import replacing, write_json
-
-_DEFAULTS: Mapping[str, Any] = {
-    "action": ..., "source": ..., "out": None, "backbone": None, "settings": None,
-    "allow_dropped": False,
-}  # fmt: skip
-
-
-def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """One of the actions on models.
-
-    Args:
-        config: ``action`` (``import``, ``export`` or ``check``), ``source`` (run, model
-            folder or weight file), ``out`` (a new model folder to import into; a
-            ``.safetensors`` file to export to), ``backbone`` and its ``settings`` (of
-            a weight file of another project), ``allow_dropped`` (import a file whose
-            encoder is larger than that).
-        folder: Not used.
-
-    Returns:
-        As ``check_model``, ``import_model`` or ``export_model``.
-    """
-    asked = taken(config, "models", _DEFAULTS)
-    action, source = asked["action"], Path(asked["source"])
-    if action not in ("import", "export", "check"):
-        raise ConfigError(f"action must be import, export or check, got {action!r}.")
-    if action != "check" and not asked["out"]:
-        raise ConfigError(f"{action} needs a place to write to (out).")
-    yield Progress(action, 0, 1, source.name)
-    network = hint(asked["backbone"], asked["settings"] or {})
-    if action == "check":
-        result = check_model(source, network)
-    elif action == "import":
-        dropped = bool(asked["allow_dropped"])
-        out = Path(asked["out"])
-        result = import_model(source, out, network, allow_dropped=dropped)
-        yield Saved(result["model"], "encoder")
-    else:
-        result = export_model(source, Path(asked["out"]))
-        yield Saved(result["file"], "encoder")
-    for line in result.pop("lines", []):
-        yield Note(line)
-    yield Progress(action, 1, 1, source.name)
-    return result
 
 
 def hint(backbone: str | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from homolog import machine
 from homolog.backbones import BACKBONES
 from homolog.config import from_dict, to_dict
-from homolog.jobs import machine
 from homolog.methods import METHODS
 from homolog.tasks import TASKS
 from homolog.training.config import TrainingConfig
@@ -111,7 +111,7 @@ def test_devices_are_told_with_their_memory() -> None:
 @pytest.mark.parametrize("word", ["devices", "doctor"])
 def test_the_answer_is_the_last_line_of_a_process(word: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "homolog.jobs.machine", word],
+        [sys.executable, "-m", "homolog.machine", word],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     told = json.loads(run.stdout.splitlines()[-1])

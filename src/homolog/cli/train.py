@@ -1,0 +1,320 @@
+"""``homolog pretrain`` and ``homolog finetune``: a request, completed and begun."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from homolog.cli._run import common, run_in_folder
+from homolog.config import ConfigError, merge, parse_assignments
+from homolog.words import visible
+
+if TYPE_CHECKING:
+    from homolog.pretrain.settings import MissingPairs
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _training(out: str, recipe: str, backbone: str, settings: str) -> Callable[[F], F]:
+    """Add what both commands take; the arguments are their own words of help."""
+    options = (
+        click.argument(
+            "stores", nargs=-1, required=True, metavar="STORE...",
+            type=click.Path(path_type=Path),
+        ),
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path), metavar="RUN",
+            help=out,
+        ),
+        click.option(
+            "--recipe", default="auto", show_default=True, metavar="RECIPE",
+            help=recipe,
+        ),
+        click.option("--backbone", default=None, metavar="B", help=backbone),
+        click.option(
+            "--steps", type=click.IntRange(1), default=None,
+            help="Training steps.  [default: the recipe's]",
+        ),
+        click.option(
+            "--minutes", type=click.FloatRange(0, min_open=True), default=None,
+            help="Time instead of steps, all included; the number of steps follows as "
+            "they get faster or slower.",
+        ),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help=settings,
+        ),
+        click.option(
+            "--background", is_flag=True,
+            help="Return at once; follow with: homolog runs follow",
+        ),
+        common,
+    )  # fmt: skip
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _length(steps: int | None, minutes: float | None) -> dict[str, float]:
+    """Settings of the training that ``--steps`` or ``--minutes`` stand for."""
+    if steps is not None and minutes is not None:
+        raise ConfigError("give --steps or --minutes, not both.")
+    if steps is not None:
+        return {"steps": steps, "minutes": 0.0}
+    return {} if minutes is None else {"minutes": minutes}
+
+
+def _complete(kind: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The complete configuration, as the worker of a window's request makes it."""
+    from homolog.runs.jobs import UNRESOLVED, resolved
+
+    return resolved(kind, {**request, UNRESOLVED: True})
+
+
+@click.command("pretrain", short_help="Learn an encoder from scans without labels.")
+@click.argument("method")
+@click.option(
+    "--encoder",
+    default="",
+    metavar="RUN",
+    help="Start from these weights (a run or a file) instead of random ones.",
+)
+@click.option(
+    "--aligner",
+    default=None,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Trained anatomical embedding that finds matching places first, where the "
+    "method needs them (alice) and the store has none.",
+)
+@click.option(
+    "--without",
+    "without_splits",
+    default="test",
+    show_default=True,
+    metavar="SPLITS",
+    help="Splits never looked at, e.g. test,val; 'none' takes every case.",
+)
+@click.option(
+    "--share-by",
+    type=click.Choice(["store", "modality"]),
+    default=None,
+    help="Between whom the crops are shared out.  [default: store]",
+)
+@click.option(
+    "--share-power",
+    type=click.FloatRange(0, 1),
+    default=None,
+    metavar="P",
+    help="How: 1 by number of scans, 0.5 by its square root, 0 evenly.  "
+    "[default: the method's]. Where modalities take turns, as hundred_million's do, "
+    "both mean nothing.",
+)
+@_training(
+    out="Folder of the run; new or empty.",
+    recipe="cpu, gpu, paper, auto (by the device), or a .toml or .json file.",
+    backbone="Network, if not the recipe's.",
+    settings="A setting: method.KEY, backbone.KEY or training.KEY. May be repeated.",
+)
+def pretrain(
+    method: str,
+    stores: tuple[Path, ...],
+    out: Path,
+    encoder: str,
+    aligner: Path | None,
+    without_splits: str,
+    steps: int | None,
+    minutes: float | None,
+    assignments: tuple[str, ...],
+    background: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Learn an encoder from the scans of STORE..., without labels.
+
+    METHOD is one of homolog methods. Ctrl-C stops between two steps with state
+    and encoder saved; homolog runs resume RUN goes on exactly.
+
+    \b
+    homolog pretrain s2dc store --out runs/pre
+    homolog pretrain s2dc store --out runs/pre --minutes 10 --background
+    homolog pretrain alice store --aligner runs/sam --out runs/alice
+    homolog pretrain mae store --backbone vit --set method.size=64,64,64 --out runs/mae
+    torchrun --nproc-per-node 4 -m homolog.cli pretrain s2dc store --out runs/big
+    """  # noqa: D301 - click reads the backspace
+    from homolog.pretrain.settings import MissingPairs
+
+    length = {"training": _length(steps, minutes)}
+    request = {
+        **given,  # recipe, backbone, share_by, share_power, seed, device
+        "method": method,
+        "stores": [str(store) for store in stores],
+        "settings": merge(parse_assignments(assignments), length),
+        "encoder": str(Path(encoder).resolve()) if encoder else "",
+        "without_splits": _names(without_splits),
+    }
+    config = None
+    while config is None:
+        try:
+            config = _complete("pretrain", request)
+        except MissingPairs as missing:
+            # one table is made per turn: each store of several may lack its own
+            found = aligner or _asked_aligner(missing)
+            _align(missing, found, given["device"], given["seed"])
+    return run_in_folder("pretrain", config, out, as_json, background)
+
+
+def _asked_aligner(missing: MissingPairs) -> Path:
+    """Offer to make the table; without a terminal, or if declined, the error stays."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise missing
+    click.echo(visible(str(missing)), err=True)
+    answer = click.prompt(
+        "Run of a trained anatomical embedding to align with (empty: stop)",
+        default="", show_default=False, err=True,
+    )  # fmt: skip
+    if not answer.strip():
+        raise missing
+    return Path(answer.strip()).expanduser()
+
+
+def _align(missing: MissingPairs, aligner: Path, device: str, seed: int) -> None:
+    """Make the table of one store."""
+    from homolog.cli._jobs import check_existing, run
+    from homolog.runs.jobs import job_of
+
+    check_existing(str(aligner))
+    wanted = {
+        "encoder": str(aligner), "store": str(missing.store), "device": device,
+        "seed": seed,
+    }  # fmt: skip
+    result = run(job_of("align")(wanted, missing.store))
+    click.echo(f"{result['rows']} matching places in {result['pairs']}", err=True)
+
+
+def _names(text: str) -> list[str]:
+    """``"test,val"`` -> names; ``none`` -> no name."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [n for n in names if n not in ("train", "val", "test", "none")]
+    if unknown:
+        raise ConfigError(
+            f"--without takes train, val, test, none; got {unknown[0]!r}."
+        )
+    return [n for n in names if n != "none"]
+
+
+@click.command("finetune", short_help="Learn a task from labelled cases.")
+@click.argument("task")
+@click.option(
+    "--encoder",
+    required=True,
+    metavar="RUN|FILE|scratch",
+    help="A pretraining run, a weight file, or 'scratch' for random weights.",
+)
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the labelled training subjects used.",
+)
+@click.option(
+    "--validate",
+    "validate",
+    default=None,
+    metavar="none|all|K",
+    help="Labelled held-out cases that choose the weights; they count as labels too. "
+    "none keeps the last weights.  [default: the task's; segment 16, classify all]",
+)
+@click.option(
+    "--fold", default=None, metavar="I/K", help="Hold out the i-th of k parts."
+)
+@_training(
+    out="Folder of the run; its model/ can predict.",
+    recipe="Settings to start from: cpu, gpu, or auto (by the device).",
+    backbone="Network to train from scratch, or that a foreign weight file holds.",
+    settings="A setting: training.KEY, backbone.KEY, or KEY of the task. May be "
+    "repeated.",
+)
+def finetune(
+    stores: tuple[Path, ...],
+    out: Path,
+    encoder: str,
+    validate: str | None,
+    backbone: str | None,
+    steps: int | None,
+    minutes: float | None,
+    assignments: tuple[str, ...],
+    background: bool,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Learn TASK (segment, classify) from the labelled cases of STORE...
+
+    classify learns the class of whole scans, which a manifest names (column class);
+    a|b are two classes of one scan, "no finding" is none, an empty cell is unknown. A
+    2D encoder classifies volumes slice by slice.
+
+    Several stores may annotate different classes: labels of one name are one class,
+    and where a store does not annotate a class, nothing is learnt about it there.
+
+    The best weights on the store's validation cases are kept: these cases need labels
+    too, beside those of --fraction; --validate says how many, or none. The test split
+    is never looked at; see homolog evaluate. Ctrl-C stops between two steps: state and
+    model so far are saved, and homolog runs resume RUN goes on exactly.
+
+    \b
+    homolog finetune segment store --encoder runs/pre --out runs/seg --minutes 10
+    homolog finetune segment store --encoder scratch --backbone swin --out runs/swin
+    homolog finetune classify xrays --encoder runs/pre --out runs/cls
+    homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
+        --set training.learning_rate=5e-4 --set freeze=0.2 --out runs/few
+    """  # noqa: D301 - click reads the backspace
+    own, training, network = sort_settings(assignments)
+    if validate is not None:
+        own["validate_cases"] = validated_cases(validate)
+    if backbone is not None:
+        network["name"] = backbone
+    request = {
+        **given,  # task, recipe, fraction, fold, seed, device
+        "store": str(stores[0].resolve()),
+        "more_stores": [str(store.resolve()) for store in stores[1:]],
+        "encoder": encoder if encoder == "scratch" else str(Path(encoder).resolve()),
+        "backbone": network,
+        "task_config": own,
+        "training": training | _length(steps, minutes),
+    }
+    config = _complete("finetune", request)
+    return run_in_folder("finetune", config, out, as_json, background)
+
+
+def validated_cases(text: str) -> int | None:
+    """``none``, ``all`` or a number -> the setting ``validate_cases``."""
+    word = text.strip().lower()
+    if word in ("none", "all"):
+        return None if word == "none" else 0
+    if not word.isdecimal() or int(word) < 1:
+        raise ConfigError(f"--validate takes none, all or a number, got {text!r}.")
+    return int(word)
+
+
+def sort_settings(
+    assignments: tuple[str, ...],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """``--set`` values -> settings of the task, the training and the backbone."""
+    own = parse_assignments(assignments)
+    own |= own.pop("task", {})
+    parts = []
+    for name in ("training", "backbone"):
+        part = own.pop(name, {})
+        if not isinstance(part, dict):
+            raise ConfigError(f"--set {name}.KEY=VALUE is meant, got {name}={part!r}.")
+        parts.append(part)
+    return own, parts[0], parts[1]

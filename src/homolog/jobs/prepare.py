@@ -1,0 +1,169 @@
+"""Turn scans into a store for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homolog.config import ConfigError, from_dict, option
+from homolog.events import Job
+from homolog.jobs.base import MODALITIES, paths
+from homolog.words import human_bytes
+
+if TYPE_CHECKING:
+    from homolog.store.preprocess import Preprocessing
+
+STOPPED = "Stopped; what is prepared stays, run it again to go on."
+REPORTED = ("cases", "labelled", "rejected", "store", "kept", "removed")
+# Reasons listed one by one before the rest is counted.
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """Turn scans into a store: checked, on one grid spacing, quick to read in parts.
+
+    SOURCE is a folder of scans, an nnU-Net or Decathlon dataset, a DICOM tree, a
+    CSV or JSON manifest, a folder of pictures, or single files. What is unsound is
+    left out with its reason. Run it again to go on after an interruption or to take
+    in what changed; what is current is not read twice, and cases of the store that
+    SOURCE does not have stay in it.
+
+    A manifest has a column image and, where known, label, modality, class (a|b are
+    two, "no finding" is none), types, subject, split (train, val, test), boxes.
+
+    Without --names, labels are called as dataset.json, a label_names.json beside the
+    label maps, a 3D Slicer segmentation, or a JSON manifest says, or else by their
+    number. Labels of one name are one class, whatever their numbers; those called
+    ignore teach nothing.
+
+    Names of files and folders are kept (ids of cases, sources of the store): rename
+    files named after patients before you share a store.
+    """
+
+    sources: tuple[str, ...] = option(
+        ..., "Scans wherever they lie.", flag="sources", metavar="SOURCE..."
+    )
+    out: str = option(
+        ...,
+        "Folder of the store; new, empty, or one to bring up to date.",
+        metavar="STORE",
+        writes=True,
+    )
+    labels: tuple[str, ...] = option(
+        (),
+        "Folder of label maps named like their scans. May be repeated.",
+        metavar="DIR",
+        empty="where the sources have them",
+    )
+    spacing: str | tuple[float, ...] = option(
+        "auto",
+        "Voxel size in mm, 'native' to keep each scan's, or 'auto'.",
+        metavar="Z,Y,X",
+    )
+    window_hu: tuple[float, float] | None = option(
+        None, "CT values kept.", metavar="LO,HI", empty="-1000,1000"
+    )
+    modality: str | None = option(
+        None,
+        "Treat every scan as this, whatever its file says.",
+        choices=MODALITIES,
+        empty="what the file says",
+    )
+    names: str = option(
+        "",
+        "What label values are called, such as '1=liver,2=left kidney'; wins over "
+        "names in files, and is kept when the store is brought up to date.",
+        metavar="VALUE=NAME,...",
+        empty="what the files say",
+    )
+    keep_identifiers: bool = option(
+        False,
+        "Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
+        "are. Otherwise as keyed hashes, by which nobody else finds the name.",
+    )
+    replace: bool = option(
+        False, "Take out cases of STORE that SOURCE does not have; else they stay."
+    )
+    seed: int = option(0, "Seed of everything random.", minimum=0)
+
+
+def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
+    """Prepare scans into a store; what is there and current is kept.
+
+    Returns:
+        As ``write_store``: cases, labelled, rejected, store, explanation, stopped, ...
+
+    Raises:
+        ConfigError: A spacing, window or label name that cannot be meant.
+        FileNotFoundError: A source that is not there.
+    """
+    from homolog.scans.dicom import is_series_path
+    from homolog.store.build import prepare_store
+    from homolog.store.names import read_names
+
+    sources = paths(config.sources, "scan")
+    labels = [Path(p) for p in config.labels]
+    for path in (*sources, *labels):
+        if not is_series_path(path) and not path.exists():
+            raise FileNotFoundError(2, "there is no such file or folder", str(path))
+    return (
+        yield from prepare_store(
+            sources, Path(config.out), labels=labels, spacing=_spacing(config.spacing),
+            preprocessing=_recipe(config), names=read_names(config.names),
+            seed=config.seed, keep_identifiers=config.keep_identifiers,
+            replace=config.replace,
+        )
+    )  # fmt: skip
+
+
+def _recipe(config: Config) -> Preprocessing:
+    from homolog.store.preprocess import Preprocessing
+
+    wanted: dict[str, Any] = {"modality": config.modality}
+    if config.window_hu is not None:
+        wanted["window_hu"] = list(config.window_hu)
+    recipe = from_dict(Preprocessing, wanted, where="prepare")
+    low, high = recipe.window_hu
+    if not low < high:
+        raise ConfigError(f"the window must go from low to high, got {low:g},{high:g}.")
+    return recipe
+
+
+def _spacing(value: str | tuple[float, ...]) -> Any:
+    from homolog.store.preprocess import Preprocessing
+
+    if isinstance(value, str):
+        if value not in ("auto", "native"):
+            raise ConfigError(
+                f"the voxel size must be auto, native or three numbers, got {value!r}."
+            )
+        return value
+    recipe = from_dict(Preprocessing, {"spacing_mm": list(value)}, where="voxel size")
+    return recipe.spacing_mm
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """What people read."""
+    rejected, size = result["rejected"], human_bytes(result["bytes"])
+    told = [
+        f"{result['cases']} cases ({result['labelled']} labelled), "
+        f"{len(rejected)} rejected, {size} in {result['store']}",
+        f"  {result['built']} prepared now, {result['reused']} were current",
+        *(f"  {sentence}" for sentence in result["explanation"]),
+    ]
+    if rejected:
+        told += ["rejected:", *_rejected_lines(rejected)]
+    return told
+
+
+def _rejected_lines(rejected: Sequence[Mapping[str, str]]) -> list[str]:
+    told = [f"  {r['path']}: {r['reason']}" for r in rejected[:_LISTED]]
+    rest = Counter(r["reason"] for r in rejected[_LISTED:])
+    told += [f"  {count} more: {reason}" for reason, count in rest.most_common(10)]
+    if rest:
+        told.append("  all of them: rejected.json in the store")
+    return told

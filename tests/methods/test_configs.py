@@ -1,0 +1,27 @@
+"""Settings that an older version wrote into a run are read, and mean the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from homolog.config import config_hash, from_dict
+from homolog.methods import METHODS
+
+# Hash of the recipe ``paper`` of each method, of before their settings had a base.
+HASHES = {
+    "alice": "73b39fcf1bcbd230",
+    "anatomical_embedding": "2a2ce8f305aff023",
+    "hundred_million": "4b841aa0de978f96",
+    "joint": "005834114d17463f",
+    "mae": "26c3f302f82c5887",
+    "mixcl": "26f38d7692a0b220",
+    "s2dc": "9e539bbdbd6a7df0",
+    "swav": "c6577af23a9121d0",
+}
+
+
+@pytest.mark.parametrize("name", sorted(HASHES))
+def test_a_run_of_before_has_the_same_settings(name: str) -> None:
+    cls = METHODS.get(name)
+    config = from_dict(cls.Config, cls.RECIPES["paper"]["method"])
+    assert config_hash(config) == HASHES[name]
