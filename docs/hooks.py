@@ -55,8 +55,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links that work in the repository, made to work in the site; generated parts."""
-    if page.file.src_uri == "contributing.md":
-        markdown = for_site(markdown)
+    contributing = page.file.src_uri == "contributing.md"
+    markdown = whole_examples(markdown, opened=not contributing)
+    if contributing:
+        markdown = markdown.replace("](docs/", "](")
     # ../resources/x.png lies beside docs/ in the repository, within the site here
     markdown = re.sub(r"\]\(((?:\.\./)*)\.\./resources/", r"](\1resources/", markdown)
     for name, make in {"methods": methods_table, "backbones": backbones_table}.items():
@@ -66,18 +68,20 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return markdown
 
 
-def for_site(markdown: str) -> str:
-    """CONTRIBUTING.md as a page: links from docs/, whole examples instead of links."""
-    markdown = re.sub(
-        r"^Whole: \[`(docs/examples/[\w.]+)`\]\(\1\)$",
+def whole_examples(markdown: str, *, opened: bool = False) -> str:
+    """Examples themselves, where a page of the repository links to them.
+
+    Ruff formats code within Markdown, and so takes a snippet's mark for Python.
+    """
+    return re.sub(
+        r"^Whole: \[`((?:docs/)?examples/[\w.]+)`\]\([^)]*\)$",
         lambda found: (
-            f'??? example "{Path(found[1]).name}"\n\n    ```python\n'
+            f'???{"+" * opened} example "{Path(found[1]).name}"\n\n    ```python\n'
             f'    --8<-- "{found[1]}"\n    ```'
         ),
         markdown,
         flags=re.MULTILINE,
     )
-    return re.sub(r"\]\(docs/", "](", markdown)
 
 
 # --- the command line ------------------------------------------------------------

@@ -13,8 +13,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 # wherever the import stands: at the top, in a function, or for types alone.
 FLOORS = (
     "config errors events meanwhile registry small_maps words __init__",
-    "geometry",
-    "distributed json_files memory metrics views writing",
+    "distributed geometry json_files memory writing",
+    "metrics views",
     "losses scans runs",
     "backbones drawing index phantom",
     "nn store",

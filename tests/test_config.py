@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from each import each
 from homolog.config import (
     ConfigError,
     check,
@@ -35,8 +36,8 @@ def test_round_trip_through_plain_types() -> None:
     assert from_dict(Outer, to_dict(config)) == config
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
+@each(
+    "data, message",
     [
         ({"sice": 3}, "has no setting 'sice'; known settings: deep, inner"),
         ({"size": [1, 2]}, "size must be"),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from each import each
 from homolog import distributed
 from homolog.errors import UnusableInput
 
@@ -209,7 +210,7 @@ def test_without_torchrun_no_group_is_opened(monkeypatch: pytest.MonkeyPatch) ->
         assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("text", ["gpu", "cuda:x", "cuda:99", "", "cpu:0"])
+@each("text", ["gpu", "cuda:x", "cuda:99", "", "cpu:0"])
 def test_a_device_that_is_not_there_is_refused(text: str) -> None:
     with pytest.raises(UnusableInput, match="device"):
         distributed.choose_device(text)

@@ -39,6 +39,14 @@ def test_files_that_pages_name_exist(page: str) -> None:
         assert (TOP / link).exists(), f"{page} links to {link}"
 
 
+def test_examples_stand_whole_in_the_site(hooks: ModuleType) -> None:
+    pages = {"docs/howto/python.md": "examples", "CONTRIBUTING.md": "docs/examples"}
+    for page, folder in pages.items():
+        shown = hooks.whole_examples((TOP / page).read_text(encoding="utf-8"))
+        for path in (TOP / folder).glob("*.py"):
+            assert f'--8<-- "{folder}/{path.name}"' in shown, f"{page}: {path.name}"
+
+
 def test_the_drawing_shows_the_floors_of_today(hooks: ModuleType) -> None:
     drawn = (TOP / hooks.DRAWING).read_text(encoding="utf-8")
     assert drawn == hooks.drawing(), "draw it anew: python docs/hooks.py"

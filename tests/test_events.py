@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from each import each
 from homolog import events
 
 
-@pytest.mark.parametrize(
+@each(
     "event",
     [
         events.Started("training", 10, {"device": "cpu"}),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from each import each
 from homolog.cli import main
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
@@ -44,8 +45,8 @@ PYTHON = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@each(
+    "text, said",
     [
         ("", "it is empty"),
         ('{"a": 1,\n', "it is not JSON from line 2, column 1 on"),
@@ -249,7 +250,7 @@ def test_a_card_names_files_beside_it_only(encoder: Path, tmp_path: Path) -> Non
         read_card(folder)
 
 
-@pytest.mark.parametrize(
+@each(
     "damage",
     [
         b"",
@@ -299,13 +300,10 @@ def test_beginning_again_without_a_checkpoint_is_said(tmp_path: Path) -> None:
     assert any(isinstance(e, Note) and "begins again" in e.text for e in events)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
+@each("field, value", [
         ("info", {"plan": []}), ("step", "x"), ("sha256", 5), ("info", []),
         ("info_sha256", "0" * 64),
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_a_generation_of_another_shape_is_passed_over(
     field: str, value: Any, tmp_path: Path
 ) -> None:
@@ -327,9 +325,8 @@ def test_one_flipped_number_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         load_state(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"total_steps": "9"}, {"batch_size": 0}, {"precision": "x"}, {"what": 1}],
+@each(
+    "change", [{"total_steps": "9"}, {"batch_size": 0}, {"precision": "x"}, {"what": 1}]
 )
 def test_a_damaged_plan_is_one_sentence(change: Any, tmp_path: Path) -> None:
     run_all(toy(), ToyFeed(), tmp_path, steps=2)
@@ -374,7 +371,7 @@ def test_what_no_memory_holds_is_refused_before_it_is_taken(
     assert "GB of memory" in str(caught.value) or "65536" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"method": 5}', "[[", "[" * 100_000])
+@each("text", ["[1]", '{"method": 5}', "[[", "[" * 100_000])
 def test_a_recipe_of_another_shape_is_one_sentence(
     text: str, three_patients: Store, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from each import each
 from homolog import writing
 from homolog.features.files import new_array
 from homolog.writing import (
@@ -58,13 +59,10 @@ def test_own_names_go_with_their_process(tmp_path: Path) -> None:
     assert sweep_leftovers(tmp_path) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+@each("name", [
         ".run.json.{pid}.new", "a.features.npy.{pid}.part", ".depth.{pid}.b2nd",
         ".a.features.json.pca.npy.{pid}.new",
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_names_of_earlier_versions_go_when_they_rested(
     tmp_path: Path, name: str
 ) -> None:
@@ -77,10 +75,10 @@ def test_names_of_earlier_versions_go_when_they_rested(
     assert living.exists()
 
 
-@pytest.mark.parametrize(
+@each(
     "name",
     [".a1b2c3d4.part.scan.nii.gz", ".card.json.new", ".best.old", ".align-ab12cd3_"],
-)  # fmt: skip
+)
 def test_names_without_a_process_go_after_a_week(tmp_path: Path, name: str) -> None:
     path = aged(tmp_path / name, 6)
     assert sweep_leftovers(tmp_path) == 0
@@ -88,13 +86,10 @@ def test_names_without_a_process_go_after_a_week(tmp_path: Path, name: str) -> N
     assert sweep_leftovers(tmp_path) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+@each("name", [
         "scan.nii.gz", "thesis.part", "a.new", ".gitignore", ".bashrc.old", ".env.new",
         "x-1.part.y", ".notes.123.new", "part.npy.5.part", ".2024-1-1.part.txt",
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_other_peoples_files_are_never_touched(tmp_path: Path, name: str) -> None:
     aged(tmp_path / name, 1000)
     assert sweep_leftovers(tmp_path) == 0

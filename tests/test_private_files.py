@@ -14,7 +14,7 @@ import pytest
 from homolog.cli import main
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.autosave.sessions import Session
+from homolog.gui.autosave.saved_work import SavedWork
 from homolog.gui.shared import choices
 from homolog.runs.run import Run
 from homolog.scans.volume import LabelMap, Volume
@@ -97,7 +97,7 @@ def test_the_window_writes_for_its_user_alone_beside_a_napari_that_does_not(
 ) -> None:
     home = tmp_path / "home"
     labels = LabelMap(np.ones((4, 5, 6), np.uint8), Affine.identity())
-    session = Session()
+    session = SavedWork()
     session.write(home / "sessions", {"labels": [], "scans": []}, [])
     choices.write(home, "panel", {"a": 1})
     run = Run.create(home / "runs" / "one", "toy", {})

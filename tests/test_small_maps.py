@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from each import each
 from homolog.small_maps import SafeConv3d, guard_small_maps
 
 
@@ -29,9 +30,7 @@ def weight_gradient(conv: nn.Module, image: Tensor, *, autocast: bool) -> Tensor
     return conv.weight.grad.clone()
 
 
-@pytest.mark.parametrize(
-    ("kernel", "depth"), [(3, 2), (5, 2), (5, 3), (5, 4), (3, 1), (3, 3), (1, 2)]
-)
+@each("kernel, depth", [(3, 2), (5, 2), (5, 3), (5, 4), (3, 1), (3, 3), (1, 2)])
 def test_bfloat16_weight_gradients_are_right_at_every_depth(
     kernel: int, depth: int
 ) -> None:

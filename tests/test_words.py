@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from each import each
 from homolog import words
 from homolog.cli._run import exit_status, follow, show
 from homolog.errors import UnusableInput
@@ -50,8 +51,8 @@ def acts(text: str) -> list[str]:
     return [c for c in text if c not in "\n\t" and not c.isprintable()]
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
+@each(
+    "text, shown",
     [
         ("liver, 3 mm", "liver, 3 mm"),
         ("Höcker – 左腎 µm³", "Höcker – 左腎 µm³"),
@@ -122,13 +123,13 @@ DANGEROUS = ["=1+1", "+cmd", "-cmd", "@SUM(A1)", "\t=1", "\r=1", FORMULA, "-1+2"
 PLAIN = ["liver", "-1.5", "+2e-3", "-inf", "nan", "-", "=", "", "a=b", "'quoted'", "5%"]
 
 
-@pytest.mark.parametrize("text", [*DANGEROUS, *(f"'{t}" for t in DANGEROUS)])
+@each("text", [*DANGEROUS, *(f"'{t}" for t in DANGEROUS)])
 def test_a_cell_that_would_be_computed_is_text(text: str) -> None:
     assert cell(text) == f"'{text}"
     assert cell_text(cell(text)) == text
 
 
-@pytest.mark.parametrize("text", [*PLAIN, *(f"'{t}" for t in PLAIN)])
+@each("text", [*PLAIN, *(f"'{t}" for t in PLAIN)])
 def test_other_cells_stay_or_come_back(text: str) -> None:
     assert cell_text(cell(text)) == text
     if not text.startswith("'"):

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Tiny U-Net: four stages of plain convolutions, to be read in a minute."""
 
 from __future__ import annotations
@@ -62,6 +61,3 @@ class TinyUNet(Backbone):
             image = stage(image)
             maps.append(image)
         return tuple(maps)
-=======
-"""Placeholder."""
->>>>>>> main

@@ -1,5 +1,4 @@
-<<<<<<< HEAD
-"""VICReg: the same place looks alike in two views, features vary and do not repeat."""
+"""VICReg: two views of one thing look alike, features vary and do not repeat."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from homolog.config import option
 from homolog.distributed import sum_over_ranks_with_gradient as over_ranks
 from homolog.losses.similarity import full_precision
 from homolog.methods.base import Method, TokenCropConfig
-from homolog.nn.heads import Projector, tokens_of
+from homolog.nn.heads import Projector, pooled, tokens_of
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
@@ -31,12 +30,15 @@ class VICRegConfig(TokenCropConfig):
 
 
 class VICReg(Method):
-    """Tokens of one place in two views are alike, and no two features say the same.
+    """Two views of a crop are alike, as a whole and place by place.
+
+    Nothing is pushed apart: every feature has to vary between samples, and no two
+    features may say the same.
 
     Source: Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance
     Regularization for Self-Supervised Learning", ICLR 2022, Eq. 1-6.
-    Differs from the paper: the vectors are tokens that show one place in both views
-    (as in VICRegL, NeurIPS 2022) instead of whole images; layer norm in the projector.
+    Differs from the paper: beside whole crops, tokens that show one place in both views
+    are compared (as in VICRegL, NeurIPS 2022); layer norm in the projectors.
     """
 
     Config = VICRegConfig
@@ -64,6 +66,10 @@ class VICReg(Method):
         },
     }
 
+    sees_padding: ClassVar[Mapping[str, str]] = {
+        "crops": "the vector of a crop is the mean over all of its cells",
+    }
+
     config: VICRegConfig
 
     def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
@@ -71,12 +77,11 @@ class VICReg(Method):
         backbone.check_size(config.size)
         self.backbone = backbone
         self.map_index = backbone.map_of_stride(config.token_stride)
-        self.projector = Projector(
-            backbone.channels[self.map_index],
-            config.dim,
-            hidden=config.hidden,
-            layers=3,
-            normalise=False,
+        self.of_places, self.of_crops = (
+            Projector(
+                width, config.dim, hidden=config.hidden, layers=3, normalise=False
+            )
+            for width in (backbone.channels[self.map_index], backbone.channels[-1])
         )
 
     def views(self) -> dict[str, ViewSpec]:
@@ -93,31 +98,39 @@ class VICReg(Method):
         return {"first": spec, "second": spec}
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``invariance``, ``variance`` and ``covariance``, weighted."""
-        config = self.config
-        first, second = (self._tokens(views[name]) for name in ("first", "second"))
+        """``places`` and ``crops``: the three terms of VICReg, weighted and added."""
+        first, second = (self.backbone.maps(views[n].flat()) for n in views)
+        c, d = (self.of_crops(pooled(maps[-1])) for maps in (first, second))
+        a, b = (self.of_places(tokens_of(m[self.map_index])) for m in (first, second))
+        self.watch("places", a.flatten(0, 1))
+        self.watch("crops", c)
+        # each token of the first view beside its partner; 0 where it has none
+        partner, weight = self._partners(views)
+        b = b.gather(1, partner[..., None].expand_as(a))
+        return {
+            "places": self._vicreg(a.flatten(0, 1), b.flatten(0, 1), weight.flatten()),
+            "crops": self._vicreg(c, d, torch.ones_like(c[:, 0])),
+        }
+
+    def _partners(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Token of the second view for each of the first (B, N), and 1 where it counts.
+
+        Both lie within the scan and within each other's view.
+        """
         stride = self.backbone.strides[self.map_index]
         matches = views.token_matches("first", "second", stride)  # (B, N, N)
-        inside = self._inside(views["first"])[:, :, None]
-        matches = matches & inside & self._inside(views["second"])[:, None]
-        # every token of the first view beside its partner; 0 where it has none
-        partner = matches.float().argmax(2)
-        second = second.gather(1, partner[..., None].expand(-1, -1, config.dim))
-        weight = matches.any(2).flatten().float()
-        self.watch("tokens", first.flatten(0, 1))
-        terms = vicreg(first.flatten(0, 1), second.flatten(0, 1), weight)
-        weights = {
-            "invariance": config.weight_invariance,
-            "variance": config.weight_variance,
-            "covariance": config.weight_covariance,
-        }
-        return {name: weights[name] * value for name, value in terms.items()}
+        matches &= self._inside(views["first"])[:, :, None]
+        matches &= self._inside(views["second"])[:, None, :]
+        return matches.float().argmax(2), matches.any(2).float()
 
-    def _tokens(self, view: View) -> Tensor:
-        """(B V, N, E) projected tokens."""
-        maps = self.backbone.maps(view.flat())
-        projected: Tensor = self.projector(tokens_of(maps[self.map_index]))
-        return projected
+    def _vicreg(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+        config = self.config
+        invariance, variance, covariance = vicreg(a, b, weight)
+        return (
+            config.weight_invariance * invariance
+            + config.weight_variance * variance
+            + config.weight_covariance * covariance
+        )
 
     def _inside(self, view: View) -> Tensor:
         """(B V, N) bool: tokens that show enough of the scan."""
@@ -127,25 +140,25 @@ class VICReg(Method):
         return share >= max(self.config.min_valid, 1e-6)
 
     def encoder(self) -> Backbone:
-        """The trained backbone; the projector is dropped."""
+        """The trained backbone; the projectors are dropped."""
         return self.backbone
 
 
 @full_precision
-def vicreg(a: Tensor, b: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """The three terms of matched vectors, those of all processes as one batch.
+def vicreg(a: Tensor, b: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Invariance, variance and covariance; rows of all processes are one batch.
 
     Args:
         a: (M, E) vectors of one view.
         b: (M, E) their partners in the other.
         weight: (M,) 1 for pairs that count, 0 for others.
 
-    Source: VICReg, Eq. 1-5, gamma 1 and epsilon 1e-4.
-    Differs from the paper: squared distances and variances are means over features.
+    Source: VICReg, Eq. 1-5, with gamma 1 and epsilon 1e-4.
+    Differs from the paper: squared distances are means over features.
     """
     rows = weight[:, None]
     count = over_ranks(weight.sum()).clamp_min(2)
-    apart = over_ranks(((a - b).square() * rows).sum()) / count / a.shape[1]
+    invariance = over_ranks(((a - b).square() * rows).sum()) / (count * a.shape[1])
     variance, covariance = [], []
     for vectors in (a, b):
         centred = (vectors - over_ranks((vectors * rows).sum(0)) / count) * rows
@@ -154,11 +167,4 @@ def vicreg(a: Tensor, b: Tensor, weight: Tensor) -> dict[str, Tensor]:
         variance.append((1 - std).clamp_min(0).mean())
         beside = matrix.square().sum() - matrix.diagonal().square().sum()
         covariance.append(beside / len(matrix))
-    return {
-        "invariance": apart,
-        "variance": torch.stack(variance).mean(),
-        "covariance": torch.stack(covariance).sum(),
-    }
-=======
-"""Placeholder."""
->>>>>>> main
+    return invariance, torch.stack(variance).mean(), torch.stack(covariance).sum()

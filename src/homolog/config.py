@@ -83,6 +83,14 @@ def as_in(config: type, name: str, **changes: Any) -> Any:
     return option(**{"default": declared.default, **known, **rest, **changes})
 
 
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """How a setting is spelled on the command line; an argument has no dashes."""
+    spelled = str(field.metadata.get("flag", "")) or f"--{field.name}".replace("_", "-")
+    if field.default is True and spelled.startswith("--") and "/" not in spelled:
+        return f"{spelled}/--no-{spelled.removeprefix('--')}"
+    return spelled
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON types; tuples become lists."""
     return typing.cast("dict[str, Any]", json.loads(json.dumps(_plain(config))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from each import each
 from homolog.backbones import build
 from homolog.config import ConfigError
 
@@ -45,8 +46,8 @@ def test_without_a_gradient_sides_need_be_multiples_of_4_alone() -> None:
         net(image)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
+@each(
+    "wrong, message",
     [
         ({"channels": ()}, "at least one stage"),
         ({"steps": ((2, 2, 2),)}, "one stride for each of the 4 stages"),

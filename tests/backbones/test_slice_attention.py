@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from each import each
 from homolog.backbones.hybrid import (
     SliceAttention,
     SliceTransformer,
@@ -47,8 +48,8 @@ def test_j_t4_without_offsets_it_is_plain_attention_over_all_slices() -> None:
     torch.testing.assert_close(made(slices), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("count", [6, 7])
-@pytest.mark.parametrize("reduction", [2, 3])
+@each("count", [6, 7])
+@each("reduction", [2, 3])
 def test_j_t5_with_a_reduction_keys_are_read_at_the_references(
     reduction: int, count: int
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from monai.networks.nets import UNETR
 from monai.networks.nets import ViT as MonaiViT
 
+from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone, adapt_state
 from homolog.config import ConfigError
@@ -110,8 +111,8 @@ def test_the_deepest_map_is_meant_by_its_stride(small: Small) -> None:
         net.map_of_stride(8)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
+@each(
+    "wrong, message",
     [
         ({"heads": 5}, "heads must divide hidden = 48"),
         ({"image_size": (32, 48, 20)}, "image_size must be a multiple of patch"),

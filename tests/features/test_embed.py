@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.errors import UnusableInput
@@ -78,8 +79,8 @@ def features_of(scan, embedder, window, overlap=0.5, batch=2):
     return outputs, counts
 
 
-@pytest.mark.parametrize("shape", [(8, 24, 20), (7, 13, 30), (26, 9, 9), (3, 5, 2)])
-@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@each("shape", [(8, 24, 20), (7, 13, 30), (26, 9, 9), (3, 5, 2)])
+@each("overlap", [0.0, 0.5])
 def test_windows_give_what_the_whole_scan_gives(shape, overlap):
     scan, embedder = scan_of(shape), Embedder(Local(), {"fine": 0, "coarse": 1})
     outputs, _ = features_of(scan, embedder, (4, 8, 12), overlap)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.features.search import (
     Match,
@@ -119,7 +120,7 @@ def test_points_are_found_in_a_moved_body_on_another_grid():
     assert cycle_errors(a, b, points, matches).max() < 1.0
 
 
-@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@each("axes", list(itertools.permutations(range(3))))
 def test_map_lands_on_every_axis_order_of_the_same_scan(axes):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4, 5, 6)).astype(np.float32)

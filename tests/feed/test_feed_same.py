@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from each import each
 from homolog.events import drain
 from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
@@ -54,8 +55,8 @@ def test_the_same_is_shown_voxel_by_voxel(place: object) -> None:
     assert torch.equal(alone.views(alone.batch(0), "cpu")["crop"].image, crop.image)
 
 
-@pytest.mark.parametrize(
-    ("specs", "words"),
+@each(
+    "specs, words",
     [
         ({"a": ViewSpec(SIZE, place=Same("b")), "b": CUT}, "must come earlier"),
         ({"b": CUT, "a": ViewSpec((8, 8, 4), place=Same("b"))}, "size"),

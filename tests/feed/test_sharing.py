@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from each import each
 from homolog.feed.batches import CaseOrder, Feed, TurnOrder
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
@@ -35,7 +36,7 @@ def feed(cases: list[CaseRef], **others: object) -> Feed:
     return Feed(cases, specs, batch_size=4, seed=1, threads=0, **others)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@each(
     "order",
     [
         CaseOrder([0] * 5 + [1] * 2, 3),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from each import each
 from homolog.backbones import BACKBONES
 from homolog.cli.train import validated_cases
 from homolog.config import ConfigError
@@ -280,8 +281,8 @@ def test_recipe_knows_what_a_transformer_needs(phantom_store):
     assert told.training["learning_rate"] == 0.123
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
+@each(
+    "changes, words",
     [
         ({"task": "knit"}, "unknown task 'knit'; known: classify, segment"),
         ({"task": "few_voxels"}, "not fine-tuned"),
@@ -322,7 +323,7 @@ def test_folds_divide_all_but_the_test_cases(phantom_store):
     assert sorted(held) == sorted({c.id for c in phantom_store.cards} - test)
 
 
-@pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "a/b", "3", "-1/5"])
+@each("text", ["0/5", "6/5", "1/1", "a/b", "3", "-1/5"])
 def test_folds_that_cannot_be_meant_are_refused(text):
     with pytest.raises(ConfigError, match="fold must be i/k"):
         parse_fold(text)
@@ -448,14 +449,12 @@ def test_labels_an_encoder_was_pretrained_with_are_told(phantom_store, tmp_path)
     assert any("pretrained with labels: 5 labelled cases" in text for text in told)
 
 
-@pytest.mark.parametrize(
-    ("text", "cases"), [("none", None), ("all", 0), ("7", 7), (" None ", None)]
-)
+@each("text, cases", [("none", None), ("all", 0), ("7", 7), (" None ", None)])
 def test_validate_is_none_all_or_a_number(text, cases):
     assert validated_cases(text) == cases
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "few", "1.5", ""])
+@each("text", ["0", "-1", "few", "1.5", ""])
 def test_validate_that_cannot_be_meant_is_refused(text):
     with pytest.raises(ConfigError, match="none, all or a number"):
         validated_cases(text)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.scans.volume import Volume, closest_canonical, restore_axes
 
@@ -77,7 +78,7 @@ def test_a_coarse_cell_lies_at_the_middle_of_its_voxels(
     )
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("axes, signs", ORDERS)
 def test_a_marked_voxel_keeps_its_place_when_axes_are_reordered(
     axes: tuple, signs: tuple
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.geometry.correspondence import (
     matching_voxels,
@@ -54,8 +55,8 @@ def _turns() -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("home", [np.eye(4), ODD])
-@pytest.mark.parametrize("one_to_one", [False, True])
+@each("home", [np.eye(4), ODD])
+@each("one_to_one", [False, True])
 def test_identity_matches_every_token_with_itself(
     home: np.ndarray, one_to_one: bool
 ) -> None:
@@ -86,8 +87,8 @@ def test_a_half_turn_twice_is_the_identity() -> None:
     assert torch.equal(once @ once, torch.eye(TOKENS).double())
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("sign", [1, -1])
+@each("axis", [0, 1, 2])
+@each("sign", [1, -1])
 def test_a_shift_by_one_token_loses_one_layer(axis: int, sign: int) -> None:
     offset = [0.0, 0.0, 0.0]
     offset[axis] = sign * float(STRIDE)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from each import each
 from homolog.geometry.places import (
     lengths_text,
     named_numbers,
@@ -51,16 +51,13 @@ def test_what_is_written_is_read_back(place):
     assert named_numbers(voxel_text(place)) is not None
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["x=1,y=2,z=3", "z 3, y 2, x 1", "X 1.0 Y 2 Z:3e0", "y=2; x=1; z=+3 mm",
-     "x 1.0, y 2.0, z 3.0 mm (LPS)", "x1,y2,z3 mm LPS"],
-)  # fmt: skip
+@each("text", ["x=1,y=2,z=3", "z 3, y 2, x 1", "X 1.0 Y 2 Z:3e0", "y=2; x=1; z=+3 mm",
+     "x 1.0, y 2.0, z 3.0 mm (LPS)", "x1,y2,z3 mm LPS"])  # fmt: skip
 def test_axes_may_come_in_any_order(text):
     assert named_numbers(text) == PLACE
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     ["", "3,2,1", "x=1,y=2", "x=1,x=2,y=3", "x=1,y=2,z=3,z=4", "x=1,y=2,z=3,4",
      "x=1,y=2,w=3", "x=a,y=2,z=3", "x=1,y=2,z=3 mm (RAS)", "x=1,y=2,z=3 cm"],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import (
     displacement_at,
@@ -29,8 +30,8 @@ def _random_volume(shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(1, 2, *shape)))
 
 
-@pytest.mark.parametrize("mode", ["linear", "nearest"])
-@pytest.mark.parametrize("shape", [(5, 6, 7), (1, 6, 7), (1, 1, 9), (8, 1, 3)])
+@each("mode", ["linear", "nearest"])
+@each("shape", [(5, 6, 7), (1, 6, 7), (1, 1, 9), (8, 1, 3)])
 def test_the_same_grid_gives_the_same_values(shape: tuple, mode: str) -> None:
     volume = _random_volume(shape)
     image, valid = sample(volume, _batch(HOME), _batch(HOME), shape, mode)
@@ -162,7 +163,7 @@ def test_shapes_and_modes_that_do_not_fit_are_refused() -> None:
         sample(volume, _batch(HOME), torch.eye(4), (4, 4, 4))
 
 
-@pytest.mark.parametrize(("points", "samples"), [(6, 32), (2, 9), (1, 5), (4, 1)])
+@each("points, samples", [(6, 32), (2, 9), (1, 5), (4, 1)])
 def test_spline_weights_are_shares(points: int, samples: int) -> None:
     weights = spline_weights(points, samples)
     assert weights.min() >= 0

@@ -83,15 +83,15 @@ def open_tab(viewer: Any, paths: list[Path]) -> tuple[Any, Any]:
 
 
 def all_ready(tab: Any) -> None:
-    control = tab.session.control
-    until(lambda: control.is_ready and not tab.session.searching.is_preparing)
+    control = tab.pair.control
+    until(lambda: control.is_ready and not tab.pair.searching.is_preparing)
 
 
 def click(tab: Any, blob: Any) -> None:
     """As Shift+click on a blob of A."""
-    session = tab.session
-    shown = session.control.scan_a.ready.shown.apply(blob)
-    session.viewer.dims.set_point(range(3), list(shown))
-    session.placing.pressed(tuple(shown))
-    table = session.control.table
+    pair = tab.pair
+    shown = pair.control.scan_a.ready.shown.apply(blob)
+    pair.viewer.dims.set_point(range(3), list(shown))
+    pair.placing.pressed(tuple(shown))
+    table = pair.control.table
     until(lambda: all(table.trust(m) != "searching" for m in table))

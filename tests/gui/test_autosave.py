@@ -19,7 +19,7 @@ from named import nameless
 from qtpy.QtWidgets import QApplication
 
 from homolog.geometry.affine import Affine
-from homolog.gui.autosave.sessions import left_behind
+from homolog.gui.autosave.saved_work import left_behind
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared import preferences
 from homolog.gui.shared.threads import wait_for_threads
@@ -138,7 +138,7 @@ def test_paint_is_saved_once_and_the_close_is_noted(
     assert files(home) == {}
     drawn.paint((4, 5, 6), 3)
     assert save(panel) == 1
-    folder = panel.autosave.session.folder
+    folder = panel.autosave.work.folder
     (file,) = folder.glob("*.nii.gz")
     saved, source = sitk.ReadImage(file), sitk.ReadImage(scan)
     for place in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
@@ -242,9 +242,9 @@ def test_killed_offered_and_restored(window, home: Path, tmp_path: Path) -> None
     assert (pin.name, pin.mm) == ("hilum", (5.0, 6.0, 7.0))
     assert any("Pins wait for their scan (other)" in s for s in panel.said)
     # It is saved anew before the old one is offered no more, but for the pin left.
-    until(lambda: panel.autosave.session.folder is not None)
+    until(lambda: panel.autosave.work.folder is not None)
     until(lambda: json.loads((old / "session.json").read_text())["labels"] == [])
     until(lambda: [x.labels for x in left_behind(home / "sessions")] == [()])
     (left,) = left_behind(home / "sessions")
     assert [p["name"] for p in left.pins] == ["lost"]
-    assert list(panel.autosave.session.folder.glob("*.nii.gz"))
+    assert list(panel.autosave.work.folder.glob("*.nii.gz"))

@@ -15,10 +15,10 @@ import pytest
 import SimpleITK as sitk
 
 from homolog.geometry.affine import Affine
-from homolog.gui.autosave import saver, sessions
-from homolog.gui.autosave.sessions import (
+from homolog.gui.autosave import saved_work, saver
+from homolog.gui.autosave.saved_work import (
     Left,
-    Session,
+    SavedWork,
     add_pins,
     left_behind,
     pins_of,
@@ -67,9 +67,9 @@ def crash(root: Path, labels: int = 1, **more) -> Path:
     """A session whose process is gone, made by such a process."""
     code = (
         "import os, sys, json; from pathlib import Path\n"
-        "from homolog.gui.autosave.sessions import Session\n"
+        "from homolog.gui.autosave.saved_work import SavedWork\n"
         "root, content = Path(sys.argv[1]), json.loads(sys.argv[2])\n"
-        "session = Session(); folder = session.begin(root)\n"
+        "session = SavedWork(); folder = session.begin(root)\n"
         "for entry in content['labels']: (folder / entry['file']).write_bytes(b'x')\n"
         "session.write(root, content, [])\n"
         "print(folder, flush=True); os._exit(9)"
@@ -90,11 +90,11 @@ def change(folder: Path, **fields) -> None:
 
 def test_only_dead_and_unclosed_sessions_are_offered(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
-    living = Session()
+    living = SavedWork()
     folder = living.begin(tmp_path)
     (folder / LABEL["file"]).write_bytes(b"x")
     living.write(tmp_path, {"labels": [LABEL], "scans": ["/a.nii"]}, [])
-    other = Session()
+    other = SavedWork()
     assert other.begin(tmp_path) != folder
     told = json.loads((folder / "session.json").read_text())
     assert (told["format"], told["pid"], told["closed"]) == (1, os.getpid(), None)
@@ -124,11 +124,11 @@ def test_tidy_removes_only_what_is_done_with(tmp_path: Path) -> None:
     change(put_off, time=long_ago)
     for left in left_behind(tmp_path):
         if left.folder in (put_off, fresh):
-            sessions.put_off(left)
+            saved_work.put_off(left)
     tidy(tmp_path)
     # Old work that nobody was ever asked about stays.
     assert set(tmp_path.iterdir()) == {foreign, fresh, old}
-    alive = Session()
+    alive = SavedWork()
     alive.write(tmp_path, {"labels": [], "scans": []}, [])
     alive.close()
     tidy(tmp_path)
@@ -139,17 +139,17 @@ def test_tidy_removes_only_what_is_done_with(tmp_path: Path) -> None:
 def test_what_was_not_restored_is_offered_again(tmp_path: Path) -> None:
     folder = crash(tmp_path)
     (left,) = left_behind(tmp_path)
-    lock = sessions.claim(left)
+    lock = saved_work.claim(left)
     assert lock is not None
-    assert sessions.claim(left) is None
+    assert saved_work.claim(left) is None
     assert left_behind(tmp_path) == []
     pin = {"name": "aorta", "scan": "b"}
-    sessions.settle(left, [], [pin])
+    saved_work.settle(left, [], [pin])
     lock.release()
     (again,) = left_behind(tmp_path)
     assert (again.labels, again.pins) == ((), (pin,))
     assert again.sentence().startswith("Pins of ")
-    sessions.settle(again, [], [])
+    saved_work.settle(again, [], [])
     assert left_behind(tmp_path) == []
     tidy(tmp_path)
     assert not folder.exists()

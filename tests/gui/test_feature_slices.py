@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from explore_files import feature_map, unit_features
 
+from each import each
 from homolog.features.search import cosine_maps, query_at
 from homolog.geometry.affine import Affine
 from homolog.gui.shared.feature_slices import (
@@ -28,8 +29,8 @@ def features():
     return feature_map(unit_features(SHAPE), Affine.of((4, 5, 6), (10, 20, 30)))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("place", [0.0, 2.0, 2.25, 5.9])
+@each("axis", [0, 1, 2])
+@each("place", [0.0, 2.0, 2.25, 5.9])
 def test_a_slice_is_the_plain_cosine(features, axis: int, place: float) -> None:
     query = query_at(features, np.array([[12.0, 31.0, 47.0]]))[0]
     cut = Cut.at(axis, place, SHAPE[axis])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from each import each
 from homolog.gui.learn.forms import (
     Field,
     Refused,
@@ -20,8 +21,8 @@ STRIDE = Field("token_stride", "int", 8, unit="voxel", choices=(2, 4, 8))
 WINDOW = Field("window", "tuple", None, item="int", length=3, optional=True, low=1)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
+@each(
+    "field, value",
     [
         (SIZE, [48, 64, 96]),
         (RATE, 3e-4),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LOGIC = (
-    "autosave.sessions", "data.control", "files.opening", "files.reader",
+    "autosave.saved_work", "data.control", "files.opening", "files.reader",
     "files.writer", "label.learning", "label.words", "runs.control",
     "shared.choices", "shared.engine", "shared.feature_slices", "shared.layers",
     "shared.notices", "shared.preferences", "shared.runs", "shared.scans", "window",

@@ -20,8 +20,8 @@ from qtpy.QtWidgets import QApplication
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
 from homolog.gui.label import hand_box
+from homolog.gui.label.labelling import NEXT
 from homolog.gui.label.learning import BACKGROUND
-from homolog.gui.label.session import NEXT
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
@@ -84,7 +84,7 @@ def window(make_napari_viewer_proxy, home: Path, monkeypatch):
 
 
 def row_of(tab, name: str):
-    (key,) = [k for k, s in tab.session.book.scans.items() if s.ref.name == name]
+    (key,) = [k for k, s in tab.labelling.book.scans.items() if s.ref.name == name]
     return key, tab._rows[key]
 
 
@@ -93,7 +93,7 @@ def begin(tab, name: str = "ct"):
     key, row = row_of(tab, name)
     row.paint.click()
     settle()
-    return tab.session.desks[key]
+    return tab.labelling.desks[key]
 
 
 def stroke(layer, places, value: int) -> None:
@@ -112,7 +112,7 @@ def paint_both(desk) -> None:
 
 
 def predicted(tab) -> None:
-    trainer = tab.session.trainer
+    trainer = tab.labelling.trainer
     until(lambda: trainer.timing.volume_s is not None and not trainer.busy)
 
 
@@ -132,11 +132,11 @@ def test_paint_predict_correct_undo_and_next(window, tmp_path) -> None:
     np.testing.assert_allclose(painted.translate, desk.layer.translate)
     painted.brush_size = 1
     stroke(painted, RIGHT, 1)
-    until(lambda: "second class" in tab.session.trainer.problem)
+    until(lambda: "second class" in tab.labelling.trainer.problem)
     assert "paint a second class" in tab.result.state.text()
     order = []
-    tab.session.trainer.changed.connect(
-        lambda: order.append(tab.session.trainer.timing.slice_s is not None)
+    tab.labelling.trainer.changed.connect(
+        lambda: order.append(tab.labelling.trainer.timing.slice_s is not None)
     )
     stroke(painted, LEFT, BACKGROUND)
     predicted(tab)
@@ -144,7 +144,7 @@ def test_paint_predict_correct_undo_and_next(window, tmp_path) -> None:
     assert (shown[:, :, 13:] == 1).mean() > 0.95
     assert (shown[:, :, :11] == 0).mean() > 0.95
     assert order.index(True) < len(order) - 1  # the slice, then more
-    timing = tab.session.trainer.timing
+    timing = tab.labelling.trainer.timing
     assert 0.8 <= timing.slice_s <= timing.volume_s
     assert "after the last stroke" in tab.result.state.text()
     table = tab.classes.table
@@ -186,7 +186,7 @@ def test_a_new_stroke_ends_the_running_round(window, tmp_path, monkeypatch) -> N
 
     path, _ = patient(tmp_path, "ct")
     _, _, tab = window([path])
-    desk, trainer = begin(tab), tab.session.trainer
+    desk, trainer = begin(tab), tab.labelling.trainer
     running, ended = [], []
     plain = training.volumes_of
 
@@ -212,7 +212,7 @@ def test_a_new_stroke_ends_the_running_round(window, tmp_path, monkeypatch) -> N
 def test_classes_keys_names_and_background(window, tmp_path) -> None:
     path, _ = patient(tmp_path, "ct")
     viewer, _, tab = window([path])
-    desk, classes = begin(tab), tab.session.classes
+    desk, classes = begin(tab), tab.labelling.classes
     tab.classes.add.click()
     assert classes.current == 2 == desk.painted.selected_label
     assert tab.classes.table.rowCount() == 3
@@ -248,10 +248,10 @@ def test_two_scans_one_model_and_an_encoders_features(window, home, tmp_path) ->
     tab.models.model.activated.emit(1)
     first = begin(tab, "ct0")
     second = begin(tab, "ct1")
-    until(lambda: len(tab.session.scene.sides()) == 2)
+    until(lambda: len(tab.labelling.scene.sides()) == 2)
     paint_both(first)
     predicted(tab)
-    assert tab.session.trainer.last.learnt.head.encoder_id == ENCODER
+    assert tab.labelling.trainer.last.learnt.head.encoder_id == ENCODER
     for desk in (first, second):
         assert (desk.predicted.data[:, :, 14:] == 1).mean() > 0.95
         assert (desk.predicted.data[:, :, :10] == 0).mean() > 0.95
@@ -259,17 +259,17 @@ def test_two_scans_one_model_and_an_encoders_features(window, home, tmp_path) ->
     _, row = row_of(tab, "ct1")
     row.tick.click()
     until(lambda: tab.places.history.levels > levels)
-    assert [s.key for s in tab.session.trainer.last.sides] == [row_of(tab, "ct0")[0]]
+    assert [s.key for s in tab.labelling.trainer.last.sides] == [row_of(tab, "ct0")[0]]
     levels = tab.places.history.levels
     tab.settings.learner.setCurrentIndex(1)
     tab.settings.learner.activated.emit(1)
     until(lambda: tab.places.history.levels > levels)
-    assert tab.session.trainer.last.learnt.head.kind == "knn"
-    assert tab.session.trainer.last.learnt.config.body_only
+    assert tab.labelling.trainer.last.learnt.head.kind == "knn"
+    assert tab.labelling.trainer.last.learnt.config.body_only
     levels = tab.places.history.levels
     tab.settings.body.click()
     until(lambda: tab.places.history.levels > levels)
-    assert not tab.session.trainer.last.learnt.config.body_only
+    assert not tab.labelling.trainer.last.learnt.config.body_only
     assert (first.predicted.data[:, :, 14:] == 1).mean() > 0.95
 
 
@@ -295,9 +295,9 @@ def test_paint_is_saved_by_itself_and_comes_back(window, home, tmp_path) -> None
     assert desk.painted is None
     viewer.add_labels(data, name="ct painted", metadata=names, **place)
     until(lambda: desk.painted is not None)
-    tab.session.trainer.now()
+    tab.labelling.trainer.now()
     until(lambda: desk.voxels)
-    assert tab.session.classes.background == BACKGROUND
+    assert tab.labelling.classes.background == BACKGROUND
     # what was painted after the last save is kept at the close, and offered again
     stroke(desk.painted, [(2, 3, 4)], BACKGROUND)
     panel.hub.closing.emit()

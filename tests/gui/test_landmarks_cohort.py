@@ -30,7 +30,7 @@ from named import nameless
 from qtpy.QtCore import Qt
 
 from homolog.gui.landmarks.control import BY_HAND, COLOURS
-from homolog.gui.landmarks.session import IN_B
+from homolog.gui.landmarks.pair import IN_B
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.landmarks.config import LandmarksConfig
@@ -102,7 +102,7 @@ def double_click(tab, key: str) -> None:
 
 def test_a_store_is_searched_computed_and_opened(open_panel, scans) -> None:
     tab = open_panel()
-    session, control, cohort = tab.session, tab.session.control, tab.cohort
+    pair, control, cohort = tab.pair, tab.pair.control, tab.cohort
     click(tab, BLOBS[0])
     mark = control.table.current
     choose_store(tab, "patients")
@@ -154,12 +154,12 @@ def test_a_store_is_searched_computed_and_opened(open_panel, scans) -> None:
         double_click(tab, key)
         until(lambda key=key: control.scan_b.ref.name == key)
         path = control.scan_b.ref.path
-        assert (path.parent == session.hub.scratch) == own
+        assert (path.parent == pair.hub.scratch) == own
         shown = control.table.current
         assert (shown.name, shown.a_mm) == (mark.name, mark.a_mm)
         assert shown.b_mm == cohort.found[key].mark.b_mm
-        until(lambda: session.view is not None and session.view.is_visible)
-        model = session.view.model
+        until(lambda: pair.view is not None and pair.view.is_visible)
+        model = pair.view.model
         assert model.layers[0].name == key
         assert len(model.layers[IN_B].data) == 1
         # Nothing of the scan before stretches the sliders of this one.
@@ -180,7 +180,7 @@ def test_a_store_is_searched_computed_and_opened(open_panel, scans) -> None:
     assert tab.minimumSizeHint().width() <= 320
 
     # Another A: what was found belongs to the other one.
-    session.swap()
+    pair.swap()
     settle()
     assert not cohort.found
 
@@ -215,7 +215,7 @@ def test_no_store_a_broken_scan_and_back_to_open_scans(open_panel, tmp_path) -> 
 
 def test_limits_judge_again_without_a_search(open_panel, monkeypatch) -> None:
     tab = open_panel()
-    session, table = tab.session, tab.session.control.table
+    pair, table = tab.pair, tab.pair.control.table
     for blob in BLOBS:
         click(tab, blob)
     tab.cohort.search.click()
@@ -228,7 +228,7 @@ def test_limits_judge_again_without_a_search(open_panel, monkeypatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a change of limits must not search")
 
-    monkeypatch.setattr(session.searching, "search", never)
+    monkeypatch.setattr(pair.searching, "search", never)
     limits = tab.limits
     assert not limits.reset.isEnabled()
     similarity = table.get(1).similarity
@@ -266,7 +266,7 @@ def test_limits_judge_again_without_a_search(open_panel, monkeypatch) -> None:
 
 def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) -> None:
     tab = open_panel()
-    session, table = tab.session, tab.session.control.table
+    pair, table = tab.pair, tab.pair.control.table
     for blob in (*BLOBS, (1, 2, 2)):
         click(tab, blob)
     names = ("carina", "aorta, arch", "vertebra T8", "apex", "cœur")
@@ -275,7 +275,7 @@ def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) ->
     z, y, x = table.get(2).b_mm
     table.set_by_hand(2, (z + 1.5, y, x - 2), 0.7)
     table.accept(3, False)
-    session.placing.table_edited()
+    pair.placing.table_edited()
     before = list(table)
     for axes in ("LPS", "RAS"):
         tab.files.axes.setCurrentText(axes)
@@ -284,7 +284,7 @@ def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) ->
         assert "Saved 5 landmarks" in tab.said.text()
     for axes in ("LPS", "RAS"):
         for mark in list(table):
-            session.placing.delete(mark.id)
+            pair.placing.delete(mark.id)
         assert len(table) == 0
         tab.files.import_from(tmp_path / f"{axes}_B.mrk.json")
         until(lambda: len(table) == 5)
@@ -298,7 +298,7 @@ def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) ->
                 assert np.allclose(*pair, atol=6e-3, equal_nan=True)
     # The list of A alone holds places only: they are searched anew.
     for mark in list(table):
-        session.placing.delete(mark.id)
+        pair.placing.delete(mark.id)
     tab.files.import_from(tmp_path / f"{axes}_A.mrk.json")
     until(lambda: len(table) == 5 and all(m.b_mm is not None for m in table))
     for one, other in zip(before, table, strict=True):

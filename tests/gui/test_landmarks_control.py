@@ -14,7 +14,7 @@ from explore_files import feature_map, tilted, unit_features
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.autosave import sessions
+from homolog.gui.autosave import saved_work
 from homolog.gui.landmarks.cohort import Row, best_first, find_in, patch, summary
 from homolog.gui.landmarks.control import (
     BY_HAND,
@@ -405,12 +405,12 @@ def test_landmarks_outlive_a_crash(pair, tmp_path: Path) -> None:
     pair.table.restore([mark(1, name="carina"), mark(3, b_mm=None, margin=NAN)])
     pair.table.set_by_hand(3, (7.0, 8.0, 9.0))
     content = {"labels": [], "scans": ["/a.nii.gz"], "landmarks": kept(pair)}
-    session = sessions.Session()
-    session.write(tmp_path, content, [])
-    assert sessions.left_behind(tmp_path) == []  # its window lives
-    folder = session.folder
-    (folder / sessions.LOCK).rename(folder / "lock-of-a-dead-one")
-    (left,) = sessions.left_behind(tmp_path)
+    work = saved_work.SavedWork()
+    work.write(tmp_path, content, [])
+    assert saved_work.left_behind(tmp_path) == []  # its window lives
+    folder = work.folder
+    (folder / saved_work.LOCK).rename(folder / "lock-of-a-dead-one")
+    (left,) = saved_work.left_behind(tmp_path)
     assert left.sentence().startswith("Landmarks of")
     control = LandmarksControl()
     assert put_back(control, left.landmarks) == 2
@@ -421,5 +421,5 @@ def test_landmarks_outlive_a_crash(pair, tmp_path: Path) -> None:
     assert control.table.get(1).a_mm == (1.0, 2.0, 3.0)
     assert math.isnan(control.table.get(3).margin)
     assert control.table.add((0.0, 0.0, 0.0)).id == 4
-    sessions.settle(left, [], [])
-    assert sessions.left_behind(tmp_path) == []
+    saved_work.settle(left, [], [])
+    assert saved_work.left_behind(tmp_path) == []

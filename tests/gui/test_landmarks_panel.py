@@ -24,7 +24,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
-from homolog.gui.landmarks.session import IN_A, IN_B
+from homolog.gui.landmarks.pair import IN_A, IN_B
 from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
@@ -103,30 +103,30 @@ def window(make_napari_viewer_proxy, home: Path, monkeypatch):
 
 
 def all_ready(tab) -> None:
-    control = tab.session.control
-    until(lambda: control.is_ready and not tab.session.searching.is_preparing)
+    control = tab.pair.control
+    until(lambda: control.is_ready and not tab.pair.searching.is_preparing)
 
 
 def click(tab, blob) -> None:
     """As Shift+click on a blob of A."""
-    session = tab.session
-    shown = session.control.scan_a.ready.shown.apply(blob)
-    session.viewer.dims.set_point(range(3), list(shown))
-    session.placing.pressed(tuple(shown))
-    table = session.control.table
+    pair = tab.pair
+    shown = pair.control.scan_a.ready.shown.apply(blob)
+    pair.viewer.dims.set_point(range(3), list(shown))
+    pair.placing.pressed(tuple(shown))
+    table = pair.control.table
     until(lambda: all(table.trust(m) != "searching" for m in table))
 
 
 def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     loaded = set(sys.modules)
     viewer, main, tab = window(scans)
-    session, control = tab.session, tab.session.control
+    pair, control = tab.pair, tab.pair.control
     all_ready(tab)
     assert "Shift+click" in tab.hint.hint.text()
     assert tab.a.scan.currentText() == "scan_0"
     for blob in BLOBS:
         click(tab, blob)
-    model = session.view.model
+    model = pair.view.model
     table = control.table
     for mark, there in zip(table, THERE, strict=True):
         true = control.scan_b.ready.features.affine.apply(there)
@@ -171,7 +171,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     assert np.allclose(np.array(moved.b_mm) - before.b_mm, (0, 4, 2))
     until(lambda: not np.isnan(table.get(2).similarity))
     assert table.get(2).similarity < 0.9
-    session.placing.search_again()
+    pair.placing.search_again()
     settle(0.5)
     assert table.get(2).b_mm == moved.b_mm
     assert "■ 2" in tab.table.table.item(1, 0).text()
@@ -189,7 +189,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     tab.files.export_to(tmp_path / "out.mrk.json")
     until(lambda: "Saved 4 landmarks" in tab.said.text())
     assert "LPS" in tab.said.text()
-    session.placing.delete(4)
+    pair.placing.delete(4)
     tab.files.import_from(tmp_path / "out_B.mrk.json")
     until(lambda: len(table) == 7)
     assert table.get(5).name == "point 4" or any(m.name == "point 4" for m in table)
@@ -197,7 +197,7 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     settle()
 
     # The cohort: the other open scan, with a thumbnail.
-    session.placing.choose(1)
+    pair.placing.choose(1)
     tab.cohort.search.click()
     until(lambda: all(r.state == "found" for r in tab.cohort.found.values()))
     assert len(tab.cohort.found) == 1
@@ -208,17 +208,17 @@ def test_click_table_drag_fit_and_leaving(window, scans, tmp_path) -> None:
     key = coerce_keybinding("Shift-N")
     assert key in viewer.keymap
     main.show_tab("Explore")
-    assert not session.view.is_visible
+    assert not pair.view.is_visible
     until(lambda: main.width() <= 400)  # the canvas gets the room, not our panel
-    assert not session.placing.listening.on
+    assert not pair.placing.listening.on
     assert key in viewer.keymap
     main.show_tab("Landmarks")
-    until(lambda: session.view.is_visible)
+    until(lambda: pair.view.is_visible)
     assert nameless(tab) == []
     assert tab.minimumSizeHint().width() <= 320
-    session.end()
+    pair.end()
     settle()
-    assert session.view is None
+    assert pair.view is None
     left = [layer.name for layer in viewer.layers]
     assert [name for name in left if "similarity" not in name] == ["scan_0", "scan_1"]
     assert not {"torch", "monai"} & (set(sys.modules) - loaded)
@@ -267,15 +267,15 @@ def drag(model, places) -> None:
 
 def test_real_clicks_follow_and_a_closed_second_view(window, scans) -> None:
     viewer, _, tab = window(scans)
-    session, control = tab.session, tab.session.control
+    pair, control = tab.pair, tab.pair.control
     all_ready(tab)
-    session.open_view()
+    pair.open_view()
     settle(0.4)
-    session.travel.look_at(control.a)
+    pair.travel.look_at(control.a)
     canvas = next(
         w for w in tab.window().findChildren(QWidget)
         if type(w).__name__ == "CanvasBackendDesktop" and w.isVisible()
-        and not session.view.widget.isAncestorOf(w)
+        and not pair.view.widget.isAncestorOf(w)
     )  # fmt: skip
     centre = canvas.rect().center()
     viewer.mouse_over_canvas = True
@@ -305,21 +305,21 @@ def test_real_clicks_follow_and_a_closed_second_view(window, scans) -> None:
     blob = control.scan_a.ready.shown.apply(BLOBS[1])
     viewer.dims.set_point(range(3), list(blob))
     for step in range(5, -1, -1):
-        session.placing.moved(tuple(blob + np.array([0, step, 0])))
-        session.placing._ask_follow()
+        pair.placing.moved(tuple(blob + np.array([0, step, 0])))
+        pair.placing._ask_follow()
     there = control.scan_b.ready.shown.apply(THERE[1])
-    until(lambda: np.allclose(session.view.model.dims.point, there, atol=1.1))
-    until(lambda: "in B" in session.placing.listening._words)
+    until(lambda: np.allclose(pair.view.model.dims.point, there, atol=1.1))
+    until(lambda: "in B" in pair.placing.listening._words)
     tab.follow.setChecked(False)
 
     # The user closes the second dock; it comes back with what it showed.
-    viewer.window.remove_dock_widget(session.view.widget)
-    until(lambda: session.view is None)
+    viewer.window.remove_dock_widget(pair.view.widget)
+    until(lambda: pair.view is None)
     assert tab.second.isVisible()
     tab.second.click()
-    until(lambda: session.view is not None and session.view.is_visible)
-    assert session.view.model.layers[0].name == "scan_1"
-    assert len(session.view.model.layers[IN_B].data) == sum(
+    until(lambda: pair.view is not None and pair.view.is_visible)
+    assert pair.view.model.layers[0].name == "scan_1"
+    assert len(pair.view.model.layers[IN_B].data) == sum(
         m.b_mm is not None for m in table
     )
 
@@ -339,23 +339,23 @@ def plain(canvas, start: QPoint, end: QPoint) -> None:
 
 def test_one_scan_then_a_file_as_b_and_hints(window, scans) -> None:
     viewer, _, tab = window(scans[:1])
-    control = tab.session.control
+    control = tab.pair.control
     until(lambda: "two scans" in tab.hint.hint.text())
     assert tab.hint.act.text() == "Choose a file as B..."
     assert not tab.pick.isEnabled()
-    assert tab.session.placing.pick_here() is None
-    tab.session.open_view()
-    tab.session.open_b(scans[1])
+    assert tab.pair.placing.pick_here() is None
+    tab.pair.open_view()
+    tab.pair.open_b(scans[1])
     all_ready(tab)
     assert tab.b.scan.currentText() == "scan_1"
     assert not tab.swap.isEnabled()
     assert [layer.name for layer in viewer.layers] == ["scan_0"]
-    assert tab.session.view.model.layers[0].name == "scan_1"
+    assert tab.pair.view.model.layers[0].name == "scan_1"
     click(tab, BLOBS[0])
     assert control.table.get(1).accepted
     # Dropped onto B: another scan B.
     for data, attributes, _ in read_layers(str(scans[0])):
-        tab.session.view.model.add_image(data, **{**attributes, "name": "dropped"})
+        tab.pair.view.model.add_image(data, **{**attributes, "name": "dropped"})
     until(lambda: tab.b.scan.currentText() == "dropped")
-    tab.session.open_b(scans[0].parent / "no_such.nii.gz")
+    tab.pair.open_b(scans[0].parent / "no_such.nii.gz")
     until(lambda: "no_such" in tab.said.text() and "Reading" not in tab.said.text())

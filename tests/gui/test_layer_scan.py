@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.gui.shared.layers import (
     SourceGrid,
@@ -65,8 +66,8 @@ def layer_of(volume: Volume) -> Any:
     return Image(data=data, **attributes)
 
 
-@pytest.mark.parametrize("degrees", [0.0, 20.0])
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("degrees", [0.0, 20.0])
+@each("axes, signs", ORDERS)
 def test_a_marked_voxel_keeps_its_place(
     axes: tuple[int, ...], signs: tuple[int, ...], degrees: float, tmp_path: Path
 ) -> None:

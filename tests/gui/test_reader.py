@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("napari")
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.gui.files import opening, reader
 from homolog.gui.files import reader as associations
@@ -81,7 +82,7 @@ def _write_dicom(
         writer.Execute(image)
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("axes, signs", ORDERS)
 def test_a_marked_voxel_keeps_its_place_in_the_layer(
     axes: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:

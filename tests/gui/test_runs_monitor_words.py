@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from each import each
 from homolog.gui.shared import runs as words
 from homolog.gui.shared.runs import plateau_hint, read_one, readings, verdict
 
@@ -22,8 +23,8 @@ def test_the_limits_are_those_of_the_training() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "light"),
+@each(
+    "name, values, light",
     [
         ("tokens_std", [0.8, 0.9], "good"),
         ("tokens_std", [0.2], "good"),  # early, and not getting worse

@@ -167,7 +167,7 @@ def test_label_stays_while_one_paints(docked, tmp_path: Path) -> None:
     stroke(desk.painted, LEFT, BACKGROUND)
     settle(0.1)
     stands("the first stroke was counted")
-    until(lambda: tab.session.trainer.problem)
+    until(lambda: tab.labelling.trainer.problem)
     stands("one class is not enough")
     stroke(desk.painted, RIGHT, 1)
     settle(0.1)
@@ -264,19 +264,19 @@ def test_landmarks_stay_while_one_places_them(
 ) -> None:
     paths = with_features(home, two_patients(home, tmp_path))
     viewer, tab, stands = docked("Landmarks", paths)
-    session, table = tab.session, tab.session.control.table
-    until(lambda: session.control.is_ready)
-    until(lambda: not session.searching.is_preparing)
+    pair, table = tab.pair, tab.pair.control.table
+    until(lambda: pair.control.is_ready)
+    until(lambda: not pair.searching.is_preparing)
     stands("both scans are ready")
     for number in range(1, 4):
-        shown = session.control.scan_a.ready.shown.apply((3, 4, 4 + number % 3))
+        shown = pair.control.scan_a.ready.shown.apply((3, 4, 4 + number % 3))
         viewer.dims.set_point(range(3), list(shown))
-        session.placing.pressed(tuple(shown))
+        pair.placing.pressed(tuple(shown))
         stands(f"{number} places are searched")
         until(lambda: all(table.trust(m) != "searching" for m in table))
         stands(f"{number} places were found")
     for what in (None, 2, 1):
-        session.placing.choose(what)
+        pair.placing.choose(what)
         stands(f"landmark {what} is chosen")
     tab.fit.rigid.click()
     stands("a fit was told")

@@ -15,6 +15,7 @@ pytest.importorskip("napari")
 
 from napari.layers import Image, Labels, Layer
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.gui.files import writer
@@ -73,8 +74,8 @@ def itk_place(path: Path, index: tuple[int, ...]) -> np.ndarray:
     return np.array(place[::-1])
 
 
-@pytest.mark.parametrize("degrees", [0.0, TILT])
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("degrees", [0.0, TILT])
+@each("axes, signs", ORDERS)
 def test_labels_are_saved_on_the_grid_of_their_scan(
     axes: tuple[int, ...], signs: tuple[int, ...], degrees: float, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, drain
 from homolog.index.datasets import CaseSource, ScanIndex
@@ -318,8 +319,8 @@ def test_names_of_labels_come_from_a_file_beside_them(tmp_path: Path) -> None:
     assert index(tmp_path).cases[0].label_names == {5: "liver"}
 
 
-@pytest.mark.parametrize(
-    ("name", "bare", "rank"),
+@each(
+    "name, bare, rank",
     [
         ("CT_image", "ct", None),
         ("CT_mask", "ct", 1),
@@ -533,8 +534,8 @@ def test_a_json_manifest(tmp_path: Path) -> None:
     assert (case.id, case.label_names) == ("first", {1: "liver"})
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
+@each(
+    "name, text, message",
     [
         ("m.csv", "a,b\n1,2\n", "needs a column 'image', found: a, b"),
         ("m.csv", "image\n", "no records"),

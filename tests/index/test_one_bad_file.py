@@ -15,6 +15,7 @@ import pytest
 import homolog.scans.dicom as dicom_folder
 import homolog.scans.inspect as inspecting
 from dicom_writer import DEFLATED, JPEG, element, file_of, series, tags_of, write
+from each import each
 from homolog.errors import JobError
 from homolog.events import drain
 from homolog.index.index import index_sources
@@ -58,7 +59,7 @@ def test_a_negative_step_is_a_direction_not_a_fault(tmp_path: Path) -> None:
     assert read_scan(tmp_path / "stack").data.shape == (1, 6, 12, 14)
 
 
-@pytest.mark.parametrize("told", ["-2", "0", "nan", "1e999", "x", "2\\2", ""])
+@each("told", ["-2", "0", "nan", "1e999", "x", "2\\2", ""])
 def test_odd_steps_and_thicknesses_stop_nothing(told: str, tmp_path: Path) -> None:
     series(tmp_path, 6, more={0x00180088: ("DS", told), 0x00180050: ("DS", told)})
     header = inspect_scan(tmp_path).header
@@ -126,7 +127,7 @@ ODD: dict[str, dict[int, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@each("name", ODD)
 def test_one_odd_series_stops_no_other(name: str, tmp_path: Path) -> None:
     series(tmp_path / "good", 6, uid="1.1")
     series(tmp_path / "both", 6, uid="2.1", more=ODD[name])
@@ -155,7 +156,7 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("name", LENGTHS)
+@each("name", LENGTHS)
 def test_lengths_beyond_the_file_are_damage(name: str, tmp_path: Path) -> None:
     tags = {t: v for t, v in tags_of().items() if t > 0x00100020}
     rest = b"".join(element(t, *tags[t]) for t in sorted(tags))
@@ -240,7 +241,7 @@ def test_packed_pixels_that_promise_too_much_are_damage(tmp_path: Path) -> None:
 # ---- surprises -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", SURPRISES, ids=lambda e: type(e).__name__)
+@each("error", SURPRISES)
 def test_any_surprise_in_one_file_is_its_finding(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +263,7 @@ def test_any_surprise_in_one_file_is_its_finding(
     assert reasons["bad.nii.gz"].endswith(".")
 
 
-@pytest.mark.parametrize("error", SURPRISES, ids=lambda e: type(e).__name__)
+@each("error", SURPRISES)
 def test_any_surprise_in_one_slice_costs_its_scan_alone(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from each import each
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Event, Note, Progress, Request, Saved, Stopped, drain
@@ -66,9 +67,7 @@ def test_every_kind_can_be_loaded() -> None:
     assert all(callable(job_of(kind)) for kind in kinds())
 
 
-@pytest.mark.parametrize(
-    "kind", ["prepare", "embed", "colours", "predict", "score", "plan", "models"]
-)
+@each("kind", ["prepare", "embed", "colours", "predict", "score", "plan", "models"])
 def test_unknown_and_missing_settings_are_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no setting 'colour'"):
         drain(job_of(kind)({"colour": 1}, tmp_path))
@@ -93,8 +92,8 @@ def test_prepare_builds_a_store(phantom_folder: Path, tmp_path: Path) -> None:
     assert any(isinstance(e, Progress) and e.phase == "prepare" for e in told)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
+@each(
+    "changes, words",
     [
         ({"spacing": "fine"}, "auto, native or three numbers"),
         ({"spacing": [1, 2]}, "spacing_mm"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from each import each
 from homolog.losses.assignment import (
     dual_log_softmax,
     log_transport,
@@ -30,8 +31,8 @@ def permutation_matches(order: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(order, len(order)).bool()[None]
 
 
-@pytest.mark.parametrize("n", [2, 27, 216])
-@pytest.mark.parametrize("value", [-1.0, 0.0, 0.7])
+@each("n", [2, 27, 216])
+@each("value", [-1.0, 0.0, 0.7])
 def test_s_t6_dual_softmax_of_equal_similarities(n: int, value: float) -> None:
     similarity = torch.full((1, n, n), value, dtype=torch.float64)
     logs = dual_log_softmax(similarity, 0.1)
@@ -40,8 +41,8 @@ def test_s_t6_dual_softmax_of_equal_similarities(n: int, value: float) -> None:
     assert loss.item() == pytest.approx(2 * math.log(n), abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [27, 144, 216, 512])
-@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@each("n", [27, 144, 216, 512])
+@each("temperature", [1.0, 0.1])
 def test_s_t6_orthonormal_tokens_give_the_closed_form(
     n: int, temperature: float
 ) -> None:
@@ -103,7 +104,7 @@ def test_s_t7_sharpe_ratio_does_not_change_under_affine_maps(unbiased: bool) -> 
     torch.testing.assert_close(ratio, moved)
 
 
-@pytest.mark.parametrize("n", [2, 5, 64, 216])
+@each("n", [2, 5, 64, 216])
 def test_s_t7_sharpe_ratio_stays_within_its_bounds(n: int) -> None:
     ratio = sharpe_ratio(random_tensor(4, 200, n))
     assert ratio.min() >= 1 / math.sqrt(n - 1) - 1e-9

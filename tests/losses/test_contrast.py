@@ -10,6 +10,7 @@ from monai.losses import ContrastiveLoss
 from torch import Tensor
 from torch.nn import functional
 
+from each import each
 from homolog.losses import contrast
 from homolog.losses.contrast import info_nce, nt_xent
 
@@ -19,8 +20,8 @@ def vectors(n: int, dim: int, seed: int = 0) -> Tensor:
     return torch.randn(n, dim, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.1, 0.9])
-@pytest.mark.parametrize("count", [1, 20, 90])
+@each("temperature", [0.07, 0.1, 0.9])
+@each("count", [1, 20, 90])
 def test_s_t10_orthogonal_negatives_give_the_closed_form(
     count: int, temperature: float
 ) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from each import each
 from homolog.losses.reconstruct import from_patches, hidden_patch_error, to_patches
 
 
-@pytest.mark.parametrize("patch", [(2, 2, 2), (1, 4, 2), (4, 8, 6)])
-@pytest.mark.parametrize("channels", [1, 3])
+@each("patch", [(2, 2, 2), (1, 4, 2), (4, 8, 6)])
+@each("channels", [1, 3])
 def test_cutting_and_joining_is_the_identity(
     patch: tuple[int, int, int], channels: int
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from each import each
 from homolog.losses.assignment import balanced_codes
 
 
@@ -30,8 +31,8 @@ def test_e_t3_every_code_sums_to_one(rounds: int) -> None:
     torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("epsilon", "rounds"), [(0.05, 100), (0.03, 500)])
-@pytest.mark.parametrize(("samples", "prototypes"), [(64, 64), (64, 16), (16, 64)])
+@each("epsilon, rounds", [(0.05, 100), (0.03, 500)])
+@each("samples, prototypes", [(64, 64), (64, 16), (16, 64)])
 def test_e_t3_every_prototype_gets_its_share(
     epsilon: float, rounds: int, samples: int, prototypes: int
 ) -> None:

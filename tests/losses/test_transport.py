@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from each import each
 from homolog.losses.assignment import log_transport
 
 
@@ -32,11 +33,8 @@ def test_s_t11_masses_hold_after_a_hundred_rounds(n: int, m: int) -> None:
     assert columns[:, m].tolist() == pytest.approx([n, n], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("n", "temperature", "floor"),
-    [(27, 1.0, 2.75), (144, 1.0, 4.31), (216, 1.0, 4.71),
-     (27, 0.1, 0.06), (144, 0.1, 0.13), (216, 0.1, 0.15)],
-)  # fmt: skip
+@each("n, temperature, floor", [(27, 1.0, 2.75), (144, 1.0, 4.31), (216, 1.0, 4.71),
+     (27, 0.1, 0.06), (144, 0.1, 0.13), (216, 0.1, 0.15)])  # fmt: skip
 def test_floors_are_those_of_the_reference_table(
     n: int, temperature: float, floor: float
 ) -> None:

@@ -15,6 +15,7 @@ from test_contract import NAMES, construct
 from torch import Tensor
 from torch.nn import functional
 
+from each import each
 from fake_cuda import CUDA, fake_cuda
 from homolog.backbones import _window_attention, build
 from homolog.config import from_dict
@@ -119,8 +120,8 @@ def test_batches_are_pinned_for_a_gpu_alone(
         again.batch(0)
 
 
-@pytest.mark.parametrize(
-    ("capability", "expected"),
+@each(
+    "capability, expected",
     [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")],
 )
 def test_precision_is_that_of_the_chosen_gpu(
@@ -289,7 +290,7 @@ def test_full_precision_switches_tf32_off() -> None:
     assert seen == [False, True]
 
 
-@pytest.mark.parametrize(
+@each(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from each import each
 from homolog.backbones import build
 from homolog.config import ConfigError, from_dict
 from homolog.feed.batches import Feed
@@ -140,7 +141,7 @@ def test_j_t10_the_2d_network_rests_while_slices_are_masked() -> None:
     assert all(p.grad is None for p in method.projector.parameters())
 
 
-@pytest.mark.parametrize(("slices", "count"), [(8, 1), (16, 2), (4, 1), (26, 3)])
+@each("slices, count", [(8, 1), (16, 2), (4, 1), (26, 3)])
 def test_j_t10_a_tenth_of_the_slices_is_masked(
     slices: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

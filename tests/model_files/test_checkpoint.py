@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.errors import JobError, UnusableInput
@@ -110,9 +111,7 @@ def test_two_generations_are_kept(tmp_path: Path) -> None:
     assert [p.name for p in generations(tmp_path)] == ["step_00020000", "step_00000100"]
 
 
-@pytest.mark.parametrize(
-    "harm", ["flip", "truncate", "no tensors", "no info", "torn info", "swap"]
-)
+@each("harm", ["flip", "truncate", "no tensors", "no info", "torn info", "swap"])
 def test_a_damaged_newest_generation_falls_back(tmp_path: Path, harm: str) -> None:
     older = save_state(tmp_path, 1, state(1), {})
     newest = save_state(tmp_path, 2, state(2), {})
@@ -279,7 +278,7 @@ def test_a_full_disk_keeps_the_former_model(tmp_path: Path) -> None:
 # --- other people's files
 
 
-@pytest.mark.parametrize(
+@each(
     "prefix",
     [
         "",
@@ -290,7 +289,7 @@ def test_a_full_disk_keeps_the_former_model(tmp_path: Path) -> None:
         "model.module.net.x.",
     ],
 )
-@pytest.mark.parametrize("nest", [(), ("state_dict",), ("model", "weights")])
+@each("nest", [(), ("state_dict",), ("model", "weights")])
 def test_names_are_found_below_any_prefix(
     tmp_path: Path, prefix: str, nest: tuple[str, ...]
 ) -> None:
@@ -446,8 +445,8 @@ def unsafe_pickles(mark: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("index", range(10))
-@pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
+@each("index", range(10))
+@each("kind", ["zip", "legacy", "bare"])
 def test_a_malicious_pickle_does_not_run(tmp_path: Path, index: int, kind: str) -> None:
     mark = tmp_path / "it_ran"
     content = {

@@ -10,6 +10,7 @@ import torch
 from monai.networks.nets import UNETR, SwinUNETR
 from torch import Tensor
 
+from each import each
 from homolog.nn.decoders import Decoder, build_decoder
 
 Strides = Sequence[tuple[int, int, int]]
@@ -50,8 +51,8 @@ def decoder(case: str, in_channels: int = 1) -> Decoder:
     return build_decoder(channels, strides, in_channels, 3, case.split()[0])
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("size", [(32, 32, 32), (16, 48, 32)])
+@each("case", CASES)
+@each("size", [(32, 32, 32), (16, 48, 32)])
 def test_the_result_has_the_image_size_at_any_size(
     case: str, size: tuple[int, ...]
 ) -> None:
@@ -65,7 +66,7 @@ def test_the_result_has_the_image_size_at_any_size(
         assert net(image, maps).shape == (2, 3, *size)
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_a_gradient_reaches_every_parameter_and_every_map_used(case: str) -> None:
     net = decoder(case)
     size = (32, 64, 32)
@@ -78,7 +79,7 @@ def test_a_gradient_reaches_every_parameter_and_every_map_used(case: str) -> Non
     assert len(used) == len(maps) - (case == "unetr")
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
     """Maps two cells deep gave non-finite or wrong ones: homolog.small_maps."""
     # the coarsest map is 2 x 2 x 2; a norm over fewer cells is little but its signs
@@ -143,8 +144,8 @@ def test_the_unetr_decoder_equals_monai_at_stride_16() -> None:
         assert (theirs(image) - ours(image, maps)).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize(
-    ("case", "kind"),
+@each(
+    "case, kind",
     [
         ("residual", "ResidualDecoder"),
         ("residual thick", "ResidualDecoder"),
@@ -156,8 +157,8 @@ def test_auto_takes_the_decoder_that_suits_the_strides(case: str, kind: str) -> 
     assert type(build_decoder(*CASES[case], 1, 2)).__name__ == kind
 
 
-@pytest.mark.parametrize(
-    ("channels", "strides", "kind", "message"),
+@each(
+    "channels, strides, kind, message",
     [
         ((8, 16), PYRAMID[:2], "unet", "unknown decoder 'unet'; known: auto, residual"),
         ((8,), PYRAMID, "auto", "as many channels as strides"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from each import each
 from homolog.nn.optim import LARC
 from homolog.training.config import TrainingConfig
 from homolog.training.stepping import (
@@ -25,8 +26,8 @@ def tensors(*shape: int, seed: int = 0) -> tuple[nn.Parameter, Tensor]:
     return nn.Parameter(made[0]), made[1]
 
 
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("decay", [0.0, 0.1])
+@each("clip", [False, True])
+@each("decay", [0.0, 0.1])
 def test_two_steps_are_the_closed_form(decay: float, clip: bool) -> None:
     weight, gradient = tensors(4, 3)
     made = LARC([weight], 0.5, weight_decay=decay, trust=0.02, clip=clip)
@@ -128,8 +129,8 @@ def test_its_state_goes_round_as_torchs_and_as_named_tensors() -> None:
     restore_optimiser(others[1], third, saved)
     modules = (first, second, third)
     for _ in range(2):
-        for module, each in zip(modules, (optimiser, *others), strict=True):
-            step(module, each)
+        for module, one in zip(modules, (optimiser, *others), strict=True):
+            step(module, one)
     for module in modules[1:]:
         assert torch.equal(module.weight, first.weight)
         assert torch.equal(module.bias, first.bias)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from each import each
 from homolog.nn.masking import (
     hidden_count,
     random_mask,
@@ -54,7 +55,7 @@ def test_a_mask_changes_with_place_scan_and_progress_and_with_nothing_else() -> 
     assert not torch.equal(base, mask(affine, case, 0.2501))
 
 
-@pytest.mark.parametrize(("count", "ratio"), [(8, 0.75), (27, 0.6), (2, 0.99), (5, 0)])
+@each("count, ratio", [(8, 0.75), (27, 0.6), (2, 0.99), (5, 0)])
 def test_every_view_hides_the_same_number(count: int, ratio: float) -> None:
     mask = random_mask(view_keys(affines(40), torch.arange(40), 0.0), count, ratio)
     hidden = hidden_count(count, ratio)

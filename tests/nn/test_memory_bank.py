@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from each import each
 from homolog.nn import memory_bank as module
 from homolog.nn.memory_bank import UNKNOWN, OfflineClustering, spherical_kmeans
 from homolog.training.stepping import StateGuard
@@ -254,8 +255,8 @@ def test_usage_is_the_entropy_of_the_clusters() -> None:
     assert float(made.usage()) == pytest.approx((1.0 + 0.5) / 2)
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
+@each(
+    "settings, told",
     [
         ({"prototypes": (3, 11)}, "11 clusters cannot be found in 10 samples; please"),
         ({"prototypes": (1,)}, "heads of 2 prototypes"),

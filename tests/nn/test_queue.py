@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from each import each
 from homolog.nn.memory_bank import FeatureQueue
 
 
@@ -15,7 +16,7 @@ def keys(*numbers: int) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
-@pytest.mark.parametrize("batches", [(3, 3, 3), (2, 5, 4), (9,), (1,) * 11, (12, 2)])
+@each("batches", [(3, 3, 3), (2, 5, 4), (9,), (1,) * 11, (12, 2)])
 def test_e_t8_the_last_rows_remain_in_order(batches: tuple[int, ...]) -> None:
     queue = FeatureQueue(5, 2)
     first = 0

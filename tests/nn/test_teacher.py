@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from each import each
 from homolog.nn.optim import parameter_groups
 from homolog.nn.teacher import Teacher
 
@@ -18,7 +19,7 @@ def network(seed: int) -> nn.Sequential:
         ).double()
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999, 1.0])
+@each("momentum", [0.0, 0.9, 0.999, 1.0])
 def test_e_t1_the_teacher_follows_the_closed_form(momentum: float) -> None:
     first, student = network(0), network(1)
     teacher = Teacher(first)

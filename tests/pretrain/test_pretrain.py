@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from each import each
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict
 from homolog.errors import UnusableInput
@@ -411,8 +412,8 @@ def test_pretraining_can_start_from_an_encoder(
 # --- settings
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
+@each(
+    "options, text",
     [
         ({"recipe": "huge"}, "no recipe 'huge'; recipes: cpu, gpu, paper"),
         ({"backbone": "vgg"}, "unknown backbone 'vgg'"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.events import (
     Event,
@@ -39,8 +40,8 @@ def test_a_new_run_says_what_was_asked_for(tmp_path: Path) -> None:
     assert Run.open(tmp_path / "r").folder == run.folder
 
 
-@pytest.mark.parametrize(
-    ("last", "state"),
+@each(
+    "last, state",
     [
         (Finished({"a": 1}), "finished"),
         (Stopped(3), "stopped"),

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from dicom_writer import Tags, element, file_of, picture, series, tags_of, write
+from each import each
 from homolog.events import drain
 from homolog.index.index import index_sources
 from homolog.index.tree import list_series
@@ -168,7 +169,7 @@ def rejected(folder: Path) -> tuple[list[str], dict[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 def test_what_is_no_scan_is_refused_with_its_reason(name: str, tmp_path: Path) -> None:
     build, code, words = REFUSED[name]
     path = write(tmp_path / "scan" / "a", build())  # its name says nothing
@@ -182,8 +183,8 @@ def test_what_is_no_scan_is_refused_with_its_reason(name: str, tmp_path: Path) -
     assert words in listed.trouble
 
 
-@pytest.mark.parametrize("kind", NO_PICTURE)
-@pytest.mark.parametrize("pixels", [True, False])
+@each("kind", NO_PICTURE)
+@each("pixels", [True, False])
 def test_objects_that_hold_no_picture_are_called_by_name(
     kind: str, pixels: bool, tmp_path: Path
 ) -> None:
@@ -197,7 +198,7 @@ def test_objects_that_hold_no_picture_are_called_by_name(
     )
 
 
-@pytest.mark.parametrize("kind", ["CR", "DX", "MG", "US", "XA"])
+@each("kind", ["CR", "DX", "MG", "US", "XA"])
 def test_pictures_that_need_no_place_stay_sound(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.dcm", tags_of(kind, placed=False))
     assert [(p.code, p.fatal) for p in inspect_scan(path).problems] == [

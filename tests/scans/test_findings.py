@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.index.datasets import read_manifest
 from homolog.scans.names import (
@@ -17,14 +18,11 @@ from homolog.scans.names import (
 )
 
 
-@pytest.mark.parametrize(
-    ("cell", "text"),
-    [
+@each("cell, text", [
         ("nodule | effusion|nodule", "effusion|nodule"), ("effusion", "effusion"),
         ("", None), (None, None), (" No Finding ", "No Finding"), ([], "no finding"),
         (["b", "a"], "a|b"), (["a"], "a"), (1, "1"), ("a|", "a"), ("|", None),
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_cells(cell: object, text: str | None) -> None:
     assert findings_cell(cell) == text
 

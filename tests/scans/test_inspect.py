@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from each import each
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.problems import CODES, Problem
 from scan_faults import (
@@ -31,7 +32,7 @@ def test_the_corpus_is_large_enough() -> None:
     assert {code for _, code in FAULTS.values()} <= set(CODES)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@each("name", FAULTS)
 def test_each_fault_is_found_by_its_code_and_nothing_reaches_the_terminal(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.scans.points import (
@@ -150,8 +151,8 @@ def test_matches_written_before_places_were_x_y_z_are_still_read(tmp_path):
     assert [same(a, b) for a, b in zip(MARKS, back, strict=True)] == [True] * 3
 
 
-@pytest.mark.parametrize(
-    ("system", "expected"),
+@each(
+    "system, expected",
     [("LPS", (3, 2, 1)), (1, (3, 2, 1)), ("RAS", (3, -2, -1)), (0, (3, -2, -1))],
 )
 def test_all_ways_slicer_names_its_coordinates(tmp_path, system, expected):
@@ -165,14 +166,13 @@ def test_all_ways_slicer_names_its_coordinates(tmp_path, system, expected):
     assert found.names == ("F-1",)
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     ["", "{}", '{"markups": 3}', '{"markups": [{"coordinateSystem": "IJK"}]}',
      '{"markups": [{"controlPoints": [{"position": [1, 2]}]}]}',
      '{"markups": [{"controlPoints": [{"position": [1, 2, "x"]}]}]}',
      '{"markups": [{"controlPoints": [{"position": [1, 2, NaN]}]}]}',
-     '{"markups": [{"controlPoints": [{}]}]}'],
-)  # fmt: skip
+     '{"markups": [{"controlPoints": [{}]}]}'])  # fmt: skip
 def test_what_is_no_list_of_slicer_is_told(tmp_path, content):
     path = tmp_path / "bad.mrk.json"
     path.write_text(content)
@@ -220,8 +220,8 @@ def test_a_table_of_matches_gives_its_points_of_a(tmp_path, ending):
     assert found.names == tuple(m.name for m in MARKS)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
+@each(
+    "name, text, words",
     [
         ("p.csv", "name,z_mm,y_mm\na,1,2\n", "must have the columns"),
         ("p.csv", "z_mm,y_mm,x_mm\n1,2,\n", "point 1 needs three numbers"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from each import each
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.scans.dicom import series_path
@@ -57,7 +58,7 @@ def nifti_affine_as_nibabel(path: Path) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@each("suffix", SUFFIXES)
 def test_every_orientation_survives_writing_and_both_readers_agree(
     suffix: str, tmp_path: Path
 ) -> None:
@@ -303,8 +304,8 @@ def test_labels_become_whole_numbers(tmp_path: Path) -> None:
         read_labels(half)
 
 
-@pytest.mark.parametrize(
-    ("high", "low", "expected"),
+@each(
+    "high, low, expected",
     [(1, 0, "uint8"), (300, 0, "int16"), (5, -1, "int16"), (70000, 0, "int32")],
 )
 def test_labels_are_written_in_the_smallest_type(
@@ -317,7 +318,7 @@ def test_labels_are_written_in_the_smallest_type(
     np.testing.assert_array_equal(read_labels(tmp_path / "a.nii.gz").data, data)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@each("suffix", SUFFIXES)
 def test_every_number_type_survives(suffix: str, tmp_path: Path) -> None:
     for letter in ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"):
         data = values((2, 3, 4)).astype(letter)[None]
@@ -350,7 +351,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: Any) -> None:
     assert os.listdir(tmp_path) == ["a.nii.gz"]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@each("suffix", SUFFIXES)
 def test_a_file_that_does_not_read_back_is_refused(
     suffix: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -421,8 +422,8 @@ def test_kit_orientations_are_written_where_they_were(
             same_place(itk_affine(found), itk_affine(given))
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "expected"),
+@each(
+    "name, low, expected",
     [
         ("patient_7", -1024, "CT"),
         ("lung_pet_ct", -1024, "CT"),  # a name of two modalities: the values decide
@@ -509,8 +510,8 @@ def test_five_axes_are_several_volumes(tmp_path: Path) -> None:
         read_scan(path)
 
 
-@pytest.mark.parametrize("deep", [1, 2])
-@pytest.mark.parametrize("opaque", [True, False])
+@each("deep", [1, 2])
+@each("opaque", [True, False])
 def test_grey_with_alpha_is_grey_where_it_is_opaque(
     deep: int, opaque: bool, tmp_path: Path
 ) -> None:

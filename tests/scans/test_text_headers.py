@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from each import each
 from homolog.scans import decoder
 from homolog.scans.files import read_scan
 from homolog.scans.inspect import inspect_scan
@@ -101,6 +102,10 @@ HOSTILE = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return folder_with_data(tmp_path)
+
+
+def folder_with_data(tmp_path: Path) -> Path:
     """A folder with data files and traps, in a folder with another file."""
     folder = tmp_path / "scans"
     (folder / "sub").mkdir(parents=True)
@@ -115,10 +120,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes")
-@pytest.mark.parametrize("name", HOSTILE)
+@each("name", HOSTILE)
 def test_hostile_headers_are_findings_before_any_decoder(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = folder_with_data(tmp_path)
+
     def never(path: Path) -> None:
         raise AssertionError(f"{path} reached the decoder")
 
@@ -188,11 +195,11 @@ SOUND = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SOUND)
+@each("name", SOUND)
 def test_sound_headers_are_read_as_simpleitk_reads_them(
-    name: str, folder: Path
+    name: str, tmp_path: Path
 ) -> None:
-    path = folder / name
+    path = folder_with_data(tmp_path) / name
     path.write_bytes(SOUND[name])
     volume = read_scan(path)
     assert inspect_scan(path).usable

@@ -3,6 +3,7 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
+from each import each
 from homolog.errors import JobError
 from homolog.events import Note, Request, drain
 from homolog.sliding import blending
@@ -322,8 +323,8 @@ def test_the_window_follows_a_scan_that_is_not_much_larger():
     assert torch.equal(result.labels, expected.to(torch.uint8))
 
 
-@pytest.mark.parametrize(
-    ("shape", "window"),
+@each(
+    "shape, window",
     [
         ((8, 12, 8), (8, 12, 8)),
         ((12, 18, 12), (12, 18, 12)),

@@ -10,6 +10,7 @@ import blosc2
 import numpy as np
 import pytest
 
+from each import each
 from homolog.errors import JobError, UnusableInput
 from homolog.store import arrays
 from homolog.store.arrays import (
@@ -49,7 +50,7 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("name", ARRAYS)
+@each("name", ARRAYS)
 def test_what_is_written_passes_and_reads_back(tmp_path: Path, name: str) -> None:
     data = ARRAYS[name]
     array = stored(tmp_path / "image.b2nd", data)
@@ -105,14 +106,11 @@ def a_text(path: Path, folder: Path) -> None:
     path.write_text("not an array at all, but long enough to be read as a header" * 9)
 
 
-@pytest.mark.parametrize(
-    "forge",
-    [
+@each("forge", [
         lazy_expression, saved_function, more_metalayers, more_of_variable_length,
         another_type, another_codec,
         endless_zeros, a_bare_chunk_list, a_text,
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_anything_but_a_plain_array_never_reaches_blosc2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Any
 ) -> None:
@@ -261,7 +259,7 @@ KEYS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("key", KEYS, ids=str)
+@each("key", KEYS)
 def test_an_index_compares_exactly_the_chunks_it_needs(key: Any) -> None:
     frame = _grid_frame()
     numbers = np.zeros(frame.shape, np.int64)
@@ -277,6 +275,6 @@ def _grid_frame() -> Frame:
     return Frame((1, 70, 140, 150), (1, 64, 128, 128), 200, places, 520, 600)
 
 
-@pytest.mark.parametrize("key", [None, (0, None), np.array([0]), True, [0]], ids=str)
+@each("key", [None, (0, None), np.array([0]), True, [0]])
 def test_an_unusual_index_compares_all(key: Any) -> None:
     assert list(_grid_frame().touched(key)) == list(range(8))

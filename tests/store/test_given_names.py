@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from each import each
 from homolog.config import ConfigError
 from homolog.events import Note, Progress, Request, drain
 from homolog.geometry.affine import Affine
@@ -20,8 +21,8 @@ from homolog.store.names import read_names
 from homolog.store.store import Store
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
+@each(
+    "text, names",
     [
         ("", {}),
         ("  ", {}),
@@ -36,8 +37,8 @@ def test_one_line_names_values(text: str, names: dict[int, str]) -> None:
     assert list(read_names(text)) == sorted(names)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
+@each(
+    "text, sentence",
     [
         ("1=liver, left,2=spleen", "got 'left' in .*; a name cannot hold a comma"),
         ("1=liver,", "must be VALUE=NAME, .* got ''"),

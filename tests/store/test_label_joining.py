@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from each import each
 from homolog.events import Note
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
@@ -274,8 +275,8 @@ def test_a_table_of_names_that_is_none_names_nothing(
     assert names_beside(label) == {}
 
 
-@pytest.mark.parametrize(
-    ("label", "image", "name"),
+@each(
+    "label, image, name",
     [
         ("ct_aorta.nii.gz", "ct.nii.gz", "aorta"),
         ("ts_ct_T12.nii.gz", "ts_ct.nii.gz", "t12"),

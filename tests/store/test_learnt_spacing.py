@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.model_files.card import learnt_of
@@ -29,8 +30,8 @@ def scan_of(spacing, shape=(10, 12, 14), modality="MR", **meta):
     return Volume(values, Affine.of(spacing), "scan", modality, meta)
 
 
-@pytest.mark.parametrize(
-    ("learnt", "own", "target"),
+@each(
+    "learnt, own, target",
     [
         (ONE, (1.0, 1.0, 1.0), None),
         (ONE, (1.0, 1.0000002, 0.9999), None),  # as headers round

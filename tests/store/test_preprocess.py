@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.scans.volume import LabelMap, Volume
@@ -52,7 +53,7 @@ def volume_of(data, affine=None, modality="MR"):
     return Volume(data[None], affine or Affine.identity(), "case", modality)
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("axes, signs", ORDERS)
 def test_every_axis_order_lands_on_one_grid_and_comes_back(axes, signs):
     affine = oblique(axes, signs, spacing=(1.0, 2.0, 3.0))
     shape = (4, 5, 6)
@@ -168,8 +169,8 @@ def test_shrinking_averages_instead_of_picking():
     np.testing.assert_allclose(resample(flat, grid), 3.5, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("values", "dtype"),
+@each(
+    "values, dtype",
     [
         ((-1024, 3071), np.int16),
         ((0, 65535), np.uint16),

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from each import each
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Progress, Request, Stopped, drain
 from homolog.geometry.affine import Affine
@@ -303,7 +304,7 @@ def test_a_folder_with_other_things_is_left_alone(cohort, tmp_path):
     assert os.listdir(tmp_path / "thesis") == ["chapter.tex"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "", ".hidden", "a/b"])
+@each("name", ["../evil", "", ".hidden", "a/b"])
 def test_an_id_that_is_no_folder_name_is_refused(tmp_path, name):
     scan = case(tmp_path, "fine")
     from dataclasses import replace

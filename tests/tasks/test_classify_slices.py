@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from classify_runs import NET, learnt, prepared, run
+from each import each
 from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import drain
@@ -114,7 +115,7 @@ def test_predict_tells_which_slices(folder: Path, model: Path, tmp_path: Path) -
     assert presence[spot].min() > presence[~spot].max()
 
 
-@pytest.mark.parametrize("depth", [5, 6, 8, 9])
+@each("depth", [5, 6, 8, 9])
 def test_own_slices_are_copied_where_they_fit(depth: int) -> None:
     case = random_cases([(depth, 16, 16)], Affine.of((3.0, 1.0, 1.0)))[0]
     spec = ViewSpec(size=(9, 16, 16), place=Whole(slices=True))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from each import each
 from homolog.backbones import build
 from homolog.config import to_dict
 from homolog.errors import UnusableInput
@@ -302,8 +303,8 @@ def test_weight_average_follows_slowly_and_is_deployed():
     assert not any(p.requires_grad for p in module.deployed().parameters())
 
 
-@pytest.mark.parametrize(
-    ("shape", "divisor", "window"),
+@each(
+    "shape, divisor, window",
     [
         ((35, 50, 35), (16, 16, 16), (32, 48, 32)),
         ((42, 58, 42), (16, 16, 16), (48, 64, 48)),

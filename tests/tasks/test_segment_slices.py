@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
+from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.backbones.resnet2d import ResNet2D
@@ -84,7 +85,7 @@ def test_a_volume_equals_its_slices_one_by_one(norm: str) -> None:
     torch.testing.assert_close(again, whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(11, 40, 56), (4, 20, 70), (1, 64, 40), (3, 9, 11)])
+@each("shape", [(11, 40, 56), (4, 20, 70), (1, 64, 40), (3, 9, 11)])
 def test_labels_do_not_depend_on_how_slices_are_grouped(
     shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,8 +129,8 @@ def test_no_slice_is_computed_twice_along_z(monkeypatch: pytest.MonkeyPatch) -> 
     assert slices == 12  # neither by overlap nor by mirroring the order of slices
 
 
-@pytest.mark.parametrize(
-    ("depth", "voxels", "at_once"),
+@each(
+    "depth, voxels, at_once",
     [(35, 512_000, 35), (35, 10 * 48 * 48, 9), (7, 1, 1), (1, 10**6, 1), (64, 64, 1)],
 )
 def test_a_volume_goes_through_in_equal_parts(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from each import each
 from homolog.config import ConfigError
 from homolog.events import Note, Started, Step, Validated
 from homolog.model_files.folder import generations, load_state
@@ -183,9 +184,7 @@ def test_what_was_decided_before_a_kill_is_repeated_on_a_slower_machine(
     assert final_bytes(again) == final_bytes(whole)
 
 
-@pytest.mark.parametrize(
-    ("case_s", "guess"), [(0.01, 0.0), (1.0, 1.0), (4.0, 0.0), (12.0, 4.0)]
-)
+@each("case_s, guess", [(0.01, 0.0), (1.0, 1.0), (4.0, 0.0), (12.0, 4.0)])
 def test_validations_take_a_tenth_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case_s: float, guess: float
 ) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
 from homolog.views.plan import _smallest_eigenvalue, draw_field
@@ -30,9 +30,9 @@ def test_the_displacement_has_the_asked_standard_deviation() -> None:
     assert abs(np.mean(fields)) < 0.02
 
 
-@pytest.mark.parametrize("std_mm", [1.0, 6.0, 80.0])
-@pytest.mark.parametrize("points", [POINTS, (12, 10, 14), (2, 2, 2)])
-@pytest.mark.parametrize("voxel", [1.0, 0.1])
+@each("std_mm", [1.0, 6.0, 80.0])
+@each("points", [POINTS, (12, 10, 14), (2, 2, 2)])
+@each("voxel", [1.0, 0.1])
 def test_a_field_never_folds(std_mm: float, points: tuple, voxel: float) -> None:
     """Jacobian determinants at 3 points per voxel, by differences."""
     linear = LINEAR * voxel

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.geometry.sampling import displacement_at
 from homolog.scans.volume import Volume, closest_canonical
@@ -106,7 +107,7 @@ def _check_places(view: View, scan: Scan) -> float:
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize(("axes", "signs"), ORDERS)
+@each("axes, signs", ORDERS)
 def test_every_voxel_is_where_its_affine_says_for_any_axis_order(
     axes: tuple, signs: tuple
 ) -> None:
@@ -121,7 +122,7 @@ def test_every_voxel_is_where_its_affine_says_for_any_axis_order(
     assert _check_places(view, scan) > 0.5
 
 
-@pytest.mark.parametrize(
+@each(
     "spec",
     [
         ViewSpec((9, 10, 11), place=Anchor()),
@@ -132,7 +133,7 @@ def test_every_voxel_is_where_its_affine_says_for_any_axis_order(
         ViewSpec((12, 12, 12), spacing_mm=(1.5, 1.5, 1.5), **WILD),
     ],
 )
-@pytest.mark.parametrize("shape", [(20, 24, 22), (1, 30, 28)])
+@each("shape", [(20, 24, 22), (1, 30, 28)])
 def test_every_voxel_is_where_its_affine_says_for_every_place(
     spec: ViewSpec, shape: tuple
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from each import each
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.intensity import CHANGES, Draws, change_intensity, draw_intensity
 from homolog.views.random import generator, normal_noise
@@ -89,7 +90,7 @@ def test_low_resolution_of_a_half_is_means_of_two_interpolated() -> None:
     np.testing.assert_allclose(found[0, 0, 0, 0].numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("zoom", [0.5, 0.61, 0.77, 0.93, 1.0])
+@each("zoom", [0.5, 0.61, 0.77, 0.93, 1.0])
 def test_low_resolution_loses_detail_and_stays_in_place(zoom: float) -> None:
     image, valid = _image(shape=(1, 1, 60))
     slope = torch.linspace(0, 1, 60).expand_as(image)
@@ -104,8 +105,8 @@ def test_low_resolution_loses_detail_and_stays_in_place(zoom: float) -> None:
         assert rough.std() < image.std()
 
 
-@pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("shape", [(6, 8, 10), (1, 8, 10)])
+@each("name", CHANGES)
+@each("shape", [(6, 8, 10), (1, 8, 10)])
 def test_invalid_voxels_keep_the_value_outside(name: str, shape: tuple) -> None:
     image, valid = _image(2, shape)
     valid[:, :, :3] = False
@@ -125,7 +126,7 @@ def test_a_view_outside_the_scan_stays_finite() -> None:
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@each("name", CHANGES)
 def test_a_view_is_changed_as_if_alone(name: str) -> None:
     image, valid = _image(3)
     draws = _draws([{}, {name: STRENGTH[name]}, {}])
@@ -202,3 +203,17 @@ def test_bands_keep_the_range_and_follow_the_reference() -> None:
         assert share[0] > 3 * share[1]
     with pytest.raises(ValueError, match="reference images"):
         change_intensity(image, valid, draws, torch.zeros(2, 1))
+
+
+def test_h_t6_gamma_keeps_the_range_and_the_order_and_only_darkens() -> None:
+    image, valid = _image(3)
+    image -= image.amin((1, 2, 3, 4), keepdim=True)
+    image /= image.amax((1, 2, 3, 4), keepdim=True)
+    rows = [{"gamma": g} for g in (1.8, 2.2, 2.6)]
+    dark = _change(image, valid, rows)
+    for before, after in zip(image.flatten(1), dark.flatten(1), strict=True):
+        assert (after.min(), after.max()) == (0, 1)
+        order = before.argsort()
+        assert (after[order].diff() >= 0).all()
+        inner = (before > 0.05) & (before < 0.95)
+        assert (after[inner] < before[inner]).all()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.views.plan import GroupPlan, Scan, plan_views
 from homolog.views.view import Anchor, Elsewhere, ViewSpec, Whole, Within, check_specs
@@ -35,8 +36,8 @@ def _spacing(affine: np.ndarray) -> np.ndarray:
     return np.linalg.norm(affine[..., :3, :3], axis=-2)
 
 
-@pytest.mark.parametrize("size", [(16, 16, 16), (7, 9, 11), (1, 24, 24), (30, 50, 60)])
-@pytest.mark.parametrize("place", [Anchor(), Elsewhere()])
+@each("size", [(16, 16, 16), (7, 9, 11), (1, 24, 24), (30, 50, 60)])
+@each("place", [Anchor(), Elsewhere()])
 def test_a_view_at_rest_copies_voxels_inside_the_scan(
     size: tuple, place: object
 ) -> None:
@@ -118,8 +119,8 @@ def test_flips_happen_as_often_as_asked() -> None:
     assert 0.2 < (diagonal[:, 2] == -1).mean() < 0.4
 
 
-@pytest.mark.parametrize(
-    ("size", "spacing", "turns"),
+@each(
+    "size, spacing, turns",
     [
         ((16, 16, 16), (2.0, 2.0, 2.0), 24),
         ((16, 16, 16), None, 4),  # the scan's z spacing is another
@@ -226,8 +227,8 @@ def test_a_plan_follows_from_seed_and_sample_alone() -> None:
     assert np.array_equal(first.affine, calm.affine)
 
 
-@pytest.mark.parametrize(
-    ("specs", "message"),
+@each(
+    "specs, message",
     [
         ({}, "at least one group"),
         ({"a": ViewSpec((8, 8, 8), count=0)}, "count"),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from homolog.config import ConfigError
+from homolog.config import ConfigError, flag_of
 from homolog.geometry.places import named_numbers
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,11 +80,8 @@ def _parameters(config: type, leave: Sequence[str]) -> typing.Iterator[Any]:
         if dataclasses.is_dataclass(hint):
             yield from _parameters(typing.cast("type", hint), leave)
             continue
-        flag = field.metadata.get("flag", "")
-        if flag and not flag.startswith("-"):
-            yield _argument(field, hint)
-        else:
-            yield _option(field, hint, flag)
+        argument = not flag_of(field).startswith("-")
+        yield _argument(field, hint) if argument else _option(field, hint)
 
 
 def _argument(field: Any, hint: Any) -> Any:
@@ -98,18 +95,14 @@ def _argument(field: Any, hint: Any) -> Any:
     )
 
 
-def _option(field: Any, hint: Any, flag: str) -> Any:
-    meta, default = field.metadata, field.default
-    plain = _without_none(hint)
-    spelled = flag or f"--{field.name.replace('_', '-')}"
+def _option(field: Any, hint: Any) -> Any:
+    meta, plain, spelled = field.metadata, _without_none(hint), flag_of(field)
     shared: dict[str, Any] = {
         "default": None,
-        "required": default is ...,
+        "required": field.default is ...,
         "help": help_of(field, spelled),
     }
     if plain is bool:
-        if default is True and "/" not in spelled:
-            spelled += f"/--no-{spelled.removeprefix('--')}"
         return click.option(spelled, field.name, is_flag=True, **shared)
     items = typing.get_args(plain)
     if typing.get_origin(plain) is dict:

@@ -51,7 +51,6 @@ def _training(out: str, recipe: str, backbone: str, settings: str) -> Callable[[
             "--background", is_flag=True,
             help="Return at once; follow with: homolog runs follow",
         ),
-        common,
     )  # fmt: skip
 
     def decorate(function: F) -> F:
@@ -80,6 +79,12 @@ def _complete(kind: str, request: dict[str, Any]) -> dict[str, Any]:
 
 @click.command("pretrain", short_help="Learn an encoder from scans without labels.")
 @click.argument("method")
+@_training(
+    out="Folder of the run; new or empty.",
+    recipe="cpu, gpu, paper, auto (by the device), or a .toml or .json file.",
+    backbone="Network, if not the recipe's.",
+    settings="A setting: method.KEY, backbone.KEY or training.KEY. May be repeated.",
+)
 @click.option(
     "--encoder",
     default="",
@@ -117,12 +122,7 @@ def _complete(kind: str, request: dict[str, Any]) -> dict[str, Any]:
     "[default: the method's]. Where modalities take turns, as hundred_million's do, "
     "both mean nothing.",
 )
-@_training(
-    out="Folder of the run; new or empty.",
-    recipe="cpu, gpu, paper, auto (by the device), or a .toml or .json file.",
-    backbone="Network, if not the recipe's.",
-    settings="A setting: method.KEY, backbone.KEY or training.KEY. May be repeated.",
-)
+@common
 def pretrain(
     method: str,
     stores: tuple[Path, ...],
@@ -212,6 +212,13 @@ def _names(text: str) -> list[str]:
 
 @click.command("finetune", short_help="Learn a task from labelled cases.")
 @click.argument("task")
+@_training(
+    out="Folder of the run; its model/ can predict.",
+    recipe="Settings to start from: cpu, gpu, or auto (by the device).",
+    backbone="Network to train from scratch, or that a foreign weight file holds.",
+    settings="A setting: training.KEY, backbone.KEY, or KEY of the task. May be "
+    "repeated.",
+)
 @click.option(
     "--encoder",
     required=True,
@@ -236,13 +243,7 @@ def _names(text: str) -> list[str]:
 @click.option(
     "--fold", default=None, metavar="I/K", help="Hold out the i-th of k parts."
 )
-@_training(
-    out="Folder of the run; its model/ can predict.",
-    recipe="Settings to start from: cpu, gpu, or auto (by the device).",
-    backbone="Network to train from scratch, or that a foreign weight file holds.",
-    settings="A setting: training.KEY, backbone.KEY, or KEY of the task. May be "
-    "repeated.",
-)
+@common
 def finetune(
     stores: tuple[Path, ...],
     out: Path,

@@ -109,7 +109,7 @@ def _by_value(texts: Mapping[str, str] | None) -> dict[int, str]:
     """Keys that went through JSON are texts."""
     found = {}
     for value, text in (texts or {}).items():
-        if not (str(value).isdigit() and text):
+        if not str(value).isdigit():
             raise ConfigError(
                 f"expected VALUE=NAME, e.g. 1=liver, got {f'{value}={text}'!r}."
             )

@@ -12,9 +12,9 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
-from homolog.config import from_dict
+from homolog.config import flag_of, from_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Stopped, without_stopped
 
@@ -91,6 +91,44 @@ def config_of(module: ModuleType, config: Mapping[str, Any]) -> Any:
     """
     given = {key: value for key, value in config.items() if value is not None}
     return from_dict(module.Config, given, where=module.__name__.rpartition(".")[2])
+
+
+def command_words(kind: str, config: Mapping[str, Any]) -> list[str]:
+    """What to type to start a job of the folder; what is the default is left out."""
+    module = module_of(kind)
+    command = str(getattr(module, "COMMAND", kind.replace("_", "-")))
+    arguments, flags = _spelled(config_of(module, config))
+    return ["homolog", *command.split(), *arguments, *flags]
+
+
+def _spelled(config: Any) -> tuple[list[str], list[str]]:
+    """Arguments and flags of the settings that are not the default."""
+    arguments: list[str] = []
+    flags: list[str] = []
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), flag_of(field)
+        if dataclasses.is_dataclass(value):
+            flags += _spelled(value)[1]
+        elif value is None or value == field.default:
+            continue
+        elif not flag.startswith("-"):
+            arguments += list(value) if isinstance(value, tuple) else [value]
+        elif isinstance(value, bool):
+            yes, _, no = flag.partition("/")
+            flags.append(yes if value else no)
+        elif isinstance(value, dict):
+            flags += [word for k, v in value.items() for word in (flag, f"{k}={v}")]
+        elif isinstance(value, tuple) and hints[field.name] == tuple[str, ...]:
+            flags += [word for v in value for word in (flag, v)]
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            flags += [flag, ",".join(_number(v) for v in several)]
+    return arguments, flags
+
+
+def _number(value: Any) -> str:
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _ending(job: Job[dict[str, Any]]) -> Job[dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none
-from homolog.scans.files import scan_stem, scan_suffix
-from homolog.scans.pictures import PICTURE_SUFFIXES
+from homolog.scans.files import PICTURE_SUFFIXES, scan_stem, scan_suffix
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
 from homolog.scans.volume import ValueStats

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from homolog.geometry.affine import Index, Triple
 from homolog.geometry.places import spacing_text
-from homolog.scans.pictures import PICTURE_SUFFIXES
+from homolog.scans.files import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from homolog.scans.volume import Volume

@@ -9,9 +9,9 @@ from typing import Any
 
 from qtpy.QtWidgets import QFrame, QLabel, QVBoxLayout
 
-from homolog.gui.autosave import sessions
+from homolog.gui.autosave import saved_work
+from homolog.gui.autosave.saved_work import Left, add_pins, read_saved, scans_to_open
 from homolog.gui.autosave.saver import autosave_of
-from homolog.gui.autosave.sessions import Left, add_pins, read_saved, scans_to_open
 from homolog.gui.files import opening
 from homolog.gui.files.choosing import ScanOpener
 from homolog.gui.landmarks.control import put_back
@@ -24,7 +24,7 @@ from homolog.writing import FileLock
 
 
 class RestoreBar(QFrame):
-    """A sentence and three buttons, shown while a lost session can be restored.
+    """A sentence and three buttons, shown while lost work can be restored.
 
     Args:
         hub: Of the window.
@@ -90,7 +90,7 @@ class RestoreBar(QFrame):
     def _put_off(self) -> None:
         for left in self.offers:
             in_background(
-                sessions.put_off, left, owner=self, failed=lambda _: None
+                saved_work.put_off, left, owner=self, failed=lambda _: None
             )  # a folder that cannot be written stays offered
         self._offer([])
 
@@ -195,11 +195,11 @@ class RestoreBar(QFrame):
         if not left.landmarks:
             return []
         try:
-            session = autosave_of(self.hub).landmarks(make=True)
-            if session is None:
+            pair = autosave_of(self.hub).landmarks(make=True)
+            if pair is None:
                 return list(left.landmarks)
-            put_back(session.control, left.landmarks)
-            session.placing.table_edited()
+            put_back(pair.control, left.landmarks)
+            pair.placing.table_edited()
         except Exception as error:  # noqa: BLE001 - a slot never raises
             self.hub.say(f"The landmarks cannot be restored: {error}", "warning")
             return list(left.landmarks)
@@ -207,7 +207,7 @@ class RestoreBar(QFrame):
 
 
 class _Read:
-    """A session as read, held against other windows by its lock."""
+    """Saved work as read, held against other windows by its lock."""
 
     def __init__(self, left: Left, lock: FileLock) -> None:
         self.left, self.lock = left, lock
@@ -226,12 +226,12 @@ def has_entries(folder: Path) -> bool:
 
 
 def _look(root: Path) -> list[Left]:
-    sessions.tidy(root)
-    return sessions.left_behind(root)
+    saved_work.tidy(root)
+    return saved_work.left_behind(root)
 
 
 def _claim_and_read(left: Left) -> _Read:
-    lock = sessions.claim(left)
+    lock = saved_work.claim(left)
     if lock is None:
         raise OSError("Another window is restoring this already.")
     try:
@@ -247,12 +247,12 @@ def _settle(
     waiting: list[dict[str, Any]],
     landmarks: list[dict[str, Any]],
 ) -> None:
-    sessions.settle(read.left, lost, waiting, landmarks)
+    saved_work.settle(read.left, lost, waiting, landmarks)
     read.lock.release()
 
 
 def _trash(left: Left) -> None:
-    lock = sessions.claim(left)
+    lock = saved_work.claim(left)
     if lock is None:
         raise OSError("Another window is restoring this; it was not deleted.")
     lock.release()  # Windows moves no open file

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from homolog.gui.autosave.sessions import Session, pins_of
+from homolog.gui.autosave.saved_work import SavedWork, pins_of
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.landmarks.control import kept
 from homolog.gui.shared import preferences
@@ -273,7 +273,7 @@ class Autosaver(QObject):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
-        self.session = Session()
+        self.work = SavedWork()
         self._hub = hub
         self._panel: Callable[[bool], Any] = lambda make: None
         # The landmark panel, as ``start``'s ``panel`` is Explore's.
@@ -337,7 +337,7 @@ class Autosaver(QObject):
         """The window closes regularly; unsaved paint of ``kept_at_close`` is kept."""
         try:
             if not self._kept():
-                self.session.close()
+                self.work.close()
         except OSError as error:
             self._tell(error)
 
@@ -346,17 +346,17 @@ class Autosaver(QObject):
         own = {str(layer.unique_id) for layer in self.kept_at_close()}
         held = [w for key, w in self._watched.items() if key in own]
         held = [w for w in held if has_values(w.layer)]
-        if not held or self.session.is_closed or _minutes() <= 0:
+        if not held or self.work.is_closed or _minutes() <= 0:
             return False
         scans = [Labels(x) for x in self._hub.viewer.layers if is_scan(x)]
         for watched in held:
             copy = Labels(watched.layer, np.asarray(watched.layer.data))
             file = watched.file or file_name(watched.number, copy.name)
             watched.checksum = _save(
-                self.session, _root(), copy, scans, file, watched.checksum
+                self.work, _root(), copy, scans, file, watched.checksum
             )
             watched.file = file
-        self.session.write(_root(), *self._content())
+        self.work.write(_root(), *self._content())
         return True
 
     def explorer(self, make: bool = False) -> Any:
@@ -368,8 +368,8 @@ class Autosaver(QObject):
         return getattr(self._panel(make), "explorer", None)
 
     def landmarks(self, make: bool = False) -> Any:
-        """The landmark session, or None while its tab was never shown."""
-        return getattr(self.landmark_panel(make), "session", None)
+        """The pair of the tab Landmarks, or None while its tab was never shown."""
+        return getattr(self.landmark_panel(make), "pair", None)
 
     def take_over(self, layers: list[Any], done: Callable[[], None]) -> None:
         """Count layers as drawn by hand; ``done`` once they are saved."""
@@ -391,10 +391,10 @@ class Autosaver(QObject):
         if self._busy:
             self._again = bool(self._after)
             return
-        if self.session.is_closed:
+        if self.work.is_closed:
             if not self._is_open():
                 return
-            self.session.reopen()
+            self.work.reopen()
             self._written = None
         self._busy, self._looked = True, 0
         self._due, self._after = self._after, []
@@ -447,7 +447,7 @@ class Autosaver(QObject):
             self._write()  # each layer counts at once
 
         in_background(
-            _save, self.session, _root(), copy, others, file, watched.checksum,
+            _save, self.work, _root(), copy, others, file, watched.checksum,
             owner=self, done=done, failed=self._not_saved,
         )  # fmt: skip
 
@@ -465,7 +465,7 @@ class Autosaver(QObject):
             self._failed(error)
             return
         there = content["labels"] or pins or content.get("landmarks")
-        is_empty = not (there or self.session.folder)
+        is_empty = not (there or self.work.folder)
         if whole == self._written or is_empty:
             self._finish()
             return
@@ -475,7 +475,7 @@ class Autosaver(QObject):
             self._finish()
 
         in_background(
-            self.session.write, _root(), content, pins,
+            self.work.write, _root(), content, pins,
             owner=self, done=done, failed=self._failed,
         )  # fmt: skip
 
@@ -556,10 +556,10 @@ def autosave_of(hub: Hub) -> Autosaver:
 
 
 def _save(
-    session: Session, root: Path, copy: Labels, others: list[Any], file: str,
+    work: SavedWork, root: Path, copy: Labels, others: list[Any], file: str,
     known: int | None,
 ) -> int:  # fmt: skip
-    return save(copy, others, session.begin(root), file, known)
+    return save(copy, others, work.begin(root), file, known)
 
 
 def _root() -> Path:

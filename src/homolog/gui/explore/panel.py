@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleRangeSlider
 
 from homolog.geometry.places import place_text
-from homolog.gui.explore.session import Explorer, Products
+from homolog.gui.explore.explorer import Explorer, Products
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.feature_slices import Pin, export_pins

@@ -17,7 +17,7 @@ from homolog.errors import UnusableInput
 from homolog.events import Event, Progress
 from homolog.gui.data.build_box import build_config, free_name
 from homolog.gui.files.writer import save_layer
-from homolog.gui.label.session import LabelSession
+from homolog.gui.label.labelling import Labelling
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import scan_file
 from homolog.gui.shared.threads import Helper, in_background
@@ -142,12 +142,12 @@ class HandBox(QWidget):
     """What a finished labelling becomes.
 
     Args:
-        session: Whose paint and predictions they are.
+        labelling: Whose paint and predictions they are.
     """
 
-    def __init__(self, session: LabelSession) -> None:
+    def __init__(self, labelling: Labelling) -> None:
         super().__init__()
-        self._session, self._hub = session, session.hub
+        self._labelling, self._hub = labelling, labelling.hub
         self.helper: Helper | None = None
         self._starting = False
         self._model = ""
@@ -187,21 +187,21 @@ class HandBox(QWidget):
         column.addLayout(working)
         for part in (self.words, self.use):
             column.addWidget(part)
-        session.trainer.changed.connect(self.refresh)
-        session.scans_changed.connect(self.refresh)
+        labelling.trainer.changed.connect(self.refresh)
+        labelling.scans_changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         """Propose a name; enable what can be done."""
-        taking = self._session.taking_part()
+        taking = self._labelling.taking_part()
         if taking and not self.name.text():
             stem = f"painted_{taking[0][0].ref.name}"[:40]
             self.name.setText(free_name(self._hub.models, stem))
         missing = bool(self._hub.engine_missing())
         busy = self.helper is not None or self._starting
-        able = not busy and not missing and self._session.trainer.last is not None
+        able = not busy and not missing and self._labelling.trainer.last is not None
         self.save.setEnabled(able)
-        self.tune.setEnabled(able and not self._session.trainer.busy)
+        self.tune.setEnabled(able and not self._labelling.trainer.busy)
         self.name.setEnabled(not busy)
 
     def save_model(self) -> None:
@@ -210,11 +210,11 @@ class HandBox(QWidget):
         if trouble:
             widgets.tell(self.words, f"⚠ {trouble}")
             return
-        session, hub = self._session, self._hub
+        labelling, hub = self._labelling, self._hub
         out = hub.models / self.name.text().strip()
-        encoder = session.encoder
-        pairs, classes = self._pairs("painted"), list(session.classes)
-        config = session.trainer.config
+        encoder = labelling.encoder
+        pairs, classes = self._pairs("painted"), list(labelling.classes)
+        config = labelling.trainer.config
         device = str(preferences.get("compute", "device", "auto"))
 
         def gather() -> dict[str, Any]:
@@ -243,7 +243,7 @@ class HandBox(QWidget):
             self.helper.stop()
 
     def _pairs(self, which: str) -> list[Pair]:
-        desks = [desk for _, desk in self._session.taking_part()]
+        desks = [desk for _, desk in self._labelling.taking_part()]
         found = [(desk.layer, getattr(desk, which)) for desk in desks]
         return [Pair(scan, labels) for scan, labels in found if labels is not None]
 
@@ -309,7 +309,7 @@ class HandBox(QWidget):
             why = reasons[0] if reasons else "no label map fits its scan."
             widgets.tell(self.words, f"⚠ No scan could be prepared: {why}")
             return
-        store, encoder = str(result["store"]), self._session.encoder
+        store, encoder = str(result["store"]), self._labelling.encoder
         widgets.tell(self.words, f"✓ The store {Path(store).name} is ready.")
         self._hub.changed.emit("stores")
         what = {"store": store}
@@ -319,7 +319,7 @@ class HandBox(QWidget):
 
     def _to_segment(self) -> None:
         """Segment works on the selected layer: that is the scan, not its paint."""
-        desk = self._session.desks.get(self._session.front())
+        desk = self._labelling.desks.get(self._labelling.front())
         if desk is not None:
             self._hub.viewer.layers.selection.active = desk.layer
         self._hub.go.emit("Segment", {"model": self._model})

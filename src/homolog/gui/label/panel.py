@@ -26,8 +26,8 @@ from qtpy.QtWidgets import (
 from homolog.gui.label import layers as own
 from homolog.gui.label import words
 from homolog.gui.label.hand_box import HandBox
+from homolog.gui.label.labelling import Desk, Labelling, Places
 from homolog.gui.label.learning import KEYS, Fitted
-from homolog.gui.label.session import Desk, LabelSession, Places
 from homolog.gui.label.words import count_line, score_line, state_line, warning_lines
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice
@@ -53,15 +53,15 @@ class ClassesBox(QWidget):
 
     told = Signal(str)
 
-    def __init__(self, session: LabelSession, panel: QWidget) -> None:
+    def __init__(self, labelling: Labelling, panel: QWidget) -> None:
         """Make the box.
 
         Args:
-            session: Whose classes they are.
+            labelling: Whose classes they are.
             panel: The tab; the keys work while it is in front.
         """
         super().__init__()
-        self._session, self._classes = session, session.classes
+        self._labelling, self._classes = labelling, labelling.classes
         self.table = QTableWidget(0, len(_TITLES))
         widgets.named(
             self.table, "Classes",
@@ -99,10 +99,10 @@ class ClassesBox(QWidget):
         column.addWidget(self.table)
         column.addLayout(widgets.beside(self.add, self.remove))
         column.addLayout(widgets.beside(self.colour, self.ground))
-        session.classes_changed.connect(self.refresh)
+        labelling.classes_changed.connect(self.refresh)
         for place, letter in enumerate(KEYS):
             keys.add(
-                session.hub, f"Shift-{letter}", f"paint with class {place + 1}",
+                labelling.hub, f"Shift-{letter}", f"paint with class {place + 1}",
                 partial(self._choose_row, place), while_shown=panel,
             )  # fmt: skip
         self.refresh()
@@ -166,7 +166,7 @@ class ClassesBox(QWidget):
     def _choose_row(self, row: int) -> None:
         value = self._value(row)
         if value is not None:
-            self._session.choose_class(value)
+            self._labelling.choose_class(value)
 
     def _chosen(self, row: int, column: int, last: int, _: int) -> None:
         if row != last:
@@ -213,10 +213,10 @@ class ClassesBox(QWidget):
         is_it = self._classes.background == value
         self._classes.set_background(None if is_it else value)
         self._changed()
-        self._session.begin_again()
+        self._labelling.begin_again()
 
     def _changed(self) -> None:
-        self._session.recolour()
+        self._labelling.recolour()
 
 
 def _swatch(colour: str) -> QIcon:
@@ -229,19 +229,19 @@ def _swatch(colour: str) -> QIcon:
 
 
 class ResultBox(QWidget):
-    """Shows a session's rounds, and acts on the predictions."""
+    """Shows the rounds of learning, and acts on the predictions."""
 
-    def __init__(self, session: LabelSession, places: Places, panel: QWidget) -> None:
+    def __init__(self, labelling: Labelling, places: Places, panel: QWidget) -> None:
         """Make the box.
 
         Args:
-            session: Whose rounds are shown.
+            labelling: Whose rounds are shown.
             places: Acts on the predictions.
             panel: The tab; the keys work while it is in front.
         """
         super().__init__()
-        self._session, self._places = session, places
-        self._trainer = session.trainer
+        self._labelling, self._places = labelling, places
+        self._trainer = labelling.trainer
         self.auto = QCheckBox("Predict after each stroke")
         widgets.named(
             self.auto, "Predict after each stroke",
@@ -285,8 +285,8 @@ class ResultBox(QWidget):
         self._trainer.scored.connect(self._scored)
         places.changed.connect(self.refresh)
         places.told.connect(self.tell)
-        session.scans_changed.connect(self.refresh)
-        hub = session.hub
+        labelling.scans_changed.connect(self.refresh)
+        hub = labelling.hub
         keys.add(
             hub, "Shift-T", "learn from the paint and predict", self._trainer.now,
             while_shown=panel,
@@ -305,7 +305,7 @@ class ResultBox(QWidget):
         trainer, levels = self._trainer, self._places.history.levels
         line = state_line(trainer.state, trainer.problem, trainer.timing.words())
         widgets.tell(self.state, line)
-        able = bool(self._session.taking_part())
+        able = bool(self._labelling.taking_part())
         self.train.setEnabled(able and not trainer.busy)
         self.next.setEnabled(trainer.last is not None and not trainer.busy)
         self.undo.setEnabled(levels > 0 and not trainer.busy)
@@ -320,7 +320,7 @@ class ResultBox(QWidget):
     def _set_auto(self, on: bool) -> None:
         self._trainer.auto = on
         if on:
-            self._session.begin_again()
+            self._labelling.begin_again()
 
     def _fitted(self, fitted: Fitted) -> None:
         learnt = fitted.learnt
@@ -418,13 +418,13 @@ class SettingsBox(QWidget):
     """Three settings in a fold; a change predicts anew.
 
     Args:
-        session: Whose trainer they are for.
+        labelling: Whose trainer they are for.
     """
 
-    def __init__(self, session: LabelSession) -> None:
+    def __init__(self, labelling: Labelling) -> None:
         super().__init__()
-        self._session = session
-        config = session.trainer.config
+        self._labelling = labelling
+        config = labelling.trainer.config
         self.learner = widgets.narrow(QComboBox())
         widgets.fill(self.learner, _LEARNERS, config.head)
         self.place = QCheckBox("Use the place in the body")
@@ -462,14 +462,14 @@ class SettingsBox(QWidget):
             box.clicked.connect(lambda _: self._changed())
 
     def _changed(self) -> None:
-        trainer = self._session.trainer
+        trainer = self._labelling.trainer
         trainer.config = replace(
             trainer.config,
             head=str(self.learner.currentData()),
             position=self.place.isChecked(),
             body_only=self.body.isChecked(),
         )
-        self._session.begin_again()
+        self._labelling.begin_again()
 
 
 _INTENSITY = "Intensity only (works at once)"
@@ -483,8 +483,8 @@ class LabelPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self.session = LabelSession(hub, self)
-        self.places = Places(self.session)
+        self.labelling = Labelling(hub, self)
+        self.places = Places(self.labelling)
         self._rows: dict[str, ScanRow] = {}
         self.models = ModelRow(
             hub,
@@ -499,10 +499,10 @@ class LabelPanel(QWidget):
         self.hint = widgets.sentence("Hint", texts=words.HINTS)
         self._list = QVBoxLayout()
         self._list.setSpacing(2)
-        self.classes = ClassesBox(self.session, self)
-        self.result = ResultBox(self.session, self.places, self)
-        self.settings = SettingsBox(self.session)
-        self.hand = HandBox(self.session)
+        self.classes = ClassesBox(self.labelling, self)
+        self.result = ResultBox(self.labelling, self.places, self)
+        self.settings = SettingsBox(self.labelling)
+        self.hand = HandBox(self.labelling)
         column = QVBoxLayout(self)
         column.addWidget(self.models)
         column.addWidget(self.hint)
@@ -524,11 +524,11 @@ class LabelPanel(QWidget):
     def shown(self) -> None:
         """Read the models and the viewer's scans anew."""
         self.models.read()
-        self.session.sync()
+        self.labelling.sync()
 
     def tear_down(self) -> None:
         """The dock goes."""
-        self.session.end()
+        self.labelling.end()
         self.places.end()
 
     def event(self, event: QEvent) -> bool:
@@ -544,24 +544,24 @@ class LabelPanel(QWidget):
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: D102 - Qt's name
         super().showEvent(event)
-        self.session.sync()
+        self.labelling.sync()
         self._refresh()
 
     # Parts
 
     def _connect(self) -> None:
-        session, viewer = self.session, self.hub.viewer
+        labelling, viewer = self.labelling, self.hub.viewer
         self.models.chosen.connect(self._model_chosen)
-        session.scans_changed.connect(self._refresh)
-        session.scan_changed.connect(self._scan_changed)
-        session.classes_changed.connect(self._refresh_hint)
-        session.trainer.changed.connect(self._refresh_hint)
+        labelling.scans_changed.connect(self._refresh)
+        labelling.scan_changed.connect(self._scan_changed)
+        labelling.classes_changed.connect(self._refresh_hint)
+        labelling.trainer.changed.connect(self._refresh_hint)
         self.classes.told.connect(self.result.tell)
         self.hub.changed.connect(self._heard)
         viewer.dims.events.ndisplay.connect(self._viewer_changed)
         viewer.layers.selection.events.active.connect(self._viewer_changed)
-        end_with(self, session.end)
-        self.hub.closing.connect(session.end)
+        end_with(self, labelling.end)
+        self.hub.closing.connect(labelling.end)
 
     def _viewer_changed(self, event: Any = None) -> None:
         with contextlib.suppress(RuntimeError):  # the panel is gone already
@@ -571,8 +571,8 @@ class LabelPanel(QWidget):
     # What is shown
 
     def _refresh(self) -> None:
-        session = self.session
-        keys = list(session.desks)
+        labelling = self.labelling
+        keys = list(labelling.desks)
         if keys != list(self._rows):
             for row in self._rows.values():
                 self._list.removeWidget(row)
@@ -583,14 +583,14 @@ class LabelPanel(QWidget):
         self._refresh_hint()
 
     def _row(self, key: str) -> ScanRow:
-        row, session = ScanRow(), self.session
-        row.part.connect(lambda on: session.set_part(key, on))
-        row.make.connect(lambda: session.make_layer(key))
+        row, labelling = ScanRow(), self.labelling
+        row.part.connect(lambda on: labelling.set_part(key, on))
+        row.make.connect(lambda: labelling.make_layer(key))
         row.use.connect(
-            lambda: session.use_layer(key, self.hub.viewer.layers.selection.active)
+            lambda: labelling.use_layer(key, self.hub.viewer.layers.selection.active)
         )
-        row.compute.connect(lambda: session.work.compute([key]))
-        row.cancel.connect(lambda: session.work.cancel(key))
+        row.compute.connect(lambda: labelling.work.compute([key]))
+        row.cancel.connect(lambda: labelling.work.cancel(key))
         self._list.addWidget(row)
         return row
 
@@ -599,20 +599,20 @@ class LabelPanel(QWidget):
         self._refresh_hint()
 
     def _refresh_row(self, key: str) -> None:
-        session, row = self.session, self._rows.get(key)
-        scan, desk = session.book.scans.get(key), session.desks.get(key)
+        labelling, row = self.labelling, self._rows.get(key)
+        scan, desk = labelling.book.scans.get(key), labelling.desks.get(key)
         if row is None or scan is None or desk is None:
             return
         active = self.hub.viewer.layers.selection.active
         usable = active.name if own.usable_on(desk.layer, active) else ""
         row.show_scan(
-            scan, desk, usable=usable, encoder=session.encoder is not None,
-            can_compute=not session.book.engine_missing,
+            scan, desk, usable=usable, encoder=labelling.encoder is not None,
+            can_compute=not labelling.book.engine_missing,
         )  # fmt: skip
 
     def _refresh_hint(self) -> None:
-        session = self.session
-        desks = session.desks
+        labelling = self.labelling
+        desks = labelling.desks
         self.no_scan.setVisible(not desks)
         painted = any(desk.painted is not None for desk in desks.values())
         for part in (self.classes, self.result, self.settings, self.hand):
@@ -620,18 +620,18 @@ class LabelPanel(QWidget):
         widgets.tell(self.hint, self._hint())
 
     def _hint(self) -> str:
-        session = self.session
-        taking = session.taking_part()
-        if not session.desks:
+        labelling = self.labelling
+        taking = labelling.taking_part()
+        if not labelling.desks:
             return ""
-        states = {scan.state for scan, _ in taking if session.encoder is not None}
+        states = {scan.state for scan, _ in taking if labelling.encoder is not None}
         if states & {"none", "failed"}:
             return words.COMPUTE
         if states & {"computing", "waiting"}:
             return words.COMPUTING
         if taking and self.hub.viewer.dims.ndisplay == 3:
             return words.IN_3D
-        few = len([n for n in session.classes.counts.values() if n]) < 2
+        few = len([n for n in labelling.classes.counts.values() if n]) < 2
         return words.START if few else words.MORE
 
     # Models
@@ -639,9 +639,9 @@ class LabelPanel(QWidget):
     def _heard(self, what: str) -> None:
         if what in ("runs", "models") and self.isVisible():
             self.shown()
-        elif what == "features" and not self.session.work.busy:
-            self.session.look_again()
+        elif what == "features" and not self.labelling.work.busy:
+            self.labelling.look_again()
 
     def _model_chosen(self, model: ModelChoice | None) -> None:
-        self.session.choose_encoder(model)
+        self.labelling.choose_encoder(model)
         self._refresh()

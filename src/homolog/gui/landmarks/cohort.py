@@ -20,8 +20,8 @@ from homolog.features.files import CARD_SUFFIX, open_features, read_card
 from homolog.features.search import Search, body_of
 from homolog.geometry.affine import Affine
 from homolog.gui.landmarks.control import Trust, trust_of
+from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.landmarks.searching import Side, Sides, search_points
-from homolog.gui.landmarks.session import Session
 from homolog.gui.shared import preferences
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import SourceGrid, contrast_limits
@@ -208,15 +208,15 @@ class CohortSearch(QObject):
         mark: What is searched.
 
     Args:
-        session: Asked and told.
+        pair: Asked and told.
     """
 
     changed = Signal()
     told = Signal(str)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self.session = session
+    def __init__(self, pair: LandmarkPair) -> None:
+        super().__init__(pair)
+        self.pair = pair
         self.found: dict[str, Row] = {}
         self.mark: Landmark | None = None
 
@@ -258,7 +258,7 @@ class CohortSearch(QObject):
     def judge(self) -> None:
         """The limits are others."""
         for row in self.found.values():
-            row.judge(self.session.control.limits)
+            row.judge(self.pair.control.limits)
         self.changed.emit()
 
     def forget(self) -> None:
@@ -271,7 +271,7 @@ class CohortSearch(QObject):
         """What was found in a scan."""
         row.mark, row.picture = answer
         row.state, row.words = "found", ""
-        row.judge(self.session.control.limits)
+        row.judge(self.pair.control.limits)
         self.changed.emit()
 
     def fail(self, row: Row, error: object) -> None:
@@ -289,14 +289,14 @@ class CohortSearch(QObject):
 class OpenScans(CohortSearch):
     """Every open scan but A; those with features answer at once."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        session.scans_changed.connect(self._scans_changed)
-        session.scan_changed.connect(self._scan_changed)
+    def __init__(self, pair: LandmarkPair) -> None:
+        super().__init__(pair)
+        pair.scans_changed.connect(self._scans_changed)
+        pair.scan_changed.connect(self._scan_changed)
 
     def find(self, mark: Landmark) -> None:
         """See CohortSearch."""
-        control = self.session.control
+        control = self.pair.control
         self.mark, self.found = mark, {}
         for scan in control.book.scans.values():
             if scan.key != control.a:
@@ -310,27 +310,27 @@ class OpenScans(CohortSearch):
     def compute(self) -> None:
         """See CohortSearch."""
         keys = [key for key, row in self.found.items() if row.state == "waiting"]
-        self.session.work.compute(keys)
+        self.pair.work.compute(keys)
         self.told.emit(computing_words(len(keys)))
 
     def open(self, key: str) -> None:
         """See CohortSearch."""
         row = self.found.get(key)
-        self.session.going.scan(key, self.mark, None if row is None else row.mark)
+        self.pair.going.scan(key, self.mark, None if row is None else row.mark)
 
     def _find(self, scan: Scan) -> None:
         row = self.found[scan.key] = Row(scan.key, scan.ref.name)
-        mark, session = self.mark, self.session
-        a = session.control.scan_a
+        mark, pair = self.mark, self.pair
+        a = pair.control.scan_a
         if mark is None or a is None or a.ready is None:
             return
         if scan.ready is None:
             row.state = "waiting"
             return
         in_background(
-            find_in, session.searching.sides, (a, a.ready, session.layer_of(a)),
-            (scan, scan.ready, session.layer_of(scan)), mark,
-            session.control.limits, owner=self,
+            find_in, pair.searching.sides, (a, a.ready, pair.layer_of(a)),
+            (scan, scan.ready, pair.layer_of(scan)), mark,
+            pair.control.limits, owner=self,
             done=lambda answer: self._done(row, answer),
             failed=lambda error: self.fail(row, error),
         )  # fmt: skip
@@ -342,7 +342,7 @@ class OpenScans(CohortSearch):
 
     def _scan_changed(self, key: str) -> None:
         """Features came: a waiting scan is searched; work is told."""
-        scan, row = self.session.control.book.scans.get(key), self.found.get(key)
+        scan, row = self.pair.control.book.scans.get(key), self.found.get(key)
         if scan is None or row is None or row.state != "waiting":
             return
         if scan.ready is not None:
@@ -353,7 +353,7 @@ class OpenScans(CohortSearch):
 
     def _scans_changed(self) -> None:
         """Closed scans go."""
-        scans = self.session.control.book.scans
+        scans = self.pair.control.book.scans
         self.found = {k: r for k, r in self.found.items() if k in scans}
         self.changed.emit()
 
@@ -535,8 +535,8 @@ class StoreSearch(CohortSearch):
         store: Which store.
     """
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, pair: LandmarkPair) -> None:
+        super().__init__(pair)
         self.store: Path | None = None
         self._cases: dict[str, StoreCase] = {}
         self._sides = CaseSides()
@@ -557,7 +557,7 @@ class StoreSearch(CohortSearch):
         """See CohortSearch."""
         self.cancel()
         self.mark, self.found = mark, {}
-        encoder, a = self.session.control.book.encoder, self.session.control.scan_a
+        encoder, a = self.pair.control.book.encoder, self.pair.control.scan_a
         if self.store is None or encoder is None or a is None or a.ready is None:
             return
         self._searching = True
@@ -571,7 +571,7 @@ class StoreSearch(CohortSearch):
 
         self.told.emit(f"Reading the store {self.store.name} ...")
         in_background(
-            list_cases, self.store, encoder, self.session.hub.features,
+            list_cases, self.store, encoder, self.pair.hub.features,
             a.ready.features.scan_id, owner=self,
             done=lambda cases: self._listed(turn, cases), failed=failed,
         )  # fmt: skip
@@ -623,10 +623,10 @@ class StoreSearch(CohortSearch):
 
         def done(path: Path) -> None:
             if self._opening == key:  # not another one meanwhile
-                self.session.going.file(path, row.name, mark, found)
+                self.pair.going.file(path, row.name, mark, found)
 
         in_background(
-            case_file, case, self.session.hub.scratch, owner=self, done=done,
+            case_file, case, self.pair.hub.scratch, owner=self, done=done,
             failed=lambda error: self.told.emit(f"{row.name}: {error}"),
         )  # fmt: skip
 
@@ -658,12 +658,12 @@ class StoreSearch(CohortSearch):
             return
         key, turn = self._to_search.popleft(), self._turn
         row, case, mark = self.found[key], self._cases[key], self.mark
-        a = self.session.control.scan_a
+        a = self.pair.control.scan_a
         if mark is None or a is None or a.ready is None:
             self.cancel()
             return
         self._searching = True
-        layer = self.session.layer_of(a)
+        layer = self.pair.layer_of(a)
         window = None
         if a.ref.modality == "CT" and layer is not None:
             low, high = layer.contrast_limits
@@ -680,8 +680,8 @@ class StoreSearch(CohortSearch):
             self._search_next()
 
         in_background(
-            _find, self.session.searching.sides, (a, a.ready, layer), self._sides,
-            case, mark, window, self.session.control.limits, owner=self, done=ended,
+            _find, self.pair.searching.sides, (a, a.ready, layer), self._sides,
+            case, mark, window, self.pair.control.limits, owner=self, done=ended,
             failed=lambda error: ended(None, error),
         )  # fmt: skip
 
@@ -698,20 +698,20 @@ class StoreSearch(CohortSearch):
         row.state, row.words = "computing", "starting ..."
         self._computing = True
         in_background(
-            case_file, self._cases[key], self.session.hub.scratch, owner=self,
+            case_file, self._cases[key], self.pair.hub.scratch, owner=self,
             done=lambda path: self._embed(turn, row, path),
             failed=lambda error: self._not_computed(turn, row, error),
         )  # fmt: skip
         self.changed.emit()
 
     def _embed(self, turn: int, row: Row, path: Path) -> None:
-        encoder = self.session.control.book.encoder
+        encoder = self.pair.control.book.encoder
         if turn != self._turn or encoder is None:
             return
         config = {
             "encoder": str(encoder.path),
             "scans": [str(path)],
-            "folder": str(self.session.hub.features),
+            "folder": str(self.pair.hub.features),
             "device": str(preferences.get("compute", "device", "auto")),
         }
         helper = self._helper = Helper("embed", config, self)
@@ -739,7 +739,7 @@ class StoreSearch(CohortSearch):
         self._cases[row.key] = case
         row.state, row.words = "searching", ""
         self._end_helper()
-        self.session.hub.changed.emit("features")
+        self.pair.hub.changed.emit("features")
         self._to_search.append(row.key)
         self._search_next()
         self._compute_next()

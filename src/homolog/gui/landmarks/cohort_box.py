@@ -30,7 +30,7 @@ from homolog.gui.landmarks.cohort import (
     best_first,
 )
 from homolog.gui.landmarks.control import COLOURS, MARKS, number_text
-from homolog.gui.landmarks.session import Session
+from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
 from homolog.gui.shared.threads import in_background
@@ -193,17 +193,17 @@ class CohortBox(QWidget):
         told: A sentence about what was done.
 
     Args:
-        session: Asked and told.
+        pair: Asked and told.
     """
 
     told = Signal(str)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self._others: list[Path] = []
         self._of: Any = None
-        self.open_scans, self.stored = OpenScans(session), StoreSearch(session)
+        self.open_scans, self.stored = OpenScans(pair), StoreSearch(pair)
         self.now: CohortSearch = self.open_scans
         self._make_widgets()
         column = QVBoxLayout(self)
@@ -223,11 +223,11 @@ class CohortBox(QWidget):
         for search in (self.open_scans, self.stored):
             search.changed.connect(self._soon)
             search.told.connect(self.told)
-        session.placing.chosen_changed.connect(self._enable)
-        session.placing.table_changed.connect(self._enable)
-        session.scans_changed.connect(self._scans_changed)
-        session.limits_changed.connect(self._judge)
-        session.hub.changed.connect(self._heard)
+        pair.placing.chosen_changed.connect(self._enable)
+        pair.placing.table_changed.connect(self._enable)
+        pair.scans_changed.connect(self._scans_changed)
+        pair.limits_changed.connect(self._judge)
+        pair.hub.changed.connect(self._heard)
         self._list([])
         self.refresh()
 
@@ -239,24 +239,24 @@ class CohortBox(QWidget):
     def read_stores(self) -> None:
         """List the stores anew, in the background."""
         in_background(
-            list_stores, self._session.hub.stores, list(self._others), owner=self,
+            list_stores, self._pair.hub.stores, list(self._others), owner=self,
             done=self._list, failed=lambda error: self.told.emit(f"Stores: {error}"),
         )  # fmt: skip
 
     def choose_store(self, path: Path) -> None:
         """Take a store into the list, wherever it lies, and choose it."""
         path = path.absolute()
-        if path not in self._others and path.parent != self._session.hub.stores:
+        if path not in self._others and path.parent != self._pair.hub.stores:
             self._others.append(path)
         self._choose_source(path)
         self.read_stores()
 
     def find_all(self) -> None:
         """Search the chosen landmark everywhere."""
-        control = self._session.control
+        control = self._pair.control
         mark, a = control.table.current, control.scan_a
         if mark is None or a is None or a.ready is None:
-            self._session.hub.say("Choose a landmark first.")
+            self._pair.hub.say("Choose a landmark first.")
             return
         self.now.find(mark)
         self.refresh()
@@ -376,7 +376,7 @@ class CohortBox(QWidget):
 
     def _scans_changed(self) -> None:
         """Another A or encoder: what was found belongs to it no more."""
-        control = self._session.control
+        control = self._pair.control
         encoder = control.book.encoder
         of = (control.a, None if encoder is None else encoder.path)
         if of != self._of:
@@ -398,7 +398,7 @@ class CohortBox(QWidget):
             self._filler.start()
 
     def _enable(self) -> None:
-        control = self._session.control
+        control = self._pair.control
         a = control.scan_a
         here = control.table.current is not None and a is not None
         self.search.setEnabled(

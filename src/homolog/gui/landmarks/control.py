@@ -130,7 +130,7 @@ class LandmarkTable:
         return mark
 
     def restore(self, marks: Iterable[Landmark]) -> list[Landmark]:
-        """Landmarks of a file or a saved session, with new ids where one is taken."""
+        """Landmarks of a file or a saved pair, with new ids where one is taken."""
         added = []
         for mark in marks:
             number = mark.id

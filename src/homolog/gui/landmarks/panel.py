@@ -34,7 +34,7 @@ from homolog.gui.landmarks.control import (
     read_marks,
     write_marks,
 )
-from homolog.gui.landmarks.session import Session
+from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.landmarks.table_box import TableBox
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice
@@ -58,12 +58,12 @@ class DetailBox(QWidget):
     """Inset pictures of A and B at one scale, and a line of text.
 
     Args:
-        session: Asked.
+        pair: Asked.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self.pictures = {}
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
@@ -82,12 +82,12 @@ class DetailBox(QWidget):
         column_.setContentsMargins(0, 0, 0, 0)
         column_.addLayout(grid)
         column_.addWidget(self.words)
-        session.placing.chosen_changed.connect(self.refresh)
+        pair.placing.chosen_changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         """Show the chosen landmark, or nothing."""
-        control = self._session.control
+        control = self._pair.control
         mark = control.table.current
         self.setVisible(mark is not None)
         if mark is None:
@@ -119,7 +119,7 @@ class DetailBox(QWidget):
         searching: bool = False,
     ) -> None:
         label = self.pictures[letter]
-        layer = self._session.layer_of(scan)
+        layer = self._pair.layer_of(scan)
         widgets.named(
             label, f"Picture of the place in {letter}",
             f"80 mm around the place in {letter}: {place}",
@@ -127,12 +127,12 @@ class DetailBox(QWidget):
         if scan is None or layer is None or shown is None:
             label.setText("searching ..." if searching else "not found")
             return
-        model = self._session.scan_b.model if self._session.scan_b else None
-        seen = self._session.viewer if letter == "A" else model
+        model = self._pair.scan_b.model if self._pair.scan_b else None
+        seen = self._pair.viewer if letter == "A" else model
         axis = slice_axis(seen) if seen is not None else 0
         low, high = layer.contrast_limits
-        if letter == "B" and self._session.scan_b and self._session.scan_b.layer:
-            low, high = self._session.scan_b.layer.contrast_limits
+        if letter == "B" and self._pair.scan_b and self._pair.scan_b.layer:
+            low, high = self._pair.scan_b.layer.contrast_limits
         limits = (float(low), float(high))
         picture = patch(layer.data, scan.grid, shown, limits, axis=axis or 0)
         label.setPixmap(pixmap_of(picture, _SIDE))
@@ -155,14 +155,14 @@ class FilesBox(QWidget):
         told: A sentence about what was done.
 
     Args:
-        session: Whose landmarks.
+        pair: Whose landmarks.
     """
 
     told = Signal(str)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self.bring = widgets.button(
             "Import...",
             "Points of scan A (.csv, .json) or Slicer's .mrk.json; they are searched "
@@ -190,29 +190,29 @@ class FilesBox(QWidget):
         line.addWidget(self.export, 1)
         line.addWidget(label)
         line.addWidget(self.axes)
-        session.placing.table_changed.connect(self._enable)
-        session.scans_changed.connect(self._enable)
+        pair.placing.table_changed.connect(self._enable)
+        pair.scans_changed.connect(self._enable)
         self._enable()
 
     def import_from(self, path: Path) -> None:
         """Add the landmarks of a file; points without a place in B are searched."""
-        session = self._session
-        layer = session.control.scan_a
+        pair = self._pair
+        layer = pair.control.scan_a
         affine = None if layer is None else layer.to_true @ layer.grid
 
         def done(marks: list[Landmark]) -> None:
-            table = session.control.table
+            table = pair.control.table
             added = table.restore(marks)
             told = f"{len(added)} landmarks from {path.name} (kept in LPS mm)"
             wanted = [
                 m for m, was in zip(added, marks, strict=True)
                 if m.b_mm is None and was.reason == SEARCHING
             ]  # fmt: skip
-            if wanted and session.control.is_ready:
+            if wanted and pair.control.is_ready:
                 told += f"; {len(wanted)} are searched in B"
-                session.searching.search(wanted)
+                pair.searching.search(wanted)
             self.told.emit(told + ".")
-            session.placing.choose(added[0].id if added else table.chosen)
+            pair.placing.choose(added[0].id if added else table.chosen)
 
         in_background(
             read_marks, path, affine, owner=self, done=done, failed=self._not_done
@@ -220,7 +220,7 @@ class FilesBox(QWidget):
 
     def export_to(self, path: Path) -> None:
         """Write the landmarks; a name that is taken gets ``_v2``."""
-        control = self._session.control
+        control = self._pair.control
         scan, axes = control.scan_b, str(self.axes.currentData())
         affine = None if scan is None else scan.to_true @ scan.grid
         marks = list(control.table)
@@ -235,7 +235,7 @@ class FilesBox(QWidget):
         )  # fmt: skip
 
     def _not_done(self, error: Exception) -> None:
-        self._session.hub.say(f"That did not work: {error}", "error")
+        self._pair.hub.say(f"That did not work: {error}", "error")
 
     def _ask_import(self) -> None:
         def take(files: list[Path]) -> None:
@@ -251,7 +251,7 @@ class FilesBox(QWidget):
         )
 
     def _enable(self) -> None:
-        control = self._session.control
+        control = self._pair.control
         self.bring.setEnabled(control.scan_a is not None)
         self.export.setEnabled(len(control.table) > 0)
 
@@ -260,12 +260,12 @@ class FitBox(QWidget):
     """Which map of A to B the accepted landmarks agree on.
 
     Args:
-        session: Whose landmarks.
+        pair: Whose landmarks.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self.rigid = widgets.button(
             "Fit rigid", "Turn and shift A onto B by the accepted landmarks",
             lambda: self._fit("rigid"),
@@ -280,19 +280,19 @@ class FitBox(QWidget):
         column.addLayout(widgets.beside(self.rigid, self.affine))
         column.addWidget(self.words)
         self._fitted: Any = None
-        session.placing.table_changed.connect(self._refresh)
+        pair.placing.table_changed.connect(self._refresh)
         self._refresh()
 
     def _fit(self, kind: str) -> None:
-        control = self._session.control
+        control = self._pair.control
         text = control.fit(kind)
         self._fitted = _places(control.table.pairs())
         widgets.tell(self.words, text)
-        self._session.placing.table_edited()
+        self._pair.placing.table_edited()
 
     def _refresh(self) -> None:
         """A fit of other landmarks is told no more."""
-        control = self._session.control
+        control = self._pair.control
         self.setVisible(len(control.table) > 0)
         if self._fitted is not None and self._fitted != _places(control.table.pairs()):
             self._fitted = None
@@ -323,12 +323,12 @@ class LimitsBox(QWidget):
     """Numbers and a way back to their defaults.
 
     Args:
-        session: Whose landmarks are judged.
+        pair: Whose landmarks are judged.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self.numbers: dict[str, QDoubleSpinBox] = {}
         inside = QWidget()
         grid = QGridLayout(inside)
@@ -352,7 +352,7 @@ class LimitsBox(QWidget):
             self.numbers[name] = number
         self.reset = widgets.button(
             "Reset limits", "Back to the defaults",
-            lambda: self._session.set_limits(LandmarksConfig()),
+            lambda: self._pair.set_limits(LandmarksConfig()),
         )  # fmt: skip
         self.words = widgets.sentence("What the limits accept", lines=2)
         column = QVBoxLayout()
@@ -370,17 +370,17 @@ class LimitsBox(QWidget):
         self._show()
         for number in self.numbers.values():
             number.valueChanged.connect(self._changed)
-        session.limits_changed.connect(self._show)
-        session.placing.table_changed.connect(self._tell)
+        pair.limits_changed.connect(self._show)
+        pair.placing.table_changed.connect(self._tell)
         self._tell()
 
     def _changed(self) -> None:
         values = {name: number.value() for name, number in self.numbers.items()}
-        self._session.set_limits(replace(self._session.control.limits, **values))
+        self._pair.set_limits(replace(self._pair.control.limits, **values))
 
     def _show(self) -> None:
         """The limits as they are, without telling them back."""
-        limits = self._session.control.limits
+        limits = self._pair.control.limits
         for name, number in self.numbers.items():
             number.blockSignals(True)
             number.setValue(getattr(limits, name))
@@ -392,7 +392,7 @@ class LimitsBox(QWidget):
         self._tell()
 
     def _tell(self) -> None:
-        marks = list(self._session.control.table)
+        marks = list(self._pair.control.table)
         accepted = sum(m.accepted and m.b_mm is not None for m in marks)
         text = f"{accepted} of {len(marks)} landmarks accepted; " if marks else ""
         widgets.tell(self.words, f"{text}what was set by hand stays.")
@@ -471,12 +471,12 @@ class LandmarksPanel(QWidget):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self.hub = hub
-        self.session = Session(hub, self)
+        self.pair = LandmarkPair(hub, self)
         self.models = ModelRow(
             hub, "Pretrained or fine-tuned: its features tell what is the same place"
         )
         self.hint = HintRow(hub, (*HINTS, PREPARING))
-        self.swap = widgets.button("⇅", "A and B change places", self.session.swap)
+        self.swap = widgets.button("⇅", "A and B change places", self.pair.swap)
         self.swap.setAccessibleName("Swap A and B")
         self.file = widgets.button("File...", "Open a file as scan B", self._ask_file)
         self.file.setAccessibleName("Open a file as scan B")
@@ -486,12 +486,12 @@ class LandmarksPanel(QWidget):
             )
         self.a, self.b = SideRow("A", self.swap), SideRow("B", self.file)
         self._make_tools()
-        self.table = TableBox(self.session)
-        self.limits = LimitsBox(self.session)
-        self.detail = DetailBox(self.session)
-        self.fit = FitBox(self.session)
-        self.files = FilesBox(self.session)
-        self.cohort = CohortBox(self.session)
+        self.table = TableBox(self.pair)
+        self.limits = LimitsBox(self.pair)
+        self.detail = DetailBox(self.pair)
+        self.fit = FitBox(self.pair)
+        self.files = FilesBox(self.pair)
+        self.cohort = CohortBox(self.pair)
         self.said = widgets.sentence("What was done", lines=2)
         # What comes and goes keeps its room, and what grows stands last.
         widgets.keep_room(self.second, self.detail)
@@ -519,35 +519,35 @@ class LandmarksPanel(QWidget):
         """Read the models and the viewer's scans anew."""
         self.models.read()
         self.cohort.read_stores()
-        self.session.sync()
+        self.pair.sync()
 
     def tear_down(self) -> None:
         """The dock goes: the second viewer goes with it."""
         self.cohort.stop()
-        self.session.end()
+        self.pair.end()
 
     def showEvent(self, event: QShowEvent) -> None:
         """Listen to the viewer while the tab is in front."""
         super().showEvent(event)
-        self.session.placing.listening.begin()
-        self.session.sync()
-        if self.session.view is not None:
-            self.session.open_view()
+        self.pair.placing.listening.begin()
+        self.pair.sync()
+        if self.pair.view is not None:
+            self.pair.open_view()
         self._refresh_hint()
 
     def hideEvent(self, event: QHideEvent) -> None:
         """Another tab: the mouse belongs to it, and the second view steps aside."""
         super().hideEvent(event)
         self.pick.setChecked(False)
-        self.session.placing.left()
-        self.session.placing.listening.end()
-        if self.session.view is not None and not event.spontaneous():
-            self.session.view.hide()
+        self.pair.placing.left()
+        self.pair.placing.listening.end()
+        if self.pair.view is not None and not event.spontaneous():
+            self.pair.view.hide()
 
     # Parts
 
     def _make_tools(self) -> None:
-        placing = self.session.placing
+        placing = self.pair.placing
         self.pick = widgets.button(
             "Pick in A", "While on, a click in scan A picks a place; dragging still "
             "moves the picture. Shift+click always picks", lambda: None,
@@ -556,7 +556,7 @@ class LandmarksPanel(QWidget):
         self.pick.toggled.connect(self._set_pick)
         self.second = widgets.button(
             "Show scan B", "Dock the second view beside the first",
-            self.session.open_view,
+            self.pair.open_view,
         )  # fmt: skip
         self.follow = QCheckBox("B follows mouse")
         widgets.named(
@@ -577,21 +577,21 @@ class LandmarksPanel(QWidget):
         )
 
     def _connect(self) -> None:
-        session = self.session
+        pair = self.pair
         self.models.chosen.connect(self._chosen)
         self.hint.compute.connect(self._compute_both)
         self.hint.file.connect(self._ask_file)
-        session.scans_changed.connect(self._refresh)
-        session.scan_changed.connect(lambda _: self._refresh_sides())
-        session.hint_changed.connect(self._refresh_hint)
-        for told in (session.told, self.files.told, self.cohort.told):
+        pair.scans_changed.connect(self._refresh)
+        pair.scan_changed.connect(lambda _: self._refresh_sides())
+        pair.hint_changed.connect(self._refresh_hint)
+        for told in (pair.told, self.files.told, self.cohort.told):
             told.connect(lambda text: widgets.tell(self.said, text))
         self.hub.changed.connect(self._heard)
-        for row, choose in ((self.a, session.choose_a), (self.b, session.choose_b)):
+        for row, choose in ((self.a, pair.choose_a), (self.b, pair.choose_b)):
             row.chosen.connect(choose)
-            row.compute.connect(lambda row=row: session.work.compute([row.key]))
-            row.cancel.connect(lambda row=row: session.work.cancel(row.key))
-        placing = session.placing
+            row.compute.connect(lambda row=row: pair.work.compute([row.key]))
+            row.cancel.connect(lambda row=row: pair.work.cancel(row.key))
+        placing = pair.placing
         for key, words, function in (
             ("Shift-M", "find the place under the mouse in scan B", placing.pick_here),
             ("Shift-N", "go to the next uncertain landmark", placing.next_uncertain),
@@ -600,66 +600,66 @@ class LandmarksPanel(QWidget):
         ):
             keys.add(self.hub, key, words, function, while_shown=self)
 
-        end_with(self, session.end)
-        self.hub.closing.connect(session.end)
+        end_with(self, pair.end)
+        self.hub.closing.connect(pair.end)
 
     # What the user does
 
     def _compute_both(self) -> None:
-        self.session.work.compute(self.session.control.to_compute())
+        self.pair.work.compute(self.pair.control.to_compute())
 
     def _ask_file(self) -> None:
         widgets.ask_files(
-            self, "Scan B", _SCANS, lambda files: self.session.open_b(files[0])
+            self, "Scan B", _SCANS, lambda files: self.pair.open_b(files[0])
         )
 
     def _set_pick(self, on: bool) -> None:
-        self.session.placing.picking = on
+        self.pair.placing.picking = on
         if on:
-            self.session.open_view()
+            self.pair.open_view()
 
     def _set_follow(self, on: bool) -> None:
-        self.session.control.follow = on
+        self.pair.control.follow = on
         if on:
-            self.session.open_view()
+            self.pair.open_view()
         else:
-            self.session.placing.listening.set_words("")
+            self.pair.placing.listening.set_words("")
 
     def _set_points(self, on: bool) -> None:
-        self.session.placing.show_points = on
-        self.session.placing.refresh_marks()
+        self.pair.placing.show_points = on
+        self.pair.placing.refresh_marks()
 
     def _go(self) -> None:
-        self.session.placing.choose(self.session.control.table.chosen)
+        self.pair.placing.choose(self.pair.control.table.chosen)
 
     def _forget(self) -> None:
         self.pick.setChecked(False)
-        self.session.placing.choose(None)
+        self.pair.placing.choose(None)
 
     # What is shown
 
     def _refresh(self) -> None:
-        control = self.session.control
+        control = self.pair.control
         self.a.show_choices(control.a_choices(), control.a)
         self.b.show_choices(control.b_choices(), control.b)
         self._refresh_sides()
         self._refresh_hint()
 
     def _refresh_sides(self) -> None:
-        control = self.session.control
+        control = self.pair.control
         able = control.book.encoder is not None and not control.book.engine_missing
         self.a.show_scan(control.scan_a, can_compute=able)
         self.b.show_scan(control.scan_b, can_compute=able)
         self.swap.setEnabled(bool(control.b) and control.b not in control.own_b)
 
     def _refresh_hint(self) -> None:
-        control, session = self.session.control, self.session
+        control, pair = self.pair.control, self.pair
         hint = control.hint(self.hub.viewer.dims.ndisplay)
-        preparing = control.is_ready and session.searching.is_preparing
+        preparing = control.is_ready and pair.searching.is_preparing
         self.hint.show_hint(hint, PREPARING if preparing else "")
         for widget in (self.pick, self.follow):
             widget.setEnabled(control.is_ready)
-        self.second.setVisible(session.view is None)
+        self.second.setVisible(pair.view is None)
         self.second.setEnabled(control.scan_b is not None)
 
     # Models
@@ -667,9 +667,9 @@ class LandmarksPanel(QWidget):
     def _heard(self, what: str) -> None:
         if what in ("runs", "models"):
             self.shown()
-        elif what == "features" and not self.session.work.busy:
-            self.session.look_again()
+        elif what == "features" and not self.pair.work.busy:
+            self.pair.look_again()
 
     def _chosen(self, model: ModelChoice | None) -> None:
-        self.session.choose_encoder(model)
+        self.pair.choose_encoder(model)
         self._refresh()

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.landmarks.cohort_box import OwnColour
 from homolog.gui.landmarks.control import COLOURS, MARKS, WORDS, number_text, place_text
-from homolog.gui.landmarks.session import Session
+from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.shared import widgets
 from homolog.scans.points import Landmark
 
@@ -44,12 +44,12 @@ class TableBox(QWidget):
     """Landmarks of the chosen pair.
 
     Args:
-        session: Asked and told.
+        pair: Asked and told.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
-        self._session = session
+        self._pair = pair
         self._filling = False
         self._shown: list[tuple[Landmark, str]] = []
         self.title = QLabel("&Landmarks")
@@ -85,26 +85,26 @@ class TableBox(QWidget):
         self.title.setBuddy(self.table)
         self.next = widgets.button(
             "Next uncertain", "Go to the next landmark worth a look (Shift+N)",
-            session.placing.next_uncertain,
+            pair.placing.next_uncertain,
         )  # fmt: skip
         self.delete = widgets.button(
             "Delete", "Forget the chosen landmark", self._delete
         )
         self.again = widgets.button(
             "Search again", "Search all landmarks anew; those set by hand stay",
-            session.placing.search_again,
+            pair.placing.search_again,
         )  # fmt: skip
         column_ = QVBoxLayout(self)
         column_.setContentsMargins(0, 0, 0, 0)
         for widget in (self.title, self.table):
             column_.addWidget(widget)
         column_.addLayout(widgets.beside(self.next, self.again, self.delete))
-        session.placing.table_changed.connect(self.refresh)
+        pair.placing.table_changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
         """Show the landmarks as they are."""
-        landmarks = self._session.control.table
+        landmarks = self._pair.control.table
         self.setVisible(len(landmarks) > 0)
         if self.table.state() == QAbstractItemView.State.EditingState:
             return  # a name is being typed
@@ -135,7 +135,7 @@ class TableBox(QWidget):
 
     def _refresh_row(self, row: int, mark: Landmark) -> None:
         """Fill a row, if it does not show that already."""
-        table = self._session.control.table
+        table = self._pair.control.table
         new = (mark, f"{table.trust(mark)} {mark.id in table.outliers}")
         if row == len(self._shown):
             self._shown.append(new)
@@ -145,7 +145,7 @@ class TableBox(QWidget):
         self._fill(row, mark)
 
     def _fill(self, row: int, mark: Landmark) -> None:
-        table = self._session.control.table
+        table = self._pair.control.table
         trust = table.trust(mark)
         why = mark.reason
         if mark.id in table.outliers:
@@ -192,27 +192,27 @@ class TableBox(QWidget):
 
     def _choose(self) -> None:
         number = self._number(self.table.currentRow())
-        landmarks = self._session.control.table
+        landmarks = self._pair.control.table
         if not self._filling and number is not None and number != landmarks.chosen:
-            self._session.placing.choose(number)
+            self._pair.placing.choose(number)
 
     def _change(self, item: QTableWidgetItem) -> None:
         number = self._number(item.row())
-        landmarks = self._session.control.table
+        landmarks = self._pair.control.table
         if self._filling or landmarks.get(number) is None or number is None:
             return
         if item.column() == NAME:
             landmarks.rename(number, item.text())
         elif item.column() == 0:
             landmarks.accept(number, item.checkState() == Qt.CheckState.Checked)
-        self._session.placing.table_edited()
+        self._pair.placing.table_edited()
         if number == landmarks.chosen:
-            self._session.placing.chosen_changed.emit()
+            self._pair.placing.chosen_changed.emit()
 
     def _delete(self) -> None:
-        number = self._session.control.table.chosen
+        number = self._pair.control.table.chosen
         if number is not None:
-            self._session.placing.delete(number)
+            self._pair.placing.delete(number)
 
     def _number(self, row: int) -> int | None:
         item = self.table.item(row, 0) if row >= 0 else None

@@ -22,6 +22,7 @@ from homolog.events import stopped_words
 from homolog.geometry.places import lengths_text, spacing_text
 from homolog.json_files import object_or_none
 from homolog.model_files.card import CARD, learnt_of, read_card
+from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
 from homolog.scans.names import NONE, findings_of, has_several, says_none
 from homolog.store.card import Card
@@ -43,13 +44,7 @@ def quoted(words: Sequence[str]) -> str:
 
 def predict_command(config: Mapping[str, Any]) -> str:
     """The ``homolog predict`` line of a ``predict`` job's configuration."""
-    words = ["homolog", "predict", *config["scans"], "--model", config["model"]]
-    words += ["--out", config["out"]]
-    words += ["--flips", config["flips"]] if config.get("flips") else []
-    if config.get("overlap") is not None:
-        words += ["--overlap", f"{config['overlap']:g}"]
-    words += ["--modality", config["modality"]] if config.get("modality") else []
-    return quoted([*words, *common(0, config.get("device", "auto"))])
+    return quoted(command_words("predict", config))
 
 
 def length_words(training: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ _SHAPE: Shape = {
 }  # fmt: skip
 
 
-class Session:
+class SavedWork:
     """The saved work of one window; its folder is made with the first file.
 
     Its methods are called on threads, one at a time but for ``close``.
@@ -176,7 +176,7 @@ def left_behind(root: Path) -> list[Left]:
 
 
 def tidy(root: Path, now: datetime | None = None) -> None:
-    """Remove sessions that were closed, and old ones that the user put off.
+    """Remove work of windows that were closed, and old work that the user put off.
 
     Only folders that hold a session.json of ours and belong to no living window go.
     """
@@ -199,7 +199,7 @@ def put_off(left: Left) -> None:
 
 
 def claim(left: Left) -> FileLock | None:
-    """Take a session for restoring; None when another window has it."""
+    """Take saved work for restoring; None when another window has it."""
     lock = FileLock(left.folder / LOCK)
     return lock if lock.acquire() else None
 
@@ -213,7 +213,7 @@ def settle(
     """After restoring: only what could not be restored is offered again.
 
     Args:
-        left: The session.
+        left: The saved work.
         labels: Entries that were not restored.
         pins: Likewise.
         landmarks: Likewise.
@@ -263,7 +263,7 @@ def _put_pins(folder: Path, pins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_saved(left: Left) -> tuple[list[LayerData], list[dict[str, Any]], list[str]]:
-    """The label layers of a session; on a thread.
+    """The label layers of saved work; on a thread.
 
     Returns:
         Layers to add, entries that could not be read, and a sentence for each.
@@ -282,7 +282,7 @@ def read_saved(left: Left) -> tuple[list[LayerData], list[dict[str, Any]], list[
 
 
 def scans_to_open(left: Left, layers: Iterable[Any]) -> tuple[list[Path], list[Path]]:
-    """Scans of a session that are not open: those that still exist, and the others."""
+    """Scans of saved work that are not open: those that still exist, and the others."""
     open_now = {str(notes_of(layer).get("source") or "") for layer in layers}
     wanted = [Path(s) for s in dict.fromkeys(left.scans) if s and s not in open_now]
     there = [p for p in wanted if p.exists() or is_series_path(p)]
@@ -338,7 +338,7 @@ def _layer(path: Path, entry: Mapping[str, Any]) -> LayerData:
         for field in ("scale", "translate", "units", "axis_labels"):
             attributes[field] = attributes[field][-2:]
     notes = attributes["metadata"][KEY]
-    # The file of the session will go: the layer is what lies on its scan, no file.
+    # The saved file will go: the layer is what lies on its scan, no file.
     for gone in ("sample", "stamp"):
         notes.pop(gone, None)
     notes["source"] = str(entry["source"] or entry["own_file"])

@@ -50,11 +50,11 @@ class GoingToB:
     """Makes a scan scan B and goes to what was found there.
 
     Args:
-        session: Whose scan B.
+        pair: Whose scan B.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, pair: LandmarkPair) -> None:
+        self._pair = pair
         self._lent: Any | None = None
 
     def scan(
@@ -67,11 +67,11 @@ class GoingToB:
             mark: A landmark of this A, of any pair.
             found: What is known of it in that scan; None: search it.
         """
-        session = self._session
-        control = session.control
+        pair = self._pair
+        control = pair.control
         if key not in control.book.scans or key == control.a:
             return
-        session.choose_b(key)
+        pair.choose_b(key)
         if mark is None:
             return
         table = control.table
@@ -79,14 +79,14 @@ class GoingToB:
         if same is None:
             same = table.add(mark.a_mm, mark.name)
             if found is None:
-                session.searching.search([same])
+                pair.searching.search([same])
             else:
                 table.found(same.id, found)
-        session.open_view()
-        if session.view is not None:  # a millimetre is as long in A as in B
-            zoom = session.viewer.scene.camera.zoom
-            session.view.model.scene.camera.zoom = zoom
-        session.placing.choose(same.id)
+        pair.open_view()
+        if pair.view is not None:  # a millimetre is as long in A as in B
+            zoom = pair.viewer.scene.camera.zoom
+            pair.view.model.scene.camera.zoom = zoom
+        pair.placing.choose(same.id)
 
     def file(
         self, path: Path, name: str, mark: Landmark | None, found: Landmark | None
@@ -101,23 +101,23 @@ class GoingToB:
             mark: As in ``scan``.
             found: Likewise.
         """
-        session = self._session
+        pair = self._pair
 
         def show(key: str) -> None:
-            session.told.emit(f"{name} is scan B now.")
+            pair.told.emit(f"{name} is scan B now.")
             self.scan(key, mark, found)
 
-        for key, scan in session.control.book.scans.items():
-            if scan.ref.path == path and key != session.control.a:
+        for key, scan in pair.control.book.scans.items():
+            if scan.ref.path == path and key != pair.control.a:
                 show(key)
                 return
 
         def take(layer: Any) -> None:
             before, self._lent = self._lent, layer
-            session.take_b(layer, instead_of=before)
+            pair.take_b(layer, instead_of=before)
             show(str(layer.unique_id))
 
-        session.open_b(path, name, take)
+        pair.open_b(path, name, take)
 
 
 # What the second viewer shows: scan B, its points and its cross. Decides nothing.
@@ -264,7 +264,7 @@ FOLLOW_MS = 50
 
 
 class Placing(QObject):
-    """Mouse, points and crosses of a session.
+    """Mouse, points and crosses of a pair.
 
     Signals:
         table_changed: Landmarks, or what is known of them.
@@ -278,33 +278,33 @@ class Placing(QObject):
     table_changed = Signal()
     chosen_changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self.session = session
+    def __init__(self, pair: LandmarkPair) -> None:
+        super().__init__(pair)
+        self.pair = pair
         self.picking = False
         self.show_points = True
         self._position: NDArray[np.float64] | None = None
         self._grabbed: Landmark | None = None
-        self.points = Dots(session.viewer, IN_A, self._layer_removed)
-        self.cross = Cross(session.viewer)
-        session.searching.found.connect(self._found)
-        session.searching.followed.connect(self._followed)
+        self.points = Dots(pair.viewer, IN_A, self._layer_removed)
+        self.cross = Cross(pair.viewer)
+        pair.searching.found.connect(self._found)
+        pair.searching.followed.connect(self._followed)
         self._throttle = QSignalThrottler(parent=self)
         self._throttle.setTimeout(FOLLOW_MS)
         self._throttle.triggered.connect(self._ask_follow)
-        self.listening = MouseInA(session.viewer, self)
+        self.listening = MouseInA(pair.viewer, self)
 
     def pair_changed(self) -> None:
         """Other scans: their landmarks."""
         self.cross.hide()
-        if self.session.scan_b is not None:
-            self.session.scan_b.cross.hide()
+        if self.pair.scan_b is not None:
+            self.pair.scan_b.cross.hide()
         self.table_edited()
         self.chosen_changed.emit()
 
     def sync(self) -> None:
         """Layers came or went."""
-        self.session.sync()
+        self.pair.sync()
 
     def end(self) -> None:
         """Nothing of ours stays with napari's viewer."""
@@ -323,29 +323,29 @@ class Placing(QObject):
 
     def pick_here(self) -> Landmark | None:
         """A landmark at the place under the mouse; it is searched in B."""
-        control = self.session.control
-        if not control.is_ready or slice_axis(self.session.viewer) is None:
-            self.session.hub.say(control.hint(self.session.viewer.dims.ndisplay).text)
+        control = self.pair.control
+        if not control.is_ready or slice_axis(self.pair.viewer) is None:
+            self.pair.hub.say(control.hint(self.pair.viewer.dims.ndisplay).text)
             return None
         place = None if self._position is None else control.place_in_a(self._position)
         if place is None:
-            self.session.hub.say(NOT_IN_A)
+            self.pair.hub.say(NOT_IN_A)
             return None
-        self.session.open_view()
+        self.pair.open_view()
         mark = control.table.add(place)
         self.choose(mark.id, travel=False)
-        self.session.searching.search([mark])
+        self.pair.searching.search([mark])
         return mark
 
     def search_again(self) -> None:
         """Search all landmarks anew, but those set by hand."""
-        marks = self.session.control.table.to_search()
+        marks = self.pair.control.table.to_search()
         if marks:
-            self.session.searching.search(marks)
+            self.pair.searching.search(marks)
 
     def choose(self, number: int | None, *, travel: bool = True) -> None:
         """Both viewers go to a landmark and draw the cross there."""
-        table = self.session.control.table
+        table = self.pair.control.table
         table.chosen = number
         mark = table.current
         self.refresh_marks()
@@ -355,16 +355,16 @@ class Placing(QObject):
 
     def next_uncertain(self) -> None:
         """The next landmark worth a look."""
-        number = self.session.control.table.next_uncertain()
+        number = self.pair.control.table.next_uncertain()
         if number is None:
-            self.session.hub.say("No landmark is uncertain.")
+            self.pair.hub.say("No landmark is uncertain.")
         else:
             self.choose(number)
 
     def delete(self, number: int) -> None:
         """Forget a landmark."""
-        self.session.control.table.delete(number)
-        self.choose(self.session.control.table.chosen)
+        self.pair.control.table.delete(number)
+        self.choose(self.pair.control.table.chosen)
 
     def table_edited(self) -> None:
         """Names or verdicts were changed in the panel."""
@@ -373,64 +373,64 @@ class Placing(QObject):
 
     def _found(self, numbers: list[int]) -> None:
         self.table_edited()
-        table = self.session.control.table
+        table = self.pair.control.table
         if table.chosen in numbers:
             self.chosen_changed.emit()
             self._go(table.current, travel=False)
 
     def _go(self, mark: Landmark | None, *, travel: bool) -> None:
-        control = self.session.control
+        control = self.pair.control
         a, b = control.scan_a, control.scan_b
         if mark is None or a is None:
             self.cross.hide()
-            if self.session.scan_b is not None:
-                self.session.scan_b.cross.hide()
+            if self.pair.scan_b is not None:
+                self.pair.scan_b.cross.hide()
             return
         shown = control.shown_in_a(mark)
         assert shown is not None
         if travel:
-            self.session.travel.look_at(a.key, mark.a_mm)
+            self.pair.travel.look_at(a.key, mark.a_mm)
         size, step = self._size_a()
         self.cross.show(shown, size, step, a)
         there = control.shown_in_b(mark)
-        if self.session.scan_b is None or b is None:
+        if self.pair.scan_b is None or b is None:
             return
         if there is None:
-            self.session.scan_b.cross.hide()
+            self.pair.scan_b.cross.hide()
         else:
-            self.session.scan_b.go(there, mark_size([b]), b)
+            self.pair.scan_b.go(there, mark_size([b]), b)
 
     # Dragging in B
 
     def grab(self, shown_mm: NDArray[np.float64]) -> bool:
         """Whether a landmark lies at a place of B."""
-        b = self.session.control.scan_b
+        b = self.pair.control.scan_b
         if b is None or not self.show_points:
             return False
-        self._grabbed = self.session.control.near_in_b(shown_mm, 0.75 * mark_size([b]))
+        self._grabbed = self.pair.control.near_in_b(shown_mm, 0.75 * mark_size([b]))
         return self._grabbed is not None
 
     def dragged(self, shown_mm: NDArray[np.float64]) -> None:
         """The cross shows where it would be put."""
-        b = self.session.control.scan_b
-        if b is not None and self.session.scan_b is not None:
-            self.session.scan_b.look(shown_mm, mark_size([b]), b)
+        b = self.pair.control.scan_b
+        if b is not None and self.pair.scan_b is not None:
+            self.pair.scan_b.look(shown_mm, mark_size([b]), b)
 
     def dropped(self, shown_mm: NDArray[np.float64] | None) -> None:
         """A corrected place is kept as the user's own; a mere click only chooses."""
         mark, self._grabbed = self._grabbed, None
-        table = self.session.control.table
+        table = self.pair.control.table
         if mark is None or table.get(mark.id) is None:
             return
         if shown_mm is None:
             self.choose(mark.id)
             return
-        place = self.session.control.place_in_b(shown_mm)
+        place = self.pair.control.place_in_b(shown_mm)
         if place is None:
-            self.session.hub.say("That place is not in scan B; the landmark stays.")
+            self.pair.hub.say("That place is not in scan B; the landmark stays.")
         else:
             table.set_by_hand(mark.id, place)
-            self.session.searching.compare(table.get(mark.id) or mark)
+            self.pair.searching.compare(table.get(mark.id) or mark)
         self.choose(mark.id, travel=False)
 
     # Mouse in A
@@ -440,7 +440,7 @@ class Placing(QObject):
         place = np.array(position, np.float64)[-3:]
         if len(place) == 3:
             self._position = place
-            if self.session.control.follow:
+            if self.pair.control.follow:
                 self._throttle.throttle()
 
     def left(self) -> None:
@@ -450,54 +450,52 @@ class Placing(QObject):
 
     def sliced(self) -> None:
         """Another slice: another place is under the mouse."""
-        axis = slice_axis(self.session.viewer)
+        axis = slice_axis(self.pair.viewer)
         if axis is not None and self._position is not None:
-            self._position[axis] = point_of(self.session.viewer)[axis]
-            if self.session.control.follow:
+            self._position[axis] = point_of(self.pair.viewer)[axis]
+            if self.pair.control.follow:
                 self._throttle.throttle()
-        self.session.hint_changed.emit()
+        self.pair.hint_changed.emit()
 
     def scan_shown(self) -> None:
         """A scan was shown or hidden."""
 
     def _ask_follow(self) -> None:
-        control = self.session.control
+        control = self.pair.control
         if self._position is None or not control.follow or not control.is_ready:
             return
         place = control.place_in_a(self._position)
         if place is not None:
-            self.session.searching.follow(np.array(place))
+            self.pair.searching.follow(np.array(place))
 
     def _followed(self, answer: tuple[Triple, float] | None) -> None:
-        b = self.session.control.scan_b
-        if answer is None or b is None or self.session.scan_b is None:
+        b = self.pair.control.scan_b
+        if answer is None or b is None or self.pair.scan_b is None:
             self.listening.set_words("")
             return
         mm, similarity = answer
-        self.session.scan_b.look(shown_of(b.to_true, mm), mark_size([b]), b)
+        self.pair.scan_b.look(shown_of(b.to_true, mm), mark_size([b]), b)
         self.listening.set_words(f"similarity {similarity:.2f} in B")
 
     # Layers
 
     def refresh_marks(self) -> None:
         """Points in both viewers as the control has them."""
-        shown = self.show_points and not self.session.is_ended
+        shown = self.show_points and not self.pair.is_ended
         size, step = self._size_a()
         marks = (
-            self.session.control.marks("a")
-            if shown and self.session.control.scan_a
-            else []
+            self.pair.control.marks("a") if shown and self.pair.control.scan_a else []
         )
         self.points.show(marks, size, step)
-        b = self.session.control.scan_b
-        if self.session.scan_b is not None:
-            marks = self.session.control.marks("b") if shown and b is not None else []
+        b = self.pair.control.scan_b
+        if self.pair.scan_b is not None:
+            marks = self.pair.control.marks("b") if shown and b is not None else []
             step_b = (1.0, 1.0, 1.0) if b is None else b.grid.spacing_mm
-            self.session.scan_b.mark(marks, mark_size([b] if b else []), step_b)
+            self.pair.scan_b.mark(marks, mark_size([b] if b else []), step_b)
 
     def _size_a(self) -> tuple[float, Triple]:
-        scans = self.session.control.a_choices()
-        a = self.session.control.scan_a
+        scans = self.pair.control.a_choices()
+        a = self.pair.control.scan_a
         return mark_size([a] if a else []), slice_steps(scans)
 
     def _layer_removed(self) -> None:
@@ -508,7 +506,7 @@ class Placing(QObject):
 _LAID_OUT_MS = 120
 
 
-class Session(QObject):
+class LandmarkPair(QObject):
     """All that happens between the panel and the two viewers.
 
     Signals:

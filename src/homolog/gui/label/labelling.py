@@ -164,7 +164,7 @@ class LabelScene:
                 own.redraw(desk.predicted)
 
 
-class LabelSession(QObject):
+class Labelling(QObject):
     """All that happens between the panel and the viewer.
 
     Signals:
@@ -424,24 +424,24 @@ class Places(QObject):
         told: A sentence about what was done.
 
     Args:
-        session: Whose predictions they are.
+        labelling: Whose predictions they are.
     """
 
     changed = Signal()
     told = Signal(str)
 
-    def __init__(self, session: LabelSession) -> None:
-        super().__init__(session)
-        self._session = session
+    def __init__(self, labelling: Labelling) -> None:
+        super().__init__(labelling)
+        self._labelling = labelling
         self.history = History()
         self.is_before = False
-        self._marks = ExploreLayers(session.viewer, lambda *_: None)
-        session.trainer.predicted.connect(self._predicted)
-        session.trainer.changed.connect(self._worked)
+        self._marks = ExploreLayers(labelling.viewer, lambda *_: None)
+        labelling.trainer.predicted.connect(self._predicted)
+        labelling.trainer.changed.connect(self._worked)
 
     def undo(self) -> None:
         """Back to the prediction before; the paint stays."""
-        if self._session.trainer.busy:
+        if self._labelling.trainer.busy:
             self.told.emit("Wait for the running prediction, then undo.")
             return
         found = self.history.undo()
@@ -451,7 +451,7 @@ class Places(QObject):
 
     def show_before(self, on: bool) -> None:
         """Look at the prediction before, or at the newest again."""
-        if on == self.is_before or self._session.trainer.busy:
+        if on == self.is_before or self._labelling.trainer.busy:
             return
         found = self.history.before() if on else self.history.now()
         if found:
@@ -461,9 +461,9 @@ class Places(QObject):
 
     def next(self) -> None:
         """Go where one more stroke helps most, and mark it."""
-        session = self._session
-        fitted = session.trainer.last
-        if fitted is None or session.trainer.busy:
+        labelling = self._labelling
+        fitted = labelling.trainer.last
+        if fitted is None or labelling.trainer.busy:
             self.told.emit("There is no finished prediction yet; paint two classes.")
             return
 
@@ -476,13 +476,13 @@ class Places(QObject):
                 self._go(*found)
 
         in_background(
-            next_place, fitted, session.front(), owner=self, done=done,
+            next_place, fitted, labelling.front(), owner=self, done=done,
             failed=lambda error: self.told.emit(f"⚠ {error}"),
         )  # fmt: skip
 
     def unmark(self) -> None:
         """Hide the mark; taking its layer away costs napari a third of a second."""
-        for layer in self._session.viewer.layers:
+        for layer in self._labelling.viewer.layers:
             if layer.name == NEXT and layer.visible:
                 layer.visible = False
 
@@ -491,43 +491,43 @@ class Places(QObject):
         self._marks.close()
 
     def _go(self, key: str, click: Any) -> None:
-        session = self._session
-        scan, desk = session.book.scans.get(key), session.desks.get(key)
+        labelling = self._labelling
+        scan, desk = labelling.book.scans.get(key), labelling.desks.get(key)
         if scan is None or desk is None:
             return
         shown = shown_of(scan.to_true, click.mm)
         text = listed(click.likely, "or") + "?"
-        scans = list(session.book.scans.values())
+        scans = list(labelling.book.scans.values())
         size, steps = mark_size(scans), slice_steps(scans)
         self._marks.show_marks(NEXT, [Mark(shown, text, "ring", _COLOUR)], size, steps)
-        for layer in session.viewer.layers:
+        for layer in labelling.viewer.layers:
             if layer.name == NEXT:
                 layer.visible = True
-        session.travel.look_at(key, click.mm)
+        labelling.travel.look_at(key, click.mm)
         if desk.painted is not None:
-            session.viewer.layers.selection.active = desk.painted
+            labelling.viewer.layers.selection.active = desk.painted
         self.told.emit(next_line(click.likely, click.uncertainty, scan.ref.name))
 
     def _predicted(self, found: Mapping[str, Packed]) -> None:
         self.history.push(found)
         self.is_before = False
-        self._session.redraw()
+        self._labelling.redraw()
         self.changed.emit()
 
     def _worked(self) -> None:
-        if self._session.trainer.state == "fitting":
+        if self._labelling.trainer.state == "fitting":
             self.unmark()
         self.changed.emit()
 
     def _show(self, found: Mapping[str, Packed], words: str) -> None:
         targets: list[tuple[Packed, Labels]] = []
         for key, packed in found.items():
-            desk = self._session.desks.get(key)
+            desk = self._labelling.desks.get(key)
             if desk is not None and desk.predicted is not None:
                 targets.append((packed, np.asarray(desk.predicted.data)))
 
         def done(_: object) -> None:
-            self._session.redraw()
+            self._labelling.redraw()
             self.told.emit(words)
             self.changed.emit()
 
