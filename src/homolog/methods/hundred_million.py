@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, as_in, option
 from homolog.geometry.affine import Index
+from homolog.label_names import findings_of, has_several
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
     MultiCropConfig,
@@ -26,11 +27,11 @@ from homolog.methods.base import Case, CaseCard, Method
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.memory_bank import shared_information
-from homolog.scans.names import findings_of, has_several
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
+from homolog.words import listed
 
 # Classes of whole scans that teach beside the clusters: one per scan, or several.
 
@@ -596,10 +597,9 @@ class HundredMillion(Method):
             )  # fmt: skip
         if self.classes is not None:
             what = "findings" if self.classes.several else "classes"
-            told.append(f"{what} that teach: {', '.join(self.classes.names)}.")
+            told.append(f"{what} that teach: {listed(self.classes.names)}.")
         for what, names in self._masked().items():
-            more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-            told.append(f"{what} that teach: {', '.join(names[:_TOLD])}{more}.")
+            told.append(f"{what} that teach: {listed(names, most=_TOLD)}.")
         return told
 
     def _masked(self) -> dict[str, list[str]]:

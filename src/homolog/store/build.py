@@ -20,9 +20,7 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.geometry.places import lengths_text
-from homolog.index.subjects import hidden_subjects
-from homolog.scans.names import parse_names
+from homolog.label_names import parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
 from homolog.store.cases import (
@@ -43,15 +41,16 @@ from homolog.store.cases import (
     still_lacking,
     write_card,
 )
-from homolog.store.learnt_spacing import AGREE
-from homolog.store.names import (
-    LISTED,
+from homolog.store.hidden_subjects import hidden_subjects
+from homolog.store.label_joining import (
     JoinedCases,
     join_cases,
     label_names,
-    told_of_classes,
+    names_by_class,
     what_was_named,
 )
+from homolog.store.learnt_spacing import AGREE
+from homolog.store.names import LISTED
 from homolog.store.preprocess import (
     MAX_VOXELS,
     Preprocessing,
@@ -67,7 +66,7 @@ from homolog.store.store import (
     read_card,
     read_contents,
 )
-from homolog.words import counted, listed, times
+from homolog.words import counted, lengths_text, listed, times
 from homolog.writing import (
     FileLock,
     is_locked,
@@ -82,9 +81,7 @@ if TYPE_CHECKING:
     from homolog.index.datasets import CaseSource, Rejected
 
 
-# What a set of scans looks like, and the voxel size that follows, in sentences.
-
-
+# What the scans have in common, and the voxel size that follows.
 # One axis this much coarser than the others is a stack of thick slices.
 _ANISOTROPY = 3.0
 _AXES = ("z", "y", "x")
@@ -239,8 +236,6 @@ def _canonical(affine: Affine, shape: Index) -> tuple[Triple, Index]:
 
 
 # What may lie in a store's folder, who may write into it, and what is swept out.
-
-
 def check_folder(out: Path) -> None:
     """Refuse to write into a folder that holds something else, or that is in use.
 
@@ -447,12 +442,12 @@ def write_store(
         spacing: Voxel size, ``native`` or ``auto``; None takes that of the recipe, and
             ``auto`` without a recipe.
         rejected: What the index put aside already.
-        names: Label value -> name, before what the cases say; those given when the
+        names: Label value -> name, before those of the cases; those given when the
             store was last prepared stay for values not named now.
         seed: Of the splits and the foreground index.
         fractions: Share of subjects per split.
         replace: The store is to hold these cases and no others.
-        keep_identifiers: Store subjects as they are told, not as keyed hashes.
+        keep_identifiers: Store subjects as they are given, not as keyed hashes.
 
     Returns:
         ``cases, labelled, rejected, store, kept, removed`` and more, JSON types.
@@ -532,7 +527,7 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     if kept:
         yield Note(_stayed(kept))
     yield Saved(str(out), "store")
-    own = told_of_classes(asked.cases, called)
+    own = names_by_class(asked.cases, called)
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
@@ -579,7 +574,7 @@ def _sealed(out: Path, kept: Sequence[Card]) -> Job[list[Card]]:
 def _removed(
     old: Before, cards: Sequence[Card], out: Path, *, replace: bool
 ) -> Job[list[str]]:
-    """Take out cases that the store had and has no more; say which."""
+    """Take out cases that the store had and has no more; report which."""
     now = {card.id for card in cards}
     gone = [case_id for case_id in old.cards if case_id not in now]
     left = [case_id for case_id in unlisted(out) if case_id not in gone]
@@ -615,7 +610,7 @@ def _recipe(
         try:
             header = read_header(case.image)
         except Exception:  # noqa: BLE001
-            continue  # its own turn comes, and then its reason is told
+            continue  # its own turn comes, and then its reason is reported
         grids.append((header.affine, header.shape))
     recipe, spacing = asked.preprocessing or Preprocessing(), asked.spacing
     if kept:
@@ -710,9 +705,9 @@ def _splits(
 
     Args:
         cards: All of the new store.
-        told: Case id -> subject as the sources tell it: by these splits are drawn, so
+        told: Case id -> subject as the sources give it: by these splits are drawn, so
             that they are the same whoever prepares.
-        old: The store, where it keeps cases, whose subjects nobody tells any more: all
+        old: The store, where it keeps cases, whose subjects no source gives now: all
             that it had stay in their split, and subjects meet by their keyed hash.
         asked: Seed and shares.
     """
@@ -738,11 +733,11 @@ def _contents(
     print_: Fingerprint,
     splits: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What ``store.json`` says."""
+    """The contents of ``store.json``."""
     leak_check([dataclasses.replace(card, split=splits[card.id]) for card in cards])
     modalities = {card.modality for card in cards}
     if len(modalities) == 1:
-        # New scans, whatever their header says, are then treated as these were.
+        # New scans, whatever their header states, are then treated as these were.
         recipe = dataclasses.replace(recipe, modality=modalities.pop())
     return {
         "format": FORMAT,

@@ -15,7 +15,7 @@ import numpy as np
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.store.preprocess import Box, Intensities, Prepared
 
-# More than any scan has; a card that says so would take all memory.
+# More than any scan has; a card with more would take all memory.
 MOST_VOXELS = 1 << 36
 # The files of a case beside its card.
 IMAGE, LABEL, POINTS = "image.b2nd", "label.b2nd", "points.npy"
@@ -40,7 +40,7 @@ class Card:
         subject: Person or animal; cases of one subject share a split.
         split: ``train``, ``val`` or ``test``; written by the store, not by the case.
         target: Class of the whole scan, where it is known; several as ``a|b``, none of
-            them as ``no finding`` (``homolog.scans.names``).
+            them as ``no finding`` (``homolog.label_names``).
         types: Further findings, in the same way.
         boxes: Findings on the prepared grid: ``label``, and ``min`` and ``max`` as
             edges in voxels (voxel i reaches from i to i + 1).
@@ -167,9 +167,9 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 
 def check_card(card: Card) -> None:
-    """Raise ValueError where a card says what no prepared case can be.
+    """Raise ValueError where a card holds what no prepared case can be.
 
-    A card may come from someone else: what it says decides what memory is taken, and
+    A card may come from someone else: what it holds decides what memory is taken, and
     which files are opened.
     """
     d, h, w = card.shape

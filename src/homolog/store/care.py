@@ -17,16 +17,15 @@ from homolog.scans.problems import sentence_of
 from homolog.store.build import unlisted, writing
 from homolog.store.card import Card, boxes_on_grid
 from homolog.store.cases import build_case, case_key, checksums, damages, write_card
-from homolog.store.depths import depth_in
 from homolog.store.pairs import read_pairs
 from homolog.store.preprocess import Preprocessing
-from homolog.store.store import LOCK, case_folder, read_card, read_contents
+from homolog.store.store import LOCK, case_folder, depth_in, read_card, read_contents
 from homolog.writing import is_locked, write_json
 
 
 @dataclass
 class StoreReport:
-    """What was found in a store.
+    """The state of a store.
 
     Attributes:
         store: Its folder.
@@ -38,7 +37,7 @@ class StoreReport:
         unsealed: Cases without, which an earlier version made.
         problems: What is left to do, in sentences.
         hints: What a user may want to know.
-        stopped: Whether it was told to end before its end.
+        stopped: Whether it was stopped before its end.
     """
 
     store: str
