@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone, BackboneConfig
-from homolog.views.view import View, Views
+from homolog.views.view import Same, View, Views, ViewSpec
 
 # Long and thin: what lies at its ends is out of reach of its middle.
 SIZE = (128, 16, 16)
@@ -53,27 +54,44 @@ def without_norms_over_space(module: nn.Module) -> None:
         without_norms_over_space(child)
 
 
-def padded(views: Views, noise: float) -> Views:
+def padded(
+    views: Views, specs: Mapping[str, ViewSpec], noise: float, *, apart: bool = False
+) -> Views:
     """The same views, of which only the middle quarter of the longest side is inside.
 
     There two labels alternate.
 
     Args:
         views: Of any size.
-        noise: Std of what is added to the voxels of the outermost eighths.
+        specs: What they are; those that show the same have the same padding.
+        noise: Std of what is added to voxels outside, three eighths away from inside
+            (of views whose last quarter is inside: two eighths).
+        apart: Of every other view it is the last quarter that is inside, so that what
+            is inside in one is outside in the next.
     """
     generator = torch.Generator().manual_seed(0)
-    return Views({k: _padded(v, noise, generator) for k, v in views.items()})
+    roots = {
+        name: spec.place.group if isinstance(spec.place, Same) else name
+        for name, spec in specs.items()
+    }
+    order = list(dict.fromkeys(roots.values()))
+    made = {}
+    for name, view in views.items():
+        last = apart and order.index(roots[name]) % 2 == 1
+        made[name] = _padded(view, noise, generator, last=last)
+    return Views(made)
 
 
-def _padded(view: View, noise: float, generator: torch.Generator) -> View:
+def _padded(
+    view: View, noise: float, generator: torch.Generator, *, last: bool
+) -> View:
     axis = max(range(3), key=lambda i: view.size[i]) - 3
     eighth = view.size[axis] // 8
     inside = torch.zeros_like(view.valid)
-    inside.narrow(axis, 3 * eighth, 2 * eighth).fill_(True)
+    inside.narrow(axis, (6 if last else 3) * eighth, 2 * eighth).fill_(True)
     image = view.image.masked_fill(~inside[:, :, None], -1.0)
-    for start in (0, 7 * eighth):
-        end = image.narrow(axis, start, eighth)
+    for start, count in ((0, 4),) if last else ((0, 1), (7, 1)):
+        end = image.narrow(axis, start * eighth, count * eighth)
         end += noise * torch.randn(end.shape, generator=generator)
     shape = [1] * 5
     shape[axis] = -1

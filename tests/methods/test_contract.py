@@ -222,14 +222,19 @@ def test_what_lies_outside_the_scan_teaches_nothing(name: str, feeds: Feeds) -> 
     method = construct(name) if cls.backbones else constructed_locally(name)
     if cls.backbones == ():
         without_norms_over_space(method)
-    views = views_of(feeds.of(method, 2), 0)
-    method.losses(padded(views, 0), 0.4)  # fills queues
+    views, specs = views_of(feeds.of(method, 2), 0), method.views()
+    method.losses(padded(views, specs, 0), 0.4)  # fills queues
     method.after_step(0.5)
-    plain, changed = (method.losses(padded(views, noise), 0.5) for noise in (0, 3))
-    moved = {
-        term for term in plain
-        if not torch.allclose(plain[term], changed[term], rtol=1e-4, atol=1e-6)
-    }  # fmt: skip
+    moved: set[str] = set()
+    for apart in (False, True):
+        plain, changed = (
+            method.losses(padded(views, specs, noise, apart=apart), 0.5)
+            for noise in (0, 3)
+        )
+        moved |= {
+            term for term in plain
+            if not torch.allclose(plain[term], changed[term], rtol=1e-4, atol=1e-6)
+        }  # fmt: skip
     undeclared = sorted(moved - set(cls.sees_padding))
     assert not undeclared, (
         f"{name}: the terms {undeclared} change with voxels outside the scan: leave "

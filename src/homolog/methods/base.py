@@ -5,18 +5,82 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import option
+from homolog.geometry.affine import Index
 from homolog.views.view import Phase, Views, ViewSpec
 
-if TYPE_CHECKING:
-    from homolog.feed.reading import CaseRef
-    from homolog.store.card import Card
+
+class CaseCard(Protocol):
+    """What is known of a case without reading its scan; see homolog.store.card.Card."""
+
+    @property
+    def id(self) -> str:
+        """Its name, unique in its store."""
+
+    @property
+    def shape(self) -> Index:
+        """Voxels (D, H, W)."""
+
+    @property
+    def modality(self) -> str:
+        """``CT``, ``MR``, ..."""
+
+    @property
+    def target(self) -> str | None:
+        """Class of the whole scan, where it is known; several as ``a|b``."""
+
+    @property
+    def has_label(self) -> bool:
+        """Whether there is a label map."""
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """Those in its label map, without background."""
+
+    @property
+    def boxes(self) -> tuple[dict[str, Any], ...]:
+        """Boxes of findings."""
+
+    @property
+    def scale(self) -> float:
+        """Value units per stored step."""
+
+    @property
+    def offset(self) -> float:
+        """Value of a stored 0."""
+
+    @property
+    def intensity(self) -> Any:
+        """``normalise`` makes what a network sees of values."""
+
+
+class CaseStore(Protocol):
+    """Where a case lies; see homolog.store.store.Store."""
+
+    path: Path
+    label_names: dict[int, str]
+
+    def image(self, case_id: str, /) -> Any:
+        """Stored numbers (C, D, H, W), read by slicing."""
+
+
+class Case(Protocol):
+    """A scan that is learnt from; see homolog.feed.reading.CaseRef."""
+
+    @property
+    def store(self) -> CaseStore:
+        """Where it lies."""
+
+    @property
+    def card(self) -> CaseCard:
+        """What is known of it."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +219,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def settled(
-        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+        cls, settings: Mapping[str, Any], cases: Sequence[Case]
     ) -> dict[str, Any]:
         """Settings that follow from the data: asked once, then kept with the run.
 
@@ -183,11 +247,11 @@ class Method(nn.Module, ABC):
         """Beginnings of parameters' names -> factor of their learning rate."""
         return {}
 
-    def targets(self, cases: Sequence[CaseRef]) -> list[int] | list[list[float]] | None:
+    def targets(self, cases: Sequence[Case]) -> list[int] | list[list[float]] | None:
         """What is known of whole scans, as ``View.target``; None where it is unused."""
         return None
 
-    def learns_from_labels(self, card: Card) -> bool:
+    def learns_from_labels(self, card: CaseCard) -> bool:
         """Whether what is known of a case enters the losses: its model tells so."""
         return self.uses_labels and card.has_label
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,20 +23,15 @@ from homolog.methods._clusters import (
     default_prototypes,
     multi_crop,
 )
-from homolog.methods.base import Method
+from homolog.methods.base import Case, CaseCard, Method
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.memory_bank import shared_information
-from homolog.store.card import Card
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
 from homolog.words import listed
-
-if TYPE_CHECKING:
-    from homolog.feed.reading import CaseRef
-
 
 # Classes of whole scans that teach beside the clusters: one per scan, or several.
 
@@ -136,7 +131,7 @@ _HIDDEN = 64
 Row = tuple[int, int, int]
 
 
-def masks_of(cases: Sequence[CaseRef]) -> tuple[list[str], list[Row]]:
+def masks_of(cases: Sequence[Case]) -> tuple[list[str], list[Row]]:
     """The classes that label maps and boxes annotate together.
 
     Labels of one name are one class, whichever store or kind of mark they come from;
@@ -561,7 +556,7 @@ class HundredMillion(Method):
 
     @classmethod
     def settled(
-        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+        cls, settings: Mapping[str, Any], cases: Sequence[Case]
     ) -> dict[str, Any]:
         """Modalities, classes, masks and energies of bands, as the stores have them."""
         found = dict(settings)
@@ -585,7 +580,7 @@ class HundredMillion(Method):
         names = self.config.modalities
         return names if len(names) > 1 else ()
 
-    def targets(self, cases: Sequence[CaseRef]) -> list[int] | list[list[float]] | None:
+    def targets(self, cases: Sequence[Case]) -> list[int] | list[list[float]] | None:
         """Classes of whole scans, where they count and there are two."""
         if self.classes is None:
             return None
@@ -616,7 +611,7 @@ class HundredMillion(Method):
                 names.append(self.config.mask_names[number - 1])
         return found
 
-    def learns_from_labels(self, card: Card) -> bool:
+    def learns_from_labels(self, card: CaseCard) -> bool:
         """Its class counts, or its label map or boxes do; its modality has a turn."""
         if self.turns() and card.modality not in self.turns():
             return False
@@ -746,7 +741,7 @@ class HundredMillion(Method):
 
 
 def _measured(
-    cases: Sequence[CaseRef], size: Sequence[int], sigmas: Sequence[float]
+    cases: Sequence[Case], size: Sequence[int], sigmas: Sequence[float]
 ) -> Tensor:
     """(N, S + 1) energies of the middle of up to 100 scans, normalised values."""
     step = max(1, len(cases) // _MEASURED)

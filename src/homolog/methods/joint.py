@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,11 @@ from homolog.methods._clusters import (
     sample_count,
     sample_numbers,
 )
-from homolog.methods.base import Method
+from homolog.methods.base import Case, Method
 from homolog.nn.heads import Projector, pooled
 from homolog.nn.masking import random_mask, view_keys
 from homolog.nn.memory_bank import shared_information
 from homolog.views.view import Phase, View, Views, ViewSpec, Within, phase_at
-
-if TYPE_CHECKING:
-    from homolog.feed.reading import CaseRef
-
 
 # Settings and recipes of Joint.
 
@@ -288,7 +284,7 @@ class Joint(Method):
 
     @classmethod
     def settled(
-        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+        cls, settings: Mapping[str, Any], cases: Sequence[Case]
     ) -> dict[str, Any]:
         """How many scans there are; without volumes there is only the first stage."""
         found = dict(settings)

@@ -15,7 +15,7 @@ from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
 from homolog.losses.cross_correlation import cross_correlation, redundancy
-from homolog.methods.base import CropConfig, Method, PairsWanted
+from homolog.methods.base import CaseCard, CropConfig, Method, PairsWanted
 from homolog.nn.cell_sampling import (
     at_cells,
     cells_of,
@@ -25,7 +25,6 @@ from homolog.nn.cell_sampling import (
 )
 from homolog.nn.decoders import build_decoder, raising
 from homolog.nn.masking import view_keys
-from homolog.store.card import Card
 from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, ViewSpec
 
 # MixCL's parts around the encoder: maps by level, projectors, measured gradients.
@@ -414,7 +413,7 @@ class MixCL(Method):
         """A second scan of the same data set, anywhere in it."""
         return PairsWanted("dataset", same_share=self.config.same_patient)
 
-    def learns_from_labels(self, card: Card) -> bool:
+    def learns_from_labels(self, card: CaseCard) -> bool:
         """Its label map is compared."""
         return card.has_label and self.config.weight_label > 0
 

@@ -6,7 +6,7 @@ What Joint and Hundred Million build on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,12 +22,9 @@ from homolog.methods._clusters import (
     sample_count,
     sample_numbers,
 )
-from homolog.methods.base import Method
+from homolog.methods.base import Case, Method
 from homolog.nn.heads import Projector, pooled
 from homolog.views.view import Views, ViewSpec
-
-if TYPE_CHECKING:
-    from homolog.feed.reading import CaseRef
 
 
 class SwAV(Method):
@@ -92,7 +89,7 @@ class SwAV(Method):
 
     @classmethod
     def settled(
-        cls, settings: Mapping[str, Any], cases: Sequence[CaseRef]
+        cls, settings: Mapping[str, Any], cases: Sequence[Case]
     ) -> dict[str, Any]:
         """How many samples there are to remember."""
         found = dict(settings)
