@@ -550,26 +550,16 @@ def plan_grid(
     return Regrid.between(shape, affine.spacing_mm, target)
 
 
-def prepare_labels(
-    labels: LabelMap, volume: Volume, prepared: Prepared
-) -> NDArray[np.int16]:
+def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
     """The label map on the prepared grid: nearest voxel, no new values.
 
     Args:
         labels: On the scan's own grid.
-        volume: The scan.
-        prepared: What ``prepare_volume`` made of it.
+        prepared: What ``prepare_volume`` made of the scan.
 
     Raises:
         UnusableInput: Another grid than the scan's, or a value that int16 cannot hold.
     """
-    if labels.shape != volume.shape:
-        raise _other_grid(labels, volume.shape)
-    return labels_on_grid(labels, prepared)
-
-
-def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
-    """As ``prepare_labels``, when the scan itself is no longer in memory."""
     if labels.shape != prepared.own_shape:
         raise _other_grid(labels, prepared.own_shape)
     if labels.data.size and (labels.data.max() > _INT16.max or labels.data.min() < -1):

@@ -567,10 +567,3 @@ def resized(feed: BatchSource, batch_size: int) -> BatchSource:
         )
     smaller: BatchSource = make(batch_size)
     return smaller
-
-
-def estimate(plan: Plan) -> str:
-    """How long the whole takes, for people; empty when it was not measured."""
-    if not plan.seconds_per_step:
-        return ""
-    return f"about {duration(plan.seconds_per_step * plan.total_steps)}"
