@@ -3,6 +3,9 @@
 Order of a step (methods reference 8.1): batch, views, losses under autocast, backward,
 finite check, clip, optimiser, ``after_step``, monitors. Everything random is a function
 of (seed, step), so a run that was killed and resumed ends with the same bytes.
+
+``train`` drives a session; below it stand what is saved and put back, the table of
+metrics, and the watch for collapsed features.
 """
 
 from __future__ import annotations
@@ -69,153 +72,11 @@ from homolog.training.validation import (
 )
 from homolog.writing import put_in_place, write_table, write_text
 
-# Is the training well? The table of its numbers, and the watch for collapse.
-
-
 _STD_FLOOR = 0.05
 _STD_ONCE, _STD_SHARE = 0.3, 0.2
 _RANK_FLOOR = 1.5
 _RANK_ONCE = 3.0
 _PATIENCE = 3
-
-
-class MetricsTable:
-    """``metrics.csv``: one row per logged step, numbers only, no times.
-
-    Rows depend on the run's configuration alone, so a resumed run ends with the same
-    bytes as an uninterrupted one.
-
-    A damaged table never stands in the way of a sound checkpoint: it is set aside and
-    the rows that can be read are taken over.
-
-    Args:
-        path: The file; appended to.
-        done: Steps already done; later rows (of a killed session) are dropped.
-
-    Attributes:
-        damaged: What was wrong with the table that was there, a sentence; else empty.
-    """
-
-    def __init__(self, path: Path, done: int) -> None:
-        self._path = path
-        self._columns: list[str] = []
-        self.damaged = ""
-        rows = self._read(repair=True) if path.exists() else []
-        self._write([row for row in rows if int(row["step"]) <= done])
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a row; a new column rewrites the file once."""
-        row = {"step": str(step), **{k: repr(float(v)) for k, v in values.items()}}
-        new = [name for name in row if name not in self._columns]
-        if new:
-            rows = self._read() if self._columns else []
-            self._columns += new
-            self._write(rows)
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
-
-    def _read(self, *, repair: bool = False) -> list[dict[str, str]]:
-        """Whole rows; a last line cut short by a kill is not one.
-
-        Args:
-            repair: Pass over what is no row, keep the file beside, and say so.
-        """
-        try:
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-            lines = text[: text.rfind("\n") + 1].splitlines()
-            reader = csv.DictReader(lines)
-            self._columns = list(reader.fieldnames or [])
-            rows = list(reader)
-        except (OSError, csv.Error) as error:
-            lines, rows = [""], []
-            self._columns = []
-            wrong = f"it cannot be read: {error}"
-        else:
-            wrong = ""
-            if lines and (
-                self._columns[:1] != ["step"]
-                or len(set(self._columns)) < len(self._columns)
-            ):
-                rows, self._columns = [], []
-                wrong = "its first line does not name the columns"
-        whole = [row for row in rows if _is_row(row)]
-        if len(whole) < len(rows):
-            wrong = f"{len(rows) - len(whole)} of {len(rows)} lines are no rows"
-        if wrong and repair:
-            aside = self._path.with_name(f"{self._path.stem}.damaged.csv")
-            put_in_place(self._path, aside)
-            self.damaged = (
-                f"{self._path} is damaged ({wrong}): the {len(whole)} rows that can be "
-                f"read were taken over, the file was kept as {aside.name}."
-            )
-        return whole
-
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        if self._columns:
-            write_table(self._path, self._columns, rows)
-        else:
-            write_text(self._path, "")
-
-
-def _is_row(row: Mapping[str | None, Any]) -> bool:
-    """Whether a line holds a step and numbers, or nothing where a column is younger."""
-    step, *others = row.values()
-    if None in row or not isinstance(step, str) or not step.isdigit():
-        return False
-    for cell in others:
-        try:
-            float(cell or 0)
-        except (TypeError, ValueError):
-            return False
-    return None not in others
-
-
-class CollapseWatch:
-    """Tells, once per episode, when features stop differing.
-
-    Monitors ending in ``_std`` are about 1 when healthy and 0 when all features are
-    equal; those ending in ``_rank`` are effective ranks (methods reference 1.6). Low is
-    a std below 0.05, or below a fifth of what it was; and a rank that was above 3 and
-    is about 1 (a small batch has a small rank by nature). Three rows in a row count.
-    """
-
-    def __init__(self) -> None:
-        self._strikes: dict[str, int] = {}
-        self._highest: dict[str, float] = {}
-
-    def look(self, monitors: Mapping[str, float]) -> str:
-        """A warning when something has just been judged collapsed, else empty."""
-        warnings = []
-        for name, value in monitors.items():
-            if not self._is_low(name, value):
-                self._strikes[name] = 0
-                continue
-            self._strikes[name] = self._strikes.get(name, 0) + 1
-            if self._strikes[name] == _PATIENCE:
-                warnings.append(f"{name} is {value:.3g}")
-        if not warnings:
-            return ""
-        return (
-            f"the features are collapsing ({', '.join(warnings)}; about 1 is a "
-            "healthy std): all scans look alike to the network. A lower learning rate, "
-            "a longer warm-up or a larger batch often helps."
-        )
-
-    def _is_low(self, name: str, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        highest = max(self._highest.get(name, 0.0), value)
-        self._highest[name] = highest
-        if name.endswith("_std"):
-            fallen = highest > _STD_ONCE and value < _STD_SHARE * highest
-            return fallen or value < _STD_FLOOR
-        if name.endswith("_rank"):
-            return value < _RANK_FLOOR and highest > _RANK_ONCE
-        return False
-
-
-# What of a training is saved, and how it is put back.
-
 
 _MODULE = "module/"
 # What is saved beside the tensors.
@@ -227,128 +88,7 @@ INFO: Shape = {
         "budget?": dict[str, float],
     },
 }  # fmt: skip
-
-
-@dataclass
-class Position:
-    """Where a training stands.
-
-    Attributes:
-        done: Optimiser steps done.
-        losses: Last logged terms.
-        monitors: Last logged monitors.
-        best: ``metrics``, ``step`` and ``score`` of the best validation; empty before.
-        budget: Where the minutes stand, see Budget; empty where steps were given.
-    """
-
-    done: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    monitors: dict[str, float] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, float] = field(default_factory=dict)
-
-
-def save(folder: Path, stepper: Stepper, position: Position, plan: Plan) -> Path:
-    """Write one generation; returns its folder.
-
-    Raises:
-        JobError: It could not be written.
-    """
-    module = stepper.trainable
-    tensors = {f"{_MODULE}{n}": t for n, t in state_tensors(module).items()}
-    tensors |= optimiser_tensors(stepper.optimiser, module)
-    if plan.precision == "fp16":
-        tensors |= stepper.scale.tensors()
-    info = {
-        "plan": asdict(plan),
-        "position": asdict(position),
-        "bad_steps": int(stepper.bad_steps),
-        "bad_run": int(stepper.bad_run),
-        "seed": stepper.seed,
-        "processes": world().size,
-        "torch": torch.__version__,
-    }
-    return save_state(folder, position.done, tensors, info)
-
-
-def restore(saved: SavedState, stepper: Stepper, position: Position) -> Plan:
-    """Put module, optimiser, counts and position back as they were saved.
-
-    Raises:
-        JobError: The checkpoint belongs to another network or number of processes.
-    """
-    began, now = saved.info.get("processes", world().size), world().size
-    if began != now:
-        raise JobError(
-            f"the checkpoint {saved.path} is of a training by {began} processes; "
-            f"{now} would see other batches."
-        )
-    live = state_tensors(stepper.trainable)
-    found = {
-        name.removeprefix(_MODULE): tensor
-        for name, tensor in saved.tensors.items()
-        if name.startswith(_MODULE)
-    }
-    odd = sorted(live.keys() ^ found.keys())
-    odd += [n for n in live if n in found and live[n].shape != found[n].shape]
-    if odd:
-        raise JobError(
-            f"the checkpoint {saved.path} is of another network: {len(odd)} of "
-            f"{len(live)} tensors differ, first {odd[0]!r}."
-        )
-    with torch.no_grad():
-        for name, tensor in live.items():
-            tensor.copy_(found[name])
-    restore_optimiser(stepper.optimiser, stepper.trainable, saved.tensors)
-    stepper.scale.restore(saved.tensors)
-    stepper.bad_steps.fill_(saved.info["bad_steps"])
-    stepper.bad_run.fill_(saved.info["bad_run"])
-    stepper.longest_bad_run.fill_(saved.info["bad_run"])
-    for name, value in saved.info["position"].items():
-        setattr(position, name, value)
-    return plan_of(saved.info["plan"], str(saved.path / INFO_FILE))
-
-
-# From tensors on the device to numbers: the one transfer of a logged step.
-
-
-def read_values(
-    stepper: Stepper, module: Any
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Losses (mean over processes) and monitors of the last step.
-
-    Every process must have the same loss terms.
-    """
-    names = list(stepper.terms)
-    terms = mean_over_ranks(torch.stack([stepper.terms[n] for n in names]))
-    watched = _monitors(module) if not int(stepper.bad_run) else {}
-    values = [stepper.gradient_norm.float(), *(t.float() for t in watched.values())]
-    numbers: list[float] = torch.cat(
-        [terms, torch.stack([v.reshape(()).to(terms.device) for v in values])]
-    ).tolist()
-    losses = dict(zip(names, numbers, strict=False))
-    rest = numbers[len(names) :]
-    monitors = {
-        "learning_rate": stepper.learning_rate,
-        "gradient_norm": rest[0],
-        **dict(zip(watched, rest[1:], strict=True)),
-    }
-    if bad := int(stepper.bad_steps):
-        monitors["bad_steps"] = float(bad)
-    return losses, {k: v for k, v in monitors.items() if v - v == 0.0}
-
-
-def _monitors(module: Any) -> dict[str, Tensor]:
-    try:
-        with torch.no_grad():
-            return dict(module.monitors())
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # features that just stopped being finite
-        return {}
-
-
 News = Generator[Event, Request | None, None]
-
 _SECONDS_BETWEEN_EVENTS = 0.1
 _SECONDS_OF_SILENCE = 1.0
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -825,3 +565,259 @@ class _Loop:
             validated_cases=self.validator.seen or int(best.get("cases", 0)),
             few_steps=few_steps(self.plan, self.config),
         )
+
+
+# What of a training is saved, and how it is put back.
+
+
+@dataclass
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        done: Optimiser steps done.
+        losses: Last logged terms.
+        monitors: Last logged monitors.
+        best: ``metrics``, ``step`` and ``score`` of the best validation; empty before.
+        budget: Where the minutes stand, see Budget; empty where steps were given.
+    """
+
+    done: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    monitors: dict[str, float] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, float] = field(default_factory=dict)
+
+
+def save(folder: Path, stepper: Stepper, position: Position, plan: Plan) -> Path:
+    """Write one generation; returns its folder.
+
+    Raises:
+        JobError: It could not be written.
+    """
+    module = stepper.trainable
+    tensors = {f"{_MODULE}{n}": t for n, t in state_tensors(module).items()}
+    tensors |= optimiser_tensors(stepper.optimiser, module)
+    if plan.precision == "fp16":
+        tensors |= stepper.scale.tensors()
+    info = {
+        "plan": asdict(plan),
+        "position": asdict(position),
+        "bad_steps": int(stepper.bad_steps),
+        "bad_run": int(stepper.bad_run),
+        "seed": stepper.seed,
+        "processes": world().size,
+        "torch": torch.__version__,
+    }
+    return save_state(folder, position.done, tensors, info)
+
+
+def restore(saved: SavedState, stepper: Stepper, position: Position) -> Plan:
+    """Put module, optimiser, counts and position back as they were saved.
+
+    Raises:
+        JobError: The checkpoint belongs to another network or number of processes.
+    """
+    began, now = saved.info.get("processes", world().size), world().size
+    if began != now:
+        raise JobError(
+            f"the checkpoint {saved.path} is of a training by {began} processes; "
+            f"{now} would see other batches."
+        )
+    live = state_tensors(stepper.trainable)
+    found = {
+        name.removeprefix(_MODULE): tensor
+        for name, tensor in saved.tensors.items()
+        if name.startswith(_MODULE)
+    }
+    odd = sorted(live.keys() ^ found.keys())
+    odd += [n for n in live if n in found and live[n].shape != found[n].shape]
+    if odd:
+        raise JobError(
+            f"the checkpoint {saved.path} is of another network: {len(odd)} of "
+            f"{len(live)} tensors differ, first {odd[0]!r}."
+        )
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(found[name])
+    restore_optimiser(stepper.optimiser, stepper.trainable, saved.tensors)
+    stepper.scale.restore(saved.tensors)
+    stepper.bad_steps.fill_(saved.info["bad_steps"])
+    stepper.bad_run.fill_(saved.info["bad_run"])
+    stepper.longest_bad_run.fill_(saved.info["bad_run"])
+    for name, value in saved.info["position"].items():
+        setattr(position, name, value)
+    return plan_of(saved.info["plan"], str(saved.path / INFO_FILE))
+
+
+# The one transfer of a logged step, the table it goes to, and what it may warn of.
+
+
+def read_values(
+    stepper: Stepper, module: Any
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Losses (mean over processes) and monitors of the last step.
+
+    Every process must have the same loss terms.
+    """
+    names = list(stepper.terms)
+    terms = mean_over_ranks(torch.stack([stepper.terms[n] for n in names]))
+    watched = _monitors(module) if not int(stepper.bad_run) else {}
+    values = [stepper.gradient_norm.float(), *(t.float() for t in watched.values())]
+    numbers: list[float] = torch.cat(
+        [terms, torch.stack([v.reshape(()).to(terms.device) for v in values])]
+    ).tolist()
+    losses = dict(zip(names, numbers, strict=False))
+    rest = numbers[len(names) :]
+    monitors = {
+        "learning_rate": stepper.learning_rate,
+        "gradient_norm": rest[0],
+        **dict(zip(watched, rest[1:], strict=True)),
+    }
+    if bad := int(stepper.bad_steps):
+        monitors["bad_steps"] = float(bad)
+    return losses, {k: v for k, v in monitors.items() if v - v == 0.0}
+
+
+def _monitors(module: Any) -> dict[str, Tensor]:
+    try:
+        with torch.no_grad():
+            return dict(module.monitors())
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # features that just stopped being finite
+        return {}
+
+
+class MetricsTable:
+    """``metrics.csv``: one row per logged step, numbers only, no times.
+
+    Rows depend on the run's configuration alone, so a resumed run ends with the same
+    bytes as an uninterrupted one.
+
+    A damaged table never stands in the way of a sound checkpoint: it is set aside and
+    the rows that can be read are taken over.
+
+    Args:
+        path: The file; appended to.
+        done: Steps already done; later rows (of a killed session) are dropped.
+
+    Attributes:
+        damaged: What was wrong with the table that was there, a sentence; else empty.
+    """
+
+    def __init__(self, path: Path, done: int) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self.damaged = ""
+        rows = self._read(repair=True) if path.exists() else []
+        self._write([row for row in rows if int(row["step"]) <= done])
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row; a new column rewrites the file once."""
+        row = {"step": str(step), **{k: repr(float(v)) for k, v in values.items()}}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = self._read() if self._columns else []
+            self._columns += new
+            self._write(rows)
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+    def _read(self, *, repair: bool = False) -> list[dict[str, str]]:
+        """Whole rows; a last line cut short by a kill is not one.
+
+        Args:
+            repair: Pass over what is no row, keep the file beside, and say so.
+        """
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+            lines = text[: text.rfind("\n") + 1].splitlines()
+            reader = csv.DictReader(lines)
+            self._columns = list(reader.fieldnames or [])
+            rows = list(reader)
+        except (OSError, csv.Error) as error:
+            lines, rows = [""], []
+            self._columns = []
+            wrong = f"it cannot be read: {error}"
+        else:
+            wrong = ""
+            if lines and (
+                self._columns[:1] != ["step"]
+                or len(set(self._columns)) < len(self._columns)
+            ):
+                rows, self._columns = [], []
+                wrong = "its first line does not name the columns"
+        whole = [row for row in rows if _is_row(row)]
+        if len(whole) < len(rows):
+            wrong = f"{len(rows) - len(whole)} of {len(rows)} lines are no rows"
+        if wrong and repair:
+            aside = self._path.with_name(f"{self._path.stem}.damaged.csv")
+            put_in_place(self._path, aside)
+            self.damaged = (
+                f"{self._path} is damaged ({wrong}): the {len(whole)} rows that can be "
+                f"read were taken over, the file was kept as {aside.name}."
+            )
+        return whole
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        if self._columns:
+            write_table(self._path, self._columns, rows)
+        else:
+            write_text(self._path, "")
+
+
+def _is_row(row: Mapping[str | None, Any]) -> bool:
+    """Whether a line holds a step and numbers, or nothing where a column is younger."""
+    step, *others = row.values()
+    if None in row or not isinstance(step, str) or not step.isdigit():
+        return False
+    for cell in others:
+        try:
+            float(cell or 0)
+        except (TypeError, ValueError):
+            return False
+    return None not in others
+
+
+class CollapseWatch:
+    """Tells, once per episode, when features stop differing.
+
+    Monitors ending in ``_std`` are about 1 when healthy and 0 when all features are
+    equal; those ending in ``_rank`` are effective ranks (methods reference 1.6). Low is
+    a std below 0.05, or below a fifth of what it was; and a rank that was above 3 and
+    is about 1 (a small batch has a small rank by nature). Three rows in a row count.
+    """
+
+    def __init__(self) -> None:
+        self._strikes: dict[str, int] = {}
+        self._highest: dict[str, float] = {}
+
+    def look(self, monitors: Mapping[str, float]) -> str:
+        """A warning when something has just been judged collapsed, else empty."""
+        warnings = []
+        for name, value in monitors.items():
+            if not self._is_low(name, value):
+                self._strikes[name] = 0
+                continue
+            self._strikes[name] = self._strikes.get(name, 0) + 1
+            if self._strikes[name] == _PATIENCE:
+                warnings.append(f"{name} is {value:.3g}")
+        if not warnings:
+            return ""
+        return (
+            f"the features are collapsing ({', '.join(warnings)}; about 1 is a "
+            "healthy std): all scans look alike to the network. A lower learning rate, "
+            "a longer warm-up or a larger batch often helps."
+        )
+
+    def _is_low(self, name: str, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        highest = max(self._highest.get(name, 0.0), value)
+        self._highest[name] = highest
+        if name.endswith("_std"):
+            fallen = highest > _STD_ONCE and value < _STD_SHARE * highest
+            return fallen or value < _STD_FLOOR
+        if name.endswith("_rank"):
+            return value < _RANK_FLOOR and highest > _RANK_ONCE
+        return False
