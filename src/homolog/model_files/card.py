@@ -95,7 +95,7 @@ def _check(card: dict[str, Any], shape: Shape, path: Path) -> None:
 
 
 def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
-    """What a model's card, or else its training data, tell of its voxel size.
+    """The voxel size of a model, by its card or else by its training data.
 
     Args:
         card: ``model.json``, or what is known of a weight file.
@@ -103,9 +103,9 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
             the card does not say. None: a weight file.
     """
     if KEY in card:
-        told = card[KEY]
+        kept = card[KEY]
         try:
-            return Learnt(None if told is None else LearntSpacing.from_dict(told))
+            return Learnt(None if kept is None else LearntSpacing.from_dict(kept))
         except (KeyError, TypeError, ValueError) as error:
             raise UnusableInput(
                 f"{folder}/model.json is damaged ({KEY}: {error})."
@@ -142,10 +142,10 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
 
 
 def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:
-    """Encoders have always told the first and last voxel size in sorted order."""
-    told = card.get("spacing_mm")
+    """Cards of encoders always held the first and last voxel size in sorted order."""
+    sizes = card.get("spacing_mm")
     try:
-        first, last = ([float(v) for v in row] for row in told or ())
+        first, last = ([float(v) for v in row] for row in sizes or ())
         low, high = ([f(p) for p in zip(first, last, strict=True)] for f in (min, max))
         return LearntSpacing(size_bounds(low), size_bounds(high))
     except (TypeError, ValueError):

@@ -117,7 +117,7 @@ def load_encoder(
         in_channels: Channels of the images it will see; the first layer is adapted.
         least_matched: Share of the encoder's parameters that must be found.
         allow_dropped: Go on where the file's encoder is larger than the network, or
-            tells image channels apart that the network has not.
+            distinguishes image channels that the network has not.
 
     Raises:
         UnusableInput: Nothing there, damaged, unsafe, or too little of it matches; part
@@ -425,7 +425,7 @@ class _Inert:
 
 
 def _check_size(found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that take more memory than their file could tell of."""
+    """Refuse tensors that take more memory than their file accounts for."""
     size = path.stat().st_size
     total = sum(t.numel() * t.element_size() for t in found.values())
     # The larger of what tensors show (a single number may be shown a billion times)
@@ -485,7 +485,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_program(path: Path) -> None:
-    """Refuse a pickle that asks for bytes by their number alone.
+    """Refuse a pickle that wants bytes by their number alone.
 
     torch's unpickler makes a bytearray of any length; weights hold none.
     """

@@ -92,8 +92,8 @@ News = Generator[Event, Request | None, None]
 _SECONDS_BETWEEN_EVENTS = 0.1
 _SECONDS_OF_SILENCE = 1.0
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
-# A change of the number of steps by such a share is told.
-_WORTH_TELLING = 0.2
+# A change of the number of steps by such a share is logged.
+_WORTH_LOGGING = 0.2
 
 
 def train(
@@ -131,7 +131,7 @@ def train(
 
     Yields:
         Started, Step (at most ten a second), Validated, Preview, Saved, Note, and
-        Stopped when it was told to stop (then the state is saved).
+        Stopped when a listener stopped it (then the state is saved).
 
     Raises:
         JobError: Too many non-finite steps in a row, no memory at batch size 1, or a
@@ -148,8 +148,8 @@ def train(
     try:
         yield from loop.run(parameter_groups)
     except RuntimeError as error:
-        if told := failure_elsewhere(error):
-            raise JobError(told) from error
+        if text := failure_elsewhere(error):
+            raise JobError(text) from error
         raise
     finally:
         loop.close()
@@ -181,11 +181,11 @@ class _Loop:
         self.position = Position()
         self.plan = Plan()
         self.written: tuple[Revision, ...] = ()  # decided before, ahead of us
-        self.stop_asked = self.stopped = False
+        self.stop_requested = self.stopped = False
         self.watch, self.collapse = Stopwatch(), CollapseWatch()
         self.batches: Iterator[Any] | None = None
-        self._told_bad = self._revised_from = 0
-        self._last_told = self._last_save = time.monotonic()
+        self._logged_bad = self._revised_from = 0
+        self._last_event = self._last_save = time.monotonic()
         self._save_s = 0.0
 
     def run(self, groups: Sequence[Mapping[str, Any]] | None) -> News:
@@ -229,7 +229,7 @@ class _Loop:
             self.table = None
         self._last_save = time.monotonic()
         yield from self._tell(Started("train", self.plan.steps, self._details()))
-        self.stopped = self.stop_asked and self.here.size == 1
+        self.stopped = self.stop_requested and self.here.size == 1
         while self.position.done < self.plan.steps and not self.stopped:
             yield from self._advance()
         yield from self._end()
@@ -249,7 +249,7 @@ class _Loop:
             self.stepper, self.feed, self.config, self.folder,
             self.validator, self.budget,
         )  # fmt: skip
-        while not (self.stop_asked and self.here.size == 1):
+        while not (self.stop_requested and self.here.size == 1):
             try:
                 event = next(planning)
             except StopIteration as end:
@@ -324,7 +324,7 @@ class _Loop:
             yield from self._show(preview)
         if self._checkpoint_is_due():
             yield from self._save()
-        if self.stop_asked and self.here.size == 1:
+        if self.stop_requested and self.here.size == 1:
             self.stopped = self.position.done < self.plan.steps
 
     def _stream(self) -> Iterator[Any]:
@@ -403,12 +403,12 @@ class _Loop:
         if revision.threads:
             yield from self._tell(Note(threads_words(revision.threads, threads)))
         self._revised_from = self._revised_from or before
-        steps, told = self.plan.steps, self._revised_from
-        if abs(steps - told) > _WORTH_TELLING * told:
+        steps, logged = self.plan.steps, self._revised_from
+        if abs(steps - logged) > _WORTH_LOGGING * logged:
             self._revised_from = 0
             text = (
                 f"steps take {self.budget.seconds_per_step:.3g} s now: {steps} of them "
-                f"fit, not {told}."
+                f"fit, not {logged}."
             )
             yield from self._tell(Note(text))
 
@@ -436,7 +436,7 @@ class _Loop:
         """Table row, Step event, warnings; the only place that waits for the device."""
         done, total = self.position.done, self.plan.steps
         is_row = done % self.config.log_every == 0 or done == total
-        silent_s = time.monotonic() - self._last_told
+        silent_s = time.monotonic() - self._last_event
         alone = self.here.size == 1  # others only meet at rows
         on_cpu = self.device.type == "cpu"
         if on_cpu or is_row:
@@ -450,12 +450,12 @@ class _Loop:
         if is_row and (warning := self.collapse.look(monitors)):
             yield from self._tell(Note(warning, "warning"))
         if silent_s >= _SECONDS_BETWEEN_EVENTS or done == total:
-            self._last_told = time.monotonic()
+            self._last_event = time.monotonic()
             yield from self._tell(self._step_event(losses, monitors))
         if is_row and not alone:
-            asked = torch.tensor(float(self.stop_asked), device=self.device)
-            self.stop_asked = bool(max_over_ranks(asked))
-            self.stopped = self.stop_asked and done < total
+            wish = torch.tensor(float(self.stop_requested), device=self.device)
+            self.stop_requested = bool(max_over_ranks(wish))
+            self.stopped = self.stop_requested and done < total
 
     def _step_event(
         self, losses: Mapping[str, float], monitors: Mapping[str, float]
@@ -478,8 +478,8 @@ class _Loop:
 
     def _check_finite(self) -> News:
         bad, longest = int(self.stepper.bad_steps), int(self.stepper.longest_bad_run)
-        if bad > self._told_bad:
-            self._told_bad = bad
+        if bad > self._logged_bad:
+            self._logged_bad = bad
             text = (
                 f"a loss or gradient was not finite at or before step "
                 f"{self.position.done}: the step was skipped ({bad} so far)."
@@ -533,7 +533,7 @@ class _Loop:
     def _tell(self, event: Event) -> News:
         begin = time.monotonic()
         if (yield event) is Request.STOP:
-            self.stop_asked = True
+            self.stop_requested = True
         self.budget.waited(time.monotonic() - begin)
 
     def close(self) -> None:

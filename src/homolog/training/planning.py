@@ -78,7 +78,7 @@ class Plan:
         validate_share: Part of each held-out scan that validations look at, 0..1.
         phases: Of each phase the share of the training done at its end, and seconds a
             step of it takes; empty without phases or budget.
-        threads: With a budget on the CPU: threads that were fastest; 0: as told.
+        threads: With a budget on the CPU: threads that were fastest; 0: as set.
         revisions: Decisions taken since, see Course.
     """
 
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def threads_now(self) -> int:
-        """CPU threads, as decided last; 0: as told."""
+        """CPU threads, as decided last; 0: as set."""
         decided = (r.threads for r in reversed(self.revisions) if r.threads)
         return next(decided, self.threads)
 
@@ -367,7 +367,7 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has done its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -426,7 +426,7 @@ def _within_minutes(
 def _step_weight(plan: Plan, begin: float, end: float) -> float:
     """How long a step takes on average between two shares of the training done.
 
-    Relative to others: phases differ, and what is measured in one tells of the next.
+    Relative to others: phases differ, and what is measured in one predicts the next.
     """
     if not plan.phases or end <= begin:
         return 1.0

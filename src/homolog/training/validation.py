@@ -132,7 +132,7 @@ class Validator:
     def measure(
         self, done: int, may_go_on: Callable[[int, float], bool] | None = None
     ) -> dict[str, float]:
-        """Metrics after ``done`` steps: by the first process, told to all.
+        """Metrics after ``done`` steps: by the first process, sent to all.
 
         Args:
             done: Steps done.
