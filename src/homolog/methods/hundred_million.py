@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,11 +69,6 @@ class ClassHead(nn.Module):
         self.names, self.several = tuple(names), several
         self.standard = Standardise(width)
         self.linear = nn.Linear(width, len(self.names))
-
-    @property
-    def trivial(self) -> float:
-        """What a uniform prediction costs."""
-        return math.log(2 if self.several else len(self.names))
 
     def targets(self, texts: Sequence[str | None]) -> list[int] | list[list[float]]:
         """What cards say -> ``View.target``: class or -1; or K numbers 0, 1 or -1."""
@@ -739,17 +733,6 @@ class HundredMillion(Method):
     def encoder(self) -> Backbone:
         """The trained backbone; projector, prototypes and heads are dropped."""
         return self.backbone
-
-    @property
-    def trivial(self) -> dict[str, float]:
-        """Ln K and ln of the number of classes: every prediction uniform.
-
-        Masks have none: what a uniform prediction costs depends on how much is marked.
-        """
-        found = {"clusters": math.log(self.prototypes)}
-        if self.classes is not None:
-            found["classes"] = self.classes.trivial
-        return found
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
