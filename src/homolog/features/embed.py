@@ -240,7 +240,7 @@ def feature_rows(
 
     Returns:
         Counts: ``windows`` and ``constant`` (of these, windows of one single value,
-        whose features were computed once); None when told to stop.
+        whose features were computed once); None when stopped.
     """
     fill = _Fill(embedder, sliding, outputs, device)
     constants: dict[float, dict[str, Tensor]] = {}
@@ -479,10 +479,10 @@ class DenseEncoder:
     def of(
         cls, loaded: LoadedEncoder, config: EmbedConfig, device: torch.device
     ) -> DenseEncoder:
-        """From a loaded encoder: its own embedder, or maps of the strides asked for.
+        """From a loaded encoder: its own embedder, or maps of the strides requested.
 
         Raises:
-            ValueError: The backbone has no map of a stride asked for.
+            ValueError: The backbone has no map of a stride requested.
         """
         backbone, card = loaded.backbone, loaded.card
         if config.strides:
@@ -616,7 +616,7 @@ def write_features(
         folder: Where array and card are kept.
 
     Returns:
-        Path of the card; None when told to stop. Nothing half-written stays.
+        Path of the card; None when stopped. Nothing half-written stays.
     """
     found = find_features(folder, scan_hash, encoder.key)
     if found is not None:
@@ -663,7 +663,7 @@ def embed_into(
         scratch: Folder for the single maps while they are joined; memory if None.
 
     Returns:
-        Counts of windows; None when told to stop.
+        Counts of windows; None when stopped.
     """
     names, strides = list(encoder.embedder.maps), encoder.strides
     sliding = slide(

@@ -138,7 +138,7 @@ def features_of(
 
 
 def entry_of(scan: Path, card_path: Path, *, reused: bool) -> dict[str, Any]:
-    """What is told about one scan's features, JSON types."""
+    """What is reported of one scan's features, JSON types."""
     card, features = read_card(card_path), open_features(card_path)
     return {
         "scan": str(scan),

@@ -1,4 +1,4 @@
-"""Coarse-to-fine search of a feature map: prepared once, asked often. numpy only.
+"""Coarse-to-fine search of a feature map: prepared once, searched often. numpy only.
 
 Cells are grouped into blocks of 2 x 2 x 2 whose mean features, in the main directions
 of the scan's features, stay in memory. A query is compared with every block, and only
@@ -389,13 +389,13 @@ _BLOCKS = 1024
 _SECOND = 512
 # The most promising blocks from which both are taken.
 _SHORT = 4096
-# A block of mixed cells may hold a better one than its mean tells: this share of the
+# A block of mixed cells may hold a better one than its mean suggests: this share of the
 # cells' spread is added. On phantom features of random weights 0.25 and 0.5 find the
 # same place as reading everything for 97 % of the queries, 0 for 93 %.
 _HOPE = 0.25
 # Cells looked at for the main directions.
 _SAMPLE = 16_384
-# One score of so many is looked at to tell which can be among the best.
+# One score of so many is looked at to see which can be among the best.
 _THIN = 16
 # Steps uphill at most; each goes to the best of 26 neighbours.
 _STEPS = 64
@@ -640,7 +640,7 @@ def _best(scores: Vector, count: int) -> Cells:
     """Indices of the highest finite scores, best first."""
     chosen = np.arange(len(scores)) if len(scores) <= count else None
     if chosen is None and len(scores) > _THIN * count:
-        # Nearly all are worse than what the best of a sample tell.
+        # Nearly all are worse than the best of a sample.
         sample = scores[::_THIN]
         rank = min(len(sample), 2 * count // _THIN)
         chosen = np.flatnonzero(scores > np.partition(sample, -rank)[-rank])

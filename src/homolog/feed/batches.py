@@ -481,13 +481,13 @@ class Feed:
 
     Args:
         cases: At least one; all with the same number of channels.
-        specs: The groups of views, as a method asks for them.
+        specs: The groups of views, as a method wants them.
         batch_size: Samples per batch on this rank.
         seed: Decides every random number.
         balance: Share of places centred on a label, 0..1.
         rank: This process, 0..world_size - 1.
         world_size: Number of processes.
-        threads: Threads that make batches ahead; 0 makes them when asked for.
+        threads: Threads that make batches ahead; 0 makes them on demand.
         partners: Other patients, and places in them, for groups that ask for them;
             without, every sample is its own partner.
         share_by: Between whom samples are shared out: ``store`` or ``modality``, and
@@ -499,7 +499,7 @@ class Feed:
         phases: Stretches of the training, as shares of a stream's last batch, that
             make some of the groups each.
         device: Where the views will be made; for a GPU batches wait in pinned memory,
-            so that the copy up runs beside its work. For another no GPU is asked.
+            so that the copy up runs beside its work. Another device touches no GPU.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -589,7 +589,7 @@ class Feed:
         if self._parts and progress is not None:
             part = self._parts[phase_at(self.phases, progress)]
         first = (step * self.world_size + self.rank) * self.batch_size
-        # one sample alone has nothing to be told from
+        # one sample alone has nothing to be contrasted with
         count = min(self.batch_size, max(2, round(self.batch_size * part.samples)))
         drawn = [
             self._sampler.sample(
@@ -695,7 +695,7 @@ class Feed:
 
         Shares add up to 1; the largest comes first.
         """
-        told = []
+        rows = []
         for part in self._parts or (self._whole,):
             found: dict[str, float] = {}
             for i, share in zip(part.cases, part.order.shares(), strict=True):
@@ -703,8 +703,8 @@ class Feed:
                 if share > 0:
                     found[kind] = found.get(kind, 0.0) + float(share)
             ordered = sorted(found.items(), key=lambda item: -item[1])
-            told.append((tuple(part.specs), dict(ordered)))
-        return told
+            rows.append((tuple(part.specs), dict(ordered)))
+        return rows
 
 
 def feed_threads(device: torch.device) -> int:

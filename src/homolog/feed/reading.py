@@ -78,7 +78,7 @@ def read_blocks(
         store: Where the case lies.
         card: The case.
         plan: The drawn views.
-        specs: What was asked for.
+        specs: What the views are.
         shares: Which groups are read together; all of this scan.
 
     Returns:

@@ -71,7 +71,7 @@ def align(
             return {"pairs": None, "rows": 0, "stopped": True}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    told = {
+    facts = {
         "encoder_id": encoder.encoder_id,
         "store_hash": store.hash,
         "points": points,
@@ -79,7 +79,7 @@ def align(
         "seed": seed,
         "created": utc_now(),
     }
-    table = PairTable(tuple(c.id for c in store.cards), rows, told)
+    table = PairTable(tuple(c.id for c in store.cards), rows, facts)
     folder = write_pairs(store.path, table)
     return {
         "pairs": str(folder),
@@ -94,7 +94,7 @@ def align(
 def _all_rows(
     store: Store, maps: list[FeatureMap], points: int, partners: int, seed: int
 ) -> Job[Rows | None]:
-    """Every case against its partners; None when told to stop."""
+    """Every case against its partners; None when stopped."""
     count = len(store)
     # a search takes seconds to prepare and memory to keep: only the last ones stay
     search = lru_cache(2 * partners)(lambda i: Search(maps[i]))

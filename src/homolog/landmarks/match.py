@@ -38,13 +38,13 @@ def judged(mark: Landmark, config: LandmarksConfig) -> Landmark:
     """A landmark found before, judged by other limits; nothing is searched.
 
     What a person set stays, and so does what has no figures to judge by and what was
-    refused because others disagree, which one landmark alone cannot tell.
+    refused because others disagree, which one landmark alone cannot show.
     """
     figures = (mark.similarity, mark.margin, mark.cycle_mm)
     if mark.manual or mark.b_mm is None or np.isnan(figures).any():
         return mark
-    told = (ELSEWHERE, LITTLE) if config.largest_stray_mm > 0 else (ELSEWHERE,)
-    if not mark.accepted and any(words in mark.reason for words in told):
+    reasons = (ELSEWHERE, LITTLE) if config.largest_stray_mm > 0 else (ELSEWHERE,)
+    if not mark.accepted and any(words in mark.reason for words in reasons):
         return mark
     reason = _reason(*figures, mark.stray_mm, config)
     return replace(mark, accepted=not reason, reason=reason)
@@ -95,7 +95,7 @@ def _reason(
 Cloud = NDArray[np.float64]
 
 PLACES = 48  # of each scan
-# Fewer places that lead back tell nothing, neither for nor against a map.
+# Fewer places that lead back prove nothing, neither for nor against a map.
 _ENOUGH = 20
 # Of those, this share and this many must agree: chance brings 5 to 12 % within the
 # tolerance in scans of different parts of the body.
@@ -108,7 +108,7 @@ _SCALE = (0.5, 2.0)
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What places all over A and B tell about each other.
+    """What places all over A and B show of each other.
 
     Attributes:
         leading_back: Of the places tried, those whose match led back to them.
@@ -120,7 +120,7 @@ class Surroundings:
 
     @property
     def known(self) -> bool:
-        """Whether enough places led back to tell anything."""
+        """Whether enough places led back to show anything."""
         return self.leading_back >= _ENOUGH
 
     @property
@@ -259,7 +259,7 @@ def match_landmarks(
         seed: Of the consensus.
 
     Returns:
-        One Landmark per point; and the consensus, None where none was asked for or
+        One Landmark per point; and the consensus, None where none was requested or
         where too few accepted matches agree on one.
 
     Raises:
@@ -272,18 +272,18 @@ def match_landmarks(
     refusals = _refusals(mm, _features(source), body_a)
     if body_b is not None and not body_b.any():
         refusals = [r or "no body was found in scan B" for r in refusals]
-    asked = np.flatnonzero([not r for r in refusals])
+    open_ = np.flatnonzero([not r for r in refusals])
     found: dict[int, tuple[Match, float]] = {}
-    if asked.size:
+    if open_.size:
         source, target = search_of(source), search_of(target)
-        there = _search(source, target, mm[asked], config, body_b)
+        there = _search(source, target, mm[open_], config, body_b)
         if scan_b is not None:
             there = [kept_inside(m, *scan_b) for m in there]
         places = np.array([m.mm for m in there])
         back = _search(target, source, _on_grid(target, places), config, body_a)
-        cycle = np.linalg.norm(np.array([m.mm for m in back]) - mm[asked], axis=1)
+        cycle = np.linalg.norm(np.array([m.mm for m in back]) - mm[open_], axis=1)
         found = {
-            int(i): (m, float(c)) for i, m, c in zip(asked, there, cycle, strict=True)
+            int(i): (m, float(c)) for i, m, c in zip(open_, there, cycle, strict=True)
         }
     around = None
     if found and config.largest_stray_mm > 0:
@@ -309,7 +309,7 @@ def with_consensus(
 
     Returns:
         The landmarks, and the consensus over the accepted ones in their order; None
-        where none was asked for or too few agree.
+        where none was requested or too few agree.
     """
     taking = [i for i, m in enumerate(marks) if m.accepted and m.b_mm is not None]
     if config.consensus == "none":

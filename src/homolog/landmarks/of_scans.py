@@ -242,7 +242,7 @@ def match_pair(
     return {
         "matches": landmark_rows(marks, affine_b=affine),
         "accepted": sum(m.accepted for m in marks),
-        "consensus": told(consensus),
+        "consensus": consensus_facts(consensus),
         "out": str(out),
         "stopped": False,
     }
@@ -338,7 +338,7 @@ class _Cohort:
 
 
 def searched(path: Path, encoder: DenseEncoder, folder: Path) -> Job[Searched | None]:
-    """A scan file ready to be searched; None when told to stop."""
+    """A scan file ready to be searched; None when stopped."""
     volume = read_scan(path)
     features = yield from features_of(volume, path, encoder, folder)
     if features is None:
@@ -366,7 +366,7 @@ def matched(
     )
 
 
-def told(consensus: Consensus | None) -> dict[str, Any] | None:
+def consensus_facts(consensus: Consensus | None) -> dict[str, Any] | None:
     """A consensus in JSON types."""
     if consensus is None:
         return None
@@ -389,10 +389,10 @@ def _source(store: Store, card: Card) -> Path:
     Raises:
         UnusableInput: It is no longer there.
     """
-    told = Path(card.source)
-    for path in (told, store.path.parent / told):
+    source = Path(card.source)
+    for path in (source, store.path.parent / source):
         if path.exists():
             return path
     raise UnusableInput(
-        f"its scan is no longer at {told}; put it back, or prepare the store again."
+        f"its scan is no longer at {source}; put it back, or prepare the store again."
     )

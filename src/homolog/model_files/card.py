@@ -1,7 +1,8 @@
-"""The voxel size that a model learnt at: kept with it, so that scans are brought to it.
+"""The card of a model, ``model.json``: what every reader of a model folder relies on.
 
-A network counts in voxels. A store whose scans agree is not resampled, so its recipe
-names no voxel size; what its scans have is then the size the network learnt at.
+No torch here. The card also keeps the voxel size that a model learnt at, so that scans
+are brought to it: a network counts in voxels, and a store whose scans agree is not
+resampled, so that its recipe names no size.
 """
 
 from __future__ import annotations
@@ -14,99 +15,11 @@ from homolog.errors import UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
 from homolog.store.learnt_spacing import KEY, Learnt, LearntSpacing, size_bounds
 
-
-def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
-    """What a model's card, or else its training data, tell of its voxel size.
-
-    Args:
-        card: ``model.json``, or what is known of a weight file.
-        folder: The model folder; in a run, what it was trained on is looked at where
-            the card does not say. None: a weight file.
-    """
-    if KEY in card:
-        told = card[KEY]
-        try:
-            return Learnt(None if told is None else LearntSpacing.from_dict(told))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnusableInput(
-                f"{folder}/model.json is damaged ({KEY}: {error})."
-            ) from error
-    recipe = card.get("preprocessing") or {}
-    if recipe.get("spacing_mm") is not None:
-        return Learnt()
-    if card.get("kind") == "few_voxels" and not card.get("backbone"):
-        return Learnt()  # smoothing and place are in millimetres
-    modalities = set(
-        card.get("modalities") or (card.get("task_spec") or {}).get("modalities") or ()
-    )
-    if modalities and modalities <= {"XR"}:
-        return Learnt()
-    spacing = _of_encoder_card(card)
-    if spacing is not None:
-        return Learnt(spacing)
-    found = None if folder is None else _of_run(folder.parent, card)
-    if found is not None:
-        place, spacing = found
-        if spacing is None:
-            return Learnt()
-        return Learnt(
-            spacing,
-            "the model was made before models kept their voxel size; that of its "
-            f"training data in {place}, {spacing.text}, is taken.",
-        )
-    return Learnt(
-        None,
-        "the model does not say at which voxel size it learnt, so scans are taken as "
-        "they are: results are wrong where theirs is another. Training it again cures "
-        "this.",
-    )
-
-
-def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:
-    """Encoders have always told the first and last voxel size in sorted order."""
-    told = card.get("spacing_mm")
-    try:
-        first, last = ([float(v) for v in row] for row in told or ())
-        low, high = ([f(p) for p in zip(first, last, strict=True)] for f in (min, max))
-        return LearntSpacing(size_bounds(low), size_bounds(high))
-    except (TypeError, ValueError):
-        return None
-
-
-def _of_run(
-    run: Path, card: Mapping[str, Any]
-) -> tuple[Path, LearntSpacing | None] | None:
-    """The stores a run was trained on, where they are there unchanged.
-
-    Returns:
-        The first store and the voxel size of the cases; None where they are not found.
-    """
-    from homolog.store.store import Store
-
-    hashes = list(card.get("store_hashes") or [card.get("store_hash")])
-    try:
-        config = read_object(run / "run.json", {"config": dict})["config"]
-        paths = config.get("stores") or [config["store"], *config["more_stores"]]
-        stores = [Store.open(path) for path in paths]
-    except (OSError, ValueError, KeyError, TypeError, UnusableInput):
-        return None
-    if not stores or [store.hash for store in stores] != hashes:
-        return None
-    seen = set(card.get("trained_on") or ())
-    cards = [c for s in stores for c in s.cards if not seen or c.source_hash in seen]
-    return stores[0].path, LearntSpacing.of_cases(cards)
-
-
-# ``model.json``: what every reader of a model folder may rely on; no torch here.
-
-
 CARD = "model.json"
-
 _TRIPLE = tuple[float, float, float]
 _BOUNDS = tuple[float | None, float | None, float | None]
 _INDEX = tuple[int, int, int]
 _TEXTS = list[str]
-
 _TASK_SPEC: Shape = {
     "window?": _INDEX | None, "divisor?": _INDEX, "smallest?": _INDEX,
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
@@ -115,7 +28,6 @@ _TASK_SPEC: Shape = {
     "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
     "types?": _TEXTS, "thresholds?": list[float] | None,
 }  # fmt: skip
-
 _SHAPE: Shape = {
     "weights?": str, "sha256?": dict[str, str], "kind?": str,
     "backbone?": dict | None, "method?": str | None, "method_config?": dict,
@@ -127,7 +39,6 @@ _SHAPE: Shape = {
     "encoder_id?": str, "homolog_version?": str, "created?": str,
     "learnt_spacing_mm?": dict | None,
 }  # fmt: skip
-
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
 _EMBEDDING: Shape = {
@@ -178,3 +89,88 @@ def _check(card: dict[str, Any], shape: Shape, path: Path) -> None:
         check_shape(card, shape)
     except ValueError as error:
         raise UnusableInput(f"{path} is damaged ({error}).") from None
+
+
+# The voxel size learnt at.
+
+
+def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
+    """The voxel size of a model, by its card or else by its training data.
+
+    Args:
+        card: ``model.json``, or what is known of a weight file.
+        folder: The model folder; in a run, what it was trained on is looked at where
+            the card does not say. None: a weight file.
+    """
+    if KEY in card:
+        kept = card[KEY]
+        try:
+            return Learnt(None if kept is None else LearntSpacing.from_dict(kept))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnusableInput(
+                f"{folder}/model.json is damaged ({KEY}: {error})."
+            ) from error
+    recipe = card.get("preprocessing") or {}
+    if recipe.get("spacing_mm") is not None:
+        return Learnt()
+    if card.get("kind") == "few_voxels" and not card.get("backbone"):
+        return Learnt()  # smoothing and place are in millimetres
+    modalities = set(
+        card.get("modalities") or (card.get("task_spec") or {}).get("modalities") or ()
+    )
+    if modalities and modalities <= {"XR"}:
+        return Learnt()
+    spacing = _of_encoder_card(card)
+    if spacing is not None:
+        return Learnt(spacing)
+    found = None if folder is None else _of_run(folder.parent, card)
+    if found is not None:
+        place, spacing = found
+        if spacing is None:
+            return Learnt()
+        return Learnt(
+            spacing,
+            "the model was made before models kept their voxel size; that of its "
+            f"training data in {place}, {spacing.text}, is taken.",
+        )
+    return Learnt(
+        None,
+        "the model does not say at which voxel size it learnt, so scans are taken as "
+        "they are: results are wrong where theirs is another. Training it again cures "
+        "this.",
+    )
+
+
+def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:
+    """Cards of encoders always held the first and last voxel size in sorted order."""
+    sizes = card.get("spacing_mm")
+    try:
+        first, last = ([float(v) for v in row] for row in sizes or ())
+        low, high = ([f(p) for p in zip(first, last, strict=True)] for f in (min, max))
+        return LearntSpacing(size_bounds(low), size_bounds(high))
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_run(
+    run: Path, card: Mapping[str, Any]
+) -> tuple[Path, LearntSpacing | None] | None:
+    """The stores a run was trained on, where they are there unchanged.
+
+    Returns:
+        The first store and the voxel size of the cases; None where they are not found.
+    """
+    from homolog.store.store import Store
+
+    hashes = list(card.get("store_hashes") or [card.get("store_hash")])
+    try:
+        config = read_object(run / "run.json", {"config": dict})["config"]
+        paths = config.get("stores") or [config["store"], *config["more_stores"]]
+        stores = [Store.open(path) for path in paths]
+    except (OSError, ValueError, KeyError, TypeError, UnusableInput):
+        return None
+    if not stores or [store.hash for store in stores] != hashes:
+        return None
+    seen = set(card.get("trained_on") or ())
+    cards = [c for s in stores for c in s.cards if not seen or c.source_hash in seen]
+    return stores[0].path, LearntSpacing.of_cases(cards)

@@ -1,8 +1,13 @@
-"""A trained network as a folder: weights as safetensors, everything else as JSON.
+"""A trained network, and the state of a training, as folders: complete or absent.
 
-``model.json`` (the card) says how to build the network, how scans must be prepared for
-it, what it was trained on, and the SHA-256 of the weights. It can be read, and the
-weights used, without our code.
+A model folder holds weights as safetensors and everything else as JSON: ``model.json``
+(the card) says how to build the network, how scans must be prepared for it, what it was
+trained on, and the SHA-256 of the weights. It can be used without our code.
+
+``FOLDER/checkpoints/step_00001200/`` holds ``state.safetensors`` (every parameter,
+buffer and optimiser tensor; never a pickle) and ``state.json`` (step, settings, SHA-256
+of the former). A generation is written beside its place, synced and renamed; the last
+two are kept, and a damaged newest one is passed over for the one before.
 """
 
 from __future__ import annotations
@@ -25,35 +30,8 @@ from homolog.json_files import Shape, read_object
 from homolog.model_files.card import CARD, read_card
 from homolog.writing import file_digest, write_json, writing_folder
 
-# Tensors and JSON on disk: complete or absent, verified when read.
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a safetensors file; returns the SHA-256 of its bytes."""
-    # clones: safetensors refuses views that share memory
-    save_file(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path
-    )
-    return file_digest(path)
-
-
-def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        ValueError: Its bytes are not those that were written.
-    """
-    if file_digest(path) != sha256:
-        raise ValueError(f"{path.name} does not match its checksum")
-    loaded: dict[str, Tensor] = load_file(path)
-    return loaded
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip() or type(error).__name__
+GENERATIONS = 2
+TENSORS, INFO = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,16 +137,7 @@ def read_weights(folder: Path, card: Mapping[str, Any], name: str) -> dict[str, 
         ) from error
 
 
-# The state of a training on disk: complete or absent, and never pickled.
-#
-# ``FOLDER/checkpoints/step_00001200/`` holds ``state.safetensors`` (every parameter,
-# buffer and optimiser tensor) and ``state.json`` (step, settings, SHA-256 of the
-# former). A generation is written beside its place, synced and renamed; the last two
-# are kept, and a damaged newest one is passed over for the one before.
-
-
-GENERATIONS = 2
-TENSORS, INFO = "state.safetensors", "state.json"
+# The state of a training.
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,12 +229,6 @@ def load_state(folder: Path, info: Shape | None = None) -> SavedState | None:
     return None
 
 
-def _digest(info: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON types, the same when they were read back."""
-    text = json.dumps(json.loads(json.dumps(dict(info))), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def generations(folder: Path) -> list[Path]:
     """Complete generations of a run, newest first."""
     found = (folder / "checkpoints").glob("step_*")
@@ -308,3 +271,37 @@ def load_best(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         raise JobError(
             f"the best weights in {place} are damaged ({reason(error)})."
         ) from error
+
+
+def _digest(info: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON types, the same when they were read back."""
+    text = json.dumps(json.loads(json.dumps(dict(info))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file; returns the SHA-256 of its bytes."""
+    # clones: safetensors refuses views that share memory
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path
+    )
+    return file_digest(path)
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ValueError: Its bytes are not those that were written.
+    """
+    if file_digest(path) != sha256:
+        raise ValueError(f"{path.name} does not match its checksum")
+    loaded: dict[str, Tensor] = load_file(path)
+    return loaded
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip() or type(error).__name__

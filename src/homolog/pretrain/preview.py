@@ -34,7 +34,7 @@ class SlicePreview:
     """Draws the same slice again and again while the encoder learns.
 
     Args:
-        method: Its embedder is asked anew each time.
+        method: Its embedder is taken anew each time.
         cases: The first validation case is shown, else the middle one.
         device: Where the method is.
         precision: ``bf16`` for autocast, or ``fp32``.

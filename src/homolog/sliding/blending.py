@@ -285,7 +285,7 @@ class Blend:
         Yields:
             ``(row, sums (channels + 1, n))`` with the row's n voxels in the order of
             the two other axes; the last channel is the sum of weights. Valid until the
-            next one is asked for.
+            next one is taken.
         """
         for row in range(self._done, stop):
             sums = self._sums[:, row % self.depth]

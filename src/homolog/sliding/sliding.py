@@ -85,7 +85,7 @@ class WindowPredictor:
 
     Args:
         network: (B, C, D, H, W) -> (B, K, D, H, W) logits, in evaluation mode; with
-            ``features(image)`` where features are asked for.
+            ``features(image)`` where features are wanted.
         image: (C, *grid.padded) on the host, any real type.
         grid: Where the windows stand.
         config: Batch, flips, precision.
@@ -425,7 +425,7 @@ def slide(
         normalise: Raw windows on the device -> network input; float32 if None.
 
     Returns:
-        The labels; None when told to stop.
+        The labels; None when stopped.
 
     Raises:
         JobError: Memory does not suffice for even one window, or the network's values
@@ -590,7 +590,7 @@ class _Slide:
     def _one_pass(
         self, labels: Labels, block: slice, number: int, passes: int
     ) -> Job[bool]:
-        """All windows once, one block of channels; False when told to stop."""
+        """All windows once, one block of channels; False when stopped."""
         grid, plan = self.grid, self.plan
         head = self.head.to(plan.sums_on, self.dtype) if self.head else None
         channels = head.features if plan.features and head else block.stop - block.start

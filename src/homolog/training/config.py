@@ -1,4 +1,4 @@
-"""What a training run can be told, and what a trainable must offer."""
+"""The settings of a training, and what a trainable and a feed must offer."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Trainable(Protocol):
         """Called after the optimiser's step."""
 
     def monitors(self) -> dict[str, Tensor]:
-        """Scalars that tell whether learning is healthy."""
+        """Scalars that show whether learning is healthy."""
 
 
 class BatchSource(Protocol):
@@ -129,8 +129,8 @@ class TrainingResult:
 
     Attributes:
         steps: Optimiser steps done, all sessions together.
-        total_steps: Steps asked for; with minutes, as decided last.
-        stopped: Whether it was told to stop before the end.
+        total_steps: Steps requested; with minutes, as decided last.
+        stopped: Whether it was stopped before the end.
         losses: Last logged terms.
         monitors: Last logged monitors.
         bad_steps: Steps skipped because something was not finite.

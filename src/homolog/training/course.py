@@ -36,7 +36,7 @@ class Budget:
     Args:
         total_s: Seconds given; 0: as long as it takes.
         began: ``time.monotonic()`` when this session began.
-        state: As ``state`` told it when the state that is resumed was saved.
+        state: ``state`` as it was when the resumed state was saved.
 
     Attributes:
         seconds_per_step: Of late: checkpoints, pictures and waiting included,
@@ -49,15 +49,15 @@ class Budget:
     def __init__(
         self, total_s: float, began: float, state: Mapping[str, float] | None = None
     ) -> None:
-        told = state or {}
+        kept = state or {}
         self.total_s = total_s
-        self._began = began - told.get("spent_s", 0.0)
-        self.validation_s = told.get("validation_s", 0.0)
-        self.seconds_per_step = told.get("seconds_per_step", 0.0)
-        self.looked_step = int(told.get("looked_step", 0))
-        self.fastest_s = told.get("fastest_s", 0.0)
-        self._looked_s = told.get("looked_s", 0.0)
-        self._looked_validation_s = told.get("looked_validation_s", 0.0)
+        self._began = began - kept.get("spent_s", 0.0)
+        self.validation_s = kept.get("validation_s", 0.0)
+        self.seconds_per_step = kept.get("seconds_per_step", 0.0)
+        self.looked_step = int(kept.get("looked_step", 0))
+        self.fastest_s = kept.get("fastest_s", 0.0)
+        self._looked_s = kept.get("looked_s", 0.0)
+        self._looked_validation_s = kept.get("looked_validation_s", 0.0)
 
     @property
     def state(self) -> dict[str, float]:

@@ -47,107 +47,7 @@ from homolog.views.view import Phase, phase_at
 from homolog.words import duration, human_bytes
 from homolog.writing import write_json
 
-# How long a step takes and how much memory it needs, measured on the real thing.
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a dry run found.
-
-    Attributes:
-        seconds_per_step: Median, the first (warming) step left out.
-        peak_memory_bytes: Of the device on a GPU, of the process otherwise.
-        steps: Steps made.
-        phases: Of each phase its end, as a share of the training, and seconds a step
-            of it takes; empty without phases.
-    """
-
-    seconds_per_step: float
-    peak_memory_bytes: int
-    steps: int
-    phases: tuple[tuple[float, float], ...] = ()
-
-    def sentence(self, total: int, device: torch.device) -> str:
-        """For the user, before the training starts."""
-        where = "GPU memory" if device.type == "cuda" else "memory"
-        return (
-            f"measured {self.seconds_per_step:.3g} s per step and "
-            f"{human_bytes(self.peak_memory_bytes)} of {where}; {total} steps take "
-            f"about {duration(self.seconds_per_step * total)}."
-        )
-
-
-class Stopwatch:
-    """Seconds per step over the last steps; pauses between them do not count."""
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=50)
-        self._begin = 0.0
-        self.spent_s = 0.0
-
-    def start(self) -> None:
-        """A step begins."""
-        self._begin = time.perf_counter()
-
-    def stop(self) -> None:
-        """A step ended."""
-        seconds = time.perf_counter() - self._begin
-        self._recent.append(seconds)
-        self.spent_s += seconds
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Mean of the recent steps; 0 before the first.
-
-        A mean, since on a GPU most steps only queue work and one in ten waits for it.
-        """
-        return statistics.fmean(self._recent) if self._recent else 0.0
-
-
-class ModuleSnapshot:
-    """Every parameter and buffer as it is now, to go back to.
-
-    Args:
-        module: The trainable; buffers that are not persistent are kept too.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._live = state_tensors(module)
-        self._kept = {n: t.detach().clone() for n, t in self._live.items()}
-
-    def restore(self) -> None:
-        """Go back."""
-        with torch.no_grad():
-            for name, kept in self._kept.items():
-                self._live[name].copy_(kept)
-
-
-def state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name, each once, persistent or not."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def forget_peak(device: torch.device) -> None:
-    """Start a new peak of memory, where the device counts one."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak of the GPU's tensors, or of this process's resident memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_bytes()
-
-
 PLAN = "plan.json"
-
 _NOT_WORTH_MEASURING = 20  # steps
 _SHARE_FOR_MEASURING = 0.005
 # Fewer threads are taken where steps are so many times as fast with them.
@@ -178,7 +78,7 @@ class Plan:
         validate_share: Part of each held-out scan that validations look at, 0..1.
         phases: Of each phase the share of the training done at its end, and seconds a
             step of it takes; empty without phases or budget.
-        threads: With a budget on the CPU: threads that were fastest; 0: as told.
+        threads: With a budget on the CPU: threads that were fastest; 0: as set.
         revisions: Decisions taken since, see Course.
     """
 
@@ -198,7 +98,7 @@ class Plan:
 
     @property
     def threads_now(self) -> int:
-        """CPU threads, as decided last; 0: as told."""
+        """CPU threads, as decided last; 0: as set."""
         decided = (r.threads for r in reversed(self.revisions) if r.threads)
         return next(decided, self.threads)
 
@@ -307,24 +207,6 @@ def make_plan(
     return plan
 
 
-def can_change_threads(device: torch.device) -> bool:
-    """Whether another number of CPU threads may be taken."""
-    return device.type == "cpu" and world().size == 1
-
-
-def fewer(threads: int) -> int:
-    """Where others use the cores, threads wait for each other: half of them."""
-    return max(1, threads // 2)
-
-
-def threads_words(now: int, before: int) -> str:
-    """A sentence about fewer threads."""
-    return (
-        f"{now} of {before} CPU threads from now on: others use the cores too, and "
-        "threads that wait for each other are slower than few."
-    )
-
-
 def write_plan(folder: Path, plan: Plan) -> None:
     """Put a plan on the disk, safely, before anything follows it."""
     if world().is_first:
@@ -335,36 +217,6 @@ def write_revisions(folder: Path, revisions: tuple[Revision, ...]) -> None:
     """Add decisions to the plan; the rest of it stays as the run began with it."""
     if world().is_first:
         write_plan(folder, replace(read_plan(folder / PLAN), revisions=revisions))
-
-
-def few_steps(plan: Plan, config: TrainingConfig) -> str:
-    """A warning where minutes are far too few for the recipe; else empty."""
-    if not plan.budget_s:
-        return ""
-    minutes = plan.budget_s / 60.0
-    return few_steps_words(
-        minutes, plan.total_steps, config.steps, plan.seconds_per_step
-    )
-
-
-def _within_minutes(
-    plan: Plan, config: TrainingConfig, validator: Validator, budget: Budget
-) -> Plan:
-    """As many steps as fit beside validations of a tenth of the time at most."""
-    allowed_s, step_s = budget.validation_left_s, plan.seconds_per_step
-    case_s = validator.guess_s(step_s / (plan.batch_size * plan.accumulate))
-    share = min(1.0, _WITHIN * allowed_s / case_s) if case_s else 1.0
-    fitting = steps_within(
-        budget.free_s(0.0), step_s, allowed_s, case_s * share, validator.count,
-        config.validate_every,
-    )  # fmt: skip
-    return replace(
-        plan,
-        total_steps=fitting.steps,
-        budget_s=budget.total_s,
-        validate_every=fitting.every,
-        validate_share=share,
-    )
 
 
 def revised(
@@ -424,10 +276,157 @@ def is_worth_it(plan: Plan, revision: Revision) -> bool:
     return abs(revision.total_steps - plan.steps) > _WORTH_IT * left
 
 
+def few_steps(plan: Plan, config: TrainingConfig) -> str:
+    """A warning where minutes are far too few for the recipe; else empty."""
+    if not plan.budget_s:
+        return ""
+    minutes = plan.budget_s / 60.0
+    return few_steps_words(
+        minutes, plan.total_steps, config.steps, plan.seconds_per_step
+    )
+
+
+# How long a step takes and how much memory it needs, measured on the real thing.
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a dry run found.
+
+    Attributes:
+        seconds_per_step: Median, the first (warming) step left out.
+        peak_memory_bytes: Of the device on a GPU, of the process otherwise.
+        steps: Steps made.
+        phases: Of each phase its end, as a share of the training, and seconds a step
+            of it takes; empty without phases.
+    """
+
+    seconds_per_step: float
+    peak_memory_bytes: int
+    steps: int
+    phases: tuple[tuple[float, float], ...] = ()
+
+    def sentence(self, total: int, device: torch.device) -> str:
+        """For the user, before the training starts."""
+        where = "GPU memory" if device.type == "cuda" else "memory"
+        return (
+            f"measured {self.seconds_per_step:.3g} s per step and "
+            f"{human_bytes(self.peak_memory_bytes)} of {where}; {total} steps take "
+            f"about {duration(self.seconds_per_step * total)}."
+        )
+
+
+class Stopwatch:
+    """Seconds per step over the last steps; pauses between them do not count."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=50)
+        self._begin = 0.0
+        self.spent_s = 0.0
+
+    def start(self) -> None:
+        """A step begins."""
+        self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """A step ended."""
+        seconds = time.perf_counter() - self._begin
+        self._recent.append(seconds)
+        self.spent_s += seconds
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean of the recent steps; 0 before the first.
+
+        A mean, since on a GPU most steps only queue work and one in ten waits for it.
+        """
+        return statistics.fmean(self._recent) if self._recent else 0.0
+
+
+class ModuleSnapshot:
+    """Every parameter and buffer as it is now, to go back to.
+
+    Args:
+        module: The trainable; buffers that are not persistent are kept too.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._live = state_tensors(module)
+        self._kept = {n: t.detach().clone() for n, t in self._live.items()}
+
+    def restore(self) -> None:
+        """Go back."""
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                self._live[name].copy_(kept)
+
+
+def state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, each once, persistent or not."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done its queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start a new peak of memory, where the device counts one."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the GPU's tensors, or of this process's resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return peak_bytes()
+
+
+def can_change_threads(device: torch.device) -> bool:
+    """Whether another number of CPU threads may be taken."""
+    return device.type == "cpu" and world().size == 1
+
+
+def fewer(threads: int) -> int:
+    """Where others use the cores, threads wait for each other: half of them."""
+    return max(1, threads // 2)
+
+
+def threads_words(now: int, before: int) -> str:
+    """A sentence about fewer threads."""
+    return (
+        f"{now} of {before} CPU threads from now on: others use the cores too, and "
+        "threads that wait for each other are slower than few."
+    )
+
+
+def _within_minutes(
+    plan: Plan, config: TrainingConfig, validator: Validator, budget: Budget
+) -> Plan:
+    """As many steps as fit beside validations of a tenth of the time at most."""
+    allowed_s, step_s = budget.validation_left_s, plan.seconds_per_step
+    case_s = validator.guess_s(step_s / (plan.batch_size * plan.accumulate))
+    share = min(1.0, _WITHIN * allowed_s / case_s) if case_s else 1.0
+    fitting = steps_within(
+        budget.free_s(0.0), step_s, allowed_s, case_s * share, validator.count,
+        config.validate_every,
+    )  # fmt: skip
+    return replace(
+        plan,
+        total_steps=fitting.steps,
+        budget_s=budget.total_s,
+        validate_every=fitting.every,
+        validate_share=share,
+    )
+
+
 def _step_weight(plan: Plan, begin: float, end: float) -> float:
     """How long a step takes on average between two shares of the training done.
 
-    Relative to others: phases differ, and what is measured in one tells of the next.
+    Relative to others: phases differ, and what is measured in one predicts the next.
     """
     if not plan.phases or end <= begin:
         return 1.0
@@ -567,10 +566,3 @@ def resized(feed: BatchSource, batch_size: int) -> BatchSource:
         )
     smaller: BatchSource = make(batch_size)
     return smaller
-
-
-def estimate(plan: Plan) -> str:
-    """How long the whole takes, for people; empty when it was not measured."""
-    if not plan.seconds_per_step:
-        return ""
-    return f"about {duration(plan.seconds_per_step * plan.total_steps)}"

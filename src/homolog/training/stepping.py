@@ -1,4 +1,10 @@
-"""One optimiser step: views, losses, finite check, backward, clip, update."""
+"""One optimiser step: views, losses, finite check, backward, clip, update.
+
+A step that is not finite leaves no trace: weights, queues and teachers stay as they
+were. Below ``Stepper``: the optimiser and its state as named tensors (never a pickle),
+and the precision a device computes in. bf16 has the range of fp32; fp16, of GPUs that
+lack bf16, has not: small gradients vanish unless the loss is scaled up (``LossScale``).
+"""
 
 from __future__ import annotations
 
@@ -22,200 +28,12 @@ from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import Course
 from homolog.views.view import Views
 
-# A step that is not finite leaves no trace: weights, queues and teachers stay.
-
-
-class StateGuard:
-    """Remembers what a step may change besides the optimiser's weights.
-
-    These are the buffers (running statistics, queues) and the frozen parameters
-    (teachers). Weights need no copy: the optimiser skips its step.
-
-    Args:
-        module: The trainable, on its device.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        frozen = [p for p in module.parameters() if not p.requires_grad]
-        self._watched: list[Tensor] = [p.detach() for p in frozen]
-        self._watched += [b.detach() for b in module.buffers()]
-        self._kept = [torch.empty_like(t) for t in self._watched]
-
-    def remember(self) -> None:
-        """Call before the forward pass."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            kept.copy_(now)
-
-    def restore(self) -> None:
-        """Put everything back as it was at ``remember``."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            now.copy_(kept)
-
-    def restore_where(self, bad: Tensor) -> None:
-        """As restore where ``bad`` (a bool scalar on the device) holds; never waits."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            now.copy_(torch.where(bad, kept, now))
-
-
-# The optimiser, its schedule, and its state as named tensors (never a pickle).
-
-
 _PREFIX = "optimiser/"
 
-
-def build_optimiser(
-    module: nn.Module,
-    config: TrainingConfig,
-    groups: Sequence[Mapping[str, Any]] | None = None,
-) -> torch.optim.Optimizer:
-    """The chosen optimiser over the module's trainable parameters; AdamW is fused.
-
-    Args:
-        module: The trainable, on its device.
-        config: Which one, learning rate, weight decay.
-        groups: As made by ``nn.optim.parameter_groups`` (``lr_factor`` or ``lr`` per
-            group); all trainable parameters alike when None.
-    """
-    if groups is None:
-        groups = parameter_groups(module, config.weight_decay)
-    own: list[dict[str, Any]] = []
-    for group in groups:  # torch writes into the dicts it is given
-        rate = group.get("lr", config.learning_rate * group.get("lr_factor", 1.0))
-        own.append(
-            {**group, "params": list(group["params"]), "lr": rate, "peak_lr": rate}
-        )
-    if config.optimizer != "adamw":
-        return LARC(
-            own,
-            config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            trust=config.trust if config.optimizer == "larc" else 0.0,
-        )
-    return torch.optim.AdamW(
-        own,
-        lr=config.learning_rate,
-        betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def set_learning_rate(
-    optimiser: torch.optim.Optimizer, step: float, total: int, config: TrainingConfig
-) -> float:
-    """Set every group's rate for a step (0-based); returns that of factor 1.
-
-    ``step`` is a fraction where the number of steps was decided anew, see Course.
-
-    The warm-up is at most a fifth of the run, so that short runs learn too.
-    """
-    factor = cosine_with_warmup(
-        step,
-        total,
-        min(config.warmup_steps, total // 5),
-        config.min_learning_rate_factor,
-    )
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"] * factor
-    return config.learning_rate * factor
-
-
-def optimiser_tensors(
-    optimiser: torch.optim.Optimizer, module: nn.Module
-) -> dict[str, Tensor]:
-    """The optimiser's memory: ``optimiser/PARAMETER/KEY`` -> tensor."""
-    tensors = {}
-    for name, parameter in module.named_parameters():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{_PREFIX}{name}/{key}"] = torch.as_tensor(value)
-    return tensors
-
-
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
-    """Inverse of optimiser_tensors; tensors of other names are left alone."""
-    parameters = dict(module.named_parameters())
-    for full, value in tensors.items():
-        if not full.startswith(_PREFIX):
-            continue
-        name, _, key = full.removeprefix(_PREFIX).rpartition("/")
-        parameter = parameters[name]
-        # the fused step wants its step count beside the weights, as float32
-        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
-
-
-# Which numbers a device computes in: half-width autocast where it is native and pays.
-#
-# bf16 has the range of fp32. fp16, of GPUs that lack bf16, has not: small gradients
-# vanish unless the loss is scaled up before the backward pass (``stepping.LossScale``).
-
-
 PRECISIONS = ("fp32", "bf16", "fp16")
-
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Compute capability: tensor cores for fp16 came with Volta, for bf16 with Ampere.
 _BF16_SINCE, _FP16_SINCE = (8, 0), (7, 0)
-
-
-def resolve_precision(wanted: str, device: torch.device, module: nn.Module) -> str:
-    """``auto`` -> ``bf16``, ``fp16`` or ``fp32``; the others pass.
-
-    The answer depends on the device and the network only, never on a measurement, so
-    that two runs of one configuration on one machine give the same numbers.
-
-    On a GPU bf16 is taken where the hardware has it (not where torch emulates it), fp16
-    from Volta on. On a CPU with bf16 instructions it
-    is taken for convolutional networks, not where attention prevails (measured in
-    processor time with AVX512-BF16, forward and backward: a 3D convolutional encoder
-    1.6 times as fast, Swin equal).
-    """
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return gpu_precision(device)
-    if cpu_has_bf16() and _convolutional_share(module) > 0.5:
-        return "bf16"
-    return "fp32"
-
-
-def gpu_precision(device: torch.device) -> str:
-    """The narrowest numbers that this GPU, not the current one, multiplies natively."""
-    if torch.version.hip:
-        return "bf16"
-    capability = torch.cuda.get_device_capability(device)
-    if capability >= _BF16_SINCE:
-        return "bf16"
-    return "fp16" if capability >= _FP16_SINCE else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes in ``precision``."""
-    dtype = _DTYPES.get(precision)
-    return torch.autocast(
-        device.type, dtype or torch.bfloat16, enabled=dtype is not None
-    )
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX)."""
-    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, ask, lambda: False)()) for ask in asks)
-
-
-def _convolutional_share(module: nn.Module) -> float:
-    """Share of the trained weights that belong to convolutions, 0..1."""
-    convolutional = total = 0
-    for part in module.modules():
-        for parameter in part.parameters(recurse=False):
-            if parameter.requires_grad and parameter.ndim > 1:
-                total += parameter.numel()
-                if isinstance(part, nn.modules.conv._ConvNd):
-                    convolutional += parameter.numel()
-    return convolutional / total if total else 0.0
-
-
 # Allocators of torch, CUDA, cuBLAS, cuDNN, NCCL, numpy, blosc2 and the C++ library.
 _NO_MEMORY = (
     "out of memory", "defaultcpuallocator", "can't allocate memory",
@@ -377,6 +195,38 @@ class Stepper:
         return contextlib.nullcontext()
 
 
+class StateGuard:
+    """Remembers what a step may change besides the optimiser's weights.
+
+    These are the buffers (running statistics, queues) and the frozen parameters
+    (teachers). Weights need no copy: the optimiser skips its step.
+
+    Args:
+        module: The trainable, on its device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        frozen = [p for p in module.parameters() if not p.requires_grad]
+        self._watched: list[Tensor] = [p.detach() for p in frozen]
+        self._watched += [b.detach() for b in module.buffers()]
+        self._kept = [torch.empty_like(t) for t in self._watched]
+
+    def remember(self) -> None:
+        """Call before the forward pass."""
+        for kept, now in zip(self._kept, self._watched, strict=True):
+            kept.copy_(now)
+
+    def restore(self) -> None:
+        """Put everything back as it was at ``remember``."""
+        for kept, now in zip(self._kept, self._watched, strict=True):
+            now.copy_(kept)
+
+    def restore_where(self, bad: Tensor) -> None:
+        """As restore where ``bad`` (a bool scalar on the device) holds; never waits."""
+        for kept, now in zip(self._kept, self._watched, strict=True):
+            now.copy_(torch.where(bad, kept, now))
+
+
 class LossScale:
     """Keeps fp16 gradients in range: the loss is multiplied, the gradients divided.
 
@@ -442,6 +292,152 @@ class _Losses(nn.Module):
         trainable: Any = self.trainable
         terms: dict[str, Tensor] = trainable.losses(views, progress)
         return terms
+
+
+# The optimiser, its schedule and its state.
+
+
+def build_optimiser(
+    module: nn.Module,
+    config: TrainingConfig,
+    groups: Sequence[Mapping[str, Any]] | None = None,
+) -> torch.optim.Optimizer:
+    """The chosen optimiser over the module's trainable parameters; AdamW is fused.
+
+    Args:
+        module: The trainable, on its device.
+        config: Which one, learning rate, weight decay.
+        groups: As made by ``nn.optim.parameter_groups`` (``lr_factor`` or ``lr`` per
+            group); all trainable parameters alike when None.
+    """
+    if groups is None:
+        groups = parameter_groups(module, config.weight_decay)
+    own: list[dict[str, Any]] = []
+    for group in groups:  # torch writes into the dicts it is given
+        rate = group.get("lr", config.learning_rate * group.get("lr_factor", 1.0))
+        own.append(
+            {**group, "params": list(group["params"]), "lr": rate, "peak_lr": rate}
+        )
+    if config.optimizer != "adamw":
+        return LARC(
+            own,
+            config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust=config.trust if config.optimizer == "larc" else 0.0,
+        )
+    return torch.optim.AdamW(
+        own,
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, step: float, total: int, config: TrainingConfig
+) -> float:
+    """Set every group's rate for a step (0-based); returns that of factor 1.
+
+    ``step`` is a fraction where the number of steps was decided anew, see Course.
+
+    The warm-up is at most a fifth of the run, so that short runs learn too.
+    """
+    factor = cosine_with_warmup(
+        step,
+        total,
+        min(config.warmup_steps, total // 5),
+        config.min_learning_rate_factor,
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return config.learning_rate * factor
+
+
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, module: nn.Module
+) -> dict[str, Tensor]:
+    """The optimiser's memory: ``optimiser/PARAMETER/KEY`` -> tensor."""
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"{_PREFIX}{name}/{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of optimiser_tensors; tensors of other names are left alone."""
+    parameters = dict(module.named_parameters())
+    for full, value in tensors.items():
+        if not full.startswith(_PREFIX):
+            continue
+        name, _, key = full.removeprefix(_PREFIX).rpartition("/")
+        parameter = parameters[name]
+        # the fused step wants its step count beside the weights, as float32
+        optimiser.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+# Which numbers a device computes in: half-width where it is native and pays.
+
+
+def resolve_precision(wanted: str, device: torch.device, module: nn.Module) -> str:
+    """``auto`` -> ``bf16``, ``fp16`` or ``fp32``; the others pass.
+
+    The answer depends on the device and the network only, never on a measurement, so
+    that two runs of one configuration on one machine give the same numbers.
+
+    On a GPU bf16 is taken where the hardware has it (not where torch emulates it), fp16
+    from Volta on. On a CPU with bf16 instructions it
+    is taken for convolutional networks, not where attention prevails (measured in
+    processor time with AVX512-BF16, forward and backward: a 3D convolutional encoder
+    1.6 times as fast, Swin equal).
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return gpu_precision(device)
+    if cpu_has_bf16() and _convolutional_share(module) > 0.5:
+        return "bf16"
+    return "fp32"
+
+
+def gpu_precision(device: torch.device) -> str:
+    """The narrowest numbers that this GPU, not the current one, multiplies natively."""
+    if torch.version.hip:
+        return "bf16"
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _BF16_SINCE:
+        return "bf16"
+    return "fp16" if capability >= _FP16_SINCE else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in ``precision``."""
+    dtype = _DTYPES.get(precision)
+    return torch.autocast(
+        device.type, dtype or torch.bfloat16, enabled=dtype is not None
+    )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX)."""
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, ask, lambda: False)()) for ask in asks)
+
+
+def _convolutional_share(module: nn.Module) -> float:
+    """Share of the trained weights that belong to convolutions, 0..1."""
+    convolutional = total = 0
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if parameter.requires_grad and parameter.ndim > 1:
+                total += parameter.numel()
+                if isinstance(part, nn.modules.conv._ConvNd):
+                    convolutional += parameter.numel()
+    return convolutional / total if total else 0.0
 
 
 def forget_pending(module: nn.Module) -> None:

@@ -1,4 +1,9 @@
-"""Metrics on held-out cases while training, and the weights that scored best."""
+"""Metrics on held-out cases while training, the weights that scored best, pictures.
+
+Pictures show what is being learnt; the training itself notices nothing of them. With a
+validation they come after it, otherwise spread over the run, and then they take no more
+than 2 % of its time.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,18 @@ from homolog.training.course import FEWEST, validations_left
 from homolog.writing import write_bytes
 
 Validate: TypeAlias = Callable[[int], Mapping[str, float]]
+
+# Steps done, seconds there are now, seconds it should take at most -> picture (h, w, 3)
+# uint8 and its title; or None, at no cost, when it would rather wait for more time.
+Draw: TypeAlias = Callable[[int, float, float], tuple[NDArray[np.uint8], str] | None]
+_SHARE = 0.02
+# Few large pictures rather than many small ones: a picture may take so many times its
+# share, and then others fall out.
+_LARGE = 3.0
+# What the first picture is taken to cost.
+_GUESS_S, _GUESS_STEPS = 0.05, 0.25
+_KEPT = 100
+_SIDE_PIXELS = 320
 
 
 @runtime_checkable
@@ -115,7 +132,7 @@ class Validator:
     def measure(
         self, done: int, may_go_on: Callable[[int, float], bool] | None = None
     ) -> dict[str, float]:
-        """Metrics after ``done`` steps: by the first process, told to all.
+        """Metrics after ``done`` steps: by the first process, sent to all.
 
         Args:
             done: Steps done.
@@ -222,24 +239,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-# Pictures of what is being learnt; the training itself notices nothing of them.
-#
-# With a validation they come after it, otherwise spread over the run, and then they
-# take no more than 2 % of its time.
-
-
-# Steps done, seconds there are now, seconds it should take at most -> picture (h, w, 3)
-# uint8 and its title; or None, at no cost, when it would rather wait for more time.
-Draw: TypeAlias = Callable[[int, float, float], tuple[NDArray[np.uint8], str] | None]
-
-_SHARE = 0.02
-# Few large pictures rather than many small ones: a picture may take so many times its
-# share, and then others fall out.
-_LARGE = 3.0
-# What the first picture is taken to cost.
-_GUESS_S, _GUESS_STEPS = 0.05, 0.25
-_KEPT = 100
-_SIDE_PIXELS = 320
+# Pictures of what is being learnt.
 
 
 def preview_look(

@@ -30,7 +30,7 @@ from homolog.words import spacing_text
 from homolog.writing import write_json, write_table
 
 COLUMNS = ("case", "label", "name", *METRICS)
-# Endings that tell an image's file name from its label's.
+# Endings by which an image's file name differs from its label's.
 _ENDINGS = ("_0000", "_label", "_labels", "_seg", "_mask")
 
 
@@ -92,8 +92,8 @@ def evaluate_store(
     yield Progress("cases", len(cases), len(cases))
     summary = task.summarise(rows)
     result = {**summary, "rows": rows, "seen": seen, "stopped": stopped}
-    told = {"columns": list(task.columns(model.spec)), "lines": task.report(result)}
-    return {**result, **told}
+    shown = {"columns": list(task.columns(model.spec)), "lines": task.report(result)}
+    return {**result, **shown}
 
 
 def evaluate_folder(
@@ -133,7 +133,7 @@ def evaluate_pairs(
     Args:
         pairs: Case name -> (prediction, true label map).
         names: What the values of the predictions are called; only these are scored. As
-            files near them tell, and all that are there, if None. Where the truth names
+            files near them say, and all that are there, if None. Where the truth names
             its labels too, names win over values.
         tolerance_mm: Of the NSD.
 
@@ -241,10 +241,10 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     csv_path, json_path = folder / "metrics.csv", folder / "metrics.json"
-    told = {k: v for k, v in result.items() if k not in ("columns", "lines")}
+    kept = {k: v for k, v in result.items() if k not in ("columns", "lines")}
     try:
         write_table(csv_path, result["columns"], result["rows"])
-        write_json(json_path, told)
+        write_json(json_path, kept)
     except OSError as error:
         raise JobError(
             f"{folder} could not be written to ({error.strerror})."
