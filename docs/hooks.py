@@ -311,7 +311,8 @@ def settings_page() -> str:
         "`--set method.size=64,64,64 --set training.batch_size=8` in "
         "`homolog pretrain`, `--set freeze=0.2` for a task's own; the forms of the "
         "window show the same. Recipes (`--recipe cpu`, `gpu`, `paper`, or a `.toml` "
-        "or `.json` file) set several at once.\n",
+        "or `.json` file) set several at once. What is not here is a flag of its "
+        "[command](cli.md).\n",
     ]
     for title, prefix in (
         ("Methods: `--set method.KEY=VALUE`", "methods."),
@@ -326,8 +327,8 @@ def settings_page() -> str:
             whole = name in owners or name not in bases
             if not (name.endswith("Config") and module.startswith(prefix) and whole):
                 continue
-            if name in shown or not _options(name, classes):
-                continue
+            if name in shown or name == "Config" or not _options(name, classes):
+                continue  # jobs call theirs Config; they are flags of their commands
             shown.add(name)
             heading = owners.get(name, module.replace(".", " / "))
             line = (ast.get_docstring(node) or "").split("\n")[0]

@@ -30,8 +30,7 @@ def main(out: Path, steps: int = 20) -> float:
     """Returns how far (mm) the best match lies from the true place in patient 1."""
     scans = out / "scans"
     write_cohort(scans, 8, shape=(40, 48, 48), spacing_mm=(8.0, 8.0, 8.0))
-    made = drain(prepare_store([scans], out / "store"))
-    print(f"{made['cases']} cases in {made['store']}")
+    drain(prepare_store([scans], out / "store"))
 
     settings = {
         "method": {"size": (32, 32, 32)},

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from homolog.events import drain
 from homolog.geometry.affine import Affine
+from homolog.phantom.phantom import write_cohort
+from homolog.scans.files import read_labels
 from homolog.scans.volume import LabelMap
 from homolog.scans.write import write_labels
+from homolog.store.build import prepare_store
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "docs" / "examples"
@@ -62,3 +66,37 @@ def test_a_job_is_added_by_one_file_and_is_a_command(tmp_path: Path) -> None:
     (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert row == {"file": "a.nii.gz", "name": "liver", "voxels": 30, "ml": 30.0}
     assert table.read_text() == "file,name,voxels,ml\na.nii.gz,liver,30,30.0\n"
+
+
+def test_a_task_is_added_by_one_folder_and_learns_and_predicts(tmp_path: Path) -> None:
+    package = tmp_path / "homolog"
+    shutil.copytree(HERE.parent / "src" / "homolog", package)
+    (package / "tasks" / "probe").mkdir()
+    (package / "tasks" / "probe" / "__init__.py").write_text('"""Linear probe."""\n')
+    shutil.copy(EXAMPLES / "probe.py", package / "tasks" / "probe" / "task.py")
+    scans = tmp_path / "scans"
+    write_cohort(scans, 3, shape=(16, 24, 24), spacing_mm=(20.0, 16.0, 16.0))
+    drain(prepare_store([scans], tmp_path / "store"))
+    words = [
+        "finetune", "probe", "store", "--encoder", "scratch", "--out", "run",
+        "--steps", "2", "--validate", "none", "--set", "window=16,16,16",
+        "--set", "backbone.channels=8,16,32",
+    ]  # fmt: skip
+    first = sorted((scans / "imagesTr").iterdir())[0]
+    more = ["predict", str(first), "--model", "run", "--out", "labels"]
+    script = (
+        "from homolog.cli import cli\n"
+        f"for words in ({words!r}, {more!r}): cli(words, standalone_mode=False)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    card = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert card["kind"] == "probe"
+    assert read_labels(tmp_path / "labels" / first.name).data.shape == (16, 24, 24)
