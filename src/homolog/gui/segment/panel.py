@@ -24,19 +24,17 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.events import Event, Note, Progress
-from homolog.geometry.places import spacing_text
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.segment.batch import BatchItem, reason_text
 from homolog.gui.segment.batch_box import BatchBox
-from homolog.gui.segment.classes_box import (
-    ChancesBox,
-    ClassesBox,
+from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
+from homolog.gui.segment.control import predict_config, result_layer
+from homolog.gui.segment.results import (
     grids_differ,
     mean_sentence,
     scores_by_name,
 )
-from homolog.gui.segment.control import predict_config, result_layer
 from homolog.gui.shared import choices, engine, keys, preferences
 from homolog.gui.shared.choices import (
     ModelChoice,
@@ -73,7 +71,7 @@ from homolog.gui.shared.widgets import (
 from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
-from homolog.words import duration
+from homolog.words import duration, spacing_text
 
 # Compare the labels shown with a reference: Dice, NSD and HD95 per class.
 
