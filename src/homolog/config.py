@@ -176,44 +176,54 @@ def check(config: Any, *, where: str = "") -> None:
 def _convert(value: Any, hint: Any, where: str, meta: Mapping[str, Any]) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        problems = []
-        for candidate in (o for o in options if o is not type(None)):
-            try:
-                return _convert(value, candidate, where, meta)
-            except ConfigError as error:
-                problems.append(error)
-        raise problems[0]
+        return _first_that_fits(value, typing.get_args(hint), where, meta)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
         if isinstance(value, Mapping):
             return from_dict(hint, value, where=where)
-    elif origin is tuple:
-        if isinstance(value, list | tuple):
-            args = typing.get_args(hint)
-            if len(args) == 2 and args[1] is Ellipsis:
-                return tuple(_convert(v, args[0], where, meta) for v in value)
-            if len(value) == len(args):
-                pairs = zip(value, args, strict=True)
-                return tuple(_convert(v, a, where, meta) for v, a in pairs)
-    elif origin is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif (
-        hint is float and isinstance(value, int | float) and not isinstance(value, bool)
-    ):
-        return float(value)
-    elif hint is int and not isinstance(value, bool):
-        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-            return int(value)
+    elif origin is tuple and isinstance(value, list | tuple):
+        kinds = typing.get_args(hint)
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        if len(value) == len(kinds):
+            pairs = zip(value, kinds, strict=True)
+            return tuple(_convert(v, kind, where, meta) for v, kind in pairs)
+    elif origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    elif hint in (int, float):
+        number = _number(value, hint, where)
+        if number is not None:
+            return number
     elif hint is Any or (isinstance(hint, type) and isinstance(value, hint)):
-        if hint in (int, float) and isinstance(value, bool):
-            raise ConfigError(f"{where} must be a number, got {value!r}.")
         return value
     raise ConfigError(f"{where} must be {_describe(hint)}, got {value!r}.")
+
+
+def _first_that_fits(
+    value: Any, hints: Sequence[Any], where: str, meta: Mapping[str, Any]
+) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    problems = []
+    for candidate in (hint for hint in hints if hint is not type(None)):
+        try:
+            return _convert(value, candidate, where, meta)
+        except ConfigError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _number(value: Any, hint: type, where: str) -> int | float | None:
+    """A whole number or a number; None where the value is no such thing."""
+    if isinstance(value, bool):
+        if hint is int:
+            raise ConfigError(f"{where} must be a number, got {value!r}.")
+        return None
+    if hint is float and isinstance(value, int | float):
+        return float(value)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if hint is int and whole else None
 
 
 def _describe(hint: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from each import each
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
@@ -154,8 +155,8 @@ def test_the_config_of_a_store(tmp_path: Path) -> None:
     assert parse_spacing("1.5") == [1.5, 1.5, 1.5]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
+@each(
+    "change, said",
     [
         ({"sources": []}, "scans first"),
         ({"name": "  "}, "Give the store a name"),

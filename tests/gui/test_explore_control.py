@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from explore_files import feature_map, tilted, unit_features
 
+from each import each
 from homolog.geometry.affine import Affine
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.feature_slices import Pins, export_pins
@@ -279,8 +280,8 @@ def test_exported_places_state_their_coordinates(pair, tmp_path: Path) -> None:
     assert points.names[0] == "blob"
 
 
-@pytest.mark.parametrize(
-    ("ndim", "ndisplay", "hidden", "axis"),
+@each(
+    "ndim, ndisplay, hidden, axis",
     [(3, 2, (0,), 0), (3, 2, (2,), 2), (3, 3, (), None), (4, 2, (0, 2), 1),
      (4, 2, (1, 2), None), (2, 2, (), None), (4, 3, (0,), None)],
 )  # fmt: skip

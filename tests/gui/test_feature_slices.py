@@ -94,7 +94,7 @@ def test_the_buffer_shows_the_slice_and_keeps_the_rest() -> None:
     assert np.allclose(buffer.data[2], other.read(whole))
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@each("axis", [0, 1, 2])
 def test_the_value_told_is_the_one_shown(axis: int) -> None:
     rng = np.random.default_rng(2)
     whole = rng.uniform(-1, 1, SHAPE).astype(np.float32)

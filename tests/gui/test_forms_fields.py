@@ -43,7 +43,7 @@ def test_a_value_survives_its_text(field: Field, value: object) -> None:
     assert field.read(field.text_of(value)) == value
 
 
-@pytest.mark.parametrize("text", ["48 64 96", "48,64,96", "(48, 64, 96)", "48x64 x 96"])
+@each("text", ["48 64 96", "48,64,96", "(48, 64, 96)", "48x64 x 96"])
 def test_tuples_are_read_as_people_write_them(text: str) -> None:
     assert SIZE.read(text) == [48, 64, 96]
 
@@ -52,8 +52,8 @@ def test_one_number_holds_for_all_axes() -> None:
     assert SIZE.read("64") == [64, 64, 64]
 
 
-@pytest.mark.parametrize(
-    ("field", "text", "reason"),
+@each(
+    "field, text, reason",
     [
         (SIZE, "48, 64", "Size (voxel) must be 3 values separated by commas, not 2."),
         (SIZE, "48.5", "Size (voxel) must be a whole number, not '48.5'."),

@@ -106,7 +106,7 @@ def test_an_untouched_layer_is_its_file(tmp_path: Path) -> None:
     assert np.allclose(found.spacing_mm, layer.scale)
 
 
-@pytest.mark.parametrize("change", ["values", "moved", "file", "cropped"])
+@each("change", ["values", "moved", "file", "cropped"])
 def test_a_changed_layer_is_written(change: str, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     volume = scan((2, 0, 1), (1, -1, 1), 15)

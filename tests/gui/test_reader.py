@@ -116,13 +116,10 @@ def test_files_of_others_are_left_to_others(tmp_path: Path) -> None:
     assert get_reader([]) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
+@each("name, kind", [
         ("scan_seg.nii.gz", "labels"), ("labelsTr/case_1.nii.gz", "labels"),
         ("case_1.nii.gz", "labels"), ("scan_mask.nrrd", "labels"),
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_label_maps_are_recognised(name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

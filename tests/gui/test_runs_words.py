@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
+from each import each
 from homolog.gui.shared.runs import (
     clock,
     diagnose,
@@ -32,9 +31,7 @@ def test_every_state_has_a_sign_and_a_word() -> None:
         assert word.islower()
 
 
-@pytest.mark.parametrize(
-    ("state", "message", "log", "kind", "cause", "said"),
-    [
+@each("state, message, log, kind, cause, said", [
         ("crashed", "", "Killed", "", "killed", "lack of memory"),
         ("crashed", "", "CUDA error: out of memory", "", "memory", "ran out of memory"),
         ("failed", "CUDA out of memory. Tried to allocate 2 GiB", "", "failed",
@@ -46,8 +43,7 @@ def test_every_state_has_a_sign_and_a_word() -> None:
         ("failed", "the checkpoint of step 3 could not be saved", "", "failed", "disk",
          "disk is full"),
         ("failed", "", "", "failed", "other", "Training broke off"),
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_an_end_is_explained(
     state: str, message: str, log: str, kind: str, cause: str, said: str
 ) -> None:

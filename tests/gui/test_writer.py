@@ -94,7 +94,7 @@ def test_labels_are_saved_on_the_grid_of_their_scan(
     assert np.allclose(itk_place(path, MARK), volume.affine.apply(MARK), atol=1e-4)
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@each("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 def test_an_image_comes_back_as_it_was(suffix: str, tmp_path: Path) -> None:
     volume = scan((2, 0, 1), (1, -1, 1), TILT)
     (path,) = writer.save_layer(image_layer(volume), tmp_path / f"x{suffix}")
@@ -181,8 +181,8 @@ def test_names_may_stand_in_the_features() -> None:
     assert writer.label_names(labels) == {1: "cyst"}
 
 
-@pytest.mark.parametrize(
-    ("layer", "name", "said"),
+@each(
+    "layer, name, said",
     [
         (Image(np.zeros((4, 4, 3), np.uint8), rgb=True), "x.nii", "only grey images"),
         (Image(np.zeros((2, 2, 2, 2))), "x.nii", "2 or 3 dimensions"),

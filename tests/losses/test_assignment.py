@@ -114,7 +114,7 @@ def test_s_t7_sharpe_ratio_stays_within_its_bounds(n: int) -> None:
     torch.testing.assert_close(lowest, torch.full_like(lowest, 1 / math.sqrt(n - 1)))
 
 
-@pytest.mark.parametrize("n", [2, 27, 216])
+@each("n", [2, 27, 216])
 def test_s_t7_a_one_hot_row_has_the_largest_ratio_exactly(n: int) -> None:
     ratio = sharpe_ratio(torch.eye(n, dtype=torch.float64)[None])
     torch.testing.assert_close(ratio, torch.full_like(ratio, math.sqrt(n - 1)))

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from each import each
 from homolog.losses.contrast import Labelled, label_contrast, relation
 
 TAU = 0.1
@@ -27,7 +28,7 @@ def random_voxels(labels: list[int], seed: int, space: int = 0) -> Labelled:
     return voxels(features, labels, space)
 
 
-@pytest.mark.parametrize(("same", "different"), [(3, 5), (1, 1), (4, 2)])
+@each("same, different", [(3, 5), (1, 1), (4, 2)])
 def test_m_t5_orthogonal_classes_give_the_closed_form(
     same: int, different: int
 ) -> None:

@@ -24,7 +24,7 @@ def cosines(samples: int, prototypes: int, seed: int = 0) -> Tensor:
     return unit(a, dim=1) @ unit(c, dim=1).T
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 10])
+@each("rounds", [1, 3, 10])
 def test_e_t3_every_code_sums_to_one(rounds: int) -> None:
     codes = balanced_codes(cosines(48, 64), 0.05, rounds)
     sums = codes.sum(1)
@@ -41,7 +41,7 @@ def test_e_t3_every_prototype_gets_its_share(
     torch.testing.assert_close(shares, share, atol=0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 50])
+@each("rounds", [1, 3, 50])
 def test_e_t4_a_constant_per_prototype_changes_nothing(rounds: int) -> None:
     scores = cosines(32, 20)
     shifted = scores + torch.linspace(-1, 1, 20, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_e_t5_small_epsilon_gives_the_optimal_permutation() -> None:
     assert codes[rows, columns].min() > 0.95
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 20])
+@each("rounds", [1, 3, 20])
 def test_e_t6_the_log_domain_equals_the_literal_form(rounds: int) -> None:
     scores = cosines(24, 18)
     q = torch.exp(scores / 0.05).T

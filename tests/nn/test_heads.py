@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from each import each
 from homolog.nn.heads import DenseDecoder, Projector, pooled, tokens_of
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@each("layers", [1, 2, 3])
 def test_a_projector_has_the_layers_asked_for_and_unit_length(layers: int) -> None:
     head = Projector(6, 4, hidden=10, layers=layers)
     assert sum(isinstance(m, nn.Linear) for m in head.modules()) == layers

@@ -136,7 +136,7 @@ def test_its_state_goes_round_as_torchs_and_as_named_tensors() -> None:
         assert torch.equal(module.bias, first.bias)
 
 
-@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"momentum": 1.0}, {"trust": -0.1}])
+@each("settings", [{"lr": -1.0}, {"momentum": 1.0}, {"trust": -0.1}])
 def test_nonsense_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="LARC needs"):
         LARC([tensors(2)[0]], **{"lr": 0.1, **settings})

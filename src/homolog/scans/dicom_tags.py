@@ -449,17 +449,7 @@ class _Reader:
     def run(self) -> None:
         at = 132 if self.data.at(128, 4) == b"DICM" else 0
         at, syntax = self._meta(at)
-        self.packed = syntax not in (
-            "", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2",
-        )  # fmt: skip
-        if syntax == "1.2.840.10008.1.2":
-            self.explicit = False
-        elif syntax == "1.2.840.10008.1.2.2":
-            self.order = ">"
-        elif syntax == "1.2.840.10008.1.2.1.99":
-            self.data, at = _Inflated(self.data, at), 0
-        elif not syntax:
-            self.explicit = self.data.at(at + 4, 2).isalpha()
+        at = self._begin(at, syntax)
         while self.data.reaches(at + 1):
             tag, _, length, at = self._element(at)
             if tag in _PIXELS:
@@ -474,17 +464,36 @@ class _Reader:
             if length == _OPEN:
                 at = self._skip_sequence(at)
                 continue
-            if isinstance(self.data, _Inflated) and at + length > _HEADER_MOST:
-                raise _DamageError("its header is too large")
-            if not self.data.reaches(at + length):
-                raise _CutError
-            name = _NAMES.get(tag)
-            if name and length > _TEXT_MOST:
-                raise _DamageError(f"tag {tag:08x} says it has {length} bytes")
-            if name:
-                value = self._value(name, self.data.at(at, length))
-                self.tags[name] = value or self.tags.get(name, "")
+            self._take(tag, at, length)
             at += length
+
+    def _begin(self, at: int, syntax: str) -> int:
+        """Set how elements are written; where the first one lies."""
+        self.packed = syntax not in (
+            "", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2",
+        )  # fmt: skip
+        if syntax == "1.2.840.10008.1.2":
+            self.explicit = False
+        elif syntax == "1.2.840.10008.1.2.2":
+            self.order = ">"
+        elif syntax == "1.2.840.10008.1.2.1.99":
+            self.data, at = _Inflated(self.data, at), 0
+        elif not syntax:
+            self.explicit = self.data.at(at + 4, 2).isalpha()
+        return at
+
+    def _take(self, tag: int, at: int, length: int) -> None:
+        """Keep the value of an element that has a name here."""
+        if isinstance(self.data, _Inflated) and at + length > _HEADER_MOST:
+            raise _DamageError("its header is too large")
+        if not self.data.reaches(at + length):
+            raise _CutError
+        name = _NAMES.get(tag)
+        if name and length > _TEXT_MOST:
+            raise _DamageError(f"tag {tag:08x} says it has {length} bytes")
+        if name:
+            value = self._value(name, self.data.at(at, length))
+            self.tags[name] = value or self.tags.get(name, "")
 
     def _meta(self, at: int) -> tuple[int, str]:
         syntax = ""
