@@ -17,14 +17,14 @@ from homolog.events import Progress, Saved
 from homolog.gui.segment import batch_box
 from homolog.gui.segment import panel as compare_box
 from homolog.gui.segment import panel as scan_box
-from homolog.gui.segment.classes_box import (
+from homolog.gui.segment.panel import SegmentPanel
+from homolog.gui.segment.results import (
     best_slices,
     chance_rows,
     ranges_text,
     short_text,
     slices_sentence,
 )
-from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 
@@ -80,7 +80,7 @@ def choose(panel: Any, name: str) -> None:
 def test_a_layer_is_classified_and_its_slices_found(panel: Any) -> None:
     viewer = panel.hub.viewer
     assert panel.model.currentText() == "heads (2 classes of whole scans, resunet)"
-    assert "one of bleed, no finding" in panel.facts.text()
+    assert "one of bleed or no finding" in panel.facts.text()
     assert "AUC on held-out scans 0.91" in panel.facts.text()
     assert panel.scan.start.text() == "Classify selected layer"
     assert panel.all.text() == "Classify all"

@@ -26,7 +26,7 @@ from pathlib import Path
 from homolog.scans.files import scan_stem
 from homolog.scans.inspect import Inspection, same_grid
 from homolog.scans.names import bare_name, is_label_folder, label_rank, shorter_names
-from homolog.words import counted
+from homolog.words import counted, listed
 
 Peek = Callable[[Path], Inspection]
 
@@ -224,7 +224,7 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
         )
     if unclear:
         image, candidates = unclear[0]
-        names = ", ".join(c.name for c in candidates[:6])
+        names = listed((c.name for c in candidates), most=6)
         pairs.notes.append(
             f"{counted(len(unclear), 'scan')} with several possible label "
             f"maps, none attached (first: {image.name} with {names}); name the wanted "
@@ -233,5 +233,4 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
 
 
 def _some(files: Sequence[Path], root: Path) -> str:
-    names = [str(f.relative_to(root)) for f in files[:4]]
-    return ", ".join(names) + (" ..." if len(files) > 4 else "")
+    return listed((f.relative_to(root) for f in files), most=4)
