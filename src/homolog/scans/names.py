@@ -15,9 +15,7 @@ from homolog.scans.text_formats import read_nrrd_text
 from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
 from homolog.writing import write_json
 
-# Names that speak of label maps, and what remains of them without these words.
-
-
+# Words in a name that mark a label map.
 # Better word first: where a folder holds "seg" and "brainmask", seg is the label.
 _LABEL_WORDS = (
     "seg", "segs", "segm", "segmentation", "segmentations", "dseg", "label", "labels",

@@ -19,7 +19,7 @@ _KEY_BYTES = 32
 
 
 class OfSubject(Protocol):
-    """A dataclass that says whose a case is: a CaseSource, or a Card of a store."""
+    """A dataclass that states whose a case is: a CaseSource, or a Card of a store."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -139,7 +139,7 @@ def what_was_named(
 
 
 class _NoOneClassError(Exception):
-    """A value of a file that may mean several classes; the text says which."""
+    """A value of a file that may mean several classes; the text names them."""
 
 
 class _FileLabels:
@@ -186,7 +186,7 @@ class _Table:
     def __init__(self, files: Sequence[_FileLabels], given: Mapping[int, str]) -> None:
         self.files, self.given = files, given
         self._overrule()
-        # value -> key -> the first file that says so
+        # value -> key -> the first file with it
         self.at: dict[int, dict[str, _FileLabels]] = defaultdict(dict)
         self.values: dict[str, set[frozenset[int]]] = defaultdict(set)
         for one in files:

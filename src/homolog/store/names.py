@@ -12,8 +12,7 @@ from pathlib import Path
 
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.label_names import is_ignore, key_of, parse_names
-from homolog.store.store import read_contents
+from homolog.label_names import is_ignore, key_of
 
 # The largest value that a stored label map can hold.
 _LARGEST = 32767
@@ -104,9 +103,7 @@ def _title(path: Path, paths: Sequence[Path]) -> str:
     return str(path)
 
 
-# What a user calls label values: one line of text, kept by the store.
-
-
+# Names given by a user: one line of text, kept by the store.
 def read_names(text: str) -> dict[int, str]:
     """``1=liver, 2=spleen`` -> value: name; empty text names nothing.
 
@@ -142,11 +139,6 @@ def read_names(text: str) -> dict[int, str]:
             )
         names[number] = name
     return dict(sorted(names.items()))
-
-
-def names_kept(store: Path) -> dict[int, str]:
-    """Names that were given when a store was last prepared; empty for a new one."""
-    return parse_names((read_contents(store) or {}).get("given_names"))
 
 
 # Two label maps of one scan, brought together by name.

@@ -91,13 +91,16 @@ class Head:
         if self.kind == "logistic":
             scores = vectors @ self.arrays["weight"].T + self.arrays["bias"]
             return softmax(scores.T).T
+        from sklearn import config_context
+
         shares = np.zeros((len(vectors), len(self.classes)), np.float32)
         voters = self._voters()
-        for i in range(0, len(vectors), _ROWS):
-            own = vectors[i : i + _ROWS] - self.arrays["mean"]
-            # in float32 the squares of a painted voxel itself would not cancel to 0
-            own = (own / self.arrays["scale"]).astype(np.float64)
-            shares[i : i + _ROWS, voters.classes_] = voters.predict_proba(own)
+        with config_context(assume_finite=True):  # one odd voxel must not end a scan
+            for i in range(0, len(vectors), _ROWS):
+                own = vectors[i : i + _ROWS] - self.arrays["mean"]
+                # in float32 the squares of a painted voxel itself would not cancel to 0
+                own = (own / self.arrays["scale"]).astype(np.float64)
+                shares[i : i + _ROWS, voters.classes_] = voters.predict_proba(own)
         return shares
 
     def _voters(self) -> Any:
