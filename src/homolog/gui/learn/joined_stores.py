@@ -15,7 +15,7 @@ from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QListWidget, QListWidgetItem, QWidget
 
 from homolog.gui.shared.choices import StoreChoice, class_lines
-from homolog.scans.names import NONE, says_none
+from homolog.label_names import NONE, says_none
 from homolog.store.names import has_name, join_labels, store_titles
 from homolog.store.preprocess import differing_settings
 from homolog.words import counted, listed
