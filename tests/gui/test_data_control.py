@@ -28,12 +28,15 @@ from homolog.gui.data.control import (
     DOUBT,
     GOOD,
     file_row,
+    gather,
+    labels_on,
     layer_row,
+    pairs_of,
     rows_of,
     sources_to_build,
 )
 from homolog.gui.files import opening
-from homolog.gui.files.opening import box, gather, labels_on, look_at, pairs_of, shared
+from homolog.gui.files.opening import box, look_at, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_file

@@ -9,9 +9,12 @@ import pytest
 
 LOGIC = (
     "autosave.saved_work", "data.control", "files.opening", "files.reader",
-    "files.writer", "label.learning", "label.words", "runs.control",
+    "files.writer", "label.layers", "label.learning", "label.words",
+    "landmarks.control", "landmarks.searching", "learn.control", "learn.joined_stores",
+    "runs.control", "segment.batch", "segment.control", "segment.results",
     "shared.choices", "shared.engine", "shared.feature_slices", "shared.layers",
-    "shared.notices", "shared.preferences", "shared.runs", "shared.scans", "window",
+    "shared.notices", "shared.preferences", "shared.runs", "shared.scan_layers",
+    "shared.scans", "window",
 )  # fmt: skip
 
 

@@ -17,14 +17,14 @@ from homolog.events import Progress, Saved
 from homolog.gui.segment import batch_box
 from homolog.gui.segment import panel as compare_box
 from homolog.gui.segment import panel as scan_box
-from homolog.gui.segment.classes_box import (
+from homolog.gui.segment.panel import SegmentPanel
+from homolog.gui.segment.results import (
     best_slices,
     chance_rows,
     ranges_text,
     short_text,
     slices_sentence,
 )
-from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 

@@ -14,7 +14,14 @@ import pytest
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
 from homolog.gui.segment.batch import Batch, reason_text
-from homolog.gui.segment.classes_box import (
+from homolog.gui.segment.control import (
+    find_scans,
+    keep_result,
+    predict_config,
+    read_facts,
+    result_layer,
+)
+from homolog.gui.segment.results import (
     FEW,
     class_rows,
     csv_text,
@@ -24,13 +31,6 @@ from homolog.gui.segment.classes_box import (
     score_text,
     scores_by_name,
     shown_colours,
-)
-from homolog.gui.segment.control import (
-    find_scans,
-    keep_result,
-    predict_config,
-    read_facts,
-    result_layer,
 )
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import layer_scan, volume_layer

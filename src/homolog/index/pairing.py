@@ -54,7 +54,7 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
 
     Args:
         files: Scan files below ``root``, sorted.
-        root: The source; its own name and those above it say nothing.
+        root: The source; its own name and those above it do not count.
         peek: Inspects a file; answers are expected to be remembered.
     """
     labels = [f for f in files if _in_label_folder(f, root)]
@@ -164,7 +164,7 @@ def _fits(label: Path, image: Path, peek: Peek) -> bool:
 def _partners(
     label: Path, root: Path, shelf: _Shelf, peek: Peek
 ) -> tuple[int, list[Path]]:
-    """How a label map's scans were found, and these."""
+    """How a label map's scans were matched, and these."""
     folders = _folders_of_images(label, root, shelf)
     for folder in folders:
         same = shelf.same_name(label, folder)

@@ -34,16 +34,18 @@ from homolog.gui.data.control import (
     Row,
     checked_row,
     few,
+    gather,
     layer_key,
     layer_row,
     name_for,
+    pairs_of,
     rows_of,
     sources_to_build,
     with_checked,
 )
 from homolog.gui.files import reader
 from homolog.gui.files.choosing import ScanOpener
-from homolog.gui.files.opening import gather, look_at, pairs_of
+from homolog.gui.files.opening import look_at
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores

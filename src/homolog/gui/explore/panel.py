@@ -52,6 +52,15 @@ class PinsBox(QWidget):
         super().__init__(parent)
         self._explorer = explorer
         self._filling = False
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        self._make_pins(column)
+        self._make_matches(column)
+        explorer.pins_changed.connect(self.refresh)
+        explorer.scans_changed.connect(self.refresh)
+        self.refresh()
+
+    def _make_pins(self, column: QVBoxLayout) -> None:
         self.title = QLabel("&Pinned places")
         self.table = _table(
             ("", "Name", "Scan"), "Pinned places; double-click a name to change it"
@@ -74,6 +83,14 @@ class PinsBox(QWidget):
             "Save all places and matches as CSV or JSON, in LPS millimetres",
         )
         self.export.clicked.connect(self._ask_file)
+        buttons = QHBoxLayout()
+        for button in (self.go, self.delete, self.export):
+            buttons.addWidget(button)
+        column.addWidget(self.title)
+        column.addWidget(self.table)
+        column.addLayout(buttons)
+
+    def _make_matches(self, column: QVBoxLayout) -> None:
         self.found = QLabel("&Found in other scans")
         self.matches = _table(
             ("Scan", "Similarity", "Margin"),
@@ -89,20 +106,8 @@ class PinsBox(QWidget):
             "Go to match", "Show the scan and slice in which the place was found"
         )
         self.go_match.clicked.connect(self.go_to_match)
-        buttons = QHBoxLayout()
-        for button in (self.go, self.delete, self.export):
-            buttons.addWidget(button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.title)
-        column.addWidget(self.table)
-        column.addLayout(buttons)
-        column.addWidget(self.found)
-        column.addWidget(self.matches)
-        column.addWidget(self.go_match)
-        explorer.pins_changed.connect(self.refresh)
-        explorer.scans_changed.connect(self.refresh)
-        self.refresh()
+        for widget in (self.found, self.matches, self.go_match):
+            column.addWidget(widget)
 
     def refresh(self) -> None:
         """Show the pins as they are."""

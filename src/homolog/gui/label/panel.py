@@ -62,20 +62,7 @@ class ClassesBox(QWidget):
         """
         super().__init__()
         self._labelling, self._classes = labelling, labelling.classes
-        self.table = QTableWidget(0, len(_TITLES))
-        widgets.named(
-            self.table, "Classes",
-            "The selected class is painted. Double-click a name to change it",
-        )  # fmt: skip
-        self.table.setHorizontalHeaderLabels(_TITLES)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.table.setEditTriggers(
-            QAbstractItemView.EditTrigger.DoubleClicked
-            | QAbstractItemView.EditTrigger.EditKeyPressed
-        )
-        self.table.setTabKeyNavigation(False)
-        self.table.verticalHeader().hide()
+        self.table = _class_table()
         self.table.itemChanged.connect(self._edited)
         self.table.currentCellChanged.connect(self._chosen)
         self.add = widgets.button("Add class", "Another structure to paint", self._add)
@@ -219,6 +206,24 @@ class ClassesBox(QWidget):
         self._labelling.recolour()
 
 
+def _class_table() -> QTableWidget:
+    table = QTableWidget(0, len(_TITLES))
+    widgets.named(
+        table, "Classes",
+        "The selected class is painted. Double-click a name to change it",
+    )  # fmt: skip
+    table.setHorizontalHeaderLabels(_TITLES)
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    table.setEditTriggers(
+        QAbstractItemView.EditTrigger.DoubleClicked
+        | QAbstractItemView.EditTrigger.EditKeyPressed
+    )
+    table.setTabKeyNavigation(False)
+    table.verticalHeader().hide()
+    return table
+
+
 def _swatch(colour: str) -> QIcon:
     picture = QPixmap(12, 12)
     picture.fill(QColor(colour))
@@ -242,6 +247,25 @@ class ResultBox(QWidget):
         super().__init__()
         self._labelling, self._places = labelling, places
         self._trainer = labelling.trainer
+        self._make_parts()
+        self._trainer.changed.connect(self.refresh)
+        self._trainer.fitted.connect(self._fitted)
+        self._trainer.scored.connect(self._scored)
+        places.changed.connect(self.refresh)
+        places.told.connect(self.tell)
+        labelling.scans_changed.connect(self.refresh)
+        hub = labelling.hub
+        keys.add(
+            hub, "Shift-T", "learn from the paint and predict", self._trainer.now,
+            while_shown=panel,
+        )  # fmt: skip
+        keys.add(
+            hub, "Shift-N", "go where paint helps most", places.next, while_shown=panel
+        )
+        self.refresh()
+
+    def _make_parts(self) -> None:
+        places = self._places
         self.auto = QCheckBox("Predict after each stroke")
         widgets.named(
             self.auto, "Predict after each stroke",
@@ -280,21 +304,6 @@ class ResultBox(QWidget):
         column.addLayout(widgets.beside(self.undo, self.before))
         for part in (self.told, self.warnings, self.score):
             column.addWidget(part)
-        self._trainer.changed.connect(self.refresh)
-        self._trainer.fitted.connect(self._fitted)
-        self._trainer.scored.connect(self._scored)
-        places.changed.connect(self.refresh)
-        places.told.connect(self.tell)
-        labelling.scans_changed.connect(self.refresh)
-        hub = labelling.hub
-        keys.add(
-            hub, "Shift-T", "learn from the paint and predict", self._trainer.now,
-            while_shown=panel,
-        )  # fmt: skip
-        keys.add(
-            hub, "Shift-N", "go where paint helps most", places.next, while_shown=panel
-        )
-        self.refresh()
 
     def tell(self, text: str) -> None:
         """A sentence about what was done, or nothing."""

@@ -88,6 +88,15 @@ class StartBox(QWidget):
         named(
             self.words, "Estimate and problems", "What was measured, or what is missing"
         )
+        self._lay_out(label)
+        self.bar.hide()
+        self.cancel.hide()
+        self.estimate.clicked.connect(self.begin_estimate)
+        self.start.clicked.connect(self.begin_run)
+        self.copy.clicked.connect(self.copy_command)
+        self.cancel.clicked.connect(self.cancel_estimate)
+
+    def _lay_out(self, label: QLabel) -> None:
         grid = QGridLayout()
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(label, 0, 0)
@@ -106,12 +115,6 @@ class StartBox(QWidget):
         working.addWidget(self.cancel)
         column.addLayout(working)
         column.addWidget(self.words)
-        self.bar.hide()
-        self.cancel.hide()
-        self.estimate.clicked.connect(self.begin_estimate)
-        self.start.clicked.connect(self.begin_run)
-        self.copy.clicked.connect(self.copy_command)
-        self.cancel.clicked.connect(self.cancel_estimate)
 
     def refresh(self) -> None:
         """Look at the wish again: propose a name, enable what can be done."""

@@ -447,19 +447,9 @@ class ModelsPanel(QWidget):
             button = _button(words, tip, lambda _=False, what=name: self.act(what))
             self.buttons[name] = button
             grid.addWidget(button, 0, place)
-        take_in = QWidget()
-        row = QGridLayout(take_in)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(QLabel("Import a model:"), 0, 0, 1, 2)
-        for place, (kind, words, tip) in enumerate((
-            ("file", "File...", "A .safetensors or .pt file, also of other projects"),
-            ("folder", "Folder...", "A model folder or a run of Homolog"),
-        )):  # fmt: skip
-            button = _button(words, tip, lambda _=False, k=kind: ask_import(self, k))
-            button.setAccessibleName(f"Import a {kind}")
-            row.addWidget(button, 1, place)
         self.form = ImportForm(self.hub, self.import_foreign)
         self._news = widgets.sentence("What is happening", lines=2)
+        take_in = self._import_row()
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         for widget in (
@@ -474,6 +464,20 @@ class ModelsPanel(QWidget):
         ):  # fmt: skip
             widget.setVisible(False)  # until the folders are read
         self._say("")
+
+    def _import_row(self) -> QWidget:
+        take_in = QWidget()
+        row = QGridLayout(take_in)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(QLabel("Import a model:"), 0, 0, 1, 2)
+        for place, (kind, words, tip) in enumerate((
+            ("file", "File...", "A .safetensors or .pt file, also of other projects"),
+            ("folder", "Folder...", "A model folder or a run of Homolog"),
+        )):  # fmt: skip
+            button = _button(words, tip, lambda _=False, k=kind: ask_import(self, k))
+            button.setAccessibleName(f"Import a {kind}")
+            row.addWidget(button, 1, place)
+        return take_in
 
 
 def _button(words: str, tip: str, clicked: Any) -> QPushButton:

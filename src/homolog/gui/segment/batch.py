@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.events import Event, Note, Progress, Saved, Started
-from homolog.gui.segment.classes_box import short_text
+from homolog.gui.segment.results import (
+    short_text,
+)
 from homolog.gui.shared.choices import ModelChoice, misfit
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import scan_stem

@@ -20,12 +20,14 @@ from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
 from homolog.gui.segment.batch import Batch, BatchItem, Facts
-from homolog.gui.segment.classes_box import chance_rows
 from homolog.gui.segment.control import (
     find_scans,
     keep_result,
     keep_table,
     read_facts,
+)
+from homolog.gui.segment.results import (
+    chance_rows,
 )
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
