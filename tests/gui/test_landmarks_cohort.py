@@ -31,7 +31,7 @@ from qtpy.QtCore import Qt
 
 from homolog.gui.landmarks.control import BY_HAND, COLOURS
 from homolog.gui.landmarks.pair import IN_B
-from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.landmarks.config import LandmarksConfig
 from homolog.runs import launch
@@ -62,7 +62,7 @@ def open_panel(make_napari_viewer_proxy, scans, monkeypatch):
 
     A function, since pytest would keep a panel, and with it the viewer, too long.
     """
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make():
         _, tab = open_tab(make_napari_viewer_proxy(show=True), scans[:2])
