@@ -22,8 +22,8 @@ from homolog.features.search import Search
 from homolog.landmarks.match import LandmarksConfig, match_landmarks
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.phantom import make_phantom
-from homolog.scans.write import write_volume
 from homolog.scans.points import Landmark, write_landmark_markups
+from homolog.scans.write import write_volume
 
 
 def main(source: Path, out: Path) -> list[Landmark]:

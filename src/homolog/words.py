@@ -196,3 +196,26 @@ def times(lengths: Iterable[Any], digits: int = 6) -> str:
     return " x ".join(
         str(v) if isinstance(v, Integral) else f"{float(v):.{digits}g}" for v in lengths
     )
+
+
+def lengths_text(lengths: Iterable[Any], unit: str = "mm") -> str:
+    """``0.8 x 0.8 x 1.5 mm (x, y, z)``; the order is left out where all agree.
+
+    Args:
+        lengths: Of a voxel or a window, along z, y, x.
+        unit: Of each.
+    """
+    parts = [_brief(v) for v in tuple(lengths)[::-1]]
+    order = "" if len(set(parts)) == 1 else " (x, y, z)"
+    return f"{' x '.join(parts)} {unit}{order}"
+
+
+def spacing_text(spacing_mm: Iterable[Any]) -> str:
+    """``1.5 mm`` of cubes; other voxels as in ``lengths_text``."""
+    lengths = tuple(spacing_mm)
+    alike = len({_brief(v) for v in lengths}) == 1
+    return f"{_brief(lengths[0])} mm" if alike else lengths_text(lengths)
+
+
+def _brief(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{float(value):.3g}"

@@ -14,7 +14,6 @@ from torch import Tensor
 from each import each
 from homolog.geometry.affine import Affine
 from homolog.geometry.correspondence import (
-    matching_voxels,
     overlap,
     relative,
     token_centres,
@@ -154,17 +153,6 @@ def test_token_positions_are_means_of_their_voxels() -> None:
 def test_a_size_without_whole_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="no whole tokens"):
         token_matches(_t(ODD), _t(ODD), (24, 24, 20), 8)
-
-
-def test_matching_voxels_show_the_same_place() -> None:
-    step = _about_middle(np.array([[1.2, 0.1, 0], [-0.2, 0.95, 0.1], [0, 0.05, 0.9]]))
-    place, inside = matching_voxels(_t(ODD), _t(ODD @ step), (4, 5, 6), (7, 6, 5))
-    world_a = Affine(ODD).apply([[3, 1, 2]])
-    world_b = Affine(ODD @ step).apply(place[0, 3, 1, 2].numpy())
-    np.testing.assert_allclose(world_b, world_a[0], atol=1e-9)
-    assert inside.shape == (1, 4, 5, 6)
-    own = torch.tensor((7, 6, 5))
-    assert torch.equal(inside, ((place >= -0.5) & (place < own - 0.5)).all(-1))
 
 
 def test_overlap_of_aligned_boxes_is_exact() -> None:

@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from each import each
-from homolog.geometry.places import (
-    lengths_text,
-    named_numbers,
-    place_numbers,
-    place_text,
-    spacing_text,
-    voxel_text,
-)
+from homolog.geometry.places import named_numbers, place_numbers, place_text, voxel_text
+from homolog.words import lengths_text, spacing_text
 
 # z, y, x as everywhere inside; no two numbers alike.
 PLACE = (3.0, 2.0, 1.0)

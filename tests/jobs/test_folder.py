@@ -108,7 +108,13 @@ def test_a_new_file_is_a_command_with_help_and_checks(dropped: Path) -> None:
     assert out.read_text() == "5"
     wrong = run("count-letters", dropped / "a.txt", "--out", out, "--most", 100)
     assert wrong.exit_code == 2
-    assert "most must be in 1..99" in wrong.output
+    assert "Error: --most must be in 1..99, got 100." in wrong.output
+    for needed, words in (
+        ((dropped / "a.txt",), "Missing option '--out'"),
+        (("--out", out), "Missing argument 'FILE...'"),
+    ):
+        short = run("count-letters", *needed)
+        assert (short.exit_code, words in short.output) == (2, True)
     gone = run("count-letters", dropped / "no.txt", "--out", out)
     assert isinstance(gone.exception, FileNotFoundError)
 

@@ -6,13 +6,10 @@ import math
 
 import pytest
 import torch
-from monai.losses import ContrastiveLoss
 from torch import Tensor
-from torch.nn import functional
 
 from each import each
-from homolog.losses import contrast
-from homolog.losses.contrast import info_nce, nt_xent
+from homolog.losses.contrast import info_nce
 
 
 def vectors(n: int, dim: int, seed: int = 0) -> Tensor:
@@ -79,37 +76,3 @@ def test_e_t10_micro_batches_give_the_gradient_of_the_large_batch() -> None:
     ]
     (sum_of_parts,) = torch.autograd.grad(torch.stack(parts).sum(), weight)
     torch.testing.assert_close(whole, sum_of_parts)
-
-
-@pytest.mark.parametrize("rows_at_once", [3, 1024])
-def test_nt_xent_is_the_literal_sum(
-    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(contrast, "_ROWS_AT_ONCE", rows_at_once)
-    a, b = vectors(7, 5).requires_grad_(), vectors(7, 5, 1).requires_grad_()
-    both = functional.normalize(torch.cat([a, b]), dim=1)
-    scores = both @ both.T / 0.2
-    scores = scores.masked_fill(torch.eye(14, dtype=torch.bool), float("-inf"))
-    literal = functional.cross_entropy(scores, torch.arange(14).roll(7))
-    ours = nt_xent(a, b, 0.2)
-    torch.testing.assert_close(ours, literal)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, (a, b)), torch.autograd.grad(literal, (a, b))
-    )
-
-
-@pytest.mark.parametrize("temperature", [0.05, 0.5])
-def test_nt_xent_equals_monai(temperature: float) -> None:
-    a, b = vectors(50, 16).float(), vectors(50, 16, 1).float()
-    expected = ContrastiveLoss(temperature=temperature)(a, b)
-    torch.testing.assert_close(nt_xent(a, b, temperature), expected, atol=1e-4, rtol=0)
-
-
-def test_nt_xent_stays_finite_where_the_exponential_overflows() -> None:
-    a = vectors(20, 8).float()
-    assert nt_xent(a, a.clone(), 0.005).isfinite()
-
-
-def test_nt_xent_refuses_views_of_different_shape() -> None:
-    with pytest.raises(ValueError, match=r"got \(4, 3\) and \(5, 3\)"):
-        nt_xent(vectors(4, 3), vectors(5, 3), 0.1)

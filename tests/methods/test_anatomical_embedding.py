@@ -11,7 +11,11 @@ from torch import Tensor
 
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict
-from homolog.geometry.correspondence import nearest_tokens, token_positions_mm
+from homolog.geometry.correspondence import (
+    nearest_tokens,
+    token_grid,
+    token_positions_mm,
+)
 from homolog.losses.contrast import (
     enlarged,
     gather_cells,
@@ -335,7 +339,7 @@ def test_e_t12_one_batch_can_be_learnt_without_collapse(
     assert monitors["coarse_rank"] > 4
 
 
-def test_trivial_is_what_identical_embeddings_cost(
+def test_identical_embeddings_cost_the_logarithm_of_the_candidates(
     small_backbone: Callable[..., Backbone],
     pair: Pair,
 ) -> None:
@@ -345,8 +349,13 @@ def test_trivial_is_what_identical_embeddings_cost(
         torch.nn.init.ones_(head[-1].bias)
     affines = torch.stack([affine(), affine((70.0, 0.0, 0.0))])
     losses = method.losses(pair(affines, affines), 0.0)
-    for name, value in losses.items():
-        assert value.item() == pytest.approx(method.trivial[name], abs=0.02)
+    config = method.config
+    stride = method.backbone.strides[method.maps["coarse"]]
+    cells = 2 * math.prod(token_grid(method.size, stride)) - 2
+    coarse = min(config.coarse_negatives, cells) + config.global_negatives
+    for name, negatives in (("fine", config.negatives), ("coarse", coarse)):
+        expected = math.log(1 + negatives)
+        assert losses[name].item() == pytest.approx(expected, abs=0.02)
 
 
 def test_a_coarse_stride_not_above_the_fine_one_is_refused(

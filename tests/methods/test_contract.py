@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as processes
 from local_network import SIZE, LocalBackbone, padded, without_norms_over_space
 from torch import Tensor
+from two_ranks import on_two_ranks
 
 from homolog.backbones import BACKBONES, build
 from homolog.config import from_dict
@@ -268,9 +266,8 @@ def half_of(views: Views, rank: int) -> Views:
     return Views({name: half(view) for name, view in views.items()})
 
 
-def two_steps(name: str, batches: list[Views]) -> dict[str, Any]:
+def two_steps(method: Method, batches: list[Views]) -> dict[str, Any]:
     """Terms of the second of two steps, and the gradient of those of whole batches."""
-    method = construct(name)
     method.losses(batches[0], 0.5)
     method.after_step(0.55)
     terms = method.losses(batches[1], 0.6)
@@ -280,44 +277,6 @@ def two_steps(name: str, batches: list[Views]) -> dict[str, Any]:
         torch.stack(shared).sum().backward()
         gradients = {n: p.grad for n, p in method.named_parameters() if p.requires_grad}
     return {"terms": {k: v.detach() for k, v in terms.items()}, "gradients": gradients}
-
-
-def as_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    batches = torch.load(f"{folder}/views.pt", weights_only=False)
-    made = {
-        name: two_steps(name, [half_of(views, rank) for views in both])
-        for name, both in batches.items()
-    }
-    torch.save(made, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def two_ranks(
-    request: pytest.FixtureRequest, feeds: Feeds, tmp_path_factory: Any
-) -> dict[str, list[dict[str, Any]]]:
-    """Of each method: one process with the whole batch, and two with half of it."""
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    wanted = {
-        item.callspec.params["name"]
-        for item in request.session.items
-        if getattr(item, "originalname", "") == "test_two_processes_are_one"
-    }
-    batches = {}
-    for name in sorted(wanted):
-        feed = feeds.of(construct(name), 4)
-        batches[name] = [wholly_inside(views_of(feed, step)) for step in range(2)]
-    torch.save(batches, folder / "views.pt")
-    processes.spawn(as_rank, (str(folder),), nprocs=2)
-    made = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-    return {
-        name: [two_steps(name, both), made[0][name], made[1][name]]
-        for name, both in batches.items()
-    }
 
 
 def wholly_inside(views: Views) -> Views:
@@ -332,10 +291,17 @@ def wholly_inside(views: Views) -> Views:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_are_one(
-    name: str, two_ranks: dict[str, list[dict[str, Any]]]
+    name: str, feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cls = METHODS.get(name)
-    whole, first, second = two_ranks[name]
+    methods = [construct(name) for _ in range(3)]
+    feed = feeds.of(methods[0], 4)
+    batches = [wholly_inside(views_of(feed, step)) for step in range(2)]
+    whole = two_steps(methods.pop(), batches)
+    first, second = on_two_ranks(
+        monkeypatch,
+        lambda r: two_steps(methods[r], [half_of(views, r) for views in batches]),
+    )
     differing = {
         term for term, value in whole["terms"].items()
         if not torch.allclose(

@@ -219,8 +219,14 @@ def test_ignorant_tokens_cost_the_trivial_value(
     matches[:, n // 2 :] = False
     valid = torch.ones(1, n, dtype=torch.bool)
     p2p, p2s = method._token_losses(first, second, matches, valid, valid)
-    assert p2p.item() == pytest.approx(method.trivial["p2p"], abs=1e-3)
-    assert p2s.item() == pytest.approx(method.trivial["p2s"], abs=1e-3)
+    tokens, lone = 2 * math.log(n), 0.0
+    if assignment == "sinkhorn":
+        # with all cosines 0 and the dustbin's score z the plan is sigmoid(-z / 2) / N
+        half = method.config.dustbin_score / 2
+        tokens = math.log(n) + math.log1p(math.exp(half))
+        lone = math.log1p(math.exp(-half)) if dustbin_loss else 0.0
+    assert p2p.item() == pytest.approx(tokens + lone, abs=1e-3)
+    assert p2s.item() == pytest.approx(tokens, abs=1e-3)
 
 
 @pytest.mark.parametrize(

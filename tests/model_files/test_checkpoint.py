@@ -24,9 +24,9 @@ from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.errors import JobError, UnusableInput
+from homolog.features.embed import load_embedder
 from homolog.model_files.encoder import (
     encoder_id,
-    load_embedder,
     load_encoder,
     read_foreign,
 )

@@ -10,7 +10,6 @@ from torch import nn
 
 from homolog.nn.optim import (
     cosine_with_warmup,
-    layerwise_factors,
     parameter_groups,
     prefix_factor,
 )
@@ -74,11 +73,6 @@ def test_factor_zero_leaves_parameters_out_and_nothing_left_is_an_error() -> Non
 def test_the_longest_prefix_wins() -> None:
     factor = prefix_factor({"a.": 0.5, "a.b.": 0.25})
     assert [factor(n) for n in ("a.b.c", "a.c", "d")] == [0.25, 0.5, 1.0]
-
-
-def test_layers_near_the_input_learn_slowest() -> None:
-    factors = layerwise_factors(["stem", "one", "two"], 0.5)
-    assert factors == {"stem": 0.125, "one": 0.25, "two": 0.5}
 
 
 def test_the_schedule_rises_then_falls_to_its_floor() -> None:

@@ -33,10 +33,11 @@ from homolog.events import (
     Stopped,
     drain,
 )
+from homolog.features.embed import load_embedder
 from homolog.methods import METHODS
 from homolog.methods.base import Embedder
 from homolog.model_files.card import read_card
-from homolog.model_files.encoder import load_embedder, load_encoder
+from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import generations
 from homolog.pretrain.job import SlicePreview, deviations, job
 from homolog.pretrain.settings import (
@@ -381,18 +382,19 @@ def test_a_store_that_changed_is_refused_on_resume(
         drain(job(config, tmp_path))
 
 
-def test_a_request_is_resolved_by_the_job_once(
+def test_a_run_of_a_former_version_resumes_with_the_settings_it_resolved(
     tmp_path: Path, phantom_store: Store
 ) -> None:
-    request = {
+    former = {
         "method": "mae", "stores": [str(phantom_store.path)], "device": "cpu",
         "settings": TINY, "seed": 4,
     }  # fmt: skip
-    result = drain(job(request, tmp_path))
-    resolved = json.loads((tmp_path / "resolved.json").read_text())
-    assert resolved == tiny("mae", phantom_store, seed=4)
-    (tmp_path / "resolved.json").write_text(json.dumps({**resolved, "balance": 0.5}))
-    assert drain(job(request, tmp_path))["steps"] == result["steps"]
+    complete = tiny("mae", phantom_store, seed=4)
+    tmp_path.joinpath("resolved.json").write_text(json.dumps(complete))
+    result = drain(job(former, tmp_path))
+    assert (result["steps"], result["seed"]) == (4, 4)
+    again = drain(job(complete, tmp_path / "again"))
+    assert result["encoder_id"] == again["encoder_id"]
 
 
 def test_pretraining_can_start_from_an_encoder(

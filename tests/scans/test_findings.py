@@ -9,7 +9,7 @@ import pytest
 from each import each
 from homolog.errors import UnusableInput
 from homolog.index.datasets import read_manifest
-from homolog.scans.names import (
+from homolog.label_names import (
     findings_cell,
     findings_of,
     findings_text,

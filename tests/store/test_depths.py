@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from homolog.events import Progress, Request, drain
-from homolog.store.depths import STEPS, depth_map, depth_of, write_depths
+from homolog.store.depths import depth_map, write_depths
+from homolog.store.store import DEPTH_STEPS as STEPS
 from homolog.store.store import Store, case_folder
 
 
@@ -52,9 +53,9 @@ def store(phantom_store: Store, tmp_path: Path) -> Store:
 def test_the_store_keeps_depths_until_a_case_is_prepared_anew(store: Store) -> None:
     cases = [(store, card) for card in store.cards[:2]]
     first = store.cards[0]
-    assert depth_of(store, first) is None
+    assert store.depth(first) is None
     assert drain(write_depths(cases)) == 2
-    found = depth_of(store, first)
+    found = store.depth(first)
     assert found is not None
     expected = depth_map(np.asarray(store.label(first.id)))
     np.testing.assert_allclose(
@@ -63,7 +64,7 @@ def test_the_store_keeps_depths_until_a_case_is_prepared_anew(store: Store) -> N
     assert drain(write_depths(cases)) == 0  # made once
     note = case_folder(store.path, first.id) / "depth.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "key": "older"}))
-    assert depth_of(store, first) is None
+    assert store.depth(first) is None
     assert drain(write_depths(cases)) == 1
     assert not list(note.parent.glob(".depth*"))
 
@@ -75,4 +76,4 @@ def test_it_stops_when_told_to(store: Store) -> None:
     with pytest.raises(StopIteration) as end:
         work.send(Request.STOP)
     assert end.value.value == 0
-    assert depth_of(store, store.cards[0]) is None
+    assert store.depth(store.cards[0]) is None

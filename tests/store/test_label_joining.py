@@ -18,7 +18,7 @@ from homolog.scans.names import name_of_mask, names_beside, names_in_file
 from homolog.scans.volume import LabelMap, ValueStats, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store.build import prepare_store
-from homolog.store.names import join_cases
+from homolog.store.label_joining import join_cases
 from homolog.store.store import Store
 
 SHAPE = (9, 10, 11)

@@ -21,7 +21,7 @@ from homolog.scans.write import write_labels, write_volume
 from homolog.store import card as card_file
 from homolog.store.build import write_store
 from homolog.store.care import care_for
-from homolog.store.depths import depth_of, write_depths
+from homolog.store.depths import write_depths
 from homolog.store.pairs import read_pairs
 from homolog.store.store import Store
 from homolog.views.view import ViewSpec
@@ -190,13 +190,13 @@ def test_depths_have_checksums_and_are_made_again(store: Path) -> None:
     drain(write_depths(pairs))
     folder = store / "cases" / "case_0"
     damage(folder / "depth.b2nd")
-    depth = depth_of(opened, opened.card("case_0"))
+    depth = opened.depth(opened.card("case_0"))
     assert depth is not None
     with pytest.raises(JobError, match=r"depth\.b2nd is damaged"):
         np.asarray(depth)
     assert drain(care_for(store)).problems == ["case_0: depth.b2nd damaged."]
     assert drain(care_for(store, repair=True)).problems == []
-    assert depth_of(opened, opened.card("case_0")) is None
+    assert opened.depth(opened.card("case_0")) is None
 
 
 def test_a_damaged_table_of_places_is_told(

@@ -210,7 +210,7 @@ def test_a_stopped_prediction_keeps_what_was_told(
 ) -> None:
     task, trained = open_predictor(model, CPU)
     scans = [pictures / f"p{k:02}.png" for k in range(3)]
-    job = predict_scans(task, trained, scans, tmp_path, {})
+    job = predict_scans(task, trained, scans, tmp_path)
     event, result = next(job), None
     while result is None:
         last = isinstance(event, Progress) and event.index == 2

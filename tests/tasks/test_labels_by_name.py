@@ -144,7 +144,7 @@ def test_a_slice_with_unlabelled_voxels_is_not_known_to_show_nothing() -> None:
 
 
 class _Fixed(Task):
-    def run(self, volume: Volume, **_: Any) -> Any:
+    def run(self, volume: Volume, *_: Any) -> Any:
         yield Note("labelling")
         names = {1: "rib", 2: "rib", 3: "heart"}
         return LabelMap(labels(1, 2), volume.affine, names, volume.name, volume.meta)
@@ -154,7 +154,7 @@ def test_predicted_labels_keep_their_names(tmp_path: Path) -> None:
     scan = tmp_path / "a.nii.gz"
     write_volume(Volume(np.ones((1, *SHAPE), np.int16), AFFINE), scan)
     model: Any = SimpleNamespace(learnt=SimpleNamespace(remark=""))
-    job = predict_scans(_Fixed.__new__(_Fixed), model, [scan], tmp_path / "out", {})
+    job = predict_scans(_Fixed.__new__(_Fixed), model, [scan], tmp_path / "out")
     (told,) = drain(job)["predicted"]
     assert told["voxels"] == {"rib": 60 + 18, "heart": 0}  # of both numbers together
     names = names_beside(tmp_path / "out" / "a.nii.gz")

@@ -200,7 +200,7 @@ def test_one_model_learns_what_each_store_annotates(
     for store, names in zip(
         stores, ({"Ball", "block"}, {"Ball", "plate"}), strict=True
     ):
-        result = drain(evaluate_store(task, model, store, "val", {}))
+        result = drain(evaluate_store(task, model, store, "val"))
         assert {row["name"] for row in result["rows"]} == names
         assert result["mean"]["dice"] > 0.6
     # and every organ is found in any scan, though no scan had all three marked

@@ -22,7 +22,7 @@ from homolog.scans.volume import Volume, reorder_axes
 from homolog.sliding.sliding import slide
 from homolog.store.learnt_spacing import Learnt, LearntSpacing
 from homolog.store.preprocess import Preprocessing
-from homolog.tasks.base import Trained
+from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.segment.network import (
     SegmentModule,
     SegmentNetwork,
@@ -123,7 +123,7 @@ def test_another_modality_is_refused_unless_told_otherwise():
     model.card["preprocessing"]["modality"] = "CT"  # as a store of CTs alone says
     with pytest.raises(UnusableInput, match="learnt from CT, but 'scan' is MR"):
         drain(task.run(scan, model=model))
-    labels = drain(task.run(scan, model=model, modality="CT"))
+    labels = drain(task.run(scan, model, PredictOptions(modality="CT")))
     assert set(np.unique(labels.data)) == {0, 2, 5, 9}
     unknown = Volume(scan.data, scan.affine, "scan", "OTHER")
     assert drain(task.run(unknown, model=model)) is not None
@@ -225,7 +225,7 @@ def test_one_window_takes_a_scan_that_is_little_larger(name, windows, phantom_st
 def test_mirrorings_the_model_never_saw_are_told(phantom_store):
     scan = block_scan(Affine.identity())
     stream = Segment(SegmentConfig()).run(
-        scan, model=by_intensity(flip=[0.5, 0.0, 0.0]), flips=(0, 2)
+        scan, by_intensity(flip=[0.5, 0.0, 0.0]), PredictOptions(flips=(0, 2))
     )
     notes = [e.text for e in stream if isinstance(e, Note)]
     assert any("never saw scans mirrored along x" in text for text in notes)

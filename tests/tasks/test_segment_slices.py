@@ -32,7 +32,7 @@ from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.store.preprocess import Preprocessing, prepare_volume
 from homolog.store.store import Store
-from homolog.tasks.base import Trained
+from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.segment import network as _labelling
 from homolog.tasks.segment.network import label_stored
 from homolog.tasks.segment.task import Segment, SegmentConfig
@@ -125,7 +125,11 @@ def test_no_slice_is_computed_twice_along_z(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(model.network, "forward", counting)
     monkeypatch.setitem(_labelling._SLICES_VOXELS, "cpu", 4 * 32 * 32)
-    drain(Segment(SegmentConfig()).run(scan_of((12, 32, 32)), model=model, flips=(0,)))
+    drain(
+        Segment(SegmentConfig()).run(
+            scan_of((12, 32, 32)), model, PredictOptions(flips=(0,))
+        )
+    )
     assert slices == 12  # neither by overlap nor by mirroring the order of slices
 
 
@@ -292,7 +296,9 @@ def test_a_hybrid_hands_out_its_slice_encoder(
 
 def test_mirroring_along_z_is_neither_done_nor_warned_of() -> None:
     scan, model = scan_of((3, 32, 32)), model_of([1, 32, 32])
-    events = list(Segment(SegmentConfig()).run(scan, model=model, flips=(0, 2)))
+    events = list(
+        Segment(SegmentConfig()).run(scan, model, PredictOptions(flips=(0, 2)))
+    )
     told = [e.text for e in events if isinstance(e, Note)]
     assert any("mirrored along x" in text for text in told)
     assert not any("along z" in text for text in told)

@@ -89,19 +89,19 @@ def _argument(field: Any, hint: Any) -> Any:
     return click.argument(
         field.name,
         nargs=-1 if many else 1,
-        required=field.default is ...,
-        default=None,
         metavar=field.metadata["metavar"] or None,
+        **_needed(field),
     )
+
+
+def _needed(field: Any) -> dict[str, Any]:
+    """A default of its own, even None, would count as given."""
+    return {"required": True} if field.default is ... else {"default": None}
 
 
 def _option(field: Any, hint: Any) -> Any:
     meta, plain, spelled = field.metadata, _without_none(hint), flag_of(field)
-    shared: dict[str, Any] = {
-        "default": None,
-        "required": field.default is ...,
-        "help": help_of(field, spelled),
-    }
+    shared: dict[str, Any] = {**_needed(field), "help": help_of(field, spelled)}
     if plain is bool:
         return click.option(spelled, field.name, is_flag=True, **shared)
     items = typing.get_args(plain)

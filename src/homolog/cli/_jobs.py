@@ -5,11 +5,12 @@ The window starts the same jobs by the same names and configurations in a worker
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -24,7 +25,7 @@ from homolog.cli._run import (
     seed_option,
     show,
 )
-from homolog.config import ConfigError
+from homolog.config import ConfigError, flag_of
 from homolog.errors import JobError
 from homolog.events import Finished, Job, Note
 from homolog.runs.jobs import config_of, folder_kinds, job_of, module_of
@@ -88,35 +89,40 @@ def command_of(
     function: Any = run
     for each in reversed(decorate):
         function = each(function)
-    return click.command(
+    command = click.command(
         getattr(module, "COMMAND", kind.replace("_", "-")),
-        cls=_with_inner(inner) if inner else click.Command,
+        cls=_WithInner if inner else click.Command,
         short_help=inspect.cleandoc(module.__doc__ or "").partition("\n")[0],
         help=inspect.cleandoc(module.Config.__doc__ or ""),
     )(function)
+    if isinstance(command, click.Group):
+        command.commands, command.no_args_is_help = dict(inner or {}), False
+    return command
 
 
 # Every command takes them; those that have no use for one do not show it.
 _IGNORED = {"seed": seed_option(hidden=True), "device": device_option(hidden=True)}
 
 
-def _with_inner(inner: Mapping[str, click.Command]) -> type[click.Command]:
-    """A command class that hands over to another command by its first word."""
+class _WithInner(click.Group):
+    """A command of its own, which another command's name hands over to that one."""
 
-    class WithInner(click.Command):
-        def make_context(
-            self,
-            info_name: str | None,
-            args: list[str],
-            parent: click.Context | None = None,
-            **rest: Any,
-        ) -> click.Context:
-            if args and args[0] in inner:
-                name = f"{info_name} {args[0]}"
-                return inner[args[0]].make_context(name, args[1:], parent, **rest)
-            return super().make_context(info_name, args, parent, **rest)
+    parse_args = click.Command.parse_args
+    invoke = click.Command.invoke
+    collect_usage_pieces = click.Command.collect_usage_pieces
 
-    return WithInner
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **rest: Any,
+    ) -> click.Context:
+        """The context of the inner command where it is named first."""
+        if args and args[0] in self.commands:
+            name = f"{info_name} {args[0]}"
+            return self.commands[args[0]].make_context(name, args[1:], parent, **rest)
+        return super().make_context(info_name, args, parent, **rest)
 
 
 def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int:
@@ -124,7 +130,8 @@ def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int
     try:
         checked = config_of(module, config)
     except ConfigError as error:
-        raise click.UsageError(str(error)) from None
+        here = click.get_current_context(silent=True)
+        raise click.UsageError(_in_flags(str(error), module.Config), here) from None
     for field, _ in fields_of(module.Config):
         if field.metadata.get("reads"):
             check_existing(config.get(field.name))
@@ -144,6 +151,17 @@ def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int
     reported = getattr(module, "REPORTED", tuple(result))
     show({key: result[key] for key in reported}, as_json, lines)
     return FAILED if result.get(getattr(module, "FAILURES", "")) else DONE
+
+
+def _in_flags(sentence: str, config: type) -> str:
+    """``predict: overlap must be ...`` -> ``--overlap must be ...``."""
+    *_, last = sentence.split(": ", sentence.partition(" must ")[0].count(": "))
+    for field, hint in fields_of(config):
+        if dataclasses.is_dataclass(hint):
+            last = _in_flags(last, cast("type", hint))
+        elif last.startswith(f"{field.name} must "):
+            return f"{flag_of(field).split('/')[0]} {last.partition(' ')[2]}"
+    return last
 
 
 def run(job: Job[dict[str, Any]]) -> dict[str, Any]:

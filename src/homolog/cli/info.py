@@ -94,7 +94,7 @@ def _expand(scan: Path) -> list[Path]:
 def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
     from homolog.errors import UnusableInput
-    from homolog.index.subjects import pseudonym, subject_key
+    from homolog.store.hidden_subjects import pseudonym, subject_key
 
     problems = [
         {"code": p.code, "text": p.text, "fatal": p.fatal} for p in inspection.problems

@@ -33,6 +33,7 @@ from homolog.scans.points import read_points
 from homolog.scans.volume import FeatureMap, LabelMap, Points
 from homolog.store.card import Card
 from homolog.store.store import Store
+from homolog.tasks.base import PredictOptions
 from homolog.use.predict import open_trained
 
 # What features are worth, in figures: same-organ maps and landmarks found again.
@@ -240,10 +241,11 @@ def segment_tests(
     labels: dict[str, NDArray[Any]] = {}
     for card in store.split("test"):
         predicted = yield from task.run(
-            read_scan(card.source), model=trained, overlap=_OVERLAP
+            read_scan(card.source), trained, PredictOptions(overlap=_OVERLAP)
         )
         if predicted is None:
             return None
+        assert isinstance(predicted, LabelMap)
         assert card.label_source is not None
         truth = read_labels(card.label_source).data
         dice = dice_per_label(predicted.data, truth, list(store.label_names))

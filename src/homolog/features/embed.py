@@ -36,9 +36,11 @@ from homolog.features.files import (
     open_features,
 )
 from homolog.geometry.affine import Affine, Index
+from homolog.methods import METHODS
 from homolog.methods.base import Embedder
 from homolog.model_files.card import learnt_of
-from homolog.model_files.encoder import LoadedEncoder, load_embedder
+from homolog.model_files.encoder import LoadedEncoder
+from homolog.model_files.folder import read_weights
 from homolog.scans.volume import FeatureMap, Volume
 from homolog.sliding.blending import Blend, WindowGrid, gaussian_weight, legal_window
 from homolog.store.learnt_spacing import Learnt
@@ -180,6 +182,29 @@ def slide(shape: Index, window: Index, unit: Index, overlap: float) -> Sliding:
             start[a] = n
         starts.append((start[0], start[1], start[2]))
     return Sliding(size, shape, unit, tuple(starts), axis)
+
+
+def load_embedder(encoder: LoadedEncoder) -> Embedder:
+    """The dense features an encoder was made for: its maps and their heads.
+
+    A card without a method (a foreign file, a fine-tuned model) gives the map next to
+    the coarsest, without a head.
+
+    Raises:
+        UnusableInput: The heads' weights are missing or damaged.
+    """
+    kept = encoder.card.get("embedding") or {}
+    if not kept.get("heads"):
+        last = max(len(encoder.backbone.strides) - 2, 0)
+        return Embedder(encoder.backbone, kept.get("maps") or {"features": last}).eval()
+    if encoder.folder is None:
+        raise UnusableInput("an encoder with heads needs its model folder.")
+    method = METHODS.get(encoder.card["method"])
+    settings: Any = from_dict(method.Config, encoder.card["method_config"])
+    embedder = method(encoder.backbone, settings).embedder()
+    heads = read_weights(encoder.folder, encoder.card, "embedder.safetensors")
+    embedder.load_own_state(heads)
+    return embedder.eval()
 
 
 def unit_of(embedder: Embedder) -> Index:

@@ -211,19 +211,6 @@ def match_points(
     return found
 
 
-def cycle_errors(
-    source: FeatureMap,
-    target: FeatureMap,
-    mm: NDArray[np.float64],
-    matches: list[Match],
-) -> NDArray[np.float64]:
-    """Distance (N,) in mm between points and where their matches lead back to."""
-    there = np.array([m.mm for m in matches]).reshape(-1, 3)
-    back = np.array([m.mm for m in match_points(target, source, there)]).reshape(-1, 3)
-    distance: NDArray[np.float64] = np.linalg.norm(back - mm, axis=1)
-    return distance
-
-
 # Where a scan, and the cells of its feature map, show the body. numpy and scipy.
 
 

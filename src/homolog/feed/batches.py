@@ -6,6 +6,7 @@ by any number of threads, with the same numbers.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections import deque
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,8 +26,7 @@ from homolog.geometry.affine import Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
-from homolog.store.depths import STEPS
-from homolog.store.pairs import Pairing
+from homolog.store.store import DEPTH_STEPS
 from homolog.views.generate import (
     Block,
     GroupDraw,
@@ -287,6 +288,18 @@ class Sample:
     blocks: list[Block]
 
 
+class Pairing(Protocol):
+    """Where the other patient of a sample comes from."""
+
+    def draw(
+        self, case: int, rng: np.random.Generator
+    ) -> tuple[Array | None, int, Array | None] | None:
+        """Place mm (3,), partner's position and place mm (3,).
+
+        A place is None where any will do; the whole is None where there is no partner.
+        """
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Draws and reads samples; a pure function of their number.
@@ -361,6 +374,81 @@ class Sampler:
                 specs, Scan(affine, case.card.shape), draw,
                 seed=self.seed, sample=number, matched=known,
             )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """The scans that one batch is cut from, on the device.
+
+    Attributes:
+        levels: How stored numbers become intensities.
+        case: (B,) int64, position in the feed's cases.
+        space: (B,) int64, number of the store.
+        modality: (B,) int64, number of the modality.
+        fractions: (B, 4, 4) float64, see ``fractions_of``.
+        target: (B,) or (B, K), see ``View.target``; None where scans have none.
+    """
+
+    levels: Levels
+    case: Tensor
+    space: Tensor
+    modality: Tensor
+    fractions: Tensor
+    target: Tensor | None
+
+    def view(self, spec: ViewSpec, draw: GroupDraw, block: Block) -> View:
+        """The views of one group, with what is known of their scans."""
+        view = generate(spec, draw, block, self.levels.low, self.case, self.space)
+        return dataclasses.replace(
+            view,
+            target=self.target,
+            modality=self.modality,
+            where=centres_within(view.affine, spec.size, self.fractions),
+        )
+
+
+@dataclass(frozen=True)
+class _CaseTables:
+    """What views carry of their case, a row per case of the feed.
+
+    Attributes: as of ``_Scans``, (N, ...).
+    """
+
+    spaces: Tensor
+    modalities: Tensor
+    fractions: Tensor
+    targets: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        cases: Sequence[CaseRef],
+        targets: Sequence[int] | Sequence[Sequence[float]] | None,
+    ) -> _CaseTables:
+        # a store is a data set: its labels mean the same in all of its cases
+        known: dict[object, int] = {}
+        stores = [known.setdefault(case.store.path, len(known)) for case in cases]
+        return cls(
+            torch.tensor(stores),
+            torch.tensor(numbered([c.card.modality for c in cases])),
+            fractions_of([case.card for case in cases]),
+            None if targets is None else torch.tensor(targets),
+        )
+
+    def at(self, levels: Levels, case: Tensor, device: torch.device) -> _Scans:
+        """The rows of some cases, copied to a device without waiting."""
+
+        def rows(table: Tensor) -> Tensor:
+            return table[case].to(device, non_blocking=True)
+
+        return _Scans(
+            levels.to(device),
+            case.to(device, non_blocking=True),
+            rows(self.spaces),
+            rows(self.modalities),
+            rows(self.fractions),
+            None if self.targets is None else rows(self.targets),
+        )
 
 
 @dataclass(frozen=True)
@@ -448,22 +536,12 @@ class Feed:
         self.specs = dict(specs)
         self.batch_size = batch_size
         self.seed = seed
-        self.balance = balance
-        self.rank = rank
-        self.world_size = world_size
-        self.threads = threads
-        self.partners = partners
-        self.share_by, self.share_power = share_by, share_power
-        self.turns, self.targets = turns, targets
+        self.rank, self.world_size, self.threads = rank, world_size, threads
+        self.share_by, self.share_power, self.turns = share_by, share_power, turns
         self.phases = tuple(phases)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
-        # a store is a data set: its labels mean the same in all of its cases
-        known: dict[object, int] = {}
-        stores = [known.setdefault(case.store.path, len(known)) for case in self.cases]
-        self._label_spaces = torch.tensor(stores)
-        self._fractions = fractions_of([case.card for case in self.cases])
-        self._modalities = torch.tensor(numbered([c.card.modality for c in cases]))
+        self._tables = _CaseTables.of(self.cases, targets)
         everywhere = range(len(self.cases))
         self._whole = _Part(
             self.specs, share_blocks(self.specs), everywhere, self._order(everywhere)
@@ -471,14 +549,13 @@ class Feed:
         if phases:
             check_phases(phases, specs)
         self._parts = tuple(self._part(phase) for phase in self.phases)
-        self._target = None if targets is None else torch.tensor(targets)
-        self.device = device
         self._pin = device is not None and device.type == "cuda"
 
     def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
         if self.turns is not None:
             return TurnOrder([self.turns[i] for i in positions], self.seed)
-        of = self._modalities if self.share_by == "modality" else self._label_spaces
+        tables = self._tables
+        of = tables.modalities if self.share_by == "modality" else tables.spaces
         kinds = [(int(of[i]), self.cases[i].card.has_label) for i in positions]
         parts = [*dict.fromkeys(kinds)]
         return CaseOrder([parts.index(k) for k in kinds], self.seed, self.share_power)
@@ -573,77 +650,41 @@ class Feed:
             device: Where the views are to lie.
         """
         device = torch.device(device)
-        made: dict[str, View] = {}
         shares = next(
             part.shares
             for part in (self._whole, *self._parts)
             if part.specs.keys() == batch.draws.keys()
         )
-        both = {
-            False: (batch.levels, batch.case),
-            True: (batch.partner_levels, batch.partner),
+        own = batch.levels, batch.case
+        theirs = batch.partner_levels, batch.partner
+        scans = {
+            which: self._tables.at(*(theirs if which else own), device)
+            for which in {share.partner for share in shares}
         }
-        needed = {share.partner for share in shares}
-        ready = {
-            which: (levels.to(device), case.to(device, non_blocking=True))
-            for which, (levels, case) in both.items()
-            if which in needed
-        }
-        spaces, modalities = (
-            table.to(device, non_blocking=True)
-            for table in (self._label_spaces, self._modalities)
-        )
+        made: dict[str, View] = {}
         for share, stored in zip(shares, batch.blocks, strict=True):
-            levels, case = ready[share.partner]
-            block = stored.to(device)
+            scan, block = scans[share.partner], stored.to(device)
             normalised = dataclasses.replace(
                 block,
-                image=levels.normalise(block.image),
-                depth=None if block.depth is None else block.depth.float() / STEPS,
+                image=scan.levels.normalise(block.image),
+                depth=None
+                if block.depth is None
+                else block.depth.float() / DEPTH_STEPS,
             )
             for name in share.groups:
-                spec = self.specs[name]
-                draw = batch.draws[name].to(device)
+                spec, draw = self.specs[name], batch.draws[name].to(device)
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
-                    made[name] = recoloured(spec, draw, shown, levels.low)
+                    made[name] = recoloured(spec, draw, shown, scan.levels.low)
                 else:
-                    view = generate(
-                        spec, draw, normalised, levels.low, case, spaces[case]
-                    )
-                    inside = self._fractions[both[share.partner][1]].to(
-                        device, non_blocking=True
-                    )
-                    target = None
-                    if self._target is not None:
-                        target = self._target.to(device, non_blocking=True)[case]
-                    made[name] = dataclasses.replace(
-                        view,
-                        target=target,
-                        modality=modalities[case],
-                        where=centres_within(view.affine, spec.size, inside),
-                    )
+                    made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})
 
     def with_batch_size(self, batch_size: int) -> Feed:
         """The same samples in the same order, cut into other batches."""
-        return Feed(
-            self.cases,
-            self.specs,
-            batch_size=batch_size,
-            seed=self.seed,
-            balance=self.balance,
-            rank=self.rank,
-            world_size=self.world_size,
-            threads=self.threads,
-            partners=self.partners,
-            share_by=self.share_by,
-            share_power=self.share_power,
-            turns=self.turns,
-            targets=self.targets,
-            phases=self.phases,
-            device=self.device,
-        )
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
 
     def case_of(self, sample: int) -> int:
         """Position of the case that sample number ``sample`` of the run is cut from."""

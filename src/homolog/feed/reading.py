@@ -14,7 +14,6 @@ from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Index
 from homolog.store.card import Card
 from homolog.store.crops import BoxMap, Sliceable, read_box
-from homolog.store.depths import depth_of
 from homolog.store.store import Store
 from homolog.views.generate import Block, Box, Share, block_affine, boxes_of
 from homolog.views.plan import GroupPlan, Scan
@@ -90,7 +89,7 @@ def read_blocks(
     scan = Scan(card.affine, card.shape)
     image = store.image(card.id)
     label = store.label(card.id) if any(s.labels for s in shares) else None
-    depth = depth_of(store, card) if any(s.depths for s in shares) else None
+    depth = store.depth(card) if any(s.depths for s in shares) else None
     blocks = []
     for share in shares:
         boxes = boxes_of(share, plan, specs, scan)

@@ -1,4 +1,8 @@
-"""What a fine-tuning is told, completed from a recipe and checked."""
+"""From a request to the checked settings of a fine-tuning, and its labelled cases.
+
+``resolve`` merges recipe and overrides. Below it: which labelled cases are learnt from,
+and which choose the weights that are kept.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from homolog.backbones import BACKBONES
-from homolog.config import ConfigError, from_dict, merge, option, to_dict
-from homolog.distributed import choose_device
+from homolog.config import ConfigError, from_dict, option, to_dict
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
@@ -21,9 +21,153 @@ from homolog.store.splits import folds, nested_fraction
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedTask
-from homolog.training.config import TrainingConfig
+from homolog.training.run_settings import by_device, cpu_threads, run_settings
 
-# Which labelled cases a fine-tuning learns from, and which it is judged by.
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning, as it is written to ``run.json``."""
+
+    task: str = option("segment", "what is learnt")
+    store: str = option("", "store with labelled cases")
+    more_stores: tuple[str, ...] = option(
+        (), "further stores, each with labels of its own"
+    )
+    encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
+    recipe: str = option("cpu", "settings to start from")
+    fraction: float = option(
+        1.0, "share of the labelled training subjects used", minimum=0.0, maximum=1.0
+    )
+    fold: str | None = option(None, "i/k: hold out the i-th of k parts")
+    seed: int = option(0, "seed of everything random", minimum=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:i")
+    threads: int = option(
+        0,
+        "CPU threads of the network; 0: all cores, fixed at the start (with minutes "
+        "fewer where others use the cores and steps are faster so)",
+        minimum=0,
+    )
+    backbone: dict[str, Any] = field(default_factory=dict)
+    task_config: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
+    """Merge recipe and overrides, and check all names and values.
+
+    Args:
+        config: Fields of FinetuneConfig. ``backbone`` needs a ``name`` only for another
+            network than the recipe's; ``task_config`` and ``training`` override single
+            settings.
+
+    Returns:
+        The same with ``backbone``, ``task_config`` and ``training`` complete, so that
+        resolving it again changes nothing.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+    """
+    wanted = from_dict(FinetuneConfig, config, where="finetune")
+    cls = learned_task(wanted.task)
+    if wanted.fold is not None:
+        parse_fold(wanted.fold)
+    if wanted.recipe not in cls.RECIPES:
+        known = ", ".join(cls.RECIPES)
+        raise ConfigError(
+            f"{wanted.task} has no recipe {wanted.recipe!r}; recipes: {known}."
+        )
+    merged = run_settings(
+        cls.RECIPES[wanted.recipe],
+        {
+            "backbone": wanted.backbone,
+            "task": wanted.task_config,
+            "training": wanted.training,
+        },
+        table="task",
+        recipe_name=wanted.recipe,
+        config=cls.Config,
+        where=wanted.task,
+        backbone=_backbone_name(wanted),
+        # an encoder brings settings of its own
+        small=wanted.recipe == "cpu" and wanted.encoder == SCRATCH,
+    )
+    return dataclasses.replace(
+        wanted,
+        threads=cpu_threads(wanted.threads),
+        backbone=merged.backbone,
+        task_config=merged.own,
+        training=to_dict(merged.training),
+    )
+
+
+def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request completed, its cases checked; JSON types.
+
+    Args:
+        request: As for ``resolve``; what is None is left out, and ``recipe`` may be
+            ``auto`` (the default here), which the device decides.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+        UnusableInput: A store, encoder or device that cannot be used.
+    """
+    given = {key: value for key, value in request.items() if value is not None}
+    if not given.get("store"):
+        raise ConfigError("choose a store with labelled cases to learn from.")
+    given["recipe"] = by_device(
+        str(given.get("recipe", "auto")), str(given.get("device", "auto"))
+    )
+    settings = resolve(given)
+    check_cases(settings)
+    return to_dict(settings)
+
+
+def learned_task(name: str) -> type[LearnedTask]:
+    """The class of a task that can be fine-tuned.
+
+    Raises:
+        ConfigError: Unknown, or a task that learns nothing.
+    """
+    if name not in TASKS.names():
+        known = ", ".join(n for n in TASKS.names() if TASKS.get(n).learns)
+        raise ConfigError(f"unknown task {name!r}; known: {known}.")
+    cls = TASKS.get(name)
+    if not issubclass(cls, LearnedTask):
+        raise ConfigError(f"{name} uses an encoder as it is and is not fine-tuned.")
+    return cls
+
+
+def task_of(settings: FinetuneConfig) -> LearnedTask:
+    """The task with its settings."""
+    cls = learned_task(settings.task)
+    return cls(from_dict(cls.Config, settings.task_config, where=settings.task))
+
+
+def _backbone_name(wanted: FinetuneConfig) -> str | None:
+    """The network requested, or the one the encoder's own card names.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    requested: str | None = wanted.backbone.get("name")
+    if wanted.encoder == SCRATCH:
+        return requested
+    path = Path(wanted.encoder)
+    try:
+        card = read_card(find_model(path))
+    except UnusableInput:
+        if path.is_file():
+            return requested  # another project's weights: they do not say
+        raise
+    own = str(card["backbone"]["name"])
+    if requested not in (None, own):
+        raise ConfigError(f"the encoder {path} is a {own}, not a {requested}.")
+    return own
+
+
+# Which labelled cases are learnt from, and which choose the weights.
 
 
 @dataclass(frozen=True)
@@ -39,6 +183,23 @@ class Cases:
     train: tuple[CaseRef, ...]
     val: tuple[CaseRef, ...]
     all: tuple[CaseRef, ...]
+
+
+def check_cases(settings: FinetuneConfig) -> Cases:
+    """The cases a job would choose: refuses what is unusable before a run is begun.
+
+    Raises:
+        UnusableInput: No store there, or no labelled case to learn from.
+    """
+    task = task_of(settings)
+    parts = [
+        choose_cases(
+            Store.open(path), task,
+            fraction=settings.fraction, fold=settings.fold, seed=settings.seed,
+        )
+        for path in (settings.store, *settings.more_stores)
+    ]  # fmt: skip
+    return together(parts)
 
 
 def choose_cases(
@@ -156,176 +317,3 @@ def spread_first(cases: Sequence[CaseRef]) -> tuple[CaseRef, ...]:
         order[int(mirrored(number) * len(cases))] = None
     rest = [i for i in range(len(cases)) if i not in order]
     return tuple(cases[i] for i in (*order, *rest))
-
-
-SCRATCH = "scratch"
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One fine-tuning, as it is written to ``run.json``."""
-
-    task: str = option("segment", "what is learnt")
-    store: str = option("", "store with labelled cases")
-    more_stores: tuple[str, ...] = option(
-        (), "further stores, each with labels of its own"
-    )
-    encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
-    recipe: str = option("cpu", "settings to start from")
-    fraction: float = option(
-        1.0, "share of the labelled training subjects used", minimum=0.0, maximum=1.0
-    )
-    fold: str | None = option(None, "i/k: hold out the i-th of k parts")
-    seed: int = option(0, "seed of everything random", minimum=0)
-    device: str = option("auto", "auto, cpu, cuda or cuda:i")
-    threads: int = option(
-        0,
-        "CPU threads of the network; 0: all cores, fixed at the start (with minutes "
-        "fewer where others use the cores and steps are faster so)",
-        minimum=0,
-    )
-    backbone: dict[str, Any] = field(default_factory=dict)
-    task_config: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-def learned_task(name: str) -> type[LearnedTask]:
-    """The class of a task that can be fine-tuned.
-
-    Raises:
-        ConfigError: Unknown, or a task that learns nothing.
-    """
-    if name not in TASKS.names():
-        known = ", ".join(n for n in TASKS.names() if TASKS.get(n).learns)
-        raise ConfigError(f"unknown task {name!r}; known: {known}.")
-    cls = TASKS.get(name)
-    if not issubclass(cls, LearnedTask):
-        raise ConfigError(f"{name} uses an encoder as it is and is not fine-tuned.")
-    return cls
-
-
-def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
-    """Merge recipe and overrides, and check all names and values.
-
-    Args:
-        config: Fields of FinetuneConfig. ``backbone`` needs a ``name`` only for another
-            network than the recipe's; ``task_config`` and ``training`` override single
-            settings.
-
-    Returns:
-        The same with ``backbone``, ``task_config`` and ``training`` complete, so that
-        resolving it again changes nothing.
-
-    Raises:
-        ConfigError: A name or value that cannot be meant.
-    """
-    wanted = from_dict(FinetuneConfig, config, where="finetune")
-    cls = learned_task(wanted.task)
-    if wanted.fold is not None:
-        parse_fold(wanted.fold)
-    if wanted.recipe not in cls.RECIPES:
-        known = ", ".join(cls.RECIPES)
-        raise ConfigError(
-            f"{wanted.task} has no recipe {wanted.recipe!r}; recipes: {known}."
-        )
-    recipe = dict(cls.RECIPES[wanted.recipe])
-    default = dict(recipe.get("backbone", {}))
-    name = _backbone_name(wanted) or str(default.get("name", ""))
-    if name != default.get("name"):
-        default = _other_network(name, wanted)
-    backbone = merge(default, wanted.backbone, {"name": name})
-    training = merge(
-        recipe.get("training", {}),
-        rates_of(name, wanted.task, wanted.recipe),
-        wanted.training,
-    )
-    own = merge(recipe.get("task", {}), wanted.task_config)
-    return dataclasses.replace(
-        wanted,
-        # Written down: a resume with another number of threads would round otherwise.
-        threads=wanted.threads or torch.get_num_threads(),
-        backbone=backbone,
-        task_config=to_dict(from_dict(cls.Config, own, where=wanted.task)),
-        training=to_dict(from_dict(TrainingConfig, training, where="training")),
-    )
-
-
-def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a window asks for, completed, with the cases looked at; JSON types.
-
-    Args:
-        request: As for ``resolve``; what is None is left out, and ``recipe`` may be
-            ``auto`` (the default here), which is decided by the device.
-
-    Raises:
-        ConfigError: A name or value that cannot be meant.
-        UnusableInput: A store, encoder or device that cannot be used.
-    """
-    given = {key: value for key, value in request.items() if value is not None}
-    if not given.get("store"):
-        raise ConfigError("choose a store with labelled cases to learn from.")
-    device = choose_device(str(given.get("device", "auto")))
-    if given.get("recipe", "auto") == "auto":
-        given["recipe"] = "gpu" if device.type == "cuda" else "cpu"
-    settings = resolve(given)
-    check_cases(settings)
-    return to_dict(settings)
-
-
-def rates_of(network: str, task: str, recipe: str) -> dict[str, Any]:
-    """Settings of the training by which a network is fine-tuned for a task."""
-    if network not in BACKBONES.names():
-        return {}
-    return dict(BACKBONES.get(network).FINETUNE.get(task, {}).get(recipe, {}))
-
-
-def _other_network(name: str, wanted: FinetuneConfig) -> dict[str, Any]:
-    """Settings of a network that is not the recipe's; an encoder brings its own."""
-    if wanted.encoder != SCRATCH or wanted.recipe != "cpu":
-        return {}
-    return dict(BACKBONES.get(name).SMALL) if name in BACKBONES.names() else {}
-
-
-def _backbone_name(wanted: FinetuneConfig) -> str | None:
-    """The network asked for, or the one the encoder's own card names.
-
-    Raises:
-        ConfigError: They differ.
-    """
-    asked: str | None = wanted.backbone.get("name")
-    if wanted.encoder == SCRATCH:
-        return asked
-    path = Path(wanted.encoder)
-    try:
-        card = read_card(find_model(path))
-    except UnusableInput:
-        if path.is_file():
-            return asked  # another project's weights: they do not say
-        raise
-    own = str(card["backbone"]["name"])
-    if asked not in (None, own):
-        raise ConfigError(f"the encoder {path} is a {own}, not a {asked}.")
-    return own
-
-
-def check_cases(settings: FinetuneConfig) -> Cases:
-    """The cases a job would choose: refuses what is unusable before a run is begun.
-
-    Raises:
-        UnusableInput: No store there, or no labelled case to learn from.
-    """
-    task = task_of(settings)
-    parts = [
-        choose_cases(
-            Store.open(path), task,
-            fraction=settings.fraction, fold=settings.fold, seed=settings.seed,
-        )
-        for path in (settings.store, *settings.more_stores)
-    ]  # fmt: skip
-    return together(parts)
-
-
-def task_of(settings: FinetuneConfig) -> LearnedTask:
-    """The task with its settings."""
-    cls = learned_task(settings.task)
-    return cls(from_dict(cls.Config, settings.task_config, where=settings.task))

@@ -156,29 +156,6 @@ def _box_of(
     return torch.where(inside, flat, -1.0).long()
 
 
-def matching_voxels(
-    affine_a: Tensor, affine_b: Tensor, size_a: Index, size_b: Index
-) -> tuple[Tensor, Tensor]:
-    """Where each voxel of view a lies in view b.
-
-    Args:
-        affine_a: (..., 4, 4) voxel -> world mm.
-        affine_b: (..., 4, 4).
-        size_a: Size of a (D, H, W).
-        size_b: Size of b.
-
-    Returns:
-        Places (..., *size_a, 3) float64 in voxels of b (z, y, x); inside (..., *size_a)
-        bool, whether they lie in b's voxels.
-    """
-    mapping = relative(affine_a, affine_b)
-    centres = token_centres(size_a, 1, affine_a.device)
-    place = centres @ mapping[..., :3, :3].mT + mapping[..., None, :3, 3]
-    inside = _inside(place, size_b)
-    lead = place.shape[:-2]
-    return place.reshape(*lead, *size_a, 3), inside.reshape(*lead, *size_a)
-
-
 def overlap(affine_a: Tensor, size_a: Index, affine_b: Tensor, size_b: Index) -> Tensor:
     """Share of view a's volume that view b sees too.
 

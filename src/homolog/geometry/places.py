@@ -1,4 +1,4 @@
-"""How places and lengths are written for people, and read back.
+"""How places are written for people, and read back.
 
 Inside, everything is z, y, x. People know LPS as x, y, z: whatever a person reads says
 so, here and nowhere else.
@@ -51,25 +51,6 @@ def voxel_text(index: Iterable[Any], digits: int = 1) -> str:
     return _lettered("zyx", tuple(index), 0 if whole else digits)
 
 
-def lengths_text(lengths: Iterable[Any], unit: str = "mm") -> str:
-    """``0.8 x 0.8 x 1.5 mm (x, y, z)``; the order is left out where all agree.
-
-    Args:
-        lengths: Of a voxel or a window, along z, y, x.
-        unit: Of each.
-    """
-    parts = [_brief(v) for v in tuple(lengths)[::-1]]
-    order = "" if len(set(parts)) == 1 else " (x, y, z)"
-    return f"{' x '.join(parts)} {unit}{order}"
-
-
-def spacing_text(spacing_mm: Iterable[Any]) -> str:
-    """``1.5 mm`` of cubes; other voxels as in ``lengths_text``."""
-    lengths = tuple(spacing_mm)
-    alike = len({_brief(v) for v in lengths}) == 1
-    return f"{_brief(lengths[0])} mm" if alike else lengths_text(lengths)
-
-
 def named_numbers(text: str) -> Triple | None:
     """Three numbers that each name their axis, in whatever order, as z, y, x.
 
@@ -92,10 +73,6 @@ def _lettered(axes: str, values: Sequence[Any], digits: int | None) -> str:
         f"{axis} {_number(value, digits)}"
         for axis, value in zip(axes, values, strict=True)
     )
-
-
-def _brief(value: Any) -> str:
-    return str(value) if isinstance(value, int) else f"{float(value):.3g}"
 
 
 def _number(value: Any, digits: int | None) -> str:

@@ -35,8 +35,9 @@ from typing import Any, TypeAlias
 
 from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none, parsed, read_object, short
+from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.files import is_known_suffix, scan_stem, there
-from homolog.scans.names import DATASET, findings_cell, merged_findings, parse_names
+from homolog.scans.names import DATASET
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
 from homolog.words import cell_text

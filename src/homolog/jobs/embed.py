@@ -9,8 +9,8 @@ from typing import Any
 
 from homolog.config import option
 from homolog.events import Job
-from homolog.geometry.places import lengths_text
 from homolog.jobs.base import DenseConfig, paths
+from homolog.words import lengths_text
 
 FAILURES = "failed"
 

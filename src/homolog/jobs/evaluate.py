@@ -113,9 +113,12 @@ def _model_scores(config: Config) -> Job[dict[str, Any]]:
 
     store = Store.open(config.source)
     task, trained = open_trained(Path(str(config.model)), choose_device(config.device))
-    options = {
-        "tolerance_mm": config.tolerance_mm, "flips": mirrored_axes(config.flips),
-    }  # fmt: skip
+    flips = mirrored_axes(config.flips)
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
-    return (yield from evaluate_store(task, trained, store, config.split, options))
+    return (
+        yield from evaluate_store(
+            task, trained, store, config.split,
+            flips=flips, tolerance_mm=config.tolerance_mm,
+        )
+    )  # fmt: skip

@@ -85,6 +85,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         ConfigError: Axes that cannot be meant.
     """
     from homolog.distributed import choose_device
+    from homolog.tasks.base import PredictOptions
     from homolog.use.predict import (
         find_scans,
         mirrored_axes,
@@ -93,12 +94,12 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     )
 
     found, out = find_scans(paths(config.scans, "scan")), Path(config.out)
-    options: dict[str, Any] = {
-        "flips": mirrored_axes(config.flips), "overlap": config.overlap,
-        "windows": config.windows,
-    }  # fmt: skip
-    if config.modality:
-        options["modality"] = config.modality
+    options = PredictOptions(
+        mirrored_axes(config.flips),
+        config.overlap,
+        config.windows,
+        config.modality or None,
+    )
     task, trained = open_predictor(
         Path(config.model), choose_device(config.device), precision=config.precision
     )

@@ -339,8 +339,6 @@ class Alice(Method):
         "within": "all tokens of a crop are asked",
     }
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
-    trivial: ClassVar[Mapping[str, float]] = {"reconstruction": 1.0}
-
     config: AliceConfig
 
     def __init__(self, backbone: Backbone, config: AliceConfig) -> None:

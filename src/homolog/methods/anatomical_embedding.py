@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +14,6 @@ from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import (
     nearest_tokens,
-    token_grid,
     token_positions_mm,
 )
 from homolog.geometry.sampling import constant
@@ -494,18 +492,6 @@ class AnatomicalEmbedding(Method):
         valid = torch.cat([side.valid for side in sides], 1)
         numbers = uniform(keys + _OTHERS, valid.numel())
         return cells_of_others(pool, valid, case, numbers, self.config.global_negatives)
-
-    @property
-    def trivial(self) -> dict[str, float]:
-        """What the terms are worth while all places look alike, with all negatives."""
-        config = self.config
-        stride = self.backbone.strides[self.maps["coarse"]]
-        cells = 2 * math.prod(token_grid(self.size, stride)) - 2
-        coarse = min(config.coarse_negatives, cells) + config.global_negatives
-        return {
-            "fine": math.log(1 + config.negatives),
-            "coarse": math.log(1 + coarse),
-        }
 
     def monitors(self) -> dict[str, Tensor]:
         """Share of cells with a partner, spread of both vectors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, as_in, option
 from homolog.geometry.affine import Index
+from homolog.label_names import findings_of, has_several
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
     MultiCropConfig,
@@ -27,7 +27,6 @@ from homolog.methods.base import Method
 from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.memory_bank import shared_information
-from homolog.scans.names import findings_of, has_several
 from homolog.store.card import Card
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
@@ -70,11 +69,6 @@ class ClassHead(nn.Module):
         self.names, self.several = tuple(names), several
         self.standard = Standardise(width)
         self.linear = nn.Linear(width, len(self.names))
-
-    @property
-    def trivial(self) -> float:
-        """What a uniform prediction costs."""
-        return math.log(2 if self.several else len(self.names))
 
     def targets(self, texts: Sequence[str | None]) -> list[int] | list[list[float]]:
         """What cards say -> ``View.target``: class or -1; or K numbers 0, 1 or -1."""
@@ -739,17 +733,6 @@ class HundredMillion(Method):
     def encoder(self) -> Backbone:
         """The trained backbone; projector, prototypes and heads are dropped."""
         return self.backbone
-
-    @property
-    def trivial(self) -> dict[str, float]:
-        """Ln K and ln of the number of classes: every prediction uniform.
-
-        Masks have none: what a uniform prediction costs depends on how much is marked.
-        """
-        found = {"clusters": math.log(self.prototypes)}
-        if self.classes is not None:
-            found["classes"] = self.classes.trivial
-        return found
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:

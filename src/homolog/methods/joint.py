@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -447,16 +446,6 @@ class Joint(Method):
     def encoder(self) -> Backbone:
         """The hybrid network; prototypes, mask and decoder are dropped."""
         return self.backbone
-
-    @property
-    def trivial(self) -> dict[str, float]:
-        """Ln K: every prediction uniform."""
-        both = {"slices": self.slices, "volumes": self.volumes}
-        return {
-            name: math.log(clusters.prototypes)
-            for name, clusters in both.items()
-            if clusters is not None
-        }
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class MAE(Method):
     ``token_stride`` on. The hidden patches are a function of view and progress, not of
     a random state.
 
-    Predicting 0 of normalised patches costs 1: see ``trivial``.
+    Predicting 0 of normalised patches costs 1.
 
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022;
     for other backbones Xie et al., "SimMIM", CVPR 2022.
@@ -106,8 +106,6 @@ class MAE(Method):
             },
         },
     }
-    trivial: ClassVar[Mapping[str, float]] = {"reconstruction": 1.0}
-
     config: MAEConfig
 
     def __init__(self, backbone: Backbone, config: MAEConfig) -> None:

@@ -196,8 +196,9 @@ class S2DC(Method):
     all tokens (Eq. 2-5); patch-to-structure, the same with less weight on tokens that
     look like many others (Eq. 6-8).
 
-    Each term has a value it takes while nothing is learnt, see ``trivial``; the
-    monitors ``raw_*`` are the terms before weighting, to be compared with it.
+    While nothing is learnt the global term is worth ln(K + 1) once its queue of K is
+    full, and those of N dual-softmax tokens 2 ln N; the monitors ``raw_*`` are the
+    terms before weighting, to be compared with it.
 
     Gradient accumulation: the terms are means over samples, but the queue stands still
     during one step and samples without a matched pair are left out of their micro-batch
@@ -379,38 +380,12 @@ class S2DC(Method):
         backbone: Backbone = kept.backbone  # type: ignore[assignment]
         return backbone
 
-    @property
-    def trivial(self) -> dict[str, float]:
-        """What each raw term is worth while nothing is learnt.
-
-        ln(K + 1) for the global term once the queue is full (0 while it is empty), and
-        2 ln N for dual-softmax tokens. Padding lowers N. For transport, with all
-        cosines 0 and the first dustbin score z, the plan is sigmoid(-z / 2) / N.
-
-        Source: methods reference 1.6.
-        """
-        tokens = 2.0 * math.log(self.tokens)
-        lone = 0.0
-        if self.config.assignment == "sinkhorn":
-            half = self.config.dustbin_score / 2.0
-            tokens = math.log(self.tokens) + _softplus(half)
-            lone = _softplus(-half) if self.config.dustbin_loss else 0.0
-        return {
-            "global": math.log(self.queue.length + 1),
-            "p2p": tokens + lone,
-            "p2s": tokens,
-        }
-
     def monitors(self) -> dict[str, Tensor]:
         """Raw terms, share of matched tokens, spread of tokens and of the queue."""
         keys = self.queue.ordered()
         if len(keys) > 1:
             self.watch("global", keys)
         return {**super().monitors(), **self._raw}
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _forget_fresh_keys(method: nn.Module, _: Any) -> None:

@@ -5,7 +5,6 @@ What Joint and Hundred Million build on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,7 +37,7 @@ class SwAV(Method):
     that gives every prototype its share of the samples, is predicted from all other
     crops. The control for what Joint and Hundred Million add.
 
-    The loss begins near ln K (``trivial``); ``usage`` is the entropy of the mean code
+    The loss begins near ln K; ``usage`` is the entropy of the mean code
     in units of ln K. With gradient accumulation codes are shared out within each part.
 
     The variant ``offline`` (DeepCluster-v2) remembers the large crops of all samples
@@ -153,12 +152,6 @@ class SwAV(Method):
     def encoder(self) -> Backbone:
         """The trained backbone; projector and prototypes are dropped."""
         return self.backbone
-
-    @property
-    def trivial(self) -> dict[str, float]:
-        """Ln K: every prediction uniform."""
-        name = "clusters" if self.is_offline else "swapped"
-        return {name: math.log(self.prototypes)}
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:

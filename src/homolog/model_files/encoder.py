@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,8 @@ from homolog.backbones.base import Backbone, adapt_state, renamed_state
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
 from homolog.model_files.card import CARD
-from homolog.model_files.folder import load_model, read_weights
+from homolog.model_files.folder import load_model
 from homolog.words import counted
-
-if TYPE_CHECKING:
-    from homolog.methods.base import Embedder
-
 
 # Other people's weight files, read without running anything they say.
 #
@@ -577,33 +573,6 @@ def encoder_id(backbone: Backbone) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.flatten().view(-1).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def load_embedder(encoder: LoadedEncoder) -> Embedder:
-    """The dense features an encoder was made for: its maps and their heads.
-
-    A card without a method (a foreign file, a fine-tuned model) gives the map next to
-    the coarsest, without a head.
-
-    Raises:
-        UnusableInput: The heads' weights are missing or damaged.
-    """
-    from homolog.config import from_dict
-    from homolog.methods import METHODS
-    from homolog.methods.base import Embedder
-
-    told = encoder.card.get("embedding") or {}
-    if not told.get("heads"):
-        last = max(len(encoder.backbone.strides) - 2, 0)
-        return Embedder(encoder.backbone, told.get("maps") or {"features": last}).eval()
-    if encoder.folder is None:
-        raise UnusableInput("an encoder with heads needs its model folder.")
-    method = METHODS.get(encoder.card["method"])
-    settings: Any = from_dict(method.Config, encoder.card["method_config"])
-    embedder = method(encoder.backbone, settings).embedder()
-    heads = read_weights(encoder.folder, encoder.card, "embedder.safetensors")
-    embedder.load_own_state(heads)
-    return embedder.eval()
 
 
 def _settings(backbone: Backbone) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -194,20 +194,6 @@ def prefix_factor(factors: Mapping[str, float]) -> Factor:
         return next((factors[p] for p in by_length if name.startswith(p)), 1.0)
 
     return factor
-
-
-def layerwise_factors(layers: Sequence[str], decay: float) -> dict[str, float]:
-    """Learning-rate factors that shrink toward the input.
-
-    Args:
-        layers: Name prefixes from input to output.
-        decay: Ratio of neighbouring layers, 0..1; the last prefix gets ``decay``, as
-            the head after it has 1.
-
-    Source: Clark et al., ICLR 2020 (ELECTRA); Bao et al., ICLR 2022 (BEiT).
-    """
-    count = len(layers)
-    return {name: decay ** (count - i) for i, name in enumerate(layers)}
 
 
 def cosine_with_warmup(

@@ -1,9 +1,14 @@
-"""From what a user asks for to a complete, checked configuration of a pretraining."""
+"""From a request to a complete, checked configuration of a pretraining.
+
+``resolve`` merges recipe and overrides, then fits crops, batch and settings to the
+network and the scans; what it decides is written to ``run.json``, so that a resume
+repeats it. Below it: which cases are seen, and which places of other patients the
+matched views of some methods lie at.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,336 +17,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from homolog.backbones import BACKBONES, build
+from homolog.backbones import build
 from homolog.backbones.base import Backbone
-from homolog.config import ConfigError, from_dict, merge, option, to_dict
+from homolog.config import ConfigError, from_dict, option, to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
-from homolog.feed.batches import Feed, feed_threads
+from homolog.feed.batches import Feed, Pairing, feed_threads
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Array, Index
-from homolog.json_files import parsed, short
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
 from homolog.model_files.encoder import load_encoder
-from homolog.store.pairs import Pairing, PairTable, Partners, partners_of, read_pairs
+from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
+from homolog.training.run_settings import (
+    by_device,
+    cpu_threads,
+    read_recipe,
+    run_settings,
+)
 from homolog.views.random import generator
 from homolog.views.view import ViewSpec, Whole
 from homolog.words import listed, times
 
-# Which cases a pretraining sees, and how large they are against its crops.
-
-
-def chosen_cases(
-    stores: Sequence[Store], without_splits: Sequence[str]
-) -> tuple[CaseRef, ...]:
-    """Every case of the stores outside the given splits, in a fixed order.
-
-    Raises:
-        UnusableInput: None is left, or their channels differ.
-    """
-    cases = tuple(
-        CaseRef(store, card)
-        for store in stores
-        for card in store.cards
-        if card.split not in without_splits
-    )
-    paths = ", ".join(str(store.path) for store in stores)
-    if not cases:
-        raise UnusableInput(
-            f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
-            f"in the splits left out ({', '.join(without_splits)})."
-        )
-    channels = {case.card.channels for case in cases}
-    if len(channels) > 1:
-        raise UnusableInput(
-            f"cases with {listed(sorted(channels))} channels in "
-            f"{paths} cannot be mixed in one pretraining."
-        )
-    return cases
-
-
-def fitted_size(size: Index, cases: Sequence[CaseRef], divisor: Index) -> Index:
-    """The smallest legal crop that holds nine of ten scans, at most ``size``.
-
-    Args:
-        size: The recipe's crop (z, y, x).
-        cases: What is learnt from.
-        divisor: Sides must be multiples of this.
-    """
-    shapes = np.array([case.card.shape for case in cases])
-    needed = np.percentile(shapes, 90, axis=0, method="lower")
-    whole = [int(-(-n // m) * m) for n, m in zip(needed, divisor, strict=True)]
-    z, y, x = (min(old, new) for old, new in zip(size, whole, strict=True))
-    return z, y, x
-
-
-def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
-    """A sentence when most of a typical crop lies outside its scan, else empty."""
-    shapes = np.array([case.card.shape for case in cases])
-    median = np.median(shapes, axis=0)
-    for spec in specs.values():
-        if isinstance(spec.place, Whole) or spec.spacing_mm is not None:
-            continue
-        share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
-        if share < 0.5:
-            return (
-                f"crops of {times(spec.size)} voxels are larger than most scans "
-                f"(median {times(median)}): about {1 - share:.0%} of a crop is "
-                "padding, which costs time. Smaller crops: --set method.size=z,y,x"
-            )
-    return ""
-
-
-def shares_note(feed: Feed) -> str:
-    """What share of the samples each modality gives; empty where there is only one.
-
-    Stages that see the same scans are told together.
-    """
-    stages: dict[str, list[str]] = {}
-    for groups, shares in feed.modality_shares():
-        told = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
-        if len(shares) > 1:
-            stages.setdefault(told, []).append(groups[0])
-    if not stages:
-        return ""
-    parts = [
-        told if len(stages) == 1 else f"{listed(groups)}: {told}"
-        for told, groups in stages.items()
-    ]
-    return f"share of each modality in the samples: {'; '.join(parts)}."
-
-
-# A pretraining's crops, batch and settings made to fit its network and its scans.
-
-
-def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
-    """Crops as the network sees: one slice for a 2D one, volumes for a 3D one.
-
-    Slices are twice as wide as the volumes they stand for, and turned within their
-    plane only: tilted ones would leave an X-ray, which has no depth.
-    """
-    name = str(config.backbone["name"])
-    rest = {k: v for k, v in config.backbone.items() if k != "name"}
-    network = build(name, rest)
-    flat = network.spatial_dims == 2
-    made: dict[str, Any] = {}
-    for key, value in config.method_config.items():
-        if not (isinstance(value, list) and len(value) == 3) or key in given:
-            continue
-        z, y, x = value
-        if key.endswith("size") and flat and z != 1:
-            made[key] = [1, 2 * y, 2 * x]
-        elif key.endswith("size") and z == 1 and network.size_divisor[0] > 1:
-            made[key] = [min(y, x) // 2, y // 2, x // 2]
-        elif key == "rotate_deg" and flat:
-            made[key] = [z, 0.0, 0.0]
-    sizes = [f"{k} {times(v)}" for k, v in made.items() if k.endswith("size")]
-    sees = "2D and sees slices" if flat else "3D and sees volumes"
-    note = f"{name} is {sees}: {', '.join(sizes)}."
-    return dataclasses.replace(
-        config,
-        method_config={**config.method_config, **made},
-        notes=(*config.notes, note) if sizes else config.notes,
-    )
-
-
-def settled(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
-    """What the method reads off the data is kept with the run."""
-    cls = METHODS.get(config.method)
-    found = cls.settled(config.method_config, cases)
-    checked = to_dict(from_dict(cls.Config, found, where=config.method))
-    return dataclasses.replace(config, method_config=checked)
-
-
-def whole_turns(config: PretrainConfig, turns: int) -> PretrainConfig:
-    """A batch that modalities share evenly."""
-    asked = config.training.batch_size
-    if turns < 2 or asked % turns == 0:
-        return config
-    size = -(-asked // turns) * turns
-    note = (
-        f"{turns} modalities share every batch, so it holds {size} samples instead of "
-        f"{asked}."
-    )
-    return dataclasses.replace(
-        config,
-        training=dataclasses.replace(config.training, batch_size=size),
-        notes=(*config.notes, note),
-    )
-
-
-def fitted(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
-    """A recipe's crop larger than nearly all scans is made smaller, and said."""
-    size = config.method_config.get("size")
-    if not isinstance(size, list) or len(size) != 3:
-        return config
-    name = str(config.backbone["name"])
-    rest = {k: v for k, v in config.backbone.items() if k != "name"}
-    divisor = build(name, rest).size_divisor
-    cases = chosen_cases(stores, config.without_splits)
-    smaller = fitted_size(tuple(size), cases, divisor)
-    if smaller == tuple(size):
-        return config
-    note = (
-        f"nine of ten scans fit into {times(smaller)} voxels, so crops have that "
-        f"size instead of the recipe's {times(size)} (--set method.size=... to "
-        "choose)."
-    )
-    return dataclasses.replace(
-        config,
-        method_config={**config.method_config, "size": list(smaller)},
-        notes=(*config.notes, note),
-    )
-
-
-# Which places of other patients a pretraining's matched views lie at.
-
-
 _RANDOM_PLACES = 64  # per case
-
-
-class MissingPairs(UnusableInput):
-    """A store has no table of matching places, or one of other scans.
-
-    Attributes:
-        store: Its folder.
-    """
-
-    def __init__(self, message: str, store: Path) -> None:
-        super().__init__(message)
-        self.store = store
-
-
-class SameDataset:
-    """Partners of one data set: the scan itself, or another one of its store.
-
-    A labelled scan is paired with labelled ones, where there are any.
-
-    Args:
-        cases: As the feed has them.
-        same_share: Share of partners that are the scan itself.
-    """
-
-    def __init__(self, cases: Sequence[CaseRef], same_share: float) -> None:
-        self._same_share = same_share
-        kinds = [(c.store.path, c.card.has_label) for c in cases]
-        members: dict[tuple[Path, bool], list[int]] = {}
-        for position, kind in enumerate(kinds):
-            members.setdefault(kind, []).append(position)
-        self._others = [members[kind] for kind in kinds]
-
-    def draw(self, case: int, rng: np.random.Generator) -> tuple[None, int, None]:
-        """Any place of the partner at position ``int``; see ``Pairing``."""
-        same, which = rng.random(2)
-        others = self._others[case]
-        if same < self._same_share or len(others) == 1:
-            return None, case, None
-        other = others[int(which * (len(others) - 1))]
-        # the last one stands in for the case itself
-        return None, others[-1] if other == case else other, None
-
-
-def find_partners(
-    method: Method, stores: Sequence[Store], cases: Sequence[CaseRef], seed: int
-) -> Pairing | None:
-    """What the method asks for; None where it asks for nothing.
-
-    Raises:
-        UnusableInput: Matches are asked for and a store has no table of them, or one
-            of other scans, or none of its matches is good enough.
-    """
-    wanted = method.pairs_wanted()
-    if wanted is None or wanted.kind == "same":
-        return None
-    if wanted.kind == "dataset":
-        return SameDataset(cases, wanted.same_share)
-    if wanted.kind == "random":
-        return random_partners(cases, seed)
-    tables = {store.path: table_of(store) for store in stores}
-    found = partners_of(
-        [(case.store.path, case.card.id) for case in cases],
-        tables,
-        wanted.least_score,
-        wanted.largest_cycle_mm,
-    )
-    if len(found) == 0:
-        best = max(
-            (float(t.rows["score"].max()) for t in tables.values() if len(t.rows)),
-            default=float("nan"),
-        )
-        raise UnusableInput(
-            f"no match of the table of matching places is as similar as "
-            f"{wanted.least_score:g} (the best: {best:.3f}); lower the limit with "
-            "--set method.least_score=..., or align with a longer trained embedding."
-        )
-    return found
-
-
-def table_of(store: Store) -> PairTable:
-    """The store's table of matching places.
-
-    Raises:
-        MissingPairs: There is none, or it was made of other scans.
-    """
-    table = read_pairs(store.path)
-    make = f"homolog align {store.path} --encoder RUN"
-    if table is None:
-        raise MissingPairs(
-            f"{store.path} has no table of matching places, which aligned crops need. "
-            f"Make it with a trained anatomical embedding: {make}, or here with "
-            f"--aligner RUN (RUN: homolog pretrain anatomical_embedding {store.path} "
-            "--out RUN). Or train without it: --set method.pairs=random or "
-            "method.pairs=same",
-            store.path,
-        )
-    if table.card.get("store_hash") != store.hash:
-        raise MissingPairs(
-            f"the table of matching places of {store.path} was made of other scans "
-            f"than the store holds now; make it again: {make}, or here with --aligner "
-            "RUN.",
-            store.path,
-        )
-    return table
-
-
-def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
-    """Random places paired with random places of random other cases: the control."""
-    count = len(cases)
-    rows = []
-    for position in range(count):
-        rng = generator(seed, position, stream="random partners")
-        own = _places(cases[position], rng, _RANDOM_PLACES)
-        if count > 1:
-            others = (position + rng.integers(1, count, _RANDOM_PLACES)) % count
-        else:
-            others = np.zeros(_RANDOM_PLACES, dtype=np.int64)
-        theirs = np.concatenate([_places(cases[int(o)], rng, 1) for o in others])
-        rows.append(np.column_stack([own, others.astype(np.float64), theirs]))
-    return Partners(rows)
-
-
-def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
-    """(count, 3) mm, anywhere in the foreground box."""
-    start, stop = (np.asarray(c, dtype=np.float64) for c in case.card.foreground)
-    voxels = start - 0.5 + rng.random((count, 3)) * (stop - start)
-    return case.card.affine.apply(voxels)
-
-
-def partners_note(partners: Pairing, cases: Sequence[CaseRef]) -> str:
-    """One sentence for the log, or empty."""
-    if not isinstance(partners, Partners):
-        return ""
-    text = f"{len(partners)} matching places in {len(cases)} scans"
-    if partners.lonely:
-        text += f"; {partners.lonely} scans have none and are paired with themselves"
-    return text + "."
-
-
-PARTS = ("method", "backbone", "training")
+TABLES = ("method", "backbone", "training")
 
 
 @dataclass(frozen=True)
@@ -413,43 +115,40 @@ def resolve(
     """
     cls = _method_class(method)
     overrides = dict(settings or {})
-    unknown = sorted(set(overrides) - set(PARTS))
+    unknown = sorted(set(overrides) - set(TABLES))
     if unknown:
         raise ConfigError(
             f"settings start with method., backbone. or training., got {unknown[0]!r}."
         )
-    name, base = _recipe(cls, method, recipe, choose_device(device))
+    name, tables = _recipe(cls, method, by_device(recipe, device))
     opened = [Store.open(path) for path in stores]
     if not opened:
         raise UnusableInput("at least one store is needed to learn from.")
-    chosen = _backbone_settings(name, base, backbone, overrides)
-    own = merge(base.get("method", {}), overrides.get("method", {}))
-    training = merge(base.get("training", {}), overrides.get("training", {}))
-    config = from_dict(
-        PretrainConfig,
-        {
-            "method": method,
-            "stores": [str(Path(p).resolve()) for p in stores],
-            "method_config": to_dict(from_dict(cls.Config, own, where=method)),
-            "backbone": chosen,
-            "training": from_dict(TrainingConfig, training, where="training"),
-            "recipe": name,
-            "seed": seed,
-            "device": device,
-            "store_hashes": [store.hash for store in opened],
-            "balance": cls.balance,
-            "share_power": cls.share_power,
-            **others,
-        },
+    network = dict(overrides.get("backbone", {}))
+    backbone = backbone or network.pop("name", None)
+    merged = run_settings(
+        tables, {**overrides, "backbone": network}, table="method", recipe_name=name,
+        config=cls.Config, where=method, backbone=backbone, small=name == "cpu",
+    )  # fmt: skip
+    config = {
+        "method": method,
+        "stores": [str(Path(p).resolve()) for p in stores],
+        "method_config": merged.own,
+        "backbone": merged.backbone,
+        "training": merged.training,
+        "recipe": name,
+        "seed": seed,
+        "device": device,
+        "store_hashes": [store.hash for store in opened],
+        "balance": cls.balance,
+        "share_power": cls.share_power,
+        **others,
+    }
+    return to_dict(
+        _completed(
+            from_dict(PretrainConfig, config), opened, overrides.get("method", {})
+        )
     )
-    config = as_slices(_completed(config, opened), overrides.get("method", {}))
-    if name != "paper" and "size" not in overrides.get("method", {}):
-        config = fitted(config, opened)
-    cases = chosen_cases(opened, config.without_splits)
-    config = settled(config, cases)
-    built = build_method(config)  # refuses illegal sizes now, not in the worker
-    find_partners(built, opened, cases, seed)
-    return to_dict(whole_turns(config, len(built.turns())))
 
 
 def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -477,7 +176,8 @@ def build_method(config: PretrainConfig) -> Method:
         try:
             start = _starting_backbone(config)
             with bounded(f"the method {config.method} with these settings"):
-                built = cls(start, _own(config))
+                own: Any = config.method_config
+                built = cls(start, from_dict(cls.Config, own, where=config.method))
             network = built.encoder()
             for spec in built.views().values():
                 network.check_size(spec.size)
@@ -507,11 +207,6 @@ def _starting_backbone(config: PretrainConfig) -> Backbone:
     return loaded.backbone.train()
 
 
-def _own(config: PretrainConfig) -> Any:
-    cls = METHODS.get(config.method)
-    return from_dict(cls.Config, config.method_config, where=config.method)
-
-
 def _method_class(name: str) -> type[Method]:
     if name not in METHODS.names():
         raise ConfigError(
@@ -521,11 +216,9 @@ def _method_class(name: str) -> type[Method]:
 
 
 def _recipe(
-    cls: type[Method], method: str, recipe: str, device: torch.device
-) -> tuple[str, Mapping[str, Any]]:
-    """Name and content; ``auto`` is decided by the device."""
-    if recipe == "auto":
-        recipe = "gpu" if device.type == "cuda" else "cpu"
+    cls: type[Method], method: str, recipe: str
+) -> tuple[str, Mapping[str, Mapping[str, Any]]]:
+    """Name and tables of one of the method's recipes, or of a file."""
     if recipe in cls.RECIPES:
         return recipe, cls.RECIPES[recipe]
     path = Path(recipe)
@@ -534,57 +227,335 @@ def _recipe(
             f"{method} has no recipe {recipe!r}; recipes: {', '.join(cls.RECIPES)}, "
             "auto, or a .toml or .json file."
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        read: dict[str, Any] = (
-            tomllib.loads(text) if path.suffix == ".toml" else parsed(text)
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
-    if not isinstance(read, dict) or not all(
-        isinstance(table, dict) for table in read.values()
-    ):
-        raise ConfigError(
-            f"the recipe {path} must hold tables (method, backbone, training), got "
-            f"{short(read)}."
-        )
-    unknown = sorted(set(read) - set(PARTS))
-    if unknown:
-        raise ConfigError(
-            f"the recipe {path} has tables method, backbone and training; "
-            f"got {unknown[0]!r}."
-        )
-    return str(path), read
+    return str(path), read_recipe(path, TABLES)
 
 
-def _backbone_settings(
-    recipe: str,
-    base: Mapping[str, Any],
-    asked: str | None,
-    overrides: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Recipe's network with overrides; another one starts from its own settings."""
-    default = dict(base.get("backbone", {}))
-    own = dict(overrides.get("backbone", {}))
-    name = asked or own.pop("name", None) or default.get("name")
-    if name is None:
-        raise ConfigError("the recipe names no backbone; choose one with --backbone.")
-    if name not in BACKBONES.names():
-        raise ConfigError(
-            f"unknown backbone {name!r}; known: {', '.join(BACKBONES.names())}."
-        )
-    if name != default.get("name"):
-        default = dict(BACKBONES.get(name).SMALL) if recipe == "cpu" else {}
-    return merge(default, own, {"name": str(name)})
+def _completed(
+    config: PretrainConfig, stores: Sequence[Store], given: Mapping[str, Any]
+) -> PretrainConfig:
+    """Channels and crops from the data, threads from the machine; all built once.
 
-
-def _completed(config: PretrainConfig, stores: Sequence[Store]) -> PretrainConfig:
-    """Channels from the data and threads from the machine: a resume repeats them."""
+    Args:
+        config: Recipe and overrides.
+        stores: Of the config, open.
+        given: Settings of the method that were given, not taken from a recipe.
+    """
     cases = chosen_cases(stores, config.without_splits)
-    backbone = {"in_channels": cases[0].card.channels, **config.backbone}
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
-        backbone=backbone,
-        threads=config.threads or torch.get_num_threads(),
+        backbone={"in_channels": cases[0].card.channels, **config.backbone},
+        threads=cpu_threads(config.threads),
         feed_threads=config.feed_threads or feed_threads(choose_device(config.device)),
     )
+    config = as_slices(config, given)
+    if config.recipe != "paper" and "size" not in given:
+        config = fitted(config, cases)
+    config = from_data(config, cases)
+    built = build_method(config)  # refuses illegal sizes now, not in the worker
+    find_partners(built, stores, cases, config.seed)
+    return whole_turns(config, len(built.turns()))
+
+
+# Crops, batch and settings made to fit the network and the scans.
+
+
+def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
+    """Crops as the network sees: one slice for a 2D one, volumes for a 3D one.
+
+    Slices are twice as wide as the volumes they stand for, and turned within their
+    plane only: tilted ones would leave an X-ray, which has no depth.
+    """
+    network = _network(config)
+    flat = network.spatial_dims == 2
+    made: dict[str, Any] = {}
+    for key, value in config.method_config.items():
+        if not (isinstance(value, list) and len(value) == 3) or key in given:
+            continue
+        z, y, x = value
+        if key.endswith("size") and flat and z != 1:
+            made[key] = [1, 2 * y, 2 * x]
+        elif key.endswith("size") and z == 1 and network.size_divisor[0] > 1:
+            made[key] = [min(y, x) // 2, y // 2, x // 2]
+        elif key == "rotate_deg" and flat:
+            made[key] = [z, 0.0, 0.0]
+    sizes = [f"{k} {times(v)}" for k, v in made.items() if k.endswith("size")]
+    sees = "2D and sees slices" if flat else "3D and sees volumes"
+    note = f"{config.backbone['name']} is {sees}: {', '.join(sizes)}."
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, **made},
+        notes=(*config.notes, note) if sizes else config.notes,
+    )
+
+
+def fitted(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
+    """A recipe's crop larger than nearly all scans is made smaller, with a note."""
+    size = config.method_config.get("size")
+    if not isinstance(size, list) or len(size) != 3:
+        return config
+    smaller = fitted_size(tuple(size), cases, _network(config).size_divisor)
+    if smaller == tuple(size):
+        return config
+    note = (
+        f"nine of ten scans fit into {times(smaller)} voxels, so crops have that "
+        f"size instead of the recipe's {times(size)} (--set method.size=... to "
+        "choose)."
+    )
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, "size": list(smaller)},
+        notes=(*config.notes, note),
+    )
+
+
+def from_data(config: PretrainConfig, cases: Sequence[CaseRef]) -> PretrainConfig:
+    """Settings that the method takes from the data are kept with the run."""
+    cls = METHODS.get(config.method)
+    settings = cls.settled(config.method_config, cases)
+    checked = to_dict(from_dict(cls.Config, settings, where=config.method))
+    return dataclasses.replace(config, method_config=checked)
+
+
+def whole_turns(config: PretrainConfig, turns: int) -> PretrainConfig:
+    """A batch that modalities share evenly."""
+    wanted = config.training.batch_size
+    if turns < 2 or wanted % turns == 0:
+        return config
+    size = -(-wanted // turns) * turns
+    note = (
+        f"{turns} modalities share every batch, so it holds {size} samples instead of "
+        f"{wanted}."
+    )
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, batch_size=size),
+        notes=(*config.notes, note),
+    )
+
+
+def fitted_size(size: Index, cases: Sequence[CaseRef], divisor: Index) -> Index:
+    """The smallest legal crop that holds nine of ten scans, at most ``size``.
+
+    Args:
+        size: The recipe's crop (z, y, x).
+        cases: What is learnt from.
+        divisor: Sides must be multiples of this.
+    """
+    shapes = np.array([case.card.shape for case in cases])
+    needed = np.percentile(shapes, 90, axis=0, method="lower")
+    whole = [int(-(-n // m) * m) for n, m in zip(needed, divisor, strict=True)]
+    z, y, x = (min(old, new) for old, new in zip(size, whole, strict=True))
+    return z, y, x
+
+
+def _network(config: PretrainConfig) -> Backbone:
+    rest = {k: v for k, v in config.backbone.items() if k != "name"}
+    return build(str(config.backbone["name"]), rest)
+
+
+# Which cases are seen, and how large they are against the crops.
+
+
+def chosen_cases(
+    stores: Sequence[Store], without_splits: Sequence[str]
+) -> tuple[CaseRef, ...]:
+    """Every case of the stores outside the given splits, in a fixed order.
+
+    Raises:
+        UnusableInput: None is left, or their channels differ.
+    """
+    cases = tuple(
+        CaseRef(store, card)
+        for store in stores
+        for card in store.cards
+        if card.split not in without_splits
+    )
+    paths = ", ".join(str(store.path) for store in stores)
+    if not cases:
+        raise UnusableInput(
+            f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
+            f"in the splits left out ({', '.join(without_splits)})."
+        )
+    channels = {case.card.channels for case in cases}
+    if len(channels) > 1:
+        raise UnusableInput(
+            f"cases with {listed(sorted(channels))} channels in "
+            f"{paths} cannot be mixed in one pretraining."
+        )
+    return cases
+
+
+def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
+    """A sentence when most of a typical crop lies outside its scan, else empty."""
+    shapes = np.array([case.card.shape for case in cases])
+    median = np.median(shapes, axis=0)
+    for spec in specs.values():
+        if isinstance(spec.place, Whole) or spec.spacing_mm is not None:
+            continue
+        share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
+        if share < 0.5:
+            return (
+                f"crops of {times(spec.size)} voxels are larger than most scans "
+                f"(median {times(median)}): about {1 - share:.0%} of a crop is "
+                "padding, which costs time. Smaller crops: --set method.size=z,y,x"
+            )
+    return ""
+
+
+def shares_note(feed: Feed) -> str:
+    """What share of the samples each modality gives; empty where there is only one.
+
+    Stages that see the same scans are named together.
+    """
+    stages: dict[str, list[str]] = {}
+    for groups, shares in feed.modality_shares():
+        text = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
+        if len(shares) > 1:
+            stages.setdefault(text, []).append(groups[0])
+    if not stages:
+        return ""
+    parts = [
+        text if len(stages) == 1 else f"{listed(groups)}: {text}"
+        for text, groups in stages.items()
+    ]
+    return f"share of each modality in the samples: {'; '.join(parts)}."
+
+
+# Which places of other patients the matched views lie at.
+
+
+class MissingPairs(UnusableInput):
+    """A store has no table of matching places, or one of other scans.
+
+    Attributes:
+        store: Its folder.
+    """
+
+    def __init__(self, message: str, store: Path) -> None:
+        super().__init__(message)
+        self.store = store
+
+
+class SameDataset:
+    """Partners of one data set: the scan itself, or another one of its store.
+
+    A labelled scan is paired with labelled ones, where there are any.
+
+    Args:
+        cases: As the feed has them.
+        same_share: Share of partners that are the scan itself.
+    """
+
+    def __init__(self, cases: Sequence[CaseRef], same_share: float) -> None:
+        self._same_share = same_share
+        kinds = [(c.store.path, c.card.has_label) for c in cases]
+        members: dict[tuple[Path, bool], list[int]] = {}
+        for position, kind in enumerate(kinds):
+            members.setdefault(kind, []).append(position)
+        self._others = [members[kind] for kind in kinds]
+
+    def draw(self, case: int, rng: np.random.Generator) -> tuple[None, int, None]:
+        """Any place of the partner at position ``int``; see ``Pairing``."""
+        same, which = rng.random(2)
+        others = self._others[case]
+        if same < self._same_share or len(others) == 1:
+            return None, case, None
+        other = others[int(which * (len(others) - 1))]
+        # the last one stands in for the case itself
+        return None, others[-1] if other == case else other, None
+
+
+def find_partners(
+    method: Method, stores: Sequence[Store], cases: Sequence[CaseRef], seed: int
+) -> Pairing | None:
+    """The partners a method wants; None where it wants none.
+
+    Raises:
+        UnusableInput: Matches are wanted and a store has no table of them, or one
+            of other scans, or none of its matches is good enough.
+    """
+    wanted = method.pairs_wanted()
+    if wanted is None or wanted.kind == "same":
+        return None
+    if wanted.kind == "dataset":
+        return SameDataset(cases, wanted.same_share)
+    if wanted.kind == "random":
+        return random_partners(cases, seed)
+    tables = {store.path: table_of(store) for store in stores}
+    partners = partners_of(
+        [(case.store.path, case.card.id) for case in cases],
+        tables,
+        wanted.least_score,
+        wanted.largest_cycle_mm,
+    )
+    if len(partners) == 0:
+        best = max(
+            (float(t.rows["score"].max()) for t in tables.values() if len(t.rows)),
+            default=float("nan"),
+        )
+        raise UnusableInput(
+            f"no match of the table of matching places is as similar as "
+            f"{wanted.least_score:g} (the best: {best:.3f}); lower the limit with "
+            "--set method.least_score=..., or align with a longer trained embedding."
+        )
+    return partners
+
+
+def table_of(store: Store) -> PairTable:
+    """The store's table of matching places.
+
+    Raises:
+        MissingPairs: There is none, or it was made of other scans.
+    """
+    table = read_pairs(store.path)
+    make = f"homolog align {store.path} --encoder RUN"
+    if table is None:
+        raise MissingPairs(
+            f"{store.path} has no table of matching places, which aligned crops need. "
+            f"Make it with a trained anatomical embedding: {make}, or here with "
+            f"--aligner RUN (RUN: homolog pretrain anatomical_embedding {store.path} "
+            "--out RUN). Or train without it: --set method.pairs=random or "
+            "method.pairs=same",
+            store.path,
+        )
+    if table.card.get("store_hash") != store.hash:
+        raise MissingPairs(
+            f"the table of matching places of {store.path} was made of other scans "
+            f"than the store holds now; make it again: {make}, or here with --aligner "
+            "RUN.",
+            store.path,
+        )
+    return table
+
+
+def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
+    """Random places paired with random places of random other cases: the control."""
+    count = len(cases)
+    rows = []
+    for position in range(count):
+        rng = generator(seed, position, stream="random partners")
+        own = _places(cases[position], rng, _RANDOM_PLACES)
+        if count > 1:
+            others = (position + rng.integers(1, count, _RANDOM_PLACES)) % count
+        else:
+            others = np.zeros(_RANDOM_PLACES, dtype=np.int64)
+        theirs = np.concatenate([_places(cases[int(o)], rng, 1) for o in others])
+        rows.append(np.column_stack([own, others.astype(np.float64), theirs]))
+    return Partners(rows)
+
+
+def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
+    """(count, 3) mm, anywhere in the foreground box."""
+    start, stop = (np.asarray(c, dtype=np.float64) for c in case.card.foreground)
+    voxels = start - 0.5 + rng.random((count, 3)) * (stop - start)
+    return case.card.affine.apply(voxels)
+
+
+def partners_note(partners: Pairing, cases: Sequence[CaseRef]) -> str:
+    """One sentence for the log, or empty."""
+    if not isinstance(partners, Partners):
+        return ""
+    text = f"{len(partners)} matching places in {len(cases)} scans"
+    if partners.lonely:
+        text += f"; {partners.lonely} scans have none and are paired with themselves"
+    return text + "."

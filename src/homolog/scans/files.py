@@ -55,6 +55,7 @@ from homolog.scans.text_formats import (
     read_voxels,
 )
 from homolog.scans.volume import (
+    PICTURE_SUFFIXES,
     LabelMap,
     ValueStats,
     Volume,
@@ -65,7 +66,6 @@ from homolog.scans.volume import (
 )
 from homolog.words import times
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _KINDS = {
     ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
     ".hdr.gz": "nifti", ".img.gz": "nifti",

@@ -1,91 +1,19 @@
-"""What label values and findings are called, as far as files near a scan say."""
+"""What label values are called, as far as files near a scan say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none
-from homolog.scans.files import scan_stem
-from homolog.scans.files import scan_suffix
-from homolog.scans.files import PICTURE_SUFFIXES
+from homolog.label_names import key_of, parse_names
+from homolog.scans.files import scan_stem, scan_suffix
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import read_nrrd_text
-from homolog.scans.volume import ValueStats
+from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
 from homolog.writing import write_json
-
-# Several findings of one scan in one text: ``effusion|nodule``, or ``no finding``.
-#
-# A table's cell, a card and a model speak of findings so. An empty cell is no answer:
-# it is not known what the scan shows.
-
-
-SEPARATOR = "|"
-NONE = "no finding"
-# What tables write for a scan that was read and shows none of the findings.
-_NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
-
-
-def findings_of(text: str) -> tuple[str, ...]:
-    """``"nodule|effusion"`` -> ``("effusion", "nodule")``; empty for ``no finding``."""
-    if says_none(text):
-        return ()
-    parts = (part.strip() for part in text.split(SEPARATOR))
-    return tuple(sorted({part for part in parts if part}))
-
-
-def findings_text(names: Iterable[str]) -> str:
-    """Inverse of ``findings_of``."""
-    return SEPARATOR.join(sorted(set(names))) or NONE
-
-
-def says_none(text: str | None) -> bool:
-    """Whether a scan was read and shows none of the findings."""
-    return text is not None and text.strip().lower() in _NONE_WORDS
-
-
-def has_several(text: str) -> bool:
-    """Whether more than one finding is named."""
-    return SEPARATOR in text
-
-
-def findings_cell(value: Any) -> str | None:
-    """What a table's cell, or a JSON list, says of a scan; None where it is silent.
-
-    A single name stays as it is written.
-
-    Raises:
-        UnusableInput: No finding and one, in one cell.
-    """
-    if isinstance(value, list | tuple):
-        names = [str(part).strip() for part in value]
-        return _together(names) if names else NONE
-    text = "" if value is None else str(value).strip()
-    return _together(text.split(SEPARATOR)) if has_several(text) else text or None
-
-
-def merged_findings(first: str | None, second: str | None) -> str | None:
-    """What two rows about one scan say together."""
-    if first is None or second is None or first == second:
-        return first if second is None else second
-    return findings_text({*findings_of(first), *findings_of(second)})
-
-
-def _together(parts: Iterable[str]) -> str | None:
-    names = [part.strip() for part in parts if part.strip()]
-    found = [name for name in names if not says_none(name)]
-    if found and len(found) < len(names):
-        raise UnusableInput(
-            f"a scan shows findings or none, got {SEPARATOR.join(names)!r}."
-        )
-    if len(found) == 1:
-        return found[0]
-    return findings_text(found) if names else None
-
 
 # Names that speak of label maps, and what remains of them without these words.
 
@@ -183,19 +111,6 @@ _GENERIC = {
 }  # fmt: skip
 
 
-def parse_names(raw: Any) -> dict[int, str]:
-    """``{"1": "liver"}`` or ``{"liver": 1}`` -> value: name; regions are skipped."""
-    if not isinstance(raw, Mapping):
-        return {}
-    names = {}
-    for key, value in raw.items():
-        if isinstance(value, str) and _is_whole(key):
-            names[int(key)] = value
-        elif isinstance(value, int) and not isinstance(value, bool):
-            names[value] = str(key)
-    return dict(sorted(names.items()))
-
-
 def names_file(label: Path) -> Path:
     """Where we write the names of a label file: ``STEM.labels.json`` beside it."""
     return label.with_name(f"{scan_stem(label)}.labels.json")
@@ -236,16 +151,6 @@ def names_told(label: Path) -> dict[int, str]:
     """Names of a label file: its own, of a file beside it, of the data set's."""
     names = names_beside(label)
     return names or with_own_names(label, names_of_dataset(label))
-
-
-def is_ignore(name: str) -> bool:
-    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
-    return key_of(name) == "ignore"
-
-
-def key_of(name: str) -> str:
-    """Names of one key are one name."""
-    return " ".join(name.split()).casefold()
 
 
 def names_in_file(label: Path) -> dict[int, str]:
@@ -374,11 +279,6 @@ def _unnumbered(token: str, numbers: set[str]) -> str:
     """``liver07`` -> ``liver`` where 07 is the image's number, too."""
     found = re.fullmatch(r"(\D+)(\d+)", token)
     return found[1] if found and found[2] in numbers else token
-
-
-def _is_whole(text: object) -> bool:
-    digits = str(text).removeprefix("-")
-    return digits.isdecimal() and len(digits) < 19
 
 
 def names_of_dataset(label: Path) -> dict[int, str]:

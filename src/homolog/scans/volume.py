@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from homolog.geometry.affine import Affine, Index
 from homolog.scans.problems import Unsound
 
+# Of pictures: pixels that have no size in a body.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _AIR_HU = (-1100.0, -700.0)
 _MOST_DISTINCT = 1024
 # Label maps of the whole body have 117 classes.

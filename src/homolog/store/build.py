@@ -20,9 +20,7 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.geometry.places import lengths_text
-from homolog.index.subjects import hidden_subjects
-from homolog.scans.names import parse_names
+from homolog.label_names import parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
 from homolog.store.cases import (
@@ -43,15 +41,16 @@ from homolog.store.cases import (
     still_lacking,
     write_card,
 )
-from homolog.store.learnt_spacing import AGREE
-from homolog.store.names import (
-    LISTED,
+from homolog.store.hidden_subjects import hidden_subjects
+from homolog.store.label_joining import (
     JoinedCases,
     join_cases,
     label_names,
-    told_of_classes,
+    names_by_class,
     what_was_named,
 )
+from homolog.store.learnt_spacing import AGREE
+from homolog.store.names import LISTED
 from homolog.store.preprocess import (
     MAX_VOXELS,
     Preprocessing,
@@ -67,7 +66,7 @@ from homolog.store.store import (
     read_card,
     read_contents,
 )
-from homolog.words import counted, listed, times
+from homolog.words import counted, lengths_text, listed, times
 from homolog.writing import (
     FileLock,
     is_locked,
@@ -532,7 +531,7 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     if kept:
         yield Note(_stayed(kept))
     yield Saved(str(out), "store")
-    own = told_of_classes(asked.cases, called)
+    own = names_by_class(asked.cases, called)
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}

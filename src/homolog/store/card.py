@@ -40,7 +40,7 @@ class Card:
         subject: Person or animal; cases of one subject share a split.
         split: ``train``, ``val`` or ``test``; written by the store, not by the case.
         target: Class of the whole scan, where it is known; several as ``a|b``, none of
-            them as ``no finding`` (``homolog.scans.names``).
+            them as ``no finding`` (``homolog.label_names``).
         types: Further findings, in the same way.
         boxes: Findings on the prepared grid: ``label``, and ``min`` and ``max`` as
             edges in voxels (voxel i reaches from i to i + 1).

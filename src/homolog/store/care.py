@@ -17,10 +17,9 @@ from homolog.scans.problems import sentence_of
 from homolog.store.build import unlisted, writing
 from homolog.store.card import Card, boxes_on_grid
 from homolog.store.cases import build_case, case_key, checksums, damages, write_card
-from homolog.store.depths import depth_in
 from homolog.store.pairs import read_pairs
 from homolog.store.preprocess import Preprocessing
-from homolog.store.store import LOCK, case_folder, read_card, read_contents
+from homolog.store.store import LOCK, case_folder, depth_in, read_card, read_contents
 from homolog.writing import is_locked, write_json
 
 

@@ -21,8 +21,8 @@ from homolog.config import config_hash, from_dict, to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
+from homolog.label_names import parse_names
 from homolog.scans.dicom import is_series_path
-from homolog.scans.names import parse_names
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
 from homolog.scans.volume import ValueStats, Volume, mapped_labels
@@ -42,7 +42,8 @@ from homolog.store.card import (
     prepared_fields,
     signed,
 )
-from homolog.store.names import JoinedCases, has_name, join_cases
+from homolog.store.label_joining import JoinedCases, join_cases
+from homolog.store.names import has_name
 from homolog.store.preprocess import Preprocessing, labels_on_grid, prepare_volume
 from homolog.store.store import case_folder, read_card, read_contents, read_points_file
 from homolog.words import counted

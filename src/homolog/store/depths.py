@@ -7,20 +7,23 @@ preparation of the case it was made. A case prepared anew loses both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import JobError
 from homolog.events import Job, Progress, Request
-from homolog.json_files import object_or_none
-from homolog.store.arrays import StoredArray, checksums_of, write_array
+from homolog.store.arrays import checksums_of, write_array
 from homolog.store.card import Card
-from homolog.store.store import Store, case_folder
+from homolog.store.store import (
+    DEPTH,
+    DEPTH_CARD,
+    DEPTH_STEPS,
+    Store,
+    case_folder,
+)
 from homolog.writing import replacing, write_json
 
-STEPS = 4  # of a voxel
 _DEEPEST = 32767
 
 
@@ -60,34 +63,16 @@ def depth_map(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     return depth
 
 
-def depth_of(store: Store, card: Card) -> StoredArray | None:
-    """(D, H, W) int16, ``STEPS`` per voxel; None where it was never made.
-
-    A depth of an older preparation counts as none.
-    """
-    return depth_in(case_folder(store.path, card.id), card)
-
-
-def depth_in(folder: Path, card: Card) -> StoredArray | None:
-    """As ``depth_of``, of a case's folder."""
-    shape = {"key": str, "steps": int, "bytes": int, "checksums?": str}
-    told = object_or_none(folder / "depth.json", shape)
-    if told is None or (told["key"], told["steps"]) != (card.key, STEPS):
-        return None
-    sums = told.get("checksums", "")
-    return StoredArray(folder / "depth.b2nd", card.shape, told["bytes"], sums)
-
-
 def write_depths(cases: Sequence[tuple[Store, Card]]) -> Job[int]:
     """Make what is missing, case by case.
 
     Returns:
-        How many were made; fewer than were missing when told to stop.
+        How many were made; fewer than were missing when stopped.
     """
     missing = [
         (store, card)
         for store, card in cases
-        if card.has_label and depth_of(store, card) is None
+        if card.has_label and store.depth(card) is None
     ]
     for number, (store, card) in enumerate(missing):
         request = yield Progress("boundaries", number, len(missing), card.id)
@@ -102,15 +87,20 @@ def write_depths(cases: Sequence[tuple[Store, Card]]) -> Job[int]:
 def _write(store: Store, card: Card) -> None:
     label = store.label(card.id)
     assert label is not None
-    depth = np.minimum(np.rint(depth_map(np.asarray(label)) * STEPS), _DEEPEST)
+    depth = np.minimum(np.rint(depth_map(np.asarray(label)) * DEPTH_STEPS), _DEEPEST)
     folder = case_folder(store.path, card.id)
     if store.path not in folder.resolve().parents:
         raise JobError(
             f"{folder} is a link out of its store; nothing is written there."
         )
     # several processes may make the same one; each writes a file of its own
-    with replacing(folder / "depth.b2nd", suffix_last=True) as half:
+    with replacing(folder / DEPTH, suffix_last=True) as half:
         write_array(depth.astype(np.int16), half)
         size, checksums = half.stat().st_size, checksums_of(half, card.shape)
-    told = {"key": card.key, "steps": STEPS, "bytes": size, "checksums": checksums}
-    write_json(folder / "depth.json", told, end="")
+    facts = {
+        "key": card.key,
+        "steps": DEPTH_STEPS,
+        "bytes": size,
+        "checksums": checksums,
+    }
+    write_json(folder / DEPTH_CARD, facts, end="")

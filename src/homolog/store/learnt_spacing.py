@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from homolog.geometry.affine import Index, Triple
-from homolog.geometry.places import spacing_text
-from homolog.scans.files import PICTURE_SUFFIXES
+from homolog.scans.volume import PICTURE_SUFFIXES
+from homolog.words import spacing_text
 
 if TYPE_CHECKING:
     from homolog.scans.volume import Volume

@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,19 +106,6 @@ def read_pairs(store: Path) -> PairTable | None:
             f"homolog align {store} --encoder RUN"
         )
     return PairTable(ids, rows, card)
-
-
-class Pairing(Protocol):
-    """Where the other patient of a sample comes from."""
-
-    def draw(
-        self, case: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float64] | None, int, NDArray[np.float64] | None] | None:
-        """Place mm (3,), partner's position and place mm (3,).
-
-        A place is None where any will do; the whole is None where there is no partner.
-        """
-        ...
 
 
 class Partners:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
-from homolog.index.subjects import is_pseudonym
 
+_PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
 SPLITS = ("train", "val", "test")
 FRACTIONS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -185,6 +186,11 @@ def leak_check(cards: Iterable[Case]) -> None:
                     f"cases {other.id!r} ({other.split}) and {card.id!r} "
                     f"({card.split}) have {words} ({value}); they must be in one split."
                 )
+
+
+def is_pseudonym(subject: str) -> bool:
+    """Whether a subject is a keyed hash, made by ``hidden_subjects``."""
+    return _PSEUDONYM.fullmatch(subject) is not None
 
 
 def _groups(cards: Sequence[Case]) -> dict[str, str]:

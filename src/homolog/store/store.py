@@ -28,6 +28,8 @@ from homolog.writing import crc_text, is_locked
 
 FORMAT = 1
 LOCK = ".lock"  # of a store, held by the process that writes into it
+# How deep labelled voxels lie, where a method needed it: array, facts, steps a voxel.
+DEPTH, DEPTH_CARD, DEPTH_STEPS = "depth.b2nd", "depth.json", 4
 # Cases whose foreground index stays in memory.
 _INDICES = 1024
 
@@ -120,6 +122,14 @@ class Store:
         """Label map (D, H, W) int16 on the image's grid, or None."""
         card = self.card(case_id)
         return self._array(card, LABEL) if card.has_label else None
+
+    def depth(self, card: Card) -> StoredArray | None:
+        """Depth (D, H, W) int16 of each labelled voxel within its label.
+
+        ``DEPTH_STEPS`` per voxel; None where it was never made, or of an older
+        preparation.
+        """
+        return depth_in(case_folder(self.path, card.id), card)
 
     def label_points(self, case_id: str) -> dict[int, NDArray[Any]]:
         """Foreground index: label -> (n, 3) voxels drawn evenly from all it has."""
@@ -233,3 +243,13 @@ def read_card(folder: Path) -> Card | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return card
+
+
+def depth_in(folder: Path, card: Card) -> StoredArray | None:
+    """As ``Store.depth``, of a case's folder."""
+    shape = {"key": str, "steps": int, "bytes": int, "checksums?": str}
+    facts = object_or_none(folder / DEPTH_CARD, shape)
+    if facts is None or (facts["key"], facts["steps"]) != (card.key, DEPTH_STEPS):
+        return None
+    sums = facts.get("checksums", "")
+    return StoredArray(folder / DEPTH, card.shape, facts["bytes"], sums)

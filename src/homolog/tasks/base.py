@@ -1,4 +1,9 @@
-"""The contract of a task: a use of an encoder, with or without learning from labels."""
+"""The contract of a task: a use of an encoder that labels or classifies scans.
+
+``Task`` is what ``homolog predict`` needs of a model; ``LearnedTask`` adds what the
+fine-tuning job and an evaluation need. Below: the metrics of label maps, shared by all
+tasks that have them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,13 +28,41 @@ if TYPE_CHECKING:
     from homolog.backbones.base import Backbone
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
-    from homolog.scans.volume import Volume
+    from homolog.scans.volume import LabelMap, Volume
     from homolog.store.card import Card
     from homolog.views.view import Views, ViewSpec
 
 
-# In the ``meta`` of a result: JSON types that ``predict`` tells beside it.
+# In the ``meta`` of a label map: JSON types that ``predict`` reports beside it.
 FACTS = "told"
+METRICS = ("dice", "nsd", "hd95_mm")
+_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False}
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How scans are predicted; a task heeds what concerns it.
+
+    Attributes:
+        flips: Axes (0: z, 1: y, 2: x) whose mirrorings are averaged.
+        overlap: Of neighbouring windows, 0..1; None takes the model's.
+        windows: ``scan``: a scan not much larger than the window of training is one
+            window; ``trained``: that of training, always; None: ``scan``.
+        modality: Take scans for this one, whatever their files say.
+    """
+
+    flips: tuple[int, ...] = ()
+    overlap: float | None = None
+    windows: str | None = None
+    modality: str | None = None
+
+
+class Findings(Protocol):
+    """What a task says of a scan as a whole."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of a table, JSON types."""
+        ...
 
 
 class Task(ABC):
@@ -65,8 +98,25 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
-        """One scan in; a Volume, LabelMap, FeatureMap or Points out, as a job."""
+    def run(
+        self,
+        volume: Volume,
+        model: Trained,
+        options: PredictOptions = PredictOptions(),
+    ) -> Job[LabelMap | Findings | None]:
+        """Predict one scan.
+
+        Args:
+            volume: A scan as stored in its file.
+            model: A model of this task.
+            options: How.
+
+        Returns:
+            Labels on the scan's own grid, or findings; None when stopped.
+
+        Raises:
+            UnusableInput: Another modality or number of channels than learnt from.
+        """
 
 
 class TaskModule(nn.Module, ABC):
@@ -87,7 +137,7 @@ class TaskModule(nn.Module, ABC):
         """Called after the optimiser's step (weight averages)."""
 
     def monitors(self) -> dict[str, Tensor]:
-        """Scalars that tell whether learning is healthy."""
+        """Scalars that show whether learning is healthy."""
         return {}
 
     @abstractmethod
@@ -135,7 +185,7 @@ class Trained:
 
     Attributes:
         network: In evaluation mode, on its device.
-        spec: What ``LearnedTask.describe`` told when it was trained.
+        spec: What ``LearnedTask.describe`` returned when it was trained.
         card: The whole ``model.json``; empty while training.
         device: Where it runs.
         precision: ``fp32``, or ``bf16`` for autocast.
@@ -227,7 +277,7 @@ class LearnedTask(Task):
         return {}
 
     def summarise(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What an evaluation tells of the rows of ``score``; with ``cases``."""
+        """What an evaluation reports of the rows of ``score``; with ``cases``."""
         return summarise(rows)
 
     def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
@@ -254,8 +304,8 @@ class LearnedTask(Task):
 
         Args:
             model: The network as it is now.
-            cases: Held-out cases, met once and one by one: the next is asked for when
-                the one before is done, for time may end it.
+            cases: Held-out cases, met once and one by one: the next is taken when the
+                one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
                 for the pictures; tasks without label maps need not.
             share: Part of each scan to look at, 0..1, where time is short; tasks that
@@ -264,20 +314,24 @@ class LearnedTask(Task):
 
     @abstractmethod
     def score(
-        self, model: Trained, case: CaseRef, **options: Any
+        self,
+        model: Trained,
+        case: CaseRef,
+        *,
+        flips: Sequence[int] = (),
+        tolerance_mm: float = 1.0,
     ) -> Job[list[dict[str, Any]]]:
-        """Predict one labelled case of a store; one row of metrics per label."""
+        """Predict one labelled case of a store; one row of metrics per label.
 
-    @abstractmethod
-    def run(self, volume: Volume, **inputs: Any) -> Job[Any]:
-        """Predict one scan; ``model`` is a Trained; the answer lies on its own grid."""
+        Args:
+            model: A model of this task.
+            case: Labelled, prepared as the model's training cases were.
+            flips: Axes whose mirrorings are averaged.
+            tolerance_mm: Of the NSD.
+        """
 
 
 # One row of metrics per label of a case, and their summary over cases.
-
-
-METRICS = ("dice", "nsd", "hd95_mm")
-_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False}
 
 
 def score_labels(

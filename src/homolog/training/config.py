@@ -162,3 +162,8 @@ class TrainingResult:
     validation_s: float = 0.0
     validated_cases: int = 0
     few_steps: str = ""
+
+    def values(self, *names: str) -> dict[str, Any]:
+        """Some of the attributes by name, as JSON types."""
+        found = {name: getattr(self, name) for name in names}
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in found.items()}

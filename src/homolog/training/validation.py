@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from homolog.distributed import from_first, world
-from homolog.drawing.pictures import png_bytes
+from homolog.drawing.pictures import CT_WINDOW_HU, png_bytes
 from homolog.events import Event, Note, Preview, Validated
 from homolog.model_files.folder import save_best
+from homolog.store.card import Card
 from homolog.training.course import FEWEST, validations_left
 from homolog.writing import write_bytes
 
@@ -238,6 +239,22 @@ _LARGE = 3.0
 # What the first picture is taken to cost.
 _GUESS_S, _GUESS_STEPS = 0.05, 0.25
 _KEPT = 100
+_SIDE_PIXELS = 320
+
+
+def preview_look(
+    card: Card, shape: tuple[int, int]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """How a slice of a case is shown: pixels per voxel (y, x), darkest and brightest.
+
+    Args:
+        card: Of the case.
+        shape: Voxels (y, x) of the slice.
+    """
+    _, y_mm, x_mm = card.spacing_mm
+    factor = _SIDE_PIXELS / max(shape[0] * y_mm, shape[1] * x_mm)
+    window = CT_WINDOW_HU if card.modality == "CT" else (card.low, card.high)
+    return (y_mm * factor, x_mm * factor), window
 
 
 class Previews:

@@ -12,7 +12,6 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
-from homolog.geometry.places import spacing_text
 from homolog.scans.files import is_scan_path, read_labels
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, mapped_labels
@@ -27,6 +26,7 @@ from homolog.tasks.base import (
     table_lines,
 )
 from homolog.tasks.segment.network import model_preprocessing
+from homolog.words import spacing_text
 from homolog.writing import write_json, write_table
 
 COLUMNS = ("case", "label", "name", *METRICS)
@@ -39,7 +39,9 @@ def evaluate_store(
     model: Trained,
     store: Store,
     split: str,
-    options: Mapping[str, Any],
+    *,
+    flips: Sequence[int] = (),
+    tolerance_mm: float = 1.0,
 ) -> Job[dict[str, Any]]:
     """Score every labelled case of a split on the store's grid.
 
@@ -48,7 +50,8 @@ def evaluate_store(
         model: Trained.
         store: Prepared by the model's own recipe.
         split: ``train``, ``val``, ``test`` or ``all``.
-        options: Passed to the task's ``score``.
+        flips: Axes whose mirrorings are averaged.
+        tolerance_mm: Of the NSD.
 
     Returns:
         ``rows`` (for a segmentation one per case and label) and the task's
@@ -82,7 +85,9 @@ def evaluate_store(
         stopped = (yield news) is Request.STOP
         if stopped:
             break
-        scores = yield from task.score(model, case, **options)
+        scores = yield from task.score(
+            model, case, flips=flips, tolerance_mm=tolerance_mm
+        )
         rows += [{"case": case.card.id, **score} for score in scores]
     yield Progress("cases", len(cases), len(cases))
     summary = task.summarise(rows)

@@ -1,4 +1,7 @@
-"""Predict scans from files: each result on its scan's own grid, under its own name."""
+"""Open a trained model, and predict scans from files with it.
+
+Each result lies on its scan's own grid and has its own name.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from homolog.backbones import build
@@ -22,219 +26,20 @@ from homolog.scans.problems import problem_of
 from homolog.scans.volume import LabelMap
 from homolog.scans.write import write_labels
 from homolog.tasks import TASKS
-from homolog.tasks.base import FACTS, LearnedTask, Task, Trained
-from homolog.tasks.classify.answer import ClassChances, write_classes, write_slices
+from homolog.tasks.base import (
+    FACTS,
+    Findings,
+    LearnedTask,
+    PredictOptions,
+    Task,
+    Trained,
+)
+from homolog.tasks.classify.answer import write_classes, write_slices
 from homolog.training.stepping import resolve_precision
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
 _AXES = {"z": 0, "y": 1, "x": 2}
-
-
-def mirrored_axes(text: str) -> tuple[int, ...]:
-    """``"zx"`` -> (0, 2)."""
-    letters = text.replace(",", "").lower()
-    if set(letters) - set(_AXES) or len(set(letters)) != len(letters):
-        raise ConfigError(f"--flips must name axes out of z, y, x once, got {text!r}.")
-    return tuple(sorted(_AXES[letter] for letter in letters))
-
-
-def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Files and DICOM folders named directly, or lying in folders named.
-
-    Raises:
-        UnusableInput: A path that does not exist, or a folder without scans.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists() and not is_series_path(path):
-            raise UnusableInput(f"there is no {path}.")
-        if path.is_dir() and not is_scan_path(path):
-            inside = sorted(
-                p for p in path.iterdir() if is_scan_path(p) and not _is_half(p)
-            )
-            if not inside:
-                raise UnusableInput(f"{path} holds no scan.")
-            found += inside
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
-
-
-def _is_half(path: Path) -> bool:
-    """Whether a file is the voxels of a pair whose header stands beside it."""
-    return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
-
-
-def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each scan's result goes: its own file name in ``out``.
-
-    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``.
-
-    Raises:
-        UnusableInput: Two scans would share one file, or a result would overwrite its
-            own scan.
-    """
-    taken: dict[Path, Path] = {}
-    result: dict[Path, Path] = {}
-    for scan in scans:
-        suffix = next((s for s in WRITTEN if scan.name.lower().endswith(s)), None)
-        name = scan.name
-        if scan.is_dir():
-            name = f"{scan.resolve().name}.nii.gz"
-        elif is_series_path(scan):
-            folder, key = split_series(scan)
-            name = f"{folder.resolve().name}_{key}.nii.gz"
-        elif suffix is None:
-            name = f"{scan.stem}.nii.gz"
-        target = out / name
-        if target in taken:
-            raise UnusableInput(
-                f"{taken[target]} and {scan} would both be written to {target}; "
-                "predict them into different folders."
-            )
-        if target.resolve() == scan.resolve():
-            raise UnusableInput(
-                f"the result of {scan} would overwrite it; choose another --out."
-            )
-        taken[target] = scan
-        result[scan] = target
-    return result
-
-
-def predict_scans(
-    task: Task,
-    model: Trained,
-    scans: Sequence[Path],
-    out: Path,
-    options: Mapping[str, Any],
-) -> Job[dict[str, Any]]:
-    """Predict scan after scan; one that cannot be does not stop the others.
-
-    Args:
-        task: What the model was trained for; labels are written as files, classes of
-            whole scans together as ``classes.csv``, and what is told of their slices as
-            ``slices.csv``.
-        model: Trained.
-        scans: Files or DICOM folders.
-        out: Folder of the results; made if absent.
-        options: Passed to the task's ``run``.
-
-    Returns:
-        ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
-        that covered it where a network slid over it; or scan, and
-        ``ClassChances.to_dict``; and ``notes`` on this scan), ``failed`` (scan,
-        reason), ``warnings`` on all of them and ``stopped``.
-    """
-    targets = result_paths(scans, out)
-    out.mkdir(parents=True, exist_ok=True)
-    warnings: list[str] = []
-    if model.learnt.remark:
-        warnings.append(model.learnt.remark)
-        yield Note(model.learnt.remark, "warning")
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    for number, (scan, target) in enumerate(targets.items()):
-        news = Progress("scans", number, len(targets), item=scan.name)
-        if (yield news) is Request.STOP:
-            yield from _keep_classes(done, out)
-            return _result(done, failed, warnings, stopped=True)
-        notes: list[Note] = []
-        try:
-            volume = read_scan(scan)
-            running = task.run(volume, model=model, **options)
-            labels = yield from _noted(running, notes)
-            if labels is None:
-                return _result(done, failed, warnings, stopped=True)
-            if isinstance(labels, ClassChances):
-                told = {"notes": [note.text for note in notes]}
-                done.append({"scan": str(scan), **labels.to_dict(), **told})
-                continue
-            write_labels(labels, target)
-            write_names(target, labels.names)
-        except Exception as error:  # noqa: BLE001 - the other scans are predicted
-            reason = problem_of(error).text.removeprefix(f"{scan}: ")
-            failed.append({"scan": str(scan), "reason": reason})
-            yield Note(f"{scan}: {reason}", "warning")
-            continue
-        voxels = _voxels(labels)
-        done.append(
-            {
-                "scan": str(scan),
-                "result": str(target),
-                "voxels": voxels,
-                "volumes_ml": _volumes_ml(voxels, labels),
-                **labels.meta.get(FACTS, {}),
-                "notes": [note.text for note in notes],
-            }
-        )
-        yield Saved(str(target), "labels")
-    yield Progress("scans", len(targets), len(targets))
-    yield from _keep_classes(done, out)
-    return _result(done, failed, warnings, stopped=False)
-
-
-def _noted(job: Job[Any], notes: list[Note]) -> Job[Any]:
-    """The job; its notes are kept too."""
-    request = None
-    while True:
-        try:
-            event = job.send(request)
-        except StopIteration as end:
-            return end.value
-        if isinstance(event, Note):
-            notes.append(event)
-        request = yield event
-
-
-def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
-    """The tables of a classifier, of a stopped one too; labels are files already."""
-    if done and "class" in done[0]:
-        table = out / "classes.csv"
-        write_classes(table, done)
-        yield Saved(str(table), "table")
-    if done and done[0].get("slices"):
-        table = out / "slices.csv"
-        write_slices(table, done)
-        yield Saved(str(table), "table")
-
-
-def _voxels(labels: LabelMap) -> dict[str, int]:
-    """Voxels per label name."""
-    import numpy as np
-
-    values, counts = np.unique(labels.data, return_counts=True)
-    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    voxels = dict.fromkeys(labels.names.values(), 0)
-    for value, name in labels.names.items():  # two values may have one name
-        voxels[name] += int(found.get(value, 0))
-    return voxels
-
-
-def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
-    """Millilitres per label name."""
-    z, y, x = labels.affine.spacing_mm
-    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
-
-
-def _result(
-    done: list[dict[str, Any]],
-    failed: list[dict[str, str]],
-    warnings: list[str],
-    *,
-    stopped: bool,
-) -> dict[str, Any]:
-    return {
-        "predicted": done,
-        "failed": failed,
-        "warnings": warnings,
-        "stopped": stopped,
-    }
-
-
-# A model that labels scans, from its folder, ready to predict.
 
 
 def open_trained(
@@ -315,3 +120,202 @@ def open_predictor(
     if card["task_spec"].get("slicewise"):
         learnt = learnt.planar()
     return task, Trained(network, card["task_spec"], card, device, precision, learnt)
+
+
+def mirrored_axes(text: str) -> tuple[int, ...]:
+    """``"zx"`` -> (0, 2)."""
+    letters = text.replace(",", "").lower()
+    if set(letters) - set(_AXES) or len(set(letters)) != len(letters):
+        raise ConfigError(f"--flips must name axes out of z, y, x once, got {text!r}.")
+    return tuple(sorted(_AXES[letter] for letter in letters))
+
+
+def find_scans(paths: Iterable[Path]) -> list[Path]:
+    """Files and DICOM folders named directly, or lying in folders named.
+
+    Raises:
+        UnusableInput: A path that does not exist, or a folder without scans.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists() and not is_series_path(path):
+            raise UnusableInput(f"there is no {path}.")
+        if path.is_dir() and not is_scan_path(path):
+            inside = sorted(
+                p for p in path.iterdir() if is_scan_path(p) and not _is_half(p)
+            )
+            if not inside:
+                raise UnusableInput(f"{path} holds no scan.")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _is_half(path: Path) -> bool:
+    """Whether a file is the voxels of a pair whose header stands beside it."""
+    return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
+
+
+def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where each scan's result goes: its own file name in ``out``.
+
+    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``.
+
+    Raises:
+        UnusableInput: Two scans would share one file, or a result would overwrite its
+            own scan.
+    """
+    scan_of: dict[Path, Path] = {}
+    result: dict[Path, Path] = {}
+    for scan in scans:
+        suffix = next((s for s in WRITTEN if scan.name.lower().endswith(s)), None)
+        name = scan.name
+        if scan.is_dir():
+            name = f"{scan.resolve().name}.nii.gz"
+        elif is_series_path(scan):
+            folder, key = split_series(scan)
+            name = f"{folder.resolve().name}_{key}.nii.gz"
+        elif suffix is None:
+            name = f"{scan.stem}.nii.gz"
+        target = out / name
+        if target in scan_of:
+            raise UnusableInput(
+                f"{scan_of[target]} and {scan} would both be written to {target}; "
+                "predict them into different folders."
+            )
+        if target.resolve() == scan.resolve():
+            raise UnusableInput(
+                f"the result of {scan} would overwrite it; choose another --out."
+            )
+        scan_of[target] = scan
+        result[scan] = target
+    return result
+
+
+def predict_scans(
+    task: Task,
+    model: Trained,
+    scans: Sequence[Path],
+    out: Path,
+    options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
+) -> Job[dict[str, Any]]:
+    """Predict scan after scan; one that cannot be does not stop the others.
+
+    Args:
+        task: What the model was trained for; labels are written as files, classes of
+            whole scans together as ``classes.csv``, and those of their slices as
+            ``slices.csv``.
+        model: Trained.
+        scans: Files or DICOM folders.
+        out: Folder of the results; made if absent.
+        options: For the task's ``run``.
+
+    Returns:
+        ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
+        that covered it where a network slid over it; or scan, and
+        ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
+        ``warnings`` on all of them and ``stopped``.
+    """
+    targets = result_paths(scans, out)
+    out.mkdir(parents=True, exist_ok=True)
+    warnings = [model.learnt.remark] if model.learnt.remark else []
+    for warning in warnings:
+        yield Note(warning, "warning")
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    stopped = False
+    for number, (scan, target) in enumerate(targets.items()):
+        news = Progress("scans", number, len(targets), item=scan.name)
+        if (yield news) is Request.STOP:
+            yield from _keep_classes(done, out)
+            stopped = True
+            break
+        try:
+            row = yield from _predicted(task, model, scan, target, options)
+        except Exception as error:  # noqa: BLE001 - the other scans are predicted
+            reason = problem_of(error).text.removeprefix(f"{scan}: ")
+            failed.append({"scan": str(scan), "reason": reason})
+            yield Note(f"{scan}: {reason}", "warning")
+            continue
+        if row is None:
+            stopped = True
+            break
+        done.append(row)
+        if "result" in row:
+            yield Saved(row["result"], "labels")
+    if not stopped:
+        yield Progress("scans", len(targets), len(targets))
+        yield from _keep_classes(done, out)
+    return {
+        "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
+    }  # fmt: skip
+
+
+def _predicted(
+    task: Task, model: Trained, scan: Path, target: Path, options: PredictOptions
+) -> Job[dict[str, Any] | None]:
+    """One scan: its labels written, and its row; None when stopped."""
+    notes: list[Note] = []
+    volume = read_scan(scan)
+    result = yield from _noted(task.run(volume, model, options), notes)
+    texts = {"notes": [note.text for note in notes]}
+    if result is None:
+        return None
+    if not isinstance(result, LabelMap):
+        return {"scan": str(scan), **result.to_dict(), **texts}
+    write_labels(result, target)
+    write_names(target, result.names)
+    voxels = _voxels(result)
+    return {
+        "scan": str(scan),
+        "result": str(target),
+        "voxels": voxels,
+        "volumes_ml": _volumes_ml(voxels, result),
+        **result.meta.get(FACTS, {}),
+        **texts,
+    }
+
+
+def _noted(
+    job: Job[LabelMap | Findings | None], notes: list[Note]
+) -> Job[LabelMap | Findings | None]:
+    """The job; its notes are kept too."""
+    request = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            value: LabelMap | Findings | None = end.value
+            return value
+        if isinstance(event, Note):
+            notes.append(event)
+        request = yield event
+
+
+def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
+    """The tables of a classifier, of a stopped one too; labels are files already."""
+    if done and "class" in done[0]:
+        table = out / "classes.csv"
+        write_classes(table, done)
+        yield Saved(str(table), "table")
+    if done and done[0].get("slices"):
+        table = out / "slices.csv"
+        write_slices(table, done)
+        yield Saved(str(table), "table")
+
+
+def _voxels(labels: LabelMap) -> dict[str, int]:
+    """Voxels per label name."""
+    values, counts = np.unique(labels.data, return_counts=True)
+    count_of = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    voxels = dict.fromkeys(labels.names.values(), 0)
+    for value, name in labels.names.items():  # two values may have one name
+        voxels[name] += int(count_of.get(value, 0))
+    return voxels
+
+
+def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
+    """Millilitres per label name."""
+    z, y, x = labels.affine.spacing_mm
+    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}

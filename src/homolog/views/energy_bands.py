@@ -16,10 +16,6 @@ from torch import Tensor
 from homolog.geometry.affine import Triple
 from homolog.views.random import normal_noise
 
-# Philipsen's Gaussians, in pixels of an image this wide.
-PHILIPSEN_SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)
-PHILIPSEN_WIDTH = 2048
-_LEAST_SIGMA = 0.5
 # Bands without energy would be amplified from rounding errors.
 _GAIN = (0.1, 10.0)
 _LEAST_SHARE = 0.05
@@ -51,22 +47,6 @@ class BandReference:
                 f"{len(self.sigmas)} Gaussians make {bands} bands, got "
                 f"{len(self.mean)} means and {len(self.std)} standard deviations."
             )
-
-
-def chest_reference(width: int, spread: float = 0.5) -> BandReference:
-    """Energies of chest X-rays relative to their low-pass band.
-
-    Args:
-        width: Of the images, in pixels.
-        spread: Standard deviation of each, as a share of it.
-
-    Source: Philipsen et al., IEEE TMI 2015, coefficients of the central 70 % as in
-    OpenCXR; methods reference H 3.2.
-    """
-    mean = (0.0357, 0.0452, 0.0634, 0.0947, 0.1505, 1.0)
-    scale = width / PHILIPSEN_WIDTH
-    sigmas = tuple(max(_LEAST_SIGMA, s * scale) for s in PHILIPSEN_SIGMAS)
-    return BandReference(sigmas, mean, tuple(spread * m for m in mean))
 
 
 def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:

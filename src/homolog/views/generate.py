@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from homolog.geometry.affine import Affine, Array, Index
-from homolog.geometry.sampling import locate, read
+from homolog.geometry.sampling import Grid, locate, read
 from homolog.views.intensity import Draws, change_intensity
 from homolog.views.plan import GroupPlan, Scan
 from homolog.views.view import (
@@ -268,18 +268,8 @@ def generate(
     """
     batch, count = draw.affine.shape[:2]
     boxes = block.image.shape[1]
-    rows, per = batch * boxes, count // boxes
+    grid = _grid_of(draw, block, spec.size)
     image = block.image.flatten(0, 1)
-    field, extent = draw.displacement_mm, block.extent
-    d, h, w = image.shape[-3:]
-    grid = locate(
-        (d, h, w),
-        block.affine.reshape(rows, 4, 4),
-        draw.affine.reshape(rows, per, 4, 4),
-        spec.size,
-        None if field is None else field.reshape(rows, per, *field.shape[2:]),
-        None if extent is None else extent.reshape(rows, 3),
-    )
     fill = outside.repeat_interleave(boxes, 0)
     values = read(image, grid, "linear", fill).reshape(
         batch * count, image.shape[1], *spec.size
@@ -293,7 +283,7 @@ def generate(
     def nearest(stored: Tensor | None, outside: float) -> Tensor | None:
         if stored is None:
             return None
-        values = stored.reshape(rows, 1, d, h, w).float()
+        values = stored.flatten(0, 1)[:, None].float()
         found = read(values, grid, "nearest", torch.full_like(fill[:, :1], outside))
         return found.reshape(batch, count, *spec.size)
 
@@ -305,9 +295,25 @@ def generate(
         valid=valid.reshape(batch, count, *spec.size),
         case=case,
         label=None if label is None else label.long(),
-        displacement_mm=field,
+        displacement_mm=draw.displacement_mm,
         depth=depth,
         label_space=label_space,
+    )
+
+
+def _grid_of(draw: GroupDraw, block: Block, size: Index) -> Grid:
+    """Where the voxels of the views lie in the boxes, box by box."""
+    batch, boxes = block.image.shape[:2]
+    rows, per = batch * boxes, draw.affine.shape[1] // boxes
+    d, h, w = block.image.shape[-3:]
+    field, extent = draw.displacement_mm, block.extent
+    return locate(
+        (d, h, w),
+        block.affine.reshape(rows, 4, 4),
+        draw.affine.reshape(rows, per, 4, 4),
+        size,
+        None if field is None else field.reshape(rows, per, *field.shape[2:]),
+        None if extent is None else extent.reshape(rows, 3),
     )
 
 

@@ -24,7 +24,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.geometry.places import lengths_text
 from homolog.gui.files import opening
 from homolog.gui.files.opening import Source, series_name, sources_of
 from homolog.gui.shared import preferences
@@ -33,6 +32,7 @@ from homolog.gui.shared.layers import LayerData
 from homolog.gui.shared.notices import tell_once
 from homolog.gui.shared.threads import in_background
 from homolog.index.tree import SeriesInfo
+from homolog.words import lengths_text
 
 COLUMNS = (
     "Modality",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.gui.shared.choices import StoreChoice, class_lines
-from homolog.scans.names import NONE, says_none
+from homolog.label_names import NONE, says_none
 from homolog.store.names import has_name, join_labels, store_titles
 from homolog.store.preprocess import differing_settings
 from homolog.words import counted, listed

@@ -24,7 +24,6 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.events import Event, Note, Progress
-from homolog.geometry.places import spacing_text
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.segment.batch import BatchItem, reason_text
@@ -72,7 +71,7 @@ from homolog.gui.shared.widgets import (
 from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
-from homolog.words import duration
+from homolog.words import duration, spacing_text
 
 # Compare the labels shown with a reference: Dice, NSD and HD95 per class.
 

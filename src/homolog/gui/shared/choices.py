@@ -19,17 +19,23 @@ from typing import Any
 
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
-from homolog.geometry.places import lengths_text, spacing_text
 from homolog.json_files import object_or_none
+from homolog.label_names import NONE, findings_of, has_several, says_none
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
-from homolog.scans.names import NONE, findings_of, has_several, says_none
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
-from homolog.words import counted, duration, human_bytes, listed
+from homolog.words import (
+    counted,
+    duration,
+    human_bytes,
+    lengths_text,
+    listed,
+    spacing_text,
+)
 from homolog.writing import make_folder, write_json
 
 # Actions of the window as command lines, quoted for the shell of this machine.

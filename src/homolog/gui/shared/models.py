@@ -20,13 +20,12 @@ from qtpy.QtWidgets import QMenu, QWidget
 from homolog import writing
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
-from homolog.geometry.places import lengths_text, spacing_text
 from homolog.gui.shared.choices import PAINTED
 from homolog.gui.shared.hub import Hub
 from homolog.model_files import card as model_cards
 from homolog.model_files.card import CARD, learnt_of
 from homolog.runs.run import Run, find_runs
-from homolog.words import counted, human_bytes
+from homolog.words import counted, human_bytes, lengths_text, spacing_text
 from homolog.writing import folder_bytes
 
 # What a model's card says, in words; no Qt, no torch.

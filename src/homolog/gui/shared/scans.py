@@ -27,7 +27,6 @@ from homolog.features.files import (
 )
 from homolog.features.search import best_match, kept_inside, on_grid, query_at
 from homolog.geometry.affine import Affine, Index
-from homolog.geometry.places import lengths_text
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.feature_slices import (
     Answer,
@@ -50,7 +49,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.scans.volume import FeatureMap
 from homolog.store.learnt_spacing import Learnt
-from homolog.words import duration
+from homolog.words import duration, lengths_text
 
 # Which features of a scan lie on disk already, found without torch.
 #

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from homolog.feed.reading import CaseRef
 from homolog.feed.single import StoredScan, view_of
 from homolog.geometry.affine import Index
+from homolog.label_names import findings_text
 from homolog.metrics.classification import (
     classification_scores,
     finding_scores,
     macro_mean,
 )
-from homolog.scans.names import findings_text
 from homolog.store.preprocess import Prepared
 from homolog.tasks.base import Trained
 from homolog.tasks.classify.network import ClassifyNetwork, keeps_slices, slices_inside

@@ -13,16 +13,16 @@ from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
 from homolog.events import Job
 from homolog.feed.reading import CaseRef
+from homolog.label_names import findings_text
 from homolog.metrics.classification import (
     best_thresholds,
     classification_scores,
     finding_scores,
     macro_mean,
 )
-from homolog.scans.names import findings_text
 from homolog.scans.volume import Volume
 from homolog.store.card import Card
-from homolog.tasks.base import LearnedTask, TaskModule, Trained
+from homolog.tasks.base import LearnedTask, PredictOptions, TaskModule, Trained
 from homolog.tasks.classify.answer import (
     Answer,
     ClassChances,
@@ -161,7 +161,12 @@ class Classify(LearnedTask):
         return {name: value for name, value in scores.items() if value is not None}
 
     def score(
-        self, model: Trained, case: CaseRef, **options: Any
+        self,
+        model: Trained,
+        case: CaseRef,
+        *,
+        flips: Sequence[int] = (),
+        tolerance_mm: float = 1.0,
     ) -> Job[list[dict[str, Any]]]:
         """One row: true and predicted classes, and all probabilities."""
         yield from ()
@@ -200,19 +205,19 @@ class Classify(LearnedTask):
         """See ``report_lines``."""
         return report_lines(result)
 
-    def run(self, volume: Volume, **inputs: Any) -> Job[ClassChances]:
-        """The classes of a scan.
-
-        Args:
-            volume: A scan as stored in its file.
-            inputs: ``model``: Trained. ``modality``: take the scan for this one.
+    def run(
+        self,
+        volume: Volume,
+        model: Trained,
+        options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
+    ) -> Job[ClassChances]:
+        """The classes of a scan; of ``options`` the modality counts.
 
         Raises:
             UnusableInput: Another modality or number of channels than learnt from, or
                 a volume for a model of images.
         """
-        model: Trained = inputs["model"]
-        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
+        prepared = yield from prepared_for(model, volume, options.modality)
         scan, numbers = stored_scan(prepared)
         depth = scan.shape[0]
         if spec_index(model.spec, "window")[0] == 1 and depth > 1:

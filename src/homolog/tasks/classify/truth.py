@@ -18,7 +18,7 @@ from torch import Tensor
 
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
-from homolog.scans.names import findings_of, has_several, says_none
+from homolog.label_names import findings_of, has_several, says_none
 from homolog.store.card import Card
 
 # Planes of a label map read at once.

@@ -22,8 +22,8 @@ from homolog.scans.files import read_labels, read_scan, scan_hash
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume, mapped_labels
 from homolog.scans.write import write_labels
+from homolog.store.label_joining import join_cases
 from homolog.store.learnt_spacing import LearntSpacing
-from homolog.store.names import join_cases
 from homolog.store.preprocess import Preprocessing
 from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.learn import Learnt, learn, next_click, painted_values

@@ -27,7 +27,7 @@ from homolog.scans.files import scan_hash
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import Preprocessing
-from homolog.tasks.base import Task, Trained
+from homolog.tasks.base import PredictOptions, Task, Trained
 from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head
 from homolog.tasks.few_voxels.predict import predict_volume
@@ -42,7 +42,7 @@ _OF_ENCODER = (
     "method", "method_config", "backbone", "embedding", "preprocessing", "window",
     "spacing_mm", "axes", KEY, "paper", "deviations", "source", "steps",
 )  # fmt: skip
-_TOLD_OF_ENCODER = ("title", "licence", "cases", "trained_on", "modalities", "steps")
+_ORIGIN = ("title", "licence", "cases", "trained_on", "modalities", "steps")
 
 
 class FewNetwork(nn.Module):
@@ -98,11 +98,38 @@ def save_few(
             f"the head reads features of the encoder {head.encoder_id or 'none'}, "
             f"got {dense.encoder_id if dense else 'none'}."
         )
+    card: dict[str, Any] = {
+        "kind": KIND,
+        "title": "Segmentation from a few painted voxels",
+        "task_spec": _spec(head, modalities),
+        KIND: _settings(head, dense),
+        "modalities": dict(modalities),
+        "created": utc_now(),
+        "complete": True,
+        **(facts or {}),
+    }
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(array))
         for name, array in head.arrays.items()
     }
-    settings = {
+    if loaded is None or dense is None:
+        recipe = replace(preprocessing or Preprocessing(), spacing_mm=None)
+        card |= {"preprocessing": to_dict(recipe), "licence": _LICENCE}
+        return save_model(folder, tensors, card, name=_HEAD)
+    card |= _encoder_card(loaded.card, dense, painted)
+    extra: dict[str, Any] = {_HEAD: tensors}
+    own = dense.embedder.own_state()
+    if own:
+        extra["embedder"] = own
+    elif (card.get("embedding") or {}).get("heads"):
+        card["embedding"] = {**card["embedding"], "heads": []}
+    weights = dense.embedder.backbone.state_dict()
+    return save_model(folder, weights, card, name="encoder", extra=extra)
+
+
+def _settings(head: Head, dense: DenseEncoder | None) -> dict[str, Any]:
+    """What of a head is no array, and how the encoder embedded the scans."""
+    return {
         "head": head.kind,
         "neighbours": head.neighbours,
         "classes": [asdict(c) for c in head.classes],
@@ -112,37 +139,21 @@ def save_few(
         "body_only": head.body_only,
         "embed": None if dense is None else to_dict(dense.config),
     }
-    card: dict[str, Any] = {
-        "kind": KIND,
-        "title": "Segmentation from a few painted voxels",
-        "task_spec": _spec(head, modalities),
-        KIND: settings,
-        "modalities": dict(modalities),
-        "created": utc_now(),
-        "complete": True,
-        **(facts or {}),
-    }
-    if loaded is None or dense is None:
-        recipe = replace(preprocessing or Preprocessing(), spacing_mm=None)
-        card |= {"preprocessing": to_dict(recipe), "licence": _LICENCE}
-        return save_model(folder, tensors, card, name=_HEAD)
-    given = loaded.card
-    card |= {k: given[k] for k in _OF_ENCODER if k in given}
+
+
+def _encoder_card(
+    given: Mapping[str, Any], dense: DenseEncoder, painted: LearntSpacing | None
+) -> dict[str, Any]:
+    """What of the encoder's own card goes into the model's."""
+    card = {k: given[k] for k in _OF_ENCODER if k in given}
     size = dense.learnt.spacing or (painted if dense.learnt.remark else None)
     if size is not None:
         card[KEY] = size.to_dict()
-    # an encoder taken from a few-voxel model is told of as it was first
-    told = given.get("encoder") or {k: given[k] for k in _TOLD_OF_ENCODER if k in given}
-    card["encoder"] = {**told, "id": dense.encoder_id}
-    card["licence"] = f"{_LICENCE}; encoder: {told.get('licence', 'unknown')}"
-    extra: dict[str, Any] = {_HEAD: tensors}
-    own = dense.embedder.own_state()
-    if own:
-        extra["embedder"] = own
-    elif (card.get("embedding") or {}).get("heads"):
-        card["embedding"] = {**card["embedding"], "heads": []}
-    weights = dense.embedder.backbone.state_dict()
-    return save_model(folder, weights, card, name="encoder", extra=extra)
+    # an encoder that comes from a few-voxel model is described as it was first
+    origin = given.get("encoder") or {k: given[k] for k in _ORIGIN if k in given}
+    card["encoder"] = {**origin, "id": dense.encoder_id}
+    card["licence"] = f"{_LICENCE}; encoder: {origin.get('licence', 'unknown')}"
+    return card
 
 
 def open_few(
@@ -243,26 +254,19 @@ class FewVoxels(Task):
         """A saved few-voxel model, see ``open_few``."""
         return cls(FewConfig()), open_few(loaded, device, precision)
 
-    def run(self, volume: Volume, **inputs: Any) -> Job[LabelMap | None]:
-        """Label a scan on its own grid.
+    def run(
+        self,
+        volume: Volume,
+        model: Trained,
+        options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
+    ) -> Job[LabelMap | None]:
+        """Label a scan on its own grid; None when stopped.
 
-        Args:
-            volume: A scan as stored in its file.
-            inputs: ``model``: Trained. ``overlap``: of the encoder's windows.
-                ``modality``: take the scan for this one. ``labels``: painted voxels
-                (LabelMap) that are kept. ``flips`` is told to be of no use.
-
-        Returns:
-            Labels with the scan's own affine; None when told to stop.
-
-        Raises:
-            UnusableInput: Another number of channels, painted labels of another grid.
+        Of ``options`` overlap and modality count; a note says so of mirrorings.
         """
-        model: Trained = inputs["model"]
-        network = model.network
+        network, modality = model.network, options.modality
         assert isinstance(network, FewNetwork)
-        modality: str | None = inputs.get("modality")
-        for sentence in notes_of(model, volume, modality, inputs.get("flips", ())):
+        for sentence in notes_of(model, volume, modality, options.flips):
             yield Note(sentence, "warning")
         recipe = from_dict(
             Preprocessing, model.card.get("preprocessing", {}), where="model.json"
@@ -272,14 +276,14 @@ class FewVoxels(Task):
         features: FeatureMap | None = None
         if network.dense is not None:
             dense = replace(network.dense, preprocessing=recipe)
-            if inputs.get("overlap") is not None:
-                config = replace(dense.config, overlap=float(inputs["overlap"]))
+            if options.overlap is not None:
+                config = replace(dense.config, overlap=float(options.overlap))
                 dense = replace(dense, config=config)
             features = yield from _features(volume, dense)
             if features is None:
                 return None
         scan = few_scan(volume, features, recipe)
-        result = yield from predict_volume(network.head, scan, inputs.get("labels"))
+        result = yield from predict_volume(network.head, scan)
         return None if result is None else result.labels
 
 

@@ -27,6 +27,7 @@ from homolog.tasks.base import (
     FACTS,
     LearnedConfig,
     LearnedTask,
+    PredictOptions,
     TaskModule,
     Trained,
     score_labels,
@@ -295,19 +296,17 @@ class Segment(LearnedTask):
         return metrics
 
     def score(
-        self, model: Trained, case: CaseRef, **options: Any
+        self,
+        model: Trained,
+        case: CaseRef,
+        *,
+        flips: Sequence[int] = (),
+        tolerance_mm: float = 1.0,
     ) -> Job[list[dict[str, Any]]]:
-        """Dice, NSD and HD95 of each label on the store's grid.
-
-        Args:
-            model: The trained network.
-            case: A labelled case, prepared as the model's training cases were.
-            options: ``flips``, ``overlap``, ``windows``, ``tolerance_mm``.
-        """
-        tolerance_mm = float(options.pop("tolerance_mm", 1.0))
+        """Dice, NSD and HD95 of each label on the store's grid."""
         own = str(model.card.get("store_hash", ""))
         image, label, known = _voxels(case, model.spec, own)
-        result = yield from label_stored(model, image, case.card, **options)
+        result = yield from label_stored(model, image, case.card, flips=flips)
         if result is None:
             return []
         return score_labels(
@@ -318,36 +317,27 @@ class Segment(LearnedTask):
             tolerance_mm=tolerance_mm,
         )
 
-    def run(self, volume: Volume, **inputs: Any) -> Job[LabelMap | None]:
-        """Label a scan on its own grid.
-
-        Args:
-            volume: A scan as stored in its file.
-            inputs: ``model``: Trained. ``flips``: axes whose mirrorings are averaged.
-                ``overlap`` and ``windows``: see ``label_stored``. ``modality``: take
-                the scan for this one.
-
-        Returns:
-            Labels with the scan's own affine; None when told to stop.
-
-        Raises:
-            UnusableInput: Another modality or number of channels than learnt from.
-        """
-        model: Trained = inputs["model"]
-        flips = useful_flips(model, inputs.get("flips", ()))
+    def run(
+        self,
+        volume: Volume,
+        model: Trained,
+        options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
+    ) -> Job[LabelMap | None]:
+        """Label a scan on its own grid; None when stopped."""
+        flips = useful_flips(model, options.flips)
         unseen = [axis for axis in flips if not model.spec["flip"][axis]]
         if unseen:
             axes = ", ".join("zyx"[axis] for axis in unseen)
             text = f"the model never saw scans mirrored along {axes}; it may do worse."
             yield Note(text, "warning")
-        prepared = yield from prepared_for(model, volume, inputs.get("modality"))
+        prepared = yield from prepared_for(model, volume, options.modality)
         result = yield from label_stored(
             model,
             prepared.data,
             prepared,
             flips=flips,
-            overlap=inputs.get("overlap"),
-            windows=inputs.get("windows"),
+            overlap=options.overlap,
+            windows=options.windows,
         )
         if result is None:
             return None
@@ -356,7 +346,7 @@ class Segment(LearnedTask):
                 f"{volume.name}: {result.constant} of {result.windows} windows were "
                 "constant and predicted once."
             )
-        told = {"windows": result.windows, "window": list(result.window)}
+        facts = {"windows": result.windows, "window": list(result.window)}
         values = as_label_values(result.labels, model.spec)
         restored = restore_labels(values, prepared, volume)
         names = {int(v): n for v, n in model.spec["label_names"].items()}
@@ -365,7 +355,7 @@ class Segment(LearnedTask):
             volume.affine,
             names,
             volume.name,
-            {**volume.meta, FACTS: told},
+            {**volume.meta, FACTS: facts},
         )
 
 

@@ -15,17 +15,16 @@ from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
-from homolog.index.subjects import (
+from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
+from homolog.store.build import prepare_store, write_store
+from homolog.store.hidden_subjects import (
     hidden_subjects,
-    is_pseudonym,
     key_file,
     pseudonym,
     subject_key,
 )
-from homolog.scans.volume import Volume
-from homolog.scans.write import write_volume
-from homolog.store.build import prepare_store, write_store
-from homolog.store.splits import folds, nested_fraction
+from homolog.store.splits import folds, is_pseudonym, nested_fraction
 from homolog.store.store import Store
 from scan_faults import dicom_series
 

@@ -1,0 +1,103 @@
+"""Names of labels and of findings, as texts; no file is read here.
+
+Several findings of one scan are one text, ``effusion|nodule`` or ``no finding``: so
+tables, cards and models name them. An empty cell is no answer: it is not known what the
+scan shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from homolog.errors import UnusableInput
+
+SEPARATOR = "|"
+NONE = "no finding"
+# What tables write for a scan that was read and shows none of the findings.
+_NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
+
+
+def parse_names(raw: Any) -> dict[int, str]:
+    """``{"1": "liver"}`` or ``{"liver": 1}`` -> value: name; regions are skipped."""
+    if not isinstance(raw, Mapping):
+        return {}
+    names = {}
+    for key, value in raw.items():
+        if isinstance(value, str) and _is_whole(key):
+            names[int(key)] = value
+        elif isinstance(value, int) and not isinstance(value, bool):
+            names[value] = str(key)
+    return dict(sorted(names.items()))
+
+
+def is_ignore(name: str) -> bool:
+    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
+    return key_of(name) == "ignore"
+
+
+def key_of(name: str) -> str:
+    """Names of one key are one name."""
+    return " ".join(name.split()).casefold()
+
+
+def _is_whole(text: object) -> bool:
+    digits = str(text).removeprefix("-")
+    return digits.isdecimal() and len(digits) < 19
+
+
+def findings_of(text: str) -> tuple[str, ...]:
+    """``"nodule|effusion"`` -> ``("effusion", "nodule")``; empty for ``no finding``."""
+    if says_none(text):
+        return ()
+    parts = (part.strip() for part in text.split(SEPARATOR))
+    return tuple(sorted({part for part in parts if part}))
+
+
+def findings_text(names: Iterable[str]) -> str:
+    """Inverse of ``findings_of``."""
+    return SEPARATOR.join(sorted(set(names))) or NONE
+
+
+def says_none(text: str | None) -> bool:
+    """Whether a scan was read and shows none of the findings."""
+    return text is not None and text.strip().lower() in _NONE_WORDS
+
+
+def has_several(text: str) -> bool:
+    """Whether more than one finding is named."""
+    return SEPARATOR in text
+
+
+def findings_cell(value: Any) -> str | None:
+    """What a table's cell, or a JSON list, says of a scan; None where it is silent.
+
+    A single name stays as it is written.
+
+    Raises:
+        UnusableInput: No finding and one, in one cell.
+    """
+    if isinstance(value, list | tuple):
+        names = [str(part).strip() for part in value]
+        return _together(names) if names else NONE
+    text = "" if value is None else str(value).strip()
+    return _together(text.split(SEPARATOR)) if has_several(text) else text or None
+
+
+def merged_findings(first: str | None, second: str | None) -> str | None:
+    """What two rows about one scan say together."""
+    if first is None or second is None or first == second:
+        return first if second is None else second
+    return findings_text({*findings_of(first), *findings_of(second)})
+
+
+def _together(parts: Iterable[str]) -> str | None:
+    names = [part.strip() for part in parts if part.strip()]
+    found = [name for name in names if not says_none(name)]
+    if found and len(found) < len(names):
+        raise UnusableInput(
+            f"a scan shows findings or none, got {SEPARATOR.join(names)!r}."
+        )
+    if len(found) == 1:
+        return found[0]
+    return findings_text(found) if names else None
