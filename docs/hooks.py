@@ -232,16 +232,18 @@ def _options(name: str, classes: dict[str, Any]) -> dict[str, dict[str, str]]:
         found |= _options(ast.unparse(base).rpartition(".")[2], classes)
     for line in node.body:
         call = getattr(line, "value", None)
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and isinstance(call, ast.Call)
-            and ast.unparse(call.func) == "option"
-        ):
-            given = {k.arg: ast.unparse(k.value) for k in call.keywords if k.arg}
+        target = getattr(line, "target", None)
+        if not isinstance(call, ast.Call) or not isinstance(target, ast.Name):
+            continue
+        given = {k.arg: ast.unparse(k.value) for k in call.keywords if k.arg}
+        kind = ast.unparse(call.func)
+        if kind == "option":
             for key, value in zip(("default", "help"), call.args, strict=False):
                 given[key] = ast.unparse(value)
-            found[line.target.id] = given
+            found[target.id] = given
+        elif kind == "as_in":  # another Config's option, some of it changed
+            config, name = ast.unparse(call.args[0]), ast.literal_eval(call.args[1])
+            found[target.id] = _options(config, classes)[name] | given
     return found
 
 

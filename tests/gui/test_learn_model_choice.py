@@ -67,8 +67,8 @@ def test_a_card_is_told_in_words(tmp_path: Path) -> None:
     model = read_choice(_run(tmp_path / "seg", SEGMENT))
     assert model.title == "seg (2 classes, resunet)"
     assert model.facts == (
-        "Finds liver, spleen. Trained on CT at 1.5 mm, seeing 96 x 96 x 96 voxels at "
-        "once. Dice on held-out scans 0.91."
+        "Finds liver and spleen. Trained on CT at 1.5 mm, seeing 96 x 96 x 96 voxels "
+        "at once. Dice on held-out scans 0.91."
     )
     assert dict(model.label_names) == {1: "liver", 2: "spleen"}
     encoder = read_choice(_run(tmp_path / "pre", ENCODER) / "model")

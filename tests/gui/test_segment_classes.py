@@ -79,7 +79,7 @@ def choose(panel: Any, name: str) -> None:
 def test_a_layer_is_classified_and_its_slices_found(panel: Any) -> None:
     viewer = panel.hub.viewer
     assert panel.model.currentText() == "heads (2 classes of whole scans, resunet)"
-    assert "one of bleed, no finding" in panel.facts.text()
+    assert "one of bleed or no finding" in panel.facts.text()
     assert "AUC on held-out scans 0.91" in panel.facts.text()
     assert panel.scan.start.text() == "Classify selected layer"
     assert panel.all.text() == "Classify all"

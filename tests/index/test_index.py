@@ -205,7 +205,7 @@ def test_labels_in_their_own_folder_find_scans_by_name_or_beginning(
     assert by_id(result)["ct"].label_names == {1: "organs"}
     assert result.rejected == ()
     (note,) = result.notes
-    assert "three.nii.gz with three_a.nii.gz, three_b.nii.gz" in note
+    assert "three.nii.gz with three_a.nii.gz and three_b.nii.gz" in note
 
 
 def test_image_and_mask_words_pair_within_each_persons_folder(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_several_findings_teach_the_encoder() -> None:
     method = method_of(cases)
     assert method.config.class_several
     assert method.config.class_names == ("effusion", "nodule")
-    assert "findings that teach: effusion, nodule." in method.remarks({})
+    assert "findings that teach: effusion and nodule." in method.remarks({})
     assert method.learns_from_labels(cases[1].card)  # that it shows none is known
     assert not method.learns_from_labels(cases[3].card)
     views = views_of(method, cases)

@@ -213,7 +213,7 @@ def test_it_tells_which_masks_teach_and_whose_labels_enter() -> None:
     cases = three_stores()
     method = method_of(cases)
     assert method.remarks({}) == [
-        "label maps that teach: ball, block, label 5 of both.",
+        "label maps that teach: ball, block and label 5 of both.",
         "boxes that teach: ball.",
     ]
     told = [method.learns_from_labels(case.card) for case in cases]

@@ -104,6 +104,20 @@ def test_found_points_of_a_table_are_points(tmp_path):
         np.testing.assert_array_equal(found.mm, [m.b_mm for m in MARKS[:2]])
 
 
+def test_points_without_a_number_are_refused_by_both_readers(tmp_path):
+    for text in ("nan,1,2", ",1,2", "a,1,2"):
+        path = table(tmp_path / "p.csv", f"z_mm,y_mm,x_mm\n0,0,0\n{text}\n")
+        for read in (read_points, read_landmark_points):
+            with pytest.raises(UnusableInput, match="point 2 needs three numbers"):
+                read(path)
+
+
+def test_blanks_around_column_names_do_not_hide_them(tmp_path):
+    path = table(tmp_path / "p.csv", "name, z_mm, y_mm, x_mm\na,1,2,3\n")
+    for read in (read_points, read_landmark_points):
+        np.testing.assert_array_equal(read(path).mm, [[1, 2, 3]])
+
+
 @given(st.lists(place, max_size=5), st.sampled_from(("LPS", "RAS")))
 def test_slicers_points_come_back(folder, places, coordinates):
     points = Points(

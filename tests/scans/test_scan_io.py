@@ -271,7 +271,7 @@ def test_a_picture_is_a_volume_of_one_slice(tmp_path: Path) -> None:
     assert volume.affine == Affine.identity()
     np.testing.assert_array_equal(volume.data[0, 0], picture)
     header = read_header(tmp_path / "a.tif")
-    assert header.is_2d
+    assert (header.shape[0], header.frames) == (1, 1)
     assert [p.code for p in header.problems] == ["spacing_unknown"]
 
 

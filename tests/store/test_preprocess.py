@@ -16,7 +16,7 @@ from homolog.scans.volume import LabelMap, Volume
 from homolog.store.preprocess import (
     Preprocessing,
     Regrid,
-    prepare_labels,
+    labels_on_grid,
     prepare_volume,
     resample,
     restore_labels,
@@ -121,7 +121,7 @@ def test_restored_labels_lie_where_they_were_drawn(order, target, seed):
     for axis in range(3):
         # Every voxel is labelled with its own index, so a label tells where it lay.
         drawn = np.indices(shape)[axis] + 1
-        array = prepare_labels(LabelMap(drawn, affine), volume, prepared)
+        array = labels_on_grid(LabelMap(drawn, affine), prepared)
         assert array.shape == prepared.data.shape[1:]
         restored = restore_labels(array, prepared, volume)
         assert restored.shape == shape
@@ -288,10 +288,6 @@ def test_labels_of_another_grid_or_range_are_refused():
     volume = volume_of(np.zeros((4, 4, 4), np.uint8))
     prepared = prepare_volume(volume, Preprocessing())
     with pytest.raises(UnusableInput, match=r"\(4, 4, 4\), got \(4, 4, 5\)"):
-        prepare_labels(
-            LabelMap(np.zeros((4, 4, 5), np.uint8), volume.affine), volume, prepared
-        )
+        labels_on_grid(LabelMap(np.zeros((4, 4, 5), np.uint8), volume.affine), prepared)
     with pytest.raises(UnusableInput, match="32767"):
-        prepare_labels(
-            LabelMap(np.full((4, 4, 4), 40000), volume.affine), volume, prepared
-        )
+        labels_on_grid(LabelMap(np.full((4, 4, 4), 40000), volume.affine), prepared)

@@ -1,4 +1,10 @@
-"""The demo: the whole path on built-in data, and its report."""
+"""The demo: the whole path on built-in data, and its report.
+
+Learn without labels, label a little, compare: the same jobs as the commands, in the
+same kinds of folders: ``scans/`` (nnU-Net layout), ``store/``, ``pretrain/``,
+``scratch/``, ``finetuned/`` (runs), ``features/``, and the answer: ``results.json``,
+``report.html`` and ``overview.png``.
+"""
 
 from __future__ import annotations
 
@@ -364,13 +370,7 @@ def _arrow(form: str, before: float | None, after: float | None) -> str:
     return f"{_text(form, before)} → {_text(form, after)}"
 
 
-# The whole path on built-in patients: learn without labels, label a little, compare.
-#
-# The same jobs as the commands, in the same kinds of folders: ``scans/`` (nnU-Net
-# layout), ``store/``, ``pretrain/``, ``scratch/``, ``finetuned/`` (runs),
-# ``features/``, and the answer: ``results.json``, ``report.html`` and ``overview.png``.
-
-
+# The stages.
 # Found on the phantom: a small network makes more steps in the time there is, and soft
 # tissue differs too little for it in the usual window of 2000 HU. Few, fast steps on 13
 # labels want a high learning rate and every crop centred on some label.
@@ -385,7 +385,7 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
     "backbone": NETWORK,
     "task_config": {"window": [48, 48, 48], "balance": 1.0, "intensity": 0.3},
     "training": {
-        "steps": 150,  # usual here, where minutes say how many
+        "steps": 150,  # usual here, where minutes decide how many
         "batch_size": 1,
         "learning_rate": 1e-2,
         "warmup_steps": 20,
@@ -458,7 +458,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
 
 class _Demo:
-    """State between the stages; each stage tells whether it came to its end."""
+    """State between the stages; each stage returns whether it came to its end."""
 
     looks: Looks
     segmentations: Mapping[str, Segmentations]

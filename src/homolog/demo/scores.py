@@ -1,4 +1,7 @@
-"""The demo's figures: segmentation of test patients, organs and landmarks found."""
+"""The demo's figures: segmentation of test patients, organs and landmarks matched.
+
+The control of every claim about features is the same network with random weights.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,10 @@ from homolog.store.store import Store
 from homolog.tasks.base import PredictOptions
 from homolog.use.predict import open_trained
 
-# What features are worth, in figures: same-organ maps and landmarks found again.
-
 
 @dataclass(frozen=True)
 class OrganScore:
-    """How well one point's similarity map tells its organ from the rest.
+    """How well one point's similarity map separates its organ from the rest.
 
     Attributes:
         organ: Its name.
@@ -127,9 +128,6 @@ def mean_of(values: Sequence[float]) -> float:
     """Mean of the numbers that are there; NaN if none is."""
     known = [v for v in values if v == v]
     return float(np.mean(known)) if known else float("nan")
-
-
-# The control of every claim about features: the same network with random weights.
 
 
 def untrained(loaded: LoadedEncoder, seed: int = 0) -> LoadedEncoder:
@@ -233,7 +231,7 @@ def segment_tests(
     """Label the store's test cases and compare with the truth.
 
     Returns:
-        None when told to stop.
+        None when stopped.
     """
     task, trained = open_trained(model, choose_device(device))
     store = Store.open(store_path)
@@ -266,7 +264,7 @@ def look_inside(folder: Path, device: str, *, seed: int) -> Job[Looks | None]:
         seed: Of the random weights.
 
     Returns:
-        None when told to stop.
+        None when stopped.
     """
     store = Store.open(folder / "store")
     cards = store.split("test")

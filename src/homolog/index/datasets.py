@@ -14,7 +14,7 @@ Columns of a manifest (any order, upper or lower case; only the first is needed)
     id       name of the case
 
 A scan may have several classes, ``effusion|nodule``, or none, ``no finding``; an empty
-cell says that it is not known. The same holds of ``types``. JSON may have a list.
+cell means that it is not known. The same holds of ``types``. JSON may have a list.
 
 A ``label`` column that holds no paths is taken for the class. Several rows of one image
 are one case with all their boxes and classes. JSON is a list of such records, or an
@@ -42,8 +42,6 @@ from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
 from homolog.words import cell_text
 
-# What an index is made of: cases to prepare, and what was put aside.
-
 
 @dataclass(frozen=True, eq=False)
 class CaseSource:
@@ -55,7 +53,7 @@ class CaseSource:
         label: Label map on the same grid.
         modality: One of MODALITIES.
         subject: Person or animal; splits never part one.
-        split: ``train, val, test`` where the source says so.
+        split: ``train, val, test`` where the source states it.
         target: Class of the whole scan; several as ``a|b`` (``homolog.scans.names``).
         types: Further findings, in the same way.
         boxes: Findings; each with ``label`` and ``min``, ``max`` in voxels z, y, x.
@@ -118,10 +116,10 @@ class Candidate:
     Attributes:
         image: The scan.
         name: Wanted id; made unique and clean later.
-        root: Folder the name is relative to; tells equal names apart.
+        root: Folder the name is relative to; distinguishes equal names.
         label: Its label map.
-        modality: What the source says, "" when nothing.
-        subject: What the source says, "" when nothing.
+        modality: As the source states, "" when nothing.
+        subject: As the source states, "" when nothing.
         folder_subject: What its place among other files suggests.
         split: As in CaseSource.
         target: As in CaseSource.
@@ -153,9 +151,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-# Datasets with a ``dataset.json``: Medical Segmentation Decathlon and nnU-Net.
-
-
+# ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net.
 # Name of a case, its images by channel, its label map, its split.
 _Named: TypeAlias = tuple[str, list[Path], Path | None, str | None]
 
@@ -177,7 +173,7 @@ def read_dataset(folder: Path) -> Found:
     """Cases of a dataset as its description names them.
 
     Each channel of a case is a scan of its own, with the same label and subject.
-    Files that the description does not name are told, not taken.
+    Files that the description does not name are reported, not taken.
 
     An entry that cannot be understood is put aside, the others go on.
 

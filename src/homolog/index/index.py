@@ -150,7 +150,7 @@ def index_sources(
         sources: Folders of scans, nnU-Net or Decathlon datasets, DICOM trees, CSV or
             JSON manifests, single files; several at once.
         labels: Label files, or folders of them, for scans of the same name.
-        modality: Overrides what headers, names and values say.
+        modality: Overrides that of headers, names and values.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.

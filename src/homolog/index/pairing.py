@@ -26,7 +26,7 @@ from pathlib import Path
 from homolog.scans.files import scan_stem
 from homolog.scans.inspect import Inspection, same_grid
 from homolog.scans.names import bare_name, is_label_folder, label_rank, shorter_names
-from homolog.words import counted
+from homolog.words import counted, listed
 
 Peek = Callable[[Path], Inspection]
 
@@ -54,7 +54,7 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
 
     Args:
         files: Scan files below ``root``, sorted.
-        root: The source; its own name and those above it say nothing.
+        root: The source; its own name and those above it do not count.
         peek: Inspects a file; answers are expected to be remembered.
     """
     labels = [f for f in files if _in_label_folder(f, root)]
@@ -164,7 +164,7 @@ def _fits(label: Path, image: Path, peek: Peek) -> bool:
 def _partners(
     label: Path, root: Path, shelf: _Shelf, peek: Peek
 ) -> tuple[int, list[Path]]:
-    """How a label map's scans were found, and these."""
+    """How a label map's scans were matched, and these."""
     folders = _folders_of_images(label, root, shelf)
     for folder in folders:
         same = shelf.same_name(label, folder)
@@ -224,7 +224,7 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
         )
     if unclear:
         image, candidates = unclear[0]
-        names = ", ".join(c.name for c in candidates[:6])
+        names = listed((c.name for c in candidates), most=6)
         pairs.notes.append(
             f"{counted(len(unclear), 'scan')} with several possible label "
             f"maps, none attached (first: {image.name} with {names}); name the wanted "
@@ -233,5 +233,4 @@ def _choose(offers: Mapping[Path, list[tuple[int, int, Path]]], pairs: Pairs) ->
 
 
 def _some(files: Sequence[Path], root: Path) -> str:
-    names = [str(f.relative_to(root)) for f in files[:4]]
-    return ", ".join(names) + (" ..." if len(files) > 4 else "")
+    return listed((f.relative_to(root) for f in files), most=4)

@@ -1,4 +1,4 @@
-"""Whose scans they are, where no manifest and no DICOM tag says it.
+"""Whose scans they are, where no manifest and no DICOM tag states it.
 
 Scans of one person must never be parted by a split. When in doubt two are taken for one
 person: that costs a little data, the opposite would make results too good.

@@ -1,4 +1,7 @@
-"""The DICOM series below a folder, as a person chooses among them; no pixels read."""
+"""What lies below a folder: files that claim to be scans, DICOM series, datasets.
+
+Names and DICOM headers alone; no pixels are read.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,6 @@ from homolog.scans.dicom_tags import looks_like_dicom
 from homolog.scans.files import dicom_series, is_known_suffix, is_special, scan_suffix
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_dicom
-
-# Everything that claims to be a scan below a folder: files, DICOM series, datasets.
-
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # Asked neither for a scan's name nor for DICOM's mark.
@@ -109,7 +109,7 @@ def _one_per_scan(files: list[Path]) -> list[Path]:
     return kept
 
 
-# How many files, and folders below each other, are asked for DICOM's mark at most.
+# How many files, and folders below each other, are searched for DICOM's mark at most.
 _LOOKED_AT = 400
 _DEPTH = 5
 

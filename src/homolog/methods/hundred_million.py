@@ -32,6 +32,7 @@ from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.view import Intensity, View, Views, ViewSpec
+from homolog.words import listed
 
 if TYPE_CHECKING:
     from homolog.feed.reading import CaseRef
@@ -601,10 +602,9 @@ class HundredMillion(Method):
             )  # fmt: skip
         if self.classes is not None:
             what = "findings" if self.classes.several else "classes"
-            told.append(f"{what} that teach: {', '.join(self.classes.names)}.")
+            told.append(f"{what} that teach: {listed(self.classes.names)}.")
         for what, names in self._masked().items():
-            more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-            told.append(f"{what} that teach: {', '.join(names[:_TOLD])}{more}.")
+            told.append(f"{what} that teach: {listed(names, most=_TOLD)}.")
         return told
 
     def _masked(self) -> dict[str, list[str]]:

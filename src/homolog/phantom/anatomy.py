@@ -1,4 +1,11 @@
-"""The anatomy of the phantom: bones and organs as shapes, in atlas mm."""
+"""The anatomy of the phantom: bones and organs as shapes, in atlas mm.
+
+Shapes are signed distances in mm: each maps points (N, 3) (z, y, x) to (N,) approximate
+distances, negative inside; union is a minimum, intersection a maximum. The atlas is a
+trunk from the heart to the iliac crests around its centre, z to the head, y to the back
+and x to the left, so that the liver, on the right, has negative x; sizes are those of a
+slim adult.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# Solid shapes as signed distances in mm: what the procedural anatomy is built of.
-#
-# Every function maps points (N, 3) (z, y, x in atlas mm) to (N,) approximate distances,
-# negative inside. Union is a minimum, intersection a maximum.
-
-
+# Solid shapes.
 Cloud: TypeAlias = NDArray[np.floating[Any]]
 Distance: TypeAlias = Callable[[Cloud], Cloud]
 Box: TypeAlias = tuple[tuple[float, float], ...]
@@ -132,9 +134,7 @@ class Organ:
     texture_hu: float = 0.0
 
 
-# Wall and bones of the procedural trunk (atlas mm; see phantom_atlas.py).
-
-
+# Wall and bones of the trunk.
 VERTEBRA_PITCH_MM = 29.0
 
 
@@ -529,12 +529,7 @@ def _kidney(
     )
 
 
-# The atlas: a trunk from the heart to the iliac crests, in mm around its centre.
-#
-# Positions are z, y, x with z to the head, y to the back, x to the left, so that the
-# liver, on the right, has negative x. Sizes are those of a slim adult.
-
-
+# The atlas.
 LABEL_NAMES = {
     1: "liver",
     2: "spleen",

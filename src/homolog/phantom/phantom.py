@@ -1,7 +1,7 @@
 """A procedural patient: CT or MR of a trunk of which every correspondence is known.
 
-One atlas (phantom_atlas.py) is deformed into as many patients as wanted by smooth
-invertible maps (phantom_warp.py); each patient gets tissue values of their own,
+One atlas (``anatomy``) is deformed into as many patients as wanted by smooth invertible
+maps; each patient gets tissue values of their own,
 a dose of contrast medium, texture and noise. Since a patient is the atlas seen through
 a known map, the place of any point of one patient in any other is known exactly.
 numpy and scipy only.
@@ -23,9 +23,6 @@ from homolog.scans.points import write_points
 from homolog.scans.volume import LabelMap, Points, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.writing import write_json
-
-# Smooth invertible maps between the atlas and a patient.
-
 
 Cloud = NDArray[np.float64]
 
@@ -318,9 +315,7 @@ def _noise(
     return scaled
 
 
-# A folder of phantom patients in nnU-Net's layout, with their landmarks.
-
-
+# A folder of patients in nnU-Net's layout, with their landmarks.
 def write_cohort(
     folder: Path,
     count: int,
@@ -407,16 +402,13 @@ def _write_description(folder: Path, labelled: int) -> None:
     write_json(folder / "dataset.json", description, indent=2)
 
 
-# An MR-like scan of the phantom anatomy: the same body, other grey values.
-#
-# Only the look is imitated (fat bright, air and bone dark, a coil's uneven gain), so
-# that methods can be tried across modalities; no physics of a sequence is in it.
-
-
+# An MR-like scan of the same body. Only the look is imitated (fat bright, air and bone
+# dark, a coil's uneven gain), so that methods can be tried across modalities, not the
+# physics of a sequence.
 # Grey value of a tissue by its CT number: air, lung, fat, water, soft tissue, bone.
 _HU = (-1000.0, -700.0, -110.0, -20.0, 40.0, 90.0, 200.0, 1000.0)
 _GREY = (0.0, 25.0, 820.0, 160.0, 380.0, 460.0, 240.0, 60.0)
-# What CT can hardly tell apart, MR can: gain by label.
+# What CT hardly distinguishes, MR can: gain by label.
 _GAIN = {1: 1.1, 2: 0.75, 3: 0.85, 4: 0.85, 7: 0.6, 8: 0.8, 9: 0.2, 10: 0.25, 13: 1.5}
 
 

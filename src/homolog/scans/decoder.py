@@ -37,7 +37,7 @@ _LIBRARIES = 6 << 30
 
 
 def information(path: Path) -> dict[str, Any]:
-    """What ``itk_decoder.information`` says of a file.
+    """What ``itk_decoder.information`` gives for a file.
 
     Raises:
         Unsound: ``truncated, corrupt, unreadable``: it cannot be read, or reading it
@@ -93,7 +93,7 @@ class _Helper:
         return told, values
 
     def ask_for_all(self, paths: Sequence[Path]) -> list[NDArray[Any]]:
-        """The values of all files; the next is asked for before one is taken."""
+        """The values of all files; the next is requested before one is taken."""
         asked = [_question("pixels", path) for path in paths]
         found: list[NDArray[Any]] = []
         with self._lock:

@@ -32,9 +32,6 @@ from homolog.scans.dicom_tags import (
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
 from homolog.words import counted, listed
 
-# Where the slices of a DICOM series lie, from their positions alone.
-
-
 # Steps may differ by this share of the usual step (positions are written rounded).
 _STEP_TOLERANCE = 0.1
 SAME_PLACE_MM = 1e-3
@@ -91,7 +88,7 @@ def turned_problems(group: Sequence[DicomFile]) -> list[Problem]:
 
 
 def depth_mm(file: DicomFile) -> float | None:
-    """Distance to the next slice as one slice tells it; None where it does not.
+    """Distance to the next slice as one slice states it; None where it does not.
 
     Some scanners write a negative one, for the direction they went.
     """
@@ -213,13 +210,8 @@ class Series:
         return frames, first.whole("rows", 0), first.whole("columns", 0)
 
     @property
-    def is_localiser(self) -> bool:
-        """Whether this is a scout of another scan."""
-        return any(p.code == "localiser" for p in self.problems)
-
-    @property
     def sound(self) -> bool:
-        """Whether nothing fatal was found among the slices."""
+        """Whether there is no fatal finding among the slices."""
         return self.affine is not None and not any(p.fatal for p in self.problems)
 
     @property
@@ -236,7 +228,7 @@ def find_series(
 
     Args:
         files: Files with pixels, or damaged ones.
-        same_pixels: Whether two files show the same picture; asked only where two lie
+        same_pixels: Whether two files show the same picture; called only where two lie
             at one place with different identities.
 
     Returns:
@@ -335,7 +327,7 @@ def _same_stack(a: DicomFile, b: DicomFile) -> bool:
 
 
 def _house_fragments(groups: list[list[DicomFile]]) -> None:
-    """A file cut off before its place was told most likely is a slice of a neighbour.
+    """A file cut off before its position most likely is a slice of a neighbour.
 
     It joins its own series if that is known, else the only scan there, which thereby is
     damaged: without the slice that scan would not be whole. Among several scans it is
@@ -425,7 +417,7 @@ def _far_away(file: DicomFile) -> bool:
 
 
 def _rewritten(count: int) -> Problem:
-    """What to say of captures that tell their place."""
+    """The finding for captures that state their position."""
     if count < _CAPTURES_AT_LEAST:
         text = f"a secondary capture of {counted(count, 'image')}, not a scan."
         return Problem("capture", text)
@@ -503,9 +495,7 @@ def _crowded(places: NDArray[np.float64]) -> Problem:
     return Problem("duplicate_slice", text)
 
 
-# A folder of DICOM files as scans: which series it holds, its header, its slices.
-
-
+# A folder of DICOM files as scans.
 # Numbers that anonymisers leave instead of a person's.
 
 ReadSlice = Callable[[Path], NDArray[Any]]

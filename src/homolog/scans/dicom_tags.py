@@ -1,9 +1,13 @@
-"""The tags of one DICOM file that decide where a slice lies and what it belongs to.
+"""The tags of one DICOM file: what kind of object it is, where its slice lies.
 
-A small reader of its own: it tells a cut-off file from a foreign one and contours from
-images, which GDCM does not, and needs a fraction of a millisecond per file. Of a file
-it reads the header and no more: pixels are decoded elsewhere, by SimpleITK, and only
-once this reader has found that the file holds what its header promises.
+A small reader of its own: it distinguishes a cut-off file from a foreign one and
+contours from images, which GDCM does not, and needs a fraction of a millisecond per
+file. Of a file it reads the header and no more: pixels are decoded elsewhere, by
+SimpleITK, and only once the file is known to hold what its header promises.
+
+DICOM carries far more than scans: contours, reports, photographs, pictures of screens.
+Whatever holds pixels would become a training case if the header were not read. File
+names mean nothing here; where an anonymiser took the class away, the modality decides.
 """
 
 from __future__ import annotations
@@ -19,14 +23,6 @@ from typing import BinaryIO, Protocol
 
 from homolog.scans.problems import Problem, Unsound
 from homolog.words import counted
-
-# What a DICOM object is, told from its class, image type and tags: a scan or not.
-#
-# DICOM carries far more than scans: contours, reports, photographs, pictures of
-# screens. Whatever holds pixels would make a training case if the header were not
-# asked. File names say nothing here. Where an anonymiser took the class away, the
-# modality speaks.
-
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # Parts of _STORAGE, the longest beginning wins: objects that hold no picture.
@@ -83,7 +79,7 @@ _OTHER_MODALITIES = {
 }  # fmt: skip
 
 _CAPTURES = "7"
-# Classes whose frames tell their places one by one, in functional groups.
+# Classes whose frames state their positions one by one, in functional groups.
 _ENHANCED = {
     "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "13.1.1", "13.1.2", "13.1.3", "13.1.4",
     "13.1.5", "14.1", "14.2", "30", "128.1", "130",
@@ -151,7 +147,7 @@ def is_flat(file: DicomFile) -> bool:
 
 
 def is_placed(file: DicomFile) -> bool:
-    """Whether the header tells position and orientation."""
+    """Whether the header states position and orientation."""
     return (
         file.numbers("position", 3) is not None
         and file.numbers("orientation", 6) is not None
@@ -221,7 +217,7 @@ def _is_class(uid: str, part: str) -> bool:
 
 
 def _by_class(uid: str, table: dict[str, str]) -> str:
-    """What a table says of the longest beginning of a class."""
+    """A table's entry for the longest beginning of a class."""
     if not uid.startswith(_STORAGE):
         return ""
     parts = uid[len(_STORAGE) :].split(".")
@@ -245,9 +241,9 @@ _NAMES = {
     0x00280100: "bits", 0x00281053: "slope", 0x00281052: "intercept",
 }  # fmt: skip
 _SHORTS = {"samples", "rows", "columns", "bits", "mosaic_tiles"}
-# Sequences that say, by being there, that each frame tells its own place.
+# Sequences whose presence means that each frame states its own position.
 _FUNCTIONAL_GROUPS = {0x52009229, 0x52009230}
-# Where an ultrasound picture says how large it is: one item per part of the screen.
+# Where an ultrasound picture states its size: one item per part of the screen.
 _REGIONS = 0x00186011
 _REGION_TAGS = {0x00186024: "H", 0x00186026: "H", 0x0018602C: "d", 0x0018602E: "d"}
 _CENTIMETRES = 3
@@ -343,7 +339,7 @@ def _starts_like_dicom(path: Path, start: bytes) -> bool:
 
 
 def read_dicom_file(path: Path) -> DicomFile:
-    """Tags of one file, up to its pixels; damage is told, not raised.
+    """Tags of one file, up to its pixels; damage is recorded, not raised.
 
     Raises:
         Unsound: ``empty``, or ``unreadable`` when it is no DICOM file at all.
@@ -376,7 +372,7 @@ class _DamageError(Exception):
 
 
 class _Bytes(Protocol):
-    """Bytes that are fetched when they are asked for."""
+    """Bytes that are fetched when they are needed."""
 
     def at(self, start: int, count: int) -> bytes:
         """Up to ``count`` bytes; fewer at the end."""
@@ -499,7 +495,7 @@ class _Reader:
             value = self.data.at(at, min(length, _TEXT_MOST))
             if tag == 0x00020010:
                 syntax = value.decode("latin-1").strip("\0 ")
-            elif tag == 0x00020002:  # a DICOMDIR tells its class nowhere else
+            elif tag == 0x00020002:  # a DICOMDIR states its class nowhere else
                 self.tags["sop_class"] = value.decode("latin-1").strip("\0 ")
             at += length
         return at, syntax

@@ -79,7 +79,6 @@ _KNOWN_BUT_NOT_READ = {
     ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
     ".vtk": "VTK", ".dcm.gz": "packed DICOM",
 }  # fmt: skip
-SCAN_SUFFIXES: tuple[str, ...] = tuple(_KINDS)
 SPECIAL = "a pipe, device or socket, not a file."
 # What anonymisers leave in place of a patient.
 _NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none"}
@@ -94,7 +93,7 @@ class ScanHeader:
         shape: (D, H, W).
         channels: Numbers per voxel as stored; 3 or 4 for colour.
         frames: Length of the time (echo, direction) axis, 1 for a single volume.
-        affine: Voxel -> mm; the identity where ``problems`` say it cannot be known.
+        affine: Voxel -> mm; the identity where ``problems`` show that it is unknown.
         dtype: Number type of the values, e.g. ``"int16"``.
         modality: One of MODALITIES, as far as header and name show.
         kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
@@ -114,11 +113,6 @@ class ScanHeader:
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
-
-    @property
-    def is_2d(self) -> bool:
-        """Whether the scan is a single picture."""
-        return self.shape[0] == 1 and self.frames == 1
 
     def refuse(self) -> None:
         """Raise the first fatal problem, if there is one."""
@@ -245,8 +239,8 @@ def read_header(path: Path | str) -> ScanHeader:
     """What a scan is, without its values; faults the header shows are in ``problems``.
 
     Args:
-        path: A scan file, a DICOM folder (its best series is taken and a remark says
-            which), or one series of a folder.
+        path: A scan file, a DICOM folder (its best series is taken and a remark names
+            it), or one series of a folder.
 
     Raises:
         Unsound: No header can be read at all.
@@ -446,9 +440,9 @@ def _check_agreement(
 
 
 def read_scan(path: Path | str) -> Volume:
-    """A scan as stored: not reoriented, values scaled as its header says.
+    """A scan as stored: not reoriented, values scaled as its header states.
 
-    The modality is DICOM's word; otherwise what values and names say.
+    The modality is DICOM's; otherwise that of values and names.
 
     Raises:
         Unsound: The scan has a fatal problem that its header or its length shows
@@ -515,7 +509,7 @@ def scan_hash(path: Path | str) -> str:
 
 
 def _read(path: Path | str) -> Volume:
-    """A scan whose modality is what its header and names say."""
+    """A scan whose modality is that of its header and names."""
     header = read_header(path)
     header.refuse()
     data, remarks = _values(header)

@@ -26,13 +26,13 @@ _GRID_TOLERANCE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was found out about one scan.
+    """The findings about one scan.
 
     Attributes:
         path: The scan.
         header: None where not even that could be read.
         problems: Findings, fatal ones first.
-        stats: What the values say; None where they were not read.
+        stats: Of the values; None where they were not read.
         content: Hash of values and geometry, "" where values were not read.
     """
 
@@ -44,7 +44,7 @@ class Inspection:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing fatal was found."""
+        """Whether there is no fatal finding."""
         return self.header is not None and not any(p.fatal for p in self.problems)
 
     @property
@@ -68,7 +68,7 @@ class Inspection:
 
     @property
     def modality(self) -> str:
-        """DICOM's word; otherwise what values and names say, "OTHER" when unknown."""
+        """DICOM's; otherwise that of values and names, "OTHER" when unknown."""
         if self.header is None:
             return "OTHER"
         if self.header.kind == "dicom" and self.header.modality != "OTHER":

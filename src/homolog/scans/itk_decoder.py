@@ -142,8 +142,8 @@ def _tell(answers: BinaryIO, told: dict[str, Any]) -> None:
 def _bound(file_bytes: int) -> None:
     """Take no more memory for a file than its size allows; Linux alone knows how.
 
-    A damaged length is asked for before it is found that the file has not so much, and
-    GDCM fills what it asks for: seconds and gigabytes for a file of a thousand bytes.
+    Memory for a damaged length is taken before the file proves too short for it, and
+    GDCM fills what it takes: seconds and gigabytes for a file of a thousand bytes.
     """
     if not sys.platform.startswith("linux"):
         return

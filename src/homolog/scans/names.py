@@ -55,7 +55,7 @@ def tokens(stem: str) -> list[str]:
 
 
 def label_rank(stem: str) -> int | None:
-    """How clearly a name says "label map": 0 is clearest; None when it does not.
+    """How clearly a name marks a label map: 0 is clearest; None when it does not.
 
     The word counts at either end of the name, with digits behind it (``mask2``) or
     letters before it (``brainmask``); a plain mask ranks last.
@@ -101,7 +101,7 @@ def shorter_names(stem: str) -> list[str]:
     return list(dict.fromkeys(f for f in found if f))
 
 
-# What Medical Segmentation Decathlon and nnU-Net say of a folder of scans.
+# How Medical Segmentation Decathlon and nnU-Net describe a folder of scans.
 DATASET = "dataset.json"
 _FILES = ("label_names.json", "labels.json")
 _SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
@@ -123,12 +123,12 @@ def write_names(label: Path, names: Mapping[int, str]) -> None:
 
 
 def names_beside(label: Path) -> dict[int, str]:
-    """What a label file is told to hold: by itself, or by a file beside it."""
+    """Names of a label file's values: its own, or those of a file beside it."""
     return with_own_names(label, _names_in_json(label))
 
 
 def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
-    """Names told of a label file, set right by those that it holds itself.
+    """Names given for a label file, corrected by those that it holds itself.
 
     A table for many files may call 1 what this file calls 2: then the file is right.
     Where it has words of its own for what the table names, the table's are taken.
@@ -185,7 +185,7 @@ def overlap_text(label: Path) -> str:
 
 
 def _segments(label: Path) -> dict[str, dict[str, str]]:
-    """Number of a segment -> what the header says of it."""
+    """Number of a segment -> the header's fields for it."""
     if scan_suffix(label) not in (".nrrd", ".nhdr"):
         return {}
     try:

@@ -1,7 +1,14 @@
 """NIfTI-1, NIfTI-2 and Analyze: headers, affines and voxels, from their own bytes.
 
 Read here and not by SimpleITK because ITK 5 takes a zero spacing for 1 mm, silently
-uses another transform than nibabel where a header holds two, and knows no NIfTI-2.
+uses another transform than nibabel where a header holds two, and knows no NIfTI-2; and
+because SimpleITK and nifti_clib return half a volume from half a ``.nii.gz`` without a
+word. Here a stream must end properly, with its CRC and its length.
+
+Written byte by byte, so that the affine survives as it was: ITK derives a spacing, a
+direction and a quaternion and rounds each, and a label map would no longer load with
+its image's affine. The transforms of a scan that came from NIfTI are written back
+unchanged; any other affine goes into both, left-handed ones too.
 """
 
 from __future__ import annotations
@@ -20,12 +27,6 @@ from numpy.typing import NDArray
 from homolog.geometry.affine import Affine, Index
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, check_room
 from homolog.words import times
-
-# Bytes of a file, gzipped or not, with every checksum and length verified.
-#
-# SimpleITK and nifti_clib return half a volume from half a ``.nii.gz`` without a word;
-# here the stream must end properly, with its CRC and its length, or it is an error.
-
 
 _GZIP = b"\x1f\x8b"
 _READ = 1 << 20
@@ -331,13 +332,10 @@ def _checked(header: NiftiHeader) -> NiftiHeader:
     return header
 
 
-# Where a NIfTI header puts its voxels, and whether that can be believed.
-#
-# Where a header's two transforms differ, the sform counts, as in nibabel, FSL and SPM.
-
-
+# Affines. Where a header's two transforms differ, the sform counts, as in nibabel,
+# FSL and SPM.
 FAR_MM = 1e12  # beyond this no number of a place is one
-# Millimetres per unit of length in xyzt_units; 0 means "not said", taken as mm.
+# Millimetres per unit of length in xyzt_units; 0 means "not stated", taken as mm.
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -359,7 +357,7 @@ def nifti_affine(header: NiftiHeader) -> tuple[Affine | None, list[Problem]]:
     elif q is not None:
         matrix = q
     else:
-        # What ITK takes; the standard, nibabel and SPM each say something else.
+        # What ITK takes; the standard, nibabel and SPM each differ.
         matrix = np.diag([-1.0, -1.0, 1.0]) @ np.eye(3, 4) * [*_spacing(header), 1.0]
         text = "the header has no orientation (qform and sform codes 0)."
         problems.append(Problem("orientation_unknown", text, False))
@@ -452,9 +450,7 @@ def qform(header: NiftiHeader) -> NDArray[np.float64] | None:
     return np.column_stack([rotation * _spacing(header), header.forms["qoffset"]])
 
 
-# The voxels of a NIfTI file, from their raw bits and with their length checked.
-
-
+# Voxels.
 # Deflate cannot shrink more than this; a header asking for more is damaged, and
 # nothing is allocated for it.
 _MOST_COMPRESSION = 1100
@@ -506,7 +502,7 @@ def iter_nifti(header: NiftiHeader) -> Iterator[NDArray[Any]]:
 
 
 def read_nifti(header: NiftiHeader) -> NDArray[Any]:
-    """Values as (channels, frames, D, H, W), scaled where the header says so.
+    """Values as (channels, frames, D, H, W), scaled where the header states it.
 
     Scaled values are float32. NaN stays NaN.
 
@@ -559,14 +555,7 @@ def _native(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-# NIfTI-1 files written byte by byte, so that the affine survives as it was.
-#
-# ITK derives a spacing, a direction and a quaternion and rounds each; a label map would
-# no longer load with its image's affine. Here the transforms of a scan that came from
-# NIfTI are written back unchanged, whichever of the two a reader prefers; any other
-# affine goes into both, left-handed ones too.
-
-
+# Writing.
 _VECTOR_INTENT = 1007
 
 

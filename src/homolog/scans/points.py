@@ -1,10 +1,14 @@
-"""Landmarks: points of one scan and where they lie in another, and their files."""
+"""Named points of a scan, landmarks (a point and where it lies in another scan), files.
+
+Points are kept as tables (``.csv``), JSON or fiducial lists of 3D Slicer
+(``.mrk.json``). They come out in world millimetres, LPS, z, y, x, whatever a file has.
+"""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -20,87 +24,35 @@ from homolog.scans.volume import Points
 from homolog.words import as_csv, cell_text
 from homolog.writing import write_json, write_table, write_text
 
-# Named points in world millimetres, as a table every spreadsheet opens.
-
-
-POINT_COLUMNS = ("name", "z_mm", "y_mm", "x_mm")
-_MATCHED = ("b_z_mm", "b_y_mm", "b_x_mm")
-
-
-def write_points(points: Points, path: Path) -> None:
-    """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
-    names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
-    rows = [
-        [name, *(f"{v:.6f}" for v in row)]
-        for name, row in zip(names, points.mm, strict=True)
-    ]
-    write_text(path, as_csv(POINT_COLUMNS, rows))
-
-
-def read_points(path: Path) -> Points:
-    """Inverse of write_points; other columns are passed over.
-
-    Of a table of matches (homolog.scans.points) it gives the places found in B.
-
-    Raises:
-        UnusableInput: No such file, a missing column or a value that is no number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UnusableInput(f"there is no table of points {path}.")
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        known = reader.fieldnames or ()
-        columns = POINT_COLUMNS[1:]
-        if set(known).issuperset(_MATCHED) and not set(known).issuperset(columns):
-            columns = _MATCHED
-        missing = [c for c in columns if c not in known]
-        if missing:
-            raise UnusableInput(
-                f"{path} must have the columns {', '.join(POINT_COLUMNS)}; "
-                f"{missing[0]} is missing."
-            )
-        rows = list(reader)
-    names, places = [], []
-    for number, row in enumerate(rows, start=1):
-        if columns is _MATCHED and not any(row[c] for c in columns):
-            continue  # nothing was found
-        try:
-            z, y, x = (float(row[c]) for c in columns)
-        except (TypeError, ValueError):
-            raise UnusableInput(
-                f"{path}: point {number} needs three numbers, got "
-                f"{[row[c] for c in columns]}."
-            ) from None
-        ras = row.get("coordinates") == "RAS"
-        places.append([z, -y, -x] if ras else [z, y, x])
-        names.append(cell_text(row.get("name") or "") or f"point_{number}")
-    return Points(np.array(places, dtype=np.float64).reshape(-1, 3), tuple(names))
-
-
 Coordinates: TypeAlias = Literal["LPS", "RAS"]
 
 NAN = float("nan")
+SUFFIX = ".mrk.json"
 _AXES = ("z", "y", "x")
+_MM = tuple(f"{axis}_mm" for axis in _AXES)
 _A = tuple(f"a_{axis}_mm" for axis in _AXES)
 _B = tuple(f"b_{axis}_mm" for axis in _AXES)
 _VOXEL = tuple(f"b_voxel_{axis}" for axis in _AXES)
+_POINT_VOXEL = tuple(f"voxel_{axis}" for axis in _AXES)
 _NUMBERS = ("similarity", "margin", "cycle_mm", "stray_mm")
+POINT_COLUMNS = ("name", *_MM)
 COLUMNS = (
     "id", "name", *_A, *_B, *_VOXEL, *_NUMBERS, "accepted", "reason", "manual",
     "coordinates",
 )  # fmt: skip
+_NAMES = ("name", "label", "id")
+_TEXTS = (*_NAMES, "reason")
 
 
 @dataclass(frozen=True)
 class Landmark:
-    """A point of scan A and where it was found in scan B. Positions are LPS z, y, x.
+    """A point of scan A and its match in scan B. Positions are LPS z, y, x.
 
     Attributes:
         id: Number, unique in its list.
         name: For people.
         a_mm: World position in A.
-        b_mm: World position in B; None where nothing was found.
+        b_mm: World position in B; None where there is no match.
         similarity: Cosine of both features, -1..1; NaN where unknown.
         margin: How far that is above the second-best place; NaN where unknown.
         cycle_mm: How far from ``a_mm`` the match leads when it is searched for in A;
@@ -129,6 +81,218 @@ def turned(mm: Triple, coordinates: Coordinates) -> Triple:
     """A position (z, y, x) from LPS to the coordinates named, and back."""
     z, y, x = mm
     return (z, -y, -x) if coordinates == "RAS" else (z, y, x)
+
+
+def write_points(points: Points, path: Path) -> None:
+    """Named points as CSV: ``name, z_mm, y_mm, x_mm``, world mm, LPS."""
+    names = points.names or tuple(f"point_{i + 1}" for i in range(len(points.mm)))
+    rows = [
+        [name, *(f"{v:.6f}" for v in row)]
+        for name, row in zip(names, points.mm, strict=True)
+    ]
+    write_text(path, as_csv(POINT_COLUMNS, rows))
+
+
+def read_points(path: Path) -> Points:
+    """Inverse of write_points; other columns are passed over.
+
+    Of a table of matches (see write_landmarks) it gives the places in B.
+
+    Raises:
+        UnusableInput: No such file, a missing column or a value that is no number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnusableInput(f"there is no table of points {path}.")
+    columns, rows = _table(path)
+    chosen, numbered = _MM, list(enumerate(rows, start=1))
+    if set(columns).issuperset(_B) and not set(columns).issuperset(_MM):
+        chosen = _B
+        numbered = [(n, row) for n, row in numbered if any(row[c] for c in _B)]
+    missing = [c for c in chosen if c not in columns]
+    if missing:
+        raise UnusableInput(
+            f"{path} must have the columns {', '.join(POINT_COLUMNS)}; "
+            f"{missing[0]} is missing."
+        )
+    return _points(numbered, chosen, path, names=("name",))
+
+
+def read_landmark_points(
+    path: Path,
+    *,
+    coordinates: Literal["LPS", "RAS", "voxel"] | None = None,
+    affine: Affine | None = None,
+) -> Points:
+    """Named points of a ``.csv``, ``.json`` or Slicer ``.mrk.json`` file.
+
+    Tables have the columns ``name`` and either ``z_mm, y_mm, x_mm`` (in any order; also
+    ``a_z_mm``... of a table of matches) or the voxel indices ``z, y, x`` or
+    ``voxel_z``...; JSON is a list of such rows, alone or under ``points`` or
+    ``landmarks``. Millimetres are preferred where a table has both.
+
+    Args:
+        path: The file.
+        coordinates: What the numbers are. None takes what the file states, and LPS
+            where it states nothing.
+        affine: Voxel -> world mm of the scan; needed for voxel indices.
+
+    Returns:
+        World mm (N, 3), z, y, x, LPS.
+
+    Raises:
+        UnusableInput: No such file, missing columns, something that is no number, a
+            file that states other coordinates, or voxels without an affine.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnusableInput(f"there is no list of points {path}.")
+    name = path.name.lower()
+    if name.endswith(SUFFIX):
+        return _markups(path, coordinates)
+    if name.endswith(".csv"):
+        columns, rows = _table(path)
+        return _chosen_points(rows, columns, coordinates, affine, path)
+    if name.endswith(".json"):
+        return _json_points(path, coordinates, affine)
+    raise UnusableInput(
+        f"points are read from .csv, .json and {SUFFIX} files, got {path}."
+    )
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of a CSV file; names as they were before they became cells."""
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.DictReader(handle)
+        columns = [c.strip() for c in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [
+            {k: cell_text(v) if v and k in _TEXTS else v for k, v in row.items()}
+            for row in reader
+        ]
+    return columns, rows
+
+
+def _markups(path: Path, coordinates: str | None) -> Points:
+    if coordinates == "voxel":
+        raise UnusableInput(f"{path} holds millimetres, but was to be read as voxels.")
+    return read_markups(path)  # the file states its coordinates; they are obeyed
+
+
+def _json_points(path: Path, coordinates: str | None, affine: Affine | None) -> Points:
+    try:
+        document = parsed(path.read_bytes())
+    except ValueError as error:
+        raise UnusableInput(f"{path} is not JSON: {error}.") from None
+    written = None
+    if isinstance(document, dict):
+        if "markups" in document:
+            return _markups(path, coordinates)
+        written = document.get("coordinates")
+        document = document.get("points", document.get("landmarks"))
+    if not isinstance(document, list) or not all(
+        isinstance(row, dict) for row in document
+    ):
+        raise UnusableInput(f"{path} must hold a list of points, one object each.")
+    rows = [{"coordinates": written, **row} for row in document]
+    columns = [c for c in rows[0] if rows[0][c] is not None] if rows else list(_MM)
+    return _chosen_points(rows, columns, coordinates, affine, path)
+
+
+def _chosen_points(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    coordinates: str | None,
+    affine: Affine | None,
+    path: Path,
+) -> Points:
+    chosen, voxel = _columns(columns, coordinates, path)
+    if voxel and affine is None:
+        raise UnusableInput(
+            f"{path} holds voxel indices; they need the scan they belong to."
+        )
+    kind = None if coordinates == "voxel" else coordinates
+    numbered = enumerate(rows, start=1)
+    return _points(numbered, chosen, path, kind, affine if voxel else None)
+
+
+def _points(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    columns: Sequence[str],
+    path: Path,
+    coordinates: str | None = None,
+    voxel_to_mm: Affine | None = None,
+    names: Sequence[str] = _NAMES,
+) -> Points:
+    """Points of numbered rows.
+
+    Args:
+        rows: Number (for sentences and for points without a name) and row.
+        columns: Of the numbers, z first.
+        path: The file, for sentences.
+        coordinates: Of millimetres: what a row must state, if it states any.
+        voxel_to_mm: Given where the numbers are voxel indices.
+        names: Columns of the name, the first that holds one counts.
+    """
+    called, places = [], []
+    for number, row in rows:
+        try:
+            place = np.array([float(row[c]) for c in columns])
+        except (KeyError, TypeError, ValueError):
+            place = np.full(3, np.nan)
+        if not np.isfinite(place).all():
+            raise UnusableInput(
+                f"{path}: point {number} needs three numbers, got "
+                f"{[row.get(c) for c in columns]}."
+            )
+        if voxel_to_mm is not None:
+            place = voxel_to_mm.apply(place)
+        elif stated(row.get("coordinates"), coordinates, path) == "RAS":
+            place = place * (1.0, -1.0, -1.0)
+        places.append(place)
+        called.append(
+            next((str(row[n]) for n in names if row.get(n)), f"point_{number}")
+        )
+    return Points(np.array(places, np.float64).reshape(-1, 3), tuple(called))
+
+
+def _columns(
+    columns: Sequence[str], coordinates: str | None, path: Path
+) -> tuple[tuple[str, ...], bool]:
+    """The three columns that are read, z first, and whether they are voxel indices."""
+    known = set(columns)
+    if coordinates != "voxel":
+        for choice in (_MM, _A):
+            if known.issuperset(choice):
+                return choice, False
+    if coordinates in (None, "voxel"):
+        for choice in (_POINT_VOXEL, _AXES):
+            if known.issuperset(choice):
+                return choice, True
+    wanted = "z, y, x" if coordinates == "voxel" else "z_mm, y_mm, x_mm"
+    raise UnusableInput(
+        f"{path} must have the columns {wanted} (or see the help), got "
+        f"{', '.join(columns) or 'none'}."
+    )
+
+
+def stated(written: Any, wanted: str | None, path: Path) -> Coordinates:
+    """The coordinates of a file: what it states, else what is wanted, else LPS.
+
+    Raises:
+        UnusableInput: It states neither LPS nor RAS, or not what is wanted.
+    """
+    if not written:
+        kind = wanted or "LPS"
+    else:
+        kind = str(written).strip().upper()
+        if wanted is not None and kind != wanted:
+            raise UnusableInput(
+                f"{path} states {kind} coordinates, but was to be read as {wanted}."
+            )
+    if kind not in ("LPS", "RAS"):
+        raise UnusableInput(f"{path}: coordinates must be LPS or RAS, got {kind!r}.")
+    return cast("Coordinates", kind)
 
 
 def landmark_rows(
@@ -184,11 +348,11 @@ def read_landmarks(
 
     Args:
         path: ``.csv`` or ``.json``.
-        coordinates: What a file that does not say it is in; LPS if None.
+        coordinates: What a file is in that does not state it; LPS if None.
 
     Raises:
         UnusableInput: No such file, not a table of landmarks, or a file that states
-            other coordinates than were asked for.
+            other coordinates than requested.
     """
     path = Path(path)
     rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
@@ -203,25 +367,6 @@ def read_landmarks(
                 f"got {error}."
             ) from None
     return found
-
-
-def stated(told: Any, asked: str | None, path: Path) -> Coordinates:
-    """The coordinates of a file: what it states, else what was asked for, else LPS.
-
-    Raises:
-        UnusableInput: It states neither LPS nor RAS, or not what was asked for.
-    """
-    if not told:
-        kind = asked or "LPS"
-    else:
-        kind = str(told).strip().upper()
-        if asked is not None and kind != asked:
-            raise UnusableInput(
-                f"{path} states {kind} coordinates, but was to be read as {asked}."
-            )
-    if kind not in ("LPS", "RAS"):
-        raise UnusableInput(f"{path}: coordinates must be LPS or RAS, got {kind!r}.")
-    return cast("Coordinates", kind)
 
 
 def _row(
@@ -298,19 +443,13 @@ def _truth(value: Any) -> bool:
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
     _there(path)
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        missing = [c for c in ("id", "name", *_A) if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UnusableInput(
-                f"{path} is not a table of landmarks: the column {missing[0]} is "
-                "missing."
-            )
-        named = ("id", "name", "reason")
-        return [
-            {k: cell_text(v) if v and k in named else v for k, v in row.items()}
-            for row in reader
-        ]
+    columns, rows = _table(path)
+    missing = [c for c in ("id", "name", *_A) if c not in columns]
+    if missing:
+        raise UnusableInput(
+            f"{path} is not a table of landmarks: the column {missing[0]} is missing."
+        )
+    return rows
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
@@ -322,8 +461,8 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             f"{path} is not a table of landmarks: a JSON object with a list "
             "'landmarks' was expected."
         ) from None
-    told = document.get("coordinates")
-    return [{**row, "coordinates": told} for row in document["landmarks"]]
+    written = document.get("coordinates")
+    return [{**row, "coordinates": written} for row in document["landmarks"]]
 
 
 def _there(path: Path) -> None:
@@ -331,20 +470,14 @@ def _there(path: Path) -> None:
         raise UnusableInput(f"there is no table of landmarks {path}.")
 
 
-# Points and landmarks as 3D Slicer keeps them: ``.mrk.json``.
-#
-# Source: markups-schema v1.0.3 of 3D Slicer. Positions stand in the file as x, y, z.
-
-
-SUFFIX = ".mrk.json"
-
+# 3D Slicer's fiducial lists. Source: markups-schema v1.0.3. Positions are x, y, z.
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/"
     "Resources/Schema/markups-schema-v1.0.3.json#"
 )
 # Files of Slicer 4.11 number them.
 _SYSTEMS = {"LPS": "LPS", "RAS": "RAS", "0": "RAS", "1": "LPS"}
-# What we write into the description of a point, and find there again.
+# What we write into the description of a point, and read back.
 _A_TEXT = re.compile(r"A at (x [^,;]+, y [^,;]+, z [^,;]+ mm \(LPS\))")
 # So it was written until version 0.1.
 _A_TEXT_BEFORE = re.compile(r"A at z, y, x = (\S+), (\S+), (\S+) mm LPS")
@@ -374,7 +507,7 @@ def write_landmark_markups(
 ) -> None:
     """The places in B as a Slicer fiducial list.
 
-    ``selected`` is whether a match was accepted, ``description`` tells its figures; a
+    ``selected`` is whether a match was accepted, ``description`` holds its figures; a
     landmark without a place in B stands there with the position status "undefined".
     """
     entries = [
@@ -403,7 +536,7 @@ def read_landmark_markups(path: Path) -> list[Landmark]:
 
     Raises:
         UnusableInput: No such file, not a list of points, or a point whose description
-            does not tell its place in A.
+            does not hold its place in A.
     """
     return [
         _landmark_of_entry(number, entry, Path(path))
@@ -530,10 +663,10 @@ def _landmark_of_entry(number: int, entry: Mapping[str, Any], path: Path) -> Lan
 
 
 def _place_in_a(text: str) -> Triple:
-    """The place in A (z, y, x) that a description tells.
+    """The place in A (z, y, x) that a description holds.
 
     Raises:
-        ValueError: It tells none.
+        ValueError: It holds none.
     """
     now, before = _A_TEXT.search(text), _A_TEXT_BEFORE.search(text)
     found = None if now is None else named_numbers(now.group(1))
@@ -543,143 +676,3 @@ def _place_in_a(text: str) -> Triple:
     if found is None:
         raise ValueError("no place in A")
     return found
-
-
-# Points of a scan from any file that people keep them in.
-
-_MM = tuple(f"{a}_mm" for a in _AXES)
-# A table of matches lists its points of A first.
-_MM_OF_A = tuple(f"a_{a}_mm" for a in _AXES)
-_TABLE_VOXEL = tuple(f"voxel_{a}" for a in _AXES)
-_NAMES = ("name", "label", "id")
-
-
-def read_landmark_points(
-    path: Path,
-    *,
-    coordinates: Literal["LPS", "RAS", "voxel"] | None = None,
-    affine: Affine | None = None,
-) -> Points:
-    """Named points of a ``.csv``, ``.json`` or Slicer ``.mrk.json`` file.
-
-    Tables have the columns ``name`` and either ``z_mm, y_mm, x_mm`` (in any order; also
-    ``a_z_mm``... of a table of matches) or the voxel indices ``z, y, x`` or
-    ``voxel_z``...; JSON is a list of such rows, alone or under ``points`` or
-    ``landmarks``. Millimetres are preferred where a table has both.
-
-    Args:
-        path: The file.
-        coordinates: What the numbers are. None takes what the file states, and LPS
-            where it states nothing.
-        affine: Voxel -> world mm of the scan; needed for voxel indices.
-
-    Returns:
-        World mm (N, 3), z, y, x, LPS.
-
-    Raises:
-        UnusableInput: No such file, missing columns, something that is no number, a
-            file that states other coordinates, or voxels without an affine.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UnusableInput(f"there is no list of points {path}.")
-    name = path.name.lower()
-    if name.endswith(SUFFIX):
-        return _markups(path, coordinates)
-    if name.endswith(".csv"):
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            columns = [c.strip() for c in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [
-                {k: cell_text(v) if v and k in _NAMES else v for k, v in row.items()}
-                for row in reader
-            ]
-            return _points(rows, columns, coordinates, affine, path)
-    if name.endswith(".json"):
-        return _json(path, coordinates, affine)
-    raise UnusableInput(
-        f"points are read from .csv, .json and {SUFFIX} files, got {path}."
-    )
-
-
-def _markups(path: Path, coordinates: str | None) -> Points:
-    if coordinates == "voxel":
-        raise UnusableInput(f"{path} holds millimetres, but was to be read as voxels.")
-    return read_markups(path)  # the file states its coordinates; they are obeyed
-
-
-def _json(path: Path, coordinates: str | None, affine: Affine | None) -> Points:
-    try:
-        document = parsed(path.read_bytes())
-    except ValueError as error:
-        raise UnusableInput(f"{path} is not JSON: {error}.") from None
-    told = None
-    if isinstance(document, dict):
-        if "markups" in document:
-            return _markups(path, coordinates)
-        told = document.get("coordinates")
-        document = document.get("points", document.get("landmarks"))
-    if not isinstance(document, list) or not all(
-        isinstance(row, dict) for row in document
-    ):
-        raise UnusableInput(f"{path} must hold a list of points, one object each.")
-    rows = [{"coordinates": told, **row} for row in document]
-    columns = [c for c in rows[0] if rows[0][c] is not None] if rows else list(_MM)
-    return _points(rows, columns, coordinates, affine, path)
-
-
-def _points(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    coordinates: str | None,
-    affine: Affine | None,
-    path: Path,
-) -> Points:
-    chosen, voxel = _columns(columns, coordinates, path)
-    if voxel and affine is None:
-        raise UnusableInput(
-            f"{path} holds voxel indices; they need the scan they belong to."
-        )
-    names, places = [], []
-    for number, row in enumerate(rows, start=1):
-        try:
-            place = np.array([float(row[c]) for c in chosen])
-        except (KeyError, TypeError, ValueError):
-            place = np.full(3, np.nan)
-        if not np.isfinite(place).all():
-            raise UnusableInput(
-                f"{path}: point {number} needs three numbers, got "
-                f"{[row.get(c) for c in chosen]}."
-            )
-        if voxel:
-            assert affine is not None
-            place = affine.apply(place)
-        else:
-            asked = None if coordinates == "voxel" else coordinates
-            if stated(row.get("coordinates"), asked, path) == "RAS":
-                place = place * (1.0, -1.0, -1.0)
-        places.append(place)
-        named = next((str(row[n]) for n in _NAMES if row.get(n)), f"point_{number}")
-        names.append(named)
-    return Points(np.array(places, np.float64).reshape(-1, 3), tuple(names))
-
-
-def _columns(
-    columns: Sequence[str], coordinates: str | None, path: Path
-) -> tuple[tuple[str, ...], bool]:
-    """The three columns that are read, z first, and whether they are voxel indices."""
-    known = set(columns)
-    if coordinates != "voxel":
-        for choice in (_MM, _MM_OF_A):
-            if known.issuperset(choice):
-                return choice, False
-    if coordinates in (None, "voxel"):
-        for choice in (_TABLE_VOXEL, _AXES):
-            if known.issuperset(choice):
-                return choice, True
-    wanted = "z, y, x" if coordinates == "voxel" else "z_mm, y_mm, x_mm"
-    raise UnusableInput(
-        f"{path} must have the columns {wanted} (or see the help), got "
-        f"{', '.join(columns) or 'none'}."
-    )

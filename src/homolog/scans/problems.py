@@ -1,4 +1,4 @@
-"""What can be wrong with a scan, said once: a short code and one sentence.
+"""What can be wrong with a scan: a short code and one sentence.
 
 Codes are stable words for programs (a store's ``rejected.json``, tests); texts are for
 people. ``fatal`` problems keep a scan out of the store, the others are remarks.
@@ -17,7 +17,7 @@ from homolog.words import human_bytes
 
 # A larger cosine between two axes than float rounding and ITK's own tolerance explain.
 SHEAR_LIMIT = 5e-4
-# Characters of an unexpected error that are told.
+# Characters of an unexpected error that are shown.
 _TEXT_MOST = 300
 # Errors of the system that only writing meets.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -102,8 +102,8 @@ class Unsound(UnusableInput):
 def problem_of(error: Exception) -> Problem:
     """Whatever went wrong with one file, as that file's finding.
 
-    Every loop over files of others catches ``Exception`` and asks here, so that a fault
-    nobody thought of costs its own file and no other. A stop by the user is no
+    Every loop over files of others catches ``Exception`` and comes here, so a fault
+    that nobody thought of costs its own file and no other. A stop by the user is no
     ``Exception`` and passes.
     """
     if isinstance(error, Unsound):
@@ -122,7 +122,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def sentence_of(error: Exception) -> str:
-    """As ``problem_of``, with the file's name where the error tells it."""
+    """As ``problem_of``, with the file's name where the error holds it."""
     expected = isinstance(error, UnusableInput | JobError)
     return str(error) if expected else problem_of(error).text
 

@@ -1,9 +1,9 @@
 """NRRD and MetaImage: headers and voxels, from their own bytes.
 
-SimpleITK fills a missing voxel size with 1 mm, passes damaged compressed data, formats
-whatever pattern a header gives as a file name, and ends the process at a header of 2000
-axes. So every field that decides on memory, files or places is read and judged here;
-SimpleITK is only asked where the voxels lie, and the voxels are read by text_voxels.
+SimpleITK fills a missing voxel size with 1 mm, passes a gzip stream with a wrong
+checksum, formats whatever pattern a header gives as a file name, and ends the process
+at a header of 2000 axes. So every field that decides on memory, files or places is read
+and judged here, and so are the voxels; SimpleITK only gives their place.
 """
 
 from __future__ import annotations
@@ -437,7 +437,7 @@ def _file_count(header: TextHeader, sizes: tuple[int, ...], axes: list[str]) -> 
 
 
 def _pattern(header: TextHeader, said: str) -> tuple[list[str], list[str]]:
-    """``slice%03d.raw 1 20 1`` as names, and what is said after the three numbers."""
+    """``slice%03d.raw 1 20 1`` as names, and what follows the three numbers."""
     words = said.split()
     name, numbers, axes = words[0], words[1:4], words[4:]
     place = re.fullmatch(r"([^%]*)%(0?)(\d{0,2})[diu]([^%]*)", name)
@@ -543,7 +543,7 @@ def _lengths(axes: np.ndarray) -> np.ndarray:
 
 
 def _set(fields: dict[str, str], key: str, value: str, path: Path) -> None:
-    """Keep a field; what is said twice could be read in two ways."""
+    """Keep a field; a field that stands twice could be read in two ways."""
     if key in fields and fields[key] != value and key not in ("comment", "name"):
         raise Unsound("unreadable", f"the header says {key!r} twice.", path)
     fields[key] = value
@@ -573,13 +573,7 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-# The voxels of NRRD and MetaImage files, with every length and checksum verified.
-#
-# Read here and not by SimpleITK because that passes a gzip stream whose checksum is
-# wrong and takes whatever file a header names; text_headers said beforehand what must
-# come.
-
-
+# Voxels, with every length and checksum verified.
 _READ = 1 << 20
 _PIECE = 1 << 24
 _PACKED = ("gzip", "bzip2")

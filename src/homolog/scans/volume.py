@@ -1,6 +1,7 @@
-"""A scan in memory: voxels on an affine, and what their values say.
+"""A scan in memory: voxels on an affine, its modality, and what its values show.
 
-Fed piece by piece, so that a scan of any size is judged without being held in memory.
+Statistics are fed piece by piece, so that a scan of any size is judged without being
+held in memory. numpy only: the GUI process imports this.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class ValueStats:
         distinct: The distinct values, None once there are more than 1024.
 
     Args:
-        content: Also keep what tells label maps, and the hash; without, only the range
+        content: Also keep the distinct values and the hash; without, only the range
             and the modality are judged, faster.
     """
 
@@ -116,7 +117,7 @@ class ValueStats:
         self._below += below - padding
 
     def _collect(self, flat: NDArray[Any]) -> None:
-        """What tells label maps; given up once there are too many different values."""
+        """Distinct values, a mark of label maps; given up once there are too many."""
         assert self.distinct is not None
         for start in range(0, flat.size, 1 << 16):
             self.distinct.update(np.unique(flat[start : start + (1 << 16)]).tolist())
@@ -164,7 +165,7 @@ class ValueStats:
 
     @property
     def looks_like_labels(self) -> bool:
-        """As patchy, on a background of zeros; for files whose name does not tell."""
+        """As patchy, on a background of zeros; for files of any name."""
         return self.patchy and self.zero_fraction >= 0.2
 
     @property
@@ -209,7 +210,7 @@ class ValueStats:
 
 
 def modality_of_name(*names: str) -> str:
-    """Modality a file or folder name speaks of; "OTHER" when none or several."""
+    """Modality in the name of a file or folder; "OTHER" when none or several."""
     for name in names:
         words = set(re.split(r"[^a-z0-9]+", name.lower()))
         found = {m for m, known in _WORDS.items() if words & set(known)}
@@ -226,9 +227,9 @@ def modality_of_dicom(tag: str) -> str:
 
 
 def guess_modality(stats: ValueStats, named: str) -> str:
-    """CT by its values; otherwise what the names say.
+    """CT by its values; otherwise by the names.
 
-    A name that says CT counts only where values go below zero, since a CT rescaled to
+    A name with CT in it counts only where values go below zero, since a CT rescaled to
     0..255 must not be windowed as Hounsfield units.
     """
     if stats.looks_like_ct:
@@ -243,9 +244,6 @@ def judged_modality(values: NDArray[Any], named: str) -> str:
     stats = ValueStats(content=False)
     stats.update(values)
     return guess_modality(stats, named)
-
-
-# Arrays that know where they lie. numpy only: the GUI process imports these.
 
 
 MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
@@ -395,9 +393,7 @@ def restore_axes(
     return np.transpose(turned, [*range(lead), *(lead + int(a) for a in inverse)])
 
 
-# The numbers of a label map: whole when read, small when written.
-
-
+# Numbers of a label map: whole when read, small when written.
 def labels_of(volume: Volume, names: Mapping[int, str], path: Path | str) -> LabelMap:
     """A volume read from a label file as labels.
 

@@ -1,9 +1,11 @@
-"""One stored array: its file, checked before the library that reads it sees a byte.
+"""One stored array: int16 in one chunked, compressed, memory-mapped file of blosc2.
 
 Blosc2 keeps more than arrays in a file of this kind: expressions and functions that it
 computes, hence runs, when such a file is opened; references to other files; codecs that
-are loaded from elsewhere. Only what ``write_array`` writes passes here: one int16 array
-in one contiguous frame, with no metadata but its shape, packed by zstd.
+are loaded from elsewhere. So the bytes are checked before the library sees them, and
+only what ``write_array`` writes passes: one int16 array in one contiguous frame, no
+metadata but its shape, packed by zstd. Each chunk is compared with its checksum once
+per process, before it is first unpacked.
 
 Layout (integers of the frame big-endian, of chunks little-endian): header, chunks, a
 packed table of where each chunk starts, trailer.
@@ -183,7 +185,7 @@ def read_frame(path: Path, shape: tuple[int, ...]) -> Frame:
 
     Args:
         path: A regular file of a store.
-        shape: Of the array, as the card says.
+        shape: Of the array, as on the card.
 
     Raises:
         Damage: It is not a plain int16 array of that shape as ``write_array`` writes
@@ -360,13 +362,7 @@ def _u64(data: bytes, at: int) -> int:
     return value
 
 
-# One int16 array in one chunked, compressed, memory-mapped file.
-#
-# Nothing is handed to blosc2 that its bytes do not show to be a plain array
-# (``array_frame``), and each chunk is compared with its checksum once per process,
-# before it is first unpacked.
-
-
+# Writing and reading.
 # Blocks are what a crop decompresses, chunks what a file lists: a 96^3 crop touches
 # about twice its own voxels. On a 512 x 512 CT, zstd at level 1 after byte deltas packs
 # better (0.33 of raw) than level 5 without them (0.34), and ten times faster.
@@ -381,7 +377,7 @@ _HANDLES = 96
 _SEEN = 8192
 # What blosc2 raises of a file that does not unpack.
 _UNPACKING = (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
-# Before, opening a file could run what it says (expressions, functions, pickles).
+# Before, opening a file could run what it holds (expressions, functions, pickles).
 _SAFE_BLOSC2 = (4, 14)
 
 
@@ -549,7 +545,7 @@ def _seen(path: Path, mark: tuple[Any, ...]) -> _Seen:
 
 @cache
 def check_blosc2() -> None:
-    """Raise UnusableInput for a blosc2 that may run what a file says."""
+    """Raise UnusableInput for a blosc2 that may run what a file holds."""
     import blosc2
 
     found = tuple(int(part) for part in blosc2.__version__.split(".")[:2])
@@ -564,7 +560,7 @@ def check_blosc2() -> None:
 def damage_of(path: Path, shape: tuple[int, ...], size: int, checksums: str) -> str:
     """What is wrong with a stored array, read whole; empty where nothing is.
 
-    Without checksums only what cannot be unpacked is found.
+    Without checksums only what cannot be unpacked is noticed.
     """
     try:
         if not path.is_file() or path.stat().st_size != size:
@@ -640,7 +636,7 @@ def write_array(data: NDArray[np.int16], path: Path) -> None:
 
 
 def _unwritten(path: Path, size: int) -> OSError | JobError:
-    """Blosc2 does not say why; nearly always the disk is full."""
+    """Blosc2 does not give a reason; nearly always the disk is full."""
     if shutil.disk_usage(path.parent).free < size:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return JobError(f"{path} could not be written and read back; check the disk.")

@@ -81,9 +81,7 @@ if TYPE_CHECKING:
     from homolog.index.datasets import CaseSource, Rejected
 
 
-# What a set of scans looks like, and the voxel size that follows, in sentences.
-
-
+# What the scans have in common, and the voxel size that follows.
 # One axis this much coarser than the others is a stack of thick slices.
 _ANISOTROPY = 3.0
 _AXES = ("z", "y", "x")
@@ -238,8 +236,6 @@ def _canonical(affine: Affine, shape: Index) -> tuple[Triple, Index]:
 
 
 # What may lie in a store's folder, who may write into it, and what is swept out.
-
-
 def check_folder(out: Path) -> None:
     """Refuse to write into a folder that holds something else, or that is in use.
 
@@ -446,12 +442,12 @@ def write_store(
         spacing: Voxel size, ``native`` or ``auto``; None takes that of the recipe, and
             ``auto`` without a recipe.
         rejected: What the index put aside already.
-        names: Label value -> name, before what the cases say; those given when the
+        names: Label value -> name, before those of the cases; those given when the
             store was last prepared stay for values not named now.
         seed: Of the splits and the foreground index.
         fractions: Share of subjects per split.
         replace: The store is to hold these cases and no others.
-        keep_identifiers: Store subjects as they are told, not as keyed hashes.
+        keep_identifiers: Store subjects as they are given, not as keyed hashes.
 
     Returns:
         ``cases, labelled, rejected, store, kept, removed`` and more, JSON types.
@@ -578,7 +574,7 @@ def _sealed(out: Path, kept: Sequence[Card]) -> Job[list[Card]]:
 def _removed(
     old: Before, cards: Sequence[Card], out: Path, *, replace: bool
 ) -> Job[list[str]]:
-    """Take out cases that the store had and has no more; say which."""
+    """Take out cases that the store had and has no more; report which."""
     now = {card.id for card in cards}
     gone = [case_id for case_id in old.cards if case_id not in now]
     left = [case_id for case_id in unlisted(out) if case_id not in gone]
@@ -614,7 +610,7 @@ def _recipe(
         try:
             header = read_header(case.image)
         except Exception:  # noqa: BLE001
-            continue  # its own turn comes, and then its reason is told
+            continue  # its own turn comes, and then its reason is reported
         grids.append((header.affine, header.shape))
     recipe, spacing = asked.preprocessing or Preprocessing(), asked.spacing
     if kept:
@@ -709,9 +705,9 @@ def _splits(
 
     Args:
         cards: All of the new store.
-        told: Case id -> subject as the sources tell it: by these splits are drawn, so
+        told: Case id -> subject as the sources give it: by these splits are drawn, so
             that they are the same whoever prepares.
-        old: The store, where it keeps cases, whose subjects nobody tells any more: all
+        old: The store, where it keeps cases, whose subjects no source gives now: all
             that it had stay in their split, and subjects meet by their keyed hash.
         asked: Seed and shares.
     """
@@ -737,11 +733,11 @@ def _contents(
     print_: Fingerprint,
     splits: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What ``store.json`` says."""
+    """The contents of ``store.json``."""
     leak_check([dataclasses.replace(card, split=splits[card.id]) for card in cards])
     modalities = {card.modality for card in cards}
     if len(modalities) == 1:
-        # New scans, whatever their header says, are then treated as these were.
+        # New scans, whatever their header states, are then treated as these were.
         recipe = dataclasses.replace(recipe, modality=modalities.pop())
     return {
         "format": FORMAT,

@@ -15,7 +15,7 @@ import numpy as np
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.store.preprocess import Box, Intensities, Prepared
 
-# More than any scan has; a card that says so would take all memory.
+# More than any scan has; a card with more would take all memory.
 MOST_VOXELS = 1 << 36
 # The files of a case beside its card.
 IMAGE, LABEL, POINTS = "image.b2nd", "label.b2nd", "points.npy"
@@ -167,9 +167,9 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 
 def check_card(card: Card) -> None:
-    """Raise ValueError where a card says what no prepared case can be.
+    """Raise ValueError where a card holds what no prepared case can be.
 
-    A card may come from someone else: what it says decides what memory is taken, and
+    A card may come from someone else: what it holds decides what memory is taken, and
     which files are opened.
     """
     d, h, w = card.shape

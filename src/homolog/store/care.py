@@ -25,7 +25,7 @@ from homolog.writing import is_locked, write_json
 
 @dataclass
 class StoreReport:
-    """What was found in a store.
+    """The state of a store.
 
     Attributes:
         store: Its folder.
@@ -37,7 +37,7 @@ class StoreReport:
         unsealed: Cases without, which an earlier version made.
         problems: What is left to do, in sentences.
         hints: What a user may want to know.
-        stopped: Whether it was told to end before its end.
+        stopped: Whether it was stopped before its end.
     """
 
     store: str

@@ -1,6 +1,8 @@
 """One case of a store: its key, how it is written, and when it is kept as it is.
 
-A case stays as it is, so the store's recipe and its label values hold for the new ones.
+Its key is one hash of all it depends on; with another key it is prepared again. It is
+built in a folder of its own, then moved into place. A case stays as it is, so the
+store's recipe and its label values hold for the new ones.
 """
 
 from __future__ import annotations
@@ -55,9 +57,6 @@ from homolog.writing import (
     writing_folder,
 )
 
-# What a prepared case depends on, as one hash: another hash means prepare again.
-
-
 # The version of what preparing makes of a scan, part of every case's key. To be changed
 # by hand with any change of the voxels, labels or card that preparing writes: stores
 # are then rebuilt when prepared again. (It began as a hash of the code's text.)
@@ -105,9 +104,6 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-# One case of a store: built in a folder of its own, then moved into place.
-
-
 # Voxels kept in the foreground index, per label.
 _POINTS = 2000
 
@@ -125,7 +121,7 @@ def damages(folder: Path, card: Card) -> dict[str, str]:
     """What is wrong with the files of a case, read whole: name -> words.
 
     Without checksums only what cannot be unpacked, and labels that are not as many as
-    the card says, are found.
+    the card states, are found.
     """
     found: dict[str, str] = {}
     for name, size in card.files.items():
@@ -251,7 +247,7 @@ def content_hash(volume: Volume) -> str:
 
 
 def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
-    """The card with what the source says today; written anew only if it changed."""
+    """The card with what the source states today; written anew only if it changed."""
     today = dataclasses.replace(
         card,
         subject=source.subject,
@@ -407,7 +403,7 @@ def check_same_scans(old: Before, cases: Sequence[CaseSource], out: Path) -> Non
         try:
             same = card.source_hash == scan_hash(case.image)
         except Exception:  # noqa: BLE001
-            continue  # its own turn comes, and then its reason is told
+            continue  # its own turn comes, and then its reason is reported
         if not same or case.id != card.id:
             clashes.append((case, card))
     if clashes:
@@ -427,20 +423,20 @@ def recipe_for(
     spacing: Triple | str | None,
     grids: Sequence[Triple],
 ) -> tuple[Preprocessing, Triple | str]:
-    """The recipe of a store that keeps cases: theirs; what was asked must agree.
+    """The recipe of a store that keeps cases: theirs; the request must agree.
 
     Args:
         kept: At least one.
         old: The store.
-        asked: What was asked for; settings left as they are by default follow.
-        spacing: What was asked for.
+        asked: The request; settings left as they are by default follow.
+        spacing: The requested one.
         grids: Voxel sizes (mm) of the new scans that are volumes.
 
     Returns:
         Recipe without its voxel size, and what to choose that by.
 
     Raises:
-        UnusableInput: What was asked differs from what the kept cases have.
+        UnusableInput: The request differs from what the kept cases have.
     """
     recipe, plain = old.recipe, Preprocessing()
     wanted = asked or plain

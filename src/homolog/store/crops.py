@@ -13,9 +13,7 @@ from homolog.geometry.affine import Index
 from homolog.store.card import Card
 from homolog.store.store import Store
 
-# Boxes of findings as a label map that is never written: drawn where it is read.
-
-
+# Boxes of findings are a label map that is never written: drawn where it is read.
 # Value outside all boxes; far above the values of label maps, which it never meets.
 BOXES = 1 << 14
 
@@ -29,7 +27,7 @@ class BoxMap:
 
     Args:
         boxes: As on a card: ``label``, ``min`` and ``max`` in voxel edges.
-        names: Upper and lower case say nothing.
+        names: Upper and lower case do not matter.
         shape: Of the scan.
     """
 
@@ -64,7 +62,7 @@ class BoxMap:
 
 
 def box_name(box: Mapping[str, Any]) -> str:
-    """What a box is called; ``box`` where nothing is said."""
+    """What a box is called; ``box`` where it has no name."""
     return str(box.get("label") or "box").strip()
 
 
@@ -82,7 +80,7 @@ def _voxels(box: Mapping[str, Any], shape: Index) -> tuple[list[int], list[int]]
 
 
 class Sliceable(Protocol):
-    """A numpy array, or a stored one that reads what is asked."""
+    """A numpy array, or a stored one that reads what is indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """How deep each labelled voxel lies within its label: kept in the store beside it.
 
-``cases/ID/depth.b2nd`` holds quarter voxels as int16; ``depth.json`` says of which
+``cases/ID/depth.b2nd`` holds quarter voxels as int16; ``depth.json`` holds of which
 preparation of the case it was made. A case prepared anew loses both.
 """
 

@@ -126,12 +126,6 @@ class LearntSpacing:
         return any(a and b and b > a * (1 + 2 * AGREE) for a, b in pairs)
 
     @property
-    def middle_mm(self) -> tuple[float, ...]:
-        """One size for people and lists: the middle of the bounds that there are."""
-        pairs = zip(self.smallest, self.largest, strict=True)
-        return tuple((a * b) ** 0.5 for a, b in pairs if a and b)
-
-    @property
     def text(self) -> str:
         """``1 mm`` of cubes, or ``1 x 1 x 0.5 to 1 mm (x, y, z)``."""
         parts = []
@@ -167,7 +161,7 @@ class Learnt:
     Attributes:
         spacing: To which scans are brought; None: they are prepared by the model's
             recipe alone (which names a size, or there is none: pictures).
-        remark: A warning where the model itself does not say; else empty.
+        remark: A warning where the model itself does not state it; else empty.
     """
 
     spacing: LearntSpacing | None = None
@@ -209,7 +203,7 @@ def brought_note(name: str, own_mm: Sequence[float], new_mm: Sequence[float]) ->
 
 
 def sizes_note(cards: Iterable[SizedCase]) -> str:
-    """What to tell where the cases that are learnt from differ in voxel size, or ''."""
+    """The sentence for cases that are learnt from differ in voxel size, or ''."""
     learnt = LearntSpacing.of_cases(cards)
     if learnt is None or not learnt.varies:
         return ""
@@ -220,7 +214,7 @@ def sizes_note(cards: Iterable[SizedCase]) -> str:
 
 
 def other_size_note(learnt: Learnt, cards: Sequence[SizedCase]) -> str:
-    """What to tell where an encoder learnt at another voxel size than cases have."""
+    """The sentence for an encoder learnt at another voxel size than cases have."""
     odd = [card for card in cards if learnt.target_of_case(card) is not None]
     if not odd or learnt.spacing is None:
         return ""

@@ -87,12 +87,12 @@ def join_labels(stores: Sequence[tuple[str, Mapping[int, str]]]) -> JoinedLabels
 
 
 def name_between_stores(value: int, name: str, title: str) -> str:
-    """A label's name, which tells its store where it has none of its own."""
+    """A label's name, with its store where it has none of its own."""
     return name if has_name(value, name) else f"label {value} of {title}"
 
 
 def store_titles(paths: Sequence[Path]) -> list[str]:
-    """Names that tell stores apart: the folder, with those above where needed."""
+    """Names that distinguish stores: the folder, with those above where needed."""
     return [_title(path, paths) for path in paths]
 
 
@@ -157,7 +157,7 @@ class SharedLabels:
     """Two label maps in the values of the first.
 
     Attributes:
-        names: Value -> name, as far as either tells; without what is ignored.
+        names: Value -> name, as far as either has one; without what is ignored.
         first: Value in the first map -> -1 where it teaches nothing.
         second: Value in the second map -> value in the first; values that are not
             named here stay.
@@ -182,7 +182,7 @@ def shared_labels(
 
     Raises:
         UnusableInput: A value is called otherwise in both, and neither name is one of
-            the other's: whether they are one class cannot be told.
+            the other's: whether they are one class is unknown.
     """
     one, other = _real(first[1]), _real(second[1])
     dropped = {v: UNLABELLED for v, n in one.items() if is_ignore(n)}

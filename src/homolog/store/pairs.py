@@ -1,6 +1,6 @@
 """Which place of one patient shows what in another: a table in the store.
 
-``STORE/pairs/table.npy`` holds one row per match, ``STORE/pairs/pairs.json`` says how
+``STORE/pairs/table.npy`` holds one row per match, ``STORE/pairs/pairs.json`` holds how
 it was made. The table is found once by a trained anatomical embedding; a training step
 only draws rows.
 """

@@ -29,15 +29,13 @@ from homolog.scans.volume import (
 from homolog.store.learnt_spacing import Learnt, brought_note
 from homolog.words import times
 
-# Which part of a scan is body: a box for drawing places, values for statistics.
-
-
+# The body: a box for drawing places, values for statistics.
 Box: TypeAlias = tuple[Index, Index]  # first voxel, one past the last (z, y, x)
 
 BODY_HU = -500.0
 # Statistics look at no more voxels than this, evenly spread.
 _SAMPLE = 400_000
-# The box is found on a thinned grid of at most this many voxels per axis.
+# The box is computed on a thinned grid of at most this many voxels per axis.
 _COARSE = 112
 # Parts smaller than this share of the largest one are table, tubes or noise.
 _PART = 0.1
@@ -137,9 +135,7 @@ def foreground_box(
     return box if prod(size) > 0.005 * prod(shape) else whole
 
 
-# Change the voxel size along an array's own axes: separable, centred, undoable.
-
-
+# Another voxel size along an array's own axes: separable, centred, undoable.
 # Output voxels computed by one matrix product: small enough that the band of a
 # resampling matrix wastes little, large enough for BLAS.
 _BLOCK = 32
@@ -311,8 +307,6 @@ def _multiply(
 
 
 # Any values as int16 with a scale and an offset, exactly where that is possible.
-
-
 # Values that are not whole numbers get this many levels over their usual range, finer
 # than the 12 bits of a scanner; the rest of int16 is room for outliers.
 _LEVELS = 8192
@@ -550,28 +544,21 @@ def plan_grid(
     return Regrid.between(shape, affine.spacing_mm, target)
 
 
-def prepare_labels(
-    labels: LabelMap, volume: Volume, prepared: Prepared
-) -> NDArray[np.int16]:
+def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
     """The label map on the prepared grid: nearest voxel, no new values.
 
     Args:
         labels: On the scan's own grid.
-        volume: The scan.
-        prepared: What ``prepare_volume`` made of it.
+        prepared: What ``prepare_volume`` made of the scan.
 
     Raises:
         UnusableInput: Another grid than the scan's, or a value that int16 cannot hold.
     """
-    if labels.shape != volume.shape:
-        raise _other_grid(labels, volume.shape)
-    return labels_on_grid(labels, prepared)
-
-
-def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
-    """As ``prepare_labels``, when the scan itself is no longer in memory."""
     if labels.shape != prepared.own_shape:
-        raise _other_grid(labels, prepared.own_shape)
+        raise UnusableInput(
+            f"label map {labels.name!r} must have the shape of its scan "
+            f"{prepared.own_shape}, got {labels.shape}."
+        )
     if labels.data.size and (labels.data.max() > _INT16.max or labels.data.min() < -1):
         raise UnusableInput(
             f"label values must be in -1..{_INT16.max}, got {labels.data.min()}.."
@@ -582,13 +569,6 @@ def labels_on_grid(labels: LabelMap, prepared: Prepared) -> NDArray[np.int16]:
     if not grid.is_identity:
         turned = nearest(turned, [grid.positions(axis) for axis in range(3)])
     return np.ascontiguousarray(turned, dtype=np.int16)
-
-
-def _other_grid(labels: LabelMap, shape: Index) -> UnusableInput:
-    return UnusableInput(
-        f"label map {labels.name!r} must have the shape of its scan {shape}, "
-        f"got {labels.shape}."
-    )
 
 
 def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> LabelMap:
@@ -634,7 +614,7 @@ def _robust_intensities(
 def preparation_notes(
     volume: Volume, prepared: Prepared, *, named_size: object = None
 ) -> Job[None]:
-    """What was done to a scan's values, and to its voxels where no recipe asked.
+    """What was done to a scan's values, and to its voxels where no recipe required it.
 
     Args:
         volume: The scan.

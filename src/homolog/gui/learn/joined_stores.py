@@ -214,8 +214,7 @@ def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
         joined = joined_labels(stores)
     shared = [one.name for one in joined if len(one.scans) > 1]
     if shared:
-        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
-        told = f"Learnt from several stores, by name: {', '.join(shared[:3])}{more}."
+        told = f"Learnt from several stores, by name: {listed(shared, most=4)}."
     else:
         told = "No class has the same name in two stores."
     bare = task != "classify" and any(

@@ -216,7 +216,7 @@ SCRATCH = "scratch"
 PAINTED = "few_voxels"
 # Spacings that differ by more than this factor are worth a warning.
 _SPACING_FACTOR = 1.4
-_NAMES_SHOWN = 6
+_NAMES_SHOWN = 7
 
 
 @dataclass(frozen=True)
@@ -273,11 +273,14 @@ class ModelChoice:
         """What it finds and what it was trained on, in one or two lines."""
         parts = []
         if self.label_names:
-            parts.append(f"Finds {_some(list(self.label_names.values()))}.")
+            parts.append(
+                f"Finds {listed(self.label_names.values(), most=_NAMES_SHOWN)}."
+            )
         if self.classes:
             several = (self.card.get("task_spec") or {}).get("several")
             how = "any or none of" if several else "one of"
-            parts.append(f"Tells of a whole scan {how} {_some(self.classes)}.")
+            names = listed(self.classes, "or", most=_NAMES_SHOWN)
+            parts.append(f"Tells of a whole scan {how} {names}.")
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = spacing_text(self.spacing_mm)
@@ -459,12 +462,6 @@ def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelC
             yield read_choice(folder)
         except UnusableInput:
             continue  # the Models tab shows what is damaged
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more."""
-    more = f" and {len(names) - _NAMES_SHOWN} more"
-    return ", ".join(names[:_NAMES_SHOWN]) + (more if len(names) > _NAMES_SHOWN else "")
 
 
 def _classes(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
