@@ -294,8 +294,8 @@ def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) ->
             assert np.allclose(other.b_mm, one.b_mm, atol=1e-3)
             assert (other.accepted, other.manual) == (one.accepted, one.manual)
             for figure in ("similarity", "margin", "cycle_mm"):
-                pair = [getattr(m, figure) for m in (one, other)]
-                assert np.allclose(*pair, atol=6e-3, equal_nan=True)
+                two = [getattr(m, figure) for m in (one, other)]
+                assert np.allclose(*two, atol=6e-3, equal_nan=True)
     # The list of A alone holds places only: they are searched anew.
     for mark in list(table):
         pair.placing.delete(mark.id)
