@@ -20,8 +20,8 @@ from qtpy.QtWidgets import QApplication
 
 from homolog.geometry.affine import Affine
 from homolog.gui.autosave.saved_work import left_behind
-from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared import preferences
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.shared.widgets import Answer
 from homolog.gui.window import dock_panel
@@ -81,7 +81,7 @@ def until(condition, seconds: float = 30.0) -> None:
 @pytest.fixture
 def window(make_napari_viewer_proxy, home: Path, monkeypatch):
     """Makes (viewer, panel); what is said goes to ``panel.said``."""
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make():
         viewer = make_napari_viewer_proxy()

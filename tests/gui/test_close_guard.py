@@ -14,7 +14,7 @@ pytest.importorskip("napari")
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
-from homolog.gui import dock as close_guard
+from homolog.gui import dock
 from homolog.gui.dock import CloseGuard
 from homolog.gui.shared import preferences
 from homolog.gui.shared.hub import Hub
@@ -52,9 +52,9 @@ class Window(QMainWindow):
 
 @pytest.fixture(autouse=True)
 def only_these_guards() -> Iterator[None]:
-    close_guard._guards.clear()
+    dock._guards.clear()
     yield
-    close_guard._guards.clear()
+    dock._guards.clear()
 
 
 @pytest.fixture

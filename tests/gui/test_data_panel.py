@@ -15,7 +15,7 @@ from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 from homolog.geometry.affine import Affine
-from homolog.gui import window as commands
+from homolog.gui import window as window_module
 from homolog.gui.data.panel import DataPanel
 from homolog.gui.files import choosing, reader
 from homolog.gui.files.choosing import HIDDEN, SeriesChooser
@@ -267,12 +267,12 @@ def test_commands_show_their_tab(
 ) -> None:
     monkeypatch.setattr(preferences, "home", lambda: tmp_path / "home")
     viewer = make_napari_viewer_proxy()
-    commands.show_data()
+    window_module.show_data()
     _, main = viewer.window.add_plugin_dock_widget("napari-homolog", "Homolog")
     assert main.current() == "Data"
-    commands.show_runs()
+    window_module.show_runs()
     assert main.current() == "Runs"
-    commands.show_data()
+    window_module.show_data()
     assert main.current() == "Data"
     assert len(viewer.window.dock_widgets) == 1
 

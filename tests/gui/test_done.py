@@ -26,8 +26,8 @@ from qtpy.QtWidgets import QApplication, QWidget
 from homolog.geometry.affine import Affine
 from homolog.gui.dock import PANELS
 from homolog.gui.files.reader import phantom_patient, read_layers
-from homolog.gui.shared import hub as hub_module
 from homolog.gui.shared.feature_slices import SliceCache
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 
@@ -54,7 +54,7 @@ def settle(seconds: float = 0.3) -> None:
 @pytest.fixture
 def window(make_napari_viewer_proxy, home: Path, monkeypatch):
     """Makes (viewer, panel) with the engine not asked: its schema takes seconds."""
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make():
         viewer = make_napari_viewer_proxy(show=True)

@@ -22,7 +22,7 @@ from homolog.gui.files.reader import read_layers
 from homolog.gui.label import hand_box
 from homolog.gui.label.labelling import NEXT
 from homolog.gui.label.learning import BACKGROUND
-from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.scans.files import read_labels
@@ -65,7 +65,7 @@ def patient(folder: Path, name: str, shift: float = 0.0) -> tuple[Path, Affine]:
 @pytest.fixture
 def window(make_napari_viewer_proxy, home: Path, monkeypatch):
     """Makes (viewer, main panel, label panel) with scans open."""
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make(paths):
         viewer = make_napari_viewer_proxy(show=True)

@@ -31,7 +31,7 @@ from qtpy.QtCore import Qt
 
 from homolog.gui.landmarks.control import BY_HAND, COLOURS
 from homolog.gui.landmarks.pair import IN_B
-from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.landmarks.config import LandmarksConfig
 from homolog.runs import launch
@@ -62,7 +62,7 @@ def open_panel(make_napari_viewer_proxy, scans, monkeypatch):
 
     A function, since pytest would keep a panel, and with it the viewer, too long.
     """
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make():
         _, tab = open_tab(make_napari_viewer_proxy(show=True), scans[:2])
@@ -294,8 +294,8 @@ def test_slicer_files_come_back_equal_through_the_panel(open_panel, tmp_path) ->
             assert np.allclose(other.b_mm, one.b_mm, atol=1e-3)
             assert (other.accepted, other.manual) == (one.accepted, one.manual)
             for figure in ("similarity", "margin", "cycle_mm"):
-                pair = [getattr(m, figure) for m in (one, other)]
-                assert np.allclose(*pair, atol=6e-3, equal_nan=True)
+                two = [getattr(m, figure) for m in (one, other)]
+                assert np.allclose(*two, atol=6e-3, equal_nan=True)
     # The list of A alone holds places only: they are searched anew.
     for mark in list(table):
         pair.placing.delete(mark.id)

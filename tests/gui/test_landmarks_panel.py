@@ -25,7 +25,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
 from homolog.gui.landmarks.pair import IN_A, IN_B
-from homolog.gui.shared import hub as hub_module
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.scans.volume import Volume
@@ -82,7 +82,7 @@ def scans(home: Path, tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def window(make_napari_viewer_proxy, home: Path, monkeypatch):
     """Makes (viewer, main panel, landmark panel) with scans open."""
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make(paths):
         viewer = make_napari_viewer_proxy(show=True)

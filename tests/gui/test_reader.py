@@ -17,7 +17,6 @@ pytest.importorskip("napari")
 from each import each
 from homolog.geometry.affine import Affine
 from homolog.gui.files import opening, reader
-from homolog.gui.files import reader as associations
 from homolog.gui.files.reader import NOTHING, get_reader, read_layers
 from homolog.gui.shared import notices
 from homolog.gui.shared.layers import contrast_limits, volume_layer
@@ -307,11 +306,11 @@ def test_folders_with_and_without_dicom_once_they_are_ours(
         sitk.WriteImage(
             sitk.Image(6, 5, sitk.sitkUInt8), str(tmp_path / "photos" / name)
         )
-    settings = associations._settings()
+    settings = reader._settings()
     before = dict(settings.extension2reader)
     viewer = make_napari_viewer_proxy()
     try:
-        associations.associate()
+        reader.associate()
         viewer.open(str(tmp_path / "dicom"), plugin=None)
         viewer.open(str(tmp_path / "photos"), plugin=None)
     finally:

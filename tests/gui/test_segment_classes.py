@@ -15,8 +15,7 @@ from test_segment_panel import helper, write_model, write_scan
 
 from homolog.events import Progress, Saved
 from homolog.gui.segment import batch_box
-from homolog.gui.segment import panel as compare_box
-from homolog.gui.segment import panel as scan_box
+from homolog.gui.segment import panel as segment_panel
 from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.segment.results import (
     best_slices,
@@ -57,7 +56,7 @@ def panel(
 ) -> Any:  # fmt: skip
     fake_engine(monkeypatch)
     FakeHelper.made.clear()
-    for module in (batch_box, compare_box, scan_box):
+    for module in (batch_box, segment_panel, segment_panel):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     write_model(home / "runs" / "seg")
     write_classifier(home / "runs" / "heads")

@@ -20,8 +20,7 @@ from superqt import QCollapsible
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
 from homolog.gui.segment import batch_box
-from homolog.gui.segment import panel as compare_box
-from homolog.gui.segment import panel as scan_box
+from homolog.gui.segment import panel as segment_panel
 from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
@@ -70,7 +69,7 @@ def panel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:  # fmt: skip
     fake_engine(monkeypatch)
-    for module in (batch_box, compare_box, scan_box):
+    for module in (batch_box, segment_panel, segment_panel):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     write_model(home / "runs" / "seg")
     viewer = make_napari_viewer_proxy()

@@ -33,17 +33,16 @@ from toy_runs import make_model, slow_run, wait_for_step
 
 from homolog.events import Note, Progress
 from homolog.geometry.affine import Affine
-from homolog.gui.files import reader as associations
+from homolog.gui.files import reader
 from homolog.gui.files.reader import read_layers
 from homolog.gui.learn import start_box
 from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.runs.panel import RunsPanel
 from homolog.gui.segment import batch_box
-from homolog.gui.segment import panel as compare_box
-from homolog.gui.segment import panel as scan_box
-from homolog.gui.shared import hub as hub_module
+from homolog.gui.segment import panel as segment_panel
 from homolog.gui.shared import model_row, widgets
+from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.runs import Trouble
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
@@ -70,7 +69,7 @@ def small(viewer, tab) -> None:
 @pytest.fixture
 def docked(make_napari_viewer_proxy, home: Path, monkeypatch):
     """Makes (viewer, tab, stands): a small window, and what holds of its controls."""
-    monkeypatch.setattr(hub_module.Hub, "want_schema", lambda self: None)
+    monkeypatch.setattr(Hub, "want_schema", lambda self: None)
 
     def make(title: str, paths: Iterable[Path] = ()):
         viewer = make_napari_viewer_proxy(show=True)
@@ -335,7 +334,7 @@ def test_data_stays_while_scans_come(
     box.spacing.setCurrentIndex(2)
     stands("a voxel size of one's own")
     # An offer that is answered leaves its room; it is given up later.
-    monkeypatch.setattr(associations, "should_offer", lambda: False)
+    monkeypatch.setattr(reader, "should_offer", lambda: False)
     tab.offer.show()
     settle(0.1)
     before = places(tab)
@@ -355,7 +354,7 @@ def in_area(qtbot, home: Path, monkeypatch):
     kept = []
 
     def make(kind: type, *, ready=lambda panel: True):
-        hub = hub_module.Hub(None)
+        hub = Hub(None)
         panel, area = kind(hub), QScrollArea()
         kept.append(area)
         hub.setParent(area)
@@ -482,7 +481,7 @@ def test_segment_stays_while_a_scan_is_labelled(
     docked, home: Path, tmp_path: Path, monkeypatch
 ) -> None:
     fake_engine(monkeypatch)
-    for module in (batch_box, compare_box, scan_box):
+    for module in (batch_box, segment_panel, segment_panel):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     monkeypatch.setattr(widgets, "_is_under_mouse", lambda area: True)
     write_model(home / "runs" / "seg")
@@ -495,7 +494,7 @@ def test_segment_stays_while_a_scan_is_labelled(
         for label in (tab.facts, tab.trouble, tab.batch.words, tab.scan.words):
             widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
-    monkeypatch.setattr(scan_box, "misfit", lambda *_: ["It does not fit."] * 2)
+    monkeypatch.setattr(segment_panel, "misfit", lambda *_: ["It does not fit."] * 2)
     tab.scan.start.click()
     until(tab.scan.go_on.isVisible)
     stands("there is a warning")

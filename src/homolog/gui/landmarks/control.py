@@ -19,7 +19,7 @@ from homolog import writing
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import place_numbers
-from homolog.gui.shared import scans as control
+from homolog.gui.shared import scans
 from homolog.gui.shared.scan_layers import Mark, shown_of
 from homolog.gui.shared.scans import ExploreControl, Hint, Scan
 from homolog.landmarks.config import LandmarksConfig
@@ -258,7 +258,7 @@ READY = (
 )
 IN_3D = "Places are picked in the 2D view: press Ctrl+Y or the 2D button."
 # All that may be told, the command that installs apart: room is kept for the longest.
-HINTS = (ONE_SCAN, SAME, COMPUTE, READY, IN_3D, *control.HINTS)
+HINTS = (ONE_SCAN, SAME, COMPUTE, READY, IN_3D, *scans.HINTS)
 NOT_IN_A = "That place is not in scan A. Move the mouse over scan A."
 
 
@@ -347,9 +347,9 @@ class LandmarksControl:
         states = {scan.state for scan in pair}
         if states != {"ready"}:
             if states & {"computing", "waiting"}:
-                return Hint(control.COMPUTING)
+                return Hint(scans.COMPUTING)
             if "looking" in states:
-                return Hint(control.LOOKING)
+                return Hint(scans.LOOKING)
             if book.engine_missing:
                 return book.hint(ndisplay) if "ready" not in states else Hint(COMPUTE)
             return Hint(COMPUTE, "compute")

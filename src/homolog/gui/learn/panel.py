@@ -20,8 +20,7 @@ from homolog.config import merge
 from homolog.gui.learn.control import LONG_FACTOR, QUICK_MINUTES, Length, Wish
 from homolog.gui.learn.forms import Form
 from homolog.gui.learn.start_box import StartBox
-from homolog.gui.shared import choices as kept_values
-from homolog.gui.shared import preferences
+from homolog.gui.shared import choices, preferences
 from homolog.gui.shared.choices import (
     ModelChoice,
     StoreChoice,
@@ -418,7 +417,7 @@ class LearnPanel(QWidget):
         self.encoders: list[ModelChoice] = []
         self.encoders_read = False
         self.other_encoders: list[Path] = []
-        self.kept = kept_values.read(preferences.home(), self.title)
+        self.kept = choices.read(preferences.home(), self.title)
         self._restoring = True
         self.entry = narrow(QComboBox())
         self.about = sentence("What it does", lines=4)
@@ -557,7 +556,7 @@ class LearnPanel(QWidget):
             "device": self.device.device,
             **self.choices(),
         }
-        kept_values.write(preferences.home(), self.title, self.kept)
+        choices.write(preferences.home(), self.title, self.kept)
 
     def something_changed(self) -> None:
         """Look again at what can be started, and keep the choices soon."""
