@@ -102,14 +102,14 @@ FAULTS = (
     ),
     Fault(
         "the diagonal is counted as redundancy",
-        "losses/cross_correlation.py",
+        "losses/similarity.py",
         "correlation.square().sum() - diagonal.square().sum()",
         "correlation.square().sum()",
         "losses/test_cross_correlation.py",
     ),
     Fault(
         "visible patches are reconstructed too",
-        "losses/reconstruct.py",
+        "losses/similarity.py",
         "    error = (prediction - target).square().mean(dim=2)\n"
         "    weight = hidden.to(error.dtype)\n",
         "    error = (prediction - target).square().mean(dim=2)\n"
@@ -132,7 +132,7 @@ FAULTS = (
     ),
     Fault(
         "the teacher takes over the student",
-        "nn/teacher.py",
+        "nn/optim.py",
         "                1.0 - momentum,\n",
         "                momentum,\n",
         "nn/test_teacher.py",
@@ -223,7 +223,7 @@ FAULTS = (
     ),
     Fault(
         "a rigid map may be a mirror image",
-        "landmarks/consensus.py",
+        "landmarks/match.py",
         "signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ v))])",
         "signs = np.array([1.0, 1.0, 1.0])",
         "landmarks/test_consensus.py",
@@ -237,7 +237,7 @@ FAULTS = (
     ),
     Fault(
         "deep voxels count less than the border",
-        "nn/cell_sampling.py",
+        "nn/masking.py",
         "torch.exp(-depth / mu)",
         "torch.exp(-depth * mu)",
         "nn/test_cell_sampling.py",

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import Search
-from homolog.landmarks.match import LandmarksConfig, match_landmarks
+from homolog.landmarks.config import LandmarksConfig
+from homolog.landmarks.match import match_landmarks
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.phantom import make_phantom
 from homolog.scans.points import Landmark, write_landmark_markups

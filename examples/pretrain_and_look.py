@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from homolog.events import drain
-from homolog.features.embed import DenseEncoder, EmbedConfig, embed_scan
+from homolog.features.config import EmbedConfig
+from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.search import best_match, cosine_maps, query_at
 from homolog.model_files.encoder import load_encoder
 from homolog.phantom.phantom import write_cohort

@@ -14,7 +14,7 @@ from homolog.config import from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Request, Step
 from homolog.geometry.affine import Index
-from homolog.nn.teacher import Teacher
+from homolog.nn.optim import Teacher
 from homolog.training.config import TrainingConfig
 from homolog.training.loop import train
 from homolog.views.view import View, Views, ViewSpec

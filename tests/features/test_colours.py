@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homolog.features import colours
-from homolog.features.colours import fit_colours
+from homolog.features import of_scans
+from homolog.features.of_scans import fit_colours
 
 
 def test_directions_are_those_of_the_covariance_with_the_largest_entry_positive():
@@ -43,19 +43,19 @@ def test_few_features_or_cells_or_equal_ones_still_give_colours(shape, same):
 def test_of_a_map_on_disk_a_sample_is_read_not_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(colours, "_CELLS_PER_SCAN", 100)
+    monkeypatch.setattr(of_scans, "_CELLS_PER_SCAN", 100)
     values = np.random.default_rng(2).normal(size=(4, 10, 10, 10)).astype(np.float16)
     np.save(tmp_path / "map.npy", values)
     cells = np.load(tmp_path / "map.npy", mmap_mode="r")
     sizes = []
-    spread = colours._spread
+    spread = of_scans._spread
 
     def watched(*arguments):
         sample = spread(*arguments)
         sizes.append(len(sample))
         return sample
 
-    monkeypatch.setattr(colours, "_spread", watched)
+    monkeypatch.setattr(of_scans, "_spread", watched)
     fitted = fit_colours([cells, cells])
     assert sizes == [100, 100]
     every_tenth = values.reshape(4, -1)[:, ::10].astype(np.float64)

@@ -14,7 +14,6 @@ from homolog.backbones import build
 from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, drain
-from homolog.features.colours import fit_colours
 from homolog.features.config import EmbedConfig
 from homolog.features.embed import (
     DenseEncoder,
@@ -27,6 +26,7 @@ from homolog.features.embed import (
     slide,
     unit_of,
 )
+from homolog.features.of_scans import fit_colours
 from homolog.geometry.affine import Affine
 from homolog.methods.base import Embedder
 from homolog.model_files.encoder import load_encoder

@@ -16,7 +16,7 @@ from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.pretrain.settings import SameDataset
-from homolog.store.depths import write_depths
+from homolog.store.pairs import write_depths
 from homolog.store.store import Store
 from homolog.views.view import Elsewhere, Intensity, Same, ViewSpec, check_specs
 from memory_store import MemoryStore, random_cases

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from homolog.gui.learn.control import FinetuneWish
-from homolog.gui.learn.joined_stores import (
+from homolog.gui.learn.control import (
+    FinetuneWish,
     how_they_fit,
     joined_labels,
     labels_counted,

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from each import each
-from homolog.gui.shared.runs import (
-    clock,
-    diagnose,
-    headline,
-    state_words,
-)
+from homolog.gui.shared.runs import clock, diagnose, headline, state_words
 
 NOON = 1_700_000_000.0
 

@@ -16,14 +16,14 @@ from test_segment_panel import helper, write_model, write_scan
 from homolog.events import Progress, Saved
 from homolog.gui.segment import batch_box
 from homolog.gui.segment import panel as segment_panel
-from homolog.gui.segment.panel import SegmentPanel
-from homolog.gui.segment.results import (
+from homolog.gui.segment.control import (
     best_slices,
     chance_rows,
     ranges_text,
     short_text,
     slices_sentence,
 )
+from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 

@@ -13,21 +13,20 @@ import pytest
 
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
-from homolog.gui.segment.batch import Batch, reason_text
 from homolog.gui.segment.control import (
-    find_scans,
-    keep_result,
-    predict_config,
-    read_facts,
-    result_layer,
-)
-from homolog.gui.segment.results import (
     FEW,
+    Batch,
     class_rows,
     csv_text,
     few_colours,
+    find_scans,
     grids_differ,
+    keep_result,
     mean_sentence,
+    predict_config,
+    read_facts,
+    reason_text,
+    result_layer,
     score_text,
     scores_by_name,
     shown_colours,

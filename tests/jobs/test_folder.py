@@ -12,8 +12,7 @@ from click.testing import CliRunner
 
 import homolog.jobs
 from homolog.cli import cli
-from homolog.cli._flags import fields_of, gathered
-from homolog.cli._jobs import command_of
+from homolog.cli._jobs import command_of, fields_of, gathered
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Finished

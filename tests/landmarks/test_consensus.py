@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from homolog.errors import UnusableInput
-from homolog.landmarks.consensus import KINDS, fit_consensus
+from homolog.landmarks.match import KINDS, fit_consensus
 
 
 def truth(kind, rng):

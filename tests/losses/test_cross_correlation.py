@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.losses import BarlowTwinsLoss
 
-from homolog.losses.cross_correlation import cross_correlation, redundancy
+from homolog.losses.similarity import cross_correlation, redundancy
 
 
 def rows(count: int = 64, features: int = 6, seed: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from homolog.losses.assignment import balanced_codes
-from homolog.losses.cross_correlation import cross_correlation, redundancy
+from homolog.losses.similarity import cross_correlation, redundancy
 from homolog.nn.memory_bank import Clustering, FeatureQueue, OfflineClustering
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from each import each
-from homolog.losses.reconstruct import from_patches, hidden_patch_error, to_patches
+from homolog.losses.similarity import from_patches, hidden_patch_error, to_patches
 
 
 @each("patch", [(2, 2, 2), (1, 4, 2), (4, 8, 6)])

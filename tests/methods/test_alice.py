@@ -14,8 +14,12 @@ from torch import Tensor
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict
-from homolog.losses.reconstruct import from_patches, hidden_patch_error, to_patches
-from homolog.losses.similarity import cosine_distance
+from homolog.losses.similarity import (
+    cosine_distance,
+    from_patches,
+    hidden_patch_error,
+    to_patches,
+)
 from homolog.methods.alice import Alice, AliceConfig
 from homolog.nn.heads import SemanticAlignment, attention
 from homolog.views.view import View, Views

@@ -16,7 +16,7 @@ from homolog.config import ConfigError, from_dict
 from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
 from homolog.losses.assignment import swapped_prediction
-from homolog.losses.reconstruct import hidden_feature_error
+from homolog.losses.similarity import hidden_feature_error
 from homolog.methods.joint import Joint
 from homolog.methods.joint import JointConfig as Config
 from homolog.views.view import View, Views

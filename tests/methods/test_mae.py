@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict
-from homolog.losses.reconstruct import from_patches, to_patches
+from homolog.losses.similarity import from_patches, to_patches
 from homolog.methods.mae import MAE, MAEConfig
 from homolog.nn.heads import TokenDecoder, sine_places
 from homolog.nn.masking import random_mask, visible_tokens

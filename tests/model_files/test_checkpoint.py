@@ -25,11 +25,7 @@ from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.errors import JobError, UnusableInput
 from homolog.features.embed import load_embedder
-from homolog.model_files.encoder import (
-    encoder_id,
-    load_encoder,
-    read_foreign,
-)
+from homolog.model_files.encoder import encoder_id, load_encoder, read_foreign
 from homolog.model_files.folder import (
     find_model,
     generations,

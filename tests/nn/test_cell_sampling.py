@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from homolog.nn.cell_sampling import (
+from homolog.nn.masking import (
     at_cells,
     cells_of,
     depth_weights,

@@ -8,11 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from homolog.nn.optim import (
-    cosine_with_warmup,
-    parameter_groups,
-    prefix_factor,
-)
+from homolog.nn.optim import cosine_with_warmup, parameter_groups, prefix_factor
 
 
 class Model(nn.Module):

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from each import each
-from homolog.nn.optim import parameter_groups
-from homolog.nn.teacher import Teacher
+from homolog.nn.optim import Teacher, parameter_groups
 
 
 def network(seed: int) -> nn.Sequential:

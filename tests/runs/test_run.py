@@ -23,8 +23,7 @@ from homolog.events import (
     Validated,
 )
 from homolog.runs.run import Journal, Run, find_runs
-from homolog.writing import FileLock as FileLock
-from homolog.writing import is_locked
+from homolog.writing import FileLock, is_locked
 
 CONFIG = {"method": "mae", "seed": 3, "store_hashes": ["abc"]}
 

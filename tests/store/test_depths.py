@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from homolog.events import Progress, Request, drain
-from homolog.store.depths import depth_map, write_depths
+from homolog.store.pairs import depth_map, write_depths
 from homolog.store.store import DEPTH_STEPS as STEPS
 from homolog.store.store import Store, case_folder
 

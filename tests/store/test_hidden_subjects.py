@@ -18,13 +18,15 @@ from homolog.index.datasets import CaseSource
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume
 from homolog.store.build import prepare_store, write_store
-from homolog.store.hidden_subjects import (
+from homolog.store.splits import (
+    folds,
     hidden_subjects,
+    is_pseudonym,
     key_file,
+    nested_fraction,
     pseudonym,
     subject_key,
 )
-from homolog.store.splits import folds, is_pseudonym, nested_fraction
 from homolog.store.store import Store
 from scan_faults import dicom_series
 

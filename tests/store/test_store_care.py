@@ -21,8 +21,7 @@ from homolog.scans.write import write_labels, write_volume
 from homolog.store import card as card_file
 from homolog.store.build import write_store
 from homolog.store.care import care_for
-from homolog.store.depths import write_depths
-from homolog.store.pairs import read_pairs
+from homolog.store.pairs import read_pairs, write_depths
 from homolog.store.store import Store
 from homolog.views.view import ViewSpec
 

@@ -14,9 +14,8 @@ from classify_runs import NET, learnt, prepared, run
 from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import Progress, Request, drain
-from homolog.feed.batches import Feed
+from homolog.feed.batches import Feed, view_of
 from homolog.feed.reading import CaseRef
-from homolog.feed.single import view_of
 from homolog.store.store import Store
 from homolog.tasks.classify.answer import stored
 from homolog.tasks.classify.network import ClassifyModule, ClassifyNetwork

@@ -15,18 +15,16 @@ from each import each
 from homolog.backbones import build
 from homolog.errors import UnusableInput
 from homolog.events import drain
-from homolog.feed.batches import Feed
+from homolog.feed.batches import Feed, view_of
 from homolog.feed.reading import CaseRef
-from homolog.feed.single import view_of
 from homolog.geometry.affine import Affine
 from homolog.nn.heads import InstancePooling
-from homolog.nn.slicewise import slice_vectors
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
 from homolog.tasks.base import Trained
 from homolog.tasks.classify.answer import stored
-from homolog.tasks.classify.network import ClassifyNetwork, slices_inside
+from homolog.tasks.classify.network import ClassifyNetwork, slice_vectors, slices_inside
 from homolog.tasks.classify.space import ClassifyConfig
 from homolog.tasks.classify.task import Classify
 from homolog.tasks.classify.truth import Space, Truth, slice_truth, slices_in_view

@@ -12,13 +12,13 @@ from homolog import __version__
 
 # Commands that are more than a job; ``module:function``, ``command`` by default.
 _OWN = {
-    "demo": "demo",
-    "doctor": "machine:doctor",
+    "demo": "train:demo",
+    "doctor": "look:doctor",
     "few-voxels": "few_voxels",
     "finetune": "train:finetune",
-    "gui": "machine:gui",
-    "info": "info",
-    "methods": "machine:methods",
+    "gui": "look:gui",
+    "info": "look:info",
+    "methods": "look:methods",
     "models": "models",
     "pretrain": "train:pretrain",
     "runs": "runs",

@@ -22,23 +22,21 @@ from numpy.typing import NDArray
 
 from homolog import __version__
 from homolog.config import from_dict, merge, option
-from homolog.demo.pictures import (
-    colours_picture,
-    label_keys,
-    landmarks_picture,
-    overview_picture,
-    patients_picture,
-    segmentation_picture,
-    similarity_picture,
-    stacked,
-)
 from homolog.demo.scores import (
     ENCODERS,
     Looks,
     Segmentations,
+    colours_picture,
+    label_keys,
     landmarks_found,
+    landmarks_picture,
     look_inside,
+    overview_picture,
+    patients_picture,
     segment_tests,
+    segmentation_picture,
+    similarity_picture,
+    stacked,
 )
 from homolog.drawing.html import Page, bar_chart, curve_chart
 from homolog.drawing.pictures import as_bytes, png_bytes
@@ -52,7 +50,7 @@ from homolog.events import (
     Stopped,
     without_stopped,
 )
-from homolog.features.colours import fit_colours
+from homolog.features.of_scans import fit_colours
 from homolog.finetune.job import job as finetune_job
 from homolog.index.index import index_sources
 from homolog.phantom.phantom import write_patients

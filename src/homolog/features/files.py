@@ -19,13 +19,7 @@ from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 from homolog.json_files import Shape, parsed_object
 from homolog.scans.volume import FeatureMap
-from homolog.writing import (
-    beside,
-    make_folder,
-    put_in_place,
-    sweep_once,
-    write_json,
-)
+from homolog.writing import beside, make_folder, put_in_place, sweep_once, write_json
 
 CARD_SUFFIX = ".features.json"
 ARRAY_SUFFIX = ".features.npy"

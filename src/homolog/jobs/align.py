@@ -41,7 +41,7 @@ class Config(DenseConfig):
 
 def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     """The table of matching places of a store; see ``landmarks.align``."""
-    from homolog.landmarks.align import align
+    from homolog.landmarks.of_scans import align
     from homolog.store.store import Store
 
     store, encoder = Store.open(config.store), config.open_encoder()

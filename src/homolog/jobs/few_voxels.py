@@ -77,7 +77,7 @@ class Config(FewConfig, FeaturesConfig):
 
 def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     """Fit, score, save and predict; see ``label_few``."""
-    from homolog.tasks.few_voxels.of_scans import Meaning, label_few, read_pairs
+    from homolog.tasks.few_voxels.task import Meaning, label_few, read_pairs
 
     few = FewConfig(**{f.name: getattr(config, f.name) for f in fields(FewConfig)})
     pairs = read_pairs(

@@ -184,12 +184,7 @@ def _length(
 
 def _labelled(resolved: Mapping[str, Any]) -> tuple[Cases, int]:
     """Cases of a fine-tuning, and how many of them choose the weights."""
-    from homolog.finetune.settings import (
-        check_cases,
-        held_out_cases,
-        resolve,
-        task_of,
-    )
+    from homolog.finetune.settings import check_cases, held_out_cases, resolve, task_of
 
     settings = resolve(resolved)
     cases, task = check_cases(settings), task_of(settings)

@@ -15,8 +15,7 @@ from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
 from homolog.losses.contrast import info_nce
-from homolog.losses.reconstruct import hidden_patch_error, to_patches
-from homolog.losses.similarity import cosine_distance
+from homolog.losses.similarity import cosine_distance, hidden_patch_error, to_patches
 from homolog.methods.base import CropConfig, MaskedCropConfig, Method, PairsWanted
 from homolog.nn.heads import (
     BottleneckHead,
@@ -27,7 +26,7 @@ from homolog.nn.heads import (
     tokens_of,
 )
 from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
-from homolog.nn.teacher import Teacher
+from homolog.nn.optim import Teacher
 from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
 
 # Settings and recipes of Alice.

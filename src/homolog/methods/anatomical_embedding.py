@@ -12,10 +12,7 @@ from torch import Tensor
 from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
 from homolog.geometry.affine import Index
-from homolog.geometry.correspondence import (
-    nearest_tokens,
-    token_positions_mm,
-)
+from homolog.geometry.correspondence import nearest_tokens, token_positions_mm
 from homolog.geometry.sampling import constant
 from homolog.losses.contrast import (
     cells_of_others,

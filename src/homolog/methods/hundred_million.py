@@ -24,8 +24,8 @@ from homolog.methods._clusters import (
     multi_crop,
 )
 from homolog.methods.base import Case, CaseCard, Method
-from homolog.nn.cell_sampling import at_cells
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
+from homolog.nn.masking import at_cells
 from homolog.nn.memory_bank import shared_information
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.backbones.hybrid import Hybrid
 from homolog.config import ConfigError, as_in, option
-from homolog.losses.reconstruct import hidden_feature_error
-from homolog.losses.similarity import unit
+from homolog.losses.similarity import hidden_feature_error, unit
 from homolog.methods._clusters import (
     Clusters,
     VariantConfig,

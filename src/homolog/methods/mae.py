@@ -14,7 +14,7 @@ from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import token_grid
-from homolog.losses.reconstruct import hidden_patch_error, to_patches
+from homolog.losses.similarity import hidden_patch_error, to_patches
 from homolog.methods.base import CropConfig, MaskedCropConfig, Method
 from homolog.nn.heads import DenseDecoder, TokenDecoder, tokens_of
 from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens

@@ -14,17 +14,17 @@ from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
 from homolog.geometry.affine import Index
 from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
-from homolog.losses.cross_correlation import cross_correlation, redundancy
+from homolog.losses.similarity import cross_correlation, redundancy
 from homolog.methods.base import CaseCard, CropConfig, Method, PairsWanted
-from homolog.nn.cell_sampling import (
+from homolog.nn.decoders import build_decoder, raising
+from homolog.nn.masking import (
     at_cells,
     cells_of,
     depth_weights,
     draw_cells,
     draw_per_class,
+    view_keys,
 )
-from homolog.nn.decoders import build_decoder, raising
-from homolog.nn.masking import view_keys
 from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, ViewSpec
 
 # MixCL's parts around the encoder: maps by level, projectors, measured gradients.

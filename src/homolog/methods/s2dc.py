@@ -28,7 +28,7 @@ from homolog.losses.similarity import cosine_matrix, full_precision
 from homolog.methods.base import Method, TokenCropConfig
 from homolog.nn.heads import Projector, pooled, tokens_of
 from homolog.nn.memory_bank import FeatureQueue
-from homolog.nn.teacher import Teacher
+from homolog.nn.optim import Teacher
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 # Settings and recipes of S2DC.

@@ -9,12 +9,7 @@ from typing import Any
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.model_files.encoder import load_encoder
-from homolog.model_files.folder import (
-    find_model,
-    load_model,
-    save_model,
-    write_tensors,
-)
+from homolog.model_files.folder import find_model, load_model, save_model, write_tensors
 from homolog.writing import replacing, write_json
 
 

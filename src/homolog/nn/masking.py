@@ -1,12 +1,8 @@
-"""Which patches are hidden: random, without a random state.
-
-The mask of a view is a function of the view itself (its affine, its scan) and of the
-progress of the training. So it is the same on every device and after a resume,
-different on every step and rank, and costs no wait for the device.
-"""
+"""Which cells: hidden ones, and samples of cells for losses."""
 
 from __future__ import annotations
 
+import math
 import struct
 
 import torch
@@ -101,3 +97,114 @@ def _mix(x: Tensor) -> Tensor:
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical shift of signed numbers."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+# Which cells of feature maps a loss looks at: drawn by weight, without a random state.
+#
+# Draws are a function of keys (homolog.nn.masking.view_keys) alone, so they are the
+# same on every device and after a resume. The number of drawn cells never depends on
+# values: nothing waits for the device.
+
+
+def at_cells(values: Tensor, stride: Index, grid: Index) -> Tensor:
+    """Values (B, D, H, W) at the cells of a map, nearest, flattened: (B, N).
+
+    The voxel taken is the one after the cell's middle; of a side that the stride does
+    not divide, the last voxel stands for the last cell.
+
+    Args:
+        values: Per voxel, e.g. labels.
+        stride: Voxels (z, y, x) per cell.
+        grid: Cells (d, h, w).
+    """
+    for axis, (step, cells) in enumerate(zip(stride, grid, strict=True), start=1):
+        index = torch.arange(cells, device=values.device) * step + step // 2
+        index = index.clamp_max(values.shape[axis] - 1)
+        values = values.index_select(axis, index)
+    return values.flatten(1)
+
+
+def depth_weights(depth: Tensor, mu: float = 8.0, epsilon: float = 0.05) -> Tensor:
+    """Weight of a voxel by its depth in its label: 0.5 sqrt(D) exp(-D / mu) + epsilon.
+
+    Largest (0.66 with the defaults) four voxels inside, ``epsilon`` on the boundary.
+
+    Source: MixCL, Eq. 7.
+    """
+    return 0.5 * depth.clamp_min(0).sqrt() * torch.exp(-depth / mu) + epsilon
+
+
+def draw_cells(weight: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Draw cells without repeats, each next one with probability ~ weight.
+
+    Args:
+        weight: (B, N), at least 0; cells of weight 0 are drawn only where no other is
+            left, and not counted.
+        keys: (B,) int64.
+        count: How many per row, at most N are drawn.
+
+    Returns:
+        (B, K) cell numbers, and (B, K) bool, whether the cell has a weight.
+
+    Source: Efraimidis and Spirakis 2006, as Gumbel keys.
+    """
+    score = _gumbel(weight, keys)
+    best, index = score.topk(min(count, weight.shape[1]), dim=1)
+    return index, torch.isfinite(best)
+
+
+def draw_per_class(
+    label: Tensor, weight: Tensor, keys: Tensor, *, per_class: int, most: int
+) -> tuple[Tensor, Tensor]:
+    """Draw up to ``per_class`` cells of every class of every row.
+
+    Renaming classes changes nothing: a cell's random number belongs to the cell.
+
+    Args:
+        label: (B, N) int64; cells below 0 belong to no class.
+        weight: (B, N) at least 0, probability within the class; cells of weight 0 are
+            not drawn.
+        keys: (B,) int64.
+        per_class: Cells per class; classes with fewer give all they have.
+        most: Cells per row at most. Where classes are too many for it, each gives
+            fewer.
+
+    Returns:
+        (B, K) cell numbers, rising where drawn, K = min(most, N); and (B, K) bool,
+        whether the slot holds a drawn cell.
+    """
+    open_cells = (label >= 0) & (weight > 0)
+    score = _gumbel(torch.where(open_cells, weight, torch.zeros_like(weight)), keys)
+    # rank of every cell among those of its class: by class, then by falling score
+    falling = score.argsort(dim=1, descending=True, stable=True)
+    by_class = label.gather(1, falling).argsort(dim=1, stable=True)
+    order = falling.gather(1, by_class)
+    sorted_label = label.gather(1, order)
+    place = torch.arange(label.shape[1], device=label.device).expand_as(label)
+    starts = torch.ones_like(sorted_label, dtype=torch.bool)
+    starts[:, 1:] = sorted_label[:, 1:] != sorted_label[:, :-1]
+    first = torch.where(starts, place, torch.zeros_like(place)).cummax(1).values
+    rank = torch.empty_like(place).scatter(1, order, place - first)
+    wanted = open_cells & (rank < per_class)
+    # lowest ranks first, so that no class is squeezed out by another
+    far = torch.full_like(rank, label.shape[1])
+    slots = min(most, label.shape[1])
+    chosen = torch.where(wanted, rank, far).argsort(dim=1, stable=True)[:, :slots]
+    chosen = chosen.sort(dim=1).values
+    drawn = wanted.gather(1, chosen)
+    return chosen, drawn
+
+
+def cells_of(maps: Tensor, index: Tensor) -> Tensor:
+    """Feature vectors of drawn cells: (B, E, d, h, w), (B, K) -> (B, K, E)."""
+    flat = maps.flatten(2)
+    return flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)).mT
+
+
+def _gumbel(weight: Tensor, keys: Tensor) -> Tensor:
+    """log(weight) - log(-log(u)); -inf where the weight is 0."""
+    share = uniform(keys, weight.shape[1]).clamp(2.0**-60, 1.0 - 2.0**-53)
+    noise = -torch.log(-torch.log(share))
+    low = torch.full_like(noise, -math.inf)
+    heavy = weight.double()
+    return torch.where(heavy > 0, heavy.clamp_min(1e-300).log() + noise, low)

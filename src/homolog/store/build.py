@@ -41,7 +41,6 @@ from homolog.store.cases import (
     still_lacking,
     write_card,
 )
-from homolog.store.hidden_subjects import hidden_subjects
 from homolog.store.label_joining import (
     JoinedCases,
     join_cases,
@@ -57,7 +56,13 @@ from homolog.store.preprocess import (
     differing_settings,
     plan_grid,
 )
-from homolog.store.splits import FRACTIONS, assign_splits, leak_check, staying
+from homolog.store.splits import (
+    FRACTIONS,
+    assign_splits,
+    hidden_subjects,
+    leak_check,
+    staying,
+)
 from homolog.store.store import (
     FORMAT,
     LOCK,

@@ -49,13 +49,7 @@ from homolog.store.names import has_name
 from homolog.store.preprocess import Preprocessing, labels_on_grid, prepare_volume
 from homolog.store.store import case_folder, read_card, read_contents, read_points_file
 from homolog.words import counted
-from homolog.writing import (
-    crc_text,
-    file_digest,
-    write_json,
-    write_npy,
-    writing_folder,
-)
+from homolog.writing import crc_text, file_digest, write_json, write_npy, writing_folder
 
 # The version of what preparing makes of a scan, part of every case's key. To be changed
 # by hand with any change of the voxels, labels or card that preparing writes: stores

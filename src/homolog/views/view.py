@@ -153,9 +153,9 @@ class ViewSpec:
         intensity: Random intensity changes.
         labels: Whether the label map is sampled too (nearest neighbour).
         boxes: Names of findings. The label map of a case that has none is then made of
-            its boxes, with values of its own: see ``homolog.store.crops``.
+            its boxes, with values of its own: see ``homolog.store.arrays``.
         depths: Whether the distance of labelled voxels from their label's boundary is
-            sampled too; the store must hold it (``homolog.store.depths``).
+            sampled too; the store must hold it (``homolog.store.pairs``).
     """
 
     size: Index

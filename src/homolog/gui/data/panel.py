@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui.autosave.bar import RestoreBar
+from homolog.gui.autosave.saver import RestoreBar
 from homolog.gui.data.build_box import BuildBox
 from homolog.gui.data.control import (
     BAD,

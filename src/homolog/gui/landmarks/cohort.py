@@ -26,13 +26,7 @@ from homolog.gui.shared import preferences
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import SourceGrid, contrast_limits
 from homolog.gui.shared.scan_layers import shown_of
-from homolog.gui.shared.scans import (
-    Scan,
-    content_hash,
-    encoder_id,
-    find_card,
-    is_stale,
-)
+from homolog.gui.shared.scans import Scan, content_hash, encoder_id, find_card, is_stale
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.landmarks.config import LandmarksConfig
 from homolog.landmarks.match import judged

@@ -23,8 +23,7 @@ from homolog.gui.shared import scans
 from homolog.gui.shared.scan_layers import Mark, shown_of
 from homolog.gui.shared.scans import ExploreControl, Hint, Scan
 from homolog.landmarks.config import LandmarksConfig
-from homolog.landmarks.consensus import Consensus, fit_consensus
-from homolog.landmarks.match import judged
+from homolog.landmarks.match import Consensus, fit_consensus, judged
 from homolog.scans.points import (
     NAN,
     SUFFIX,

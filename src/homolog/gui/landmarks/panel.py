@@ -38,9 +38,7 @@ from homolog.gui.landmarks.control import (
     read_marks,
     write_marks,
 )
-from homolog.gui.landmarks.control import (
-    place_text as cell_text,
-)
+from homolog.gui.landmarks.control import place_text as cell_text
 from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice

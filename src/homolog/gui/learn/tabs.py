@@ -18,8 +18,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui.learn.control import FinetuneWish, PretrainWish
-from homolog.gui.learn.joined_stores import (
+from homolog.gui.learn.control import (
+    FinetuneWish,
+    PretrainWish,
     how_they_fit,
     labels_counted,
     teaching_problem,

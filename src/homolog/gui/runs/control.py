@@ -11,12 +11,7 @@ from typing import Any
 
 from homolog.errors import JobError
 from homolog.events import Failed, Step, Stopped, Validated
-from homolog.gui.shared.runs import (
-    best_words,
-    log_tail,
-    saved_step,
-    state_words,
-)
+from homolog.gui.shared.runs import best_words, log_tail, saved_step, state_words
 from homolog.runs import launch
 from homolog.runs.run import Run, find_runs
 from homolog.words import duration

@@ -19,15 +19,15 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
-from homolog.gui.segment.batch import Batch, BatchItem, Facts
 from homolog.gui.segment.control import (
+    Batch,
+    BatchItem,
+    Facts,
+    chance_rows,
     find_scans,
     keep_result,
     keep_table,
     read_facts,
-)
-from homolog.gui.segment.results import (
-    chance_rows,
 )
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub

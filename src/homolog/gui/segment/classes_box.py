@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.files.writer import label_names, save_layer
-from homolog.gui.segment.results import (
+from homolog.gui.segment.control import (
     FEW,
     METRICS,
     ClassRow,

@@ -26,13 +26,15 @@ from qtpy.QtWidgets import (
 from homolog.events import Event, Note, Progress
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
-from homolog.gui.segment.batch import BatchItem, reason_text
 from homolog.gui.segment.batch_box import BatchBox
 from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
-from homolog.gui.segment.control import predict_config, result_layer
-from homolog.gui.segment.results import (
+from homolog.gui.segment.control import (
+    BatchItem,
     grids_differ,
     mean_sentence,
+    predict_config,
+    reason_text,
+    result_layer,
     scores_by_name,
 )
 from homolog.gui.shared import choices, engine, keys, preferences

@@ -25,12 +25,7 @@ from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Triple
 from homolog.gui.shared.feature_slices import Pin
-from homolog.gui.shared.layers import (
-    AXIS_LABELS,
-    KEY,
-    UNITS,
-    grid_attributes,
-)
+from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS, grid_attributes
 from homolog.gui.shared.scans import ExploreControl, Ready, Scan
 
 if TYPE_CHECKING:

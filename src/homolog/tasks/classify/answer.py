@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homolog.feed.batches import StoredScan, view_of
 from homolog.feed.reading import CaseRef
-from homolog.feed.single import StoredScan, view_of
 from homolog.geometry.affine import Index
 from homolog.label_names import findings_text
 from homolog.metrics.classification import (

@@ -20,7 +20,7 @@ from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.label_names import key_of
 from homolog.losses.segmentation import dice_cross_entropy
-from homolog.nn.teacher import Teacher
+from homolog.nn.optim import Teacher
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.sliding.sliding import SlidingConfig, SlidingResult, slide
