@@ -45,7 +45,7 @@ def main(out: Path, encoder: str = "scratch", steps: int = 100) -> float:
 
     task, model = open_predictor(out / "seg", torch.device("cpu"))
     new = sorted((scans / "imagesTs").glob("*.nii.gz"))
-    made = drain(predict_scans(task, model, new, out / "labels", {}))
+    made = drain(predict_scans(task, model, new, out / "labels"))
     for row in made["predicted"]:
         print(f"{row['result']}: liver {row['volumes_ml']['liver']:.0f} ml")
 

@@ -3,8 +3,7 @@
     python examples/pretrain_and_look.py OUT
 
 Eight phantom patients (CT-like, procedural), a store, a short S2DC pretraining, and the
-similarity map of one place in the liver of patient 0, searched in patient 1. On real
-scans replace the phantoms by your folder, and the steps by ``{"minutes": 30}``.
+similarity map of one place in the liver of patient 0, searched in patient 1.
 """
 
 from __future__ import annotations

@@ -59,6 +59,9 @@ class MemoryStore:
     def label(self, case: str) -> np.ndarray | None:
         return self.labels.get(case)
 
+    def depth(self, card: Card) -> None:
+        """None was made: depths are found where they are needed."""
+
     def label_points(self, case: str) -> dict[int, np.ndarray]:
         label = self.labels[case]
         return {int(v): np.argwhere(label == v) for v in np.unique(label) if v > 0}
