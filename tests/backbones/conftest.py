@@ -22,9 +22,14 @@ _SMALL = {
 
 def make_small(name: str, **overrides: Any) -> Backbone:
     """A backbone that runs in milliseconds; small values it does not know are left."""
-    config = BACKBONES.get(name).Config
-    known = {f.name for f in dataclasses.fields(config)}
+    usual = BACKBONES.get(name).Config()
+    known = {f.name: getattr(usual, f.name) for f in dataclasses.fields(usual)}
     settings = {k: v for k, v in _SMALL.items() if k in known}
+    stages = {len(known[k]) for k in ("channels", "widths") if k in known}
+    # Whatever else has one entry a stage loses the last stages too.
+    for key, value in known.items():
+        if isinstance(value, tuple) and len(value) in stages and len(value) > 3:
+            settings.setdefault(key, value[:3])
     torch.manual_seed(0)
     return build(name, settings | overrides)
 

@@ -310,6 +310,14 @@ def test_a_rank_counts_as_collapsed_only_after_it_was_higher() -> None:
     assert [bool(fallen.look({"x_rank": r})) for r in ranks] == [0, 0, 0, 1, 0]
 
 
+def test_gradients_of_exactly_zero_are_warned_of_once() -> None:
+    watch = CollapseWatch()
+    norms = [1e-12, 0.0, 0.0, 0.0, 0.0, 1.0]
+    told = [watch.look({"gradient_norm": norm}) for norm in norms]
+    assert [bool(text) for text in told] == [0, 0, 0, 1, 0, 0]
+    assert told[3].startswith("all gradients are exactly 0: nothing is learnt")
+
+
 def test_at_most_ten_steps_a_second_are_told(tmp_path: Path) -> None:
     began = time.monotonic()
     _, events = run_all(toy(), ToyFeed(), tmp_path, steps=200, log_every=1)

@@ -74,8 +74,9 @@ def list_models(folder: Path, as_json: bool) -> None:
         if row["backbone"] is None:
             lines.append(f"{place}  {row['kind']}  without an encoder")
             continue
+        made_by = f"{row['method']} on" if row["method"] else "on"
         lines.append(
-            f"{place}  {row['kind']}  {row['method'] or ''} on {row['backbone']}  "
+            f"{place}  {row['kind']}  {made_by} {row['backbone']}  "
             f"{stopped_words(card) or str(row['steps']) + ' steps'}"
         )
     show({"models": rows}, as_json, lines or [f"no models in {folder}"])

@@ -389,14 +389,14 @@ def padding_note(specs: dict[str, ViewSpec], cases: Sequence[CaseRef]) -> str:
     """A sentence when most of a typical crop lies outside its scan, else empty."""
     shapes = np.array([case.card.shape for case in cases])
     median = np.median(shapes, axis=0)
-    for spec in specs.values():
+    for name, spec in specs.items():
         if isinstance(spec.place, Whole) or spec.spacing_mm is not None:
             continue
         share = float(np.prod(np.minimum(median / np.array(spec.size), 1.0)))
         if share < 0.5:
             return (
-                f"crops of {times(spec.size)} voxels are larger than most scans "
-                f"(median {times(median)}): about {1 - share:.0%} of a crop is "
+                f"views {name!r} of {times(spec.size)} voxels are larger than most "
+                f"scans (median {times(median)}): about {1 - share:.0%} of a view is "
                 "padding, which costs time. Smaller crops: --set method.size=z,y,x"
             )
     return ""

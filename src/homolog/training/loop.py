@@ -76,6 +76,7 @@ _STD_FLOOR = 0.05
 _STD_ONCE, _STD_SHARE = 0.3, 0.2
 _RANK_FLOOR = 1.5
 _RANK_ONCE = 3.0
+_GRADIENT = "gradient_norm"
 _PATIENCE = 3
 
 _MODULE = "module/"
@@ -780,12 +781,13 @@ def _is_row(row: Mapping[str | None, Any]) -> bool:
 
 
 class CollapseWatch:
-    """Tells, once per episode, when features stop differing.
+    """Warns, once per episode, when features stop differing or nothing is learnt.
 
     Monitors ending in ``_std`` are about 1 when healthy and 0 when all features are
     equal; those ending in ``_rank`` are effective ranks (methods reference 1.6). Low is
     a std below 0.05, or below a fifth of what it was; and a rank that was above 3 and
-    is about 1 (a small batch has a small rank by nature). Three rows in a row count.
+    is about 1 (a small batch has a small rank by nature). A gradient of exactly 0
+    teaches nothing. Three rows in a row count.
     """
 
     def __init__(self) -> None:
@@ -804,6 +806,11 @@ class CollapseWatch:
                 warnings.append(f"{name} is {value:.3g}")
         if not warnings:
             return ""
+        if f"{_GRADIENT} is 0" in warnings:
+            return (
+                "all gradients are exactly 0: nothing is learnt. Crops larger than "
+                "the scans, or cells left out by min_valid, leave no loss."
+            )
         return (
             f"the features are collapsing ({', '.join(warnings)}; about 1 is a "
             "healthy std): all scans look alike to the network. A lower learning rate, "
@@ -813,6 +820,8 @@ class CollapseWatch:
     def _is_low(self, name: str, value: float) -> bool:
         if not math.isfinite(value):
             return False
+        if name == _GRADIENT:
+            return value == 0.0
         highest = max(self._highest.get(name, 0.0), value)
         self._highest[name] = highest
         if name.endswith("_std"):

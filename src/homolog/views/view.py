@@ -134,7 +134,7 @@ class ViewSpec:
         size: Voxels (D, H, W); D = 1 cuts a slice or takes a 2D image.
         count: Views in the group (V).
         place: Where the views are centred.
-        translate: Centre jitter per axis, as a fraction of the view's size.
+        translate: Centre jitter per axis, drawn in +- this fraction of the view's size.
         stray: Probability that a view stands at an independent place of the scan
             instead of ``place``.
         rotate_deg: Rotation per axis (about z, y, x) drawn in +- these angles.
