@@ -192,6 +192,7 @@ def test_whoever_ends_it_finds_whole_cases_and_a_free_store(tmp_path, number):
     out, folder = tmp_path / "store", str(tmp_path / "in")
     code = f"""
         import os, signal, sys
+        signal.signal(signal.{number}, signal.SIG_DFL)  # nohup would ignore it
         from homolog.store import cases
         real = cases.write_array
         def write(data, path):
