@@ -32,7 +32,6 @@ from homolog.model_files.card import CARD
 from homolog.model_files.folder import load_model
 from homolog.words import counted
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar", ".model")
 _MOST_NESTING = 4
 _SAFE_TORCH = (2, 10)  # its restricted unpickler had holes before
 _MOST_PICKLE_BYTES = 64 * 2**20

@@ -473,7 +473,6 @@ def _ident(scan: Scan | None) -> str:
 
 
 ENDINGS = (SUFFIX, ".csv", ".json")
-NO_B = "not searched yet"
 
 
 def read_marks(path: Path, affine_a: Affine | None) -> list[Landmark]:

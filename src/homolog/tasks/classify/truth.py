@@ -5,7 +5,6 @@ It travels with the batches as one row of numbers per scan (``View.target``).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,14 +233,6 @@ def slice_truth(case: CaseRef) -> NDArray[np.int64] | None:
         first, last = box["min"][0], box["max"][0]  # edges
         marks[max(0, int(np.floor(first))) : max(0, int(np.ceil(last)))] = 1
     return marks
-
-
-def counts_of(rows: NDArray[np.int64], several: bool, classes: int) -> list[int]:
-    """Scans of each class, (N,) or (N, K) -> K numbers."""
-    if several:
-        return [int(n) for n in (rows == 1).sum(0)]
-    found = Counter(int(v) for v in rows)
-    return [found[k] for k in range(classes)]
 
 
 def slices_in_view(
