@@ -50,6 +50,8 @@ ONLY_IN = {
     "timm": (),
 }
 MOST_FILES, MOST_LINES = 15, 50  # of a folder, of a function
+# Folders that are registries hold one file an entry, as many as there are entries.
+REGISTRIES = ("backbones", "jobs", "methods", "tasks")
 
 
 def _name(path: Path) -> str:
@@ -150,6 +152,8 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_folders_and_functions_stay_small() -> None:
     for folder in {path.parent for path in FILES.values()}:
+        if folder.parent == SOURCE and folder.name in REGISTRIES:
+            continue
         files = [p for p in folder.glob("*.py") if p.name != "__init__.py"]
         assert len(files) <= MOST_FILES, (
             f"{folder} holds {len(files)} files, more than {MOST_FILES}"
