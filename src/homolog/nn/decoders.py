@@ -12,6 +12,7 @@ from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
+from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
 
@@ -33,6 +34,7 @@ class Decoder(nn.Module, ABC):
     def __init__(self, width: int, out_channels: int, spatial_dims: int = 3) -> None:
         super().__init__()
         self.width = width
+        self.spatial_dims = spatial_dims
         head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         self.head = head(width, out_channels, 1)
 
@@ -53,6 +55,50 @@ class Decoder(nn.Module, ABC):
         """(B, C, D, H, W) and the maps -> (B, out_channels, D, H, W)."""
         result: Tensor = self.head(self.features(image, maps))
         return result
+
+    def dense(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """``features`` with a depth axis whatever ``spatial_dims`` is.
+
+        Args:
+            image: (B, C, D, H, W); D must be 1 for a 2D decoder.
+            maps: As of ``Backbone.maps``, (B, E_i, d_i, h_i, w_i).
+
+        Returns:
+            (B, F, D, H, W).
+        """
+        if self.spatial_dims == 3:
+            return self.features(image, maps)
+        flat = self.features(image.squeeze(2), [m.squeeze(2) for m in maps])
+        return flat.unsqueeze(2)
+
+    def dense_result(self, features: Tensor) -> Tensor:
+        """``head`` of what ``dense`` returned: (B, F, D, H, W) -> (B, K, D, H, W)."""
+        if self.spatial_dims == 3:
+            result: Tensor = self.head(features)
+            return result
+        flat: Tensor = self.head(features.squeeze(2))
+        return flat.unsqueeze(2)
+
+
+def suited_decoder(
+    backbone: Backbone, out_channels: int, in_channels: int | None = None
+) -> Decoder:
+    """The decoder that a backbone is segmented with, so that weights can change hands.
+
+    Args:
+        backbone: Its ``planar()`` network counts.
+        out_channels: Channels of the result.
+        in_channels: Image channels; None takes the backbone's.
+    """
+    seen = backbone.planar()
+    return build_decoder(
+        seen.channels,
+        seen.strides,
+        seen.config.in_channels if in_channels is None else in_channels,
+        out_channels,
+        seen.decoder,
+        spatial_dims=seen.spatial_dims,
+    )
 
 
 def build_decoder(

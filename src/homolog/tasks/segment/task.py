@@ -19,7 +19,7 @@ from homolog.events import Job, Note, drain
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.metrics.overlap import dice_per_label
-from homolog.nn.decoders import build_decoder
+from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
@@ -212,13 +212,8 @@ class Segment(LearnedTask):
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
         """The decoder that fits the encoder's kind."""
         backbone = backbone.planar()
-        decoder = build_decoder(
-            backbone.channels,
-            backbone.strides,
-            in_channels=int(spec["channels"]),
-            out_channels=len(spec["label_values"]),
-            kind=backbone.decoder,
-            spatial_dims=backbone.spatial_dims,
+        decoder = suited_decoder(
+            backbone, len(spec["label_values"]), int(spec["channels"])
         )
         return SegmentNetwork(backbone, decoder)
 
