@@ -279,7 +279,9 @@ class Method(nn.Module, ABC):
         """The dense decoder that was trained with ``encoder()``; None: there is none.
 
         Made by ``homolog.nn.decoders.suited_decoder`` of the encoder, so that a
-        segmentation network can start from its weights (all but the head's).
+        segmentation network can start from its weights (all but the head's). Where
+        segmentation stands on a 2D network within the encoder (``Backbone.planar``)
+        a decoder of the whole one is of no use.
         """
         return None
 

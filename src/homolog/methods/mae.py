@@ -151,13 +151,6 @@ class MAE(Method):
         if self.whole:
             self.mask_value = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
         if self.full:
-            if backbone.planar() is not backbone:
-                raise ValueError(
-                    "a full decoder is that of a segmentation network, which sees "
-                    f"single slices by the {type(backbone.planar()).__name__} within "
-                    f"{type(backbone).__name__}: pretrain that one, or take "
-                    "method.decoder=light."
-                )
             self.decoder: nn.Module = suited_decoder(backbone, channels)
         elif backbone.drops_tokens:
             self.decoder = TokenDecoder(
@@ -253,4 +246,6 @@ class MAE(Method):
 
     def dense_decoder(self) -> Decoder | None:
         """The full decoder; the light one is dropped."""
+        if self.backbone.planar() is not self.backbone:
+            return None
         return self.decoder if isinstance(self.decoder, Decoder) else None

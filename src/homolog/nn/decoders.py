@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
@@ -29,7 +30,12 @@ class Decoder(nn.Module, ABC):
         width: Channels F of the features.
         out_channels: Channels of the result (classes).
         spatial_dims: 2: images and maps have no depth axis.
+
+    Attributes:
+        kind: Its name among ``KINDS``.
     """
+
+    kind: ClassVar[str] = ""
 
     def __init__(self, width: int, out_channels: int, spatial_dims: int = 3) -> None:
         super().__init__()
@@ -83,21 +89,21 @@ class Decoder(nn.Module, ABC):
 def suited_decoder(
     backbone: Backbone, out_channels: int, in_channels: int | None = None
 ) -> Decoder:
-    """The decoder that a backbone is segmented with, so that weights can change hands.
+    """The decoder of a backbone's maps: its weights fit wherever it is made for it.
 
     Args:
-        backbone: Its ``planar()`` network counts.
+        backbone: Tells its maps, and the kind that suits them. Segmentation stands on
+            its ``planar()`` network.
         out_channels: Channels of the result.
         in_channels: Image channels; None takes the backbone's.
     """
-    seen = backbone.planar()
     return build_decoder(
-        seen.channels,
-        seen.strides,
-        seen.config.in_channels if in_channels is None else in_channels,
+        backbone.channels,
+        backbone.strides,
+        backbone.config.in_channels if in_channels is None else in_channels,
         out_channels,
-        seen.decoder,
-        spatial_dims=seen.spatial_dims,
+        backbone.decoder,
+        spatial_dims=backbone.spatial_dims,
     )
 
 
@@ -224,6 +230,8 @@ class ResidualDecoder(Decoder):
         spatial_dims: 2: all convolutions are 2D; of the strides y and x count.
     """
 
+    kind: ClassVar[str] = "residual"
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -299,6 +307,8 @@ class SwinUnetrDecoder(Decoder):
             nothing else is possible with MONAI's blocks where weights are to be loaded.
     """
 
+    kind: ClassVar[str] = "swin_unetr"
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -351,6 +361,8 @@ class UnetrDecoder(Decoder):
         out_channels: Channels of the result.
         width: Channels of the features.
     """
+
+    kind: ClassVar[str] = "unetr"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from homolog.geometry.affine import Array, Index
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
+from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
@@ -205,6 +206,21 @@ def _starting_backbone(config: PretrainConfig) -> Backbone:
             f"not a {name}."
         )
     return loaded.backbone.train()
+
+
+def go_on_decoding(config: PretrainConfig, method: Method) -> str:
+    """Fill a method's dense decoder from where the encoder comes from.
+
+    Returns:
+        What was taken, for people; empty where there was nothing to take.
+    """
+    decoder = method.dense_decoder()
+    saved = load_decoder(config.encoder) if decoder and config.encoder else None
+    if decoder is None or saved is None:
+        return ""
+    head = () if saved.segments else None
+    taken = fill_decoder(decoder, saved, head, config.encoder)
+    return f"{taken.words(saved.source)}." if taken.whole else ""
 
 
 def _method_class(name: str) -> type[Method]:

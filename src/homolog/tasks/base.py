@@ -156,6 +156,13 @@ class LearnedConfig:
     encoder_factor: float = option(
         1.0, "learning rate of the encoder as a share of the head's", minimum=0.0
     )
+    decoder: str = option(
+        "auto",
+        "decoder that came with the encoder: auto, what fits of it is taken; none, it "
+        "starts from random weights",
+        choices=("auto", "none"),
+        advanced=True,
+    )
     freeze: float = option(
         0.0,
         "share of the training during which the encoder stays as it came",
