@@ -22,12 +22,14 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
+from homolog.finetune.rates import groups_of, names_of, sentences
 from homolog.finetune.settings import (
     SCRATCH,
     Cases,
     FinetuneConfig,
     check_cases,
     held_out_cases,
+    patient_count,
     resolve,
     spread_first,
     task_of,
@@ -36,7 +38,6 @@ from homolog.json_files import read_object
 from homolog.model_files.card import learnt_of
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import load_best, save_model
-from homolog.nn.optim import parameter_groups
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import other_size_note, sizes_note
 from homolog.store.store import Store
@@ -106,9 +107,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         validate=judged,
         best_metric=run.task.best_metric if judged else None,
         draw=judged.preview.draw if judged else None,
-        parameter_groups=parameter_groups(
-            module, plan.weight_decay, factor=_encoder_factor(run.task, module)
-        ),
+        parameter_groups=groups_of(module, run.task.config, plan, run.came),
         began=began,
     )  # fmt: skip
     result = yield from without_stopped(learning)
@@ -137,6 +136,7 @@ class _Run:
         module: What is trained.
         held_out: Cases that choose the weights, those to look at first in front.
         validation: On these.
+        came: Parameters of the module that came pretrained.
     """
 
     settings: FinetuneConfig
@@ -149,6 +149,7 @@ class _Run:
     module: TaskModule
     held_out: tuple[CaseRef, ...]
     validation: _Validation
+    came: frozenset[str]
 
     @classmethod
     def begin(
@@ -175,7 +176,7 @@ class _Run:
         )
         return cls(
             settings, cases, origin, device, task, spec, training, module, held_out,
-            validation,
+            validation, names_of(module, _pretrained(backbone, origin)),
         )  # fmt: skip
 
     def feed(self) -> Feed:
@@ -197,7 +198,10 @@ class _Run:
     def notes(self) -> list[str]:
         """What the user should know before the first step, in sentences."""
         chosen, cases = len(self.held_out), self.cases
-        words = labels_words(cases, chosen, at_most=self.training.minutes > 0)
+        words = labels_words(
+            cases, chosen, at_most=self.training.minutes > 0,
+            averaged=self.task.config.average > 0,
+        )  # fmt: skip
         window = times(self.spec.get("window") or ())
         size = f"; window {window} voxels" if window else ""
         notes = (
@@ -206,6 +210,7 @@ class _Run:
             preparation_note(stores_of(cases)),
             _encoder_note(self.origin),
             self.task.remark(self.spec, chosen),
+            *sentences(self.module, self.task.config, self.training, self.came),
             sizes_note(c.card for c in (*cases.train, *cases.val)),
         )
         return [note for note in notes if note]
@@ -251,6 +256,7 @@ class _Run:
             "recipe": settings.recipe,
             "seed": settings.seed,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "cases": {
                 "train": [c.card.id for c in cases.train],
@@ -268,6 +274,7 @@ class _Run:
             "backbone": settings.backbone.get("name"),
             "encoder": settings.encoder,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "seed": settings.seed,
             "cases": {"train": len(cases.train), "val": len(cases.val)},
@@ -362,23 +369,30 @@ def stores_of(cases: Cases) -> list[Store]:
     return list({c.store.path: c.store for c in cases.all}.values())
 
 
-def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
+def labels_words(
+    cases: Cases, chosen: int, *, at_most: bool, averaged: bool = False
+) -> str:
     """What is learnt from, and what chooses.
 
     Args:
         cases: Of the fine-tuning.
         chosen: Held-out cases that choose the weights.
         at_most: Time may end it before all of them are looked at.
+        averaged: An average of the weights is kept, not the weights themselves.
     """
     learnt, held = len(cases.train), len(cases.val)
-    text = f"{counted(learnt, 'labelled case')} to learn from"
+    text = f"{counted(learnt, 'labelled case')}"
+    if (patients := patient_count(cases.train)) != learnt:
+        text += f" of {counted(patients, 'patient')}"
+    text += " to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"
         if chosen < held:
             text += f" (of {held} held out)"
         return f"{text}: {few}{learnt + chosen} labelled cases in all"
-    text += "; without held-out cases the last weights are kept"
+    kept = "average of the last weights is" if averaged else "last weights are"
+    text += f"; without held-out cases the {kept} kept"
     return f"{text} ({held} labelled ones are left alone)" if held else text
 
 
@@ -393,11 +407,13 @@ def label_count(
         origin: Of the encoder.
 
     Returns:
-        ``learnt_from``, ``chosen_by``, ``in_all``; and ``encoder``, cases of these
-        stores whose labels the encoder was pretrained with, where there are.
+        ``learnt_from`` and the ``patients`` these are of, ``chosen_by``, ``in_all``;
+        and ``encoder``, cases of these stores whose labels the encoder was pretrained
+        with, where there are.
     """
     learnt = len(cases.train)
     counts = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    counts["patients"] = patient_count(cases.train)
     if origin and origin.get("labels_of"):
         counts["encoder"] = len(origin["labels_of"])
     return counts
@@ -436,11 +452,15 @@ def _keep_weights(
             "validation": best[1]["metrics"]}  # fmt: skip
 
 
-def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
-    """Learning-rate factor of the encoder's parameters, by their prefix."""
-    encoder = module.encoder()
-    prefix = next(name for name, part in module.named_modules() if part is encoder)
-    return {f"{prefix}.": task.config.encoder_factor}
+def _pretrained(
+    backbone: Backbone, origin: Mapping[str, Any]
+) -> list[torch.nn.Parameter]:
+    """Parameters of the encoder that have values of their own from the start."""
+    if origin["source"] == SCRATCH:
+        return []
+    report = origin["report"]
+    new = {*report["missing"], *(name for name, *_ in report["misshaped"])}
+    return [p for name, p in backbone.named_parameters() if name not in new]
 
 
 def _encoder_note(origin: Mapping[str, Any]) -> str:
@@ -504,7 +524,8 @@ class _Validation:
     def model(self) -> Trained:
         """The deployed network as it is now."""
         network = self.module.deployed()
-        precision = resolve_precision(self.precision, self.device, network)
+        # by what is trained: an average of it is not, and would seem no convolution
+        precision = resolve_precision(self.precision, self.device, self.module)
         return Trained(network, self.spec, {}, self.device, precision)
 
     def _as_long_as(self, go_on: Callable[[int], bool]) -> Iterator[CaseRef]:

@@ -23,6 +23,7 @@ from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
+from homolog.tasks import PRETRAINED
 from homolog.tasks.base import (
     FACTS,
     LearnedConfig,
@@ -64,6 +65,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 1e-3,
             "validate_every": 300,
         },
+        "pretrained": PRETRAINED["cpu"],
     },
     "gpu": {
         "backbone": {"name": "resunet"},
@@ -74,6 +76,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 200,
             "validate_every": 1000,
         },
+        "pretrained": PRETRAINED["gpu"],
     },
 }
 
@@ -224,7 +227,6 @@ class Segment(LearnedTask):
             network,
             self._crop(spec_index(spec, "window")),
             spec["label_values"],
-            freeze=self.config.freeze,
             average=self.config.average,
             spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
         )
