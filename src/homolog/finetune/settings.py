@@ -22,7 +22,12 @@ from homolog.store.splits import folds, nested_count, nested_fraction, subject_c
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
-from homolog.training.run_settings import by_device, cpu_threads, run_settings
+from homolog.training.run_settings import (
+    by_device,
+    cpu_threads,
+    fitted_backbone,
+    run_settings,
+)
 from homolog.words import counted, listed
 
 SCRATCH = "scratch"
@@ -132,7 +137,10 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
         str(given.get("recipe", "auto")), str(given.get("device", "auto"))
     )
     settings = resolve(given)
-    check_cases(settings)
+    cases = check_cases(settings)
+    if settings.encoder == SCRATCH and "name" in settings.backbone:
+        fitted = fitted_backbone(settings.backbone, cases.all)
+        settings = dataclasses.replace(settings, backbone=fitted)
     return to_dict(settings)
 
 
