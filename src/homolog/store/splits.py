@@ -172,6 +172,15 @@ def nested_fraction(
     return tuple(card.id for card in cards if groups[card.id] in kept)
 
 
+def patients_of(cards: Sequence[Case]) -> dict[str, str]:
+    """Case id -> name of its patient: one for cases of one subject or equal contents.
+
+    Args:
+        cards: The cases.
+    """
+    return _groups(cards)
+
+
 def leak_check(cards: Iterable[Case]) -> None:
     """Refuse a subject or a scan that lies in two splits.
 
