@@ -29,6 +29,7 @@ from homolog.finetune.settings import (
     FinetuneConfig,
     check_cases,
     held_out_cases,
+    named_cases,
     patient_count,
     resolve,
     spread_first,
@@ -101,11 +102,11 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     for sentence in run.notes():
         yield Note(sentence)
     module, plan = run.module, run.training
-    judged = run.validation if run.held_out else None
+    judged = run.validation if run.validation.count else None
     learning = train(
         module, feed, plan, folder=folder, device=device, seed=settings.seed,
         validate=judged,
-        best_metric=run.task.best_metric if judged else None,
+        best_metric=run.task.best_metric if run.held_out else None,
         draw=judged.preview.draw if judged else None,
         parameter_groups=groups_of(module, run.task.config, plan, run.came),
         began=began,
@@ -135,7 +136,7 @@ class _Run:
         training: Length, rate and the like.
         module: What is trained.
         held_out: Cases that choose the weights, those to look at first in front.
-        validation: On these.
+        validation: On these, or on those that are only watched.
         came: Parameters of the module that came pretrained.
     """
 
@@ -171,8 +172,12 @@ class _Run:
         held_out = held_out_cases(cases, task.config.validate_cases)
         if training.minutes > 0:  # time may be too short for all of them
             held_out = spread_first(held_out)
+        looked_at = held_out
+        if settings.watched:  # for a curve: nothing may choose beside it
+            store, held_out = Store.open(settings.store), ()
+            looked_at = named_cases(store, task, settings.watched)
         validation = _Validation(
-            task, module, spec, held_out, device, training.precision
+            task, module, spec, looked_at, device, training.precision
         )
         return cls(
             settings, cases, origin, device, task, spec, training, module, held_out,

@@ -51,6 +51,17 @@ class FinetuneConfig:
         0, "labelled training patients used, all stores together; 0: all", minimum=0
     )
     fold: str | None = option(None, "i/k: hold out the i-th of k parts")
+    cases: tuple[str, ...] = option(
+        (),
+        "names of the labelled cases learnt from; no others then choose the weights",
+        empty="by split, fold and fraction",
+    )
+    watched: tuple[str, ...] = option(
+        (),
+        "names of labelled cases that are scored as it learns, for a curve alone: they "
+        "choose nothing",
+        empty="none",
+    )
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
     threads: int = option(
@@ -212,6 +223,12 @@ def check_cases(settings: FinetuneConfig) -> Cases:
         UnusableInput: No store there, or no labelled case to learn from.
     """
     task = task_of(settings)
+    if settings.cases:
+        store = Store.open(settings.store)
+        return Cases(
+            named_cases(store, task, settings.cases), (),
+            tuple(CaseRef(store, card) for card in store.cards if task.usable(card)),
+        )  # fmt: skip
     parts = [
         choose_cases(
             Store.open(path), task,
@@ -223,6 +240,29 @@ def check_cases(settings: FinetuneConfig) -> Cases:
     if not settings.patients:
         return cases
     return of_patients(cases, settings.patients, settings.seed)
+
+
+def named_cases(
+    store: Store, task: LearnedTask, names: Sequence[str]
+) -> tuple[CaseRef, ...]:
+    """Cases of a store by name, in the store's order.
+
+    Raises:
+        UnusableInput: There is no such case, or it has no labels for the task.
+    """
+    wanted = set(names)
+    found = tuple(
+        CaseRef(store, card)
+        for card in store.cards
+        if card.id in wanted and task.usable(card)
+    )
+    missing = sorted(wanted - {case.card.id for case in found})
+    if missing:
+        raise UnusableInput(
+            f"{store.path} has no case {missing[0]!r} with labels to learn "
+            f"({len(missing)} of {len(wanted)} named cases are missing)."
+        )
+    return found
 
 
 def choose_cases(
