@@ -20,11 +20,14 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
+from homolog.finetune.rates import groups_of, sentences
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
     check_cases,
     held_out_cases,
+    named_cases,
+    patient_count,
     resolve,
     spread_first,
     task_of,
@@ -33,7 +36,6 @@ from homolog.finetune.start import Start, decoder_of, encoder_note, starting_poi
 from homolog.json_files import read_object
 from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
-from homolog.nn.optim import parameter_groups
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import sizes_note
 from homolog.store.store import Store
@@ -95,15 +97,13 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     for sentence in (*run.start.notes, *run.notes()):
         yield Note(sentence)
     module, plan = run.module, run.training
-    judged = run.validation if run.held_out else None
+    judged = run.validation if run.validation.count else None
     learning = train(
         module, feed, plan, folder=folder, device=device, seed=settings.seed,
         validate=judged,
-        best_metric=run.task.best_metric if judged else None,
+        best_metric=run.task.best_metric if run.held_out else None,
         draw=judged.preview.draw if judged else None,
-        parameter_groups=parameter_groups(
-            module, plan.weight_decay, factor=_encoder_factor(run.task, module)
-        ),
+        parameter_groups=groups_of(module, run.task.config, plan, run.start.taken),
         began=began,
     )  # fmt: skip
     result = yield from without_stopped(learning)
@@ -131,7 +131,7 @@ class _Run:
         training: Length, rate and the like.
         module: What is trained.
         held_out: Cases that choose the weights, those to look at first in front.
-        validation: On these.
+        validation: On these, or on those that are only watched.
     """
 
     settings: FinetuneConfig
@@ -162,8 +162,12 @@ class _Run:
         held_out = held_out_cases(cases, task.config.validate_cases)
         if training.minutes > 0:  # time may be too short for all of them
             held_out = spread_first(held_out)
+        looked_at = held_out
+        if settings.watched:  # for a curve: nothing may choose beside it
+            store, held_out = Store.open(settings.store), ()
+            looked_at = named_cases(store, task, settings.watched)
         validation = _Validation(
-            task, module, spec, held_out, device, training.precision
+            task, module, spec, looked_at, device, training.precision
         )
         return cls(
             settings, cases, start, device, task, spec, training, module, held_out,
@@ -189,7 +193,10 @@ class _Run:
     def notes(self) -> list[str]:
         """What the user should know before the first step, in sentences."""
         chosen, cases = len(self.held_out), self.cases
-        words = labels_words(cases, chosen, at_most=self.training.minutes > 0)
+        words = labels_words(
+            cases, chosen, at_most=self.training.minutes > 0,
+            averaged=self.task.config.average > 0,
+        )  # fmt: skip
         window = times(self.spec.get("window") or ())
         size = f"; window {window} voxels" if window else ""
         notes = (
@@ -198,6 +205,7 @@ class _Run:
             preparation_note(stores_of(cases)),
             encoder_note(self.start.origin),
             self.task.remark(self.spec, chosen),
+            *sentences(self.module, self.task.config, self.training, self.start.taken),
             sizes_note(c.card for c in (*cases.train, *cases.val)),
         )
         return [note for note in notes if note]
@@ -245,6 +253,7 @@ class _Run:
             "recipe": settings.recipe,
             "seed": settings.seed,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "cases": {
                 "train": [c.card.id for c in cases.train],
@@ -262,6 +271,7 @@ class _Run:
             "backbone": settings.backbone.get("name"),
             "encoder": settings.encoder,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "seed": settings.seed,
             "cases": {"train": len(cases.train), "val": len(cases.val)},
@@ -311,23 +321,30 @@ def stores_of(cases: Cases) -> list[Store]:
     return list({c.store.path: c.store for c in cases.all}.values())
 
 
-def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
+def labels_words(
+    cases: Cases, chosen: int, *, at_most: bool, averaged: bool = False
+) -> str:
     """What is learnt from, and what chooses.
 
     Args:
         cases: Of the fine-tuning.
         chosen: Held-out cases that choose the weights.
         at_most: Time may end it before all of them are looked at.
+        averaged: An average of the weights is kept, not the weights themselves.
     """
     learnt, held = len(cases.train), len(cases.val)
-    text = f"{counted(learnt, 'labelled case')} to learn from"
+    text = f"{counted(learnt, 'labelled case')}"
+    if (patients := patient_count(cases.train)) != learnt:
+        text += f" of {counted(patients, 'patient')}"
+    text += " to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"
         if chosen < held:
             text += f" (of {held} held out)"
         return f"{text}: {few}{learnt + chosen} labelled cases in all"
-    text += "; without held-out cases the last weights are kept"
+    kept = "average of the last weights is" if averaged else "last weights are"
+    text += f"; without held-out cases the {kept} kept"
     return f"{text} ({held} labelled ones are left alone)" if held else text
 
 
@@ -342,11 +359,13 @@ def label_count(
         origin: Of the encoder.
 
     Returns:
-        ``learnt_from``, ``chosen_by``, ``in_all``; and ``encoder``, cases of these
-        stores whose labels the encoder was pretrained with, where there are.
+        ``learnt_from`` and the ``patients`` these are of, ``chosen_by``, ``in_all``;
+        and ``encoder``, cases of these stores whose labels the encoder was pretrained
+        with, where there are.
     """
     learnt = len(cases.train)
     counts = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    counts["patients"] = patient_count(cases.train)
     if origin and origin.get("labels_of"):
         counts["encoder"] = len(origin["labels_of"])
     return counts
@@ -383,13 +402,6 @@ def _keep_weights(
     weights = {"kept": "best", "step": best[1]["step"], "validated": True}
     return {"weights_of": weights, "best_step": best[1]["step"],
             "validation": best[1]["metrics"]}  # fmt: skip
-
-
-def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
-    """Learning-rate factor of the encoder's parameters, by their prefix."""
-    encoder = module.encoder()
-    prefix = next(name for name, part in module.named_modules() if part is encoder)
-    return {f"{prefix}.": task.config.encoder_factor}
 
 
 class _Validation:
@@ -442,7 +454,8 @@ class _Validation:
     def model(self) -> Trained:
         """The deployed network as it is now."""
         network = self.module.deployed()
-        precision = resolve_precision(self.precision, self.device, network)
+        # by what is trained: an average of it is not, and would seem no convolution
+        precision = resolve_precision(self.precision, self.device, self.module)
         return Trained(network, self.spec, {}, self.device, precision)
 
     def _as_long_as(self, go_on: Callable[[int], bool]) -> Iterator[CaseRef]:

@@ -25,7 +25,8 @@ _TASK_SPEC: Shape = {
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
     "label_values?": list[int], "label_names?": dict[str, str],
     "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
-    "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
+    "labels_note?": str | None, "across?": int | None, "classes?": _TEXTS,
+    "several?": bool, "slices?": int,
     "types?": _TEXTS, "thresholds?": list[float] | None,
 }  # fmt: skip
 _SHAPE: Shape = {

@@ -32,7 +32,7 @@ from homolog.nn.optim import parameter_groups
 from homolog.pretrain.settings import (
     PretrainConfig,
     build_method,
-    chosen_cases,
+    cases_of,
     find_partners,
     go_on_decoding,
     padding_note,
@@ -316,7 +316,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     device = take_device(settings.device, settings.threads)
     stores = [Store.open(path) for path in settings.stores]
     _check_unchanged(settings, stores)
-    cases = chosen_cases(stores, settings.without_splits)
+    cases = cases_of(settings, stores)
     method = build_method(settings)
     if note := go_on_decoding(settings, method):
         yield Note(note)
