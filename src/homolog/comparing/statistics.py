@@ -18,7 +18,8 @@ Scores = NDArray[np.float64]
 Interval = tuple[float, float]
 
 RESAMPLES = 10000
-_TINY = 1e-12
+_TINY, _DECIMALS = 1e-9, 9
+_MOST_EXACT = 16  # patients whose signs are all tried
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,24 @@ def crossed_interval(values: Scores) -> Interval | None:
 def signed_rank(values: Scores) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test of (P,) differences against 0.
 
-    Zeros count as half for each side (Pratt); 1 where all are zero; None below two.
+    Zeros count in the ranks and for no side (Pratt); 1 where all are zero; None below
+    two. Exact for few patients, ties included: all signs of the ranks are tried.
     """
     if values.size < 2:
         return None
-    rounded = np.where(np.abs(values) <= _TINY, 0.0, values)
+    rounded = np.round(values, _DECIMALS)
     if not rounded.any():
         return 1.0
-    tied = len(np.unique(np.abs(rounded))) < rounded.size or not rounded.all()
-    method = "approx" if tied or rounded.size > 50 else "exact"
-    found = stats.wilcoxon(rounded, zero_method="pratt", method=method)
-    return float(found.pvalue)
+    if np.count_nonzero(rounded) > _MOST_EXACT:
+        found = stats.wilcoxon(rounded, zero_method="pratt", method="approx")
+        return float(found.pvalue)
+    ranks = stats.rankdata(np.abs(rounded))[rounded != 0]
+    signs = np.sign(rounded[rounded != 0])
+    sums = np.zeros(1)
+    for rank in ranks:
+        sums = np.concatenate([sums - rank, sums + rank])
+    reached = np.abs(sums) >= abs(float(ranks @ signs)) - _TINY
+    return float(reached.mean())
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
