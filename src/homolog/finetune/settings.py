@@ -21,7 +21,12 @@ from homolog.store.splits import folds, nested_fraction
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedTask
-from homolog.training.run_settings import by_device, cpu_threads, run_settings
+from homolog.training.run_settings import (
+    by_device,
+    cpu_threads,
+    fitted_backbone,
+    run_settings,
+)
 
 SCRATCH = "scratch"
 
@@ -120,7 +125,10 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
         str(given.get("recipe", "auto")), str(given.get("device", "auto"))
     )
     settings = resolve(given)
-    check_cases(settings)
+    cases = check_cases(settings)
+    if settings.encoder == SCRATCH and "name" in settings.backbone:
+        fitted = fitted_backbone(settings.backbone, cases.all)
+        settings = dataclasses.replace(settings, backbone=fitted)
     return to_dict(settings)
 
 

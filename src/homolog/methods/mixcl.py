@@ -61,7 +61,7 @@ class Levels(nn.Module):
         self.raised = nn.ModuleDict()
         one_stride = len(set(backbone.strides)) == 1 and len(backbone.strides) > 1
         for stride in wanted:
-            if one_stride and stride < backbone.strides[0][2]:
+            if one_stride and stride < max(backbone.strides[0]):
                 self._raise(backbone, stride, [s for s in wanted if s <= stride])
                 continue
             index = backbone.map_of_stride(stride)
@@ -165,7 +165,7 @@ def _norm(kind: str, width: int) -> list[nn.Module]:
 
 def second_finest(backbone: Backbone) -> int:
     """In-plane stride of the paper's second layer: UNETR's enc2 has stride 2."""
-    strides = sorted({x for _, _, x in backbone.strides})
+    strides = sorted({max(sides) for sides in backbone.strides})
     if len(strides) == 1:
         return min(2, strides[0])
     return strides[1]

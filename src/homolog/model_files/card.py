@@ -25,8 +25,9 @@ _TASK_SPEC: Shape = {
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
     "label_values?": list[int], "label_names?": dict[str, str],
     "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
-    "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
-    "types?": _TEXTS, "thresholds?": list[float] | None,
+    "labels_note?": str | None, "across?": int | None, "classes?": _TEXTS,
+    "several?": bool, "slices?": int, "types?": _TEXTS,
+    "thresholds?": list[float] | None,
 }  # fmt: skip
 _SHAPE: Shape = {
     "weights?": str, "sha256?": dict[str, str], "kind?": str,
