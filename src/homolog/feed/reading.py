@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from homolog.errors import JobError, UnusableInput
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.anisotropy import median_grid
 from homolog.store.card import Card
 from homolog.store.crops import BoxMap, Sliceable, read_box
 from homolog.store.store import Store
@@ -28,6 +29,11 @@ class CaseRef:
 
     store: Store
     card: Card
+
+
+def grid_of(cases: Iterable[CaseRef]) -> tuple[Triple, Index]:
+    """Voxel size (mm) and voxels of a typical scan, z, y, x; see ``median_grid``."""
+    return median_grid((case.card.spacing_mm, case.card.shape) for case in cases)
 
 
 @contextmanager
