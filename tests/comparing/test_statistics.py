@@ -12,6 +12,8 @@ from homolog.comparing.statistics import (
     crossed_interval,
     difference,
     holm,
+    of_draws,
+    resampled,
     signed_rank,
     steps_to,
     steps_to_best,
@@ -108,6 +110,30 @@ def test_the_signed_rank_test_is_exact_where_it_can_be() -> None:
     many = np.random.default_rng(0).normal(0.1, 0.3, 40)
     expected = stats.wilcoxon(many, method="approx").pvalue
     assert signed_rank(many) == pytest.approx(expected)
+
+
+def test_sets_are_drawn_by_patient_and_alike_for_two_models() -> None:
+    rows = [{"case": f"c{i}", "value": float(i)} for i in range(6)]
+    patients = ["a", "a", "b", "b", "c", "c"]  # two cases each, never parted
+
+    def score(drawn: list[dict]) -> float | None:
+        assert len(drawn) == 6
+        assert len({row["case"] for row in drawn}) == 6
+        return float(np.mean([row["value"] for row in drawn]))
+
+    draws = resampled(rows, patients, score, seed=1, resamples=200)
+    steps = (draws - 0.5) * 1.5  # whole patients: three of the means 0.5, 2.5, 4.5
+    assert steps == pytest.approx(np.round(steps))
+    assert draws.mean() == pytest.approx(2.5, abs=0.2)
+    better = [{**row, "value": row["value"] + 0.1} for row in rows]
+    gains = resampled(better, patients, score, seed=1, resamples=200) - draws
+    assert gains == pytest.approx(0.1)
+    found = of_draws(0.1, gains, seeds=3)
+    assert found.patients == pytest.approx((0.1, 0.1))
+    assert found.p == pytest.approx(2 / 201)
+    nothing = resampled(rows, patients, lambda drawn: None, resamples=3)
+    assert np.isnan(nothing).all()
+    assert of_draws(0.1, nothing, seeds=3).patients is None
 
 
 def test_holm_by_hand() -> None:

@@ -149,7 +149,7 @@ def table_lines(summary: dict[str, Any]) -> list[str]:
             own += f"{e['against'][:11]:>12}{e['difference']:>+12.3f}"
             own += f"{_interval(e['difference_low'], e['difference_high'], '+'):>18}"
             own += f"{_number(e['p_holm']):>10}"
-            better = f"{e['wins']} of {e['tests']}"
+            better = "" if e["wins"] is None else f"{e['wins']} of {e['tests']}"
             own += f"{better:>9}"
         lines.append(own)
     done, total = summary["done"], summary["cells"]

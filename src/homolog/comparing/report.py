@@ -83,7 +83,6 @@ def difference_curves(summary: Summary) -> str:
             for entry in _row_of(summary, arm["name"])
         ]
         for arm in summary["arms"]
-        if arm["name"] != arm["against"]
     }
     return interval_chart(
         found, ticks=_places(summary), x_title="labelled patients",
@@ -121,7 +120,7 @@ def _table(page: Page, summary: Summary) -> None:
     rows, best = [], []
     for e in summary["table"]:
         gain, low = e["difference"], e["difference_low"]
-        better = f"{e['wins']} of {e['tests']}" if gain is not None else ""
+        better = f"{e['wins']} of {e['tests']}" if e["wins"] is not None else ""
         rows.append(
             [
                 str(e["arm"]), _who(e), _number(e["mean"]),

@@ -7,8 +7,9 @@ All functions take plain arrays and nothing of how they were made. A score matri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +149,64 @@ def signed_rank(values: Scores) -> float | None:
         sums = np.concatenate([sums - rank, sums + rank])
     reached = np.abs(sums) >= abs(float(ranks @ signs)) - _TINY
     return float(reached.mean())
+
+
+def resampled(
+    rows: Sequence[Mapping[str, Any]],
+    patients: Sequence[str],
+    score: Callable[[Sequence[Mapping[str, Any]]], float | None],
+    seed: int = 0,
+    resamples: int = 300,
+) -> Scores:
+    """(R,) scores of whole sets, such as an area under ROC, over drawn patients.
+
+    The same seed draws the same patients, so that two models can be compared draw by
+    draw; NaN where a draw has no score.
+
+    Args:
+        rows: One or several of each patient.
+        patients: Whose each row is.
+        score: Of a set of rows.
+        seed: Of the draws.
+        resamples: How many.
+    """
+    own: dict[str, list[Mapping[str, Any]]] = {}
+    for row, patient in zip(rows, patients, strict=True):
+        own.setdefault(patient, []).append(row)
+    names = sorted(own)
+    rng = np.random.default_rng(seed)
+    found = np.full(resamples, np.nan)
+    for i in range(resamples):
+        drawn = rng.integers(0, len(names), len(names))
+        value = score(
+            [
+                {**row, "case": f"{row.get('case')} {place}"}
+                for place, number in enumerate(drawn)
+                for row in own[names[number]]
+            ]
+        )
+        found[i] = np.nan if value is None else value
+    return found
+
+
+def of_draws(mean: float, draws: Scores, seeds: int) -> Difference:
+    """A difference whose scores are those of whole sets.
+
+    Args:
+        mean: Of the sets as they are.
+        draws: (R,) of drawn patients, see ``resampled``.
+        seeds: How many the mean is of.
+
+    Returns:
+        As ``difference``; ``p`` is the bootstrap's, and nobody wins or loses.
+    """
+    known = draws[np.isfinite(draws)]
+    if not known.size:
+        return Difference(mean, None, None, None, 0, 0, seeds)
+    low, high = np.percentile(known, (2.5, 97.5))
+    less = min(float((known <= 0).sum()), float((known >= 0).sum()))
+    p = min(1.0, 2 * (less + 1) / (known.size + 1))
+    return Difference(mean, (float(low), float(high)), None, p, 0, 0, seeds)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -110,7 +110,8 @@ def interval_chart(
     """Means with intervals over named places, joined by lines.
 
     Args:
-        series: Name -> (mean, low, high) at each place; None leaves it out.
+        series: Name -> (mean, low, high) at each place; None leaves it out. One that
+            has none keeps its colour for drawings beside this one.
         ticks: Names of the places.
         x_title: Under the axis.
         y_title: Beside the axis.
@@ -132,6 +133,7 @@ def interval_chart(
     if zero:
         ends = np.array(frame.x_ticks)
         parts.append(frame.line(ends, np.zeros(2), "#666", 1.0, 1.0))
+    keys = 0
     for number, (name, rows) in enumerate(found.items()):
         colour = PALETTE[number % len(PALETTE)]
         shift = _BESIDE * (number - (len(found) - 1) / 2)
@@ -140,7 +142,9 @@ def interval_chart(
         parts.append(frame.line(x, y, colour, 2.0, 1.0))
         for place, row in zip(x, rows, strict=True):
             parts.append(frame.whisker(place, row[1], row[2], row[3], colour))
-        parts.append(_legend(name[:18], colour, number, width))
+        if rows:
+            keys += 1
+            parts.append(_legend(name[:18], colour, keys - 1, width))
     return _svg(width, height, "".join(parts))
 
 
