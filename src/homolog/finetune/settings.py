@@ -21,18 +21,14 @@ from homolog.store.card import Card
 from homolog.store.splits import folds, nested_count, nested_fraction, subject_count
 from homolog.store.store import Store
 from homolog.tasks import TASKS
-from homolog.tasks.base import LearnedConfig
-from homolog.tasks.base import LearnedTask
-from homolog.tasks.base import renamed
-from homolog.tasks.base import settings_of
+from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
 from homolog.training.run_settings import (
     by_device,
     cpu_threads,
     fitted_backbone,
     run_settings,
 )
-from homolog.words import counted
-from homolog.words import listed
+from homolog.words import counted, listed
 
 SCRATCH = "scratch"
 

@@ -30,8 +30,7 @@ from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
-from homolog.model_files.decoder import fill_decoder
-from homolog.model_files.decoder import load_decoder
+from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
