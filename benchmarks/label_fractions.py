@@ -60,7 +60,9 @@ def main() -> None:
         "compare", str(store), "--out", str(table), *arguments.words
     )  # fmt: skip
     kept = {key: value for key, value in summary.items() if key not in PATHS}
-    kept["arms"] = [{**arm, "encoder": bool(arm["encoder"])} for arm in kept["arms"]]
+    hidden = {"encoder": "", "what": "a ready encoder"}
+    kept["arms"] = [arm | (hidden if arm["encoder"] else {}) for arm in kept["arms"]]
+    kept["failed"] = [trouble["cell"] for trouble in kept["failed"]]
     kept["words"] = [word for word in arguments.words if "/" not in word]
     beside = arguments.out.with_suffix(".tmp")
     beside.write_text(json.dumps({**kept, "rows": rows_of(table, summary)}, indent=1))

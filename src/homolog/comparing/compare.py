@@ -11,12 +11,11 @@ from homolog.comparing.plan import Plan
 from homolog.comparing.report import write_report
 from homolog.comparing.results import Results
 from homolog.comparing.running import Runner, troubles_of
-from homolog.config import to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Started
 from homolog.store.store import Store
-from homolog.writing import FileLock, make_folder, write_json
+from homolog.writing import FileLock, make_folder
 
 
 def compare(
@@ -36,7 +35,7 @@ def compare(
     Args:
         plan: What is compared.
         store: With labelled cases.
-        out: Gets ``plan.json``, ``rows.jsonl``, ``table.csv``, ``comparison.json``,
+        out: Gets ``rows.jsonl``, ``table.csv``, ``comparison.json``,
             ``report.html``, ``curves.svg`` and the runs: ``pretrained/``, ``cells/``
             (fine-tunings), ``scores/``.
         device: Where the runs compute.
@@ -53,7 +52,7 @@ def compare(
     """
     parallel, threads = _shares(parallel, threads, device)
     make_folder(out)
-    lock = FileLock(out / "lock")
+    lock = FileLock(out / "comparing.lock")
     if not lock.acquire():
         raise UnusableInput(f"another comparison works in {out}.")
     try:
@@ -62,7 +61,6 @@ def compare(
         cells.check()
         for text in cells.remarks():
             yield Note(text, "warning")
-        write_json(out / "plan.json", {"store": str(store.path), **to_dict(plan)})
         for text in opening(cells, parallel, threads):
             yield Note(text)
         results = Results(cells, out)

@@ -59,8 +59,8 @@ def lead(summary: Summary) -> str:
     )
 
 
-def learning_curves(summary: Summary) -> str:
-    """Scores over numbers of labelled patients, an SVG drawing."""
+def learning_curves(summary: Summary, width: int = 640, height: int = 300) -> str:
+    """Scores over numbers of labelled patients, an SVG drawing of so many pixels."""
     return interval_chart(
         {
             arm["name"]: [
@@ -72,6 +72,8 @@ def learning_curves(summary: Summary) -> str:
         ticks=_places(summary),
         x_title="labelled patients",
         y_title=str(summary["metric"]),
+        width=width,
+        height=height,
     )
 
 
