@@ -324,6 +324,21 @@ def test_segment_network_offers_the_split_that_sliding_blends():
     assert same > 0.9999
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "window"),
+    [
+        ((18, 175, 175), (5.0, 1.5, 1.5), (16, 176, 176)),
+        ((36, 168, 168), (7.7, 1.9, 1.9), (28, 128, 128)),
+        ((18, 175, 175), (1.5, 1.5, 1.5), (16, 96, 96)),
+    ],
+)
+def test_a_window_of_thick_slices_is_as_long_as_wide_in_mm(shape, spacing, window):
+    found = choose_window(
+        [shape], (4, 16, 16), (8, 32, 32), side=96, voxels=80**3, spacing_mm=spacing
+    )
+    assert found == window
+
+
 def test_window_the_backbone_cannot_take_names_a_legal_one(phantom_store):
     task = Segment(SegmentConfig(window=(30, 32, 32)))
     cases = choose_cases(phantom_store, task)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.config import option
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,19 @@ class Backbone(nn.Module, ABC):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+
+    @classmethod
+    def fitted(
+        cls, settings: Mapping[str, Any], spacing_mm: Triple, shape: Index
+    ) -> dict[str, Any]:
+        """Settings that follow from the scans: asked once, then kept with the run.
+
+        Args:
+            settings: Those that differ from the defaults; what the user set stays.
+            spacing_mm: Voxel size (z, y, x) of a typical scan.
+            shape: Its voxels (D, H, W).
+        """
+        return dict(settings)
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -153,15 +166,17 @@ class Backbone(nn.Module, ABC):
             )
 
     def map_of_stride(self, stride: int) -> int:
-        """Index of the map whose in-plane (x) stride is ``stride``.
+        """Index of the map whose in-plane stride, its largest one, is ``stride``.
+
+        Across thick slices its stride may be smaller.
 
         Raises:
             ValueError: No such map; the message lists the strides there are.
         """
-        for index, (_, _, x) in enumerate(self.strides):
-            if x == stride:
+        for index, sides in enumerate(self.strides):
+            if max(sides) == stride:
                 return index
-        known = ", ".join(str(x) for _, _, x in self.strides)
+        known = ", ".join(str(max(sides)) for sides in self.strides)
         raise ValueError(
             f"{type(self).__name__} has no map of stride {stride}; strides: {known}."
         )

@@ -22,7 +22,12 @@ from homolog.store.splits import folds, nested_count, nested_fraction, subject_c
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
-from homolog.training.run_settings import by_device, cpu_threads, run_settings
+from homolog.training.run_settings import (
+    by_device,
+    cpu_threads,
+    fitted_backbone,
+    run_settings,
+)
 from homolog.words import counted, listed
 
 SCRATCH = "scratch"
@@ -46,6 +51,17 @@ class FinetuneConfig:
         0, "labelled training patients used, all stores together; 0: all", minimum=0
     )
     fold: str | None = option(None, "i/k: hold out the i-th of k parts")
+    cases: tuple[str, ...] = option(
+        (),
+        "names of the labelled cases learnt from; no others then choose the weights",
+        empty="by split, fold and fraction",
+    )
+    watched: tuple[str, ...] = option(
+        (),
+        "names of labelled cases that are scored as it learns, for a curve alone: they "
+        "choose nothing",
+        empty="none",
+    )
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
     threads: int = option(
@@ -132,7 +148,10 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
         str(given.get("recipe", "auto")), str(given.get("device", "auto"))
     )
     settings = resolve(given)
-    check_cases(settings)
+    cases = check_cases(settings)
+    if settings.encoder == SCRATCH and "name" in settings.backbone:
+        fitted = fitted_backbone(settings.backbone, cases.all)
+        settings = dataclasses.replace(settings, backbone=fitted)
     return to_dict(settings)
 
 
@@ -204,6 +223,12 @@ def check_cases(settings: FinetuneConfig) -> Cases:
         UnusableInput: No store there, or no labelled case to learn from.
     """
     task = task_of(settings)
+    if settings.cases:
+        store = Store.open(settings.store)
+        return Cases(
+            named_cases(store, task, settings.cases), (),
+            tuple(CaseRef(store, card) for card in store.cards if task.usable(card)),
+        )  # fmt: skip
     parts = [
         choose_cases(
             Store.open(path), task,
@@ -215,6 +240,29 @@ def check_cases(settings: FinetuneConfig) -> Cases:
     if not settings.patients:
         return cases
     return of_patients(cases, settings.patients, settings.seed)
+
+
+def named_cases(
+    store: Store, task: LearnedTask, names: Sequence[str]
+) -> tuple[CaseRef, ...]:
+    """Cases of a store by name, in the store's order.
+
+    Raises:
+        UnusableInput: There is no such case, or it has no labels for the task.
+    """
+    wanted = set(names)
+    found = tuple(
+        CaseRef(store, card)
+        for card in store.cards
+        if card.id in wanted and task.usable(card)
+    )
+    missing = sorted(wanted - {case.card.id for case in found})
+    if missing:
+        raise UnusableInput(
+            f"{store.path} has no case {missing[0]!r} with labels to learn "
+            f"({len(missing)} of {len(wanted)} named cases are missing)."
+        )
+    return found
 
 
 def choose_cases(

@@ -201,6 +201,15 @@ def _in_order(cards: Sequence[Case], seed: int) -> list[str]:
     return _shuffled(set(_groups(cards).values()), seed, "fraction")
 
 
+def patients_of(cards: Sequence[Case]) -> dict[str, str]:
+    """Case id -> name of its patient: one for cases of one subject or equal contents.
+
+    Args:
+        cards: The cases.
+    """
+    return _groups(cards)
+
+
 def leak_check(cards: Iterable[Case]) -> None:
     """Refuse a subject or a scan that lies in two splits.
 

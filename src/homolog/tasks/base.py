@@ -159,6 +159,13 @@ class LearnedConfig:
         "that of what is new; 0: it stays as it came",
         minimum=0.0,
     )
+    decoder: str = option(
+        "auto",
+        "decoder that came with the encoder: auto, what fits of it is taken; none, it "
+        "starts from random weights",
+        choices=("auto", "none"),
+        advanced=True,
+    )
     layer_decay: float = option(
         1.0,
         "factor of the rate from each stage of the encoder to the next finer one, down "

@@ -19,7 +19,7 @@ from homolog.backbones import BACKBONES
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, to_dict
 from homolog.distributed import choose_device
-from homolog.feed.reading import CaseRef
+from homolog.feed.reading import CaseRef, grid_of
 from homolog.json_files import parsed, short
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import differing_settings
@@ -145,6 +145,25 @@ def run_settings(
         own=to_dict(from_dict(config, own, where=where)),
         training=from_dict(TrainingConfig, training, where="training"),
     )
+
+
+def fitted_backbone(
+    backbone: Mapping[str, Any], cases: Sequence[CaseRef]
+) -> dict[str, Any]:
+    """A new network's settings with those that follow from the scans.
+
+    Scans kept for a test do not count, so that a network that is trained from the start
+    is the one that others pretrain.
+
+    Args:
+        backbone: ``name`` and settings that differ from the network's own.
+        cases: What is learnt from, perhaps more.
+    """
+    seen = [case for case in cases if case.card.split != "test"] or cases
+    own = {key: value for key, value in backbone.items() if key != "name"}
+    name = str(backbone["name"])
+    fitted = BACKBONES.get(name).fitted(own, *grid_of(seen))
+    return {"name": name, **fitted}
 
 
 def cpu_threads(threads: int) -> int:

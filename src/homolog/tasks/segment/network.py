@@ -17,7 +17,8 @@ from homolog.config import from_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job
 from homolog.feed.reading import CaseRef
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.anisotropy import thick_axis
 from homolog.label_names import key_of
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.nn.optim import Teacher
@@ -363,6 +364,7 @@ def choose_window(
     *,
     side: int,
     voxels: int,
+    spacing_mm: Triple | None = None,
 ) -> Index:
     """A window about as large as the median scan, where that is affordable.
 
@@ -376,20 +378,26 @@ def choose_window(
         smallest: No side is shorter.
         side: No side is longer.
         voxels: No window has more voxels, as far as ``smallest`` allows.
+        spacing_mm: Voxel size (z, y, x). Where slices are at least twice as thick as
+            pixels are wide, lengths are compared in mm and ``side`` counts slices.
 
     Returns:
         (D, H, W), multiples of the divisor.
     """
     median = [sorted(s[a] for s in shapes)[len(shapes) // 2] for a in range(3)]
+    long = (1.0, 1.0, 1.0)
+    if spacing_mm is not None and thick_axis(spacing_mm, 2.0) is not None:
+        long = spacing_mm
+    sides = [int(side * max(long) / mm) for mm in long]
     window = [
-        max(min(round(n / m), side // m) * m, least)
-        for n, m, least in zip(median, divisor, smallest, strict=True)
+        max(min(round(n / m), most // m) * m, least)
+        for n, m, least, most in zip(median, divisor, smallest, sides, strict=True)
     ]
     while window[0] * window[1] * window[2] > voxels:
         # shorten the longest side that can be shortened
         longest = max(
             (a for a in range(3) if window[a] - divisor[a] >= smallest[a]),
-            key=lambda a: window[a],
+            key=lambda a: window[a] * long[a],
             default=None,
         )
         if longest is None:
