@@ -166,10 +166,24 @@ def nested_fraction(
         raise UnusableInput(
             f"a fraction must be above 0 and at most 1, got {fraction}."
         )
+    order = ordered_subjects(cards, seed)
+    chosen = order[: max(1, round(fraction * len(order)))]
+    kept = {case for subject in chosen for case in subject}
+    return tuple(card.id for card in cards if card.id in kept)
+
+
+def ordered_subjects(cards: Sequence[Case], seed: int) -> list[tuple[str, ...]]:
+    """The ids of each subject's cases, in the order in which shares are taken.
+
+    Args:
+        cards: The cases to choose from.
+        seed: Another seed is another order.
+    """
     groups = _groups(cards)
-    order = _shuffled(set(groups.values()), seed, "fraction")
-    kept = set(order[: max(1, round(fraction * len(order)))])
-    return tuple(card.id for card in cards if groups[card.id] in kept)
+    found: dict[str, list[str]] = {}
+    for card in cards:
+        found.setdefault(groups[card.id], []).append(card.id)
+    return [tuple(found[group]) for group in _shuffled(set(found), seed, "fraction")]
 
 
 def leak_check(cards: Iterable[Case]) -> None:
