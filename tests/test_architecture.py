@@ -26,6 +26,7 @@ FLOORS = (
     "tasks.segment",
     "tasks.classify features",
     "landmarks pretrain tasks.few_voxels use",
+    "comparing",
     "demo jobs machine",
     "cli gui.shared",
     "gui.explore gui.files gui.learn gui.runs",

@@ -278,18 +278,6 @@ def test_label_values_with_gaps_become_classes_and_unlabelled_stays_out():
     assert (target[6:] == -1).all()
 
 
-def test_frozen_encoder_gets_no_gradient_and_then_does():
-    module = _module([0, 1], freeze=0.5)
-    label = torch.randint(0, 2, (8, 8, 8))
-    for progress, learns in ((0.1, False), (0.6, True)):
-        module.zero_grad(set_to_none=True)
-        sum(module.losses(_crop_views(label), progress).values()).backward()
-        grads = [p.grad is not None for p in module.encoder().parameters()]
-        assert all(grads) is learns
-        assert any(grads) is learns
-        assert module.network.head.weight.grad is not None
-
-
 def test_weight_average_follows_slowly_and_is_deployed():
     module = _module([0, 1], average=0.9)
     weight = module.network.head.weight

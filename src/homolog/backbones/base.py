@@ -104,6 +104,46 @@ class Backbone(nn.Module, ABC):
         """
         return self
 
+    def depths(self) -> dict[str, int]:
+        """How deep each parameter lies: the number of the finest map it changes.
+
+        0 are the first layers, ``len(strides) - 1`` what only the coarsest map needs,
+        or no map at all. Found by following the maps of a small image back to the
+        parameters, so that it holds of every network; nothing is drawn or changed.
+        """
+        modes = {part: part.training for part in self.modules()}
+        found: dict[int, int] = {}
+        seen: set[Any] = set()
+        self.eval()
+        try:
+            with torch.enable_grad():
+                own = next(self.parameters())
+                shape = (1, self.config.in_channels, *self._least())
+                maps = self(torch.zeros(shape, dtype=own.dtype, device=own.device))
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        for depth, features in enumerate(maps):
+            ahead = [features.grad_fn]
+            while ahead:
+                node = ahead.pop()
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                if hasattr(node, "variable"):
+                    found.setdefault(id(node.variable), depth)
+                ahead += [before for before, _ in node.next_functions]
+        last = len(self.strides) - 1
+        return {n: found.get(id(p), last) for n, p in self.named_parameters()}
+
+    def _least(self) -> tuple[int, ...]:
+        """Sides of an image with two cells of the coarsest map: one has no variance."""
+        sides = [
+            (stride // m + 1) * m
+            for stride, m in zip(self.strides[-1], self.size_divisor, strict=True)
+        ]
+        return tuple(sides[-self.spatial_dims :])
+
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate a foreign state dict (prefixes and channels done) to own keys."""
         return dict(state)

@@ -30,6 +30,7 @@ from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
+from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
@@ -62,6 +63,12 @@ class PretrainConfig:
     recipe: str = option("auto", "settings it was made from")
     without_splits: tuple[str, ...] = option(
         ("test",), "cases of these splits are never seen"
+    )
+    without_cases: tuple[str, ...] = option((), "further cases that are never seen")
+    labels_of: tuple[str, ...] | None = option(
+        None,
+        "cases whose labels may be used; all others are taken as unlabelled",
+        empty="all",
     )
     balance: float = option(
         0.0, "share of crops centred on a label", minimum=0.0, maximum=1.0
@@ -210,6 +217,21 @@ def _starting_backbone(config: PretrainConfig) -> Backbone:
     return loaded.backbone.train()
 
 
+def go_on_decoding(config: PretrainConfig, method: Method) -> str:
+    """Fill a method's dense decoder from where the encoder comes from.
+
+    Returns:
+        What was taken, for people; empty where there was nothing to take.
+    """
+    decoder = method.dense_decoder()
+    saved = load_decoder(config.encoder) if decoder and config.encoder else None
+    if decoder is None or saved is None:
+        return ""
+    head = () if saved.segments else None
+    taken = fill_decoder(decoder, saved, head, config.encoder)
+    return f"{taken.words(saved.source)}." if taken.whole else ""
+
+
 def _method_class(name: str) -> type[Method]:
     if name not in METHODS.names():
         raise ConfigError(
@@ -243,7 +265,7 @@ def _completed(
         stores: Of the config, open.
         given: Settings of the method that were given, not taken from a recipe.
     """
-    cases = chosen_cases(stores, config.without_splits)
+    cases = cases_of(config, stores)
     config = dataclasses.replace(
         config,
         backbone={"in_channels": cases[0].card.channels, **config.backbone},
@@ -415,25 +437,49 @@ def _network(config: PretrainConfig) -> Backbone:
 # Which cases are seen, and how large they are against the crops.
 
 
+def cases_of(config: PretrainConfig, stores: Sequence[Store]) -> tuple[CaseRef, ...]:
+    """What a pretraining sees, without the labels that it may not use.
+
+    Raises:
+        UnusableInput: As ``chosen_cases``.
+    """
+    cases = chosen_cases(stores, config.without_splits, config.without_cases)
+    if config.labels_of is None:
+        return cases
+    known = set(config.labels_of)
+    return tuple(
+        case if case.card.id in known else CaseRef(case.store, case.card.unlabelled())
+        for case in cases
+    )
+
+
 def chosen_cases(
-    stores: Sequence[Store], without_splits: Sequence[str]
+    stores: Sequence[Store],
+    without_splits: Sequence[str],
+    without_cases: Sequence[str] = (),
 ) -> tuple[CaseRef, ...]:
-    """Every case of the stores outside the given splits, in a fixed order.
+    """Every case of the stores but those left out, in a fixed order.
+
+    Args:
+        stores: Open.
+        without_splits: Cases of these splits are left out,
+        without_cases: and those of these names.
 
     Raises:
         UnusableInput: None is left, or their channels differ.
     """
+    left_out = set(without_cases)
     cases = tuple(
         CaseRef(store, card)
         for store in stores
         for card in store.cards
-        if card.split not in without_splits
+        if card.split not in without_splits and card.id not in left_out
     )
     paths = ", ".join(str(store.path) for store in stores)
     if not cases:
         raise UnusableInput(
             f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
-            f"in the splits left out ({', '.join(without_splits)})."
+            f"left out ({', '.join(without_splits) or 'by name'})."
         )
     channels = {case.card.channels for case in cases}
     if len(channels) > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
+from homolog.words import counted
 from homolog.writing import make_folder, write_once
 
 _PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
@@ -166,10 +167,47 @@ def nested_fraction(
         raise UnusableInput(
             f"a fraction must be above 0 and at most 1, got {fraction}."
         )
-    groups = _groups(cards)
-    order = _shuffled(set(groups.values()), seed, "fraction")
-    kept = set(order[: max(1, round(fraction * len(order)))])
+    order = _in_order(cards, seed)
+    return nested_count(cards, max(1, round(fraction * len(order))), seed)
+
+
+def nested_count(cards: Sequence[Case], count: int, seed: int) -> tuple[str, ...]:
+    """The ids of so many subjects; fewer lie within more, and within a share as large.
+
+    Args:
+        cards: The cases to choose from.
+        count: Subjects, 1 or more.
+        seed: Another seed is another order.
+
+    Raises:
+        UnusableInput: There are fewer subjects.
+    """
+    order = _in_order(cards, seed)
+    if not 1 <= count <= len(order):
+        raise UnusableInput(
+            f"{counted(count, 'patient')} cannot be taken of {len(order)}."
+        )
+    kept, groups = set(order[:count]), _groups(cards)
     return tuple(card.id for card in cards if groups[card.id] in kept)
+
+
+def subject_count(cards: Sequence[Case]) -> int:
+    """How many subjects cases are of; scans of equal content count as one."""
+    return len(set(_groups(cards).values()))
+
+
+def _in_order(cards: Sequence[Case], seed: int) -> list[str]:
+    """Groups of cases in the order in which a part of them is taken."""
+    return _shuffled(set(_groups(cards).values()), seed, "fraction")
+
+
+def patients_of(cards: Sequence[Case]) -> dict[str, str]:
+    """Case id -> name of its patient: one for cases of one subject or equal contents.
+
+    Args:
+        cards: The cases.
+    """
+    return _groups(cards)
 
 
 def leak_check(cards: Iterable[Case]) -> None:

@@ -98,6 +98,7 @@ def run_settings(
     where: str,
     backbone: str | None,
     small: bool,
+    pretrained: bool = False,
 ) -> RunSettings:
     """Merge a recipe and its overrides, and check all names and values.
 
@@ -111,6 +112,8 @@ def run_settings(
         where: Name of the method or task, for messages.
         backbone: Another network than the recipe's; None: as overrides and recipe say.
         small: Whether another network takes its small settings rather than its own.
+        pretrained: Whether what the recipe says of pretrained weights holds (its table
+            ``pretrained``, between the network's own rates and the overrides).
 
     Raises:
         ConfigError: A name or value that cannot be meant.
@@ -126,12 +129,16 @@ def run_settings(
         )
     if name != default.get("name"):
         default = dict(BACKBONES.get(name).SMALL) if small else {}
-    own = merge(recipe.get(table, {}), overrides.get(table, {}))
+    kept: Mapping[str, Any] = recipe.get("pretrained", {}) if pretrained else {}
     rates = BACKBONES.get(name).FINETUNE if table == "task" else {}
+    asked = overrides.get("training", {})
+    own = merge(recipe.get(table, {}), kept.get(table, {}), overrides.get(table, {}))
     training = merge(
         recipe.get("training", {}),
         rates.get(where, {}).get(recipe_name, {}),
-        overrides.get("training", {}),
+        kept.get("training", {}),
+        {"warmup": 0.0} if "warmup_steps" in asked else {},  # one or the other
+        asked,
     )
     return RunSettings(
         backbone=merge(default, chosen, {"name": str(name)}),

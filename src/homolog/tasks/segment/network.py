@@ -246,24 +246,18 @@ class SegmentNetwork(nn.Module):
         head: nn.Module = self.decoder.head  # type: ignore[assignment]
         return head
 
-    def features(self, image: Tensor, *, frozen: bool = False) -> Tensor:
-        """(B, C, D, H, W) -> (B, F, D, H, W).
+    def features(self, image: Tensor) -> Tensor:
+        """Normalised intensities (B, C, D, H, W) -> (B, F, D, H, W)."""
+        return self._stacked(self._features(self._seen(image)), len(image))
 
-        Args:
-            image: Normalised intensities.
-            frozen: Send no gradient into the encoder.
-        """
-        return self._stacked(self._features(self._seen(image), frozen), len(image))
-
-    def forward(self, image: Tensor, *, frozen: bool = False) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
-        logits: Tensor = self.head(self._features(self._seen(image), frozen))
+        logits: Tensor = self.head(self._features(self._seen(image)))
         return self._stacked(logits, len(image))
 
-    def _features(self, image: Tensor, frozen: bool) -> Tensor:
+    def _features(self, image: Tensor) -> Tensor:
         """Of what the encoder takes: volumes, or slices."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            maps = self.encoder(image)
+        maps = self.encoder(image)
         features: Tensor = self.decoder.features(image, maps)  # type: ignore[operator]
         return features
 
@@ -287,7 +281,6 @@ class SegmentModule(TaskModule):
         label_values: Value of each class in the model, background first.
         spaces: What the labels of each store are in the model, in the order of the
             feed's label spaces; none where they are the model's own.
-        freeze: Share of the training during which the encoder gets no gradient.
         average: Momentum of the weight average; 0 keeps none. It helps while the rate
             is high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against
             0.828 after 250 of 1000 steps), not at the end (0.871 against 0.873).
@@ -299,14 +292,12 @@ class SegmentModule(TaskModule):
         spec: ViewSpec,
         label_values: Sequence[int],
         *,
-        freeze: float = 0.0,
         average: float = 0.0,
         spaces: Sequence[LabelSpace] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
-        self.freeze = freeze
         self.momentum = average
         self.average = Teacher(network) if average > 0 else None
         mappings = [s.values for s in spaces] or [{v: v for v in label_values if v > 0}]
@@ -344,7 +335,7 @@ class SegmentModule(TaskModule):
             row = crop.label_space.repeat_interleave(crop.image.shape[1])
             annotated = known[row]
         target = table[row[:, None, None, None], column]
-        logits = self.network(crop.flat(), frozen=progress < self.freeze)
+        logits = self.network(crop.flat())
         with torch.autocast(logits.device.type, enabled=False):
             dice, cross_entropy = dice_cross_entropy(
                 logits, target, annotated, together=self.network.slicewise

@@ -20,10 +20,11 @@ from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.overlap import dice_per_label
-from homolog.nn.decoders import build_decoder
+from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
+from homolog.tasks import PRETRAINED
 from homolog.tasks.base import (
     FACTS,
     LearnedConfig,
@@ -65,6 +66,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 1e-3,
             "validate_every": 300,
         },
+        "pretrained": PRETRAINED["cpu"],
     },
     "gpu": {
         "backbone": {"name": "resunet"},
@@ -75,6 +77,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 200,
             "validate_every": 1000,
         },
+        "pretrained": PRETRAINED["gpu"],
     },
 }
 
@@ -225,13 +228,8 @@ class Segment(LearnedTask):
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
         """The decoder that fits the encoder's kind."""
         backbone = backbone.planar()
-        decoder = build_decoder(
-            backbone.channels,
-            backbone.strides,
-            in_channels=int(spec["channels"]),
-            out_channels=len(spec["label_values"]),
-            kind=backbone.decoder,
-            spatial_dims=backbone.spatial_dims,
+        decoder = suited_decoder(
+            backbone, len(spec["label_values"]), int(spec["channels"])
         )
         return SegmentNetwork(backbone, decoder)
 
@@ -242,7 +240,6 @@ class Segment(LearnedTask):
             network,
             self._crop(spec_index(spec, "window"), spec.get("across")),
             spec["label_values"],
-            freeze=self.config.freeze,
             average=self.config.average,
             spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
         )
