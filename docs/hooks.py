@@ -309,7 +309,7 @@ def settings_page() -> str:
         "# Settings\n",
         "Made from the `Config` classes of the sources. A setting is changed by name: "
         "`--set method.size=64,64,64 --set training.batch_size=8` in "
-        "`homolog pretrain`, `--set freeze=0.2` for a task's own; the forms of the "
+        "`homolog pretrain`, `--set head_first=0.2` for a task's own; the forms of the "
         "window show the same. Recipes (`--recipe cpu`, `gpu`, `paper`, or a `.toml` "
         "or `.json` file) set several at once. What is not here is a flag of its "
         "[command](cli.md).\n",

@@ -46,7 +46,7 @@ class AllMaps(nn.Module):
 class ProbeConfig(SegmentConfig):
     """As of a segmentation; the encoder stays as it came."""
 
-    freeze: float = as_in(LearnedConfig, "freeze", default=1.0, minimum=1.0)
+    head_first: float = as_in(LearnedConfig, "head_first", default=1.0, minimum=1.0)
 
 
 class Probe(Segment):

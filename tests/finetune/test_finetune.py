@@ -197,7 +197,7 @@ def test_weight_average_is_what_is_saved(phantom_store, tmp_path):
 
 def test_encoder_stays_frozen_for_its_share_of_the_training(phantom_store, tmp_path):
     config = config_of(phantom_store)
-    config["task_config"] = {**config["task_config"], "freeze": 1.0}
+    config["task_config"] = {**config["task_config"], "head_first": 1.0}
     drain(job(config, tmp_path / "run"))
     trained = load_model(tmp_path / "run").state
     config["training"] = {**config["training"], "steps": 1, "learning_rate": 0.0}
@@ -408,7 +408,8 @@ def test_labels_that_choose_the_weights_are_counted(finished, phantom_store):
     card = load_model(folder).card
     learnt, chosen = (len(card["cases"][k]) for k in ("train", "val"))
     assert chosen == len(choose_cases(phantom_store, Segment(SegmentConfig())).val) > 0
-    told = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    told = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen,
+            "patients": learnt}  # fmt: skip
     assert result["labelled"] == card["labelled"] == told
     first = next(e.text for e in events if isinstance(e, Note))
     assert f"{learnt} labelled cases to learn from and {chosen} more to choose" in first

@@ -42,7 +42,7 @@ SCHEMA: dict[str, Any] = {
     "tasks": {
         "segment": {"title": "Segmentation", "doc": "Label every voxel.",
                     "learned": True, "recipes": RECIPES,
-                    "fields": [*FIELDS, {"name": "freeze", "type": "float",
+                    "fields": [*FIELDS, {"name": "head_first", "type": "float",
                                          "default": 0.0, "min": 0, "max": 1}]},
         "similarity": {"title": "Similarity", "learned": False, "fields": []},
     },

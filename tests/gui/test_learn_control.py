@@ -107,7 +107,7 @@ def test_the_finetuning_command_asks_for_what_the_window_asks_for() -> None:
         stores=(STORE, OTHER),
         recipe="gpu",
         backbone={"name": "vit", "width": 96},
-        task_config={"freeze": 0.2, "window": [64, 64, 64]},
+        task_config={"head_first": 0.2, "window": [64, 64, 64]},
         training={"batch_size": 3},
         fraction=0.25,
         length=Length("long"),

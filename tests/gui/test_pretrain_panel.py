@@ -230,11 +230,11 @@ def test_finetuning_offers_encoders_and_brings_their_network(
     assert not finetune.counted.text().startswith("About")
     finetune.share.setValue(25)
     assert finetune.counted.text().startswith("About")
-    finetune.settings.own.rows["freeze"].editor.setText("0.5")
+    finetune.settings.own.rows["head_first"].editor.setText("0.5")
     config = finetune.wish().config()
     assert config["encoder"] == str(run)
     assert config["fraction"] == 0.25
-    assert config["task_config"] == {"freeze": 0.5}
+    assert config["task_config"] == {"head_first": 0.5}
     assert config["recipe"] == "cpu"
     assert config["backbone"] == {}
 

@@ -19,7 +19,9 @@ from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
 from homolog.methods import METHODS
 from homolog.methods.base import Method
+from homolog.model_files.decoder import SavedDecoder, fill_decoder
 from homolog.nn.optim import parameter_groups
+from homolog.tasks.segment.task import Segment, SegmentConfig
 from homolog.training.config import TrainingConfig
 from homolog.views.view import View, Views
 
@@ -213,6 +215,31 @@ def test_the_encoder_survives_saving_and_makes_the_same_features(
         dark = lengths == 0  # a rectified map may be 0 in all channels at a place
         assert dark.float().mean() < 0.01, f"{name}: embedder() gives empty vectors."
         torch.testing.assert_close(lengths[~dark], torch.ones_like(lengths[~dark]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dense_decoder_starts_a_segmentation_network(
+    name: str, feeds: dict[str, Feed]
+) -> None:
+    method = construct(name)
+    decoder = method.dense_decoder()
+    if decoder is None:
+        return
+    method.losses(views_of(feeds[name], 0), 0.5)
+    terms = method.losses(views_of(feeds[name], 1), 0.5)
+    torch.stack(list(terms.values())).sum().backward()
+    still = [
+        n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()
+    ]
+    assert not still, f"{name}: {still} of dense_decoder() do not learn."
+    spec = {"channels": 1, "label_values": [0, 1, 2]}
+    network = Segment(SegmentConfig()).network(method.encoder(), spec)
+    taken = fill_decoder(network.decoder, SavedDecoder(decoder.state_dict()), ())
+    assert set(taken.new) == {"head.weight", "head.bias"}, (
+        f"{name}: dense_decoder() must be made by suited_decoder(encoder())."
+    )
+    for key in taken.whole:
+        assert torch.equal(network.decoder.state_dict()[key], decoder.state_dict()[key])
 
 
 @pytest.mark.parametrize("name", NAMES)

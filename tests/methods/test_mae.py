@@ -28,6 +28,11 @@ SMALL_VIT = {
     "hidden": 24, "inner": 48, "layers": 2, "heads": 2,
 }  # fmt: skip
 
+SMALL_2D = {
+    "widths": [8, 8, 8, 8], "stage_blocks": [1, 1, 1, 1], "block": "basic",
+    "norm": "group",
+}  # fmt: skip
+
 
 def small_vit(seed: int = 0) -> Backbone:
     with torch.random.fork_rng():
@@ -48,6 +53,61 @@ def make(small_backbone: Callable[..., Backbone]) -> Callable[..., MAE]:
             return MAE(backbone, config)
 
     return construct
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "vit", "slices"])
+def test_a_full_decoder_learns_from_hidden_voxels_of_the_scan_alone(
+    make_views: MakeViews, kind: str
+) -> None:
+    backbone = {
+        "convolutions": lambda: build("resunet", {"channels": [8, 12, 16, 24]}),
+        "vit": lambda: build("vit", {**SMALL_VIT, "layers": 4}),
+        "slices": lambda: build("resnet2d", SMALL_2D),
+    }[kind]()
+    size = (1, 64, 64) if kind == "slices" else SIZE
+    method = MAE(backbone, MAEConfig(size=size, decoder="full"))
+    view = make_views(method.views())["crop"]
+    valid = view.valid.clone()
+    valid[..., :3] = False
+    view = dataclasses.replace(view, valid=valid)
+    mask = method.hidden(view, 0.0)
+    image = view.flat()
+    made: list[Tensor] = []
+    original = method.reconstruct
+
+    def reconstruct(seen: Tensor, hidden: Tensor) -> Tensor:
+        made.append(original(seen, hidden))
+        made[0].retain_grad()
+        return made[0]
+
+    method.reconstruct = reconstruct  # type: ignore[method-assign]
+    loss = method.losses(Views({"crop": view}), 0.0)["reconstruction"]
+    loss.backward()
+    counts = mask[:, :, None] & to_patches(valid.flatten(0, 1)[:, None], method.patch)
+    errors = (made[0] - to_patches(image, method.patch)).square()[counts]
+    assert loss.item() == pytest.approx(errors.mean().item(), rel=1e-4)
+    assert made[0].grad is not None
+    assert torch.equal(made[0].grad != 0, counts)
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+    spoilt = torch.where(mask[:, :, None], 77.0, to_patches(image, method.patch))
+    with torch.no_grad():
+        method.eval()
+        torch.testing.assert_close(
+            original(image, mask),
+            original(from_patches(spoilt, method.patch, size), mask),
+        )
+
+
+def test_normalised_targets_follow_from_the_decoder() -> None:
+    for given, decoder, wanted in (
+        (None, "light", True),
+        (None, "full", False),
+        (True, "full", True),
+    ):
+        settings = {"decoder": decoder, "normalise": given}
+        assert MAE.settled(settings, [])["normalise"] is wanted
 
 
 class EchoBackbone(Backbone):

@@ -278,18 +278,6 @@ def test_label_values_with_gaps_become_classes_and_unlabelled_stays_out():
     assert (target[6:] == -1).all()
 
 
-def test_frozen_encoder_gets_no_gradient_and_then_does():
-    module = _module([0, 1], freeze=0.5)
-    label = torch.randint(0, 2, (8, 8, 8))
-    for progress, learns in ((0.1, False), (0.6, True)):
-        module.zero_grad(set_to_none=True)
-        sum(module.losses(_crop_views(label), progress).values()).backward()
-        grads = [p.grad is not None for p in module.encoder().parameters()]
-        assert all(grads) is learns
-        assert any(grads) is learns
-        assert module.network.head.weight.grad is not None
-
-
 def test_weight_average_follows_slowly_and_is_deployed():
     module = _module([0, 1], average=0.9)
     weight = module.network.head.weight
@@ -334,6 +322,21 @@ def test_segment_network_offers_the_split_that_sliding_blends():
     assert whole.blended == "logits"
     same = (split.labels == whole.labels).double().mean().item()
     assert same > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "window"),
+    [
+        ((18, 175, 175), (5.0, 1.5, 1.5), (16, 176, 176)),
+        ((36, 168, 168), (7.7, 1.9, 1.9), (28, 128, 128)),
+        ((18, 175, 175), (1.5, 1.5, 1.5), (16, 96, 96)),
+    ],
+)
+def test_a_window_of_thick_slices_is_as_long_as_wide_in_mm(shape, spacing, window):
+    found = choose_window(
+        [shape], (4, 16, 16), (8, 32, 32), side=96, voxels=80**3, spacing_mm=spacing
+    )
+    assert found == window
 
 
 def test_window_the_backbone_cannot_take_names_a_legal_one(phantom_store):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.config import option
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,19 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.config = config
 
+    @classmethod
+    def fitted(
+        cls, settings: Mapping[str, Any], spacing_mm: Triple, shape: Index
+    ) -> dict[str, Any]:
+        """Settings that follow from the scans: asked once, then kept with the run.
+
+        Args:
+            settings: Those that differ from the defaults; what the user set stays.
+            spacing_mm: Voxel size (z, y, x) of a typical scan.
+            shape: Its voxels (D, H, W).
+        """
+        return dict(settings)
+
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) -> ((B, E_i, d_i, h_i, w_i), ...), fine to coarse."""
@@ -91,6 +104,46 @@ class Backbone(nn.Module, ABC):
         """
         return self
 
+    def depths(self) -> dict[str, int]:
+        """How deep each parameter lies: the number of the finest map it changes.
+
+        0 are the first layers, ``len(strides) - 1`` what only the coarsest map needs,
+        or no map at all. Found by following the maps of a small image back to the
+        parameters, so that it holds of every network; nothing is drawn or changed.
+        """
+        modes = {part: part.training for part in self.modules()}
+        found: dict[int, int] = {}
+        seen: set[Any] = set()
+        self.eval()
+        try:
+            with torch.enable_grad():
+                own = next(self.parameters())
+                shape = (1, self.config.in_channels, *self._least())
+                maps = self(torch.zeros(shape, dtype=own.dtype, device=own.device))
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+        for depth, features in enumerate(maps):
+            ahead = [features.grad_fn]
+            while ahead:
+                node = ahead.pop()
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                if hasattr(node, "variable"):
+                    found.setdefault(id(node.variable), depth)
+                ahead += [before for before, _ in node.next_functions]
+        last = len(self.strides) - 1
+        return {n: found.get(id(p), last) for n, p in self.named_parameters()}
+
+    def _least(self) -> tuple[int, ...]:
+        """Sides of an image with two cells of the coarsest map: one has no variance."""
+        sides = [
+            (stride // m + 1) * m
+            for stride, m in zip(self.strides[-1], self.size_divisor, strict=True)
+        ]
+        return tuple(sides[-self.spatial_dims :])
+
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate a foreign state dict (prefixes and channels done) to own keys."""
         return dict(state)
@@ -113,15 +166,17 @@ class Backbone(nn.Module, ABC):
             )
 
     def map_of_stride(self, stride: int) -> int:
-        """Index of the map whose in-plane (x) stride is ``stride``.
+        """Index of the map whose in-plane stride, its largest one, is ``stride``.
+
+        Across thick slices its stride may be smaller.
 
         Raises:
             ValueError: No such map; the message lists the strides there are.
         """
-        for index, (_, _, x) in enumerate(self.strides):
-            if x == stride:
+        for index, sides in enumerate(self.strides):
+            if max(sides) == stride:
                 return index
-        known = ", ".join(str(x) for _, _, x in self.strides)
+        known = ", ".join(str(max(sides)) for sides in self.strides)
         raise ValueError(
             f"{type(self).__name__} has no map of stride {stride}; strides: {known}."
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from monai.networks.blocks.dynunet_block import UnetResBlock
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.config import ConfigError, option
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.anisotropy import halving_steps
 from homolog.small_maps import guard_small_maps
 
 Steps = tuple[Index, ...]
@@ -34,7 +36,10 @@ class ResUNetConfig(BackboneConfig):
         (32, 64, 128, 256), "channels of each stage, fine to coarse", minimum=1
     )
     steps: tuple[tuple[int, int, int], ...] = option(
-        (), "stride of each stage (z, y, x); empty means 2 everywhere", advanced=True
+        (),
+        "stride of each stage (z, y, x); empty means 2, across thick slices (twice as "
+        "thick as pixels are wide) 1 until pixels have grown to them",
+        advanced=True,
     )
     blocks: int = option(1, "residual blocks per stage", minimum=1, maximum=8)
 
@@ -45,9 +50,10 @@ class ResUNet(Backbone):
     One map per stage. There is no map of stride 1: convolutions at full resolution
     would take most of the time of a training step, and the residual decoder
     (homolog.nn.decoders) looks at the image itself there. A stage is UnetResBlocks (two
-    3^3 convolutions, instance norm, leaky ReLU, a skip), the first with the stride. A
-    thick-slice scan takes ``steps=((1, 2, 2), (2, 2, 2), ...)``: where the step of an
-    axis is 1 and the axis has not been halved before, the kernel is 1 along it. Sizes
+    3^3 convolutions, instance norm, leaky ReLU, a skip), the first with the stride. On
+    scans of thick slices a new network takes ``steps=((1, 2, 2), (2, 2, 2), ...)``, see
+    ``fitted``: where the step of an axis is 1 and the axis has not been halved before,
+    the kernel is 1 along it. Sizes
     must be multiples of the strides up to 16 (in prediction up to 4); coarser maps have
     ceil(n / stride) cells.
 
@@ -82,6 +88,17 @@ class ResUNet(Backbone):
         z, y, x = (min(n, _FREE) for n in self.size_divisor)
         self.free_divisor: Index = (z, y, x)
         guard_small_maps(self)
+
+    @classmethod
+    def fitted(
+        cls, settings: Mapping[str, Any], spacing_mm: Triple, shape: Index
+    ) -> dict[str, Any]:
+        """``steps`` as nnU-Net plans them, where slices are thick or single."""
+        steps = None
+        if not settings.get("steps"):
+            stages = len(settings.get("channels") or ResUNetConfig.channels)
+            steps = halving_steps(spacing_mm, shape, stages)
+        return dict(settings) | ({"steps": [list(s) for s in steps]} if steps else {})
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) -> one map per stage, (B, E_i, d_i, h_i, w_i)."""

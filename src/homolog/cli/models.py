@@ -69,14 +69,16 @@ def list_models(folder: Path, as_json: bool) -> None:
             "total_steps": card.get("total_steps"),
             "stopped": bool(stopped_words(card)),
             "cases": card.get("cases"),
+            "decoder": card.get("decoder"),
         }
         rows.append(row)
         if row["backbone"] is None:
             lines.append(f"{place}  {row['kind']}  without an encoder")
             continue
         made_by = f"{row['method']} on" if row["method"] else "on"
+        more = ", with its decoder" if row["decoder"] else ""
         lines.append(
-            f"{place}  {row['kind']}  {made_by} {row['backbone']}  "
+            f"{place}  {row['kind']}  {made_by} {row['backbone']}{more}  "
             f"{stopped_words(card) or str(row['steps']) + ' steps'}"
         )
     show({"models": rows}, as_json, lines or [f"no models in {folder}"])
@@ -151,13 +153,17 @@ def import_model(
 def export_model(source: Path, out: Path, as_json: bool) -> None:
     """Write the encoder of SOURCE as one file for other programs.
 
-    Keys are the network's own (for swin and vit those of MONAI), without prefix.
+    Keys are the network's own (for swin and vit those of MONAI), without prefix. A
+    decoder that was trained with it is written beside it.
     """
     from homolog.model_files import care
+    from homolog.words import listed
 
     result = care.export_model(source, out)
-    name = out.with_suffix(".json").name
-    show(result, as_json, [f"saved {out} and {name}"])
+    names = [out.with_suffix(".json").name]
+    if "decoder" in result:
+        names.append(f"its decoder {Path(result['decoder']).name}")
+    show(result, as_json, [f"saved {listed([str(out), *names])}"])
 
 
 def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] | None:

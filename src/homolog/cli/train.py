@@ -311,6 +311,15 @@ def _names(text: str) -> list[str]:
     help="Share of the labelled training subjects used.",
 )
 @click.option(
+    "--patients",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Labelled training patients used, exactly so many, the same ones for one "
+    "seed, fewer within more; 0: all.",
+)
+@click.option(
     "--validate",
     "validate",
     default=None,
@@ -345,7 +354,7 @@ def finetune(
     and where a store does not annotate a class, nothing is learnt about it there.
 
     The best weights on the store's validation cases are kept: these cases need labels
-    too, beside those of --fraction; --validate says how many, or none. The test split
+    too, beside those learnt from; --validate says how many, or none. The test split
     is never looked at; see homolog evaluate. Ctrl-C stops between two steps: state and
     model so far are saved, and homolog runs resume RUN goes on exactly.
 
@@ -354,7 +363,7 @@ def finetune(
     homolog finetune segment store --encoder scratch --backbone swin --out runs/swin
     homolog finetune classify xrays --encoder runs/pre --out runs/cls
     homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
-        --set training.learning_rate=5e-4 --set freeze=0.2 --out runs/few
+        --set training.learning_rate=5e-4 --set head_first=0.2 --out runs/few
     """  # noqa: D301 - click reads the backspace
     own, training, network = sort_settings(assignments)
     if validate is not None:
@@ -362,7 +371,7 @@ def finetune(
     if backbone is not None:
         network["name"] = backbone
     request = {
-        **given,  # task, recipe, fraction, fold, seed, device
+        **given,  # task, recipe, fraction, patients, fold, seed, device
         "store": str(stores[0].resolve()),
         "more_stores": [str(store.resolve()) for store in stores[1:]],
         "encoder": encoder if encoder == "scratch" else str(Path(encoder).resolve()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from homolog.errors import JobError, UnusableInput
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.anisotropy import median_grid
 from homolog.store.card import Card
 from homolog.store.crops import BoxMap, Sliceable, read_box
 from homolog.store.store import Store
@@ -28,6 +29,11 @@ class CaseRef:
 
     store: Store
     card: Card
+
+
+def grid_of(cases: Iterable[CaseRef]) -> tuple[Triple, Index]:
+    """Voxel size (mm) and voxels of a typical scan, z, y, x; see ``median_grid``."""
+    return median_grid((case.card.spacing_mm, case.card.shape) for case in cases)
 
 
 @contextmanager
@@ -88,8 +94,10 @@ def read_blocks(
     """
     scan = Scan(card.affine, card.shape)
     image = store.image(card.id)
-    label = store.label(card.id) if any(s.labels for s in shares) else None
-    depth = store.depth(card) if any(s.depths for s in shares) else None
+    # the card decides: a case may be taken as if it had no labels
+    known = card.has_label
+    label = store.label(card.id) if known and any(s.labels for s in shares) else None
+    depth = store.depth(card) if known and any(s.depths for s in shares) else None
     blocks = []
     for share in shares:
         boxes = boxes_of(share, plan, specs, scan)

@@ -13,32 +13,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from homolog.backbones import build
-from homolog.backbones.base import Backbone
-from homolog.config import ConfigError, from_dict, to_dict
+from homolog.config import from_dict, to_dict
 from homolog.distributed import world
 from homolog.drawing.pictures import as_bytes, beside, colours_of, grey, with_labels
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
+from homolog.finetune.rates import groups_of, sentences
 from homolog.finetune.settings import (
-    SCRATCH,
     Cases,
     FinetuneConfig,
     check_cases,
     held_out_cases,
+    named_cases,
+    patient_count,
     resolve,
     spread_first,
     task_of,
 )
+from homolog.finetune.start import Start, decoder_of, encoder_note, starting_point
 from homolog.json_files import read_object
-from homolog.model_files.card import learnt_of
-from homolog.model_files.encoder import load_encoder
+from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
-from homolog.nn.optim import parameter_groups
 from homolog.store.card import Card
-from homolog.store.learnt_spacing import other_size_note, sizes_note
+from homolog.store.learnt_spacing import sizes_note
 from homolog.store.store import Store
 from homolog.tasks.base import LearnedTask, TaskModule, Trained
 from homolog.training.config import TrainingConfig, TrainingResult
@@ -92,23 +91,19 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     settings = resolve(config)
     device = take_device(settings.device, settings.threads)
     cases = check_cases(settings)
-    backbone, origin, notes = starting_encoder(settings, cases)
-    for sentence in notes:
-        yield Note(sentence)
-    run = _Run.begin(settings, cases, backbone, origin, device, folder)
+    start = starting_point(settings, cases)
+    run = _Run.begin(settings, cases, start, device, folder)
     feed = run.feed()
-    for sentence in run.notes():
+    for sentence in (*run.start.notes, *run.notes()):
         yield Note(sentence)
     module, plan = run.module, run.training
-    judged = run.validation if run.held_out else None
+    judged = run.validation if run.validation.count else None
     learning = train(
         module, feed, plan, folder=folder, device=device, seed=settings.seed,
         validate=judged,
-        best_metric=run.task.best_metric if judged else None,
+        best_metric=run.task.best_metric if run.held_out else None,
         draw=judged.preview.draw if judged else None,
-        parameter_groups=parameter_groups(
-            module, plan.weight_decay, factor=_encoder_factor(run.task, module)
-        ),
+        parameter_groups=groups_of(module, run.task.config, plan, run.start.taken),
         began=began,
     )  # fmt: skip
     result = yield from without_stopped(learning)
@@ -129,19 +124,19 @@ class _Run:
     Attributes:
         settings: Complete.
         cases: Learnt from and held out.
-        origin: Where the encoder came from, for the card.
+        start: What it starts from.
         device: Where it trains.
         task: With its settings.
         spec: What the task described when the run began.
         training: Length, rate and the like.
         module: What is trained.
         held_out: Cases that choose the weights, those to look at first in front.
-        validation: On these.
+        validation: On these, or on those that are only watched.
     """
 
     settings: FinetuneConfig
     cases: Cases
-    origin: Mapping[str, Any]
+    start: Start
     device: torch.device
     task: LearnedTask
     spec: Mapping[str, Any]
@@ -155,26 +150,27 @@ class _Run:
         cls,
         settings: FinetuneConfig,
         cases: Cases,
-        backbone: Backbone,
-        origin: Mapping[str, Any],
+        start: Start,
         device: torch.device,
         folder: Path,
     ) -> _Run:
         """Describe the task, build its network, choose the cases to validate on."""
         task = task_of(settings)
         training = from_dict(TrainingConfig, settings.training, where="training")
-        spec = same_task(folder, task.describe(cases.all, backbone, device))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            module = task.module(task.network(backbone, spec), spec)
+        spec = same_task(folder, task.describe(cases.all, start.backbone, device))
+        module, start = start.module(task, spec, settings.seed)
         held_out = held_out_cases(cases, task.config.validate_cases)
         if training.minutes > 0:  # time may be too short for all of them
             held_out = spread_first(held_out)
+        looked_at = held_out
+        if settings.watched:  # for a curve: nothing may choose beside it
+            store, held_out = Store.open(settings.store), ()
+            looked_at = named_cases(store, task, settings.watched)
         validation = _Validation(
-            task, module, spec, held_out, device, training.precision
+            task, module, spec, looked_at, device, training.precision
         )
         return cls(
-            settings, cases, origin, device, task, spec, training, module, held_out,
+            settings, cases, start, device, task, spec, training, module, held_out,
             validation,
         )  # fmt: skip
 
@@ -197,15 +193,19 @@ class _Run:
     def notes(self) -> list[str]:
         """What the user should know before the first step, in sentences."""
         chosen, cases = len(self.held_out), self.cases
-        words = labels_words(cases, chosen, at_most=self.training.minutes > 0)
+        words = labels_words(
+            cases, chosen, at_most=self.training.minutes > 0,
+            averaged=self.task.config.average > 0,
+        )  # fmt: skip
         window = times(self.spec.get("window") or ())
         size = f"; window {window} voxels" if window else ""
         notes = (
             f"{words}{size}.",
             self.spec.get("labels_note"),
             preparation_note(stores_of(cases)),
-            _encoder_note(self.origin),
+            encoder_note(self.start.origin),
             self.task.remark(self.spec, chosen),
+            *sentences(self.module, self.task.config, self.training, self.start.taken),
             sizes_note(c.card for c in (*cases.train, *cases.val)),
         )
         return [note for note in notes if note]
@@ -220,7 +220,7 @@ class _Run:
             with evaluating(self.module):
                 spec |= self.task.settle(self.validation.model(), chosen_by)
         card = {**self._card(spec, chosen_by, result), **kept}
-        card["labelled"] = label_count(self.cases, len(chosen_by), self.origin)
+        card["labelled"] = label_count(self.cases, len(chosen_by), self.start.origin)
         state = self.module.deployed().state_dict()
         return save_model(folder / "model", state, card, "model"), kept["weights_of"]
 
@@ -232,11 +232,13 @@ class _Run:
     ) -> dict[str, Any]:
         """``model.json``: what prediction, evaluation and a reader need to know."""
         settings, cases, stores = self.settings, self.cases, stores_of(self.cases)
+        decoder = decoder_of(self.module)
         return {
             "kind": settings.task,
             # of the encoder's backbone, what the task stands on
             "backbone": backbone_card(self.module.encoder()),
-            "encoder": dict(self.origin),
+            "encoder": dict(self.start.origin),
+            "decoder": None if decoder is None else decoder_card(decoder),
             **preparation_card(stores, (*cases.train, *cases.val)),
             "preprocessings": [to_dict(s.preprocessing) for s in stores],
             "task_config": to_dict(self.task.config),
@@ -251,6 +253,7 @@ class _Run:
             "recipe": settings.recipe,
             "seed": settings.seed,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "cases": {
                 "train": [c.card.id for c in cases.train],
@@ -268,6 +271,7 @@ class _Run:
             "backbone": settings.backbone.get("name"),
             "encoder": settings.encoder,
             "fraction": settings.fraction,
+            "patients": settings.patients,
             "fold": settings.fold,
             "seed": settings.seed,
             "cases": {"train": len(cases.train), "val": len(cases.val)},
@@ -275,53 +279,8 @@ class _Run:
             **result.values("best_step", "best", "losses", "bad_steps"),
             **result.values("seconds_per_step", "peak_memory_bytes", "precision"),
             "batch_size": result.batch_size,
-            "labelled": label_count(cases, chosen, self.origin),
+            "labelled": label_count(cases, chosen, self.start.origin),
         }
-
-
-def starting_encoder(
-    settings: FinetuneConfig, cases: Cases
-) -> tuple[Backbone, dict[str, Any], list[str]]:
-    """The encoder to start from, where it came from, and notes on it.
-
-    Raises:
-        UnusableInput: The file holds another network than requested.
-    """
-    channels, store = cases.all[0].card.channels, cases.all[0].store
-    own = dict(settings.backbone)
-    name = own.pop("name", None)
-    if settings.encoder == SCRATCH:
-        if name is None:
-            raise ConfigError("training from scratch needs a backbone.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            backbone = build(name, {**own, "in_channels": channels})
-        return backbone, {"source": SCRATCH}, []
-    hint = {"name": name, "config": own} if name else None
-    loaded = load_encoder(settings.encoder, hint, in_channels=channels)
-    notes = ["\n".join(loaded.report.lines())]
-    recipe = loaded.card.get("preprocessing")
-    if recipe is not None and recipe != to_dict(store.preprocessing):
-        odd = [k for k, v in to_dict(store.preprocessing).items() if recipe.get(k) != v]
-        notes.append(
-            "the encoder was pretrained on scans prepared otherwise "
-            f"({', '.join(odd)}); its features may fit less well."
-        )
-    learnt = learnt_of(loaded.card, loaded.folder)
-    if recipe is None or recipe.get("spacing_mm") is None:
-        sizes = other_size_note(learnt, [c.card for c in cases.all])
-        notes += [sizes] if sizes else []
-    origin = {
-        "source": str(settings.encoder),
-        "encoder_id": loaded.encoder_id,
-        "method": loaded.card.get("method"),
-        "report": loaded.report.to_dict(),
-    }
-    if loaded.card.get("uses_labels"):
-        seen = set(loaded.card.get("trained_on", ()))
-        known = sorted(c.card.id for c in cases.all if c.card.source_hash in seen)
-        origin["labels_of"] = known
-    return loaded.backbone.train(), origin, notes
 
 
 def same_task(folder: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -362,23 +321,30 @@ def stores_of(cases: Cases) -> list[Store]:
     return list({c.store.path: c.store for c in cases.all}.values())
 
 
-def labels_words(cases: Cases, chosen: int, *, at_most: bool) -> str:
+def labels_words(
+    cases: Cases, chosen: int, *, at_most: bool, averaged: bool = False
+) -> str:
     """What is learnt from, and what chooses.
 
     Args:
         cases: Of the fine-tuning.
         chosen: Held-out cases that choose the weights.
         at_most: Time may end it before all of them are looked at.
+        averaged: An average of the weights is kept, not the weights themselves.
     """
     learnt, held = len(cases.train), len(cases.val)
-    text = f"{counted(learnt, 'labelled case')} to learn from"
+    text = f"{counted(learnt, 'labelled case')}"
+    if (patients := patient_count(cases.train)) != learnt:
+        text += f" of {counted(patients, 'patient')}"
+    text += " to learn from"
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"
         if chosen < held:
             text += f" (of {held} held out)"
         return f"{text}: {few}{learnt + chosen} labelled cases in all"
-    text += "; without held-out cases the last weights are kept"
+    kept = "average of the last weights is" if averaged else "last weights are"
+    text += f"; without held-out cases the {kept} kept"
     return f"{text} ({held} labelled ones are left alone)" if held else text
 
 
@@ -393,11 +359,13 @@ def label_count(
         origin: Of the encoder.
 
     Returns:
-        ``learnt_from``, ``chosen_by``, ``in_all``; and ``encoder``, cases of these
-        stores whose labels the encoder was pretrained with, where there are.
+        ``learnt_from`` and the ``patients`` these are of, ``chosen_by``, ``in_all``;
+        and ``encoder``, cases of these stores whose labels the encoder was pretrained
+        with, where there are.
     """
     learnt = len(cases.train)
     counts = {"learnt_from": learnt, "chosen_by": chosen, "in_all": learnt + chosen}
+    counts["patients"] = patient_count(cases.train)
     if origin and origin.get("labels_of"):
         counts["encoder"] = len(origin["labels_of"])
     return counts
@@ -434,24 +402,6 @@ def _keep_weights(
     weights = {"kept": "best", "step": best[1]["step"], "validated": True}
     return {"weights_of": weights, "best_step": best[1]["step"],
             "validation": best[1]["metrics"]}  # fmt: skip
-
-
-def _encoder_factor(task: LearnedTask, module: TaskModule) -> dict[str, float]:
-    """Learning-rate factor of the encoder's parameters, by their prefix."""
-    encoder = module.encoder()
-    prefix = next(name for name, part in module.named_modules() if part is encoder)
-    return {f"{prefix}.": task.config.encoder_factor}
-
-
-def _encoder_note(origin: Mapping[str, Any]) -> str:
-    """Labels count where they were used before, too."""
-    count = len(origin.get("labels_of", ()))
-    if not count:
-        return ""
-    return (
-        f"the encoder was pretrained with labels: {count} labelled cases of these "
-        "stores were among its scans, beside those counted here."
-    )
 
 
 class _Validation:
@@ -504,7 +454,8 @@ class _Validation:
     def model(self) -> Trained:
         """The deployed network as it is now."""
         network = self.module.deployed()
-        precision = resolve_precision(self.precision, self.device, network)
+        # by what is trained: an average of it is not, and would seem no convolution
+        precision = resolve_precision(self.precision, self.device, self.module)
         return Trained(network, self.spec, {}, self.device, precision)
 
     def _as_long_as(self, go_on: Callable[[int], bool]) -> Iterator[CaseRef]:

@@ -17,11 +17,18 @@ from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
-from homolog.store.splits import folds, nested_fraction
+from homolog.store.card import Card
+from homolog.store.splits import folds, nested_count, nested_fraction, subject_count
 from homolog.store.store import Store
 from homolog.tasks import TASKS
-from homolog.tasks.base import LearnedTask
-from homolog.training.run_settings import by_device, cpu_threads, run_settings
+from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
+from homolog.training.run_settings import (
+    by_device,
+    cpu_threads,
+    fitted_backbone,
+    run_settings,
+)
+from homolog.words import counted, listed
 
 SCRATCH = "scratch"
 
@@ -40,7 +47,21 @@ class FinetuneConfig:
     fraction: float = option(
         1.0, "share of the labelled training subjects used", minimum=0.0, maximum=1.0
     )
+    patients: int = option(
+        0, "labelled training patients used, all stores together; 0: all", minimum=0
+    )
     fold: str | None = option(None, "i/k: hold out the i-th of k parts")
+    cases: tuple[str, ...] = option(
+        (),
+        "names of the labelled cases learnt from; no others then choose the weights",
+        empty="by split, fold and fraction",
+    )
+    watched: tuple[str, ...] = option(
+        (),
+        "names of labelled cases that are scored as it learns, for a curve alone: they "
+        "choose nothing",
+        empty="none",
+    )
     seed: int = option(0, "seed of everything random", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:i")
     threads: int = option(
@@ -71,8 +92,14 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
     """
     wanted = from_dict(FinetuneConfig, config, where="finetune")
     cls = learned_task(wanted.task)
+    own: type[LearnedConfig] = cls.Config
     if wanted.fold is not None:
         parse_fold(wanted.fold)
+    if wanted.patients and wanted.fraction != 1.0:
+        raise ConfigError(
+            "give a share of the labelled patients or their number (--fraction or "
+            "--patients), not both."
+        )
     if wanted.recipe not in cls.RECIPES:
         known = ", ".join(cls.RECIPES)
         raise ConfigError(
@@ -82,7 +109,7 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
         cls.RECIPES[wanted.recipe],
         {
             "backbone": wanted.backbone,
-            "task": wanted.task_config,
+            "task": renamed(own, wanted.task_config),
             "training": wanted.training,
         },
         table="task",
@@ -92,6 +119,7 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
         backbone=_backbone_name(wanted),
         # an encoder brings settings of its own
         small=wanted.recipe == "cpu" and wanted.encoder == SCRATCH,
+        pretrained=wanted.encoder != SCRATCH,
     )
     return dataclasses.replace(
         wanted,
@@ -120,7 +148,10 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
         str(given.get("recipe", "auto")), str(given.get("device", "auto"))
     )
     settings = resolve(given)
-    check_cases(settings)
+    cases = check_cases(settings)
+    if settings.encoder == SCRATCH and "name" in settings.backbone:
+        fitted = fitted_backbone(settings.backbone, cases.all)
+        settings = dataclasses.replace(settings, backbone=fitted)
     return to_dict(settings)
 
 
@@ -142,7 +173,7 @@ def learned_task(name: str) -> type[LearnedTask]:
 def task_of(settings: FinetuneConfig) -> LearnedTask:
     """The task with its settings."""
     cls = learned_task(settings.task)
-    return cls(from_dict(cls.Config, settings.task_config, where=settings.task))
+    return cls(settings_of(cls.Config, settings.task_config, where=settings.task))
 
 
 def _backbone_name(wanted: FinetuneConfig) -> str | None:
@@ -192,6 +223,12 @@ def check_cases(settings: FinetuneConfig) -> Cases:
         UnusableInput: No store there, or no labelled case to learn from.
     """
     task = task_of(settings)
+    if settings.cases:
+        store = Store.open(settings.store)
+        return Cases(
+            named_cases(store, task, settings.cases), (),
+            tuple(CaseRef(store, card) for card in store.cards if task.usable(card)),
+        )  # fmt: skip
     parts = [
         choose_cases(
             Store.open(path), task,
@@ -199,7 +236,33 @@ def check_cases(settings: FinetuneConfig) -> Cases:
         )
         for path in (settings.store, *settings.more_stores)
     ]  # fmt: skip
-    return together(parts)
+    cases = together(parts)
+    if not settings.patients:
+        return cases
+    return of_patients(cases, settings.patients, settings.seed)
+
+
+def named_cases(
+    store: Store, task: LearnedTask, names: Sequence[str]
+) -> tuple[CaseRef, ...]:
+    """Cases of a store by name, in the store's order.
+
+    Raises:
+        UnusableInput: There is no such case, or it has no labels for the task.
+    """
+    wanted = set(names)
+    found = tuple(
+        CaseRef(store, card)
+        for card in store.cards
+        if card.id in wanted and task.usable(card)
+    )
+    missing = sorted(wanted - {case.card.id for case in found})
+    if missing:
+        raise UnusableInput(
+            f"{store.path} has no case {missing[0]!r} with labels to learn "
+            f"({len(missing)} of {len(wanted)} named cases are missing)."
+        )
+    return found
 
 
 def choose_cases(
@@ -266,6 +329,49 @@ def together(parts: Sequence[Cases]) -> Cases:
         val=tuple(c for part in parts for c in part.val),
         all=tuple(c for part in parts for c in part.all),
     )
+
+
+def of_patients(cases: Cases, count: int, seed: int) -> Cases:
+    """The same, but so many training patients; fewer lie within more.
+
+    Args:
+        cases: Of one or several stores.
+        count: Labelled patients to learn from, 1 or more.
+        seed: Another seed is another order.
+
+    Raises:
+        UnusableInput: There are fewer.
+    """
+    cards = _cards_apart(cases.train)
+    have = subject_count(cards)
+    if count > have:
+        stores = [str(path) for path in dict.fromkeys(c.store.path for c in cases.all)]
+        verb = "has" if len(stores) == 1 else "have"
+        raise UnusableInput(
+            f"{listed(stores)} {verb} {counted(have, 'labelled training patient')}, "
+            f"but {counted(count, 'patient')} were asked for."
+        )
+    kept = set(nested_count(cards, count, seed))
+    train = [c for c, card in zip(cases.train, cards, strict=True) if card.id in kept]
+    return dataclasses.replace(cases, train=tuple(train))
+
+
+def patient_count(cases: Sequence[CaseRef]) -> int:
+    """How many patients cases are of."""
+    return subject_count(_cards_apart(cases))
+
+
+def _cards_apart(cases: Sequence[CaseRef]) -> list[Card]:
+    """Cards whose names differ from store to store, but that of one person in both."""
+    stores = list(dict.fromkeys(case.store.path for case in cases))
+    cards = []
+    for case in cases:
+        place = stores.index(case.store.path)
+        name = f"{place}/{case.card.id}" if place else case.card.id
+        own = case.card.subject in ("", case.card.id)
+        subject = name if own else case.card.subject
+        cards.append(dataclasses.replace(case.card, id=name, subject=subject))
+    return cards
 
 
 def parse_fold(text: str) -> tuple[int, int]:

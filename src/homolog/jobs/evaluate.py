@@ -44,6 +44,12 @@ class Config:
     split: str = option(
         "test", "Cases of STORE.", choices=("train", "val", "test", "all")
     )
+    case: tuple[str, ...] = option(
+        (),
+        "A case of STORE by name; of these alone. May be repeated.",
+        metavar="NAME",
+        empty="all of the split",
+    )
     tolerance_mm: float = option(
         1.0,
         "Distance in mm that the NSD forgives.",
@@ -119,6 +125,6 @@ def _model_scores(config: Config) -> Job[dict[str, Any]]:
     return (
         yield from evaluate_store(
             task, trained, store, config.split,
-            flips=flips, tolerance_mm=config.tolerance_mm,
+            only=config.case, flips=flips, tolerance_mm=config.tolerance_mm,
         )
     )  # fmt: skip

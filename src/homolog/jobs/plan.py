@@ -83,10 +83,12 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     case_s = max(0.0, begun_s - plan.seconds_per_step)
     cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)
     length = _length(resolved, plan, case_s, chosen)
-    if cases is not None and notes:  # what it said spoke of the short training
-        minutes = bool(resolved["training"].get("minutes"))
-        _, sign, rest = notes[0].partition("; window ")
-        notes[0] = f"{labels_words(cases, chosen, at_most=minutes)}{sign or '.'}{rest}"
+    if cases is not None:  # what it said spoke of the short training
+        words = labels_words(
+            cases, chosen, at_most=bool(resolved["training"].get("minutes")),
+            averaged=bool(resolved["task_config"].get("average")),
+        )  # fmt: skip
+        notes = [_reworded(note, words) for note in notes]
     if few := length["few_steps"]:
         notes.append(f"{few[:1].upper()}{few[1:]}")
     return {
@@ -101,6 +103,14 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         "resolved": resolved,
         "stopped": False,
     }
+
+
+def _reworded(note: str, words: str) -> str:
+    """The sentence on the labels in other words; any other note as it is."""
+    if " to learn from" not in note:
+        return note
+    _, sign, rest = note.partition("; window ")
+    return f"{words}{sign or '.'}{rest}"
 
 
 def _shortened(kind: str, resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -221,7 +221,8 @@ def hidden_patch_error(
     Args:
         prediction: (B, N, P).
         target: (B, N, P), the true voxels.
-        hidden: (B, N), 1 or True where a patch was hidden and counts.
+        hidden: (B, N), 1 or True where a patch was hidden and counts; or (B, N, P),
+            voxel by voxel.
         normalise: Bring every target patch to mean 0 and std 1 first.
         smallest_std: Floor of that std in intensity units. Air and padding would
             otherwise blow their noise up to the weight of anatomy.
@@ -236,7 +237,9 @@ def hidden_patch_error(
         mean = target.mean(dim=2, keepdim=True)
         variance = target.var(dim=2, keepdim=True, unbiased=False)
         target = (target - mean) / (variance + smallest_std**2).sqrt()
-    error = (prediction - target).square().mean(dim=2)
+    error = (prediction - target).square()
+    if hidden.ndim == 2:
+        error = error.mean(dim=2)
     weight = hidden.to(error.dtype)
     return (error * weight).sum() / weight.sum().clamp_min(1.0)
 

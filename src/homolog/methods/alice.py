@@ -64,6 +64,7 @@ class AliceConfig(MaskedCropConfig):
         minimum=0,
         advanced=True,
     )
+    normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
     weight_reconstruction: float = option(1.0, "weight of l_r", minimum=0)
     weight_between: float = option(1.0, "weight of l_dv, between patients", minimum=0)
     weight_within: float = option(

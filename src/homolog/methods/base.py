@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.geometry.affine import Index
+from homolog.nn.decoders import Decoder
 from homolog.views.view import Phase, Views, ViewSpec
 
 
@@ -142,7 +143,6 @@ class MaskedCropConfig(TokenCropConfig):
     mask_ratio: float = option(
         0.6, "share of patches hidden", minimum=0.05, maximum=0.95
     )
-    normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
     decoder_layers: int = option(
         2, "transformer blocks of the decoder (backbones that drop tokens)", minimum=1
     )
@@ -274,6 +274,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encoder(self) -> Backbone:
         """What is worth keeping (student or teacher); its keys are saved plain."""
+
+    def dense_decoder(self) -> Decoder | None:
+        """The dense decoder that was trained with ``encoder()``; None: there is none.
+
+        Made by ``homolog.nn.decoders.suited_decoder`` of the encoder, so that a
+        segmentation network can start from its weights (all but the head's). Where
+        segmentation stands on a 2D network within the encoder (``Backbone.planar``)
+        a decoder of the whole one is of no use.
+        """
+        return None
 
     def embedder(self) -> Embedder:
         """What makes dense features for similarity and matching, from ``encoder()``.

@@ -214,7 +214,7 @@ class MaskHead(nn.Module):
                 f"mask_rows must be (store, value, class), class 1 to {classes} of "
                 f"mask_names, got {tuple(wrong[0])}."
             )
-        coarse = [i for i, (_, _, x) in enumerate(backbone.strides) if x >= stride]
+        coarse = [i for i, s in enumerate(backbone.strides) if max(s) >= stride]
         self.first = coarse[0] if coarse else len(backbone.strides) - 1
         self.stride = backbone.strides[self.first]
         self.decoder = DenseDecoder(

@@ -16,7 +16,7 @@ from homolog.geometry.affine import Index
 from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
 from homolog.losses.similarity import cross_correlation, redundancy
 from homolog.methods.base import CaseCard, CropConfig, Method, PairsWanted
-from homolog.nn.decoders import build_decoder, raising
+from homolog.nn.decoders import Decoder, raising, suited_decoder
 from homolog.nn.masking import (
     at_cells,
     cells_of,
@@ -61,7 +61,7 @@ class Levels(nn.Module):
         self.raised = nn.ModuleDict()
         one_stride = len(set(backbone.strides)) == 1 and len(backbone.strides) > 1
         for stride in wanted:
-            if one_stride and stride < backbone.strides[0][2]:
+            if one_stride and stride < max(backbone.strides[0]):
                 self._raise(backbone, stride, [s for s in wanted if s <= stride])
                 continue
             index = backbone.map_of_stride(stride)
@@ -165,7 +165,7 @@ def _norm(kind: str, width: int) -> list[nn.Module]:
 
 def second_finest(backbone: Backbone) -> int:
     """In-plane stride of the paper's second layer: UNETR's enc2 has stride 2."""
-    strides = sorted({x for _, _, x in backbone.strides})
+    strides = sorted({max(sides) for sides in backbone.strides})
     if len(strides) == 1:
         return min(2, strides[0])
     return strides[1]
@@ -403,9 +403,7 @@ class MixCL(Method):
             }
         )
         channels: int = backbone.config.in_channels
-        self.decoder = build_decoder(
-            backbone.channels, backbone.strides, channels, channels, backbone.decoder
-        )
+        self.decoder = suited_decoder(backbone, channels)
         self._meter = GradientMeter()
         self._raw: dict[str, Tensor] = {}
 
@@ -567,7 +565,7 @@ class MixCL(Method):
     def _reconstruction(
         self, maps: list[Tensor], image: Tensor, views: Views
     ) -> Tensor:
-        restored = self.decoder(image, maps).float()
+        restored = self.decoder.dense_result(self.decoder.dense(image, maps)).float()
         groups = ("crop", "crop", "other")
         target = torch.cat([views[name].flat() for name in groups])
         valid = torch.cat([views[name].valid.flatten(0, 1) for name in groups])
@@ -580,8 +578,13 @@ class MixCL(Method):
         return mean
 
     def encoder(self) -> Backbone:
-        """The trained backbone; projectors and decoder are dropped."""
+        """The trained backbone; the projectors are dropped."""
         return self.backbone
+
+    def dense_decoder(self) -> Decoder | None:
+        """What restored the crop."""
+        own = self.backbone.planar() is self.backbone
+        return self.decoder if own and self.config.weight_reconstruction > 0 else None
 
     def monitors(self) -> dict[str, Tensor]:
         """Raw terms, gradients by term, mean correlation of a feature with itself."""

@@ -25,7 +25,8 @@ _TASK_SPEC: Shape = {
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
     "label_values?": list[int], "label_names?": dict[str, str],
     "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
-    "labels_note?": str | None, "classes?": _TEXTS, "several?": bool, "slices?": int,
+    "labels_note?": str | None, "across?": int | None, "classes?": _TEXTS,
+    "several?": bool, "slices?": int,
     "types?": _TEXTS, "thresholds?": list[float] | None,
 }  # fmt: skip
 _SHAPE: Shape = {
@@ -37,13 +38,14 @@ _SHAPE: Shape = {
     "modalities?": dict | list[str], "cases?": int | dict, "steps?": int,
     "complete?": bool, "validation?": dict, "trained_on?": list[str],
     "encoder_id?": str, "homolog_version?": str, "created?": str,
-    "learnt_spacing_mm?": dict | None,
+    "learnt_spacing_mm?": dict | None, "decoder?": dict | None,
 }  # fmt: skip
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
 _EMBEDDING: Shape = {
     "embedding?": {"maps?": dict[str, int], "heads?": _TEXTS, "strides?": dict}
 }
+_DECODER: Shape = {"decoder?": {"kind?": str, "width?": int, "parameters?": int}}
 _LEARNT: Shape = {"learnt_spacing_mm?": {"smallest": _BOUNDS, "largest": _BOUNDS}}
 _SPACING: Shape = {"preprocessing?": {"spacing_mm?": _TRIPLE | None}}
 
@@ -72,6 +74,7 @@ def read_card(folder: Path, *, usable: bool = True) -> dict[str, Any]:
     for name, shape in (
         ("backbone", _BACKBONE), ("embedding", _EMBEDDING),
         ("preprocessing", _SPACING), ("learnt_spacing_mm", _LEARNT),
+        ("decoder", _DECODER),
     ):  # fmt: skip
         if card.get(name):  # null or empty where a model has none
             _check(card, shape, path)

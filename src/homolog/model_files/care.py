@@ -8,7 +8,8 @@ from typing import Any
 
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.model_files.encoder import load_encoder
+from homolog.model_files.decoder import FILE, STEM, SavedDecoder, read_decoder
+from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import find_model, load_model, save_model, write_tensors
 from homolog.writing import replacing, write_json
 
@@ -48,6 +49,8 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
     ]
     if loaded.report.dropped:
         lines.append(f"would be dropped: {loaded.report.dropped}")
+    if _decoder(loaded) is not None:
+        lines.append(decoder_words(card))
     lines += _facts(card)
     return {
         "source": str(source),
@@ -57,6 +60,22 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         "card": card,
         "lines": lines,
     }
+
+
+def decoder_words(card: Mapping[str, Any]) -> str:
+    """What a model's card says of its decoder; empty where it has none."""
+    told = card.get("decoder")
+    if not told:
+        return ""
+    return (
+        f"with a {told.get('kind')} decoder, {told.get('width')} wide, "
+        f"{told.get('parameters', 0) / 1e6:.2f} M weights"
+    )
+
+
+def _decoder(loaded: LoadedEncoder) -> SavedDecoder | None:
+    """Read and verified; None where there is none."""
+    return None if loaded.folder is None else read_decoder(loaded.folder, loaded.card)
 
 
 def _without_encoder(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +125,9 @@ def import_model(
         "report": loaded.report.to_dict(),
         "licence": "unknown: that of the file it was imported from",
     }
-    save_model(out, loaded.backbone.state_dict(), card)
+    decoder = _decoder(loaded)
+    extra = None if decoder is None else {STEM: decoder.state}
+    save_model(out, loaded.backbone.state_dict(), card, extra=extra)
     return {
         "model": str(out),
         "encoder_id": loaded.encoder_id,
@@ -117,8 +138,11 @@ def import_model(
 def export_model(source: Path, out: Path) -> dict[str, Any]:
     """Write an encoder as one ``.safetensors`` file with its card beside it.
 
+    A decoder that was trained with it is written beside it, as
+    ``NAME.decoder.safetensors``.
+
     Returns:
-        ``file`` and ``card``.
+        ``file`` and ``card``; and ``decoder``, where there is one.
 
     Raises:
         UnusableInput: Another ending, or no model there.
@@ -128,6 +152,13 @@ def export_model(source: Path, out: Path) -> dict[str, Any]:
     loaded = load_encoder(source)
     with replacing(out) as half:
         write_tensors(half, loaded.backbone.state_dict())
+    written = {"file": str(out), "card": str(out.with_suffix(".json"))}
+    decoder = _decoder(loaded)
+    if decoder is not None:
+        beside = out.with_suffix(f".{FILE}")
+        with replacing(beside) as half:
+            write_tensors(half, decoder.state)
+        written[STEM] = str(beside)
     card = {**loaded.card, "encoder_id": loaded.encoder_id}
     write_json(out.with_suffix(".json"), card)
-    return {"file": str(out), "card": str(out.with_suffix(".json"))}
+    return written

@@ -28,8 +28,8 @@ from homolog.backbones import build
 from homolog.backbones.base import Backbone, adapt_state, renamed_state
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
-from homolog.model_files.card import CARD
-from homolog.model_files.folder import load_model
+from homolog.model_files.card import CARD, read_card
+from homolog.model_files.folder import find_model, load_model
 from homolog.words import counted
 
 _MOST_NESTING = 4
@@ -123,8 +123,7 @@ def load_encoder(
             of it would be dropped; or weights that are no numbers.
     """
     path = Path(source)
-    foreign = path.is_file() and not (path.parent / CARD).is_file()
-    if foreign:
+    if _is_foreign(path):
         folder: Path | None = None
         card: dict[str, Any] = {"kind": "encoder", "source": str(path)}
         state, chosen = read_foreign(path), _hinted(backbone_hint, path)
@@ -158,6 +157,30 @@ def load_encoder(
         )
     backbone.eval()
     return LoadedEncoder(backbone, card, report, encoder_id(backbone), folder)
+
+
+def own_backbone(source: str | Path) -> dict[str, Any] | None:
+    """``name`` and ``config`` of the network in one of our own folders.
+
+    Args:
+        source: As for ``load_encoder``.
+
+    Returns:
+        None for another project's weight file, which does not say.
+
+    Raises:
+        UnusableInput: Nothing there, or damaged.
+    """
+    path = Path(source)
+    if _is_foreign(path):
+        return None
+    told = read_card(find_model(path)).get("backbone")
+    return None if not told else {"config": {}, **told}
+
+
+def _is_foreign(path: Path) -> bool:
+    """A weight file that is not of a model folder."""
+    return path.is_file() and not (path.parent / CARD).is_file()
 
 
 def encoder_id(backbone: Backbone) -> str:

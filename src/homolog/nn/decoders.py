@@ -6,12 +6,14 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
 
+from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
 
@@ -28,11 +30,17 @@ class Decoder(nn.Module, ABC):
         width: Channels F of the features.
         out_channels: Channels of the result (classes).
         spatial_dims: 2: images and maps have no depth axis.
+
+    Attributes:
+        kind: Its name among ``KINDS``.
     """
+
+    kind: ClassVar[str] = ""
 
     def __init__(self, width: int, out_channels: int, spatial_dims: int = 3) -> None:
         super().__init__()
         self.width = width
+        self.spatial_dims = spatial_dims
         head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         self.head = head(width, out_channels, 1)
 
@@ -53,6 +61,50 @@ class Decoder(nn.Module, ABC):
         """(B, C, D, H, W) and the maps -> (B, out_channels, D, H, W)."""
         result: Tensor = self.head(self.features(image, maps))
         return result
+
+    def dense(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """``features`` with a depth axis whatever ``spatial_dims`` is.
+
+        Args:
+            image: (B, C, D, H, W); D must be 1 for a 2D decoder.
+            maps: As of ``Backbone.maps``, (B, E_i, d_i, h_i, w_i).
+
+        Returns:
+            (B, F, D, H, W).
+        """
+        if self.spatial_dims == 3:
+            return self.features(image, maps)
+        flat = self.features(image.squeeze(2), [m.squeeze(2) for m in maps])
+        return flat.unsqueeze(2)
+
+    def dense_result(self, features: Tensor) -> Tensor:
+        """``head`` of what ``dense`` returned: (B, F, D, H, W) -> (B, K, D, H, W)."""
+        if self.spatial_dims == 3:
+            result: Tensor = self.head(features)
+            return result
+        flat: Tensor = self.head(features.squeeze(2))
+        return flat.unsqueeze(2)
+
+
+def suited_decoder(
+    backbone: Backbone, out_channels: int, in_channels: int | None = None
+) -> Decoder:
+    """The decoder of a backbone's maps: its weights fit wherever it is made for it.
+
+    Args:
+        backbone: Tells its maps, and the kind that suits them. Segmentation stands on
+            its ``planar()`` network.
+        out_channels: Channels of the result.
+        in_channels: Image channels; None takes the backbone's.
+    """
+    return build_decoder(
+        backbone.channels,
+        backbone.strides,
+        backbone.config.in_channels if in_channels is None else in_channels,
+        out_channels,
+        backbone.decoder,
+        spatial_dims=backbone.spatial_dims,
+    )
 
 
 def build_decoder(
@@ -178,6 +230,8 @@ class ResidualDecoder(Decoder):
         spatial_dims: 2: all convolutions are 2D; of the strides y and x count.
     """
 
+    kind: ClassVar[str] = "residual"
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -253,6 +307,8 @@ class SwinUnetrDecoder(Decoder):
             nothing else is possible with MONAI's blocks where weights are to be loaded.
     """
 
+    kind: ClassVar[str] = "swin_unetr"
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -305,6 +361,8 @@ class UnetrDecoder(Decoder):
         out_channels: Channels of the result.
         width: Channels of the features.
     """
+
+    kind: ClassVar[str] = "unetr"
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -113,6 +114,55 @@ def _with_gradient(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 Factor: TypeAlias = Callable[[str], float]
+NEVER = math.inf
+
+
+@dataclass(frozen=True, order=True)
+class Pace:
+    """When parameters learn, and how fast; times are shares of the training, 0..1.
+
+    Attributes:
+        factor: Their peak rate as a share of the training's.
+        start: They stay as they are before it; ``NEVER``: always.
+        rises: Beginnings of a warm-up, rising; after the last of them the rate falls by
+            half a cosine, after the others it stays at its peak.
+
+    Source: Wald et al., "An OpenMind for 3D medical vision self-supervised learning",
+        ICCV 2025 (nnssl: "sawtooth", the decoder is warmed up alone, then all is).
+    Differs from the paper: half a cosine, not a polynomial; a warm-up may end before
+        the next one begins.
+    """
+
+    factor: float = 1.0
+    start: float = 0.0
+    rises: tuple[float, ...] = (0.0,)
+
+    def learns(self, share: float) -> bool:
+        """Whether the parameters learn where ``share`` of the training is done."""
+        return share >= self.start
+
+    def rate(
+        self, step: float, total: int, warmup: float = 0, floor: float = 0.0
+    ) -> float:
+        """Rate at a step as a share of the training's peak; 0 before the start.
+
+        Args:
+            step: 0-based, or between two.
+            total: Steps of the whole training.
+            warmup: Steps of each rise.
+            floor: Share of the peak at the end.
+        """
+        share = step / total
+        begun = [rise for rise in self.rises if share >= rise]
+        if not begun or not self.learns(share):
+            return 0.0
+        begin = begun[-1] * total
+        if len(begun) < len(self.rises):
+            return self.factor * min(1.0, (step - begin + 1) / (warmup + 1))
+        return self.factor * cosine_with_warmup(
+            step - begin, total - begin, warmup, floor
+        )
+
 
 # Tensors of rank 2 or more that are offsets or tokens, not weights of a product.
 _NEVER_DECAYED = (
@@ -132,8 +182,9 @@ def parameter_groups(
     *,
     learning_rate: float | None = None,
     factor: Factor | Mapping[str, float] | None = None,
+    pace: Callable[[str], Pace] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: decayed and not, per learning-rate factor.
+    """Groups for an optimiser: decayed and not, per pace.
 
     Not decayed: everything with at most one dimension (norms, biases, scalars) and
     position embeddings, tokens and bias tables. Frozen parameters are left out.
@@ -144,36 +195,40 @@ def parameter_groups(
         learning_rate: If given, each group gets ``lr`` = this times its factor.
         factor: Parameter name -> factor of the learning rate, or prefixes as taken by
             ``prefix_factor``. 0 leaves parameters out.
+        pace: Parameter name -> its pace, instead of a factor alone.
 
     Returns:
-        Dicts with ``params``, ``weight_decay``, ``lr_factor`` and maybe ``lr``, in a
-        fixed order, for any torch optimiser.
+        Dicts with ``params``, ``weight_decay``, ``lr_factor``, ``pace`` and maybe
+        ``lr``, in a fixed order, for any torch optimiser.
 
     Raises:
         ValueError: Nothing is left to train.
     """
-    if factor is None:
-        factor = {}
-    if isinstance(factor, Mapping):
-        factor = prefix_factor(factor)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    if pace is None:
+        shares = factor or {}
+        share = prefix_factor(shares) if isinstance(shares, Mapping) else shares
+
+        def pace(name: str) -> Pace:
+            return Pace(share(name))
+
+    groups: dict[tuple[Pace, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
-        share = factor(name)
-        if parameter.requires_grad and share > 0:
-            groups.setdefault((share, is_decayed(name, parameter)), []).append(
-                parameter
-            )
+        own = pace(name)
+        if parameter.requires_grad and own.factor > 0:
+            key = own, is_decayed(name, parameter)
+            groups.setdefault(key, []).append(parameter)
     if not groups:
         raise ValueError(f"{type(module).__name__} has no parameter left to train.")
     result = []
-    for share, decayed in sorted(groups, reverse=True):
+    for own, decayed in sorted(groups, reverse=True):
         group: dict[str, Any] = {
-            "params": groups[share, decayed],
+            "params": groups[own, decayed],
             "weight_decay": weight_decay if decayed else 0.0,
-            "lr_factor": share,
+            "lr_factor": own.factor,
+            "pace": own,
         }
         if learning_rate is not None:
-            group["lr"] = learning_rate * share
+            group["lr"] = learning_rate * own.factor
         result.append(group)
     return result
 
@@ -198,7 +253,7 @@ def prefix_factor(factors: Mapping[str, float]) -> Factor:
 
 
 def cosine_with_warmup(
-    step: float, total: int, warmup: int = 0, floor: float = 0.0
+    step: float, total: float, warmup: float = 0, floor: float = 0.0
 ) -> float:
     """Factor of the learning rate at a step: linear rise, then half a cosine.
 

@@ -25,14 +25,16 @@ from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.json_files import read_object
 from homolog.methods.base import Embedder, Method
+from homolog.model_files.decoder import STEM, decoder_card
 from homolog.model_files.encoder import encoder_id
 from homolog.model_files.folder import save_model
 from homolog.nn.optim import parameter_groups
 from homolog.pretrain.settings import (
     PretrainConfig,
     build_method,
-    chosen_cases,
+    cases_of,
     find_partners,
+    go_on_decoding,
     padding_note,
     partners_note,
     shares_note,
@@ -314,8 +316,10 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     device = take_device(settings.device, settings.threads)
     stores = [Store.open(path) for path in settings.stores]
     _check_unchanged(settings, stores)
-    cases = chosen_cases(stores, settings.without_splits)
+    cases = cases_of(settings, stores)
     method = build_method(settings)
+    if note := go_on_decoding(settings, method):
+        yield Note(note)
     partners = find_partners(method, stores, cases, settings.seed)
     for sentence in list(_opening(settings, method, stores, cases, partners)):
         yield Note(sentence)
@@ -460,8 +464,8 @@ def _save(
     cases: Sequence[CaseRef],
     result: TrainingResult,
 ) -> Path:
-    """The model folder: the encoder, the heads of its embedder, and the card."""
-    embedder = method.embedder()
+    """The model folder: encoder, decoder, the heads of the embedder, and the card."""
+    embedder, decoder = method.embedder(), method.dense_decoder()
     card = {
         "kind": "encoder",
         "method": settings.method,
@@ -472,6 +476,7 @@ def _save(
         "deviations": deviations(type(method)),
         "backbone": backbone_card(method.encoder()),
         "embedding": embedding_card(embedder),
+        "decoder": None if decoder is None else decoder_card(decoder),
         **preparation_card(stores, cases),
         **_data_card(stores, cases),
         **store_card(stores),
@@ -488,8 +493,10 @@ def _save(
         "licence": "code Apache-2.0; weights as the licence of the training data",
         "created": utc_now(),
     }
-    heads = embedder.own_state()
-    extra = {"embedder": heads} if heads else None
+    extra = {"embedder": embedder.own_state()}
+    if decoder is not None:
+        extra[STEM] = decoder.state_dict()
+    extra = {name: state for name, state in extra.items() if state}
     return save_model(folder, method.encoder().state_dict(), card, "encoder", extra)
 
 

@@ -9,6 +9,7 @@ matched views of some methods lie at.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,24 +24,27 @@ from homolog.config import ConfigError, from_dict, option, to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, Pairing, feed_threads
-from homolog.feed.reading import CaseRef
+from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Array, Index
+from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method
-from homolog.model_files.encoder import load_encoder
+from homolog.model_files.decoder import fill_decoder, load_decoder
+from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
 from homolog.training.run_settings import (
     by_device,
     cpu_threads,
+    fitted_backbone,
     read_recipe,
     run_settings,
 )
 from homolog.views.random import generator
 from homolog.views.view import ViewSpec, Whole
-from homolog.words import listed, times
+from homolog.words import listed, spacing_text, times
 
 _RANDOM_PLACES = 64  # per case
 TABLES = ("method", "backbone", "training")
@@ -59,6 +63,12 @@ class PretrainConfig:
     recipe: str = option("auto", "settings it was made from")
     without_splits: tuple[str, ...] = option(
         ("test",), "cases of these splits are never seen"
+    )
+    without_cases: tuple[str, ...] = option((), "further cases that are never seen")
+    labels_of: tuple[str, ...] | None = option(
+        None,
+        "cases whose labels may be used; all others are taken as unlabelled",
+        empty="all",
     )
     balance: float = option(
         0.0, "share of crops centred on a label", minimum=0.0, maximum=1.0
@@ -207,6 +217,21 @@ def _starting_backbone(config: PretrainConfig) -> Backbone:
     return loaded.backbone.train()
 
 
+def go_on_decoding(config: PretrainConfig, method: Method) -> str:
+    """Fill a method's dense decoder from where the encoder comes from.
+
+    Returns:
+        What was taken, for people; empty where there was nothing to take.
+    """
+    decoder = method.dense_decoder()
+    saved = load_decoder(config.encoder) if decoder and config.encoder else None
+    if decoder is None or saved is None:
+        return ""
+    head = () if saved.segments else None
+    taken = fill_decoder(decoder, saved, head, config.encoder)
+    return f"{taken.words(saved.source)}." if taken.whole else ""
+
+
 def _method_class(name: str) -> type[Method]:
     if name not in METHODS.names():
         raise ConfigError(
@@ -240,16 +265,19 @@ def _completed(
         stores: Of the config, open.
         given: Settings of the method that were given, not taken from a recipe.
     """
-    cases = chosen_cases(stores, config.without_splits)
+    cases = cases_of(config, stores)
     config = dataclasses.replace(
         config,
         backbone={"in_channels": cases[0].card.channels, **config.backbone},
         threads=cpu_threads(config.threads),
         feed_threads=config.feed_threads or feed_threads(choose_device(config.device)),
     )
+    config = dataclasses.replace(config, backbone=_fitted_network(config, cases))
     config = as_slices(config, given)
-    if config.recipe != "paper" and "size" not in given:
-        config = fitted(config, cases)
+    if config.recipe != "paper":
+        config = as_thick_slices(config, cases, given)
+        if "size" not in given:
+            config = fitted(config, cases)
     config = from_data(config, cases)
     built = build_method(config)  # refuses illegal sizes now, not in the worker
     find_partners(built, stores, cases, config.seed)
@@ -285,6 +313,48 @@ def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfi
         config,
         method_config={**config.method_config, **made},
         notes=(*config.notes, note) if sizes else config.notes,
+    )
+
+
+def as_thick_slices(
+    config: PretrainConfig, cases: Sequence[CaseRef], given: Mapping[str, Any]
+) -> PretrainConfig:
+    """Crops of scans of thick slices, where the network knows of them.
+
+    A crop keeps about its number of voxels, and is about as long in mm across the
+    slices as along them. Where slices are more than three times as thick as pixels are
+    wide, crops turn within the slices only.
+    """
+    network, (spacing, shape) = _network(config), grid_of(cases)
+    if min(shape) == 1:  # of pictures
+        return config
+    follows = bool(type(network).fitted({}, spacing, shape))
+    uneven = follows and len(set(network.strides[-1])) > 1
+    across, made = thick_axis(spacing), dict[str, Any]()
+    for key, value in config.method_config.items():
+        if not (isinstance(value, list) and len(value) == 3) or key in given:
+            continue
+        if key.endswith("size") and uneven and min(value) > 1:
+            divisor = network.size_divisor
+            volume = math.prod(value)
+            made[key] = list(crop_like(volume, spacing, shape, divisor, divisor))
+        elif key == "rotate_deg" and across is not None:
+            made[key] = [n if a == across else 0.0 for a, n in enumerate(value)]
+    changed = {k: v for k, v in made.items() if v != config.method_config[k]}
+    if not changed:
+        return config
+    told = [
+        f"method.{key}={','.join(f'{n:g}' for n in value)}"
+        for key, value in changed.items()
+    ]
+    note = (
+        f"slices are thick (voxels of {spacing_text(spacing)}), so crops are made for "
+        f"them: {', '.join(told)} (--set to choose)."
+    )
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, **changed},
+        notes=(*config.notes, note),
     )
 
 
@@ -348,6 +418,17 @@ def fitted_size(size: Index, cases: Sequence[CaseRef], divisor: Index) -> Index:
     return z, y, x
 
 
+def _fitted_network(config: PretrainConfig, cases: Sequence[CaseRef]) -> dict[str, Any]:
+    """The backbone's settings, from the scans or as the encoder has them."""
+    if not config.encoder:
+        return fitted_backbone(config.backbone, cases)
+    own = own_backbone(config.encoder)
+    if own is None or own["name"] != config.backbone["name"]:
+        return config.backbone
+    channels = {"in_channels": config.backbone["in_channels"]}
+    return {"name": own["name"], **own["config"], **channels}
+
+
 def _network(config: PretrainConfig) -> Backbone:
     rest = {k: v for k, v in config.backbone.items() if k != "name"}
     return build(str(config.backbone["name"]), rest)
@@ -356,25 +437,49 @@ def _network(config: PretrainConfig) -> Backbone:
 # Which cases are seen, and how large they are against the crops.
 
 
+def cases_of(config: PretrainConfig, stores: Sequence[Store]) -> tuple[CaseRef, ...]:
+    """What a pretraining sees, without the labels that it may not use.
+
+    Raises:
+        UnusableInput: As ``chosen_cases``.
+    """
+    cases = chosen_cases(stores, config.without_splits, config.without_cases)
+    if config.labels_of is None:
+        return cases
+    known = set(config.labels_of)
+    return tuple(
+        case if case.card.id in known else CaseRef(case.store, case.card.unlabelled())
+        for case in cases
+    )
+
+
 def chosen_cases(
-    stores: Sequence[Store], without_splits: Sequence[str]
+    stores: Sequence[Store],
+    without_splits: Sequence[str],
+    without_cases: Sequence[str] = (),
 ) -> tuple[CaseRef, ...]:
-    """Every case of the stores outside the given splits, in a fixed order.
+    """Every case of the stores but those left out, in a fixed order.
+
+    Args:
+        stores: Open.
+        without_splits: Cases of these splits are left out,
+        without_cases: and those of these names.
 
     Raises:
         UnusableInput: None is left, or their channels differ.
     """
+    left_out = set(without_cases)
     cases = tuple(
         CaseRef(store, card)
         for store in stores
         for card in store.cards
-        if card.split not in without_splits
+        if card.split not in without_splits and card.id not in left_out
     )
     paths = ", ".join(str(store.path) for store in stores)
     if not cases:
         raise UnusableInput(
             f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
-            f"in the splits left out ({', '.join(without_splits)})."
+            f"left out ({', '.join(without_splits) or 'by name'})."
         )
     channels = {case.card.channels for case in cases}
     if len(channels) > 1:

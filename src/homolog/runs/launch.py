@@ -27,12 +27,15 @@ _POLL_S = 0.1
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def start(run: Run, *, with_parent: bool = False, outside: bool = False) -> int:
+def start(
+    run: Run, *, with_parent: bool = False, outside: bool = False, threads: int = 0
+) -> int:
     """Begin to work on a run in a process of its own; returns its pid.
 
     The process outlives this one, unless ``with_parent``: then it stops when this
     process ends or closes its pipe. Returns once the worker has taken the run.
     ``outside`` lets it write outside its folder: for runs made by the caller.
+    ``threads`` of its libraries are used at most; 0: as many as they take.
 
     Raises:
         UnusableInput: It would write outside its folder.
@@ -55,6 +58,7 @@ def start(run: Run, *, with_parent: bool = False, outside: bool = False) -> int:
             stderr=log,
             start_new_session=os.name != "nt",
             creationflags=_detached(),
+            env=_with_threads(threads),
         )
     _children.append(process)
     until = time.monotonic() + _START_S
@@ -239,6 +243,14 @@ def _reap() -> None:
         if child.stdin is not None:
             with contextlib.suppress(OSError):  # what it had not read
                 child.stdin.close()
+
+
+def _with_threads(threads: int) -> dict[str, str] | None:
+    """The environment of a worker whose libraries take so many threads."""
+    if not threads:
+        return None
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
 def _detached() -> int:

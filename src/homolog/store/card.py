@@ -96,6 +96,13 @@ class Card:
         """Whether it can be tested on: a label map, a class or boxes."""
         return self.has_label or self.target is not None or bool(self.boxes)
 
+    def unlabelled(self) -> Card:
+        """The same case, as if nothing of it had ever been labelled."""
+        return dataclasses.replace(
+            self, has_label=False, label_values=(), label_counts={}, boxes=(),
+            target=None, types=None,
+        )  # fmt: skip
+
     @property
     def intensity(self) -> Intensities:
         """How values are normalised."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
+from homolog.words import counted
 from homolog.writing import make_folder, write_once
 
 _PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
@@ -166,9 +167,27 @@ def nested_fraction(
         raise UnusableInput(
             f"a fraction must be above 0 and at most 1, got {fraction}."
         )
+    count = max(1, round(fraction * subject_count(cards)))
+    return nested_count(cards, count, seed)
+
+
+def nested_count(cards: Sequence[Case], count: int, seed: int) -> tuple[str, ...]:
+    """The ids of so many subjects; fewer lie within more, and within a share as large.
+
+    Args:
+        cards: The cases to choose from.
+        count: Subjects, 1 or more.
+        seed: Another seed is another order.
+
+    Raises:
+        UnusableInput: There are fewer subjects.
+    """
     order = ordered_subjects(cards, seed)
-    chosen = order[: max(1, round(fraction * len(order)))]
-    kept = {case for subject in chosen for case in subject}
+    if not 1 <= count <= len(order):
+        raise UnusableInput(
+            f"{counted(count, 'patient')} cannot be taken of {len(order)}."
+        )
+    kept = {case for subject in order[:count] for case in subject}
     return tuple(card.id for card in cards if card.id in kept)
 
 
@@ -184,6 +203,20 @@ def ordered_subjects(cards: Sequence[Case], seed: int) -> list[tuple[str, ...]]:
     for card in cards:
         found.setdefault(groups[card.id], []).append(card.id)
     return [tuple(found[group]) for group in _shuffled(set(found), seed, "fraction")]
+
+
+def subject_count(cards: Sequence[Case]) -> int:
+    """How many subjects cases are of; scans of equal content count as one."""
+    return len(set(_groups(cards).values()))
+
+
+def patients_of(cards: Sequence[Case]) -> dict[str, str]:
+    """Case id -> name of its patient: one for cases of one subject or equal contents.
+
+    Args:
+        cards: The cases.
+    """
+    return _groups(cards)
 
 
 def leak_check(cards: Iterable[Case]) -> None:

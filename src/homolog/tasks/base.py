@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from homolog.config import option
+from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
 from homolog.metrics.overlap import dice_per_label, surface_per_label
@@ -154,13 +154,36 @@ class LearnedConfig:
     """What every learned task knows; each adds its own fields."""
 
     encoder_factor: float = option(
-        1.0, "learning rate of the encoder as a share of the head's", minimum=0.0
+        1.0,
+        "learning rate of the encoder, and of what else came pretrained, as a share of "
+        "that of what is new; 0: it stays as it came",
+        minimum=0.0,
     )
-    freeze: float = option(
-        0.0,
-        "share of the training during which the encoder stays as it came",
+    decoder: str = option(
+        "auto",
+        "decoder that came with the encoder: auto, what fits of it is taken; none, it "
+        "starts from random weights",
+        choices=("auto", "none"),
+        advanced=True,
+    )
+    layer_decay: float = option(
+        1.0,
+        "factor of the rate from each stage of the encoder to the next finer one, down "
+        "to its first layers; 1: all stages alike",
         minimum=0.0,
         maximum=1.0,
+    )
+    head_first: float = option(
+        0.0,
+        "share of the training during which only what is new learns, and what came "
+        "pretrained stays as it came",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    sawtooth: bool = option(
+        True,
+        "where only what is new learns first: all rates rise anew when the rest joins",
+        advanced=True,
     )
     average: float = option(
         0.0,
@@ -173,10 +196,42 @@ class LearnedConfig:
     validate_cases: int | None = option(
         16,
         "labelled held-out cases that choose which weights are kept, at most; 0: all; "
-        "empty: none, the last weights are kept",
+        "empty: none, the last weights (or their average) are kept",
         minimum=0,
         empty="none",
     )
+
+
+C = TypeVar("C", bound=LearnedConfig)
+
+
+def settings_of(config: type[C], told: Mapping[str, Any], *, where: str = "") -> C:
+    """A task's settings as a run or a model holds them, of earlier versions too.
+
+    Args:
+        config: Of the task.
+        told: Names to values, JSON types.
+        where: Names the source in error messages.
+
+    Raises:
+        ConfigError: A name or value that cannot be meant.
+    """
+    return from_dict(config, renamed(config, told), where=where)
+
+
+def renamed(config: type[LearnedConfig], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their names of today: ``head_first`` was ``freeze``.
+
+    Where an earlier version wrote all its settings, those it had not are as they were:
+    nothing rises anew.
+    """
+    found = dict(told)
+    if "freeze" not in found or any(f.name == "freeze" for f in fields(config)):
+        return found
+    found.setdefault("head_first", found.pop("freeze"))
+    if {"encoder_factor", "average", "validate_cases"} <= found.keys():
+        return {**to_dict(config()), "sawtooth": False, **found}
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +266,10 @@ class LearnedTask(Task):
         Config: A LearnedConfig.
         best_metric: The validation metric that decides which weights are kept.
         RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
-            ``backbone`` (with ``name``), ``training``. What suits another network
-            better is that network's own: see ``Backbone.FINETUNE``.
+            ``backbone`` (with ``name``), ``training``; and ``pretrained``, further
+            ones of ``task`` and ``training`` that hold where an encoder is given. What
+            suits another network better is that network's own: see
+            ``Backbone.FINETUNE``.
     """
 
     Config: ClassVar[type] = LearnedConfig

@@ -52,6 +52,12 @@ class TrainingConfig:
     warmup_steps: int = option(
         0, "steps of linear warm-up; at most a fifth of the run is used", minimum=0
     )
+    warmup: float = option(
+        0.0,
+        "share of the run over which rates rise, instead of warmup_steps; 0: those",
+        minimum=0.0,
+        maximum=0.5,
+    )
     min_learning_rate_factor: float = option(
         0.01,
         "last learning rate as a share of the peak (cosine)",

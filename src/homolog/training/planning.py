@@ -54,6 +54,7 @@ _SHARE_FOR_MEASURING = 0.005
 _FASTER = 1.5
 _MOST_MEASURED = 50
 _MEASURED_OF_PHASES = 12
+_MEASURED_OF_PARTS = 4
 # Share of the steps left by which a new number must differ to be followed.
 _WORTH_IT = 0.02
 # Of the time for validations, where one case alone would take longer.
@@ -471,6 +472,9 @@ def _dry_run(
     phases = getattr(feed, "phases", ())
     if phases:  # the few steps run through all of them
         least = most = max(least, _MEASURED_OF_PHASES)
+    joins = stepper.joins
+    if joins:  # first as at the end, then as at the beginning, in turn
+        least, most = max(least, _MEASURED_OF_PARTS), max(most, _MEASURED_OF_PARTS)
     enough_s = 60.0 * config.minutes * _SHARE_FOR_MEASURING
     batches = feed.stream(0, most * plan.accumulate)
     forget_peak(stepper.device)
@@ -478,7 +482,10 @@ def _dry_run(
     try:
         for index in range(most):
             began = time.perf_counter()
-            stepper.step(index, plan.course, feed, batches, plan.accumulate)
+            at = index
+            if joins:
+                at = 0 if index % 2 else plan.total_steps - 1
+            stepper.step(at, plan.course, feed, batches, plan.accumulate)
             synchronise(stepper.device)
             seconds.append(time.perf_counter() - began)
             yield Progress("measuring a step", index + 1, most)
@@ -489,13 +496,14 @@ def _dry_run(
         close = getattr(batches, "close", None)
         if close is not None:
             close()
-    warm = seconds[1:]
-    return Measured(
-        sum(warm) / len(warm),
-        peak_memory_bytes(stepper.device),
-        len(seconds),
-        _seconds_of_phases(phases, seconds),
-    )
+    of_phases = _seconds_of_phases(phases, seconds)
+    warm, each_s = seconds[1:], statistics.fmean(seconds[1:])
+    if joins:
+        alone, all_of_it = statistics.fmean(warm[::2]), statistics.fmean(warm[1::2])
+        each_s = joins * alone + (1.0 - joins) * all_of_it
+        of_phases = of_phases or ((joins, alone), (1.0, all_of_it))
+    memory = peak_memory_bytes(stepper.device)
+    return Measured(each_s, memory, len(seconds), of_phases)
 
 
 def _seconds_of_phases(

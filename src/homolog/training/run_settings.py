@@ -19,7 +19,7 @@ from homolog.backbones import BACKBONES
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, to_dict
 from homolog.distributed import choose_device
-from homolog.feed.reading import CaseRef
+from homolog.feed.reading import CaseRef, grid_of
 from homolog.json_files import parsed, short
 from homolog.store.learnt_spacing import KEY, LearntSpacing
 from homolog.store.preprocess import differing_settings
@@ -98,6 +98,7 @@ def run_settings(
     where: str,
     backbone: str | None,
     small: bool,
+    pretrained: bool = False,
 ) -> RunSettings:
     """Merge a recipe and its overrides, and check all names and values.
 
@@ -111,6 +112,8 @@ def run_settings(
         where: Name of the method or task, for messages.
         backbone: Another network than the recipe's; None: as overrides and recipe say.
         small: Whether another network takes its small settings rather than its own.
+        pretrained: Whether what the recipe says of pretrained weights holds (its table
+            ``pretrained``, between the network's own rates and the overrides).
 
     Raises:
         ConfigError: A name or value that cannot be meant.
@@ -126,18 +129,41 @@ def run_settings(
         )
     if name != default.get("name"):
         default = dict(BACKBONES.get(name).SMALL) if small else {}
-    own = merge(recipe.get(table, {}), overrides.get(table, {}))
+    kept: Mapping[str, Any] = recipe.get("pretrained", {}) if pretrained else {}
     rates = BACKBONES.get(name).FINETUNE if table == "task" else {}
+    asked = overrides.get("training", {})
+    own = merge(recipe.get(table, {}), kept.get(table, {}), overrides.get(table, {}))
     training = merge(
         recipe.get("training", {}),
         rates.get(where, {}).get(recipe_name, {}),
-        overrides.get("training", {}),
+        kept.get("training", {}),
+        {"warmup": 0.0} if "warmup_steps" in asked else {},  # one or the other
+        asked,
     )
     return RunSettings(
         backbone=merge(default, chosen, {"name": str(name)}),
         own=to_dict(from_dict(config, own, where=where)),
         training=from_dict(TrainingConfig, training, where="training"),
     )
+
+
+def fitted_backbone(
+    backbone: Mapping[str, Any], cases: Sequence[CaseRef]
+) -> dict[str, Any]:
+    """A new network's settings with those that follow from the scans.
+
+    Scans kept for a test do not count, so that a network that is trained from the start
+    is the one that others pretrain.
+
+    Args:
+        backbone: ``name`` and settings that differ from the network's own.
+        cases: What is learnt from, perhaps more.
+    """
+    seen = [case for case in cases if case.card.split != "test"] or cases
+    own = {key: value for key, value in backbone.items() if key != "name"}
+    name = str(backbone["name"])
+    fitted = BACKBONES.get(name).fitted(own, *grid_of(seen))
+    return {"name": name, **fitted}
 
 
 def cpu_threads(threads: int) -> int:

@@ -14,6 +14,7 @@ import hashlib
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homolog.distributed import max_over_ranks, world
 from homolog.errors import JobError
-from homolog.nn.optim import LARC, cosine_with_warmup, parameter_groups
+from homolog.nn.optim import LARC, Pace, parameter_groups
 from homolog.small_maps import guard_small_maps
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import Course
@@ -89,6 +90,15 @@ class Stepper:
         self.gradient_norm = torch.zeros((), device=device)
         self.learning_rate = 0.0
         self.waited_s = 0.0
+
+    @property
+    def joins(self) -> float:
+        """Share of the training done when the last of what waits begins to learn.
+
+        0 where nothing waits. What never learns is not waited for.
+        """
+        starts = {group["pace"].start for group in self.optimiser.param_groups}
+        return max((start for start in starts if start < 1.0), default=0.0)
 
     def reset(self) -> None:
         """Forget all optimiser memory and counts, as new."""
@@ -307,16 +317,18 @@ def build_optimiser(
     Args:
         module: The trainable, on its device.
         config: Which one, learning rate, weight decay.
-        groups: As made by ``nn.optim.parameter_groups`` (``lr_factor`` or ``lr`` per
-            group); all trainable parameters alike when None.
+        groups: As made by ``nn.optim.parameter_groups`` (``lr_factor`` or ``lr``, and
+            ``pace``, per group); all trainable parameters alike when None.
     """
     if groups is None:
         groups = parameter_groups(module, config.weight_decay)
     own: list[dict[str, Any]] = []
     for group in groups:  # torch writes into the dicts it is given
         rate = group.get("lr", config.learning_rate * group.get("lr_factor", 1.0))
+        pace = group.get("pace", Pace())
+        params = list(group["params"])
         own.append(
-            {**group, "params": list(group["params"]), "lr": rate, "peak_lr": rate}
+            {**group, "params": params, "lr": rate, "peak_lr": rate, "pace": pace}
         )
     if config.optimizer != "adamw":
         return LARC(
@@ -340,19 +352,32 @@ def set_learning_rate(
 ) -> float:
     """Set every group's rate for a step (0-based); returns that of factor 1.
 
-    ``step`` is a fraction where the number of steps was decided anew, see Course.
-
-    The warm-up is at most a fifth of the run, so that short runs learn too.
+    ``step`` is a fraction where the number of steps was decided anew, see Course. Each
+    group follows its own pace. What does not learn yet gets no gradient: where nothing
+    below it learns either, its backward pass is not even computed, and without a
+    gradient neither momentum nor weight decay moves it.
     """
-    factor = cosine_with_warmup(
-        step,
-        total,
-        min(config.warmup_steps, total // 5),
-        config.min_learning_rate_factor,
-    )
+    rise, floor = warmup_steps(total, config), config.min_learning_rate_factor
+    highest = 0.0
     for group in optimiser.param_groups:
+        pace: Pace = group["pace"]
+        factor = replace(pace, factor=1.0).rate(step, total, rise, floor)
         group["lr"] = group["peak_lr"] * factor
-    return config.learning_rate * factor
+        highest = max(highest, factor)
+        if pace.start > 0:
+            for parameter in group["params"]:
+                parameter.requires_grad_(pace.learns(step / total))
+    return config.learning_rate * highest
+
+
+def warmup_steps(total: int, config: TrainingConfig) -> float:
+    """Steps of a rise.
+
+    Counted in steps it is at most a fifth of the run, so that short runs learn too.
+    """
+    if config.warmup > 0:
+        return config.warmup * total
+    return min(config.warmup_steps, total // 5)
 
 
 def optimiser_tensors(

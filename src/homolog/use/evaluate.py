@@ -40,6 +40,7 @@ def evaluate_store(
     store: Store,
     split: str,
     *,
+    only: Sequence[str] = (),
     flips: Sequence[int] = (),
     tolerance_mm: float = 1.0,
 ) -> Job[dict[str, Any]]:
@@ -50,6 +51,7 @@ def evaluate_store(
         model: Trained.
         store: Prepared by the model's own recipe.
         split: ``train``, ``val``, ``test`` or ``all``.
+        only: Names of cases; of these alone, where there are any.
         flips: Axes whose mirrorings are averaged.
         tolerance_mm: Of the NSD.
 
@@ -65,8 +67,15 @@ def evaluate_store(
     cases = [
         CaseRef(store, card)
         for card in store.cards
-        if task.usable(card) and split in ("all", card.split)
+        if task.usable(card)
+        and split in ("all", card.split)
+        and (not only or card.id in only)
     ]
+    strangers = sorted(set(only) - {case.card.id for case in cases})
+    if strangers:
+        raise UnusableInput(
+            f"{store.path} has no labelled case {strangers[0]!r} in split {split!r}."
+        )
     if not cases:
         raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
     yield from _other_sizes(model, cases)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from homolog.backbones import build
-from homolog.config import ConfigError, from_dict
+from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
@@ -33,6 +33,7 @@ from homolog.tasks.base import (
     PredictOptions,
     Task,
     Trained,
+    settings_of,
 )
 from homolog.tasks.classify.answer import write_classes, write_slices
 from homolog.training.stepping import resolve_precision
@@ -95,7 +96,7 @@ def open_predictor(
                 f"{loaded.folder / CARD} is damaged ({part} is missing)."
             )
     try:
-        task = cls(from_dict(cls.Config, card["task_config"], where=str(source)))
+        task = cls(settings_of(cls.Config, card["task_config"], where=str(source)))
         backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
         with bounded(f"the model {source}"):
             network = task.network(backbone, card["task_spec"])

@@ -2,7 +2,11 @@
 
 A view at rest copies voxels of the scan: its axes run along the scan's own, its centre
 is put on the voxel grid and its box is kept inside the scan where it fits. Then it is
-moved, turned about its centre, scaled, flipped and bent.
+moved, turned about its centre, scaled, flipped and bent. Of scans of thick slices views
+are scaled and bent within the slices only, so that slices are copied, not mixed.
+
+Source: Isensee et al., Nature Methods 2021 (nnU-Net: two-dimensional augmentation of
+scans whose voxels are three times as long as wide or more).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Array, Index
+from homolog.geometry.anisotropy import thick_axis
 from homolog.geometry.sampling import spline_slopes, spline_spread, spline_weights
 from homolog.views.intensity import Draws, draw_intensity
 from homolog.views.random import generator
@@ -37,6 +42,7 @@ def draw_field(
     points: Index,
     size: Index,
     linear: Array,
+    across: int | None = None,
 ) -> Array:
     """Control points of a smooth displacement of a view.
 
@@ -46,6 +52,7 @@ def draw_field(
         points: Control points per axis (p, q, r); a flat axis always has one.
         size: Voxels of the view (D, H, W).
         linear: (3, 3) view voxel -> world mm, the affine's linear part.
+        across: An axis of the view along which nothing moves.
 
     Returns:
         (3, p, q, r) float64 in world mm, z, y, x; cubic B-spline control points. Where
@@ -59,6 +66,8 @@ def draw_field(
     local = rng.standard_normal((3, *points))
     local *= std_mm / spline_spread(points, size)
     local[flat] = 0.0
+    if across is not None:
+        local[across] = 0.0
     spacing = np.linalg.norm(linear, axis=0)
     field: Array = np.einsum("ij,jpqr->ipqr", linear / spacing, local)
     shortening = _shortening(field, size, linear)
@@ -181,7 +190,8 @@ def plan_views(
             at = known if isinstance(spec.place, Matched) else anchor
             centre = _centre(spec, scan, at, draw_place, place, specs, plans)
             affines.append(_turned(spec, scan, centre, numbers("shape", view)))
-        fields = [_field(spec, affines[v], numbers("elastic", v)) for v in rows]
+        across = _across(spec, scan)
+        fields = [_field(spec, affines[v], across, numbers("elastic", v)) for v in rows]
         plans[name] = GroupPlan(
             affine=np.stack(affines),
             displacement_mm=np.stack(fields) if spec.elastic_mm > 0 else None,
@@ -204,6 +214,11 @@ def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
         spacing = np.where(solid, spacing * factor, spacing)
         spacing[0] *= apart
     return spacing
+
+
+def _across(spec: ViewSpec, scan: Scan) -> int | None:
+    """The axis across thick slices, where views of them keep to the scan's voxels."""
+    return thick_axis(scan.affine.spacing_mm) if spec.spacing_mm is None else None
 
 
 def _centre(
@@ -280,7 +295,8 @@ def _turned(
     turn = turns[int(rng.integers(len(turns)))]
     if spec.shape_probability < 1 and rng.random() >= spec.shape_probability:
         angles, factor, uneven = np.zeros(3), 1.0, np.ones(3)
-    spacing = np.where(flat, base, base / (factor * uneven))
+    kept = flat | (np.arange(3) == _across(spec, scan))
+    spacing = np.where(kept, base, base / (factor * uneven))
     direction = scan.affine.direction
     linear = direction @ _rotation(angles, flat) @ turn @ np.diag(flips * spacing)
     middle = scan.affine.apply(centre) + direction @ np.where(flat, 0.0, jitter)
@@ -291,13 +307,13 @@ def _turned(
 
 
 def _field(
-    spec: ViewSpec, affine: Array, rng: np.random.Generator
+    spec: ViewSpec, affine: Array, across: int | None, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """(3, p, q, r) control points; empty where the views are not bent."""
     if spec.elastic_mm <= 0:
         return np.zeros(0, dtype=np.float32)
     field = draw_field(
-        rng, spec.elastic_mm, spec.elastic_points, spec.size, affine[:3, :3]
+        rng, spec.elastic_mm, spec.elastic_points, spec.size, affine[:3, :3], across
     )
     if spec.elastic_probability < 1 and rng.random() >= spec.elastic_probability:
         field = np.zeros_like(field)

@@ -138,7 +138,9 @@ class ViewSpec:
         stray: Probability that a view stands at an independent place of the scan
             instead of ``place``.
         rotate_deg: Rotation per axis (about z, y, x) drawn in +- these angles.
-        scale: Isotropic size factor; 1.2 shows the anatomy 1.2 times larger.
+        scale: Isotropic size factor; 1.2 shows the anatomy 1.2 times larger. Of scans
+            whose voxels are three times as long as wide or more it holds within the
+            slices only, as do ``anisotropy`` and ``elastic_mm``.
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
         quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.

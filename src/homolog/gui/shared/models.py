@@ -68,8 +68,7 @@ def facts_of(
     yield "Kind", KINDS.get(kind, kind)
     if title := card.get("title") or card.get("method"):
         yield "Method", str(title)
-    backbone = card.get("backbone") or _NO_NETWORK
-    yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
+    yield from _network(card)
     yield "Trained on", _trained_on(card)
     spacing = (card.get("preprocessing") or {}).get("spacing_mm")
     own = "each scan's own" if spacing is None else spacing_text(spacing)
@@ -108,6 +107,14 @@ def facts_of(
         + (f", {_day(card['created'])}" if card.get("created") else ""),
     )
     yield "Folder", str(path)
+
+
+def _network(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is kept of a network."""
+    backbone = card.get("backbone") or _NO_NETWORK
+    yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
+    if decoder := card.get("decoder"):
+        yield "Decoder", f"{decoder.get('kind')}, {decoder.get('width')} wide"
 
 
 def _scan_classes(spec: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:

@@ -162,24 +162,20 @@ class ClassifyNetwork(nn.Module):
         elif slices:
             self.slices = DepthHead(encoder.channels)
 
-    def forward(self, image: Tensor, frozen: bool = False) -> Tensor:
-        """(B, C, D, H, W) -> scores (B, K); ``frozen`` stops the encoder's gradient."""
-        return self.scores(image, frozen=frozen).classes
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> scores (B, K)."""
+        return self.scores(image).classes
 
-    def scores(
-        self, image: Tensor, valid: Tensor | None = None, *, frozen: bool = False
-    ) -> Scores:
+    def scores(self, image: Tensor, valid: Tensor | None = None) -> Scores:
         """All that is told.
 
         Args:
             image: (B, C, D, H, W).
             valid: (B, D) bool, slices that lie in the scan; all where None.
-            frozen: Send no gradient into the encoder.
         """
         if self.pooling is not None:
-            return self._slice_by_slice(image, valid, frozen)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            maps = self.encoder.maps(image)
+            return self._slice_by_slice(image, valid)
+        maps = self.encoder.maps(image)
         vector = self.pool(maps[-1])
         return Scores(
             self.head(vector),
@@ -187,16 +183,13 @@ class ClassifyNetwork(nn.Module):
             None if self.slices is None else self.slices(maps, image.shape[2]),
         )
 
-    def _slice_by_slice(
-        self, image: Tensor, valid: Tensor | None, frozen: bool
-    ) -> Scores:
+    def _slice_by_slice(self, image: Tensor, valid: Tensor | None) -> Scores:
         assert self.pooling is not None
         if valid is None:
             valid = torch.ones(
                 image.shape[0], image.shape[2], dtype=torch.bool, device=image.device
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            bag = slice_vectors(self.encoder, image, valid, self.pool)
+        bag = slice_vectors(self.encoder, image, valid, self.pool)
         vector, attention = self.pooling(bag, valid)
         return Scores(
             self.head(vector),
@@ -248,7 +241,6 @@ class ClassifyModule(TaskModule):
         space: What is told of a scan.
         weights: What counts how much.
         smoothing: Share of the truth given to all classes alike.
-        freeze: Share of the training during which the encoder gets no gradient.
         average: Momentum of the weight average; 0 keeps none.
 
     Source: Hundred Million, section IV-E (types and slices as auxiliary tasks).
@@ -263,13 +255,12 @@ class ClassifyModule(TaskModule):
         weights: Weights,
         *,
         smoothing: float = 0.0,
-        freeze: float = 0.0,
         average: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
         self.spec, self.space, self.terms = spec, space, weights
-        self.smoothing, self.freeze, self.momentum = smoothing, freeze, average
+        self.smoothing, self.momentum = smoothing, average
         self.average = Teacher(network) if average > 0 else None
         self.weights: Tensor
         self.type_weights: Tensor
@@ -289,7 +280,7 @@ class ClassifyModule(TaskModule):
         assert view.target is not None
         truth = Truth.of(view.target, self.space)
         valid = slices_inside(view)
-        scores = self.network.scores(view.flat(), valid, frozen=progress < self.freeze)
+        scores = self.network.scores(view.flat(), valid)
         found = self._classes(scores.classes.float(), truth)
         if scores.types is not None:
             found["types"] = self.terms.type_term * partial_binary_cross_entropy(

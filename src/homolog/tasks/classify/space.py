@@ -15,6 +15,7 @@ from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.nn.heads import POOLINGS
+from homolog.tasks import PRETRAINED
 from homolog.tasks.base import LearnedConfig
 from homolog.tasks.classify.network import Weights, keeps_slices
 from homolog.tasks.classify.truth import (
@@ -42,6 +43,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 20,
             "validate_every": 50,
         },
+        "pretrained": PRETRAINED["cpu"],
     },
     "gpu": {
         "backbone": {"name": "resnet2d"},
@@ -52,6 +54,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 200,
             "validate_every": 250,
         },
+        "pretrained": PRETRAINED["gpu"],
     },
 }  # fmt: skip
 
@@ -142,7 +145,7 @@ class ClassifyConfig(LearnedConfig):
     validate_cases: int | None = option(
         0,
         "labelled held-out cases that choose which weights (and thresholds) are kept, "
-        "at most; 0: all; empty: none, the last weights are kept",
+        "at most; 0: all; empty: none, the last weights (or their average) are kept",
         minimum=0,
         empty="none",
     )

@@ -102,7 +102,6 @@ class Classify(LearnedTask):
             Space.of(spec),
             weights_of(config, spec),
             smoothing=config.smoothing,
-            freeze=config.freeze,
             average=config.average,
         )
 

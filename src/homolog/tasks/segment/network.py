@@ -17,7 +17,8 @@ from homolog.config import from_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job
 from homolog.feed.reading import CaseRef
-from homolog.geometry.affine import Index
+from homolog.geometry.affine import Index, Triple
+from homolog.geometry.anisotropy import thick_axis
 from homolog.label_names import key_of
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.nn.optim import Teacher
@@ -245,24 +246,18 @@ class SegmentNetwork(nn.Module):
         head: nn.Module = self.decoder.head  # type: ignore[assignment]
         return head
 
-    def features(self, image: Tensor, *, frozen: bool = False) -> Tensor:
-        """(B, C, D, H, W) -> (B, F, D, H, W).
+    def features(self, image: Tensor) -> Tensor:
+        """Normalised intensities (B, C, D, H, W) -> (B, F, D, H, W)."""
+        return self._stacked(self._features(self._seen(image)), len(image))
 
-        Args:
-            image: Normalised intensities.
-            frozen: Send no gradient into the encoder.
-        """
-        return self._stacked(self._features(self._seen(image), frozen), len(image))
-
-    def forward(self, image: Tensor, *, frozen: bool = False) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
-        logits: Tensor = self.head(self._features(self._seen(image), frozen))
+        logits: Tensor = self.head(self._features(self._seen(image)))
         return self._stacked(logits, len(image))
 
-    def _features(self, image: Tensor, frozen: bool) -> Tensor:
+    def _features(self, image: Tensor) -> Tensor:
         """Of what the encoder takes: volumes, or slices."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            maps = self.encoder(image)
+        maps = self.encoder(image)
         features: Tensor = self.decoder.features(image, maps)  # type: ignore[operator]
         return features
 
@@ -286,7 +281,6 @@ class SegmentModule(TaskModule):
         label_values: Value of each class in the model, background first.
         spaces: What the labels of each store are in the model, in the order of the
             feed's label spaces; none where they are the model's own.
-        freeze: Share of the training during which the encoder gets no gradient.
         average: Momentum of the weight average; 0 keeps none. It helps while the rate
             is high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against
             0.828 after 250 of 1000 steps), not at the end (0.871 against 0.873).
@@ -298,14 +292,12 @@ class SegmentModule(TaskModule):
         spec: ViewSpec,
         label_values: Sequence[int],
         *,
-        freeze: float = 0.0,
         average: float = 0.0,
         spaces: Sequence[LabelSpace] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.spec = spec
-        self.freeze = freeze
         self.momentum = average
         self.average = Teacher(network) if average > 0 else None
         mappings = [s.values for s in spaces] or [{v: v for v in label_values if v > 0}]
@@ -343,7 +335,7 @@ class SegmentModule(TaskModule):
             row = crop.label_space.repeat_interleave(crop.image.shape[1])
             annotated = known[row]
         target = table[row[:, None, None, None], column]
-        logits = self.network(crop.flat(), frozen=progress < self.freeze)
+        logits = self.network(crop.flat())
         with torch.autocast(logits.device.type, enabled=False):
             dice, cross_entropy = dice_cross_entropy(
                 logits, target, annotated, together=self.network.slicewise
@@ -372,6 +364,7 @@ def choose_window(
     *,
     side: int,
     voxels: int,
+    spacing_mm: Triple | None = None,
 ) -> Index:
     """A window about as large as the median scan, where that is affordable.
 
@@ -385,20 +378,26 @@ def choose_window(
         smallest: No side is shorter.
         side: No side is longer.
         voxels: No window has more voxels, as far as ``smallest`` allows.
+        spacing_mm: Voxel size (z, y, x). Where slices are at least twice as thick as
+            pixels are wide, lengths are compared in mm and ``side`` counts slices.
 
     Returns:
         (D, H, W), multiples of the divisor.
     """
     median = [sorted(s[a] for s in shapes)[len(shapes) // 2] for a in range(3)]
+    long = (1.0, 1.0, 1.0)
+    if spacing_mm is not None and thick_axis(spacing_mm, 2.0) is not None:
+        long = spacing_mm
+    sides = [int(side * max(long) / mm) for mm in long]
     window = [
-        max(min(round(n / m), side // m) * m, least)
-        for n, m, least in zip(median, divisor, smallest, strict=True)
+        max(min(round(n / m), most // m) * m, least)
+        for n, m, least, most in zip(median, divisor, smallest, sides, strict=True)
     ]
     while window[0] * window[1] * window[2] > voxels:
         # shorten the longest side that can be shortened
         longest = max(
             (a for a in range(3) if window[a] - divisor[a] >= smallest[a]),
-            key=lambda a: window[a],
+            key=lambda a: window[a] * long[a],
             default=None,
         )
         if longest is None:

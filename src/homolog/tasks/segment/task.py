@@ -16,13 +16,15 @@ from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
-from homolog.feed.reading import CaseRef
+from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Index
+from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.overlap import dice_per_label
-from homolog.nn.decoders import build_decoder
+from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
+from homolog.tasks import PRETRAINED
 from homolog.tasks.base import (
     FACTS,
     LearnedConfig,
@@ -64,6 +66,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 1e-3,
             "validate_every": 300,
         },
+        "pretrained": PRETRAINED["cpu"],
     },
     "gpu": {
         "backbone": {"name": "resunet"},
@@ -74,6 +77,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 200,
             "validate_every": 1000,
         },
+        "pretrained": PRETRAINED["gpu"],
     },
 }
 
@@ -94,6 +98,15 @@ class SegmentConfig(LearnedConfig):
     )
     rotate_deg: float = option(
         15.0, "largest rotation about each axis", unit="deg", minimum=0.0, maximum=180.0
+    )
+    tilt_deg: float | None = option(
+        None,
+        "largest rotation out of the slices' plane; empty: as rotate_deg, but none "
+        "where slices are three times as thick as pixels are wide",
+        unit="deg",
+        minimum=0.0,
+        maximum=180.0,
+        advanced=True,
     )
     scale: float = option(
         0.15, "largest change of size, as a share", minimum=0.0, maximum=0.9
@@ -153,7 +166,8 @@ class Segment(LearnedTask):
         UNETR); Nguyen et al., AAAI 2023 (2D U-Net on a 2D encoder, slices merged).
     Differs from the paper: crops mirror only where asked, as many labels have a side;
         two thirds of the crops (not one third) are centred on a label; the 2D U-Net
-        learns by AdamW, not by SGD.
+        learns by AdamW, not by SGD. Of thick slices crops turn within the slices only,
+        by up to 15 degrees (the paper: 180).
     """
 
     Config: ClassVar[type] = SegmentConfig
@@ -189,10 +203,12 @@ class Segment(LearnedTask):
                 smallest_window(backbone),
                 side=side,
                 voxels=voxels,
+                spacing_mm=None if slicewise else grid_of(cases)[0],
             )
         backbone.check_size(window)
         return {
             "window": list(window),
+            "across": self._across(cases),
             "divisor": list(backbone.size_divisor),
             "smallest": [
                 min(a, b)
@@ -212,13 +228,8 @@ class Segment(LearnedTask):
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> SegmentNetwork:
         """The decoder that fits the encoder's kind."""
         backbone = backbone.planar()
-        decoder = build_decoder(
-            backbone.channels,
-            backbone.strides,
-            in_channels=int(spec["channels"]),
-            out_channels=len(spec["label_values"]),
-            kind=backbone.decoder,
-            spatial_dims=backbone.spatial_dims,
+        decoder = suited_decoder(
+            backbone, len(spec["label_values"]), int(spec["channels"])
         )
         return SegmentNetwork(backbone, decoder)
 
@@ -227,9 +238,8 @@ class Segment(LearnedTask):
         assert isinstance(network, SegmentNetwork)
         return SegmentModule(
             network,
-            self._crop(spec_index(spec, "window")),
+            self._crop(spec_index(spec, "window"), spec.get("across")),
             spec["label_values"],
-            freeze=self.config.freeze,
             average=self.config.average,
             spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
         )
@@ -239,14 +249,24 @@ class Segment(LearnedTask):
         """Share of crops centred on a label."""
         return self.config.balance
 
-    def _crop(self, size: tuple[int, int, int]) -> ViewSpec:
+    def _across(self, cases: Sequence[CaseRef]) -> int | None:
+        """The axis across thick slices, the only one that crops turn about."""
+        spacing, shape = grid_of(cases)
+        return None if min(shape) == 1 else thick_axis(spacing)
+
+    def _crop(self, size: tuple[int, int, int], across: int | None) -> ViewSpec:
         config = self.config
-        turn, strength = config.rotate_deg, config.intensity
+        strength, tilt = config.intensity, config.tilt_deg
+        if tilt is None:
+            tilt = config.rotate_deg if across is None else 0.0
+        turns = [tilt, tilt, tilt]
+        turns[across or 0] = config.rotate_deg
+        z, y, x = turns
         return ViewSpec(
             size=size,
             place=Anchor(),
             translate=(0.05, 0.05, 0.05),
-            rotate_deg=(turn, turn, turn),
+            rotate_deg=(z, y, x),
             scale=(1.0 / (1.0 + config.scale), 1.0 + config.scale),
             anisotropy=config.scale / 3.0,
             flip=config.flip,

@@ -1,0 +1,1 @@
+"""Which pretraining helps on these scans, with how many labelled patients?"""

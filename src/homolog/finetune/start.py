@@ -1,0 +1,184 @@
+"""What a fine-tuning starts from: the encoder, and what fits of its decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from homolog.backbones import build
+from homolog.backbones.base import Backbone
+from homolog.config import ConfigError, to_dict
+from homolog.finetune.settings import SCRATCH, Cases, FinetuneConfig
+from homolog.model_files.card import learnt_of
+from homolog.model_files.decoder import (
+    SavedDecoder,
+    Taken,
+    fill_decoder,
+    head_classes,
+    read_decoder,
+)
+from homolog.model_files.encoder import LoadedEncoder, load_encoder
+from homolog.nn.decoders import Decoder
+from homolog.store.learnt_spacing import other_size_note
+from homolog.tasks.base import LearnedTask, TaskModule
+
+NO_DECODER = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a fine-tuning begins with.
+
+    Attributes:
+        backbone: The encoder, with its weights.
+        origin: Where they came from, for the model's card, JSON types.
+        notes: What the user should know of it, in sentences.
+        decoder: The decoder that came with it; None: there is none, or it is unwanted.
+        loaded: Names of the backbone's tensors that were found.
+        taken: Names of the parameters of what is trained (a TaskModule) that came
+            trained, encoder and decoder; empty before ``module``, and from scratch.
+    """
+
+    backbone: Backbone
+    origin: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    decoder: SavedDecoder | None = None
+    loaded: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
+
+    def module(
+        self, task: LearnedTask, spec: Mapping[str, Any], seed: int
+    ) -> tuple[TaskModule, Start]:
+        """What is trained, and the start with what was taken for it.
+
+        Args:
+            task: Builds its network on the encoder.
+            spec: What the task described.
+            seed: Of the weights that begin at random.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = task.network(self.backbone, spec)
+            known = {
+                id(w) for n, w in self.backbone.named_parameters() if n in self.loaded
+            }
+            decoder = decoder_of(network)
+            filled: Taken | None = None
+            if decoder is not None and self.decoder is not None:
+                classes = head_classes(
+                    spec.get("label_values") or (0,), spec.get("label_names") or {}
+                )
+                filled = fill_decoder(
+                    decoder, self.decoder, classes, str(self.origin["source"])
+                )
+                known |= {
+                    id(weight)
+                    for name, weight in decoder.named_parameters()
+                    if name in filled.whole
+                }
+            # a weight average copies the network as it is now
+            module = task.module(network, spec)
+        own = dict(module.named_parameters())
+        taken = frozenset(name for name, weight in own.items() if id(weight) in known)
+        return module, self._with(filled, taken)
+
+    def _with(self, filled: Taken | None, taken: frozenset[str]) -> Start:
+        if filled is None or self.decoder is None:
+            return dataclasses.replace(self, taken=taken)
+        return dataclasses.replace(
+            self,
+            taken=taken,
+            notes=(*self.notes, f"{filled.words(self.decoder.source)}."),
+            origin={**self.origin, "decoder": filled.to_dict()},
+        )
+
+
+def decoder_of(network: nn.Module) -> Decoder | None:
+    """The dense decoder within a network; None where it has none."""
+    found = (part for part in network.modules() if isinstance(part, Decoder))
+    return next(found, None)
+
+
+def starting_point(settings: FinetuneConfig, cases: Cases) -> Start:
+    """The encoder to start from, where it came from, notes on it, and its decoder.
+
+    A finished fine-tuning is as good a start as a pretraining: its network is taken
+    whole, the head's part of every class whose name is known.
+
+    Raises:
+        ConfigError: From scratch without a network.
+        UnusableInput: The file holds another network than requested, or is damaged.
+    """
+    channels, store = cases.all[0].card.channels, cases.all[0].store
+    own = dict(settings.backbone)
+    name = own.pop("name", None)
+    if settings.encoder == SCRATCH:
+        if name is None:
+            raise ConfigError("training from scratch needs a backbone.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            backbone = build(name, {**own, "in_channels": channels})
+        return Start(backbone, {"source": SCRATCH})
+    hint = {"name": name, "config": own} if name else None
+    loaded = load_encoder(settings.encoder, hint, in_channels=channels)
+    notes = ["\n".join(loaded.report.lines())]
+    recipe = loaded.card.get("preprocessing")
+    if recipe is not None and recipe != to_dict(store.preprocessing):
+        odd = [k for k, v in to_dict(store.preprocessing).items() if recipe.get(k) != v]
+        notes.append(
+            "the encoder was pretrained on scans prepared otherwise "
+            f"({', '.join(odd)}); its features may fit less well."
+        )
+    learnt = learnt_of(loaded.card, loaded.folder)
+    if recipe is None or recipe.get("spacing_mm") is None:
+        sizes = other_size_note(learnt, [c.card for c in cases.all])
+        notes += [sizes] if sizes else []
+    wanted = settings.task_config.get("decoder") != NO_DECODER
+    decoder = None
+    if wanted and loaded.folder is not None:
+        decoder = read_decoder(loaded.folder, loaded.card)
+    return Start(
+        loaded.backbone.train(),
+        _origin(settings, cases, loaded),
+        tuple(notes),
+        decoder,
+        frozenset(loaded.report.matched),
+    )
+
+
+def _origin(
+    settings: FinetuneConfig, cases: Cases, loaded: LoadedEncoder
+) -> dict[str, Any]:
+    """Where the weights came from, JSON types."""
+    card = loaded.card
+    origin = {
+        "source": str(settings.encoder),
+        "encoder_id": loaded.encoder_id,
+        "method": card.get("method"),
+        "report": loaded.report.to_dict(),
+    }
+    segments = card.get("kind") not in (None, "encoder")
+    if segments:
+        origin["kind"] = card["kind"]
+    if card.get("uses_labels") or segments:
+        seen = set(card.get("trained_on") or ())
+        known = sorted(c.card.id for c in cases.all if c.card.source_hash in seen)
+        origin["labels_of"] = known
+    return origin
+
+
+def encoder_note(origin: Mapping[str, Any]) -> str:
+    """Labels count where they were used before, too; empty where there were none."""
+    count = len(origin.get("labels_of", ()))
+    if not count:
+        return ""
+    how = "was trained" if origin.get("kind") else "was pretrained"
+    return (
+        f"the encoder {how} with labels: {count} labelled cases of these stores were "
+        "among its scans, beside those counted here."
+    )
