@@ -54,7 +54,7 @@ def measures_of(result: Mapping[str, Any]) -> list[str]:
 def ranking(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the encoders best first, then what needs no network."""
     extra = measures_of(result)[-1]
-    head = [*_RANKING, TITLES[extra], "best map", "learnt"]
+    head = [*_RANKING, TITLES[extra].partition(" ")[0], "best map", "learnt"]
     rows = []
     for entry in result["encoders"]:
         main = main_set(entry)

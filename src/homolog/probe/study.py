@@ -36,6 +36,8 @@ from homolog.words import counted
 Probe = VoxelProbe | ScanProbe
 # Voxels (scans) that tell where grey values of labels lie, where classes are probed.
 _GREYS = 200
+# Seeds of random weights begin here: below it are those that trainings began with.
+_APART = 7_340_033
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +177,7 @@ def _one(
     )  # fmt: skip
     for seed in range(len(run.randoms.setdefault(key, [])), run.probe.config.random):
         other = random_like(loaded, dense, run.probe.config.seed + seed)
-        scores = yield from _scores(run, other, f"random weights {seed + 1}")
+        scores = yield from _scores(run, other, f"{name}, random weights {seed + 1}")
         if scores is None:
             return None
         run.randoms[key].append(scores)
@@ -236,7 +238,7 @@ def random_like(loaded: LoadedEncoder, dense: DenseEncoder, seed: int) -> DenseE
     """
     card = loaded.card
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_APART + seed)
         backbone = build(card["backbone"]["name"], card["backbone"]["config"]).eval()
         embedder = Embedder(backbone, dense.embedder.maps)
         if (card.get("embedding") or {}).get("heads"):

@@ -74,9 +74,7 @@ class VoxelProbe:
         found: list[VoxelScores] = []
         probes: list[Linear] = []
         for number, (name, places) in enumerate(source.sets.items()):
-            news = Progress(
-                "linear probe, kNN, centroid", number, len(source.sets), name
-            )
+            news = Progress(f"{source.name}: probing", number, len(source.sets), name)
             if (yield news) is Request.STOP:
                 return None
             vectors = [np.concatenate([p[i] for i in places], axis=1) for p in parts]
@@ -161,7 +159,9 @@ class VoxelProbe:
         rows: list[list[Table]] = [[] for _ in found]
         for number, sample in enumerate(self.judged):
             name = sample.case.card.id
-            news = Progress("labelling every voxel", number, len(self.judged), name)
+            news = Progress(
+                f"{source.name}: labelling every voxel", number, len(self.judged), name
+            )
             if (yield news) is Request.STOP:
                 return False
             figures = self._dice(source, sample, probes, lengths)
