@@ -12,9 +12,9 @@ import torch
 from homolog.config import from_dict, to_dict
 from homolog.events import drain
 from homolog.feed.batches import Feed
-from homolog.finetune.job import starting_encoder
 from homolog.finetune.settings import FinetuneConfig, check_cases, task_of
 from homolog.finetune.settings import resolve_request as finetuning
+from homolog.finetune.start import starting_point
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
 from homolog.methods import METHODS
@@ -127,7 +127,7 @@ def test_a_new_segmenter_follows_the_slices_and_an_encoder_brings_its_own(
     assert finetuning(settings) == settings
     complete = from_dict(FinetuneConfig, settings)
     cases = check_cases(complete)
-    backbone, _, _ = starting_encoder(complete, cases)
+    backbone = starting_point(complete, cases).backbone
     task = task_of(complete)
     spec = task.describe(cases.all, backbone, CPU)
     assert spec["window"] == [16, 96, 96]
@@ -143,7 +143,7 @@ def test_a_new_segmenter_follows_the_slices_and_an_encoder_brings_its_own(
     folder = save_model(tmp_path / "model", network.state_dict(), card)
     asked = finetuning({**request, "encoder": str(folder)})
     assert "steps" not in asked["backbone"]
-    found, _, _ = starting_encoder(from_dict(FinetuneConfig, asked), cases)
+    found = starting_point(from_dict(FinetuneConfig, asked), cases).backbone
     assert found.strides == network.strides
     more = resolved("mae", thick)["method_config"]["size"]
     started = resolve(
