@@ -26,7 +26,7 @@ FLOORS = (
     "tasks.segment",
     "tasks.classify features",
     "landmarks pretrain tasks.few_voxels use",
-    "comparing",
+    "comparing probe",
     "demo jobs machine",
     "cli gui.shared",
     "gui.explore gui.files gui.learn gui.runs",

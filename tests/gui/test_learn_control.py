@@ -19,8 +19,6 @@ from homolog.gui.learn.control import (
     FinetuneWish,
     Length,
     PretrainWish,
-    name_problem,
-    next_name,
 )
 from homolog.gui.learn.panel import (
     about_text,
@@ -37,6 +35,8 @@ from homolog.gui.shared.choices import (
     end_text,
     estimate_lines,
     list_stores,
+    name_problem,
+    next_name,
     no_gpu_hint,
     predict_command,
     read_store,
