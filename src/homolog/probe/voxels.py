@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.events import Job, Progress, Request
-from homolog.probe.cases import BACKGROUND_SHARE, Roles, Sample, draw_voxels
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Progress, Request
+from homolog.probe.cases import BACKGROUND_SHARE, Patient, Roles, Sample, draw_voxels
 from homolog.probe.config import ProbeConfig
 from homolog.probe.learners import (
     Linear,
@@ -48,18 +49,45 @@ class VoxelProbe:
     def draw(
         cls, roles: Roles, labels: tuple[int, ...], config: ProbeConfig
     ) -> Job[VoxelProbe | None]:
-        """Draw the voxels; None when stopped."""
-        many, drawn = config.voxels, []
-        cases = [(c, True) for p in roles.taught for c in p.cases]
-        cases += [(c, False) for p in roles.judged for c in p.cases]
-        for number, (case, teaches) in enumerate(cases):
-            news = Progress("voxels", number, len(cases), case.card.id)
-            if (yield news) is Request.STOP:
-                return None
-            background = many * BACKGROUND_SHARE if teaches else many
-            drawn.append(draw_voxels(case, labels, many, background, config.seed))
-        first = sum(teaches for _, teaches in cases)
-        return cls(roles, labels, tuple(drawn[:first]), tuple(drawn[first:]), config)
+        """Draw the voxels; None when stopped.
+
+        A case that cannot be read is left out, with a warning.
+
+        Raises:
+            UnusableInput: Nobody is left to teach on or to judge.
+        """
+        sides: list[list[Sample]] = []
+        kept: list[tuple[Patient, ...]] = []
+        many = config.voxels
+        plan = (
+            (roles.taught, many * BACKGROUND_SHARE, "to teach on"),
+            (roles.judged, many, "to judge"),
+        )
+        for patients, background, what in plan:
+            samples: list[Sample] = []
+            cases = [c for p in patients for c in p.cases]
+            for number, case in enumerate(cases):
+                news = Progress(f"voxels {what}", number, len(cases), case.card.id)
+                if (yield news) is Request.STOP:
+                    return None
+                try:
+                    _ = case.store.image(case.card.id)[:]  # all of it can be read
+                    drawn = draw_voxels(case, labels, many, background, config.seed)
+                except JobError as error:
+                    yield Note(f"left out: {error}", "warning")
+                else:
+                    samples.append(drawn)
+            good = {id(s.case) for s in samples}
+            sound = [
+                replace(p, cases=tuple(c for c in p.cases if id(c) in good))
+                for p in patients
+            ]
+            kept.append(tuple(p for p in sound if p.cases))
+            sides.append(samples)
+            if not samples:
+                raise UnusableInput(f"no case that can be read is left {what}.")
+        roles = replace(roles, taught=kept[0], judged=kept[1])
+        return cls(roles, labels, tuple(sides[0]), tuple(sides[1]), config)
 
     def run(self, source: Source) -> Job[list[VoxelScores] | None]:
         """Every set of a source; None when stopped."""
