@@ -23,6 +23,9 @@ from homolog.probe.learners import (
 from homolog.probe.scores import Table, VoxelScores, mean_known
 from homolog.probe.sources import Source
 
+# Voxels of labels that teach, together: more make fits slow, not better. Of each label
+# and case these are left at least.
+_MOST, _LEAST = 12_000, 10
 # One patient who teaches is divided into blocks of this size.
 _BLOCK_MM = 30.0
 
@@ -58,7 +61,8 @@ class VoxelProbe:
         """
         sides: list[list[Sample]] = []
         kept: list[tuple[Patient, ...]] = []
-        many = config.voxels
+        teachers = sum(len(p.cases) for p in roles.taught)
+        many = min(config.voxels, max(_LEAST, _MOST // (len(labels) * teachers)))
         plan = (
             (roles.taught, many * BACKGROUND_SHARE, "to teach on"),
             (roles.judged, many, "to judge"),
@@ -127,7 +131,7 @@ class VoxelProbe:
         )
         linear = fit_linear(taught, len(self.labels))
         config = self.config
-        voters = even_share(taught, len(self.taught) * config.voxels, config.seed)
+        voters = even_share(taught, _MOST // len(self.labels), config.seed)
         guesses: dict[str, Callable[[NDArray[np.float32]], NDArray[np.int64]]] = {
             "linear": lambda v: linear.logits(v).argmax(axis=1),
             "knn": lambda v: neighbour_shares(
