@@ -27,6 +27,7 @@ FLOORS = (
     "tasks.classify features",
     "landmarks pretrain tasks.few_voxels use",
     "comparing",
+    "propagation",
     "demo jobs machine",
     "cli gui.shared",
     "gui.explore gui.files gui.learn gui.runs",
@@ -39,7 +40,7 @@ FLOORS = (
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 ONLY_IN = {
-    "SimpleITK": ("scans/itk_decoder.py",),
+    "SimpleITK": ("scans/itk_decoder.py", "propagation/registration.py"),
     "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),
