@@ -100,12 +100,14 @@ class ScanIndex:
         cases: Sound scans, in order of their sources.
         rejected: Unsound ones.
         notes: Sentences the user should know, such as labels left unattached.
+        patients: How many patients the scans are of, and how that is known.
         stopped: Whether the job was stopped before its end.
     """
 
     cases: tuple[CaseSource, ...]
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
+    patients: str = ""
     stopped: bool = False
 
 
@@ -206,7 +208,7 @@ def read_dataset(folder: Path) -> Found:
                     root=folder,
                     label=label,
                     modality=own,
-                    subject=case if len(images) > 1 else "",
+                    folder_subject=case if len(images) > 1 else "",
                     split=split,
                     label_names=names,
                 )
@@ -309,7 +311,7 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     if isinstance(said, int) and said != count:
         text = f"{folder.name}: dataset.json says {said} training cases, {count} found."
         found.notes.append(text)
-    parts = {c.subject for c in found.candidates if c.subject and c.label}
+    parts = {c.folder_subject for c in found.candidates if c.label} - {""}
     if parts:
         found.notes.append(
             f"{folder.name}: {len(parts)} cases have several channels (first: "

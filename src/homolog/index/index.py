@@ -22,8 +22,9 @@ from homolog.index.datasets import (
     read_dataset,
     read_manifest,
 )
+from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.dicom import is_series_path, split_series
+from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     dicom_scans,
     is_known_suffix,
@@ -266,80 +267,6 @@ def _some(files: Sequence[Path], root: Path) -> str:
     return listed((f.relative_to(root) for f in files), most=4)
 
 
-# Whose scans they are, where no manifest and no DICOM tag states it.
-#
-# Scans of one person must never be parted by a split. When in doubt two are taken for
-# one person: that costs a little data, the opposite would make results too good.
-
-
-_BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
-
-
-def guess_subjects(images: Iterable[Path], root: Path) -> dict[Path, str]:
-    """Subject of each scan of one folder tree; scans that stand alone are left out.
-
-    In this order: a BIDS name (``sub-01``) in the path; the folder, when it and
-    folders beside it hold scans of the same names (``P01/T1``, ``P02/T1``); a scan
-    beside it whose name it continues with a word (``ct``, ``ct_small``).
-    """
-    images = list(images)
-    subjects: dict[Path, str] = {}
-    by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for image in images:
-        bids = next(filter(None, map(_bids, image.relative_to(root).parts)), None)
-        if bids:
-            subjects[image] = bids
-        else:
-            by_folder[split_series(image)[0].parent].append(image)
-    persons = _person_folders(by_folder, root)
-    for folder, members in by_folder.items():
-        if folder in persons:
-            subjects.update(dict.fromkeys(members, folder.name))
-        else:
-            subjects.update(_continued(members))
-    return subjects
-
-
-def _bids(part: str) -> str | None:
-    found = _BIDS.match(part)
-    return found.group(1) if found else None
-
-
-def _person_folders(by_folder: Mapping[Path, list[Path]], root: Path) -> set[Path]:
-    """Folders whose scans' names come back in a folder beside them."""
-    beside: dict[Path, list[Path]] = defaultdict(list)
-    for folder in by_folder:
-        if folder != root and root in folder.parents:
-            beside[folder.parent].append(folder)
-    persons = set()
-    for folders in beside.values():
-        names = {f: {scan_stem(i).lower() for i in by_folder[f]} for f in folders}
-        count: dict[str, int] = defaultdict(int)
-        for stems in names.values():
-            for stem in stems:
-                count[stem] += 1
-        for folder, stems in names.items():
-            again = sum(count[stem] > 1 for stem in stems)
-            if again * 2 >= len(stems) and len(stems) <= 32:
-                persons.add(folder)
-    return persons
-
-
-def _continued(members: list[Path]) -> dict[Path, str]:
-    stems = {scan_stem(m): m for m in members}
-    subjects = {}
-    for stem, member in stems.items():
-        start = stem
-        for shorter in shorter_names(stem):
-            more = stem[len(shorter) :].strip("_-. ")
-            if shorter in stems and not re.search(r"\d", more):
-                start = shorter
-        if start != stem:
-            subjects[member] = start
-            subjects[stems[start]] = start
-    return subjects
-
-
 Peek = Callable[[Path], Inspection]  # inspects a file once, however often called
 
 
@@ -443,6 +370,7 @@ def index_sources(
     labels: Sequence[Path | str] = (),
     *,
     modality: str | None = None,
+    subjects: str = "",
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -451,6 +379,8 @@ def index_sources(
             JSON manifests, single files; several at once.
         labels: Label files, or folders of them, for scans of the same name.
         modality: Overrides that of headers, names and values.
+        subjects: Regular expression on names (folders below the source and all); its
+            first group is the person. A manifest's subject wins.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -460,7 +390,9 @@ def index_sources(
 
     Raises:
         UnusableInput: A source does not exist, or a manifest cannot be read at all.
+        ConfigError: ``subjects`` cannot be meant.
     """
+    persons = Persons(subjects)
     seen: dict[Path, Inspection] = {}
 
     def peek(path: Path) -> Inspection:
@@ -484,7 +416,7 @@ def index_sources(
             inspection = _inspect(candidate, peek)
             reason = inspection.objection or _twin(inspection, by_content)
             if reason is None:
-                case = _case(candidate, inspection, ids, modality, peek)
+                case = _case(candidate, inspection, ids, persons, modality, peek)
         except Exception as error:  # noqa: BLE001 - the other scans go on
             reason = problem_of(error)
         if reason is not None:
@@ -494,9 +426,12 @@ def index_sources(
         by_content[inspection.content] = candidate
         cases.append(case)
     yield Progress("inspect", len(candidates), len(candidates))
+    found.notes += persons.unmatched()
     for note in found.notes:
         yield Note(note)
-    return ScanIndex(tuple(cases), tuple(found.rejected), tuple(found.notes))
+    return ScanIndex(
+        tuple(cases), tuple(found.rejected), tuple(found.notes), persons.note()
+    )
 
 
 def _gathered(
@@ -593,6 +528,7 @@ def _case(
     candidate: Candidate,
     inspection: Inspection,
     ids: set[str],
+    persons: Persons,
     modality: str | None,
     peek: Peek,
 ) -> CaseSource:
@@ -607,7 +543,9 @@ def _case(
         image=candidate.image,
         label=label,
         modality=modality or candidate.modality or inspection.modality,
-        subject=candidate.subject or tagged or candidate.folder_subject or case_id,
+        subject=persons.add(
+            case_id, candidate.name, candidate.subject, tagged, candidate.folder_subject
+        ),
         split=candidate.split,
         target=candidate.target,
         types=candidate.types,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from homolog.store.preprocess import Preprocessing
 
 STOPPED = "Stopped; what is prepared stays, run it again to go on."
-REPORTED = ("cases", "labelled", "rejected", "store", "kept", "removed")
+REPORTED = ("cases", "labelled", "patients", "rejected", "store", "kept", "removed")
 # Reasons listed one by one before the rest is counted.
 _LISTED = 20
 
@@ -80,6 +80,13 @@ class Config:
         metavar="VALUE=NAME,...",
         empty="what the files say",
     )
+    subjects: str = option(
+        "",
+        "Regular expression on names, folders below SOURCE and all; its first group is "
+        "the patient, such as '(patient[0-9]+)'. A manifest's subject wins.",
+        metavar="REGEX",
+        empty="by DICOM tags, folders, and names without time, phase or sequence",
+    )
     keep_identifiers: bool = option(
         False,
         "Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
@@ -115,7 +122,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             sources, Path(config.out), labels=labels, spacing=_spacing(config.spacing),
             preprocessing=_recipe(config), names=read_names(config.names),
             seed=config.seed, keep_identifiers=config.keep_identifiers,
-            replace=config.replace,
+            replace=config.replace, subjects=config.subjects,
         )
     )  # fmt: skip
 

@@ -378,6 +378,7 @@ def prepare_store(
     seed: int = 0,
     replace: bool = False,
     keep_identifiers: bool = False,
+    subjects: str = "",
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -391,6 +392,7 @@ def prepare_store(
         seed: Of the splits and the foreground index.
         replace: The store is to hold these scans and no others.
         keep_identifiers: As in ``write_store``.
+        subjects: Where in names persons stand, see ``index_sources``.
 
     Returns:
         As ``write_store``.
@@ -399,7 +401,9 @@ def prepare_store(
 
     check_folder(out)
     modality = preprocessing.modality if preprocessing else None
-    index = yield from index_sources(sources, labels, modality=modality)
+    index = yield from index_sources(
+        sources, labels, modality=modality, subjects=subjects
+    )
     if index.stopped:
         yield Stopped(0)
         reasons: Reasons = []
@@ -417,7 +421,8 @@ def prepare_store(
         replace=replace,
         keep_identifiers=keep_identifiers,
     )
-    return result
+    told = [index.patients] if index.patients else []
+    return {**result, "explanation": [*told, *result["explanation"]]}
 
 
 def write_store(
@@ -782,6 +787,7 @@ def _summary(
     return {
         "cases": len(cards),
         "labelled": sum(card.has_label for card in cards),
+        "patients": len({card.subject or card.id for card in cards}),
         "rejected": reasons,
         "store": str(out),
         "spacing_mm": print_.spacing_mm,
