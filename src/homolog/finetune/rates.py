@@ -142,7 +142,8 @@ def _rate_sentences(module: TaskModule, config: LearnedConfig, what: str) -> lis
         return [f"{name} stays as it is: its rate is 0"]
     told = []
     if what or factor != 1.0:
-        told.append(f"{name} learns at {factor:g} times the rate of what is new")
+        share = "" if factor == 1.0 else f"{factor:g} times "
+        told.append(f"{name} learns at {share}the rate of what is new")
     if decay != 1.0:
         stages = len(module.encoder().strides)
         least = factor * decay ** (stages - 1)

@@ -97,9 +97,12 @@ class ScanProbe:
         from scipy.special import softmax
 
         count = logits.shape[1]
+        # more than the rarest class has, and it could never win
+        rarest = int(np.unique(seen.classes, return_counts=True)[1].min())
+        voters = min(self.config.neighbours, rarest)
         return {
             "linear": softmax(logits.astype(np.float64), axis=1),
-            "knn": neighbour_shares(seen, vectors, self.config.neighbours, count),
+            "knn": neighbour_shares(seen, vectors, voters, count),
             "centroid": np.eye(count)[centroid(seen, vectors)],
         }
 

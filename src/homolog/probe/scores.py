@@ -17,7 +17,7 @@ TITLES = {
     "linear": "linear probe", "knn": "kNN", "centroid": "centroids",
     "dice": "Dice of the linear probe", "auc": "AUC of the linear probe",
 }  # fmt: skip
-_DRAWS = 1000
+_DRAWS = 300
 _LEVEL = 0.95
 
 
@@ -166,26 +166,37 @@ class ScanScores(Scores):
     truth: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     several: bool = False
     groups: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    _drawn: dict[str, Table] = field(default_factory=dict)
 
     def figure(self, measure: str, others: Sequence[Scores] = ()) -> Figure:
-        """With a bootstrap interval: patients drawn anew, a thousand times."""
-        rows = [self, *(o for o in others if isinstance(o, ScanScores))]
-        value = _less(rows, measure, np.arange(len(self.truth)))
-        names = np.unique(self.groups)
-        if value is None or len(names) < 2:
-            return Figure(value)
-        of = [np.flatnonzero(self.groups == name) for name in names]
-        rng = np.random.default_rng(0)
-        drawn = []
-        for _ in range(_DRAWS):
-            picked = rng.integers(len(names), size=len(names))
-            again = _less(rows, measure, np.concatenate([of[i] for i in picked]))
-            drawn += [] if again is None else [again]
-        if not drawn:
-            return Figure(value)
+        """With a bootstrap interval over patients; the same draws for all sources."""
+        rivals = [o.drawn(measure) for o in others if isinstance(o, ScanScores)]
+        values = self.drawn(measure)
+        if rivals:
+            values = values - np.mean(rivals, axis=0)
+        known = values[1:][~np.isnan(values[1:])]
+        if np.isnan(values[0]):
+            return Figure(None)
+        if not len(known):
+            return Figure(float(values[0]))
         tail = 50 * (1 - _LEVEL)
-        low, high = np.percentile(drawn, (tail, 100 - tail))
-        return Figure(value, float(low), float(high))
+        low, high = np.percentile(known, (tail, 100 - tail))
+        return Figure(float(values[0]), float(low), float(high))
+
+    def drawn(self, measure: str) -> Table:
+        """A measure of all scans, then with patients drawn anew, again and again."""
+        if measure not in self._drawn:
+            names = np.unique(self.groups)
+            of = [np.flatnonzero(self.groups == name) for name in names]
+            rng = np.random.default_rng(0)
+            found = [self.value(measure, np.arange(len(self.truth)))]
+            for _ in range(_DRAWS if len(names) > 1 else 0):
+                picked = rng.integers(len(names), size=len(names))
+                found.append(
+                    self.value(measure, np.concatenate([of[i] for i in picked]))
+                )
+            self._drawn[measure] = np.array(found, np.float64)
+        return self._drawn[measure]
 
     def by_label(self, measure: str) -> list[float | None]:
         """AUC, or balanced accuracy (of one class per scan: the share found)."""
@@ -220,19 +231,8 @@ class ScanScores(Scores):
         return float((said[hit].mean() + (~said[~hit]).mean()) / 2)
 
 
-def _less(
-    rows: Sequence[ScanScores], measure: str, scans: NDArray[np.int64]
-) -> float | None:
-    """The first's value less the mean of the others'."""
-    values = [r.value(measure, scans) for r in rows]
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return None
-    return known[0] - (float(np.mean(known[1:])) if known[1:] else 0.0)
-
-
 def _auc(hit: NDArray[np.bool_], chance: Table) -> float | None:
-    """Share of pairs in the right order; a thousand draws ask for a fast one."""
+    """Share of pairs in the right order; many draws ask for a fast one."""
     from scipy.stats import rankdata
 
     positives = int(hit.sum())

@@ -26,10 +26,7 @@ def verdict(entry: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, An
     sets = {s["features"]: s for s in entry["features"]}
     main = sets[entry["main"]]["linear"]
     value, random, gain = main["value"], main["random"], main["gain"]
-    grey, place = (
-        next(s["linear"]["value"] for s in result["no_network"] if s["features"] == n)
-        for n in ("grey values", "position")
-    )
+    grey, place = (s["linear"]["value"] for s in result["no_network"][:2])
     learnt = _learnt(main)
     best = _best_map(entry)
     text = (
