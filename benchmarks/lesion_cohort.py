@@ -1,7 +1,7 @@
 """Phantom patients, half of them with one dark round lesion in the liver.
 
 Writes scans and a manifest with class and split, for `homolog prepare` and then
-`benchmarks/label_fractions.py --task classify --metric auc`.
+`benchmarks/label_fractions.py ... -- --task classify`.
 
     python benchmarks/lesion_cohort.py --count 80 --out DIR
 """

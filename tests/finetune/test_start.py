@@ -194,7 +194,8 @@ def test_a_segmentation_model_hands_on_the_classes_it_knows_by_name(
     whole = spec_of(phantom_store, names)
     module, start = started(finetuning(phantom_store, segmenter), whole)
     assert same(module.network.state_dict(), model.state, model.state)
-    assert start.taken == {n for n, p in module.named_parameters() if p.requires_grad}
+    learning = {n for n, p in module.named_parameters() if p.requires_grad}
+    assert start.taken == learning
     first, *others = names.values()
     mixed = {5: "nobody knows", 9: others[0].upper(), 11: first}
     module, start = started(

@@ -91,7 +91,48 @@ def models(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
     return {"model": str(out), "encoder_id": "0"}
 
 
-for _name in ("slow", "flood", "broken", "models"):
+def probe(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
+    """What a probe answers, its figures made up, without loading torch."""
+    yield Note("only 2 patients can be judged.", "warning")
+    for number in range(int(config.get("voxels", 3))):
+        if (yield Progress("pre", number, 3, "case")) is Request.STOP:
+            yield Stopped(0)
+            return {"stopped": True}
+        time.sleep(0.02)
+    page = Path(config["out"]) / "probe.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<html></html>")
+    labels = ["background", "liver"]
+
+    def figure(value: float, *, against: bool = True) -> dict[str, Any]:
+        known = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        more = {
+            "random": {"value": 0.38, "each": [0.38], "labels": [0.4, 0.3]},
+            "gain": {"value": value - 0.38, "low": 0.1, "high": 0.3},
+        }
+        return {**known, "labels": [0.7, 0.5], **(more if against else {})}
+
+    def features(name: str, value: float, **how: Any) -> dict[str, Any]:
+        measures = ("linear", "knn", "centroid", "dice")
+        return {"features": name, **{m: figure(value, **how) for m in measures}}
+
+    entries = [
+        {
+            "name": Path(path).name, "main": "all maps", "best_map": "stride 4",
+            "learnt": True, "value": 0.6, "verdict": f"{Path(path).name}: learnt.",
+            "features": [features("all maps", 0.6)],
+        }
+        for path in config["encoder"]
+    ]  # fmt: skip
+    none = [features("grey values", 0.35, against=False)]
+    return {
+        "kind": "labels", "labels": labels, "encoders": entries, "no_network": none,
+        "verdict": f"Best of {len(entries)}: {entries[0]['name']}.", "failed": [],
+        "html": str(page), "stopped": False,
+    }  # fmt: skip
+
+
+for _name in ("slow", "flood", "broken", "models", "probe"):
     JOBS[_name] = f"{'fake_worker' if __name__ != '__main__' else '__main__'}:{_name}"
 
 if __name__ == "__main__":

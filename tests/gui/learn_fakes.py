@@ -30,6 +30,11 @@ RECIPES = {
             "training": {"steps": 400}},
     "gpu": {"backbone": {"name": "big"}, "training": {"steps": 20000}},
 }  # fmt: skip
+TASK_RECIPES = {
+    "cpu": {"task": {"size": [32] * 3}, "backbone": {"name": "small"},
+            "training": {"steps": 400}, "pretrained": {"task": {"head_first": 0.1}}},
+    "gpu": RECIPES["gpu"],
+}  # fmt: skip
 NETWORK = [{"name": "blocks", "type": "int", "default": 2, "min": 1, "help": "depth"}]
 SCHEMA: dict[str, Any] = {
     "format": 1,
@@ -41,7 +46,7 @@ SCHEMA: dict[str, Any] = {
     },
     "tasks": {
         "segment": {"title": "Segmentation", "doc": "Label every voxel.",
-                    "learned": True, "recipes": RECIPES,
+                    "learned": True, "recipes": TASK_RECIPES,
                     "fields": [*FIELDS, {"name": "head_first", "type": "float",
                                          "default": 0.0, "min": 0, "max": 1}]},
         "similarity": {"title": "Similarity", "learned": False, "fields": []},

@@ -19,8 +19,6 @@ from homolog.gui.learn.control import (
     FinetuneWish,
     Length,
     PretrainWish,
-    name_problem,
-    next_name,
 )
 from homolog.gui.learn.panel import (
     about_text,
@@ -37,6 +35,8 @@ from homolog.gui.shared.choices import (
     end_text,
     estimate_lines,
     list_stores,
+    name_problem,
+    next_name,
     no_gpu_hint,
     predict_command,
     read_store,
@@ -52,6 +52,7 @@ DESCRIBED: dict[str, Any] = {
             "backbone": {"name": "resunet", "blocks": 1},
             "training": {"steps": 400, "learning_rate": 1e-3},
             "with": {"swin": {"training": {"learning_rate": 5e-4}}},
+            "pretrained": {"task": {"head_first": 0.1}, "training": {"warmup": 0.05}},
         },
         "gpu": {"backbone": {"name": "swin"}, "training": {"steps": 20000}},
     }
@@ -200,6 +201,10 @@ def test_recipes_follow_the_device_and_the_network() -> None:
     assert recipe_steps(DESCRIBED, "gpu") == 20000
     special = recipe_values(DESCRIBED, "cpu", "swin")["training"]
     assert special == {"steps": 400, "learning_rate": 5e-4}
+    came = recipe_values(DESCRIBED, "cpu", "swin", pretrained=True)
+    assert came["training"] == {**special, "warmup": 0.05}
+    assert came["task"] == {"head_first": 0.1}
+    assert "task" not in recipe_values(DESCRIBED, "cpu", "swin")
     assert network_base(DESCRIBED, "cpu", "resunet", {"width": 8}) == {"blocks": 1}
     assert network_base(DESCRIBED, "cpu", "swin", {"width": 8}) == {"width": 8}
     assert network_base(DESCRIBED, "gpu", "resunet", {"width": 8}) == {}

@@ -230,7 +230,10 @@ def test_finetuning_offers_encoders_and_brings_their_network(
     assert not finetune.counted.text().startswith("About")
     finetune.share.setValue(25)
     assert finetune.counted.text().startswith("About")
-    finetune.settings.own.rows["head_first"].editor.setText("0.5")
+    row = finetune.settings.own.rows["head_first"]
+    assert row.value == 0.1  # what holds by itself where weights came pretrained
+    assert finetune.wish().config()["task_config"] == {}
+    row.editor.setText("0.5")
     config = finetune.wish().config()
     assert config["encoder"] == str(run)
     assert config["fraction"] == 0.25

@@ -105,7 +105,7 @@ def test_e_t8_keys_enter_the_queue_after_the_step_only(
     views = make_views(method.views(), batch=3)
     method.losses(views, 0.0)
     assert not method.queue.occupied.any()
-    keys, _ = method.teacher(views["teacher"].flat())
+    keys, *_ = method.teacher(views["teacher"].flat())
     method.after_step(0.0)
     torch.testing.assert_close(method.queue.ordered(), keys)
 
@@ -434,8 +434,8 @@ def test_the_terms_are_those_of_the_views_own_tokens(
     method = build()
     views = make_views(method.views())
     terms = method.losses(views, 0.0)
-    _, here = method.student(views["student"].flat())
-    _, there = method.teacher(views["teacher"].flat())
+    _, here, _ = method.student(views["student"].flat())
+    _, there, _ = method.teacher(views["teacher"].flat())
     logs = dual_log_softmax(cosine_matrix(here, there), 0.1)
     total = []
     for sample in range(2):

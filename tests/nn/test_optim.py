@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from homolog.nn.optim import cosine_with_warmup, parameter_groups, prefix_factor
+from homolog.nn.optim import (
+    NEVER,
+    Pace,
+    cosine_with_warmup,
+    parameter_groups,
+    prefix_factor,
+)
 
 
 class Model(nn.Module):
@@ -85,3 +91,43 @@ def test_the_schedule_bears_odd_lengths() -> None:
     assert cosine_with_warmup(0, 1) == 1.0
     assert cosine_with_warmup(3, 4, 10) == pytest.approx(4 / 11)
     assert cosine_with_warmup(0, 0) == 0.0
+
+
+def test_the_plain_pace_is_the_schedule_bit_for_bit() -> None:
+    for total, warmup, floor in ((100, 10, 0.05), (7, 1, 0.01), (1500, 0, 0.0)):
+        steps = [*range(total + 2), 0.5, total / 3]
+        assert [Pace().rate(s, total, warmup, floor) for s in steps] == [
+            cosine_with_warmup(s, total, warmup, floor) for s in steps
+        ]
+
+
+def test_a_sawtooth_rises_twice_and_what_joins_rises_with_it() -> None:
+    new, old = Pace(rises=(0.0, 0.2)), Pace(0.3, 0.2, (0.2,))
+    ours = [new.rate(s, 100, 5) for s in range(101)]
+    theirs = [old.rate(s, 100, 5) for s in range(101)]
+    assert ours[:6] == pytest.approx([(s + 1) / 6 for s in range(6)])
+    assert ours[5:20] == [1.0] * 15  # held until the others join
+    assert ours[20:26] == pytest.approx([(s + 1) / 6 for s in range(6)])
+    assert all(a > b for a, b in itertools.pairwise(ours[25:]))
+    assert ours[100] == 0.0
+    assert theirs[:20] == [0.0] * 20
+    assert theirs[20:] == pytest.approx([0.3 * rate for rate in ours[20:]])
+
+
+def test_a_pace_may_join_the_curve_of_the_others_or_none() -> None:
+    late = Pace(start=0.5)
+    assert [late.rate(s, 10) for s in range(5)] == [0.0] * 5
+    assert late.rate(5, 10) == cosine_with_warmup(5, 10)
+    assert not any(Pace(start=NEVER).rate(s, 10) for s in range(11))
+
+
+def test_parameters_of_one_pace_are_one_group_each_kind() -> None:
+    model = Model()
+    slow = Pace(0.1, 0.25, (0.25,))
+    groups = parameter_groups(
+        model, 0.1, pace=lambda name: slow if name.startswith("encoder.") else Pace()
+    )
+    assert [(g["pace"], g["weight_decay"]) for g in groups] == [
+        (Pace(), 0.1), (Pace(), 0.0), (slow, 0.1), (slow, 0.0),
+    ]  # fmt: skip
+    assert named(model, groups[2]) == {"encoder.0.weight"}

@@ -11,6 +11,7 @@ import click
 
 from homolog.cli._run import common, run_in_folder, show
 from homolog.config import ConfigError, merge, parse_assignments
+from homolog.tasks import PRETRAINED
 from homolog.words import visible
 
 if TYPE_CHECKING:
@@ -288,6 +289,21 @@ def _names(text: str) -> list[str]:
     return [n for n in names if n != "none"]
 
 
+def _pretrained_words() -> str:
+    """The rates that hold where weights came pretrained, for the help."""
+    told = {}
+    for recipe, tables in PRETRAINED.items():
+        own = [f"{name}={value}" for name, value in tables["task"].items()]
+        own += [
+            f"training.{name}={value}" for name, value in tables["training"].items()
+        ]
+        told[recipe] = own
+    shared = [text for text in told["cpu"] if text in told["gpu"]]
+    rest = {r: " ".join(t for t in own if t not in shared) for r, own in told.items()}
+    parts = [f"{recipe}: {own}" for recipe, own in rest.items() if own]
+    return " ".join(shared) + (f" ({'; '.join(parts)})" if parts else "")
+
+
 @click.command("finetune", short_help="Learn a task from labelled cases.")
 @click.argument("task")
 @_training(
@@ -301,7 +317,9 @@ def _names(text: str) -> list[str]:
     "--encoder",
     required=True,
     metavar="RUN|FILE|scratch",
-    help="A pretraining run, a weight file, or 'scratch' for random weights.",
+    help="A pretraining run, a weight file, or 'scratch' for random weights. Weights "
+    "that came pretrained have rates of their own unless --set says otherwise: "
+    f"{_pretrained_words()}.",
 )
 @click.option(
     "--fraction",
@@ -352,6 +370,10 @@ def finetune(
 
     Several stores may annotate different classes: labels of one name are one class,
     and where a store does not annotate a class, nothing is learnt about it there.
+
+    Where an encoder (or a decoder) came pretrained, what is new learns alone at first,
+    and then all of it, what came pretrained more slowly; each setting is told at the
+    start. From scratch everything learns alike.
 
     The best weights on the store's validation cases are kept: these cases need labels
     too, beside those learnt from; --validate says how many, or none. The test split

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from homolog.comparing.plan import ALL, SCRATCH, Arm, Plan
-from homolog.config import ConfigError, config_hash, merge, to_dict
+from homolog.config import ConfigError, config_hash, merge
 from homolog.errors import UnusableInput
-from homolog.finetune.settings import learned_task, resolve, task_of
+from homolog.finetune.settings import learned_task, resolve, resolve_request
 from homolog.methods import METHODS
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.pretrain.settings import resolve as resolve_pretraining
 from homolog.store.card import Card
-from homolog.store.splits import folds, nested_fraction, patients_of
+from homolog.store.splits import folds, nested_count, patients_of, subject_count
 from homolog.store.store import Store
 from homolog.tasks.base import LearnedTask
 from homolog.training.run_settings import by_device
@@ -54,12 +54,12 @@ class Parts:
     @property
     def patients(self) -> int:
         """How many may be learnt from."""
-        return len(set(patients_of(self.pool).values()))
+        return subject_count(self.pool)
 
     def labelled(self, count: int | str, seed: int) -> tuple[str, ...]:
         """Cases of the first ``count`` patients of a seed; fewer lie within more."""
-        share = 1.0 if count == ALL else min(1.0, int(count) / self.patients)
-        return nested_fraction(self.pool, share, seed)
+        many = self.patients if count == ALL else int(count)
+        return nested_count(self.pool, many, seed)
 
 
 @dataclass(frozen=True)
@@ -256,9 +256,7 @@ class Cells:
         steps = int(resolve(request).training["steps"])
         if marks := self.plan.numbers.marks:
             request["training"]["validate_every"] = -(-steps // marks)
-        settings = resolve(request)
-        task_of(settings)
-        return to_dict(settings)
+        return resolve_request(request)
 
     def check(self) -> None:
         """Refuse at once what would fail after hours.
@@ -325,14 +323,13 @@ def divide(store: Store, task: LearnedTask, plan: Plan) -> tuple[Parts, ...]:
     if numbers.folds:
         tests = [set(part) for part in folds(usable, numbers.folds, plan.seed)]
     elif numbers.test_patients:
-        many = len(set(patients_of(usable).values()))
+        many = subject_count(usable)
         if numbers.test_patients >= many:
             raise UnusableInput(
                 f"{numbers.test_patients} test patients are asked for, but only {many} "
                 f"of {store.path} have labels, and some must be learnt from."
             )
-        share = numbers.test_patients / many
-        tests = [set(nested_fraction(usable, share, plan.seed))]
+        tests = [set(nested_count(usable, numbers.test_patients, plan.seed))]
     else:
         tests = [{card.id for card in store.cards if card.split == "test"}]
     if not all(test & own for test in tests):

@@ -8,14 +8,14 @@ from typing import Any
 
 from homolog.comparing.cells import Cells
 from homolog.comparing.plan import Plan
+from homolog.comparing.report import write_report
 from homolog.comparing.results import Results
 from homolog.comparing.running import Runner, troubles_of
-from homolog.config import to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Started
 from homolog.store.store import Store
-from homolog.writing import FileLock, make_folder, write_json
+from homolog.writing import FileLock, make_folder
 
 
 def compare(
@@ -35,14 +35,15 @@ def compare(
     Args:
         plan: What is compared.
         store: With labelled cases.
-        out: Gets ``plan.json``, ``rows.jsonl``, ``table.csv``, ``comparison.json`` and
-            the runs: ``pretrained/``, ``cells/`` (fine-tunings), ``scores/``.
+        out: Gets ``rows.jsonl``, ``table.csv``, ``comparison.json``,
+            ``report.html``, ``curves.svg`` and the runs: ``pretrained/``, ``cells/``
+            (fine-tunings), ``scores/``.
         device: Where the runs compute.
         parallel: Runs at a time; 0: as many as the cores allow, one on a GPU.
         threads: CPU threads of each; 0: one, of a single run all cores.
 
     Returns:
-        ``comparison.json``'s content, ``stopped``, ``out``, ``table_csv``.
+        ``comparison.json``'s content, ``stopped``, ``out``, ``report``, ``table_csv``.
 
     Raises:
         UnusableInput: Test patients, numbers or encoders that cannot be used, or
@@ -51,7 +52,7 @@ def compare(
     """
     parallel, threads = _shares(parallel, threads, device)
     make_folder(out)
-    lock = FileLock(out / "lock")
+    lock = FileLock(out / "comparing.lock")
     if not lock.acquire():
         raise UnusableInput(f"another comparison works in {out}.")
     try:
@@ -60,17 +61,20 @@ def compare(
         cells.check()
         for text in cells.remarks():
             yield Note(text, "warning")
-        write_json(out / "plan.json", {"store": str(store.path), **to_dict(plan)})
         for text in opening(cells, parallel, threads):
             yield Note(text)
         results = Results(cells, out)
         runner = Runner(cells, parallel, results.add)
         stopped = yield from _with_table(runner, results)
         summary = results.write(troubles_of(runner.troubles))
-        yield Saved(str(out / "table.csv"), "table")
+        report = write_report(summary, out)
+        yield Saved(str(report), "report")
     finally:
         lock.release()
-    return {**summary, "stopped": stopped, "out": str(out)}
+    return {
+        **summary, "stopped": stopped, "out": str(out), "report": str(report),
+        "table_csv": str(out / "table.csv"),
+    }  # fmt: skip
 
 
 def _with_table(runner: Runner, results: Results) -> Job[bool]:
@@ -86,7 +90,7 @@ def _with_table(runner: Runner, results: Results) -> Job[bool]:
                 return stopped
             if len(results.scores) > known:
                 known = len(results.scores)
-                results.write(troubles_of(runner.troubles))
+                write_report(results.write(troubles_of(runner.troubles)), results.out)
             request = yield event
     finally:
         job.close()
@@ -143,7 +147,7 @@ def table_lines(summary: dict[str, Any]) -> list[str]:
             own += f"{e['against'][:11]:>12}{e['difference']:>+12.3f}"
             own += f"{_interval(e['difference_low'], e['difference_high'], '+'):>18}"
             own += f"{_number(e['p_holm']):>10}"
-            better = f"{e['wins']} of {e['tests']}"
+            better = "" if e["wins"] is None else f"{e['wins']} of {e['tests']}"
             own += f"{better:>9}"
         lines.append(own)
     done, total = summary["done"], summary["cells"]

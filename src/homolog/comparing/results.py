@@ -21,11 +21,14 @@ from homolog import __version__
 from homolog.comparing.cells import Cell, Cells
 from homolog.comparing.running import seconds_of
 from homolog.comparing.statistics import (
+    Difference,
     Scores,
     area_over_steps,
     bootstrap_interval,
     difference,
     holm,
+    of_draws,
+    resampled,
     steps_to,
     steps_to_best,
 )
@@ -60,7 +63,8 @@ class Results:
     out: Path
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     classes: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    raw: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    whole: dict[str, float] = field(default_factory=dict)
+    draws: dict[str, Scores] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -86,20 +90,35 @@ class Results:
         missing = sorted(set(cell.parts.test) - set(by_case))
         if missing:
             raise JobError(f"{work.folder} has no score of the case {missing[0]!r}.")
-        self.raw[cell.name] = rows
         self.scores[cell.name], self.classes[cell.name] = {}, {}
         for case, own in by_case.items():
-            value = self.cells.task.summarise(own)["mean"].get(self._name)
-            if value is not None and math.isfinite(value):
-                self.scores[cell.name][case] = float(value)
+            value = self._score(own)
+            if value is not None:
+                self.scores[cell.name][case] = value
             self.classes[cell.name][case] = {
                 str(r["name"]): float(r[self._name])
                 for r in own
                 if r.get("name") is not None and r.get(self._name) is not None
             }
+        if not self.scores[cell.name]:
+            self._whole(cell, rows)
         self.curves[cell.name] = curve_of(Run.open(tuned.folder), self._name)
         self._time(cell)
         self._append(cell, work.key, by_case)
+
+    def _score(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
+        """Of a set of rows, as an evaluation has it."""
+        value = self.cells.task.summarise(rows)["mean"].get(self._name)
+        return None if value is None or not math.isfinite(value) else float(value)
+
+    def _whole(self, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Scores of the set and of drawn patients, where a case alone has none."""
+        value = self._score(rows)
+        if value is None:
+            return
+        self.whole[cell.name] = value
+        names = [self._patients[str(row["case"])] for row in rows]
+        self.draws[cell.name] = resampled(rows, names, self._score, cell.parts.fold)
 
     def _time(self, cell: Cell) -> None:
         own = {"finetune": self.cells.finetuning(cell).folder,
@@ -213,12 +232,48 @@ class Results:
                 "high": _rounded(high),
                 "seed_std": _rounded(means.std(ddof=1)) if len(means) > 1 else None,
             }  # fmt: skip
+        elif any(cell.name in self.whole for cell in own):
+            entry |= self._set_means(own)
         if arm != against:
             entry |= self._compared(own, self._done(against, count))
         return entry | self._speed(own, self._done(against, count))
 
+    def _set_means(self, own: list[Cell]) -> dict[str, Any]:
+        """Mean and interval of scores of whole sets."""
+        sets = self._sets(own)
+        means = np.array([value for value, _ in sets.values()])
+        draws = np.mean([drawn for _, drawn in sets.values()], axis=0)
+        known = draws[np.isfinite(draws)]
+        low, high = np.percentile(known, (2.5, 97.5)) if known.size else (None, None)
+        return {
+            "seeds": len(sets), "mean": _rounded(float(means.mean())),
+            "low": _rounded(low), "high": _rounded(high),
+            "seed_std": _rounded(means.std(ddof=1)) if len(means) > 1 else None,
+        }  # fmt: skip
+
+    def _sets(self, cells: list[Cell]) -> dict[int, tuple[float, Scores]]:
+        """Seed -> score of its sets, mean over folds, and of drawn patients."""
+        found = {}
+        for seed in dict.fromkeys(cell.seed for cell in cells):
+            names = [c.name for c in cells if c.seed == seed and c.name in self.whole]
+            if len(names) == len(self.cells.parts):
+                value = float(np.mean([self.whole[name] for name in names]))
+                found[seed] = value, np.mean([self.draws[n] for n in names], axis=0)
+        return found
+
+    def _compared_sets(self, own: list[Cell], other: list[Cell]) -> Difference | None:
+        ours, theirs = self._sets(own), self._sets(other)
+        both = [seed for seed in ours if seed in theirs]
+        if not both:
+            return None
+        mean = float(np.mean([ours[s][0] - theirs[s][0] for s in both]))
+        draws = np.mean([ours[s][1] - theirs[s][1] for s in both], axis=0)
+        return of_draws(self._sign * mean, self._sign * draws, len(both))
+
     def _compared(self, own: list[Cell], other: list[Cell]) -> dict[str, Any]:
         """Difference to the control, on seeds that both have."""
+        if found := self._compared_sets(own, other):
+            return _told(found) | {"wins": None, "losses": None}
         ours, first = self._matrix(own)
         theirs, second = self._matrix(other)
         both = [seed for seed in first if seed in second]
@@ -226,15 +281,7 @@ class Results:
             return {}
         mine = ours[[first.index(s) for s in both]]
         control = theirs[[second.index(s) for s in both]]
-        found = difference(self._sign * mine, self._sign * control)
-        low, high = found.patients or (None, None)
-        both_low, both_high = found.both or (None, None)
-        return {
-            "difference": _rounded(found.mean),
-            "difference_low": _rounded(low), "difference_high": _rounded(high),
-            "both_low": _rounded(both_low), "both_high": _rounded(both_high),
-            "wins": found.wins, "losses": found.losses, "p": found.p,
-        }  # fmt: skip
+        return _told(difference(self._sign * mine, self._sign * control))
 
     def _speed(self, own: list[Cell], other: list[Cell]) -> dict[str, Any]:
         """Of the mean curve over steps: its area, and when it is nearly as good."""
@@ -369,6 +416,17 @@ def _rows_in(path: Path) -> set[tuple[str, str]]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def _told(found: Difference) -> dict[str, Any]:
+    low, high = found.patients or (None, None)
+    both_low, both_high = found.both or (None, None)
+    return {
+        "difference": _rounded(found.mean),
+        "difference_low": _rounded(low), "difference_high": _rounded(high),
+        "both_low": _rounded(both_low), "both_high": _rounded(both_high),
+        "wins": found.wins, "losses": found.losses, "p": found.p,
+    }  # fmt: skip
 
 
 def _rounded(value: float | None) -> float | None:

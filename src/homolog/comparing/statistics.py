@@ -7,8 +7,9 @@ All functions take plain arrays and nothing of how they were made. A score matri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ Scores = NDArray[np.float64]
 Interval = tuple[float, float]
 
 RESAMPLES = 10000
-_TINY = 1e-12
+_TINY, _DECIMALS = 1e-9, 9
+_MOST_EXACT = 16  # patients whose signs are all tried
 
 
 @dataclass(frozen=True)
@@ -129,17 +131,82 @@ def crossed_interval(values: Scores) -> Interval | None:
 def signed_rank(values: Scores) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test of (P,) differences against 0.
 
-    Zeros count as half for each side (Pratt); 1 where all are zero; None below two.
+    Zeros count in the ranks and for no side (Pratt); 1 where all are zero; None below
+    two. Exact for few patients, ties included: all signs of the ranks are tried.
     """
     if values.size < 2:
         return None
-    rounded = np.where(np.abs(values) <= _TINY, 0.0, values)
+    rounded = np.round(values, _DECIMALS)
     if not rounded.any():
         return 1.0
-    tied = len(np.unique(np.abs(rounded))) < rounded.size or not rounded.all()
-    method = "approx" if tied or rounded.size > 50 else "exact"
-    found = stats.wilcoxon(rounded, zero_method="pratt", method=method)
-    return float(found.pvalue)
+    if np.count_nonzero(rounded) > _MOST_EXACT:
+        found = stats.wilcoxon(rounded, zero_method="pratt", method="approx")
+        return float(found.pvalue)
+    ranks = stats.rankdata(np.abs(rounded))[rounded != 0]
+    signs = np.sign(rounded[rounded != 0])
+    sums = np.zeros(1)
+    for rank in ranks:
+        sums = np.concatenate([sums - rank, sums + rank])
+    reached = np.abs(sums) >= abs(float(ranks @ signs)) - _TINY
+    return float(reached.mean())
+
+
+def resampled(
+    rows: Sequence[Mapping[str, Any]],
+    patients: Sequence[str],
+    score: Callable[[Sequence[Mapping[str, Any]]], float | None],
+    seed: int = 0,
+    resamples: int = 300,
+) -> Scores:
+    """(R,) scores of whole sets, such as an area under ROC, over drawn patients.
+
+    The same seed draws the same patients, so that two models can be compared draw by
+    draw; NaN where a draw has no score.
+
+    Args:
+        rows: One or several of each patient.
+        patients: Whose each row is.
+        score: Of a set of rows.
+        seed: Of the draws.
+        resamples: How many.
+    """
+    own: dict[str, list[Mapping[str, Any]]] = {}
+    for row, patient in zip(rows, patients, strict=True):
+        own.setdefault(patient, []).append(row)
+    names = sorted(own)
+    rng = np.random.default_rng(seed)
+    found = np.full(resamples, np.nan)
+    for i in range(resamples):
+        drawn = rng.integers(0, len(names), len(names))
+        value = score(
+            [
+                {**row, "case": f"{row.get('case')} {place}"}
+                for place, number in enumerate(drawn)
+                for row in own[names[number]]
+            ]
+        )
+        found[i] = np.nan if value is None else value
+    return found
+
+
+def of_draws(mean: float, draws: Scores, seeds: int) -> Difference:
+    """A difference whose scores are those of whole sets.
+
+    Args:
+        mean: Of the sets as they are.
+        draws: (R,) of drawn patients, see ``resampled``.
+        seeds: How many the mean is of.
+
+    Returns:
+        As ``difference``; ``p`` is the bootstrap's, and nobody wins or loses.
+    """
+    known = draws[np.isfinite(draws)]
+    if not known.size:
+        return Difference(mean, None, None, None, 0, 0, seeds)
+    low, high = np.percentile(known, (2.5, 97.5))
+    less = min(float((known <= 0).sum()), float((known >= 0).sum()))
+    p = min(1.0, 2 * (less + 1) / (known.size + 1))
+    return Difference(mean, (float(low), float(high)), None, p, 0, 0, seeds)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:

@@ -67,7 +67,8 @@ def bar_chart(
 ) -> str:
     """Horizontal bars: one group per row, one bar per series, from 0 to ``most``."""
     names = list(next(iter(rows.values()))) if rows else []
-    bar, gap, left = 9, 9, 118
+    bar, gap = 9, 9
+    left = max(118, 16 + 6 * max(map(len, rows), default=0))
     group = bar * len(names) + gap
     height = group * len(rows) + 44
     room = width - left - 46
@@ -93,6 +94,61 @@ def bar_chart(
     return _svg(width, height, "".join(parts))
 
 
+# Where each series stands beside the others, and how far a whisker's cap reaches.
+_BESIDE, _CAP, _KEYS = 0.07, 3.0, 120
+
+
+def interval_chart(
+    series: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    ticks: Sequence[str],
+    x_title: str,
+    y_title: str,
+    width: int = 640,
+    height: int = 300,
+    zero: bool = False,
+) -> str:
+    """Means with intervals over named places, joined by lines.
+
+    Args:
+        series: Name -> (mean, low, high) at each place; None leaves it out. One that
+            has none keeps its colour for drawings beside this one.
+        ticks: Names of the places.
+        x_title: Under the axis.
+        y_title: Beside the axis.
+        width: Pixels, the key on the right included.
+        height: Pixels.
+        zero: Whether to draw a line at 0.
+    """
+    found = {
+        name: [(i, *entry) for i, entry in enumerate(entries) if entry is not None]
+        for name, entries in series.items()
+    }
+    heights = [v for rows in found.values() for row in rows for v in row[1:]]
+    if not heights:
+        return ""
+    heights += [0.0] * zero
+    frame = _Frame(np.zeros(1), np.array(heights, float), width - _KEYS, height)
+    frame.x_ticks = [-0.5, len(ticks) - 0.5]
+    parts = [frame.axes(x_title, y_title, dict(enumerate(ticks)))]
+    if zero:
+        ends = np.array(frame.x_ticks)
+        parts.append(frame.line(ends, np.zeros(2), "#666", 1.0, 1.0))
+    keys = 0
+    for number, (name, rows) in enumerate(found.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        shift = _BESIDE * (number - (len(found) - 1) / 2)
+        x = np.array([row[0] + shift for row in rows], float)
+        y = np.array([row[1] for row in rows], float)
+        parts.append(frame.line(x, y, colour, 2.0, 1.0))
+        for place, row in zip(x, rows, strict=True):
+            parts.append(frame.whisker(place, row[1], row[2], row[3], colour))
+        if rows:
+            keys += 1
+            parts.append(_legend(name[:18], colour, keys - 1, width))
+    return _svg(width, height, "".join(parts))
+
+
 class _Frame:
     """Data coordinates on the drawing."""
 
@@ -111,7 +167,9 @@ class _Frame:
         room = self.height - _TOP - _BOTTOM
         return np.asarray(_TOP + (high - np.asarray(y)) / (high - low) * room)
 
-    def axes(self, x_title: str, y_title: str) -> str:
+    def axes(
+        self, x_title: str, y_title: str, names: Mapping[int, str] | None = None
+    ) -> str:
         bottom, right = self.height - _BOTTOM, self.width - _RIGHT
         parts = []
         for tick in self.y_ticks:
@@ -120,10 +178,12 @@ class _Frame:
                 f'<line x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="g"/>'
                 f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="e">{tick:g}</text>'
             )
-        for tick in self.x_ticks:
-            x = float(self.across(tick))
+        numbers = {tick: f"{tick:g}" for tick in self.x_ticks}
+        for place, name in (names or numbers).items():
+            x = float(self.across(place))
             parts.append(
-                f'<text x="{x:.1f}" y="{bottom + 14}" class="m">{tick:g}</text>'
+                f'<text x="{x:.1f}" y="{bottom + 14}" class="m">'
+                f"{html.escape(name)}</text>"
             )
         middle = (_LEFT + right) / 2
         half = (_TOP + bottom) / 2
@@ -150,6 +210,19 @@ class _Frame:
         return (
             f'<polyline points="{points}" fill="none" stroke="{colour}" '
             f'stroke-width="{thickness}" opacity="{opacity}"/>'
+        )
+
+    def whisker(
+        self, place: float, mean: float, low: float, high: float, colour: str
+    ) -> str:
+        """A dot, and a line with caps from low to high."""
+        x = float(self.across(place))
+        dot, bottom, top = (float(self.down(v)) for v in (mean, low, high))
+        path = "".join(f"M{x - _CAP:.1f} {y:.1f}h{2 * _CAP:g}" for y in (bottom, top))
+        return (
+            f'<path d="M{x:.1f} {bottom:.1f}V{top:.1f}{path}" stroke="{colour}" '
+            f'stroke-width="1.2" fill="none"/>'
+            f'<circle cx="{x:.1f}" cy="{dot:.1f}" r="3.2" fill="{colour}"/>'
         )
 
 

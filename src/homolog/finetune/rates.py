@@ -111,17 +111,21 @@ def sentences(
     """
     slow = frozenset(came) or encoder_names(module)
     first = config.head_first if _is_any_new(module, slow) else 0.0
-    told = _rate_sentences(module, config, "what came pretrained" if came else "")
+    what = "what came pretrained" if came else ""
+    told = _rate_sentences(module, config, what)
     if first >= 1.0:
-        told = ["only what is new learns; the encoder stays as it came"]
+        told = [f"only what is new learns; {what or 'the encoder'} stays as it came"]
     elif first > 0.0:
         anew = ", then all of it, all rates rising anew" if config.sawtooth else ""
         told.append(
             f"what is new learns alone in the first {first:.0%} of the training{anew}"
         )
     if training.warmup > 0:
-        rises = "twice " if 0.0 < first < 1.0 and config.sawtooth else ""
-        told.append(f"rates rise {rises}over {training.warmup:.0%} of the training")
+        again = ", and again when the rest joins"
+        twice = 0.0 < first < 1.0 and config.sawtooth
+        told.append(
+            f"rates rise over {training.warmup:.0%} of the training{again * twice}"
+        )
     if config.average > 0:
         told.append(
             f"the weights kept are an average of those of the steps, momentum "
@@ -138,7 +142,8 @@ def _rate_sentences(module: TaskModule, config: LearnedConfig, what: str) -> lis
         return [f"{name} stays as it is: its rate is 0"]
     told = []
     if what or factor != 1.0:
-        told.append(f"{name} learns at {factor:g} times the rate of what is new")
+        share = "" if factor == 1.0 else f"{factor:g} times "
+        told.append(f"{name} learns at {share}the rate of what is new")
     if decay != 1.0:
         stages = len(module.encoder().strides)
         least = factor * decay ** (stages - 1)

@@ -98,6 +98,28 @@ def token_matches(
     return forth & back
 
 
+def token_partners(
+    affine_a: Tensor, affine_b: Tensor, size: Index, stride: int | Index
+) -> Tensor:
+    """``token_matches`` as a list: never holds (N, N).
+
+    Args:
+        affine_a: (..., 4, 4) voxel -> world mm of the first view.
+        affine_b: (..., 4, 4) of the second.
+        size: Size of both views (D, H, W).
+        stride: Voxels per token, one number or (z, y, x).
+
+    Returns:
+        (..., N) int64: the token of b that each token of a matches, -1 where none.
+    """
+    centres = token_centres(size, stride, affine_a.device)
+    there = _box_of(centres, relative(affine_a, affine_b), size, stride)
+    back = _box_of(centres, relative(affine_b, affine_a), size, stride)
+    own = torch.arange(len(centres), device=affine_a.device)
+    returned = back.gather(-1, there.clamp_min(0)) == own
+    return torch.where((there >= 0) & returned, there, -1)
+
+
 def nearest_tokens(
     affine_a: Tensor, affine_b: Tensor, size: Index, stride: int | Index
 ) -> tuple[Tensor, Tensor]:

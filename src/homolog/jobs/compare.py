@@ -169,4 +169,4 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
     from homolog.comparing.compare import table_lines
 
-    return [*table_lines(dict(result)), f"written to {result['out']}"]
+    return [*table_lines(dict(result)), f"report: {result['report']}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.geometry.affine import Index
-from homolog.geometry.correspondence import token_grid, token_matches
+from homolog.geometry.correspondence import token_grid, token_matches, token_partners
 from homolog.losses.assignment import (
     dual_log_softmax,
     log_transport,
@@ -26,7 +26,9 @@ from homolog.losses.assignment import (
 from homolog.losses.contrast import info_nce
 from homolog.losses.similarity import cosine_matrix, full_precision
 from homolog.methods.base import Method, TokenCropConfig
+from homolog.nn.decoders import Decoder, features_decoder, fine_cell
 from homolog.nn.heads import Projector, pooled, tokens_of
+from homolog.nn.masking import cells_of, draw_cells, view_keys
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.optim import Teacher
 from homolog.views.view import Intensity, View, Views, ViewSpec
@@ -49,6 +51,22 @@ class S2DCConfig(TokenCropConfig):
     )
     augment_both: bool = option(
         True, "change the intensity of the student's view too", advanced=True
+    )
+    tokens: str = option(
+        "encoder",
+        "what the token losses read: encoder, the map of token_stride; both, the "
+        "features of a decoder at full resolution too, which a fine-tuning goes on "
+        "with",
+        choices=("encoder", "both"),
+    )
+    fine_stride: int = option(
+        2, "side of a token of the decoder", unit="voxel", choices=(1, 2, 4)
+    )
+    fine_tokens: int = option(
+        512,
+        "tokens of the decoder that are compared, drawn in each crop",
+        minimum=16,
+        maximum=4096,
     )
     head_layers: int = option(2, "layers of the heads", minimum=1, maximum=4)
     head_hidden: int = option(128, "width of the heads", minimum=1)
@@ -91,6 +109,9 @@ class S2DCConfig(TokenCropConfig):
     weight_global: float = option(1.0, "weight of the global loss", minimum=0)
     weight_p2p: float = option(1.0, "weight of patch-to-patch", minimum=0)
     weight_p2s: float = option(1.0, "weight of patch-to-structure", minimum=0)
+    weight_fine: float = option(
+        1.0, "weight of both for the tokens of the decoder", minimum=0
+    )
     keep: str = option(
         "teacher", "whose backbone is saved", choices=("teacher", "student")
     )
@@ -162,6 +183,20 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 _MOST_TOKENS = 4096
 
 
+class _Fine(NamedTuple):
+    """Fine tokens that are compared, (B, K) each; None where there are none.
+
+    Attributes:
+        index_a: Which of the student's view.
+        index_b: Their partners in the teacher's.
+        drawn: Which of the K are real: a crop may have fewer.
+    """
+
+    index_a: Tensor | None = None
+    index_b: Tensor | None = None
+    drawn: Tensor | None = None
+
+
 class _Network(nn.Module):
     """Backbone with a global and a token head; the teacher is a copy of this."""
 
@@ -178,13 +213,38 @@ class _Network(nn.Module):
             )
             for channels in (backbone.channels[-1], backbone.channels[token_map])
         )
+        self.decoder: Decoder | None = None
+        if config.tokens == "both":
+            self.cell = fine_cell(backbone, config.fine_stride)
+            self.decoder = features_decoder(backbone)
+            self.fine_head = Projector(
+                self.decoder.width,
+                config.head_dim,
+                hidden=config.head_hidden,
+                layers=config.head_layers,
+            )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, D, H, W) -> unit vectors (B, E) and tokens (B, N, E)."""
+    def forward(
+        self, image: Tensor, fine: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Unit vectors of a crop, of its tokens, and of some of its fine tokens.
+
+        Args:
+            image: (B, C, D, H, W).
+            fine: (B, K) int64, which fine tokens.
+
+        Returns:
+            (B, E), (B, N, E), and (B, K, E) where fine tokens are asked for.
+        """
         maps = self.backbone.maps(image)
+        drawn = None
+        if self.decoder is not None and fine is not None:
+            cells = self.decoder.cells(image, maps, self.cell)
+            drawn = self.fine_head(cells_of(cells, fine))
         return (
             self.global_head(pooled(maps[-1])),
             self.token_head(tokens_of(maps[self.token_map])),
+            drawn,
         )
 
 
@@ -200,6 +260,10 @@ class S2DC(Method):
     full, and those of N dual-softmax tokens 2 ln N; the monitors ``raw_*`` are the
     terms before weighting, to be compared with it.
 
+    With ``tokens=both`` the same two terms are taken, beside, of the features of a
+    decoder at full resolution, as means over ``fine_stride`` voxels: of so many tokens
+    some are drawn, each with its partner, and compared with each other.
+
     Gradient accumulation: the terms are means over samples, but the queue stands still
     during one step and samples without a matched pair are left out of their micro-batch
     only, so that accumulated and large batches agree when every sample has a match.
@@ -210,8 +274,9 @@ class S2DC(Method):
     literal); half-open boxes in Eq. 3; sigma of Eq. 6 is the standard deviation;
     weights of Eq. 7 are normalised over the matched pairs and detached, and Eq. 8 is
     not divided by N^2 (``paper_norm`` does); tokens of padding are left out; samples
-    without a pair are skipped; the teacher moves after the optimiser's step; layer norm
-    in the heads.
+    without a pair are skipped; fine tokens of a decoder, on demand, and of these a
+    sample (all would be 13,824 by as many in a crop of 48 voxels); the teacher moves
+    after the optimiser's step; layer norm in the heads.
     One affine per view, composed once, both samples the view and gives the
     correspondence, where the published code composes a second one that disagrees.
     """
@@ -287,8 +352,9 @@ class S2DC(Method):
         """``global``, ``p2p`` and ``p2s``, weighted."""
         config = self.config
         plain, warped = views["student"], views["teacher"]
-        query, tokens_a = self.student(plain.flat())
-        key, tokens_b = self.teacher(warped.flat())
+        fine = self._draw_fine(plain, warped, progress)
+        query, tokens_a, fine_a = self.student(plain.flat(), fine.index_a)
+        key, tokens_b, fine_b = self.teacher(warped.flat(), fine.index_b)
         if self.training and torch.is_grad_enabled():
             self._fresh_keys.append(key)
         self.watch("tokens", tokens_a.flatten(0, 1))
@@ -315,13 +381,45 @@ class S2DC(Method):
             "p2p": p2p,
             "p2s": p2s,
         }
+        weights = {
+            "global": config.weight_global,
+            "p2p": config.weight_p2p,
+            "p2s": config.weight_p2s,
+        }
+        if fine_a is not None and fine.drawn is not None:
+            raw |= self._fine_losses(fine_a, fine_b, fine.drawn)
+            weights |= {
+                "fine_p2p": config.weight_fine * config.weight_p2p,
+                "fine_p2s": config.weight_fine * config.weight_p2s,
+            }
         self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
         self._raw["matched_share"] = matches.any(2).float().mean()
-        return {
-            "global": config.weight_global * raw["global"],
-            "p2p": config.weight_p2p * raw["p2p"],
-            "p2s": config.weight_p2s * raw["p2s"],
-        }
+        return {name: weights[name] * value for name, value in raw.items()}
+
+    def _fine_losses(
+        self, fine_a: Tensor, fine_b: Tensor, drawn: Tensor
+    ) -> dict[str, Tensor]:
+        """``fine_p2p`` and ``fine_p2s`` of tokens (B, K, E) and their partners."""
+        self.watch("fine", fine_a.flatten(0, 1))
+        partners = torch.eye(drawn.shape[1], device=drawn.device, dtype=torch.bool)
+        p2p, p2s = self._token_losses(
+            fine_a, fine_b, partners & drawn[:, :, None], drawn, drawn
+        )
+        return {"fine_p2p": p2p, "fine_p2s": p2s}
+
+    def _draw_fine(self, plain: View, warped: View, progress: float) -> _Fine:
+        """Tokens of the student's view that have a partner, and these."""
+        if self.config.tokens != "both":
+            return _Fine()
+        cell: Index = self.student.cell
+        affines = plain.affine.flatten(0, 1), warped.affine.flatten(0, 1)
+        partner = token_partners(*affines, self.size, cell)
+        valid = self._valid_tokens(warped, cell).gather(1, partner.clamp_min(0))
+        usable = (partner >= 0) & valid & self._valid_tokens(plain, cell)
+        case = plain.case.repeat_interleave(plain.affine.shape[1])
+        keys = view_keys(affines[1], case, progress)
+        index, drawn = draw_cells(usable.float(), keys, self.config.fine_tokens)
+        return _Fine(index, partner.clamp_min(0).gather(1, index), drawn)
 
     @full_precision
     def _token_losses(
@@ -361,10 +459,10 @@ class S2DC(Method):
         )
         return p2p, patch_to_structure(logs, weights)
 
-    def _valid_tokens(self, view: View) -> Tensor:
-        """(B V, N) bool: tokens that show enough of the scan."""
+    def _valid_tokens(self, view: View, cell: Index | None = None) -> Tensor:
+        """(B V, N) bool: tokens (cells) that show enough of the scan."""
         inside = view.valid.flatten(0, 1)[:, None].float()
-        share = nn.functional.avg_pool3d(inside, self.stride)
+        share = nn.functional.avg_pool3d(inside, cell or self.stride)
         return share.flatten(1) >= max(self.config.min_valid, 1e-6)
 
     def after_step(self, progress: float) -> None:
@@ -376,9 +474,17 @@ class S2DC(Method):
 
     def encoder(self) -> Backbone:
         """The teacher's backbone, smoother than the student's (``keep`` chooses)."""
+        return self._kept().backbone
+
+    def dense_decoder(self) -> Decoder | None:
+        """That of the same network."""
+        kept = self._kept()
+        return kept.decoder if kept.backbone.planar() is kept.backbone else None
+
+    def _kept(self) -> _Network:
         kept = self.teacher.module if self.config.keep == "teacher" else self.student
-        backbone: Backbone = kept.backbone  # type: ignore[assignment]
-        return backbone
+        assert isinstance(kept, _Network)
+        return kept
 
     def monitors(self) -> dict[str, Tensor]:
         """Raw terms, share of matched tokens, spread of tokens and of the queue."""

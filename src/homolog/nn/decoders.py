@@ -12,6 +12,7 @@ import torch
 from monai.networks.blocks import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d
 
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
@@ -42,7 +43,7 @@ class Decoder(nn.Module, ABC):
         self.width = width
         self.spatial_dims = spatial_dims
         head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
-        self.head = head(width, out_channels, 1)
+        self.head: nn.Module = head(width, out_channels, 1)
 
     @abstractmethod
     def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -77,6 +78,15 @@ class Decoder(nn.Module, ABC):
         flat = self.features(image.squeeze(2), [m.squeeze(2) for m in maps])
         return flat.unsqueeze(2)
 
+    def cells(self, image: Tensor, maps: Sequence[Tensor], stride: Index) -> Tensor:
+        """Means of ``dense`` features over cells of ``stride`` voxels (z, y, x).
+
+        Returns:
+            (B, F, D / stride_z, H / stride_y, W / stride_x).
+        """
+        found = self.dense(image, maps)
+        return found if stride == (1, 1, 1) else avg_pool3d(found, stride)
+
     def dense_result(self, features: Tensor) -> Tensor:
         """``head`` of what ``dense`` returned: (B, F, D, H, W) -> (B, K, D, H, W)."""
         if self.spatial_dims == 3:
@@ -105,6 +115,25 @@ def suited_decoder(
         backbone.decoder,
         spatial_dims=backbone.spatial_dims,
     )
+
+
+def features_decoder(backbone: Backbone) -> Decoder:
+    """A decoder of a backbone's maps that is read before its head, which it has not."""
+    made = suited_decoder(backbone, 1)
+    made.head = nn.Identity()
+    return made
+
+
+def fine_cell(backbone: Backbone, stride: int) -> Index:
+    """Voxels (z, y, x) of a cell ``stride`` wide in plane, as the backbone's maps go.
+
+    An axis that the backbone does not halve so far is left as it is.
+    """
+    for steps in backbone.strides:
+        if steps[2] == stride:
+            return steps
+    z, y, x = (min(stride, n) for n in backbone.strides[-1])
+    return (z, y, x) if stride > 1 else (1, 1, 1)
 
 
 def build_decoder(

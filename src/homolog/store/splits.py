@@ -167,8 +167,8 @@ def nested_fraction(
         raise UnusableInput(
             f"a fraction must be above 0 and at most 1, got {fraction}."
         )
-    order = _in_order(cards, seed)
-    return nested_count(cards, max(1, round(fraction * len(order))), seed)
+    count = max(1, round(fraction * subject_count(cards)))
+    return nested_count(cards, count, seed)
 
 
 def nested_count(cards: Sequence[Case], count: int, seed: int) -> tuple[str, ...]:
@@ -182,23 +182,32 @@ def nested_count(cards: Sequence[Case], count: int, seed: int) -> tuple[str, ...
     Raises:
         UnusableInput: There are fewer subjects.
     """
-    order = _in_order(cards, seed)
+    order = ordered_subjects(cards, seed)
     if not 1 <= count <= len(order):
         raise UnusableInput(
             f"{counted(count, 'patient')} cannot be taken of {len(order)}."
         )
-    kept, groups = set(order[:count]), _groups(cards)
-    return tuple(card.id for card in cards if groups[card.id] in kept)
+    kept = {case for subject in order[:count] for case in subject}
+    return tuple(card.id for card in cards if card.id in kept)
+
+
+def ordered_subjects(cards: Sequence[Case], seed: int) -> list[tuple[str, ...]]:
+    """The ids of each subject's cases, in the order in which shares are taken.
+
+    Args:
+        cards: The cases to choose from.
+        seed: Another seed is another order.
+    """
+    groups = _groups(cards)
+    found: dict[str, list[str]] = {}
+    for card in cards:
+        found.setdefault(groups[card.id], []).append(card.id)
+    return [tuple(found[group]) for group in _shuffled(set(found), seed, "fraction")]
 
 
 def subject_count(cards: Sequence[Case]) -> int:
     """How many subjects cases are of; scans of equal content count as one."""
     return len(set(_groups(cards).values()))
-
-
-def _in_order(cards: Sequence[Case], seed: int) -> list[str]:
-    """Groups of cases in the order in which a part of them is taken."""
-    return _shuffled(set(_groups(cards).values()), seed, "fraction")
 
 
 def patients_of(cards: Sequence[Case]) -> dict[str, str]:

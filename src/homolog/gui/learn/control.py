@@ -486,23 +486,6 @@ class FinetuneWish:
         return quoted([*words, *common(self.seed, self.device)])
 
 
-def next_name(stem: str, folder: Path) -> str:
-    """``s2dc-abdomen-03``: the first number no run of the folder has."""
-    number = 1
-    while (folder / f"{stem}-{number:02d}").exists():
-        number += 1
-    return f"{stem}-{number:02d}"
-
-
-def name_problem(name: str, folder: Path) -> str:
-    """Why a run cannot be named so, in one sentence; empty when it can."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        return "Name the run with letters, digits, - and _ only."
-    if (folder / name).exists():
-        return f"A run named {name} exists already; choose another name."
-    return ""
-
-
 _PARTS = ("method", "backbone", "training")
 
 

@@ -143,7 +143,11 @@ def recipe_for(recipe: str, device: str, best: str) -> str:
 
 
 def recipe_values(
-    described: Mapping[str, Any], recipe: str, network: str = ""
+    described: Mapping[str, Any],
+    recipe: str,
+    network: str = "",
+    *,
+    pretrained: bool = False,
 ) -> dict[str, Any]:
     """Tables of a recipe: ``method`` or ``task``, ``backbone``, ``training``.
 
@@ -151,10 +155,11 @@ def recipe_values(
         described: A method or task of the engine's description.
         recipe: Name of one of its recipes; an unknown one says nothing.
         network: Whose special settings are merged in, where the recipe has such.
+        pretrained: Whether those for weights that came pretrained are, too.
     """
     found = dict(described.get("recipes", {}).get(recipe) or {})
-    special = found.pop("with", {})
-    return merge(found, special.get(network) or {})
+    special, kept = found.pop("with", {}), found.pop("pretrained", {})
+    return merge(found, special.get(network) or {}, kept if pretrained else {})
 
 
 def recipe_steps(described: Mapping[str, Any], recipe: str, network: str = "") -> int:
@@ -231,7 +236,8 @@ class SettingsBox(QWidget):
         self._schema: Mapping[str, Any] = {}
         self._described: Mapping[str, Any] = {}
         self._device_recipe = "cpu"
-        self._laid: tuple[str, str, str] | None = None
+        self._laid: tuple[str, str, str, bool] | None = None
+        self._brought: str | None = None  # the network of an encoder
         self.recipe, self.network = narrow(QComboBox()), narrow(QComboBox())
         self.seed = QSpinBox()
         self.seed.setMaximum(2**31 - 1)
@@ -280,9 +286,9 @@ class SettingsBox(QWidget):
 
     @property
     def network_name(self) -> str:
-        """The network that will be trained from random weights."""
+        """The network that will be trained."""
         own = recipe_network(self._described, self.recipe_name)
-        return str(self.asked_network or own)
+        return str(self._brought or self.asked_network or own)
 
     @property
     def steps(self) -> int:
@@ -321,13 +327,22 @@ class SettingsBox(QWidget):
             self._device_recipe = recipe
             self._recipe_changed()
 
-    def let_choose_network(self, may: bool) -> None:
-        """An encoder brings its own network: then there is nothing to choose."""
+    def let_choose_network(self, may: bool, brought: str = "") -> None:
+        """An encoder brings its own network: then there is nothing to choose.
+
+        Args:
+            may: Whether there is no encoder.
+            brought: The encoder's network; the recipe's settings for it, and those for
+                weights that came pretrained, are shown.
+        """
         for widget in (self.network, self.layers):
             widget.setEnabled(may)
         hint = "The network to train" if may else "The encoder brings its own network"
         self.network.setToolTip(hint)
         self._folds[2].setVisible(may)
+        self._brought = None if may else brought
+        if self._laid is not None:
+            self._recipe_changed()
 
     def problem(self) -> str:
         """The first setting that cannot be meant; empty when all can."""
@@ -364,14 +379,17 @@ class SettingsBox(QWidget):
 
     def _recipe_changed(self) -> None:
         recipe, network = self.recipe_name, self.network_name
-        key = (str(self._described.get("title")), recipe, network)
+        title = str(self._described.get("title"))
+        key = (title, recipe, network, self._brought is not None)
         if key != self._laid:
             self._fill_forms(recipe, network)
             self._laid = key
         self.changed.emit()
 
     def _fill_forms(self, recipe: str, network: str) -> None:
-        values = recipe_values(self._described, recipe, network)
+        values = recipe_values(
+            self._described, recipe, network, pretrained=self._brought is not None
+        )
         own_values = values.get("method") or values.get("task")
         if self._laid is None:
             self.own.set_fields(self._described.get("fields", ()), own_values)

@@ -20,9 +20,9 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.events import Event, Note, Progress, Started
-from homolog.gui.learn.control import Wish, name_problem, next_name
+from homolog.gui.learn.control import Wish
 from homolog.gui.shared import engine
-from homolog.gui.shared.choices import estimate_lines
+from homolog.gui.shared.choices import estimate_lines, name_problem, next_name
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import Helper, in_background, start_run
 from homolog.gui.shared.widgets import (

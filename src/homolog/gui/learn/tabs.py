@@ -47,7 +47,7 @@ from homolog.gui.shared.widgets import (
 # Settings of a task that people look for first.
 _FIRST = (
     "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
-    "freeze", "window", "flip", "validate_cases",
+    "head_first", "layer_decay", "window", "flip", "validate_cases",
 )  # fmt: skip
 
 
@@ -310,7 +310,8 @@ class FinetunePanel(LearnPanel):
 
     def _tell_encoder(self) -> None:
         encoder = self._chosen_encoder()
-        self.settings.let_choose_network(encoder is None)
+        network = "" if encoder is None else encoder.backbone
+        self.settings.let_choose_network(encoder is None, network)
         facts = "Random weights" if encoder is None else encoder.facts
         self.encoder.setToolTip(facts)
 
@@ -471,7 +472,9 @@ class PretrainPanel(LearnPanel):
 
     def _encoder_chosen(self) -> None:
         self.kept["encoder"] = self.encoder.currentData() or ""
-        self.settings.let_choose_network(self._chosen_encoder() is None)
+        encoder = self._chosen_encoder()
+        network = "" if encoder is None else encoder.backbone
+        self.settings.let_choose_network(encoder is None, network)
         self.something_changed()
 
     def _chosen_encoder(self) -> Any:

@@ -27,6 +27,8 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.config import ConfigError, parse_assignments
+from homolog.gui.models import probing
+from homolog.gui.models.probe_box import ProbeBox
 from homolog.gui.runs.training_screen import text_label
 from homolog.gui.shared import models as control
 from homolog.gui.shared import widgets
@@ -192,6 +194,7 @@ class ImportForm(QFrame):
 
 
 _LIST_PX = 190
+_TICKED = Qt.CheckState.Checked
 _BUTTONS = {
     "use": ("Use for...", "Explore, fine-tune or segment with this model"),
     "export": ("Export...", "Write it as a file or folder for other programs"),
@@ -217,6 +220,7 @@ class ModelsPanel(QWidget):
         self.helper: Helper | None = None
         self._reading = False
         self._wanted: Path | None = None
+        self.ticked: set[Path] = set()
         self.setAcceptDrops(True)
         self._build()
         hub.changed.connect(self._changed)
@@ -233,6 +237,7 @@ class ModelsPanel(QWidget):
     def shown(self) -> None:
         """The tab came to the front."""
         self.read()
+        self.probe.read_stores()
 
     def read(self) -> None:
         """Read all cards anew, on a thread."""
@@ -248,6 +253,10 @@ class ModelsPanel(QWidget):
         """The selected model."""
         place = self.list.currentRow()
         return self.shown_models[place] if 0 <= place < len(self.shown_models) else None
+
+    def asked(self) -> list[ModelCard]:
+        """The models that are probed: the ticked ones, or else the chosen one."""
+        return probing.asked_about(self.models, self.ticked, self.chosen())
 
     def take_in(self, path: Path) -> None:
         """Import: our own folders at once, foreign files after a question inline."""
@@ -376,7 +385,9 @@ class ModelsPanel(QWidget):
         has = bool(models)
         self._empty.setVisible(not has)
         self._offer_pretrain.setVisible(not has)
-        for widget in (self.search, self.list, self._card, self.buttons_box):
+        for widget in (
+            self.search, self.list, self._card, self.buttons_box, self.probe_fold,
+        ):  # fmt: skip
             widget.setVisible(has)
 
     def _search(self) -> None:
@@ -398,7 +409,19 @@ class ModelsPanel(QWidget):
         for model in self.shown_models:
             item = QListWidgetItem(model.lines)
             item.setToolTip(str(model.path))
+            if probing.can_be_probed(model):
+                on = model.path in self.ticked
+                item.setCheckState(_TICKED if on else Qt.CheckState.Unchecked)
             self.list.addItem(item)
+
+    def _tick(self, item: QListWidgetItem) -> None:
+        """A model is to be compared, or no more."""
+        path = self.shown_models[self.list.row(item)].path
+        if item.checkState() == _TICKED:
+            self.ticked.add(path)
+        else:
+            self.ticked.discard(path)
+        self.probe.refresh()
 
     def _show_card(self) -> None:
         model = self.chosen()
@@ -408,6 +431,7 @@ class ModelsPanel(QWidget):
             self._card.setText(f"⚠ {model.damaged}")
         else:
             self._card.setText("\n".join(f"{k}: {text}" for k, text in model.facts))
+        self.probe.refresh()
         for name, button in self.buttons.items():
             sound = model is not None and not model.damaged
             button.setEnabled(sound or (name == "delete" and model is not None))
@@ -424,12 +448,16 @@ class ModelsPanel(QWidget):
         self.search.textChanged.connect(self._search)
         self.list = QListWidget()
         self.list.setAccessibleName("Models")
-        self.list.setToolTip("All models of your runs and imports, the newest first")
+        self.list.setToolTip(
+            "All models of your runs and imports, the newest first; tick those whose "
+            "features are to be compared"
+        )
         self.list.setMinimumHeight(_LIST_PX)
         self.list.setSpacing(2)
         self.list.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.list.currentRowChanged.connect(lambda _: self._show_card())
+        self.list.itemChanged.connect(self._tick)
         self._card = text_label("Card of the chosen model")
         self._empty = text_label("No models yet")
         self._empty.setText(
@@ -448,19 +476,24 @@ class ModelsPanel(QWidget):
             self.buttons[name] = button
             grid.addWidget(button, 0, place)
         self.form = ImportForm(self.hub, self.import_foreign)
+        self.probe = ProbeBox(self.hub, self.asked)
+        self.probe_fold = widgets.fold_of("What does it know?")
+        self.probe_fold.addWidget(self.probe)
+        self.probe.grew.connect(lambda: widgets.lay_out_again(self.probe_fold))
         self._news = widgets.sentence("What is happening", lines=2)
         take_in = self._import_row()
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         for widget in (
             self.search, self._empty, self._offer_pretrain, self.list,
-            self.buttons_box, take_in, self._news, self.form, self._card,
+            self.buttons_box, take_in, self._news, self.form, self.probe_fold,
+            self._card,
         ):  # fmt: skip  # the card, of any length, stands last
             column.addWidget(widget)
         column.addStretch()
         for widget in (
             self.search, self._empty, self._offer_pretrain, self.list,
-            self.buttons_box, self._card,
+            self.buttons_box, self.probe_fold, self._card,
         ):  # fmt: skip
             widget.setVisible(False)  # until the folders are read
         self._say("")

@@ -61,7 +61,9 @@ class Row:
     @property
     def actions(self) -> frozenset[str]:
         """What may be done with it."""
-        return actions(self.state, self.has_model)
+        found = actions(self.state, self.has_model)
+        # a comparison's runs have processes of their own, which would not wait
+        return found - {"pause"} if self.kind == "compare" else found
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -189,7 +191,9 @@ def read_row(run: Run, name: str, best: str = "") -> Row:
         folder=run.folder,
         name=name,
         kind=str(spec["kind"]),
-        what=str(config.get("method") or config.get("task") or ""),
+        what=str(
+            config.get("method") or config.get("methods") or config.get("task") or ""
+        ),
         state=state,
         step=step.index if step else 0,
         total=step.total if step else 0,

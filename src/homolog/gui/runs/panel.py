@@ -20,7 +20,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.errors import UnusableInput
 from homolog.gui.runs import control as runs_control
+from homolog.gui.runs.compare_page import CompareForm, ComparePage, compare_button
+from homolog.gui.runs.comparisons import SUMMARY
 from homolog.gui.runs.control import COLUMNS, Row, RunList
 from homolog.gui.runs.curves import SPARK_ROLE, SparkDelegate
 from homolog.gui.runs.training_screen import (
@@ -125,9 +128,11 @@ class RunsPanel(QWidget):
         hub.changed.connect(self._changed)
 
     def visit(self, what: dict[str, Any]) -> None:
-        """``{"run": path}`` shows that run's training screen."""
+        """``{"run": path}`` shows that run, ``{"compare": store}`` the form."""
         if run := what.get("run"):
             self.follow(Path(run))
+        elif "compare" in what:
+            self.new_comparison(str(what["compare"] or ""))
 
     def shown(self) -> None:
         """The tab came to the front."""
@@ -143,15 +148,27 @@ class RunsPanel(QWidget):
         self._timer.stop()
 
     def follow(self, folder: Path) -> None:
-        """Open the training screen of a run."""
+        """Open the training screen of a run, or the table of a comparison."""
+        if is_comparison(folder):
+            self.screen.leave()
+            self._show_page(self.compared)
+            self.compared.follow(folder)
+            return
+        self.compared.leave()
         self.screen.follow(folder, [row.folder for row in self.rows])
         self._show_page(self.screen)
 
     def show_list(self) -> None:
         """Back from the training screen."""
         self.screen.leave()
+        self.compared.leave()
         self._show_page(self._page)
         self.read()
+
+    def new_comparison(self, store: str = "") -> None:
+        """Open the form of a comparison, perhaps of a store."""
+        self._show_page(self.form)
+        self.form.shown(store)
 
     def read(self) -> None:
         """Read the folder anew on a thread; only one reading at a time."""
@@ -216,9 +233,9 @@ class RunsPanel(QWidget):
             )
 
     def _show_page(self, page: QWidget) -> None:
-        """List or screen; the hidden one takes no room (a stack would)."""
-        self.screen.setVisible(page is self.screen)
-        self._page.setVisible(page is self._page)
+        """One page; hidden ones take no room (a stack would)."""
+        for other in (self.screen, self.compared, self.form, self._page):
+            other.setVisible(page is other)
 
     def _wish(self, what: str, row: Row) -> None:
         function = {
@@ -350,7 +367,8 @@ class RunsPanel(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         for widget in (
             self._heading, self._empty, self._offer_pretrain, self.table,
-            self.buttons, self._news, self._log_title, self.log,
+            self.buttons, compare_button(self.new_comparison), self._news,
+            self._log_title, self.log,
         ):  # fmt: skip
             column.addWidget(widget)
         column.addStretch()
@@ -359,14 +377,26 @@ class RunsPanel(QWidget):
         self.screen.back.connect(self.show_list)
         self.screen.use.connect(self.use)
         self.screen.open_folder.connect(self.open_folder)
+        self.compared, self.form = ComparePage(self.hub), CompareForm(self.hub)
+        self.compared.back.connect(self.show_list)
+        self.form.back.connect(self.show_list)
+        self.form.follow.connect(lambda folder: self.follow(Path(folder)))
         outer = QVBoxLayout(self)
         outer.setContentsMargins(4, 4, 4, 4)
-        outer.addWidget(self._page)
-        outer.addWidget(self.screen)
+        for page in (self._page, self.screen, self.compared, self.form):
+            outer.addWidget(page)
         self._show_page(self._page)
         self._offer()
         for widget in (self._empty, self._offer_pretrain, self.table, self.buttons):
             widget.setVisible(False)  # until the folder is read
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder holds a comparison: a run of that kind, or its table."""
+    try:
+        return str(Run.open(folder).spec["kind"]) == "compare"
+    except UnusableInput:
+        return (folder / SUMMARY).is_file() or not (folder / "run.json").is_file()
 
 
 def _trash_run(folder: Path, root: Path) -> None:

@@ -1,0 +1,276 @@
+"""``report.html`` and ``curves.svg``: learning curves, differences, what was run.
+
+Made of ``comparison.json`` alone, so that it can be made again without the runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homolog.comparing.plan import ALL
+from homolog.drawing.html import Page, curve_chart, interval_chart
+from homolog.words import counted, duration, listed
+from homolog.writing import write_text
+
+Summary = Mapping[str, Any]
+
+
+def write_report(summary: Summary, out: Path) -> Path:
+    """Write both; returns the page.
+
+    Args:
+        summary: As in ``comparison.json``.
+        out: Folder.
+    """
+    page = Page("Which pretraining helps?", lead(summary))
+    page.section("With how many labelled patients")
+    curves = learning_curves(summary)
+    page.charts(curves, difference_curves(summary))
+    page.note(
+        "Dots are means over test patients and seeds, whiskers 95 % intervals over "
+        "test patients (bootstrap). Differences are paired: the same patient, the mean "
+        "over seeds first."
+    )
+    _table(page, summary)
+    _speed(page, summary)
+    _classes(page, summary)
+    _what_was_run(page, summary)
+    path = out / "report.html"
+    page.write(path)
+    if curves:
+        write_text(out / "curves.svg", curves)
+    return path
+
+
+def lead(summary: Summary) -> str:
+    """What was compared, and how far it is, in a few sentences."""
+    arms = listed(arm["name"] for arm in summary["arms"])
+    done, total = summary["done"], summary["cells"]
+    state = "" if done == total else f" So far {done} of {total} cells are done."
+    return (
+        f"{arms}: {summary['task']}, tested on "
+        f"{counted(summary['test_patients'], 'patient')} with "
+        f"{counted(len(summary['seeds']), 'seed')}. Every arm learnt from the same "
+        "labelled patients with the same number of steps; no pretraining saw a test "
+        f"patient, and no case beside those counted chose weights.{state}"
+    )
+
+
+def learning_curves(summary: Summary, width: int = 640, height: int = 300) -> str:
+    """Scores over numbers of labelled patients, an SVG drawing of so many pixels."""
+    return interval_chart(
+        {
+            arm["name"]: [
+                _three(entry, "mean", "low", "high")
+                for entry in _row_of(summary, arm["name"])
+            ]
+            for arm in summary["arms"]
+        },
+        ticks=_places(summary),
+        x_title="labelled patients",
+        y_title=str(summary["metric"]),
+        width=width,
+        height=height,
+    )
+
+
+def difference_curves(summary: Summary) -> str:
+    """Differences to the control over numbers of labelled patients."""
+    found = {
+        f"{arm['name']} - {arm['against']}": [
+            _three(entry, "difference", "difference_low", "difference_high")
+            for entry in _row_of(summary, arm["name"])
+        ]
+        for arm in summary["arms"]
+    }
+    return interval_chart(
+        found, ticks=_places(summary), x_title="labelled patients",
+        y_title=f"difference in {summary['metric']}", zero=True,
+    )  # fmt: skip
+
+
+def _counts(summary: Summary) -> list[Any]:
+    return list(dict.fromkeys(entry["patients"] for entry in summary["table"]))
+
+
+def _places(summary: Summary) -> list[str]:
+    return [str(count) for count in _counts(summary)]
+
+
+def _row_of(summary: Summary, arm: str) -> list[Mapping[str, Any] | None]:
+    """Entries of an arm, in the order of the numbers of patients."""
+    known = {e["patients"]: e for e in summary["table"] if e["arm"] == arm}
+    return [known.get(count) for count in _counts(summary)]
+
+
+def _three(
+    entry: Mapping[str, Any] | None, *names: str
+) -> tuple[float, float, float] | None:
+    """Mean, low and high; without an interval the mean alone."""
+    if entry is None or entry.get(names[0]) is None:
+        return None
+    mean = float(entry[names[0]])
+    low, high = (entry.get(name) for name in names[1:])
+    return mean, mean if low is None else low, mean if high is None else high
+
+
+def _table(page: Page, summary: Summary) -> None:
+    page.section("Table")
+    rows, best = [], []
+    for e in summary["table"]:
+        gain, low = e["difference"], e["difference_low"]
+        better = f"{e['wins']} of {e['tests']}" if e["wins"] is not None else ""
+        rows.append(
+            [
+                str(e["arm"]), _who(e), _number(e["mean"]),
+                _interval(e["low"], e["high"]), _number(e["seed_std"]),
+                str(e["against"]) if gain is not None else "",
+                _signed(gain), _interval(low, e["difference_high"], "+"),
+                _interval(e["both_low"], e["both_high"], "+"),
+                _number(e["p_holm"]), better,
+            ]
+        )  # fmt: skip
+        best.append(6 if gain is not None and low is not None and low > 0 else None)
+    page.table(
+        [
+            "arm", "labelled", str(summary["metric"]), "95 % interval",
+            "sd over seeds", "against", "difference", "over patients",
+            "over patients and seeds", "p (Holm)", "better",
+        ],
+        rows, best,
+    )  # fmt: skip
+    page.note(
+        "Differences whose interval over patients lies above 0 are stressed. The "
+        "interval over patients and seeds is what another sample of both would give "
+        "(two crossed random effects): with few seeds it is wide. p: Wilcoxon's "
+        "signed-rank test over patients, corrected by Holm for the number of rows. "
+        "better: test patients on which the arm is ahead."
+    )
+
+
+def _who(entry: Mapping[str, Any]) -> str:
+    cases = entry["cases"]
+    return f"{entry['patients']} ({cases:g} scans)"
+
+
+def _speed(page: Page, summary: Summary) -> None:
+    if not any(curve.get("steps") for curve in summary["curves"]):
+        return
+    page.section("Over the steps")
+    charts = []
+    for count in _counts(summary):
+        series = {
+            curve["arm"]: (curve["steps"], curve["values"])
+            for curve in summary["curves"]
+            if curve["patients"] == count
+        }
+        who = "all" if count == ALL else str(count)
+        charts.append(
+            curve_chart(
+                series, x_title=f"steps, {who} labelled",
+                y_title=str(summary["metric"]), width=420, height=240,
+            )
+        )  # fmt: skip
+    page.charts(*charts)
+    page.table(
+        ["arm", "labelled", "mean height", "steps to 98 % of its best",
+         "steps to the control's end", "of"],
+        [
+            [str(e["arm"]), str(e["patients"]), _number(e["area"]),
+             *(_whole(e[k]) for k in ("steps_to_98", "steps_to_control", "steps"))]
+            for e in summary["table"]
+        ],
+    )  # fmt: skip
+    page.note(
+        "Of a few test cases looked at while it learns, for this report alone: they "
+        "choose nothing. Mean height: area under the curve between its first and last "
+        "mark."
+    )
+
+
+def _classes(page: Page, summary: Summary) -> None:
+    names = sorted({name for e in summary["table"] for name in e["classes"]})
+    if not names:
+        return
+    page.section("By class")
+    page.table(
+        ["arm", "labelled", *names],
+        [
+            [str(e["arm"]), str(e["patients"]),
+             *(_number(e["classes"].get(name)) for name in names)]
+            for e in summary["table"]
+        ],
+    )  # fmt: skip
+
+
+def _what_was_run(page: Page, summary: Summary) -> None:
+    page.section("What was run")
+    rows = []
+    for arm in summary["arms"]:
+        spent = [
+            seconds for name, seconds in summary["seconds"].items()
+            if name.startswith(f"{arm['name']}-n")
+        ]  # fmt: skip
+        before = [s["pretrain"] for s in spent if "pretrain" in s]
+        tuned = [s["finetune"] for s in spent]
+        rows.append(
+            [
+                arm["name"], arm["what"],
+                _settings(arm["pretrain"]) if arm["method"] else "",
+                _settings(arm["finetune"]), _mean_time(before), _mean_time(tuned),
+            ]
+        )  # fmt: skip
+    page.table(
+        ["arm", "begins with", "pretraining", "fine-tuning", "pretraining took",
+         "a fine-tuning took"],
+        rows,
+    )  # fmt: skip
+    if not summary["same_steps"]:
+        page.text("Not all arms were trained for the same number of steps.")
+    for trouble in summary["failed"]:
+        page.text(f"No result: {trouble['cell']}: {trouble['sentence']}")
+    page.note(
+        f"homolog {summary['version']}, store {summary['store_hash']}, seeds "
+        f"{listed(summary['seeds'])}. Settings that are not named are the recipe's; "
+        "the complete ones lie in run.json of each run, rows of all cells and test "
+        "cases in rows.jsonl. Times are of training steps alone."
+    )
+
+
+def _settings(tables: Mapping[str, Any]) -> str:
+    return ", ".join(_flat(tables)) or "the recipe's"
+
+
+def _flat(tables: Mapping[str, Any], before: str = "") -> list[str]:
+    parts = []
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            parts += _flat(value, f"{before}{key}.")
+        else:
+            parts.append(f"{before}{key}={json.dumps(value)}")
+    return parts
+
+
+def _mean_time(seconds: Sequence[float]) -> str:
+    return duration(sum(seconds) / len(seconds)) if seconds else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _interval(low: float | None, high: float | None, sign: str = "") -> str:
+    if low is None or high is None:
+        return ""
+    return f"{low:{sign}.3f} to {high:{sign}.3f}"

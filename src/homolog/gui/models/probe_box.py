@@ -1,0 +1,279 @@
+"""The box "What does it know?": models against a store's labels, in minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qtpy.QtCore import Qt, QUrl, Signal
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QProgressBar,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from homolog.events import Event
+from homolog.gui.models import probing
+from homolog.gui.runs.training_screen import text_label
+from homolog.gui.shared import preferences, widgets
+from homolog.gui.shared.choices import StoreChoice, list_stores
+from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.models import ModelCard
+from homolog.gui.shared.threads import Helper, in_background
+from homolog.writing import free_name
+
+_OTHER = "other"
+_ROWS_SHOWN = 7
+_HINT = (
+    "Frozen features are read by simple means on a few labelled patients and judged on "
+    "others: minutes, before any fine-tuning."
+)
+
+
+class ProbeBox(QWidget):
+    """Asks what models know of a store's labels, in a worker process.
+
+    Signals:
+        grew: It may need another height.
+
+    Args:
+        hub: Of the window.
+        asked: Gives the models that are asked about now.
+    """
+
+    grew = Signal()
+
+    def __init__(self, hub: Hub, asked: Callable[[], list[ModelCard]]) -> None:
+        super().__init__()
+        self.hub, self._asked = hub, asked
+        self.helper: Helper | None = None
+        self.answer: probing.Answer | None = None
+        self._others: list[Path] = []
+        self._warnings: list[str] = []
+        self._build()
+        hub.changed.connect(self._heard)
+        self.refresh()
+
+    def read_stores(self) -> None:
+        """List the stores anew, in the background."""
+        in_background(
+            list_stores, self.hub.stores, list(self._others), owner=self,
+            done=self._list, failed=lambda error: self._say(f"⚠ Stores: {error}"),
+        )  # fmt: skip
+
+    def choose_store(self, path: Path) -> None:
+        """Take a store into the list, wherever it lies, and choose it."""
+        path = path.absolute()
+        if path not in self._others and path.parent != self.hub.stores:
+            self._others.append(path)
+        self._wanted = str(path)
+        self.read_stores()
+
+    def refresh(self) -> None:
+        """Other models were chosen or ticked."""
+        models = self._asked()
+        self.about.setText(probing.about(models))
+        self.grew.emit()
+        running = self.helper is not None and self.helper.running
+        here = self.store.currentData() not in (None, _OTHER)
+        self.start.setEnabled(bool(models) and here and not running)
+        self.cancel.setVisible(running)
+        self.bar.setVisible(running)
+
+    def begin(self) -> None:
+        """Start the worker."""
+        models, store = self._asked(), self.store.currentData()
+        if not models or store in (None, _OTHER):
+            return
+        if self.hub.engine_missing():
+            self._say("⚠ This needs the training engine; see the note at the top.")
+            return
+        place = preferences.home() / "probes"
+        name = free_name(Path(store).name, lambda n: (place / n).exists())
+        config = probing.config_of(
+            Path(store), models, self.patients.value(), self.hub.features, place / name
+        )
+        self._warnings.clear()
+        self.bar.setValue(0)
+        self._say("Starting ...")
+        self.helper = Helper("probe", config, self)
+        self.helper.news.connect(self._news)
+        self.helper.done.connect(self._done)
+        self.helper.failed.connect(lambda text: self._ended(f"⚠ {text}"))
+        self.helper.stopped.connect(
+            lambda: self._ended("Stopped; the feature maps made so far are kept.")
+        )
+        self.helper.start()
+        self.refresh()
+
+    def stop(self) -> None:
+        """Ask the worker to end."""
+        if self.helper is not None and self.helper.running:
+            self._say("Stopping ...")
+            self.helper.stop()
+
+    def show_answer(self, answer: probing.Answer) -> None:
+        """Table, verdict and the way to the page."""
+        self.answer = answer
+        self.table.setColumnCount(len(answer.head))
+        self.table.setHorizontalHeaderLabels([_broken(t) for t in answer.head])
+        self.table.setRowCount(len(answer.rows))
+        for line, row in enumerate(answer.rows):
+            for column, text in enumerate(row):
+                item = QTableWidgetItem(text)
+                item.setToolTip(f"{row[0]}: {answer.head[column]} {text}")
+                if column:
+                    item.setTextAlignment(
+                        Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+                    )
+                if line < answer.models:
+                    font = item.font()
+                    font.setBold(True)
+                    item.setFont(font)
+                self.table.setItem(line, column, item)
+        self.table.resizeColumnsToContents()
+        self._fit()
+        self.verdict.setText(answer.text)
+        self.page.setEnabled(answer.page is not None)
+        for widget in (self.table, self.verdict, self.page):
+            widget.setVisible(True)
+        self.grew.emit()
+        widgets.bring_into_view(self.verdict, asked=True)
+
+    def open_page(self) -> None:
+        """Show the report in the browser."""
+        page = self.answer.page if self.answer is not None else None
+        if page is not None and not QDesktopServices.openUrl(
+            QUrl.fromLocalFile(str(page))
+        ):
+            self.hub.say(f"No browser was found; the page is {page}", "warning")
+
+    # What the worker tells
+
+    def _news(self, event: Event) -> None:
+        if told := probing.doing(event):
+            text, share = told
+            self._say(text)
+            self.bar.setValue(round(100 * share))
+        if text := probing.warning(event):
+            self._warnings.append(text)
+
+    def _done(self, result: dict[str, object]) -> None:
+        self._ended("")
+        self.show_answer(probing.answer_of(result, self._warnings))
+
+    def _ended(self, text: str) -> None:
+        self._say(text)
+        self.refresh()
+
+    # Stores
+
+    def _list(self, stores: list[StoreChoice]) -> None:
+        for store in stores:
+            if store.problem and store.path in self._others:
+                self._others.remove(store.path)
+                self._say(f"⚠ {store.problem}")
+        found = probing.labelled(stores)
+        entries = [(probing.store_text(s), str(s.path)) for s in found]
+        if not entries:
+            entries = [("no store with labels yet", "")]
+        widgets.fill(self.store, [*entries, ("another store...", _OTHER)], self._wanted)
+        self._wanted = str(self.store.currentData() or "")
+        self.refresh()
+
+    def _chosen(self, index: int) -> None:
+        data = str(self.store.itemData(index) or "")
+        if data == _OTHER:
+            self.store.setCurrentIndex(max(0, self.store.findData(self._wanted)))
+            widgets.ask_folder(self, "Choose a store", self.choose_store)
+        else:
+            self._wanted = data
+        self.refresh()
+
+    def _heard(self, what: str) -> None:
+        if what == "stores" and self.isVisible():
+            self.read_stores()
+
+    def _say(self, text: str) -> None:
+        widgets.tell(self.doing, text)
+
+    # Parts
+
+    def _build(self) -> None:
+        self._wanted = ""
+        self.about = text_label("Models that are asked about")
+        hint = text_label("What this does")
+        hint.setText(_HINT)
+        self.store = widgets.narrow(QComboBox())
+        self.store.activated.connect(self._chosen)
+        self.patients = QSpinBox()
+        self.patients.setRange(0, 999)
+        self.patients.setSpecialValueText("automatic")
+        self.start = widgets.button(
+            "Find out", "Probe the features of these models for the labels of the "
+            "store; a minute or two each", self.begin,
+        )  # fmt: skip
+        self.cancel = widgets.button(
+            "Cancel", "End the probe; feature maps made so far are kept", self.stop
+        )
+        self.cancel.setAccessibleName("Cancel the probe")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(6)
+        widgets.named(self.bar, "Progress of the probe", "Share of this part done")
+        widgets.keep_room(self.bar, self.cancel)
+        self.doing = widgets.sentence("What the probe is doing", lines=2)
+        self._make_answer()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(hint)
+        column.addWidget(self.about)
+        column.addLayout(
+            widgets.labelled("Store with labels", self.store, "Whose labels are told")
+        )
+        column.addLayout(
+            widgets.labelled(
+                "Labelled patients to learn from", self.patients,
+                "Drawn by chance, the same for all models; others are judged. "
+                "Automatic: 3, or of classes of whole scans all of the training split",
+            )
+        )  # fmt: skip
+        column.addLayout(widgets.beside(self.start, self.cancel))
+        for widget in (self.bar, self.doing, self.verdict, self.table, self.page):
+            column.addWidget(widget)
+
+    def _make_answer(self) -> None:
+        self.table = QTableWidget(0, 0)
+        widgets.named(
+            self.table, "What the models know",
+            "Balanced accuracy on patients not learnt from, models best first",
+        )  # fmt: skip
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setTabKeyNavigation(False)
+        self.table.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        if (side := self.table.verticalHeader()) is not None:
+            side.hide()
+        self.verdict = text_label("Verdict of the probe")
+        self.page = widgets.button(
+            "Open the page...", "Every map and every label, with charts", self.open_page
+        )
+        for widget in (self.table, self.verdict, self.page):
+            widget.hide()
+
+    def _fit(self) -> None:
+        extra = 2 * self.table.frameWidth() + 2
+        for part in (self.table.horizontalHeader(), self.table.horizontalScrollBar()):
+            extra += part.sizeHint().height() if part is not None else 0
+        shown = min(self.table.rowCount(), _ROWS_SHOWN)
+        self.table.setFixedHeight(extra + sum(map(self.table.rowHeight, range(shown))))
+
+
+def _broken(title: str) -> str:
+    """A title of two words in two lines."""
+    return title.replace(" ", "\n", 1)

@@ -1,0 +1,1 @@
+"""What frozen features know of labels, before any fine-tuning."""
