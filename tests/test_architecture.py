@@ -26,7 +26,7 @@ FLOORS = (
     "tasks.segment",
     "tasks.classify features",
     "landmarks pretrain tasks.few_voxels use",
-    "comparing probe",
+    "comparing probe propagation",
     "demo jobs machine",
     "cli gui.shared",
     "gui.explore gui.files gui.learn gui.runs",
@@ -39,7 +39,7 @@ FLOORS = (
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 ONLY_IN = {
-    "SimpleITK": ("scans/itk_decoder.py",),
+    "SimpleITK": ("scans/itk_decoder.py", "propagation/registration.py"),
     "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),

@@ -19,15 +19,15 @@ from qtpy.QtWidgets import QApplication
 
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
-from homolog.gui.label import hand_box
+from homolog.gui.label import carry_box, hand_box
 from homolog.gui.label.labelling import NEXT
 from homolog.gui.label.learning import BACKGROUND
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.scans.files import read_labels
-from homolog.scans.volume import Volume
-from homolog.scans.write import write_volume
+from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 
 pytestmark = [
     pytest.mark.filterwarnings("error::FutureWarning"),
@@ -349,3 +349,67 @@ def test_save_and_fine_tune_start_the_jobs(window, home, tmp_path, monkeypatch) 
     store = made[1].config["out"]
     made[1].done.emit({"store": store, "labelled": 1, "rejected": []})
     assert visited[-1] == ("Fine-tune", {"store": store})
+
+
+# --- carrying labels to another scan
+
+
+def test_labels_of_one_scan_are_carried_to_another(
+    tmp_path: Path, window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FakeHelper] = []
+
+    class Fake(FakeHelper):
+        def __init__(self, kind, config, parent):
+            super().__init__(kind, config, parent)
+            made.append(self)
+
+    monkeypatch.setattr(carry_box, "Helper", Fake)
+    paths = [patient(tmp_path, name)[0] for name in ("first", "second")]
+    viewer, _, tab = window(paths)
+    box = tab.carry
+    assert not box.isVisibleTo(tab)  # no labels yet
+    tab.labelling.make_layer(row_of(tab, "first")[0])
+    paint = viewer.layers["first painted"]
+    paint.data[2:5, 3:6, 4:9] = 1
+    until(lambda: box.isVisibleTo(tab))
+    box.fold.expand(animate=False)
+    box.source.setCurrentText("first painted")  # not its prediction
+    assert box.wanted is not None
+    assert box.wanted.labels.name == "first painted"
+    assert [box.target.itemText(i) for i in range(box.target.count())] == ["second"]
+    assert not nameless(box)
+    box.start.click()
+    until(lambda: made)
+    kind, config = made[0].kind, made[0].config
+    assert (kind, config["encoder"]) == ("propagate", None)
+    assert (config["sources"], config["scans"]) == ([str(paths[0])], [str(paths[1])])
+    assert np.count_nonzero(read_labels(config["labels"][0]).data) == 3 * 3 * 5
+    assert not box.start.isEnabled()
+    made[0].done.emit(carried_to(paths[1], Path(config["out"]), config["labels"][0]))
+    until(lambda: "second carried" in viewer.layers)
+    found, doubt = viewer.layers["second carried"], viewer.layers["second uncertainty"]
+    assert np.array_equal(found.data, paint.data)  # on the shown grid
+    assert np.allclose(found.affine.affine_matrix, paint.affine.affine_matrix)
+    assert not doubt.visible
+    assert doubt.data.shape == found.data.shape
+    assert "second (75% sure)" in box.words.text()
+    key, _ = row_of(tab, "second")
+    tab.labelling.use_layer(key, found)  # what was carried is corrected like paint
+    assert tab.labelling.desks[key].painted.name == found.name
+
+
+def carried_to(scan: Path, out: Path, labels: str) -> dict:
+    """What the job tells, its files written."""
+    (out / "uncertainty").mkdir(parents=True)
+    data = read_labels(labels)
+    place, doubt = out / scan.name, out / "uncertainty" / scan.name
+    write_labels(LabelMap(data.data, data.affine, {1: "liver"}), place)
+    write_volume(
+        Volume(np.full((1, *data.shape), 0.25, np.float32), data.affine), doubt
+    )
+    row = {
+        "scan": str(scan), "result": str(place), "uncertainty": str(doubt),
+        "confidence": 0.75,
+    }  # fmt: skip
+    return {"cases": [row], "failed": [], "stopped": False}

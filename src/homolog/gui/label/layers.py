@@ -82,6 +82,12 @@ def usable_on(scan: Any, layer: Any) -> bool:
     )
 
 
+def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
+    """All labels layers that lie on a scan, whoever made them."""
+    own = [x for x in layers if is_kind(x, "Labels") and _lies_on(x, scan)]
+    return [x for x in own if isinstance(x.data, np.ndarray)]
+
+
 def take(layer: Any) -> None:
     """Make somebody's layer one of ours; its voxels stay."""
     notes = {**notes_of(layer), "derived": True, _NOTE: PAINTED}

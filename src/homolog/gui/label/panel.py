@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.label import layers as own
 from homolog.gui.label import words
+from homolog.gui.label.carry_box import CarryBox
 from homolog.gui.label.hand_box import HandBox
 from homolog.gui.label.labelling import Desk, Labelling, Places
 from homolog.gui.label.learning import KEYS, Fitted
@@ -512,11 +513,13 @@ class LabelPanel(QWidget):
         self.result = ResultBox(self.labelling, self.places, self)
         self.settings = SettingsBox(self.labelling)
         self.hand = HandBox(self.labelling)
+        self.carry = CarryBox(self.labelling)
         column = QVBoxLayout(self)
         column.addWidget(self.models)
         column.addWidget(self.hint)
         column.addWidget(self.no_scan)  # in the place of the scans
         column.addLayout(self._list)
+        column.addWidget(self.carry)
         for part in (self.classes, self.result, self.settings, self.hand):
             column.addWidget(part)
         column.addStretch(1)

@@ -1,0 +1,1 @@
+"""Labels carried from labelled scans to others by matching what they show."""

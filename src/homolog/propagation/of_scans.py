@@ -1,0 +1,381 @@
+"""Labels carried from scan files or cases of a store to others, and the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homolog.config import config_hash, to_dict
+from homolog.errors import UnusableInput
+from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.features.embed import DenseEncoder
+from homolog.features.files import kept_features
+from homolog.features.of_scans import features_of
+from homolog.json_files import object_or_none
+from homolog.metrics.overlap import dice_per_label
+from homolog.propagation.carry import (
+    Carried,
+    Labelled,
+    carry,
+    decided,
+    labelled,
+    looked_at,
+)  # fmt: skip
+from homolog.propagation.config import PropagateConfig
+from homolog.propagation.descriptors import Seen
+from homolog.scans.files import read_labels, read_scan, scan_hash, scan_stem
+from homolog.scans.names import names_told, write_names
+from homolog.scans.problems import problem_of
+from homolog.scans.volume import LabelMap, Volume, mapped_labels
+from homolog.scans.write import write_labels, write_volume
+from homolog.store.store import Store
+from homolog.use.predict import find_scans, result_paths
+from homolog.words import listed
+from homolog.writing import write_json, write_table
+
+SUMMARY, TABLE, SCORES = "propagation.json", "propagation.csv", "dice.csv"
+DOUBT_FOLDER, DOUBT_ENDING = "uncertainty", "_uncertainty.nii.gz"
+COLUMNS = (
+    "case", "confidence", "miss_mm", "dice", "same_patient", "seconds", "result",
+    "uncertainty",
+)  # fmt: skip
+# Counted up when the same settings give other labels.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan, and its labels where they are known.
+
+    Attributes:
+        name: For people and tables.
+        scan: File or DICOM folder.
+        labels: Label file, or None.
+        mapping: Value in the label file -> value meant.
+        names: Value meant -> name.
+        patient: Cases of one patient are the same here; empty: unknown.
+    """
+
+    name: str
+    scan: Path
+    labels: Path | None = None
+    mapping: Mapping[int, int] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    patient: str = ""
+
+    def read_labels(self) -> LabelMap:
+        """The label map in the values meant."""
+        assert self.labels is not None
+        return mapped_labels(read_labels(self.labels), self.mapping)
+
+
+def cases_of_store(store: Store) -> list[Case]:
+    """All cases of a store, read from the files it was made of."""
+    return [
+        Case(
+            card.id,
+            Path(card.source),
+            Path(card.label_source) if card.label_source and card.has_label else None,
+            card.label_map,
+            store.label_names,
+            card.subject,
+        )
+        for card in store.cards
+    ]
+
+
+def choose(
+    scans: Sequence[Path], wanted: Sequence[str], labels: Sequence[Path]
+) -> tuple[list[Case], list[Case]]:
+    """Which cases labels are carried from, and to which.
+
+    Args:
+        scans: One store; or scans and folders of scans.
+        wanted: Cases of the store, or scan files.
+        labels: One label file for each of ``wanted`` that is a file.
+
+    Raises:
+        UnusableInput: Such a case is not there or has no labels, labels of another
+            number, or nothing is left to carry them to.
+    """
+    store = None
+    if len(scans) == 1 and (scans[0] / "store.json").is_file():
+        store = Store.open(scans[0])
+        pool = cases_of_store(store)
+    else:
+        pool = [Case(scan_stem(p), p) for p in find_scans(scans)]
+    known = {case.name: case for case in pool}
+    files = [text for text in wanted if text not in known or store is None]
+    if len(labels) != len(files):
+        missing = f"{scans[0]} has no case {files[0]!r}; " if store and files else ""
+        raise UnusableInput(
+            f"{missing}each scan file of --from needs one label file (--labels), got "
+            f"{len(files)} files ({listed(files, most=3) or 'none'}) and {len(labels)} "
+            "label files."
+        )
+    given = dict(zip(files, labels, strict=True))
+    sources = [
+        _from_file(Path(text), given[text]) if text in given else known[text]
+        for text in dict.fromkeys(wanted)
+    ]
+    for case in sources:
+        if case.labels is None:
+            raise UnusableInput(f"{case.name} has no labels to carry.")
+    taken = {case.scan.resolve() for case in sources}
+    targets = [case for case in pool if case.scan.resolve() not in taken]
+    if not targets:
+        raise UnusableInput("there is no other scan to carry the labels to.")
+    return sources, targets
+
+
+def _from_file(scan: Path, labels: Path) -> Case:
+    for path in (scan, labels):
+        if not path.exists():
+            raise UnusableInput(f"there is no {path}.")
+    return Case(scan_stem(scan), scan, labels, {}, names_told(labels))
+
+
+def propagate(
+    sources: Sequence[Case],
+    targets: Sequence[Case],
+    out: Path,
+    encoder: DenseEncoder | None,
+    config: PropagateConfig,
+    features: Path | None = None,
+) -> Job[dict[str, Any]]:
+    """Carry labels to scan after scan; one that cannot be does not stop the others.
+
+    Args:
+        sources: Labelled.
+        targets: Each gets ``OUT/FILE`` and ``OUT/uncertainty/NAME_uncertainty.nii.gz``.
+        out: Folder of the results; made if absent. What lies there already from the
+            same scans and settings is not made again.
+        encoder: Makes the features; None where only grey values are compared.
+        config: How.
+        features: Where feature maps are kept; the user's cache if None.
+
+    Returns:
+        ``cases`` (one row each, least sure first), ``scores`` (per case and label,
+        where truth is known), ``mean_dice`` over patients other than those labelled,
+        ``failed``, ``method``, files and ``stopped``.
+
+    Raises:
+        UnusableInput: The labelled scans cannot be read, or their labels do not fit.
+    """
+    config = decided(config, has_encoder=encoder is not None)
+    if config.method in ("both", "features") and encoder is None:
+        raise UnusableInput(
+            f"comparing by {config.method} needs an encoder (--encoder RUN)."
+        )
+    if config.method in ("grey", "registration"):
+        encoder = None
+    goals = result_paths([case.scan for case in targets], out)
+    (out / DOUBT_FOLDER).mkdir(parents=True, exist_ok=True)
+    with kept_features(features) as place:
+        run = _Run(out, encoder, config, place, sources)
+        rows, failed, stopped = yield from run.all(targets, goals)
+    yield from ()
+    return _told(out, rows, failed, config, sources, stopped=stopped)
+
+
+class _Run:
+    """One propagation: what all its scans share."""
+
+    def __init__(
+        self, out: Path, encoder: DenseEncoder | None, config: PropagateConfig,
+        place: Path, sources: Sequence[Case],
+    ) -> None:  # fmt: skip
+        self.out, self.encoder, self.config, self.place = out, encoder, config, place
+        self.sources = sources
+        self.labelled: list[Labelled] | None = None
+        before = object_or_none(out / SUMMARY) or {}
+        self.before = {row["case"]: row for row in before.get("cases", [])}
+        self.patients = {case.patient for case in sources if case.patient}
+        self.key = config_hash(
+            _VERSION, to_dict(config), encoder.key if encoder else "",
+            [(scan_hash(c.scan), scan_hash(c.labels or c.scan)) for c in sources],
+        )  # fmt: skip
+
+    def all(
+        self, targets: Sequence[Case], goals: Mapping[Path, Path]
+    ) -> Job[tuple[list[dict[str, Any]], list[dict[str, str]], bool]]:
+        """Rows, failures, and whether it was stopped."""
+        rows: list[dict[str, Any]] = []
+        failed: list[dict[str, str]] = []
+        for number, case in enumerate(targets):
+            news = Progress("scans", number, len(targets), case.name)
+            if (yield news) is Request.STOP:
+                return rows, failed, True
+            try:
+                row = yield from self.one(case, goals[case.scan])
+            except _SourceFault as error:
+                raise UnusableInput(str(error)) from error
+            except Exception as error:  # noqa: BLE001 - the other scans are done
+                reason = problem_of(error).text.removeprefix(f"{case.scan}: ")
+                failed.append({"scan": str(case.scan), "reason": reason})
+                yield Note(f"{case.scan}: {reason}", "warning")
+                continue
+            if row is None:
+                return rows, failed, True
+            rows.append(row)
+            self.keep(rows)
+            yield Saved(row["result"], "labels")
+        yield Progress("scans", len(targets), len(targets))
+        return rows, failed, False
+
+    def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What is done, for the next run to go on from."""
+        done = {row["case"]: row for row in rows}
+        write_json(
+            self.out / SUMMARY, {"cases": list({**self.before, **done}.values())}
+        )
+
+    def one(self, case: Case, goal: Path) -> Job[dict[str, Any] | None]:
+        """The row of one scan; None when stopped."""
+        doubt = self.out / DOUBT_FOLDER / (scan_stem(goal) + DOUBT_ENDING)
+        key = config_hash(self.key, scan_hash(case.scan))
+        old = self.before.get(case.name)
+        if old and old.get("key") == key and goal.is_file() and doubt.is_file():
+            return {**old, "reused": True}
+        if self.labelled is None:
+            self.labelled = yield from self.read_sources()
+            if self.labelled is None:
+                return None
+        began = time.monotonic()
+        volume = read_scan(case.scan)
+        scan = yield from self.see(volume, case.scan)
+        if scan is None:
+            return None
+        found = yield from carry(self.labelled, scan, volume, self.config)
+        if found is None:
+            return None
+        _write(found, volume, goal, doubt)
+        scores = _scores(case, found.labels)
+        known = [s["dice"] for s in scores if s["dice"] is not None]
+        return {
+            "case": case.name, "scan": str(case.scan), "result": str(goal),
+            "uncertainty": str(doubt), "confidence": round(found.confidence, 4),
+            "miss_mm": round(found.miss_mm, 2),
+            "dice": float(np.mean(known)) if known else None, "scores": scores,
+            "same_patient": case.patient in self.patients,
+            "seconds": round(time.monotonic() - began, 2), "key": key, "reused": False,
+        }  # fmt: skip
+
+    def see(self, volume: Volume, path: Path) -> Job[Seen | None]:
+        """A scan as it is compared; None when stopped."""
+        maps = None
+        if self.encoder is not None:
+            maps = yield from features_of(volume, path, self.encoder, self.place)
+            if maps is None:
+                return None
+        return looked_at(volume, maps)
+
+    def read_sources(self) -> Job[list[Labelled] | None]:
+        """The labelled scans, with one set of values; None when stopped."""
+        maps = []
+        try:
+            for case in self.sources:
+                maps.append((case, read_scan(case.scan), case.read_labels()))
+            values, names = _common([(case, labels) for case, _, labels in maps])
+        except Exception as error:
+            raise _SourceFault(problem_of(error).text) from error
+        found = []
+        for case, volume, labels in maps:
+            scan = yield from self.see(volume, case.scan)
+            if scan is None:
+                return None
+            found.append(labelled(scan, labels, values, names))
+        return found
+
+
+class _SourceFault(Exception):
+    """A labelled scan cannot be used: nothing can be carried."""
+
+
+def _common(
+    sources: Sequence[tuple[Case, LabelMap]],
+) -> tuple[list[int], dict[int, str]]:
+    """Values that any source has, and their names."""
+    values: set[int] = set()
+    names: dict[int, str] = {}
+    for case, labels in sources:
+        values |= {int(v) for v in np.unique(labels.data) if v > 0}
+        for value, name in case.names.items():
+            if names.setdefault(value, name) != name:
+                raise UnusableInput(
+                    f"label {value} is {names[value]!r} in {sources[0][0].labels} but "
+                    f"{name!r} in {case.labels}; give one class one name and value."
+                )
+    if not values:
+        raise UnusableInput(f"{sources[0][0].labels} holds no label.")
+    return sorted(values), {v: names.get(v, f"label {v}") for v in sorted(values)}
+
+
+def _write(found: Carried, volume: Volume, goal: Path, doubt: Path) -> None:
+    write_labels(found.labels, goal)
+    write_names(goal, found.labels.names)
+    steps = np.round(found.doubt, 2)[None]  # two digits: the file is a tenth as large
+    name = f"{volume.name}_uncertainty"
+    write_volume(Volume(steps, volume.affine, name, "OTHER", volume.meta), doubt)
+
+
+def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
+    """Dice per label where the truth is known and lies on the same grid."""
+    if case.labels is None:
+        return []
+    truth = case.read_labels()
+    if truth.shape != labels.shape:
+        return []
+    dice = dice_per_label(labels.data, np.asarray(truth.data), list(labels.names))
+    return [
+        {"case": case.name, "label": v, "name": n, "dice": _or_none(dice[v])}
+        for v, n in labels.names.items()
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _told(
+    out: Path, rows: list[dict[str, Any]], failed: list[dict[str, str]],
+    config: PropagateConfig, sources: Sequence[Case], *, stopped: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The result, and the same as tables."""
+    rows = sorted(rows, key=lambda row: row["confidence"])
+    scores = [score for row in rows for score in row["scores"]]
+    result = {
+        "sources": [case.name for case in sources],
+        "method": config.method,
+        "settings": to_dict(config),
+        "cases": rows,
+        "failed": failed,
+        "scores": scores,
+        "mean_dice": dict(_means(rows)),
+        "out": str(out),
+        "table": str(out / TABLE),
+        "stopped": stopped,
+    }
+    write_json(out / SUMMARY, result)
+    write_table(out / TABLE, COLUMNS, rows)
+    if scores:
+        write_table(out / SCORES, ("case", "label", "name", "dice"), scores)
+    return result
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Mean Dice per label name over other patients, and ``mean`` of these."""
+    kept = [s for row in rows if not row["same_patient"] for s in row["scores"]]
+    means = []
+    for name in dict.fromkeys(s["name"] for s in kept):
+        dice = [s["dice"] for s in kept if s["name"] == name and s["dice"] is not None]
+        if dice:
+            means.append(float(np.mean(dice)))
+            yield name, means[-1]
+    if means:
+        yield "mean", float(np.mean(means))
