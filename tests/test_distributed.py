@@ -41,7 +41,11 @@ def losses(folder: Path, columns: list[str]) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("what", "columns"),
-    [("toy", ["error", "pull"]), ("s2dc", ["global", "p2p", "p2s"])],
+    [
+        ("toy", ["error", "pull"]),
+        ("late", ["error", "pull"]),
+        ("s2dc", ["global", "p2p", "p2s"]),
+    ],
 )
 def test_losses_agree_for_twenty_steps(
     both: tuple[Path, Path], what: str, columns: list[str]
@@ -51,7 +55,7 @@ def test_losses_agree_for_twenty_steps(
     torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["toy", "s2dc"])
+@pytest.mark.parametrize("what", ["toy", "late", "s2dc"])
 def test_every_process_ends_with_the_same_state(
     both: tuple[Path, Path], what: str
 ) -> None:
@@ -59,7 +63,7 @@ def test_every_process_ends_with_the_same_state(
         torch.load(both[1] / f"{what}_{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     assert first.keys() == second.keys()
-    own = {"queue"} if what == "toy" else set()  # the toy does not gather its queue
+    own = set() if what == "s2dc" else {"queue"}  # the toy does not gather its queue
     for name in first.keys() - own:
         assert torch.equal(first[name], second[name]), name
     if what == "s2dc":

@@ -26,6 +26,7 @@ from homolog.events import Job, Request, Saved, Stopped
 from homolog.feed.batches import Feed
 from homolog.geometry.affine import Affine
 from homolog.methods.s2dc import S2DC, S2DCConfig
+from homolog.nn.optim import Pace, parameter_groups
 from homolog.runs.jobs import JOBS
 from homolog.training import validation
 from homolog.training.config import TrainingConfig
@@ -39,13 +40,17 @@ validation._SHARE = 1e9  # pictures whatever they cost
 
 
 def trained(
-    model: Any, feed: Any, folder: Path, stop_after: int, draw: Any = None, **more: Any
-) -> Any:
+    model: Any, feed: Any, folder: Path, stop_after: int, draw: Any = None,
+    groups: Any = None, **more: Any,
+) -> Any:  # fmt: skip
     """Train; (steps told at Stopped, checkpoints written). One process asks to stop."""
     config = TrainingConfig(
         batch_size=feed.batch_size, log_every=1, precision="fp32", **more
     )
-    training = train(model, feed, config, folder=folder, device=CPU, seed=7, draw=draw)
+    training = train(
+        model, feed, config, folder=folder, device=CPU, seed=7, draw=draw,
+        parameter_groups=groups,
+    )  # fmt: skip
     request, stopped, saved, told = None, 0, 0, 0
     try:
         while True:
@@ -96,6 +101,16 @@ def main(folder: Path) -> None:
             model, ToyFeed(each, **share), folder / "toy", 0, draw, steps=20
         )
         torch.save(model.state_dict(), folder / f"toy_{here.rank}.pt")
+
+        model = toy(dropout=0.0, norm=False)
+        late = Pace(0.5, 0.4, (0.4,))  # waits without a gradient, then joins
+        groups = parameter_groups(
+            model, 0.1, pace=lambda n: late if n.startswith("body.") else Pace()
+        )
+        trained(
+            model, ToyFeed(each, **share), folder / "late", 0, groups=groups, steps=20
+        )
+        torch.save(model.state_dict(), folder / f"late_{here.rank}.pt")
 
         method = s2dc()
         cases = random_cases([(20, 20, 20)] * 3, Affine.identity())

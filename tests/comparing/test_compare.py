@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from homolog.comparing import running
-from homolog.comparing.cells import Cells, divide
+from homolog.comparing.cells import Cells, divide, other_networks
 from homolog.comparing.compare import compare, table_lines
 from homolog.comparing.plan import Plan, make_plan
 from homolog.config import from_dict
@@ -265,6 +265,20 @@ def test_an_encoder_that_learnt_labels_of_test_patients_is_refused(
     (known / "model.json").write_text(json.dumps({**card, "uses_labels": True}))
     with pytest.raises(UnusableInput, match="with labels of test patients"):
         cells.remarks()
+
+
+def test_another_network_than_the_controls_is_told(
+    phantom_store: Store, encoder: Path, tmp_path: Path
+) -> None:
+    same = Cells(planned(encoder), phantom_store, tmp_path, device="cpu", threads=1)
+    assert other_networks(same) == []
+    plan = make_plan(
+        {}, methods=f"scratch,ours={encoder}", patients="1", seeds=1, test_patients=2,
+        assignments=["scratch.backbone.channels=8,16,32"],
+    )  # fmt: skip
+    other = Cells(plan, phantom_store, tmp_path, device="cpu", threads=1)
+    (told,) = other_networks(other)
+    assert "'ours' trains another network" in told
 
 
 def _until(what: Any, seconds: float = 500.0) -> None:

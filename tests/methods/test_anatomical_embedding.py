@@ -363,3 +363,36 @@ def test_a_coarse_stride_not_above_the_fine_one_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="larger than fine_stride"):
         method_of(small_backbone(), fine_stride=4, coarse_stride=4)
+
+
+def test_a_fine_embedding_of_a_decoder_trains_it_and_is_kept(
+    make_views: Callable[..., Views], small_backbone: Callable[..., Backbone]
+) -> None:
+    method = method_of(small_backbone(), fine_from="decoder")
+    views = make_views(method.views())
+    terms = method.losses(views, 0.1)
+    torch.stack(list(terms.values())).sum().backward()
+    idle = [n for n, p in method.named_parameters() if p.grad is None]
+    assert not idle
+    decoder = method.dense_decoder()
+    assert decoder is not None
+    assert all(bool(p.grad.any()) for p in decoder.parameters() if p.grad is not None)
+    embedder = method.embedder()
+    assert embedder.stride("fine") == (2, 2, 2)
+    image = views["first"].flat()
+    with torch.no_grad():
+        found = embedder(image)
+        assert found["fine"].shape == (len(image), 16, 16, 16, 16)
+        other = method_of(small_backbone(), fine_from="decoder").embedder()
+        for weight in other.parameters():
+            weight.add_(0.1)
+        other.backbone.load_state_dict(method.encoder().state_dict())
+        other.load_own_state(embedder.own_state())
+        again = other.with_maps(dict(reversed(other.maps.items())))(image)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+def test_without_a_decoder_none_is_handed_on(
+    small_backbone: Callable[..., Backbone],
+) -> None:
+    assert method_of(small_backbone()).dense_decoder() is None

@@ -21,6 +21,7 @@ HASHES = {
 
 # Settings that came later, and what they are where a run does not name them.
 LATER = {
+    "anatomical_embedding": {"fine_from": "pyramid"},
     "mae": {"decoder": "light"},
     "s2dc": {
         "tokens": "encoder", "fine_stride": 2, "fine_tokens": 512, "weight_fine": 1.0,

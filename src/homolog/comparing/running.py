@@ -23,7 +23,7 @@ from homolog.runs.run import Run
 
 _POLL_S = 0.1
 _NEWS_S = 5.0
-_STOP_S = 120.0
+_STOP_S = 30.0  # then they end by themselves, with the pipe of their parent
 _WORDS = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "scoring"}
 
 

@@ -67,7 +67,8 @@ def bar_chart(
 ) -> str:
     """Horizontal bars: one group per row, one bar per series, from 0 to ``most``."""
     names = list(next(iter(rows.values()))) if rows else []
-    bar, gap, left = 9, 9, 118
+    bar, gap = 9, 9
+    left = max(118, 16 + 6 * max(map(len, rows), default=0))
     group = bar * len(names) + gap
     height = group * len(rows) + 44
     room = width - left - 46

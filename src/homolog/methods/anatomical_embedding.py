@@ -23,7 +23,8 @@ from homolog.losses.contrast import (
     place_contrast,
     squared_distances,
 )
-from homolog.methods.base import CropConfig, Embedder, Method, TokenCropConfig
+from homolog.methods.base import DENSE, CropConfig, Embedder, Method, TokenCropConfig
+from homolog.nn.decoders import Decoder, features_decoder, fine_cell
 from homolog.nn.heads import FeaturePyramid, PlaceHead, tokens_of
 from homolog.nn.masking import uniform, view_keys
 from homolog.views.view import Intensity, View, Views, ViewSpec
@@ -50,6 +51,13 @@ class AnatomicalEmbeddingConfig(CropConfig):
     )
     min_valid: float = as_in(TokenCropConfig, "min_valid")
 
+    fine_from: str = option(
+        "pyramid",
+        "what the fine embedding reads: pyramid, the map of fine_stride with what "
+        "coarser ones know; decoder, the features of a decoder at full resolution, "
+        "which a fine-tuning goes on with",
+        choices=("pyramid", "decoder"),
+    )
     fine_stride: int = option(
         2, "map of the fine embedding", unit="voxel", choices=(1, 2, 4)
     )
@@ -228,7 +236,8 @@ class AnatomicalEmbedding(Method):
     partner is found by rounding in millimetres over all cells instead of among 2000
     candidates; distances follow the cell where not given; crops that share no place
     take negatives of both views; a trilinear pyramid over any backbone; the coarse
-    stride is the same along all axes; AdamW.
+    stride is the same along all axes; AdamW; on demand (``fine_from=decoder``) the
+    fine embedding reads means over cells of a segmentation network's decoder.
     """
 
     Config = AnatomicalEmbeddingConfig
@@ -254,12 +263,22 @@ class AnatomicalEmbedding(Method):
                 f"{config.coarse_stride} and {config.fine_stride}."
             )
         self.backbone = backbone
-        self.maps = {
-            "fine": backbone.map_of_stride(config.fine_stride),
-            "coarse": backbone.map_of_stride(config.coarse_stride),
-        }
-        self.pyramid = FeaturePyramid(backbone.channels, config.width)
-        self.fine_head = PlaceHead(config.width, config.dim)
+        coarse = backbone.map_of_stride(config.coarse_stride)
+        self.decoder: Decoder | None = None
+        self.cell: Index = (1, 1, 1)
+        width = config.width
+        if config.fine_from == "decoder":
+            self.cell = fine_cell(backbone, config.fine_stride)
+            self.decoder = features_decoder(backbone)
+            width = self.decoder.width
+            self.maps = {"fine": DENSE, "coarse": coarse}
+        else:
+            fine = backbone.map_of_stride(config.fine_stride)
+            self.maps = {"fine": fine, "coarse": coarse}
+        # a decoder has what the finer maps of a pyramid would have
+        first = 0 if self.decoder is None else coarse
+        self.pyramid = FeaturePyramid(backbone.channels, config.width, first)
+        self.fine_head = PlaceHead(width, config.dim)
         self.coarse_head = PlaceHead(config.width, config.dim)
         self._raw: dict[str, Tensor] = {}
 
@@ -292,7 +311,18 @@ class AnatomicalEmbedding(Method):
     def embedder(self) -> Embedder:
         """Both vectors: pyramid and heads are part of the model."""
         heads = {"fine": self.fine_head, "coarse": self.coarse_head}
-        return Embedder(self.backbone, self.maps, heads, self.pyramid)
+        return Embedder(
+            self.backbone, self.maps, heads, self.pyramid, self.decoder, self.cell
+        )
+
+    def dense_decoder(self) -> Decoder | None:
+        """What the fine embedding reads, where that is a decoder."""
+        return self.decoder if self.backbone.planar() is self.backbone else None
+
+    def _stride(self, name: str) -> Index:
+        """Voxels (z, y, x) of a cell of one of the two embeddings."""
+        index = self.maps[name]
+        return self.cell if index == DENSE else self.backbone.strides[index]
 
     def encoder(self) -> Backbone:
         """The trained backbone."""
@@ -333,7 +363,7 @@ class AnatomicalEmbedding(Method):
         return {name: torch.stack(both).mean() for name, both in terms.items()}
 
     def _side(self, view: View, cells: Tensor, name: str) -> _Side:
-        stride = self.backbone.strides[self.maps[name]]
+        stride = self._stride(name)
         inside = view.valid.flatten(0, 1)[:, None].float()
         share = torch.nn.functional.avg_pool3d(inside, stride).flatten(1)
         return _Side(
@@ -351,7 +381,7 @@ class AnatomicalEmbedding(Method):
     ) -> tuple[Tensor, Tensor]:
         """Cell of b for each cell of a (B, N), and whether it is its partner (B, N)."""
         config = self.config
-        stride = self.backbone.strides[self.maps[name]]
+        stride = self._stride(name)
         affines = [view.affine.flatten(0, 1) for view in pair]
         index, offset = nearest_tokens(affines[0], affines[1], self.size, stride)
         limit = config.positive_mm if name == "fine" else config.coarse_positive_mm
@@ -468,7 +498,7 @@ class AnatomicalEmbedding(Method):
     ) -> Tensor:
         """(B, A, 2N) bool: the own place in either view, its surroundings, padding."""
         config = self.config
-        stride = self.backbone.strides[self.maps[name]]
+        stride = self._stride(name)
         told = config.ignore_mm if name == "fine" else config.coarse_ignore_mm
         limit = self._in_mm(told, 0.5, pair[0].affine.flatten(0, 1), stride)
         places = torch.cat([side.mm for side in sides], 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +16,9 @@ from homolog.config import option
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder
 from homolog.views.view import Phase, Views, ViewSpec
+
+# In the place of a map's index: the features of the decoder.
+DENSE = -1
 
 
 class CaseCard(Protocol):
@@ -335,6 +338,8 @@ class Embedder(nn.Module):
         heads: Feature name -> module mapping (B, E_i, d, h, w) -> (B, E, d, h, w).
         neck: Module from all maps to as many maps of the same grids (a pyramid); the
             heads read its result.
+        decoder: What makes the features whose map is ``DENSE``: means over cells.
+        cell: Voxels (z, y, x) of such a cell.
     """
 
     def __init__(
@@ -343,22 +348,29 @@ class Embedder(nn.Module):
         maps: Mapping[str, int],
         heads: Mapping[str, nn.Module] | None = None,
         neck: nn.Module | None = None,
+        decoder: Decoder | None = None,
+        cell: Index = (1, 1, 1),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.maps = dict(maps)
         self.heads = nn.ModuleDict(dict(heads or {}))
         self.neck = neck
+        self.decoder = decoder
+        self.cell = cell
 
     def with_maps(self, maps: Mapping[str, int]) -> Embedder:
         """The same features under another order or choice of names."""
-        return Embedder(self.backbone, maps, dict(self.heads), self.neck)
+        return Embedder(
+            self.backbone, maps, dict(self.heads), self.neck, self.decoder, self.cell
+        )
 
     def own_state(self) -> dict[str, Tensor]:
-        """Weights of neck and heads, which are no part of the encoder."""
+        """Weights of neck, decoder and heads, which are no part of the encoder."""
         found = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
-        if self.neck is not None:
-            found |= {f"neck.{k}": v for k, v in self.neck.state_dict().items()}
+        for name, part in (("neck", self.neck), ("decoder", self.decoder)):
+            if part is not None:
+                found |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
         return found
 
     def load_own_state(self, state: Mapping[str, Tensor]) -> None:
@@ -368,17 +380,31 @@ class Embedder(nn.Module):
 
     def stride(self, name: str) -> tuple[int, int, int]:
         """Voxels (z, y, x) per cell of a feature."""
-        return self.backbone.strides[self.maps[name]]
+        index = self.maps[name]
+        return self.cell if index == DENSE else self.backbone.strides[index]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
-        maps = self.backbone.maps(image)
+        found = self.read(image, self.backbone.maps(image), self.maps)
+        return {
+            name: nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+            for name, features in found.items()
+        }
+
+    def read(
+        self, image: Tensor, maps: tuple[Tensor, ...], names: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """Features by name, of any length along E, from the backbone's maps."""
+        dense = None
+        if self.decoder is not None:
+            dense = self.decoder.cells(image, maps, self.cell)
         if self.neck is not None:
             maps = self.neck(maps)
         result = {}
-        for name, index in self.maps.items():
-            features = maps[index]
-            if name in self.heads:
-                features = self.heads[name](features)
-            result[name] = nn.functional.normalize(features.float(), dim=1, eps=1e-6)
+        for name in names:
+            index = self.maps[name]
+            features = maps[index] if index != DENSE or dense is None else dense
+            result[name] = (
+                self.heads[name](features) if name in self.heads else features
+            )
         return result

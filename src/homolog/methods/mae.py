@@ -38,8 +38,8 @@ class MAEConfig(MaskedCropConfig):
     )
     normalise: bool | None = option(
         None,
-        "predict patches of mean 0 and std 1; automatic: with the light decoder. A "
-        "full one learns from voxels as they are what differs between organs",
+        "predict patches of mean 0 and std 1; automatic: with the light decoder alone, "
+        "for a full one is to learn grey values, which tell organs apart",
         choices=(None, True, False),
     )
     decoder_width: int = option(96, "features inside the light decoder", minimum=8)

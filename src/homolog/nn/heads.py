@@ -332,6 +332,7 @@ class FeaturePyramid(nn.Module):
     Args:
         channels: Channels of the maps, fine to coarse.
         width: Channels of every result.
+        first: Maps before this one are handed on as they are.
 
     Source: Lin et al., "Feature Pyramid Networks", CVPR 2017, with three axes.
     Differs from the paper: trilinear instead of nearest enlargement (blocks of equal
@@ -339,21 +340,23 @@ class FeaturePyramid(nn.Module):
     heads that read a map.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, first: int = 0) -> None:
         super().__init__()
         self.width = width
-        self.lateral = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
+        self.first = first
+        self.lateral = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels[first:])
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps (B, E_i, d_i, h_i, w_i) -> as many maps (B, width, d_i, h_i, w_i)."""
-        flat = [layer(m) for layer, m in zip(self.lateral, maps, strict=True)]
+        rest = maps[self.first :]
+        flat = [layer(m) for layer, m in zip(self.lateral, rest, strict=True)]
         found = [flat[-1]]
         for finer in reversed(flat[:-1]):
             above = functional.interpolate(
                 found[0], size=finer.shape[2:], mode="trilinear", align_corners=False
             )
             found.insert(0, finer + above)
-        return tuple(found)
+        return (*maps[: self.first], *found)
 
 
 class PlaceHead(nn.Sequential):

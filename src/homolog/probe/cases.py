@@ -110,7 +110,7 @@ def choose_roles(
     if most and len(judged) > most:
         remarks.append(f"{most} of {len(judged)} patients are judged (--most).")
         judged = judged[:most]
-    whom = "the test split" if judge == "test" else "patients not taught on"
+    whom = "the test split" if judge == "test" else "those not taught on"
     return Roles(tuple(taught), tuple(judged), whom, tuple(remarks))
 
 

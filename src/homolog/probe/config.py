@@ -33,7 +33,10 @@ class ProbeConfig:
         10, "patients that are judged, at most, of label maps; 0: all", minimum=0
     )
     voxels: int = option(
-        100, "voxels of each label and case that are taught on and judged", minimum=5
+        100,
+        "voxels of each label and case that are taught on and judged; fewer where "
+        "labels and cases are many",
+        minimum=5,
     )
     random: int = option(
         2, "networks with random weights that each encoder is held against", minimum=1

@@ -16,7 +16,7 @@ COLUMNS = (
     "encoder", "weights", "features", "measure", "patient", "label", "value",
 )  # fmt: skip
 _RANKING = (
-    "encoder", "linear probe", "random weights", "difference", "kNN", "centroids",
+    "features of", "linear probe", "random weights", "difference", "kNN", "centroids",
 )  # fmt: skip
 
 
@@ -123,11 +123,13 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _how(result: Mapping[str, Any]) -> str:
-    what = "voxels" if result["kind"] == "labels" else "scans"
+    count, patients = len(result["labels"]), counted(len(result["judged"]), "patient")
+    what = f"{counted(count, 'class')} of scans"
+    if result["kind"] == "labels":
+        what = f"{counted(count, 'label')} of voxels, background included"
     return (
-        f"Balanced accuracy on {counted(len(result['judged']), 'patient')} "
-        f"({result['whom']}) of {what} of {counted(len(result['labels']), 'class')}, "
-        f"taught on {counted(len(result['taught']), 'patient')}; by chance "
+        f"Balanced accuracy over {what}, on {patients} ({result['whom']}); taught on "
+        f"{counted(len(result['taught']), 'patient')}; by chance "
         f"{result['chance']:.2f}; 95 % intervals over patients."
     )
 

@@ -129,19 +129,19 @@ class AllMaps(Embedder):
         if len(embedder.heads) or embedder.neck is not None:
             own = {f"embedding {name}": i for name, i in embedder.maps.items()}
         heads = {f"embedding {k}": head for k, head in embedder.heads.items()}
-        super().__init__(embedder.backbone, {**names, **own}, heads, embedder.neck)
+        super().__init__(
+            embedder.backbone, {**names, **own}, heads, embedder.neck,
+            embedder.decoder, embedder.cell,
+        )  # fmt: skip
         self.plain = tuple(names)
         self.made = tuple(own)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
         maps = self.backbone.maps(image)
-        fine = maps if self.neck is None or not self.made else self.neck(maps)
         found = {name: maps[self.maps[name]] for name in self.plain}
-        for name in self.made:
-            features = fine[self.maps[name]]
-            head = self.heads[name] if name in self.heads else nn.Identity()
-            found[name] = head(features)
+        if self.made:
+            found |= self.read(image, maps, self.made)
         return {
             name: nn.functional.normalize(features.float(), dim=1, eps=1e-6)
             for name, features in found.items()

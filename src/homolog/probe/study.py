@@ -170,11 +170,7 @@ def _one(
     own = yield from _scores(run, _all_maps(dense, dense.embedder), name)
     if own is None:
         return None
-    key = config_hash(
-        loaded.card["backbone"], list(dense.window), to_dict(dense.preprocessing),
-        loaded.card.get("embedding"), loaded.card.get("method_config"),
-        None if dense.learnt.spacing is None else dense.learnt.spacing.to_dict(),
-    )  # fmt: skip
+    key = _likeness(loaded, dense)
     for seed in range(len(run.randoms.setdefault(key, [])), run.probe.config.random):
         other = random_like(loaded, dense, run.probe.config.seed + seed)
         scores = yield from _scores(run, other, f"{name}, random weights {seed + 1}")
@@ -201,6 +197,17 @@ def _one(
         "scores": own,
     }
     return entry, rows
+
+
+def _likeness(loaded: LoadedEncoder, dense: DenseEncoder) -> str:
+    """Encoders of one likeness have the same networks with random weights."""
+    card, learnt = loaded.card, dense.learnt.spacing
+    kept = card.get("embedding") or {}
+    heads = [card.get("method"), card.get("method_config")] if kept.get("heads") else []
+    return config_hash(
+        card["backbone"], list(dense.window), heads,
+        None if learnt is None else learnt.to_dict(),
+    )  # fmt: skip
 
 
 def _main(scores: Sequence[Scores]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.events import Job, Progress, Request
-from homolog.probe.cases import BACKGROUND_SHARE, Roles, Sample, draw_voxels
+from homolog.errors import JobError, UnusableInput
+from homolog.events import Job, Note, Progress, Request
+from homolog.probe.cases import BACKGROUND_SHARE, Patient, Roles, Sample, draw_voxels
 from homolog.probe.config import ProbeConfig
 from homolog.probe.learners import (
     Linear,
@@ -22,6 +23,9 @@ from homolog.probe.learners import (
 from homolog.probe.scores import Table, VoxelScores, mean_known
 from homolog.probe.sources import Source
 
+# Voxels of labels that teach, together: more make fits slow, not better. Of each label
+# and case these are left at least.
+_MOST, _LEAST = 12_000, 10
 # One patient who teaches is divided into blocks of this size.
 _BLOCK_MM = 30.0
 
@@ -48,18 +52,46 @@ class VoxelProbe:
     def draw(
         cls, roles: Roles, labels: tuple[int, ...], config: ProbeConfig
     ) -> Job[VoxelProbe | None]:
-        """Draw the voxels; None when stopped."""
-        many, drawn = config.voxels, []
-        cases = [(c, True) for p in roles.taught for c in p.cases]
-        cases += [(c, False) for p in roles.judged for c in p.cases]
-        for number, (case, teaches) in enumerate(cases):
-            news = Progress("voxels", number, len(cases), case.card.id)
-            if (yield news) is Request.STOP:
-                return None
-            background = many * BACKGROUND_SHARE if teaches else many
-            drawn.append(draw_voxels(case, labels, many, background, config.seed))
-        first = sum(teaches for _, teaches in cases)
-        return cls(roles, labels, tuple(drawn[:first]), tuple(drawn[first:]), config)
+        """Draw the voxels; None when stopped.
+
+        A case that cannot be read is left out, with a warning.
+
+        Raises:
+            UnusableInput: Nobody is left to teach on or to judge.
+        """
+        sides: list[list[Sample]] = []
+        kept: list[tuple[Patient, ...]] = []
+        teachers = sum(len(p.cases) for p in roles.taught)
+        many = min(config.voxels, max(_LEAST, _MOST // (len(labels) * teachers)))
+        plan = (
+            (roles.taught, many * BACKGROUND_SHARE, "to teach on"),
+            (roles.judged, many, "to judge"),
+        )
+        for patients, background, what in plan:
+            samples: list[Sample] = []
+            cases = [c for p in patients for c in p.cases]
+            for number, case in enumerate(cases):
+                news = Progress(f"voxels {what}", number, len(cases), case.card.id)
+                if (yield news) is Request.STOP:
+                    return None
+                try:
+                    _ = case.store.image(case.card.id)[:]  # all of it can be read
+                    drawn = draw_voxels(case, labels, many, background, config.seed)
+                except JobError as error:
+                    yield Note(f"left out: {error}", "warning")
+                else:
+                    samples.append(drawn)
+            good = {id(s.case) for s in samples}
+            sound = [
+                replace(p, cases=tuple(c for c in p.cases if id(c) in good))
+                for p in patients
+            ]
+            kept.append(tuple(p for p in sound if p.cases))
+            sides.append(samples)
+            if not samples:
+                raise UnusableInput(f"no case that can be read is left {what}.")
+        roles = replace(roles, taught=kept[0], judged=kept[1])
+        return cls(roles, labels, tuple(sides[0]), tuple(sides[1]), config)
 
     def run(self, source: Source) -> Job[list[VoxelScores] | None]:
         """Every set of a source; None when stopped."""
@@ -99,7 +131,7 @@ class VoxelProbe:
         )
         linear = fit_linear(taught, len(self.labels))
         config = self.config
-        voters = even_share(taught, len(self.taught) * config.voxels, config.seed)
+        voters = even_share(taught, _MOST // len(self.labels), config.seed)
         guesses: dict[str, Callable[[NDArray[np.float32]], NDArray[np.int64]]] = {
             "linear": lambda v: linear.logits(v).argmax(axis=1),
             "knn": lambda v: neighbour_shares(
