@@ -240,7 +240,7 @@ class CarryBox(QWidget):
         working.setStretch(1, 0)
         column.addLayout(working)
         column.addWidget(self.words)
-        self.fold = widgets.fold_of("Carry labels to other scans")
+        self.fold = widgets.fold_of("Carry these labels to...")
         self.fold.addWidget(inside)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
