@@ -565,7 +565,7 @@ def _bend_round(
             0.5 * (there - _at(back, there)),
             0.5 * (back - _at(there, back)),
         )
-    linear = torch.from_numpy(grid.affine.matrix[:3, :3]).float()
+    linear = torch.tensor(grid.affine.matrix[:3, :3], dtype=torch.float32)
     mm = torch.einsum("ij,jdhw->idhw", linear, there)
     if mapping.field is not None:
         mm = mm + held(mapping.field, places + torch.movedim(mm, 0, -1))
