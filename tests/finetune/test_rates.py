@@ -314,6 +314,8 @@ def test_more_patients_than_there_are_is_an_error(phantom_store) -> None:
         check_cases(settings)
     with pytest.raises(ConfigError, match="--fraction or --patients"):
         resolve({"store": "x", "patients": 2, "fraction": 0.5})
+    with pytest.raises(ConfigError, match="the cases to learn from or a number"):
+        resolve({"store": "x", "patients": 2, "cases": ["a"]})
 
 
 def test_scans_of_one_patient_come_together_and_stores_are_told_apart(

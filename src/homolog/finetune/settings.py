@@ -100,6 +100,8 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
             "give a share of the labelled patients or their number (--fraction or "
             "--patients), not both."
         )
+    if wanted.patients and wanted.cases:
+        raise ConfigError("give the cases to learn from or a number of patients.")
     if wanted.recipe not in cls.RECIPES:
         known = ", ".join(cls.RECIPES)
         raise ConfigError(
