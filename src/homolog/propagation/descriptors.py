@@ -118,7 +118,7 @@ def seen(volume: Volume, features: FeatureMap | None, least_mm: float = 1.0) -> 
     dense = None
     if features is not None:
         dense = Field(
-            torch.from_numpy(np.ascontiguousarray(features.data, np.float32)),
+            torch.from_numpy(np.array(features.data, np.float32, order="C")),
             features.affine,
         )
     return Seen(volume.name, image, where, dense)
