@@ -25,7 +25,7 @@ from homolog.gui.label.learning import BACKGROUND
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
-from homolog.scans.files import read_labels
+from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 
@@ -365,7 +365,8 @@ def test_labels_of_one_scan_are_carried_to_another(
             made.append(self)
 
     monkeypatch.setattr(carry_box, "Helper", Fake)
-    paths = [patient(tmp_path, name)[0] for name in ("first", "second")]
+    shifts = {"first": 0.0, "second": 30.0}
+    paths = [patient(tmp_path, name, shift)[0] for name, shift in shifts.items()]
     viewer, _, tab = window(paths)
     box = tab.carry
     assert not box.isVisibleTo(tab)  # no labels yet
@@ -376,7 +377,7 @@ def test_labels_of_one_scan_are_carried_to_another(
     box.fold.expand(animate=False)
     box.source.setCurrentText("first painted")  # not its prediction
     assert box.wanted is not None
-    assert box.wanted.labels is paint
+    assert box.wanted.labels.name == "first painted"
     assert [box.target.itemText(i) for i in range(box.target.count())] == ["second"]
     assert not nameless(box)
     box.start.click()
@@ -390,28 +391,40 @@ def test_labels_of_one_scan_are_carried_to_another(
     until(lambda: "second carried" in viewer.layers)
     found, doubt = viewer.layers["second carried"], viewer.layers["second uncertainty"]
     assert np.array_equal(found.data, paint.data)  # on the shown grid
-    assert np.allclose(found.affine.affine_matrix, paint.affine.affine_matrix)
+    scan = viewer.layers["second"]
+    assert np.allclose(found.affine.affine_matrix, scan.affine.affine_matrix)
     assert not doubt.visible
     assert doubt.data.shape == found.data.shape
     assert "second (75% sure)" in box.words.text()
-    key, row = row_of(tab, "second")
-    viewer.layers.selection.active = found
-    until(lambda: row.take.isVisibleTo(tab))
-    row.take.click()  # what was carried is corrected like paint
-    assert tab.labelling.desks[key].painted is found
+    key, _ = row_of(tab, "second")
+    tab.labelling.use_layer(key, found)  # what was carried is corrected like paint
+    assert tab.labelling.desks[key].painted.name == found.name
 
 
 def carried_to(scan: Path, out: Path, labels: str) -> dict:
     """What the job tells, its files written."""
     (out / "uncertainty").mkdir(parents=True)
-    data = read_labels(labels)
+    data, affine = read_labels(labels).data, read_scan(scan).affine
     place, doubt = out / scan.name, out / "uncertainty" / scan.name
-    write_labels(LabelMap(data.data, data.affine, {1: "liver"}), place)
-    write_volume(
-        Volume(np.full((1, *data.shape), 0.25, np.float32), data.affine), doubt
-    )
+    write_labels(LabelMap(data, affine, {1: "liver"}), place)
+    write_volume(Volume(np.full((1, *data.shape), 0.25, np.float32), affine), doubt)
     row = {
         "scan": str(scan), "result": str(place), "uncertainty": str(doubt),
         "confidence": 0.75,
     }  # fmt: skip
     return {"cases": [row], "failed": [], "stopped": False}
+
+
+def test_scans_of_one_grid_are_told_apart_by_the_names_of_their_labels() -> None:
+    from napari.layers import Image, Labels
+
+    grid = {"scale": (1, 2, 2)}
+    scans = {k: Image(np.zeros((3, 4, 5)), name=k, **grid) for k in ("ED", "ES")}
+    layers = [
+        Labels(np.zeros((3, 4, 5), int), name=name, **grid)
+        for name in ("ES painted", "heart")
+    ]
+    entries = carry_box.label_entries(scans, layers)
+    assert [(text, key) for text, (key, _) in entries] == [
+        ("ES painted", "ES"), ("heart (ED)", "ED"), ("heart (ES)", "ES")
+    ]  # fmt: skip

@@ -288,7 +288,7 @@ def test_classes_of_scans_are_told_apart_by_what_tells_them() -> None:
     found = []
     for salt in range(1, 6):
         source = Told()
-        source.salt = salt
+        source.salt, source.sets = salt, {"noise": (1,)}
         scores = {s.features: s for s in drain(probe.run(source))}
         found.append(scores["noise"].value("auc", np.arange(12)))
     assert abs(np.mean(found) - 0.5) < 0.2
@@ -362,6 +362,9 @@ def test_a_scan_is_labelled_as_its_voxels_are_one_by_one(
             assert np.allclose(whole.reshape(-1, 2), part @ weight, atol=1e-4)
     grey = NoNetwork([(-1.0, 0.0, 1.0)])
     parts = grey.vectors(case, index)
+    some = rng.permutation(len(index))[:5]
+    one_by_one = grey._grey(case).at(index[some])
+    assert np.allclose(parts[0][some], one_by_one, atol=1e-4)
     weights = [rng.normal(size=(p.shape[1], 2)).astype(np.float32) for p in parts]
     for i, part in enumerate(parts):
         whole = np.concatenate([v[i] for _, v in grey.scores(case, weights)])
@@ -419,7 +422,7 @@ def test_random_weights_are_another_network(encoder: Path) -> None:
     assert len({o.key for o in others}) == 2
 
 
-SMALL = ProbeConfig(voxels=15, random=1, patients=2)
+SMALL = ProbeConfig(voxels=10, random=1, patients=2, most=2)
 
 
 def run(store: Any, encoders: Sequence[Path], folder: Path, **changes: Any) -> Any:

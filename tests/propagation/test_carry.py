@@ -172,7 +172,8 @@ def test_doubt_is_high_where_labels_are_wrong(image: NDArray[np.float32]) -> Non
     wrong = found.labels.data != truth
     near = ndimage.binary_dilation(truth > 0, iterations=3)
     assert wrong.any()
-    assert found.doubt[near & wrong].mean() > 2 * found.doubt[near & ~wrong].mean()
+    there, elsewhere = found.doubt[near & wrong], found.doubt[near & ~wrong]
+    assert there.mean() > elsewhere.mean() + 0.1
     assert found.doubt.min() >= 0
     assert found.doubt.max() <= 1
 

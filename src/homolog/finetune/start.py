@@ -25,6 +25,7 @@ from homolog.model_files.decoder import (
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.nn.decoders import Decoder
 from homolog.store.learnt_spacing import other_size_note
+from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import LearnedTask, TaskModule
 
 NO_DECODER = "none"
@@ -128,8 +129,11 @@ def starting_point(settings: FinetuneConfig, cases: Cases) -> Start:
     loaded = load_encoder(settings.encoder, hint, in_channels=channels)
     notes = ["\n".join(loaded.report.lines())]
     recipe = loaded.card.get("preprocessing")
-    if recipe is not None and recipe != to_dict(store.preprocessing):
-        odd = [k for k, v in to_dict(store.preprocessing).items() if recipe.get(k) != v]
+    stored = to_dict(store.preprocessing)
+    # a card of an earlier version names fewer settings
+    given: dict[str, Any] = {**to_dict(Preprocessing()), **(recipe or {})}
+    if recipe is not None and given != stored:
+        odd = [k for k, v in stored.items() if given.get(k) != v]
         notes.append(
             "the encoder was pretrained on scans prepared otherwise "
             f"({', '.join(odd)}); its features may fit less well."

@@ -161,6 +161,27 @@ class Affine:
         )
         return best, tuple(bool(cosines[w, a] < 0) for w, a in enumerate(best))
 
+    def acquired_axes(self, shape: Index) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """The permutation that brings the axis across slices to z; nothing is flipped.
+
+        The other axes keep their order, so that slices look as they were acquired,
+        however oblique they lie in the body.
+
+        Args:
+            shape: Shape of the array (z, y, x).
+
+        Returns:
+            ``(axes, flips)`` as taken by ``reorient``. As ``closest_axes`` where no
+            axis is single or has voxels half as long again as the others.
+        """
+        spacing = self.spacing_mm
+        across = max(range(3), key=lambda axis: (shape[axis] == 1, spacing[axis]))
+        rest = [axis for axis in range(3) if axis != across]
+        single = shape[across] == 1
+        if not single and spacing[across] < 1.5 * max(spacing[axis] for axis in rest):
+            return self.closest_axes()
+        return (across, *rest), (False, False, False)
+
     @property
     def orientation(self) -> str:
         """Letters of the direction each array axis runs to, e.g. ``"SPL"``."""

@@ -64,6 +64,14 @@ class Config:
         "Voxel size in mm, 'native' to keep each scan's, or 'auto'.",
         metavar="Z,Y,X",
     )
+    axes: str = option(
+        "auto",
+        "What z, y, x are: the nearest axes of the body (anatomical), or z across the "
+        "slices as they were acquired and y, x within them (acquired); auto takes "
+        "acquired where most scans are oblique stacks of thick slices that run nearest "
+        "to another axis of the body in one patient than in the next.",
+        choices=("auto", "anatomical", "acquired"),
+    )
     window_hu: tuple[float, float] | None = option(
         None, "CT values kept.", metavar="LO,HI", empty="-1000,1000"
     )
@@ -103,6 +111,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
 
     Returns:
         As ``write_store``: cases, labelled, rejected, store, explanation, stopped, ...
+        And ``whose``: how many patients there are, and how that is known.
 
     Raises:
         ConfigError: A spacing, window or label name that cannot be meant.
@@ -122,7 +131,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             sources, Path(config.out), labels=labels, spacing=_spacing(config.spacing),
             preprocessing=_recipe(config), names=read_names(config.names),
             seed=config.seed, keep_identifiers=config.keep_identifiers,
-            replace=config.replace, subjects=config.subjects,
+            replace=config.replace, subjects=config.subjects, axes=config.axes,
         )
     )  # fmt: skip
 
@@ -160,6 +169,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         f"{result['cases']} cases ({result['labelled']} labelled), "
         f"{len(rejected)} rejected, {size} in {result['store']}",
         f"  {result['built']} prepared now, {result['reused']} were current",
+        *([f"  {result['whose']}"] if result.get("whose") else []),
         *(f"  {sentence}" for sentence in result["explanation"]),
     ]
     if rejected:

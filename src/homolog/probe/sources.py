@@ -11,6 +11,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,9 @@ _AT_ONCE = 16_000_000
 # Widths at which grey values are smoothed, and knots of their bands.
 SMOOTHING_MM = (0.0, 2.0, 4.0, 8.0)
 _KNOTS = 12
+# Values read around single voxels, for each voxel of the scan, that cost as much as
+# reading it whole.
+_SPARSE = 30
 # Voxels of a scan from which the features of a whole scan without a network come.
 _POOLED = 2000
 
@@ -313,7 +317,7 @@ class NoNetwork(Source):
 
     def vectors(self, case: CaseRef, voxels: Voxels) -> list[Floats]:
         """Of single voxels."""
-        return [self._grey(case).at(voxels), _place(case.card, voxels)]
+        return [self._at(case, voxels), _place(case.card, voxels)]
 
     def scores(
         self, case: CaseRef, weights: Sequence[Floats]
@@ -338,16 +342,34 @@ class NoNetwork(Source):
         rng = np.random.default_rng(zlib.crc32(card.id.encode()))
         low, high = np.array(card.foreground)
         voxels = rng.integers(low, high, size=(4 * _POOLED, 3))
-        grey = self._grey(case)
-        inside = find_body(grey.volume).at(voxels)
+        inside = find_body(volume_of(case)).at(voxels)
         picked = voxels[inside] if inside.any() else voxels
-        values = grey.at(picked[:_POOLED])
+        values = self._at(case, picked[:_POOLED])
         box = ((high - low) * np.array(card.spacing_mm)).astype(np.float32)
         return [np.concatenate([values.mean(axis=0), values.std(axis=0)]), box]
+
+    def _at(self, case: CaseRef, voxels: Voxels) -> Floats:
+        """Grey features of voxels, read around each or from the whole scan."""
+        grey, card = self._grey(case), case.card
+        reach = 3 * max(SMOOTHING_MM)
+        around = prod(2 * ceil(reach / s) + 3 for s in grey.volume.affine.spacing_mm)
+        if len(voxels) * around < _SPARSE * prod(card.shape):
+            return grey.at(voxels)
+        (_, h, w), found = card.shape, np.empty((len(voxels), self._spec.size), "f4")
+        for rows in _slabs(card, self._spec.size):
+            mine = (voxels[:, 0] >= rows.start) & (voxels[:, 0] < rows.stop)
+            if mine.any():
+                block = grey.block((rows.start, 0, 0), (rows.stop, h, w))
+                z, y, x = voxels[mine].T
+                found[mine] = block[:, z - rows.start, y, x].T
+        return found
 
     def _grey(self, case: CaseRef) -> SimpleFeatures:
         if self._last is None or self._last[0].card is not case.card:
             volume = volume_of(case)
+            if volume.shape[0] == 1:  # nothing above or below to smooth with
+                thick = volume.affine @ Affine.scale((1e6, 1.0, 1.0))
+                volume = replace(volume, affine=thick)
             simple = SimpleFeatures(
                 volume, case.card.intensity, (0.0, 0.0, 0.0), self._spec
             )

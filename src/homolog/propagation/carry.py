@@ -139,8 +139,8 @@ def mapping_of(
     settings = MatchConfig(
         feature_weight=features,
         grey_weight=grey,
-        shift_cells=config.cells // 10,
-        affine_cells=config.cells // 7,
+        shift_cells=max(2000, config.cells // 10),
+        affine_cells=max(4000, config.cells // 7),
         deform_cells=config.cells,
         margin_mm=config.margin_mm,
     )

@@ -347,13 +347,22 @@ class Points:
             raise ValueError(f"points must have shape (N, 3), got {self.mm.shape}.")
 
 
-def closest_canonical(volume: Volume) -> Volume:
+def closest_canonical(volume: Volume, *, acquired: bool = False) -> Volume:
     """The same scan with axes permuted and flipped to run closest to z, y, x of LPS.
 
     No value changes. ``meta`` gains ``axes``, ``flips`` and ``original_affine``,
     ``original_shape``, which ``restore_axes`` inverts.
+
+    Args:
+        volume: As stored in its file.
+        acquired: The axis across its slices becomes z instead, wherever it points; see
+            ``Affine.acquired_axes``.
     """
-    axes, flips = volume.affine.closest_axes()
+    axes, flips = (
+        volume.affine.acquired_axes(volume.shape)
+        if acquired
+        else volume.affine.closest_axes()
+    )
     meta = {
         **volume.meta,
         "axes": axes,

@@ -20,6 +20,7 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.geometry.anisotropy import thick_axis
 from homolog.label_names import parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
@@ -107,8 +108,44 @@ class Fingerprint:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
+# A stack whose slices are tilted by more than this is oblique.
+_OBLIQUE = np.cos(np.radians(15.0))
+# Of oblique stacks that many must point elsewhere than the rest.
+_APART = 0.05
+
+
+def choose_axes(grids: Sequence[tuple[Affine, Index]]) -> tuple[str, list[str]]:
+    """``axes`` of a recipe, and why, where it is not ``anatomical``.
+
+    Oblique stacks of thick slices, such as short axes of hearts, are nearest to another
+    axis of the body in one patient than in the next: there slices keep together.
+
+    Args:
+        grids: Affine and shape of each scan, in its own axis order.
+    """
+    fall: Counter[str] = Counter()
+    solid = [(affine, shape) for affine, shape in grids if min(shape) > 1]
+    for affine, _ in solid:
+        across = thick_axis(affine.spacing_mm)
+        if across is not None and np.abs(affine.direction[:, across]).max() < _OBLIQUE:
+            fall[_AXES[affine.closest_axes()[0].index(across)]] += 1
+    tilted = fall.total()
+    if not tilted * 2 > len(solid):
+        return "anatomical", []
+    if tilted - fall.most_common(1)[0][1] < _APART * tilted:
+        return "anatomical", []
+    most = listed([f"{axis} in {n}" for axis, n in fall.most_common()])
+    return "acquired", [
+        f"Slices are thick and oblique, and run nearest across {most} of {len(solid)} "
+        "scans: z runs across the slices in all, y and x within them (--axes "
+        "anatomical takes the nearest axes of the body)."
+    ]
+
+
 def fingerprint(
-    grids: Sequence[tuple[Affine, Index]], spacing: Triple | str = "auto"
+    grids: Sequence[tuple[Affine, Index]],
+    spacing: Triple | str = "auto",
+    axes: str = "anatomical",
 ) -> Fingerprint:
     """Measure the grids of all cases and choose the voxel size of the store.
 
@@ -119,12 +156,14 @@ def fingerprint(
     Args:
         grids: Affine and shape of each scan, in its own axis order.
         spacing: A voxel size (z, y, x) in mm, ``native``, or ``auto``.
+        axes: Which z, y and x are, as in a recipe.
 
     Source: Isensee et al., Nature Methods 2021, supplementary note 2 (target spacing).
     Differs from the paper: no resampling where all scans agree; single slices keep
     their pixels.
     """
-    turned = [_canonical(affine, shape) for affine, shape in grids]
+    recipe = Preprocessing(axes=axes)
+    turned = [_turned(affine, shape, recipe) for affine, shape in grids]
     solid = [(s, n) for s, n in turned if min(n) > 1]
     numbers: dict[str, Any] = {
         "cases": len(turned),
@@ -151,7 +190,7 @@ def fingerprint(
         sentences.append(
             f"{len(turned) - len(solid)} single slices keep their own pixels."
         )
-    sentences += _sizes(grids, chosen, numbers)
+    sentences += _sizes(grids, dataclasses.replace(recipe, spacing_mm=chosen), numbers)
     return Fingerprint(chosen, tuple(sentences), numbers)
 
 
@@ -188,14 +227,13 @@ def _choose(spacings: np.ndarray, sizes: np.ndarray) -> tuple[Triple | None, lis
 
 def _sizes(
     grids: Sequence[tuple[Affine, Index]],
-    spacing: Triple | None,
+    recipe: Preprocessing,
     numbers: dict[str, Any],
 ) -> list[str]:
     """Typical and largest prepared size; a sentence when scans will be too large."""
-    recipe = Preprocessing(spacing_mm=spacing)
     shapes = []
     for affine, shape in grids:
-        axes, flips = affine.closest_axes()
+        axes, flips = recipe.axes_of(affine, shape)
         turned = tuple(shape[a] for a in axes)
         canonical = affine.reorient(axes, flips, shape)
         grid = plan_grid(canonical, (turned[0], turned[1], turned[2]), recipe)
@@ -232,9 +270,11 @@ def intensities_by_modality(cards: Sequence[Card]) -> dict[str, dict[str, float]
     return result
 
 
-def _canonical(affine: Affine, shape: Index) -> tuple[Triple, Index]:
-    """Spacing and size along z, y, x of the body."""
-    axes, _ = affine.closest_axes()
+def _turned(
+    affine: Affine, shape: Index, recipe: Preprocessing
+) -> tuple[Triple, Index]:
+    """Spacing and size along z, y, x of the recipe."""
+    axes, _ = recipe.axes_of(affine, shape)
     spacing = affine.spacing_mm
     z, y, x = axes
     return (spacing[z], spacing[y], spacing[x]), (shape[z], shape[y], shape[x])
@@ -379,6 +419,7 @@ def prepare_store(
     replace: bool = False,
     keep_identifiers: bool = False,
     subjects: str = "",
+    axes: str = "auto",
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -393,6 +434,7 @@ def prepare_store(
         replace: The store is to hold these scans and no others.
         keep_identifiers: As in ``write_store``.
         subjects: Where in names persons stand, see ``index_sources``.
+        axes: As in ``write_store``.
 
     Returns:
         As ``write_store``.
@@ -420,9 +462,9 @@ def prepare_store(
         seed=seed,
         replace=replace,
         keep_identifiers=keep_identifiers,
+        axes=axes,
     )
-    told = [index.patients] if index.patients else []
-    return {**result, "explanation": [*told, *result["explanation"]]}
+    return {**result, "whose": index.patients}
 
 
 def write_store(
@@ -437,6 +479,7 @@ def write_store(
     fractions: Mapping[str, float] = FRACTIONS,
     replace: bool = False,
     keep_identifiers: bool = False,
+    axes: str | None = None,
 ) -> Job[dict[str, Any]]:
     """Prepare cases into a store; what is there and current is kept.
 
@@ -458,6 +501,8 @@ def write_store(
         fractions: Share of subjects per split.
         replace: The store is to hold these cases and no others.
         keep_identifiers: Store subjects as they are given, not as keyed hashes.
+        axes: ``anatomical``, ``acquired`` (see ``Preprocessing``) or ``auto``: see
+            ``choose_axes``; None takes that of the recipe.
 
     Returns:
         ``cases, labelled, rejected, store, kept, removed`` and more, JSON types.
@@ -472,7 +517,7 @@ def write_store(
     check_ids(cases)
     asked = _Asked(
         sorted(cases, key=lambda case: case.id), tuple(rejected), preprocessing,
-        spacing, dict(names or {}), seed, fractions, replace, keep_identifiers,
+        spacing, dict(names or {}), seed, fractions, replace, keep_identifiers, axes,
     )  # fmt: skip
     with writing(out):
         return (yield from _written(asked, out))
@@ -491,6 +536,7 @@ class _Asked:
     fractions: Mapping[str, float]
     replace: bool
     keep_identifiers: bool
+    axes: str | None
 
 
 def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
@@ -630,7 +676,9 @@ def _recipe(
     elif spacing is None:
         own = recipe.spacing_mm if asked.preprocessing else None
         spacing = own or ("native" if asked.preprocessing else "auto")
-    print_ = fingerprint(grids, spacing)
+    axes, why = _axes(asked, recipe, grids, kept)
+    print_ = fingerprint(grids, spacing, axes)
+    print_ = dataclasses.replace(print_, sentences=(*print_.sentences, *why))
     if kept:
         size = print_.spacing_mm or common_mm(kept)
         voxel = f"{times(size, 4)} mm" if size else "each its own"
@@ -639,7 +687,31 @@ def _recipe(
             f"for all; voxel size: {voxel}."
         )
         print_ = dataclasses.replace(print_, sentences=(word, *print_.sentences[1:]))
-    return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm), print_
+    return dataclasses.replace(recipe, spacing_mm=print_.spacing_mm, axes=axes), print_
+
+
+def _axes(
+    asked: _Asked,
+    recipe: Preprocessing,
+    grids: Sequence[tuple[Affine, Index]],
+    kept: Sequence[Card],
+) -> tuple[str, list[str]]:
+    """``axes`` of the store, and why.
+
+    Raises:
+        UnusableInput: Others were asked for than those of cases that stay.
+    """
+    if kept:
+        if asked.axes in (None, "auto", recipe.axes):
+            return recipe.axes, []
+        raise UnusableInput(
+            f"{counted(len(kept), 'case')} of the store are not in these sources and "
+            f"have {recipe.axes} axes, not {asked.axes}; leave that as it was, name "
+            "all sources in one prepare, or let those cases go with --replace."
+        )
+    if asked.axes == "auto":
+        return choose_axes(grids)
+    return asked.axes or recipe.axes, []
 
 
 def _prepare_all(

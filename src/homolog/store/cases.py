@@ -70,7 +70,10 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
         preprocessing: With the modality of this very case.
     """
     files = [source.image] + ([source.label] if source.label else [])
-    parts = [[scan_digest(p) for p in files], PREPARATION, to_dict(preprocessing)]
+    recipe = to_dict(preprocessing)
+    if not preprocessing.acquired:
+        del recipe["axes"]  # as before there was a choice
+    parts = [[scan_digest(p) for p in files], PREPARATION, recipe]
     if source.label_map:
         parts.append({str(v): n for v, n in source.label_map.items()})
     return config_hash(*parts)

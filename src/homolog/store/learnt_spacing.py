@@ -76,13 +76,24 @@ class LearntSpacing:
         )
 
     @classmethod
-    def of_scans(cls, volumes: Iterable[Volume]) -> LearntSpacing | None:
-        """Of scans as stored in their files, whatever the order of their axes."""
+    def of_scans(
+        cls, volumes: Iterable[Volume], *, acquired: bool = False
+    ) -> LearntSpacing | None:
+        """Of scans as stored in their files, whatever the order of their axes.
+
+        Args:
+            volumes: The scans.
+            acquired: Whether z of the model runs across slices as acquired.
+        """
         grids = []
         for volume in volumes:
             if not _has_pixels(volume):
-                axes, _ = volume.affine.closest_axes()
                 own, shape = volume.affine.spacing_mm, volume.shape
+                axes, _ = (
+                    volume.affine.acquired_axes(shape)
+                    if acquired
+                    else volume.affine.closest_axes()
+                )
                 z, y, x = axes
                 grids.append(((own[z], own[y], own[x]), (shape[z], shape[y], shape[x])))
         return cls._of_grids(grids)

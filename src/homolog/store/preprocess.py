@@ -404,6 +404,23 @@ class Preprocessing:
         "Treat every scan as this modality; empty takes what each file says.",
         choices=MODALITIES,
     )
+    axes: str = option(
+        "anatomical",
+        "z, y, x are the nearest axes of the body, or z runs across the slices as they "
+        "were acquired, and y and x lie within them.",
+        choices=("anatomical", "acquired"),
+    )
+
+    @property
+    def acquired(self) -> bool:
+        """Whether z runs across the slices, however they lie in the body."""
+        return self.axes == "acquired"
+
+    def axes_of(
+        self, affine: Affine, shape: Index
+    ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """How the axes of a scan are turned, as taken by ``Affine.reorient``."""
+        return affine.acquired_axes(shape) if self.acquired else affine.closest_axes()
 
 
 def differing_settings(recipes: Sequence[Preprocessing]) -> list[str]:
@@ -447,8 +464,8 @@ class Prepared:
         intensity: How values are normalised.
         modality: One of MODALITIES.
         foreground: Box of the body (first voxel, one past the last).
-        grid: From the scan's closest-canonical grid to the prepared one.
-        axes: Permutation that made the scan canonical.
+        grid: From the scan's grid, its axes turned, to the prepared one.
+        axes: Permutation that turned them.
         flips: Flips that did.
         note: A sentence when values had to be clipped, else empty.
     """
@@ -483,7 +500,7 @@ class Prepared:
 def prepare_volume(
     volume: Volume, preprocessing: Preprocessing, learnt: Learnt | None = None
 ) -> Prepared:
-    """Canonical axes, target voxel size, int16, and the numbers to normalise with.
+    """Axes and voxel size of the recipe, int16, and the numbers to normalise with.
 
     Args:
         volume: A scan as stored in its file.
@@ -497,7 +514,7 @@ def prepare_volume(
     name = volume.name or "this scan"
     if not np.isfinite([float(volume.data.min()), float(volume.data.max())]).all():
         raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
-    canonical = closest_canonical(volume)
+    canonical = closest_canonical(volume, acquired=preprocessing.acquired)
     grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
     if preprocessing.spacing_mm is None and learnt is not None:
         own = canonical.affine.spacing_mm
@@ -538,7 +555,7 @@ def prepare_volume(
 def plan_grid(
     affine: Affine, shape: tuple[int, int, int], preprocessing: Preprocessing
 ) -> Regrid:
-    """The prepared grid of a closest-canonical scan, from its header alone."""
+    """The prepared grid of a scan whose axes are turned, from its header alone."""
     is_slice = min(shape) == 1
     target = None if is_slice else preprocessing.spacing_mm
     return Regrid.between(shape, affine.spacing_mm, target)

@@ -69,6 +69,26 @@ def carry_config(
     }
 
 
+def label_entries(
+    scans: Mapping[str, Any], layers: Sequence[Any]
+) -> list[tuple[str, tuple[str, Any]]]:
+    """Labels layers and the scan each belongs to: text, (scan key, layer).
+
+    Scans of one grid are told apart by name; where that says nothing, all are offered.
+    """
+    on = [(layer, key) for key in scans for layer in own.labels_on(scans[key], layers)]
+    entries = []
+    for layer in layers:
+        keys = [key for other, key in on if other is layer]
+        named = [k for k in keys if str(layer.name).startswith(str(scans[k].name))]
+        if named:
+            keys = [max(named, key=lambda k: len(str(scans[k].name)))]
+        for key in keys:
+            text = layer.name if len(keys) == 1 else f"{layer.name} ({scans[key].name})"
+            entries.append((text, (key, layer)))
+    return entries
+
+
 @dataclass(frozen=True)
 class Brought:
     """What was carried to one scan, as layers to add."""
@@ -115,10 +135,7 @@ _DOING = {
     "scans": "Carrying labels", "embedding": "Computing features",
     "matching": "Comparing the scans", "voting": "Drawing the labels",
 }  # fmt: skip
-_AFTER = (
-    "Correct them: select the layer and press Use selected layer. Its uncertainty "
-    "is a hidden layer."
-)
+_AFTER = "To correct: select the layer, then Use selected layer."
 
 
 class CarryBox(QWidget):
@@ -139,7 +156,8 @@ class CarryBox(QWidget):
         self.start = widgets.button(
             "Carry these labels", "Find the labelled places in the other scans; "
             "nothing is trained. With a model under Features its features are "
-            "compared too", self.carry,
+            "compared too. How unsure the labels are comes as a hidden layer",
+            self.carry,
         )  # fmt: skip
         self.bar = widgets.named(QProgressBar(), "Progress of carrying", "Done so far")
         self.stop = widgets.button("Cancel", "Stop; nothing is added", self.cancel)
@@ -161,10 +179,9 @@ class CarryBox(QWidget):
     def refresh(self) -> None:
         """The labels and scans that are there; shown where there are two scans."""
         desks = self._labelling.desks
-        chosen, entries = self.source.currentData(), []
-        for key, desk in desks.items():
-            for layer in own.labels_on(desk.layer, self._hub.viewer.layers):
-                entries.append((layer.name, (key, layer)))
+        chosen = self.source.currentData()
+        scans = {key: desk.layer for key, desk in desks.items()}
+        entries = label_entries(scans, list(self._hub.viewer.layers))
         widgets.fill(self.source, entries, chosen)
         self._fill_targets()
         self.setVisible(len(desks) > 1 and bool(entries))
@@ -223,7 +240,7 @@ class CarryBox(QWidget):
         working.setStretch(1, 0)
         column.addLayout(working)
         column.addWidget(self.words)
-        self.fold = widgets.fold_of("Carry labels to other scans")
+        self.fold = widgets.fold_of("Carry these labels to...")
         self.fold.addWidget(inside)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)

@@ -446,18 +446,8 @@ class ModelsPanel(QWidget):
         self.search.setToolTip("Every word must occur in the card")
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(self._search)
-        self.list = QListWidget()
-        self.list.setAccessibleName("Models")
-        self.list.setToolTip(
-            "All models of your runs and imports, the newest first; tick those whose "
-            "features are to be compared"
-        )
-        self.list.setMinimumHeight(_LIST_PX)
-        self.list.setSpacing(2)
-        self.list.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.list.currentRowChanged.connect(lambda _: self._show_card())
-        self.list.itemChanged.connect(self._tick)
+        self._make_list()
+        self._make_probe()
         self._card = text_label("Card of the chosen model")
         self._empty = text_label("No models yet")
         self._empty.setText(
@@ -476,10 +466,6 @@ class ModelsPanel(QWidget):
             self.buttons[name] = button
             grid.addWidget(button, 0, place)
         self.form = ImportForm(self.hub, self.import_foreign)
-        self.probe = ProbeBox(self.hub, self.asked)
-        self.probe_fold = widgets.fold_of("What does it know?")
-        self.probe_fold.addWidget(self.probe)
-        self.probe.grew.connect(lambda: widgets.lay_out_again(self.probe_fold))
         self._news = widgets.sentence("What is happening", lines=2)
         take_in = self._import_row()
         column = QVBoxLayout(self)
@@ -497,6 +483,26 @@ class ModelsPanel(QWidget):
         ):  # fmt: skip
             widget.setVisible(False)  # until the folders are read
         self._say("")
+
+    def _make_list(self) -> None:
+        self.list = QListWidget()
+        self.list.setAccessibleName("Models")
+        self.list.setToolTip(
+            "All models of your runs and imports, the newest first; tick those whose "
+            "features are to be compared"
+        )
+        self.list.setMinimumHeight(_LIST_PX)
+        self.list.setSpacing(2)
+        self.list.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.currentRowChanged.connect(lambda _: self._show_card())
+        self.list.itemChanged.connect(self._tick)
+
+    def _make_probe(self) -> None:
+        self.probe = ProbeBox(self.hub, self.asked)
+        self.probe_fold = widgets.fold_of("What does it know?")
+        self.probe_fold.addWidget(self.probe)
+        self.probe.grew.connect(lambda: widgets.lay_out_again(self.probe_fold))
 
     def _import_row(self) -> QWidget:
         take_in = QWidget()

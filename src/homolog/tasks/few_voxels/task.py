@@ -539,7 +539,10 @@ def _save(
         dense=dense,
         preprocessing=Preprocessing() if dense is None else None,
         facts=facts,
-        painted=LearntSpacing.of_scans([p.volume for p in pairs]),
+        painted=LearntSpacing.of_scans(
+            [p.volume for p in pairs],
+            acquired=dense is not None and dense.preprocessing.acquired,
+        ),
     )
 
 
