@@ -20,7 +20,7 @@ from homolog.comparing.cells import Cells, divide, other_networks
 from homolog.comparing.compare import compare, table_lines
 from homolog.comparing.plan import Plan, make_plan
 from homolog.config import from_dict
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
 from homolog.finetune.settings import learned_task
 from homolog.pretrain.settings import PretrainConfig, cases_of
@@ -153,6 +153,34 @@ def test_the_same_words_repeat_nothing(
     assert set(whole) <= set(again)
     fewer = compared(planned(encoder, patients="1"), phantom_store, out)
     assert fewer["done"] == 2  # a smaller plan takes what it needs of the larger one
+
+
+def test_a_worker_that_is_late_is_no_failure(
+    here: None,
+    phantom_store: Store,
+    encoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late: set[Path] = set()
+
+    def start(run: Run, **_: object) -> int:
+        if run.folder not in late:
+            late.add(run.folder)
+            raise JobError("the worker did not begin within 60 s.")
+        return started_here(run)
+
+    monkeypatch.setattr(running.launch, "start", start)
+    plan = planned(encoder, methods="scratch", patients="1")
+    summary = compared(plan, phantom_store, tmp_path)
+    assert (summary["done"], summary["failed"], len(late)) == (1, [], 2)
+
+    def never(run: Run, **_: object) -> int:
+        raise JobError("no process can be made.")
+
+    monkeypatch.setattr(running.launch, "start", never)
+    summary = compared(plan, phantom_store, tmp_path / "again")
+    assert [t["sentence"] for t in summary["failed"]] == ["no process can be made."]
 
 
 def test_a_failed_cell_is_a_finding_and_the_rest_goes_on(

@@ -24,6 +24,7 @@ from homolog.runs.run import Run
 _POLL_S = 0.1
 _NEWS_S = 5.0
 _STOP_S = 30.0  # then they end by themselves, with the pipe of their parent
+_MOST_TRIES = 3
 _WORDS = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "scoring"}
 
 
@@ -77,6 +78,7 @@ class Runner:
         self._going: dict[Path, _Going] = {}
         self._failed: dict[Path, str] = {}
         self._finished: set[Path] = set()
+        self._tries: dict[Path, int] = {}
         self._took: dict[tuple[str, str], list[float]] = {}
         self._open: list[Cell] = list(self.cells.all)
 
@@ -146,9 +148,22 @@ class Runner:
             shutil.rmtree(work.folder, ignore_errors=True)  # killed as it was made
             Run.create(work.folder, work.kind, work.config)
         run = Run.open(work.folder)
-        going = _Going(run, work, cell, time.monotonic(), adopted=run.is_alive())
-        if not going.adopted:
-            launch.start(run, with_parent=True, threads=self.cells.threads)
+        if not run.is_alive():
+            try:
+                launch.start(run, with_parent=True, threads=self.cells.threads)
+            except JobError:  # on a busy machine it may only be late
+                self._tries[work.folder] = self._tries.get(work.folder, 0) + 1
+                if not run.is_alive() and self._tries[work.folder] >= _MOST_TRIES:
+                    raise
+                self._adopt(run, work, cell)
+                return
+            self._going[work.folder] = _Going(run, work, cell, time.monotonic())
+            return
+        self._adopt(run, work, cell)
+
+    def _adopt(self, run: Run, work: Work, cell: Cell) -> None:
+        """Wait for a run that somebody works on, or soon will; then look again."""
+        going = _Going(run, work, cell, time.monotonic(), adopted=True)
         self._going[work.folder] = going
 
     def _watch(self) -> None:

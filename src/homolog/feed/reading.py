@@ -94,10 +94,11 @@ def read_blocks(
     """
     scan = Scan(card.affine, card.shape)
     image = store.image(card.id)
+    label = depth = None
     # the card decides: a case may be taken as if it had no labels
-    known = card.has_label
-    label = store.label(card.id) if known and any(s.labels for s in shares) else None
-    depth = store.depth(card) if known and any(s.depths for s in shares) else None
+    if any(s.labels or s.depths for s in shares) and card.has_label:
+        label = store.label(card.id) if any(s.labels for s in shares) else None
+        depth = store.depth(card) if any(s.depths for s in shares) else None
     blocks = []
     for share in shares:
         boxes = boxes_of(share, plan, specs, scan)
