@@ -541,7 +541,7 @@ class DenseEncoder:
         size = [] if learnt is None else [learnt.to_dict()]
         return config_hash(
             _VERSION, self.encoder_id, maps, heads, list(self.window),
-            to_dict(config), to_dict(self.preprocessing), *size,
+            to_dict(config), self.preprocessing.settings(), *size,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.config import config_hash, from_dict, to_dict
+from homolog.config import config_hash, from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
@@ -70,10 +70,7 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
         preprocessing: With the modality of this very case.
     """
     files = [source.image] + ([source.label] if source.label else [])
-    recipe = to_dict(preprocessing)
-    if not preprocessing.acquired:
-        del recipe["axes"]  # as before there was a choice
-    parts = [[scan_digest(p) for p in files], PREPARATION, recipe]
+    parts = [[scan_digest(p) for p in files], PREPARATION, preprocessing.settings()]
     if source.label_map:
         parts.append({str(v): n for v, n in source.label_map.items()})
     return config_hash(*parts)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.config import option
+from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
@@ -415,6 +415,16 @@ class Preprocessing:
     def acquired(self) -> bool:
         """Whether z runs across the slices, however they lie in the body."""
         return self.axes == "acquired"
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, for hashes: ``axes`` only where not as before it was a choice.
+
+        Stores and features of earlier versions stay current by that.
+        """
+        found: dict[str, Any] = to_dict(self)
+        if not self.acquired:
+            del found["axes"]
+        return found
 
     def axes_of(
         self, affine: Affine, shape: Index

@@ -291,7 +291,8 @@ def _other_sizes(model: Trained, cases: Sequence[CaseRef]) -> Job[None]:
 def _check_recipe(model: Trained, store: Store) -> None:
     """Refuse a store whose voxels mean something else than those learnt from."""
     wanted, own = to_dict(model_preprocessing(model)), to_dict(store.preprocessing)
-    if own in model.card.get("preprocessings", ()):
+    plain = {"axes": "anatomical"}  # in cards of before there was a choice
+    if own in [{**plain, **told} for told in model.card.get("preprocessings", ())]:
         return  # one of the several stores it learnt from
     odd = [key for key in wanted if wanted[key] != own.get(key)]
     if odd:
