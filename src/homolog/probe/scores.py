@@ -130,12 +130,15 @@ class VoxelScores(Scores):
         return mean_known(table[:, 1:] if measure == "dice" else table, axis=1)
 
     def figure(self, measure: str, others: Sequence[Scores] = ()) -> Figure:
-        """With Student's interval over patients."""
+        """With Student's interval over patients; shares end at 0 and 1."""
         values = self.by_patient(measure)
         if others:
             rows = [o.by_patient(measure) for o in others if isinstance(o, VoxelScores)]
-            values = values - np.mean(rows, axis=0)
-        return student(values)
+            return student(values - np.mean(rows, axis=0))
+        found = student(values)
+        if found.low is None or found.high is None:
+            return found
+        return Figure(found.value, max(found.low, 0.0), min(found.high, 1.0))
 
     def by_label(self, measure: str) -> list[float | None]:
         """Mean over patients."""
