@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from homolog.comparing import running
 from homolog.comparing.cells import Cells, divide, other_networks
@@ -55,10 +56,18 @@ def planned(encoder: Path, methods: str = "", **given: Any) -> Plan:
     )
 
 
-def started_here(run: Run, **_: object) -> int:
-    """In place of a process of its own, which takes seconds to load."""
-    for _event in execute(run):
-        pass
+def started_here(run: Run, *, threads: int = 0, **_: object) -> int:
+    """In place of a process of its own, which takes seconds to load.
+
+    With as many threads as that would have: others round otherwise.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        for _event in execute(run):
+            pass
+    finally:
+        torch.set_num_threads(before)
     return 0
 
 
