@@ -52,6 +52,7 @@ from homolog.events import (
 )
 from homolog.features.of_scans import fit_colours
 from homolog.finetune.job import job as finetune_job
+from homolog.finetune.settings import SCRATCH
 from homolog.index.index import index_sources
 from homolog.phantom.phantom import write_patients
 from homolog.pretrain.job import job as pretrain_job
@@ -392,6 +393,11 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
     },
 }
 
+# At that rate what came pretrained is moved far by each step: it learns more slowly.
+PRETRAINED_SETTINGS: Mapping[str, Any] = {
+    "task_config": {"encoder_factor": 0.3, "average": 0.0}
+}
+
 
 # Share of the time that training gets where nothing was measured (a demo continued).
 _TRAINING_SHARE = 0.75
@@ -524,7 +530,7 @@ class _Demo:
 
     def from_scratch(self) -> Job[bool]:
         length = {"minutes": 0.29 * self.training_s / 60.0}
-        return (yield from self._finetune("scratch", "scratch", length))
+        return (yield from self._finetune("scratch", SCRATCH, length))
 
     def from_pretrained(self) -> Job[bool]:
         # As many steps as the other was given time for: the same work for both.
@@ -541,6 +547,7 @@ class _Demo:
         training = len(store.split("train"))
         settings = _merged(
             FINETUNE_SETTINGS,
+            {} if encoder == SCRATCH else PRETRAINED_SETTINGS,
             {"training": length},
             config.finetune,
             {

@@ -21,7 +21,7 @@ TASKS: Registry[Task] = Registry(__name__, "homolog.tasks.base:Task", "task")
 PRETRAINED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "cpu": {
-            "task": {"encoder_factor": 0.3, "head_first": 0.1, "average": 0.98},
+            "task": {"encoder_factor": 1.0, "head_first": 0.0, "average": 0.98},
             "training": {"warmup": 0.05},
         },
         "gpu": {
