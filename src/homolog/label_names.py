@@ -14,6 +14,8 @@ from homolog.errors import UnusableInput
 
 SEPARATOR = "|"
 NONE = "no finding"
+# A label of this name teaches nothing (nnU-Net).
+IGNORE = "ignore"
 # What tables write for a scan that was read and shows none of the findings.
 _NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
 
@@ -32,8 +34,8 @@ def parse_names(raw: Any) -> dict[int, str]:
 
 
 def is_ignore(name: str) -> bool:
-    """Whether a label of this name says that its voxels teach nothing (nnU-Net)."""
-    return key_of(name) == "ignore"
+    """Whether a label of this name says that its voxels teach nothing."""
+    return key_of(name) == IGNORE
 
 
 def key_of(name: str) -> str:

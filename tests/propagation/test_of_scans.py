@@ -16,7 +16,14 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, drain
 from homolog.geometry.affine import Affine
 from homolog.jobs.propagate import Config, job, lines
-from homolog.propagation.of_scans import Case, choose, propagate
+from homolog.label_names import is_ignore
+from homolog.propagation.carry import Carried
+from homolog.propagation.of_scans import (
+    Case,
+    choose,
+    propagate,
+    without_doubtful,
+)
 from homolog.runs.jobs import config_of, module_of
 from homolog.scans.files import read_labels, read_scan
 from homolog.scans.names import names_told, write_names
@@ -158,3 +165,15 @@ def test_what_cannot_be_meant_is_said(cohort: Path) -> None:
     with pytest.raises(ConfigError, match="method"):
         config_of(module_of("propagate"), {"scans": ["a"], "sources": ["b"],
                                            "out": "o", "method": "magic"})  # fmt: skip
+
+
+def test_what_is_doubtful_is_called_ignore_and_teaches_nothing() -> None:
+    data = np.array([[[0, 1, 3, 3]]], np.uint8)
+    doubt = np.array([[[0.9, 0.2, 0.5, 0.6]]], np.float32)
+    labels = LabelMap(data, Affine.identity(), {1: "liver", 3: "spleen"})
+    found = Carried(labels, doubt, 0.5, 1.0)
+    assert without_doubtful(found, 1.0) is labels
+    left = without_doubtful(found, 0.5)
+    assert left.data.tolist() == [[[4, 1, 3, 4]]]
+    assert left.names == {1: "liver", 3: "spleen", 4: "ignore"}
+    assert is_ignore(left.names[4])

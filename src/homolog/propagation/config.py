@@ -53,6 +53,13 @@ class PropagateConfig:
         unit="mm",
         minimum=0.0,
     )
+    ignore_above: float = option(
+        1.0,
+        "voxels less sure than this get a label called ignore, which teaches nothing "
+        "when a store is prepared with these labels; 1: none",
+        minimum=0.0,
+        maximum=1.0,
+    )
 
     def chosen(self, *, has_encoder: bool) -> str:
         """The method, with ``auto`` decided."""

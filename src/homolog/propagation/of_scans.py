@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from homolog.features.embed import DenseEncoder
 from homolog.features.files import kept_features
 from homolog.features.of_scans import features_of
 from homolog.json_files import object_or_none
+from homolog.label_names import IGNORE
 from homolog.metrics.overlap import dice_per_label
 from homolog.propagation.carry import (
     Carried,
@@ -254,7 +256,7 @@ class _Run:
         found = yield from carry(self.labelled, scan, volume, self.config)
         if found is None:
             return None
-        _write(found, volume, goal, doubt)
+        _write(found, volume, goal, doubt, self.config.ignore_above)
         scores = _scores(case, found.labels)
         known = [s["dice"] for s in scores if s["dice"] is not None]
         return {
@@ -316,12 +318,32 @@ def _common(
     return sorted(values), {v: names.get(v, f"label {v}") for v in sorted(values)}
 
 
-def _write(found: Carried, volume: Volume, goal: Path, doubt: Path) -> None:
-    write_labels(found.labels, goal)
-    write_names(goal, found.labels.names)
+def _write(
+    found: Carried, volume: Volume, goal: Path, doubt: Path, ignore_above: float
+) -> None:
+    labels = without_doubtful(found, ignore_above)
+    write_labels(labels, goal)
+    write_names(goal, labels.names)
     steps = np.round(found.doubt, 2)[None]  # two digits: the file is a tenth as large
     name = f"{volume.name}_uncertainty"
     write_volume(Volume(steps, volume.affine, name, "OTHER", volume.meta), doubt)
+
+
+def without_doubtful(found: Carried, ignore_above: float) -> LabelMap:
+    """Carried labels where what is less sure than this is called ``ignore``.
+
+    Args:
+        found: Of one scan.
+        ignore_above: Uncertainty 0..1; at 1 all labels stay.
+    """
+    labels = found.labels
+    doubtful = found.doubt > ignore_above
+    if not doubtful.any():
+        return labels
+    value = max(labels.names) + 1
+    data = np.where(doubtful, np.int32(value), labels.data.astype(np.int32))
+    names = {**labels.names, value: IGNORE}
+    return dataclasses.replace(labels, data=data, names=names)
 
 
 def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
