@@ -1,4 +1,4 @@
-"""S2DC whose tokens are read from a decoder at full resolution, too."""
+"""S2DC with a decoder at full resolution: fine tokens, and hidden blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from homolog.backbones import build
 from homolog.geometry.correspondence import token_matches, token_partners
 from homolog.methods.s2dc import S2DC, S2DCConfig
 from homolog.nn.decoders import fine_cell
+from homolog.nn.masking import to_voxels
 from homolog.nn.optim import parameter_groups
 from homolog.views.view import Views
 
@@ -23,7 +24,7 @@ def method(**settings: object) -> S2DC:
     small = {"fine_tokens": 64, "head_hidden": 16, "head_dim": 8, "queue_length": 8}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = S2DCConfig(size=SIZE, tokens="both", **{**small, **settings})  # type: ignore[arg-type]
+        config = S2DCConfig(size=SIZE, **{"tokens": "both", **small, **settings})  # type: ignore[arg-type]
         return S2DC(build("resunet", NETWORK), config)
 
 
@@ -100,3 +101,38 @@ def test_a_cell_goes_with_the_steps_of_the_network() -> None:
     vit = build("vit", {"image_size": [32, 32, 32], "patch": [8, 8, 8], "hidden": 24,
                         "inner": 32, "layers": 4, "heads": 2})  # fmt: skip
     assert fine_cell(vit, 2) == (2, 2, 2)
+
+
+def test_hidden_blocks_are_filled_by_the_decoder_that_is_handed_on(
+    make_views: MakeViews,
+) -> None:
+    made = method(tokens="encoder", weight_reconstruction=2.0, mask_ratio=0.5)
+    views = make_views(made.views())
+    terms = made.losses(views, 0.1)
+    assert terms["reconstruction"].item() == pytest.approx(
+        2.0 * made._raw["raw_reconstruction"].item()
+    )
+    terms["reconstruction"].backward()
+    own = made.student.decoder
+    assert own is not None
+    assert all(p.grad is not None and bool(p.grad.any()) for p in own.parameters())
+    assert bool(made.student.mask_value.grad.any())  # type: ignore[union-attr]
+    kept = made.dense_decoder()
+    assert kept is made.teacher.module.decoder
+    assert kept is not own
+
+
+def test_only_hidden_voxels_of_the_scan_are_to_be_filled(make_views: MakeViews) -> None:
+    made = method(tokens="encoder", weight_reconstruction=1.0)
+    plain = make_views(made.views())["student"]
+    hidden = made._hidden(plain, 0.1)
+    assert hidden is not None
+    assert hidden.float().mean().item() == pytest.approx(0.6, abs=0.02)
+    image = plain.flat()
+    blocks = to_voxels(hidden, made.grid, made.stride)
+    assert made._fill_error(image, plain, hidden).item() == 0
+    seen = torch.where(blocks, image, image + 7.0)
+    assert made._fill_error(seen, plain, hidden).item() == 0
+    wrong = torch.where(blocks, image + 2.0, image)
+    assert made._fill_error(wrong, plain, hidden).item() == pytest.approx(4.0)
+    assert method(tokens="encoder")._hidden(plain, 0.1) is None

@@ -24,11 +24,27 @@ from homolog.losses.assignment import (
     unmatched_pairs,
 )
 from homolog.losses.contrast import info_nce
-from homolog.losses.similarity import cosine_matrix, full_precision
+from homolog.losses.similarity import (
+    cosine_matrix,
+    full_precision,
+    hidden_patch_error,
+    to_patches,
+)
 from homolog.methods.base import Method, TokenCropConfig
-from homolog.nn.decoders import Decoder, features_decoder, fine_cell
+from homolog.nn.decoders import (
+    Decoder,
+    features_decoder,
+    fine_cell,
+    suited_decoder,
+)
 from homolog.nn.heads import Projector, pooled, tokens_of
-from homolog.nn.masking import cells_of, draw_cells, view_keys
+from homolog.nn.masking import (
+    cells_of,
+    draw_cells,
+    random_mask,
+    to_voxels,
+    view_keys,
+)
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.optim import Teacher
 from homolog.views.view import Intensity, View, Views, ViewSpec
@@ -111,6 +127,19 @@ class S2DCConfig(TokenCropConfig):
     weight_p2s: float = option(1.0, "weight of patch-to-structure", minimum=0)
     weight_fine: float = option(
         1.0, "weight of both for the tokens of the decoder", minimum=0
+    )
+    weight_reconstruction: float = option(
+        0.0,
+        "weight of the error of hidden blocks, which a decoder at full resolution "
+        "fills that a fine-tuning goes on with; 0: nothing is hidden (the paper)",
+        minimum=0,
+    )
+    mask_ratio: float = option(
+        0.6,
+        "share of blocks hidden from the student, where they are filled",
+        minimum=0.05,
+        maximum=0.95,
+        advanced=True,
     )
     keep: str = option(
         "teacher", "whose backbone is saved", choices=("teacher", "student")
@@ -197,6 +226,22 @@ class _Fine(NamedTuple):
     drawn: Tensor | None = None
 
 
+class _Found(NamedTuple):
+    """What a network makes of a crop.
+
+    Attributes:
+        crop: (B, E) unit vectors.
+        tokens: (B, N, E) unit vectors.
+        fine: (B, K, E) unit vectors of some fine tokens; None where none are drawn.
+        filled: (B, C, D, H, W) the crop with its hidden blocks filled; None: none are.
+    """
+
+    crop: Tensor
+    tokens: Tensor
+    fine: Tensor | None = None
+    filled: Tensor | None = None
+
+
 class _Network(nn.Module):
     """Backbone with a global and a token head; the teacher is a copy of this."""
 
@@ -214,9 +259,14 @@ class _Network(nn.Module):
             for channels in (backbone.channels[-1], backbone.channels[token_map])
         )
         self.decoder: Decoder | None = None
-        if config.tokens == "both":
-            self.cell = fine_cell(backbone, config.fine_stride)
+        channels: int = backbone.config.in_channels
+        if config.weight_reconstruction > 0:
+            self.decoder = suited_decoder(backbone, channels)
+            self.mask_value = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+        elif config.tokens == "both":
             self.decoder = features_decoder(backbone)
+        if self.decoder is not None and config.tokens == "both":
+            self.cell = fine_cell(backbone, config.fine_stride)
             self.fine_head = Projector(
                 self.decoder.width,
                 config.head_dim,
@@ -225,26 +275,31 @@ class _Network(nn.Module):
             )
 
     def forward(
-        self, image: Tensor, fine: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Unit vectors of a crop, of its tokens, and of some of its fine tokens.
+        self, image: Tensor, fine: Tensor | None = None, hidden: Tensor | None = None
+    ) -> _Found:
+        """Vectors of a crop and of its tokens, and its hidden blocks filled.
 
         Args:
             image: (B, C, D, H, W).
             fine: (B, K) int64, which fine tokens.
-
-        Returns:
-            (B, E), (B, N, E), and (B, K, E) where fine tokens are asked for.
+            hidden: (B, 1, D, H, W) bool, voxels that are not seen.
         """
+        if hidden is not None:
+            image = torch.where(hidden, self.mask_value.to(image.dtype), image)
         maps = self.backbone.maps(image)
-        drawn = None
-        if self.decoder is not None and fine is not None:
-            cells = self.decoder.cells(image, maps, self.cell)
-            drawn = self.fine_head(cells_of(cells, fine))
-        return (
+        drawn, filled = None, None
+        if self.decoder is not None and not (fine is None and hidden is None):
+            dense = self.decoder.dense(image, maps)
+            if fine is not None:
+                cells = nn.functional.avg_pool3d(dense, self.cell)
+                drawn = self.fine_head(cells_of(cells, fine))
+            if hidden is not None:
+                filled = self.decoder.dense_result(dense)
+        return _Found(
             self.global_head(pooled(maps[-1])),
             self.token_head(tokens_of(maps[self.token_map])),
             drawn,
+            filled,
         )
 
 
@@ -264,6 +319,9 @@ class S2DC(Method):
     decoder at full resolution, as means over ``fine_stride`` voxels: of so many tokens
     some are drawn, each with its partner, and compared with each other.
 
+    With ``weight_reconstruction`` blocks are hidden from the student, whose tokens must
+    find their places all the same, and a decoder fills them.
+
     Gradient accumulation: the terms are means over samples, but the queue stands still
     during one step and samples without a matched pair are left out of their micro-batch
     only, so that accumulated and large batches agree when every sample has a match.
@@ -275,8 +333,9 @@ class S2DC(Method):
     weights of Eq. 7 are normalised over the matched pairs and detached, and Eq. 8 is
     not divided by N^2 (``paper_norm`` does); tokens of padding are left out; samples
     without a pair are skipped; fine tokens of a decoder, on demand, and of these a
-    sample (all would be 13,824 by as many in a crop of 48 voxels); the teacher moves
-    after the optimiser's step; layer norm in the heads.
+    sample (all would be 13,824 by as many in a crop of 48 voxels); hidden blocks, on
+    demand, and their error (He et al., CVPR 2022, as ``mae``); the teacher moves after
+    the optimiser's step; layer norm in the heads.
     One affine per view, composed once, both samples the view and gives the
     correspondence, where the published code composes a second one that disagrees.
     """
@@ -300,7 +359,8 @@ class S2DC(Method):
         backbone.check_size(self.size)
         token_map = backbone.map_of_stride(config.token_stride)
         self.stride: Index = backbone.strides[token_map]
-        self.tokens = math.prod(token_grid(self.size, self.stride))
+        self.grid: Index = token_grid(self.size, self.stride)
+        self.tokens = math.prod(self.grid)
         if self.tokens > _MOST_TOKENS:
             raise ValueError(
                 f"crops of {self.size} have {self.tokens} tokens of stride "
@@ -353,8 +413,12 @@ class S2DC(Method):
         config = self.config
         plain, warped = views["student"], views["teacher"]
         fine = self._draw_fine(plain, warped, progress)
-        query, tokens_a, fine_a = self.student(plain.flat(), fine.index_a)
-        key, tokens_b, fine_b = self.teacher(warped.flat(), fine.index_b)
+        hidden = self._hidden(plain, progress)
+        blocks = None if hidden is None else to_voxels(hidden, self.grid, self.stride)
+        query, tokens_a, fine_a, filled = self.student(
+            plain.flat(), fine.index_a, blocks
+        )
+        key, tokens_b, fine_b, _ = self.teacher(warped.flat(), fine.index_b)
         if self.training and torch.is_grad_enabled():
             self._fresh_keys.append(key)
         self.watch("tokens", tokens_a.flatten(0, 1))
@@ -392,9 +456,33 @@ class S2DC(Method):
                 "fine_p2p": config.weight_fine * config.weight_p2p,
                 "fine_p2s": config.weight_fine * config.weight_p2s,
             }
+        if filled is not None and hidden is not None:
+            raw["reconstruction"] = self._fill_error(filled, plain, hidden)
+            weights["reconstruction"] = config.weight_reconstruction
         self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
         self._raw["matched_share"] = matches.any(2).float().mean()
         return {name: weights[name] * value for name, value in raw.items()}
+
+    def _hidden(self, plain: View, progress: float) -> Tensor | None:
+        """(B V, N) bool: blocks that the student does not see; None: it sees all."""
+        if self.config.weight_reconstruction <= 0:
+            return None
+        affine = plain.affine.flatten(0, 1)
+        case = plain.case.repeat_interleave(plain.affine.shape[1])
+        keys = view_keys(affine, case, progress)
+        return random_mask(keys, self.tokens, self.config.mask_ratio)
+
+    def _fill_error(self, filled: Tensor, plain: View, hidden: Tensor) -> Tensor:
+        """Mean squared error of hidden voxels that show the scan."""
+        image = plain.flat()
+        inside = plain.valid.flatten(0, 1)[:, None].expand_as(image)
+        counts = to_patches(inside, self.stride) & hidden[:, :, None]
+        return hidden_patch_error(
+            to_patches(filled, self.stride),
+            to_patches(image, self.stride),
+            counts,
+            normalise=False,
+        )
 
     def _fine_losses(
         self, fine_a: Tensor, fine_b: Tensor, drawn: Tensor
