@@ -409,7 +409,7 @@ class S2DC(Method):
         )
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``global``, ``p2p`` and ``p2s``, weighted."""
+        """``global``, ``p2p``, ``p2s`` and what is taken beside them, weighted."""
         config = self.config
         plain, warped = views["student"], views["teacher"]
         fine = self._draw_fine(plain, warped, progress)
@@ -445,23 +445,26 @@ class S2DC(Method):
             "p2p": p2p,
             "p2s": p2s,
         }
-        weights = {
+        if fine_a is not None and fine.drawn is not None:
+            raw |= self._fine_losses(fine_a, fine_b, fine.drawn)
+        if filled is not None and hidden is not None:
+            raw["reconstruction"] = self._fill_error(filled, plain, hidden)
+        self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
+        self._raw["matched_share"] = matches.any(2).float().mean()
+        weights = self._weights()
+        return {name: weights[name] * value for name, value in raw.items()}
+
+    def _weights(self) -> dict[str, float]:
+        """Of every term there may be."""
+        config = self.config
+        return {
             "global": config.weight_global,
             "p2p": config.weight_p2p,
             "p2s": config.weight_p2s,
+            "fine_p2p": config.weight_fine * config.weight_p2p,
+            "fine_p2s": config.weight_fine * config.weight_p2s,
+            "reconstruction": config.weight_reconstruction,
         }
-        if fine_a is not None and fine.drawn is not None:
-            raw |= self._fine_losses(fine_a, fine_b, fine.drawn)
-            weights |= {
-                "fine_p2p": config.weight_fine * config.weight_p2p,
-                "fine_p2s": config.weight_fine * config.weight_p2s,
-            }
-        if filled is not None and hidden is not None:
-            raw["reconstruction"] = self._fill_error(filled, plain, hidden)
-            weights["reconstruction"] = config.weight_reconstruction
-        self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
-        self._raw["matched_share"] = matches.any(2).float().mean()
-        return {name: weights[name] * value for name, value in raw.items()}
 
     def _hidden(self, plain: View, progress: float) -> Tensor | None:
         """(B V, N) bool: blocks that the student does not see; None: it sees all."""
