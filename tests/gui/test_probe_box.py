@@ -93,11 +93,16 @@ def test_ticked_models_are_compared_in_a_worker(
     assert len(panel.asked()) == 1
 
 
-def test_a_probe_is_cancelled(qtbot: Any, panel: ModelsPanel) -> None:
-    box = panel.probe
+def test_a_probe_is_cancelled(
+    qtbot: Any, panel: ModelsPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, usual = panel.probe, probing.config_of
+    # long enough to be met at work
+    monkeypatch.setattr(
+        probing, "config_of", lambda *given: {**usual(*given), "voxels": 50_000}
+    )
     tick(panel, "first")
     box.begin()
-    box.helper._config["voxels"] = 5000
     qtbot.waitUntil(lambda: "pre: " in box.doing.text(), timeout=30_000)
     box.cancel.click()
     qtbot.waitUntil(lambda: "Stopped" in box.doing.text(), timeout=30_000)
