@@ -25,6 +25,7 @@ LATER = {
     "mae": {"decoder": "light"},
     "s2dc": {
         "tokens": "encoder", "fine_stride": 2, "fine_tokens": 512, "weight_fine": 1.0,
+        "weight_reconstruction": 0.0, "mask_ratio": 0.6,
     },
 }  # fmt: skip
 
