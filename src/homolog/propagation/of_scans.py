@@ -181,7 +181,6 @@ def propagate(
     with kept_features(features) as place:
         run = _Run(out, encoder, config, place, sources)
         rows, failed, stopped = yield from run.all(targets, goals)
-    yield from ()
     return _told(out, rows, failed, config, sources, stopped=stopped)
 
 
