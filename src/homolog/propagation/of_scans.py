@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.features.embed import DenseEncoder
 from homolog.features.files import kept_features
 from homolog.features.of_scans import features_of
-from homolog.json_files import object_or_none
 from homolog.label_names import IGNORE
-from homolog.metrics.overlap import dice_per_label
 from homolog.propagation.carry import (
     Carried,
     Labelled,
@@ -30,6 +28,13 @@ from homolog.propagation.carry import (
 )  # fmt: skip
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.descriptors import Seen
+from homolog.propagation.told import (
+    keep_rows,
+    mean_dice_of,
+    rows_before,
+    scores_of,
+    told,
+)
 from homolog.scans.files import read_labels, read_scan, scan_hash, scan_stem
 from homolog.scans.names import names_told, write_names
 from homolog.scans.problems import problem_of
@@ -38,14 +43,8 @@ from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
 from homolog.use.predict import find_scans, result_paths
 from homolog.words import listed
-from homolog.writing import write_json, write_table
 
-SUMMARY, TABLE, SCORES = "propagation.json", "propagation.csv", "dice.csv"
 DOUBT_FOLDER, DOUBT_ENDING = "uncertainty", "_uncertainty.nii.gz"
-COLUMNS = (
-    "case", "confidence", "miss_mm", "dice", "same_patient", "seconds", "result",
-    "uncertainty",
-)  # fmt: skip
 # Counted up when the same settings give other labels.
 _VERSION = 1
 
@@ -92,7 +91,10 @@ def cases_of_store(store: Store) -> list[Case]:
 
 
 def choose(
-    scans: Sequence[Path], wanted: Sequence[str], labels: Sequence[Path]
+    scans: Sequence[Path],
+    wanted: Sequence[str],
+    labels: Sequence[Path],
+    to: Sequence[str] = (),
 ) -> tuple[list[Case], list[Case]]:
     """Which cases labels are carried from, and to which.
 
@@ -100,6 +102,7 @@ def choose(
         scans: One store; or scans and folders of scans.
         wanted: Cases of the store, or scan files.
         labels: One label file for each of ``wanted`` that is a file.
+        to: Names of cases that get labels; empty: all others.
 
     Raises:
         UnusableInput: Such a case is not there or has no labels, labels of another
@@ -130,6 +133,11 @@ def choose(
             raise UnusableInput(f"{case.name} has no labels to carry.")
     taken = {case.scan.resolve() for case in sources}
     targets = [case for case in pool if case.scan.resolve() not in taken]
+    if unknown := sorted(set(to) - {case.name for case in targets}):
+        raise UnusableInput(
+            f"there is no other scan {unknown[0]!r} to carry labels to."
+        )
+    targets = [case for case in targets if not to or case.name in to]
     if not targets:
         raise UnusableInput("there is no other scan to carry the labels to.")
     return sources, targets
@@ -181,7 +189,9 @@ def propagate(
     with kept_features(features) as place:
         run = _Run(out, encoder, config, place, sources)
         rows, failed, stopped = yield from run.all(targets, goals)
-    return _told(out, rows, failed, config, sources, stopped=stopped)
+    return told(
+        out, rows, failed, config, [case.name for case in sources], stopped=stopped
+    )
 
 
 class _Run:
@@ -194,8 +204,7 @@ class _Run:
         self.out, self.encoder, self.config, self.place = out, encoder, config, place
         self.sources = sources
         self.labelled: list[Labelled] | None = None
-        before = object_or_none(out / SUMMARY) or {}
-        self.before = {row["case"]: row for row in before.get("cases", [])}
+        self.before = rows_before(out)
         self.patients = {case.patient for case in sources if case.patient}
         self.key = config_hash(
             _VERSION, to_dict(config), encoder.key if encoder else "",
@@ -224,17 +233,10 @@ class _Run:
             if row is None:
                 return rows, failed, True
             rows.append(row)
-            self.keep(rows)
+            keep_rows(out=self.out, before=self.before, rows=rows)
             yield Saved(row["result"], "labels")
         yield Progress("scans", len(targets), len(targets))
         return rows, failed, False
-
-    def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What is done, for the next run to go on from."""
-        done = {row["case"]: row for row in rows}
-        write_json(
-            self.out / SUMMARY, {"cases": list({**self.before, **done}.values())}
-        )
 
     def one(self, case: Case, goal: Path) -> Job[dict[str, Any] | None]:
         """The row of one scan; None when stopped."""
@@ -257,12 +259,11 @@ class _Run:
             return None
         _write(found, volume, goal, doubt, self.config.ignore_above)
         scores = _scores(case, found.labels)
-        known = [s["dice"] for s in scores if s["dice"] is not None]
         return {
             "case": case.name, "scan": str(case.scan), "result": str(goal),
             "uncertainty": str(doubt), "confidence": round(found.confidence, 4),
             "miss_mm": round(found.miss_mm, 2),
-            "dice": float(np.mean(known)) if known else None, "scores": scores,
+            "dice": mean_dice_of(scores), "scores": scores,
             "same_patient": case.patient in self.patients,
             "seconds": round(time.monotonic() - began, 2), "key": key, "reused": False,
         }  # fmt: skip
@@ -352,51 +353,4 @@ def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
     truth = case.read_labels()
     if truth.shape != labels.shape:
         return []
-    dice = dice_per_label(labels.data, np.asarray(truth.data), list(labels.names))
-    return [
-        {"case": case.name, "label": v, "name": n, "dice": _or_none(dice[v])}
-        for v, n in labels.names.items()
-    ]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def _told(
-    out: Path, rows: list[dict[str, Any]], failed: list[dict[str, str]],
-    config: PropagateConfig, sources: Sequence[Case], *, stopped: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """The result, and the same as tables."""
-    rows = sorted(rows, key=lambda row: row["confidence"])
-    scores = [score for row in rows for score in row["scores"]]
-    result = {
-        "sources": [case.name for case in sources],
-        "method": config.method,
-        "settings": to_dict(config),
-        "cases": rows,
-        "failed": failed,
-        "scores": scores,
-        "mean_dice": dict(_means(rows)),
-        "out": str(out),
-        "table": str(out / TABLE),
-        "stopped": stopped,
-    }
-    write_json(out / SUMMARY, result)
-    write_table(out / TABLE, COLUMNS, rows)
-    if scores:
-        write_table(out / SCORES, ("case", "label", "name", "dice"), scores)
-    return result
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Mean Dice per label name over other patients, and ``mean`` of these."""
-    kept = [s for row in rows if not row["same_patient"] for s in row["scores"]]
-    means = []
-    for name in dict.fromkeys(s["name"] for s in kept):
-        dice = [s["dice"] for s in kept if s["name"] == name and s["dice"] is not None]
-        if dice:
-            means.append(float(np.mean(dice)))
-            yield name, means[-1]
-    if means:
-        yield "mean", float(np.mean(means))
+    return scores_of(case.name, labels, np.asarray(truth.data))
