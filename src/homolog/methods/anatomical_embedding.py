@@ -26,7 +26,7 @@ from homolog.losses.contrast import (
 from homolog.methods.base import DENSE, CropConfig, Embedder, Method, TokenCropConfig
 from homolog.nn.decoders import Decoder, features_decoder, fine_cell
 from homolog.nn.heads import FeaturePyramid, PlaceHead, tokens_of
-from homolog.nn.masking import uniform, view_keys
+from homolog.nn.masking import cells_shown, keys_of, uniform
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 # Settings and recipes of the anatomical embedding.
@@ -346,7 +346,7 @@ class AnatomicalEmbedding(Method):
         terms: dict[str, list[Tensor]] = {"fine": [], "coarse": []}
         shares = []
         for way in (0, 1):
-            keys = self._keys(pair[way], progress)
+            keys = keys_of(pair[way], progress)
             a, b = way, 1 - way
             term, share = self._fine_term(
                 (pair[a], pair[b]), (fine[a], fine[b]), (ups[a], ups[b]), keys
@@ -364,17 +364,11 @@ class AnatomicalEmbedding(Method):
 
     def _side(self, view: View, cells: Tensor, name: str) -> _Side:
         stride = self._stride(name)
-        inside = view.valid.flatten(0, 1)[:, None].float()
-        share = torch.nn.functional.avg_pool3d(inside, stride).flatten(1)
         return _Side(
             tokens_of(cells),
             token_positions_mm(view.affine.flatten(0, 1), self.size, stride),
-            share >= max(self.config.min_valid, 1e-6),
+            cells_shown(view, stride, self.config.min_valid),
         )
-
-    def _keys(self, view: View, progress: float) -> Tensor:
-        case = view.case.repeat_interleave(view.affine.shape[1])
-        return view_keys(view.affine.flatten(0, 1), case, progress)
 
     def _partners(
         self, pair: tuple[View, View], sides: tuple[_Side, _Side], name: str
