@@ -431,13 +431,7 @@ def index_sources(
             no_hu.append(case.id)
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
-    if no_hu:
-        found.notes.append(
-            f"{counted(len(no_hu), 'scan')} should be CT but hold no Hounsfield units "
-            f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
-            "normalised by its own values, as MR is; --modality CT takes them as they "
-            "are."
-        )
+    found.notes += _units_note(no_hu)
     for note in found.notes:
         yield Note(note)
     return ScanIndex(
@@ -564,6 +558,17 @@ def _case(
         label_names=named.names,
         label_values=named.values,
     )
+
+
+def _units_note(no_hu: Sequence[str]) -> list[str]:
+    """A sentence on cases that should be CT but hold no Hounsfield units."""
+    if not no_hu:
+        return []
+    return [
+        f"{counted(len(no_hu), 'scan')} should be CT but hold no Hounsfield units "
+        f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
+        "normalised by its own values, as MR is; --modality CT takes them as they are."
+    ]
 
 
 def _stated(candidate: Candidate, inspection: Inspection) -> str:
