@@ -407,7 +407,6 @@ def index_sources(
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
     ids: set[str] = set()
-    no_hu: list[str] = []
     for number, candidate in enumerate(candidates):
         request = yield Progress("inspect", number, len(candidates), candidate.name)
         if request is Request.STOP:
@@ -427,11 +426,9 @@ def index_sources(
             continue
         by_content[inspection.content] = candidate
         cases.append(case)
-        if not modality and (candidate.modality, case.modality) == ("CT", "OTHER"):
-            no_hu.append(case.id)
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
-    found.notes += _units_note(no_hu)
+    found.notes += [] if modality else _units_note(candidates, cases)
     for note in found.notes:
         yield Note(note)
     return ScanIndex(
@@ -560,8 +557,12 @@ def _case(
     )
 
 
-def _units_note(no_hu: Sequence[str]) -> list[str]:
+def _units_note(
+    candidates: Sequence[Candidate], cases: Sequence[CaseSource]
+) -> list[str]:
     """A sentence on cases that should be CT but hold no Hounsfield units."""
+    said_ct = {c.image for c in candidates if c.modality == "CT"}
+    no_hu = [c.id for c in cases if c.modality == "OTHER" and c.image in said_ct]
     if not no_hu:
         return []
     return [
