@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,8 +94,13 @@ class Seen:
 
     @property
     def device(self) -> torch.device:
-        """Where its fields lie and it is compared (``with scan.device:``)."""
+        """Where its fields lie and it is compared."""
         return self.image.values.device
+
+    def at_home(self) -> contextlib.AbstractContextManager[object]:
+        """A block in which new tensors are made where its fields lie."""
+        on_cpu = self.device.type == "cpu"  # the context costs time in every call
+        return contextlib.nullcontext() if on_cpu else self.device
 
     def to(self, device: torch.device) -> Seen:
         """The same on a device."""
@@ -159,15 +166,16 @@ def smoothed(values: Tensor, sigma: Sequence[float]) -> Tensor:
         if s <= 0 or length == 1:
             continue
         radius = min(max(1, round(3 * s)), length - 1)
-        offsets = torch.arange(-radius, radius + 1, dtype=values.dtype)
-        kernel = torch.exp(-0.5 * (offsets / s) ** 2)
-        kernel = kernel / kernel.sum()
-        shape = [1, 1, 1, 1, 1]
-        shape[axis + 2] = 2 * radius + 1
+        half = [math.exp(-0.5 * (i / s) ** 2) for i in range(radius + 1)]
+        share = [h / (2 * sum(half) - half[0]) for h in half]
         pad = [0] * 6
         pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = radius
-        moved = functional.pad(result[:, None], pad, mode="replicate")
-        result = functional.conv3d(moved, kernel.reshape(shape))[:, 0]
+        wide = functional.pad(result[None], pad, mode="replicate")[0]
+        # sums of moved copies: on a CPU four times as fast as a 3D convolution
+        result = share[0] * wide.narrow(axis + 1, radius, length)
+        for i in range(1, radius + 1):
+            for start in (radius - i, radius + i):
+                result.add_(wide.narrow(axis + 1, start, length), alpha=share[i])
     return result
 
 
