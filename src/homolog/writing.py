@@ -398,6 +398,19 @@ def put_in_place(fresh: Path, place: Path, *, sync: bool = True) -> None:
     os.replace(fresh, place)
 
 
+def share(file: Path, place: Path) -> None:
+    """Give a file that never changes a second name: a hard link, or else a copy.
+
+    Args:
+        file: That is replaced, never written into.
+        place: Not there yet.
+    """
+    try:
+        os.link(file, place)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, place)
+
+
 @contextlib.contextmanager
 def writing_folder(place: Path) -> Iterator[Path]:
     """An empty folder beside ``place`` that takes its place when the block ends well.

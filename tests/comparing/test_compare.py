@@ -275,6 +275,59 @@ def test_folds_test_everyone_once(phantom_store: Store, encoder: Path) -> None:
         assert part.labelled("all", 0) == part.labelled("all", 1)
 
 
+def test_labels_are_carried_to_all_but_those_tested_and_learnt_first(
+    here: None, phantom_store: Store, tmp_path: Path
+) -> None:
+    plan = make_plan(
+        {
+            "propagate": {"cells": 500, "smooth_mm": 0.0},
+            "arms": {
+                "scratch": {},
+                "carried": {"carry": "grey", "carry_to": 2,
+                            "carried": {"training": {"steps": 3}}},
+                "again": {"carry": "grey", "carry_to": 2},
+            },
+        },
+        assignments=SETTINGS, patients="1", seeds=1, marks=2, test_patients=2,
+    )  # fmt: skip
+    summary = compared(plan, phantom_store, tmp_path)
+    assert (summary["done"], summary["failed"]) == (3, [])
+    once = list((tmp_path / "carried").glob("grey-*"))
+    assert len(once) == 1, "arms that carry alike share it"
+    made = Store.open(once[0] / "store")
+    cells = Cells(plan, phantom_store, tmp_path, device="cpu", threads=1)
+    cell = next(cell for cell in cells.all if cell.arm.name == "carried")
+    assert {card.id for card in made.cards} == {*cell.cases, *cells.targets(cell)}
+    assert not {card.id for card in made.cards} & set(cell.parts.hidden)
+    assert len(cells.targets(cell)) == 2
+    first, last = cells.carried(cell), cells.finetuning(cell)
+    assert first.config["store"] == str(made.path)
+    assert sorted(first.config["cases"]) == [card.id for card in made.cards]
+    assert (first.config["training"]["steps"], last.config["training"]["steps"]) == (
+        3,
+        2,
+    )
+    assert last.config["encoder"] == str(first.folder)
+    assert last.config["cases"] == list(cell.cases)
+    kept = made.card(cell.cases[0])
+    assert kept.label_counts == phantom_store.card(kept.id).label_counts
+    assert set(summary["seconds"][cell.name]) == set(cells.stages(cell))
+    assert summary["same_steps"]
+
+
+def test_where_all_are_labelled_nothing_is_carried(
+    phantom_store: Store, tmp_path: Path
+) -> None:
+    plan = make_plan(
+        {"arms": {"scratch": {}, "carried": {"carry": "grey"}}},
+        assignments=SETTINGS, patients="all", seeds=1, test_patients=2,
+    )  # fmt: skip
+    cells = Cells(plan, phantom_store, tmp_path, device="cpu", threads=1)
+    cell = cells.all[1]
+    assert cells.stages(cell) == ["finetune", "evaluate"]
+    assert cells.finetuning(cell).config["encoder"] in (None, "", "scratch")
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

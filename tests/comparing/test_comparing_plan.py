@@ -58,6 +58,23 @@ def test_a_file_holds_the_whole_table(plan_file: Path) -> None:
     assert (s2dc.against, ours.against) == ("scratch", "s2dc")
 
 
+def test_an_arm_may_begin_with_carried_labels() -> None:
+    tables = {
+        "carried": {"training": {"steps": 7}},
+        "arms": {
+            "scratch": {},
+            "carried": {"carry": "grey", "propagate": {"ignore_above": 0.5}},
+            "both": {"method": "mae", "carry": "both", "carry_to": 3},
+        },
+    }
+    carried, both = make_plan(tables).arms[1:]
+    assert (carried.method, carried.carry, carried.carry_to) == ("", "grey", 0)
+    assert carried.what == "random weights, then labels carried by grey"
+    assert carried.propagate == {"ignore_above": 0.5}
+    assert carried.carried == both.carried == {"training": {"steps": 7}}
+    assert both.what == "pretrained here by mae, then labels carried by both"
+
+
 def test_flags_win_over_the_file(plan_file: Path) -> None:
     plan = make_plan(
         read_plan(plan_file),
@@ -101,6 +118,22 @@ def test_without_scratch_the_first_arm_is_the_control() -> None:
         ({"methods": "scratch", "seeds": 0}, "seeds must be in 1"),
         ({"methods": "scratch", "assignments": ["steps"]}, "--set: expected key=value"),
         ({"tables": {"arms": {"a": {"method": "no"}}}}, "unknown method 'no'"),
+        (
+            {"tables": {"arms": {"a": {"carry": "no"}}}},
+            "carry is one of both, features",
+        ),
+        (
+            {"tables": {"arms": {"a": {"carry": "both"}}}},
+            "needs a method or an encoder",
+        ),
+        (
+            {"tables": {"arms": {"a": {"carry": "grey", "carry_to": -1}}}},
+            "carry_to is a number of cases, got -1",
+        ),
+        (
+            {"tables": {"arms": {"mae": {"propagate": {"cells": 600}}}}},
+            "has propagate but no carry",
+        ),
         ({"tables": {"arms": {"s2dc": {"against": "x"}}}}, "'x', no arm"),
         (
             {"tables": {"arms": {"a": {"method": "mae", "encoder": "x"}}}},

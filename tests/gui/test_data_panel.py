@@ -144,7 +144,7 @@ def test_cancel_and_problems_are_said(panel, hub, qtbot, tmp_path: Path) -> None
     panel.build.name.setText("stopped")
     panel.build.build.click()
     qtbot.waitUntil(lambda: panel.build.helper is not None, timeout=10_000)
-    panel.build.cancel()
+    panel.build.stop()
     qtbot.waitUntil(lambda: panel.build.helper is None, timeout=BUILD_MS)
     assert panel.build.problem.text().startswith("Stopped.")
     assert panel.build.build.isEnabled()

@@ -19,9 +19,10 @@ from qtpy.QtWidgets import QApplication
 
 from homolog.geometry.affine import Affine
 from homolog.gui.files.reader import read_layers
-from homolog.gui.label import carry_box, hand_box
+from homolog.gui.label import carry_box
 from homolog.gui.label.labelling import NEXT
 from homolog.gui.label.learning import BACKGROUND
+from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
@@ -318,7 +319,7 @@ def test_save_and_fine_tune_start_the_jobs(window, home, tmp_path, monkeypatch) 
             super().__init__(kind, config, parent)
             made.append(self)
 
-    monkeypatch.setattr(hand_box, "Helper", Fake)
+    monkeypatch.setattr(widgets, "Helper", Fake)
     paint_both(begin(tab))
     predicted(tab)
     tab.classes.table.item(0, 0).setText("liver")
@@ -364,7 +365,7 @@ def test_labels_of_one_scan_are_carried_to_another(
             super().__init__(kind, config, parent)
             made.append(self)
 
-    monkeypatch.setattr(carry_box, "Helper", Fake)
+    monkeypatch.setattr(widgets, "Helper", Fake)
     shifts = {"first": 0.0, "second": 30.0}
     paths = [patient(tmp_path, name, shift)[0] for name, shift in shifts.items()]
     viewer, _, tab = window(paths)

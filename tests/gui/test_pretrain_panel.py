@@ -20,7 +20,7 @@ from superqt import QCollapsible
 
 from homolog.gui.learn import start_box
 from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
-from homolog.gui.shared import choices
+from homolog.gui.shared import choices, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.runs.run import Run
@@ -31,7 +31,7 @@ PLAN = {"seconds_per_step": 0.5, "steps": 400, "total_s": 200.0, "device": "cpu"
 @pytest.fixture
 def hub(qapp: Any, home: Path, monkeypatch: pytest.MonkeyPatch, phantom_store: Any):
     fake_engine(monkeypatch)
-    monkeypatch.setattr(start_box, "Helper", FakeHelper)
+    monkeypatch.setattr(widgets, "Helper", FakeHelper)
     (home / "stores").mkdir()
     (home / "stores" / "phantoms").symlink_to(phantom_store.path)
     made = Hub(None)

@@ -103,9 +103,9 @@ def test_a_probe_is_cancelled(
     )
     tick(panel, "first")
     box.begin()
-    qtbot.waitUntil(lambda: "pre: " in box.doing.text(), timeout=30_000)
+    qtbot.waitUntil(lambda: "pre: " in box.words.text(), timeout=30_000)
     box.cancel.click()
-    qtbot.waitUntil(lambda: "Stopped" in box.doing.text(), timeout=30_000)
+    qtbot.waitUntil(lambda: "Stopped" in box.words.text(), timeout=30_000)
     assert box.start.isEnabled()
     assert box.answer is None
 

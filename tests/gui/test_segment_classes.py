@@ -24,6 +24,7 @@ from homolog.gui.segment.control import (
     slices_sentence,
 )
 from homolog.gui.segment.panel import SegmentPanel
+from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 
@@ -56,7 +57,7 @@ def panel(
 ) -> Any:  # fmt: skip
     fake_engine(monkeypatch)
     FakeHelper.made.clear()
-    for module in (batch_box, segment_panel, segment_panel):
+    for module in (batch_box, segment_panel, widgets):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     write_model(home / "runs" / "seg")
     write_classifier(home / "runs" / "heads")

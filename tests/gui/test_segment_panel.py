@@ -22,6 +22,7 @@ from homolog.geometry.affine import Affine
 from homolog.gui.segment import batch_box
 from homolog.gui.segment import panel as segment_panel
 from homolog.gui.segment.panel import SegmentPanel
+from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.scans.files import read_labels, read_scan
@@ -69,7 +70,7 @@ def panel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:  # fmt: skip
     fake_engine(monkeypatch)
-    for module in (batch_box, segment_panel, segment_panel):
+    for module in (batch_box, segment_panel, widgets):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     write_model(home / "runs" / "seg")
     viewer = make_napari_viewer_proxy()
@@ -177,7 +178,7 @@ def test_a_scan_unlike_those_learnt_from_is_asked_about_first(
     panel.scan.start.click()  # once allowed, not asked again
     helper("predict", 2)
     panel.scan.cancel.click()
-    assert panel.scan.words.text() == "Cancelled."
+    assert panel.scan.words.text() == "Stopped."
     assert panel.scan.start.isEnabled()
 
 

@@ -35,7 +35,6 @@ from homolog.events import Note, Progress
 from homolog.geometry.affine import Affine
 from homolog.gui.files import reader
 from homolog.gui.files.reader import read_layers
-from homolog.gui.learn import start_box
 from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.runs.panel import RunsPanel
@@ -181,10 +180,10 @@ def test_label_stays_while_one_paints(docked, tmp_path: Path) -> None:
         for label in (tab.result.warnings, tab.result.state, tab.hint, tab.hand.words):
             widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
-    for part in (tab.hand.bar, tab.hand.stop, tab.hand.use):
+    for part in (tab.hand.bar, tab.hand.cancel, tab.hand.use):
         part.show()
     stands("a model is being saved")
-    for part in (tab.hand.bar, tab.hand.stop, tab.hand.use):
+    for part in (tab.hand.bar, tab.hand.cancel, tab.hand.use):
         part.hide()
     stands("it is saved")
     for _ in range(4):  # more than are shown
@@ -321,12 +320,12 @@ def test_data_stays_while_scans_come(
     stands("they are used")
     tab.use_labels.click()
     box = tab.build
-    box._busy(True)
-    box.status.setText(LONG)
+    monkeypatch.setattr(widgets, "Helper", FakeHelper)
+    box.launch("prepare", {}, box._finish, LONG)
     stands("a store is being built")
-    box._fail(LONG)
+    FakeHelper.made[-1].failed.emit(LONG)
     stands("it could not be built")
-    box._busy(True)
+    box.launch("prepare", {}, box._finish, LONG)
     store = home / "stores" / "none"
     box._finish({"store": str(store), "labelled": 0, "cases": 1,
                  "rejected": [{"path": "a", "reason": LONG}]})  # fmt: skip
@@ -379,7 +378,7 @@ def in_area(qtbot, home: Path, monkeypatch):
 def test_a_form_stays_while_the_engine_answers(
     in_area, home: Path, monkeypatch, phantom_store, kind: type
 ) -> None:
-    monkeypatch.setattr(start_box, "Helper", FakeHelper)
+    monkeypatch.setattr(widgets, "Helper", FakeHelper)
     (home / "stores").mkdir()
     (home / "stores" / "phantoms").symlink_to(phantom_store.path)
     make_model(home / "models" / "given")
@@ -481,7 +480,7 @@ def test_segment_stays_while_a_scan_is_labelled(
     docked, home: Path, tmp_path: Path, monkeypatch
 ) -> None:
     fake_engine(monkeypatch)
-    for module in (batch_box, segment_panel, segment_panel):
+    for module in (batch_box, segment_panel, widgets):
         monkeypatch.setattr(module, "Helper", FakeHelper)
     monkeypatch.setattr(widgets, "_is_under_mouse", lambda area: True)
     write_model(home / "runs" / "seg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ from homolog.methods.anatomical_embedding import (
     AnatomicalEmbedding,
     AnatomicalEmbeddingConfig,
 )
+from homolog.nn.masking import keys_of, random_mask, to_voxels
 from homolog.views.view import View, Views, ViewSpec
 
 Pair = Callable[..., Views]
@@ -396,3 +398,41 @@ def test_without_a_decoder_none_is_handed_on(
     small_backbone: Callable[..., Backbone],
 ) -> None:
     assert method_of(small_backbone()).dense_decoder() is None
+
+
+@pytest.mark.parametrize("fine_from", ["pyramid", "decoder", "none"])
+def test_hidden_blocks_are_filled_by_a_decoder_that_is_handed_on(
+    small_backbone: Callable[[], Backbone], pair: Pair, fine_from: str
+) -> None:
+    method = method_of(small_backbone(), fine_from=fine_from, weight_reconstruction=2.0)
+    views = pair(affine()[None], affine((4, 0, 0))[None])
+    terms = method.losses(views, 0.0)
+    names = ["fine", "coarse"] if fine_from != "none" else ["coarse"]
+    assert list(terms) == [*names, "reconstruction"]
+    raw = method.monitors()["raw_reconstruction"]
+    assert torch.allclose(terms["reconstruction"], 2 * raw)
+    sum(terms.values(), torch.zeros(())).backward()
+    decoder = method.dense_decoder()
+    assert decoder is not None
+    assert method.mask_value.grad is not None
+    assert all(w.grad is not None for w in decoder.parameters())
+    # nothing of what is hidden is seen: other values there change no vector
+    first = method._seen((views["first"], views["second"]), 0.0)[0]
+    grid = token_grid(SIZE, method.block)
+    mask = random_mask(keys_of(views["second"], 0.0), math.prod(grid), 0.6)
+    blocks = to_voxels(mask, grid, method.block)
+    other = views["second"].image + 100.0 * blocks[:, None]
+    changed = dataclasses.replace(views["second"], image=other)
+    second = method._seen((views["first"], changed), 0.0)[0]
+    for name in names:
+        assert torch.equal(first[name][1], second[name][1])
+    assert list(method.embedder().eval()(torch.zeros(1, 1, *SIZE))) == names
+
+
+def test_without_a_fine_embedding_there_is_no_pyramid(
+    small_backbone: Callable[[], Backbone],
+) -> None:
+    method = method_of(small_backbone(), fine_from="none")
+    assert method.pyramid is None
+    assert method.dense_decoder() is None
+    assert not any(n.startswith("fine") for n, _ in method.named_parameters())

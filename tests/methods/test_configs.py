@@ -21,7 +21,9 @@ HASHES = {
 
 # Settings that came later, and what they are where a run does not name them.
 LATER = {
-    "anatomical_embedding": {"fine_from": "pyramid"},
+    "anatomical_embedding": {
+        "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
+    },
     "mae": {"decoder": "light"},
     "s2dc": {
         "tokens": "encoder", "fine_stride": 2, "fine_tokens": 512, "weight_fine": 1.0,

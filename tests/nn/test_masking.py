@@ -7,14 +7,19 @@ import torch
 from torch import Tensor
 
 from each import each
+from homolog.losses.similarity import to_patches
 from homolog.nn.masking import (
+    cells_shown,
     hidden_count,
+    keys_of,
     random_mask,
     to_voxels,
     uniform,
     view_keys,
     visible_tokens,
+    voxels_shown,
 )
+from homolog.views.view import View
 
 
 def affines(n: int) -> Tensor:
@@ -78,3 +83,39 @@ def test_a_mask_of_patches_becomes_a_mask_of_voxels() -> None:
 def test_a_single_patch_cannot_be_masked() -> None:
     with pytest.raises(ValueError, match="at least 2 patches per view, got 1"):
         random_mask(torch.arange(3), 1, 0.5)
+
+
+def group(channels: int = 2) -> View:
+    """Three scans of two views of 4 x 4 x 8 voxels, padded from the front on."""
+    image = torch.randn(3, 2, channels, 4, 4, 8)
+    valid = torch.ones(3, 2, 4, 4, 8, dtype=torch.bool)
+    valid[0, 1, :2] = False
+    valid[2, 0, ..., :5] = False
+    affine = affines(6).reshape(3, 2, 4, 4)
+    return View(image, affine, valid, torch.tensor([7, 1, 7]))
+
+
+def test_keys_of_a_group_are_those_of_its_views_in_flat_order() -> None:
+    view = group()
+    scans = torch.tensor([7, 7, 1, 1, 7, 7])
+    assert torch.equal(keys_of(view, 0.3), view_keys(affines(6), scans, 0.3))
+
+
+@each("least", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_a_cell_counts_where_enough_of_it_shows_the_scan(least: float) -> None:
+    shown = cells_shown(group(), (4, 4, 2), least)
+    assert shown.shape == (6, 4)
+    assert shown[0].all()
+    assert shown[1].all() == (least <= 0.5)  # half of every cell is padding
+    # voxels 5 to 7 along x: half of the third cell, all of the fourth
+    assert shown[4].tolist() == [False, False, least <= 0.5, True]
+
+
+def test_voxels_of_padding_count_in_no_channel() -> None:
+    view = group()
+    shown = voxels_shown(view, (4, 4, 2))
+    assert shown.shape == to_patches(view.flat(), (4, 4, 2)).shape
+    assert shown[0].all()
+    assert shown.float().mean(dim=(1, 2)).tolist() == [1, 0.5, 1, 1, 0.375, 1]
+    channels = shown.unflatten(2, (2, -1))
+    assert torch.equal(channels[:, :, 0], channels[:, :, 1])

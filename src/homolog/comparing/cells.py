@@ -1,4 +1,7 @@
-"""The cells of the table, and the runs each is made of: pretrain, finetune, evaluate.
+"""The cells of the table, and the runs each is made of.
+
+They are: pretrain; propagate, and finetune on what was carried (each where the arm has
+it); finetune; evaluate.
 
 A run lies in a folder named by what it is and by a hash of all its settings, the scans
 and the weights it begins with: whatever changed gets a folder of its own, and what did
@@ -7,7 +10,7 @@ not is found again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,13 +18,21 @@ from typing import Any
 
 from homolog.backbones import build
 from homolog.comparing.plan import ALL, SCRATCH, Arm, Plan
-from homolog.config import ConfigError, config_hash, merge, to_dict
+from homolog.config import (
+    ConfigError,
+    check,
+    config_hash,
+    from_dict,
+    merge,
+    to_dict,
+)
 from homolog.errors import UnusableInput
 from homolog.finetune.settings import learned_task, resolve, resolve_request
 from homolog.methods import METHODS
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.pretrain.settings import resolve as resolve_pretraining
+from homolog.propagation.config import PropagateConfig
 from homolog.store.card import Card
 from homolog.store.splits import folds, nested_count, patients_of, subject_count
 from homolog.store.store import Store
@@ -101,16 +112,22 @@ class Work:
     """One run of a cell.
 
     Attributes:
-        kind: ``pretrain``, ``finetune`` or ``evaluate``.
+        kind: ``pretrain``, ``propagate``, ``finetune`` or ``evaluate``.
         folder: Of the run.
         config: Complete settings.
         key: Hash of all that its result depends on.
+        stage: What it is to its cell: the kind, or ``carried``, a fine-tuning on
+            carried labels.
     """
 
     kind: str
     folder: Path
     config: Mapping[str, Any] = field(repr=False)
     key: str
+    stage: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", self.stage or self.kind)
 
 
 class Cells:
@@ -193,19 +210,96 @@ class Cells:
         return Work("pretrain", self.out / "pretrained" / f"{name}-{key[:8]}",
                     config, key)  # fmt: skip
 
+    def works(self, cell: Cell) -> Iterator[Work]:
+        """The runs of a cell in their order.
+
+        Lazy: settings of one may be made of the results of those before, which must be
+        finished when it is asked for.
+        """
+        if (before := self.pretraining(cell)) is not None:
+            yield before
+        if self.targets(cell):
+            yield self.propagation(cell)
+            yield self.carried(cell)
+        yield self.finetuning(cell)
+        yield self.evaluation(cell)
+
+    def stages(self, cell: Cell) -> list[str]:
+        """What ``works`` gives, by stage."""
+        carried = ["propagate", "carried"] if self.targets(cell) else []
+        first = ["pretrain"] if cell.arm.method else []
+        return [*first, *carried, "finetune", "evaluate"]
+
+    def targets(self, cell: Cell) -> list[str]:
+        """Cases that get carried labels, sorted; none where the arm carries none."""
+        if not cell.arm.carry:
+            return []
+        taken = {*cell.cases, *cell.parts.hidden}
+        names = [card.id for card in self.store.cards if card.id not in taken]
+        if 0 < cell.arm.carry_to < len(names):
+            names = sorted(names, key=lambda name: config_hash(cell.seed, name))
+        return sorted(names[: cell.arm.carry_to or None])
+
+    def propagation(self, cell: Cell) -> Work:
+        """The run that carries a cell's labels; its encoder must be there."""
+        made = self._made.get(("propagate", cell.name))
+        if made is None:
+            arm, encoder = cell.arm, self._encoder(cell)
+            by_features = arm.carry in ("both", "features")
+            config: dict[str, Any] = {
+                **arm.propagate, "method": arm.carry, "scans": [str(self.store.path)],
+                "sources": sorted(cell.cases), "targets": self.targets(cell),
+                "as_store": True,
+            }  # fmt: skip
+            weights = weights_digest(Path(encoder)) if by_features else ""
+            key = config_hash({**_hashed(config), "scans": self.store.hash}, weights)
+            fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
+            who = arm.name if by_features else arm.carry
+            name = f"{who}-n{cell.patients}-s{cell.seed}{fold}-{key[:8]}"
+            folder = self.out / "carried" / name
+            config |= {"out": str(folder / "store"), "device": self.device}
+            config |= {"encoder": encoder} if by_features else {}
+            made = Work("propagate", folder, config, key)
+            self._made["propagate", cell.name] = made
+        return made
+
+    def carried(self, cell: Cell) -> Work:
+        """The fine-tuning on carried labels; these must be there."""
+        made = self._made.get(("carried", cell.name))
+        if made is None:
+            store = Store.open(self.propagation(cell).folder / "store")
+            config = self.finetune_settings(cell, self._encoder(cell), store)
+            made = self._tuning("carried", cell, config, store)
+            self._made["carried", cell.name] = made
+        return made
+
     def finetuning(self, cell: Cell) -> Work:
-        """The fine-tuning of a cell; its encoder must be there."""
+        """The fine-tuning of a cell; what it begins with must be there."""
         made = self._made.get(("finetune", cell.name))
         if made is None:
-            before = self.pretraining(cell)
-            encoder = str(before.folder) if before else cell.arm.encoder or SCRATCH
+            has_carried = bool(self.targets(cell))
+            encoder = (
+                str(self.carried(cell).folder) if has_carried else self._encoder(cell)
+            )
             config = self.finetune_settings(cell, encoder)
-            weights = SCRATCH if encoder == SCRATCH else weights_digest(Path(encoder))
-            key = config_hash({**_hashed(config), "encoder": weights}, self.store.hash)
-            folder = self.out / "cells" / f"{cell.name}-{key[:8]}"
-            made = Work("finetune", folder, config, key)
+            made = self._tuning("finetune", cell, config, self.store)
             self._made["finetune", cell.name] = made
         return made
+
+    def _encoder(self, cell: Cell) -> str:
+        """What a cell begins with, before any labels."""
+        before = self.pretraining(cell)
+        return str(before.folder) if before else cell.arm.encoder or SCRATCH
+
+    def _tuning(
+        self, stage: str, cell: Cell, config: Mapping[str, Any], store: Store
+    ) -> Work:
+        encoder = str(config["encoder"] or SCRATCH)
+        weights = SCRATCH if encoder == SCRATCH else weights_digest(Path(encoder))
+        key = config_hash({**_hashed(config), "encoder": weights}, store.hash)
+        place = "cells" if stage == "finetune" else stage
+        folder = self.out / place / f"{cell.name}-{key[:8]}"
+        return Work("finetune", folder, config, key, stage)
 
     def evaluation(self, cell: Cell) -> Work:
         """The scores of a cell on its test patients."""
@@ -222,13 +316,21 @@ class Cells:
             self._made["evaluate", cell.name] = made
         return made
 
-    def finetune_settings(self, cell: Cell, encoder: str) -> dict[str, Any]:
+    def finetune_settings(
+        self, cell: Cell, encoder: str, carried: Store | None = None
+    ) -> dict[str, Any]:
         """Complete settings of a cell's fine-tuning.
+
+        Args:
+            cell: The cell.
+            encoder: What it begins with.
+            carried: A store of carried labels, to learn from all of it; None: from
+                the cell's own cases.
 
         Raises:
             ConfigError: They cannot be meant, or would not be the same for all arms.
         """
-        own = dict(cell.arm.finetune)
+        own = merge(cell.arm.finetune, cell.arm.carried if carried else {})
         training = {"previews": 0, **own.pop("training", {})}
         backbone = own.pop("backbone", {})
         recipe = by_device(str(own.pop("recipe", self.recipe)), self.device)
@@ -242,20 +344,22 @@ class Cells:
         keeps_network = encoder == SCRATCH or Path(encoder).is_file()
         request = {
             "task": self.plan.numbers.task,
-            "store": str(self.store.path),
+            "store": str((carried or self.store).path),
             "encoder": encoder,
             "recipe": recipe,
             "seed": cell.seed,
             "device": self.device,
             "threads": self.threads,
-            "cases": sorted(cell.cases),
-            "watched": sorted(cell.parts.watched),
+            "cases": sorted(c.id for c in carried.cards)
+            if carried
+            else (sorted(cell.cases)),
+            "watched": [] if carried else sorted(cell.parts.watched),
             "backbone": backbone if keeps_network else {},
             "task_config": {**own, "validate_cases": None},
             "training": {**training, "validate_every": 0},
         }
         steps = int(resolve(request).training["steps"])
-        if marks := self.plan.numbers.marks:
+        if (marks := self.plan.numbers.marks) and not carried:
             request["training"]["validate_every"] = -(-steps // marks)
         return resolve_request(request)
 
@@ -269,7 +373,9 @@ class Cells:
         first = {cell.arm.name: cell for cell in reversed(self.all)}
         for arm in self.plan.arms:
             cell = first[arm.name]
-            if arm.method:
+            if arm.carry:
+                _check_propagation(arm)
+            if arm.method or arm.carry:
                 self.pretraining(cell)
                 self.finetune_settings(cell, SCRATCH)
             else:
@@ -335,7 +441,7 @@ def _network(cells: Cells, cell: Cell) -> dict[str, Any]:
     elif work := cells.pretraining(cell):
         own = dict(work.config["backbone"])
     else:
-        own = dict(cells.finetuning(cell).config["backbone"])
+        own = dict(cells.finetune_settings(cell, SCRATCH)["backbone"])
     name = str(own.pop("name"))
     channels = cells.parts[0].pool[0].channels
     try:
@@ -343,6 +449,14 @@ def _network(cells: Cells, cell: Cell) -> dict[str, Any]:
     except (ValueError, TypeError):  # a card of another version
         return {}
     return {"name": name, **to_dict(built.config)}
+
+
+def _check_propagation(arm: Arm) -> None:
+    """Raise ConfigError where settings of how labels are carried cannot be meant."""
+    where = f"[arms.{arm.name}] propagate"
+    check(
+        from_dict(PropagateConfig, {**arm.propagate, "method": arm.carry}, where=where)
+    )
 
 
 def divide(store: Store, task: LearnedTask, plan: Plan) -> tuple[Parts, ...]:

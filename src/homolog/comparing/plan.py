@@ -19,6 +19,8 @@ A plan is a TOML or JSON file, or the flags of ``homolog compare``, which win ov
     [arms.ours]
     encoder = "runs/ours"           # ready: a run, a model folder or a weight file
     finetune.encoder_factor = 0.1
+    [arms.carried]
+    carry = "grey"                  # first labels carried to all others, see CARRY
 
 Nothing here imports torch.
 """
@@ -35,6 +37,7 @@ from typing import Any
 from homolog.config import ConfigError, from_dict, merge, option, parse_assignments
 from homolog.json_files import parsed
 from homolog.methods import METHODS
+from homolog.propagation.config import METHODS as PROPAGATION
 from homolog.words import listed
 
 SCRATCH = "scratch"
@@ -42,11 +45,14 @@ ALL = "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 # Tables of the settings: no arm may be called so, for ``--set`` tells them apart.
 _TABLES = ("training", "backbone", "task", "method", "recipe")
+_SETTINGS = ("finetune", "pretrain", "propagate", "carried")
 _TOP = (
     "task", "patients", "seeds", "folds", "test_patients", "marks", "watched", "recipe",
-    "finetune", "pretrain", "arms",
+    *_SETTINGS, "arms",
 )  # fmt: skip
-_ARM = ("method", "encoder", "against", "finetune", "pretrain")
+_ARM = ("method", "encoder", "against", "carry", "carry_to", *_SETTINGS)
+# What places are compared by where labels are carried, as of homolog propagate.
+CARRY = tuple(name for name in PROPAGATION if name != "auto")
 
 
 @dataclass(frozen=True)
@@ -57,19 +63,29 @@ class Arm:
         name: For people and folders.
         method: Pretrained here by this method; empty: not.
         encoder: Begins with this run, model folder or weight file; empty: not.
+        carry: The labels of each cell are first carried to all other patients but
+            those tested, places compared by this (one of CARRY); it is fine-tuned on
+            what was carried, and then on the true labels. Empty: not.
+        carry_to: At most so many cases get labels, drawn by the seed; 0: all.
         against: Name of the arm it is compared with.
         finetune: Settings of its fine-tunings: ``training``, ``backbone``, ``recipe``,
             and those of the task by name.
         pretrain: Settings of its pretrainings: ``method``, ``backbone``, ``training``,
             ``recipe``.
+        propagate: Settings of how labels are carried, by name.
+        carried: Settings of its fine-tunings on carried labels, over ``finetune``.
     """
 
     name: str
     method: str = ""
     encoder: str = ""
     against: str = SCRATCH
+    carry: str = ""
+    carry_to: int = 0
     finetune: Mapping[str, Any] = field(default_factory=dict)
     pretrain: Mapping[str, Any] = field(default_factory=dict)
+    propagate: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_scratch(self) -> bool:
@@ -79,9 +95,9 @@ class Arm:
     @property
     def what(self) -> str:
         """How it begins, in a few words."""
-        if self.is_scratch:
-            return "random weights"
-        return f"pretrained here by {self.method}" if self.method else self.encoder
+        first = f"pretrained here by {self.method}" if self.method else self.encoder
+        first = first or "random weights"
+        return f"{first}, then labels carried by {self.carry}" if self.carry else first
 
 
 @dataclass(frozen=True)
@@ -195,15 +211,12 @@ def make_plan(
         raise ConfigError(
             "choose what is compared: --methods scratch,s2dc or arms in the plan file."
         )
-    told = {
+    told: dict[str, dict[str, Any]] = {
         "finetune": _sorted_out(assignments, arms, "--set"),
         "pretrain": _sorted_out(pretrain_assignments, arms, "--pretrain-set"),
     }
     built = [_arm(name, arm, arms, tables, told) for name, arm in arms.items()]
     return Plan(from_dict(Numbers, numbers, where="compare"), tuple(built), seed)
-
-
-_SETTINGS = ("finetune", "pretrain")
 
 
 def _arm(
@@ -220,7 +233,8 @@ def _arm(
             f"{', '.join(_TABLES)}; got {name!r}."
         )
     method, encoder = str(said.get("method", "")), str(said.get("encoder", ""))
-    if not method and not encoder and name != SCRATCH:
+    carry = _carry(name, said, has_features=bool(method or encoder))
+    if not method and not encoder and name != SCRATCH and not carry:
         method = name if name in METHODS.names() else SCRATCH
         if method == SCRATCH and "method" not in said:
             raise ConfigError(
@@ -244,13 +258,37 @@ def _arm(
     settings = {
         table: merge(
             _table(tables, table, "the plan"),
-            told[table].get("", {}),
+            told.get(table, {}).get("", {}),
             _table(said, table, f"[arms.{name}]"),
-            told[table].get(name, {}),
+            told.get(table, {}).get(name, {}),
         )
         for table in _SETTINGS
     }
-    return Arm(name, method, encoder, against, **settings)
+    most = said.get("carry_to", 0)
+    if type(most) is not int or most < 0:
+        raise ConfigError(
+            f"[arms.{name}]: carry_to is a number of cases, got {most!r}."
+        )
+    return Arm(name, method, encoder, against, carry, most, **settings)
+
+
+def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
+    """What places are compared by in an arm; empty where no labels are carried."""
+    carry = str(said.get("carry", ""))
+    if carry and carry not in CARRY:
+        raise ConfigError(
+            f"[arms.{name}]: carry is one of {listed(CARRY)}, got {carry!r}."
+        )
+    if carry in ("both", "features") and not has_features:
+        raise ConfigError(
+            f"[arms.{name}]: carrying labels by {carry} needs a method or an encoder."
+        )
+    own = [key for key in ("carry_to", "propagate", "carried") if key in said]
+    if own and not carry:
+        raise ConfigError(
+            f"[arms.{name}] has {own[0]} but no carry, one of {listed(CARRY)}."
+        )
+    return carry
 
 
 def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:

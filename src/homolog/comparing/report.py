@@ -214,17 +214,22 @@ def _what_was_run(page: Page, summary: Summary) -> None:
             seconds for name, seconds in summary["seconds"].items()
             if name.startswith(f"{arm['name']}-n")
         ]  # fmt: skip
-        before = [s["pretrain"] for s in spent if "pretrain" in s]
-        tuned = [s["finetune"] for s in spent]
+        took = [
+            _mean_time([s[stage] for s in spent if stage in s])
+            for stage in ("pretrain", "propagate", "carried", "finetune")
+        ]
+        carried = {**arm.get("propagate", {}), **arm.get("carried", {})}
         rows.append(
             [
                 arm["name"], arm["what"],
                 _settings(arm["pretrain"]) if arm["method"] else "",
-                _settings(arm["finetune"]), _mean_time(before), _mean_time(tuned),
+                _settings(carried) if arm.get("carry") else "",
+                _settings(arm["finetune"]), *took,
             ]
         )  # fmt: skip
     page.table(
-        ["arm", "begins with", "pretraining", "fine-tuning", "pretraining took",
+        ["arm", "begins with", "pretraining", "carrying labels", "fine-tuning",
+         "pretraining took", "carrying took", "learning what was carried took",
          "a fine-tuning took"],
         rows,
     )  # fmt: skip

@@ -121,13 +121,9 @@ class Results:
         self.draws[cell.name] = resampled(rows, names, self._score, cell.parts.fold)
 
     def _time(self, cell: Cell) -> None:
-        own = {"finetune": self.cells.finetuning(cell).folder,
-               "evaluate": self.cells.evaluation(cell).folder}  # fmt: skip
-        before = self.cells.pretraining(cell)
-        if before is not None:
-            own["pretrain"] = before.folder
         self.seconds[cell.name] = {
-            kind: round(_trained_s(Run.open(folder)), 1) for kind, folder in own.items()
+            work.stage: round(_trained_s(Run.open(work.folder)), 1)
+            for work in self.cells.works(cell)
         }
 
     def _append(
@@ -195,8 +191,10 @@ class Results:
         arm = self.cells.plan.arm(name)
         return {
             "name": name, "what": arm.what, "method": arm.method,
-            "encoder": arm.encoder, "against": arm.against,
-            "finetune": dict(arm.finetune), "pretrain": dict(arm.pretrain),
+            "encoder": arm.encoder, "against": arm.against, "carry": arm.carry,
+            "carry_to": arm.carry_to, "finetune": dict(arm.finetune),
+            "pretrain": dict(arm.pretrain), "propagate": dict(arm.propagate),
+            "carried": dict(arm.carried),
         }  # fmt: skip
 
     def entries(self) -> list[dict[str, Any]]:

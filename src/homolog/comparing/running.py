@@ -25,7 +25,11 @@ _POLL_S = 0.1
 _NEWS_S = 5.0
 _STOP_S = 30.0  # then they end by themselves, with the pipe of their parent
 _MOST_TRIES = 3
-_WORDS = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "scoring"}
+_WORDS = {
+    "pretrain": "pretraining", "propagate": "carrying labels",
+    "carried": "fine-tuning on carried labels", "finetune": "fine-tuning",
+    "evaluate": "scoring",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Trouble:
 
     Attributes:
         cell: Its title.
-        kind: What failed: ``pretrain``, ``finetune`` or ``evaluate``.
+        kind: What failed: a stage of the cell's runs.
         folder: Of that run.
         sentence: What it said.
     """
@@ -120,13 +124,8 @@ class Runner:
 
     def _next(self, cell: Cell) -> Work | None:
         """The first run of a cell that is not finished."""
-        before = self.cells.pretraining(cell)
-        if before is not None and not self._is_finished(before):
-            return before
-        for work in (self.cells.finetuning(cell), self.cells.evaluation(cell)):
-            if not self._is_finished(work):
-                return work
-        return None
+        works = self.cells.works(cell)
+        return next((work for work in works if not self._is_finished(work)), None)
 
     def _is_finished(self, work: Work) -> bool:
         if work.folder in self._finished:
@@ -187,7 +186,7 @@ class Runner:
             work = self._next(cell)
         except (JobError, UnusableInput, ConfigError, OSError):
             work = None
-        kind, folder = (work.kind, str(work.folder)) if work else ("finetune", "")
+        kind, folder = (work.stage, str(work.folder)) if work else ("finetune", "")
         self.troubles.append(Trouble(cell.title, kind, folder, sentence))
         return f"{cell.title}: {_WORDS[kind]} failed: {sentence}"
 
@@ -219,46 +218,47 @@ class Runner:
                 spent = time.monotonic() - going.began
                 self._took.setdefault(_sort(going.work), [spent + step.remaining_s])
         known: dict[str, list[float]] = {}
-        for (kind, _), values in self._took.items():
-            known.setdefault(kind, []).extend(values)
+        for (stage, _), values in self._took.items():
+            known.setdefault(stage, []).extend(values)
         if "finetune" not in known:
             return 0.0
         total = 0.0
         counted: set[object] = set()
         for cell in self._open:
-            for kind, key, arm in self._rest_of(cell):
+            for stage, key, arm in self._rest_of(cell):
                 if key in counted:
                     continue
                 counted.add(key)
-                values = self._took.get((kind, arm)) or known.get(kind) or [0.0]
+                values = self._took.get((stage, arm)) or known.get(stage) or [0.0]
                 now = self._going.get(key) if isinstance(key, Path) else None
                 spent = time.monotonic() - now.began if now else 0.0
                 total += max(0.0, mean(values) - spent)
         return total / self.parallel
 
     def _rest_of(self, cell: Cell) -> list[tuple[str, object, str]]:
-        """Runs a cell still needs: kind, what tells them apart, whose."""
-        rest: list[tuple[str, object, str]] = []
-        before = self.cells.pretraining(cell)
-        tuning: object = (cell.name, "finetune")
-        if before is not None and before.folder not in self._finished:
-            rest.append(("pretrain", before.folder, cell.arm.method))
-        else:
-            tuning = self.cells.finetuning(cell).folder
-        if tuning not in self._finished:
-            rest.append(("finetune", tuning, cell.arm.name))
-        return [*rest, ("evaluate", (cell.name, "evaluate"), cell.arm.name)]
+        """Runs a cell still needs: stage, what tells them apart, whose."""
+        stages, first = self.cells.stages(cell), None
+        for stage, work in zip(stages, self.cells.works(cell), strict=True):
+            if work.folder not in self._finished:
+                first = (stage, work.folder)
+                break
+        if first is None:
+            return []
+        left = stages[stages.index(first[0]) + 1 :]
+        whose = cell.arm.method if first[0] == "pretrain" else cell.arm.name
+        rest: list[tuple[str, object, str]] = [(*first, whose)]
+        return rest + [(stage, (cell.name, stage), cell.arm.name) for stage in left]
 
 
 def _sort(work: Work) -> tuple[str, str]:
     """Runs that take as long as each other."""
     if work.kind == "pretrain":
-        return work.kind, str(work.config["method"])
-    return work.kind, work.folder.name.partition("-n")[0]
+        return work.stage, str(work.config["method"])
+    return work.stage, work.folder.name.partition("-n")[0]
 
 
 def _saying(going: _Going) -> str:
-    text = f"{going.cell.title}: {_WORDS[going.work.kind]}"
+    text = f"{going.cell.title}: {_WORDS[going.work.stage]}"
     step = going.run.last_step()
     return f"{text} {step.index}/{step.total}" if step else text
 

@@ -41,6 +41,7 @@ from homolog.scans.names import (
     shorter_names,
 )
 from homolog.scans.problems import Problem, problem_of
+from homolog.scans.volume import HU_REACH_DOWN_TO, guess_modality
 from homolog.words import counted, listed
 
 # Which files of a folder tree are label maps, and of which scan.
@@ -427,6 +428,7 @@ def index_sources(
         cases.append(case)
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
+    found.notes += [] if modality else _units_note(candidates, cases)
     for note in found.notes:
         yield Note(note)
     return ScanIndex(
@@ -542,7 +544,7 @@ def _case(
         id=case_id,
         image=candidate.image,
         label=label,
-        modality=modality or candidate.modality or inspection.modality,
+        modality=modality or _stated(candidate, inspection) or inspection.modality,
         subject=persons.add(
             case_id, candidate.name, candidate.subject, tagged, candidate.folder_subject
         ),
@@ -553,6 +555,28 @@ def _case(
         label_names=named.names,
         label_values=named.values,
     )
+
+
+def _units_note(
+    candidates: Sequence[Candidate], cases: Sequence[CaseSource]
+) -> list[str]:
+    """A sentence on cases that should be CT but hold no Hounsfield units."""
+    said_ct = {c.image for c in candidates if c.modality == "CT"}
+    no_hu = [c.id for c in cases if c.modality == "OTHER" and c.image in said_ct]
+    if not no_hu:
+        return []
+    return [
+        f"{counted(len(no_hu), 'scan')} should be CT but hold no Hounsfield units "
+        f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
+        "normalised by its own values, as MR is; --modality CT takes them as they are."
+    ]
+
+
+def _stated(candidate: Candidate, inspection: Inspection) -> str:
+    """What the source calls it; a CT whose values are no HU is none, "" if nothing."""
+    if candidate.modality == "CT" and inspection.stats is not None:
+        return guess_modality(inspection.stats, "CT")
+    return candidate.modality
 
 
 def _unique(candidate: Candidate, ids: set[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from homolog.config import option
+from homolog.config import ConfigError, option
 from homolog.events import Job
 from homolog.jobs.base import FeaturesConfig, optional_path, paths
 from homolog.propagation.config import PropagateConfig
@@ -30,6 +30,9 @@ class Config(PropagateConfig, FeaturesConfig):
     uncertainty/NAME_uncertainty.nii.gz (0 sure to 1), and propagation.csv: the scans
     to correct first come first. Where labels are known, dice.csv tells how good they
     are. What lies in --out from the same scans and settings is not made again.
+
+    With --as-store --out is a store to fine-tune on at once: the labelled cases as they
+    are and the others with carried labels, images shared with the first store.
     """  # noqa: D301 - click reads the backspace
 
     scans: tuple[str, ...] = option(
@@ -41,14 +44,22 @@ class Config(PropagateConfig, FeaturesConfig):
     )
     sources: tuple[str, ...] = option(
         ...,
-        "Labelled cases of the store, or scan files with --labels.",
+        "A labelled case of the store, or a scan file with --labels. May be repeated.",
         flag="--from",
-        metavar="CASE[,CASE]",
+        metavar="CASE",
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "A case of the store, or the name of a scan file without its ending, that gets "
+        "labels. May be repeated.",
+        flag="--to",
+        metavar="CASE",
+        empty="all others",
     )
     labels: tuple[str, ...] = option(
         (),
-        "Label file of each scan file of --from.",
-        metavar="FILE[,FILE]",
+        "Label file of each scan file of --from, in their order. May be repeated.",
+        metavar="FILE",
         reads=True,
     )
     encoder: str | None = option(
@@ -58,23 +69,60 @@ class Config(PropagateConfig, FeaturesConfig):
         reads=True,
         empty="none, grey values alone",
     )
+    as_store: bool = option(
+        False, "Make a store instead of label files; SCAN is a store then."
+    )
     out: str = option(..., "Folder of the results.", metavar="DIR", writes=True)
 
 
 def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
-    """Labels carried to other scans; see ``propagation.of_scans.propagate``."""
+    """Labels carried to other scans.
+
+    See ``propagation.of_scans.propagate``, or ``propagation.into_store.propagate_into``
+    with ``as_store``.
+    """
+    from homolog.distributed import choose_device
     from homolog.propagation.of_scans import choose, propagate
 
     how = PropagateConfig(
         **{f.name: getattr(config, f.name) for f in fields(PropagateConfig)}
     )
+    if config.as_store:
+        return (yield from _as_store(config, how))
     sources, targets = choose(
-        paths(config.scans, "scan"), config.sources, [Path(p) for p in config.labels]
-    )
+        paths(config.scans, "scan"), config.sources, [Path(p) for p in config.labels],
+        config.targets,
+    )  # fmt: skip
     encoder = config.open_encoder() if config.encoder else None
     kept = optional_path(config.features)
     return (
-        yield from propagate(sources, targets, Path(config.out), encoder, how, kept)
+        yield from propagate(
+            sources, targets, Path(config.out), encoder, how, kept,
+            choose_device(config.device),
+        )
+    )  # fmt: skip
+
+
+def _as_store(config: Config, how: PropagateConfig) -> Job[dict[str, Any]]:
+    from homolog.distributed import choose_device
+    from homolog.propagation.into_store import propagate_into
+    from homolog.store.store import Store
+
+    if config.labels or len(config.scans) != 1:
+        raise ConfigError("--as-store takes one store and labelled cases of it alone.")
+    store = Store.open(config.scans[0])
+    targets = config.targets or tuple(card.id for card in store.cards)
+    encoder = config.open_encoder() if config.encoder else None
+    return (
+        yield from propagate_into(
+            store,
+            config.sources,
+            targets,
+            Path(config.out),
+            encoder,
+            how,
+            choose_device(config.device),
+        )
     )
 
 
@@ -95,6 +143,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         told.append(f"{len(result['failed'])} could not be:")
         told += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
     done = counted(len(result["cases"]), "scan")
+    if store := result.get("store"):
+        told.append(
+            f"labels of {done} by {result['method']}; train on the store {store}"
+        )
+        return told
     told.append(
         f"labels of {done} by {result['method']} in {result['out']}; correct first "
         f"what {result['table']} lists first"

@@ -25,7 +25,13 @@ from homolog.nn.heads import (
     TokenDecoder,
     tokens_of,
 )
-from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
+from homolog.nn.masking import (
+    cells_shown,
+    keys_of,
+    random_mask,
+    to_voxels,
+    visible_tokens,
+)
 from homolog.nn.optim import Teacher
 from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
 
@@ -421,15 +427,11 @@ class Alice(Method):
 
     def hidden(self, view: View, progress: float) -> Tensor:
         """(B V, N) bool, the patches hidden at this point of the training."""
-        affine = view.affine.flatten(0, 1)
-        case = view.case.repeat_interleave(view.affine.shape[1])
-        keys = view_keys(affine, case, progress)
+        keys = keys_of(view, progress)
         return random_mask(keys, math.prod(self.grid), self.config.mask_ratio)
 
     def _reconstruction(self, view: View, patches: Tensor, mask: Tensor) -> Tensor:
-        inside = view.valid.flatten(0, 1)[:, None].float()
-        share = nn.functional.avg_pool3d(inside, self.patch).flatten(1)
-        shown = share >= max(self.config.min_valid, 1e-6)
+        shown = cells_shown(view, self.patch, self.config.min_valid)
         return hidden_patch_error(
             patches,
             to_patches(view.flat(), self.patch),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
 from homolog.geometry.affine import Index
-from homolog.geometry.correspondence import nearest_tokens, token_positions_mm
+from homolog.geometry.correspondence import (
+    nearest_tokens,
+    token_grid,
+    token_positions_mm,
+)
 from homolog.geometry.sampling import constant
 from homolog.losses.contrast import (
     cells_of_others,
@@ -23,10 +28,23 @@ from homolog.losses.contrast import (
     place_contrast,
     squared_distances,
 )
+from homolog.losses.similarity import hidden_patch_error, to_patches
 from homolog.methods.base import DENSE, CropConfig, Embedder, Method, TokenCropConfig
-from homolog.nn.decoders import Decoder, features_decoder, fine_cell
+from homolog.nn.decoders import (
+    Decoder,
+    features_decoder,
+    fine_cell,
+    suited_decoder,
+)
 from homolog.nn.heads import FeaturePyramid, PlaceHead, tokens_of
-from homolog.nn.masking import uniform, view_keys
+from homolog.nn.masking import (
+    cells_shown,
+    keys_of,
+    random_mask,
+    to_voxels,
+    uniform,
+    voxels_shown,
+)
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 # Settings and recipes of the anatomical embedding.
@@ -55,8 +73,23 @@ class AnatomicalEmbeddingConfig(CropConfig):
         "pyramid",
         "what the fine embedding reads: pyramid, the map of fine_stride with what "
         "coarser ones know; decoder, the features of a decoder at full resolution, "
-        "which a fine-tuning goes on with",
-        choices=("pyramid", "decoder"),
+        "which a fine-tuning goes on with; none: there is no fine embedding, which is "
+        "much quicker and matches to a coarse cell alone",
+        choices=("pyramid", "decoder", "none"),
+    )
+    weight_reconstruction: float = option(
+        0.0,
+        "weight of the error of blocks hidden in the second crop, which a decoder at "
+        "full resolution fills that a fine-tuning goes on with; 0: nothing is hidden "
+        "(the paper)",
+        minimum=0,
+    )
+    mask_ratio: float = option(
+        0.6,
+        "share of blocks hidden, where they are filled",
+        minimum=0.05,
+        maximum=0.95,
+        advanced=True,
     )
     fine_stride: int = option(
         2, "map of the fine embedding", unit="voxel", choices=(1, 2, 4)
@@ -237,7 +270,9 @@ class AnatomicalEmbedding(Method):
     candidates; distances follow the cell where not given; crops that share no place
     take negatives of both views; a trilinear pyramid over any backbone; the coarse
     stride is the same along all axes; AdamW; on demand (``fine_from=decoder``) the
-    fine embedding reads means over cells of a segmentation network's decoder.
+    fine embedding reads means over cells of a segmentation network's decoder, or there
+    is none (``none``); and (``weight_reconstruction``) blocks of coarse cells are
+    hidden in the second crop, whose places must be found all the same, and filled.
     """
 
     Config = AnatomicalEmbeddingConfig
@@ -257,29 +292,41 @@ class AnatomicalEmbedding(Method):
         super().__init__(backbone, config)
         self.size: Index = config.size
         backbone.check_size(self.size)
-        if config.coarse_stride <= config.fine_stride:
+        has_fine = config.fine_from != "none"
+        if has_fine and config.coarse_stride <= config.fine_stride:
             raise ValueError(
                 f"coarse_stride must be larger than fine_stride, got "
                 f"{config.coarse_stride} and {config.fine_stride}."
             )
         self.backbone = backbone
         coarse = backbone.map_of_stride(config.coarse_stride)
+        self.block: Index = backbone.strides[coarse]
+        channels: int = backbone.config.in_channels
         self.decoder: Decoder | None = None
-        self.cell: Index = (1, 1, 1)
-        width = config.width
-        if config.fine_from == "decoder":
-            self.cell = fine_cell(backbone, config.fine_stride)
+        if config.weight_reconstruction > 0:
+            self.decoder = suited_decoder(backbone, channels)
+            self.mask_value = nn.Parameter(torch.zeros(1, channels, 1, 1, 1))
+        elif config.fine_from == "decoder":
             self.decoder = features_decoder(backbone)
-            width = self.decoder.width
-            self.maps = {"fine": DENSE, "coarse": coarse}
-        else:
-            fine = backbone.map_of_stride(config.fine_stride)
+        self.cell: Index = (1, 1, 1)
+        self.maps = {"coarse": coarse}
+        self.pyramid: FeaturePyramid | None = None
+        width = config.width
+        if has_fine:
+            fine = DENSE
+            if config.fine_from == "decoder":
+                assert self.decoder is not None
+                self.cell = fine_cell(backbone, config.fine_stride)
+                width = self.decoder.width
+            else:
+                fine = backbone.map_of_stride(config.fine_stride)
             self.maps = {"fine": fine, "coarse": coarse}
-        # a decoder has what the finer maps of a pyramid would have
-        first = 0 if self.decoder is None else coarse
-        self.pyramid = FeaturePyramid(backbone.channels, config.width, first)
-        self.fine_head = PlaceHead(width, config.dim)
-        self.coarse_head = PlaceHead(config.width, config.dim)
+            # a decoder has what the finer maps of a pyramid would have
+            first = coarse if fine == DENSE else 0
+            self.pyramid = FeaturePyramid(backbone.channels, config.width, first)
+            self.fine_head = PlaceHead(width, config.dim)
+        from_map = backbone.channels[coarse] if not has_fine else config.width
+        self.coarse_head = PlaceHead(from_map, config.dim)
         self._raw: dict[str, Tensor] = {}
 
     def views(self) -> dict[str, ViewSpec]:
@@ -309,14 +356,15 @@ class AnatomicalEmbedding(Method):
         }
 
     def embedder(self) -> Embedder:
-        """Both vectors: pyramid and heads are part of the model."""
-        heads = {"fine": self.fine_head, "coarse": self.coarse_head}
-        return Embedder(
-            self.backbone, self.maps, heads, self.pyramid, self.decoder, self.cell
-        )
+        """The vectors: pyramid and heads are part of the model."""
+        heads: dict[str, nn.Module] = {"coarse": self.coarse_head}
+        if "fine" in self.maps:
+            heads = {"fine": self.fine_head, **heads}
+        read = self.decoder if DENSE in self.maps.values() else None
+        return Embedder(self.backbone, self.maps, heads, self.pyramid, read, self.cell)
 
     def dense_decoder(self) -> Decoder | None:
-        """What the fine embedding reads, where that is a decoder."""
+        """What the fine embedding reads or fills blocks, where that is a decoder."""
         return self.decoder if self.backbone.planar() is self.backbone else None
 
     def _stride(self, name: str) -> Index:
@@ -329,52 +377,85 @@ class AnatomicalEmbedding(Method):
         return self.backbone
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``fine`` and ``coarse``, each the mean of both directions."""
-        pair = [views[name] for name in _PAIR]
-        embedder = self.embedder()
-        found = embedder(torch.cat([view.flat() for view in pair]))
-        halves = {name: value.chunk(2) for name, value in found.items()}
-        grid = halves["fine"][0].shape[2:]
-        fine, coarse = (
-            [self._side(v, m, n) for v, m in zip(pair, halves[n], strict=True)]
-            for n in ("fine", "coarse")
-        )
-        self.watch("fine", fine[0].cells.flatten(0, 1)[:: max(1, grid[0])])
-        self.watch("coarse", coarse[0].cells.flatten(0, 1))
-        with torch.no_grad():
-            ups = [tokens_of(enlarged(m, tuple(grid))) for m in halves["coarse"]]
-        terms: dict[str, list[Tensor]] = {"fine": [], "coarse": []}
+        """``fine`` and ``coarse``, means of both directions, and ``reconstruction``.
+
+        All but ``coarse`` as far as the settings have them.
+        """
+        pair = (views[_PAIR[0]], views[_PAIR[1]])
+        halves, filled = self._seen(pair, progress)
+        sides = {
+            name: [self._side(v, m, name) for v, m in zip(pair, maps, strict=True)]
+            for name, maps in halves.items()
+        }
+        terms: dict[str, list[Tensor]] = {name: [] for name in halves}
         shares = []
-        for way in (0, 1):
-            keys = self._keys(pair[way], progress)
-            a, b = way, 1 - way
-            term, share = self._fine_term(
-                (pair[a], pair[b]), (fine[a], fine[b]), (ups[a], ups[b]), keys
-            )
-            terms["fine"].append(term)
-            shares.append(share)
+        ups = self._ups(sides, halves) if "fine" in halves else None
+        for a, b in ((0, 1), (1, 0)):
+            keys = keys_of(pair[a], progress)
+            of = {name: (both[a], both[b]) for name, both in sides.items()}
+            two = pair[a], pair[b]
+            if ups is not None:
+                term, share = self._fine_term(two, of["fine"], (ups[a], ups[b]), keys)
+                terms["fine"].append(term)
+                shares.append(share)
             case = pair[a].case.repeat_interleave(pair[a].affine.shape[1])
-            terms["coarse"].append(
-                self._coarse_term(
-                    (pair[a], pair[b]), (coarse[a], coarse[b]), keys, case
-                )
-            )
+            term, share = self._coarse_term(two, of["coarse"], keys, case)
+            terms["coarse"].append(term)
+            if ups is None:
+                shares.append(share)
+        self.watch("coarse", sides["coarse"][0].cells.flatten(0, 1))
         self._raw["matched_share"] = torch.stack(shares).mean()
-        return {name: torch.stack(both).mean() for name, both in terms.items()}
+        means = {name: torch.stack(both).mean() for name, both in terms.items()}
+        if filled is not None:
+            self._raw["raw_reconstruction"] = filled.detach()
+            means["reconstruction"] = self.config.weight_reconstruction * filled
+        return means
+
+    def _ups(
+        self, sides: Mapping[str, list[_Side]], halves: Mapping[str, Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """Coarse vectors at fine cells, for the choice of hard negatives."""
+        grid = halves["fine"][0].shape[2:]
+        first = sides["fine"][0].cells
+        self.watch("fine", first.flatten(0, 1)[:: max(1, grid[0])])
+        with torch.no_grad():
+            return [tokens_of(enlarged(m, tuple(grid))) for m in halves["coarse"]]
+
+    def _seen(
+        self, pair: tuple[View, View], progress: float
+    ) -> tuple[dict[str, Sequence[Tensor]], Tensor | None]:
+        """Vectors of both crops by name, and the error of hidden blocks filled."""
+        embedder = self.embedder()
+        a, b = (view.flat() for view in pair)
+        if self.config.weight_reconstruction <= 0:
+            found = embedder(torch.cat([a, b]))
+            return {name: value.chunk(2) for name, value in found.items()}, None
+        assert self.decoder is not None
+        grid = token_grid(self.size, self.block)
+        mask = random_mask(
+            keys_of(pair[1], progress), math.prod(grid), self.config.mask_ratio
+        )
+        hidden = to_voxels(mask, grid, self.block)
+        seen = torch.where(hidden, self.mask_value.to(b.dtype), b)
+        image = torch.cat([a, seen])
+        maps = self.backbone.maps(image)
+        found = embedder.unit(embedder.read(image, maps, embedder.maps))
+        dense = self.decoder.dense(seen, [m[len(a) :] for m in maps])
+        error = hidden_patch_error(
+            to_patches(self.decoder.dense_result(dense), self.block),
+            to_patches(b, self.block),
+            mask[:, :, None] & voxels_shown(pair[1], self.block),
+            normalise=False,
+        )
+        return {name: value.chunk(2) for name, value in found.items()}, error
 
     def _side(self, view: View, cells: Tensor, name: str) -> _Side:
         stride = self._stride(name)
-        inside = view.valid.flatten(0, 1)[:, None].float()
-        share = torch.nn.functional.avg_pool3d(inside, stride).flatten(1)
         return _Side(
             tokens_of(cells),
             token_positions_mm(view.affine.flatten(0, 1), self.size, stride),
-            share >= max(self.config.min_valid, 1e-6),
+            cells_shown(view, stride, self.config.min_valid),
         )
-
-    def _keys(self, view: View, progress: float) -> Tensor:
-        case = view.case.repeat_interleave(view.affine.shape[1])
-        return view_keys(view.affine.flatten(0, 1), case, progress)
 
     def _partners(
         self, pair: tuple[View, View], sides: tuple[_Side, _Side], name: str
@@ -456,7 +537,7 @@ class AnatomicalEmbedding(Method):
         sides: tuple[_Side, _Side],
         keys: Tensor,
         case: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         config = self.config
         partner, matched = self._partners(pair, sides, "coarse")
         index, anchors, positives, counted = self._anchors(
@@ -478,7 +559,7 @@ class AnatomicalEmbedding(Method):
                 [negatives, others[:, None].expand(-1, count, -1, -1)], 2
             )
             usable = torch.cat([usable, is_other[:, None].expand(-1, count, -1)], 2)
-        return place_contrast(
+        loss = place_contrast(
             anchors,
             positives,
             negatives,
@@ -486,6 +567,7 @@ class AnatomicalEmbedding(Method):
             counted=counted,
             usable=usable,
         )
+        return loss, matched.float().mean()
 
     def _too_near(
         self,

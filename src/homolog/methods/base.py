@@ -385,7 +385,11 @@ class Embedder(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
-        found = self.read(image, self.backbone.maps(image), self.maps)
+        return self.unit(self.read(image, self.backbone.maps(image), self.maps))
+
+    @staticmethod
+    def unit(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of unit norm along E, float32."""
         return {
             name: nn.functional.normalize(features.float(), dim=1, eps=1e-6)
             for name, features in found.items()

@@ -18,7 +18,14 @@ from homolog.losses.similarity import hidden_patch_error, to_patches
 from homolog.methods.base import Case, CropConfig, MaskedCropConfig, Method
 from homolog.nn.decoders import Decoder, suited_decoder
 from homolog.nn.heads import DenseDecoder, TokenDecoder, tokens_of
-from homolog.nn.masking import random_mask, to_voxels, view_keys, visible_tokens
+from homolog.nn.masking import (
+    cells_shown,
+    keys_of,
+    random_mask,
+    to_voxels,
+    visible_tokens,
+    voxels_shown,
+)
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
@@ -197,10 +204,9 @@ class MAE(Method):
         view = views["crop"]
         image = view.flat()
         mask = self.hidden(view, progress)
-        counts = mask & self._shows_scan(view)
+        counts = mask & cells_shown(view, self.patch, self.config.min_valid)
         if self.full:  # voxel by voxel: none of the padding
-            inside = view.valid.flatten(0, 1)[:, None].expand_as(image)
-            counts = to_patches(inside, self.patch) & counts[:, :, None]
+            counts = counts[:, :, None] & voxels_shown(view, self.patch)
         wanted = self.config.normalise
         error = hidden_patch_error(
             self.reconstruct(image, mask),
@@ -212,9 +218,7 @@ class MAE(Method):
 
     def hidden(self, view: View, progress: float) -> Tensor:
         """(B V, N) bool, the patches hidden at this point of the training."""
-        affine = view.affine.flatten(0, 1)
-        case = view.case.repeat_interleave(view.affine.shape[1])
-        keys = view_keys(affine, case, progress)
+        keys = keys_of(view, progress)
         return random_mask(keys, math.prod(self.grid), self.config.mask_ratio)
 
     def reconstruct(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -233,12 +237,6 @@ class MAE(Method):
             made = self.decoder.dense_result(self.decoder.dense(seen, maps))
             return to_patches(made, self.patch)
         return tokens_of(self.decoder(maps[self.map_index :]))
-
-    def _shows_scan(self, view: View) -> Tensor:
-        """(B V, N) bool: patches that are not mostly padding."""
-        inside = view.valid.flatten(0, 1)[:, None].float()
-        share = nn.functional.avg_pool3d(inside, self.patch)
-        return share.flatten(1) >= max(self.config.min_valid, 1e-6)
 
     def encoder(self) -> Backbone:
         """The trained backbone."""

@@ -23,7 +23,7 @@ from homolog.nn.masking import (
     depth_weights,
     draw_cells,
     draw_per_class,
-    view_keys,
+    keys_of,
 )
 from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, ViewSpec
 
@@ -497,7 +497,7 @@ class MixCL(Method):
             weight = tissue_weights(
                 at_cells(image, step, grid), at_cells(valid, step, grid)
             )
-            keys = view_keys(*_view_of(crop), progress) ^ (_IDENTITY * stride)
+            keys = keys_of(crop, progress) ^ (_IDENTITY * stride)
             index, drawn = draw_cells(weight, keys, -(-config.identity_voxels // count))
             index = torch.where(drawn, index, index[:, :1])  # padding says nothing
             head = self.projectors[str(stride)]
@@ -548,7 +548,7 @@ class MixCL(Method):
         weight = depth_weights(depth, config.depth_scale, config.depth_floor)
         if not config.background_negative:
             label = label.masked_fill(label == BACKGROUND, -1)
-        keys = view_keys(*_view_of(view), progress) ^ _LABEL
+        keys = keys_of(view, progress) ^ _LABEL
         index, drawn = draw_per_class(
             label, weight, keys, per_class=config.per_class, most=config.most_voxels
         )
@@ -594,11 +594,3 @@ class MixCL(Method):
 def _grid(features: Tensor) -> Index:
     d, h, w = features.shape[2:]
     return d, h, w
-
-
-def _view_of(view: View) -> tuple[Tensor, Tensor]:
-    """Affine (B V, 4, 4) and scan (B V,) of every view."""
-    return (
-        view.affine.flatten(0, 1),
-        view.case.repeat_interleave(view.affine.shape[1]),
-    )

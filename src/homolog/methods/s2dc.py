@@ -40,10 +40,12 @@ from homolog.nn.decoders import (
 from homolog.nn.heads import Projector, pooled, tokens_of
 from homolog.nn.masking import (
     cells_of,
+    cells_shown,
     draw_cells,
+    keys_of,
     random_mask,
     to_voxels,
-    view_keys,
+    voxels_shown,
 )
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.optim import Teacher
@@ -470,20 +472,15 @@ class S2DC(Method):
         """(B V, N) bool: blocks that the student does not see; None: it sees all."""
         if self.config.weight_reconstruction <= 0:
             return None
-        affine = plain.affine.flatten(0, 1)
-        case = plain.case.repeat_interleave(plain.affine.shape[1])
-        keys = view_keys(affine, case, progress)
+        keys = keys_of(plain, progress)
         return random_mask(keys, self.tokens, self.config.mask_ratio)
 
     def _fill_error(self, filled: Tensor, plain: View, hidden: Tensor) -> Tensor:
         """Mean squared error of hidden voxels that show the scan."""
-        image = plain.flat()
-        inside = plain.valid.flatten(0, 1)[:, None].expand_as(image)
-        counts = to_patches(inside, self.stride) & hidden[:, :, None]
         return hidden_patch_error(
             to_patches(filled, self.stride),
-            to_patches(image, self.stride),
-            counts,
+            to_patches(plain.flat(), self.stride),
+            hidden[:, :, None] & voxels_shown(plain, self.stride),
             normalise=False,
         )
 
@@ -507,8 +504,7 @@ class S2DC(Method):
         partner = token_partners(*affines, self.size, cell)
         valid = self._valid_tokens(warped, cell).gather(1, partner.clamp_min(0))
         usable = (partner >= 0) & valid & self._valid_tokens(plain, cell)
-        case = plain.case.repeat_interleave(plain.affine.shape[1])
-        keys = view_keys(affines[1], case, progress)
+        keys = keys_of(warped, progress)
         index, drawn = draw_cells(usable.float(), keys, self.config.fine_tokens)
         return _Fine(index, partner.clamp_min(0).gather(1, index), drawn)
 
@@ -552,9 +548,7 @@ class S2DC(Method):
 
     def _valid_tokens(self, view: View, cell: Index | None = None) -> Tensor:
         """(B V, N) bool: tokens (cells) that show enough of the scan."""
-        inside = view.valid.flatten(0, 1)[:, None].float()
-        share = nn.functional.avg_pool3d(inside, cell or self.stride)
-        return share.flatten(1) >= max(self.config.min_valid, 1e-6)
+        return cells_shown(view, cell or self.stride, self.config.min_valid)
 
     def after_step(self, progress: float) -> None:
         """Move the teacher, then let the step's keys into the queue."""

@@ -7,8 +7,11 @@ import struct
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from homolog.geometry.affine import Index
+from homolog.losses.similarity import to_patches
+from homolog.views.view import View
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -31,6 +34,12 @@ def view_keys(affine: Tensor, case: Tensor, progress: float) -> Tensor:
     for number in affine.double().flatten(1).contiguous().view(torch.long).unbind(1):
         keys = _mix(keys ^ number)
     return keys
+
+
+def keys_of(view: View, progress: float) -> Tensor:
+    """``view_keys`` of a group of views, (B V,) int64 in the order of ``View.flat``."""
+    case = view.case.repeat_interleave(view.affine.shape[1])
+    return view_keys(view.affine.flatten(0, 1), case, progress)
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:
@@ -78,6 +87,24 @@ def visible_tokens(mask: Tensor, ratio: float) -> Tensor:
     """Indices of the visible patches of ``random_mask(.., ratio)``, (B, n), rising."""
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     return order[:, : mask.shape[1] - hidden_count(mask.shape[1], ratio)]
+
+
+def cells_shown(view: View, cell: Index, least: float) -> Tensor:
+    """(B V, N) bool: cells that show the scan and not padding alone.
+
+    Args:
+        view: Its sides are multiples of the cell's.
+        cell: Voxels (z, y, x) per cell.
+        least: Share of a cell that must lie in the scan, 0..1; more than none must.
+    """
+    inside = view.valid.flatten(0, 1)[:, None].float()
+    return avg_pool3d(inside, cell).flatten(1) >= max(least, 1e-6)
+
+
+def voxels_shown(view: View, patch: Index) -> Tensor:
+    """(B V, N, P) bool, as ``to_patches``: voxels that show the scan, no padding."""
+    inside = view.valid.flatten(0, 1)[:, None]
+    return to_patches(inside.expand(view.flat().shape), patch)
 
 
 def to_voxels(mask: Tensor, grid: Index, patch: Index) -> Tensor:

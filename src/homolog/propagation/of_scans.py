@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
@@ -17,9 +18,7 @@ from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.features.embed import DenseEncoder
 from homolog.features.files import kept_features
 from homolog.features.of_scans import features_of
-from homolog.json_files import object_or_none
 from homolog.label_names import IGNORE
-from homolog.metrics.overlap import dice_per_label
 from homolog.propagation.carry import (
     Carried,
     Labelled,
@@ -30,6 +29,13 @@ from homolog.propagation.carry import (
 )  # fmt: skip
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.descriptors import Seen
+from homolog.propagation.told import (
+    keep_rows,
+    mean_dice_of,
+    rows_before,
+    scores_of,
+    told,
+)
 from homolog.scans.files import read_labels, read_scan, scan_hash, scan_stem
 from homolog.scans.names import names_told, write_names
 from homolog.scans.problems import problem_of
@@ -38,14 +44,9 @@ from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
 from homolog.use.predict import find_scans, result_paths
 from homolog.words import listed
-from homolog.writing import write_json, write_table
 
-SUMMARY, TABLE, SCORES = "propagation.json", "propagation.csv", "dice.csv"
 DOUBT_FOLDER, DOUBT_ENDING = "uncertainty", "_uncertainty.nii.gz"
-COLUMNS = (
-    "case", "confidence", "miss_mm", "dice", "same_patient", "seconds", "result",
-    "uncertainty",
-)  # fmt: skip
+CPU = torch.device("cpu")
 # Counted up when the same settings give other labels.
 _VERSION = 1
 
@@ -92,7 +93,10 @@ def cases_of_store(store: Store) -> list[Case]:
 
 
 def choose(
-    scans: Sequence[Path], wanted: Sequence[str], labels: Sequence[Path]
+    scans: Sequence[Path],
+    wanted: Sequence[str],
+    labels: Sequence[Path],
+    to: Sequence[str] = (),
 ) -> tuple[list[Case], list[Case]]:
     """Which cases labels are carried from, and to which.
 
@@ -100,6 +104,7 @@ def choose(
         scans: One store; or scans and folders of scans.
         wanted: Cases of the store, or scan files.
         labels: One label file for each of ``wanted`` that is a file.
+        to: Names of cases that get labels; empty: all others.
 
     Raises:
         UnusableInput: Such a case is not there or has no labels, labels of another
@@ -130,6 +135,11 @@ def choose(
             raise UnusableInput(f"{case.name} has no labels to carry.")
     taken = {case.scan.resolve() for case in sources}
     targets = [case for case in pool if case.scan.resolve() not in taken]
+    if unknown := sorted(set(to) - {case.name for case in targets}):
+        raise UnusableInput(
+            f"there is no other scan {unknown[0]!r} to carry labels to."
+        )
+    targets = [case for case in targets if not to or case.name in to]
     if not targets:
         raise UnusableInput("there is no other scan to carry the labels to.")
     return sources, targets
@@ -149,6 +159,7 @@ def propagate(
     encoder: DenseEncoder | None,
     config: PropagateConfig,
     features: Path | None = None,
+    device: torch.device = CPU,
 ) -> Job[dict[str, Any]]:
     """Carry labels to scan after scan; one that cannot be does not stop the others.
 
@@ -160,6 +171,7 @@ def propagate(
         encoder: Makes the features; None where only grey values are compared.
         config: How.
         features: Where feature maps are kept; the user's cache if None.
+        device: Where scans are compared.
 
     Returns:
         ``cases`` (one row each, least sure first), ``scores`` (per case and label,
@@ -179,9 +191,11 @@ def propagate(
     goals = result_paths([case.scan for case in targets], out)
     (out / DOUBT_FOLDER).mkdir(parents=True, exist_ok=True)
     with kept_features(features) as place:
-        run = _Run(out, encoder, config, place, sources)
+        run = _Run(out, encoder, config, place, sources, device)
         rows, failed, stopped = yield from run.all(targets, goals)
-    return _told(out, rows, failed, config, sources, stopped=stopped)
+    return told(
+        out, rows, failed, config, [case.name for case in sources], stopped=stopped
+    )
 
 
 class _Run:
@@ -189,13 +203,12 @@ class _Run:
 
     def __init__(
         self, out: Path, encoder: DenseEncoder | None, config: PropagateConfig,
-        place: Path, sources: Sequence[Case],
+        place: Path, sources: Sequence[Case], device: torch.device,
     ) -> None:  # fmt: skip
         self.out, self.encoder, self.config, self.place = out, encoder, config, place
-        self.sources = sources
+        self.sources, self.device = sources, device
         self.labelled: list[Labelled] | None = None
-        before = object_or_none(out / SUMMARY) or {}
-        self.before = {row["case"]: row for row in before.get("cases", [])}
+        self.before = rows_before(out)
         self.patients = {case.patient for case in sources if case.patient}
         self.key = config_hash(
             _VERSION, to_dict(config), encoder.key if encoder else "",
@@ -224,17 +237,10 @@ class _Run:
             if row is None:
                 return rows, failed, True
             rows.append(row)
-            self.keep(rows)
+            keep_rows(out=self.out, before=self.before, rows=rows)
             yield Saved(row["result"], "labels")
         yield Progress("scans", len(targets), len(targets))
         return rows, failed, False
-
-    def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What is done, for the next run to go on from."""
-        done = {row["case"]: row for row in rows}
-        write_json(
-            self.out / SUMMARY, {"cases": list({**self.before, **done}.values())}
-        )
 
     def one(self, case: Case, goal: Path) -> Job[dict[str, Any] | None]:
         """The row of one scan; None when stopped."""
@@ -257,12 +263,11 @@ class _Run:
             return None
         _write(found, volume, goal, doubt, self.config.ignore_above)
         scores = _scores(case, found.labels)
-        known = [s["dice"] for s in scores if s["dice"] is not None]
         return {
             "case": case.name, "scan": str(case.scan), "result": str(goal),
             "uncertainty": str(doubt), "confidence": round(found.confidence, 4),
             "miss_mm": round(found.miss_mm, 2),
-            "dice": float(np.mean(known)) if known else None, "scores": scores,
+            "dice": mean_dice_of(scores), "scores": scores,
             "same_patient": case.patient in self.patients,
             "seconds": round(time.monotonic() - began, 2), "key": key, "reused": False,
         }  # fmt: skip
@@ -274,7 +279,7 @@ class _Run:
             maps = yield from features_of(volume, path, self.encoder, self.place)
             if maps is None:
                 return None
-        return looked_at(volume, maps)
+        return looked_at(volume, maps, self.device)
 
     def read_sources(self) -> Job[list[Labelled] | None]:
         """The labelled scans, with one set of values; None when stopped."""
@@ -352,51 +357,4 @@ def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
     truth = case.read_labels()
     if truth.shape != labels.shape:
         return []
-    dice = dice_per_label(labels.data, np.asarray(truth.data), list(labels.names))
-    return [
-        {"case": case.name, "label": v, "name": n, "dice": _or_none(dice[v])}
-        for v, n in labels.names.items()
-    ]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def _told(
-    out: Path, rows: list[dict[str, Any]], failed: list[dict[str, str]],
-    config: PropagateConfig, sources: Sequence[Case], *, stopped: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """The result, and the same as tables."""
-    rows = sorted(rows, key=lambda row: row["confidence"])
-    scores = [score for row in rows for score in row["scores"]]
-    result = {
-        "sources": [case.name for case in sources],
-        "method": config.method,
-        "settings": to_dict(config),
-        "cases": rows,
-        "failed": failed,
-        "scores": scores,
-        "mean_dice": dict(_means(rows)),
-        "out": str(out),
-        "table": str(out / TABLE),
-        "stopped": stopped,
-    }
-    write_json(out / SUMMARY, result)
-    write_table(out / TABLE, COLUMNS, rows)
-    if scores:
-        write_table(out / SCORES, ("case", "label", "name", "dice"), scores)
-    return result
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Mean Dice per label name over other patients, and ``mean`` of these."""
-    kept = [s for row in rows if not row["same_patient"] for s in row["scores"]]
-    means = []
-    for name in dict.fromkeys(s["name"] for s in kept):
-        dice = [s["dice"] for s in kept if s["name"] == name and s["dice"] is not None]
-        if dice:
-            means.append(float(np.mean(dice)))
-            yield name, means[-1]
-    if means:
-        yield "mean", float(np.mean(means))
+    return scores_of(case.name, labels, np.asarray(truth.data))

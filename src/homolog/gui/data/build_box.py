@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -24,10 +24,9 @@ from qtpy.QtWidgets import (
 from homolog import writing
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.events import Note, Progress
+from homolog.events import Event, Note, Progress
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.threads import Helper, in_background
 from homolog.store.names import read_names
 from homolog.words import counted, duration, human_bytes, listed
 
@@ -241,7 +240,7 @@ _NO_SCANS = "Tick at least one scan or folder in the list above."
 Gather = Callable[[], tuple[Callable[[], list[Path]], list[Path]]]
 
 
-class BuildBox(QFrame):
+class BuildBox(widgets.HelperBox):
     """Name, voxel size and labels of a new store; progress; what came out.
 
     Signals:
@@ -256,9 +255,8 @@ class BuildBox(QFrame):
     built = Signal(object)
 
     def __init__(self, hub: Hub, gather: Gather) -> None:
-        super().__init__()
+        super().__init__("building", "Stop building; finished scans stay")
         self.hub, self._gather = hub, gather
-        self.helper: Helper | None = None
         self._pace = Pace()
         self._result: dict[str, Any] = {}
         self._notes: list[str] = []
@@ -280,8 +278,7 @@ class BuildBox(QFrame):
         self._offer_names()
         if self._name_is_ours:
             self.name.setText(free_name(self.hub.stores, only or "scans"))
-        busy = self.helper is not None
-        self.build.setEnabled(ticked > 0 and not busy)
+        self.build.setEnabled(ticked > 0 and not self.busy)
         self.build.setToolTip(
             "Check and prepare the ticked scans" if ticked else _NO_SCANS
         )
@@ -292,56 +289,32 @@ class BuildBox(QFrame):
         if not self.label_names.is_sound():
             return
         listing, label_folders = self._gather()
-        in_background(
-            listing, owner=self, done=self._launch(label_folders), failed=self._fail
-        )
-        self._busy(True)
-        self.status.setText("Gathering the scans ...")
+        make = partial(
+            build_config, stores=self.hub.stores, name=self.name.text(),
+            labels=self.labels.text(), spacing=self.spacing.currentData(),
+            own_spacing=self.own.text(), names=self.label_names.text,
+        )  # fmt: skip
 
-    def cancel(self) -> None:
-        """Stop building; what is prepared stays and is not prepared twice."""
-        if self.helper is not None:
-            self.status.setText("Stopping ...")
-            self.stop.setEnabled(False)
-            self.helper.stop()
-
-    def _launch(self, label_folders: list[Path]) -> Callable[[list[Path]], None]:
-        def launch(sources: list[Path]) -> None:
-            try:
-                config = build_config(
-                    sources, self.hub.stores, self.name.text(),
-                    labels=self.labels.text(), spacing=self.spacing.currentData(),
-                    own_spacing=self.own.text(), names=self.label_names.text,
-                )  # fmt: skip
-            except UnusableInput as error:
-                self._fail(error)
-                return
+        def gather() -> dict[str, Any]:
+            config = make(listing())
             config["labels"] += [str(p) for p in label_folders]
-            self._pace, self._notes = Pace(), []
-            helper = Helper("prepare", config, self)
-            helper.news.connect(self._take)
-            helper.done.connect(self._finish)
-            helper.failed.connect(self._fail)
-            helper.stopped.connect(self._stopped)
-            self.helper = helper
-            self.stop.setEnabled(True)
-            self.status.setText("Starting ...")
-            helper.start()
+            return config
 
-        return launch
+        self._pace, self._notes = Pace(), []
+        self.launch("prepare", gather, self._finish, "Gathering the scans ...")
 
-    def _take(self, event: object) -> None:
+    def take(self, event: Event) -> None:
+        """Which scan, how many are done, how long it will take; notes are kept."""
+        super().take(event)
         if isinstance(event, Progress):
             e = event
-            self.bar.setRange(0, max(e.total, 0))
-            self.bar.setValue(e.index)
             line = self._pace.line(e.phase, e.index, e.total, e.remaining_s)
-            self.status.setText(f"{line}\n{e.item}" if e.item else line)
+            widgets.tell(self.words, f"{line}\n{e.item}" if e.item else line)
         elif isinstance(event, Note):
             self._notes.append(event.text)
 
     def _finish(self, result: dict[str, Any]) -> None:
-        self._done()
+        self.end("")
         self._result = result
         widgets.tell(
             self.summary, f"✔ {Path(result['store']).name}: {result_line(result)}"
@@ -359,36 +332,32 @@ class BuildBox(QFrame):
         self.built.emit(Path(result["store"]))
         self.refresh(self._ticked, has_labels=self._has_labels)
 
-    def _stopped(self) -> None:
+    def halt(self) -> None:
+        """It was stopped."""
         self._name_is_ours = False
-        self._done()
+        self.end("")
         widgets.tell(self.problem, "Stopped. The same name goes on where it was.")
 
-    def _fail(self, error: object) -> None:
-        self._done()
-        widgets.tell(self.problem, f"✖ {error}")
+    def fail(self, text: str) -> None:
+        """The problem stands until something changes."""
+        self.end("")
+        widgets.tell(self.problem, f"✖ {text}")
 
-    def _done(self) -> None:
-        if self.helper is not None:
-            # Later: it still stands on the stack when it calls.
-            QTimer.singleShot(0, self.helper.deleteLater)
-        self.helper = None
-        self._busy(False)
-
-    def _busy(self, busy: bool) -> None:
-        for widget in (self.bar, self.status, self.stop):
-            widget.setVisible(busy)
-        self.stop.setEnabled(False)
-        self.bar.setRange(0, 0)
+    def enable(self) -> None:
+        """Nothing is changed while a store is built."""
+        busy = self.busy
         fields = (self.name, self.spacing, self.own, self.labels, self.label_names)
         for field in (*fields, self.choose):
             field.setEnabled(not busy)
         self.build.setEnabled(not busy and self._ticked > 0)
         if busy:
-            for widget in (self.summary, self.show_rejected, self.rejected, self.copy):
-                widget.setVisible(False)
-            for widget in (self.pretrain, self.finetune):
-                widget.setVisible(False)
+            self._hide_result()
+
+    def _hide_result(self) -> None:
+        for widget in (self.summary, self.show_rejected, self.rejected, self.copy):
+            widget.setVisible(False)
+        for widget in (self.pretrain, self.finetune):
+            widget.setVisible(False)
 
     def _make(self) -> None:
         self.setFrameShape(QFrame.Shape.StyledPanel)
@@ -405,11 +374,6 @@ class BuildBox(QFrame):
             "Choose...", "Choose a folder of label maps", self._choose_labels
         )
         self.build = widgets.button("Build store", _NO_SCANS, self.start)
-        self.bar = widgets.named(QProgressBar(), "Progress", "Scans done")
-        self.status = widgets.sentence("What is being done", lines=3)
-        self.stop = widgets.button(
-            "Cancel", "Stop building; finished scans stay", self.cancel
-        )
         self.problem = widgets.sentence("Problem", lines=3)
         self.summary = widgets.sentence("Result", lines=3)
         self.show_rejected = widgets.named(
@@ -459,8 +423,8 @@ class BuildBox(QFrame):
         column.addWidget(self.build)
         self._arrange_news(column)
         self._ticked = 0
-        self._busy(True)
-        self._busy(False)
+        self._hide_result()
+        self.enable()
         self._spacing_chosen()
 
     def _voxel_size(self) -> QVBoxLayout:
@@ -484,12 +448,10 @@ class BuildBox(QFrame):
         No button of the one stands where a button of the other stood: who presses
         Cancel a moment too late would go to another tab.
         """
-        working = widgets.beside(self.bar, self.stop)
-        working.setStretch(1, 0)
-        widgets.keep_room(self.bar, self.stop, self.pretrain, self.finetune, self.own)
+        widgets.keep_room(self.pretrain, self.finetune, self.own)
         widgets.keep_room(self.show_rejected, self.label_names)
-        column.addLayout(working)
-        column.addLayout(widgets.one_place(self.status, self.problem, self.summary))
+        column.addLayout(self.working())
+        column.addLayout(widgets.one_place(self.words, self.problem, self.summary))
         column.addLayout(widgets.beside(self.pretrain, self.finetune))
         for widget in (self.show_rejected, self.rejected, self.copy):
             column.addWidget(widget)

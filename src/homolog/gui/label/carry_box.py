@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
 
 from homolog.events import Event, Progress
 from homolog.gui.files.opening import add_to
@@ -28,7 +28,7 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.gui.shared.scan_layers import selection_kept
-from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.threads import in_background
 from homolog.scans.files import read_scan, scan_stem
 from homolog.scans.names import names_beside
 from homolog.words import listed
@@ -138,7 +138,7 @@ _DOING = {
 _AFTER = "To correct: select the layer, then Use selected layer."
 
 
-class CarryBox(QWidget):
+class CarryBox(widgets.HelperBox):
     """Which labels, to which scans, and the progress.
 
     Args:
@@ -146,11 +146,8 @@ class CarryBox(QWidget):
     """
 
     def __init__(self, labelling: Labelling) -> None:
-        super().__init__()
+        super().__init__("carrying", "Stop; nothing is added")
         self._labelling, self._hub = labelling, labelling.hub
-        self.helper: Helper | None = None
-        self._starting = False
-        self._scan_of: dict[str, Any] = {}
         self.source = widgets.narrow(QComboBox())
         self.target = widgets.narrow(QComboBox())
         self.start = widgets.button(
@@ -159,12 +156,6 @@ class CarryBox(QWidget):
             "compared too. How unsure the labels are comes as a hidden layer",
             self.carry,
         )  # fmt: skip
-        self.bar = widgets.named(QProgressBar(), "Progress of carrying", "Done so far")
-        self.stop = widgets.button("Cancel", "Stop; nothing is added", self.cancel)
-        self.bar.hide()
-        self.stop.hide()
-        self.words = widgets.sentence("What was carried", lines=3)
-        widgets.keep_room(self.bar, self.stop)
         self._lay_out()
         self.source.activated.connect(lambda _: self._fill_targets())
         self._later = QTimer(self)  # many layers may come at once
@@ -189,29 +180,22 @@ class CarryBox(QWidget):
     def carry(self) -> None:
         """Write what is needed and start the worker."""
         wanted = self.wanted
-        if wanted is None or self.helper is not None or self._starting:
+        if wanted is None or self.busy:
             return
         hub, encoder = self._hub, self._labelling.encoder
         device = str(preferences.get("compute", "device", "auto"))
-        self._starting = True
-        widgets.tell(self.words, "Writing scans and labels ...")
-        self._enable()
+        scan_of: dict[str, Any] = {}
 
         def gather() -> dict[str, Any]:
             path = None if encoder is None else encoder.path
-            return carry_config(wanted, path, hub.features, device, hub.scratch)
+            config = carry_config(wanted, path, hub.features, device, hub.scratch)
+            scan_of.update(zip(config["scans"], wanted.others, strict=True))
+            return config
 
-        in_background(
-            gather, owner=self, done=partial(self._launch, wanted),
-            failed=lambda error: self._end(f"⚠ {error}"),
+        self.launch(
+            "propagate", gather, partial(self._add, scan_of),
+            "Writing scans and labels ...",
         )  # fmt: skip
-
-    def cancel(self) -> None:
-        """Ask the worker to stop."""
-        if self.helper is not None:
-            self.stop.setEnabled(False)
-            widgets.tell(self.words, "Stopping ...")
-            self.helper.stop()
 
     @property
     def wanted(self) -> Wanted | None:
@@ -236,9 +220,7 @@ class CarryBox(QWidget):
         hint = "Scans that get them, each as a new layer to correct"
         column.addLayout(widgets.labelled("To", self.target, hint))
         column.addWidget(self.start)
-        working = widgets.beside(self.bar, self.stop)
-        working.setStretch(1, 0)
-        column.addLayout(working)
+        column.addLayout(self.working())
         column.addWidget(self.words)
         self.fold = widgets.fold_of("Carry these labels to...")
         self.fold.addWidget(inside)
@@ -256,48 +238,35 @@ class CarryBox(QWidget):
         rest = [(d.layer.name, k) for k, d in desks.items() if k != own_key]
         every = [("All other open scans", None)] if len(rest) > 1 else []
         widgets.fill(self.target, [*every, *rest], self.target.currentData())
-        self._enable()
+        self.enable()
 
-    def _enable(self) -> None:
-        busy = self.helper is not None or self._starting
+    def enable(self) -> None:
+        """What can be chosen and started now."""
+        busy = self.busy
         missing = bool(self._hub.engine_missing())
         self.start.setEnabled(not busy and not missing and self.wanted is not None)
         self.source.setEnabled(not busy)
         self.target.setEnabled(not busy)
 
-    def _launch(self, wanted: Wanted, config: dict[str, Any]) -> None:
-        self._scan_of = dict(zip(config["scans"], wanted.others, strict=True))
-        helper = Helper("propagate", config, self)
-        helper.news.connect(self._take)
-        helper.done.connect(self._done)
-        helper.failed.connect(lambda text: self._end(f"⚠ {text}"))
-        helper.stopped.connect(lambda: self._end("Stopped."))
-        self.helper, self._starting = helper, False
-        self.bar.setRange(0, 0)
-        self.bar.show()
-        self.stop.setEnabled(True)
-        self.stop.show()
-        widgets.tell(self.words, "Starting the worker ...")
-        helper.start()
-
-    def _take(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """What is done with which scan; the bar counts scans."""
         if not isinstance(event, Progress) or event.total <= 0:
             return
         if event.phase == "scans":
-            self.bar.setRange(0, event.total)
-            self.bar.setValue(event.index)
+            super().take(event)
         doing = _DOING.get(event.phase, event.phase)
         item = f" of {event.item}" if event.item else ""
         widgets.tell(self.words, f"{doing}{item} ...")
 
-    def _done(self, result: dict[str, Any]) -> None:
+    def _add(self, scan_of: Mapping[str, Any], result: dict[str, Any]) -> None:
+        """Show what was carried; the layer of each scan's file is known."""
         failed = [f"⚠ {f['scan']}: {f['reason']}" for f in result["failed"]]
         if result.get("stopped"):
             failed = ["Stopped.", *failed]
         in_background(
-            brought, result["cases"], self._scan_of, owner=self,
+            brought, result["cases"], scan_of, owner=self,
             done=lambda found: self._show(found, failed),
-            failed=lambda error: self._end(f"⚠ {error}"),
+            failed=lambda error: self.fail(str(error)),
         )  # fmt: skip
 
     def _show(self, found: Sequence[Brought], failed: Sequence[str]) -> None:
@@ -311,14 +280,4 @@ class CarryBox(QWidget):
             sure = [f"{b.scan.name} ({b.confidence:.0%} sure)" for b in found]
             first = "Labels were carried to" if len(found) == 1 else "Correct first"
             told.insert(0, f"✓ {first}: {listed(sure, most=4)}. {_AFTER}")
-        self._end(" ".join(told) or "Nothing was carried.")
-
-    def _end(self, words: str) -> None:
-        if self.helper is not None:
-            # Later: it still stands on the stack when it calls.
-            QTimer.singleShot(0, self.helper.deleteLater)
-        self.helper, self._starting = None, False
-        self.bar.hide()
-        self.stop.hide()
-        widgets.tell(self.words, words)
-        self._enable()
+        self.end(" ".join(told) or "Nothing was carried.")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QLineEdit, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLineEdit, QVBoxLayout
 
 from homolog.errors import UnusableInput
 from homolog.events import Event, Progress
@@ -20,7 +19,6 @@ from homolog.gui.files.writer import save_layer
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import scan_file
-from homolog.gui.shared.threads import Helper, in_background
 from homolog.scans.files import scan_stem
 from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.scan import FewClass
@@ -138,7 +136,7 @@ def _fresh(folder: Path) -> Path:
 _DOING = {"few_voxels": "Saving the model", "prepare": "Preparing the store"}
 
 
-class HandBox(QWidget):
+class HandBox(widgets.HelperBox):
     """What a finished labelling becomes.
 
     Args:
@@ -146,11 +144,9 @@ class HandBox(QWidget):
     """
 
     def __init__(self, labelling: Labelling) -> None:
-        super().__init__()
+        super().__init__("saving", "Stop; nothing half-made stays")
         self._labelling, self._hub = labelling, labelling.hub
-        self.helper: Helper | None = None
-        self._starting = False
-        self._model = ""
+        self._model = self._doing = ""
         self.name = QLineEdit()
         self.save = widgets.button(
             "Save model", "Save what was learnt from your paint as a model that the "
@@ -167,14 +163,7 @@ class HandBox(QWidget):
             "store and open Fine-tune on it; correct the predictions first",
             self.fine_tune,
         )  # fmt: skip
-        self.bar = widgets.named(QProgressBar(), "Progress of saving", "Done so far")
-        self.bar.hide()
-        self.stop = widgets.button(
-            "Cancel", "Stop; nothing half-made stays", self.cancel
-        )
-        self.stop.hide()
-        self.words = widgets.sentence("What became of it", lines=3)
-        widgets.keep_room(self.bar, self.stop, self.use)
+        widgets.keep_room(self.use)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(
@@ -182,23 +171,21 @@ class HandBox(QWidget):
         )
         for part in (self.save, self.tune):
             column.addWidget(part)
-        working = widgets.beside(self.bar, self.stop)
-        working.setStretch(1, 0)
-        column.addLayout(working)
+        column.addLayout(self.working())
         for part in (self.words, self.use):
             column.addWidget(part)
-        labelling.trainer.changed.connect(self.refresh)
-        labelling.scans_changed.connect(self.refresh)
-        self.refresh()
+        labelling.trainer.changed.connect(self.enable)
+        labelling.scans_changed.connect(self.enable)
+        self.enable()
 
-    def refresh(self) -> None:
+    def enable(self) -> None:
         """Propose a name; enable what can be done."""
         taking = self._labelling.taking_part()
         if taking and not self.name.text():
             stem = f"painted_{taking[0][0].ref.name}"[:40]
             self.name.setText(free_name(self._hub.models, stem))
         missing = bool(self._hub.engine_missing())
-        busy = self.helper is not None or self._starting
+        busy = self.busy
         able = not busy and not missing and self._labelling.trainer.last is not None
         self.save.setEnabled(able)
         self.tune.setEnabled(able and not self._labelling.trainer.busy)
@@ -235,13 +222,6 @@ class HandBox(QWidget):
 
         self._begin("prepare", gather, self._prepared)
 
-    def cancel(self) -> None:
-        """Ask the worker to stop."""
-        if self.helper is not None:
-            self.stop.setEnabled(False)
-            widgets.tell(self.words, "Stopping ...")
-            self.helper.stop()
-
     def _pairs(self, which: str) -> list[Pair]:
         desks = [desk for _, desk in self._labelling.taking_part()]
         found = [(desk.layer, getattr(desk, which)) for desk in desks]
@@ -253,64 +233,36 @@ class HandBox(QWidget):
         gather: Callable[[], dict[str, Any]],
         done: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._starting = True
+        def finished(result: dict[str, Any]) -> None:
+            self.halt() if result.get("stopped") else done(result)
+
         self.use.hide()
-        widgets.tell(self.words, "Writing scans and labels ...")
-        self.refresh()
+        self._doing = _DOING[kind]
+        self.launch(kind, gather, finished, "Writing scans and labels ...")
 
-        def launch(config: dict[str, Any]) -> None:
-            helper = Helper(kind, config, self)
-            helper.news.connect(lambda event: self._take(kind, event))
-            helper.done.connect(lambda result: self._done(result, done))
-            helper.failed.connect(lambda text: self._end(f"⚠ {text}"))
-            helper.stopped.connect(lambda: self._end("Stopped."))
-            self.helper, self._starting = helper, False
-            self.bar.setRange(0, 0)
-            self.bar.show()
-            self.stop.setEnabled(True)
-            self.stop.show()
-            widgets.tell(self.words, f"{_DOING[kind]} ...")
-            helper.start()
-
-        in_background(
-            gather, owner=self, done=launch, failed=lambda e: self._end(f"⚠ {e}")
-        )
-
-    def _take(self, kind: str, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """A sentence beside the bar."""
+        super().take(event)
         if isinstance(event, Progress) and event.total > 0:
-            self.bar.setRange(0, event.total)
-            self.bar.setValue(event.index)
-            widgets.tell(self.words, f"{_DOING[kind]}: {event.phase} ...")
-
-    def _done(
-        self, result: dict[str, Any], done: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._end("")
-        if result.get("stopped"):
-            widgets.tell(self.words, "Stopped.")
-        else:
-            done(result)
+            widgets.tell(self.words, f"{self._doing}: {event.phase} ...")
 
     def _saved(self, result: dict[str, Any]) -> None:
         self._model = str(result["model"])
-        widgets.tell(
-            self.words,
-            f"✓ Saved as {Path(self._model).name} in Models. Segment uses it at once.",
-        )
-        self.use.show()
         self.name.setText("")
+        name = Path(self._model).name
+        self.end(f"✓ Saved as {name} in Models. Segment uses it at once.")
+        self.use.show()
         self._hub.changed.emit("models")
-        self.refresh()
         widgets.bring_into_view(self.use)
 
     def _prepared(self, result: dict[str, Any]) -> None:
         if not result.get("labelled"):
             reasons = [str(r["reason"]) for r in result.get("rejected", ())]
             why = reasons[0] if reasons else "no label map fits its scan."
-            widgets.tell(self.words, f"⚠ No scan could be prepared: {why}")
+            self.fail(f"No scan could be prepared: {why}")
             return
         store, encoder = str(result["store"]), self._labelling.encoder
-        widgets.tell(self.words, f"✓ The store {Path(store).name} is ready.")
+        self.end(f"✓ The store {Path(store).name} is ready.")
         self._hub.changed.emit("stores")
         what = {"store": store}
         if encoder is not None:
@@ -323,13 +275,3 @@ class HandBox(QWidget):
         if desk is not None:
             self._hub.viewer.layers.selection.active = desk.layer
         self._hub.go.emit("Segment", {"model": self._model})
-
-    def _end(self, words: str) -> None:
-        if self.helper is not None:
-            # Later: it still stands on the stack when it calls.
-            QTimer.singleShot(0, self.helper.deleteLater)
-        self.helper, self._starting = None, False
-        self.bar.hide()
-        self.stop.hide()
-        widgets.tell(self.words, words)
-        self.refresh()

@@ -10,32 +10,28 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QApplication,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
-from homolog.events import Event, Note, Progress, Started
+from homolog.events import Event, Note, Started
 from homolog.gui.learn.control import Wish
 from homolog.gui.shared import engine
 from homolog.gui.shared.choices import estimate_lines, name_problem, next_name
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.threads import Helper, in_background, start_run
+from homolog.gui.shared.threads import in_background, start_run
 from homolog.gui.shared.widgets import (
-    OneOf,
+    HelperBox,
     Sentence,
     bring_into_view,
-    keep_room,
     named,
 )
 from homolog.runs.run import Run
 
 
-class StartBox(QWidget):
+class StartBox(HelperBox):
     """Buttons that act on the panel's wish; disabled ones say why.
 
     Signals:
@@ -51,7 +47,6 @@ class StartBox(QWidget):
         hub: Hub,
         wish: Callable[[], Wish | None],
         problem: Callable[[], str],
-        parent: QWidget | None = None,
     ) -> None:
         """Make the box.
 
@@ -59,12 +54,10 @@ class StartBox(QWidget):
             hub: Of the window.
             wish: Asked for what the panel holds; None while nothing can be said.
             problem: Asked for the first setting that cannot be meant.
-            parent: Of the widget.
         """
-        super().__init__(parent)
+        super().__init__("the estimate", "Stop the trial")
         self._hub, self._wish, self._problem = hub, wish, problem
         self._told_of: dict[str, Any] | None = None
-        self._helper: Helper | None = None
         self._starting = False
         self._stem = ""
         self.trouble = ""
@@ -77,11 +70,7 @@ class StartBox(QWidget):
         self.estimate = _button("Estimate", "Try a few steps: time and memory needed")
         self.start = _button("Start", "Start in a process of its own")
         self.copy = _button("Copy as command", "Copy the command line that does this")
-        self.cancel = OneOf("Cancel estimate", "Cancelling...")
-        named(self.cancel, "Cancel estimate", "Stop the trial")
-        self.bar = QProgressBar()
-        self.bar.setAccessibleName("Progress of the estimate")
-        self.bar.setToolTip("Progress of the estimate")
+        self.cancel.setText("Cancel estimate")
         # Last, for it may be long, and never lower again: else the foot of a
         # scrolled tab would slip down.
         self.words = Sentence(2, grows=True)
@@ -89,12 +78,9 @@ class StartBox(QWidget):
             self.words, "Estimate and problems", "What was measured, or what is missing"
         )
         self._lay_out(label)
-        self.bar.hide()
-        self.cancel.hide()
         self.estimate.clicked.connect(self.begin_estimate)
         self.start.clicked.connect(self.begin_run)
         self.copy.clicked.connect(self.copy_command)
-        self.cancel.clicked.connect(self.cancel_estimate)
 
     def _lay_out(self, label: QLabel) -> None:
         grid = QGridLayout()
@@ -109,12 +95,17 @@ class StartBox(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
         column.addWidget(self.copy)
-        keep_room(self.bar, self.cancel)
-        working = QHBoxLayout()
-        working.addWidget(self.bar, 1)
-        working.addWidget(self.cancel)
-        column.addLayout(working)
+        column.addLayout(self.working())
         column.addWidget(self.words)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an estimate is made, or a run about to start."""
+        return super().busy or self._starting
+
+    def enable(self) -> None:
+        """An estimate began or ended."""
+        self.refresh()
 
     def refresh(self) -> None:
         """Look at the wish again: propose a name, enable what can be done."""
@@ -123,7 +114,7 @@ class StartBox(QWidget):
             self._stem = wish.stem
             self.name.setText(next_name(wish.stem, self._hub.runs))
         self.trouble = self._trouble(wish)
-        busy = self._helper is not None or self._starting
+        busy = self.busy
         for button in (self.estimate, self.start):
             button.setEnabled(not self.trouble and not busy)
         self.copy.setEnabled(wish is not None and not wish.problem())
@@ -143,36 +134,16 @@ class StartBox(QWidget):
     def begin_estimate(self) -> None:
         """The dry run, in a worker that ends with the window."""
         wish = self._wish()
-        if wish is None or self._helper is not None or self._trouble(wish):
+        if wish is None or self.busy or self._trouble(wish):
             self.refresh()
             return
         config = {"kind": wish.kind, "config": wish.config()}
-        helper = Helper("plan", config, self)
-        helper.news.connect(self._tell)
-        helper.done.connect(self._estimated)
-        helper.failed.connect(lambda text: self._ended(f"⚠ {_sentence(text)}"))
-        helper.stopped.connect(lambda: self._ended("The estimate was cancelled."))
-        self._helper = helper
-        self.bar.setRange(0, 0)
-        self.bar.show()
-        self.cancel.setEnabled(True)
-        self.cancel.setText("Cancel estimate")
-        self.cancel.show()
-        self.refresh()
-        self._say("Trying a few steps...")
-        helper.start()
-
-    def cancel_estimate(self) -> None:
-        """Ask the dry run to end."""
-        if self._helper is not None:
-            self.cancel.setEnabled(False)
-            self.cancel.setText("Cancelling...")
-            self._helper.stop()
+        self.launch("plan", config, self._estimated, "Trying a few steps...")
 
     def begin_run(self) -> None:
         """Create the run and hand it to a process of its own."""
         wish = self._wish()
-        if wish is None or self._starting or self._trouble(wish):
+        if wish is None or self.busy or self._trouble(wish):
             self.refresh()
             return
         self._starting = True
@@ -226,28 +197,31 @@ class StartBox(QWidget):
         self._tell_words(f"⚠ It could not be started: {error}")
         self._hub.changed.emit("runs")
 
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, Started | Progress) and event.total > 0:
+    def take(self, event: Event) -> None:
+        """How many steps there will be, and are done."""
+        super().take(event)
+        if isinstance(event, Started) and event.total > 0:
             self.bar.setRange(0, event.total)
-            if isinstance(event, Progress):
-                self.bar.setValue(event.index)
         elif isinstance(event, Note):
             self._say(f"Trying a few steps... {event.text}")
 
     def _estimated(self, plan: dict[str, Any]) -> None:
         now = datetime.datetime.now()
-        self._ended("\n".join(estimate_lines(plan, now)))
+        self.end("\n".join(estimate_lines(plan, now)))
         self.estimated.emit(plan)
 
-    def _ended(self, words: str) -> None:
-        if self._helper is not None:
-            self._helper.deleteLater()
-        self._helper = None
-        self.bar.hide()
-        self.cancel.hide()
-        self.refresh()
-        if words:
-            self._tell_words(words)
+    def fail(self, text: str) -> None:
+        """It could not be tried."""
+        super().fail(_sentence(text))
+
+    def halt(self) -> None:
+        """It was stopped."""
+        self.end("The estimate was cancelled.")
+
+    def end(self, words: str) -> None:
+        """The words stand as long as the settings."""
+        super().end("")
+        self._tell_words(words)
 
     def _tell_words(self, words: str) -> None:
         """Words that stand until another thing is wished for."""

@@ -10,12 +10,10 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
-    QProgressBar,
     QSpinBox,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from homolog.events import Event
@@ -25,7 +23,7 @@ from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import ModelCard
-from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.threads import in_background
 from homolog.writing import free_name
 
 _OTHER = "other"
@@ -36,7 +34,7 @@ _HINT = (
 )
 
 
-class ProbeBox(QWidget):
+class ProbeBox(widgets.HelperBox):
     """Asks what models know of a store's labels, in a worker process.
 
     Signals:
@@ -50,9 +48,8 @@ class ProbeBox(QWidget):
     grew = Signal()
 
     def __init__(self, hub: Hub, asked: Callable[[], list[ModelCard]]) -> None:
-        super().__init__()
+        super().__init__("the probe", "End it; feature maps made so far are kept", 2)
         self.hub, self._asked = hub, asked
-        self.helper: Helper | None = None
         self.answer: probing.Answer | None = None
         self._others: list[Path] = []
         self._warnings: list[str] = []
@@ -77,19 +74,20 @@ class ProbeBox(QWidget):
 
     def refresh(self) -> None:
         """Other models were chosen or ticked."""
+        self.enable()
+
+    def enable(self) -> None:
+        """What can be done now."""
         models = self._asked()
         self.about.setText(probing.about(models))
         self.grew.emit()
-        running = self.helper is not None and self.helper.running
         here = self.store.currentData() not in (None, _OTHER)
-        self.start.setEnabled(bool(models) and here and not running)
-        self.cancel.setVisible(running)
-        self.bar.setVisible(running)
+        self.start.setEnabled(bool(models) and here and not self.busy)
 
     def begin(self) -> None:
         """Start the worker."""
         models, store = self._asked(), self.store.currentData()
-        if not models or store in (None, _OTHER):
+        if not models or store in (None, _OTHER) or self.busy:
             return
         if self.hub.engine_missing():
             self._say("⚠ This needs the training engine; see the note at the top.")
@@ -100,23 +98,11 @@ class ProbeBox(QWidget):
             Path(store), models, self.patients.value(), self.hub.features, place / name
         )
         self._warnings.clear()
-        self.bar.setValue(0)
-        self._say("Starting ...")
-        self.helper = Helper("probe", config, self)
-        self.helper.news.connect(self._news)
-        self.helper.done.connect(self._done)
-        self.helper.failed.connect(lambda text: self._ended(f"⚠ {text}"))
-        self.helper.stopped.connect(
-            lambda: self._ended("Stopped; the feature maps made so far are kept.")
-        )
-        self.helper.start()
-        self.refresh()
+        self.launch("probe", config, self._done)
 
-    def stop(self) -> None:
-        """Ask the worker to end."""
-        if self.helper is not None and self.helper.running:
-            self._say("Stopping ...")
-            self.helper.stop()
+    def halt(self) -> None:
+        """It was stopped."""
+        self.end("Stopped; the feature maps made so far are kept.")
 
     def show_answer(self, answer: probing.Answer) -> None:
         """Table, verdict and the way to the page."""
@@ -156,21 +142,19 @@ class ProbeBox(QWidget):
 
     # What the worker tells
 
-    def _news(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """What is done with which model; the bar shows shares."""
         if told := probing.doing(event):
             text, share = told
             self._say(text)
+            self.bar.setRange(0, 100)
             self.bar.setValue(round(100 * share))
         if text := probing.warning(event):
             self._warnings.append(text)
 
     def _done(self, result: dict[str, object]) -> None:
-        self._ended("")
+        self.end("")
         self.show_answer(probing.answer_of(result, self._warnings))
-
-    def _ended(self, text: str) -> None:
-        self._say(text)
-        self.refresh()
 
     # Stores
 
@@ -201,7 +185,7 @@ class ProbeBox(QWidget):
             self.read_stores()
 
     def _say(self, text: str) -> None:
-        widgets.tell(self.doing, text)
+        widgets.tell(self.words, text)
 
     # Parts
 
@@ -219,16 +203,8 @@ class ProbeBox(QWidget):
             "Find out", "Probe the features of these models for the labels of the "
             "store; a minute or two each", self.begin,
         )  # fmt: skip
-        self.cancel = widgets.button(
-            "Cancel", "End the probe; feature maps made so far are kept", self.stop
-        )
-        self.cancel.setAccessibleName("Cancel the probe")
-        self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
-        widgets.named(self.bar, "Progress of the probe", "Share of this part done")
-        widgets.keep_room(self.bar, self.cancel)
-        self.doing = widgets.sentence("What the probe is doing", lines=2)
         self._make_answer()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -245,7 +221,7 @@ class ProbeBox(QWidget):
             )
         )  # fmt: skip
         column.addLayout(widgets.beside(self.start, self.cancel))
-        for widget in (self.bar, self.doing, self.verdict, self.table, self.page):
+        for widget in (self.bar, self.words, self.verdict, self.table, self.page):
             column.addWidget(widget)
 
     def _make_answer(self) -> None:

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QGridLayout,
     QLineEdit,
-    QProgressBar,
     QVBoxLayout,
     QWidget,
 )
@@ -57,6 +56,7 @@ from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import (
     DeviceBox,
     EmptyState,
+    HelperBox,
     Sentence,
     ask_files,
     button,
@@ -222,7 +222,7 @@ class Tool:
     trouble: str = ""
 
 
-class ScanBox(QWidget):
+class ScanBox(HelperBox):
     """The selected scan and the button that segments it.
 
     Signals:
@@ -235,11 +235,9 @@ class ScanBox(QWidget):
     segmented = Signal(object)
     classified = Signal(object, object)
 
-    def __init__(self, hub: Hub, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, hub: Hub) -> None:
+        super().__init__("the scan", "Stop after the running window", lines=2)
         self._hub = hub
-        self._helper: Helper | None = None
-        self._starting = False
         self._tool = Tool()
         self._scan: ScanRef | None = None
         self._allowed: tuple[str, str] | None = None
@@ -253,14 +251,11 @@ class ScanBox(QWidget):
         )
         self.go_on = button("Continue", "Segment all the same", self._continue)
         self.leave = button("Cancel", "Do not segment this scan", self._leave)
-        self.bar = named(QProgressBar(), "Progress of the scan", "Windows done so far")
-        self.cancel = button("Cancel", "Stop after the running window", self.stop)
-        self.words = sentence("State of the scan", lines=2)
         rows = QVBoxLayout(self)
         rows.setContentsMargins(0, 0, 0, 0)
         # What comes and goes keeps its room, and nothing takes another one's place:
         # who presses twice does not go on past a warning unread.
-        keep_room(self.start, self.go_on, self.leave, self.bar, self.cancel)
+        keep_room(self.start, self.go_on, self.leave)
         for widget in (self.scan, self.start):
             rows.addWidget(widget)
         rows.addLayout(one_place(self.warning, self.words))
@@ -272,19 +267,19 @@ class ScanBox(QWidget):
             for part in parts:
                 below.addWidget(part, 0, place)
         rows.addLayout(below)
-        self._show_work(False)
+        self._show_start()
         hub.viewer.layers.selection.events.active.connect(self._layer_selected)
         self._layer_selected()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a scan is being segmented."""
-        return self._starting or self._helper is not None
 
     def set_tool(self, tool: Tool) -> None:
         """Another model or other options."""
         self._tool = tool
         self._refresh()
+
+    def enable(self) -> None:
+        """Tell the panel too."""
+        self._refresh()
+        self.changed.emit()
 
     def begin(self) -> None:
         """Segment; warns first, inline, about a scan unlike those the model knows."""
@@ -303,13 +298,6 @@ class ScanBox(QWidget):
         self.go_on.show()
         self.leave.show()
         self.go_on.setFocus()
-
-    def stop(self) -> None:
-        """Stop segmenting."""
-        self.cancel.setEnabled(False)
-        tell(self.words, "Cancelling...")
-        if self._helper is not None:
-            self._helper.stop()
 
     def _active(self) -> Any:
         return self._hub.viewer.layers.selection.active
@@ -365,36 +353,19 @@ class ScanBox(QWidget):
         options = dict(self._tool.options)
         if not options.get("modality"):  # the user was warned, and went on
             options["modality"] = treated_as(model, scan.modality)
-        self._starting = True
-        self.bar.setRange(0, 0)
-        self._show_work(True)
-        tell(self.words, "Starting the worker...")
 
-        def predict(made: tuple[Path, Path]) -> None:
-            config = predict_config(model.path, [made[0]], made[1], **options)
-            self._predict(layer, model, config)
+        def gather() -> Mapping[str, Any]:
+            path, folder = _scan_and_folder(layer, self._hub.scratch)
+            return predict_config(model.path, [path], folder, **options)
 
-        in_background(
-            _scan_and_folder, layer, self._hub.scratch, owner=self, done=predict,
-            failed=lambda error: self._ended(f"⚠ {error}"),
-        )  # fmt: skip
-        self.changed.emit()
+        self.launch(
+            "predict", gather, lambda result: self._predicted(layer, model, result)
+        )
 
-    def _predict(
-        self, layer: Any, model: ModelChoice, config: Mapping[str, Any]
-    ) -> None:
-        helper = Helper("predict", config, self)
-        helper.news.connect(self._tell)
-        helper.done.connect(lambda result: self._predicted(layer, model, result))
-        helper.failed.connect(lambda text: self._ended(f"⚠ {text}"))
-        helper.stopped.connect(lambda: self._ended("Cancelled."))
-        self._helper, self._starting = helper, False
-        helper.start()
-
-    def _tell(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """The bar counts windows."""
         if isinstance(event, Progress) and event.phase != "scans" and event.total:
-            self.bar.setRange(0, event.total)
-            self.bar.setValue(event.index)
+            super().take(event)
             left = event.remaining_s
             tell(self.words, f"{duration(left)} left" if left > 0 else "Working")
         elif isinstance(event, Note) and event.level == "warning":
@@ -406,10 +377,10 @@ class ScanBox(QWidget):
         if not result.get("predicted"):
             failed = result.get("failed") or [{"reason": "nothing came out"}]
             done = "classified" if model.classifies else "segmented"
-            self._ended(f"⚠ Not {done}: {reason_text(failed[0]['reason'])}")
+            self.fail(f"Not {done}: {reason_text(failed[0]['reason'])}")
             return
         if model.classifies:
-            self._ended(f"✓ {layer.name} was classified: see below.")
+            self.end(f"✓ {layer.name} was classified: see below.")
             self.classified.emit(layer, result["predicted"][0])
             return
         tell(self.words, "Reading the result...")
@@ -417,7 +388,7 @@ class ScanBox(QWidget):
             result_layer, Path(result["predicted"][0]["labels"]), model.label_names,
             f"{layer.name} {model.name}", layer, owner=self,
             done=lambda made: self._show_result(layer, made),
-            failed=lambda error: self._ended(f"⚠ {error}"),
+            failed=lambda error: self.fail(str(error)),
         )  # fmt: skip
 
     def _show_result(self, scan: Any, made: LayerData) -> None:
@@ -427,23 +398,8 @@ class ScanBox(QWidget):
         added.opacity = 0.5
         if before is not None and before in layers:
             layers.selection.active = before
-        self._ended(f"✓ {added.name} was added; its classes are listed below.")
+        self.end(f"✓ {added.name} was added; its classes are listed below.")
         self.segmented.emit(added)
-
-    def _ended(self, words: str) -> None:
-        if self._helper is not None:
-            self._helper.deleteLater()
-        self._helper, self._starting = None, False
-        self._show_work(False)
-        self._refresh()
-        tell(self.words, words)
-        self.changed.emit()
-
-    def _show_work(self, works: bool) -> None:
-        self.bar.setVisible(works)
-        self.cancel.setVisible(works)
-        self.cancel.setEnabled(works)
-        self.start.setEnabled(not works)
 
 
 def _scan_and_folder(layer: Any, scratch: Path) -> tuple[Path, Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,10 +20,12 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
+    QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QMessageBox,
+    QProgressBar,
     QPushButton,
     QScrollArea,
     QScrollBar,
@@ -35,10 +38,11 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from homolog.events import Event, Progress
 from homolog.gui.shared import engine, preferences
 from homolog.gui.shared.choices import no_gpu_hint
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import Helper, in_background
 
 # Folds: parts of a panel under a title, closed until someone opens them.
 
@@ -568,6 +572,129 @@ def _open(dialog: QFileDialog, done: Callable[[list[str]], Any]) -> None:
 
 
 # Where to compute: the devices of this machine with their free memory.
+
+
+class HelperBox(QFrame):
+    """Base of a box whose work a helper process does: progress, Cancel, a sentence.
+
+    A subclass lays out ``bar``, ``cancel`` and ``words``, enables its own buttons in
+    ``enable``, starts by ``launch`` and ends by ``end``.
+
+    Args:
+        what: What is worked on, told to who cannot see the bar: "carrying".
+        stopping: What Cancel does to what is half-made.
+        lines: Room of the sentence.
+    """
+
+    Result: TypeAlias = Callable[[dict[str, Any]], Any]
+
+    def __init__(self, what: str, stopping: str, lines: int = 3) -> None:
+        super().__init__()
+        self.helper: Helper | None = None
+        self._gathering = self._wants_stop = False
+        self.bar = named(QProgressBar(), f"Progress of {what}", "Done so far")
+        self.cancel = button("Cancel", stopping, self.stop)
+        self.cancel.setAccessibleName(f"Cancel {what}")
+        self.words = sentence(f"State of {what}", lines=lines)
+        keep_room(self.bar, self.cancel)
+        self._show_work(False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way."""
+        return self._gathering or self.helper is not None
+
+    def enable(self) -> None:
+        """Work began or ended: what can be done now."""
+
+    def launch(
+        self,
+        kind: str,
+        config: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+        done: Result,
+        words: str = "Starting the worker ...",
+    ) -> None:
+        """Let a helper do a job. The box is busy until ``end``.
+
+        Args:
+            kind: Of the job.
+            config: The job's, or what makes it on a thread: files may be written first.
+            done: Gets the job's result.
+            words: Told meanwhile.
+        """
+        self._gathering, self._wants_stop = True, False
+        self.bar.setRange(0, 0)
+        self._show_work(True)
+        self.enable()
+        tell(self.words, words)
+        if not callable(config):
+            self._start(kind, done, config)
+            return
+        in_background(
+            config, owner=self, done=partial(self._start, kind, done),
+            failed=lambda error: self.fail(str(error)),
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Ask the work to end; ``halt`` follows."""
+        if not self.busy:
+            return
+        self._wants_stop = True
+        self.cancel.setEnabled(False)
+        tell(self.words, "Stopping ...")
+        if self.helper is not None:
+            self.helper.stop()
+
+    def take(self, event: Event) -> None:
+        """The helper tells something; the bar follows what has a length."""
+        if isinstance(event, Progress) and event.total > 0:
+            self.bar.setRange(0, event.total)
+            self.bar.setValue(event.index)
+
+    def fail(self, text: str) -> None:
+        """It did not work, for this reason."""
+        self.end(f"⚠ {text}")
+
+    def halt(self) -> None:
+        """It was stopped."""
+        self.end("Stopped.")
+
+    def end(self, words: str) -> None:
+        """Nothing is under way any more; say what became of it."""
+        if self.helper is not None:
+            # Later: it still stands on the stack when it calls.
+            QTimer.singleShot(0, self.helper.deleteLater)
+        self.helper, self._gathering = None, False
+        self._show_work(False)
+        self.enable()
+        tell(self.words, words)
+
+    def _start(self, kind: str, done: Result, config: Mapping[str, Any]) -> None:
+        if self._wants_stop:
+            self.halt()
+            return
+        helper = Helper(kind, config, self)
+        helper.news.connect(self.take)
+        helper.done.connect(lambda result: self._worked(done, result))
+        helper.failed.connect(self.fail)
+        helper.stopped.connect(self.halt)
+        self.helper, self._gathering = helper, False
+        helper.start()
+
+    def working(self) -> QHBoxLayout:
+        """Bar and Cancel in one row."""
+        row = beside(self.bar, self.cancel)
+        row.setStretch(1, 0)
+        return row
+
+    def _worked(self, done: Result, result: dict[str, Any]) -> None:
+        self.cancel.setEnabled(False)  # what follows is short
+        done(result)
+
+    def _show_work(self, works: bool) -> None:
+        self.bar.setVisible(works)
+        self.cancel.setVisible(works)
+        self.cancel.setEnabled(works)
 
 
 class DeviceBox(QWidget):
