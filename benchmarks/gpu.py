@@ -139,8 +139,14 @@ class Bench:
         """The store to measure on; waits until it is painted."""
         if self.tiny:
             return self.tiny_store
-        if self.painting is not None and self.painting.wait(timeout=60.0):
-            raise RuntimeError(f"no large phantoms: code {self.painting.returncode}.")
+        until = time.time() + 60.0
+        while not self.big_store.exists():  # a restart waits for the first one's
+            if self.painting is not None and self.painting.poll():
+                code = self.painting.returncode
+                raise RuntimeError(f"no large phantoms: code {code}.")
+            if time.time() > until:
+                raise RuntimeError("no large phantoms after a minute.")
+            time.sleep(0.1)
         return self.big_store
 
     @property
@@ -837,7 +843,7 @@ def rows_of(bench: Bench) -> list[Row]:
 
 def begin_painting(bench: Bench) -> None:
     """Make the large phantoms beside the first rows."""
-    if bench.tiny or bench.big_store.exists():
+    if bench.tiny:
         return
     command = [sys.executable, str(HERE / "large_phantoms.py"), str(bench.big_store)]
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -900,7 +906,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.tiny:
         bench.seconds = 0.05
     sheet = Sheet(out, until, resumed=options.until is not None)
-    begin_painting(bench)
+    if options.until is None:
+        begin_painting(bench)
     try:
         paint_tiny(bench.tiny_store)
         alive = sheet.run(wanted(rows_of(bench), options), device)
