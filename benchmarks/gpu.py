@@ -217,7 +217,21 @@ def machine(bench: Bench, row: dict[str, Any]) -> None:
         up = torch.empty_like(host, device=bench.device)
         spent = bench.timed(lambda: up.copy_(host, non_blocking=True), 0.2, 20)
         row["upload_gb_s"] = host.nbytes / spent / GB
+    spectra(bench, row)
     convolutions(bench, row)
+
+
+def spectra(bench: Bench, row: dict[str, Any]) -> None:
+    """Seconds of the monitors' singular values, and of two ways around them."""
+    values = torch.randn(2048, 512 if bench.is_gpu else 8, device=bench.device)
+    ways = {
+        "svdvals": lambda: torch.linalg.svdvals(values),
+        "eigvalsh": lambda: torch.linalg.eigvalsh(values.T @ values),
+        "eigvalsh_float64": lambda: torch.linalg.eigvalsh(
+            values.double().T @ values.double()
+        ),
+    }
+    row["spectrum_s"] = {name: bench.timed(way, 0.1, 5) for name, way in ways.items()}
 
 
 def convolutions(bench: Bench, row: dict[str, Any]) -> None:
@@ -580,6 +594,8 @@ def measure(bench: Bench, made: Ready, batch: int, row: dict[str, Any]) -> None:
     row |= {"pure_step_s": pure_s, "pure_samples_s": samples(made, batch) / pure_s}
     row |= bench.peak()
     row["bad_steps"] = int(made.stepper.bad_steps)
+    with torch.no_grad():
+        row["monitors_s"] = bench.timed(made.stepper.trainable.monitors, 0.1, 5)
     if bench.is_gpu:
         row["host_waits"] = host_waits(step)
         row |= kernels(step, pure_s)

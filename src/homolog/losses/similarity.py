@@ -52,8 +52,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 def _exact_products(device: str) -> Iterator[None]:
     """float32 products in float32 on a GPU."""
     switch: Any = torch.backends.cuda.matmul
-    name, exact = "allow_tf32", False
-    now: Any = False
+    name, exact, now = "allow_tf32", cast("Any", False), cast("Any", False)
     if device == "cuda":
         try:
             now = switch.allow_tf32
