@@ -38,10 +38,12 @@ def labels_of(result: ScanIndex) -> dict[str, str | None]:
 _count = iter(range(1, 10**6))
 
 
-def scan(path: Path, shape: tuple[int, int, int] = (9, 10, 11)) -> Path:
-    """A scan unlike every other one."""
+def scan(
+    path: Path, shape: tuple[int, int, int] = (9, 10, 11), low: float = 0.0
+) -> Path:
+    """A scan unlike every other one, its values from about ``low``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = values(shape, np.float32) + next(_count) / 7
+    data = values(shape, np.float32) + next(_count) / 7 + low
     return put(path, nifti(data, srow=EYE))
 
 
@@ -406,9 +408,9 @@ def test_a_file_named_but_not_there_is_rejected(tmp_path: Path) -> None:
 def test_an_nnunet_dataset_with_two_channels(tmp_path: Path) -> None:
     for case in ("a_1", "a_2"):
         for channel in range(2):
-            scan(tmp_path / "imagesTr" / f"{case}_{channel:04d}.nii.gz")
+            scan(tmp_path / "imagesTr" / f"{case}_{channel:04d}.nii.gz", low=-900)
         label(tmp_path / "labelsTr" / f"{case}.nii.gz", top=2)
-    scan(tmp_path / "imagesTs" / "t_1_0000.nii.gz")
+    scan(tmp_path / "imagesTs" / "t_1_0000.nii.gz", low=-900)
     raw = {
         "channel_names": {"0": "CT", "1": "FDG-PET"},
         "labels": {"background": 0, "organ": 1, "all": [1, 2], "tumour": 2},
@@ -442,6 +444,21 @@ def test_old_nnunet_lists_names_without_their_channel(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(raw))
     (case,) = index(tmp_path).cases
     assert (case.id, case.image.name) == ("a", "a_0000.nii.gz")
+
+
+def test_a_ct_without_hounsfield_units_is_not_windowed_as_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scan(tmp_path / "imagesTr" / f"{name}_0000.nii.gz")
+        label(tmp_path / "labelsTr" / f"{name}.nii.gz")
+    raw = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(raw))
+    found = index(tmp_path)
+    assert [case.modality for case in found.cases] == ["OTHER", "OTHER"]
+    (note,) = found.notes
+    assert note.startswith("2 scans should be CT but hold no Hounsfield units")
+    by_hand = index(tmp_path, modality="CT")
+    assert [case.modality for case in by_hand.cases] == ["CT", "CT"]
+    assert not by_hand.notes
 
 
 def test_a_dataset_inside_a_source_keeps_its_rules(tmp_path: Path) -> None:
@@ -488,7 +505,7 @@ def test_the_same_series_twice_is_a_duplicate_in_any_file_order(tmp_path: Path) 
 
 def test_a_csv_manifest_with_all_columns(tmp_path: Path) -> None:
     scan(tmp_path / "s" / "a.nii.gz")
-    scan(tmp_path / "s" / "b.nii.gz")
+    scan(tmp_path / "s" / "b.nii.gz", low=-900)
     label(tmp_path / "l" / "a.nii.gz")
     boxes = json.dumps([{"label": "t", "min": [1, 2, 3], "max": [4, 5, 6]}])
     quoted = '"' + boxes.replace('"', '""') + '"'

@@ -41,6 +41,7 @@ from homolog.scans.names import (
     shorter_names,
 )
 from homolog.scans.problems import Problem, problem_of
+from homolog.scans.volume import HU_REACH_DOWN_TO, guess_modality
 from homolog.words import counted, listed
 
 # Which files of a folder tree are label maps, and of which scan.
@@ -406,6 +407,7 @@ def index_sources(
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
     ids: set[str] = set()
+    no_hu: list[str] = []
     for number, candidate in enumerate(candidates):
         request = yield Progress("inspect", number, len(candidates), candidate.name)
         if request is Request.STOP:
@@ -425,8 +427,17 @@ def index_sources(
             continue
         by_content[inspection.content] = candidate
         cases.append(case)
+        if not modality and (candidate.modality, case.modality) == ("CT", "OTHER"):
+            no_hu.append(case.id)
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
+    if no_hu:
+        found.notes.append(
+            f"{counted(len(no_hu), 'scan')} should be CT but hold no Hounsfield units "
+            f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
+            "normalised by its own values, as MR is; --modality CT takes them as they "
+            "are."
+        )
     for note in found.notes:
         yield Note(note)
     return ScanIndex(
@@ -542,7 +553,7 @@ def _case(
         id=case_id,
         image=candidate.image,
         label=label,
-        modality=modality or candidate.modality or inspection.modality,
+        modality=modality or _stated(candidate, inspection) or inspection.modality,
         subject=persons.add(
             case_id, candidate.name, candidate.subject, tagged, candidate.folder_subject
         ),
@@ -553,6 +564,13 @@ def _case(
         label_names=named.names,
         label_values=named.values,
     )
+
+
+def _stated(candidate: Candidate, inspection: Inspection) -> str:
+    """What the source calls it; a CT whose values are no HU is none, "" if nothing."""
+    if candidate.modality == "CT" and inspection.stats is not None:
+        return guess_modality(inspection.stats, "CT")
+    return candidate.modality
 
 
 def _unique(candidate: Candidate, ids: set[str]) -> str:

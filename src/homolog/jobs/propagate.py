@@ -81,6 +81,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     See ``propagation.of_scans.propagate``, or ``propagation.into_store.propagate_into``
     with ``as_store``.
     """
+    from homolog.distributed import choose_device
     from homolog.propagation.of_scans import choose, propagate
 
     how = PropagateConfig(
@@ -95,11 +96,15 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     encoder = config.open_encoder() if config.encoder else None
     kept = optional_path(config.features)
     return (
-        yield from propagate(sources, targets, Path(config.out), encoder, how, kept)
-    )
+        yield from propagate(
+            sources, targets, Path(config.out), encoder, how, kept,
+            choose_device(config.device),
+        )
+    )  # fmt: skip
 
 
 def _as_store(config: Config, how: PropagateConfig) -> Job[dict[str, Any]]:
+    from homolog.distributed import choose_device
     from homolog.propagation.into_store import propagate_into
     from homolog.store.store import Store
 
@@ -110,7 +115,13 @@ def _as_store(config: Config, how: PropagateConfig) -> Job[dict[str, Any]]:
     encoder = config.open_encoder() if config.encoder else None
     return (
         yield from propagate_into(
-            store, config.sources, targets, Path(config.out), encoder, how
+            store,
+            config.sources,
+            targets,
+            Path(config.out),
+            encoder,
+            how,
+            choose_device(config.device),
         )
     )
 

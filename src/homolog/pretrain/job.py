@@ -325,7 +325,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         yield Note(sentence)
     if any(spec.depths for spec in method.views().values()):
         yield from write_depths([(case.store, case.card) for case in cases])
-    feed = _feed(settings, method, cases, partners, device)
+    feed = feed_of(settings, method, cases, partners, device)
     if note := shares_note(feed):
         yield Note(note)
     plan = settings.training
@@ -384,13 +384,14 @@ def _check_unchanged(settings: PretrainConfig, stores: Sequence[Store]) -> None:
             )
 
 
-def _feed(
+def feed_of(
     settings: PretrainConfig,
     method: Method,
     cases: Sequence[CaseRef],
     partners: Pairing | None,
     device: torch.device,
 ) -> Feed:
+    """What a pretraining sees, batch by batch, as its settings say."""
     here = world()
     return Feed(
         cases,

@@ -31,6 +31,7 @@ from homolog.propagation.matching import (
 from homolog.propagation.voting import Atlas, Fused, VoteConfig, Votes, fused, votes_of
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 
+_CPU = torch.device("cpu")
 # Weight of features and of grey values.
 _WEIGHTS = {"both": (1.0, 1.0), "features": (1.0, 0.0), "grey": (0.0, 1.0)}
 # A scan is voted on in voxels of about this number; finer ones are thinned.
@@ -71,10 +72,18 @@ class Carried:
     miss_mm: float
 
 
-def looked_at(volume: Volume, features: FeatureMap | None) -> Seen:
-    """A scan as it is compared, thinned where it has very many voxels."""
+def looked_at(
+    volume: Volume, features: FeatureMap | None, device: torch.device = _CPU
+) -> Seen:
+    """A scan as it is compared, thinned where it has very many voxels.
+
+    Args:
+        volume: The scan.
+        features: Dense ones, or None.
+        device: Where it will be compared.
+    """
     size = float(np.prod(volume.shape)) * float(np.prod(volume.affine.spacing_mm))
-    return seen(volume, features, (size / _VOXELS) ** (1 / 3))
+    return seen(volume, features, (size / _VOXELS) ** (1 / 3)).to(device)
 
 
 def labelled(
@@ -90,7 +99,7 @@ def labelled(
         thinned(Field((numbers == v).float()[None], affine), least) for v in values
     ]
     some = torch.cat([p.values for p in parts])
-    whole = torch.cat([1 - some.sum(0, keepdim=True), some])
+    whole = torch.cat([1 - some.sum(0, keepdim=True), some]).to(scan.device)
     return Labelled(Atlas(scan, Field(whole, parts[0].affine)), tuple(values), names)
 
 
@@ -112,19 +121,21 @@ def carry(
         if (yield news) is Request.STOP:
             return None
         where = Field(1 - source.atlas.labels.values[:1], source.atlas.labels.affine)
-        mapping = mapping_of(source.atlas.seen, scan, where, config)
+        with scan.device:
+            mapping = mapping_of(source.atlas.seen, scan, where, config)
+            grids.append(region_of(scan, mapping.affine, where, config.margin_mm))
         mappings.append(mapping)
-        grids.append(region_of(scan, mapping.affine, where, config.margin_mm))
     grid = _around(grids, scan)
     if (yield Progress("voting", 0, 1, volume.name)) is Request.STOP:
         return None
     how = _votes(config, grid)
-    votes = [
-        votes_of(source.atlas, scan, mapping, grid, how)
-        for source, mapping in zip(sources, mappings, strict=True)
-    ]
-    result = fused(votes, scan, grid, how)
-    return _on_own_grid(result, sources[0], volume, _missed(result, votes))
+    with scan.device:
+        votes = [
+            votes_of(source.atlas, scan, mapping, grid, how)
+            for source, mapping in zip(sources, mappings, strict=True)
+        ]
+        result = fused(votes, scan, grid, how)
+        return _on_own_grid(result, sources[0], volume, _missed(result, votes))
 
 
 def mapping_of(
@@ -134,7 +145,9 @@ def mapping_of(
     if config.method == "registration":
         from homolog.propagation.registration import registered
 
-        return registered(a, b)
+        found = registered(a.to(_CPU), b.to(_CPU))
+        assert found.field is not None
+        return replace(found, field=found.field.to(b.device))
     features, grey = _WEIGHTS[config.method]
     settings = MatchConfig(
         feature_weight=features,
@@ -193,8 +206,8 @@ def _on_own_grid(
         chances = found[:-1]
         chances[0] += 1 - chances.sum(0)
         rows = slice(first, first + count)
-        labels[rows] = table[chances.argmax(0).numpy()]
-        doubt[rows] = found[-1].clamp(0, 1).numpy()
+        labels[rows] = table[chances.argmax(0).cpu().numpy()]
+        doubt[rows] = found[-1].clamp(0, 1).cpu().numpy()
     where = labels > 0
     confidence = float(1 - doubt[where].mean()) if where.any() else 0.0
     names = {v: n for v, n in source.names.items() if v in source.values}

@@ -36,6 +36,10 @@ class Field:
     values: Tensor
     affine: Affine
 
+    def to(self, device: torch.device) -> Field:
+        """The same on a device."""
+        return Field(self.values.to(device), self.affine)
+
     @property
     def shape(self) -> Index:
         """(D, H, W)."""
@@ -85,6 +89,16 @@ class Seen:
     image: Field
     body: Field
     features: Field | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its fields lie and it is compared (``with scan.device:``)."""
+        return self.image.values.device
+
+    def to(self, device: torch.device) -> Seen:
+        """The same on a device."""
+        dense = self.features.to(device) if self.features else None
+        return Seen(self.name, self.image.to(device), self.body.to(device), dense)
 
 
 def upright(data: NDArray[np.generic], affine: Affine) -> tuple[Tensor, Affine]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from homolog.config import config_hash, to_dict
@@ -50,6 +51,7 @@ from homolog.words import listed
 # Counted up when the same settings give other labels.
 _VERSION = 1
 UNLABELLED = -1
+CPU = torch.device("cpu")
 
 
 def propagate_into(
@@ -59,6 +61,7 @@ def propagate_into(
     out: Path,
     encoder: DenseEncoder | None,
     config: PropagateConfig,
+    device: torch.device = CPU,
 ) -> Job[dict[str, Any]]:
     """Carry labels within a store; the result is a store of the same scans.
 
@@ -73,6 +76,7 @@ def propagate_into(
         out: Folder of the new store.
         encoder: Makes the features; None where only grey values are compared.
         config: How.
+        device: Where scans are compared.
 
     Returns:
         As ``of_scans.propagate``; ``store`` is the new one, and rows have no files.
@@ -95,7 +99,7 @@ def propagate_into(
         raise UnusableInput(f"{listed(bare) or 'nobody'} has no labels to carry.")
     wanted = [n for n in dict.fromkeys(targets) if n not in {c.id for c in cards}]
     with relabelling(store, out) as new:
-        run = _Run(store, new, cards, encoder, config)
+        run = _Run(store, new, cards, encoder, config, device)
         rows, failed, stopped = yield from run.all([store.card(n) for n in wanted])
         ids = [card.id for card in cards]
         if not stopped:
@@ -110,10 +114,10 @@ class _Run:
 
     def __init__(
         self, store: Store, new: Relabelled, sources: Sequence[Card],
-        encoder: DenseEncoder | None, config: PropagateConfig,
+        encoder: DenseEncoder | None, config: PropagateConfig, device: torch.device,
     ) -> None:  # fmt: skip
         self.store, self.new, self.sources = store, new, sources
-        self.encoder, self.config = encoder, config
+        self.encoder, self.config, self.device = encoder, config, device
         self.labelled: list[Labelled] | None = None
         self.before = rows_before(new.out)
         self.people = patients_of(store.cards)
@@ -184,7 +188,7 @@ class _Run:
             maps = yield from _features(self.store, card, self.encoder)
             if maps is None:
                 return None
-        return looked_at(_image(self.store, card), maps)
+        return looked_at(_image(self.store, card), maps, self.device)
 
     def read_sources(self) -> Job[list[Labelled] | None]:
         """The labelled cases, with one set of values; None when stopped."""

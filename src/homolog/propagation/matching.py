@@ -92,7 +92,7 @@ class Mapping:
         b = self(a)
         whole = torch.cat([a, torch.ones(len(a), 1)], 1).double()
         found = torch.linalg.lstsq(whole, b.double()).solution.T
-        return np.vstack([found.numpy(), [0.0, 0.0, 0.0, 1.0]])
+        return np.vstack([found.cpu().numpy(), [0.0, 0.0, 0.0, 1.0]])
 
     def __call__(self, places_mm: Tensor) -> Tensor:
         """Places (..., 3) of B where they lie in A."""
@@ -349,7 +349,7 @@ def _size(field: Tensor) -> Index:
 def miss(first: Tensor, second: Tensor, steps_mm: NDArray[np.float64]) -> Tensor:
     """How far (1, d, h, w) mm there and back again misses."""
     gap = composed(first, second)
-    mm = torch.from_numpy(steps_mm).float()[:, None, None, None]
+    mm = torch.tensor(steps_mm).float()[:, None, None, None]
     return ((gap * mm) ** 2).sum(0, keepdim=True).sqrt()
 
 
@@ -425,10 +425,10 @@ def _affine_round(
     steps = np.array(ground.affine.spacing_mm)
     gap = miss(there, back, steps)
     weight = sure * torch.exp(-((gap / float(steps.mean())) ** 2)) * body_b
-    flat = weight[0].flatten().double().numpy()
-    from_mm = places.reshape(-1, 3).double().numpy()
+    flat = weight[0].flatten().double().cpu().numpy()
+    from_mm = places.reshape(-1, 3).double().cpu().numpy()
     linear = ground.affine.matrix[:3, :3]
-    to_mm = from_mm + there.reshape(3, -1).double().numpy().T @ linear.T
+    to_mm = from_mm + there.reshape(3, -1).double().cpu().numpy().T @ linear.T
     bettered = matrix @ robust_affine(from_mm, to_mm, flat, float(steps.mean()))
     sizes = np.linalg.svd(bettered[:3, :3], compute_uv=False)
     if not (_SIZES[0] < sizes.min() and sizes.max() < _SIZES[1]):
@@ -531,7 +531,7 @@ def region_of(
     whole = Grid(b.image.affine, b.image.shape)
     if where is None or not bool((where.values > 0).any()):
         return whole
-    found = torch.nonzero(where.values[0] > 0).double().numpy()
+    found = torch.nonzero(where.values[0] > 0).double().cpu().numpy()
     ends = np.stack([found.min(0) - 0.5, found.max(0) + 0.5])
     corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), -1).reshape(-1, 3)
     mm = where.affine.apply(corners)

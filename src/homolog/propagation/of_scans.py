@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
@@ -45,6 +46,7 @@ from homolog.use.predict import find_scans, result_paths
 from homolog.words import listed
 
 DOUBT_FOLDER, DOUBT_ENDING = "uncertainty", "_uncertainty.nii.gz"
+CPU = torch.device("cpu")
 # Counted up when the same settings give other labels.
 _VERSION = 1
 
@@ -157,6 +159,7 @@ def propagate(
     encoder: DenseEncoder | None,
     config: PropagateConfig,
     features: Path | None = None,
+    device: torch.device = CPU,
 ) -> Job[dict[str, Any]]:
     """Carry labels to scan after scan; one that cannot be does not stop the others.
 
@@ -168,6 +171,7 @@ def propagate(
         encoder: Makes the features; None where only grey values are compared.
         config: How.
         features: Where feature maps are kept; the user's cache if None.
+        device: Where scans are compared.
 
     Returns:
         ``cases`` (one row each, least sure first), ``scores`` (per case and label,
@@ -187,7 +191,7 @@ def propagate(
     goals = result_paths([case.scan for case in targets], out)
     (out / DOUBT_FOLDER).mkdir(parents=True, exist_ok=True)
     with kept_features(features) as place:
-        run = _Run(out, encoder, config, place, sources)
+        run = _Run(out, encoder, config, place, sources, device)
         rows, failed, stopped = yield from run.all(targets, goals)
     return told(
         out, rows, failed, config, [case.name for case in sources], stopped=stopped
@@ -199,10 +203,10 @@ class _Run:
 
     def __init__(
         self, out: Path, encoder: DenseEncoder | None, config: PropagateConfig,
-        place: Path, sources: Sequence[Case],
+        place: Path, sources: Sequence[Case], device: torch.device,
     ) -> None:  # fmt: skip
         self.out, self.encoder, self.config, self.place = out, encoder, config, place
-        self.sources = sources
+        self.sources, self.device = sources, device
         self.labelled: list[Labelled] | None = None
         self.before = rows_before(out)
         self.patients = {case.patient for case in sources if case.patient}
@@ -275,7 +279,7 @@ class _Run:
             maps = yield from features_of(volume, path, self.encoder, self.place)
             if maps is None:
                 return None
-        return looked_at(volume, maps)
+        return looked_at(volume, maps, self.device)
 
     def read_sources(self) -> Job[list[Labelled] | None]:
         """The labelled scans, with one set of values; None when stopped."""

@@ -49,7 +49,7 @@ def registered(a: Seen, b: Seen, *, spline: bool = True) -> Mapping:
 def _image(scan: Seen) -> sitk.Image:
     """Grey values; world mm are x, y, z there."""
     affine = scan.image.affine
-    image = sitk.GetImageFromArray(scan.image.values[0].numpy())
+    image = sitk.GetImageFromArray(scan.image.values[0].cpu().numpy())
     image.SetSpacing([float(s) for s in affine.spacing_mm[::-1]])
     image.SetOrigin([float(v) for v in affine.matrix[:3, 3][::-1]])
     image.SetDirection(affine.direction[::-1, ::-1].ravel().tolist())

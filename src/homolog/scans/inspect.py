@@ -16,7 +16,7 @@ from homolog.geometry.affine import Affine
 from homolog.scans.files import ScanHeader, iter_values, read_header
 from homolog.scans.names import overlap_text
 from homolog.scans.problems import Problem, problem_of
-from homolog.scans.volume import ValueStats, guess_modality
+from homolog.scans.volume import HU_REACH_DOWN_TO, ValueStats, guess_modality
 from homolog.words import times
 
 # Labels may lie off their image by this share of a voxel: qform and sform of one grid,
@@ -140,7 +140,11 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
         problems.append(Problem("nonfinite", text))
     elif stats.constant:
         problems.append(Problem("constant", f"every value is {stats.low:g}."))
-    elif header.kind == "dicom" and header.modality == "CT" and stats.low >= -50:
+    elif (
+        header.kind == "dicom"
+        and header.modality == "CT"
+        and stats.low >= HU_REACH_DOWN_TO
+    ):
         text = (
             "the header says CT, but the values "
             f"({stats.low:g} to {stats.high:g}) are not Hounsfield units."

@@ -226,6 +226,10 @@ def modality_of_dicom(tag: str) -> str:
     return _DICOM.get(tag.strip().upper(), "OTHER")
 
 
+# Whatever part of a body a CT shows, fat or air is darker than this.
+HU_REACH_DOWN_TO = -50.0
+
+
 def guess_modality(stats: ValueStats, named: str) -> str:
     """CT by its values; otherwise by the names.
 
@@ -234,7 +238,7 @@ def guess_modality(stats: ValueStats, named: str) -> str:
     """
     if stats.looks_like_ct:
         return "CT"
-    if named == "CT" and not (stats.low <= -50 and stats.high <= 40000):
+    if named == "CT" and not (stats.low <= HU_REACH_DOWN_TO and stats.high <= 40000):
         return "OTHER"
     return named
 
