@@ -26,31 +26,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import gc
 import itertools
 import math
 import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gpu_profile import host_waits, kernels
+from gpu_sheet import Row, Sheet
 from homolog.backbones import build
 from homolog.config import from_dict
 from homolog.events import drain
@@ -58,7 +56,6 @@ from homolog.feed.batches import Feed
 from homolog.finetune.settings import check_cases, task_of
 from homolog.finetune.settings import resolve as resolve_finetune
 from homolog.finetune.start import starting_point
-from homolog.json_files import read_object
 from homolog.methods import METHODS
 from homolog.nn.optim import parameter_groups
 from homolog.pretrain.job import feed_of
@@ -80,7 +77,6 @@ from homolog.training.stepping import (
     release,
     resolve_precision,
 )
-from homolog.writing import write_json
 
 HEADLINE = "s2dc"
 BAR = 1e-3
@@ -91,158 +87,28 @@ METHOD_ORDER = (
 )  # fmt: skip
 SEGMENTERS = ("resunet", "swin", "vit", "nnformer")
 CLASSES = 14
+# Of the tiny run.
+FEW: Mapping[str, Mapping[str, Any]] = {
+    "resunet": {"channels": [4, 8, 8]},
+    "swin": {
+        "feature_size": 8, "depths": [1, 1, 1, 1], "heads": [1, 2, 4, 8],
+        "window": [4, 4, 4],
+    },
+    "vit": {
+        "image_size": [32, 32, 32], "patch": [8, 8, 8], "hidden": 24, "inner": 24,
+        "layers": 4, "heads": 2,
+    },
+    "nnformer": {
+        "feature_size": 8, "depths": [1, 1, 1, 1], "heads": [1, 2, 4, 8],
+        "windows": [4, 4, 4, 4],
+    },
+    "hybrid": {
+        "widths": [8, 8, 16, 16], "stage_blocks": [1, 1, 1, 1], "block": "basic",
+        "norm": "group", "dim": 16, "layers": 1, "heads": 2, "inner": 16,
+    },
+}  # fmt: skip
 GB = 1e9
 HERE = Path(__file__).resolve().parent
-
-
-class RowTooLongError(BaseException):
-    """A row used up its share; not an Exception, so that nothing swallows it."""
-
-
-# ---------------------------------------------------------------- rows and their sheet
-
-
-Make = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: ``make`` fills a dict, so that what was found before an error stays.
-
-    Attributes:
-        name: In the sheet.
-        needs_s: It does not begin with less time left.
-        limit_s: It is ended after so long.
-        make: Fills the row.
-    """
-
-    name: str
-    needs_s: float
-    limit_s: float
-    make: Make
-
-
-class Sheet:
-    """The rows made so far, on the disk after each."""
-
-    def __init__(self, path: Path, until: float, resumed: bool) -> None:
-        self.path, self.until = path, until
-        self.began = time.time()
-        self.content: dict[str, Any] = {"rows": {}, "not_run": [], "restarts": 0}
-        if resumed and path.exists():
-            self.content = read_object(path)
-            self.content["restarts"] += 1
-
-    @property
-    def left_s(self) -> float:
-        return self.until - time.time()
-
-    def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, rounded(self.content))
-
-    def run(self, rows: Sequence[Row], device: torch.device) -> bool:
-        """Make rows in order; False where the GPU is lost and must be begun anew."""
-        for row in rows:
-            if row.name in self.content["rows"]:
-                continue
-            if self.left_s < row.needs_s:
-                self.content["not_run"].append(row.name)
-                print(f"{row.name}: not run, {self.left_s:.0f} s left", flush=True)
-                continue
-            self._make(row, device)
-            self.write()
-            if not is_alive(device):
-                return False
-        return True
-
-    def _make(self, row: Row, device: torch.device) -> None:
-        found: dict[str, Any] = {}
-        self.content["rows"][row.name] = found
-        began = time.time()
-        try:
-            with alarm(min(row.limit_s, max(self.left_s + 5.0, 5.0))):
-                row.make(found)
-        except RowTooLongError:
-            found["error"] = f"ended after {time.time() - began:.0f} s"
-        except Exception as error:  # noqa: BLE001 - an error is this row's result
-            found["error"] = f"{type(error).__name__}: {str(error)[:600]}"
-            found["where"] = own_frames(error)
-            tidy(device, error)
-        found["row_s"] = time.time() - began
-        tidy(device)
-        print(f"{row.name}: {line_of(found)}", flush=True)
-
-
-@contextlib.contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """Raise RowTooLongError in the main thread after so many seconds."""
-
-    def ring(*_: Any) -> None:
-        raise RowTooLongError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def is_alive(device: torch.device) -> bool:
-    """Whether the GPU still answers: an illegal access leaves it dead for a process."""
-    if device.type != "cuda":
-        return True
-    try:
-        torch.cuda.synchronize()
-        torch.ones(8, device=device).sum().item()
-    except RuntimeError as error:
-        return is_out_of_memory(error)
-    return True
-
-
-def tidy(device: torch.device, error: BaseException | None = None) -> None:
-    """Let go of everything a row held."""
-    with contextlib.suppress(RuntimeError):
-        if error is not None:
-            release(error, device)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
-            torch.cuda.empty_cache()
-
-
-def own_frames(error: BaseException) -> list[str]:
-    """The last places of our code that an error came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "homolog" in f.filename or f.filename == __file__]
-    places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in own[-4:]]
-    last = frames[-1] if frames else None
-    if last is not None:
-        places.append(f"{last.filename.rsplit('/', 2)[-1]}:{last.lineno} {last.name}")
-    return places
-
-
-def rounded(value: Any) -> Any:
-    """JSON types with five digits; what is not a number becomes its name."""
-    if isinstance(value, dict):
-        return {str(k): rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else str(value)
-    return value
-
-
-def line_of(found: Mapping[str, Any]) -> str:
-    """A row on one line: numbers and words, tables left out."""
-    parts = [
-        f"{k} {v}"
-        for k, v in rounded(dict(found)).items()
-        if not isinstance(v, dict | list)
-    ]
-    return ", ".join(parts)[:700]
 
 
 # ---------------------------------------------------------------------- what is there
@@ -273,8 +139,14 @@ class Bench:
         """The store to measure on; waits until it is painted."""
         if self.tiny:
             return self.tiny_store
-        if self.painting is not None and self.painting.wait(timeout=60.0):
-            raise RuntimeError(f"no large phantoms: code {self.painting.returncode}.")
+        until = time.time() + 60.0
+        while not self.big_store.exists():  # a restart waits for the first one's
+            if self.painting is not None and self.painting.poll():
+                code = self.painting.returncode
+                raise RuntimeError(f"no large phantoms: code {code}.")
+            if time.time() > until:
+                raise RuntimeError("no large phantoms after a minute.")
+            time.sleep(0.1)
         return self.big_store
 
     @property
@@ -345,7 +217,21 @@ def machine(bench: Bench, row: dict[str, Any]) -> None:
         up = torch.empty_like(host, device=bench.device)
         spent = bench.timed(lambda: up.copy_(host, non_blocking=True), 0.2, 20)
         row["upload_gb_s"] = host.nbytes / spent / GB
+    spectra(bench, row)
     convolutions(bench, row)
+
+
+def spectra(bench: Bench, row: dict[str, Any]) -> None:
+    """Seconds of the monitors' singular values, and of two ways around them."""
+    values = torch.randn(2048, 512 if bench.is_gpu else 8, device=bench.device)
+    ways = {
+        "svdvals": lambda: torch.linalg.svdvals(values),
+        "eigvalsh": lambda: torch.linalg.eigvalsh(values.T @ values),
+        "eigvalsh_float64": lambda: torch.linalg.eigvalsh(
+            values.double().T @ values.double()
+        ),
+    }
+    row["spectrum_s"] = {name: bench.timed(way, 0.1, 5) for name, way in ways.items()}
 
 
 def convolutions(bench: Bench, row: dict[str, Any]) -> None:
@@ -361,7 +247,7 @@ def convolutions(bench: Bench, row: dict[str, Any]) -> None:
     ):
         torch.backends.cudnn.benchmark = benchmark
         own = layer.to(memory_format=layout)
-        given = image.to(memory_format=layout).requires_grad_()
+        given = image.clone(memory_format=layout).requires_grad_()
 
         def step(own: nn.Module = own, given: Tensor = given) -> None:
             with torch.autocast(bench.device.type, torch.bfloat16):
@@ -429,14 +315,25 @@ def _dropped(
 
 def small_method(bench: Bench, name: str) -> PretrainConfig:
     """A method's cpu recipe with crops that a CPU takes in a second."""
-    fields = METHODS.get(name).Config.__dataclass_fields__
-    own: dict[str, Any] = {"size": [32, 32, 32]} if "size" in fields else {}
+    cls = METHODS.get(name)
+    fields = cls.Config.__dataclass_fields__
+    side = 16 if bench.tiny else 32
+    own: dict[str, Any] = {"size": [side] * 3} if "size" in fields else {}
     if "slice_size" in fields:  # of slices and volumes
         own = {"size": [16, 32, 32], "slice_size": [1, 64, 64]}
         own["small_size"] = [1, 32, 32]
     elif "small_size" in fields:
         own = {}  # as the recipe: whether slices or volumes
-    return request(bench, name, bench.tiny_store, "cpu", own, "cpu")
+    if not bench.tiny:
+        return request(bench, name, bench.tiny_store, "cpu", own, "cpu")
+    if "token_stride" in fields:
+        own["token_stride"] = 4
+    if "small_size" in fields and "slice_size" not in fields:
+        own |= {"size": [16, 16, 16], "small_size": [8, 8, 8]}
+    kind = (cls.backbones or ("resunet",))[0]
+    return request(
+        bench, name, bench.tiny_store, "cpu", own, "cpu", {"name": kind, **FEW[kind]}
+    )
 
 
 def request(
@@ -446,9 +343,10 @@ def request(
     recipe: str,
     own: Mapping[str, Any],
     device: str,
+    network: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """A pretraining as a user asks for it."""
-    settings = {"method": dict(own)}
+    settings = {"method": dict(own), "backbone": dict(network or {})}
     if "pairs" in METHODS.get(name).Config.__dataclass_fields__:
         settings["method"]["pairs"] = "random"  # no table of matching places here
     told = resolve(name, [store], recipe=recipe, settings=settings, device=device)
@@ -509,6 +407,17 @@ def correct(bench: Bench, name: str, row: dict[str, Any]) -> None:
     """Two steps on the CPU and on the device; the first must agree to 1e-3."""
     settings = small_method(bench, name)
     batch = 2  # a CPU has to follow
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 4))  # phantoms are painted beside
+    try:
+        _correct(bench, settings, batch, row)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _correct(
+    bench: Bench, settings: PretrainConfig, batch: int, row: dict[str, Any]
+) -> None:
     told: dict[str, list[dict[str, float]]] = {}
     sides = {"cpu": torch.device("cpu"), "gpu": bench.device}
     for side, device in sides.items():
@@ -602,6 +511,7 @@ def segment(bench: Bench, network: str, row: dict[str, Any]) -> None:
         "backbone": {"name": network},
     }  # fmt: skip
     if bench.tiny:
+        asked["backbone"] |= FEW[network]
         asked["task_config"] = {"window": [32, 32, 32]}
     settings = resolve_finetune(asked)
     cases = check_cases(settings)
@@ -684,6 +594,8 @@ def measure(bench: Bench, made: Ready, batch: int, row: dict[str, Any]) -> None:
     row |= {"pure_step_s": pure_s, "pure_samples_s": samples(made, batch) / pure_s}
     row |= bench.peak()
     row["bad_steps"] = int(made.stepper.bad_steps)
+    with torch.no_grad():
+        row["monitors_s"] = bench.timed(made.stepper.trainable.monitors, 0.1, 5)
     if bench.is_gpu:
         row["host_waits"] = host_waits(step)
         row |= kernels(step, pure_s)
@@ -729,95 +641,6 @@ def fed(
         "lost_to_feed": max(0.0, 1.0 - pure_s * count / spent),
         "threads": made.feed.threads,
     }  # fmt: skip
-
-
-def host_waits(step: Callable[[], None]) -> dict[str, int]:
-    """Place in our code -> times a step waits there for the GPU."""
-    places: Counter[str] = Counter()
-
-    def note(message: Any, *_: Any, **__: Any) -> None:
-        if "synchroniz" not in str(message):
-            return
-        frames = [f for f in traceback.extract_stack() if "/homolog/" in f.filename]
-        last = frames[-1] if frames else None
-        place = (
-            "?" if last is None
-            else f"{last.filename.rsplit('/homolog/', 1)[1]}:{last.lineno} {last.name}"
-        )  # fmt: skip
-        places[place] += 1
-
-    torch.cuda.synchronize()
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = note
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            step()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return dict(places.most_common(12))
-
-
-def kernels(step: Callable[[], None], pure_s: float) -> dict[str, Any]:
-    """Kernels of a step, their time as a share of it, and the longest by name."""
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as told:
-        step()
-        torch.cuda.synchronize()
-    spans, by_name = [], Counter[str]()
-    counts: Counter[str] = Counter()
-    for name, start_us, length_us in device_events(told):
-        spans.append((start_us, start_us + length_us))
-        by_name[name] += length_us
-        counts[name] += 1
-    busy_us = union_of(spans)
-    return {
-        "kernels": len(spans), "busy_s": busy_us / 1e6,
-        "busy_share": min(1.0, busy_us / 1e6 / pure_s) if pure_s else 0.0,
-        "longest": {
-            name: {"share": us / max(sum(by_name.values()), 1), "calls": counts[name]}
-            for name, us in by_name.most_common(10)
-        },
-    }  # fmt: skip
-
-
-def device_events(told: Any) -> list[tuple[str, float, float]]:
-    """Name, start and length (us) of everything that ran on the GPU."""
-    raw = getattr(told.profiler, "kineto_results", None)
-    if raw is not None and hasattr(raw, "events"):
-        found = [
-            (short_name(e.name()), e.start_ns() / 1e3, e.duration_ns() / 1e3)
-            for e in raw.events()
-            if "CUDA" in str(e.device_type())
-        ]
-        if found:
-            return found
-    return [
-        (short_name(e.name), e.time_range.start, e.time_range.elapsed_us())
-        for e in told.events()
-        if "CUDA" in str(e.device_type)
-    ]
-
-
-def short_name(kernel: str) -> str:
-    """A kernel's name without its template arguments."""
-    plain = re.sub(r"^void ", "", kernel)
-    functor = re.search(r"(\w+(?:Functor|_kernel_impl|Ops|_functor)\w*)", plain)
-    head = plain.split("<")[0].split("(")[0]
-    if functor and functor.group(1) not in head:
-        head += f" {functor.group(1)}"
-    return head[-80:]
-
-
-def union_of(spans: list[tuple[float, float]]) -> float:
-    """Length of what intervals cover together."""
-    total, end = 0.0, -math.inf
-    for start, stop in sorted(spans):
-        total += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return total
 
 
 # -------------------------------------------------------------------------- inference
@@ -880,7 +703,7 @@ def segmenter(bench: Bench, window: tuple[int, ...]) -> nn.Module:
     from homolog.tasks.segment.network import SegmentNetwork
 
     torch.manual_seed(0)
-    backbone = build("resunet", {"channels": [4, 8, 8]} if bench.tiny else {})
+    backbone = build("resunet", FEW["resunet"] if bench.tiny else {})
     network = SegmentNetwork(backbone, suited_decoder(backbone, CLASSES, 1))
     return network.to(bench.device).eval()
 
@@ -968,8 +791,11 @@ class Maps(nn.Module):
 def compiled(bench: Bench, network: str, row: dict[str, Any]) -> None:
     """Forward and backward of an encoder, plain and compiled, bf16."""
     side, batch = (96, 2) if not bench.tiny else (32, 1)
-    small = {"channels": [4, 8, 8]} if bench.tiny and network == "resunet" else {}
-    whole = Maps(build(network, small)).to(bench.device).train()
+    whole = (
+        Maps(build(network, FEW[network] if bench.tiny else {}))
+        .to(bench.device)
+        .train()
+    )
     image = torch.randn(batch, 1, side, side, side, device=bench.device)
 
     def pass_of(module: nn.Module) -> Callable[[], None]:
@@ -1033,7 +859,7 @@ def rows_of(bench: Bench) -> list[Row]:
 
 def begin_painting(bench: Bench) -> None:
     """Make the large phantoms beside the first rows."""
-    if bench.tiny or bench.big_store.exists():
+    if bench.tiny:
         return
     command = [sys.executable, str(HERE / "large_phantoms.py"), str(bench.big_store)]
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -1080,12 +906,14 @@ def card_name(device: torch.device) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Make what fits into the time; the JSON is there whatever happens."""
-    began = time.time()
+    # loading torch counts too
+    began = time.time() if words is not None else psutil.Process().create_time()
     options = parsed(words)
     until = options.until or began + 60.0 * options.minutes
     device = torch.device(options.device)
-    # whatever hangs, the process ends; rows made so far are on the disk
-    faulthandler.dump_traceback_later(max(until - began, 1.0) + 25.0, exit=True)
+    if words is None:
+        # whatever hangs, the process ends; rows made so far are on the disk
+        faulthandler.dump_traceback_later(max(until - time.time(), 1) + 25, exit=True)
     out = options.out or HERE / "results" / f"gpu_{card_name(device)}.json"
     work = options.work or Path(tempfile.mkdtemp(prefix="homolog-gpu-"))
     bench = Bench(
@@ -1094,7 +922,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.tiny:
         bench.seconds = 0.05
     sheet = Sheet(out, until, resumed=options.until is not None)
-    begin_painting(bench)
+    if options.until is None:
+        begin_painting(bench)
     try:
         paint_tiny(bench.tiny_store)
         alive = sheet.run(wanted(rows_of(bench), options), device)

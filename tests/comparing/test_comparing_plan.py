@@ -75,6 +75,15 @@ def test_an_arm_may_begin_with_carried_labels() -> None:
     assert both.what == "pretrained here by mae, then labels carried by both"
 
 
+def test_carried_needs_no_plan_file() -> None:
+    arms = make_plan({}, methods="scratch,carried,again=carried").arms
+    assert [(arm.name, arm.carry, arm.method) for arm in arms] == [
+        ("scratch", "", ""), ("carried", "grey", ""), ("again", "grey", ""),
+    ]  # fmt: skip
+    by_method = make_plan({"arms": {"carried": {"method": "mae"}}}).arms[0]
+    assert (by_method.carry, by_method.method) == ("", "mae")
+
+
 def test_flags_win_over_the_file(plan_file: Path) -> None:
     plan = make_plan(
         read_plan(plan_file),
@@ -108,7 +117,10 @@ def test_without_scratch_the_first_arm_is_the_control() -> None:
     ("given", "sentence"),
     [
         ({}, "choose what is compared"),
-        ({"methods": "scratch,nothing"}, "'nothing' is neither scratch nor a method"),
+        (
+            {"methods": "scratch,nothing"},
+            "'nothing' is neither scratch nor carried",
+        ),
         ({"methods": "scratch,scratch"}, "twice"),
         ({"methods": "scratch,x="}, "NAME=RUN"),
         ({"methods": "scratch,training=runs/x"}, "an arm's name"),

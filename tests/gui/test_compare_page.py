@@ -149,11 +149,11 @@ def test_a_comparison_is_begun_from_a_store(
     monkeypatch.setattr(compare_page, "start_run", start)
     panel.visit({"compare": ""})
     form = panel.form
-    qtbot.waitUntil(lambda: form.arms.count() == 3, timeout=20_000)
+    qtbot.waitUntil(lambda: form.arms.count() == 4, timeout=20_000)
     qtbot.waitUntil(lambda: form.store.count() == 1, timeout=20_000)
     assert not form.start.isEnabled()
     assert "at least two ways" in form.words.text()
-    form.arms.item(1).setCheckState(Qt.CheckState.Checked)
+    form.arms.item(2).setCheckState(Qt.CheckState.Checked)
     assert form.start.isEnabled()
     form.patients.setText("1,many")
     form.refresh()

@@ -290,6 +290,32 @@ def test_full_precision_switches_tf32_off() -> None:
     assert seen == [False, True]
 
 
+def test_full_precision_takes_the_newer_name_of_tf32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch refuses to tell by the older name what was set by the newer one."""
+
+    class Switch:
+        fp32_precision = "tf32"
+
+        @property
+        def allow_tf32(self) -> bool:
+            raise RuntimeError("mix of the legacy and new APIs")
+
+    switch, seen = Switch(), list[str]()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", switch)
+
+    @full_precision
+    def product(a: Tensor) -> Tensor:
+        seen.append(switch.fp32_precision)
+        return a
+
+    with fake_cuda():
+        product(torch.ones(2, device="cuda"))
+    assert seen == ["ieee"]
+    assert switch.fp32_precision == "tf32"
+
+
 @each(
     "error",
     [

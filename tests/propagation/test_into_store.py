@@ -14,6 +14,7 @@ from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.jobs.propagate import Config, job, lines
 from homolog.store.build import prepare_store
+from homolog.store.care import care_for
 from homolog.store.store import Store, case_folder
 
 
@@ -100,3 +101,19 @@ def test_what_cannot_be_is_refused(store: Store, tmp_path: Path) -> None:
         made(Store.open(bare), tmp_path / "new")
     with pytest.raises(UnusableInput, match="prepared from scans"):
         made(store, bare)
+
+
+def test_carried_labels_are_not_mended_away(store: Store, tmp_path: Path) -> None:
+    made(store, tmp_path / "new", targets=("p1",))
+    new = Store.open(tmp_path / "new")
+    assert drain(care_for(new.path)).problems == []
+    labels = case_folder(new.path, "p1") / "label.b2nd"
+    torn = labels.read_bytes()[:-40]
+    labels.unlink()
+    labels.write_bytes(torn)
+    report = drain(care_for(new.path, repair=True))
+    assert any("carried from others" in text for text in report.problems)
+    assert labels.read_bytes() == torn
+    result = made(store, tmp_path / "new", targets=("p1",))
+    assert [row["reused"] for row in result["cases"]] == [False]
+    assert drain(care_for(new.path)).problems == []

@@ -41,6 +41,7 @@ from homolog.propagation.config import METHODS as PROPAGATION
 from homolog.words import listed
 
 SCRATCH = "scratch"
+CARRIED = "carried"  # an arm that needs no other word: labels carried by grey values
 ALL = "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 # Tables of the settings: no arm may be called so, for ``--set`` tells them apart.
@@ -184,8 +185,8 @@ def make_plan(
 
     Args:
         tables: As ``read_plan`` returns; empty without a file.
-        methods: ``"scratch,s2dc,ours=RUN"``; where given these are the arms, and those
-            of the file that are not among them fall out.
+        methods: ``"scratch,carried,s2dc,ours=RUN"``; where given these are the arms,
+            and those of the file that are not among them fall out.
         patients: ``"1,2,all"``.
         assignments: ``KEY=VALUE`` for all fine-tunings, ``ARM.KEY=VALUE`` for an arm's.
         pretrain_assignments: The same for the pretrainings.
@@ -274,7 +275,8 @@ def _arm(
 
 def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
     """What places are compared by in an arm; empty where no labels are carried."""
-    carry = str(said.get("carry", ""))
+    bare = name == CARRIED and not has_features
+    carry = str(said.get("carry", "grey" if bare else ""))
     if carry and carry not in CARRY:
         raise ConfigError(
             f"[arms.{name}]: carry is one of {listed(CARRY)}, got {carry!r}."
@@ -292,7 +294,7 @@ def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
 
 
 def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """``"scratch,s2dc,long=s2dc,ours=RUN"`` -> arms by name.
+    """``"scratch,carried,s2dc,long=s2dc,ours=RUN"`` -> arms by name.
 
     Args:
         text: The flag.
@@ -303,19 +305,21 @@ def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, str]
         name, equals, value = part.partition("=")
         if not name or (equals and not value):
             raise ConfigError(
-                f"--methods takes scratch, a method or NAME=RUN, got {part!r}."
+                f"--methods takes scratch, carried, a method or NAME=RUN, got {part!r}."
             )
         if name in found:
             raise ConfigError(f"--methods names {name!r} twice.")
         if not equals:
             found[name] = {}
+        elif value == CARRIED:
+            found[name] = {"carry": "grey"}
         elif value in (*METHODS.names(), SCRATCH):
             found[name] = {"method": value}
         else:
             found[name] = {"encoder": str(Path(value).expanduser().resolve())}
-        if not equals and name not in (*METHODS.names(), SCRATCH, *known):
+        if not equals and name not in (*METHODS.names(), SCRATCH, CARRIED, *known):
             raise ConfigError(
-                f"--methods: {name!r} is neither scratch nor a method "
+                f"--methods: {name!r} is neither scratch nor carried nor a method "
                 f"({', '.join(METHODS.names())}); a ready encoder is NAME=RUN."
             )
     return found

@@ -20,9 +20,9 @@ class Config:
     """Fine-tune from scratch and from encoders, with few and with many labels.
 
     \b
-    homolog compare store --methods scratch,s2dc,mae --patients 1,2,5,all --out table
-    homolog compare store --methods scratch,ours=runs/pre --steps 300 --out table
-    homolog compare store --plan plan.toml --out table
+    homolog compare store --methods scratch,carried,s2dc --patients 1,2,all --out T
+    homolog compare store --methods scratch,ours=runs/pre --steps 300 --out T
+    homolog compare store --plan plan.toml --out T
 
     Every arm learns from the same patients (fewer lie within more), with the same
     number of steps and seeds, and is tested on the same test patients, which no
@@ -39,7 +39,8 @@ class Config:
     )
     methods: str = option(
         "",
-        "Arms, with commas: scratch; a method of homolog methods, pretrained here; "
+        "Arms, with commas: scratch; carried, which first learns from the few labels "
+        "carried to all others; a method of homolog methods, pretrained here; "
         "NAME=METHOD; NAME=RUN, a ready encoder.",
         metavar="ARMS",
         empty="the plan's",

@@ -51,14 +51,22 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 @contextlib.contextmanager
 def _exact_products(device: str) -> Iterator[None]:
     """float32 products in float32 on a GPU."""
-    if device != "cuda" or not torch.backends.cuda.matmul.allow_tf32:
+    switch: Any = torch.backends.cuda.matmul
+    name, exact, now = "allow_tf32", cast("Any", False), cast("Any", False)
+    if device == "cuda":
+        try:
+            now = switch.allow_tf32
+        except RuntimeError:  # set by its newer name; the two cannot be mixed
+            name, now = "fp32_precision", switch.fp32_precision
+            exact, now = "ieee", now if now == "tf32" else False
+    if not now:
         yield
         return
-    torch.backends.cuda.matmul.allow_tf32 = False
+    setattr(switch, name, exact)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = True
+        setattr(switch, name, now)
 
 
 def _widen(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -92,8 +94,13 @@ class Seen:
 
     @property
     def device(self) -> torch.device:
-        """Where its fields lie and it is compared (``with scan.device:``)."""
+        """Where its fields lie and it is compared."""
         return self.image.values.device
+
+    def at_home(self) -> contextlib.AbstractContextManager[object]:
+        """A block in which new tensors are made where its fields lie."""
+        on_cpu = self.device.type == "cpu"  # the context costs time in every call
+        return contextlib.nullcontext() if on_cpu else self.device
 
     def to(self, device: torch.device) -> Seen:
         """The same on a device."""
@@ -151,33 +158,24 @@ def thinned(field: Field, least_mm: float) -> Field:
 
 
 def smoothed(values: Tensor, sigma: Sequence[float]) -> Tensor:
-    """Gaussian smoothing of (C, D, H, W), ``sigma`` in voxels; borders are held.
-
-    Each axis by one matrix: on a CPU several times as fast as by convolution.
-    """
+    """Gaussian smoothing of (C, D, H, W), ``sigma`` in voxels; borders are held."""
     result = values
     for axis, s in enumerate(sigma):
         length = values.shape[axis + 1]
         if s <= 0 or length == 1:
             continue
-        matrix = _smoothing(length, s, values.dtype)
-        if axis == 0:
-            result = (matrix @ result.flatten(2)).reshape(result.shape)
-        else:
-            result = matrix @ result if axis == 1 else result @ matrix.T
+        radius = min(max(1, round(3 * s)), length - 1)
+        half = [math.exp(-0.5 * (i / s) ** 2) for i in range(radius + 1)]
+        share = [h / (2 * sum(half) - half[0]) for h in half]
+        pad = [0] * 6
+        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = radius
+        wide = functional.pad(result[None], pad, mode="replicate")[0]
+        # sums of moved copies: on a CPU four times as fast as a 3D convolution
+        result = share[0] * wide.narrow(axis + 1, radius, length)
+        for i in range(1, radius + 1):
+            for start in (radius - i, radius + i):
+                result.add_(wide.narrow(axis + 1, start, length), alpha=share[i])
     return result
-
-
-def _smoothing(length: int, sigma: float, kind: torch.dtype) -> Tensor:
-    """(length, length): the weights of all places for each."""
-    radius = min(max(1, round(3 * sigma)), length - 1)
-    away = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (away.to(kind) / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    row = torch.arange(length)[:, None].expand(length, len(away))
-    column = (row + away).clamp(0, length - 1)
-    matrix = torch.zeros(length, length, dtype=kind)
-    return matrix.index_put((row, column), kernel.expand(row.shape), accumulate=True)
 
 
 # The six neighbours between which self-similarities are taken: pairs at a right angle.

@@ -19,7 +19,14 @@ from homolog.store.card import Card, boxes_on_grid
 from homolog.store.cases import build_case, case_key, checksums, damages, write_card
 from homolog.store.pairs import read_pairs
 from homolog.store.preprocess import Preprocessing
-from homolog.store.store import LOCK, case_folder, depth_in, read_card, read_contents
+from homolog.store.store import (
+    LABELS_MADE,
+    LOCK,
+    case_folder,
+    depth_in,
+    read_card,
+    read_contents,
+)
 from homolog.writing import is_locked, write_json
 
 
@@ -146,10 +153,16 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
         contents: Of ``store.json``, which is written anew where the case's key changed.
 
     Raises:
-        UnusableInput: The scan is gone or another one by now.
+        UnusableInput: The scan is gone or another one by now, or its labels were
+            carried.
     """
     from homolog.scans.files import scan_hash
 
+    if LABELS_MADE in contents:
+        raise UnusableInput(
+            "its labels were carried from others and lie in no file; make this store "
+            "anew with the same propagate."
+        )
     image = Path(card.source)
     if scan_hash(image) != card.source_hash:
         raise UnusableInput(f"its scan {image} has changed since; run prepare again.")

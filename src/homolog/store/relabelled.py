@@ -21,8 +21,14 @@ from homolog.json_files import object_or_none
 from homolog.store.arrays import write_array
 from homolog.store.build import check_folder, intensities_by_modality, writing
 from homolog.store.card import IMAGE, LABEL, POINTS, Card
-from homolog.store.cases import checksums, current_card, foreground_index, write_card
-from homolog.store.store import FORMAT, Store, case_folder
+from homolog.store.cases import (
+    checksums,
+    current_card,
+    damages,
+    foreground_index,
+    write_card,
+)
+from homolog.store.store import FORMAT, LABELS_MADE, Store, case_folder
 from homolog.writing import share, write_json, write_npy, writing_folder
 
 # Counted up when what is written changes; such stores are then made anew.
@@ -119,7 +125,7 @@ class Relabelled:
                 name: {"key": card.key, "split": card.split}
                 for name, card in sorted(self.cards.items())
             },
-            "labels_made": dict(facts),
+            LABELS_MADE: dict(facts),
         }
         write_json(self.out / "store.json", contents, end="")
         return Store.open(self.out)
@@ -128,7 +134,8 @@ class Relabelled:
         return config_hash(_VERSION, "made", self.source.card(case_id).key, key)
 
     def _has(self, case_id: str, key: str) -> bool:
-        return current_card(self.out, case_id, key) is not None
+        card = current_card(self.out, case_id, key)
+        return card is not None and not damages(case_folder(self.out, case_id), card)
 
     def _taken(self, case_id: str, key: str) -> Card:
         card = current_card(self.out, case_id, key)
@@ -153,7 +160,7 @@ def relabelling(source: Store, out: Path, seed: int = 0) -> Iterator[Relabelled]
         raise UnusableInput(f"{out} is the store itself; choose another folder.")
     check_folder(out)
     contents = object_or_none(out / "store.json")
-    if contents is not None and "labels_made" not in contents:
+    if contents is not None and LABELS_MADE not in contents:
         raise UnusableInput(
             f"{out} is a store that was prepared from scans; choose another folder."
         )

@@ -27,6 +27,7 @@ from homolog.store.splits import SPLITS
 from homolog.writing import crc_text, is_locked
 
 FORMAT = 1
+LABELS_MADE = "labels_made"  # in store.json: how, where labels are no one's file
 LOCK = ".lock"  # of a store, held by the process that writes into it
 # How deep labelled voxels lie, where a method needed it: array, facts, steps a voxel.
 DEPTH, DEPTH_CARD, DEPTH_STEPS = "depth.b2nd", "depth.json", 4

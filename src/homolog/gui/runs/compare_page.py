@@ -398,7 +398,12 @@ class CompareForm(QWidget):
         on = {str(item.data(_PATH)) for item in self._items() if _is_on(item)}
         first = not self.arms.count()
         methods = (self.hub.schema or {}).get("methods", {})
-        entries = [("scratch", "From scratch (random weights)", "The control")]
+        entries = [
+            ("scratch", "From scratch (random weights)", "The control"),
+            ("carried", "Carried labels first", "No pretraining: the few labels are "
+             "carried to all other scans by their grey values, a network learns from "
+             "these, then from the true ones"),
+        ]  # fmt: skip
         entries += [
             (name, f"Pretrain here: {told.get('title') or name}", f"Method {name}")
             for name, told in methods.items()

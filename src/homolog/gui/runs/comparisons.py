@@ -184,7 +184,7 @@ class CompareWish:
 
     Attributes:
         store: With labelled scans.
-        methods: Pretrained by it, in order; ``scratch`` too.
+        methods: Pretrained by it, in order; ``scratch`` and ``carried`` too.
         encoders: Ready ones.
         patients: ``"1,2,5,all"``.
         seeds: How many.
