@@ -69,6 +69,9 @@ from homolog.store.store import Store
 from homolog.words import counted, duration, listed
 from homolog.writing import write_bytes, write_json
 
+# Pixels: two charts stand side by side on the page.
+_CHART = 480
+
 
 def write_report(
     path: Path,
@@ -300,9 +303,10 @@ def _segmentation(
     patient = next(p for p in looks.patients if p.labels.name == case)
     page.section(
         "Segmentation from few labels",
-        f"The same network, the same {counted(summary['labelled'], 'labelled patient')}"
-        ", the same number of steps; only the first weights of the encoder differ, and "
-        "that these are changed more slowly where they were pretrained.",
+        f"The same network, the same labels (of "
+        f"{counted(summary['labelled'], 'patient')}), the same number of steps; what "
+        "differs are the encoder's first weights, which are changed more slowly where "
+        "they were pretrained.",
     )
     page.figure(
         segmentation_picture(
@@ -323,6 +327,7 @@ def _segmentation(
                 for name in sorted(tuned.labels)
             },
             title="Dice by test patient, mean of the organs",
+            width=_CHART,
         ),
         bar_chart(
             {
@@ -330,6 +335,7 @@ def _segmentation(
                 for name, before in scratch.per_organ.items()
             },
             title="Dice by organ, mean of the test patients",
+            width=_CHART,
         ),
     )
 
@@ -393,14 +399,14 @@ def _training(
     page.charts(
         curve_chart(
             _losses(folder / "pretrain"),
-            x_title="step", y_title="pretraining losses", smooth=5,
+            x_title="step", y_title="pretraining losses", smooth=5, width=_CHART,
         ),
         curve_chart(
             {
                 "scratch": _sum_of(_losses(folder / "scratch")),
                 "pretrained": _sum_of(_losses(folder / "finetuned")),
             },
-            x_title="step", y_title="fine-tuning loss", smooth=5,
+            x_title="step", y_title="fine-tuning loss", smooth=5, width=_CHART,
         ),
     )  # fmt: skip
     seconds = summary["seconds"]
