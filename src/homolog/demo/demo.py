@@ -506,6 +506,8 @@ _TRAINING_SHARE, _PRETRAINING_SHARE = 0.65, 0.52
 _REST_BY_PATIENTS = 10.0
 # A step of a fine-tuning takes so much of the time of one of the pretraining.
 _FINETUNE_STEP = 0.7
+# Fewer steps of a fine-tuning teach no small organ; a slow machine takes longer.
+_FEWEST_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -634,11 +636,12 @@ class _Demo:
         return not result["stopped"]
 
     def from_scratch(self) -> Job[bool]:
-        # As many as usual, fewer where a slow machine has no time for them.
+        # As many as usual, fewer where a slow machine has no time for them; but with
+        # too few none of the small organs is learnt, and there is nothing to compare.
         usual = int(FINETUNE_SETTINGS["training"]["steps"])
         step_s = _FINETUNE_STEP * float(self.runs["pretrain"]["seconds_per_step"])
         own_s = (1.0 - _PRETRAINING_SHARE) / 2 * self.training_s
-        steps = min(usual, max(1, int(own_s / max(step_s, 1e-6))))
+        steps = min(usual, max(_FEWEST_STEPS, int(own_s / max(step_s, 1e-6))))
         return (yield from self._finetune("scratch", SCRATCH, {"steps": steps}))
 
     def from_pretrained(self) -> Job[bool]:
