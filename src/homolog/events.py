@@ -188,11 +188,8 @@ def _holds_numbers(values: Any) -> bool:
     )
 
 
-def without_stopped(job: Job[R]) -> Job[R]:
-    """Pass events and requests on, but keep Stopped: it is the last word of a run.
-
-    A job inside another one says it too early: what was learnt is saved after it.
-    """
+def without(job: Job[R], kind: type[Event]) -> Job[R]:
+    """Pass events and requests on, but keep those of one kind."""
     request: Request | None = None
     while True:
         try:
@@ -200,7 +197,15 @@ def without_stopped(job: Job[R]) -> Job[R]:
         except StopIteration as end:
             result: R = end.value
             return result
-        request = None if isinstance(event, Stopped) else (yield event)
+        request = None if isinstance(event, kind) else (yield event)
+
+
+def without_stopped(job: Job[R]) -> Job[R]:
+    """Keep Stopped: it is the last word of a run.
+
+    A job inside another one says it too early: what was learnt is saved after it.
+    """
+    return without(job, Stopped)
 
 
 def stopped_words(told: Mapping[str, Any]) -> str:

@@ -290,13 +290,15 @@ def devices() -> dict[str, Any]:
 
 
 def fields_of(config: type) -> list[dict[str, Any]]:
-    """A form's worth of facts about every setting of a Config dataclass."""
-    hints = typing.get_type_hints(config)
-    defaults = to_dict(config())
-    return [
-        _field(f, hints[f.name], defaults[f.name])
-        for f in dataclasses.fields(typing.cast("Any", config))
-    ]
+    """A form's worth of facts about every setting of a Config dataclass.
+
+    The default of what must be given is None.
+    """
+    hints, made = typing.get_type_hints(config), config()
+    fields = dataclasses.fields(made)
+    needed = {f.name: None for f in fields if getattr(made, f.name) is ...}
+    defaults = to_dict(dataclasses.replace(made, **needed))
+    return [_field(f, hints[f.name], defaults[f.name]) for f in fields]
 
 
 def _field(field: Any, hint: Any, default: Any) -> dict[str, Any]:

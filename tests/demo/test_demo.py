@@ -67,8 +67,10 @@ def test_every_stage_leaves_what_its_command_would_leave(finished):
         "finetuned/model/model.json", "results.json", "report.html", "overview.png",
     ):  # fmt: skip
         assert (folder / path).is_file(), path
-    # Two test patients by two encoders.
-    assert len(list((folder / "features").glob("*.features.npy"))) == 4
+    # Two test patients by two encoders, and the one labels are carried from.
+    assert len(list((folder / "features").glob("*.features.npy"))) == 5
+    for method in ("grey", "features"):
+        assert len(list((folder / "carried" / method).glob("*.nii.gz"))) == 2
 
 
 def test_the_summary_holds_every_figure_and_is_json(finished):
@@ -121,10 +123,36 @@ def test_test_patients_are_never_learnt_from(finished):
         assert not hashes & set(card["trained_on"])
 
 
+def test_the_pair_of_models_is_compared_patient_by_patient(finished):
+    _, result, _ = finished
+    gains = [d["pretrained"] - d["scratch"] for d in result["dice_by_patient"].values()]
+    paired = result["paired"]
+    assert paired["of"] == len(gains) == 2
+    assert paired["wins"] == sum(gain > 1e-9 for gain in gains)
+    assert paired["mean"] == pytest.approx(sum(gains) / 2)
+    assert min(gains) - 1e-9 <= paired["low"] <= paired["high"] <= max(gains) + 1e-9
+    assert f"ahead on {paired['wins']} of 2" in table_lines(result)[-2]
+
+
+def test_labels_are_carried_from_the_patient_that_was_learnt_from(finished):
+    folder, result, _ = finished
+    card = json.loads(
+        (folder / "scratch" / "model" / "model.json").read_text(encoding="utf-8")
+    )
+    carried = result["carried"]
+    assert [carried["source"]] == card["cases"]["train"]
+    # One anatomy, bent: carried labels know most of it, a network of two steps nothing.
+    assert carried["dice"]["grey"] > 0.5 > result["dice"]["scratch"]
+    assert set(carried["dice"]) == set(carried["seconds"]) == {"grey", "features"}
+    assert (
+        f"Dice {carried['dice']['grey']:.3f} by grey values" in table_lines(result)[-1]
+    )
+
+
 def test_the_report_shows_pictures_and_needs_nothing_else(finished):
     folder, result, _ = finished
     text = (folder / "report.html").read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 5
+    assert text.count("data:image/png;base64,") == 6
     assert "<svg" in text
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert f"{result['dice']['pretrained']:.3f}" in text
@@ -135,7 +163,7 @@ def test_the_table_shows_both_columns(finished):
     lines = table_lines(result)
     assert "not pretrained" in lines[0]
     assert f"{result['dice']['scratch']:.3f}" in lines[1]
-    assert len(lines) == 7
+    assert len(lines) == 9
     empty = {**result, "dice": {"scratch": None, "pretrained": 0.5}}
     assert re.search(r"-\s+0\.500$", table_lines(empty)[1])
 

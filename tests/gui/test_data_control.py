@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from each import each
+from homolog.config import from_dict
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
@@ -39,6 +40,7 @@ from homolog.gui.data.control import (
 from homolog.gui.files import opening
 from homolog.gui.files.opening import box, look_at, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
+from homolog.jobs import prepare
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
 from homolog.scans.volume import LabelMap, Volume
@@ -153,6 +155,11 @@ def test_the_config_of_a_store(tmp_path: Path) -> None:
     own = build_config([tmp_path], tmp_path, "x", spacing="own", own_spacing="3, 1 1")
     assert own["spacing"] == [3, 1, 1]
     assert parse_spacing("1.5") == [1.5, 1.5, 1.5]
+    more = {"subjects": "(p[0-9]+)", "axes": "acquired", "window_hu": [-100.0, 300.0]}
+    made = build_config([tmp_path], tmp_path, "x", settings=more)
+    known = from_dict(prepare.Config, made)
+    assert (known.subjects, known.axes) == ("(p[0-9]+)", "acquired")
+    assert known.window_hu == (-100, 300)
 
 
 @each(
@@ -166,6 +173,8 @@ def test_the_config_of_a_store(tmp_path: Path) -> None:
         ({"spacing": "own", "own_spacing": "thin"}, "Give the voxel size"),
         ({"spacing": "own", "own_spacing": "0"}, "Give the voxel size"),
         ({"names": "liver"}, "Label names must be VALUE=NAME"),
+        ({"settings": {"subjects": "p[0-9]+"}}, "Subjects must have a group"),
+        ({"settings": {"subjects": "(p"}}, "Subjects must be a regular expression"),
     ],
 )
 def test_what_is_missing_is_said(

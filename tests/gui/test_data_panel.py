@@ -108,12 +108,17 @@ def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
     # Build, with the worker itself.
     panel.build.name.setText("mine")
     panel.build._name_typed("mine")
+    rows = panel.build.more.rows
+    assert rows["axes"].value == "auto"
+    assert rows["axes"].field.hint("auto").endswith("Default: auto.")
+    rows["subjects"].editor.setText("t1_([ab])")
     with qtbot.waitSignal(panel.build.built, timeout=BUILD_MS) as built:
         panel.build.build.click()
         assert not panel.build.build.isEnabled()
     store = Store.open(built.args[0])
     assert (store.path.name, len(store)) == ("mine", 3)
     assert "3 scans prepared, 0 with labels, 1 left out" in panel.build.summary.text()
+    assert "3 patients (2 by 'Patients by name'; 1" in panel.build.summary.text()
     assert "broken.nii" in panel.build.rejected.toPlainText()
     panel.build.show_rejected.click()
     panel.build.copy.click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shlex
 from pathlib import Path
@@ -124,9 +125,11 @@ def test_the_finetuning_command_asks_for_what_the_window_asks_for() -> None:
     assert config["store"] == "/data/my store"
     assert config["more_stores"] == ["/data/other"]
     assert wish.stem == "segment-my-store-and-more"
-    alone = FinetuneWish("segment", (STORE,))
+    alone = FinetuneWish("segment", (STORE,), patients=3)
     assert alone.config()["more_stores"] == []
+    assert alone.config()["patients"] == 3
     single = _parsed(finetune_command, alone.command(Path("/runs/seg")))
+    assert (single["patients"], told["patients"]) == (3, 0)
     assert single["stores"] == (Path("/data/my store"),)
     assert told["fraction"] == 0.25
     assert told["steps"] == 7500 == config["training"]["steps"]
@@ -180,6 +183,10 @@ def test_nothing_is_started_that_cannot_be_meant(phantom_store: Any) -> None:
     assert "none is left" in FinetuneWish("classify", (kept,)).problem()
     assert films.title == "films: 6 scans, 6 with a class"
     assert "more than 0" in FinetuneWish("segment", (good,), fraction=0.0).problem()
+    good = dataclasses.replace(good, label_patients=2)
+    assert FinetuneWish("segment", (good,), patients=2).problem() == ""
+    many = FinetuneWish("segment", (good,), patients=3)
+    assert "scans of 2 patients to learn from, not of 3" in many.problem()
 
 
 def test_runs_are_numbered_and_named_for_any_file_system(tmp_path: Path) -> None:

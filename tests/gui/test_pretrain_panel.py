@@ -228,7 +228,7 @@ def test_finetuning_offers_encoders_and_brings_their_network(
     assert not finetune.settings.network.isEnabled()
     assert "more to choose the weights by" in finetune.counted.text()
     assert not finetune.counted.text().startswith("About")
-    finetune.share.setValue(25)
+    finetune.used.percent.setValue(25)
     assert finetune.counted.text().startswith("About")
     row = finetune.settings.own.rows["head_first"]
     assert row.value == 0.1  # what holds by itself where weights came pretrained
@@ -240,6 +240,30 @@ def test_finetuning_offers_encoders_and_brings_their_network(
     assert config["task_config"] == {"head_first": 0.5}
     assert config["recipe"] == "cpu"
     assert config["backbone"] == {}
+
+
+def test_so_many_patients_are_learnt_from_instead_of_a_share(
+    finetune: FinetunePanel, home: Path
+) -> None:
+    used = finetune.used
+    used.percent.setValue(25)
+    used.unit.setCurrentText("patients")
+    used.count.setValue(2)
+    assert not used.percent.isVisible()
+    assert finetune.counted.text().startswith("The labelled scans of 2 patients")
+    config = finetune.wish().config()
+    assert (config["patients"], config["fraction"]) == (2, 1.0)
+    assert "--patients 2" in finetune.wish().command(home)
+    assert finetune.box.start.isEnabled()
+    kept = finetune.choices()
+    used.count.setValue(999)
+    assert "not of 999: take fewer" in finetune.box.words.text()
+    assert not finetune.box.start.isEnabled()
+    finetune.reset()
+    assert (used.share, used.patients) == (1.0, 0)
+    finetune.restore(kept)
+    assert (used.share, used.patients) == (1.0, 2)
+    assert unnamed(finetune) == []
 
 
 def test_a_store_from_elsewhere_is_added_and_remembered(

@@ -50,7 +50,10 @@ from homolog.runs import launch
 pytestmark = pytest.mark.usefixtures("workers")
 SHAPE, CELLS = (16, 20, 24), (8, 10, 12)
 # One switch in effect, and two ways to leave the same scan alone.
-OPPOSITES = {"Go on over Pause", "Pause over Go on", "Cancel over Cancel"}
+OPPOSITES = {
+    "Go on over Pause", "Pause over Go on", "Cancel over Cancel",
+    "Cancel the scan over Cancel",
+}  # fmt: skip
 LONG = "a scan of the archive with a name that is longer than any dock is wide " * 3
 
 
@@ -395,9 +398,10 @@ def test_a_form_stays_while_the_engine_answers(
     stands("an estimate is made")
     FakeHelper.made[0].news.emit(Note(LONG))
     panel.box.cancel.click()
-    stands("it is being cancelled")
+    stands("it was cancelled")
+    panel.box.estimate.click()
     plan = {"seconds_per_step": 0.5, "steps": 400, "total_s": 200.0, "device": "cpu"}
-    FakeHelper.made[0].done.emit(plan)
+    FakeHelper.made[1].done.emit(plan)
     stands("the estimate is told")
     panel.device._say(LONG)
     panel._no_schema(LONG)

@@ -18,6 +18,8 @@ from homolog.events import Note, Progress, Request, drain
 from homolog.index.datasets import CaseSource, ScanIndex
 from homolog.index.index import index_sources
 from homolog.scans.names import bare_name, label_rank
+from homolog.store.build import prepare_store
+from homolog.store.store import Store
 from scan_faults import FAULTS, dicom_series, image, mask, nifti, put, values
 
 EYE = np.eye(3, 4)
@@ -569,6 +571,67 @@ def test_a_manifest_that_is_none_is_one_error(
 
 
 # ---- the job -------------------------------------------------------------------------
+
+
+def listed_in(path: Path, *images: Path, ids: Sequence[str] = ()) -> Path:
+    """A manifest of whole paths, with a column of ids where these are given."""
+    head = "image,id" if ids else "image"
+    rows = [f"{i},{n}" for i, n in zip(images, ids, strict=True)] if ids else images
+    path.write_text("\n".join([head, *map(str, rows)]) + "\n")
+    return path
+
+
+def test_whole_paths_in_a_manifest_give_ids_as_short_as_tell_them_apart(
+    tmp_path: Path,
+) -> None:
+    a, b = (
+        scan(tmp_path / "x" / "P1" / "ct.nii"),
+        scan(tmp_path / "y" / "P2" / "mr.nii"),
+    )
+    c = scan(tmp_path / "z" / "P3" / "MR.nii")
+    two = listed_in(tmp_path / "m.csv", a, b)
+    assert [case.id for case in index(two).cases] == ["ct", "mr"]
+    three = listed_in(tmp_path / "m.csv", a, b, c)  # disks may ignore case
+    assert [case.id for case in index(three).cases] == ["P1__ct", "P2__mr", "P3__MR"]
+    (tmp_path / "m.json").write_text(
+        json.dumps([{"image": str(c)}, {"image": "x/P1/ct.nii"}])
+    )
+    assert [case.id for case in index(tmp_path / "m.json").cases] == ["MR", "x__P1__ct"]
+    one, other = (listed_in(tmp_path / f"{i.stem}.csv", i) for i in (b, c))
+    assert [case.id for case in index(one, other).cases] == ["mr", "P3__MR"]
+    named = listed_in(tmp_path / "m.csv", a, b, ids=["first", "second"])
+    assert [case.id for case in index(named).cases] == ["first", "second"]
+
+
+def test_folders_of_whole_paths_still_tell_whose_scans_are(tmp_path: Path) -> None:
+    images = [
+        scan(tmp_path / f"p{p}" / f"{p}{name}.nii") for p in (1, 2) for name in "ab"
+    ]
+    table = listed_in(tmp_path / "m.csv", *images)
+    result = index(table, subjects="(p[0-9])")
+    assert [(c.id, c.subject) for c in result.cases] == [
+        ("1a", "p1"), ("1b", "p1"), ("2a", "p2"), ("2b", "p2"),
+    ]  # fmt: skip
+
+
+def test_a_scan_keeps_the_id_it_has_in_the_store(tmp_path: Path) -> None:
+    """Whatever else is listed; and a new one takes no id of another scan."""
+    a, b = scan(tmp_path / "P1" / "ct.nii"), scan(tmp_path / "P2" / "ct.nii")
+    out, table = tmp_path / "store", tmp_path / "m.csv"
+
+    def prepared(*images: Path, **more: Any) -> tuple[set[str], int]:
+        made = drain(prepare_store([listed_in(table, *images, **more)], out))
+        return {card.id for card in Store.open(out).cards}, made["built"]
+
+    long = "_".join(a.with_suffix("").parts[1:])  # as it was called before
+    assert prepared(a, ids=[long]) == ({long}, 1)
+    assert prepared(a) == ({long}, 0)
+    assert prepared(a, b) == ({long, "P2__ct"}, 1)
+    shutil.rmtree(out)
+    assert prepared(a) == ({"ct"}, 1)
+    assert prepared(b) == ({"ct", "P2__ct"}, 1)  # of another manifest
+    assert prepared(b, a) == ({"ct", "P2__ct"}, 0)
+    assert prepared(a, ids=["mine"]) == ({"mine", "P2__ct"}, 1)  # as it states
 
 
 def test_the_job_tells_its_progress_and_its_notes(tmp_path: Path) -> None:

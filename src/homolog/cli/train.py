@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A setting of the demo, e.g. patients=8 or pretrain_minutes=5.",
+    help="A setting of the demo, e.g. minutes=10 or labelled=2.",
 )
 @common
 def demo(
@@ -67,8 +67,8 @@ def demo(
     result: dict[str, Any] = {"out": str(run.folder), **last.result}
     lines = [
         *table_lines(result),
-        f"{result['tests']} test patients, {result['labelled']} labelled ones learnt "
-        f"from, {result['seconds']['total']:.0f} s",
+        f"{result['tests']} test patients, {result['labelled']} labelled learnt from, "
+        f"seed {result['seed']}, {result['seconds']['total']:.0f} s",
         f"report: {result['report']}",
     ]
     show(result, as_json, lines)

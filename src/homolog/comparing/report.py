@@ -8,10 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from homolog.comparing.plan import ALL
-from homolog.drawing.html import Page, curve_chart, interval_chart
+from homolog.drawing.html import (
+    GREY,
+    PALETTE,
+    Page,
+    curve_chart,
+    figure,
+    interval_chart,
+)
 from homolog.words import counted, duration, listed
 from homolog.writing import write_text
 
@@ -61,6 +69,67 @@ def lead(summary: Summary) -> str:
 
 def learning_curves(summary: Summary, width: int = 640, height: int = 300) -> str:
     """Scores over numbers of labelled patients, an SVG drawing of so many pixels."""
+    colours = colours_of(summary)
+    return _learning_curves(summary, width, height, colours, keys=True)
+
+
+def curves_figure(
+    summaries: Mapping[str, Summary], width: int = 440, height: int = 280
+) -> str:
+    """Learning curves of several data sets, one panel each: an SVG file of its own.
+
+    Args:
+        summaries: Title -> as in ``comparison.json``.
+        width: Pixels of a panel.
+        height: Pixels of a panel.
+
+    Returns:
+        SVG; empty where nothing has a result yet.
+    """
+    colours: dict[str, str] = {}
+    for summary in summaries.values():
+        colours = colours_of(summary, colours)
+    shown = {
+        arm["name"] for summary in summaries.values() for arm in summary["arms"]
+        if any(_three(e, "mean", "low", "high") for e in _row_of(summary, arm["name"]))
+    }  # fmt: skip
+    panels = [
+        (title, _learning_curves(summary, width, height, colours, keys=False))
+        for title, summary in summaries.items()
+    ]
+    return figure(
+        [(title, drawing) for title, drawing in panels if drawing],
+        {name: colour for name, colour in colours.items() if name in shown},
+        width=width,
+        height=height,
+    )
+
+
+def colours_of(
+    summary: Summary, known: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """A colour for each arm: grey for what others are compared with.
+
+    Args:
+        summary: As in ``comparison.json``.
+        known: Colours that arms of the same names keep.
+    """
+    colours = dict(known)
+    free = [c for c in PALETTE if c not in colours.values()] or list(PALETTE)
+    for arm in summary["arms"]:
+        if arm["name"] in colours:
+            continue
+        if arm["name"] == arm["against"]:
+            colours[arm["name"]] = GREY
+        else:
+            colours[arm["name"]] = free[0]
+            free = [*free[1:], free[0]]
+    return colours
+
+
+def _learning_curves(
+    summary: Summary, width: int, height: int, colours: Mapping[str, str], *, keys: bool
+) -> str:
     return interval_chart(
         {
             arm["name"]: [
@@ -74,6 +143,8 @@ def learning_curves(summary: Summary, width: int = 640, height: int = 300) -> st
         y_title=str(summary["metric"]),
         width=width,
         height=height,
+        colours=[colours[arm["name"]] for arm in summary["arms"]],
+        keys=keys,
     )
 
 
@@ -89,6 +160,7 @@ def difference_curves(summary: Summary) -> str:
     return interval_chart(
         found, ticks=_places(summary), x_title="labelled patients",
         y_title=f"difference in {summary['metric']}", zero=True,
+        colours=list(colours_of(summary).values()),
     )  # fmt: skip
 
 
@@ -161,6 +233,7 @@ def _speed(page: Page, summary: Summary) -> None:
         return
     page.section("Over the steps")
     charts = []
+    colours = colours_of(summary)
     for count in _counts(summary):
         series = {
             curve["arm"]: (curve["steps"], curve["values"])
@@ -172,6 +245,7 @@ def _speed(page: Page, summary: Summary) -> None:
             curve_chart(
                 series, x_title=f"steps, {who} labelled",
                 y_title=str(summary["metric"]), width=420, height=240,
+                colours=[colours[name] for name in series],
             )
         )  # fmt: skip
     page.charts(*charts)

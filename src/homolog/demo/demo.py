@@ -21,11 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog import __version__
+from homolog.comparing.statistics import Difference
 from homolog.config import from_dict, merge, option
 from homolog.demo.scores import (
+    CARRIED,
     ENCODERS,
+    CarriedLabels,
     Looks,
     Segmentations,
+    carry_labels,
     colours_picture,
     label_keys,
     landmarks_found,
@@ -54,12 +58,15 @@ from homolog.features.of_scans import fit_colours
 from homolog.finetune.job import job as finetune_job
 from homolog.finetune.settings import SCRATCH
 from homolog.index.index import index_sources
+from homolog.model_files.card import read_card
+from homolog.model_files.folder import find_model
 from homolog.phantom.phantom import write_patients
 from homolog.pretrain.job import job as pretrain_job
 from homolog.pretrain.settings import resolve as resolve_pretrain
 from homolog.store.build import write_store
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
+from homolog.words import counted, duration, listed
 from homolog.writing import write_bytes, write_json
 
 
@@ -69,6 +76,7 @@ def write_report(
     summary: Mapping[str, Any],
     looks: Looks,
     segmentations: Mapping[str, Segmentations],
+    carried: CarriedLabels,
     runs: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
 ) -> None:
@@ -80,37 +88,52 @@ def write_report(
         summary: Figures of the demo.
         looks: Features of the test patients.
         segmentations: ``scratch`` and ``finetuned``.
+        carried: Labels of one patient on the test patients.
         runs: Summaries of ``pretrain``, ``scratch`` and ``finetuned``.
         config: Settings of the demo.
     """
+    labelled = counted(summary["labelled"], "patient")
     page = Page(
         "homolog demo",
         f"{summary['patients']} procedural patients (CT-like, no real person). An "
         f"encoder learnt from {runs['pretrain']['cases']} of them without any label "
-        f"(S2DC); then the labels of {summary['labelled']} were used to learn a "
-        f"segmentation, once from scratch and once from that encoder. All figures are "
-        f"of {summary['tests']} other patients.",
+        f"(S2DC). Then the labels of {labelled} were used: to learn a segmentation, "
+        "once from scratch and once from that encoder; and to carry them to others "
+        f"without learning anything. All figures are of {summary['tests']} other "
+        "patients, of whom nothing was learnt.",
     )
+    _tiles(page, summary)
     _figures(page, summary)
     _patients(page, looks)
+    _segmentation(page, looks, segmentations, summary)
+    _carried(page, looks, carried, summary)
     _organs(page, looks)
     _colours(page, looks)
     _landmarks(page, looks, summary)
-    _segmentation(page, looks, segmentations)
     _training(page, folder, runs, summary, config)
     page.write(path)
 
 
-def _figures(page: Page, summary: Mapping[str, Any]) -> None:
-    """Three large figures and the whole table."""
+def _tiles(page: Page, summary: Mapping[str, Any]) -> None:
+    """Four large figures."""
     dice, error = summary["dice"], summary["landmark_error_mm"]
-    auc = summary["same_organ_auc"]
+    auc, paired, carried = (
+        summary[name] for name in ("same_organ_auc", "paired", "carried")
+    )
+    labelled = counted(summary["labelled"], "labelled patient")
     page.tiles(
         [
             (
                 "Segmentation (Dice)",
                 _arrow("{:.3f}", dice["scratch"], dice["pretrained"]),
-                f"from scratch → pretrained, {summary['labelled']} labelled patients",
+                f"from scratch → pretrained, {labelled}; pretrained is ahead on "
+                f"{paired['wins']} of {paired['of']} test patients",
+            ),
+            (
+                "Labels carried, nothing trained (Dice)",
+                _text("{:.3f}", carried["dice"]["grey"]),
+                f"from 1 labelled patient by grey values, "
+                f"{duration(carried['seconds']['grey'] or 0.0)} a patient",
             ),
             (
                 "Landmark found in another patient",
@@ -124,6 +147,10 @@ def _figures(page: Page, summary: Mapping[str, Any]) -> None:
             ),
         ]
     )
+
+
+def _figures(page: Page, summary: Mapping[str, Any]) -> None:
+    """The whole table."""
     rows = (
         ("Dice, mean of the test patients", "dice", "scratch", "{:.3f}", 1),
         ("Dice, worst test patient", "worst_dice", "scratch", "{:.3f}", 1),
@@ -142,6 +169,7 @@ def _figures(page: Page, summary: Mapping[str, Any]) -> None:
         best.append(2 if gain > 0 else 1 if gain < 0 else None)
     page.section("In figures")
     page.table(["", "not pretrained", "pretrained"], texts, best)
+    page.text(paired_words(summary["paired"]) + ".")
     page.note(
         "Not pretrained means: the same network trained from scratch with as many "
         "steps (Dice), or with its random first weights (all others). The better value "
@@ -261,7 +289,10 @@ def _landmarks(page: Page, looks: Looks, summary: Mapping[str, Any]) -> None:
 
 
 def _segmentation(
-    page: Page, looks: Looks, segmentations: Mapping[str, Segmentations]
+    page: Page,
+    looks: Looks,
+    segmentations: Mapping[str, Segmentations],
+    summary: Mapping[str, Any],
 ) -> None:
     scratch, tuned = segmentations["scratch"], segmentations["finetuned"]
     cases = sorted(tuned.labels, key=tuned.dice_of_case)
@@ -269,24 +300,85 @@ def _segmentation(
     patient = next(p for p in looks.patients if p.labels.name == case)
     page.section(
         "Segmentation from few labels",
-        "The same network, the same labelled patients, the same number of steps; only "
-        "the first weights of the encoder differ.",
+        f"The same network, the same {counted(summary['labelled'], 'labelled patient')}"
+        ", the same number of steps; only the first weights of the encoder differ, and "
+        "that these are changed more slowly where they were pretrained.",
     )
     page.figure(
         segmentation_picture(
             patient, {"scratch": scratch.labels[case], "tuned": tuned.labels[case]}
         ),
-        f"Test patient {case}: scan, truth, from scratch (Dice "
+        f"Test patient {case}, the middle one: scan, truth, from scratch (Dice "
         f"{scratch.dice_of_case(case):.3f}), pretrained (Dice "
         f"{tuned.dice_of_case(case):.3f}).",
         label_keys(patient),
     )
-    before, after = scratch.per_organ, tuned.per_organ
     page.charts(
         bar_chart(
-            {n: {"scratch": before[n], "pretrained": after[n]} for n in before},
+            {
+                name: {
+                    "scratch": scratch.dice_of_case(name),
+                    "pretrained": tuned.dice_of_case(name),
+                }
+                for name in sorted(tuned.labels)
+            },
+            title="Dice by test patient, mean of the organs",
+        ),
+        bar_chart(
+            {
+                name: {"scratch": before, "pretrained": tuned.per_organ[name]}
+                for name, before in scratch.per_organ.items()
+            },
             title="Dice by organ, mean of the test patients",
+        ),
+    )
+
+
+def _carried(
+    page: Page, looks: Looks, carried: CarriedLabels, summary: Mapping[str, Any]
+) -> None:
+    """Labels of one patient on the others."""
+    grey = carried.by["grey"]
+    page.section(
+        "One labelled patient, nothing trained",
+        f"The labels of {carried.source} carried to every test patient by matching "
+        "what their places look like (homolog propagate): once by grey values alone, "
+        "once by the features of the encoder. Each scan also gets a map of how sure "
+        "its labels are, to correct what is not and learn from that.",
+    )
+    cases = sorted(grey.labels, key=grey.dice_of_case)
+    if cases:
+        case = cases[len(cases) // 2]
+        patient = next(p for p in looks.patients if p.labels.name == case)
+        shown = {n: s for n, s in carried.by.items() if case in s.labels}
+        dice = listed(
+            f"by {CARRIED[name]} (Dice {found.dice_of_case(case):.3f})"
+            for name, found in shown.items()
         )
+        page.figure(
+            segmentation_picture(
+                patient, {n: s.labels[case] for n, s in shown.items()}
+            ),
+            f"Test patient {case}, the middle one: scan, truth, labels carried {dice}.",
+            label_keys(patient),
+        )
+    told, form = summary["carried"], "{:.3f}"
+    page.table(
+        ["compared by", "Dice, mean", "worst test patient", "seconds a patient"],
+        [
+            [
+                name,
+                _text(form, told["dice"][key]),
+                _text(form, told["worst_dice"][key]),
+                _text("{:.1f}", told["seconds"][key]),
+            ]
+            for key, name in CARRIED.items()
+        ],
+    )
+    page.note(
+        "These patients are one anatomy, smoothly bent: nothing is easier to carry "
+        "labels between, and grey values suffice. Real patients differ in more than "
+        "shape; homolog propagate and homolog compare tell what it is worth on yours."
     )
 
 
@@ -323,6 +415,7 @@ def _training(
                 ("fine-tuning from scratch", "scratch"),
                 ("fine-tuning the pretrained encoder", "finetuned"),
                 ("test patients segmented", ""),
+                ("labels carried", ""),
                 ("features compared", ""),
             )
             if part in seconds
@@ -330,8 +423,9 @@ def _training(
     )
     page.note(
         f"homolog {__version__}, seed {config['seed']}, device {config['device']}. One "
-        "seed and few test patients show that the path works; whether pretraining "
-        "helps on your data is asked by more seeds and patients."
+        "seed: another one changes the labelled patient, the first weights and all "
+        "patients. Whether pretraining helps on your data is asked by homolog compare, "
+        "with more seeds and patients."
     )
 
 
@@ -384,7 +478,7 @@ FINETUNE_SETTINGS: Mapping[str, Any] = {
     "backbone": NETWORK,
     "task_config": {"window": [48, 48, 48], "balance": 1.0, "intensity": 0.3},
     "training": {
-        "steps": 150,  # usual here, where minutes decide how many
+        "steps": 400,  # more would be taken from the pretraining
         "batch_size": 1,
         "learning_rate": 1e-2,
         "warmup_steps": 20,
@@ -399,19 +493,22 @@ PRETRAINED_SETTINGS: Mapping[str, Any] = {
 }
 
 
-# Share of the time that training gets where nothing was measured (a demo continued).
-_TRAINING_SHARE = 0.75
+# Share of the time that training gets where nothing was measured (a demo continued),
+# and the share of this that pretraining gets; the rest is for the two fine-tunings.
+_TRAINING_SHARE, _PRETRAINING_SHARE = 0.65, 0.52
 # What comes after the patients, training left out, takes this many times as long.
-_REST_BY_PATIENTS = 4.0
+_REST_BY_PATIENTS = 10.0
+# A step of a fine-tuning takes so much of the time of one of the pretraining.
+_FINETUNE_STEP = 0.7
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """How much of everything; the defaults take under five minutes on two cores."""
 
-    patients: int = option(14, "patients made", minimum=4, maximum=1000)
-    tests: int = option(4, "of these, patients nothing is learnt from", minimum=2)
-    labelled: int = option(2, "patients whose labels are used", minimum=1)
+    patients: int = option(20, "patients made", minimum=4, maximum=1000)
+    tests: int = option(8, "of these, patients nothing is learnt from", minimum=2)
+    labelled: int = option(1, "patients whose labels are used", minimum=1)
     minutes: float = option(
         4.5, "for everything; most of it goes to training", unit="min", minimum=0.1
     )
@@ -445,6 +542,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         ("fine-tuning from scratch", demo.from_scratch),
         ("fine-tuning the pretrained encoder", demo.from_pretrained),
         ("test patients segmented", demo.segment),
+        ("labels carried", demo.carry),
         ("features compared", demo.look),
         ("report", demo.report),
     )
@@ -466,6 +564,7 @@ class _Demo:
 
     looks: Looks
     segmentations: Mapping[str, Segmentations]
+    carried: CarriedLabels
 
     def __init__(self, config: DemoConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -490,7 +589,7 @@ class _Demo:
         done.touch()
         # How fast this machine is decides what the rest will take besides training.
         spent_s = time.monotonic() - began
-        left_s = 60.0 * config.minutes - spent_s - 20.0 - _REST_BY_PATIENTS * spent_s
+        left_s = 60.0 * config.minutes - (1.0 + _REST_BY_PATIENTS) * spent_s
         self.training_s = max(left_s, 0.4 * 60.0 * config.minutes)
         return True
 
@@ -513,7 +612,7 @@ class _Demo:
 
     def pretrain(self) -> Job[bool]:
         config = self.config
-        length = {"training": {"minutes": 0.42 * self.training_s / 60.0}}
+        length = {"training": {"minutes": _PRETRAINING_SHARE * self.training_s / 60.0}}
         resolved = resolve_pretrain(
             "s2dc",
             [self.folder / "store"],
@@ -529,11 +628,15 @@ class _Demo:
         return not result["stopped"]
 
     def from_scratch(self) -> Job[bool]:
-        length = {"minutes": 0.29 * self.training_s / 60.0}
-        return (yield from self._finetune("scratch", SCRATCH, length))
+        # As many as usual, fewer where a slow machine has no time for them.
+        usual = int(FINETUNE_SETTINGS["training"]["steps"])
+        step_s = _FINETUNE_STEP * float(self.runs["pretrain"]["seconds_per_step"])
+        own_s = (1.0 - _PRETRAINING_SHARE) / 2 * self.training_s
+        steps = min(usual, max(1, int(own_s / max(step_s, 1e-6))))
+        return (yield from self._finetune("scratch", SCRATCH, {"steps": steps}))
 
     def from_pretrained(self) -> Job[bool]:
-        # As many steps as the other was given time for: the same work for both.
+        # As many steps as the other: the same work for both.
         length = {"steps": self.runs["scratch"]["steps"]}
         return (
             yield from self._finetune(
@@ -543,8 +646,7 @@ class _Demo:
 
     def _finetune(self, name: str, encoder: str, length: dict[str, Any]) -> Job[bool]:
         config = self.config
-        store = Store.open(self.folder / "store")
-        training = len(store.split("train"))
+        training = len(Store.open(self.folder / "store").split("train"))
         settings = _merged(
             FINETUNE_SETTINGS,
             {} if encoder == SCRATCH else PRETRAINED_SETTINGS,
@@ -554,7 +656,7 @@ class _Demo:
                 "task": "segment",
                 "store": str(self.folder / "store"),
                 "encoder": encoder,
-                "fraction": min(config.labelled / training, 1.0),
+                "patients": min(config.labelled, training),
                 "seed": config.seed,
                 "device": config.device,
             },
@@ -574,6 +676,16 @@ class _Demo:
             self.segmentations = {**self.segmentations, name: found}
         return True
 
+    def carry(self) -> Job[bool]:
+        # Of those whose labels were learnt from, the first by name.
+        card = read_card(find_model(self.folder / "scratch"))
+        source = min(card["cases"]["train"])
+        found = yield from carry_labels(self.folder, source, self.config.device)
+        if found is None:
+            return False
+        self.carried = found
+        return True
+
     def look(self) -> Job[bool]:
         looks = yield from look_inside(
             self.folder, self.config.device, seed=self.config.seed
@@ -587,7 +699,7 @@ class _Demo:
         path = self.folder / "report.html"
         write_report(
             path, self.folder, self.summary(), self.looks, self.segmentations,
-            self.runs, dataclasses.asdict(self.config),
+            self.carried, self.runs, dataclasses.asdict(self.config),
         )  # fmt: skip
         write_overview(self.folder / "overview.png", self.looks)
         write_json(self.folder / "results.json", self.summary(), end="")
@@ -613,6 +725,15 @@ class _Demo:
                     **self.looks.figures(),
                 }
             ),
+            "dice_by_patient": {
+                case: {
+                    "scratch": scratch.dice_of_case(case),
+                    "pretrained": tuned.dice_of_case(case),
+                }
+                for case in sorted(tuned.labels)
+            },
+            "paired": _paired(tuned.ahead_of(scratch)),
+            "carried": {"source": self.carried.source, **self._carried()},
             "patients": self.config.patients,
             "labelled": self.runs["scratch"]["cases"]["train"],
             "tests": self.config.tests,
@@ -622,6 +743,47 @@ class _Demo:
             "report": str(self.folder / "report.html"),
             "encoder": str(self.folder / "pretrain"),
         }
+
+    def _carried(self) -> dict[str, dict[str, float | None]]:
+        by = self.carried.by
+        return _numbers(
+            {
+                "dice": {name: found.mean_dice for name, found in by.items()},
+                "worst_dice": {name: found.worst_dice for name, found in by.items()},
+                "seconds": self.carried.seconds,
+            }
+        )
+
+
+def _paired(found: Difference) -> dict[str, Any]:
+    low, high = found.patients or (None, None)
+    return {
+        "mean": found.mean, "low": low, "high": high, "wins": found.wins,
+        "of": found.count,
+    }  # fmt: skip
+
+
+def paired_words(paired: Mapping[str, Any]) -> str:
+    """How far the pretrained one is ahead on the same test patients."""
+    reach = ""
+    if paired["low"] is not None:
+        reach = f" (95 % interval {paired['low']:+.3f} to {paired['high']:+.3f})"
+    return (
+        f"Dice, pretrained less scratch on the same patients: {paired['mean']:+.3f} on "
+        f"average{reach}, ahead on {paired['wins']} of {paired['of']}"
+    )
+
+
+def carried_words(carried: Mapping[str, Any]) -> str:
+    """What labels of one patient are worth on others."""
+    parts = [
+        f"{_text('{:.3f}', carried['dice'][key])} by {name} "
+        f"({duration(carried['seconds'][key] or 0.0)} a patient)"
+        for key, name in CARRIED.items()
+    ]
+    return (
+        f"labels of {carried['source']} carried, nothing trained: Dice {listed(parts)}"
+    )
 
 
 def table_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -642,7 +804,7 @@ def table_lines(summary: Mapping[str, Any]) -> list[str]:
             for k in (control, "pretrained")
         ]
         lines.append(f"{title:36}{cells[0]:>16}{cells[1]:>12}")
-    return lines
+    return [*lines, paired_words(summary["paired"]), carried_words(summary["carried"])]
 
 
 def _numbers(

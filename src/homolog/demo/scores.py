@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from homolog.backbones import build
+from homolog.comparing.statistics import Difference, difference
 from homolog.distributed import choose_device
 from homolog.drawing.pictures import (
     Picture,
@@ -27,7 +29,7 @@ from homolog.drawing.pictures import (
     with_line,
     with_ring,
 )
-from homolog.events import Job
+from homolog.events import Job, Saved, without
 from homolog.features.config import EmbedConfig
 from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.of_scans import Colours
@@ -41,6 +43,8 @@ from homolog.metrics.classification import (
 )
 from homolog.metrics.overlap import dice_per_label
 from homolog.model_files.encoder import LoadedEncoder, encoder_id, load_encoder
+from homolog.propagation.config import PropagateConfig
+from homolog.propagation.of_scans import cases_of_store, propagate
 from homolog.scans.files import read_labels, read_scan
 from homolog.scans.points import read_points
 from homolog.scans.volume import FeatureMap, LabelMap, Points, Volume
@@ -442,7 +446,16 @@ class Segmentations:
     @property
     def worst_dice(self) -> float:
         """Of the patient with the lowest mean."""
-        return min(self.dice_of_case(c) for c in self.labels)
+        return min((self.dice_of_case(c) for c in self.labels), default=float("nan"))
+
+    def ahead_of(self, other: Segmentations) -> Difference:
+        """The paired differences to another model's Dice on the same patients."""
+        both = [case for case in self.labels if case in other.labels]
+        ours, theirs = (
+            np.array([[one.dice_of_case(case) for case in both]])
+            for one in (self, other)
+        )
+        return difference(ours, theirs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -507,6 +520,74 @@ def segment_tests(
         ]
         labels[card.id] = predicted.data
     return Segmentations(tuple(rows), labels)
+
+
+CARRIED = {"grey": "grey values", "features": "the encoder's features"}
+# Places compared when labels are carried; a fifth of the usual, to save time.
+_CELLS = 8000
+
+
+@dataclass(frozen=True, eq=False)
+class CarriedLabels:
+    """What one labelled patient says of the test patients, nothing trained.
+
+    Attributes:
+        source: Whose labels were carried.
+        by: ``grey`` and ``features``, see CARRIED -> labels of the test patients.
+        seconds: The same -> mean seconds a patient.
+    """
+
+    source: str
+    by: Mapping[str, Segmentations]
+    seconds: Mapping[str, float]
+
+
+def carry_labels(folder: Path, source: str, device: str) -> Job[CarriedLabels | None]:
+    """Carry one patient's labels to the test patients, as ``homolog propagate`` does.
+
+    Args:
+        folder: The demo's folder.
+        source: A case of its store.
+        device: Where to embed.
+
+    Returns:
+        None when stopped.
+    """
+    store = Store.open(folder / "store")
+    cases = {case.name: case for case in cases_of_store(store)}
+    tests = [cases[card.id] for card in store.split("test")]
+    loaded = load_encoder(folder / "pretrain")
+    encoder = DenseEncoder.of(loaded, EmbedConfig(), choose_device(device))
+    found: dict[str, Segmentations] = {}
+    seconds: dict[str, float] = {}
+    for method in CARRIED:
+        result = yield from without(
+            propagate(
+                [cases[source]],
+                tests,
+                folder / "carried" / method,
+                encoder if method == "features" else None,
+                PropagateConfig(method=method, cells=_CELLS),
+                folder / "features",
+            ),
+            Saved,
+        )
+        if result["stopped"]:
+            return None
+        done = {row["case"]: row for row in result["cases"]}
+        found[method] = Segmentations(
+            tuple(
+                {**score, "dice": math.nan if score["dice"] is None else score["dice"]}
+                for score in result["scores"]
+            ),
+            {
+                case.name: np.asarray(read_labels(Path(done[case.name]["result"])).data)
+                for case in tests
+                if case.name in done
+            },
+        )
+        seconds[method] = mean_of([row["seconds"] for row in done.values()])
+    return CarriedLabels(source, found, seconds)
 
 
 def look_inside(folder: Path, device: str, *, seed: int) -> Job[Looks | None]:

@@ -15,6 +15,8 @@ from homolog.writing import write_text
 
 # Colour-blind safe (Okabe and Ito).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9")
+# What all others are compared with.
+GREY = "#7a7f87"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 36
 
 
@@ -26,6 +28,7 @@ def curve_chart(
     width: int = 560,
     height: int = 260,
     smooth: int = 0,
+    colours: Sequence[str] = PALETTE,
 ) -> str:
     """Lines over a common axis.
 
@@ -36,9 +39,10 @@ def curve_chart(
         width: Pixels.
         height: Pixels.
         smooth: Points averaged for the strong line; the raw one stays pale behind it.
+        colours: Of the series, in their order.
     """
-    cleaned = {name: _finite(*xy) for name, xy in series.items()}
-    cleaned = {name: xy for name, xy in cleaned.items() if len(xy[0])}
+    found = {name: _finite(*xy) for name, xy in series.items()}
+    cleaned = {name: xy for name, xy in found.items() if len(xy[0])}
     if not cleaned:
         return ""
     frame = _Frame(
@@ -49,7 +53,7 @@ def curve_chart(
     )
     parts = [frame.axes(x_title, y_title)]
     for i, (name, (x, y)) in enumerate(cleaned.items()):
-        colour = PALETTE[i % len(PALETTE)]
+        colour = colours[list(found).index(name) % len(colours)]
         strong = _smoothed(y, smooth)
         if smooth > 1 and len(y) > smooth:
             parts.append(frame.line(x, y, colour, 1.0, 0.25))
@@ -107,6 +111,8 @@ def interval_chart(
     width: int = 640,
     height: int = 300,
     zero: bool = False,
+    colours: Sequence[str] = PALETTE,
+    keys: bool = True,
 ) -> str:
     """Means with intervals over named places, joined by lines.
 
@@ -119,6 +125,8 @@ def interval_chart(
         width: Pixels, the key on the right included.
         height: Pixels.
         zero: Whether to draw a line at 0.
+        colours: Of the series, in their order.
+        keys: Whether the names are told on the right, which takes 120 pixels.
     """
     found = {
         name: [(i, *entry) for i, entry in enumerate(entries) if entry is not None]
@@ -128,25 +136,91 @@ def interval_chart(
     if not heights:
         return ""
     heights += [0.0] * zero
-    frame = _Frame(np.zeros(1), np.array(heights, float), width - _KEYS, height)
+    frame = _Frame(np.zeros(1), np.array(heights, float), width - _KEYS * keys, height)
     frame.x_ticks = [-0.5, len(ticks) - 0.5]
     parts = [frame.axes(x_title, y_title, dict(enumerate(ticks)))]
     if zero:
         ends = np.array(frame.x_ticks)
         parts.append(frame.line(ends, np.zeros(2), "#666", 1.0, 1.0))
-    keys = 0
+    told = 0
     for number, (name, rows) in enumerate(found.items()):
-        colour = PALETTE[number % len(PALETTE)]
+        colour = colours[number % len(colours)]
         shift = _BESIDE * (number - (len(found) - 1) / 2)
         x = np.array([row[0] + shift for row in rows], float)
         y = np.array([row[1] for row in rows], float)
         parts.append(frame.line(x, y, colour, 2.0, 1.0))
         for place, row in zip(x, rows, strict=True):
             parts.append(frame.whisker(place, row[1], row[2], row[3], colour))
-        if rows:
-            keys += 1
-            parts.append(_legend(name[:18], colour, keys - 1, width))
+        if rows and keys:
+            parts.append(_legend(name[:18], colour, told, width))
+            told += 1
     return _svg(width, height, "".join(parts))
+
+
+# Of a figure: the room of a panel's title, of the key below all, and between panels.
+_TITLE, _KEY_ROW, _GAP = 22, 24, 12
+
+
+def figure(
+    panels: Sequence[tuple[str, str]],
+    keys: Mapping[str, str],
+    *,
+    width: int,
+    height: int,
+    columns: int = 2,
+) -> str:
+    """Drawings of one size under titles, with one key below: a file of its own.
+
+    Args:
+        panels: Title and SVG drawing of each.
+        keys: Name -> colour.
+        width: Pixels of a drawing.
+        height: Pixels of a drawing.
+        columns: Drawings side by side.
+
+    Returns:
+        SVG; empty without panels.
+    """
+    if not panels:
+        return ""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    whole = columns * (width + _GAP) - _GAP
+    parts = []
+    for number, (title, drawing) in enumerate(panels):
+        row, column = divmod(number, columns)
+        x, y = column * (width + _GAP), row * (height + _TITLE + _GAP)
+        parts.append(
+            f'<text x="{x + _LEFT}" y="{y + 16}" class="h">{html.escape(title)}</text>'
+            + drawing.replace("<svg ", f'<svg x="{x}" y="{y + _TITLE}" ', 1)
+        )
+    top = rows * (height + _TITLE + _GAP)
+    placed, lines = _key_places(keys, whole)
+    for (name, colour), (x, line) in zip(keys.items(), placed, strict=True):
+        y = top + 14 + line * _KEY_ROW
+        parts.append(
+            f'<rect x="{x}" y="{y - 10}" width="16" height="10" fill="{colour}"/>'
+            f'<text x="{x + 22}" y="{y}" class="k">{html.escape(name)}</text>'
+        )
+    tall = top + lines * _KEY_ROW
+    # Light on any page: a README is also read on a dark one.
+    ground = f'<rect width="{whole}" height="{tall}" fill="#fff"/>'
+    return _svg(whole, tall, ground + "".join(parts))
+
+
+def _key_places(
+    keys: Mapping[str, str], width: int
+) -> tuple[list[tuple[int, int]], int]:
+    """Where each name of a key stands: pixels from the left, and line; lines taken."""
+    placed = []
+    x, line = _LEFT, 0
+    for name in keys:
+        room = 22 + round(7.3 * len(name)) + 22
+        if x > _LEFT and x + room > width:
+            x, line = _LEFT, line + 1
+        placed.append((x, line))
+        x += room
+    return placed, line + 1
 
 
 class _Frame:
@@ -267,6 +341,7 @@ def _svg(width: int, height: int, content: str) -> str:
         "text{font:11px system-ui,sans-serif;fill:#444}.e{text-anchor:end}"
         ".m{text-anchor:middle}.s{font-size:9px}.t{font-weight:600}"
         ".g{stroke:#e4e4e4;stroke-width:1}"
+        ".h{font-size:14px;font-weight:600}.k{font-size:13px}"
     )
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

@@ -128,6 +128,7 @@ class Candidate:
         types: As in CaseSource.
         boxes: As in CaseSource.
         label_names: As in CaseSource.
+        short: End of a name that is a whole path: the id to be tried first.
     """
 
     image: Path
@@ -142,6 +143,7 @@ class Candidate:
     types: str | None = None
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
+    short: str = ""
 
 
 @dataclass
@@ -399,8 +401,30 @@ def read_manifest(path: Path) -> Found:
                 types=merged_findings(before.types, candidate.types),
             )
         merged[candidate.image] = candidate
-    found.candidates = list(merged.values())
+    found.candidates = _shortened(list(merged.values()))
     return found
+
+
+def _shortened(candidates: list[Candidate]) -> list[Candidate]:
+    """With short names for those called by whole paths: as much of the end as differs.
+
+    ``/a/P1/t1``, ``/a/P2/t2`` -> ``t1``, ``t2``; ``/a/P1/t1``, ``/b/P2/t1`` ->
+    ``P1/t1``, ``P2/t1``.
+    """
+    whole = [Path(c.name) for c in candidates if Path(c.name).is_absolute()]
+    if not whole:
+        return candidates
+    deepest = max(len(path.parts) for path in whole)
+    for count in range(1, deepest):
+        ends = {"/".join(path.parts[1:][-count:]).lower() for path in whole}
+        if len(ends) == len(whole):
+            break
+    return [
+        replace(c, short=str(Path(*path.parts[1:][-count:])))
+        if (path := Path(c.name)).is_absolute() and len(path.parts) > 1
+        else c
+        for c in candidates
+    ]
 
 
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[int, str]]:

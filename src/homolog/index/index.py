@@ -372,6 +372,7 @@ def index_sources(
     *,
     modality: str | None = None,
     subjects: str = "",
+    known: Mapping[str, str] | None = None,
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -382,6 +383,8 @@ def index_sources(
         modality: Overrides that of headers, names and values.
         subjects: Regular expression on names (folders below the source and all); its
             first group is the person. A manifest's subject wins.
+        known: Ids of a store's cases, by the path of their scan. A scan that a manifest
+            calls by its whole path keeps its id, and takes none of another.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -406,13 +409,11 @@ def index_sources(
     candidates = _with_given(_once(found), given, found)
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
-    ids: set[str] = set()
+    ids = _Ids(known or {})
     for number, candidate in enumerate(candidates):
         request = yield Progress("inspect", number, len(candidates), candidate.name)
         if request is Request.STOP:
-            return ScanIndex(
-                tuple(cases), tuple(found.rejected), tuple(found.notes), stopped=True
-            )
+            return _index(cases, found, stopped=True)
         try:
             inspection = _inspect(candidate, peek)
             reason = inspection.objection or _twin(inspection, by_content)
@@ -431,8 +432,14 @@ def index_sources(
     found.notes += [] if modality else _units_note(candidates, cases)
     for note in found.notes:
         yield Note(note)
+    return _index(cases, found, persons.note())
+
+
+def _index(
+    cases: Sequence[CaseSource], found: Found, patients: str = "", stopped: bool = False
+) -> ScanIndex:
     return ScanIndex(
-        tuple(cases), tuple(found.rejected), tuple(found.notes), persons.note()
+        tuple(cases), tuple(found.rejected), tuple(found.notes), patients, stopped
     )
 
 
@@ -483,6 +490,7 @@ def _once(found: Found) -> list[Candidate]:
             fuller = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
             if first.label not in (None, candidate.label):
                 del fuller["label_names"]  # they are of the other label map
+            del fuller["short"]  # the first mention has a name already
             open_ = {n: v for n, v in fuller.items() if v and not getattr(first, n)}
             known[real_path(candidate.image)] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
@@ -529,14 +537,14 @@ def _twin(inspection: Inspection, by_content: dict[str, Candidate]) -> Problem |
 def _case(
     candidate: Candidate,
     inspection: Inspection,
-    ids: set[str],
+    ids: _Ids,
     persons: Persons,
     modality: str | None,
     peek: Peek,
 ) -> CaseSource:
     header, label = inspection.header, candidate.label
     assert header is not None  # usable inspections have one
-    case_id = _unique(candidate, ids)
+    case_id = ids.of(candidate)
     stats = None if label is None else peek(label).stats
     named = names_of_label(label, candidate.image, candidate.label_names, stats)
     tagged = str(header.meta.get("subject", ""))
@@ -579,18 +587,41 @@ def _stated(candidate: Candidate, inspection: Inspection) -> str:
     return candidate.modality
 
 
-def _unique(candidate: Candidate, ids: set[str]) -> str:
-    """A folder name from the relative path; root's name or a hash parts equals."""
-    plain = _clean(candidate.name) or "case"
-    digest = hashlib.sha256(
-        f"{candidate.root.name}/{candidate.name}".encode("utf-8", "surrogateescape")
-    )
-    rooted = f"{_clean(candidate.root.name)}__{plain}"
-    choices = [plain, rooted, f"{plain}-{digest.hexdigest()[:8]}"]
-    choices += [f"{plain}-{n}" for n in range(2, len(ids) + 3)]
-    chosen = next(c for c in choices if c.lower() not in ids)  # disks may ignore case
-    ids.add(chosen.lower())
-    return chosen
+class _Ids:
+    """Gives every case an id of its own, the name of its folder.
+
+    Args:
+        known: Path of a scan -> its id in the store that is brought up to date.
+    """
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = known
+        self._given: set[str] = set()  # in small letters: disks may ignore case
+        self._stored = {case_id.lower() for case_id in known.values()}
+
+    def of(self, candidate: Candidate) -> str:
+        """From the relative path; root's name or a hash parts equals.
+
+        Of what a manifest calls by its whole path: the id that it has in the store, or
+        a short one that no other scan of the store has.
+        """
+        taken, choices = self._given, []
+        if candidate.short:
+            stays = self._known.get(str(candidate.image.absolute()), "")
+            taken = self._given | (self._stored - {stays.lower()})
+            parts, least = Path(candidate.name).parts, len(Path(candidate.short).parts)
+            ends = [str(Path(*parts[-n:])) for n in range(least, len(parts))]
+            choices = [stays] if stays else [_clean(end) for end in ends]
+        plain = _clean(candidate.name) or "case"
+        digest = hashlib.sha256(
+            f"{candidate.root.name}/{candidate.name}".encode("utf-8", "surrogateescape")
+        )
+        choices += [plain, f"{_clean(candidate.root.name)}__{plain}"]
+        choices += [f"{plain}-{digest.hexdigest()[:8]}"]
+        choices += [f"{plain}-{n}" for n in range(2, len(taken) + 3)]
+        chosen = next(c for c in choices if c and c.lower() not in taken)
+        self._given.add(chosen.lower())
+        return chosen
 
 
 def _clean(name: str) -> str:

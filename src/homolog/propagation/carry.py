@@ -121,7 +121,7 @@ def carry(
         if (yield news) is Request.STOP:
             return None
         where = Field(1 - source.atlas.labels.values[:1], source.atlas.labels.affine)
-        with scan.device:
+        with scan.at_home():
             mapping = mapping_of(source.atlas.seen, scan, where, config)
             grids.append(region_of(scan, mapping.affine, where, config.margin_mm))
         mappings.append(mapping)
@@ -129,7 +129,7 @@ def carry(
     if (yield Progress("voting", 0, 1, volume.name)) is Request.STOP:
         return None
     how = _votes(config, grid)
-    with scan.device:
+    with scan.at_home():
         votes = [
             votes_of(source.atlas, scan, mapping, grid, how)
             for source, mapping in zip(sources, mappings, strict=True)

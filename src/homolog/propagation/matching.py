@@ -19,8 +19,8 @@ from torch.nn import functional
 from homolog.geometry.affine import Affine, Index
 from homolog.propagation.descriptors import (
     Field,
+    GreyFields,
     Seen,
-    grey_field,
     read_index,
     smoothed,
 )
@@ -148,19 +148,27 @@ class Pair:
     ) -> None:
         self.a, self.b = a, b
         self._grey_weight, self._feature_weight = grey_weight, feature_weight
+        self._grey = GreyFields(a), GreyFields(b)
+        self._last: tuple[float, tuple[Blocks, Blocks]] | None = None
         self._dense: tuple[Field, Field] | None = None
         if feature_weight > 0 and a.features is not None and b.features is not None:
             self._dense = _on_one_scale(a, b, a.features, b.features, _DIRECTIONS)
 
     def blocks(self, step_mm: float) -> tuple[Blocks, Blocks]:
         """Descriptors of both; unlike places are about 1 apart (squared distance)."""
+        if self._last is None or self._last[0] != step_mm:
+            self._last = None  # freed before the next are made
+            self._last = step_mm, self._blocks(step_mm)
+        return self._last[1]
+
+    def _blocks(self, step_mm: float) -> tuple[Blocks, Blocks]:
         pairs: list[tuple[Field, Field]] = []
         weights: list[float] = []
         if self._dense is not None:
             pairs.append(self._dense)
             weights.append(self._feature_weight)
         if self._grey_weight > 0 or not pairs:
-            grey = grey_field(self.a, step_mm), grey_field(self.b, step_mm)
+            grey = self._grey[0].at(step_mm), self._grey[1].at(step_mm)
             pairs.append(_on_one_scale(self.a, self.b, *grey))
             weights.append(self._grey_weight or 1.0)
         share = tuple(float(np.sqrt(w / sum(weights))) for w in weights)
@@ -321,9 +329,9 @@ def chosen_together(
 
     field = agreed(flat.argmin(0))
     for stiffness in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0):
-        dots = around @ field.reshape(3, -1)
-        away = squares[:, None] - 2 * dots
-        field = agreed((flat + stiffness * away).argmin(0))
+        # cost and squared way to what the neighbours agree on, but for a constant
+        total = torch.addmm(flat, around, field.reshape(3, -1), alpha=-2 * stiffness)
+        field = agreed(total.add_(squares[:, None], alpha=stiffness).argmin(0))
     return field
 
 

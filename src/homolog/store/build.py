@@ -443,8 +443,9 @@ def prepare_store(
 
     check_folder(out)
     modality = preprocessing.modality if preprocessing else None
+    known = {card.source: card.id for card in before(out).cards.values()}
     index = yield from index_sources(
-        sources, labels, modality=modality, subjects=subjects
+        sources, labels, modality=modality, subjects=subjects, known=known
     )
     if index.stopped:
         yield Stopped(0)

@@ -25,12 +25,22 @@ from homolog import writing
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Event, Note, Progress
+from homolog.gui.learn.forms import Form
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
+from homolog.index.subjects import SubjectPattern
+from homolog.jobs import prepare
+from homolog.machine import fields_of
 from homolog.store.names import read_names
 from homolog.words import counted, duration, human_bytes, listed
 
 # Building a store from the window: what to ask the worker, what to tell meanwhile.
+
+# Settings of the job under "More", and what they are called.
+MORE = {
+    "subjects": "Patients by name", "axes": "Axes", "modality": "Modality",
+    "window_hu": "CT window (HU)", "keep_identifiers": "Keep patients' names",
+}  # fmt: skip
 
 
 def build_config(
@@ -42,6 +52,7 @@ def build_config(
     spacing: str = "auto",
     own_spacing: str = "",
     names: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config of a ``prepare`` job.
 
@@ -53,6 +64,7 @@ def build_config(
         spacing: ``auto``, ``native`` or ``own``.
         own_spacing: ``1.5`` or ``3, 1, 1`` (z, y, x) in mm, for ``own``.
         names: What label values are called, ``1=liver, 2=spleen``; may be empty.
+        settings: Further ones of the job (``MORE``), where they are not the defaults.
 
     Raises:
         UnusableInput: Something is missing or cannot be meant; the sentence says what.
@@ -78,12 +90,14 @@ def build_config(
     wanted: Any = spacing
     if spacing == "own":
         wanted = parse_spacing(own_spacing)
-    if trouble := names_problem(names):
-        raise UnusableInput(trouble)
+    asked = dict(settings or {})
+    for trouble in (names_problem(names), subjects_problem(asked.get("subjects", ""))):
+        if trouble:
+            raise UnusableInput(trouble)
     return {
         "sources": [str(p.absolute()) for p in sources], "out": str(out.absolute()),
         "labels": folders, "spacing": wanted, "modality": None, "window_hu": None,
-        "names": names, "seed": 0,
+        "names": names, "seed": 0, **asked,
     }  # fmt: skip
 
 
@@ -109,12 +123,30 @@ def parse_spacing(text: str) -> list[float]:
 
 def names_problem(text: str) -> str:
     """Why label names cannot be meant; empty when they can."""
+    return _refusal(read_names, text)
+
+
+def subjects_problem(text: str) -> str:
+    """Why a pattern of patients in names cannot be meant; empty when it can."""
+    return _refusal(SubjectPattern, text) if text else ""
+
+
+def _refusal(read: Callable[[str], Any], text: str) -> str:
     try:
-        read_names(text)
+        read(text)
     except ConfigError as error:
         sentence = str(error)
         return sentence[0].upper() + sentence[1:]
     return ""
+
+
+def more_fields() -> list[dict[str, Any]]:
+    """What few stores need: settings of ``prepare`` beside those asked for above."""
+    known = {field["name"]: field for field in fields_of(prepare.Config)}
+    return [
+        {**known[name], "title": title, "of_recipe": False, "advanced": False}
+        for name, title in MORE.items()
+    ]
 
 
 def free_name(stores: Path, base: str = "scans") -> str:
@@ -151,7 +183,7 @@ class Pace:
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """What was built, in a sentence or three."""
+    """What was built, of how many patients, in a few sentences."""
     rejected = len(result.get("rejected", ()))
     line = (
         f"{counted(result['cases'], 'scan')} prepared, {result['labelled']} with labels"
@@ -160,7 +192,10 @@ def result_line(result: Mapping[str, Any]) -> str:
         line += f", {rejected} left out"
     size = result.get("bytes")
     line += f" ({human_bytes(size)})." if size else "."
-    return " ".join([line, *result.get("explanation", ())])
+    whose = str(result.get("whose") or "").replace(
+        "--subjects", f"'{MORE['subjects']}'"
+    )
+    return " ".join(t for t in (line, whose, *result.get("explanation", ())) if t)
 
 
 def rejected_text(result: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
@@ -285,14 +320,16 @@ class BuildBox(widgets.HelperBox):
 
     def start(self) -> None:
         """Begin to build, or say what is missing."""
-        widgets.tell(self.problem, "")
-        if not self.label_names.is_sound():
+        trouble = self.more.problem()
+        widgets.tell(self.problem, f"✖ {trouble}" if trouble else "")
+        if trouble or not self.label_names.is_sound():
             return
         listing, label_folders = self._gather()
         make = partial(
             build_config, stores=self.hub.stores, name=self.name.text(),
             labels=self.labels.text(), spacing=self.spacing.currentData(),
             own_spacing=self.own.text(), names=self.label_names.text,
+            settings=self.more.values(),
         )  # fmt: skip
 
         def gather() -> dict[str, Any]:
@@ -346,7 +383,9 @@ class BuildBox(widgets.HelperBox):
     def enable(self) -> None:
         """Nothing is changed while a store is built."""
         busy = self.busy
-        fields = (self.name, self.spacing, self.own, self.labels, self.label_names)
+        fields = (
+            self.name, self.spacing, self.own, self.labels, self.label_names, self.more
+        )  # fmt: skip
         for field in (*fields, self.choose):
             field.setEnabled(not busy)
         self.build.setEnabled(not busy and self._ticked > 0)
@@ -373,6 +412,7 @@ class BuildBox(widgets.HelperBox):
         self.choose = widgets.button(
             "Choose...", "Choose a folder of label maps", self._choose_labels
         )
+        self.more = Form(more_fields(), more="More")
         self.build = widgets.button("Build store", _NO_SCANS, self.start)
         self.problem = widgets.sentence("Problem", lines=3)
         self.summary = widgets.sentence("Result", lines=3)
@@ -420,6 +460,7 @@ class BuildBox(widgets.HelperBox):
         )  # fmt: skip
         column.addWidget(self.choose)
         column.addWidget(self.label_names)
+        column.addWidget(self.more)
         column.addWidget(self.build)
         self._arrange_news(column)
         self._ticked = 0

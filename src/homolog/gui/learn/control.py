@@ -121,7 +121,11 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
 
 
 def labels_counted(
-    task: str, stores: Sequence[StoreChoice], share: float, most: int | None
+    task: str,
+    stores: Sequence[StoreChoice],
+    share: float,
+    most: int | None,
+    patients: int = 0,
 ) -> str:
     """How many labelled scans will be used, and for what; empty without stores.
 
@@ -130,22 +134,37 @@ def labels_counted(
         stores: To learn from.
         share: Of the labelled training scans, 0..1.
         most: Held-out scans that choose the weights, at most; 0: all; None: none.
+        patients: So many are learnt from instead; 0: the share.
     """
     if teaching_problem(task, stores):
         return ""
     whole = task == "classify"
     learnt = sum(s.class_teachable if whole else s.teachable for s in stores)
     held = sum(s.class_held_out if whole else s.held_out for s in stores)
-    learnt = max(1, round(share * learnt))
     chosen = 0 if most is None else min(held, most) if most else held
-    about = "About " if share < 1.0 else ""
-    text = f"{about}{counted(learnt, 'labelled scan')} to learn from"
+    if patients:
+        text = f"The labelled scans of {counted(patients, 'patient')} to learn from"
+    else:
+        have = patients_to_learn_from(task, stores)
+        of = f" of {counted(have, 'patient')}" if have not in (0, learnt) else ""
+        about, of = ("About ", "") if share < 1.0 else ("", of)
+        learnt = max(1, round(share * learnt))
+        text = f"{about}{counted(learnt, 'labelled scan')}{of} to learn from"
     if not chosen:
         return f"{text}; none chooses the weights: the last ones are kept."
+    if patients:
+        others = counted(chosen, "scan")
+        return f"{text} and {others} more to choose the weights by (Validate cases)."
     return (
         f"{text} and {chosen} more to choose the weights by (Validate cases): "
         f"{learnt + chosen} in all."
     )
+
+
+def patients_to_learn_from(task: str, stores: Sequence[StoreChoice]) -> int:
+    """How many patients have labelled scans; at most, where stores share patients."""
+    whole = task == "classify"
+    return sum(s.class_patients if whole else s.label_patients for s in stores)
 
 
 def how_they_fit(task: str, stores: Sequence[StoreChoice]) -> str:
@@ -413,6 +432,7 @@ class FinetuneWish:
         task_config: Overrides of the task's settings.
         training: Overrides of the training's settings.
         fraction: Share of the labelled training subjects used, 0..1.
+        patients: So many of them are used instead; 0: the share.
         length: How long.
         recipe_steps: Steps of the recipe.
         device: ``auto``, ``cpu``, ``cuda:i``.
@@ -427,6 +447,7 @@ class FinetuneWish:
     task_config: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     fraction: float = 1.0
+    patients: int = 0
     length: Length = field(default_factory=Length)
     recipe_steps: int = 1500
     device: str = "auto"
@@ -445,6 +466,12 @@ class FinetuneWish:
             return trouble
         if not 0.0 < self.fraction <= 1.0:
             return "The share of labelled scans must be more than 0 and at most 100 %."
+        have = patients_to_learn_from(self.task, self.stores)
+        if self.patients > have:
+            return (
+                f"There are labelled scans of {counted(have, 'patient')} to learn "
+                f"from, not of {self.patients}: take fewer."
+            )
         return _network_problem(self.encoder, self.backbone.get("name"))
 
     def config(self) -> dict[str, Any]:
@@ -463,6 +490,7 @@ class FinetuneWish:
             "task_config": dict(self.task_config),
             "training": {**self.training, **length},
             "fraction": self.fraction,
+            "patients": self.patients,
             "seed": self.seed,
             "device": self.device,
         }
@@ -479,6 +507,8 @@ class FinetuneWish:
             words += ["--backbone", network.pop("name")]
         if self.fraction != 1.0:
             words += ["--fraction", f"{self.fraction:g}"]
+        if self.patients:
+            words += ["--patients", str(self.patients)]
         words += length_words(config["training"])
         words += assignments(config["task_config"], "")
         words += assignments(config["training"], "training.")

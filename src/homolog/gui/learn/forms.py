@@ -66,6 +66,8 @@ class Field:
         optional: Whether empty (None) is a value.
         advanced: Shown last.
         empty: What empty means, in a word.
+        title: What people call it; else its name is spelt out.
+        of_recipe: Whether what holds by itself is a recipe's, and no plain default.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Field:
     optional: bool = False
     advanced: bool = False
     empty: str = "automatic"
+    title: str = ""
+    of_recipe: bool = True
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Field:
@@ -100,11 +104,15 @@ class Field:
             optional=bool(plain.get("optional", False)),
             advanced=bool(plain.get("advanced", False)),
             empty=str(plain.get("empty") or "automatic"),
+            title=str(plain.get("title") or ""),
+            of_recipe=bool(plain.get("of_recipe", True)),
         )
 
     @property
     def label(self) -> str:
         """``rotate_deg`` in deg -> ``Rotate (deg)``."""
+        if self.title:
+            return self.title
         stem = self.name
         for ending in _UNIT_ENDINGS:
             stem = stem.removesuffix(ending) or stem
@@ -132,7 +140,10 @@ class Field:
         parts = [first.rstrip(".") + "." if first else f"{self.label}."]
         if self.range_text:
             parts.append(f"Allowed: {self.range_text}.")
-        parts.append(f"Recipe: {self.text_of(base) or 'empty'}.")
+        if self.of_recipe:
+            parts.append(f"Recipe: {self.text_of(base) or 'empty'}.")
+        else:
+            parts.append(f"Default: {self.text_of(base) or self.empty}.")
         return " ".join(parts)
 
     def text_of(self, value: Any) -> str:
@@ -403,12 +414,10 @@ class FieldRow(QWidget):
         self.back.setEnabled(differs)
         self.back.setText("Reset" if differs else "default")
         self.back.setAccessibleName(f"Reset {self.field.label}")
-        base = self.field.text_of(self.base) or "empty"
-        self.back.setToolTip(
-            f"Back to the recipe's value: {base}"
-            if differs
-            else f"This is the recipe's value: {base}"
-        )
+        origin = "the recipe's value" if self.field.of_recipe else "the default"
+        empty = "empty" if self.field.of_recipe else self.field.empty
+        base = self.field.text_of(self.base) or empty
+        self.back.setToolTip(f"{'Back to' if differs else 'This is'} {origin}: {base}")
         font = self.label.font()
         font.setBold(differs)
         self.label.setFont(font)
@@ -578,6 +587,6 @@ def _editor(field: Field) -> Any:
         widget.native.setText("")  # the label says it
         return widget
     widget = create_widget(widget_type="LineEdit", name=field.name, value="")
-    if field.optional:
+    if field.optional or not field.of_recipe:
         widget.native.setPlaceholderText(field.empty)
     return widget

@@ -144,6 +144,66 @@ def _item(store: StoreChoice, ticked: bool, trouble: str) -> QListWidgetItem:
     return item
 
 
+class LabelsUsed(QWidget):
+    """How many of the labelled scans are learnt from: a share, or so many patients.
+
+    Signals:
+        changed: Another number or unit.
+    """
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.percent, self.count = QSpinBox(), QSpinBox()
+        self.percent.setRange(1, 100)
+        self.percent.setSuffix(" %")
+        self.count.setRange(1, 9999)
+        self.unit = narrow(QComboBox())
+        self.unit.addItem("of the patients")
+        self.unit.addItem("patients")
+        hint = "What is counted: a share of the labelled patients, or their number"
+        named(self.unit, "Share or number of patients", hint)
+        hint = "How many labelled patients are learnt from; the same ones for one seed"
+        column = labelled("Labelled patients used", self.percent, hint)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.removeWidget(self.percent)
+        named(self.count, "Labelled patients used", hint)
+        column.addLayout(beside(self.percent, self.count, self.unit))
+        self.setLayout(column)
+        for number in (self.percent, self.count):
+            number.valueChanged.connect(lambda _: self.changed.emit())
+        self.unit.currentIndexChanged.connect(lambda _: self._turn())
+        self.restore({})
+
+    @property
+    def share(self) -> float:
+        """Of the labelled patients, 0..1; 1 where their number is given."""
+        return 1.0 if self.patients else self.percent.value() / 100.0
+
+    @property
+    def patients(self) -> int:
+        """So many patients; 0 where a share is given."""
+        return self.count.value() if self.unit.currentIndex() else 0
+
+    def kept(self) -> dict[str, Any]:
+        """What ``restore`` takes."""
+        return {"share": self.percent.value(), "patients": self.patients}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """What was kept; everything where nothing was."""
+        self.percent.setValue(int(kept.get("share") or 100))
+        patients = int(kept.get("patients") or 0)
+        self.count.setValue(patients or 1)
+        self.unit.setCurrentIndex(1 if patients else 0)
+        self._turn()
+
+    def _turn(self) -> None:
+        self.percent.setVisible(not self.patients)
+        self.count.setVisible(bool(self.patients))
+        self.changed.emit()
+
+
 class FinetunePanel(LearnPanel):
     """Task, labelled stores, encoder, share of labels, length, device."""
 
@@ -196,13 +256,9 @@ class FinetunePanel(LearnPanel):
         )  # fmt: skip
         self.no_encoder.hide()  # until the encoders are known
         column.addWidget(self.no_encoder)
-        self.share = QSpinBox()
-        self.share.setRange(1, 100)
-        self.share.setValue(100)
-        self.share.setSuffix(" %")
-        self.share.valueChanged.connect(lambda: self.something_changed())
-        hint = "Share of the labelled training scans used, by patient"
-        column.addLayout(labelled("Labelled scans used (%)", self.share, hint))
+        self.used = LabelsUsed()
+        self.used.changed.connect(self.something_changed)
+        column.addWidget(self.used)
         self.counted = sentence("Labelled scans counted", lines=3)
         column.addWidget(self.counted)
 
@@ -256,7 +312,8 @@ class FinetunePanel(LearnPanel):
             backbone=backbone,
             task_config=settings.own.values(),
             training=settings.training.values(),
-            fraction=self.share.value() / 100.0,
+            fraction=self.used.share,
+            patients=self.used.patients,
             length=self.length.length,
             recipe_steps=settings.steps,
             device=self.device.device,
@@ -268,17 +325,17 @@ class FinetunePanel(LearnPanel):
         return {
             "stores": [str(store.path) for store in self.list.chosen],
             "encoder": self.encoder.currentData() or "",
-            "share": self.share.value(),
+            **self.used.kept(),
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """See LearnPanel."""
-        self.share.setValue(int(kept.get("share") or 100))
+        self.used.restore(kept)
 
     def reset(self) -> None:
         """See LearnPanel."""
         super().reset()
-        self.share.setValue(100)
+        self.used.restore({})
 
     def _entry_changed(self) -> None:
         super()._entry_changed()
@@ -328,8 +385,8 @@ class FinetunePanel(LearnPanel):
         super().something_changed()
         row = self.settings.own.rows.get("validate_cases")
         most = row.value if row is not None and not row.reason else 0
-        task, share = str(self.entry.currentData()), self.share.value() / 100.0
-        told = labels_counted(task, self.list.chosen, share, most)
+        task, used = str(self.entry.currentData()), self.used
+        told = labels_counted(task, self.list.chosen, used.share, most, used.patients)
         tell(self.counted, told)
 
 

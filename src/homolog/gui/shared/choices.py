@@ -27,6 +27,7 @@ from homolog.runs.run import find_runs
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
+from homolog.store.splits import subject_count
 from homolog.store.store import Store
 from homolog.words import (
     counted,
@@ -529,6 +530,8 @@ class StoreChoice:
         class_teachable: Scans with such a class that are learnt from.
         held_out: Scans with a label map that are kept for validation.
         class_held_out: Scans with such a class that are kept for validation.
+        label_patients: Patients whose label maps are learnt from.
+        class_patients: Patients with such a class that are learnt from.
         preprocessing: How its scans were prepared; None where it cannot be read.
         problem: Why it cannot be used; empty when it can.
     """
@@ -547,6 +550,8 @@ class StoreChoice:
     class_teachable: int = 0
     held_out: int = 0
     class_held_out: int = 0
+    label_patients: int = 0
+    class_patients: int = 0
     preprocessing: Preprocessing | None = None
     problem: str = ""
 
@@ -595,6 +600,8 @@ def read_store(path: Path) -> StoreChoice:
         class_teachable=sum(card.target is not None for card in learnt),
         held_out=sum(card.has_label for card in held),
         class_held_out=sum(card.target is not None for card in held),
+        label_patients=subject_count([c for c in learnt if c.has_label]),
+        class_patients=subject_count([c for c in learnt if c.target is not None]),
         preprocessing=store.preprocessing,
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
