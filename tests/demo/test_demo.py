@@ -131,7 +131,9 @@ def test_the_pair_of_models_is_compared_patient_by_patient(finished):
     assert paired["wins"] == sum(gain > 1e-9 for gain in gains)
     assert paired["mean"] == pytest.approx(sum(gains) / 2)
     assert min(gains) - 1e-9 <= paired["low"] <= paired["high"] <= max(gains) + 1e-9
-    assert f"ahead on {paired['wins']} of 2" in table_lines(result)[-2]
+    line = table_lines(result)[-2]
+    assert line.startswith("Dice after 2 steps")
+    assert f"ahead on {paired['wins']} of 2" in line
 
 
 def test_labels_are_carried_from_the_patient_that_was_learnt_from(finished):
