@@ -75,7 +75,8 @@ def _best_map(entry: Mapping[str, Any]) -> str | None:
     known = [
         (s["linear"]["value"], s["features"])
         for s in entry["features"]
-        if s["features"].startswith("stride ") and s["linear"]["value"] is not None
+        if s["features"].startswith(("stride ", "decoder "))
+        and s["linear"]["value"] is not None
     ]
     return max(known)[1] if len(known) > 1 else None
 
