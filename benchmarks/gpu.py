@@ -139,12 +139,12 @@ class Bench:
         """The store to measure on; waits until it is painted."""
         if self.tiny:
             return self.tiny_store
-        until = time.time() + 60.0
+        until = time.monotonic() + 60.0
         while not self.big_store.exists():  # a restart waits for the first one's
             if self.painting is not None and self.painting.poll():
                 code = self.painting.returncode
                 raise RuntimeError(f"no large phantoms: code {code}.")
-            if time.time() > until:
+            if time.monotonic() > until:
                 raise RuntimeError("no large phantoms after a minute.")
             time.sleep(0.1)
         return self.big_store
@@ -170,15 +170,20 @@ class Bench:
             "reserved_gb": torch.cuda.max_memory_reserved() / GB,
         }
 
-    def timed(self, call: Callable[[], Any], seconds: float, most: int = 200) -> float:
-        """Seconds a call takes, several in a row; one before them does not count."""
+    def timed(
+        self, call: Callable[[], Any], seconds: float, most: int = 200, turn: int = 4
+    ) -> float:
+        """Seconds a call takes, several in a row; one before them does not count.
+
+        The GPU is waited for after each ``turn`` of calls only.
+        """
         call()
         self.wait()
         began, count = time.perf_counter(), 0
         while True:
             call()
             count += 1
-            if count % 4 == 0 or seconds < 1.0 or count >= most:
+            if count % turn == 0 or count >= most or seconds < 0.1:
                 self.wait()
                 spent = time.perf_counter() - began
                 if spent >= seconds or count >= most:
@@ -231,7 +236,9 @@ def spectra(bench: Bench, row: dict[str, Any]) -> None:
             values.double().T @ values.double()
         ),
     }
-    row["spectrum_s"] = {name: bench.timed(way, 0.1, 5) for name, way in ways.items()}
+    row["spectrum_s"] = {
+        name: bench.timed(way, 0.1, 5, turn=1) for name, way in ways.items()
+    }
 
 
 def convolutions(bench: Bench, row: dict[str, Any]) -> None:
@@ -590,16 +597,28 @@ def measure(bench: Bench, made: Ready, batch: int, row: dict[str, Any]) -> None:
     row["first_step_s"] = time.perf_counter() - began
     for _ in range(made.phases if row["first_step_s"] < 5 else 0):
         step()
-    pure_s = bench.timed(step, bench.seconds)
+    turn = made.phases if made.phases > 1 else 2
+    pure_s = bench.timed(step, bench.seconds, turn=turn)
     row |= {"pure_step_s": pure_s, "pure_samples_s": samples(made, batch) / pure_s}
     row |= bench.peak()
-    row["bad_steps"] = int(made.stepper.bad_steps)
-    with torch.no_grad():
-        row["monitors_s"] = bench.timed(made.stepper.trainable.monitors, 0.1, 5)
-    if bench.is_gpu:
-        row["host_waits"] = host_waits(step)
-        row |= kernels(step, pure_s)
     fed(bench, made, step, pure_s, row, batch)
+    row["bad_steps"] = int(made.stepper.bad_steps)
+    looks: list[Callable[[], None]] = [
+        lambda: row.update(monitors_s=monitors_s(bench, made))
+    ]
+    if bench.is_gpu:
+        looks.append(lambda: row.update(host_waits=host_waits(step)))
+        looks.append(lambda: row.update(kernels(step, pure_s)))
+    for look in looks:  # one that fails stops no other
+        try:
+            look()
+        except Exception as error:  # noqa: BLE001
+            row.setdefault("not_seen", []).append(repr(error)[:300])
+
+
+def monitors_s(bench: Bench, made: Ready) -> float:
+    with torch.no_grad():
+        return bench.timed(made.stepper.trainable.monitors, 0.1, 5, turn=1)
 
 
 def samples(made: Ready, batch: int) -> int:
@@ -899,6 +918,12 @@ def wanted(rows: Sequence[Row], options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def loading_s() -> float:
+    """Seconds since this process began: loading torch counts too."""
+    age = time.time() - psutil.Process().create_time()
+    return age if 0 <= age < 90 else 0.0  # a clock may have been set since
+
+
 def card_name(device: torch.device) -> str:
     told = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return re.sub(r"[^a-z0-9]+", "_", told.lower()).strip("_")
@@ -906,14 +931,15 @@ def card_name(device: torch.device) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Make what fits into the time; the JSON is there whatever happens."""
-    # loading torch counts too
-    began = time.time() if words is not None else psutil.Process().create_time()
+    began = time.monotonic() - (loading_s() if words is None else 0.0)
     options = parsed(words)
     until = options.until or began + 60.0 * options.minutes
     device = torch.device(options.device)
     if words is None:
         # whatever hangs, the process ends; rows made so far are on the disk
-        faulthandler.dump_traceback_later(max(until - time.time(), 1) + 25, exit=True)
+        faulthandler.dump_traceback_later(
+            max(until - time.monotonic(), 1) + 25, exit=True
+        )
     out = options.out or HERE / "results" / f"gpu_{card_name(device)}.json"
     work = options.work or Path(tempfile.mkdtemp(prefix="homolog-gpu-"))
     bench = Bench(
@@ -940,7 +966,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if bench.painting is not None and bench.painting.poll() is None:
         bench.painting.terminate()
     shutil.rmtree(work, ignore_errors=True)
-    print(f"{len(sheet.content['rows'])} rows in {time.time() - began:.0f} s -> {out}")
+    made, spent = len(sheet.content["rows"]), time.monotonic() - began
+    print(f"{made} rows in {spent:.0f} s -> {out}")
 
 
 if __name__ == "__main__":

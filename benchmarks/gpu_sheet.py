@@ -53,7 +53,7 @@ class Sheet:
 
     def __init__(self, path: Path, until: float, resumed: bool) -> None:
         self.path, self.until = path, until
-        self.began = time.time()
+        self.began = time.monotonic()
         self.content: dict[str, Any] = {"rows": {}, "not_run": [], "restarts": 0}
         if resumed and path.exists():
             self.content = read_object(path)
@@ -62,7 +62,7 @@ class Sheet:
 
     @property
     def left_s(self) -> float:
-        return self.until - time.time()
+        return self.until - time.monotonic()
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,17 +87,17 @@ class Sheet:
     def _make(self, row: Row, device: torch.device) -> None:
         found: dict[str, Any] = {}
         self.content["rows"][row.name] = found
-        began = time.time()
+        began = time.monotonic()
         try:
             with alarm(min(row.limit_s, max(self.left_s + 5.0, 5.0))):
                 row.make(found)
         except RowTooLongError:
-            found["error"] = f"ended after {time.time() - began:.0f} s"
+            found["error"] = f"ended after {time.monotonic() - began:.0f} s"
         except Exception as error:  # noqa: BLE001 - an error is this row's result
             found["error"] = f"{type(error).__name__}: {str(error)[:600]}"
             found["where"] = own_frames(error)
             tidy(device, error)
-        found["row_s"] = time.time() - began
+        found["row_s"] = time.monotonic() - began
         tidy(device)
         print(f"{row.name}: {line_of(found)}", flush=True)
 

@@ -46,6 +46,22 @@ _FREE = {  # no kernel
     "lift_fresh", "detach_", "_local_scalar_dense", "is_same_size", "set_",
     "view_as_real", "movedim", "chunk", "sym_size", "_version", "unsafe_split",
 }  # fmt: skip
+# What autocast widens on CUDA, whatever it does on a CPU (``autocast_mode.h``): types
+# that differ afterwards are refused by some operations.
+_WIDENED = {
+    "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "pow",
+    "__pow__", "__rpow__", "softplus", "layer_norm", "group_norm", "norm",
+    "cosine_similarity", "nll_loss", "kl_div", "l1_loss", "smooth_l1_loss",
+    "huber_loss", "mse_loss", "binary_cross_entropy_with_logits", "dist", "pdist",
+    "cdist", "renorm", "logsumexp", "prod", "softmax", "log_softmax", "cumprod",
+    "cumsum", "vector_norm", "matrix_norm", "sum", "cross_entropy", "interpolate",
+}  # fmt: skip
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def _wide(value: Any) -> Any:
+    narrow = isinstance(value, Tensor) and value.dtype in _NARROW
+    return value.float() if narrow else value
 
 
 @dataclass
@@ -239,6 +255,8 @@ class _Front(TorchFunctionMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         kept = self.ambient, self.quiet
         up = any(self.sides.on_device(t) for t in tensors)
+        if up and name in _WIDENED and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(_wide, (args, kwargs))
         self.ambient = (
             asked.type == "cuda"
             if asked is not None

@@ -63,7 +63,7 @@ def test_what_fails_or_hangs_stops_nothing(script: ModuleType, tmp_path: Path) -
         found["value"] = float("nan")
 
     path = tmp_path / "sheet.json"
-    sheet = script.Sheet(path, time.time() + 60, resumed=False)
+    sheet = script.Sheet(path, time.monotonic() + 60, resumed=False)
     rows = [
         row(script, "fails", fails), row(script, "hangs", hangs, 0.2),
         row(script, "works", works),
@@ -85,11 +85,11 @@ def test_no_row_begins_too_late_and_a_restart_goes_on(
     def named(name: str) -> Any:
         return row(script, name, lambda found: made.append(name))
 
-    script.Sheet(path, time.time() + 60, resumed=False).run([named("a")], CPU)
-    late = script.Sheet(path, time.time() + 0.5, resumed=True)
+    script.Sheet(path, time.monotonic() + 60, resumed=False).run([named("a")], CPU)
+    late = script.Sheet(path, time.monotonic() + 0.5, resumed=True)
     late.run([named("a"), named("b")], CPU)
     assert late.content["not_run"] == ["b"]
-    again = script.Sheet(path, time.time() + 60, resumed=True)
+    again = script.Sheet(path, time.monotonic() + 60, resumed=True)
     again.run([named("a"), named("c")], CPU)
     assert made == ["a", "c"]
     assert again.content["restarts"] == 2

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from each import each
 from fake_cuda import CUDA, fake_cuda
-from homolog.backbones import _window_attention, build
+from homolog.backbones import BACKBONES, _window_attention, build
 from homolog.config import from_dict
 from homolog.errors import JobError
 from homolog.events import Note
@@ -77,6 +77,9 @@ def test_a_step_of_a_method_mixes_nothing_and_never_waits(
     ("name", "backbone", "settings"),
     [
         ("segment", "resunet", {"window": [16, 16, 16]}),
+        ("segment", "swin", {"window": [32, 32, 32]}),
+        ("segment", "vit", {"window": [32, 32, 32]}),
+        ("segment", "nnformer", {"window": [32, 32, 32]}),
         ("classify", "resunet", {"window": [16, 16, 16]}),
     ],
 )
@@ -90,7 +93,10 @@ def test_a_step_of_a_task_mixes_nothing_and_never_waits(
     cases = [CaseRef(phantom_store, card) for card in cards]
     cls = TASKS.get(name)
     task: Any = cls(from_dict(cls.Config, settings))
-    network = build(backbone, {"channels": [4, 8, 8]} if backbone == "resunet" else {})
+    small = dict(BACKBONES.get(backbone).SMALL)
+    network = build(
+        backbone, {"channels": [4, 8, 8]} if backbone == "resunet" else small
+    )
     with fake_cuda() as told:
         spec = task.describe(cases, network, CUDA)
         module = task.module(task.network(network, spec), spec)

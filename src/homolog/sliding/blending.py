@@ -276,6 +276,9 @@ class Blend:
             sums = self._there(start, rows)
             sums[-1] += w
             piece = values[(slice(None), *here)]
+            if sums.device.type != "cpu":  # one kernel, which widens as it adds
+                sums[:-1].addcmul_(piece.to(sums.device), w)
+                continue
             for c in range(self.channels):
                 sums[c].addcmul_(piece[c].to(sums.device, sums.dtype), w)
 

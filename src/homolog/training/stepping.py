@@ -216,25 +216,29 @@ class StateGuard:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        frozen = [p for p in module.parameters() if not p.requires_grad]
-        self._watched: list[Tensor] = [p.detach() for p in frozen]
-        self._watched += [b.detach() for b in module.buffers()]
-        self._kept = [torch.empty_like(t) for t in self._watched]
+        watched = [p.detach() for p in module.parameters() if not p.requires_grad]
+        watched += [b.detach() for b in module.buffers()]
+        # of one type each: what a GPU copies by one kernel
+        self._groups: list[tuple[list[Tensor], list[Tensor]]] = []
+        for kind in {tensor.dtype: None for tensor in watched}:
+            live = [tensor for tensor in watched if tensor.dtype == kind]
+            self._groups.append(([torch.empty_like(t) for t in live], live))
 
     def remember(self) -> None:
         """Call before the forward pass."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            kept.copy_(now)
+        for kept, now in self._groups:
+            torch._foreach_copy_(kept, now)
 
     def restore(self) -> None:
         """Put everything back as it was at ``remember``."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            now.copy_(kept)
+        for kept, now in self._groups:
+            torch._foreach_copy_(now, kept)
 
     def restore_where(self, bad: Tensor) -> None:
         """As restore where ``bad`` (a bool scalar on the device) holds; never waits."""
-        for kept, now in zip(self._kept, self._watched, strict=True):
-            now.copy_(torch.where(bad, kept, now))
+        for kept, now in self._groups:
+            pairs = zip(kept, now, strict=True)
+            torch._foreach_copy_(now, [torch.where(bad, k, n) for k, n in pairs])
 
 
 class LossScale:
