@@ -449,6 +449,7 @@ def test_what_a_decoder_knows_is_told_beside_the_maps(
         "stride 2", "stride 4", "stride 8", "decoder stride 4", "all maps",
     ]  # fmt: skip
     assert entry["main"] == "all maps"
+    assert "decoder stride 4 (" in entry["verdict"]
     sets = {s["features"]: s["linear"]["value"] for s in entry["features"]}
     weights = {(r["features"], r["weights"]) for r in result["rows"]}
     assert ("decoder stride 4", "random 1") in weights
@@ -579,8 +580,11 @@ def test_the_command_tells_ranks_and_writes(
     words = [
         "probe", phantom_store.path, "--encoder", encoder, copy, "--patients", 2,
         "--random", 1, "--voxels", 10, "--most", 2, "--out", tmp_path / "out",
-        "--features", tmp_path / "kept", "--device", "cpu", "--json",
+        "--features", tmp_path / "kept", "--device", "cpu", "--decoder", 8, "--json",
     ]  # fmt: skip
+    done = CliRunner().invoke(cli, [str(w) for w in [*words, "--decoder", 3]])
+    assert done.exit_code == 2
+    assert "'3' is not one of" in done.output
     done = CliRunner().invoke(cli, [str(w) for w in words])
     assert done.exit_code == 0, done.output
     result = json.loads(done.output.splitlines()[-1])

@@ -345,7 +345,8 @@ def without_doubtful(found: Carried, ignore_above: float) -> LabelMap:
     if not doubtful.any():
         return labels
     value = max(labels.names) + 1
-    data = np.where(doubtful, np.int32(value), labels.data.astype(np.int32))
+    data = labels.data.astype(np.uint8 if value < 256 else np.int32)
+    data[doubtful] = value
     names = {**labels.names, value: IGNORE}
     return dataclasses.replace(labels, data=data, names=names)
 
