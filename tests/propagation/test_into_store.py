@@ -94,7 +94,7 @@ def test_what_is_wrong_with_one_case_stops_no_other(
     assert [f["scan"] for f in result["failed"]] == ["p1"]
     assert [row["case"] for row in result["cases"]] == ["p2"]
     broken("p0")
-    with pytest.raises(JobError, match="from p0: .*the features are no numbers"):
+    with pytest.raises(JobError, match=r"from p0: .*the features are no numbers"):
         made(store, tmp_path / "other", targets=("p1", "p2"))
 
 
