@@ -356,6 +356,8 @@ def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
     if case.labels is None:
         return []
     truth = case.read_labels()
-    if truth.shape != labels.shape:
+    if truth.shape != labels.shape or not truth.affine.close_to(
+        labels.affine, labels.shape, 0.1
+    ):
         return []
     return scores_of(case.name, labels, np.asarray(truth.data))
