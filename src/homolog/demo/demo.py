@@ -69,6 +69,9 @@ from homolog.store.store import Store
 from homolog.words import counted, duration, listed
 from homolog.writing import write_bytes, write_json
 
+# Pixels: two charts stand side by side on the page.
+_CHART = 480
+
 
 def write_report(
     path: Path,
@@ -300,9 +303,10 @@ def _segmentation(
     patient = next(p for p in looks.patients if p.labels.name == case)
     page.section(
         "Segmentation from few labels",
-        f"The same network, the same {counted(summary['labelled'], 'labelled patient')}"
-        ", the same number of steps; only the first weights of the encoder differ, and "
-        "that these are changed more slowly where they were pretrained.",
+        f"The same network, the same labels (of "
+        f"{counted(summary['labelled'], 'patient')}), the same number of steps; what "
+        "differs are the encoder's first weights, which are changed more slowly where "
+        "they were pretrained.",
     )
     page.figure(
         segmentation_picture(
@@ -323,6 +327,7 @@ def _segmentation(
                 for name in sorted(tuned.labels)
             },
             title="Dice by test patient, mean of the organs",
+            width=_CHART,
         ),
         bar_chart(
             {
@@ -330,6 +335,7 @@ def _segmentation(
                 for name, before in scratch.per_organ.items()
             },
             title="Dice by organ, mean of the test patients",
+            width=_CHART,
         ),
     )
 
@@ -393,14 +399,14 @@ def _training(
     page.charts(
         curve_chart(
             _losses(folder / "pretrain"),
-            x_title="step", y_title="pretraining losses", smooth=5,
+            x_title="step", y_title="pretraining losses", smooth=5, width=_CHART,
         ),
         curve_chart(
             {
                 "scratch": _sum_of(_losses(folder / "scratch")),
                 "pretrained": _sum_of(_losses(folder / "finetuned")),
             },
-            x_title="step", y_title="fine-tuning loss", smooth=5,
+            x_title="step", y_title="fine-tuning loss", smooth=5, width=_CHART,
         ),
     )  # fmt: skip
     seconds = summary["seconds"]
@@ -500,6 +506,8 @@ _TRAINING_SHARE, _PRETRAINING_SHARE = 0.65, 0.52
 _REST_BY_PATIENTS = 10.0
 # A step of a fine-tuning takes so much of the time of one of the pretraining.
 _FINETUNE_STEP = 0.7
+# Fewer steps of a fine-tuning teach no small organ; a slow machine takes longer.
+_FEWEST_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -628,11 +636,12 @@ class _Demo:
         return not result["stopped"]
 
     def from_scratch(self) -> Job[bool]:
-        # As many as usual, fewer where a slow machine has no time for them.
+        # As many as usual, fewer where a slow machine has no time for them; but with
+        # too few none of the small organs is learnt, and there is nothing to compare.
         usual = int(FINETUNE_SETTINGS["training"]["steps"])
         step_s = _FINETUNE_STEP * float(self.runs["pretrain"]["seconds_per_step"])
         own_s = (1.0 - _PRETRAINING_SHARE) / 2 * self.training_s
-        steps = min(usual, max(1, int(own_s / max(step_s, 1e-6))))
+        steps = min(usual, max(_FEWEST_STEPS, int(own_s / max(step_s, 1e-6))))
         return (yield from self._finetune("scratch", SCRATCH, {"steps": steps}))
 
     def from_pretrained(self) -> Job[bool]:

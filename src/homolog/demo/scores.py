@@ -548,7 +548,7 @@ def carry_labels(folder: Path, source: str, device: str) -> Job[CarriedLabels | 
     Args:
         folder: The demo's folder.
         source: A case of its store.
-        device: Where to embed.
+        device: Where to embed and compare.
 
     Returns:
         None when stopped.
@@ -557,7 +557,8 @@ def carry_labels(folder: Path, source: str, device: str) -> Job[CarriedLabels | 
     cases = {case.name: case for case in cases_of_store(store)}
     tests = [cases[card.id] for card in store.split("test")]
     loaded = load_encoder(folder / "pretrain")
-    encoder = DenseEncoder.of(loaded, EmbedConfig(), choose_device(device))
+    place = choose_device(device)
+    encoder = DenseEncoder.of(loaded, EmbedConfig(), place)
     found: dict[str, Segmentations] = {}
     seconds: dict[str, float] = {}
     for method in CARRIED:
@@ -569,6 +570,7 @@ def carry_labels(folder: Path, source: str, device: str) -> Job[CarriedLabels | 
                 encoder if method == "features" else None,
                 PropagateConfig(method=method, cells=_CELLS),
                 folder / "features",
+                place,
             ),
             Saved,
         )
