@@ -42,10 +42,18 @@ def rows_of(folder: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     return [r for r in rows if r["arm"] in arms and r["seed"] in summary["seeds"]]
 
 
+def plan_in(words: list[str]) -> str:
+    """Text of the plan file among the words; empty without one."""
+    if "--plan" not in words:
+        return ""
+    return Path(words[words.index("--plan") + 1]).read_text(encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("scans", type=Path)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--table", type=Path, help="of the comparison; else in WORK")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("words", nargs="*", metavar="-- WORDS")
     arguments = parser.parse_args()
@@ -55,13 +63,14 @@ def main() -> None:
         store = arguments.work / "store"
         if not (store / "store.json").is_file():
             homolog("prepare", str(arguments.scans), "--out", str(store), "--seed", "0")
-    table = arguments.work / "table"
+    table = arguments.table or arguments.work / "table"
     summary = homolog(
         "compare", str(store), "--out", str(table), *arguments.words
     )  # fmt: skip
     kept = {key: value for key, value in summary.items() if key not in PATHS}
     hidden = {"encoder": "", "what": "a ready encoder"}
     kept["arms"] = [arm | (hidden if arm["encoder"] else {}) for arm in kept["arms"]]
+    kept["plan"] = plan_in(arguments.words)
     kept["failed"] = [trouble["cell"] for trouble in kept["failed"]]
     kept["words"] = [word for word in arguments.words if "/" not in word]
     beside = arguments.out.with_suffix(".tmp")

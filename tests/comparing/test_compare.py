@@ -20,6 +20,7 @@ from homolog.comparing import running
 from homolog.comparing.cells import Cells, divide, other_networks
 from homolog.comparing.compare import compare, table_lines
 from homolog.comparing.plan import Plan, make_plan
+from homolog.comparing.results import Results
 from homolog.config import from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
@@ -146,6 +147,29 @@ def test_the_table_is_that_of_the_runs_own_scores(
     table = (out / "table.csv").read_text().splitlines()
     assert len(table) == 1 + 4
     assert table[0].startswith("arm,patients,cases,tests,seeds,mean")
+
+
+def test_a_patient_without_a_score_costs_no_other_theirs(
+    done: tuple[Path, dict[str, Any]], phantom_store: Store, encoder: Path
+) -> None:
+    out, summary = done
+    cells = Cells(planned(encoder), phantom_store, out, device="cpu", threads=1)
+    results = Results(cells, out)
+    for cell in cells.all:
+        results.add(cell)
+    whole = {(e["arm"], e["patients"]): e for e in results.entries()}
+    assert all(e["tests"] == 2 for e in whole.values())
+    cell = next(c for c in cells.all if c.arm.name == "ours" and c.patients == 1)
+    lost, kept = sorted(cell.parts.test)
+    del results.scores[cell.name][lost]
+    fewer = {(e["arm"], e["patients"]): e for e in results.entries()}
+    ours = fewer["ours", 1]
+    assert ours["tests"] == 1
+    assert ours["mean"] == pytest.approx(results.scores[cell.name][kept], abs=1e-6)
+    control = results.scores[cell.name.replace("ours", "scratch")][kept]
+    assert ours["difference"] == pytest.approx(ours["mean"] - control, abs=2e-6)
+    assert fewer["scratch", 1]["mean"] == whole["scratch", 1]["mean"]
+    assert summary["done"] == 4
 
 
 def test_the_same_words_repeat_nothing(

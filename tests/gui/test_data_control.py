@@ -173,8 +173,11 @@ def test_the_config_of_a_store(tmp_path: Path) -> None:
         ({"spacing": "own", "own_spacing": "thin"}, "Give the voxel size"),
         ({"spacing": "own", "own_spacing": "0"}, "Give the voxel size"),
         ({"names": "liver"}, "Label names must be VALUE=NAME"),
-        ({"settings": {"subjects": "p[0-9]+"}}, "Subjects must have a group"),
-        ({"settings": {"subjects": "(p"}}, "Subjects must be a regular expression"),
+        ({"settings": {"subjects": "p[0-9]+"}}, "Patients by name must have a group"),
+        (
+            {"settings": {"subjects": "(p"}},
+            "Patients by name must be a regular",
+        ),
     ],
 )
 def test_what_is_missing_is_said(

@@ -137,7 +137,12 @@ def test_hover_pin_match_labels_and_leaving(window, scans) -> None:
         explorer.moved(place)
         explorer.hover()
         cut = control.cut(one, axis, place[axis])
-        until(lambda cut=cut: one.ready.cache.ready(cut))
+        # What the mouse rests on long enough is shown from its whole map at once.
+        until(
+            lambda cut=cut: (
+                one.ready.cache.ready(cut) or one.ready.buffer.whole is not None
+            )
+        )
         explorer.drawing.draw()
         query = query_at(features, place[None])[0]
         expected = np.clip(cut.read(cells @ query), -1, 1)
@@ -150,9 +155,14 @@ def test_hover_pin_match_labels_and_leaving(window, scans) -> None:
     viewer.dims.order = (0, 1, 2)
 
     # Resting: the whole map.
+    explorer._rest.stop()
     explorer.rested()
+    explorer.hover()  # told late once more of the same place: that asks nothing anew
+    assert not explorer._rest.isActive()
     until(lambda: one.ready.buffer.whole is not None)
     assert np.abs(one.ready.buffer.whole - cells @ query).max() < 1e-5
+    explorer.hover()
+    assert one.ready.buffer.whole is not None
 
     # Pinned: named point, answered in the tilted scan at the right place.
     at_blob = one.ready.shown.apply((2, 3, 4))

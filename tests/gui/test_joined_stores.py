@@ -61,7 +61,7 @@ def test_labels_that_choose_the_weights_are_counted() -> None:
     assert "the last ones are kept" in labels_counted("segment", [ABDOMEN], 1.0, 16)
     assert labels_counted("segment", [], 1.0, 16) == ""
     some = labels_counted("segment", two, 1.0, 16, 3)
-    assert some.startswith("The labelled scans of 3 patients to learn from and 5 scans")
+    assert some.startswith("Scans of 3 patients to learn from and 5 more")
     visits = [dataclasses.replace(s, label_patients=2) for s in two]
     told = labels_counted("segment", visits, 1.0, 16)
     assert told.startswith("12 labelled scans of 4 patients to learn from")

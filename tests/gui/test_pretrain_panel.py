@@ -250,7 +250,7 @@ def test_so_many_patients_are_learnt_from_instead_of_a_share(
     used.unit.setCurrentText("patients")
     used.count.setValue(2)
     assert not used.percent.isVisible()
-    assert finetune.counted.text().startswith("The labelled scans of 2 patients")
+    assert finetune.counted.text().startswith("Scans of 2 patients")
     config = finetune.wish().config()
     assert (config["patients"], config["fraction"]) == (2, 1.0)
     assert "--patients 2" in finetune.wish().command(home)

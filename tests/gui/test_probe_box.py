@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def test_ticked_models_are_compared_in_a_worker(
     assert not box.start.isEnabled()
     assert box.cancel.isVisible()
     config = box.helper._config
-    assert config["patients"] == 2
+    assert (config["patients"], config["decoder"]) == (2, 0)
+    assert not box.decoders.isEnabled()  # neither model has one
     assert len(config["encoder"]) == 2
     assert Path(config["store"]).name == "phantoms"
     qtbot.waitUntil(lambda: box.answer is not None, timeout=30_000)
@@ -112,6 +114,14 @@ def test_a_probe_is_cancelled(
 
 def test_what_cannot_be_probed_is_not_offered(qtbot: Any, panel: ModelsPanel) -> None:
     broken = next(m for m in panel.models if m.name == "broken")
+    box = panel.probe
+    first = next(m for m in panel.models if m.name == "first")
+    with_one = dataclasses.replace(first, card={**first.card, "decoder": {"width": 8}})
+    box._asked = lambda: [first, with_one]
+    box.enable()
+    assert box.decoders.isEnabled()
+    given = Path("s"), [with_one], 0, Path("f"), Path("o")
+    assert probing.config_of(*given, 2)["decoder"] == 2
     assert not probing.can_be_probed(broken)
     assert probing.asked_about(panel.models, {broken.path}, broken) == []
     assert "Choose a model" in probing.about([])

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from homolog.backbones import build
 from homolog.geometry.correspondence import token_matches, token_partners
+from homolog.losses.similarity import to_patches
 from homolog.methods.s2dc import S2DC, S2DCConfig
 from homolog.nn.decoders import fine_cell
-from homolog.nn.masking import to_voxels
+from homolog.nn.masking import hidden_voxel_error, to_voxels
 from homolog.nn.optim import parameter_groups
 from homolog.views.view import Views
 
@@ -130,9 +132,13 @@ def test_only_hidden_voxels_of_the_scan_are_to_be_filled(make_views: MakeViews) 
     assert hidden.float().mean().item() == pytest.approx(0.6, abs=0.02)
     image = plain.flat()
     blocks = to_voxels(hidden, made.grid, made.stride)
-    assert made._fill_error(image, plain, hidden).item() == 0
-    seen = torch.where(blocks, image, image + 7.0)
-    assert made._fill_error(seen, plain, hidden).item() == 0
-    wrong = torch.where(blocks, image + 2.0, image)
-    assert made._fill_error(wrong, plain, hidden).item() == pytest.approx(4.0)
+
+    def error(filled: Tensor) -> float:
+        return hidden_voxel_error(
+            to_patches(filled, made.stride), plain, hidden, made.stride, normalise=False
+        ).item()
+
+    assert error(image) == 0
+    assert error(torch.where(blocks, image, image + 7.0)) == 0
+    assert error(torch.where(blocks, image + 2.0, image)) == pytest.approx(4.0)
     assert method(tokens="encoder")._hidden(plain, 0.1) is None

@@ -11,6 +11,8 @@ from homolog.losses.similarity import to_patches
 from homolog.nn.masking import (
     cells_shown,
     hidden_count,
+    hidden_patches,
+    hidden_voxel_error,
     keys_of,
     random_mask,
     to_voxels,
@@ -119,3 +121,16 @@ def test_voxels_of_padding_count_in_no_channel() -> None:
     assert shown.float().mean(dim=(1, 2)).tolist() == [1, 0.5, 1, 1, 0.375, 1]
     channels = shown.unflatten(2, (2, -1))
     assert torch.equal(channels[:, :, 0], channels[:, :, 1])
+
+
+def test_only_hidden_voxels_of_the_scan_have_an_error() -> None:
+    view, patch = group(), (4, 4, 2)
+    hidden = hidden_patches(view, 0.5, 4, 0.5)
+    assert torch.equal(hidden, random_mask(keys_of(view, 0.5), 4, 0.5))
+    true = to_patches(view.flat(), patch)
+    counts = hidden[:, :, None] & voxels_shown(view, patch)
+    wrong = torch.where(counts, true + 3, true + 100 * torch.randn_like(true))
+    error = hidden_voxel_error(wrong, view, hidden, patch, normalise=False)
+    assert error.item() == pytest.approx(9.0, rel=1e-4)
+    none = torch.zeros_like(hidden)
+    assert hidden_voxel_error(wrong, view, none, patch, normalise=True) == 0

@@ -22,8 +22,10 @@ from homolog.features.config import EmbedConfig
 from homolog.features.embed import DenseEncoder
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.methods.base import Embedder
+from homolog.methods.base import DENSE, Embedder
 from homolog.model_files.encoder import load_encoder
+from homolog.model_files.folder import save_model
+from homolog.nn.decoders import features_decoder, suited_decoder
 from homolog.probe import voxels as voxel_probe
 from homolog.probe.cases import choose_roles, draw_voxels, labels_of
 from homolog.probe.config import ProbeConfig
@@ -405,6 +407,59 @@ def test_all_maps_are_the_networks_own_and_the_heads(encoder: Path) -> None:
     assert torch.equal(found["embedding fine"], own["fine"])
 
 
+def test_a_decoder_is_one_map_more(encoder: Path) -> None:
+    backbone = load_encoder(encoder).backbone
+    torch.manual_seed(1)
+    decoder, other = (
+        features_decoder(backbone).eval(),
+        features_decoder(backbone).eval(),
+    )
+    heads = {"fine": nn.Conv3d(8, 5, 1)}
+    plain, image = Embedder(backbone, {"fine": 0}, heads), torch.randn(1, 1, 16, 16, 16)
+    every = AllMaps(plain, decoder, (2, 2, 2)).eval()
+    with torch.no_grad():
+        found, maps = every(image), backbone.maps(image)
+        cells = decoder.cells(image, maps, (2, 2, 2))
+        alone = AllMaps(plain).eval()(image)
+    assert list(found) == [
+        "stride 2", "stride 4", "stride 8", "decoder stride 2", "embedding fine",
+    ]  # fmt: skip
+    assert torch.equal(found["decoder stride 2"], nn.functional.normalize(cells, dim=1))
+    assert all(torch.equal(found[name], alone[name]) for name in alone)
+    # an embedding made of a decoder keeps its own
+    read = Embedder(backbone, {"fine": DENSE}, {}, None, decoder, (4, 4, 4))
+    every = AllMaps(read, other, (2, 2, 2)).eval()
+    assert every.decoder is decoder
+    assert every.dense == ("decoder stride 4",)
+
+
+def test_what_a_decoder_knows_is_told_beside_the_maps(
+    encoder: Path, phantom_store: Any, tmp_path: Path
+) -> None:
+    loaded = load_encoder(encoder)
+    card = {k: v for k, v in loaded.card.items() if k != "sha256"}
+    state = suited_decoder(loaded.backbone, 1).state_dict()
+    both = save_model(
+        tmp_path / "both" / "model", loaded.backbone.state_dict(), card,
+        extra={"decoder": state},
+    )  # fmt: skip
+    result, _ = run(phantom_store, [both], tmp_path, decoder=4, dense=False)
+    (entry,) = result["encoders"]
+    assert [s["features"] for s in entry["features"]] == [
+        "stride 2", "stride 4", "stride 8", "decoder stride 4", "all maps",
+    ]  # fmt: skip
+    assert entry["main"] == "all maps"
+    assert "decoder stride 4 (" in entry["verdict"]
+    sets = {s["features"]: s["linear"]["value"] for s in entry["features"]}
+    weights = {(r["features"], r["weights"]) for r in result["rows"]}
+    assert ("decoder stride 4", "random 1") in weights
+    without, told = run(phantom_store, [encoder], tmp_path, decoder=4, dense=False)
+    assert any(isinstance(e, Note) and "without a decoder" in e.text for e in told)
+    (other,) = without["encoders"]
+    alone = {s["features"]: s["linear"]["value"] for s in other["features"]}
+    assert alone == {k: v for k, v in sets.items() if k != "decoder stride 4"}
+
+
 def test_random_weights_are_another_network(encoder: Path) -> None:
     loaded, made = load_encoder(encoder), dense(encoder)
     state = torch.random.get_rng_state()
@@ -525,8 +580,11 @@ def test_the_command_tells_ranks_and_writes(
     words = [
         "probe", phantom_store.path, "--encoder", encoder, copy, "--patients", 2,
         "--random", 1, "--voxels", 10, "--most", 2, "--out", tmp_path / "out",
-        "--features", tmp_path / "kept", "--device", "cpu", "--json",
+        "--features", tmp_path / "kept", "--device", "cpu", "--decoder", 8, "--json",
     ]  # fmt: skip
+    done = CliRunner().invoke(cli, [str(w) for w in [*words, "--decoder", 3]])
+    assert done.exit_code == 2
+    assert "'3' is not one of" in done.output
     done = CliRunner().invoke(cli, [str(w) for w in words])
     assert done.exit_code == 0, done.output
     result = json.loads(done.output.splitlines()[-1])

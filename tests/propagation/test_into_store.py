@@ -10,9 +10,10 @@ import pytest
 from test_of_scans import patient
 
 from homolog.config import ConfigError
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
 from homolog.jobs.propagate import Config, job, lines
+from homolog.propagation import into_store
 from homolog.store.build import prepare_store
 from homolog.store.care import care_for
 from homolog.store.store import Store, case_folder
@@ -73,6 +74,28 @@ def test_doubtful_voxels_teach_nothing(store: Store, tmp_path: Path) -> None:
     values = np.unique(labels[:])
     assert -1 in values
     assert set(values) <= {-1, 0, 1, 3}
+
+
+def test_what_is_wrong_with_one_case_stops_no_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = into_store.looked_at
+
+    def broken(name: str) -> None:
+        def looked_at(volume: Any, *given: Any) -> Any:
+            if volume.name == name:
+                raise RuntimeError("the features are no numbers.")
+            return usual(volume, *given)
+
+        monkeypatch.setattr(into_store, "looked_at", looked_at)
+
+    broken("p1")
+    result = made(store, tmp_path / "new", targets=("p1", "p2"))
+    assert [f["scan"] for f in result["failed"]] == ["p1"]
+    assert [row["case"] for row in result["cases"]] == ["p2"]
+    broken("p0")
+    with pytest.raises(JobError, match=r"from p0: .*the features are no numbers"):
+        made(store, tmp_path / "other", targets=("p1", "p2"))
 
 
 def test_what_is_there_is_not_made_again(store: Store, tmp_path: Path) -> None:

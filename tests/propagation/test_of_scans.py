@@ -174,6 +174,7 @@ def test_what_is_doubtful_is_called_ignore_and_teaches_nothing() -> None:
     found = Carried(labels, doubt, 0.5, 1.0)
     assert without_doubtful(found, 1.0) is labels
     left = without_doubtful(found, 0.5)
+    assert left.data.dtype == np.uint8
     assert left.data.tolist() == [[[4, 1, 3, 4]]]
     assert left.names == {1: "liver", 3: "spleen", 4: "ignore"}
     assert is_ignore(left.names[4])

@@ -175,12 +175,23 @@ def _without_none(hint: Any) -> Any:
 
 def _click_type(hint: Any, meta: Mapping[str, Any], flag: str) -> Any:
     if meta["choices"] is not None:
-        words = [str(c) for c in meta["choices"]]
-        return click.Choice(words, case_sensitive=False)
+        return _OneOf(meta["choices"])
     if hint in (int, float):
         return hint  # the Config knows the bounds
     reader = _READERS.get(hint)
     return _Read(reader, flag) if reader else str
+
+
+class _OneOf(click.Choice):
+    """One of the values of a setting, numbers as well."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        super().__init__([str(value) for value in values], case_sensitive=False)
+        self._by_word = {str(value): value for value in values}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value that a word stands for."""
+        return self._by_word[super().convert(str(value), param, ctx)]
 
 
 class _Read(click.ParamType):

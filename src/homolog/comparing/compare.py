@@ -14,8 +14,12 @@ from homolog.comparing.running import Runner, troubles_of
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Started
+from homolog.memory import free_bytes
 from homolog.store.store import Store
 from homolog.writing import FileLock, make_folder
+
+# What a run may take on a CPU where nobody says how many there are at a time.
+_BYTES_A_RUN = 3 << 30
 
 
 def compare(
@@ -39,7 +43,7 @@ def compare(
             ``report.html``, ``curves.svg`` and the runs: ``pretrained/``, ``cells/``
             (fine-tunings), ``scores/``.
         device: Where the runs compute.
-        parallel: Runs at a time; 0: as many as the cores allow, one on a GPU.
+        parallel: Runs at a time; 0: as many as cores and memory allow, one on a GPU.
         threads: CPU threads of each; 0: one, of a single run all cores.
 
     Returns:
@@ -106,7 +110,8 @@ def _shares(parallel: int, threads: int, device: str) -> tuple[int, int]:
     if choose_device(device).type == "cuda":
         return parallel or 1, threads or max(1, cores // (parallel or 1))
     threads = threads or max(1, cores // parallel if parallel else 1)
-    return parallel or max(1, cores // threads), threads
+    room = max(1, free_bytes() // _BYTES_A_RUN)
+    return parallel or min(room, max(1, cores // threads)), threads
 
 
 def opening(cells: Cells, parallel: int, threads: int) -> list[str]:

@@ -214,7 +214,7 @@ class Results:
         own = self._done(arm, count)
         if not own:
             return None
-        matrix, seeds = self._matrix(own)
+        matrix, seeds, _ = self._matrix(own)
         entry: dict[str, Any] = dict.fromkeys(COLUMNS)
         cases = [len(c.cases) for c in own]
         entry |= {
@@ -272,8 +272,9 @@ class Results:
         """Difference to the control, on seeds that both have."""
         if found := self._compared_sets(own, other):
             return _told(found) | {"wins": None, "losses": None}
-        ours, first = self._matrix(own)
-        theirs, second = self._matrix(other)
+        both_score = self._scored(own) & self._scored(other)
+        ours, first, _ = self._matrix(own, both_score)
+        theirs, second, _ = self._matrix(other, both_score)
         both = [seed for seed in first if seed in second]
         if not both or not ours.size or not theirs.size:
             return {}
@@ -306,19 +307,36 @@ class Results:
         names = (name for parts in self.cells.parts for name in parts.test)
         return sorted({self._patients[name] for name in names})
 
-    def _matrix(self, cells: Sequence[Cell]) -> tuple[Scores, list[int]]:
-        """(S, P) scores of the seeds that have all folds, and these seeds."""
-        columns = self._tests()
+    def _scored(self, cells: Sequence[Cell]) -> set[str]:
+        """Test patients that every one of the cells that test them has a score of.
+
+        A patient without one (no label of it, none found) must not cost the others
+        theirs.
+        """
+        lacking = {
+            self._patients[case]
+            for cell in cells
+            for case in cell.parts.test
+            if case not in self.scores[cell.name]
+        }
+        return set(self._tests()) - lacking
+
+    def _matrix(
+        self, cells: Sequence[Cell], among: set[str] | None = None
+    ) -> tuple[Scores, list[int], list[str]]:
+        """(S, P) scores of the seeds that have all folds, these seeds, the patients."""
+        kept = self._scored(cells) if among is None else among
+        columns = [name for name in self._tests() if name in kept]
         rows: list[list[float]] = []
         seeds: list[int] = []
         for seed in dict.fromkeys(cell.seed for cell in cells):
             own = [cell for cell in cells if cell.seed == seed]
             by_patient = self._by_patient(own)
-            if set(columns) <= set(by_patient):
+            if columns and set(columns) <= set(by_patient):
                 seeds.append(seed)
                 rows.append([by_patient[name] for name in columns])
         empty = np.empty((0, len(columns)))
-        return (np.array(rows, np.float64) if rows else empty), seeds
+        return (np.array(rows, np.float64) if rows else empty), seeds, columns
 
     def _by_patient(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Mean over each patient's cases."""
@@ -356,8 +374,7 @@ class Results:
 
     def _patient_scores(self) -> list[dict[str, Any]]:
         def scores(own: list[Cell]) -> dict[str, Any]:
-            matrix, seeds = self._matrix(own)
-            names = self._tests()
+            matrix, seeds, names = self._matrix(own)
             mean = matrix.mean(axis=0) if len(seeds) else []
             return {
                 "scores": {n: _rounded(v) for n, v in zip(names, mean, strict=False)}

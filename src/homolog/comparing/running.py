@@ -202,10 +202,11 @@ class Runner:
     def _progress(self) -> Progress:
         total = len(self.cells.all)
         parts = [_saying(going) for going in self._going.values()]
-        return Progress(
-            "cells", total - len(self._open), total, "; ".join(parts),
-            self._remaining_s(),
-        )  # fmt: skip
+        try:
+            left = self._remaining_s()
+        except (JobError, UnusableInput, ConfigError, OSError):
+            left = 0.0  # what a cell begins with is gone: its turn will tell
+        return Progress("cells", total - len(self._open), total, "; ".join(parts), left)
 
     def _remaining_s(self) -> float:
         """Seconds the rest takes; 0 before anything can be said.

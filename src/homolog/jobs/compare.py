@@ -115,7 +115,9 @@ class Config:
         empty="5",
     )
     parallel: int = option(
-        0, "Runs at a time; 0: as many as there are cores, one on a GPU.", minimum=0
+        0,
+        "Runs at a time; 0: as many as cores and memory allow, one on a GPU.",
+        minimum=0,
     )
     threads: int = option(0, "CPU threads of each run; 0: one.", minimum=0)
     out: str | None = option(

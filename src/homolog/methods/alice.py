@@ -27,8 +27,7 @@ from homolog.nn.heads import (
 )
 from homolog.nn.masking import (
     cells_shown,
-    keys_of,
-    random_mask,
+    hidden_patches,
     to_voxels,
     visible_tokens,
 )
@@ -427,8 +426,8 @@ class Alice(Method):
 
     def hidden(self, view: View, progress: float) -> Tensor:
         """(B V, N) bool, the patches hidden at this point of the training."""
-        keys = keys_of(view, progress)
-        return random_mask(keys, math.prod(self.grid), self.config.mask_ratio)
+        count = math.prod(self.grid)
+        return hidden_patches(view, progress, count, self.config.mask_ratio)
 
     def _reconstruction(self, view: View, patches: Tensor, mask: Tensor) -> Tensor:
         shown = cells_shown(view, self.patch, self.config.min_valid)

@@ -28,7 +28,7 @@ from homolog.losses.contrast import (
     place_contrast,
     squared_distances,
 )
-from homolog.losses.similarity import hidden_patch_error, to_patches
+from homolog.losses.similarity import to_patches
 from homolog.methods.base import DENSE, CropConfig, Embedder, Method, TokenCropConfig
 from homolog.nn.decoders import (
     Decoder,
@@ -39,11 +39,11 @@ from homolog.nn.decoders import (
 from homolog.nn.heads import FeaturePyramid, PlaceHead, tokens_of
 from homolog.nn.masking import (
     cells_shown,
+    hidden_patches,
+    hidden_voxel_error,
     keys_of,
-    random_mask,
     to_voxels,
     uniform,
-    voxels_shown,
 )
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
@@ -432,21 +432,16 @@ class AnatomicalEmbedding(Method):
             return {name: value.chunk(2) for name, value in found.items()}, None
         assert self.decoder is not None
         grid = token_grid(self.size, self.block)
-        mask = random_mask(
-            keys_of(pair[1], progress), math.prod(grid), self.config.mask_ratio
-        )
+        ratio = self.config.mask_ratio
+        mask = hidden_patches(pair[1], progress, math.prod(grid), ratio)
         hidden = to_voxels(mask, grid, self.block)
         seen = torch.where(hidden, self.mask_value.to(b.dtype), b)
         image = torch.cat([a, seen])
         maps = self.backbone.maps(image)
         found = embedder.unit(embedder.read(image, maps, embedder.maps))
         dense = self.decoder.dense(seen, [m[len(a) :] for m in maps])
-        error = hidden_patch_error(
-            to_patches(self.decoder.dense_result(dense), self.block),
-            to_patches(b, self.block),
-            mask[:, :, None] & voxels_shown(pair[1], self.block),
-            normalise=False,
-        )
+        filled = to_patches(self.decoder.dense_result(dense), self.block)
+        error = hidden_voxel_error(filled, pair[1], mask, self.block, normalise=False)
         return {name: value.chunk(2) for name, value in found.items()}, error
 
     def _side(self, view: View, cells: Tensor, name: str) -> _Side:

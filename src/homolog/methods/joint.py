@@ -24,7 +24,7 @@ from homolog.methods._clusters import (
 )
 from homolog.methods.base import Case, Method
 from homolog.nn.heads import Projector, pooled
-from homolog.nn.masking import keys_of, random_mask
+from homolog.nn.masking import hidden_patches
 from homolog.nn.memory_bank import shared_information
 from homolog.views.view import Phase, View, Views, ViewSpec, Within, phase_at
 
@@ -397,8 +397,8 @@ class Joint(Method):
         """
         with torch.no_grad():
             target = self.backbone.describe(self.backbone.slice_maps(view.flat()))
-        keys = keys_of(view, progress)
-        hidden = random_mask(keys, target.shape[1], self.config.masked_ratio)
+        ratio = self.config.masked_ratio
+        hidden = hidden_patches(view, progress, target.shape[1], ratio)
         shown = torch.where(hidden[..., None], self.masked, target)
         told = self.decode(self.backbone.between(shown))
         error = hidden_feature_error(told, target, hidden, literal=self.config.literal)

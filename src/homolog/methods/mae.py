@@ -20,11 +20,10 @@ from homolog.nn.decoders import Decoder, suited_decoder
 from homolog.nn.heads import DenseDecoder, TokenDecoder, tokens_of
 from homolog.nn.masking import (
     cells_shown,
-    keys_of,
-    random_mask,
+    hidden_patches,
+    hidden_voxel_error,
     to_voxels,
     visible_tokens,
-    voxels_shown,
 )
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
@@ -205,21 +204,21 @@ class MAE(Method):
         image = view.flat()
         mask = self.hidden(view, progress)
         counts = mask & cells_shown(view, self.patch, self.config.min_valid)
-        if self.full:  # voxel by voxel: none of the padding
-            counts = counts[:, :, None] & voxels_shown(view, self.patch)
-        wanted = self.config.normalise
-        error = hidden_patch_error(
-            self.reconstruct(image, mask),
-            to_patches(image, self.patch),
-            counts,
-            normalise=not self.full if wanted is None else wanted,
-        )
+        made, wanted = self.reconstruct(image, mask), self.config.normalise
+        normalise = not self.full if wanted is None else wanted
+        if self.full:
+            error = hidden_voxel_error(
+                made, view, counts, self.patch, normalise=normalise
+            )
+        else:
+            target = to_patches(image, self.patch)
+            error = hidden_patch_error(made, target, counts, normalise=normalise)
         return {"reconstruction": error}
 
     def hidden(self, view: View, progress: float) -> Tensor:
         """(B V, N) bool, the patches hidden at this point of the training."""
-        keys = keys_of(view, progress)
-        return random_mask(keys, math.prod(self.grid), self.config.mask_ratio)
+        count = math.prod(self.grid)
+        return hidden_patches(view, progress, count, self.config.mask_ratio)
 
     def reconstruct(self, image: Tensor, mask: Tensor) -> Tensor:
         """Images (B, C, D, H, W) and masks (B, N) -> predicted patches (B, N, P)."""

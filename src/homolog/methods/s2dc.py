@@ -27,7 +27,6 @@ from homolog.losses.contrast import info_nce
 from homolog.losses.similarity import (
     cosine_matrix,
     full_precision,
-    hidden_patch_error,
     to_patches,
 )
 from homolog.methods.base import Method, TokenCropConfig
@@ -42,10 +41,10 @@ from homolog.nn.masking import (
     cells_of,
     cells_shown,
     draw_cells,
+    hidden_patches,
+    hidden_voxel_error,
     keys_of,
-    random_mask,
     to_voxels,
-    voxels_shown,
 )
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.optim import Teacher
@@ -450,7 +449,10 @@ class S2DC(Method):
         if fine_a is not None and fine.drawn is not None:
             raw |= self._fine_losses(fine_a, fine_b, fine.drawn)
         if filled is not None and hidden is not None:
-            raw["reconstruction"] = self._fill_error(filled, plain, hidden)
+            raw["reconstruction"] = hidden_voxel_error(
+                to_patches(filled, self.stride), plain, hidden, self.stride,
+                normalise=False,
+            )  # fmt: skip
         self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
         self._raw["matched_share"] = matches.any(2).float().mean()
         weights = self._weights()
@@ -472,17 +474,8 @@ class S2DC(Method):
         """(B V, N) bool: blocks that the student does not see; None: it sees all."""
         if self.config.weight_reconstruction <= 0:
             return None
-        keys = keys_of(plain, progress)
-        return random_mask(keys, self.tokens, self.config.mask_ratio)
-
-    def _fill_error(self, filled: Tensor, plain: View, hidden: Tensor) -> Tensor:
-        """Mean squared error of hidden voxels that show the scan."""
-        return hidden_patch_error(
-            to_patches(filled, self.stride),
-            to_patches(plain.flat(), self.stride),
-            hidden[:, :, None] & voxels_shown(plain, self.stride),
-            normalise=False,
-        )
+        ratio = self.config.mask_ratio
+        return hidden_patches(plain, progress, self.tokens, ratio)
 
     def _fine_losses(
         self, fine_a: Tensor, fine_b: Tensor, drawn: Tensor

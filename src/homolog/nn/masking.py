@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from homolog.geometry.affine import Index
-from homolog.losses.similarity import to_patches
+from homolog.losses.similarity import hidden_patch_error, to_patches
 from homolog.views.view import View
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
@@ -83,6 +83,21 @@ def random_mask(keys: Tensor, count: int, ratio: float) -> Tensor:
     return mask.scatter(1, order[:, :hidden], value=True)
 
 
+def hidden_patches(view: View, progress: float, count: int, ratio: float) -> Tensor:
+    """``random_mask`` of a group of views, the same whenever it is asked for.
+
+    Args:
+        view: The group.
+        progress: Share of the training done.
+        count: Patches per view (N).
+        ratio: Share hidden.
+
+    Returns:
+        (B V, N) bool in the order of ``View.flat``.
+    """
+    return random_mask(keys_of(view, progress), count, ratio)
+
+
 def visible_tokens(mask: Tensor, ratio: float) -> Tensor:
     """Indices of the visible patches of ``random_mask(.., ratio)``, (B, n), rising."""
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
@@ -105,6 +120,26 @@ def voxels_shown(view: View, patch: Index) -> Tensor:
     """(B V, N, P) bool, as ``to_patches``: voxels that show the scan, no padding."""
     inside = view.valid.flatten(0, 1)[:, None]
     return to_patches(inside.expand(view.flat().shape), patch)
+
+
+def hidden_voxel_error(
+    predicted: Tensor, view: View, hidden: Tensor, patch: Index, *, normalise: bool
+) -> Tensor:
+    """Mean squared error of the hidden voxels that show the scan, none of padding.
+
+    Args:
+        predicted: (B V, N, P) patches.
+        view: Shows the true ones.
+        hidden: (B V, N) bool, patches that were hidden and count.
+        patch: Voxels (z, y, x) per patch.
+        normalise: See ``hidden_patch_error``.
+    """
+    return hidden_patch_error(
+        predicted,
+        to_patches(view.flat(), patch),
+        hidden[:, :, None] & voxels_shown(view, patch),
+        normalise=normalise,
+    )
 
 
 def to_voxels(mask: Tensor, grid: Index, patch: Index) -> Tensor:

@@ -38,6 +38,12 @@ class ProbeConfig:
         "labels and cases are many",
         minimum=5,
     )
+    decoder: int = option(
+        0,
+        "also probe what the decoder that came with an encoder makes, as means over so "
+        "many voxels a side; 0: the encoder's maps alone",
+        choices=(0, 1, 2, 4, 8),
+    )
     random: int = option(
         2, "networks with random weights that each encoder is held against", minimum=1
     )

@@ -39,7 +39,8 @@ from homolog.features.files import (
 from homolog.features.search import find_body, grid_shape
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine, Index
-from homolog.methods.base import Embedder
+from homolog.methods.base import DENSE, Embedder
+from homolog.nn.decoders import Decoder
 from homolog.probe.cases import Sample
 from homolog.scans.volume import FeatureMap, Volume
 from homolog.store.card import Card
@@ -117,13 +118,20 @@ def _slabs(card: Card, size: int) -> Iterator[slice]:
 
 
 class AllMaps(Embedder):
-    """Every map of an encoder as it is, and the embedding made of them by heads.
+    """Every map of an encoder as it is, and what heads and a decoder make of them.
 
     Args:
         embedder: Of the encoder; without heads and neck its features are maps anyhow.
+        decoder: Trained with the encoder; its features are one map more.
+        cell: Voxels (z, y, x) over which they are means.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        decoder: Decoder | None = None,
+        cell: Index = (1, 1, 1),
+    ) -> None:
         strides = [s[-1] for s in embedder.backbone.strides]
         names = {
             f"stride {s}" + (f" (map {i})" if strides.count(s) > 1 else ""): i
@@ -133,17 +141,24 @@ class AllMaps(Embedder):
         if len(embedder.heads) or embedder.neck is not None:
             own = {f"embedding {name}": i for name, i in embedder.maps.items()}
         heads = {f"embedding {k}": head for k, head in embedder.heads.items()}
+        used = decoder
+        if embedder.decoder is not None:  # the embedding is made of it as it is
+            used, cell = embedder.decoder, embedder.cell
+        dense = {} if decoder is None else {f"decoder stride {cell[-1]}": DENSE}
         super().__init__(
-            embedder.backbone, {**names, **own}, heads, embedder.neck,
-            embedder.decoder, embedder.cell,
+            embedder.backbone, {**names, **dense, **own}, heads, embedder.neck, used,
+            cell,
         )  # fmt: skip
-        self.plain = tuple(names)
+        self.plain, self.dense = tuple(names), tuple(dense)
         self.made = tuple(own)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(B, C, D, H, W) -> name -> (B, E, d, h, w), unit norm along E, float32."""
         maps = self.backbone.maps(image)
         found = {name: maps[self.maps[name]] for name in self.plain}
+        if self.decoder is not None and self.dense:
+            cells = self.decoder.cells(image, maps, self.cell)
+            found |= dict.fromkeys(self.dense, cells)
         if self.made:
             found |= self.read(image, maps, self.made)
         return {
@@ -168,12 +183,13 @@ class EncoderSource(Source):
         self.parts = tuple(maps.maps)
         key = encoder.key
         self._keys = {part: config_hash(key, part) for part in self.parts}
-        places = {part: (i,) for i, part in enumerate(maps.plain)}
+        single = (*maps.plain, *maps.dense)
+        places = {part: (i,) for i, part in enumerate(single)}
         plain = tuple(range(len(maps.plain)))
         self.main = "all maps" if len(plain) > 1 else self.parts[0]
         self.sets = {**places, self.main: plain}
         if maps.made:
-            made = tuple(range(len(plain), len(self.parts)))
+            made = tuple(range(len(single), len(self.parts)))
             self.sets = {**self.sets, "embedding": made}
 
     def prepare(self, case: CaseRef) -> Job[bool]:

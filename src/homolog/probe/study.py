@@ -18,9 +18,12 @@ from homolog.events import Job, Note, stopped_words
 from homolog.features.config import EmbedConfig
 from homolog.features.embed import DenseEncoder
 from homolog.features.files import kept_features
+from homolog.geometry.affine import Index
 from homolog.methods import METHODS
 from homolog.methods.base import Embedder
+from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import LoadedEncoder, encoder_id, load_encoder
+from homolog.nn.decoders import Decoder, features_decoder, fine_cell
 from homolog.probe.cases import choose_roles, draw_voxels, labels_of
 from homolog.probe.config import ProbeConfig
 from homolog.probe.scans import ScanProbe
@@ -167,12 +170,15 @@ def _one(
     dense = DenseEncoder.of(loaded, run.embedding, run.device)
     yield from dense.warn()
     yield from _warnings(run, loaded, dense, name)
-    own = yield from _scores(run, _all_maps(dense, dense.embedder), name)
+    decoder = yield from _decoder(run, path, loaded, name)
+    size = fine_cell(loaded.backbone, run.probe.config.decoder) if decoder else None
+    every = _all_maps(dense, dense.embedder, decoder, size)
+    own = yield from _scores(run, every, name)
     if own is None:
         return None
-    key = _likeness(loaded, dense)
+    key = _likeness(loaded, dense, size)
     for seed in range(len(run.randoms.setdefault(key, [])), run.probe.config.random):
-        other = random_like(loaded, dense, run.probe.config.seed + seed)
+        other = random_like(loaded, dense, run.probe.config.seed + seed, size)
         scores = yield from _scores(run, other, f"{name}, random weights {seed + 1}")
         if scores is None:
             return None
@@ -199,13 +205,34 @@ def _one(
     return entry, rows
 
 
-def _likeness(loaded: LoadedEncoder, dense: DenseEncoder) -> str:
+def _decoder(
+    run: _Run, path: Path, loaded: LoadedEncoder, name: str
+) -> Job[Decoder | None]:
+    """The decoder that came with an encoder, where it is asked for and fits."""
+    if not run.probe.config.decoder:
+        return None
+    saved = load_decoder(path)
+    if saved is None:
+        yield Note(f"{name} comes without a decoder: its maps alone are probed.")
+        return None
+    made = features_decoder(loaded.backbone)
+    if fill_decoder(made, saved, (), path).new:
+        yield Note(
+            f"the decoder of {name} does not stand on the maps of its encoder: these "
+            "alone are probed.",
+            "warning",
+        )
+        return None
+    return made
+
+
+def _likeness(loaded: LoadedEncoder, dense: DenseEncoder, cell: Index | None) -> str:
     """Encoders of one likeness have the same networks with random weights."""
     card, learnt = loaded.card, dense.learnt.spacing
     kept = card.get("embedding") or {}
     heads = [card.get("method"), card.get("method_config")] if kept.get("heads") else []
     return config_hash(
-        card["backbone"], list(dense.window), heads,
+        card["backbone"], list(dense.window), heads, list(cell or ()),
         None if learnt is None else learnt.to_dict(),
     )  # fmt: skip
 
@@ -230,18 +257,23 @@ def _scores(run: _Run, encoder: DenseEncoder, name: str) -> Job[list[Scores] | N
     return None if found is None else list(found)
 
 
-def _all_maps(dense: DenseEncoder, embedder: Embedder) -> DenseEncoder:
-    maps = AllMaps(embedder).to(dense.device).eval()
+def _all_maps(
+    dense: DenseEncoder, embedder: Embedder, decoder: Decoder | None, cell: Index | None
+) -> DenseEncoder:
+    maps = AllMaps(embedder, decoder, cell or (1, 1, 1)).to(dense.device).eval()
     return replace(dense, embedder=maps)
 
 
-def random_like(loaded: LoadedEncoder, dense: DenseEncoder, seed: int) -> DenseEncoder:
+def random_like(
+    loaded: LoadedEncoder, dense: DenseEncoder, seed: int, cell: Index | None = None
+) -> DenseEncoder:
     """The same network, heads included, with random weights.
 
     Args:
         loaded: Whose architecture.
         dense: The encoder as it embeds.
         seed: Other seeds are other networks.
+        cell: With a decoder, means over so many voxels (z, y, x) of it; None: without.
     """
     card = loaded.card
     with torch.random.fork_rng(devices=[]):
@@ -252,7 +284,8 @@ def random_like(loaded: LoadedEncoder, dense: DenseEncoder, seed: int) -> DenseE
             method = METHODS.get(card["method"])
             settings: Any = from_dict(method.Config, card["method_config"])
             embedder = method(backbone, settings).embedder()
-    other = _all_maps(dense, embedder)
+        decoder = features_decoder(backbone) if cell else None
+    other = _all_maps(dense, embedder, decoder, cell)
     return replace(other, encoder_id=encoder_id(embedder.backbone))
 
 

@@ -35,10 +35,12 @@ def verdict(entry: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, An
         f"(difference {_signed(gain)}), {_two(grey)} of grey values"
     )
     text += f", {_two(result['chance'])} by chance" if grey is None else ""
-    if best:
-        known = sets[best]["linear"]
+    told = [(f"best map: {best}", best)] if best else []
+    told += [(n, n) for n in sets if n.startswith("decoder ") and n != best]
+    for word, name in told:
+        known = sets[name]["linear"]
         text += (
-            f"; best map: {best} ({_two(known['value'])} against "
+            f"; {word} ({_two(known['value'])} against "
             f"{_two(known['random']['value'])} of random weights)"
         )
     text += "."
@@ -75,7 +77,8 @@ def _best_map(entry: Mapping[str, Any]) -> str | None:
     known = [
         (s["linear"]["value"], s["features"])
         for s in entry["features"]
-        if s["features"].startswith("stride ") and s["linear"]["value"] is not None
+        if s["features"].startswith(("stride ", "decoder "))
+        and s["linear"]["value"] is not None
     ]
     return max(known)[1] if len(known) > 1 else None
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from homolog.config import config_hash, to_dict
-from homolog.errors import UnusableInput
+from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.features.embed import (
     DenseEncoder,
@@ -141,7 +141,9 @@ class _Run:
                 return rows, failed, True
             try:
                 row = yield from self.one(card)
-            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            except JobError:
+                raise  # the store's fault, or the sources': no other case would do
+            except Exception as error:  # noqa: BLE001 - the other cases are done
                 reason = problem_of(error).text
                 failed.append({"scan": card.id, "reason": reason})
                 yield Note(f"{card.id}: {reason}", "warning")
@@ -160,7 +162,13 @@ class _Run:
             return {**old, "reused": True}
         began = time.monotonic()
         if self.labelled is None:
-            self.labelled = yield from self.read_sources()
+            try:
+                self.labelled = yield from self.read_sources()
+            except Exception as error:
+                names = listed((card.id for card in self.sources), most=3)
+                raise JobError(
+                    f"nothing can be carried from {names}: {problem_of(error).text}"
+                ) from error
             if self.labelled is None:
                 return None
         scan = yield from self.see(card)

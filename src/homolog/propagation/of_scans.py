@@ -345,7 +345,8 @@ def without_doubtful(found: Carried, ignore_above: float) -> LabelMap:
     if not doubtful.any():
         return labels
     value = max(labels.names) + 1
-    data = np.where(doubtful, np.int32(value), labels.data.astype(np.int32))
+    data = labels.data.astype(np.uint8 if value < 256 else np.int32)
+    data[doubtful] = value
     names = {**labels.names, value: IGNORE}
     return dataclasses.replace(labels, data=data, names=names)
 
@@ -355,6 +356,8 @@ def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
     if case.labels is None:
         return []
     truth = case.read_labels()
-    if truth.shape != labels.shape:
+    if truth.shape != labels.shape or not truth.affine.close_to(
+        labels.affine, labels.shape, 0.1
+    ):
         return []
     return scores_of(case.name, labels, np.asarray(truth.data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def votes_of(
         move: _patch_gap(own, other, move, sigma)
         for move in itertools.product(*(range(-r, r + 1) for r in reach))
     }
-    best = torch.stack(list(apart.values())).amin(0)
+    best = functools.reduce(torch.minimum, apart.values())
     noise = float(best.mean().clamp(min=1e-8))
     scale = (best + 0.5 * noise) / config.sharp
     chances, total = torch.zeros_like(labels), torch.zeros_like(best)

@@ -128,7 +128,8 @@ def names_problem(text: str) -> str:
 
 def subjects_problem(text: str) -> str:
     """Why a pattern of patients in names cannot be meant; empty when it can."""
-    return _refusal(SubjectPattern, text) if text else ""
+    told = _refusal(SubjectPattern, text) if text else ""
+    return told.replace("Subjects", MORE["subjects"], 1)
 
 
 def _refusal(read: Callable[[str], Any], text: str) -> str:

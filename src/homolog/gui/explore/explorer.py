@@ -337,7 +337,12 @@ class Explorer(QObject):
         if scan is None:
             self._tell("")
             return
-        if self.control.hover and self.control.ask(scan, self.position) is not None:
+        before = self.control.query
+        query = self.control.ask(scan, self.position) if self.control.hover else None
+        if query is not None and query.is_as(before):
+            self.control.query = before  # told once more: what is asked of it goes on
+            self._read_out()
+        elif query is not None:
             self.drawing.new_query()
             self._rest.start()
             self.drawing.draw()

@@ -143,7 +143,7 @@ def labels_counted(
     held = sum(s.class_held_out if whole else s.held_out for s in stores)
     chosen = 0 if most is None else min(held, most) if most else held
     if patients:
-        text = f"The labelled scans of {counted(patients, 'patient')} to learn from"
+        text = f"Scans of {counted(patients, 'patient')} to learn from"
     else:
         have = patients_to_learn_from(task, stores)
         of = f" of {counted(have, 'patient')}" if have not in (0, learnt) else ""
@@ -153,8 +153,7 @@ def labels_counted(
     if not chosen:
         return f"{text}; none chooses the weights: the last ones are kept."
     if patients:
-        others = counted(chosen, "scan")
-        return f"{text} and {others} more to choose the weights by (Validate cases)."
+        return f"{text} and {chosen} more to choose the weights by (Validate cases)."
     return (
         f"{text} and {chosen} more to choose the weights by (Validate cases): "
         f"{learnt + chosen} in all."

@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt, QUrl, Signal
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QCheckBox,
     QComboBox,
     QSpinBox,
     QTableWidget,
@@ -28,6 +29,7 @@ from homolog.writing import free_name
 
 _OTHER = "other"
 _ROWS_SHOWN = 7
+_CELL = 2  # voxels a side of a decoder's features
 _HINT = (
     "Frozen features are read by simple means on a few labelled patients and judged on "
     "others: minutes, before any fine-tuning."
@@ -83,6 +85,7 @@ class ProbeBox(widgets.HelperBox):
         self.grew.emit()
         here = self.store.currentData() not in (None, _OTHER)
         self.start.setEnabled(bool(models) and here and not self.busy)
+        self.decoders.setEnabled(any(map(probing.hands_on_decoder, models)))
 
     def begin(self) -> None:
         """Start the worker."""
@@ -95,8 +98,9 @@ class ProbeBox(widgets.HelperBox):
         place = preferences.home() / "probes"
         name = free_name(Path(store).name, lambda n: (place / n).exists())
         config = probing.config_of(
-            Path(store), models, self.patients.value(), self.hub.features, place / name
-        )
+            Path(store), models, self.patients.value(), self.hub.features, place / name,
+            _CELL if self.decoders.isEnabled() and self.decoders.isChecked() else 0,
+        )  # fmt: skip
         self._warnings.clear()
         self.launch("probe", config, self._done)
 
@@ -199,6 +203,11 @@ class ProbeBox(widgets.HelperBox):
         self.patients = QSpinBox()
         self.patients.setRange(0, 999)
         self.patients.setSpecialValueText("automatic")
+        self.decoders = widgets.named(
+            QCheckBox("Their decoders too"), "Their decoders too",
+            "Also probe what the decoder that was trained with an encoder makes, where "
+            "there is one; takes longer",
+        )  # fmt: skip
         self.start = widgets.button(
             "Find out", "Probe the features of these models for the labels of the "
             "store; a minute or two each", self.begin,
@@ -220,6 +229,7 @@ class ProbeBox(widgets.HelperBox):
                 "Automatic: 3, or of classes of whole scans all of the training split",
             )
         )  # fmt: skip
+        column.addWidget(self.decoders)
         column.addLayout(widgets.beside(self.start, self.cancel))
         for widget in (self.bar, self.words, self.verdict, self.table, self.page):
             column.addWidget(widget)

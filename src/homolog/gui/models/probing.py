@@ -61,8 +61,19 @@ def about(models: Sequence[ModelCard]) -> str:
     )
 
 
+def hands_on_decoder(model: ModelCard) -> bool:
+    """Whether a decoder lies beside the encoder, or within a segmentation model."""
+    spec = model.card.get("task_spec") or {}
+    return bool(model.card.get("decoder") or spec.get("label_values"))
+
+
 def config_of(
-    store: Path, models: Sequence[ModelCard], patients: int, features: Path, out: Path
+    store: Path,
+    models: Sequence[ModelCard],
+    patients: int,
+    features: Path,
+    out: Path,
+    decoder: int = 0,
 ) -> dict[str, Any]:
     """What the worker gets.
 
@@ -72,6 +83,8 @@ def config_of(
         patients: Labelled ones that teach; 0: as many as usual.
         features: Where feature maps are kept.
         out: Folder of page and tables.
+        decoder: Voxels a side over which features of decoders are means; 0: these are
+            not probed.
     """
     return {
         "store": str(store.absolute()),
@@ -79,6 +92,7 @@ def config_of(
         "patients": patients or None,
         "features": str(features.absolute()),
         "out": str(out.absolute()),
+        "decoder": decoder,
     }
 
 

@@ -290,6 +290,15 @@ class Query:
     mm: NDArray[np.float64]
     pin: int | None = None
 
+    def is_as(self, other: Query | None) -> bool:
+        """Whether another query asks the same of all scans, at the same place."""
+        return (
+            other is not None
+            and (self.scan_key, self.pin) == (other.scan_key, other.pin)
+            and np.array_equal(self.mm, other.mm)
+            and np.array_equal(self.vector, other.vector)
+        )
+
 
 def open_scans(layers: Iterable[Any]) -> tuple[dict[str, Any], list[Scan]]:
     """Scans among a viewer's layers: key -> layer, and what is known of each."""
