@@ -55,8 +55,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="of the comparison; else in WORK")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("words", nargs="*", metavar="-- WORDS")
-    arguments = parser.parse_args()
+    given = sys.argv[1:]
+    at = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:at])
+    words = given[at + 1 :]  # argparse takes none after options
     arguments.work.mkdir(parents=True, exist_ok=True)
     store = arguments.scans
     if not (store / "store.json").is_file():
@@ -65,14 +67,14 @@ def main() -> None:
             homolog("prepare", str(arguments.scans), "--out", str(store), "--seed", "0")
     table = arguments.table or arguments.work / "table"
     summary = homolog(
-        "compare", str(store), "--out", str(table), *arguments.words
+        "compare", str(store), "--out", str(table), *words
     )  # fmt: skip
     kept = {key: value for key, value in summary.items() if key not in PATHS}
     hidden = {"encoder": "", "what": "a ready encoder"}
     kept["arms"] = [arm | (hidden if arm["encoder"] else {}) for arm in kept["arms"]]
-    kept["plan"] = plan_in(arguments.words)
+    kept["plan"] = plan_in(words)
     kept["failed"] = [trouble["cell"] for trouble in kept["failed"]]
-    kept["words"] = [word for word in arguments.words if "/" not in word]
+    kept["words"] = [word for word in words if "/" not in word]
     beside = arguments.out.with_suffix(".tmp")
     beside.write_text(json.dumps({**kept, "rows": rows_of(table, summary)}, indent=1))
     os.replace(beside, arguments.out)
