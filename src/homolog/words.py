@@ -219,3 +219,15 @@ def spacing_text(spacing_mm: Iterable[Any]) -> str:
 
 def _brief(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{float(value):.3g}"
+
+
+# Scores as people call them, by their names in tables.
+METRICS = {
+    "dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
+    "auc_mean": "AUC", "accuracy": "accuracy",
+}  # fmt: skip
+
+
+def metric_title(name: str) -> str:
+    """What people call a score."""
+    return METRICS.get(name, name.replace("_", " "))

@@ -20,7 +20,7 @@ from homolog.drawing.html import (
     figure,
     interval_chart,
 )
-from homolog.words import counted, duration, listed
+from homolog.words import counted, duration, listed, metric_title
 from homolog.writing import write_text
 
 Summary = Mapping[str, Any]
@@ -140,7 +140,7 @@ def _learning_curves(
         },
         ticks=_places(summary),
         x_title="labelled patients",
-        y_title=str(summary["metric"]),
+        y_title=metric_title(str(summary["metric"])),
         width=width,
         height=height,
         colours=[colours[arm["name"]] for arm in summary["arms"]],
@@ -159,7 +159,7 @@ def difference_curves(summary: Summary) -> str:
     }
     return interval_chart(
         found, ticks=_places(summary), x_title="labelled patients",
-        y_title=f"difference in {summary['metric']}", zero=True,
+        y_title=f"difference in {metric_title(str(summary['metric']))}", zero=True,
         colours=list(colours_of(summary).values()),
     )  # fmt: skip
 
@@ -208,7 +208,7 @@ def _table(page: Page, summary: Summary) -> None:
         best.append(6 if gain is not None and low is not None and low > 0 else None)
     page.table(
         [
-            "arm", "labelled", str(summary["metric"]), "95 % interval",
+            "arm", "labelled", metric_title(str(summary["metric"])), "95 % interval",
             "sd over seeds", "against", "difference", "over patients",
             "over patients and seeds", "p (Holm)", "better",
         ],
@@ -244,7 +244,7 @@ def _speed(page: Page, summary: Summary) -> None:
         charts.append(
             curve_chart(
                 series, x_title=f"steps, {who} labelled",
-                y_title=str(summary["metric"]), width=420, height=240,
+                y_title=metric_title(str(summary["metric"])), width=420, height=240,
                 colours=[colours[name] for name in series],
             )
         )  # fmt: skip

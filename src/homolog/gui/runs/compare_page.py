@@ -63,6 +63,7 @@ from homolog.gui.shared.widgets import (
     tell,
 )
 from homolog.runs.run import Run
+from homolog.words import metric_title
 
 _LOOK_MS = 2000
 _PATH = int(Qt.ItemDataRole.UserRole)
@@ -201,7 +202,7 @@ class ComparePage(QWidget):
     def _fill(self, found: Comparison) -> None:
         self.table.setVisible(bool(found.rows))
         heads = list(HEAD)
-        heads[HEAD.index("Score")] = found.metric.capitalize() or "Score"
+        heads[HEAD.index("Score")] = metric_title(found.metric) or "Score"
         self.table.setHorizontalHeaderLabels(heads)
         self.table.setRowCount(len(found.rows))
         for place, (row, tip) in enumerate(zip(found.rows, found.tips, strict=True)):

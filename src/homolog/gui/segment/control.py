@@ -26,7 +26,7 @@ from homolog.gui.shared.layers import (
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import is_scan_path, read_header, read_labels, scan_stem
 from homolog.scans.names import is_label_folder, label_rank, write_names
-from homolog.words import as_csv, duration, times
+from homolog.words import as_csv, duration, metric_title, times
 from homolog.writing import free_name, put_in_place
 
 # What came out of a model, in numbers and words: classes of labels, and of a scan.
@@ -41,7 +41,7 @@ _OKABE_ITO = (
     "E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "999999",
 )  # fmt: skip
 FEW = len(_OKABE_ITO)
-METRICS = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)"}
+METRICS = {name: metric_title(name) for name in ("dice", "nsd", "hd95_mm")}
 _SLICES_SHOWN = 6
 _POSITIVE = 0.5
 # Slices below are not worth a line.
