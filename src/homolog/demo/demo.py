@@ -320,9 +320,9 @@ def _segmentation(
     _dice_charts(page, scratch, tuned)
     page.note(
         f"After {counted(summary['steps']['finetuned'], 'step')} neither has come to "
-        "its end: what pretraining saves here is steps. It was done once, for any "
-        "labels; from scratch, more steps in the time that it took lead further, and "
-        "after many both end close to each other."
+        "its end; after many both end close to each other. Another seed, or another "
+        "number of threads, moves either by a few hundredths: the interval is one over "
+        "these patients, not over trainings."
     )
 
 
