@@ -350,9 +350,9 @@ class Cells:
             "seed": cell.seed,
             "device": self.device,
             "threads": self.threads,
-            "cases": sorted(c.id for c in carried.cards)
-            if carried
-            else (sorted(cell.cases)),
+            "cases": sorted(
+                [card.id for card in carried.cards] if carried else cell.cases
+            ),
             "watched": [] if carried else sorted(cell.parts.watched),
             "backbone": backbone if keeps_network else {},
             "task_config": {**own, "validate_cases": None},

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homolog.errors import UnusableInput
 from homolog.events import Job, Progress, Request
+from homolog.features.embed import DenseEncoder
 from homolog.geometry.affine import Index
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.descriptors import (
@@ -215,6 +217,19 @@ def _on_own_grid(
     return Carried(written, doubt, confidence, miss_mm)
 
 
-def decided(config: PropagateConfig, *, has_encoder: bool) -> PropagateConfig:
-    """The same with ``auto`` decided."""
-    return replace(config, method=config.chosen(has_encoder=has_encoder))
+def decided(
+    config: PropagateConfig, encoder: DenseEncoder | None
+) -> tuple[PropagateConfig, DenseEncoder | None]:
+    """The same with ``auto`` decided, and the encoder where its features are used.
+
+    Raises:
+        UnusableInput: Features are to be compared and there is no encoder.
+    """
+    config = replace(config, method=config.chosen(has_encoder=encoder is not None))
+    if config.method in ("grey", "registration"):
+        return config, None
+    if encoder is None:
+        raise UnusableInput(
+            f"comparing by {config.method} needs an encoder (--encoder RUN)."
+        )
+    return config, encoder

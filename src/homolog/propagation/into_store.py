@@ -86,13 +86,7 @@ def propagate_into(
             holds something else.
         JobError: The store is damaged, or the disk is full.
     """
-    config = decided(config, has_encoder=encoder is not None)
-    if config.method in ("both", "features") and encoder is None:
-        raise UnusableInput(
-            f"comparing by {config.method} needs an encoder (--encoder RUN)."
-        )
-    if config.method in ("grey", "registration"):
-        encoder = None
+    config, encoder = decided(config, encoder)
     cards = [store.card(name) for name in dict.fromkeys(sources)]
     bare = [card.id for card in cards if not card.label_values]
     if bare or not cards:

@@ -181,13 +181,7 @@ def propagate(
     Raises:
         UnusableInput: The labelled scans cannot be read, or their labels do not fit.
     """
-    config = decided(config, has_encoder=encoder is not None)
-    if config.method in ("both", "features") and encoder is None:
-        raise UnusableInput(
-            f"comparing by {config.method} needs an encoder (--encoder RUN)."
-        )
-    if config.method in ("grey", "registration"):
-        encoder = None
+    config, encoder = decided(config, encoder)
     goals = result_paths([case.scan for case in targets], out)
     (out / DOUBT_FOLDER).mkdir(parents=True, exist_ok=True)
     with kept_features(features) as place:
