@@ -60,8 +60,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "backbone": {"name": "resunet"},
         "training": {
-            "steps": 800,
-            "batch_size": 4,
+            "steps": 1000,
+            "batch_size": 2,
             "learning_rate": 1e-3,
             "warmup_steps": 50,
             "validate_every": 200,
