@@ -31,7 +31,7 @@ _MOST = 4000
 
 
 def holds_boxes(path: Path) -> bool:
-    """Whether a file is one of boxes, by its name and, of Slicer's, by what it holds."""
+    """Whether a file is one of boxes: by its name, of Slicer's by what it holds."""
     name = path.name.lower()
     if name.endswith(JSON_SUFFIX):
         return True
@@ -78,7 +78,9 @@ def box_layer(boxes: BoxList, name: str = "") -> LayerData:
     labels: list[str] = []
     scores: list[float] = []
     numbers: list[int] = []
-    ranked = sorted(boxes.boxes, key=lambda box: -(1.0 if box.score is None else box.score))
+    ranked = sorted(
+        boxes.boxes, key=lambda box: -(1.0 if box.score is None else box.score)
+    )
     for number, box in enumerate(ranked, start=1):
         found = rectangles(box, grid)
         if len(data) + len(found) > _MOST:

@@ -221,6 +221,12 @@ _SPACING_FACTOR = 1.4
 _NAMES_SHOWN = 7
 
 
+# What a model's validation is called, by its kind.
+_MEASURES = {
+    "": (("dice", "Dice"), ("auc", "AUC")), "detect": (("ap50", "AP50"),),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """A trained network that lies on disk.
@@ -231,7 +237,7 @@ class ModelChoice:
         kind: ``encoder``, or the task it was fine-tuned for.
         backbone: Name of the network.
         label_names: Label value -> name; empty for encoders and classifiers.
-        classes: Of whole scans, where it tells those.
+        classes: Of whole scans, or of boxes, where it tells those.
         spacing_mm: Voxel size (z, y, x) scans are resampled to; None keeps their own.
         modalities: What it learnt from.
         window: Voxels (z, y, x) seen at once; empty when the card does not say.
@@ -257,6 +263,9 @@ class ModelChoice:
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
+        if self.detects:
+            count = counted(len(self.classes), "class")
+            return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"
         if self.classifies:
             count = counted(len(self.classes), "class")
             return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
@@ -268,7 +277,12 @@ class ModelChoice:
     @property
     def classifies(self) -> bool:
         """Whether it tells classes of whole scans, not labels of voxels."""
-        return bool(self.classes)
+        return bool(self.classes) and not self.detects
+
+    @property
+    def detects(self) -> bool:
+        """Whether it tells boxes."""
+        return self.kind == "detect"
 
     @property
     def facts(self) -> str:
@@ -278,7 +292,10 @@ class ModelChoice:
             parts.append(
                 f"Finds {listed(self.label_names.values(), most=_NAMES_SHOWN)}."
             )
-        if self.classes:
+        if self.detects:
+            names = listed(self.classes, most=_NAMES_SHOWN)
+            parts.append(f"Finds boxes around {names}.")
+        if self.classifies:
             several = (self.card.get("task_spec") or {}).get("several")
             how = "any or none of" if several else "one of"
             names = listed(self.classes, "or", most=_NAMES_SHOWN)
@@ -295,7 +312,7 @@ class ModelChoice:
             data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")
         validation = self.card.get("validation") or {}
-        for key, word in (("dice", "Dice"), ("auc", "AUC")):
+        for key, word in _MEASURES.get(self.kind, _MEASURES[""]):
             value = validation.get(key)
             if isinstance(value, int | float) and value == value:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
@@ -467,7 +484,7 @@ def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelC
 
 
 def _classes(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
-    if card.get("kind") != "classify":
+    if card.get("kind") not in ("classify", "detect"):
         return ()
     return tuple(str(name) for name in spec.get("classes") or ())
 

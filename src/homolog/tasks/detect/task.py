@@ -40,6 +40,7 @@ from homolog.tasks.detect.targets import (
     BoxSpace,
     KnownBoxes,
     Levels,
+    Sizes,
     box_space,
     chosen_levels,
     chosen_spacing,
@@ -204,18 +205,46 @@ class Detect(LearnedTask):
                 "several slices; take a 3D network (resunet, swin, ...)."
             )
         space = box_space(cases, self._boxes)
+        sizes = sizes_of(cases, self._boxes, (1, 2) if planar else (0, 1, 2))
+        return {
+            **self._looked_at(cases, backbone, device, sizes),
+            "overlap": self.config.overlap,
+            "merge": self.config.merge,
+            "iou": self.config.iou,
+            "least_score": self.config.least_score,
+            "channels": cases[0].card.channels,
+            "modalities": sorted({case.card.modality for case in cases}),
+            "classes": list(space.classes),
+            "stores": {name: list(own) for name, own in space.stores.items()},
+            "boxes": {
+                "small_mm": round(sizes.small_mm, 3),
+                "large_mm": [round(mm, 3) for mm in sizes.large_mm],
+                "count": sum(len(self._boxes.of(case)) for case in cases),
+                "without": sum(not self._boxes.of(case) for case in cases),
+            },
+        }
+
+    def _looked_at(
+        self,
+        cases: Sequence[CaseRef],
+        backbone: Backbone,
+        device: torch.device,
+        sizes: Sizes,
+    ) -> dict[str, Any]:
+        """Voxel size, window and levels that suit boxes of these sizes."""
+        planar = all(case.card.shape[0] == 1 for case in cases)
         axes = (1, 2) if planar else (0, 1, 2)
-        sizes = sizes_of(cases, self._boxes, axes)
         limits = _SLICE_LIMITS if planar else _LIMITS
         side, voxels = limits.get(device.type, limits["cuda"])
         own = grid_of(cases)[0]
         spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, side)
+        least = smallest_window(backbone)
         window = self.config.window
         if window is None:
             window = choose_window(
                 [_seen_shape(case.card, spacing) for case in cases],
                 backbone.size_divisor,
-                smallest_window(backbone),
+                least,
                 side=side,
                 voxels=voxels,
                 spacing_mm=None if planar else spacing,
@@ -231,28 +260,11 @@ class Detect(LearnedTask):
         same = np.allclose(spacing, own, rtol=1e-3)
         return {
             "window": list(window),
-            "smallest": [
-                min(a, b)
-                for a, b in zip(smallest_window(backbone), window, strict=True)
-            ],
+            "smallest": [min(a, b) for a, b in zip(least, window, strict=True)],
             "spacing_mm": None if same else [round(mm, 4) for mm in spacing],
             "levels": levels.to_dict(),
             "planar": planar,
             "across": None if planar else thick_axis(spacing),
-            "overlap": self.config.overlap,
-            "merge": self.config.merge,
-            "iou": self.config.iou,
-            "least_score": self.config.least_score,
-            "channels": cases[0].card.channels,
-            "modalities": sorted({case.card.modality for case in cases}),
-            "classes": list(space.classes),
-            "stores": {name: list(own) for name, own in space.stores.items()},
-            "boxes": {
-                "small_mm": round(sizes.small_mm, 3),
-                "large_mm": [round(mm, 3) for mm in sizes.large_mm],
-                "count": sum(len(self._boxes.of(case)) for case in cases),
-                "without": sum(not self._boxes.of(case) for case in cases),
-            },
         }
 
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> DetectNetwork:
