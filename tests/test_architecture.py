@@ -24,7 +24,7 @@ FLOORS = (
     "tasks training",
     "finetune sliding",
     "tasks.segment",
-    "tasks.classify features",
+    "features tasks.classify tasks.detect",
     "landmarks pretrain tasks.few_voxels use",
     "probe propagation",
     "comparing",

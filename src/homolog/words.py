@@ -167,7 +167,7 @@ def human_bytes(count: float) -> str:
 
 def counted(count: int, word: str) -> str:
     """``1 case``, ``3 cases``, ``2 classes``, ``1,200 scans``."""
-    ending = "" if count == 1 else "es" if word.endswith("s") else "s"
+    ending = "" if count == 1 else "es" if word.endswith(("s", "x")) else "s"
     return f"{count:,} {word}{ending}"
 
 

@@ -49,12 +49,14 @@ class PredictOptions:
         windows: ``scan``: a scan not much larger than the window of training is one
             window; ``trained``: that of training, always; None: ``scan``.
         modality: Take scans for this one, whatever their files say.
+        least_score: Boxes with a smaller score are not told; None takes the model's.
     """
 
     flips: tuple[int, ...] = ()
     overlap: float | None = None
     windows: str | None = None
     modality: str | None = None
+    least_score: float | None = None
 
 
 class Findings(Protocol):
@@ -327,6 +329,10 @@ class LearnedTask(Task):
     ) -> list[list[float]] | None:
         """A row of numbers per case for ``View.target``; None where scans have none."""
         return None
+
+    def placing(self, cases: Sequence[CaseRef]) -> Sequence[CaseRef]:
+        """The cases as the feed places crops in them; it centres some on labels."""
+        return cases
 
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """A sentence before the training, where there is something to know.

@@ -20,6 +20,7 @@ from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
 from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
+from homolog.scans.boxes import BoxList, box_files, write_box_table
 from homolog.scans.dicom import is_series_path, split_series
 from homolog.scans.files import is_scan_path, read_scan
 from homolog.scans.names import write_names
@@ -226,7 +227,8 @@ def predict_scans(
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
         that covered it where a network slid over it; or scan, and
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
-        ``warnings`` on all of them and ``stopped``.
+        ``warnings`` on all of them and ``stopped``. Of a detector ``boxes`` (rows of
+        the table ``boxes.csv``) and the ``files`` of each scan.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +241,7 @@ def predict_scans(
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
-            yield from _keep_classes(done, out)
+            yield from _keep_tables(done, out)
             stopped = True
             break
         try:
@@ -255,9 +257,11 @@ def predict_scans(
         done.append(row)
         if "result" in row:
             yield Saved(row["result"], "labels")
+        for file in row.get("files", ()):
+            yield Saved(file, "boxes")
     if not stopped:
         yield Progress("scans", len(targets), len(targets))
-        yield from _keep_classes(done, out)
+        yield from _keep_tables(done, out)
     return {
         "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
     }  # fmt: skip
@@ -273,6 +277,9 @@ def _predicted(
     texts = {"notes": [note.text for note in notes]}
     if result is None:
         return None
+    if isinstance(result, BoxList):
+        files = [str(path) for path in box_files(result, target)]
+        return {"scan": str(scan), "boxes": result.rows(), "files": files, **texts}
     if not isinstance(result, LabelMap):
         return {"scan": str(scan), **result.to_dict(), **texts}
     write_labels(result, target)
@@ -304,8 +311,8 @@ def _noted(
         request = yield event
 
 
-def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
-    """The tables of a classifier, of a stopped one too; labels are files already."""
+def _keep_tables(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
+    """The tables of all scans, after a stop too; labels are files already."""
     if done and "class" in done[0]:
         table = out / "classes.csv"
         write_classes(table, done)
@@ -313,6 +320,10 @@ def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
     if done and done[0].get("slices"):
         table = out / "slices.csv"
         write_slices(table, done)
+        yield Saved(str(table), "table")
+    if done and "boxes" in done[0]:
+        table = out / "boxes.csv"
+        write_box_table([row for found in done for row in found["boxes"]], table)
         yield Saved(str(table), "table")
 
 
