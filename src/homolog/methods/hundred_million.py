@@ -448,7 +448,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "freeze": 0.001,
             "epsilon": 0.03,
             "hidden": 2048,
-            "place": "scan",
+            "place": "slices",
             "prototype_rate": 1.0,
             "scale": [0.1, 0.7],
             "gamma": [1.8, 2.6],
@@ -492,7 +492,8 @@ class HundredMillion(Method):
 
     Source: Ghesu et al., "Self-supervised Learning from 100 Million Medical Images",
     arXiv 2201.01283.
-    Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
+    Differs from the paper: gentler zoom and gamma by default; crops overlap by default
+    (in the recipe ``paper`` they lie anywhere in one slice, or picture);
     references of energies are measured in the stores; masks teach by Dice and
     cross-entropy, boxes as masks (inside the class, outside background), which the
     paper leaves open; AdamW but in the recipe paper; queue and freeze are shares of the

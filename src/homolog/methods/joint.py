@@ -173,7 +173,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "share_masked": 0.33,
             "share_volumes": 0.33,
             "hidden": 2048,
-            "place": "scan",
+            "place": "slices",
             "prototype_rate": 1.0,
         },
         "backbone": {"name": "hybrid", "slices_at_once": 128},
@@ -210,8 +210,10 @@ class Joint(Method):
     with Intra-Inter Contrastive Clustering", AAAI 2023.
     Differs from the paper: Eq. 11 swapped, as its text and code; clusters of slices and
     of volumes are not the same ones; only scans of several slices are volumes; the two
-    views of a volume overlap by default; one course of the learning rate for all
-    stages; AdamW; statistics of batch norm rest after the first stage.
+    views of a volume overlap by default, and need not show the same slices (in the
+    recipe ``paper`` they do, as in the paper, with ``place=slices``; ``place=scan`` is
+    no form of the paper's: its crops may show quite other organs); one course of the
+    learning rate for all stages; AdamW; statistics of batch norm rest after the first stage.
     """
 
     Config = JointConfig
@@ -338,13 +340,16 @@ class Joint(Method):
         config = self.config
         turned = (config.rotate_deg[0], 0.0, 0.0)  # an image has no depth to tilt in
         flat = replace(
-            config, size=config.slice_size, rotate_deg=turned, place="sample"
-        )
+            config, size=config.slice_size, rotate_deg=turned,
+            place="slices" if config.place == "slices" else "sample",
+        )  # fmt: skip
         views = multi_crop(flat, plain_changes(config))
         along = views["large"].translate[1:]  # both views are of one slice
         found = {"slices": replace(views["large"], translate=(0.0, *along))}
         if "small" in views:
-            found["small"] = replace(views["small"], place=Within("slices"))
+            near = flat.place == "sample"
+            place = Within("slices") if near else views["small"].place
+            found["small"] = replace(views["small"], place=place)
         return found
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:

@@ -27,9 +27,12 @@ class Elsewhere:
 
     Attributes:
         partner: In the other patient's scan instead of the sample's own.
+        slices: Across the slices where the sample is, so that all views show the same
+            ones (the middle ones of them, where a view is of fewer); anywhere in plane.
     """
 
     partner: bool = False
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class ViewSpec:
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
         quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        planar: Slices are copied: nothing is scaled or bent across them.
         shape_probability: Of rotation, scale and anisotropy together; otherwise a view
             keeps the scan's axes and size.
         elastic_mm: Standard deviation of each component of the displacement; lowered
@@ -170,6 +174,7 @@ class ViewSpec:
     anisotropy: float = 0.0
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quarter_turns: bool = False
+    planar: bool = False
     shape_probability: float = 1.0
     elastic_mm: float = 0.0
     elastic_points: Index = (6, 6, 6)
