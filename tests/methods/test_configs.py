@@ -31,6 +31,9 @@ LATER = {
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
     },
+    "hundred_million": {
+        "bands_of": "crop", "bands_modalities": [], "shift_by_range": False,
+    },
     "mae": {"decoder": "light"},
     "s2dc": {
         "tokens": "encoder", "fine_stride": 2, "fine_tokens": 512, "weight_fine": 1.0,

@@ -396,7 +396,10 @@ class _Scans:
 
     def view(self, spec: ViewSpec, draw: GroupDraw, block: Block) -> View:
         """The views of one group, with what is known of their scans."""
-        view = generate(spec, draw, block, self.levels.low, self.case, self.space)
+        levels = self.levels
+        view = generate(
+            spec, draw, block, levels.low, self.case, self.space, levels.span
+        )
         return dataclasses.replace(
             view,
             target=self.target,
@@ -673,7 +676,8 @@ class Feed:
                 spec, draw = self.specs[name], batch.draws[name].to(device)
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
-                    made[name] = recoloured(spec, draw, shown, scan.levels.low)
+                    levels = scan.levels
+                    made[name] = recoloured(spec, draw, shown, levels.low, levels.span)
                 else:
                     made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})
@@ -802,4 +806,5 @@ def view_of(spec: ViewSpec, scan: StoredScan, device: torch.device) -> View:
         replace(block, image=levels.normalise(block.image)),
         levels.low,
         torch.zeros(1, dtype=torch.int64, device=device),
+        span=levels.span,
     )

@@ -94,7 +94,8 @@ class Intensity:
     Each has a probability per view; a probability of 0 switches it off.
 
     Attributes:
-        shift: Added offset drawn in this range.
+        shift: Added offset drawn in this range;
+        shift_by_range: as a share of the scan's range of values.
         scale: Multiplicative factor drawn in this range.
         gamma: Exponent on the view's values rescaled to 0..1.
         noise_std: Gaussian noise of a standard deviation drawn in this range.
@@ -104,12 +105,14 @@ class Intensity:
         curve: Strength, 0..1, of a random curve from grey values to grey values that
             may rise and fall: as if another modality had been used.
         bands: Strength, 0..1, of setting the energy of each frequency band to that of
-            ``bands_reference``: as if another scanner had been used.
+            ``bands_reference``: as if another scanner had been used. Of the view, or
+            of the whole slice that it is cut from, as the reference says.
         bands_reference: Energies of reference images, needed for ``bands``.
     """
 
     shift: Range = (-0.1, 0.1)
     shift_probability: float = 0.0
+    shift_by_range: bool = False
     scale: Range = (0.9, 1.1)
     scale_probability: float = 0.0
     gamma: Range = (0.7, 1.5)
@@ -366,6 +369,12 @@ def check_specs(specs: Mapping[str, ViewSpec]) -> None:
                 "of reference images (Intensity.bands_reference)."
             )
         earlier = list(specs)[:position]
+        if bands_before(spec) and (spec.size[0] > 1 or isinstance(spec.place, Same)):
+            raise ValueError(
+                f"view group {name!r} is to change energy bands of whole slices, so "
+                f"its views must be of one slice and its own, got {spec.size} at "
+                f"{type(spec.place).__name__}."
+            )
         if isinstance(spec.place, Within) and spec.place.group not in earlier:
             raise ValueError(
                 f"view group {name!r} lies within {spec.place.group!r}, which must "
@@ -399,6 +408,13 @@ def _check_twin(
             "stand for itself, without intensity changes, and both must agree in size, "
             f"count and spacing (not right: {what})."
         )
+
+
+def bands_before(spec: ViewSpec) -> bool:
+    """Whether energy bands of the slice are changed before views are cut from it."""
+    changes = spec.intensity
+    reference = changes.bands_reference
+    return changes.bands_probability > 0 and reference is not None and reference.whole
 
 
 def is_partner(specs: Mapping[str, ViewSpec], name: str) -> bool:
