@@ -10,8 +10,8 @@ import pytest
 from homolog.config import config_hash, from_dict, to_dict
 from homolog.methods import METHODS
 
-# The recipes ``paper`` as they were, and hashes of them, of before their settings had
-# a base.
+# The recipes ``paper`` as they were (with what were defaults then and are not now), and
+# hashes of them, of before their settings had a base.
 BEFORE = json.loads(
     (Path(__file__).parent / "paper_recipes_before.json").read_text(encoding="utf-8")
 )
@@ -28,6 +28,7 @@ HASHES = {
 
 # Settings that came later, and what they are where a run does not name them.
 LATER = {
+    "alice": {"best_share": 1.0, "negatives": "all"},
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
     },

@@ -58,6 +58,12 @@ class TrainingConfig:
         minimum=0.0,
         maximum=0.5,
     )
+    warmup_epochs: float = option(
+        0.0,
+        "passes over all scans in which rates rise, which make warmup_steps; 0: those",
+        minimum=0.0,
+        advanced=True,
+    )
     min_learning_rate_factor: float = option(
         0.01,
         "last learning rate as a share of the peak",

@@ -215,6 +215,9 @@ class View:
             feed by name.
         where: (B, V, 3) float32 or None: the view's centre (z, y, x) in its scan's box,
             0 and 1 at the faces; beyond them where it lies outside.
+        to_body: (B, 4, 4) float64 or None: world mm -> mm in a frame of the body, as
+            matching places of scans tell.
+        frame: (B,) int64 or None: number of that frame; places in one compare.
     """
 
     image: Tensor
@@ -228,6 +231,8 @@ class View:
     target: Tensor | None = None
     modality: Tensor | None = None
     where: Tensor | None = None
+    to_body: Tensor | None = None
+    frame: Tensor | None = None
 
     @property
     def size(self) -> Index:
