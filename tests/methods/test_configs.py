@@ -31,6 +31,7 @@ LATER = {
     "alice": {"best_share": 1.0, "negatives": "all"},
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
+        "changes": "all", "noise_std": [0.0, 0.05], "blur_voxels": [0.5, 1.0],
     },
     "hundred_million": {
         "bands_of": "crop", "bands_modalities": [], "shift_by_range": False,
