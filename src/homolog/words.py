@@ -223,7 +223,7 @@ def _brief(value: Any) -> str:
 
 # Scores as people call them, by their names in tables.
 METRICS = {
-    "dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
     "auc_mean": "AUC", "accuracy": "accuracy",
 }  # fmt: skip
 

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+from homolog.feed.frames import frames_of
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
+from homolog.store.pairs import Partners
 from homolog.store.preprocess import Intensities
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
@@ -385,6 +387,8 @@ class _Scans:
         modality: (B,) int64, number of the modality.
         fractions: (B, 4, 4) float64, see ``fractions_of``.
         target: (B,) or (B, K), see ``View.target``; None where scans have none.
+        to_body: (B, 4, 4) float64, see ``View.to_body``; None without matches.
+        frame: (B,) int64, see ``View.frame``; None without matches.
     """
 
     levels: Levels
@@ -393,15 +397,22 @@ class _Scans:
     modality: Tensor
     fractions: Tensor
     target: Tensor | None
+    to_body: Tensor | None
+    frame: Tensor | None
 
     def view(self, spec: ViewSpec, draw: GroupDraw, block: Block) -> View:
         """The views of one group, with what is known of their scans."""
-        view = generate(spec, draw, block, self.levels.low, self.case, self.space)
+        levels = self.levels
+        view = generate(
+            spec, draw, block, levels.low, self.case, self.space, levels.span
+        )
         return dataclasses.replace(
             view,
             target=self.target,
             modality=self.modality,
             where=centres_within(view.affine, spec.size, self.fractions),
+            to_body=self.to_body,
+            frame=self.frame,
         )
 
 
@@ -416,21 +427,29 @@ class _CaseTables:
     modalities: Tensor
     fractions: Tensor
     targets: Tensor | None
+    to_body: Tensor | None
+    frames: Tensor | None
 
     @classmethod
     def of(
         cls,
         cases: Sequence[CaseRef],
         targets: Sequence[int] | Sequence[Sequence[float]] | None,
+        partners: Pairing | None,
     ) -> _CaseTables:
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in cases]
+        frames = None
+        if isinstance(partners, Partners) and partners.matched:
+            frames = frames_of(partners.rows)
         return cls(
             torch.tensor(stores),
             torch.tensor(numbered([c.card.modality for c in cases])),
             fractions_of([case.card for case in cases]),
             None if targets is None else torch.tensor(targets),
+            None if frames is None else torch.from_numpy(frames.to_body),
+            None if frames is None else torch.from_numpy(frames.number),
         )
 
     def at(self, levels: Levels, case: Tensor, device: torch.device) -> _Scans:
@@ -439,13 +458,18 @@ class _CaseTables:
         def rows(table: Tensor) -> Tensor:
             return table[case].to(device, non_blocking=True)
 
+        def some(table: Tensor | None) -> Tensor | None:
+            return None if table is None else rows(table)
+
         return _Scans(
             levels.to(device),
             case.to(device, non_blocking=True),
             rows(self.spaces),
             rows(self.modalities),
             rows(self.fractions),
-            None if self.targets is None else rows(self.targets),
+            some(self.targets),
+            some(self.to_body),
+            some(self.frames),
         )
 
 
@@ -539,7 +563,7 @@ class Feed:
         self.phases = tuple(phases)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
-        self._tables = _CaseTables.of(self.cases, targets)
+        self._tables = _CaseTables.of(self.cases, targets, partners)
         everywhere = range(len(self.cases))
         self._whole = _Part(
             self.specs, share_blocks(self.specs), everywhere, self._order(everywhere)
@@ -673,7 +697,8 @@ class Feed:
                 spec, draw = self.specs[name], batch.draws[name].to(device)
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
-                    made[name] = recoloured(spec, draw, shown, scan.levels.low)
+                    levels = scan.levels
+                    made[name] = recoloured(spec, draw, shown, levels.low, levels.span)
                 else:
                     made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})
@@ -810,4 +835,5 @@ def view_of(
         replace(block, image=levels.normalise(block.image)),
         levels.low,
         torch.zeros(1, dtype=torch.int64, device=device),
+        span=levels.span,
     )

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from homolog.backbones import build
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
-from homolog.model_files.card import CARD, learnt_of
+from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
 from homolog.scans.boxes import BoxList, box_files, write_box_table
 from homolog.scans.dicom import is_series_path, split_series
@@ -98,10 +99,9 @@ def open_predictor(
             )
     try:
         task = cls(settings_of(cls.Config, card["task_config"], where=str(source)))
-        backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
         with bounded(f"the model {source}"):
-            network = task.network(backbone, card["task_spec"])
-    except (KeyError, IndexError, TypeError) as error:
+            network = _network(task, card)
+    except (KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise UnusableInput(
             f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
         ) from error
@@ -122,6 +122,16 @@ def open_predictor(
     if card["task_spec"].get("slicewise"):
         learnt = learnt.planar()
     return task, Trained(network, card["task_spec"], card, device, precision, learnt)
+
+
+def _network(task: LearnedTask, card: Mapping[str, Any]) -> nn.Module:
+    """The network of a card, of random weights; of several models all of theirs."""
+    networks = []
+    for member in card.get(MEMBERS) or [card]:
+        told = member["backbone"]
+        backbone = build(told["name"], told.get("config", {}))
+        networks.append(task.network(backbone, card["task_spec"]))
+    return task.joined(networks) if card.get(MEMBERS) else networks[0]
 
 
 def mirrored_axes(text: str) -> tuple[int, ...]:
