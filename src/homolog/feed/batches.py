@@ -23,7 +23,7 @@ from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
-from homolog.store.preprocess import Intensities
+from homolog.store.preprocess import ChannelLevels
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
     Block,
@@ -87,16 +87,11 @@ class Batch:
 def levels_of(cards: Sequence[Card]) -> Levels:
     """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread."""
 
-    def column(values: list[float]) -> Tensor:
-        whole = torch.tensor(values, dtype=torch.float64)[:, None]
-        return whole.float().repeat(1, cards[0].channels)
+    def column(name: str) -> Tensor:
+        rows = [[getattr(one, name) for one in card.levels] for card in cards]
+        return torch.tensor(rows, dtype=torch.float64).float()
 
-    return Levels(
-        gain=column([c.scale / c.spread for c in cards]),
-        bias=column([(c.offset - c.centre) / c.spread for c in cards]),
-        low=column([(c.low - c.centre) / c.spread for c in cards]),
-        high=column([(c.high - c.centre) / c.spread for c in cards]),
-    )
+    return Levels(*(column(name) for name in ("gain", "bias", "low", "high")))
 
 
 def fractions_of(cards: Sequence[Card]) -> Tensor:
@@ -726,16 +721,12 @@ class StoredScan:
     Attributes:
         data: (C, D, H, W) int16.
         affine: Voxel -> world mm.
-        scale: Value units per stored step.
-        offset: Value of a stored 0.
-        intensity: How values are normalised.
+        levels: What the numbers of each channel mean.
     """
 
     data: NDArray[np.int16]
     affine: Affine
-    scale: float
-    offset: float
-    intensity: Intensities
+    levels: tuple[ChannelLevels, ...]
 
     id = "scan"
 
@@ -749,26 +740,6 @@ class StoredScan:
     def channels(self) -> int:
         """Of an image voxel."""
         return len(self.data)
-
-    @property
-    def low(self) -> float:
-        """Least value kept."""
-        return self.intensity.low
-
-    @property
-    def high(self) -> float:
-        """Largest value kept."""
-        return self.intensity.high
-
-    @property
-    def centre(self) -> float:
-        """Value that becomes 0."""
-        return self.intensity.centre
-
-    @property
-    def spread(self) -> float:
-        """Value units per normalised unit."""
-        return self.intensity.spread
 
     def image(self, case_id: str) -> NDArray[np.int16]:
         """Its voxels, as a store hands them out."""

@@ -20,7 +20,9 @@ class Config:
     """Label each SCAN (file, DICOM folder, or folder of scans) on its own grid.
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
-    NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
+    NAME.nii.gz. A scan that cannot be predicted does not stop the others. A model of
+    several channels takes the files of a case together: NAME_0000 NAME_0001, names
+    that end in the channels' names, or one file of four axes. A classifier
     writes one table, classes.csv; slices.csv beside it where it tells slices apart.
     """
 

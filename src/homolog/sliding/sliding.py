@@ -55,7 +55,8 @@ class SlidingConfig:
         batch: Windows per forward pass, at most.
         flips: Axes (0 z, 1 y, 2 x); predictions of all their mirrorings are averaged.
         skip_constant: Reuse one prediction for all windows of one constant value.
-        fill: Value of the image outside the scan, before ``normalise``.
+        fill: Value of the image outside the scan, before ``normalise``; one of all
+            channels or one of each.
         budget_bytes: Memory for the sums of overlapping windows; None: 650 MB on the
             host, a third of what is free on a GPU.
         precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast.
@@ -73,7 +74,7 @@ class SlidingConfig:
     batch: int = 2
     flips: tuple[int, ...] = ()
     skip_constant: bool = True
-    fill: float = 0.0
+    fill: float | tuple[float, ...] = 0.0
     budget_bytes: int | None = None
     precision: str = "fp32"
     follow: Index | None = None
@@ -648,7 +649,7 @@ def default_budget(device: torch.device) -> int:
     return int(free) // 3
 
 
-def _pad(image: Tensor, grid: WindowGrid, fill: float) -> Tensor:
+def _pad(image: Tensor, grid: WindowGrid, fill: float | tuple[float, ...]) -> Tensor:
     """The image with each side at least as long as the window's."""
     sides = [
         (before, padded - n - before)
@@ -659,4 +660,7 @@ def _pad(image: Tensor, grid: WindowGrid, fill: float) -> Tensor:
     if not any(map(sum, sides)):
         return image
     flat = [n for side in reversed(sides) for n in side]
-    return functional.pad(image, flat, value=fill)
+    if not isinstance(fill, tuple):
+        return functional.pad(image, flat, value=fill)
+    parts = zip(image, fill, strict=True)
+    return torch.stack([functional.pad(c, flat, value=value) for c, value in parts])

@@ -6,6 +6,7 @@ Each result lies on its scan's own grid and has its own name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
 from homolog.model_files.card import CARD, learnt_of
 from homolog.model_files.folder import load_model
+from homolog.scans.channels import Channel, grouped, lacking_text, read_channels
 from homolog.scans.dicom import is_series_path, split_series
-from homolog.scans.files import is_scan_path, read_scan
+from homolog.scans.files import is_scan_path, read_scan, scan_stem
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import LabelMap
+from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels
 from homolog.tasks import TASKS
 from homolog.tasks.base import (
@@ -203,6 +205,8 @@ def predict_scans(
 ) -> Job[dict[str, Any]]:
     """Predict scan after scan; one that cannot be does not stop the others.
 
+    A model of several channels takes the files of a case together: see ``cases_of``.
+
     Args:
         task: What the model was trained for; labels are written as files, classes of
             whole scans together as ``classes.csv``, and those of their slices as
@@ -218,7 +222,8 @@ def predict_scans(
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
         ``warnings`` on all of them and ``stopped``.
     """
-    targets = result_paths(scans, out)
+    cases = cases_of(model, scans)
+    targets = result_paths(list(cases), out)
     out.mkdir(parents=True, exist_ok=True)
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
@@ -233,7 +238,8 @@ def predict_scans(
             stopped = True
             break
         try:
-            row = yield from _predicted(task, model, scan, target, options)
+            volume = read_case(model, scan, cases[scan])
+            row = yield from _predicted(task, model, volume, scan, target, options)
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
             reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
@@ -253,12 +259,46 @@ def predict_scans(
     }  # fmt: skip
 
 
+def cases_of(model: Trained, scans: Sequence[Path]) -> dict[Path, tuple[Channel, ...]]:
+    """The files of each case a model is to predict, by where the case would lie.
+
+    A model of one channel takes file by file. For others ``scan_0000``, ``scan_0001``
+    are one case, as are files that end in the channels' names; a NIfTI file of all
+    images is one by itself.
+    """
+    count = int(model.spec.get("channels", 1))
+    if count == 1:
+        return dict.fromkeys(scans, ())
+    return grouped(scans, model.spec.get("channel_names", ()), count)
+
+
+def read_case(model: Trained, scan: Path, channels: Sequence[Channel]) -> Volume:
+    """A scan's file, or the files of its channels as the model knows them.
+
+    Raises:
+        UnusableInput: Files that cannot be used, lie on other grids, or are not all.
+    """
+    if not channels:
+        return read_scan(scan)
+    spec = model.spec
+    count, names = int(spec["channels"]), spec.get("channel_names", ())
+    if len(channels) < count:
+        raise UnusableInput(lacking_text(channels, names, count))
+    kinds = spec.get("channel_modalities") or [""] * count
+    named = [replace(c, modality=m) for c, m in zip(channels, kinds, strict=True)]
+    return read_channels(named, scan_stem(scan))
+
+
 def _predicted(
-    task: Task, model: Trained, scan: Path, target: Path, options: PredictOptions
+    task: Task,
+    model: Trained,
+    volume: Volume,
+    scan: Path,
+    target: Path,
+    options: PredictOptions,
 ) -> Job[dict[str, Any] | None]:
     """One scan: its labels written, and its row; None when stopped."""
     notes: list[Note] = []
-    volume = read_scan(scan)
     result = yield from _noted(task.run(volume, model, options), notes)
     texts = {"notes": [note.text for note in notes]}
     if result is None:
