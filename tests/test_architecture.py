@@ -28,6 +28,7 @@ FLOORS = (
     "landmarks pretrain tasks.few_voxels use",
     "probe propagation",
     "comparing",
+    "reporting",
     "demo jobs machine",
     "cli gui.shared",
     "gui.explore gui.files gui.learn gui.runs",

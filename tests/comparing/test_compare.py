@@ -172,6 +172,27 @@ def test_a_patient_without_a_score_costs_no_other_theirs(
     assert summary["done"] == 4
 
 
+def test_a_class_is_averaged_over_patients_not_over_scans(
+    done: tuple[Path, dict[str, Any]],
+    phantom_store: Store,
+    encoder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, _ = done
+    cells = Cells(planned(encoder), phantom_store, out, device="cpu", threads=1)
+    results = Results(cells, out)
+    for cell in cells.all:
+        results.add(cell)
+    cell = next(c for c in cells.all if c.arm.name == "ours" and c.patients == 1)
+    one, other = sorted(cell.parts.test)
+    often = {one: "x", f"{one} again": "x", f"{one} once more": "x", other: "y"}
+    monkeypatch.setattr(results, "_patients", {**results._patients, **often})
+    first = {case: {"organ": 0.3} for case in often if often[case] == "x"}
+    results.classes[cell.name] = {**first, other: {"organ": 0.9, "rare": 0.5}}
+    told = {(e["arm"], e["patients"]): e for e in results.entries()}
+    assert told["ours", 1]["classes"] == {"organ": 0.6, "rare": 0.5}
+
+
 def test_the_same_words_repeat_nothing(
     done: tuple[Path, dict[str, Any]],
     phantom_store: Store,

@@ -347,13 +347,20 @@ class Results:
         return {name: float(np.mean(v)) for name, v in values.items()}
 
     def _class_means(self, cells: Sequence[Cell]) -> dict[str, float | None]:
-        """Mean of each class over cases, cells and seeds."""
-        values: dict[str, list[float]] = {}
+        """Mean of each class over patients, cells and seeds.
+
+        Over each patient's cases first, as the scores: one with many scans weighs as
+        much as another.
+        """
+        means: dict[str, list[float]] = {}
         for cell in cells:
-            for by_class in self.classes[cell.name].values():
+            own: dict[tuple[str, str], list[float]] = {}
+            for case, by_class in self.classes[cell.name].items():
                 for name, value in by_class.items():
-                    values.setdefault(name, []).append(value)
-        return {name: _rounded(float(np.mean(values[name]))) for name in sorted(values)}
+                    own.setdefault((name, self._patients[case]), []).append(value)
+            for (name, _), values in own.items():
+                means.setdefault(name, []).append(float(np.mean(values)))
+        return {name: _rounded(float(np.mean(means[name]))) for name in sorted(means)}
 
     def _curve(self, cells: Sequence[Cell]) -> tuple[list[int], list[float]]:
         """Mean over cells, at the marks that all of them have."""
