@@ -24,7 +24,7 @@ FLOORS = (
     "tasks training",
     "finetune sliding",
     "tasks.segment",
-    "tasks.classify features",
+    "tasks.classify tasks.translate features",
     "landmarks pretrain tasks.few_voxels use",
     "probe propagation",
     "comparing",

@@ -84,14 +84,27 @@ class Batch:
         return sum(t.nbytes for t in parts if t is not None)
 
 
-def levels_of(cards: Sequence[Card]) -> Levels:
-    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread."""
+def levels_of(cards: Sequence[Card], unclipped: Sequence[int] = ()) -> Levels:
+    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread.
+
+    Args:
+        cards: Of the samples.
+        unclipped: Channels that keep all their values.
+    """
 
     def column(name: str) -> Tensor:
         rows = [[getattr(one, name) for one in card.levels] for card in cards]
         return torch.tensor(rows, dtype=torch.float64).float()
 
-    return Levels(*(column(name) for name in ("gain", "bias", "low", "high")))
+    found = Levels(*(column(name) for name in ("gain", "bias", "low", "high")))
+    if not unclipped:
+        return found
+    beyond, ends = found.low.clone(), np.iinfo(np.int16)
+    for channel in unclipped:
+        gain, bias = found.gain[:, channel], found.bias[:, channel]
+        found.low[:, channel] = ends.min * gain + bias
+        found.high[:, channel] = ends.max * gain + bias
+    return replace(found, beyond=beyond)
 
 
 def fractions_of(cards: Sequence[Card]) -> Tensor:
@@ -391,7 +404,7 @@ class _Scans:
 
     def view(self, spec: ViewSpec, draw: GroupDraw, block: Block) -> View:
         """The views of one group, with what is known of their scans."""
-        view = generate(spec, draw, block, self.levels.low, self.case, self.space)
+        view = generate(spec, draw, block, self.levels.outside, self.case, self.space)
         return dataclasses.replace(
             view,
             target=self.target,
@@ -493,6 +506,7 @@ class Feed:
             make some of the groups each.
         device: Where the views will be made; for a GPU batches wait in pinned memory,
             so that the copy up runs beside its work. Another device touches no GPU.
+        unclipped: Channels whose values are not clipped to what is usual in a scan.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -517,6 +531,7 @@ class Feed:
         targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
         phases: Sequence[Phase] = (),
         device: torch.device | None = None,
+        unclipped: Sequence[int] = (),
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -532,6 +547,7 @@ class Feed:
         self.rank, self.world_size, self.threads = rank, world_size, threads
         self.share_by, self.share_power, self.turns = share_by, share_power, turns
         self.phases = tuple(phases)
+        self.unclipped = tuple(unclipped)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
         self._tables = _CaseTables.of(self.cases, targets)
@@ -597,8 +613,8 @@ class Feed:
             ids=tuple(card.id for card in cards),
             case=torch.tensor([s.case for s in drawn], dtype=torch.int64),
             partner=torch.tensor([s.partner for s in drawn], dtype=torch.int64),
-            levels=levels_of(cards),
-            partner_levels=levels_of(partners),
+            levels=levels_of(cards, self.unclipped),
+            partner_levels=levels_of(partners, self.unclipped),
             draws={
                 name: stack_plans([s.plan[name] for s in drawn]) for name in part.specs
             },
@@ -668,7 +684,7 @@ class Feed:
                 spec, draw = self.specs[name], batch.draws[name].to(device)
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
-                    made[name] = recoloured(spec, draw, shown, scan.levels.low)
+                    made[name] = recoloured(spec, draw, shown, scan.levels.outside)
                 else:
                     made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})

@@ -749,6 +749,36 @@ def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> L
     return LabelMap(data=data, affine=volume.affine, name=volume.name, meta=volume.meta)
 
 
+def restore_values(
+    array: NDArray[np.float32], prepared: Prepared, volume: Volume
+) -> Volume:
+    """Values on the prepared grid -> an image on the scan's own grid and affine.
+
+    Exact where only axes were turned; linear between voxels where their size changed.
+
+    Args:
+        array: (C, D, H, W) on the prepared grid.
+        prepared: What ``prepare_volume`` made of the scan.
+        volume: The scan.
+    """
+    grid = prepared.grid
+    if array.shape[1:] != grid.shape:
+        raise ValueError(
+            f"values must lie on the prepared grid {grid.shape}, got {array.shape}."
+        )
+    for axis in range(3 if not grid.is_identity else 0):
+        at = np.clip(grid.inverse_positions(axis), 0, grid.shape[axis] - 1)
+        first = np.minimum(at.astype(int), max(grid.shape[axis] - 2, 0))
+        share = (at - first).astype(np.float32)
+        share = share.reshape(-1, *(1,) * (2 - axis))
+        following = np.minimum(first + 1, grid.shape[axis] - 1)
+        low, high = (np.take(array, i, axis=axis + 1) for i in (first, following))
+        array = low + (high - low) * share
+    data = np.ascontiguousarray(restore_axes(array, prepared.axes, prepared.flips))
+    meta = {k: v for k, v in volume.meta.items() if k != CHANNELS}
+    return Volume(data, volume.affine, volume.name, volume.modality, meta)
+
+
 def _robust_intensities(
     sample: NDArray[np.float32], percentiles: tuple[float, float]
 ) -> Intensities:

@@ -26,7 +26,7 @@ from homolog.scans.files import is_scan_path, read_scan, scan_stem
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import LabelMap, Volume
-from homolog.scans.write import write_labels
+from homolog.scans.write import write_labels, write_volume
 from homolog.tasks import TASKS
 from homolog.tasks.base import (
     FACTS,
@@ -218,7 +218,8 @@ def predict_scans(
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
-        that covered it where a network slid over it; or scan, and
+        that covered it where a network slid over it; or scan and the ``image`` that
+        was made of it; or scan, and
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
         ``warnings`` on all of them and ``stopped``.
     """
@@ -251,6 +252,8 @@ def predict_scans(
         done.append(row)
         if "result" in row:
             yield Saved(row["result"], "labels")
+        if "image" in row:
+            yield Saved(row["image"], "image")
     if not stopped:
         yield Progress("scans", len(targets), len(targets))
         yield from _keep_classes(done, out)
@@ -303,6 +306,10 @@ def _predicted(
     texts = {"notes": [note.text for note in notes]}
     if result is None:
         return None
+    if isinstance(result, Volume):
+        write_volume(result, target)
+        told = result.meta.get(FACTS, {})
+        return {"scan": str(scan), "image": str(target), **told, **texts}
     if not isinstance(result, LabelMap):
         return {"scan": str(scan), **result.to_dict(), **texts}
     write_labels(result, target)
@@ -319,15 +326,15 @@ def _predicted(
 
 
 def _noted(
-    job: Job[LabelMap | Findings | None], notes: list[Note]
-) -> Job[LabelMap | Findings | None]:
+    job: Job[LabelMap | Volume | Findings | None], notes: list[Note]
+) -> Job[LabelMap | Volume | Findings | None]:
     """The job; its notes are kept too."""
     request = None
     while True:
         try:
             event = job.send(request)
         except StopIteration as end:
-            value: LabelMap | Findings | None = end.value
+            value: LabelMap | Volume | Findings | None = end.value
             return value
         if isinstance(event, Note):
             notes.append(event)
