@@ -20,6 +20,7 @@ from homolog.scans.files import read_scan
 from homolog.store.preprocess import Preprocessing, prepare_volume
 from homolog.views.energy_bands import BandReference, band_energies, split_bands
 from homolog.views.intensity import CHANGES, Draws, change_intensity
+from homolog.views.view import Intensity
 
 _SIGMAS = (0.5, 1.0, 2.0, 4.0)
 _SIDE = 256
@@ -63,7 +64,11 @@ def main() -> None:
         draws = Draws(on, np.ones(on.shape, "f4"), np.arange(len(many)) * 7919 + 3)
         valid = torch.ones(len(many), 1, _SIDE, _SIDE, dtype=torch.bool)
         changed = change_intensity(
-            many, valid, draws, torch.zeros(len(many), 1), reference
+            many,
+            valid,
+            draws,
+            torch.zeros(len(many), 1),
+            Intensity(bands_reference=reference),
         )
         both = torch.cat([image, changed])[:, 0, 0]
         low, high = np.percentile(image.numpy(), (0.5, 99.5))

@@ -24,7 +24,7 @@ FLOORS = (
     "tasks training",
     "finetune sliding",
     "tasks.segment",
-    "tasks.classify tasks.translate features",
+    "features tasks.classify tasks.detect tasks.translate",
     "landmarks pretrain tasks.few_voxels use",
     "probe propagation",
     "comparing",

@@ -62,3 +62,20 @@ def test_gradients_pass_a_padding_shortcut() -> None:
 def test_stages_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="same stages"):
         build("resnet", {"widths": [8, 16], "stage_blocks": [1]})
+
+
+def test_maps_may_stay_fine_across_slices() -> None:
+    """Paper: SAM coarse stride 4 x 16 x 16"""
+    small = {"widths": [4, 6, 8, 8], "stage_blocks": [1, 1, 1, 1], "stem_kernel": 3}
+    net = build("resnet", {**small, "z_stride": 4})
+    assert net.strides == ((2,) * 3, (4,) * 3, (4, 8, 8), (4, 16, 16), (4, 32, 32))
+    assert net.size_divisor == (4, 16, 16)
+    maps = net(torch.randn(1, 1, 8, 32, 32))
+    for found, stride in zip(maps, net.strides, strict=True):
+        wanted = tuple(-(-n // s) for n, s in zip((8, 32, 32), stride, strict=True))
+        assert tuple(found.shape[2:]) == wanted
+    plain = build("resnet", small)
+    assert plain.strides[-1] == (32,) * 3
+    assert plain.size_divisor == (16,) * 3
+    padded = build("resnet", {**small, "z_stride": 4, "shortcut": "padding"})
+    assert padded(torch.randn(1, 1, 8, 32, 32))[3].shape[2:] == (2, 2, 2)

@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from each import each
+from homolog.backbones import build
 from homolog.backbones.hybrid import (
+    HybridConfig,
     SliceAttention,
     SliceTransformer,
     read_between,
     slice_places,
 )
+from homolog.config import ConfigError
+from homolog.methods.joint import Joint
 
 DIM, HEADS = 8, 2
 
@@ -135,6 +139,31 @@ def test_j_t9_slices_are_what_is_attended_to() -> None:
         made.bias.normal_()
     changed = made(slices[:, order]) - made(slices)[:, order]
     assert changed.abs().max() > 1e-3
+
+
+def test_heads_look_at_places_of_their_own() -> None:
+    """Paper: Joint Eq. 7 an offset per head"""
+    torch.manual_seed(0)
+    small = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic",
+             "norm": "group", "dim": 16, "layers": 1, "heads": 4,
+             "inner": 16}  # fmt: skip
+    slices = torch.randn(2, 12, 16)
+    counts = {}
+    for groups in (1, 4):
+        net = build("hybrid", {**small, "groups": groups})
+        attention = net.inter.layers[0].attention
+        with torch.no_grad():
+            attention.move.weight.normal_(std=3.0)
+        places = attention.places(slices)
+        assert places.shape[:2] == (2, groups)
+        counts[groups] = len(places.unique(dim=1)[0])
+    assert counts == {1: 1, 4: 4}
+    assert HybridConfig().groups == 1  # what was trained before had one for all
+    for name in ("gpu", "paper"):
+        chosen = Joint.RECIPES[name]["backbone"]
+        assert chosen["groups"] == chosen.get("heads", HybridConfig().heads)
+    with pytest.raises(ConfigError, match="must divide"):
+        build("hybrid", {**small, "groups": 3})
 
 
 def test_j_t13_one_slice_passes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
-from homolog.config import from_dict
+from homolog.config import from_dict, to_dict
 from homolog.losses.similarity import (
     cosine_distance,
     from_patches,
@@ -276,6 +277,92 @@ def test_pairs_of_one_patient_are_counted(pairs: Views) -> None:
         same[name] = View(v.image, v.affine, v.valid, pairs["query"].case)
     method.losses(Views(same), 0.1)
     assert method.monitors()["same_patient_share"] == 1
+
+
+def placed(views: Views, z_mm: list[float], cases: list[int], **known: Any) -> Views:
+    """Both sides of every pair at one height."""
+    groups = {}
+    for name, view in views.items():
+        affine = torch.eye(4, dtype=torch.float64).repeat(len(z_mm), 1, 1, 1)
+        affine[:, 0, 0, 3] = torch.tensor(z_mm)
+        own = torch.tensor(cases) + 10 * name.startswith("key")
+        image = view.image[:1].repeat(len(z_mm), 1, 1, 1, 1, 1)
+        valid = view.valid[:1].repeat(len(z_mm), 1, 1, 1, 1)
+        groups[name] = View(image, affine, valid, own, **known)
+    return Views(groups)
+
+
+def test_negatives_are_crops_of_other_body_parts(pairs: Views) -> None:
+    """Paper: Alice 4.4 InfoNCE negatives of different body parts"""
+    method = method_of(negatives="elsewhere")
+    # crops 32 mm high
+    alone = placed(pairs, [0.0, 31.0, 32.0, 40.0], [0, 0, 1, 1])
+    found = method._elsewhere(alone)
+    assert found is not None
+    together = torch.eye(4, dtype=torch.bool)
+    together[0, 1] = together[1, 0] = together[2, 3] = together[3, 2] = True
+    assert torch.equal(~found, together)  # of other patients nothing is known
+    body = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
+    linked = placed(
+        pairs, [0.0, 31.0, 32.0, 500.0], [0, 1, 2, 3], to_body=body,
+        frame=torch.zeros(4, dtype=torch.long),
+    )  # fmt: skip
+    found = method._elsewhere(linked)
+    assert found is not None
+    together = torch.eye(4, dtype=torch.bool)
+    together[0, 1] = together[1, 0] = together[1, 2] = together[2, 1] = True
+    assert torch.equal(~found, together)
+    assert method_of()._elsewhere(linked) is None
+
+
+def test_what_shares_a_place_does_not_push_away() -> None:
+    method = method_of(negatives="elsewhere", temperature=0.5)
+    generator = torch.Generator().manual_seed(0)
+    online, target = torch.randn(2, 3, 24, generator=generator).unbind(0)
+    apart = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
+    a, b = (torch.nn.functional.normalize(v, dim=1) for v in (online, target))
+    cosine = a @ b.mT / 0.5
+    expected = [
+        torch.logsumexp(cosine[0, [0, 1]], 0) - cosine[0, 0],
+        torch.logsumexp(cosine[1, [1, 0]], 0) - cosine[1, 1],
+        2 - 2 * (a[2] * b[2]).sum(),  # nothing to be told from
+    ]
+    found = method._apart(online, target, apart)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    loss = method._apart(online, target)
+    every = torch.nn.functional.cross_entropy(cosine, torch.arange(3))
+    torch.testing.assert_close(loss, every)
+
+
+def test_masks_of_one_patients_two_sides_differ(pairs: Views) -> None:
+    """Paper: Alice 3.1 random masks u and r"""
+    method = method_of()
+    same = Views({
+        name: pairs[name.replace("key", "query")] for name in pairs
+    })  # fmt: skip
+    key = method.hidden(same["key"], 0.3)
+    other = method._another(same, 0.3, key)
+    assert torch.equal(key, method.hidden(same["query"], 0.3))
+    assert (other != key).any(1).all()
+    assert torch.equal(other.sum(1), key.sum(1))
+    # and are what they were for two patients
+    mask = method.hidden(pairs["key"], 0.3)
+    assert torch.equal(method._another(pairs, 0.3, mask), mask)
+
+
+@pytest.mark.parametrize(("depth", "alike"), [(60, True), (70, False)])
+def test_crops_of_one_organ_are_compared_by_cosines(depth: int, alike: bool) -> None:
+    card = SimpleNamespace(shape=(depth, 40, 50))
+    asked = to_dict(from_dict(AliceConfig, {**SMALL, "similarity": "auto"}))
+    cases: Any = [SimpleNamespace(card=card)] * 3
+    found = Alice.settled(asked, cases)
+    assert found["similarity"] == ("cosine" if alike else "info_nce")
+    assert found["predictor"] is alike
+    chosen = {**asked, "similarity": "cosine"}
+    assert Alice.settled(chosen, cases) == chosen
+    warned = method_of(similarity="cosine").remarks({})
+    assert "as published" in warned[0]
+    assert Alice.RECIPES["info_nce"]["method"]["similarity"] == "info_nce"
 
 
 def test_weights_of_zero_leave_a_term_out(pairs: Views) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.geometry.correspondence import (
@@ -436,3 +437,27 @@ def test_without_a_fine_embedding_there_is_no_pyramid(
     assert method.pyramid is None
     assert method.dense_decoder() is None
     assert not any(n.startswith("fine") for n, _ in method.named_parameters())
+
+
+def test_the_published_configuration() -> None:
+    """Paper: SAM coarse_z_thres, noise and blur"""
+    recipe = AnatomicalEmbedding.RECIPES["paper"]
+    config = from_dict(AnatomicalEmbeddingConfig, recipe["method"])
+    assert config.coarse_positive_z_mm == 6.0
+    overrides = dict(recipe["backbone"])
+    small = {"widths": [4, 4, 4, 4], "stage_blocks": [1] * 4}
+    method = AnatomicalEmbedding(
+        build(overrides.pop("name"), {**overrides, **small}), config
+    )
+    assert method._stride("coarse") == (4, 16, 16)
+    assert method._stride("fine") == (2, 2, 2)
+    changes = method.views()["first"].intensity
+    assert changes.shift_probability == changes.gamma_probability == 0.0
+    assert changes.noise_probability > 0
+    assert changes.noise_std == (0.0, 0.001)
+    assert changes.blur_voxels == (0.0, 4.0)
+    usual = AnatomicalEmbedding(build("resunet", {"channels": [4, 4, 4, 4]}), from_dict(
+        AnatomicalEmbeddingConfig, {}
+    )).views()["first"].intensity  # fmt: skip
+    assert usual.shift_probability > 0
+    assert usual.blur_voxels == (0.5, 1.0)

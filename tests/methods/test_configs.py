@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from homolog.config import config_hash, from_dict, to_dict
 from homolog.methods import METHODS
 
-# Hash of the recipe ``paper`` of each method, of before their settings had a base.
+# The recipes ``paper`` as they were (with what were defaults then and are not now), and
+# hashes of them, of before their settings had a base.
+BEFORE = json.loads(
+    (Path(__file__).parent / "paper_recipes_before.json").read_text(encoding="utf-8")
+)
 HASHES = {
     "alice": "73b39fcf1bcbd230",
     "anatomical_embedding": "2a2ce8f305aff023",
@@ -21,8 +28,13 @@ HASHES = {
 
 # Settings that came later, and what they are where a run does not name them.
 LATER = {
+    "alice": {"best_share": 1.0, "negatives": "all"},
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
+        "changes": "all", "noise_std": [0.0, 0.05], "blur_voxels": [0.5, 1.0],
+    },
+    "hundred_million": {
+        "bands_of": "crop", "bands_modalities": [], "shift_by_range": False,
     },
     "mae": {"decoder": "light"},
     "s2dc": {
@@ -35,7 +47,7 @@ LATER = {
 @pytest.mark.parametrize("name", sorted(HASHES))
 def test_a_run_of_before_has_the_same_settings(name: str) -> None:
     cls = METHODS.get(name)
-    config = from_dict(cls.Config, cls.RECIPES["paper"]["method"])
+    config = from_dict(cls.Config, BEFORE[name])
     later = LATER.get(name, {})
     settings = to_dict(config)
     assert {key: settings.pop(key) for key in later} == later

@@ -19,6 +19,9 @@ from homolog.losses.assignment import swapped_prediction
 from homolog.losses.similarity import hidden_feature_error
 from homolog.methods.joint import Joint
 from homolog.methods.joint import JointConfig as Config
+from homolog.pretrain.job import groups_of
+from homolog.training.config import TrainingConfig
+from homolog.training.stepping import build_optimiser, set_learning_rate
 from homolog.views.view import View, Views
 
 SMALL = {"size": [8, 32, 32], "slice_size": [1, 32, 32], "small_size": [1, 16, 16]}
@@ -301,6 +304,22 @@ def test_monitors_tell_of_the_last_step_alone() -> None:
     method.losses(noise(method, "masked"), 0.5)
     method.after_step(0.5)
     assert set(method.monitors()) == {"explained"}
+
+
+def test_each_stage_has_a_course_of_its_own() -> None:
+    """Paper: Joint three stages of 100 epochs"""
+    recipe = Joint.RECIPES["paper"]["training"]
+    assert recipe["optimizer"] == "larc"
+    plan = from_dict(TrainingConfig, {**recipe, "steps": 300, "warmup_steps": 3})
+    method = make(share_slices=0.5, share_masked=0.25, share_volumes=0.25)
+    optimiser = build_optimiser(method, plan, groups_of(method, plan))
+    rates = [set_learning_rate(optimiser, s, 300, plan) for s in range(300)]
+    peak = plan.learning_rate
+    assert [s for s, rate in enumerate(rates) if rate == peak] == [3, 153, 228]
+    assert all(rates[end - 1] < 0.01 * peak for end in (150, 225, 300))
+    once = dataclasses.replace(plan, restarts=False)
+    plain = build_optimiser(method, once, groups_of(method, once))
+    assert set_learning_rate(plain, 153, 300, once) < 0.6 * peak
 
 
 def test_e_t12_it_learns_one_batch_by_heart() -> None:

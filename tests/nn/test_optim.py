@@ -11,9 +11,9 @@ from torch import nn
 from homolog.nn.optim import (
     NEVER,
     Pace,
-    cosine_with_warmup,
     parameter_groups,
     prefix_factor,
+    scheduled,
 )
 
 
@@ -78,26 +78,26 @@ def test_the_longest_prefix_wins() -> None:
 
 
 def test_the_schedule_rises_then_falls_to_its_floor() -> None:
-    factors = [cosine_with_warmup(s, 100, 10, 0.05) for s in range(101)]
+    factors = [scheduled(s, 100, 10, 0.05) for s in range(101)]
     assert factors[:11] == pytest.approx([(s + 1) / 11 for s in range(11)])
     assert factors[10] == 1.0
     assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     assert factors[55] == pytest.approx(0.05 + 0.95 / 2)
     assert factors[100] == 0.05
-    assert cosine_with_warmup(500, 100, 10, 0.05) == 0.05
+    assert scheduled(500, 100, 10, 0.05) == 0.05
 
 
 def test_the_schedule_bears_odd_lengths() -> None:
-    assert cosine_with_warmup(0, 1) == 1.0
-    assert cosine_with_warmup(3, 4, 10) == pytest.approx(4 / 11)
-    assert cosine_with_warmup(0, 0) == 0.0
+    assert scheduled(0, 1) == 1.0
+    assert scheduled(3, 4, 10) == pytest.approx(4 / 11)
+    assert scheduled(0, 0) == 0.0
 
 
 def test_the_plain_pace_is_the_schedule_bit_for_bit() -> None:
     for total, warmup, floor in ((100, 10, 0.05), (7, 1, 0.01), (1500, 0, 0.0)):
         steps = [*range(total + 2), 0.5, total / 3]
         assert [Pace().rate(s, total, warmup, floor) for s in steps] == [
-            cosine_with_warmup(s, total, warmup, floor) for s in steps
+            scheduled(s, total, warmup, floor) for s in steps
         ]
 
 
@@ -114,10 +114,26 @@ def test_a_sawtooth_rises_twice_and_what_joins_rises_with_it() -> None:
     assert theirs[20:] == pytest.approx([0.3 * rate for rate in ours[20:]])
 
 
+def test_every_stage_may_have_a_course_of_its_own() -> None:
+    """Paper: Joint stages each with a cosine of its own"""
+    paced = Pace(0.5, rises=(0.0, 0.4, 0.6), falls=True)
+    rates = [paced.rate(s, 100, 5, 0.01) for s in range(101)]
+    for begin, end in ((0, 40), (40, 60), (60, 100)):
+        own = [0.5 * scheduled(s, end - begin, 5, 0.01) for s in range(end - begin)]
+        assert rates[begin:end] == pytest.approx(own)
+    assert rates[100] == pytest.approx(0.005)
+
+
+def test_poly_falls_by_the_power_of_what_is_left() -> None:
+    """Paper: Alice Table 8 poly decay"""
+    found = [Pace().rate(s, 100, 10, 0.0, "poly") for s in (0, 10, 55, 100)]
+    assert found == pytest.approx([1 / 11, 1.0, 0.5**0.9, 0.0])
+
+
 def test_a_pace_may_join_the_curve_of_the_others_or_none() -> None:
     late = Pace(start=0.5)
     assert [late.rate(s, 10) for s in range(5)] == [0.0] * 5
-    assert late.rate(5, 10) == cosine_with_warmup(5, 10)
+    assert late.rate(5, 10) == scheduled(5, 10)
     assert not any(Pace(start=NEVER).rate(s, 10) for s in range(11))
 
 

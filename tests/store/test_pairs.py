@@ -57,6 +57,13 @@ def test_only_good_matches_among_the_cases_seen_are_drawn() -> None:
     np.testing.assert_allclose(mm, table().rows["mm"][3])
     np.testing.assert_allclose(there, table().rows["partner_mm"][3])
     assert partner == 1
+    first, last = (table().rows["mm"][i] for i in (0, 2))
+    near = partners_of([(store, n) for n in "abc"], {store: table()}, -1.0, 10.0)
+    assert len(near) == 3  # what leads back 30 mm is left out
+    best = partners_of([(store, n) for n in "abc"], {store: table()}, -1.0, 0.0, 0.5)
+    assert [len(rows) for rows in best.rows] == [1, 1, 0]
+    np.testing.assert_allclose(best.rows[0][0, :3], first)
+    np.testing.assert_allclose(best.rows[1][0, :3], last)
     everyone = [(store, name) for name in "abc"]
     assert len(partners_of(everyone, {store: table()}, 0.7)) == 3
     assert len(partners_of(everyone, {store: table()}, 0.7, 10.0)) == 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from each import each
 from homolog.events import Note
 from homolog.model_files.folder import load_state
-from homolog.nn.optim import NEVER, Pace, cosine_with_warmup, parameter_groups
+from homolog.nn.optim import NEVER, Pace, parameter_groups, scheduled
 from homolog.training.config import TrainingConfig
 from homolog.training.course import Course, Revision
 from homolog.training.stepping import build_optimiser, set_learning_rate
@@ -131,7 +131,7 @@ def test_one_pace_for_all_is_the_training_of_before_bit_for_bit(
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = 0.05 * cosine_with_warmup(step, 20, 3, 0.01)
+            group["lr"] = 0.05 * scheduled(step, 20, 3, 0.01)
         optimiser.step()
         plain.after_step((step + 1) / 20)
         optimiser.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from homolog.views.energy_bands import (
     BandReference,
+    Spectrum,
     band_energies,
     drawn_energies,
     split_bands,
@@ -123,3 +124,35 @@ def test_a_mask_leaves_out_what_is_no_scan_and_flat_images_stay_flat() -> None:
 def test_references_are_checked() -> None:
     with pytest.raises(ValueError, match="make 3 bands"):
         BandReference((1.0, 2.0), (1.0, 1.0), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", [(37, 50), (64, 64), (1, 90)])
+def test_whole_slices_have_the_same_bands_by_their_cosines(
+    shape: tuple[int, int],
+) -> None:
+    """Paper: Hundred Million Eq. 8 energy bands"""
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(2, *shape)).cumsum(-1) + 5.0
+    sigmas, wanted = (0.5, 1.0, 4.0, 30.0), np.array([0.4, 0.6, 1.0, 2.0, 0.7])
+    spectrum = Spectrum(image, sigmas)
+    plain = torch.from_numpy(image)[None, :, None]
+    energies = band_energies(split_bands(plain, sigmas))[:, 0]
+    np.testing.assert_allclose(spectrum.energies(), energies, rtol=1e-8, atol=1e-10)
+    changed = with_energies(plain, sigmas, torch.from_numpy(wanted)[None])[0, :, 0]
+    found = spectrum.with_energies(wanted)
+    for row, own, old in zip(found, changed.numpy(), image, strict=True):
+        assert row.min() == pytest.approx(old.min())
+        assert row.max() == pytest.approx(old.max())
+        rescaled = np.interp(own, (own.min(), own.max()), (old.min(), old.max()))
+        np.testing.assert_allclose(row, rescaled, atol=1e-8)
+
+
+def test_each_modality_has_references_of_its_own() -> None:
+    both = BandReference(
+        (1.0,), (1.0, 2.0, 3.0, 6.0), (0.1, 0.2, 0.3, 0.4), True, ("CT", "MR")
+    )
+    assert both.of("CT").mean == (1.0, 2.0)
+    assert both.of("MR") == BandReference((1.0,), (3.0, 6.0), (0.3, 0.4), True)
+    assert both.of("PT").mean == (2.0, 4.0)  # unheard of: all together
+    with pytest.raises(ValueError, match="for each of CT, MR"):
+        BandReference((1.0,), (1.0, 2.0), (0.1, 0.2), True, ("CT", "MR"))

@@ -29,6 +29,7 @@ STRENGTH = {
     "bands": 1.0,
 }
 REFERENCE = BandReference((0.7, 2.0), (0.3, 0.5, 1.0), (0.1, 0.2, 0.1))
+ASKED = Intensity(bands_reference=REFERENCE)
 
 
 def _draws(rows: list[dict[str, float]]) -> Draws:
@@ -46,7 +47,7 @@ def _image(n: int = 1, shape: tuple = (6, 8, 10)) -> tuple[Tensor, Tensor]:
 
 def _change(image: Tensor, valid: Tensor, rows: list[dict[str, float]]) -> Tensor:
     outside = torch.full(image.shape[:2], OUTSIDE)
-    return change_intensity(image.clone(), valid, _draws(rows), outside, REFERENCE)
+    return change_intensity(image.clone(), valid, _draws(rows), outside, ASKED)
 
 
 def test_values_change_as_told() -> None:
@@ -130,14 +131,12 @@ def test_a_view_outside_the_scan_stays_finite() -> None:
 def test_a_view_is_changed_as_if_alone(name: str) -> None:
     image, valid = _image(3)
     draws = _draws([{}, {name: STRENGTH[name]}, {}])
-    together = change_intensity(
-        image.clone(), valid, draws, torch.zeros(3, 1), REFERENCE
-    )
+    together = change_intensity(image.clone(), valid, draws, torch.zeros(3, 1), ASKED)
     assert torch.equal(together[0], image[0])
     assert torch.equal(together[2], image[2])
     own = Draws(draws.on[1:2], draws.value[1:2], draws.key[1:2])
     alone = change_intensity(
-        image[1:2].clone(), valid[1:2], own, torch.zeros(1, 1), REFERENCE
+        image[1:2].clone(), valid[1:2], own, torch.zeros(1, 1), ASKED
     )
     torch.testing.assert_close(together[1:2], alone)
     assert not torch.equal(alone, image[1:2])
@@ -181,6 +180,18 @@ def test_a_curve_maps_equal_values_to_equal_values_within_the_range() -> None:
     torch.testing.assert_close(_change(image, valid, [{"curve": 0.0}]), image)
 
 
+def test_a_shift_may_be_a_share_of_the_range() -> None:
+    """Paper: Hundred Million III-B linear rescaling b"""
+    image, valid = _image(2)
+    image = image.repeat(1, 2, 1, 1, 1)
+    draws, outside = _draws([{"shift": 0.2}, {}]), torch.zeros(2, 2)
+    span = torch.tensor([[4.0, 0.5], [1.0, 1.0]])
+    asked = Intensity(shift_by_range=True)
+    moved = change_intensity(image.clone(), valid, draws, outside, asked, span) - image
+    wanted = torch.tensor([[0.8, 0.1], [0.0, 0.0]])[..., None, None, None]
+    torch.testing.assert_close(moved, wanted.expand_as(moved))
+
+
 def test_bands_keep_the_range_and_follow_the_reference() -> None:
     image, valid = _image(2, (1, 40, 40))
     keys = np.array([3, 3])
@@ -192,7 +203,13 @@ def test_bands_keep_the_range_and_follow_the_reference() -> None:
         for mean in ((3.0, 0.5, 0.5), (0.1, 0.5, 3.0))
     )
     found = [
-        change_intensity(image.clone(), valid, draws, torch.zeros(2, 1), reference)
+        change_intensity(
+            image.clone(),
+            valid,
+            draws,
+            torch.zeros(2, 1),
+            Intensity(bands_reference=reference),
+        )
         for reference in (fine, coarse)
     ]
     energies = [band_energies(split_bands(f, (0.7, 2.0)))[:, :, 0] for f in found]

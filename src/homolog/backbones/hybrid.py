@@ -244,6 +244,13 @@ class HybridConfig(ResNet2DConfig):
     reduction: int = option(
         4, "slices per place that is read", unit="slice", minimum=1, advanced=True
     )
+    groups: int = option(
+        1,
+        "sets of heads that look at places of their own; as many as heads: each does, "
+        "as in the paper and the recipes gpu and paper",
+        minimum=1,
+        advanced=True,
+    )
     reach: float = option(
         2.0, "how far a place may move", unit="slice", minimum=0, advanced=True
     )
@@ -272,7 +279,9 @@ class Hybrid(Backbone):
     with Intra-Inter Contrastive Clustering", AAAI 2023, Eq. 6 to 10.
     Differs from the paper: five different levels (its code takes the deepest twice);
     attention over slices, where the public code attends over features; the place of a
-    slice is sines and cosines, added to layer-normed features.
+    slice is sines and cosines, added to layer-normed features; with ``groups=1``, the
+    default, all heads share their offsets (Eq. 7 has one per head, as the recipes
+    ``gpu`` and ``paper`` do).
     """
 
     Config = HybridConfig
@@ -295,8 +304,11 @@ class Hybrid(Backbone):
                 f"levels must name some of the {count} maps 0 to {count - 1}, got "
                 f"{config.levels}."
             )
-        if config.dim % config.heads:
-            raise ConfigError(f"heads ({config.heads}) must divide dim ({config.dim}).")
+        if config.dim % config.heads or config.heads % config.groups:
+            raise ConfigError(
+                f"heads ({config.heads}) must divide dim ({config.dim}), and groups "
+                f"({config.groups}) the heads."
+            )
         self.described = sum(self.intra.channels[i] for i in self.levels)
         # without the norm the places of slices would drown what is seen in them
         self.narrow = nn.Sequential(
@@ -304,8 +316,8 @@ class Hybrid(Backbone):
         )
         self.inter = SliceTransformer(
             config.dim, config.layers, config.heads, inner=config.inner,
-            dropout=config.dropout, reduction=config.reduction, reach=config.reach,
-            slices=config.slices,
+            dropout=config.dropout, reduction=config.reduction, groups=config.groups,
+            reach=config.reach, slices=config.slices,
         )  # fmt: skip
         self.channels = (*self.intra.channels, config.dim)
         self.strides = (*self.intra.strides, self.intra.strides[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets.resnet import ResNetBlock
@@ -42,6 +42,14 @@ class ResNetConfig(BackboneConfig):
     )
     stem_kernel: int = option(
         7, "kernel of the first convolution", minimum=3, maximum=7, advanced=True
+    )
+    z_stride: int = option(
+        0,
+        "no map is coarser than this across slices (4: strides 2, 4, 4, ... along z); "
+        "0: as in plane",
+        unit="voxel",
+        choices=(0, 4, 8, 16),
+        advanced=True,
     )
 
 
@@ -85,11 +93,14 @@ class ResNet(Backbone):
         self.act = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
         inside = first
+        sides = [2 ** (i + 1) for i in range(len(config.widths) + 1)]
+        strides = [(min(s, config.z_stride or s), s, s) for s in sides]
         for number, (wide, blocks) in enumerate(
             zip(config.widths, config.stage_blocks, strict=True), start=1
         ):
-            stride = 1 if number == 1 else 2
-            layer = _stage(config, inside, wide, blocks, stride)
+            before, after = strides[number - 1 : number + 1]
+            step = _ratio(before, after) if number > 1 else (1, 1, 1)
+            layer = _stage(config, inside, wide, blocks, step)
             self.add_module(f"layer{number}", layer)
             inside = wide
         for module in self.modules():
@@ -98,10 +109,8 @@ class ResNet(Backbone):
                     module.weight, mode="fan_out", nonlinearity="relu"
                 )
         self.channels = (first, *config.widths)
-        strides = [2 ** (i + 1) for i in range(len(config.widths) + 1)]
-        self.strides = tuple((s, s, s) for s in strides)
-        side = min(strides[-1], 16)
-        self.size_divisor: Index = (side, side, side)
+        self.strides = tuple(strides)
+        self.size_divisor: Index = strides[min(len(strides), _EXACT) - 1]
         guard_small_maps(self)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -120,26 +129,36 @@ class ResNet(Backbone):
         return {k: v for k, v in state.items() if not k.startswith("fc.")}
 
 
+# Sizes must be multiples of the strides up to that of this map, of 16 in plane.
+_EXACT = 4
+
+
+def _ratio(before: Index, after: Index) -> Index:
+    """Steps along z, y, x from a map to the next."""
+    z, y, x = (b // a for a, b in zip(before, after, strict=True))
+    return z, y, x
+
+
 class _Padded(nn.Module):
     """Subsampled input, zeros in the channels it has not: MONAI's shortcut A."""
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: Index) -> None:
         super().__init__()
         self.channels = channels
         self.stride = stride
 
     def forward(self, found: Tensor) -> Tensor:
-        s = self.stride
-        thin = found[:, :, ::s, ::s, ::s]
+        z, y, x = self.stride
+        thin = found[:, :, ::z, ::y, ::x]
         more = self.channels - thin.shape[1]
         return functional.pad(thin, (0, 0, 0, 0, 0, 0, 0, more))
 
 
 def _stage(
-    config: ResNetConfig, inside: int, wide: int, blocks: int, stride: int
+    config: ResNetConfig, inside: int, wide: int, blocks: int, stride: Index
 ) -> nn.Sequential:
     shortcut: nn.Module | None = None
-    if stride != 1 or inside != wide:
+    if max(stride) != 1 or inside != wide:
         if config.shortcut == "padding":
             shortcut = _Padded(wide, stride)
         else:
@@ -148,7 +167,8 @@ def _stage(
                 _norm(config, wide),
             )
     # MONAI's block carries the key names of its files
-    first = ResNetBlock(inside, wide, 3, stride, shortcut, norm=_norm_name(config))
+    steps: Any = stride  # which takes a step for each axis, too
+    first = ResNetBlock(inside, wide, 3, steps, shortcut, norm=_norm_name(config))
     rest = [
         ResNetBlock(wide, wide, 3, norm=_norm_name(config)) for _ in range(blocks - 1)
     ]

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+from homolog.feed.frames import frames_of
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
+from homolog.store.pairs import Partners
 from homolog.store.preprocess import ChannelLevels
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
@@ -393,6 +395,8 @@ class _Scans:
         modality: (B,) int64, number of the modality.
         fractions: (B, 4, 4) float64, see ``fractions_of``.
         target: (B,) or (B, K), see ``View.target``; None where scans have none.
+        to_body: (B, 4, 4) float64, see ``View.to_body``; None without matches.
+        frame: (B,) int64, see ``View.frame``; None without matches.
     """
 
     levels: Levels
@@ -401,15 +405,22 @@ class _Scans:
     modality: Tensor
     fractions: Tensor
     target: Tensor | None
+    to_body: Tensor | None
+    frame: Tensor | None
 
     def view(self, spec: ViewSpec, draw: GroupDraw, block: Block) -> View:
         """The views of one group, with what is known of their scans."""
-        view = generate(spec, draw, block, self.levels.outside, self.case, self.space)
+        levels = self.levels
+        view = generate(
+            spec, draw, block, levels.outside, self.case, self.space, levels.span
+        )
         return dataclasses.replace(
             view,
             target=self.target,
             modality=self.modality,
             where=centres_within(view.affine, spec.size, self.fractions),
+            to_body=self.to_body,
+            frame=self.frame,
         )
 
 
@@ -424,21 +435,29 @@ class _CaseTables:
     modalities: Tensor
     fractions: Tensor
     targets: Tensor | None
+    to_body: Tensor | None
+    frames: Tensor | None
 
     @classmethod
     def of(
         cls,
         cases: Sequence[CaseRef],
         targets: Sequence[int] | Sequence[Sequence[float]] | None,
+        partners: Pairing | None,
     ) -> _CaseTables:
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in cases]
+        frames = None
+        if isinstance(partners, Partners) and partners.matched:
+            frames = frames_of(partners.rows)
         return cls(
             torch.tensor(stores),
             torch.tensor(numbered([c.card.modality for c in cases])),
             fractions_of([case.card for case in cases]),
             None if targets is None else torch.tensor(targets),
+            None if frames is None else torch.from_numpy(frames.to_body),
+            None if frames is None else torch.from_numpy(frames.number),
         )
 
     def at(self, levels: Levels, case: Tensor, device: torch.device) -> _Scans:
@@ -447,13 +466,18 @@ class _CaseTables:
         def rows(table: Tensor) -> Tensor:
             return table[case].to(device, non_blocking=True)
 
+        def some(table: Tensor | None) -> Tensor | None:
+            return None if table is None else rows(table)
+
         return _Scans(
             levels.to(device),
             case.to(device, non_blocking=True),
             rows(self.spaces),
             rows(self.modalities),
             rows(self.fractions),
-            None if self.targets is None else rows(self.targets),
+            some(self.targets),
+            some(self.to_body),
+            some(self.frames),
         )
 
 
@@ -550,7 +574,7 @@ class Feed:
         self.unclipped = tuple(unclipped)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
-        self._tables = _CaseTables.of(self.cases, targets)
+        self._tables = _CaseTables.of(self.cases, targets, partners)
         everywhere = range(len(self.cases))
         self._whole = _Part(
             self.specs, share_blocks(self.specs), everywhere, self._order(everywhere)
@@ -684,7 +708,10 @@ class Feed:
                 spec, draw = self.specs[name], batch.draws[name].to(device)
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
-                    made[name] = recoloured(spec, draw, shown, scan.levels.outside)
+                    levels = scan.levels
+                    made[name] = recoloured(
+                        spec, draw, shown, levels.outside, levels.span
+                    )
                 else:
                     made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})
@@ -765,19 +792,27 @@ class StoredScan:
         """It has no labels."""
 
 
-def view_of(spec: ViewSpec, scan: StoredScan, device: torch.device) -> View:
-    """A view of a scan around its middle, batch of one.
+def view_of(
+    spec: ViewSpec,
+    scan: StoredScan,
+    device: torch.device,
+    affine: Array | None = None,
+) -> View:
+    """A view of a scan around its middle, or anywhere; batch of one.
 
     Args:
         spec: One group; nothing of it may be random.
         scan: The scan.
         device: Where the view is to lie.
+        affine: (4, 4) view voxel -> world mm, to put it elsewhere.
     """
     specs: Mapping[str, ViewSpec] = {"view": spec}
     middle = (np.array(scan.shape) - 1) / 2
     plan = plan_views(
         specs, Scan(scan.affine, scan.shape), lambda _: middle, seed=0, sample=0
     )
+    if affine is not None:
+        plan = {"view": replace(plan["view"], affine=affine[None])}
     source: Any = scan
     shares = share_blocks(specs)
     store, card = cast("Store", source), cast("Card", source)
@@ -789,4 +824,5 @@ def view_of(spec: ViewSpec, scan: StoredScan, device: torch.device) -> View:
         replace(block, image=levels.normalise(block.image)),
         levels.low,
         torch.zeros(1, dtype=torch.int64, device=device),
+        span=levels.span,
     )

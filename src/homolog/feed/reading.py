@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from homolog.errors import JobError, UnusableInput
+from homolog.feed.slice_bands import SliceBands
 from homolog.geometry.affine import Index, Triple
 from homolog.geometry.anisotropy import median_grid
 from homolog.store.card import Card
@@ -18,7 +19,7 @@ from homolog.store.crops import BoxMap, Sliceable, read_box
 from homolog.store.store import Store
 from homolog.views.generate import Block, Box, Share, block_affine, boxes_of
 from homolog.views.plan import GroupPlan, Scan
-from homolog.views.view import ViewSpec
+from homolog.views.view import ViewSpec, bands_before
 
 # The cases a feed is made of.
 
@@ -113,10 +114,14 @@ def read_blocks(
     if any(s.labels or s.depths for s in shares) and card.has_label:
         label = store.label(card.id) if any(s.labels for s in shares) else None
         depth = store.depth(card) if any(s.depths for s in shares) else None
-    blocks = []
+    bands, blocks = SliceBands(image, card, scan), []
     for share in shares:
         boxes = boxes_of(share, plan, specs, scan)
-        images = [_read_image(image, box) for box in boxes]
+        sources: list[Sliceable] = [image] * len(boxes)
+        if bands_before(specs[share.groups[0]]):
+            sources = bands.sources(specs[share.groups[0]], plan[share.groups[0]])
+        pairs = zip(sources, boxes, strict=True)
+        images = [_read_image(source, box) for source, box in pairs]
         affines = [block_affine(box, scan).matrix for box in boxes]
         extents = [np.array(box.size) / box.pool for box in boxes]
         labels = depths = None

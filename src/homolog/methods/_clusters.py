@@ -108,9 +108,10 @@ class MultiCropConfig(CropConfig):
     hidden: int = option(512, "width inside the projector", minimum=2, advanced=True)
     place: str = option(
         "sample",
-        "where the other crops lie: anywhere in the scan (one scan is one thing, as in "
-        "the paper), or around the place of the first crop",
-        choices=("scan", "sample"),
+        "where the other crops lie: anywhere in the scan (one scan is one thing), "
+        "anywhere in the slices of the first crop (one slice, or stack of slices, is "
+        "one image, as in papers on images), or around the place of the first crop",
+        choices=("scan", "slices", "sample"),
     )
 
 
@@ -330,14 +331,18 @@ def plain_changes(config: MultiCropConfig) -> Intensity:
 
 
 def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewSpec]:
-    """Two large crops, and small ones within the first of them or anywhere."""
-    far = config.place == "scan"
+    """Two large crops, and small ones within the first of them or anywhere.
+
+    Crops of the same slices copy these: they are turned and scaled in plane alone.
+    """
+    far, level = config.place != "sample", config.place == "slices"
     large = ViewSpec(
         size=config.size,
         count=2,
-        place=Elsewhere() if far else Anchor(),
+        place=Elsewhere(slices=level) if far else Anchor(),
         translate=(0.0, 0.0, 0.0) if far else (0.25, 0.25, 0.25),
-        rotate_deg=config.rotate_deg,
+        rotate_deg=(config.rotate_deg[0], 0.0, 0.0) if level else config.rotate_deg,
+        planar=level,
         scale=config.scale,
         flip=config.flip,
         intensity=intensity,
@@ -348,7 +353,7 @@ def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewS
         large,
         size=config.small_size,
         count=config.small_count,
-        place=Elsewhere() if far else Within("large"),
+        place=large.place if far else Within("large"),
         translate=(0.0, 0.0, 0.0),
     )
     return {"large": large, "small": small}

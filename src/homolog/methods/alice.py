@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
 from homolog.geometry.affine import Index
-from homolog.geometry.correspondence import token_grid
+from homolog.geometry.correspondence import overlap, token_grid
 from homolog.losses.contrast import info_nce
 from homolog.losses.similarity import cosine_distance, hidden_patch_error, to_patches
-from homolog.methods.base import CropConfig, MaskedCropConfig, Method, PairsWanted
+from homolog.methods.base import (
+    Case,
+    CropConfig,
+    MaskedCropConfig,
+    Method,
+    PairsWanted,
+)
 from homolog.nn.heads import (
     BottleneckHead,
     DenseDecoder,
@@ -28,6 +35,8 @@ from homolog.nn.heads import (
 from homolog.nn.masking import (
     cells_shown,
     hidden_patches,
+    keys_of,
+    random_mask,
     to_voxels,
     visible_tokens,
 )
@@ -57,16 +66,24 @@ class AliceConfig(MaskedCropConfig):
     )
     least_score: float = option(
         0.7,
-        "matches less similar than this are not used; a crop without a match is paired "
-        "with itself",
+        "matches of a smaller cosine are not used; a crop without a match is paired "
+        "with itself. What a cosine means is the embedding's own (a young one "
+        "gives 0.99 to everything); the next two mean the same for all",
         minimum=-1,
         maximum=1,
+        advanced=True,
     )
     largest_cycle_mm: float = option(
-        0.0,
+        10.0,
         "matches that lead back further from where they began are not used; 0: any",
         unit="mm",
         minimum=0,
+    )
+    best_share: float = option(
+        1.0,
+        "share of the matches that is used, the most similar first",
+        minimum=0.01,
+        maximum=1,
         advanced=True,
     )
     normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
@@ -78,8 +95,17 @@ class AliceConfig(MaskedCropConfig):
     similarity: str = option(
         "info_nce",
         "how the branches are compared; cosine is the paper's default, and settles on "
-        "one vector for everything at small batches",
-        choices=("info_nce", "cosine"),
+        "one vector for everything at small batches unless there is a predictor; auto: "
+        "info_nce, or, where crops show more than half of a scan along every axis and "
+        "so none shows another body part, cosine with a predictor",
+        choices=("auto", "info_nce", "cosine"),
+    )
+    negatives: str = option(
+        "all",
+        "what info_nce tells apart: all other crops of the batch, or those elsewhere, "
+        "of other body parts: whose boxes share nothing with the own ones, as far as "
+        "the matching places of scans tell",
+        choices=("all", "elsewhere"),
     )
     temperature: float = option(0.2, "of InfoNCE", minimum=0.01, advanced=True)
     decoder_width: int = option(
@@ -107,7 +133,12 @@ class AliceConfig(MaskedCropConfig):
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
-        "method": {"size": [48, 48, 48], "token_stride": 8},
+        "method": {
+            "size": [48, 48, 48],
+            "token_stride": 8,
+            "similarity": "auto",
+            "negatives": "elsewhere",
+        },
         "backbone": {
             "name": "vit",
             "image_size": [48, 48, 48],
@@ -131,6 +162,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "method": {
             "size": [96, 96, 96],
             "token_stride": 16,
+            "similarity": "auto",
+            "negatives": "elsewhere",
             "decoder_layers": 4,
             "head_hidden": 2048,
             "head_bottleneck": 256,
@@ -148,7 +181,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 1000,
         },
     },
-    # Crops of 192 x 192 x 64, ViT-B, batch 64, AdamW (0.9, 0.95) 5e-5, 100k iterations.
+    # Crops of 192 x 192 x 64, ViT-B, batch 64, AdamW (0.9, 0.95) 5e-5, 100k iterations,
+    # warm-up of 100 epochs. The cosine without a predictor is the paper's, and
+    # collapses: the heads of a ViT gave one vector for every crop within 31 steps of
+    # batch 4. The recipe info_nce is the same with what prevents it.
     "paper": {
         "method": {
             "size": [64, 192, 192],
@@ -177,9 +213,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 5e-5,
             "weight_decay": 0.05,
             "beta2": 0.95,
-            "warmup_steps": 5000,
+            "warmup_epochs": 100.0,
         },
     },
+}
+# The same with the paper's other similarity (its Table 7 has both equal).
+_PAPER = RECIPES["paper"]
+_TOLD_APART = {"similarity": "info_nce", "negatives": "elsewhere"}
+RECIPES = {
+    **RECIPES,
+    "info_nce": {**_PAPER, "method": {**_PAPER["method"], **_TOLD_APART}},
 }
 
 
@@ -296,6 +339,28 @@ class Target(nn.Module):
         return tokens
 
 
+def _without(rows: Tensor, number: int) -> Tensor:
+    return torch.cat([rows[:number], rows[number + 1 :]])
+
+
+def in_body(view: View) -> tuple[Tensor, Tensor]:
+    """Views (B V, 4, 4) in a frame of the body, and its number (B V,).
+
+    Where no matching places are known, every scan is a frame of its own.
+    """
+    count = view.affine.shape[1]
+    if view.to_body is None or view.frame is None:
+        return view.affine.flatten(0, 1), view.case.repeat_interleave(count)
+    placed = view.to_body[:, None] @ view.affine
+    return placed.flatten(0, 1), view.frame.repeat_interleave(count)
+
+
+# Crops longer than this share of scans along every axis all show one place.
+_HALF = 0.5
+# Shares of a box that are rounding.
+_TOUCH = 1e-6
+# Another stream of masks for the second side of a pair.
+_KEY_SIDE = 0x2545F4914F6CDD1D
 # Side of a pair -> the group that is masked, and the one that the target sees.
 _SIDES = {"query": ("query", "query_target"), "key": ("key", "key_target")}
 
@@ -318,9 +383,12 @@ class Alice(Method):
 
     Source: Jiang et al., "Anatomical Invariance Modeling and Semantic Alignment for
     Self-supervised Learning in 3D Medical Image Analysis", ICCV 2023, arXiv 2302.05615.
-    Differs from the paper: InfoNCE with the other crops of the batch as negatives by
-    default (the paper's table has both equal): with the cosine loss and batches of 4
-    the heads gave one vector for every crop after ten steps; heads with layer norm; the
+    Differs from the paper: InfoNCE by default (the paper's table has both equal): with
+    the cosine loss and batches of 4 the heads gave one vector for every crop after ten
+    steps; its negatives are crops of other body parts, as in the paper, where
+    ``negatives=elsewhere`` (recipes cpu and gpu): crops that share a place with the own
+    pair by matching places of the store, or within a scan, are none; warm-up of 100
+    epochs in steps of the store at hand; heads with layer norm; the
     target of a hidden patch has a std of at least 0.01, and padding is not
     reconstructed; no flips by default, since they hide left from right; backbones that
     cannot drop tokens are masked as in SimMIM instead of by re-grouping windows (Green
@@ -363,7 +431,36 @@ class Alice(Method):
     def pairs_wanted(self) -> PairsWanted:
         """Matching places of two patients."""
         config = self.config
-        return PairsWanted(config.pairs, config.least_score, config.largest_cycle_mm)
+        return PairsWanted(
+            config.pairs, config.least_score, config.largest_cycle_mm, config.best_share
+        )
+
+    @classmethod
+    def settled(
+        cls, settings: Mapping[str, Any], cases: Sequence[Case]
+    ) -> dict[str, Any]:
+        """How vectors are compared, by how much of a scan a crop shows."""
+        found = dict(settings)
+        if found["similarity"] == "auto":
+            shares = np.array(found["size"]) / [case.card.shape for case in cases]
+            alike = bool((np.median(shares, axis=0) > _HALF).all())
+            found["similarity"] = "cosine" if alike else "info_nce"
+            found["predictor"] = found["predictor"] or alike
+        return found
+
+    def remarks(self, classes: Mapping[str, int]) -> list[str]:
+        """How vectors are compared, where that was decided or may go wrong."""
+        config = self.config
+        if config.similarity != "cosine":
+            return []
+        if config.predictor:
+            return ["vectors are compared by their cosines, read by a predictor."]
+        return [
+            "vectors are compared by their cosines without a predictor, as published: "
+            "watch global_std and tokens_std, which fall to 0 where the heads give one "
+            "vector for everything (--set method.predictor=true or "
+            "method.similarity=info_nce prevents it)."
+        ]
 
     def views(self) -> dict[str, ViewSpec]:
         """Of each side of the pair the crop as it is, and strongly augmented."""
@@ -399,16 +496,19 @@ class Alice(Method):
         for side, (masked, target) in _SIDES.items():
             view = views[masked]
             mask = self.hidden(view, progress)
+            if side == "key":
+                mask = self._another(views, progress, mask)
             seen[side] = self.online(view.flat(), mask)
             told[side] = self.target(views[target].flat())
             errors.append(self._reconstruction(view, seen[side].patches, mask))
         self.watch("tokens", seen["query"].tokens.flatten(0, 1))
         self.watch("global", torch.cat([s.pooled for s in seen.values()]))
+        apart = self._elsewhere(views)
         between = [
-            self._apart(seen[a].asked, told[b].mean(1))
+            self._apart(seen[a].asked, told[b].mean(1), apart)
             for a, b in (("query", "key"), ("key", "query"))
         ]
-        within = [self._aligned(seen[side], told[side]) for side in _SIDES]
+        within = [self._aligned(seen[side], told[side], apart) for side in _SIDES]
         raw = {
             "reconstruction": torch.stack(errors).mean(),
             "between": torch.stack(between).sum(),
@@ -417,6 +517,9 @@ class Alice(Method):
         self._raw = {f"raw_{name}": value.detach() for name, value in raw.items()}
         same = views["query"].case == views["key"].case
         self._raw["same_patient_share"] = same.float().mean()
+        if apart is not None:
+            others = max(1, len(apart) - 1)
+            self._raw["elsewhere_share"] = apart.float().sum(1).mean() / others
         weights = {
             "reconstruction": config.weight_reconstruction,
             "between": config.weight_between,
@@ -429,6 +532,33 @@ class Alice(Method):
         count = math.prod(self.grid)
         return hidden_patches(view, progress, count, self.config.mask_ratio)
 
+    def _another(self, views: Views, progress: float, mask: Tensor) -> Tensor:
+        """The mask of the key, another one where both sides are one patient's crop."""
+        query, key = views["query"], views["key"]
+        same = (query.case == key.case).repeat_interleave(key.affine.shape[1])
+        keys = keys_of(key, progress) ^ _KEY_SIDE
+        other = random_mask(keys, mask.shape[1], self.config.mask_ratio)
+        return torch.where(same[:, None], other, mask)
+
+    def _elsewhere(self, views: Views) -> Tensor | None:
+        """(B, B) bool, which pairs show other body parts than each; None: all others.
+
+        Places of two patients are compared where matching places link their scans;
+        otherwise only those of one scan are.
+        """
+        if self.config.negatives == "all":
+            return None
+        sides = [views[masked] for masked, _ in _SIDES.values()]
+        shown = [in_body(view) for view in sides]
+        affine = torch.cat([place for place, _ in shown])
+        frame = torch.cat([number for _, number in shown])
+        shared = overlap(affine[:, None], self.size, affine[None], self.size) > _TOUCH
+        shared &= frame[:, None] == frame[None]
+        count = len(shared) // 2  # of queries, then as many keys
+        alike = shared.reshape(2, count, 2, count).any(2).any(0)
+        own = torch.eye(count, device=alike.device, dtype=torch.bool)
+        return ~(alike | alike.mT | own)
+
     def _reconstruction(self, view: View, patches: Tensor, mask: Tensor) -> Tensor:
         shown = cells_shown(view, self.patch, self.config.min_valid)
         return hidden_patch_error(
@@ -438,15 +568,24 @@ class Alice(Method):
             normalise=self.config.normalise,
         )
 
-    def _aligned(self, seen: Seen, told: Tensor) -> Tensor:
+    def _aligned(self, seen: Seen, told: Tensor, apart: Tensor | None = None) -> Tensor:
         """l_st of one crop: answers read from either branch, token by token."""
         online = self.alignment(seen.visible, seen.tokens)
         with torch.no_grad():  # the target's answer depends on the online queries
             target = self.alignment(seen.visible, told)
-        return self._apart(online, target)
+        return self._apart(online, target, apart)
 
-    def _apart(self, online: Tensor, target: Tensor) -> Tensor:
-        """l_s of vectors (..., E) and their targets."""
+    def _apart(
+        self, online: Tensor, target: Tensor, apart: Tensor | None = None
+    ) -> Tensor:
+        """l_s of vectors (..., E) and their targets.
+
+        Args:
+            online: (B, E) or (B, N, E).
+            target: Alike.
+            apart: (B, B), whose vectors are negatives of each; None: all others'. A
+                crop without any has its cosine distance instead.
+        """
         if self.config.similarity == "cosine":
             return cosine_distance(online, target)
         # negatives: what the other crops of the batch say
@@ -455,15 +594,18 @@ class Alice(Method):
         per = len(a) // len(pooled)
         if len(pooled) < 2:
             return cosine_distance(online, target)
-        terms = [
-            info_nce(
-                a[i * per : (i + 1) * per],
-                b[i * per : (i + 1) * per],
-                torch.cat([pooled[:i], pooled[i + 1 :]]),  # a mask would wait
-                self.config.temperature,
+        terms = []
+        for i in range(len(pooled)):
+            own = slice(i * per, (i + 1) * per)
+            others, far = _without(pooled, i), None  # a mask would wait
+            if apart is not None:
+                far = _without(apart[i], i)
+            term = info_nce(
+                a[own], b[own], others, self.config.temperature, occupied=far
             )
-            for i in range(len(pooled))
-        ]
+            if far is not None:
+                term = torch.where(far.any(), term, cosine_distance(a[own], b[own]))
+            terms.append(term)
         return torch.stack(terms).mean()
 
     def after_step(self, progress: float) -> None:

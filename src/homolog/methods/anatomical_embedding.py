@@ -152,6 +152,19 @@ class AnatomicalEmbeddingConfig(CropConfig):
     stray: float = option(
         0.2, "share of pairs whose crops lie anywhere", minimum=0, maximum=1
     )
+    changes: str = option(
+        "all",
+        "of grey values, each with intensity_probability (half of it for gamma and "
+        "blur): all, or scanner: noise and blur alone, as published",
+        choices=("all", "scanner"),
+        advanced=True,
+    )
+    noise_std: tuple[float, float] = option(
+        (0.0, 0.05), "range of the noise's standard deviation", minimum=0, advanced=True
+    )
+    blur_voxels: tuple[float, float] = option(
+        (0.5, 1.0), "range of the blur", unit="voxel", minimum=0, advanced=True
+    )
     other_modality: float = option(
         0.0,
         "probability of a random grey value curve, against other scanners and "
@@ -200,7 +213,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     # The published configuration for DeepLesion (scans at 2 mm): crops 96 x 96 x 32,
-    # 20000 iterations of 3 pairs in fp32. SGD 0.02 there; AdamW here.
+    # 20000 iterations of 3 pairs in fp32, SGD 0.02 that stays, a coarse map of stride
+    # 4 x 16 x 16.
     "paper": {
         "method": {
             "size": [32, 96, 96],
@@ -217,14 +231,20 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "positive_mm": 5.0,
             "ignore_mm": 3.0,
             "coarse_positive_mm": 25.0,
+            "coarse_positive_z_mm": 6.0,
             "coarse_ignore_mm": 5.0,
-            "intensity_probability": 0.0,
+            "intensity_probability": 0.5,
+            "changes": "scanner",
+            "noise_std": [0.0, 0.001],
+            "blur_voxels": [0.0, 4.0],
         },
-        "backbone": {"name": "resnet"},
+        "backbone": {"name": "resnet", "z_stride": 4},
         "training": {
             "steps": 20000,
             "batch_size": 3,
-            "learning_rate": 3e-4,
+            "optimizer": "sgd",
+            "learning_rate": 0.02,
+            "min_learning_rate_factor": 1.0,
             "weight_decay": 1e-4,
             "warmup_steps": 500,
             "precision": "fp32",
@@ -268,8 +288,10 @@ class AnatomicalEmbedding(Method):
     Differs from the paper: forbidden negatives are masked with -inf, never taken; a
     partner is found by rounding in millimetres over all cells instead of among 2000
     candidates; distances follow the cell where not given; crops that share no place
-    take negatives of both views; a trilinear pyramid over any backbone; the coarse
-    stride is the same along all axes; AdamW; on demand (``fine_from=decoder``) the
+    take negatives of both views; a trilinear pyramid over any backbone; but in
+    the recipe ``paper`` the coarse stride is the same along all axes, coarse partners
+    may lie at any height, grey values change more than by noise and blur, and AdamW;
+    on demand (``fine_from=decoder``) the
     fine embedding reads means over cells of a segmentation network's decoder, or there
     is none (``none``); and (``weight_reconstruction``) blocks of coarse cells are
     hidden in the second crop, whose places must be found all the same, and filled.
@@ -333,13 +355,15 @@ class AnatomicalEmbedding(Method):
         """Two crops about one place; now and then the second lies anywhere."""
         config = self.config
         p = config.intensity_probability
+        tissue = p if config.changes == "all" else 0.0
         changes = Intensity(
-            shift_probability=p,
-            scale_probability=p,
+            shift_probability=tissue,
+            scale_probability=tissue,
             gamma=(0.8, 1.25),
-            gamma_probability=p / 2,
-            noise_std=(0.0, 0.05),
+            gamma_probability=tissue / 2,
+            noise_std=config.noise_std,
             noise_probability=p,
+            blur_voxels=config.blur_voxels,
             blur_probability=p / 2,
             curve_probability=config.other_modality,
         )

@@ -161,12 +161,14 @@ class PairsWanted:
             or of another one of the same store.
         least_score: Least similarity of a match that is used.
         largest_cycle_mm: Longest way back of a match that is used; 0: any.
+        best_share: Of the matches, the most similar first, that is used.
         same_share: Of ``dataset``, share of partners that are the same scan.
     """
 
     kind: str = "aligned"
     least_score: float = 0.7
     largest_cycle_mm: float = 0.0
+    best_share: float = 1.0
     same_share: float = 0.5
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, as_in, option
-from homolog.geometry.affine import Index
+from homolog.feed.slice_bands import slice_values
+from homolog.geometry.affine import Array, Index
 from homolog.label_names import findings_of, has_several
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
@@ -29,7 +30,12 @@ from homolog.nn.masking import at_cells
 from homolog.nn.memory_bank import shared_information
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
-from homolog.views.energy_bands import BandReference, band_energies, split_bands
+from homolog.views.energy_bands import (
+    BandReference,
+    Spectrum,
+    band_energies,
+    split_bands,
+)
 from homolog.views.view import Intensity, View, Views, ViewSpec
 from homolog.words import listed
 
@@ -368,9 +374,21 @@ class HundredMillionConfig(MultiCropConfig):
     bands_probability: float = option(
         0.5, "probability of other energies of frequency bands", minimum=0, maximum=1
     )
+    bands_of: str = option(
+        "crop",
+        "which bands: image, of the whole slice or picture before crops are cut from "
+        "it, with reference energies of each modality, as in the paper (crops of one "
+        "slice only); or crop, of each crop by itself, which is quicker",
+        choices=("crop", "image"),
+        advanced=True,
+    )
+    bands_modalities: tuple[str, ...] = option(
+        (), "modalities whose energies bands_mean has, one after another", advanced=True
+    )
     bands_sigmas: tuple[float, ...] = option(
         (0.5, 1.0, 2.0, 4.0),
-        "Gaussians that split an image into bands, fine to coarse",
+        "Gaussians that split an image into bands, fine to coarse; of whole images, in "
+        "their own voxels",
         unit="voxel",
         minimum=0.3,
         advanced=True,
@@ -386,6 +404,12 @@ class HundredMillionConfig(MultiCropConfig):
     )
     gamma: tuple[float, float] = option(
         (0.6, 1.8), "range of gamma; the paper's 1.8 to 2.6 only darkens", minimum=0.1
+    )
+    shift_by_range: bool = option(
+        False,
+        "the offset, +- 0.2, is a share of a scan's range of values, as in the paper, "
+        "not of normalised units",
+        advanced=True,
     )
 
 
@@ -434,9 +458,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 1000,
         },
     },
-    # 2 crops of 224 and 6 of 92, K 3000, queue 3840 from epoch 10 of 100, prototypes
-    # rest 10 000 iterations. LARC falls from 0.6 to 0.0006 at batch 1024, which is that
-    # of 32 processes: take less with fewer.
+    # 2 crops of 224 and 6 of 92 (here 96: the network halves a side five times), K
+    # 3000, queue 3840 from epoch 10 of 100, prototypes rest 10 000 iterations. LARC
+    # falls from 0.6 to 0.0006 at batch 1024, which is that of 32 processes: take less
+    # with fewer.
     "paper": {
         "method": {
             "size": [1, 224, 224],
@@ -448,10 +473,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "freeze": 0.001,
             "epsilon": 0.03,
             "hidden": 2048,
-            "place": "scan",
+            "place": "slices",
             "prototype_rate": 1.0,
             "scale": [0.1, 0.7],
+            "rotate_deg": [0.0, 0.0, 0.0],
             "gamma": [1.8, 2.6],
+            "shift_by_range": True,
+            "bands_of": "image",
         },
         "backbone": {"name": "resnet2d", "widths": [128, 256, 512, 1024]},
         "training": {
@@ -469,8 +497,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 # A modality of fewer scans gets no turn: one scan would fill a share of every batch.
 _COMMON = 4
-# Scans whose energies are measured.
+# Scans whose energies are measured: of crops; of whole slices, at most and at least.
 _MEASURED = 100
+_REFERENCES, _FEW_REFERENCES = 1000, 100
 # Classes of masks told by name.
 _TOLD = 20
 
@@ -492,12 +521,19 @@ class HundredMillion(Method):
 
     Source: Ghesu et al., "Self-supervised Learning from 100 Million Medical Images",
     arXiv 2201.01283.
-    Differs from the paper: gentler zoom and gamma by default; crops overlap by default;
-    references of energies are measured in the stores; masks teach by Dice and
+    Differs from the paper: gentler zoom and gamma by default; crops overlap by default
+    (in the recipe ``paper`` they lie anywhere in one slice, or picture); reference
+    energies are measured in the stores, of up to 1000 scans a modality as the paper
+    has, but by default of crops of up to 100 scans of all, and the bands are those of
+    the crop by itself (``bands_of``; so they are of crops of volumes): the gain of the
+    low-pass band of a small crop is that of a few tissues; Gaussians of 0.5 to 4 voxels
+    are those of 1 to 16 pixels of a picture of 2048, for 512, but for the finest; by
+    default crops are turned, and the offset is of normalised units; small crops of 96
+    pixels, not 92, which the network cannot halve five times; masks teach by Dice and
     cross-entropy, boxes as masks (inside the class, outside background), which the
     paper leaves open; AdamW but in the recipe paper; queue and freeze are shares of the
-    training; means, not means and maxima, of the deepest
-    map of volumes; classes are told from features standardised between scans.
+    training; means, not means and maxima, of the deepest map of volumes; classes are
+    told from features standardised between scans.
     """
 
     Config = HundredMillionConfig
@@ -570,9 +606,7 @@ class HundredMillion(Method):
         if found["weight_masks"] > 0 and not found["mask_rows"]:
             found["mask_names"], found["mask_rows"] = masks_of(cases)
         if found["bands_probability"] > 0 and not found["bands_mean"]:
-            energies = _measured(cases, found["size"], found["bands_sigmas"])
-            found["bands_mean"] = energies.mean(0).tolist()
-            found["bands_std"] = energies.std(0, correction=0).tolist()
+            found |= _references(cases, found)
         return found
 
     def turns(self) -> Sequence[str]:
@@ -630,11 +664,13 @@ class HundredMillion(Method):
         reference = None
         if config.bands_probability > 0 and config.bands_mean:
             reference = BandReference(
-                config.bands_sigmas, config.bands_mean, config.bands_std
-            )
+                config.bands_sigmas, config.bands_mean, config.bands_std,
+                config.bands_of == "image", config.bands_modalities,
+            )  # fmt: skip
         intensity = Intensity(
             gamma=config.gamma, gamma_probability=p, scale=(0.9, 1.1),
             scale_probability=p, shift=(-0.2, 0.2), shift_probability=p,
+            shift_by_range=config.shift_by_range,
             bands_probability=config.bands_probability if reference else 0.0,
             bands_reference=reference,
         )  # fmt: skip
@@ -738,6 +774,45 @@ class HundredMillion(Method):
             found["information"] = shared_information(self.seen)
         told = ("class_accuracy", "mask_dice")
         return {**found, **{k: v for k, v in self._raw.items() if k in told}}
+
+
+def _references(
+    cases: Sequence[Case], settings: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Energies of reference images, of crops or of whole slices of each modality."""
+    sigmas = settings["bands_sigmas"]
+    if settings["bands_of"] == "crop" or settings["size"][0] != 1:
+        energies = _measured(cases, settings["size"], sigmas)
+        mean, std = energies.mean(0).tolist(), energies.std(0, correction=0).tolist()
+        return {"bands_of": "crop", "bands_mean": mean, "bands_std": std}
+    names = sorted({case.card.modality for case in cases})
+    parts = [[c for c in cases if c.card.modality == name] for name in names]
+    rows = [_measured_slices(part, sigmas) for part in parts]
+    return {
+        "bands_modalities": names,
+        "bands_mean": [float(e) for row in rows for e in row.mean(0)],
+        "bands_std": [float(e) for row in rows for e in row.std(0)],
+    }
+
+
+def _measured_slices(cases: Sequence[Case], sigmas: Sequence[float]) -> Array:
+    """(N, S + 1) energies of whole slices of up to 1000 scans of one modality.
+
+    Of few scans several slices each, spread over the middle of their height.
+    """
+    step = max(1, -(-len(cases) // _REFERENCES))
+    chosen = cases[::step]
+    each = max(1, _FEW_REFERENCES // len(chosen))
+    found = []
+    for case in chosen:
+        card: Any = case.card
+        image = case.store.image(card.id)
+        depth = card.shape[0]
+        for share in (np.arange(min(each, depth)) + 0.5) / min(each, depth):
+            number = int((0.1 + 0.8 * share) * depth)
+            values = slice_values(image, card, number)
+            found.append(Spectrum(values[:1], sigmas).energies()[:, 0])
+    return np.stack(found)
 
 
 def _measured(

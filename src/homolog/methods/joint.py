@@ -145,7 +145,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "volume_samples": 0.0625,
             "hidden": 2048,
         },
-        "backbone": {"name": "hybrid", "slices_at_once": 128},
+        "backbone": {"name": "hybrid", "groups": 8, "slices_at_once": 128},
         "training": {
             "steps": 40_000,
             "batch_size": 128,
@@ -155,7 +155,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         },
     },
     # 100 epochs a stage; 1024 images, then 12 volumes of 64 x 128 x 128 a batch; K 3000
-    # in both, prototypes rest 313 iterations, no queue. Its SGD with LARC is AdamW.
+    # in both, prototypes rest 313 iterations, no queue; SGD and LARC, a cosine a stage.
     "paper": {
         "method": {
             "size": [64, 128, 128],
@@ -173,16 +173,20 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "share_masked": 0.33,
             "share_volumes": 0.33,
             "hidden": 2048,
-            "place": "scan",
+            "place": "slices",
             "prototype_rate": 1.0,
         },
-        "backbone": {"name": "hybrid", "slices_at_once": 128},
+        "backbone": {"name": "hybrid", "groups": 8, "slices_at_once": 128},
         "training": {
             "steps": 300_000,
             "batch_size": 1024,
-            "learning_rate": 3e-4,
+            "optimizer": "larc",
+            "learning_rate": 0.01,
+            "min_learning_rate_factor": 0.0,
+            "restarts": True,
+            "clip_norm": 2.0,
             "weight_decay": 1e-6,
-            "warmup_steps": 3000,
+            "warmup_steps": 10_000,
         },
     },
 }
@@ -210,8 +214,12 @@ class Joint(Method):
     with Intra-Inter Contrastive Clustering", AAAI 2023.
     Differs from the paper: Eq. 11 swapped, as its text and code; clusters of slices and
     of volumes are not the same ones; only scans of several slices are volumes; the two
-    views of a volume overlap by default; one course of the learning rate for all
-    stages; AdamW; statistics of batch norm rest after the first stage.
+    views of a volume overlap by default, and need not show the same slices (in the
+    recipe ``paper`` they do, as in the paper, with ``place=slices``; ``place=scan`` is
+    no form of the paper's: its crops may show quite other organs); one course of the
+    learning rate for all stages, and AdamW, but in the recipe ``paper``; there one peak
+    rate, the public code's for volumes, and one course of the moments, for all stages;
+    statistics of batch norm rest after the first stage.
     """
 
     Config = JointConfig
@@ -338,13 +346,16 @@ class Joint(Method):
         config = self.config
         turned = (config.rotate_deg[0], 0.0, 0.0)  # an image has no depth to tilt in
         flat = replace(
-            config, size=config.slice_size, rotate_deg=turned, place="sample"
-        )
+            config, size=config.slice_size, rotate_deg=turned,
+            place="slices" if config.place == "slices" else "sample",
+        )  # fmt: skip
         views = multi_crop(flat, plain_changes(config))
         along = views["large"].translate[1:]  # both views are of one slice
         found = {"slices": replace(views["large"], translate=(0.0, *along))}
         if "small" in views:
-            found["small"] = replace(views["small"], place=Within("slices"))
+            near = flat.place == "sample"
+            place = Within("slices") if near else views["small"].place
+            found["small"] = replace(views["small"], place=place)
         return found
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:

@@ -125,7 +125,8 @@ class Pace:
         factor: Their peak rate as a share of the training's.
         start: They stay as they are before it; ``NEVER``: always.
         rises: Beginnings of a warm-up, rising; after the last of them the rate falls by
-            half a cosine, after the others it stays at its peak.
+            half a cosine, after the others it stays at its peak,
+        falls: or falls too, until the next: every stretch has a course of its own.
 
     Source: Wald et al., "An OpenMind for 3D medical vision self-supervised learning",
         ICCV 2025 (nnssl: "sawtooth", the decoder is warmed up alone, then all is).
@@ -136,13 +137,19 @@ class Pace:
     factor: float = 1.0
     start: float = 0.0
     rises: tuple[float, ...] = (0.0,)
+    falls: bool = False
 
     def learns(self, share: float) -> bool:
         """Whether the parameters learn where ``share`` of the training is done."""
         return share >= self.start
 
     def rate(
-        self, step: float, total: int, warmup: float = 0, floor: float = 0.0
+        self,
+        step: float,
+        total: int,
+        warmup: float = 0,
+        floor: float = 0.0,
+        schedule: str = "cosine",
     ) -> float:
         """Rate at a step as a share of the training's peak; 0 before the start.
 
@@ -151,16 +158,20 @@ class Pace:
             total: Steps of the whole training.
             warmup: Steps of each rise.
             floor: Share of the peak at the end.
+            schedule: How it falls, ``cosine`` or ``poly``.
         """
         share = step / total
         begun = [rise for rise in self.rises if share >= rise]
         if not begun or not self.learns(share):
             return 0.0
         begin = begun[-1] * total
+        end = float(total)
         if len(begun) < len(self.rises):
-            return self.factor * min(1.0, (step - begin + 1) / (warmup + 1))
-        return self.factor * cosine_with_warmup(
-            step - begin, total - begin, warmup, floor
+            if not self.falls:
+                return self.factor * min(1.0, (step - begin + 1) / (warmup + 1))
+            end = self.rises[len(begun)] * total
+        return self.factor * scheduled(
+            step - begin, end - begin, warmup, floor, schedule
         )
 
 
@@ -252,25 +263,38 @@ def prefix_factor(factors: Mapping[str, float]) -> Factor:
     return factor
 
 
-def cosine_with_warmup(
-    step: float, total: float, warmup: float = 0, floor: float = 0.0
+_POWER = 0.9  # of the polynomial, as nnU-Net has it
+
+
+def scheduled(
+    step: float,
+    total: float,
+    warmup: float = 0,
+    floor: float = 0.0,
+    schedule: str = "cosine",
 ) -> float:
-    """Factor of the learning rate at a step: linear rise, then half a cosine.
+    """Factor of the learning rate at a step: linear rise, then a fall.
 
     Args:
         step: 0-based, or between two; step ``warmup`` is the first at full rate.
         total: Steps of the whole training; from there on the factor is ``floor``.
         warmup: Steps of the rise, whose first factor is 1 / (warmup + 1).
         floor: Factor at the end.
+        schedule: ``cosine``: half of one; ``poly``: the power 0.9 of what is left.
 
     Returns:
         A number in 0..1.
+
+    Source: poly, Isensee et al., Nature Methods 2021 (nnU-Net).
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if step >= total:
         return floor
     share = (step - warmup) / max(1, total - warmup)
+    if schedule == "poly":
+        left: float = (1.0 - share) ** _POWER
+        return floor + (1.0 - floor) * left
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 

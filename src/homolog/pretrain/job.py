@@ -28,7 +28,7 @@ from homolog.methods.base import Embedder, Method
 from homolog.model_files.decoder import STEM, decoder_card
 from homolog.model_files.encoder import encoder_id
 from homolog.model_files.folder import save_model
-from homolog.nn.optim import parameter_groups
+from homolog.nn.optim import Pace, parameter_groups, prefix_factor
 from homolog.pretrain.settings import (
     PretrainConfig,
     build_method,
@@ -45,7 +45,7 @@ from homolog.store.names import join_labels, refuse_ignored, store_titles
 from homolog.store.pairs import write_depths
 from homolog.store.preprocess import in_units, inside, spread_sample
 from homolog.store.store import Store
-from homolog.training.config import TrainingResult
+from homolog.training.config import TrainingConfig, TrainingResult
 from homolog.training.loop import train
 from homolog.training.run_settings import (
     backbone_card,
@@ -69,6 +69,8 @@ _MOST_WINDOWS = 64
 # Of the time there is; the rest goes into colours and the file.
 _SHARE_FOR_WINDOWS = 0.6
 _AIR_BRIGHTNESS = 0.2
+# Stages begin so much early, as phases of views do: shares of a run are rounded.
+_AT_ONCE = 1e-9
 
 
 class SlicePreview:
@@ -338,9 +340,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     training = train(
         method, feed, plan, folder=folder, device=device, seed=settings.seed,
         draw=SlicePreview(method, cases, device, precision),
-        parameter_groups=parameter_groups(
-            method, plan.weight_decay, factor=method.rate_factors()
-        ),
+        parameter_groups=groups_of(method, plan),
         began=began,
     )  # fmt: skip
     result = yield from without_stopped(training)
@@ -387,6 +387,25 @@ def _check_unchanged(settings: PretrainConfig, stores: Sequence[Store]) -> None:
                 f"{began_with}, now {store.hash}); start a new run, or prepare it as "
                 "it was."
             )
+
+
+def groups_of(method: Method, plan: TrainingConfig) -> list[dict[str, Any]]:
+    """Groups for the optimiser: rates of the method, a course for each stage if asked.
+
+    Args:
+        method: The trainable.
+        plan: Weight decay, and whether every stage has a course of its own.
+    """
+    factor = prefix_factor(method.rate_factors())
+    rises: tuple[float, ...] = (0.0,)
+    if plan.restarts:
+        ends = itertools.accumulate(phase.share for phase in method.phases())
+        rises = (0.0, *(end - _AT_ONCE for end in list(ends)[:-1]))
+    return parameter_groups(
+        method,
+        plan.weight_decay,
+        pace=lambda name: Pace(factor(name), rises=rises, falls=plan.restarts),
+    )
 
 
 def feed_of(

@@ -21,7 +21,7 @@ import torch
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, option, to_dict
-from homolog.distributed import choose_device
+from homolog.distributed import choose_device, world
 from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, Pairing, feed_threads
 from homolog.feed.reading import CaseRef, grid_of
@@ -29,7 +29,7 @@ from homolog.geometry.affine import Array, Index
 from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
-from homolog.methods.base import Method
+from homolog.methods.base import Method, PairsWanted
 from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
@@ -279,12 +279,22 @@ def _completed(
         if "size" not in given:
             config = fitted(config, cases)
     config = from_data(config, cases)
+    config = dataclasses.replace(config, training=_risen(config.training, len(cases)))
     built = build_method(config)  # refuses illegal sizes now, not in the worker
     find_partners(built, stores, cases, config.seed)
     return whole_turns(config, len(built.turns()))
 
 
 # Crops, batch and settings made to fit the network and the scans.
+
+
+def _risen(training: TrainingConfig, scans: int) -> TrainingConfig:
+    """A warm-up of so many epochs, in steps."""
+    if training.warmup_epochs == 0:
+        return training
+    a_step = training.batch_size * training.accumulate * world().size
+    steps = math.ceil(training.warmup_epochs * scans / a_step)
+    return dataclasses.replace(training, warmup_steps=steps)
 
 
 def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
@@ -592,18 +602,28 @@ def find_partners(
         tables,
         wanted.least_score,
         wanted.largest_cycle_mm,
+        wanted.best_share,
     )
     if len(partners) == 0:
-        best = max(
-            (float(t.rows["score"].max()) for t in tables.values() if len(t.rows)),
-            default=float("nan"),
-        )
-        raise UnusableInput(
-            f"no match of the table of matching places is as similar as "
-            f"{wanted.least_score:g} (the best: {best:.3f}); lower the limit with "
-            "--set method.least_score=..., or align with a longer trained embedding."
-        )
+        raise UnusableInput(_no_match(wanted, list(tables.values())))
     return partners
+
+
+def _no_match(wanted: PairsWanted, tables: Sequence[PairTable]) -> str:
+    """Why no match is used, and what to do, in a sentence."""
+    rows = np.concatenate([table.rows for table in tables])
+    best, nearest = (
+        (float(rows["score"].max()), float(rows["cycle_mm"].min()))
+        if len(rows) else (math.nan, math.nan)
+    )  # fmt: skip
+    back = wanted.largest_cycle_mm
+    led = f" and leads back within {back:g} mm (the nearest: {nearest:.1f})"
+    return (
+        f"no match of the table of matching places is as similar as "
+        f"{wanted.least_score:g} (the best: {best:.3f}){led if back else ''}; lower "
+        "the limits with --set method.least_score=... and method.largest_cycle_mm=... "
+        "(0: any), or align with a longer trained embedding."
+    )
 
 
 def table_of(store: Store) -> PairTable:
@@ -646,7 +666,7 @@ def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
             others = np.zeros(_RANDOM_PLACES, dtype=np.int64)
         theirs = np.concatenate([_places(cases[int(o)], rng, 1) for o in others])
         rows.append(np.column_stack([own, others.astype(np.float64), theirs]))
-    return Partners(rows)
+    return Partners(rows, matched=False)
 
 
 def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:

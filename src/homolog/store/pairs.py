@@ -133,16 +133,25 @@ class PairTable:
     rows: Rows
     card: Mapping[str, Any]
 
-    def accepted(self, least_score: float, largest_cycle_mm: float = 0.0) -> Rows:
+    def accepted(
+        self,
+        least_score: float,
+        largest_cycle_mm: float = 0.0,
+        best_share: float = 1.0,
+    ) -> Rows:
         """Rows good enough to be trained on.
 
         Args:
             least_score: Least similarity.
             largest_cycle_mm: Longest way back; 0: any.
+            best_share: Of the table, the most similar first.
         """
-        good = self.rows["score"] >= least_score
+        score = self.rows["score"]
+        good = score >= least_score
         if largest_cycle_mm > 0:
             good &= self.rows["cycle_mm"] <= largest_cycle_mm
+        if best_share < 1 and len(score):
+            good &= score >= np.quantile(score, 1 - best_share)
         found: Rows = self.rows[good]
         return found
 
@@ -201,13 +210,22 @@ class Partners:
     Args:
         rows: Per case of the feed (position), (K, 7) float64: place mm (3), position of
             the partner, its place mm (3).
+        matched: Whether the places show the same anatomy.
     """
 
-    def __init__(self, rows: Sequence[NDArray[np.float64]]) -> None:
+    def __init__(
+        self, rows: Sequence[NDArray[np.float64]], *, matched: bool = True
+    ) -> None:
         self._rows = tuple(rows)
+        self.matched = matched
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows)
+
+    @property
+    def rows(self) -> tuple[NDArray[np.float64], ...]:
+        """As given."""
+        return self._rows
 
     @property
     def lonely(self) -> int:
@@ -231,6 +249,7 @@ def partners_of(
     tables: Mapping[Path, PairTable],
     least_score: float,
     largest_cycle_mm: float = 0.0,
+    best_share: float = 1.0,
 ) -> Partners:
     """Accepted matches among the cases a training sees.
 
@@ -239,12 +258,13 @@ def partners_of(
         tables: Store folder -> its table.
         least_score: See ``PairTable.accepted``.
         largest_cycle_mm: See ``PairTable.accepted``.
+        best_share: See ``PairTable.accepted``.
     """
     position = {case: i for i, case in enumerate(cases)}
     parts: list[NDArray[np.float64]] = [np.zeros((0, 8))]
     for store, table in tables.items():
         where = np.array([position.get((store, case), -1) for case in table.ids])
-        rows = table.accepted(least_score, largest_cycle_mm)
+        rows = table.accepted(least_score, largest_cycle_mm, best_share)
         mine, theirs = where[rows["case"]], where[rows["partner"]]
         kept = (mine >= 0) & (theirs >= 0)
         columns = (mine, rows["mm"], theirs, rows["partner_mm"])

@@ -58,11 +58,29 @@ class TrainingConfig:
         minimum=0.0,
         maximum=0.5,
     )
+    warmup_epochs: float = option(
+        0.0,
+        "passes over all scans in which rates rise, which make warmup_steps; 0: those",
+        minimum=0.0,
+        advanced=True,
+    )
     min_learning_rate_factor: float = option(
         0.01,
-        "last learning rate as a share of the peak (cosine)",
+        "last learning rate as a share of the peak",
         minimum=0.0,
         maximum=1.0,
+        advanced=True,
+    )
+    schedule: str = option(
+        "cosine",
+        "how the learning rate falls after the warm-up: half a cosine, or poly, the "
+        "power 0.9 of the steps that are left (nnU-Net)",
+        choices=("cosine", "poly"),
+        advanced=True,
+    )
+    restarts: bool = option(
+        False,
+        "pretraining in stages: each has a warm-up and a fall of its own",
         advanced=True,
     )
     clip_norm: float = option(

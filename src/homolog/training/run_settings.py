@@ -137,7 +137,8 @@ def run_settings(
         recipe.get("training", {}),
         rates.get(where, {}).get(recipe_name, {}),
         kept.get("training", {}),
-        {"warmup": 0.0} if "warmup_steps" in asked else {},  # one or the other
+        # one or the other
+        {"warmup": 0.0, "warmup_epochs": 0.0} if "warmup_steps" in asked else {},
         asked,
     )
     return RunSettings(

@@ -365,7 +365,8 @@ def set_learning_rate(
     highest = 0.0
     for group in optimiser.param_groups:
         pace: Pace = group["pace"]
-        factor = replace(pace, factor=1.0).rate(step, total, rise, floor)
+        plain = replace(pace, factor=1.0)
+        factor = plain.rate(step, total, rise, floor, config.schedule)
         group["lr"] = group["peak_lr"] * factor
         highest = max(highest, factor)
         if pace.start > 0:

@@ -10,15 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from homolog.geometry.affine import Triple
+from homolog.geometry.affine import Array, Triple
 from homolog.views.random import normal_noise
 
 # Bands without energy would be amplified from rounding errors.
 _GAIN = (0.1, 10.0)
 _LEAST_SHARE = 0.05
+_NO_ENERGY = 1e-12
 _TRUNCATE = 4.0
 # Another stream than those of noise and curve.
 _STREAM = 0x0B5297A4D1
@@ -34,19 +37,42 @@ class BandReference:
         mean: Mean energy of each band, fine to coarse, the low-pass band last; as many
             as ``sigmas`` and one more.
         std: Standard deviation of each over the reference images.
+        whole: The bands are those of the scan's whole slice, in whose voxels the sigmas
+            then are; it is changed before views of one slice are cut from it.
+        modalities: Where each has references of its own: ``mean`` and ``std`` hold as
+            many energies for each, one after another.
     """
 
     sigmas: tuple[float, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whole: bool = False
+    modalities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bands = len(self.sigmas) + 1
-        if len(self.mean) != bands or len(self.std) != bands or bands < 2:
+        wanted = bands * max(1, len(self.modalities))
+        if len(self.mean) != wanted or len(self.std) != wanted or bands < 2:
+            each = f" for each of {', '.join(self.modalities)}" * bool(self.modalities)
             raise ValueError(
-                f"{len(self.sigmas)} Gaussians make {bands} bands, got "
+                f"{len(self.sigmas)} Gaussians make {bands} bands{each}, got "
                 f"{len(self.mean)} means and {len(self.std)} standard deviations."
             )
+
+    def of(self, modality: str) -> BandReference:
+        """The references for scans of one modality; all together if it has none."""
+        bands = len(self.sigmas) + 1
+        rows = [
+            range(i * bands, (i + 1) * bands)
+            for i, name in enumerate(self.modalities or ("",))
+        ]
+        if modality in self.modalities:
+            rows = [rows[self.modalities.index(modality)]]
+        mean, std = (
+            tuple(sum(values[row[b]] for row in rows) / len(rows) for b in range(bands))
+            for values in (self.mean, self.std)
+        )
+        return BandReference(self.sigmas, mean, std, self.whole)
 
 
 def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:
@@ -157,6 +183,75 @@ def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
     share = low + uniform * (1 - 2 * low)
     cut = math.sqrt(2) * torch.erfinv(2 * share - 1)
     return torch.maximum(mean + std * cut.clamp(-1, 1), _LEAST_SHARE * mean)
+
+
+class Spectrum:
+    """The bands of whole slices by their cosine transform, in which each is a factor.
+
+    A Gaussian whose borders are mirrored is diagonal there: the same bands as those of
+    ``split_bands``, and their energies by Parseval, from one transform for all of them.
+
+    Args:
+        slices: (..., H, W).
+        sigmas: Of each Gaussian, fine to coarse, in pixels.
+    """
+
+    def __init__(self, slices: Array, sigmas: Sequence[float]) -> None:
+        self.slices = slices
+        self._found = dctn(slices, axes=(-2, -1), norm="ortho")
+        kept, smooth = [], np.ones(slices.shape[-2:])
+        for sigma in sigmas:
+            rows, columns = (
+                _mirrored_response(n, sigma) if n > 1 else np.ones(1)
+                for n in slices.shape[-2:]
+            )
+            blurred = smooth * rows[:, None] * columns
+            kept.append(smooth - blurred)
+            smooth = blurred
+        self._factors = np.stack([*kept, smooth])
+
+    def energies(self) -> Array:
+        """(S + 1, ...): standard deviation of each band over its slice."""
+        power = self._found**2
+        power[..., 0, 0] = 0.0
+        count = power.shape[-2] * power.shape[-1]
+        sums = np.einsum("shw,...hw->s...", self._factors**2, power)
+        found: Array = np.sqrt(np.maximum(sums, 0.0) / count)
+        return found
+
+    def with_energies(self, wanted: Array) -> Array:
+        """The slices (..., H, W) with bands of the energies wanted (S + 1,).
+
+        As the function of this name, and then put back into the range of values that
+        each slice had.
+        """
+        energies = self.energies()
+        gain = wanted.reshape(-1, *(1,) * (energies.ndim - 1)) / np.maximum(
+            energies, _NO_ENERGY
+        )
+        gain = np.where(energies > 1e-6, np.clip(gain, *_GAIN), 1.0)
+        factor = np.einsum("s...,shw->...hw", gain, self._factors)
+        factor[..., 0, 0] = 1.0  # the mean stays
+        changed: Array = idctn(self._found * factor, axes=(-2, -1), norm="ortho")
+        ends = [
+            (part.min((-2, -1), keepdims=True), part.max((-2, -1), keepdims=True))
+            for part in (self.slices, changed)
+        ]
+        (low, high), (own_low, own_high) = ends
+        share = (changed - own_low) / np.maximum(own_high - own_low, 1e-6)
+        found: Array = share * (high - low) + low
+        return found
+
+
+def _mirrored_response(count: int, sigma: float) -> Array:
+    """(count,) what ``_mirrored_gaussian`` makes of each cosine."""
+    reach = math.ceil(_TRUNCATE * sigma)
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    angles = np.pi * np.arange(count)[:, None] * offsets / count
+    response: Array = np.cos(angles) @ weights
+    return response
 
 
 def _mirrored_gaussian(count: int, sigma: float) -> Tensor:

@@ -22,6 +22,7 @@ from homolog.views.view import (
     View,
     ViewSpec,
     Within,
+    bands_before,
     is_partner,
 )
 
@@ -74,7 +75,7 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
     Groups at the anchor, or within one that is, overlap: they share one box if their
     voxels are of one size; so do those at one matched place, and a group with those
     that show the same. Every other group has a box of its own, and views at independent
-    places one each.
+    places, or of slices that are changed before, one each.
     """
     keys: dict[tuple[object, ...], list[str]] = {}
     for name, spec in specs.items():
@@ -83,13 +84,16 @@ def share_blocks(specs: Mapping[str, ViewSpec]) -> tuple[Share, ...]:
         while isinstance(root, Within):
             root = specs[root.group].place
         key: tuple[object, ...] = (shown,)
-        if isinstance(root, Anchor | Matched):
+        if bands_before(spec):
+            pass  # every view is cut from a slice of its own
+        elif isinstance(root, Anchor | Matched):
             key = (root, spec.spacing_mm)
         keys.setdefault(key, []).append(name)
     return tuple(
         Share(
             groups=tuple(names),
-            per_view=isinstance(specs[names[0]].place, Elsewhere),
+            per_view=isinstance(specs[names[0]].place, Elsewhere)
+            or bands_before(specs[names[0]]),
             labels=any(specs[name].labels for name in names),
             partner=is_partner(specs, names[0]),
             depths=any(specs[name].depths for name in names),
@@ -184,6 +188,11 @@ class Levels:
         ]
         return Levels(*up)
 
+    @property
+    def span(self) -> Tensor:
+        """(B, C) width of the range of normalised values."""
+        return self.high - self.low
+
     def normalise(self, stored: Tensor) -> Tensor:
         """(B, n, C, d, h, w) stored numbers -> float32 normalised intensities."""
         gain, bias, low, high = (
@@ -259,6 +268,7 @@ def generate(
     outside: Tensor,
     case: Tensor,
     label_space: Tensor | None = None,
+    span: Tensor | None = None,
 ) -> View:
     """Cut one group of views.
 
@@ -269,6 +279,7 @@ def generate(
         outside: (B, C) normalised value outside the scan.
         case: (B,) int64, passed on.
         label_space: (B,) int64, passed on.
+        span: (B, C) width of each scan's range of normalised values.
 
     Returns:
         The group; all tensors on the block's device.
@@ -284,7 +295,7 @@ def generate(
     valid = grid.valid.reshape(batch * count, *spec.size)
     values = change_intensity(
         values, valid, draw.intensity, outside.repeat_interleave(count, 0),
-        spec.intensity.bands_reference,
+        spec.intensity, None if span is None else span.repeat_interleave(count, 0),
     )  # fmt: skip
 
     def nearest(stored: Tensor | None, outside: float) -> Tensor | None:
@@ -325,7 +336,9 @@ def _grid_of(draw: GroupDraw, block: Block, size: Index) -> Grid:
 
 
 @torch.no_grad()
-def recoloured(spec: ViewSpec, draw: GroupDraw, shown: View, outside: Tensor) -> View:
+def recoloured(
+    spec: ViewSpec, draw: GroupDraw, shown: View, outside: Tensor, span: Tensor
+) -> View:
     """The same views with other intensity changes; nothing is cut again.
 
     Args:
@@ -333,11 +346,13 @@ def recoloured(spec: ViewSpec, draw: GroupDraw, shown: View, outside: Tensor) ->
         draw: Its intensity changes.
         shown: The other group, without intensity changes.
         outside: (B, C) normalised value outside the scan.
+        span: (B, C) width of each scan's range of normalised values.
     """
     count = shown.image.shape[1]
     values = change_intensity(
         shown.flat().clone(), shown.valid.flatten(0, 1), draw.intensity,
-        outside.repeat_interleave(count, 0), spec.intensity.bands_reference,
+        outside.repeat_interleave(count, 0), spec.intensity,
+        span.repeat_interleave(count, 0),
     )  # fmt: skip
     return dataclasses.replace(
         shown,

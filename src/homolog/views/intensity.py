@@ -78,7 +78,8 @@ def change_intensity(
     valid: Tensor,
     draws: Draws,
     outside: Tensor,
-    reference: BandReference | None = None,
+    intensity: Intensity | None = None,
+    span: Tensor | None = None,
 ) -> Tensor:
     """Apply drawn changes.
 
@@ -87,22 +88,30 @@ def change_intensity(
         valid: (N, D, H, W) bool; only valid voxels count and change.
         draws: Of the N views.
         outside: (N, C) value that invalid voxels keep.
-        reference: Energies for the change ``bands``.
+        intensity: What they were drawn from: energies for the change ``bands``, unless
+            whole slices were changed before; whether a shift is a share of the range.
+        span: (N, C) width of the range of values of each scan; needed for that.
 
     Returns:
         (N, C, D, H, W) float32.
     """
+    asked = intensity or Intensity()
+    reference = asked.bands_reference
     apply = _APPLY | {"bands": partial(_bands, reference)}
+    order = [n for n in _ORDER if n != "bands" or not (reference and reference.whole)]
     if not draws.on.any():
         return image
     mask = valid[:, None]
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        for name in _ORDER:
+        for name in order:
             column = CHANGES.index(name)
             rows = np.flatnonzero(draws.on[:, column])
             if len(rows) == 0:
                 continue
             strength = _up(draws.value[rows, column], image)
+            if name == "shift" and asked.shift_by_range:
+                assert span is not None
+                strength = strength[:, None] * span[_up(rows, span)]
             keys = _up(draws.key[rows], image)
             if len(rows) == len(image):
                 image = apply[name](image, mask, strength, keys)
@@ -120,7 +129,8 @@ def _up(values: NDArray, like: Tensor) -> Tensor:
 
 
 def _wide(strength: Tensor) -> Tensor:
-    return strength[:, None, None, None, None]
+    """A number per view, or per view and channel, as wide as images."""
+    return strength.reshape(len(strength), -1, 1, 1, 1)
 
 
 def _range(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -217,7 +217,9 @@ def base_spacing(spec: ViewSpec, scan: Scan) -> Array:
 
 
 def _across(spec: ViewSpec, scan: Scan) -> int | None:
-    """The axis across thick slices, where views of them keep to the scan's voxels."""
+    """The axis across slices that views keep to: thick ones, or where it is asked."""
+    if spec.planar:
+        return 0
     return thick_axis(scan.affine.spacing_mm) if spec.spacing_mm is None else None
 
 
@@ -253,6 +255,8 @@ def _centre(
     else:
         side = np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
         centre = _inside(np.asarray(draw_place(rng)), side, scan.shape)
+        if isinstance(place, Elsewhere) and place.slices:
+            centre[0] = anchor[0]
     # onto the voxel grid: between two voxels for even sizes, on one for odd sizes
     even = np.array(spec.size) % 2 == 0
     return np.where(even, np.floor(centre) + 0.5, np.floor(centre + 0.5))
@@ -260,12 +264,15 @@ def _centre(
 
 def _anchored_side(specs: Mapping[str, ViewSpec], scan: Scan) -> Array:
     """Sides, in scan voxels, of the largest box that is centred at the anchor."""
-    sides = [
-        np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
-        for spec in specs.values()
-        if isinstance(spec.place, Anchor | Matched)
-    ]
-    return np.max(sides, axis=0) if sides else np.ones(3)
+    sides = [np.ones(3)]
+    for spec in specs.values():
+        side = np.array(spec.size) * base_spacing(spec, scan) / scan.affine.spacing_mm
+        if isinstance(spec.place, Anchor | Matched):
+            sides.append(side)
+        elif isinstance(spec.place, Elsewhere) and spec.place.slices:
+            sides.append(np.array([side[0], 1.0, 1.0]))  # the anchor is theirs across
+    largest: Array = np.max(sides, axis=0)
+    return largest
 
 
 def _inside(centre: Array, side: Array, shape: Index) -> Array:

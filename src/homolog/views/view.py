@@ -27,9 +27,12 @@ class Elsewhere:
 
     Attributes:
         partner: In the other patient's scan instead of the sample's own.
+        slices: Across the slices where the sample is, so that all views show the same
+            ones (the middle ones of them, where a view is of fewer); anywhere in plane.
     """
 
     partner: bool = False
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Intensity:
     Each has a probability per view; a probability of 0 switches it off.
 
     Attributes:
-        shift: Added offset drawn in this range.
+        shift: Added offset drawn in this range;
+        shift_by_range: as a share of the scan's range of values.
         scale: Multiplicative factor drawn in this range.
         gamma: Exponent on the view's values rescaled to 0..1.
         noise_std: Gaussian noise of a standard deviation drawn in this range.
@@ -101,12 +105,14 @@ class Intensity:
         curve: Strength, 0..1, of a random curve from grey values to grey values that
             may rise and fall: as if another modality had been used.
         bands: Strength, 0..1, of setting the energy of each frequency band to that of
-            ``bands_reference``: as if another scanner had been used.
+            ``bands_reference``: as if another scanner had been used. Of the view, or
+            of the whole slice that it is cut from, as the reference says.
         bands_reference: Energies of reference images, needed for ``bands``.
     """
 
     shift: Range = (-0.1, 0.1)
     shift_probability: float = 0.0
+    shift_by_range: bool = False
     scale: Range = (0.9, 1.1)
     scale_probability: float = 0.0
     gamma: Range = (0.7, 1.5)
@@ -144,6 +150,7 @@ class ViewSpec:
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
         quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        planar: Slices are copied: nothing is scaled or bent across them.
         shape_probability: Of rotation, scale and anisotropy together; otherwise a view
             keeps the scan's axes and size.
         elastic_mm: Standard deviation of each component of the displacement; lowered
@@ -170,6 +177,7 @@ class ViewSpec:
     anisotropy: float = 0.0
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quarter_turns: bool = False
+    planar: bool = False
     shape_probability: float = 1.0
     elastic_mm: float = 0.0
     elastic_points: Index = (6, 6, 6)
@@ -207,6 +215,9 @@ class View:
             feed by name.
         where: (B, V, 3) float32 or None: the view's centre (z, y, x) in its scan's box,
             0 and 1 at the faces; beyond them where it lies outside.
+        to_body: (B, 4, 4) float64 or None: world mm -> mm in a frame of the body, as
+            matching places of scans tell.
+        frame: (B,) int64 or None: number of that frame; places in one compare.
     """
 
     image: Tensor
@@ -220,6 +231,8 @@ class View:
     target: Tensor | None = None
     modality: Tensor | None = None
     where: Tensor | None = None
+    to_body: Tensor | None = None
+    frame: Tensor | None = None
 
     @property
     def size(self) -> Index:
@@ -361,6 +374,12 @@ def check_specs(specs: Mapping[str, ViewSpec]) -> None:
                 "of reference images (Intensity.bands_reference)."
             )
         earlier = list(specs)[:position]
+        if bands_before(spec) and (spec.size[0] > 1 or isinstance(spec.place, Same)):
+            raise ValueError(
+                f"view group {name!r} is to change energy bands of whole slices, so "
+                f"its views must be of one slice and its own, got {spec.size} at "
+                f"{type(spec.place).__name__}."
+            )
         if isinstance(spec.place, Within) and spec.place.group not in earlier:
             raise ValueError(
                 f"view group {name!r} lies within {spec.place.group!r}, which must "
@@ -394,6 +413,13 @@ def _check_twin(
             "stand for itself, without intensity changes, and both must agree in size, "
             f"count and spacing (not right: {what})."
         )
+
+
+def bands_before(spec: ViewSpec) -> bool:
+    """Whether energy bands of the slice are changed before views are cut from it."""
+    changes = spec.intensity
+    reference = changes.bands_reference
+    return changes.bands_probability > 0 and reference is not None and reference.whole
 
 
 def is_partner(specs: Mapping[str, ViewSpec], name: str) -> bool:

@@ -89,13 +89,13 @@ def channel_at(card: Card, told: str) -> int | None:
 
 
 def channels_of(
-    card: Card, inputs: str, target: str, dose: float
+    card: Card, inputs: Sequence[str], target: str, dose: float
 ) -> tuple[tuple[int, ...], int] | None:
     """Which channels of a case are seen and which is to be made; None: it lacks some.
 
     Args:
         card: Of the case.
-        inputs: Names or numbers, parted by commas; empty: all but the target.
+        inputs: Names or numbers; none: all but the target.
         target: Name or number; empty: the last one.
         dose: Above 0 the target itself is the input.
     """
@@ -105,7 +105,7 @@ def channels_of(
     if dose > 0:
         return (wanted,), wanted
     if inputs:
-        found = [channel_at(card, part.strip()) for part in inputs.split(",")]
+        found = [channel_at(card, part) for part in inputs]
         seen = tuple(n for n in found if n is not None)
         if len(seen) < len(found) or wanted in seen:
             return None
@@ -115,7 +115,11 @@ def channels_of(
 
 
 def translation_of(
-    cards: Sequence[Card], inputs: str, target: str, dose: float, counts: float
+    cards: Sequence[Card],
+    inputs: Sequence[str],
+    target: str,
+    dose: float,
+    counts: float,
 ) -> Translation:
     """What a model is to make of what, from its cases.
 

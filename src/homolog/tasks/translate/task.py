@@ -105,10 +105,10 @@ _WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
 class TranslateConfig(LearnedConfig):
     """How an image is learnt from others of the same case."""
 
-    target: str = option(
+    target: str | int = option(
         "", "name or number of the channel that is made; empty: the last one"
     )
-    inputs: str = option(
+    inputs: str | int | tuple[str | int, ...] = option(
         "", "channels it is made from, parted by commas; empty: all but the target"
     )
     dose: float = option(
@@ -164,10 +164,17 @@ class TranslateConfig(LearnedConfig):
         0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
     )
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The inputs as texts; none: all but the target."""
+        told = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        parts = [part for one in told for part in str(one).split(",")]
+        return tuple(part.strip() for part in parts if part.strip())
+
     def __post_init__(self) -> None:
         if 0 < self.dose <= 1:
             raise ConfigError(f"dose must be above 1, or 0 for none, got {self.dose}.")
-        if self.dose > 0 and self.inputs:
+        if self.dose > 0 and self.inputs != "":
             raise ConfigError("with dose the target itself is the input.")
 
 
@@ -199,12 +206,14 @@ class Translate(LearnedTask):
     def usable(self, card: Card) -> bool:
         """It has the channels."""
         config = self.config
-        return channels_of(card, config.inputs, config.target, config.dose) is not None
+        return (
+            channels_of(card, config.seen, str(config.target), config.dose) is not None
+        )
 
     def channels(self, card: Card) -> int:
         """The inputs alone."""
         config = self.config
-        found = channels_of(card, config.inputs, config.target, config.dose)
+        found = channels_of(card, config.seen, str(config.target), config.dose)
         return len(found[0]) if found else card.channels
 
     def unclipped(self, spec: Mapping[str, Any]) -> Sequence[int]:
@@ -219,7 +228,7 @@ class Translate(LearnedTask):
         slicewise = backbone.spatial_dims == 2
         config, cards = self.config, [case.card for case in cases]
         told = translation_of(
-            cards, config.inputs, config.target, config.dose, config.counts
+            cards, config.seen, str(config.target), config.dose, config.counts
         )
         window = config.window or self._window(cases, backbone, device)
         backbone.check_size(window)
