@@ -44,6 +44,7 @@ class Translation:
         spread: Values per normalised unit, likewise.
         dose: Dose reduction factor that is simulated; 0: none.
         counts: Counts per voxel and unit of value at full dose.
+        positive: No value below 0 is made: no scan learnt from has any worth keeping.
     """
 
     inputs: tuple[int, ...]
@@ -55,6 +56,7 @@ class Translation:
     spread: float
     dose: float = 0.0
     counts: float = 0.0
+    positive: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -70,6 +72,14 @@ class Translation:
     def lowers(self) -> bool:
         """Whether the input is a low dose of the target, simulated."""
         return self.dose > 0
+
+    def in_units(
+        self, values: NDArray[np.float32], centre: float, spread: float
+    ) -> NDArray[np.float32]:
+        """Normalised values (any shape) in units of value."""
+        found = values * np.float32(spread) + np.float32(centre)
+        least = 0.0 if self.positive else -np.inf
+        return np.asarray(found.clip(least), dtype=np.float32)
 
     def own_scale(self, levels: ChannelLevels) -> tuple[float, float]:
         """Centre and spread by which the target of one scan is normalised."""
@@ -147,6 +157,7 @@ def translation_of(
         spread=float(np.median([one.intensity.spread for one in levels])),
         dose=dose,
         counts=counts,
+        positive=kind != "CT" and all(one.intensity.low >= 0 for one in levels),
     )
 
 

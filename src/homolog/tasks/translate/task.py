@@ -455,8 +455,8 @@ class Translate(LearnedTask):
                 f"{volume.name}: {told.modality} values have no unit; those made have "
                 "the mean and spread of a typical scan of the training."
             )
-        values = made.values.numpy() * told.spread + told.centre
-        found = restore_values(values.astype(np.float32), prepared, volume)
+        values = told.in_units(made.values.numpy(), told.centre, told.spread)
+        found = restore_values(values, prepared, volume)
         facts = {"windows": made.windows, "window": list(made.window)}
         return Volume(
             found.data, found.affine, found.name, told.modality,
@@ -522,6 +522,7 @@ class _Pair:
         truth: (D, H, W) the target in units of value.
         centre: By which what is made becomes such values,
         spread: likewise.
+        told: What the model makes of what.
     """
 
     data: NDArray[np.int16]
@@ -529,6 +530,7 @@ class _Pair:
     truth: NDArray[np.float32]
     centre: float
     spread: float
+    told: Translation
 
     @classmethod
     def of(cls, case: CaseRef, spec: Mapping[str, Any]) -> _Pair:
@@ -553,10 +555,10 @@ class _Pair:
             data = np.rint(low / step).astype(np.int16)[None]
             one = at_scale(own, told.centre, told.spread)
             numbers = ChannelLevels(own.name, own.modality, step, 0.0, one.intensity)
-            return cls(data, (numbers,), truth, centre, spread)
+            return cls(data, (numbers,), truth, centre, spread, told)
         inputs = list(told.inputs)
         levels = tuple(card.levels[i] for i in inputs)
-        return cls(stored[inputs], levels, truth, centre, spread)
+        return cls(stored[inputs], levels, truth, centre, spread, told)
 
     def seen(self) -> NDArray[np.float32]:
         """(C, D, H, W) the inputs as the network sees them."""
@@ -564,9 +566,7 @@ class _Pair:
 
     def in_units(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised values of the target in units of value."""
-        found: NDArray[np.float32] = values * np.float32(self.spread)
-        found += np.float32(self.centre)
-        return found
+        return self.told.in_units(values, self.centre, self.spread)
 
 
 def _sigma(image: NDArray[Any], width: float) -> list[float]:
