@@ -167,7 +167,7 @@ def human_bytes(count: float) -> str:
 
 def counted(count: int, word: str) -> str:
     """``1 case``, ``3 cases``, ``2 classes``, ``1,200 scans``."""
-    ending = "" if count == 1 else "es" if word.endswith("s") else "s"
+    ending = "" if count == 1 else "es" if word.endswith(("s", "x")) else "s"
     return f"{count:,} {word}{ending}"
 
 
@@ -223,7 +223,7 @@ def _brief(value: Any) -> str:
 
 # Scores as people call them, by their names in tables.
 METRICS = {
-    "dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
     "auc_mean": "AUC", "accuracy": "accuracy",
 }  # fmt: skip
 

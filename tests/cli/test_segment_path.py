@@ -102,7 +102,7 @@ def test_model_learns_the_ball(run, capsys):
     with (run / "scores" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    assert {"case", "label", "name", "dice", "nsd", "hd95_mm"} == set(rows[0])
+    assert {"case", "label", "name", "dice", "iou", "nsd", "hd95_mm"} == set(rows[0])
     saved = json.loads((run / "scores" / "metrics.json").read_text())
     assert saved["mean"] == result["mean"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from toy_runs import make_model, slow_run
 pytest.importorskip("napari")
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QDesktopServices
 
 from homolog.events import Note, Progress
 from homolog.gui.models import probing
@@ -93,6 +95,32 @@ def test_ticked_models_are_compared_in_a_worker(
     tick(panel, "first", on=False)
     tick(panel, "second", on=False)
     assert len(panel.asked()) == 1
+
+
+def test_the_whole_report_of_ticked_models_is_opened(
+    qtbot: Any, panel: ModelsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(
+        QDesktopServices,
+        "openUrl",
+        lambda url: opened.append(url.toLocalFile()) or True,
+    )
+    box = panel.probe
+    tick(panel, "first")
+    tick(panel, "second")
+    assert box.report.isEnabled()
+    box.report.click()
+    assert not box.report.isEnabled()
+    assert not box.start.isEnabled()
+    qtbot.waitUntil(lambda: bool(opened), timeout=30_000)
+    told = json.loads(Path(opened[0]).read_text())
+    assert Path(told["store"]).name == "phantoms"
+    asked = [m.path for m in panel.asked()]
+    assert [told["encoder"], *told["against"]] == [str(path) for path in asked]
+    assert opened[0] in box.words.text()
+    assert box.report.isEnabled()
+    assert box.answer is None
 
 
 def test_a_probe_is_cancelled(

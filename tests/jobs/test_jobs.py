@@ -277,7 +277,7 @@ def test_a_batch_is_labelled_and_scored(
     assert {r["case"] for r in scored["rows"]} == {"phantom_000", "phantom_001"}
     itself = {"prediction": str(truth[0]), "reference": str(truth[0])}
     scored, _ = listen(job_of("score")({"pairs": [itself, itself]}, tmp_path))
-    assert scored["mean"] == {"dice": 1.0, "nsd": 1.0, "hd95_mm": 0.0}
+    assert scored["mean"] == {"dice": 1.0, "iou": 1.0, "nsd": 1.0, "hd95_mm": 0.0}
     assert scored["cases"] == 2  # of the same name, yet two
 
 

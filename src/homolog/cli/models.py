@@ -34,6 +34,7 @@ def command() -> None:
     homolog models check runs/pre
     homolog models import swin.pt --backbone swin --set feature_size=48 --out swin
     homolog models export runs/pre --out encoder.safetensors
+    homolog models join runs/a runs/b --out both
     """  # noqa: D301 - click reads the backspace
 
 
@@ -171,3 +172,29 @@ def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] 
     from homolog.model_files import care
 
     return care.hint(backbone, parse_assignments(assignments))
+
+
+@command.command("join")
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="RUN RUN...",
+    type=click.Path(path_type=Path),
+)  # fmt: skip
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Model folder; new.",
+)
+@json_option
+def join(sources: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Make one model of several fine-tuned ones; its answers are their mean.
+
+    They must do the same task with the same labels and windows, as the folds of a
+    cross-validation do. Every command takes the result as it takes any model.
+    """
+    from homolog.use.join import join_models
+
+    result = join_models(sources, out)
+    count = len(result["members"])
+    show(result, as_json, [f"{out}: the mean of {count} models ({result['kind']})"])

@@ -348,6 +348,14 @@ def _pretrained_words() -> str:
 @click.option(
     "--fold", default=None, metavar="I/K", help="Hold out the i-th of k parts."
 )
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=None,
+    metavar="K",
+    help="All k parts, one run each: every case is scored by the model that has not "
+    "learnt from it, and RUN/model is the mean of all of them.",
+)
 @common
 def finetune(
     stores: tuple[Path, ...],
@@ -357,6 +365,7 @@ def finetune(
     backbone: str | None,
     steps: int | None,
     minutes: float | None,
+    folds: int | None,
     assignments: tuple[str, ...],
     background: bool,
     as_json: bool,
@@ -386,6 +395,7 @@ def finetune(
     homolog finetune classify xrays --encoder runs/pre --out runs/cls
     homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
         --set training.learning_rate=5e-4 --set head_first=0.2 --out runs/few
+    homolog finetune segment store --encoder runs/pre --folds 5 --out runs/five
     """  # noqa: D301 - click reads the backspace
     own, training, network = sort_settings(assignments)
     if validate is not None:
@@ -401,8 +411,10 @@ def finetune(
         "task_config": own,
         "training": training | _length(steps, minutes),
     }
-    config = _complete("finetune", request)
-    return run_in_folder("finetune", config, out, as_json, background)
+    kind = "finetune"
+    if folds is not None:
+        kind, request = "folds", {**request, "folds": folds}
+    return run_in_folder(kind, _complete(kind, request), out, as_json, background)
 
 
 def validated_cases(text: str) -> int | None:

@@ -8,7 +8,6 @@ same kinds of folders: ``scans/`` (nnU-Net layout), ``store/``, ``pretrain/``,
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import time
@@ -63,6 +62,7 @@ from homolog.model_files.folder import find_model
 from homolog.phantom.phantom import write_patients
 from homolog.pretrain.job import job as pretrain_job
 from homolog.pretrain.settings import resolve as resolve_pretrain
+from homolog.reporting.convergence import losses_of
 from homolog.store.build import write_store
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store
@@ -408,13 +408,13 @@ def _training(
     page.section("Training")
     page.charts(
         curve_chart(
-            _losses(folder / "pretrain"),
+            losses_of(folder / "pretrain"),
             x_title="step", y_title="pretraining losses", smooth=5, width=_CHART,
         ),
         curve_chart(
             {
-                "scratch": _sum_of(_losses(folder / "scratch")),
-                "pretrained": _sum_of(_losses(folder / "finetuned")),
+                "scratch": _sum_of(losses_of(folder / "scratch")),
+                "pretrained": _sum_of(losses_of(folder / "finetuned")),
             },
             x_title="step", y_title="fine-tuning loss", smooth=5, width=_CHART,
         ),
@@ -446,19 +446,6 @@ def _training(
 
 
 _Curve = tuple[list[float], list[float]]
-
-
-def _losses(run: Path) -> dict[str, _Curve]:
-    """Loss terms of a run's ``metrics.csv`` against the step: all left of the rate."""
-    path = run / "metrics.csv"
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = list(rows[0]) if rows else []
-    last = columns.index("learning_rate") if "learning_rate" in columns else 1
-    steps = [float(r["step"]) for r in rows]
-    return {c: (steps, [float(r[c] or "nan") for r in rows]) for c in columns[1:last]}
 
 
 def _sum_of(terms: Mapping[str, _Curve]) -> _Curve:

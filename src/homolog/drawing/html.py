@@ -15,6 +15,12 @@ from homolog.writing import write_text
 
 # Colour-blind safe (Okabe and Ito).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9")
+# Of many groups, as far apart as colours can be (after Kelly 1965), on white.
+MANY = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c8a200", "#56b4e9", "#8b1a1a",
+    "#6a3d9a", "#7f8c00", "#e8488a", "#00606b", "#b8860b", "#5a5a5a", "#3ac13a",
+    "#2b2bd8", "#9c6b4e",
+)  # fmt: skip
 # What all others are compared with.
 GREY = "#7a7f87"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 36
@@ -157,6 +163,141 @@ def interval_chart(
     return _svg(width, height, "".join(parts))
 
 
+# Of a scatter: a dot's radius, and the room of its key.
+_DOT, _KEY_WIDTH = 2.6, 132
+
+
+def scatter_chart(
+    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    colours: Mapping[str, str],
+    width: int = 540,
+    height: int = 330,
+    keys: bool = True,
+) -> str:
+    """Dots on a plane without units, one colour for each group.
+
+    Args:
+        groups: Name -> (x, y).
+        title: Above it.
+        colours: Name -> colour.
+        width: Pixels, the key on the right included.
+        height: Pixels.
+        keys: Whether the names are told on the right, which takes 132 pixels.
+    """
+    known = [np.stack(_finite(*xy), axis=1) for xy in groups.values()]
+    dots = np.concatenate(known) if known else np.zeros((0, 2))
+    if not len(dots):
+        return ""
+    low, high = dots.min(axis=0), dots.max(axis=0)
+    room = np.array([width - _KEY_WIDTH * keys - 16, height - 36], float)
+    scale = float((room / np.maximum(high - low, 1e-9)).min())
+    corner = np.array([8.0, 28.0]) + (room - scale * (high - low)) / 2
+    parts = [f'<text x="8" y="14" class="t">{html.escape(title)}</text>']
+    for number, (name, own) in enumerate(zip(groups, known, strict=True)):
+        places = corner + scale * (own - low)
+        colour = colours[name]
+        circles = "".join(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_DOT}"/>' for x, y in places
+        )
+        parts.append(f'<g fill="{colour}" opacity="0.75">{circles}</g>')
+        if keys:
+            x, y = width - _KEY_WIDTH + 4, 34 + 16 * number
+            parts.append(
+                f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>'
+                f'<text x="{x + 9}" y="{y + 4}">{html.escape(name[:20])}</text>'
+            )
+    return _svg(width, height, "".join(parts))
+
+
+def box_chart(
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    y_title: str,
+    colours: Sequence[str] = PALETTE,
+    width: int = 640,
+    height: int = 300,
+) -> str:
+    """Box plots: median, quartiles, and whiskers from the 5th to the 95th percentile.
+
+    Args:
+        rows: Place on the axis -> series -> values; an empty series has no box.
+        y_title: Beside the axis.
+        colours: Of the series, in their order.
+        width: Pixels, the key on the right included.
+        height: Pixels.
+    """
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    known = {
+        (place, name): np.percentile(np.asarray(values, float), (5, 25, 50, 75, 95))
+        for place, row in rows.items()
+        for name, values in row.items()
+        if len(values)
+    }
+    if not known:
+        return ""
+    heights = np.concatenate([*known.values(), np.zeros(1)])
+    frame = _Frame(np.zeros(1), heights, width - _KEYS, height)
+    frame.x_ticks = [-0.5, len(rows) - 0.5]
+    parts = [frame.axes("", y_title, dict(enumerate(rows)))]
+    parts.append(frame.line(np.array(frame.x_ticks), np.zeros(2), "#666", 1.0, 1.0))
+    wide = min(0.3, 0.7 / len(names))
+    for number, name in enumerate(names):
+        colour = colours[number % len(colours)]
+        for place, row in enumerate(rows):
+            if (row, name) in known:
+                middle = place + wide * (number - (len(names) - 1) / 2)
+                parts.append(frame.box(middle, 0.8 * wide, known[row, name], colour))
+        parts.append(_legend(name[:18], colour, number, width))
+    return _svg(width, height, "".join(parts))
+
+
+# Of a matrix: a cell's side, and the room of the names beside and above it.
+_CELL, _NAMES = 22, 124
+
+
+def matrix_chart(
+    values: Sequence[Sequence[float]], names: Sequence[str], *, title: str
+) -> str:
+    """A square of numbers, darker where higher; NaN is left white.
+
+    Args:
+        values: (K, K), -1..1.
+        names: Of the K rows and columns.
+        title: Above it.
+    """
+    known = [v for row in values for v in row if v == v]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    parts = [f'<text x="4" y="14" class="t">{html.escape(title)}</text>']
+    top = 26
+    for r, (name, row) in enumerate(zip(names, values, strict=True)):
+        y = top + _CELL * r
+        label = html.escape(f"{r + 1} {name[:18]}")
+        parts.append(f'<text x="{_NAMES - 6}" y="{y + 15}" class="e">{label}</text>')
+        for c, value in enumerate(row):
+            if value != value:
+                continue
+            level = (value - low) / max(high - low, 1e-9)
+            red, green, blue = (round(255 - level * d) for d in (255, 141, 77))
+            ink = "#fff" if level > 0.55 else "#333"
+            x = _NAMES + _CELL * c
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" '
+                f'fill="rgb({red},{green},{blue})"/>'
+                f'<text x="{x + _CELL / 2}" y="{y + 14}" class="m s" '
+                f'style="fill:{ink}">{100 * value:.0f}</text>'
+            )
+    below = top + _CELL * len(names)
+    for c in range(len(names)):
+        middle = _NAMES + _CELL * (c + 0.5)
+        parts.append(f'<text x="{middle}" y="{below + 14}" class="m">{c + 1}</text>')
+    width = max(_NAMES + _CELL * len(names) + 8, 12 + 7 * len(title))
+    return _svg(width, below + 22, "".join(parts))
+
+
 # Of a figure: the room of a panel's title, of the key below all, and between panels.
 _TITLE, _KEY_ROW, _GAP = 22, 24, 12
 
@@ -297,6 +438,21 @@ class _Frame:
             f'<path d="M{x:.1f} {bottom:.1f}V{top:.1f}{path}" stroke="{colour}" '
             f'stroke-width="1.2" fill="none"/>'
             f'<circle cx="{x:.1f}" cy="{dot:.1f}" r="3.2" fill="{colour}"/>'
+        )
+
+    def box(self, place: float, wide: float, values: np.ndarray, colour: str) -> str:
+        """A box from the second to the fourth of five values, the third a line."""
+        left, right = (float(self.across(place + side * wide / 2)) for side in (-1, 1))
+        x = (left + right) / 2
+        low, first, middle, third, high = (float(self.down(v)) for v in values)
+        ends = f"M{x:.1f} {low:.1f}V{first:.1f}M{x:.1f} {third:.1f}V{high:.1f}"
+        across = f"M{left:.1f} {middle:.1f}H{right:.1f}"
+        return (
+            f'<rect x="{left:.1f}" y="{third:.1f}" width="{right - left:.1f}" '
+            f'height="{max(first - third, 0.5):.1f}" fill="{colour}" '
+            f'fill-opacity="0.25" stroke="{colour}"/>'
+            f'<path d="{ends}{across}" stroke="{colour}" stroke-width="1.6" '
+            'fill="none"/>'
         )
 
 

@@ -803,19 +803,27 @@ class StoredScan:
         """It has no labels."""
 
 
-def view_of(spec: ViewSpec, scan: StoredScan, device: torch.device) -> View:
-    """A view of a scan around its middle, batch of one.
+def view_of(
+    spec: ViewSpec,
+    scan: StoredScan,
+    device: torch.device,
+    affine: Array | None = None,
+) -> View:
+    """A view of a scan around its middle, or anywhere; batch of one.
 
     Args:
         spec: One group; nothing of it may be random.
         scan: The scan.
         device: Where the view is to lie.
+        affine: (4, 4) view voxel -> world mm, to put it elsewhere.
     """
     specs: Mapping[str, ViewSpec] = {"view": spec}
     middle = (np.array(scan.shape) - 1) / 2
     plan = plan_views(
         specs, Scan(scan.affine, scan.shape), lambda _: middle, seed=0, sample=0
     )
+    if affine is not None:
+        plan = {"view": replace(plan["view"], affine=affine[None])}
     source: Any = scan
     shares = share_blocks(specs)
     store, card = cast("Store", source), cast("Card", source)

@@ -178,7 +178,7 @@ class _Run:
         """Batches of the cases learnt from."""
         here, train = world(), self.cases.train
         return Feed(
-            train,
+            self.task.placing(train),
             self.module.views(),
             batch_size=self.training.batch_size,
             seed=self.settings.seed,

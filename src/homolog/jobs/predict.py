@@ -21,7 +21,9 @@ class Config:
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
     NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
-    writes one table, classes.csv; slices.csv beside it where it tells slices apart.
+    writes one table, classes.csv; slices.csv beside it where it tells slices apart. A
+    detector writes NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each
+    scan, and boxes.csv of all.
     """
 
     scans: tuple[str, ...] = option(
@@ -63,6 +65,13 @@ class Config:
         choices=MODALITIES,
         empty="what the file says",
     )
+    least_score: float | None = option(
+        None,
+        "Of a detector: boxes with a smaller score are not told.",
+        minimum=0.0,
+        maximum=1.0,
+        empty="the model's threshold",
+    )
     precision: str | None = option(
         None,
         "Arithmetic of the network.",
@@ -77,7 +86,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
 
     Returns:
         ``predicted`` (scan, labels, voxels and volumes_ml per label name; of a
-        classifier scan, class, chances ...), ``failed`` (scan, reason), ``out`` and
+        classifier scan, class, chances ...; of a detector scan, boxes, files),
+        ``failed`` (scan, reason), ``out`` and
         ``stopped``.
 
     Raises:
@@ -99,6 +109,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         config.overlap,
         config.windows,
         config.modality or None,
+        config.least_score,
     )
     task, trained = open_predictor(
         Path(config.model), choose_device(config.device), precision=config.precision
@@ -122,6 +133,9 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         told.append(f"written to {out / 'classes.csv'}")
         if found[0].get("slices"):
             told.append(f"slice by slice: {out / 'slices.csv'}")
+    if found and "boxes" in found[0]:
+        told = [f"{Path(f['scan']).name}: {_box_words(f['boxes'])}" for f in found]
+        told.append(f"written to {out / 'boxes.csv'}, and files of each scan beside it")
     if result["failed"]:
         told.append(f"{len(result['failed'])} could not be:")
         told += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
@@ -149,3 +163,12 @@ def _class_words(found: Mapping[str, Any]) -> str:
         best = max(chances, key=lambda name: chances[name])
         return f"{found['class']} (at most {best}, {chances[best]:.0%})"
     return ", ".join(f"{name} ({chances[name]:.0%})" for name in shown)
+
+
+def _box_words(boxes: Sequence[Mapping[str, Any]]) -> str:
+    """``2 lesion (91%, 62%), 1 cyst (55%)``."""
+    scores: dict[str, list[str]] = {}
+    for box in boxes:
+        scores.setdefault(box["label"], []).append(f"{box['score']:.0%}")
+    told = (f"{len(s)} {n} ({', '.join(s[:5])})" for n, s in sorted(scores.items()))
+    return ", ".join(told) or "no box"

@@ -16,6 +16,8 @@ from homolog.json_files import Shape, check_shape, read_object
 from homolog.store.learnt_spacing import KEY, Learnt, LearntSpacing, size_bounds
 
 CARD = "model.json"
+# Of a model made of several: what each of them is.
+MEMBERS = "members"
 _TRIPLE = tuple[float, float, float]
 _BOUNDS = tuple[float | None, float | None, float | None]
 _INDEX = tuple[int, int, int]
@@ -39,6 +41,7 @@ _SHAPE: Shape = {
     "complete?": bool, "validation?": dict, "trained_on?": list[str],
     "encoder_id?": str, "homolog_version?": str, "created?": str,
     "learnt_spacing_mm?": dict | None, "decoder?": dict | None,
+    "members?": list[dict],
 }  # fmt: skip
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}

@@ -100,7 +100,7 @@ def probe_encoders(
         entries: list[dict[str, Any]] = []
         rows = list(_rows("no network", "", none, probe))
         failed: list[dict[str, str]] = []
-        for path, name in zip(encoders, _names(encoders), strict=True):
+        for path, name in zip(encoders, short_names(encoders), strict=True):
             try:
                 found = yield from _one(run, path, name)
             except (JobError, UnusableInput, ValueError) as error:
@@ -172,7 +172,7 @@ def _one(
     yield from _warnings(run, loaded, dense, name)
     decoder = yield from _decoder(run, path, loaded, name)
     size = fine_cell(loaded.backbone, run.probe.config.decoder) if decoder else None
-    every = _all_maps(dense, dense.embedder, decoder, size)
+    every = with_all_maps(dense, dense.embedder, decoder, size)
     own = yield from _scores(run, every, name)
     if own is None:
         return None
@@ -257,9 +257,13 @@ def _scores(run: _Run, encoder: DenseEncoder, name: str) -> Job[list[Scores] | N
     return None if found is None else list(found)
 
 
-def _all_maps(
-    dense: DenseEncoder, embedder: Embedder, decoder: Decoder | None, cell: Index | None
+def with_all_maps(
+    dense: DenseEncoder,
+    embedder: Embedder,
+    decoder: Decoder | None = None,
+    cell: Index | None = None,
 ) -> DenseEncoder:
+    """An encoder that gives every map it has, and what heads and a decoder make."""
     maps = AllMaps(embedder, decoder, cell or (1, 1, 1)).to(dense.device).eval()
     return replace(dense, embedder=maps)
 
@@ -285,7 +289,7 @@ def random_like(
             settings: Any = from_dict(method.Config, card["method_config"])
             embedder = method(backbone, settings).embedder()
         decoder = features_decoder(backbone) if cell else None
-    other = _all_maps(dense, embedder, decoder, cell)
+    other = with_all_maps(dense, embedder, decoder, cell)
     return replace(other, encoder_id=encoder_id(embedder.backbone))
 
 
@@ -368,7 +372,7 @@ def _told(
     return result
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """A short name for each encoder, all different."""
     folders = [p.parent if p.name == "model" else p for p in paths]
     short = [p.stem if p.is_file() else p.resolve().name for p in folders]

@@ -25,6 +25,7 @@ FOLDER = "homolog.jobs"
 JOBS: dict[str, str] = {
     "pretrain": "homolog.pretrain.job:job",
     "finetune": "homolog.finetune.job:job",
+    "folds": "homolog.use.folds:job",
     "demo": "homolog.demo.demo:job",
 }
 
@@ -32,6 +33,7 @@ JOBS: dict[str, str] = {
 RESOLVERS: dict[str, str] = {
     "pretrain": "homolog.pretrain.settings:resolve_request",
     "finetune": "homolog.finetune.settings:resolve_request",
+    "folds": "homolog.use.folds:resolve_request",
 }
 
 # A request carries this key, set to true: it is completed where torch may be loaded.

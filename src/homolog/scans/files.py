@@ -517,6 +517,7 @@ def _read(path: Path | str) -> Volume:
         **header.meta,
         "source": str(header.path),
         "kind": header.kind,
+        "sized": all(p.code != "spacing_unknown" for p in header.problems),
         "remarks": tuple(p.text for p in (*header.problems, *remarks)),
     }
     name = scan_stem(header.path)

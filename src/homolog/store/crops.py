@@ -142,8 +142,9 @@ def draw_place(
     """A voxel position to centre a crop on.
 
     With probability ``balance`` it lies on a label drawn evenly from those the case
-    has, else anywhere in its foreground box. The same numbers are drawn from ``rng``
-    either way, so that cases with and without labels stay in step.
+    has, or in one of its boxes where it has no label map; else anywhere in its
+    foreground box. The same numbers are drawn from ``rng`` either way, so that cases
+    with and without labels stay in step.
 
     Args:
         store: Where the case lies.
@@ -161,5 +162,9 @@ def draw_place(
         chosen = points[card.label_values[int(which * len(card.label_values))]]
         voxel = chosen[int(row * len(chosen))]
         return np.asarray(voxel + (inside - 0.5), dtype=np.float64)
+    if chance < balance and card.boxes and not card.has_label:
+        box = card.boxes[int(which * len(card.boxes))]
+        low, high = (np.asarray(box[end], dtype=np.float64) for end in ("min", "max"))
+        return np.asarray(low + inside * (high - low) - 0.5, dtype=np.float64)
     start, stop = (np.asarray(corner, dtype=np.float64) for corner in card.foreground)
     return np.asarray(start - 0.5 + inside * (stop - start), dtype=np.float64)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 # In the ``meta`` of a label map: JSON types that ``predict`` reports beside it.
 FACTS = "told"
-METRICS = ("dice", "nsd", "hd95_mm")
-_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False}
+METRICS = ("dice", "iou", "nsd", "hd95_mm")
+_HIGHER_IS_BETTER = {"dice": True, "iou": True, "nsd": True, "hd95_mm": False}
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class PredictOptions:
         windows: ``scan``: a scan not much larger than the window of training is one
             window; ``trained``: that of training, always; None: ``scan``.
         modality: Take scans for this one, whatever their files say.
+        least_score: Boxes with a smaller score are not told; None takes the model's.
     """
 
     flips: tuple[int, ...] = ()
     overlap: float | None = None
     windows: str | None = None
     modality: str | None = None
+    least_score: float | None = None
 
 
 class Findings(Protocol):
@@ -270,9 +272,11 @@ class LearnedTask(Task):
             ones of ``task`` and ``training`` that hold where an encoder is given. What
             suits another network better is that network's own: see
             ``Backbone.FINETUNE``.
+        joins: Whether the answers of several models can be averaged (``joined``).
     """
 
     Config: ClassVar[type] = LearnedConfig
+    joins: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     best_metric: ClassVar[str] = ""
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -300,6 +304,17 @@ class LearnedTask(Task):
     def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> nn.Module:
         """Encoder (as ``.encoder``) plus head, untrained head."""
 
+    def joined(self, networks: Sequence[nn.Module]) -> nn.Module:
+        """One network whose answers are the mean of several.
+
+        Args:
+            networks: As ``network`` makes them, as ``.members`` of the result.
+
+        Raises:
+            NotImplementedError: Where the task does not say that it ``joins``.
+        """
+        raise NotImplementedError(f"models of {self.title} cannot be joined.")
+
     @abstractmethod
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """What the training loop trains."""
@@ -314,6 +329,10 @@ class LearnedTask(Task):
     ) -> list[list[float]] | None:
         """A row of numbers per case for ``View.target``; None where scans have none."""
         return None
+
+    def placing(self, cases: Sequence[CaseRef]) -> Sequence[CaseRef]:
+        """The cases as the feed places crops in them; it centres some on labels."""
+        return cases
 
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """A sentence before the training, where there is something to know.
@@ -399,11 +418,11 @@ def score_labels(
     spacing_mm: Triple,
     tolerance_mm: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Dice, NSD and HD95 of every label.
+    """Dice, IoU, NSD and HD95 of every label.
 
     A label that both maps lack is left empty (None) and enters no mean. One that only
-    one of them has scores Dice 0, NSD 0 and the diagonal of the scan as HD95. Voxels
-    that are unlabelled (negative) in ``truth`` count in neither.
+    one of them has scores Dice 0, IoU 0, NSD 0 and the diagonal of the scan as HD95.
+    Voxels that are unlabelled (negative) in ``truth`` count in neither.
 
     Args:
         predicted: (D, H, W) label values.
@@ -424,6 +443,8 @@ def score_labels(
             "label": label,
             "name": name,
             "dice": _or_none(dice[label]),
+            # of the same two sets: intersection over union follows from Dice
+            "iou": _or_none(dice[label] / (2.0 - dice[label])),
             "nsd": _or_none(surface[label].nsd),
             "hd95_mm": _or_none(surface[label].hd95_mm),
         }
@@ -471,7 +492,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _values(
     rows: Sequence[Mapping[str, Any]], metric: str, key: str, value: Any
 ) -> list[float]:
-    return [r[metric] for r in rows if r[key] == value and r[metric] is not None]
+    return [
+        r[metric] for r in rows if r[key] == value and r.get(metric) is not None
+    ]  # rows of earlier versions have no IoU
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -485,7 +508,7 @@ def _or_none(value: float) -> float | None:
 def table_lines(result: Mapping[str, Any]) -> list[str]:
     """The summary for people."""
     lines = [f"{result['cases']} cases"]
-    head = f"{'':<24}{'Dice':>8}{'NSD':>8}{'HD95 mm':>9}"
+    head = f"{'':<24}{'Dice':>8}{'IoU':>8}{'NSD':>8}{'HD95 mm':>9}"
     lines.append(head)
     for name, means in result["labels"].items():
         lines.append(f"{name[:23]:<24}{_cells(means)}")
@@ -498,6 +521,6 @@ def table_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(values: Mapping[str, float | None]) -> str:
-    dice, nsd, distance = (values.get(m) for m in METRICS)
-    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in (dice, nsd))
+    *shares, distance = (values.get(m) for m in METRICS)
+    text = "".join(f"{'-' if v is None else f'{v:.3f}':>8}" for v in shares)
     return text + f"{'-' if distance is None else f'{distance:.2f}':>9}"

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from homolog.backbones import build
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
 from homolog.memory import bounded
-from homolog.model_files.card import CARD, learnt_of
+from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
+from homolog.scans.boxes import BoxList, box_files, write_box_table
 from homolog.scans.dicom import is_series_path, split_series
 from homolog.scans.files import is_scan_path, read_scan
 from homolog.scans.names import write_names
@@ -97,10 +99,9 @@ def open_predictor(
             )
     try:
         task = cls(settings_of(cls.Config, card["task_config"], where=str(source)))
-        backbone = build(card["backbone"]["name"], card["backbone"].get("config", {}))
         with bounded(f"the model {source}"):
-            network = task.network(backbone, card["task_spec"])
-    except (KeyError, IndexError, TypeError) as error:
+            network = _network(task, card)
+    except (KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise UnusableInput(
             f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
         ) from error
@@ -121,6 +122,16 @@ def open_predictor(
     if card["task_spec"].get("slicewise"):
         learnt = learnt.planar()
     return task, Trained(network, card["task_spec"], card, device, precision, learnt)
+
+
+def _network(task: LearnedTask, card: Mapping[str, Any]) -> nn.Module:
+    """The network of a card, of random weights; of several models all of theirs."""
+    networks = []
+    for member in card.get(MEMBERS) or [card]:
+        told = member["backbone"]
+        backbone = build(told["name"], told.get("config", {}))
+        networks.append(task.network(backbone, card["task_spec"]))
+    return task.joined(networks) if card.get(MEMBERS) else networks[0]
 
 
 def mirrored_axes(text: str) -> tuple[int, ...]:
@@ -216,7 +227,8 @@ def predict_scans(
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
         that covered it where a network slid over it; or scan, and
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
-        ``warnings`` on all of them and ``stopped``.
+        ``warnings`` on all of them and ``stopped``. Of a detector ``boxes`` (rows of
+        the table ``boxes.csv``) and the ``files`` of each scan.
     """
     targets = result_paths(scans, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -229,7 +241,7 @@ def predict_scans(
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
-            yield from _keep_classes(done, out)
+            yield from _keep_tables(done, out)
             stopped = True
             break
         try:
@@ -245,9 +257,11 @@ def predict_scans(
         done.append(row)
         if "result" in row:
             yield Saved(row["result"], "labels")
+        for file in row.get("files", ()):
+            yield Saved(file, "boxes")
     if not stopped:
         yield Progress("scans", len(targets), len(targets))
-        yield from _keep_classes(done, out)
+        yield from _keep_tables(done, out)
     return {
         "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
     }  # fmt: skip
@@ -263,6 +277,9 @@ def _predicted(
     texts = {"notes": [note.text for note in notes]}
     if result is None:
         return None
+    if isinstance(result, BoxList):
+        files = [str(path) for path in box_files(result, target)]
+        return {"scan": str(scan), "boxes": result.rows(), "files": files, **texts}
     if not isinstance(result, LabelMap):
         return {"scan": str(scan), **result.to_dict(), **texts}
     write_labels(result, target)
@@ -294,8 +311,8 @@ def _noted(
         request = yield event
 
 
-def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
-    """The tables of a classifier, of a stopped one too; labels are files already."""
+def _keep_tables(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
+    """The tables of all scans, after a stop too; labels are files already."""
     if done and "class" in done[0]:
         table = out / "classes.csv"
         write_classes(table, done)
@@ -303,6 +320,10 @@ def _keep_classes(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
     if done and done[0].get("slices"):
         table = out / "slices.csv"
         write_slices(table, done)
+        yield Saved(str(table), "table")
+    if done and "boxes" in done[0]:
+        table = out / "boxes.csv"
+        write_box_table([row for found in done for row in found["boxes"]], table)
         yield Saved(str(table), "table")
 
 

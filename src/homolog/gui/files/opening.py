@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import JobError, UnusableInput
+from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.shared.layers import (
     KEY,
     LayerData,
@@ -117,7 +118,7 @@ def read_layer(path: Path, name: str = "") -> LayerData:
     """One file (DICOM folder, series) as a layer, placed in patient space.
 
     Args:
-        path: What ``homolog.scans.files.read_scan`` takes.
+        path: What ``homolog.scans.files.read_scan`` takes, or a file of boxes.
         name: Of the layer; from the file if empty.
 
     Raises:
@@ -125,6 +126,8 @@ def read_layer(path: Path, name: str = "") -> LayerData:
         OSError: It cannot be read.
         MemoryError: It is too large.
     """
+    if holds_boxes(path):
+        return box_layer(boxes_of_file(path), name)
     volume = read_scan(path.absolute())
     volume = replace(volume, name=name or layer_name(path, volume))
     if is_label_map(volume, path):
@@ -324,6 +327,8 @@ def _sources(path: Path, taken: set[Path]) -> list[Source]:
     taken.add(path)
     if path.is_dir():
         return _folder_sources(path)
+    if holds_boxes(path):
+        return [Source(path)]
     kind = kind_of(path)
     one = series_with(path) if kind == "dicom" else None
     if one is not None:

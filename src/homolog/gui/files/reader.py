@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.gui.files import opening
+from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.shared import preferences
 from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
 from homolog.gui.shared.notices import notify, tell_once
@@ -120,6 +121,8 @@ def _read_as_napari(path: Paths) -> list[Any]:
 
 def read_path(path: Path) -> list[LayerData]:
     """Layers of one file or DICOM folder; what is wrong is told, never raised."""
+    if holds_boxes(path):
+        return [box_layer(boxes_of_file(path))]
     try:
         wanted, name = _wanted(path)
         if wanted is None:
@@ -220,6 +223,8 @@ def _ours(path: Path) -> bool:
     if path.is_dir():
         return holds_dicom(path)
     try:
+        if holds_boxes(path):
+            return True
         return kind_of(path) != "image2d" and opening.is_analyze(path)
     except Exception:  # noqa: BLE001 - then napari asks the next reader
         return False

@@ -97,6 +97,17 @@ def joined_findings(stores: Sequence[StoreChoice]) -> list[JoinedClass]:
     return [JoinedClass(name, tuple(found[name])) for name in order]
 
 
+def joined_boxes(stores: Sequence[StoreChoice]) -> list[JoinedClass]:
+    """Classes of boxes; of a store without boxes, those of its label maps."""
+    shown = store_titles([store.path for store in stores])
+    found: dict[str, list[tuple[str, int]]] = {}
+    for title, store in zip(shown, stores, strict=True):
+        told = [(name, scans) for name, scans, _ in store.box_classes]
+        for name, scans in told or [(c.name, c.cases) for c in store.classes]:
+            found.setdefault(name, []).append((title, scans))
+    return [JoinedClass(name, tuple(found[name])) for name in sorted(found)]
+
+
 def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
     """Title and lines of the fold with the classes; empty where there are none."""
     if task == "classify":
@@ -110,6 +121,12 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
         if len(stores) == 1:
             return title, "\n".join(f"{c.name}: {c.scans[0][1]} scans" for c in joined)
         return title, _lines(joined)
+    if task == "detect":
+        joined = joined_boxes(stores)
+        boxes = sum(count for s in stores for _, _, count in s.box_classes)
+        title = f"{counted(len(joined), 'class')} of boxes"
+        title += f", {counted(boxes, 'box')}" if boxes else " around labels"
+        return (title, _lines(joined)) if joined else ("", "")
     joined = joined_labels(stores)
     if not joined:
         return "", ""
@@ -138,9 +155,8 @@ def labels_counted(
     """
     if teaching_problem(task, stores):
         return ""
-    whole = task == "classify"
-    learnt = sum(s.class_teachable if whole else s.teachable for s in stores)
-    held = sum(s.class_held_out if whole else s.held_out for s in stores)
+    learnt = sum(_usable(task, s).learnt for s in stores)
+    held = sum(_usable(task, s).held_out for s in stores)
     chosen = 0 if most is None else min(held, most) if most else held
     if patients:
         text = f"Scans of {counted(patients, 'patient')} to learn from"
@@ -162,8 +178,26 @@ def labels_counted(
 
 def patients_to_learn_from(task: str, stores: Sequence[StoreChoice]) -> int:
     """How many patients have labelled scans; at most, where stores share patients."""
-    whole = task == "classify"
-    return sum(s.class_patients if whole else s.label_patients for s in stores)
+    return sum(_usable(task, s).patients for s in stores)
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """Scans of a store that teach a task, those that are held out, and patients."""
+
+    learnt: int
+    held_out: int
+    patients: int
+
+
+def _usable(task: str, store: StoreChoice) -> _Usable:
+    if task == "classify":
+        told = store.class_teachable, store.class_held_out, store.class_patients
+    elif task == "detect":
+        told = store.box_teachable, store.box_held_out, store.box_patients
+    else:
+        told = store.teachable, store.held_out, store.label_patients
+    return _Usable(*told)
 
 
 def how_they_fit(task: str, stores: Sequence[StoreChoice]) -> str:
@@ -194,6 +228,8 @@ def teaching_problem(task: str, stores: Sequence[StoreChoice]) -> str:
             return f"{twin.path} and {store.path} are the same store: untick one."
     if task == "classify":
         return _class_problem(stores)
+    if task == "detect":
+        return _box_problem(stores)
     instead = "choose another one" if len(stores) == 1 else "untick it"
     for store in stores:
         if not store.labelled:
@@ -233,6 +269,21 @@ def _class_problem(stores: Sequence[StoreChoice]) -> str:
     return ""
 
 
+def _box_problem(stores: Sequence[StoreChoice]) -> str:
+    for store in stores:
+        if not store.box_classes and not store.classes:
+            return (
+                f"No scan of {store.name} has boxes or labels. Build it from a table "
+                'with a column "boxes", or "x", "y", "w" and "h" of images.'
+            )
+        if not store.box_teachable:
+            return (
+                f"All scans of {store.name} with boxes are kept for validation or the "
+                "final test, so none is left to learn from."
+            )
+    return ""
+
+
 def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
     """Which classes are one class in several stores."""
     if task == "classify":
@@ -242,6 +293,8 @@ def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
                 "⚠ Each store holds scans of one class only: the model may learn to "
                 "tell the stores apart instead of the classes."
             )
+    elif task == "detect":
+        joined = joined_boxes(stores)
     else:
         joined = joined_labels(stores)
     shared = [one.name for one in joined if len(one.scans) > 1]
@@ -249,7 +302,7 @@ def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
         told = f"Learnt from several stores, by name: {listed(shared, most=4)}."
     else:
         told = "No class has the same name in two stores."
-    bare = task != "classify" and any(
+    bare = task == "segment" and any(
         not has_name(one.value, one.name) for store in stores for one in store.classes
     )
     return f"{told} {_NAMELESS}" if bare else told

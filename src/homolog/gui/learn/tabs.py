@@ -266,7 +266,8 @@ class FinetunePanel(LearnPanel):
         """Fill the list, labelled ones first; what was ticked stays ticked."""
         self._data.setVisible(bool(self.stores))
         ordered = sorted(
-            self.stores, key=lambda s: (not s.teachable, not s.class_teachable)
+            self.stores,
+            key=lambda s: (not s.teachable, not s.class_teachable, not s.boxed),
         )
         known = {str(store.path) for store in ordered}
         wanted = self.kept.get("stores") or [s.path for s in self.list.chosen]

@@ -84,25 +84,41 @@ class ProbeBox(widgets.HelperBox):
         self.about.setText(probing.about(models))
         self.grew.emit()
         here = self.store.currentData() not in (None, _OTHER)
-        self.start.setEnabled(bool(models) and here and not self.busy)
+        for one in (self.start, self.report):
+            one.setEnabled(bool(models) and here and not self.busy)
         self.decoders.setEnabled(any(map(probing.hands_on_decoder, models)))
 
     def begin(self) -> None:
-        """Start the worker."""
-        models, store = self._asked(), self.store.currentData()
-        if not models or store in (None, _OTHER) or self.busy:
+        """Probe, in a worker."""
+        if (found := self._ready("probes")) is None:
             return
-        if self.hub.engine_missing():
-            self._say("⚠ This needs the training engine; see the note at the top.")
-            return
-        place = preferences.home() / "probes"
-        name = free_name(Path(store).name, lambda n: (place / n).exists())
+        models, store, out = found
         config = probing.config_of(
-            Path(store), models, self.patients.value(), self.hub.features, place / name,
+            store, models, self.patients.value(), self.hub.features, out,
             _CELL if self.decoders.isEnabled() and self.decoders.isChecked() else 0,
         )  # fmt: skip
-        self._warnings.clear()
         self.launch("probe", config, self._done)
+
+    def begin_report(self) -> None:
+        """Make the whole report, in a worker."""
+        if (found := self._ready("reports")) is None:
+            return
+        models, store, out = found
+        config = probing.report_of(store, models, self.hub.features, out)
+        self.launch("report", config, self._reported)
+
+    def _ready(self, place: str) -> tuple[list[ModelCard], Path, Path] | None:
+        """Models, store and a free folder; None where nothing can begin."""
+        models, store = self._asked(), self.store.currentData()
+        if not models or store in (None, _OTHER) or self.busy:
+            return None
+        if self.hub.engine_missing():
+            self._say("⚠ This needs the training engine; see the note at the top.")
+            return None
+        home = preferences.home() / place
+        name = free_name(Path(store).name, lambda n: (home / n).exists())
+        self._warnings.clear()
+        return models, Path(store), home / name
 
     def halt(self) -> None:
         """It was stopped."""
@@ -137,11 +153,13 @@ class ProbeBox(widgets.HelperBox):
         widgets.bring_into_view(self.verdict, asked=True)
 
     def open_page(self) -> None:
-        """Show the report in the browser."""
+        """Show the probe's page in the browser."""
         page = self.answer.page if self.answer is not None else None
-        if page is not None and not QDesktopServices.openUrl(
-            QUrl.fromLocalFile(str(page))
-        ):
+        if page is not None:
+            self._open(page)
+
+    def _open(self, page: Path) -> None:
+        if not QDesktopServices.openUrl(QUrl.fromLocalFile(str(page))):
             self.hub.say(f"No browser was found; the page is {page}", "warning")
 
     # What the worker tells
@@ -159,6 +177,11 @@ class ProbeBox(widgets.HelperBox):
     def _done(self, result: dict[str, object]) -> None:
         self.end("")
         self.show_answer(probing.answer_of(result, self._warnings))
+
+    def _reported(self, result: dict[str, object]) -> None:
+        page = Path(str(result["html"]))
+        self.end(f"The report is {page}")
+        self._open(page)
 
     # Stores
 
@@ -212,6 +235,12 @@ class ProbeBox(widgets.HelperBox):
             "Find out", "Probe the features of these models for the labels of the "
             "store; a minute or two each", self.begin,
         )  # fmt: skip
+        self.report = widgets.button(
+            "Full report...", "Pictures and figures of what these models learnt: "
+            "organs by t-SNE and PCA, similarities between patients, robustness, the "
+            "training's course; some minutes each, then a page in the browser",
+            self.begin_report,
+        )  # fmt: skip
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
         self._make_answer()
@@ -230,7 +259,7 @@ class ProbeBox(widgets.HelperBox):
             )
         )  # fmt: skip
         column.addWidget(self.decoders)
-        column.addLayout(widgets.beside(self.start, self.cancel))
+        column.addLayout(widgets.beside(self.start, self.report, self.cancel))
         for widget in (self.bar, self.words, self.verdict, self.table, self.page):
             column.addWidget(widget)
 

@@ -96,6 +96,20 @@ def config_of(
     }
 
 
+def report_of(
+    store: Path, models: Sequence[ModelCard], features: Path, out: Path
+) -> dict[str, Any]:
+    """What the worker gets for a whole report on models, the first against the rest."""
+    first, *others = (str(m.path.absolute()) for m in models)
+    return {
+        "store": str(store.absolute()),
+        "encoder": first,
+        "against": others,
+        "features": str(features.absolute()),
+        "out": str(out.absolute()),
+    }
+
+
 def doing(event: Event) -> tuple[str, float] | None:
     """What is being done, and the share of it; None where nothing new is told."""
     if not isinstance(event, Progress) or event.phase == _INNER:

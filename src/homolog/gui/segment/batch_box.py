@@ -25,6 +25,7 @@ from homolog.gui.segment.control import (
     Facts,
     chance_rows,
     find_scans,
+    keep_boxes,
     keep_result,
     keep_table,
     read_facts,
@@ -338,15 +339,18 @@ class BatchBox(QWidget):
         tell(self.words, "")
         self.list.show_line(self.batch.items.index(item), item)
         if isinstance(event, Saved):
-            self._move(item, Path(event.path))
+            self._move(item, Path(event.path), event.what)
         if isinstance(event, Progress) and event.phase == "scans":
             self.show_list()
 
-    def _move(self, item: BatchItem, part: Path) -> None:
+    def _move(self, item: BatchItem, part: Path, what: str) -> None:
         assert self.out is not None
         self._moving += 1
+        out, names = self.out, self._names
+        boxes = what == "boxes"
         in_background(
-            keep_result, part, self.out, self._names, owner=self,
+            lambda: keep_boxes(part, out) if boxes else keep_result(part, out, names),
+            owner=self,
             done=lambda path: self._moved(item, path, ""),
             failed=lambda error: self._moved(item, None, f"not saved: {error}"),
         )  # fmt: skip

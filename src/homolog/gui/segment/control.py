@@ -23,9 +23,11 @@ from homolog.gui.shared.layers import (
     label_layer,
     shape_of,
 )
+from homolog.scans.boxes import JSON_SUFFIX
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import is_scan_path, read_header, read_labels, scan_stem
 from homolog.scans.names import is_label_folder, label_rank, write_names
+from homolog.scans.points import SUFFIX
 from homolog.words import as_csv, duration, metric_title, times
 from homolog.writing import free_name, put_in_place
 
@@ -321,7 +323,7 @@ class BatchItem:
         scan: File, DICOM folder or series.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         words: What is told beside its name.
-        result: Label map written; None before.
+        result: Label map or boxes written; None before.
         volumes_ml: Of each class, by name.
         told: What a classifier told of it; empty before.
         note: How it differs from the scans the model learnt from; empty when alike.
@@ -444,7 +446,7 @@ class Batch:
         elif isinstance(event, Note) and event.text.startswith(f"{current.scan}: "):
             current.state = FAILED
             current.words = reason_text(event.text.removeprefix(f"{current.scan}: "))
-        elif isinstance(event, Saved) and event.what == "labels":
+        elif isinstance(event, Saved) and event.what in ("labels", "boxes"):
             current.state, current.words = DONE, "saving..."
         return current
 
@@ -575,6 +577,23 @@ def keep_result(part: Path, out: Path, names: Mapping[int, str]) -> Path:
     put_in_place(part, target)
     write_names(target, names)
     return target
+
+
+def keep_boxes(part: Path, out: Path) -> Path:
+    """Move the boxes of a scan, and their regions of 3D Slicer beside them.
+
+    Returns:
+        Where the boxes lie now: under the scan's name, or ``NAME_v2`` where that was
+        taken.
+    """
+    stem = part.name.removesuffix(JSON_SUFFIX)
+    endings = (SUFFIX, JSON_SUFFIX)
+    name = free_name(stem, lambda n: any((out / f"{n}{e}").exists() for e in endings))
+    for ending in endings:
+        made = part.with_name(f"{stem}{ending}")
+        if made.is_file():
+            put_in_place(made, out / f"{name}{ending}")
+    return out / f"{name}{JSON_SUFFIX}"
 
 
 def keep_table(part: Path, out: Path) -> Path:

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.events import Event, Note, Progress
+from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.segment.batch_box import BatchBox
@@ -48,6 +49,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import (
     LayerData,
     ScanRef,
+    derived_attributes,
     layer_scan,
     scan_file,
     shape_of,
@@ -73,7 +75,7 @@ from homolog.gui.shared.widgets import (
 from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
-from homolog.words import duration, spacing_text
+from homolog.words import counted, duration, spacing_text
 
 # Compare the labels shown with a reference: Dice, NSD and HD95 per class.
 
@@ -327,12 +329,13 @@ class ScanBox(HelperBox):
         hint = "Label every voxel of the scan selected in the layer list"
         if tool.model is not None and tool.model.classifies:
             hint = "Tell what the scan selected in the layer list shows"
+        elif tool.model is not None and tool.model.detects:
+            hint = "Find boxes in the scan selected in the layer list"
         self.start.setToolTip(tool.trouble or hint)
 
     @property
     def _verb(self) -> str:
-        model = self._tool.model
-        return "Classify" if model is not None and model.classifies else "Segment"
+        return _verb(self._tool.model)
 
     def _continue(self) -> None:
         if self._scan is not None and self._tool.model is not None:
@@ -376,8 +379,10 @@ class ScanBox(HelperBox):
     ) -> None:
         if not result.get("predicted"):
             failed = result.get("failed") or [{"reason": "nothing came out"}]
-            done = "classified" if model.classifies else "segmented"
-            self.fail(f"Not {done}: {reason_text(failed[0]['reason'])}")
+            self.fail(f"Not {_DONE[_verb(model)]}: {reason_text(failed[0]['reason'])}")
+            return
+        if model.detects:
+            self._found(layer, model, result["predicted"][0])
             return
         if model.classifies:
             self.end(f"✓ {layer.name} was classified: see below.")
@@ -390,6 +395,26 @@ class ScanBox(HelperBox):
             done=lambda made: self._show_result(layer, made),
             failed=lambda error: self.fail(str(error)),
         )  # fmt: skip
+
+    def _found(self, layer: Any, model: ModelChoice, entry: Mapping[str, Any]) -> None:
+        count = len(entry["boxes"])
+        if not count:
+            self.end(f"✓ {layer.name}: no box was found.")
+            return
+        tell(self.words, "Reading the result...")
+        in_background(
+            _boxes_of, Path(entry["files"][0]), f"{layer.name} {model.name}", layer,
+            owner=self, done=lambda made: self._show_boxes(made, count),
+            failed=lambda error: self.fail(str(error)),
+        )  # fmt: skip
+
+    def _show_boxes(self, made: LayerData, count: int) -> None:
+        layers = self._hub.viewer.layers
+        before = self._active()
+        added = add_to(self._hub.viewer, made)[0]
+        if before is not None and before in layers:
+            layers.selection.active = before
+        self.end(f"✓ {added.name} was added: {counted(count, 'box')}.")
 
     def _show_result(self, scan: Any, made: LayerData) -> None:
         layers = self._hub.viewer.layers
@@ -409,6 +434,27 @@ def _scan_and_folder(layer: Any, scratch: Path) -> tuple[Path, Path]:
     )
 
 
+# What the button says, and what became of a scan.
+_DONE = {"Segment": "segmented", "Classify": "classified", "Search": "searched"}
+
+
+def _verb(model: ModelChoice | None) -> str:
+    if model is not None and model.detects:
+        return "Search"
+    return "Classify" if model is not None and model.classifies else "Segment"
+
+
+def _boxes_of(path: Path, name: str, layer: Any) -> LayerData:
+    """Boxes found in a layer, where it is shown."""
+    boxes = boxes_of_file(path)
+    data, attributes, kind = box_layer(boxes, name)
+    if len(layer.data.shape) == 2:  # a picture of napari's own reader
+        data = [corners[:, 1:] for corners in data]
+    on = derived_attributes(layer, name)
+    return data, {**attributes, **{k: on[k] for k in _PLACE}}, kind
+
+
+_PLACE = ("scale", "translate", "units", "axis_labels")
 _NO_OVERLAP = -0.05  # the spin box says "the model's"
 
 
@@ -535,8 +581,7 @@ class SegmentPanel(QWidget):
         def config(scans: Sequence[Path], out: Path) -> Mapping[str, Any]:
             return predict_config(model.path, scans, out, **options)
 
-        done_word = "classified" if model.classifies else "segmented"
-        self.batch.begin(config, model.label_names, done_word)
+        self.batch.begin(config, model.label_names, _DONE[_verb(model)])
 
     def copy_command(self) -> None:
         """The command line that segments the scans of the list."""
@@ -633,13 +678,12 @@ class SegmentPanel(QWidget):
 
     def _other_model(self, model: ModelChoice) -> None:
         """What another model told does not stand beside this one."""
-        verb = "Classify" if model.classifies else "Segment"
-        self.all.setText(f"{verb} all")
+        self.all.setText(f"{_verb(model)} all")
         self._voxels_only.setVisible(not model.classifies)
         before, self._last_model = self._last_model, model
         if before is not None and before.path != model.path:
             self.chances.forget()
-            if before.classifies or model.classifies:
+            if _verb(before) != _verb(model) or model.classifies:
                 self.batch.another_model()
 
     def _refresh(self) -> None:
@@ -688,8 +732,9 @@ class SegmentPanel(QWidget):
             other.visible = False  # another patient in the same place
         scan = add_to(self.hub.viewer, made[0])[0]
         labels = add_to(self.hub.viewer, made[1])[0]
-        labels.opacity = 0.5
-        self.classes.adopt(labels)
+        if made[1][2] == "labels":
+            labels.opacity = 0.5
+            self.classes.adopt(labels)
         self.hub.viewer.layers.selection.active = scan
 
 
@@ -703,6 +748,8 @@ def _group() -> tuple[QWidget, QVBoxLayout]:
 def _scan_and_labels(item: BatchItem) -> tuple[LayerData, LayerData]:
     """A scan and its labels as layers; read on a thread."""
     assert item.result is not None
+    if holds_boxes(item.result):
+        return read_layer(item.scan), box_layer(boxes_of_file(item.result))
     names = names_beside(item.result)
     labels = result_layer(item.result, names, f"{scan_stem(item.result)} labels")
     return read_layer(item.scan), labels

@@ -25,6 +25,7 @@ from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
 from homolog.store.card import Card
+from homolog.store.crops import box_name
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import subject_count
@@ -220,6 +221,12 @@ _SPACING_FACTOR = 1.4
 _NAMES_SHOWN = 7
 
 
+# What a model's validation is called, by its kind.
+_MEASURES = {
+    "": (("dice", "Dice"), ("auc", "AUC")), "detect": (("ap50", "AP50"),),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """A trained network that lies on disk.
@@ -230,7 +237,7 @@ class ModelChoice:
         kind: ``encoder``, or the task it was fine-tuned for.
         backbone: Name of the network.
         label_names: Label value -> name; empty for encoders and classifiers.
-        classes: Of whole scans, where it tells those.
+        classes: Of whole scans, or of boxes, where it tells those.
         spacing_mm: Voxel size (z, y, x) scans are resampled to; None keeps their own.
         modalities: What it learnt from.
         window: Voxels (z, y, x) seen at once; empty when the card does not say.
@@ -256,6 +263,9 @@ class ModelChoice:
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
             return f"{self.name} ({method}, {self.backbone}{unfinished})"
+        if self.detects:
+            count = counted(len(self.classes), "class")
+            return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"
         if self.classifies:
             count = counted(len(self.classes), "class")
             return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
@@ -267,7 +277,12 @@ class ModelChoice:
     @property
     def classifies(self) -> bool:
         """Whether it tells classes of whole scans, not labels of voxels."""
-        return bool(self.classes)
+        return bool(self.classes) and not self.detects
+
+    @property
+    def detects(self) -> bool:
+        """Whether it tells boxes."""
+        return self.kind == "detect"
 
     @property
     def facts(self) -> str:
@@ -277,7 +292,10 @@ class ModelChoice:
             parts.append(
                 f"Finds {listed(self.label_names.values(), most=_NAMES_SHOWN)}."
             )
-        if self.classes:
+        if self.detects:
+            names = listed(self.classes, most=_NAMES_SHOWN)
+            parts.append(f"Finds boxes around {names}.")
+        if self.classifies:
             several = (self.card.get("task_spec") or {}).get("several")
             how = "any or none of" if several else "one of"
             names = listed(self.classes, "or", most=_NAMES_SHOWN)
@@ -294,7 +312,7 @@ class ModelChoice:
             data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")
         validation = self.card.get("validation") or {}
-        for key, word in (("dice", "Dice"), ("auc", "AUC")):
+        for key, word in _MEASURES.get(self.kind, _MEASURES[""]):
             value = validation.get(key)
             if isinstance(value, int | float) and value == value:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
@@ -466,7 +484,7 @@ def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelC
 
 
 def _classes(card: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:
-    if card.get("kind") != "classify":
+    if card.get("kind") not in ("classify", "detect"):
         return ()
     return tuple(str(name) for name in spec.get("classes") or ())
 
@@ -531,6 +549,11 @@ class StoreChoice:
         held_out: Scans with a label map that are kept for validation.
         class_held_out: Scans with such a class that are kept for validation.
         label_patients: Patients whose label maps are learnt from.
+        box_classes: Of boxes: name, scans that show it, and boxes of it, by name.
+        boxed: Scans with boxes.
+        box_teachable: Scans with boxes, or a label map to make some of, learnt from.
+        box_held_out: Such scans that are kept for validation.
+        box_patients: Patients of those that are learnt from.
         class_patients: Patients with such a class that are learnt from.
         preprocessing: How its scans were prepared; None where it cannot be read.
         problem: Why it cannot be used; empty when it can.
@@ -552,6 +575,11 @@ class StoreChoice:
     class_held_out: int = 0
     label_patients: int = 0
     class_patients: int = 0
+    box_classes: tuple[tuple[str, int, int], ...] = ()
+    boxed: int = 0
+    box_teachable: int = 0
+    box_held_out: int = 0
+    box_patients: int = 0
     preprocessing: Preprocessing | None = None
     problem: str = ""
 
@@ -566,9 +594,11 @@ class StoreChoice:
         if self.problem:
             return f"{self.name}: cannot be used"
         scans = counted(self.cases, "scan")
-        told = f"{self.labelled} labelled" if self.labelled or not self.classed else ""
+        other = self.classed or self.boxed
+        told = f"{self.labelled} labelled" if self.labelled or not other else ""
         classed = f"{self.classed} with a class" if self.classed else ""
-        parts = [scans, told, classed, self.spacing, self.modalities]
+        boxed = f"{self.boxed} with boxes" if self.boxed else ""
+        parts = [scans, told, classed, boxed, self.spacing, self.modalities]
         return f"{self.name}: " + ", ".join(p for p in parts if p)
 
 
@@ -582,6 +612,7 @@ def read_store(path: Path) -> StoreChoice:
     learnt = [c for c in cards if c.split not in ("test", "val")]
     held = [c for c in cards if c.split == "val"]
     targets = [card.target for card in cards if card.target is not None]
+    boxed = [c for c in learnt if c.boxes or c.has_label]
     return StoreChoice(
         path=path,
         cases=len(cards),
@@ -602,6 +633,11 @@ def read_store(path: Path) -> StoreChoice:
         class_held_out=sum(card.target is not None for card in held),
         label_patients=subject_count([c for c in learnt if c.has_label]),
         class_patients=subject_count([c for c in learnt if c.target is not None]),
+        box_classes=_box_classes(cards),
+        boxed=sum(bool(card.boxes) for card in cards),
+        box_teachable=len(boxed),
+        box_held_out=sum(bool(card.boxes) or card.has_label for card in held),
+        box_patients=subject_count(boxed),
         preprocessing=store.preprocessing,
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
@@ -668,6 +704,12 @@ def scan_classes(targets: Sequence[str]) -> tuple[tuple[str, int], ...]:
     found = Counter(name for target in targets for name in findings_of(target))
     none = sum(map(says_none, targets))
     return (*sorted(found.items()), *(((NONE, none),) if none else ()))
+
+
+def _box_classes(cards: Sequence[Card]) -> tuple[tuple[str, int, int], ...]:
+    boxes = Counter(box_name(box) for card in cards for box in card.boxes)
+    scans = Counter(n for card in cards for n in {box_name(b) for b in card.boxes})
+    return tuple((name, scans[name], boxes[name]) for name in sorted(boxes))
 
 
 def _class_counts(

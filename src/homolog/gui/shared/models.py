@@ -33,7 +33,7 @@ from homolog.writing import folder_bytes
 
 KINDS = {
     "encoder": "encoder (features)", "segment": "segmentation",
-    "classify": "classification of whole scans",
+    "classify": "classification of whole scans", "detect": "detection of boxes",
     "few_voxels": "segmentation from a few painted voxels",
 }  # fmt: skip
 _NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}
@@ -48,7 +48,7 @@ def title_of(card: Mapping[str, Any]) -> str:
         method = card.get("method") or "encoder"
         return f"encoder, {method} on {backbone}{early}"
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
-    if kind == "classify":
+    if kind in ("classify", "detect"):
         classes = len((card.get("task_spec") or {}).get("classes") or ())
         return f"{KINDS[kind]}, {counted(classes, 'class')}, {backbone}{early}"
     return f"{KINDS.get(kind, kind)}, {counted(count, 'label')}, {backbone}{early}"
@@ -119,6 +119,10 @@ def _network(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _scan_classes(spec: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
     """What a classifier tells of a scan."""
+    if kind == "detect":
+        yield "Classes", ", ".join(map(str, spec.get("classes", ())))
+        if "threshold" in spec:
+            yield "Told from", f"a score of {spec['threshold']:.2f}"
     if kind != "classify" or not spec.get("classes"):
         return
     how = "any or none of a scan" if spec.get("several") else "one per scan"

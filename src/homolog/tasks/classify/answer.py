@@ -23,7 +23,12 @@ from homolog.metrics.classification import (
 )
 from homolog.store.preprocess import Prepared
 from homolog.tasks.base import Trained
-from homolog.tasks.classify.network import ClassifyNetwork, keeps_slices, slices_inside
+from homolog.tasks.classify.network import (
+    ClassifyNetwork,
+    JoinedClassifiers,
+    keeps_slices,
+    slices_inside,
+)
 from homolog.tasks.classify.space import ClassifyConfig
 from homolog.tasks.classify.truth import slice_positions
 from homolog.tasks.segment.network import spec_index
@@ -325,7 +330,7 @@ def view_spec(
 def answer(model: Trained, scan: StoredScan) -> Answer:
     """What the model says of a prepared scan."""
     network = model.network
-    assert isinstance(network, ClassifyNetwork)
+    assert isinstance(network, ClassifyNetwork | JoinedClassifiers)
     window = spec_index(model.spec, "window")
     spec = view_spec(window, slices=keeps_slices(network.encoder))
     view = view_of(spec, scan, model.device)

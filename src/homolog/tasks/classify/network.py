@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -198,6 +198,43 @@ class ClassifyNetwork(nn.Module):
             attention,
             None if torch.is_grad_enabled() else self.head(bag),
         )
+
+
+class JoinedClassifiers(nn.Module):
+    """Several classifiers of the same classes; the mean of their logits.
+
+    Args:
+        networks: ClassifyNetworks that see the same views.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+
+    @property
+    def encoder(self) -> Backbone:
+        """The first one's: it says what views are made."""
+        first = self.members[0]
+        assert isinstance(first, ClassifyNetwork)
+        return first.encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> scores (B, K)."""
+        return self.scores(image).classes
+
+    def scores(self, image: Tensor, valid: Tensor | None = None) -> Scores:
+        """As ``ClassifyNetwork.scores``."""
+        told = [
+            member.scores(image, valid)
+            for member in self.members
+            if isinstance(member, ClassifyNetwork)
+        ]
+        means = {}
+        for field in fields(Scores):
+            parts = [getattr(scores, field.name) for scores in told]
+            if parts[0] is not None:
+                means[field.name] = torch.stack(parts).float().mean(0)
+        return Scores(**means)
 
 
 def _head(width: int, out: int, dropout: float, hidden: int) -> nn.Sequential:

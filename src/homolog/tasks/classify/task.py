@@ -36,7 +36,12 @@ from homolog.tasks.classify.answer import (
     type_columns,
     view_spec,
 )
-from homolog.tasks.classify.network import ClassifyModule, ClassifyNetwork, keeps_slices
+from homolog.tasks.classify.network import (
+    ClassifyModule,
+    ClassifyNetwork,
+    JoinedClassifiers,
+    keeps_slices,
+)
 from homolog.tasks.classify.space import RECIPES, ClassifyConfig, described, weights_of
 from homolog.tasks.classify.truth import Annotated, Space, slice_truth, truth_rows
 from homolog.tasks.segment.network import prepared_for, spec_index
@@ -54,6 +59,7 @@ class Classify(LearnedTask):
     Config: ClassVar[type] = ClassifyConfig
     title: ClassVar[str] = "Classification"
     best_metric: ClassVar[str] = "auc"
+    joins: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: ClassifyConfig
@@ -90,6 +96,10 @@ class Classify(LearnedTask):
             types=len(space.types),
             slices=space.slices > 0,
         )
+
+    def joined(self, networks: Sequence[nn.Module]) -> JoinedClassifiers:
+        """The mean of logits."""
+        return JoinedClassifiers(networks)
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Cross-entropy on whole scans."""

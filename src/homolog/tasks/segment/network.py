@@ -272,6 +272,31 @@ class SegmentNetwork(nn.Module):
         return found.reshape(count, -1, *found.shape[1:]).transpose(1, 2)
 
 
+class JoinedSegmenters(nn.Module):
+    """Several segmentation networks of the same labels; the mean of their logits.
+
+    Args:
+        networks: SegmentNetworks that take the same windows.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The first one's: it says which windows are legal."""
+        encoder: nn.Module = self.members[0].encoder  # type: ignore[assignment]
+        return encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
+        total: Tensor = self.members[0](image).float()
+        for network in list(self.members)[1:]:
+            total = total + network(image).float()
+        return total / len(self.members)
+
+
 class SegmentModule(TaskModule):
     """Dice plus cross-entropy on label-balanced crops.
 

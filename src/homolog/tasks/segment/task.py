@@ -35,6 +35,7 @@ from homolog.tasks.base import (
     score_labels,
 )
 from homolog.tasks.segment.network import (
+    JoinedSegmenters,
     LabelSpace,
     SegmentModule,
     SegmentNetwork,
@@ -173,6 +174,7 @@ class Segment(LearnedTask):
     Config: ClassVar[type] = SegmentConfig
     title: ClassVar[str] = "Segmentation"
     best_metric: ClassVar[str] = "dice"
+    joins: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: SegmentConfig
@@ -232,6 +234,10 @@ class Segment(LearnedTask):
             backbone, len(spec["label_values"]), int(spec["channels"])
         )
         return SegmentNetwork(backbone, decoder)
+
+    def joined(self, networks: Sequence[nn.Module]) -> JoinedSegmenters:
+        """The mean of logits."""
+        return JoinedSegmenters(networks)
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Dice plus cross-entropy on crops of the window's size."""

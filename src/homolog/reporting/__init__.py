@@ -1,0 +1,1 @@
+"""What an encoder, or a model made of it, has learnt: figures and pictures of it."""

@@ -1,0 +1,1 @@
+"""The detect task: boxes of findings or organs, in 2D and 3D."""

@@ -1,0 +1,400 @@
+"""A one-stage detector on the maps of an encoder, and how it learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.data.box_utils import box_pair_giou
+from monai.losses.focal_loss import sigmoid_focal_loss
+from torch import Tensor, nn
+from torch.nn import functional
+
+from homolog.backbones.base import Backbone
+from homolog.geometry.affine import Index
+from homolog.nn.heads import FeaturePyramid
+from homolog.nn.optim import Teacher
+from homolog.tasks.base import TaskModule
+from homolog.tasks.detect.targets import CELLS, Levels, Seen, boxes_in_view
+from homolog.tasks.segment.network import AVERAGE_FROM
+from homolog.views.view import Views, ViewSpec
+
+# Cells nearer than this to a box's middle, in cells, learn that box.
+# Source: FCOS (arXiv 2006.09214), section 3.1, centre sampling.
+_RADIUS = 1.5
+# Of the focal loss. Source: Lin et al., RetinaNet, ICCV 2017, section 5.1.
+_GAMMA, _ALPHA, _PRIOR = 2.0, 0.25, 0.01
+# A side is at most e^3 times that its level looks for.
+_MOST = 3.0
+_GROUPS = 8
+# A box smaller than a cell has no cell inside, but one that learns it.
+_LEAST_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What is said at the cells of one level.
+
+    Attributes:
+        classes: (B, K, d, h, w) logits: is the middle of such a box near?
+        centre: (B, K, d, h, w) logits: how near its middle?
+        sides: (B, K, 2 * axes, d, h, w) logarithms of the distances to the low and
+            high faces, in units of half the side that the level looks for.
+        stride: Voxels per cell (z, y, x).
+    """
+
+    classes: Tensor
+    centre: Tensor
+    sides: Tensor
+    stride: Index
+
+
+class DetectNetwork(nn.Module):
+    """Encoder, feature pyramid, and one head for all levels.
+
+    Every cell says for each class whether a box's middle is near, and how far its faces
+    are. In slices (``planar``) faces along z are not asked for.
+
+    Args:
+        encoder: 2D or 3D.
+        levels: Its maps that are looked at.
+        classes: How many (K).
+        width: Channels of pyramid and head.
+        depth: Convolutions of the head before its last.
+        planar: Windows are one slice.
+
+    Source: Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI
+        2022; Lin et al., RetinaNet and FPN, 2017; Li et al., ViTDet, ECCV 2022 (levels
+        finer than the encoder's maps).
+    Differs from the papers: three axes; faces and centreness are told for each class by
+        itself, as organs of one class are alike; a level's box has four cells a side,
+        in place of limits on distances.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        levels: Levels,
+        classes: int,
+        *,
+        width: int = 64,
+        depth: int = 2,
+        planar: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.levels = levels
+        self.classes = classes
+        self.axes = (1, 2) if planar else (0, 1, 2)
+        self.pyramid = FeaturePyramid([encoder.channels[i] for i in levels.maps], width)
+        kernel = (1, 3, 3) if planar else (3, 3, 3)
+        steps = _steps(encoder.strides[levels.maps[0]], levels)
+        self.finer = nn.ModuleList(
+            nn.ConvTranspose3d(width, width, step, stride=step) for step in steps
+        )
+        self.tower = nn.Sequential(
+            *(part for _ in range(depth) for part in _layer(width, kernel))
+        )
+        self.box_tower = nn.Sequential(
+            *(part for _ in range(depth) for part in _layer(width, kernel))
+        )
+        faces = 2 * len(self.axes)
+        self.classify = nn.Conv3d(width, classes, kernel, padding="same")
+        self.measure = nn.Conv3d(width, classes * faces, kernel, padding="same")
+        self.centre = nn.Conv3d(width, classes, kernel, padding="same")
+        self.scale = nn.Parameter(torch.ones(levels.count))
+        for layer in (self.classify, self.measure, self.centre):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+        assert self.classify.bias is not None
+        nn.init.constant_(self.classify.bias, -math.log((1 - _PRIOR) / _PRIOR))
+
+    def forward(self, image: Tensor) -> list[Grid]:
+        """Normalised intensities (B, C, D, H, W) -> one grid per level."""
+        maps = self.encoder.maps(image)
+        found = list(self.pyramid([maps[i] for i in self.levels.maps]))
+        for layer in self.finer:
+            found.insert(0, layer(found[0]))
+        grids = []
+        for number, stride in enumerate(self.levels.strides):
+            features = found[number]
+            seen, measured = self.tower(features), self.box_tower(features)
+            sides = self.measure(measured) * self.scale[number]
+            sides = sides.unflatten(1, (self.classes, -1))
+            grids.append(
+                Grid(self.classify(seen), self.centre(measured), sides, stride)
+            )
+        return grids
+
+
+def _layer(width: int, kernel: Index) -> tuple[nn.Module, ...]:
+    groups = math.gcd(width, _GROUPS)
+    return (
+        nn.Conv3d(width, width, kernel, padding="same", bias=False),
+        nn.GroupNorm(groups, width),
+        nn.ReLU(),
+    )
+
+
+def _steps(coarse: Index, levels: Levels) -> list[Index]:
+    """Enlargement of each finer level, the coarsest of them first."""
+    steps: list[Index] = []
+    for fine in reversed(levels.strides[: levels.finer]):
+        z, y, x = (a // b for a, b in zip(coarse, fine, strict=True))
+        steps.append((z, y, x))
+        coarse = fine
+    return steps
+
+
+def cell_middles(grid: Grid) -> Tensor:
+    """(d, h, w, 3) middles of the cells, as edges in voxels of the window."""
+    device = grid.classes.device
+    along = [
+        (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * step
+        for n, step in zip(grid.classes.shape[2:], grid.stride, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*along, indexing="ij"), -1)
+
+
+def reach_of(stride: Index, axes: Sequence[int]) -> list[float]:
+    """Half the side that a level looks for, in voxels, along each axis that counts."""
+    return [CELLS / 2 * stride[a] for a in axes]
+
+
+def decoded(
+    sides: Tensor, middles: Tensor, stride: Index, axes: Sequence[int]
+) -> Tensor:
+    """Boxes (N, 2 * axes) of what cells say.
+
+    Args:
+        sides: (N, 2 * axes), as of ``Grid``.
+        middles: (N, 3) of the cells.
+        stride: Of their level.
+        axes: That count.
+    """
+    count = len(axes)
+    reach = torch.tensor(reach_of(stride, axes) * 2, device=sides.device)
+    away = sides.float().clamp(max=_MOST).exp() * reach
+    at = middles[:, list(axes)]
+    return torch.cat([at - away[:, :count], at + away[:, count:]], 1)
+
+
+# Which cells learn which box.
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the cells of one level are to say, of one sample.
+
+    Attributes:
+        classes: (K, d, h, w) 1 where a box's middle is near, else 0.
+        counts: (K, d, h, w) bool: whether the answer is judged.
+        boxes: (K, d, h, w, 2 * axes) the box, where there is one.
+    """
+
+    classes: Tensor
+    counts: Tensor
+    boxes: Tensor
+
+
+def level_of(side: Tensor, strides: Sequence[Index], axes: Sequence[int]) -> int:
+    """The level whose boxes are most like one of ``side`` (3,) voxels."""
+    own = torch.tensor(strides, dtype=torch.float32)[:, list(axes)]
+    ratio = side.cpu()[list(axes)].clamp(min=1e-3) / (CELLS * own)
+    return int(ratio.log2().mean(1).abs().argmin())
+
+
+def assigned(
+    seen: Seen, grids: Sequence[Grid], size: Index, axes: Sequence[int]
+) -> list[Targets]:
+    """What each level is to say of the boxes in a window.
+
+    The cells around a box's middle learn it, at the level that suits its size; at least
+    the one that holds the middle. A box may reach out of the window, as far as it does.
+    Where its middle lies outside, the cells within it are not asked for that class. Of
+    two boxes of a class a cell learns the smaller.
+
+    Args:
+        seen: The boxes.
+        grids: What the network says; only sizes count.
+        size: Of the window (D, H, W).
+        axes: That count.
+    """
+    classes, faces = len(seen.known), 2 * len(axes)
+    device = grids[0].classes.device
+    targets = []
+    for grid in grids:
+        shape = (classes, *grid.classes.shape[2:])
+        counts = seen.known[:, None, None, None].expand(shape).clone()
+        targets.append(
+            Targets(
+                torch.zeros(shape, device=device),
+                counts.to(device),
+                torch.zeros((*shape, faces), device=device),
+            )
+        )
+    places = [cell_middles(grid) for grid in grids]
+    middles, sides = (seen.low + seen.high) / 2, seen.high - seen.low
+    limit = torch.tensor(size, device=middles.device)
+    inside = ((middles >= 0) & (middles < limit))[:, list(axes)].all(1)
+    strides = [grid.stride for grid in grids]
+    for n in sides[:, list(axes)].prod(1).argsort(descending=True).tolist():
+        number = int(seen.label[n])
+        if not inside[n]:
+            for at, target in zip(places, targets, strict=True):
+                target.counts[number][_within(at, seen.low[n], seen.high[n], axes)] = (
+                    False
+                )
+            continue
+        level = level_of(sides[n], strides, axes)
+        near = _near(places[level], seen, n, strides[level], axes)
+        target = targets[level]
+        target.classes[number][near] = 1.0
+        ends = [seen.low[n][list(axes)], seen.high[n][list(axes)]]
+        target.boxes[number][near] = torch.cat(ends)
+    return targets
+
+
+def _within(at: Tensor, low: Tensor, high: Tensor, axes: Sequence[int]) -> Tensor:
+    """(d, h, w) bool."""
+    return ((at > low) & (at < high))[..., list(axes)].all(-1)
+
+
+def _near(at: Tensor, seen: Seen, n: int, stride: Index, axes: Sequence[int]) -> Tensor:
+    """(d, h, w) bool: cells that learn a box whose middle lies inside."""
+    middle = (seen.low[n] + seen.high[n]) / 2
+    step = torch.tensor(stride, device=at.device, dtype=torch.float32)
+    away = ((at - middle).abs() / step)[..., list(axes)]
+    near = (away < _RADIUS).all(-1) & _within(at, seen.low[n], seen.high[n], axes)
+    cell = [
+        min(max(int(m // s), 0), count - 1)
+        for m, s, count in zip(middle.tolist(), stride, at.shape[:3], strict=True)
+    ]
+    near[tuple(cell)] = True
+    return near
+
+
+class DetectModule(TaskModule):
+    """Focal loss on classes, GIoU and log-distances on boxes, centreness.
+
+    Args:
+        network: What learns.
+        spec: The crops.
+        average: Momentum of the weight average; 0 keeps none.
+
+    Source: as ``DetectNetwork``; Rezatofighi et al., GIoU, CVPR 2019.
+    Differs from the papers: a smooth L1 on the logarithms of the distances stands
+        beside GIoU, whose slope is small while boxes hardly meet, as in volumes they
+        do at first.
+    """
+
+    def __init__(
+        self, network: DetectNetwork, spec: ViewSpec, *, average: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.momentum = average
+        self.average = Teacher(network) if average > 0 else None
+
+    def views(self) -> dict[str, ViewSpec]:
+        """One crop."""
+        return {"crop": self.spec}
+
+    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
+        """``classes``, ``boxes``, ``sides`` and ``centre``."""
+        crop, network = views["crop"], self.network
+        assert crop.target is not None
+        grids = network(crop.flat())
+        targets = [
+            assigned(
+                boxes_in_view(row, affine[0], network.classes),
+                grids, crop.size, network.axes,
+            )
+            for row, affine in zip(crop.target, crop.affine, strict=True)
+        ]  # fmt: skip
+        with torch.autocast(crop.image.device.type, enabled=False):
+            return detection_losses(grids, targets, network.axes)
+
+    def after_step(self, progress: float) -> None:
+        """Move the weight average; it starts as a copy and slows down."""
+        if self.average is not None:
+            share = min(1.0, progress / AVERAGE_FROM)
+            self.average.update(self.network, self.momentum * share)
+
+    def encoder(self) -> Backbone:
+        """The network's encoder."""
+        return self.network.encoder
+
+    def deployed(self) -> nn.Module:
+        """The average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+
+def detection_losses(
+    grids: Sequence[Grid], targets: Sequence[Sequence[Targets]], axes: Sequence[int]
+) -> dict[str, Tensor]:
+    """The terms of a batch.
+
+    Args:
+        grids: Of the network, one per level.
+        targets: Of each sample, one per level.
+        axes: That count.
+    """
+    focal, boxes, sides, centre = [], [], [], []
+    weights, positives = [], 0
+    for level, grid in enumerate(grids):
+        wanted = torch.stack([sample[level].classes for sample in targets])
+        counts = torch.stack([sample[level].counts for sample in targets])
+        true = torch.stack([sample[level].boxes for sample in targets])
+        cost = sigmoid_focal_loss(grid.classes.float(), wanted, _GAMMA, _ALPHA)
+        focal.append((cost * counts).sum())
+        hit = (wanted > 0) & counts
+        positives += int(hit.sum())
+        at = cell_middles(grid).expand(*hit.shape, 3)[hit]
+        told = grid.sides.movedim(2, -1)[hit].float()
+        found = decoded(told, at, grid.stride, axes)
+        share, logs = _shares(true[hit], at, grid.stride, axes)
+        weight = share.clamp(min=_LEAST_WEIGHT)
+        weights.append(weight)
+        if len(share):
+            boxes.append(weight * (1.0 - box_pair_giou(found, true[hit])))
+        smooth = functional.smooth_l1_loss(told, logs, reduction="none", beta=0.2)
+        sides.append(weight * smooth.mean(1))
+        centre.append(
+            functional.binary_cross_entropy_with_logits(
+                grid.centre[hit].float(), share, reduction="sum"
+            )
+        )
+    several = max(1, positives)
+    total = torch.cat(weights).sum().clamp(min=1e-3)
+    # of crops without boxes: a gradient of 0, but one
+    none = grids[0].sides.sum().square() * 0.0
+    return {
+        "classes": torch.stack(focal).sum() / several,
+        "boxes": (torch.cat(boxes).sum() if boxes else none) / total,
+        "sides": (torch.cat(sides).sum() + none) / total,
+        "centre": torch.stack(centre).sum() / several,
+    }
+
+
+def _shares(
+    true: Tensor, at: Tensor, stride: Index, axes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Centreness (N,) of cells in their boxes, and logarithms of the distances.
+
+    The centreness is the geometric mean over the axes of the nearer face's distance by
+    the farther's; 0 for a cell outside its box.
+    """
+    count = len(axes)
+    middles = at[:, list(axes)]
+    away = torch.cat([middles - true[:, :count], true[:, count:] - middles], 1)
+    reach = torch.tensor(reach_of(stride, axes) * 2, device=at.device)
+    logs = (away / reach).clamp(min=0.02).log()
+    low, high = away[:, :count], away[:, count:]
+    nearer, farther = torch.minimum(low, high), torch.maximum(low, high)
+    ratio = (nearer / farther.clamp(min=1e-6)).clamp(min=0.0)
+    return ratio.prod(1).pow(1.0 / count), logs
