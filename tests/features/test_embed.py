@@ -33,7 +33,7 @@ from homolog.model_files.encoder import load_encoder
 from homolog.scans.files import read_scan
 from homolog.scans.volume import Volume
 from homolog.store.learnt_spacing import KEY
-from homolog.store.preprocess import Intensities
+from homolog.store.preprocess import ChannelLevels, Intensities
 
 
 class Local(Backbone):
@@ -58,7 +58,8 @@ class Local(Backbone):
 def scan_of(shape: tuple[int, int, int], seed: int = 0) -> Scan:
     rng = np.random.default_rng(seed)
     data = rng.integers(-900, 900, (1, *shape)).astype(np.int16)
-    return Scan(data, 1.0, 0.0, Intensities(-1000.0, 1000.0, 0.0, 1000.0), "noise")
+    numbers = Intensities(-1000.0, 1000.0, 0.0, 1000.0)
+    return Scan(data, (ChannelLevels("", "CT", 1.0, 0.0, numbers),), "noise")
 
 
 def features_of(scan, embedder, window, overlap=0.5, batch=2):
@@ -131,7 +132,7 @@ def test_progress_counts_windows_and_stop_is_obeyed():
 
 def test_wrong_number_of_channels_is_told():
     scan, embedder = scan_of((4, 8, 8)), Embedder(Local(), {"fine": 0})
-    two = Scan(np.concatenate([scan.data] * 2), 1.0, 0.0, scan.intensity)
+    two = Scan(np.concatenate([scan.data] * 2), scan.levels * 2)
     with pytest.raises(UnusableInput, match="takes 1 channel"):
         features_of(two, embedder, (4, 8, 8))
 
@@ -207,7 +208,7 @@ def test_a_2d_encoder_embeds_a_volume_slice_by_slice() -> None:
     whole, counts = features_of(scan, embedder, (1, 32, 16))
     assert counts["windows"] % 3 == 0
     for z in range(3):
-        alone = Scan(scan.data[:, z : z + 1], 1.0, 0.0, scan.intensity, "slice")
+        alone = Scan(scan.data[:, z : z + 1], scan.levels, "slice")
         found, _ = features_of(alone, embedder, (1, 32, 16))
         gap = np.abs(whole["features"][z] - found["features"][0]).max()
         assert gap < 2e-3  # float16

@@ -284,7 +284,7 @@ def test_recipe_knows_what_a_transformer_needs(phantom_store):
 @each(
     "changes, words",
     [
-        ({"task": "knit"}, "unknown task 'knit'; known: classify, detect, segment"),
+        ({"task": "knit"}, "known: classify, detect, segment, translate"),
         ({"task": "few_voxels"}, "not fine-tuned"),
         ({"recipe": "moon"}, "recipes: cpu, gpu"),
         ({"training": {"stepz": 3}}, "no setting 'stepz'"),

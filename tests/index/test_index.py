@@ -422,18 +422,30 @@ def test_an_nnunet_dataset_with_two_channels(tmp_path: Path) -> None:
         "file_ending": ".nii.gz",
     }
     (tmp_path / "dataset.json").write_text(json.dumps(raw))
-    result = index(tmp_path)
-    assert labels_of(result) == {
+    joined = index(tmp_path)
+    assert [c.id for c in joined.cases] == ["a_1", "a_2"]
+    (case, _) = joined.cases
+    assert [(c.name, c.modality) for c in case.channels] == [
+        ("CT", "CT"), ("FDG-PET", "PET"),
+    ]  # fmt: skip
+    assert (case.modality, case.label and case.label.name) == ("OTHER", "a_1.nii.gz")
+    assert case.label_names == {0: "background", 1: "organ", 2: "tumour"}
+    assert "t_1" not in [c.id for c in joined.cases]  # one of its channels is missing
+    assert any("2 cases have several channels, learnt together" in n
+               for n in joined.notes)  # fmt: skip
+
+    apart = index(tmp_path, channels="separate")
+    assert labels_of(apart) == {
         "a_1_0000": "a_1.nii.gz",
         "a_1_0001": "a_1.nii.gz",
         "a_2_0000": "a_2.nii.gz",
         "a_2_0001": "a_2.nii.gz",
         "t_1": None,
     }
-    case = by_id(result)["a_1_0001"]
-    assert (case.modality, case.subject) == ("PET", "a_1")
-    assert case.label_names == {0: "background", 1: "organ", 2: "tumour"}
-    (note,) = result.notes
+    second = by_id(apart)["a_1_0001"]
+    assert (second.modality, second.subject) == ("PET", "a_1")
+    assert second.label_names == {0: "background", 1: "organ", 2: "tumour"}
+    (note,) = apart.notes
     assert "2 cases have several channels (first: a_1)" in note
 
 

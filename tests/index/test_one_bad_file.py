@@ -315,7 +315,7 @@ def test_one_odd_row_of_a_manifest_stops_no_other(tmp_path: Path) -> None:
     put(tmp_path / "a.nii.gz", nifti(values(), srow=EYE))
     put(tmp_path / "b.nii.gz", nifti(values((9, 9, 9)), srow=EYE))
     odd: list[dict[str, Any]] = [
-        {"image": "x" * 5000}, {"image": "nul\0.nii"}, {"image": ["a.nii.gz"]},
+        {"image": "x" * 5000}, {"image": "nul\0.nii"}, {"image": ["a.nii.gz", "c"]},
         {"image": "b.nii.gz", "label": "y" * 5000},
         {"image": "b.nii.gz", "split": 3}, {"image": "b.nii.gz", "class": {"a": 1}},
         {"image": "b.nii.gz", "boxes": [{"min": [0, 0, -1e999], "max": [1, 1, 1]}]},

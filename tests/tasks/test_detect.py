@@ -422,9 +422,7 @@ def test_a_scan_in_many_windows_has_the_boxes_of_one(
     }  # fmt: skip
     model = Trained(network.eval(), spec, {}, CPU)
     card = case.card
-    scan = StoredScan(
-        case.store.image(card.id), card.affine, card.scale, card.offset, card.intensity
-    )
+    scan = StoredScan(case.store.image(card.id), card.affine, card.levels)
     options = PredictOptions(flips=flips)
     found = drain(find_boxes(model, scan, options))
     assert len(found.scores) == 1

@@ -93,9 +93,9 @@ def test_labels_do_not_depend_on_how_slices_are_grouped(
     model.network.double()
     stored = scan_of(shape)
     seen: list[Tensor] = []
-    normalise = _labelling._Normalise.__call__
+    normalise = _labelling.Normalise.__call__
     monkeypatch.setattr(
-        _labelling._Normalise, "__call__",
+        _labelling.Normalise, "__call__",
         lambda self, w: seen.append(w) or normalise(self, w).double(),
     )  # fmt: skip
     found = []
@@ -365,7 +365,7 @@ def test_a_window_of_the_stored_volume_is_normalised_like_its_slices() -> None:
     prepared = prepare_volume(scan_of((5, 32, 32)), Preprocessing())
     result = drain(label_stored(model, prepared.data, prepared))
     assert result is not None
-    normalise = _labelling._Normalise(prepared)
+    normalise = _labelling.Normalise(prepared.levels, model.device)
     image = normalise(torch.from_numpy(prepared.data[None]))
     with torch.no_grad():
         loop = [model.network(image[:, :, z : z + 1]) for z in range(5)]

@@ -75,7 +75,11 @@ class ResNet2D(Backbone):
             "segment": {
                 "cpu": {"batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20},
                 "gpu": {"batch_size": 16, "learning_rate": 4e-4},
-            }
+            },
+            "translate": {
+                "cpu": {"batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 20},
+                "gpu": {"batch_size": 16, "learning_rate": 4e-4},
+            },
         }
     )
 

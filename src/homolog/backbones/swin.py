@@ -86,7 +86,11 @@ class Swin(Backbone):
             "segment": {
                 "cpu": {"learning_rate": 1e-3, "warmup_steps": 20},
                 "gpu": {"learning_rate": 4e-4},
-            }
+            },
+            "translate": {
+                "cpu": {"learning_rate": 1e-3, "warmup_steps": 20},
+                "gpu": {"learning_rate": 4e-4},
+            },
         }
     )
 

@@ -78,7 +78,11 @@ class ViT(Backbone):
             "segment": {
                 "cpu": {"learning_rate": 5e-4, "warmup_steps": 50},
                 "gpu": {"learning_rate": 4e-4},
-            }
+            },
+            "translate": {
+                "cpu": {"learning_rate": 5e-4, "warmup_steps": 50},
+                "gpu": {"learning_rate": 4e-4},
+            },
         }
     )
 

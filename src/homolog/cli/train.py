@@ -371,7 +371,7 @@ def finetune(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Learn TASK (segment, classify, detect) from the labelled cases of STORE...
+    """Learn TASK (segment, classify, detect, translate) from the cases of STORE...
 
     classify learns the class of whole scans, which a manifest names (column class);
     a|b are two classes of one scan, "no finding" is none, an empty cell is unknown. A
@@ -380,6 +380,9 @@ def finetune(
     detect learns boxes: those of a manifest (columns boxes, or x, y, w, h), or around
     the labels of label maps. Scans known to have none (class "no finding", normal,
     healthy) teach that too.
+
+    translate makes one channel of a case from others (--set target=T2), or PET of a
+    full dose from a low one that is simulated (--set dose=50).
 
     Several stores may annotate different classes: labels of one name are one class,
     and where a store does not annotate a class, nothing is learnt about it there.

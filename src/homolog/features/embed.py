@@ -45,10 +45,11 @@ from homolog.scans.volume import FeatureMap, Volume
 from homolog.sliding.blending import Blend, WindowGrid, gaussian_weight, legal_window
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import (
-    Intensities,
+    ChannelLevels,
     Prepared,
     Preprocessing,
     Regrid,
+    in_network_units,
     inside,
     preparation_notes,
     prepare_volume,
@@ -83,16 +84,12 @@ class Scan:
 
     Attributes:
         data: (C, D, H, W) int16.
-        scale: Value units per step.
-        offset: Value of a stored 0.
-        intensity: How values are normalised.
+        levels: What the numbers of each channel mean.
         name: For messages.
     """
 
     data: Voxels
-    scale: float
-    offset: float
-    intensity: Intensities
+    levels: tuple[ChannelLevels, ...]
     name: str = "scan"
 
     @property
@@ -102,9 +99,9 @@ class Scan:
         return d, h, w
 
     @property
-    def outside(self) -> float:
-        """What a network sees beyond the scan: the normalised darkest value."""
-        return (self.intensity.low - self.intensity.centre) / self.intensity.spread
+    def outside(self) -> NDArray[np.float32]:
+        """What a network sees beyond the scan, (C,): the normalised darkest values."""
+        return np.array([one.low for one in self.levels], np.float32)
 
     def window(self, start: Index, size: Index) -> NDArray[np.float32]:
         """(C, *size) normalised values; beyond the scan ``outside``."""
@@ -113,13 +110,11 @@ class Scan:
             for s, n, end in zip(start, size, self.shape, strict=True)
         )
         stored = np.asarray(self.data[(slice(None), *inner)])
-        values = stored.astype(np.float32)
-        values *= np.float32(self.scale)
-        values += np.float32(self.offset)
-        block = self.intensity.normalise(values)
+        block = in_network_units(stored, self.levels)
         if block.shape[1:] == size:
             return block
-        whole = np.full((block.shape[0], *size), self.outside, np.float32)
+        whole = np.empty((block.shape[0], *size), np.float32)
+        whole[:] = self.outside[:, None, None, None]
         whole[(slice(None), *(slice(0, n) for n in block.shape[1:]))] = block
         return whole
 
@@ -568,9 +563,7 @@ def _finest_first(embedder: Embedder) -> Embedder:
 
 def scan_of(prepared: Prepared, name: str) -> Scan:
     """A prepared scan as the embedder reads it."""
-    return Scan(
-        prepared.data, prepared.scale, prepared.offset, prepared.intensity, name
-    )
+    return Scan(prepared.data, prepared.levels, name)
 
 
 def scan_of_case(
@@ -584,23 +577,21 @@ def scan_of_case(
         learnt: Of an encoder: a case of another voxel size is brought to its own.
             Otherwise only needed chunks are read.
     """
-    scan = Scan(store.image(card.id), card.scale, card.offset, card.intensity, card.id)
+    scan = Scan(store.image(card.id), card.levels, card.id)
     if learnt is None:
         return scan, card.affine
     target = learnt.target_of_case(card)
     grid = Regrid.between(card.shape, card.spacing_mm, target)
     if grid.is_identity:
         return scan, card.affine
-    data, scale, offset, _ = to_int16(np.asarray(scan.data[:]), grid)
-    return (
-        dataclasses.replace(
-            scan,
-            data=data,
-            scale=scale * card.scale,
-            offset=offset * card.scale + card.offset,
-        ),
-        grid.affine(card.affine),
-    )
+    parts, levels = [], []
+    for channel, one in zip(np.asarray(scan.data[:]), scan.levels, strict=True):
+        data, scale, offset, _ = to_int16(channel[None], grid)
+        parts.append(data)
+        own = offset * one.scale + one.offset
+        levels.append(dataclasses.replace(one, scale=scale * one.scale, offset=own))
+    found = dataclasses.replace(scan, data=np.concatenate(parts), levels=tuple(levels))
+    return found, grid.affine(card.affine)
 
 
 def write_features(
@@ -766,12 +757,10 @@ def body_cells(prepared: Prepared, stride: Index) -> NDArray[np.bool_]:
         stride: Voxels (z, y, x) per cell; the voxel in the middle of a cell decides.
     """
     z, y, x = (slice(s // 2, None, s) for s in stride)
-    picked = prepared.data[0, z, y, x]
-    values = picked * np.float32(prepared.scale) + np.float32(prepared.offset)
-    sample = spread_sample(prepared.data) * np.float32(prepared.scale)
-    mask = inside(
-        values, sample + np.float32(prepared.offset), prepared.modality == "CT"
-    )
+    first = prepared.levels[0]
+    values = first.values(prepared.data[0, z, y, x])
+    sample = first.values(spread_sample(prepared.data[:1]))
+    mask = inside(values, sample, first.modality == "CT")
     result = np.zeros(feature_grid(prepared.grid.shape, stride), bool)
     d, h, w = mask.shape
     result[:d, :h, :w] = mask

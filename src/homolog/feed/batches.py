@@ -25,7 +25,7 @@ from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
 from homolog.store.pairs import Partners
-from homolog.store.preprocess import Intensities
+from homolog.store.preprocess import ChannelLevels
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
     Block,
@@ -86,19 +86,27 @@ class Batch:
         return sum(t.nbytes for t in parts if t is not None)
 
 
-def levels_of(cards: Sequence[Card]) -> Levels:
-    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread."""
+def levels_of(cards: Sequence[Card], unclipped: Sequence[int] = ()) -> Levels:
+    """Normalised = (clip(stored * scale + offset, low, high) - centre) / spread.
 
-    def column(values: list[float]) -> Tensor:
-        whole = torch.tensor(values, dtype=torch.float64)[:, None]
-        return whole.float().repeat(1, cards[0].channels)
+    Args:
+        cards: Of the samples.
+        unclipped: Channels that keep all their values.
+    """
 
-    return Levels(
-        gain=column([c.scale / c.spread for c in cards]),
-        bias=column([(c.offset - c.centre) / c.spread for c in cards]),
-        low=column([(c.low - c.centre) / c.spread for c in cards]),
-        high=column([(c.high - c.centre) / c.spread for c in cards]),
-    )
+    def column(name: str) -> Tensor:
+        rows = [[getattr(one, name) for one in card.levels] for card in cards]
+        return torch.tensor(rows, dtype=torch.float64).float()
+
+    found = Levels(*(column(name) for name in ("gain", "bias", "low", "high")))
+    if not unclipped:
+        return found
+    beyond, ends = found.low.clone(), np.iinfo(np.int16)
+    for channel in unclipped:
+        gain, bias = found.gain[:, channel], found.bias[:, channel]
+        found.low[:, channel] = ends.min * gain + bias
+        found.high[:, channel] = ends.max * gain + bias
+    return replace(found, beyond=beyond)
 
 
 def fractions_of(cards: Sequence[Card]) -> Tensor:
@@ -404,7 +412,7 @@ class _Scans:
         """The views of one group, with what is known of their scans."""
         levels = self.levels
         view = generate(
-            spec, draw, block, levels.low, self.case, self.space, levels.span
+            spec, draw, block, levels.outside, self.case, self.space, levels.span
         )
         return dataclasses.replace(
             view,
@@ -522,6 +530,7 @@ class Feed:
             make some of the groups each.
         device: Where the views will be made; for a GPU batches wait in pinned memory,
             so that the copy up runs beside its work. Another device touches no GPU.
+        unclipped: Channels whose values are not clipped to what is usual in a scan.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -546,6 +555,7 @@ class Feed:
         targets: Sequence[int] | Sequence[Sequence[float]] | None = None,
         phases: Sequence[Phase] = (),
         device: torch.device | None = None,
+        unclipped: Sequence[int] = (),
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -561,6 +571,7 @@ class Feed:
         self.rank, self.world_size, self.threads = rank, world_size, threads
         self.share_by, self.share_power, self.turns = share_by, share_power, turns
         self.phases = tuple(phases)
+        self.unclipped = tuple(unclipped)
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
         self._tables = _CaseTables.of(self.cases, targets, partners)
@@ -626,8 +637,8 @@ class Feed:
             ids=tuple(card.id for card in cards),
             case=torch.tensor([s.case for s in drawn], dtype=torch.int64),
             partner=torch.tensor([s.partner for s in drawn], dtype=torch.int64),
-            levels=levels_of(cards),
-            partner_levels=levels_of(partners),
+            levels=levels_of(cards, self.unclipped),
+            partner_levels=levels_of(partners, self.unclipped),
             draws={
                 name: stack_plans([s.plan[name] for s in drawn]) for name in part.specs
             },
@@ -698,7 +709,9 @@ class Feed:
                 if isinstance(spec.place, Same):
                     shown = made[spec.place.group]
                     levels = scan.levels
-                    made[name] = recoloured(spec, draw, shown, levels.low, levels.span)
+                    made[name] = recoloured(
+                        spec, draw, shown, levels.outside, levels.span
+                    )
                 else:
                     made[name] = scan.view(spec, draw, normalised)
         return Views({name: made[name] for name in batch.draws})
@@ -751,16 +764,12 @@ class StoredScan:
     Attributes:
         data: (C, D, H, W) int16.
         affine: Voxel -> world mm.
-        scale: Value units per stored step.
-        offset: Value of a stored 0.
-        intensity: How values are normalised.
+        levels: What the numbers of each channel mean.
     """
 
     data: NDArray[np.int16]
     affine: Affine
-    scale: float
-    offset: float
-    intensity: Intensities
+    levels: tuple[ChannelLevels, ...]
 
     id = "scan"
 
@@ -774,26 +783,6 @@ class StoredScan:
     def channels(self) -> int:
         """Of an image voxel."""
         return len(self.data)
-
-    @property
-    def low(self) -> float:
-        """Least value kept."""
-        return self.intensity.low
-
-    @property
-    def high(self) -> float:
-        """Largest value kept."""
-        return self.intensity.high
-
-    @property
-    def centre(self) -> float:
-        """Value that becomes 0."""
-        return self.intensity.centre
-
-    @property
-    def spread(self) -> float:
-        """Value units per normalised unit."""
-        return self.intensity.spread
 
     def image(self, case_id: str) -> NDArray[np.int16]:
         """Its voxels, as a store hands them out."""

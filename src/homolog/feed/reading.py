@@ -60,6 +60,20 @@ def check_cases(cases: Sequence[CaseRef]) -> None:
                 f"all cases must have the same channels; case {first.id!r} has "
                 f"{first.channels}, case {case.card.id!r} has {case.card.channels}."
             )
+        if odd := _other_channel(first, case.card):
+            raise UnusableInput(odd)
+
+
+def _other_channel(first: Card, card: Card) -> str:
+    """Which channel two cases call otherwise; empty where none."""
+    pairs = zip(first.channel_names, card.channel_names, strict=True)
+    for number, (one, other) in enumerate(pairs):
+        if one and other and one.casefold() != other.casefold():
+            return (
+                f"all cases must have the same channels; number {number} is {one!r} in "
+                f"case {first.id!r}, and {other!r} in case {card.id!r}."
+            )
+    return ""
 
 
 def numbered(values: Sequence[str]) -> list[int]:

@@ -186,6 +186,7 @@ class _Run:
             rank=here.rank,
             world_size=here.size,
             targets=self.task.targets(train, self.spec),
+            unclipped=self.task.unclipped(self.spec),
             threads=feed_threads(self.device),
             device=self.device,
         )

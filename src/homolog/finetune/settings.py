@@ -307,8 +307,7 @@ def choose_cases(
     if not train:
         raise UnusableInput(
             f"{store.path} has no labelled training case ({len(store)} cases in all); "
-            "give label maps to: homolog prepare SCANS --labels DIR --out STORE, or "
-            "classes of whole scans in a manifest"
+            f"{task.lacking}"
         )
     if fraction != 1.0:
         kept = set(nested_fraction([c.card for c in train], fraction, seed))

@@ -13,7 +13,7 @@ from torch import nn
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, to_dict
-from homolog.finetune.settings import SCRATCH, Cases, FinetuneConfig
+from homolog.finetune.settings import SCRATCH, Cases, FinetuneConfig, task_of
 from homolog.model_files.card import learnt_of
 from homolog.model_files.decoder import (
     SavedDecoder,
@@ -115,7 +115,7 @@ def starting_point(settings: FinetuneConfig, cases: Cases) -> Start:
         ConfigError: From scratch without a network.
         UnusableInput: The file holds another network than requested, or is damaged.
     """
-    channels, store = cases.all[0].card.channels, cases.all[0].store
+    channels, store = task_of(settings).channels(cases.all[0].card), cases.all[0].store
     own = dict(settings.backbone)
     name = own.pop("name", None)
     if settings.encoder == SCRATCH:

@@ -3,6 +3,8 @@
 Columns of a manifest (any order, upper or lower case; only the first is needed)::
 
     image    path, relative to the manifest           (also: file, path, filename, scan)
+             several, ``t1.nii.gz|t2.nii.gz``, are the channels of one case
+    channels what the channels are called, ``T1|T2``  (also: channel_names)
     label    path of the label map                    (also: mask, segmentation)
     modality CT, MR, PET, XR, US                      (also: MRI, XRAY ...)
     class    class of the whole scan                  (also: target, finding, diagnosis)
@@ -28,7 +30,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,11 +40,15 @@ from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none, parsed, read_object, short
 from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.boxes import JSON_SUFFIX, ScanBox, read_box_json, read_regions
+from homolog.scans.channels import NUMBERED, Channel, frames, frames_of
 from homolog.scans.files import is_known_suffix, read_header, scan_stem, there
 from homolog.scans.names import DATASET
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
-from homolog.words import cell_text
+from homolog.words import cell_text, counted, listed
+
+# What is made of several images of a case on one grid.
+JOIN, SEPARATE = "join", "separate"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,8 @@ class CaseSource:
         label_values: Values that the label map holds, None where that is not known.
         label_map: Value in the label file -> value in the store, -1 where it teaches
             nothing; values not named here stay.
+        channels: Its images, where they are several or one of a file of several;
+            ``image`` is the first one's file.
     """
 
     id: str
@@ -78,6 +85,7 @@ class CaseSource:
     label_names: Mapping[int, str] = field(default_factory=dict)
     label_values: frozenset[int] | None = None
     label_map: Mapping[int, int] = field(default_factory=dict)
+    channels: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ class Candidate:
         boxes: As in CaseSource.
         label_names: As in CaseSource.
         short: End of a name that is a whole path: the id to be tried first.
+        channels: As in CaseSource.
     """
 
     image: Path
@@ -147,6 +156,13 @@ class Candidate:
     boxes: tuple[dict[str, Any], ...] = ()
     label_names: Mapping[int, str] = field(default_factory=dict)
     short: str = ""
+    channels: tuple[Channel, ...] = ()
+
+    @property
+    def place(self) -> tuple[Path, int | None]:
+        """Its first image: the file, and the number in it."""
+        frame = self.channels[0].frame if len(self.channels) == 1 else None
+        return self.image, frame
 
 
 @dataclass
@@ -162,8 +178,6 @@ class Found:
 # Name of a case, its images by channel, its label map, its split.
 _Named: TypeAlias = tuple[str, list[Path], Path | None, str | None]
 
-_CHANNEL = re.compile(r"_(\d{4})$")
-
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a dataset.json of one of the two kinds."""
@@ -176,13 +190,18 @@ def is_dataset(folder: Path) -> bool:
     return listed or (folder / "imagesTr").is_dir()
 
 
-def read_dataset(folder: Path) -> Found:
+def read_dataset(folder: Path, channels: str = JOIN) -> Found:
     """Cases of a dataset as its description names them.
 
-    Each channel of a case is a scan of its own, with the same label and subject.
+    The channels of a case, in files of their own or along the fourth axis of one, are
+    learnt together; or each is a scan of its own, with the same label and subject.
     Files that the description does not name are reported, not taken.
 
     An entry that cannot be understood is put aside, the others go on.
+
+    Args:
+        folder: With a dataset.json.
+        channels: ``join`` or ``separate``.
 
     Raises:
         UnusableInput: dataset.json is no JSON object.
@@ -190,7 +209,7 @@ def read_dataset(folder: Path) -> Found:
     raw = read_object(folder / DATASET)
     found = Found()
     names = parse_names(raw.get("labels"))
-    channels = _channels(raw)
+    called = _channels(raw)
     seen: set[Path] = set()
     for one in _cases(folder, raw):
         if isinstance(one, Rejected):
@@ -204,22 +223,62 @@ def read_dataset(folder: Path) -> Found:
             found.rejected.append(Rejected(str(path), text, "missing"))
             continue
         seen.update(images)
-        for number, image in enumerate(images):
-            own = channels.get(number, "")
-            found.candidates.append(
-                Candidate(
-                    image=image,
-                    name=case if len(images) == 1 else f"{case}_{number:04d}",
-                    root=folder,
-                    label=label,
-                    modality=own,
-                    folder_subject=case if len(images) > 1 else "",
-                    split=split,
-                    label_names=names,
-                )
+        parts = _images(images, called)
+        part = len(parts) > 1 or NUMBERED.search(scan_stem(images[0]))
+        if channels == JOIN and part and len(parts) < len(called):
+            text = (
+                f"case {case} has {len(parts)} of the {len(called)} channels that "
+                f"dataset.json names ({listed(called.values())})."
             )
+            found.rejected.append(Rejected(str(images[0]), text, "missing"))
+            continue
+        whole = Candidate(
+            image=images[0], name=case, root=folder, label=label, split=split,
+            label_names=names, channels=parts,
+        )  # fmt: skip
+        joined = len(parts) == 1 or channels == JOIN
+        found.candidates += [_of_one(whole)] if joined else apart(whole)
     _tell(folder, raw, found, seen)
     return found
+
+
+def _of_one(whole: Candidate) -> Candidate:
+    """The same; one image alone needs no channels, its file says what it is."""
+    (first, *more) = whole.channels
+    if more:
+        return whole
+    return replace(whole, channels=(), modality=first.modality)
+
+
+def apart(whole: Candidate) -> list[Candidate]:
+    """Each channel of a case as a scan of its own, of the same person."""
+    return [
+        replace(
+            whole,
+            image=one.path,
+            name=f"{whole.name}_{number:04d}",
+            modality=one.modality,
+            folder_subject=whole.folder_subject or whole.name,
+            channels=() if one.frame is None else (one,),
+        )
+        for number, one in enumerate(whole.channels)
+    ]
+
+
+def _images(images: Sequence[Path], called: Mapping[int, str]) -> tuple[Channel, ...]:
+    """The channels of a case: its files, or the images of its one file of several."""
+    names = [called.get(n, "") for n in range(max([len(images) - 1, *called]) + 1)]
+    if len(images) == 1 and len(called) > 1 and frames_of(images[0]) == len(called):
+        parts = frames(images[0], names)
+    else:
+        parts = tuple(Channel(p, n) for p, n in zip(images, names, strict=False))
+    return tuple(replace(c, modality=_kind_of_channel(c.name)) for c in parts)
+
+
+def _kind_of_channel(name: str) -> str:
+    """The modality a channel's name tells; "" where it tells none."""
+    kind = modality_of_name(name)
+    return "" if kind == "OTHER" else kind
 
 
 def _cases(folder: Path, raw: Mapping[str, Any]) -> Iterator[_Named | Rejected]:
@@ -276,7 +335,7 @@ def _listed(folder: Path, entry: Any, _: str) -> _Named:
         pattern = f"{stem}_[0-9][0-9][0-9][0-9]{path.name[len(stem) :]}"
         images = sorted(path.parent.glob(pattern)) or images
     label_path = folder / str(label) if label else None
-    return _CHANNEL.sub("", stem), images, label_path, None
+    return NUMBERED.sub("", stem), images, label_path, None
 
 
 def _in_folders(
@@ -284,7 +343,7 @@ def _in_folders(
 ) -> Iterator[_Named]:
     cases: dict[str, list[Path]] = defaultdict(list)
     for path in _scans(folder / image_folder):
-        cases[_CHANNEL.sub("", scan_stem(path))].append(path)
+        cases[NUMBERED.sub("", scan_stem(path))].append(path)
     labels = {scan_stem(p): p for p in _scans(folder / label_folder)}
     for case, images in cases.items():
         label = labels.get(case)
@@ -299,15 +358,28 @@ def _scans(folder: Path) -> list[Path]:
 
 
 def _channels(raw: Mapping[str, Any]) -> dict[int, str]:
+    """Number of a channel -> its name, as dataset.json says."""
     named = raw.get("channel_names", raw.get("modality"))
     if not isinstance(named, Mapping):
         return {}
-    found = {}
-    for key, name in named.items():
-        if str(key).isdigit():
-            modality = modality_of_name(str(name))
-            found[int(key)] = "" if modality == "OTHER" else modality
-    return found
+    return {int(k): str(name) for k, name in named.items() if str(k).isdigit()}
+
+
+def channels_notes(candidates: Sequence[Candidate]) -> list[str]:
+    """Sentences on what was made of cases of several channels."""
+    notes = []
+    joined = [c for c in candidates if len(c.channels) > 1]
+    if joined:
+        first = joined[0]
+        many = counted(len(joined), "case")
+        names = [one.name or str(i) for i, one in enumerate(first.channels)]
+        notes.append(
+            f"{many} {'has' if len(joined) == 1 else 'have'} several channels, learnt "
+            f"together (first: {first.name} with {listed(names)}); to take each as a "
+            "scan of its own, as pretraining on scans of many kinds wants it: "
+            "--channels separate."
+        )
+    return notes
 
 
 def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -> None:
@@ -320,8 +392,8 @@ def _tell(folder: Path, raw: Mapping[str, Any], found: Found, seen: set[Path]) -
     if parts:
         found.notes.append(
             f"{folder.name}: {len(parts)} cases have several channels (first: "
-            f"{min(parts)}); channels are not learnt together here: each became a scan "
-            "of its own, with the labels and in the split of its case."
+            f"{min(parts)}): each became a scan of its own, with the labels and in the "
+            "split of its case (--channels join learns them together)."
         )
     used = seen | {c.label for c in found.candidates if c.label}
     resolved = {p.resolve() for p in used}
@@ -353,6 +425,7 @@ _COLUMNS = {
     "split": ("split", "subset", "fold_name"),
     "boxes": ("boxes", "box"),
     "id": ("id", "case", "case_id"),
+    "channels": ("channels", "channel_names"),
     "x": ("x",), "y": ("y",), "w": ("w", "width"), "h": ("h", "height"),
     "z": ("z",), "d": ("d", "depth"),
 }  # fmt: skip
@@ -364,8 +437,12 @@ _LARGEST = 1e9  # voxels; no box reaches so far
 _MODALITIES = {"CT", "MR", "PET", "XR", "US", "OTHER"}
 
 
-def read_manifest(path: Path) -> Found:
+def read_manifest(path: Path, channels: str = JOIN) -> Found:
     """Cases of a manifest; lines that cannot be used are put aside with their reason.
+
+    Args:
+        path: The manifest.
+        channels: What becomes of several images in one row: ``join`` or ``separate``.
 
     Raises:
         UnusableInput: The file as a whole cannot be read as a manifest.
@@ -391,7 +468,9 @@ def read_manifest(path: Path) -> Found:
             where, text = f"{path} (record {number})", problem_of(error).text
             found.rejected.append(Rejected(where, text, "manifest"))
             continue
-        missing = [p for p in (candidate.image, candidate.label) if p and not there(p)]
+        files = [candidate.image, candidate.label]
+        files += [one.path for one in candidate.channels]
+        missing = [p for p in files if p and not there(p)]
         if missing:
             text = f"named in {path.name}, but not there."
             found.rejected.append(Rejected(str(missing[0]), text, "missing"))
@@ -405,7 +484,10 @@ def read_manifest(path: Path) -> Found:
                 types=merged_findings(before.types, candidate.types),
             )
         merged[candidate.image] = candidate
-    found.candidates = _shortened(list(merged.values()))
+    whole = _shortened(list(merged.values()))
+    for candidate in whole:
+        several = len(candidate.channels) > 1 and channels == SEPARATE
+        found.candidates += apart(candidate) if several else [candidate]
     return found
 
 
@@ -497,28 +579,77 @@ def _candidate(
     columns: Mapping[str, str],
     names: dict[int, str],
 ) -> Candidate:
-    image = _text(row, columns, "image")
-    if not image:
+    images = _parts(row, columns, "image")
+    if not images:
         raise UnusableInput("no image is named.")
     split = _text(row, columns, "split").lower()
     if split and split not in _SPLITS:
         raise UnusableInput(f"split must be train, val or test, got {split!r}.")
     label = _text(row, columns, "label")
-    found = _locate(path.parent, image)
+    found = _locate(path.parent, images[0])
     own = parse_names(row.get("label_names"))
+    channels = _row_channels(path.parent, images, row, columns)
+    one = not channels
     return Candidate(
         image=found,
-        name=_text(row, columns, "id") or str(Path(image).with_name(scan_stem(found))),
+        name=_text(row, columns, "id")
+        or str(Path(images[0]).with_name(scan_stem(found))),
         root=path.parent,
         label=_locate(path.parent, label) if label else None,
-        modality=_modality(_text(row, columns, "modality")),
+        modality=_modality(_text(row, columns, "modality")) if one else "",
         subject=_text(row, columns, "subject"),
         split=_SPLITS[split] if split else None,
         target=findings_cell(row.get(columns.get("class", ""))),
         types=findings_cell(row.get(columns.get("types", ""))),
         boxes=_boxes(row, columns, found, path.parent),
         label_names=own or names,
+        channels=channels,
     )
+
+
+def _row_channels(
+    folder: Path,
+    images: Sequence[str],
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+) -> tuple[Channel, ...]:
+    """The channels of a row that names several; empty where it names one image."""
+    names = _parts(row, columns, "channels")
+    files = [_locate(folder, image) for image in images]
+    if len(files) == 1:
+        if len(names) < 2:
+            return ()
+        if there(files[0]) and frames_of(files[0]) != len(names):
+            raise UnusableInput(
+                f"{files[0].name} holds {counted(frames_of(files[0]), 'image')}, but "
+                f"{len(names)} channels are named."
+            )
+        found = tuple(Channel(files[0], n, frame=i) for i, n in enumerate(names))
+    elif names and len(names) != len(files):
+        raise UnusableInput(
+            f"{len(files)} images and {len(names)} names of channels in one row."
+        )
+    else:
+        called = names or [""] * len(files)
+        found = tuple(Channel(p, n) for p, n in zip(files, called, strict=True))
+    kinds = _parts(row, columns, "modality")
+    kinds = kinds * len(found) if len(kinds) == 1 else kinds
+    if kinds and len(kinds) != len(found):
+        raise UnusableInput(f"{len(found)} channels and {len(kinds)} modalities.")
+    told = [_modality(kind) for kind in kinds]
+    told = told or [_kind_of_channel(one.name) for one in found]
+    return tuple(replace(c, modality=m) for c, m in zip(found, told, strict=True))
+
+
+def _parts(
+    row: Mapping[str, Any], columns: Mapping[str, str], meaning: str
+) -> list[str]:
+    """A cell's values: a list of JSON, or parted by ``|``."""
+    value = row.get(columns.get(meaning, ""))
+    if isinstance(value, list):
+        return [str(part).strip() for part in value]
+    text = _text(row, columns, meaning)
+    return [part.strip() for part in text.split("|") if part.strip()]
 
 
 def _text(row: Mapping[str, Any], columns: Mapping[str, str], meaning: str) -> str:

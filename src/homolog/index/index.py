@@ -12,18 +12,21 @@ from pathlib import Path
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.index.datasets import (
+    JOIN,
     MANIFEST_SUFFIXES,
     Candidate,
     CaseSource,
     Found,
     Rejected,
     ScanIndex,
+    channels_notes,
     is_dataset,
     read_dataset,
     read_manifest,
 )
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
+from homolog.scans.channels import inspect_channels
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     dicom_scans,
@@ -271,13 +274,16 @@ def _some(files: Sequence[Path], root: Path) -> str:
 Peek = Callable[[Path], Inspection]  # inspects a file once, however often called
 
 
-def find_cases(source: Path, labels: Collection[Path], peek: Peek) -> Found:
+def find_cases(
+    source: Path, labels: Collection[Path], peek: Peek, channels: str = JOIN
+) -> Found:
     """Candidates of one source.
 
     Args:
         source: Folder, dataset, manifest, scan file, or series of a DICOM folder.
         labels: Label files given separately; never taken for scans.
         peek: Inspects a file once.
+        channels: What becomes of the channels of a case: ``join`` or ``separate``.
 
     Raises:
         UnusableInput: There is no such file or folder, or its manifest is unreadable.
@@ -286,21 +292,21 @@ def find_cases(source: Path, labels: Collection[Path], peek: Peek) -> Found:
         raise UnusableInput(f"{source}: no such file or folder.")
     refuse_special(source)
     if source.is_dir():
-        return _folder(source, labels, peek)
+        return _folder(source, labels, peek, channels)
     if source.suffix.lower() in MANIFEST_SUFFIXES:
         if source.name == "dataset.json" and is_dataset(source.parent):
-            return read_dataset(source.parent)
-        return read_manifest(source)
+            return read_dataset(source.parent, channels)
+        return read_manifest(source, channels)
     name = source.name if is_series_path(source) else scan_stem(source)
     return Found([Candidate(source, name, source.parent)])
 
 
-def _folder(root: Path, labels: Collection[Path], peek: Peek) -> Found:
+def _folder(root: Path, labels: Collection[Path], peek: Peek, channels: str) -> Found:
     found = Found()
     tree = walk(root)
     for folder in tree.datasets:
         try:
-            one = read_dataset(folder)
+            one = read_dataset(folder, channels)
         except Exception as error:
             if folder == root:
                 raise
@@ -373,6 +379,7 @@ def index_sources(
     modality: str | None = None,
     subjects: str = "",
     known: Mapping[str, str] | None = None,
+    channels: str = JOIN,
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -385,6 +392,9 @@ def index_sources(
             first group is the person. A manifest's subject wins.
         known: Ids of a store's cases, by the path of their scan. A scan that a manifest
             calls by its whole path keeps its id, and takes none of another.
+        channels: ``join``: the images of a case on one grid (nnU-Net's numbered files,
+            the Decathlon's files of four axes, several images in a row of a manifest)
+            are one case of several channels; ``separate``: each is a scan of its own.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -405,8 +415,9 @@ def index_sources(
         return seen[path]
 
     given = _given_labels([Path(p) for p in labels])
-    found = yield from _gathered(sources, set(given.values()), peek)
+    found = yield from _gathered(sources, set(given.values()), peek, channels)
     candidates = _with_given(_once(found), given, found)
+    found.notes += channels_notes(candidates)
     cases: list[CaseSource] = []
     by_content: dict[str, Candidate] = {}
     ids = _Ids(known or {})
@@ -415,7 +426,7 @@ def index_sources(
         if request is Request.STOP:
             return _index(cases, found, stopped=True)
         try:
-            inspection = _inspect(candidate, peek)
+            inspection, candidate = _inspect(candidate, peek, modality or "")
             reason = inspection.objection or _twin(inspection, by_content)
             if reason is None:
                 case = _case(candidate, inspection, ids, persons, modality, peek)
@@ -444,14 +455,17 @@ def _index(
 
 
 def _gathered(
-    sources: Sequence[Path | str], labels: Collection[Path], peek: Peek
+    sources: Sequence[Path | str],
+    labels: Collection[Path],
+    peek: Peek,
+    channels: str,
 ) -> Job[Found]:
     """What lies in all sources; a fault of one costs no other."""
     found = Found()
     for source in sources:
         yield Progress("look", 0, 0, str(source))
         try:
-            one = find_cases(Path(source), labels, peek)
+            one = find_cases(Path(source), labels, peek, channels)
         except UnusableInput:
             raise  # the source was named by the user
         except Exception as error:  # noqa: BLE001 - the other sources are looked at
@@ -483,16 +497,18 @@ def _once(found: Found) -> list[Candidate]:
     The first mention counts; what it leaves open (a scan named alone has no label map)
     is taken from the later ones.
     """
-    known: dict[Path, Candidate] = {}
+    known: dict[tuple[Path, int | None], Candidate] = {}
     for candidate in found.candidates:
-        first = known.setdefault(real_path(candidate.image), candidate)
+        image, frame = candidate.place
+        key = (real_path(image), frame)
+        first = known.setdefault(key, candidate)
         if first is not candidate:
             fuller = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
             if first.label not in (None, candidate.label):
                 del fuller["label_names"]  # they are of the other label map
             del fuller["short"]  # the first mention has a name already
             open_ = {n: v for n, v in fuller.items() if v and not getattr(first, n)}
-            known[real_path(candidate.image)] = replace(first, **open_)
+            known[key] = replace(first, **open_)
     twice = len(found.candidates) - len(known)
     if twice:
         found.notes.append(f"{twice} scans came up in several sources; taken once.")
@@ -519,12 +535,22 @@ def _with_given(
     return result
 
 
-def _inspect(candidate: Candidate, peek: Peek) -> Inspection:
-    inspection = peek(candidate.image)
+def _inspect(
+    candidate: Candidate, peek: Peek, modality: str
+) -> tuple[Inspection, Candidate]:
+    """The findings about a case, and the case with the modalities of its channels."""
+    if candidate.channels:
+        wanted = [
+            replace(c, modality=modality) if modality else c for c in candidate.channels
+        ]
+        inspection, told = inspect_channels(wanted, peek)
+        candidate = replace(candidate, channels=told)
+    else:
+        inspection = peek(candidate.image)
     if candidate.label is None or inspection.header is None or not inspection.usable:
-        return inspection
+        return inspection, candidate
     found = label_problems(inspection.header, peek(candidate.label))
-    return replace(inspection, problems=(*found, *inspection.problems))
+    return replace(inspection, problems=(*found, *inspection.problems)), candidate
 
 
 def _twin(inspection: Inspection, by_content: dict[str, Candidate]) -> Problem | None:
@@ -552,7 +578,7 @@ def _case(
         id=case_id,
         image=candidate.image,
         label=label,
-        modality=modality or _stated(candidate, inspection) or inspection.modality,
+        modality=modality or _modality(candidate, inspection),
         subject=persons.add(
             case_id, candidate.name, candidate.subject, tagged, candidate.folder_subject
         ),
@@ -562,7 +588,16 @@ def _case(
         boxes=candidate.boxes,
         label_names=named.names,
         label_values=named.values,
+        channels=candidate.channels,
     )
+
+
+def _modality(candidate: Candidate, inspection: Inspection) -> str:
+    """Of a case; of several channels what they agree in, else OTHER."""
+    if candidate.channels:
+        kinds = {one.modality for one in candidate.channels if not one.is_mask}
+        return kinds.pop() if len(kinds) == 1 else "OTHER"
+    return _stated(candidate, inspection) or inspection.modality
 
 
 def _units_note(

@@ -23,7 +23,9 @@ class Config:
     NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
     writes one table, classes.csv; slices.csv beside it where it tells slices apart. A
     detector writes NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each
-    scan, and boxes.csv of all.
+    scan, and boxes.csv of all. A translator writes an image. A model of several
+    channels takes the files of a case together: NAME_0000 NAME_0001, names that end in
+    the channels' names, or one file of four axes.
     """
 
     scans: tuple[str, ...] = option(
@@ -127,7 +129,8 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
     found, out = result["predicted"], Path(result["out"])
     scans = counted(len(found), "scan")
-    told = [f"{scans} labelled in {out}{_windows(found)}"]
+    done = "made into images" if found and "image" in found[0] else "labelled"
+    told = [f"{scans} {done} in {out}{_windows(found)}"]
     if found and "class" in found[0]:
         told = [f"{Path(f['scan']).name}: {_class_words(f)}" for f in found]
         told.append(f"written to {out / 'classes.csv'}")

@@ -41,8 +41,9 @@ class Config:
     in what changed; what is current is not read twice, and cases of the store that
     SOURCE does not have stay in it.
 
-    A manifest has a column image and, where known, label, modality, class (a|b are
-    two, "no finding" is none), types, subject, split (train, val, test), boxes.
+    A manifest has a column image (a|b are channels of one case, called as the column
+    channels says) and, where known, label, modality, class (a|b are two, "no finding"
+    is none), types, subject, split (train, val, test), boxes.
 
     Without --names, labels are called as dataset.json, a label_names.json beside the
     label maps, a 3D Slicer segmentation, or a JSON manifest says, or else by their
@@ -80,6 +81,14 @@ class Config:
         "acquired where most scans are oblique stacks of thick slices that run nearest "
         "to another axis of the body in one patient than in the next.",
         choices=("auto", "anatomical", "acquired"),
+    )
+    channels: str = option(
+        "join",
+        "Of cases of several images on one grid (nnU-Net's NAME_0000, NAME_0001; the "
+        "Decathlon's files of four axes; image a|b in a manifest): one case of several "
+        "channels (join), or a scan of each (separate), as pretraining on scans of "
+        "many kinds wants it.",
+        choices=("join", "separate"),
     )
     window_hu: tuple[float, float] | None = option(
         None, "CT values kept.", metavar="LO,HI", empty="-1000,1000"
@@ -141,6 +150,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             preprocessing=_recipe(config), names=read_names(config.names),
             seed=config.seed, keep_identifiers=config.keep_identifiers,
             replace=config.replace, subjects=config.subjects, axes=config.axes,
+            channels=config.channels,
         )
     )  # fmt: skip
 

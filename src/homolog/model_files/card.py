@@ -25,6 +25,7 @@ _TEXTS = list[str]
 _TASK_SPEC: Shape = {
     "window?": _INDEX | None, "divisor?": _INDEX, "smallest?": _INDEX,
     "overlap?": float, "slicewise?": bool, "channels?": int, "modalities?": _TEXTS,
+    "channel_names?": _TEXTS, "channel_modalities?": _TEXTS,
     "label_values?": list[int], "label_names?": dict[str, str],
     "label_colours?": dict, "flip?": list, "label_spaces?": list[dict],
     "labels_note?": str | None, "across?": int | None, "classes?": _TEXTS,

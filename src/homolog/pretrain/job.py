@@ -43,7 +43,7 @@ from homolog.store.card import Card
 from homolog.store.learnt_spacing import sizes_note
 from homolog.store.names import join_labels, refuse_ignored, store_titles
 from homolog.store.pairs import write_depths
-from homolog.store.preprocess import inside, spread_sample
+from homolog.store.preprocess import in_units, inside, spread_sample
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig, TrainingResult
 from homolog.training.loop import train
@@ -148,7 +148,9 @@ class SlicePreview:
         """(C, D, H, W) of the frame in value units; beyond the scan the darkest."""
         card = self.case.card
         shape = tuple(b - a for a, b in frame.box)
-        result = np.full((card.channels, *shape), card.low, np.float32)
+        result = np.empty((card.channels, *shape), np.float32)
+        for channel, one in zip(result, card.levels, strict=True):
+            channel[:] = one.intensity.low
         known = [
             (max(a, 0), min(b, n))
             for (a, b), n in zip(frame.box, card.shape, strict=True)
@@ -159,14 +161,17 @@ class SlicePreview:
             slice(a - first, b - first)
             for (a, b), (first, _) in zip(known, frame.box, strict=True)
         )
-        result[(slice(None), *place)] = stored * card.scale + card.offset
+        result[(slice(None), *place)] = in_units(stored, card.levels)
         return result
 
     def _cells(
         self, frame: _Frame, embedder: Embedder, values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Features (E, h, w) of the frame's slice; windows fade into each other."""
-        seen = self.case.card.intensity.normalise(values)
+        levels = self.case.card.levels
+        seen = np.stack(
+            [one.intensity.normalise(v) for v, one in zip(values, levels, strict=True)]
+        )
         total: NDArray[np.float32] | None = None
         weight = np.zeros(frame.cells, np.float32)
         for y, x in frame.starts:

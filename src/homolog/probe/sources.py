@@ -44,6 +44,7 @@ from homolog.nn.decoders import Decoder
 from homolog.probe.cases import Sample
 from homolog.scans.volume import FeatureMap, Volume
 from homolog.store.card import Card
+from homolog.store.preprocess import Intensities, in_network_units, in_units
 from homolog.tasks.few_voxels.scan import (
     SimpleFeatures,
     SimpleSpec,
@@ -386,9 +387,16 @@ class NoNetwork(Source):
             if volume.shape[0] == 1:  # nothing above or below to smooth with
                 thick = volume.affine @ Affine.scale((1e6, 1.0, 1.0))
                 volume = replace(volume, affine=thick)
-            simple = SimpleFeatures(
-                volume, case.card.intensity, (0.0, 0.0, 0.0), self._spec
-            )
+            numbers = case.card.intensity
+            if case.card.channels > 1:  # each has numbers of its own
+                values = in_network_units(
+                    np.asarray(case.store.image(case.card.id)[:]), case.card.levels
+                )
+                volume = replace(volume, data=values)
+                numbers = Intensities(
+                    float(values.min()), float(values.max()), 0.0, 1.0
+                )
+            simple = SimpleFeatures(volume, numbers, (0.0, 0.0, 0.0), self._spec)
             self._last = case, simple
         return self._last[1]
 
@@ -396,8 +404,7 @@ class NoNetwork(Source):
 def volume_of(case: CaseRef) -> Volume:
     """A case in the units of its scan."""
     card = case.card
-    values = np.asarray(case.store.image(card.id)[:], np.float32)
-    values = values * np.float32(card.scale) + np.float32(card.offset)
+    values = in_units(np.asarray(case.store.image(card.id)[:]), card.levels)
     return Volume(values, card.affine, card.id, card.modality)
 
 
@@ -411,8 +418,7 @@ def _greys(sample: Sample) -> Floats:
     card = sample.case.card
     z, y, x = sample.voxels.T
     stored = np.asarray(sample.case.store.image(card.id)[:])[:, z, y, x]
-    values = stored * np.float32(card.scale) + np.float32(card.offset)
-    return card.intensity.normalise(values.astype(np.float32))
+    return in_network_units(stored, card.levels)
 
 
 def _place(card: Card, voxels: Voxels) -> Floats:

@@ -43,6 +43,7 @@ from homolog.propagation.told import (
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import FeatureMap, LabelMap, Volume
 from homolog.store.card import Card
+from homolog.store.preprocess import in_units
 from homolog.store.relabelled import Relabelled, relabelling
 from homolog.store.splits import patients_of
 from homolog.store.store import Store
@@ -220,9 +221,7 @@ def store_labels(found: Carried, ignore_above: float) -> NDArray[np.int16]:
 
 
 def _image(store: Store, card: Card) -> Volume:
-    values = np.asarray(store.image(card.id)[:]).astype(np.float32)
-    values *= np.float32(card.scale)
-    values += np.float32(card.offset)
+    values = in_units(np.asarray(store.image(card.id)[:]), card.levels)
     return Volume(values, card.affine, card.id, card.modality)
 
 

@@ -54,6 +54,7 @@ CODES: dict[str, str] = {
     "label_affine": "label grid lies elsewhere than the image",
     "label_values": "label values are not whole numbers",
     "label_names": "labels that cannot be brought together with those of other files",
+    "channel_grid": "a channel that lies on another grid than the first of its case",
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks

@@ -375,6 +375,43 @@ class Labels:
         return whole[inner].contiguous()
 
 
+class Values:
+    """The mean values being filled, row by row.
+
+    Args:
+        grid: Where the windows stand.
+        channels: Of the network's output.
+    """
+
+    def __init__(self, grid: WindowGrid, channels: int) -> None:
+        self.grid = grid
+        rest = [n for a, n in enumerate(grid.padded) if a != grid.axis]
+        self._rest, length = rest, grid.padded[grid.axis]
+        self._values = torch.zeros((channels, length, rest[0] * rest[1]))
+
+    def write(self, row: int, sums: Tensor) -> None:
+        """Take one row.
+
+        Args:
+            row: Row along the grid's axis.
+            sums: (K + 1, n) weighted values and, last, the sum of weights.
+
+        Raises:
+            JobError: A value is no number.
+        """
+        values = sums[:-1] / sums[-1]
+        _check_numbers(values)
+        self._values[:, row] = values.to("cpu", torch.float32)
+
+    def volume(self, shape: Index) -> Tensor:
+        """(K, D, H, W) float32 without the padding."""
+        axis, before = self.grid.axis, self.grid.before
+        channels = len(self._values)
+        whole = self._values.view(channels, -1, *self._rest).movedim(1, axis + 1)
+        inner = tuple(slice(b, b + n) for b, n in zip(before, shape, strict=True))
+        return whole[(slice(None), *inner)].contiguous()
+
+
 def label_dtype(classes: int) -> torch.dtype:
     """The smallest integer type that holds the class indices."""
     return torch.uint8 if classes <= 256 else torch.int32

@@ -23,6 +23,7 @@ from homolog.sliding.blending import (
     Blend,
     Labels,
     LinearHead,
+    Values,
     WindowGrid,
     follow_scan,
     gaussian_weight,
@@ -55,7 +56,8 @@ class SlidingConfig:
         batch: Windows per forward pass, at most.
         flips: Axes (0 z, 1 y, 2 x); predictions of all their mirrorings are averaged.
         skip_constant: Reuse one prediction for all windows of one constant value.
-        fill: Value of the image outside the scan, before ``normalise``.
+        fill: Value of the image outside the scan, before ``normalise``; one of all
+            channels or one of each.
         budget_bytes: Memory for the sums of overlapping windows; None: 650 MB on the
             host, a third of what is free on a GPU.
         precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast.
@@ -73,7 +75,7 @@ class SlidingConfig:
     batch: int = 2
     flips: tuple[int, ...] = ()
     skip_constant: bool = True
-    fill: float = 0.0
+    fill: float | tuple[float, ...] = 0.0
     budget_bytes: int | None = None
     precision: str = "fp32"
     follow: Index | None = None
@@ -432,27 +434,77 @@ def slide(
             are not numbers.
     """
     run = _Slide(network, image, classes, config, device, normalise)
+    found: SlidingResult | None = yield from _as_memory_allows(run)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SlidingValues:
+    """What came of a network whose outputs are values.
+
+    Attributes:
+        values: (K, D, H, W) float32 on the host.
+        windows: Windows that cover the scan.
+        window: The window used.
+    """
+
+    values: Tensor
+    windows: int
+    window: Index
+
+
+def slide_values(
+    network: Network,
+    image: Tensor,
+    *,
+    channels: int,
+    config: SlidingConfig,
+    device: torch.device,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+) -> Job[SlidingValues | None]:
+    """The outputs themselves of a network that sees windows, blended as by ``slide``.
+
+    Args:
+        network: (B, C, D, H, W) -> (B, K, D, H, W), in evaluation mode.
+        image: (C, D, H, W) on the host, any real type.
+        channels: Of the outputs, K.
+        config: Window, overlap, batch and the rest.
+        device: Where the network lies.
+        normalise: Raw windows on the device -> network input; float32 if None.
+
+    Returns:
+        The values; None when stopped.
+
+    Raises:
+        JobError: As ``slide``.
+    """
+    run = _SlideValues(network, image, channels, config, device, normalise)
+    found: SlidingValues | None = yield from _as_memory_allows(run)
+    return found
+
+
+def _as_memory_allows(run: _Slide) -> Job[Any]:
+    """The passes of a scan, tried again more frugally where memory runs out."""
     while True:
         try:
             return (yield from run.passes())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            smaller = run.plan.smaller(classes)
+            smaller = run.plan.smaller(run.classes)
             if run.follows:
                 words = f"windows of {times(run.trained)} voxels"
-                config = replace(config, follow=None)
             elif smaller is None:
                 raise JobError(
                     f"memory does not suffice for one window of {run.grid.window} "
-                    f"voxels on {device}; try --device cpu or a smaller window."
+                    f"voxels on {run.device}; try --device cpu or a smaller window."
                 ) from error
             else:
                 run.plan = smaller
                 words = smaller.describe()
-        free_memory(device)
+        free_memory(run.device)
         if run.follows:
-            run = _Slide(network, image, classes, config, device, normalise)
+            run = run.unfollowed()
         yield Note(f"out of memory; trying again with {words}.", "warning")
 
 
@@ -502,6 +554,8 @@ class _Slide:
             raise ValueError(
                 f"the image must be (C, D, H, W), got {tuple(image.shape)}."
             )
+        self.given = network, image, classes, config, device, normalise
+        self.device = device
         self.classes = classes
         self.shape: Index = (image.shape[1], image.shape[2], image.shape[3])
         window = legal_window(
@@ -526,6 +580,12 @@ class _Slide:
             normalise or (lambda windows: windows.to(self.dtype)),
         )
         self.plan = self._first_plan(config.budget_bytes, device)
+
+    def unfollowed(self) -> _Slide:
+        """The same with windows of training."""
+        network, image, classes, config, device, normalise = self.given
+        config = replace(config, follow=None)
+        return type(self)(network, image, classes, config, device, normalise)
 
     def _following(
         self,
@@ -566,8 +626,8 @@ class _Slide:
         passes = -(-self.classes // affordable)
         return _Plan(device, features, -(-self.classes // passes))
 
-    def passes(self) -> Job[SlidingResult | None]:
-        """Go through the windows once, or once per class block."""
+    def passes(self) -> Job[Any]:
+        """Go through the windows once, or once per class block; None when stopped."""
         plan = self.plan
         first = [0] if plan.features else list(range(0, self.classes, plan.block))
         labels = Labels(self.grid, self.classes, several_passes=len(first) > 1)
@@ -591,25 +651,41 @@ class _Slide:
         self, labels: Labels, block: slice, number: int, passes: int
     ) -> Job[bool]:
         """All windows once, one block of channels; False when stopped."""
-        grid, plan = self.grid, self.plan
+        plan = self.plan
         head = self.head.to(plan.sums_on, self.dtype) if self.head else None
         channels = head.features if plan.features and head else block.stop - block.start
+
+        def classify(row: int, sums: Tensor) -> None:
+            if plan.features and head is not None:
+                labels.write_features(row, sums, head)
+            else:
+                labels.write(row, sums[:-1], block.start)
+
+        return (yield from self._blended(channels, block, number, passes, classify))
+
+    def _blended(
+        self,
+        channels: int,
+        block: slice,
+        number: int,
+        passes: int,
+        take: Callable[[int, Tensor], None],
+    ) -> Job[bool]:
+        """Rows of weighted sums, handed over as they are done; False when stopped."""
+        grid, plan = self.grid, self.plan
         _, height, width = grid.window
         bell = (1, height, width) if self.slicewise else grid.window
         weight = gaussian_weight(bell, plan.sums_on, self.dtype).expand(grid.window)
         blend = Blend(channels, grid, plan.sums_on, self.dtype)
 
-        def classify(stop: int) -> None:
+        def hand_over(stop: int) -> None:
             for row, sums in blend.finished(stop):
-                if plan.features and head is not None:
-                    labels.write_features(row, sums, head)
-                else:
-                    labels.write(row, sums[:-1], block.start)
+                take(row, sums)
 
         windows, began, reported = len(grid.starts), time.monotonic(), 0.0
         outputs = self.predictor.outputs(features=plan.features, channels=block)
         for index, output in outputs:
-            classify(grid.rows_done(index))
+            hand_over(grid.rows_done(index))
             blend.add(grid.starts[index], output, weight)
             now = time.monotonic()
             if now - reported > REPORT_EVERY_S:
@@ -619,8 +695,25 @@ class _Slide:
                 news = Progress("windows", done, windows * passes, remaining_s=left)
                 if (yield news) is Request.STOP:
                     return False
-        classify(grid.rows_done(windows))
+        hand_over(grid.rows_done(windows))
         return True
+
+
+class _SlideValues(_Slide):
+    """The same, of a network whose outputs are the values."""
+
+    def _first_plan(self, budget_bytes: int | None, device: torch.device) -> _Plan:
+        return _Plan(device, features=False, block=1)
+
+    def passes(self) -> Job[Any]:
+        """Go through the windows once; None when stopped."""
+        values = Values(self.grid, self.classes)
+        block = slice(0, self.classes)
+        whole = self._blended(self.classes, block, 0, 1, values.write)
+        if not (yield from whole):
+            return None
+        found = values.volume(self.shape)
+        return SlidingValues(found, len(self.grid.starts), self.grid.window)
 
 
 def _split(
@@ -648,7 +741,7 @@ def default_budget(device: torch.device) -> int:
     return int(free) // 3
 
 
-def _pad(image: Tensor, grid: WindowGrid, fill: float) -> Tensor:
+def _pad(image: Tensor, grid: WindowGrid, fill: float | tuple[float, ...]) -> Tensor:
     """The image with each side at least as long as the window's."""
     sides = [
         (before, padded - n - before)
@@ -659,4 +752,7 @@ def _pad(image: Tensor, grid: WindowGrid, fill: float) -> Tensor:
     if not any(map(sum, sides)):
         return image
     flat = [n for side in reversed(sides) for n in side]
-    return functional.pad(image, flat, value=fill)
+    if not isinstance(fill, tuple):
+        return functional.pad(image, flat, value=fill)
+    parts = zip(image, fill, strict=True)
+    return torch.stack([functional.pad(c, flat, value=value) for c, value in parts])

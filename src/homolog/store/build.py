@@ -420,6 +420,7 @@ def prepare_store(
     keep_identifiers: bool = False,
     subjects: str = "",
     axes: str = "auto",
+    channels: str = "join",
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -435,6 +436,7 @@ def prepare_store(
         keep_identifiers: As in ``write_store``.
         subjects: Where in names persons stand, see ``index_sources``.
         axes: As in ``write_store``.
+        channels: ``join`` or ``separate``, see ``index_sources``.
 
     Returns:
         As ``write_store``.
@@ -445,8 +447,9 @@ def prepare_store(
     modality = preprocessing.modality if preprocessing else None
     known = {card.source: card.id for card in before(out).cards.values()}
     index = yield from index_sources(
-        sources, labels, modality=modality, subjects=subjects, known=known
-    )
+        sources, labels, modality=modality, subjects=subjects, known=known,
+        channels=channels,
+    )  # fmt: skip
     if index.stopped:
         yield Stopped(0)
         reasons: Reasons = []

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.store.preprocess import Box, Intensities, Prepared
+from homolog.scans.channels import Channel
+from homolog.store.preprocess import Box, ChannelLevels, Intensities, Prepared
 
 # More than any scan has; a card with more would take all memory.
 MOST_VOXELS = 1 << 36
@@ -28,7 +29,8 @@ class Card:
     Attributes:
         id: Name of the case, unique in its store.
         shape: Prepared size (D, H, W).
-        channels: Images stored on this grid.
+        channels: Images stored on this grid. Of several each has numbers of its own,
+            see ``levels``; ``scale`` to ``spread`` are then those of the first.
         affine: Prepared voxel -> world mm, LPS.
         scale: Value units per stored step.
         offset: Value of a stored 0.
@@ -48,6 +50,8 @@ class Card:
         label_counts: Voxels of each of them.
         label_map: Value in the label file -> value stored, where they differ; -1
             teaches nothing.
+        channel_levels: Of each channel; empty where there is one.
+        channel_files: Where each channel is from, see ``channel_sources``; likewise.
         has_label: Whether a label map is stored.
         source: Path of the scan.
         label_source: Path of its label map, or None.
@@ -90,6 +94,26 @@ class Card:
     note: str = ""
     types: str | None = None
     label_map: dict[int, int] = field(default_factory=dict)
+    channel_levels: tuple[ChannelLevels, ...] = ()
+    channel_files: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def levels(self) -> tuple[ChannelLevels, ...]:
+        """What the numbers of each channel mean."""
+        if self.channel_levels:
+            return self.channel_levels
+        one = ChannelLevels("", self.modality, self.scale, self.offset, self.intensity)
+        return (one,) * self.channels
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What the channels are called; "" where nobody says."""
+        return tuple(one.name for one in self.levels)
+
+    @property
+    def channel_sources(self) -> tuple[Channel, ...]:
+        """The files of the channels; empty where there is one file of one image."""
+        return tuple(Channel.from_dict(told) for told in self.channel_files)
 
     @property
     def is_labelled(self) -> bool:
@@ -132,6 +156,7 @@ class Card:
         }
         for name in ("label_counts", "label_map"):
             plain[name] = {str(v): n for v, n in getattr(self, name).items()}
+        plain["channel_levels"] = [one.to_dict() for one in self.channel_levels]
         return plain
 
     @classmethod
@@ -152,6 +177,9 @@ class Card:
         for name in ("label_counts", "label_map"):
             told = values.get(name, {})
             values[name] = {int(v): int(n) for v, n in told.items()}
+        told = values.get("channel_levels", ())
+        values["channel_levels"] = tuple(ChannelLevels.from_dict(one) for one in told)
+        values["channel_files"] = tuple(values.get("channel_files", ()))
         for name in ("shape", "label_values", "boxes"):
             values[name] = tuple(values[name])
         return cls(**values)
@@ -188,6 +216,7 @@ def check_card(card: Card) -> None:
     numbers = (card.scale, card.offset, card.low, card.high, card.centre, card.spread)
     if not all(math.isfinite(n) for n in numbers) or card.scale == 0:
         raise ValueError("a number is not finite")
+    _check_channels(card)
     files = {IMAGE, LABEL, POINTS}
     if not (set(card.files) | set(card.checksums)) <= files or IMAGE not in card.files:
         raise ValueError("it names other files than a case has")
@@ -197,6 +226,17 @@ def check_card(card: Card) -> None:
     for a, b, n in zip(start, stop, card.shape, strict=True):
         if not 0 <= a < b <= n:
             raise ValueError("its foreground lies outside")
+
+
+def _check_channels(card: Card) -> None:
+    """Raise ValueError where the numbers of the channels cannot be meant."""
+    for told in (card.channel_levels, card.channel_files):
+        if told and len(told) != card.channels:
+            raise ValueError("its channels are not as many as it says")
+    for one in card.channel_levels:
+        numbers = (one.scale, one.offset, *dataclasses.astuple(one.intensity))
+        if not all(math.isfinite(n) for n in numbers) or one.scale == 0:
+            raise ValueError("a number is not finite")
 
 
 def prepared_fields(prepared: Prepared, original: Affine) -> dict[str, Any]:
@@ -226,6 +266,7 @@ def prepared_fields(prepared: Prepared, original: Affine) -> dict[str, Any]:
         },
         "foreground": prepared.foreground,
         "note": prepared.note,
+        "channel_levels": prepared.levels if len(prepared.levels) > 1 else (),
     }
 
 

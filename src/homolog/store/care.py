@@ -16,7 +16,14 @@ from homolog.index.datasets import CaseSource
 from homolog.scans.problems import sentence_of
 from homolog.store.build import unlisted, writing
 from homolog.store.card import Card, boxes_on_grid
-from homolog.store.cases import build_case, case_key, checksums, damages, write_card
+from homolog.store.cases import (
+    build_case,
+    case_hash,
+    case_key,
+    checksums,
+    damages,
+    write_card,
+)
 from homolog.store.pairs import read_pairs
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import (
@@ -156,15 +163,13 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
         UnusableInput: The scan is gone or another one by now, or its labels were
             carried.
     """
-    from homolog.scans.files import scan_hash
-
     if LABELS_MADE in contents:
         raise UnusableInput(
             "its labels were carried from others and lie in no file; make this store "
             "anew with the same propagate."
         )
     image = Path(card.source)
-    if scan_hash(image) != card.source_hash:
+    if case_hash(image, card.channel_sources) != card.source_hash:
         raise UnusableInput(f"its scan {image} has changed since; run prepare again.")
     own, grid = card.original["affine"], card.affine
     source = CaseSource(
@@ -173,6 +178,7 @@ def mend(store: Path, card: Card, contents: dict[str, Any]) -> Card:
         modality=card.modality, subject=card.subject, split=card.split,
         target=card.target, types=card.types,
         boxes=boxes_on_grid(card.boxes, grid, own), label_map=card.label_map,
+        channels=card.channel_sources,
     )  # fmt: skip
     recipe = from_dict(Preprocessing, contents["preprocessing"], where=str(store))
     recipe = dataclasses.replace(recipe, modality=card.modality)

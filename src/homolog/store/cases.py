@@ -24,6 +24,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
+from homolog.scans.channels import Channel, read_channels
 from homolog.scans.dicom import is_series_path
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
@@ -69,10 +70,15 @@ def case_key(source: CaseSource, preprocessing: Preprocessing) -> str:
         source: The case.
         preprocessing: With the modality of this very case.
     """
-    files = [source.image] + ([source.label] if source.label else [])
-    parts = [[scan_digest(p) for p in files], PREPARATION, preprocessing.settings()]
+    images = list(dict.fromkeys(one.path for one in source.channels))
+    files = [*(images or [source.image]), *([source.label] if source.label else [])]
+    digests = [scan_digest(path) for path in files]
+    parts: list[Any] = [digests, PREPARATION, preprocessing.settings()]
     if source.label_map:
         parts.append({str(v): n for v, n in source.label_map.items()})
+    if source.channels:
+        told = [(c.name, c.modality, c.frame) for c in source.channels]
+        parts.append({"channels": told, "files": [p.name for p in images]})
     return config_hash(*parts)
 
 
@@ -189,9 +195,9 @@ def build_case(
 def _fill(
     source: CaseSource, folder: Path, preprocessing: Preprocessing, key: str, seed: int
 ) -> Card:
-    from homolog.scans.files import read_labels, read_scan
+    from homolog.scans.files import read_labels
 
-    volume = read_scan(source.image)
+    volume = read_case(source.image, source.channels)
     prepared = prepare_volume(volume, preprocessing)
     own, source_hash = volume.affine, content_hash(volume)
     del volume  # scan, prepared scan and labels are never in memory together
@@ -224,11 +230,19 @@ def _fill(
         source_hash=source_hash,
         key=key,
         files={name: (folder / name).stat().st_size for name in names},
+        channel_files=tuple(one.to_dict() for one in source.channels),
         **prepared_fields(prepared, own),
     )
     card = dataclasses.replace(card, checksums=checksums(folder, card))
     write_card(card, folder)
     return card
+
+
+def read_case(image: Path, channels: Sequence[Channel]) -> Volume:
+    """The scan of a case: its file, or its channels as one volume."""
+    from homolog.scans.files import read_scan
+
+    return read_channels(channels) if channels else read_scan(image)
 
 
 def content_hash(volume: Volume) -> str:
@@ -238,6 +252,13 @@ def content_hash(volume: Volume) -> str:
         for plane in channel:
             stats.update(plane)
     return stats.content_hash(volume.affine, volume.shape)
+
+
+def case_hash(image: Path, channels: Sequence[Channel]) -> str:
+    """``content_hash`` of the files of a case."""
+    from homolog.scans.files import scan_hash
+
+    return content_hash(read_channels(channels)) if channels else scan_hash(image)
 
 
 def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
@@ -251,6 +272,7 @@ def refresh_card(card: Card, source: CaseSource, store: Path) -> Card:
         boxes=boxes_on_grid(source.boxes, card.original["affine"], card.affine),
         source=str(source.image.absolute()),
         label_source=str(source.label.absolute()) if source.label else None,
+        channel_files=tuple(one.to_dict() for one in source.channels),
     )
     if today.to_dict() != card.to_dict():
         write_card(today, case_folder(store, card.id))
@@ -370,6 +392,7 @@ def kept_cards(
     """
     ids = {case.id for case in cases}
     paths = {str(case.image.absolute()) for case in cases}
+    paths |= {str(one.path.absolute()) for case in cases for one in case.channels}
     out = {str(Path(one.path).absolute()) for one in refused if one.code not in _BROKEN}
     return [
         card
@@ -386,8 +409,6 @@ def check_same_scans(old: Before, cases: Sequence[CaseSource], out: Path) -> Non
     Raises:
         UnusableInput: Names the first of them.
     """
-    from homolog.scans.files import scan_hash
-
     by_name = {case_id.lower(): card for case_id, card in old.cards.items()}
     clashes = []
     for case in cases:
@@ -395,7 +416,7 @@ def check_same_scans(old: Before, cases: Sequence[CaseSource], out: Path) -> Non
         if card is None or card.source == str(case.image.absolute()):
             continue
         try:
-            same = card.source_hash == scan_hash(case.image)
+            same = card.source_hash == case_hash(case.image, case.channels)
         except Exception:  # noqa: BLE001
             continue  # its own turn comes, and then its reason is reported
         if not same or case.id != card.id:

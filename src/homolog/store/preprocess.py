@@ -6,9 +6,10 @@ int16 with a scale and an offset. The same function prepares training and new sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import ceil, gcd, prod
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.scans.channels import CHANNELS, Channel
 from homolog.scans.volume import (
     MODALITIES,
     LabelMap,
@@ -462,9 +464,102 @@ class Intensities:
         return np.asarray((kept - self.centre) / self.spread, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class ChannelLevels:
+    """What the stored numbers of one channel of a case mean.
+
+    Attributes:
+        name: Of the channel; "" where nobody says.
+        modality: One of MODALITIES.
+        scale: Value units per stored step.
+        offset: Value of a stored 0.
+        intensity: How values are normalised.
+    """
+
+    name: str
+    modality: str
+    scale: float
+    offset: float
+    intensity: Intensities
+
+    @property
+    def gain(self) -> float:
+        """Normalised units per stored step."""
+        return self.scale / self.intensity.spread
+
+    @property
+    def bias(self) -> float:
+        """The normalised value of a stored 0."""
+        return (self.offset - self.intensity.centre) / self.intensity.spread
+
+    @property
+    def low(self) -> float:
+        """The least normalised value: what a network sees outside the scan."""
+        return (self.intensity.low - self.intensity.centre) / self.intensity.spread
+
+    @property
+    def high(self) -> float:
+        """The largest normalised value."""
+        return (self.intensity.high - self.intensity.centre) / self.intensity.spread
+
+    @property
+    def fill(self) -> int:
+        """Stored value of the darkest value kept."""
+        wanted = (self.intensity.low - self.offset) / self.scale
+        return max(-32768, min(32767, round(wanted)))
+
+    def values(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Stored numbers (any shape) in value units."""
+        values = np.asarray(stored).astype(np.float32)
+        values *= np.float32(self.scale)
+        values += np.float32(self.offset)
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "name": self.name, "modality": self.modality, "scale": self.scale,
+            "offset": self.offset, **to_dict(self.intensity),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> ChannelLevels:
+        """Inverse of ``to_dict``."""
+        numbers = Intensities(
+            *(float(told[k]) for k in ("low", "high", "centre", "spread"))
+        )
+        return cls(
+            str(told["name"]), str(told["modality"]), float(told["scale"]),
+            float(told["offset"]), numbers,
+        )  # fmt: skip
+
+
+def in_units(
+    stored: NDArray[Any], levels: Sequence[ChannelLevels]
+) -> NDArray[np.float32]:
+    """Stored numbers (C, ...) in the value units of each channel."""
+    found = np.empty(stored.shape, np.float32)
+    for part, whole, one in zip(stored, found, levels, strict=True):
+        whole[...] = one.values(part)
+    return found
+
+
+def in_network_units(
+    stored: NDArray[Any], levels: Sequence[ChannelLevels]
+) -> NDArray[np.float32]:
+    """Stored numbers (C, ...) as a network sees them, channel by channel."""
+    found = in_units(stored, levels)
+    for part, one in zip(found, levels, strict=True):
+        part[...] = one.intensity.normalise(part)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A scan as the store keeps it.
+
+    Of several channels each has numbers of its own, see ``levels``; those below are the
+    first one's.
 
     Attributes:
         data: (C, D, H, W) int16; value = data * scale + offset.
@@ -478,6 +573,7 @@ class Prepared:
         axes: Permutation that turned them.
         flips: Flips that did.
         note: A sentence when values had to be clipped, else empty.
+        levels: What the numbers of each channel mean.
     """
 
     data: NDArray[np.int16]
@@ -491,6 +587,7 @@ class Prepared:
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
     note: str = ""
+    levels: tuple[ChannelLevels, ...] = ()
 
     @property
     def own_shape(self) -> Index:
@@ -502,9 +599,7 @@ class Prepared:
 
     def normalised(self) -> NDArray[np.float32]:
         """(C, D, H, W) float32 as a network sees it."""
-        return self.intensity.normalise(
-            self.data * np.float32(self.scale) + np.float32(self.offset)
-        )
+        return in_network_units(self.data, self.levels)
 
 
 def prepare_volume(
@@ -538,28 +633,61 @@ def prepare_volume(
             f"{times(size, 3)} mm (z, y, x), more than "
             f"{MAX_VOXELS:,}; {end}."
         )
-    data, scale, offset, note = to_int16(canonical.data, grid)
-    modality = preprocessing.modality or volume.modality
-    is_ct = modality == "CT"
-    sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
-    if is_ct:
-        low, high = preprocessing.window_hu
-        intensity = Intensities(low, high, (low + high) / 2, (high - low) / 2)
-    else:
-        intensity = _robust_intensities(sample, preprocessing.percentiles)
+    parts = [
+        _prepared_channel(canonical.data[c : c + 1], grid, preprocessing, name, kind)
+        for c, (name, kind) in enumerate(_told(volume, preprocessing))
+    ]
+    data, notes, levels = zip(*parts, strict=True)
+    first = levels[0]
+    sample = first.values(spread_sample(data[0]))
+    is_ct = first.modality == "CT"
+    kinds = {one.modality for one in levels}
     return Prepared(
-        data=data,
+        data=data[0] if len(data) == 1 else np.concatenate(data),
         affine=grid.affine(canonical.affine),
-        scale=scale,
-        offset=offset,
-        intensity=intensity,
-        modality=modality,
-        foreground=foreground_box(data, sample, is_ct, scale=scale, offset=offset),
+        scale=first.scale,
+        offset=first.offset,
+        intensity=first.intensity,
+        modality=kinds.pop() if len(kinds) == 1 else "OTHER",
+        foreground=foreground_box(
+            data[0], sample, is_ct, scale=first.scale, offset=first.offset
+        ),
         grid=grid,
         axes=canonical.meta["axes"],
         flips=canonical.meta["flips"],
-        note=note,
+        note="; ".join(note for note in notes if note),
+        levels=levels,
     )
+
+
+def _told(volume: Volume, preprocessing: Preprocessing) -> list[tuple[str, str]]:
+    """Name and modality of each channel.
+
+    The modality of a recipe is that of all its scans, and says nothing of channels that
+    differ.
+    """
+    told = volume.meta.get(CHANNELS)
+    if told and len(told) == len(volume.data) > 1:
+        return [(str(one["name"]), str(one["modality"])) for one in told]
+    kind = preprocessing.modality or volume.modality
+    return [("", kind)] * len(volume.data)
+
+
+def _prepared_channel(
+    values: NDArray[Any], grid: Regrid, recipe: Preprocessing, name: str, kind: str
+) -> tuple[NDArray[np.int16], str, ChannelLevels]:
+    """One channel (1, D, H, W) as the store keeps it, a remark, and its numbers."""
+    data, scale, offset, note = to_int16(values, grid)
+    if kind == "CT":
+        low, high = recipe.window_hu
+        intensity = Intensities(low, high, (low + high) / 2, (high - low) / 2)
+    elif name and Channel(Path(), name).is_mask:
+        intensity = Intensities(0.0, 1.0, 0.0, 1.0)
+    else:
+        sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
+        intensity = _robust_intensities(sample, recipe.percentiles)
+    note = f"{name}: {note}" if name and note else note
+    return data, note, ChannelLevels(name, kind, scale, offset, intensity)
 
 
 def plan_grid(
@@ -619,6 +747,36 @@ def restore_labels(array: NDArray[Any], prepared: Prepared, volume: Volume) -> L
         array = nearest(array, [grid.inverse_positions(axis) for axis in range(3)])
     data = np.ascontiguousarray(restore_axes(array, prepared.axes, prepared.flips))
     return LabelMap(data=data, affine=volume.affine, name=volume.name, meta=volume.meta)
+
+
+def restore_values(
+    array: NDArray[np.float32], prepared: Prepared, volume: Volume
+) -> Volume:
+    """Values on the prepared grid -> an image on the scan's own grid and affine.
+
+    Exact where only axes were turned; linear between voxels where their size changed.
+
+    Args:
+        array: (C, D, H, W) on the prepared grid.
+        prepared: What ``prepare_volume`` made of the scan.
+        volume: The scan.
+    """
+    grid = prepared.grid
+    if array.shape[1:] != grid.shape:
+        raise ValueError(
+            f"values must lie on the prepared grid {grid.shape}, got {array.shape}."
+        )
+    for axis in range(3 if not grid.is_identity else 0):
+        at = np.clip(grid.inverse_positions(axis), 0, grid.shape[axis] - 1)
+        first = np.minimum(at.astype(int), max(grid.shape[axis] - 2, 0))
+        share = (at - first).astype(np.float32)
+        share = share.reshape(-1, *(1,) * (2 - axis))
+        following = np.minimum(first + 1, grid.shape[axis] - 1)
+        low, high = (np.take(array, i, axis=axis + 1) for i in (first, following))
+        array = low + (high - low) * share
+    data = np.ascontiguousarray(restore_axes(array, prepared.axes, prepared.flips))
+    meta = {k: v for k, v in volume.meta.items() if k != CHANNELS}
+    return Volume(data, volume.affine, volume.name, volume.modality, meta)
 
 
 def _robust_intensities(

@@ -105,7 +105,7 @@ class Task(ABC):
         volume: Volume,
         model: Trained,
         options: PredictOptions = PredictOptions(),
-    ) -> Job[LabelMap | Findings | None]:
+    ) -> Job[LabelMap | Volume | Findings | None]:
         """Predict one scan.
 
         Args:
@@ -114,7 +114,7 @@ class Task(ABC):
             options: How.
 
         Returns:
-            Labels on the scan's own grid, or findings; None when stopped.
+            Labels or an image on the scan's own grid, or findings; None when stopped.
 
         Raises:
             UnusableInput: Another modality or number of channels than learnt from.
@@ -267,6 +267,7 @@ class LearnedTask(Task):
     Attributes:
         Config: A LearnedConfig.
         best_metric: The validation metric that decides which weights are kept.
+        lacking: What to do where no case of a store is usable.
         RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
             ``backbone`` (with ``name``), ``training``; and ``pretrained``, further
             ones of ``task`` and ``training`` that hold where an encoder is given. What
@@ -279,6 +280,10 @@ class LearnedTask(Task):
     joins: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     best_metric: ClassVar[str] = ""
+    lacking: ClassVar[str] = (
+        "give label maps to: homolog prepare SCANS --labels DIR --out STORE, or "
+        "classes of whole scans in a manifest"
+    )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
@@ -318,6 +323,14 @@ class LearnedTask(Task):
     @abstractmethod
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """What the training loop trains."""
+
+    def channels(self, card: Card) -> int:
+        """How many channels of a case the encoder sees."""
+        return card.channels
+
+    def unclipped(self, spec: Mapping[str, Any]) -> Sequence[int]:
+        """Channels of a case that are wanted with all their values."""
+        return ()
 
     @property
     def balance(self) -> float:

@@ -6,6 +6,7 @@ Each result lies on its scan's own grid and has its own name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from homolog.memory import bounded
 from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
 from homolog.scans.boxes import BoxList, box_files, write_box_table
+from homolog.scans.channels import Channel, grouped, lacking_text, read_channels
 from homolog.scans.dicom import is_series_path, split_series
-from homolog.scans.files import is_scan_path, read_scan
+from homolog.scans.files import is_scan_path, read_scan, scan_stem
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import LabelMap
-from homolog.scans.write import write_labels
+from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.write import write_labels, write_volume
 from homolog.tasks import TASKS
 from homolog.tasks.base import (
     FACTS,
@@ -214,6 +216,8 @@ def predict_scans(
 ) -> Job[dict[str, Any]]:
     """Predict scan after scan; one that cannot be does not stop the others.
 
+    A model of several channels takes the files of a case together: see ``cases_of``.
+
     Args:
         task: What the model was trained for; labels are written as files, classes of
             whole scans together as ``classes.csv``, and those of their slices as
@@ -225,12 +229,14 @@ def predict_scans(
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
-        that covered it where a network slid over it; or scan, and
+        that covered it where a network slid over it; or scan and the ``image`` that
+        was made of it; or scan, and
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
         ``warnings`` on all of them and ``stopped``. Of a detector ``boxes`` (rows of
         the table ``boxes.csv``) and the ``files`` of each scan.
     """
-    targets = result_paths(scans, out)
+    cases = cases_of(model, scans)
+    targets = result_paths(list(cases), out)
     out.mkdir(parents=True, exist_ok=True)
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
@@ -245,7 +251,8 @@ def predict_scans(
             stopped = True
             break
         try:
-            row = yield from _predicted(task, model, scan, target, options)
+            volume = read_case(model, scan, cases[scan])
+            row = yield from _predicted(task, model, volume, scan, target, options)
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
             reason = problem_of(error).text.removeprefix(f"{scan}: ")
             failed.append({"scan": str(scan), "reason": reason})
@@ -257,6 +264,8 @@ def predict_scans(
         done.append(row)
         if "result" in row:
             yield Saved(row["result"], "labels")
+        if "image" in row:
+            yield Saved(row["image"], "image")
         for file in row.get("files", ()):
             yield Saved(file, "boxes")
     if not stopped:
@@ -267,12 +276,46 @@ def predict_scans(
     }  # fmt: skip
 
 
+def cases_of(model: Trained, scans: Sequence[Path]) -> dict[Path, tuple[Channel, ...]]:
+    """The files of each case a model is to predict, by where the case would lie.
+
+    A model of one channel takes file by file. For others ``scan_0000``, ``scan_0001``
+    are one case, as are files that end in the channels' names; a NIfTI file of all
+    images is one by itself.
+    """
+    count = int(model.spec.get("channels", 1))
+    if count == 1:
+        return dict.fromkeys(scans, ())
+    return grouped(scans, model.spec.get("channel_names", ()), count)
+
+
+def read_case(model: Trained, scan: Path, channels: Sequence[Channel]) -> Volume:
+    """A scan's file, or the files of its channels as the model knows them.
+
+    Raises:
+        UnusableInput: Files that cannot be used, lie on other grids, or are not all.
+    """
+    if not channels:
+        return read_scan(scan)
+    spec = model.spec
+    count, names = int(spec["channels"]), spec.get("channel_names", ())
+    if len(channels) < count:
+        raise UnusableInput(lacking_text(channels, names, count))
+    kinds = spec.get("channel_modalities") or [""] * count
+    named = [replace(c, modality=m) for c, m in zip(channels, kinds, strict=True)]
+    return read_channels(named, scan_stem(scan))
+
+
 def _predicted(
-    task: Task, model: Trained, scan: Path, target: Path, options: PredictOptions
+    task: Task,
+    model: Trained,
+    volume: Volume,
+    scan: Path,
+    target: Path,
+    options: PredictOptions,
 ) -> Job[dict[str, Any] | None]:
     """One scan: its labels written, and its row; None when stopped."""
     notes: list[Note] = []
-    volume = read_scan(scan)
     result = yield from _noted(task.run(volume, model, options), notes)
     texts = {"notes": [note.text for note in notes]}
     if result is None:
@@ -280,6 +323,10 @@ def _predicted(
     if isinstance(result, BoxList):
         files = [str(path) for path in box_files(result, target)]
         return {"scan": str(scan), "boxes": result.rows(), "files": files, **texts}
+    if isinstance(result, Volume):
+        write_volume(result, target)
+        told = result.meta.get(FACTS, {})
+        return {"scan": str(scan), "image": str(target), **told, **texts}
     if not isinstance(result, LabelMap):
         return {"scan": str(scan), **result.to_dict(), **texts}
     write_labels(result, target)
@@ -296,15 +343,15 @@ def _predicted(
 
 
 def _noted(
-    job: Job[LabelMap | Findings | None], notes: list[Note]
-) -> Job[LabelMap | Findings | None]:
+    job: Job[LabelMap | Volume | Findings | None], notes: list[Note]
+) -> Job[LabelMap | Volume | Findings | None]:
     """The job; its notes are kept too."""
     request = None
     while True:
         try:
             event = job.send(request)
         except StopIteration as end:
-            value: LabelMap | Findings | None = end.value
+            value: LabelMap | Volume | Findings | None = end.value
             return value
         if isinstance(event, Note):
             notes.append(event)

@@ -164,20 +164,27 @@ class Levels:
     Attributes:
         gain: (B, C) float32.
         bias: (B, C) float32.
-        low: (B, C) float32, also the value outside the scan.
+        low: (B, C) float32, also the value outside the scan unless ``beyond`` is it.
         high: (B, C) float32.
+        beyond: (B, C) float32, the value outside the scan where it is not ``low``.
     """
 
     gain: Tensor
     bias: Tensor
     low: Tensor
     high: Tensor
+    beyond: Tensor | None = None
+
+    @property
+    def outside(self) -> Tensor:
+        """(B, C) the value outside the scan."""
+        return self.low if self.beyond is None else self.beyond
 
     def to(self, device: torch.device) -> Levels:
         """On a device, without waiting for it."""
         up = [
             t.to(device, non_blocking=True)
-            for t in (self.gain, self.bias, self.low, self.high)
+            for t in (self.gain, self.bias, self.low, self.high, self.outside)
         ]
         return Levels(*up)
 

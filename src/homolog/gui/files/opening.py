@@ -27,6 +27,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.memory import free_bytes
+from homolog.scans.channels import frames_of, read_frames
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     ScanHeader,
@@ -108,6 +109,8 @@ def box(layer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 _LARGE_SHARE = 0.25
 # A folder of more files is listed, not opened file by file.
 _MOST_OF_A_FOLDER = 12
+# A file of more images than that is a time series, and refused as one.
+_MOST_CHANNELS = 8
 # Slices looked at to tell a label map by its values.
 _SLICES = 9
 # Of a picture's unknown voxel size nobody needs to be told.
@@ -128,7 +131,9 @@ def read_layer(path: Path, name: str = "") -> LayerData:
     """
     if holds_boxes(path):
         return box_layer(boxes_of_file(path), name)
-    volume = read_scan(path.absolute())
+    path = path.absolute()
+    several = not path.is_dir() and 1 < frames_of(path) <= _MOST_CHANNELS
+    volume = read_frames(path) if several else read_scan(path)
     volume = replace(volume, name=name or layer_name(path, volume))
     if is_label_map(volume, path):
         names = names_beside(path) or names_of_dataset(path)
@@ -175,6 +180,7 @@ def notes_to_tell(layer: LayerData) -> list[str]:
     attributes = layer[1]
     notes = attributes["metadata"][KEY]
     name = attributes["name"]
+    name = name if isinstance(name, str) else name[0]
     said = [r for r in notes.get("remarks", ()) if not r.startswith(_NOT_WORTH_TELLING)]
     said = [r for r in said if not r.startswith("oblique")]
     if notes.get("note"):

@@ -35,6 +35,7 @@ from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import Learnt
+from homolog.store.preprocess import in_units
 from homolog.store.store import Store
 from homolog.words import duration
 
@@ -408,8 +409,8 @@ def case_volume(case: StoreCase) -> Volume:
     """The stored voxels of a case, in the units of its scan."""
     card = case.card
     values: NDArray[Any] = np.asarray(case.store.image(card.id))
-    if (card.scale, card.offset) != (1.0, 0.0):
-        values = values * np.float32(card.scale) + np.float32(card.offset)
+    if any((one.scale, one.offset) != (1.0, 0.0) for one in card.levels):
+        values = in_units(values, card.levels)
     return Volume(values, card.affine, card.id, card.modality)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -466,9 +466,20 @@ def volume_layer(volume: Volume) -> LayerData:
     }
     attributes["metadata"][KEY]["modality"] = volume.modality
     if not single:
+        told = volume.meta.get("channels") or [{}] * len(data)
         attributes["channel_axis"] = 0
-        attributes["name"] = [f"{volume.name} {i}" for i in range(len(data))]
-        attributes["contrast_limits"] = [attributes["contrast_limits"]] * len(data)
+        attributes["name"] = [
+            f"{volume.name} {one.get('name') or i}" for i, one in enumerate(told)
+        ]
+        attributes["contrast_limits"] = [
+            contrast_limits(
+                replace(
+                    volume, data=volume.data[i : i + 1],
+                    modality=one.get("modality") or volume.modality,
+                )
+            )
+            for i, one in enumerate(told)
+        ]  # fmt: skip
         attributes["colormap"] = ["gray"] * len(data)
     return data, attributes, "image"
 

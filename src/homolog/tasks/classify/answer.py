@@ -382,10 +382,7 @@ def stored_scan(prepared: Prepared) -> tuple[StoredScan, Numbers]:
     Returns:
         The scan, and the number in its own canonical grid of each of its slices.
     """
-    scan = StoredScan(
-        prepared.data, prepared.affine, prepared.scale, prepared.offset,
-        prepared.intensity,
-    )  # fmt: skip
+    scan = StoredScan(prepared.data, prepared.affine, prepared.levels)
     return scan, prepared.grid.positions(0)
 
 
@@ -393,4 +390,4 @@ def stored(case: CaseRef) -> StoredScan:
     """A case of a store."""
     card = case.card
     data = np.asarray(case.store.image(card.id)[:])
-    return StoredScan(data, card.affine, card.scale, card.offset, card.intensity)
+    return StoredScan(data, card.affine, card.levels)

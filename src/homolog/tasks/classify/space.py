@@ -25,7 +25,11 @@ from homolog.tasks.classify.truth import (
     space_of,
     truth_rows,
 )
-from homolog.tasks.segment.network import choose_window, smallest_window
+from homolog.tasks.segment.network import (
+    channels_spec,
+    choose_window,
+    smallest_window,
+)
 
 # Settings of the classify task: what a user may choose, and the recipes.
 
@@ -190,7 +194,7 @@ def described(
     window = _window(config, cases, backbone, device)
     return {
         "window": list(window),
-        "channels": cases[0].card.channels,
+        **channels_spec(cases),
         "modalities": sorted({case.card.modality for case in cases}),
         "classes": list(space.classes),
         "several": space.several,

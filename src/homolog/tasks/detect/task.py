@@ -423,10 +423,7 @@ class Detect(LearnedTask):
                 f"the model finds boxes in single images, {volume.name!r} has "
                 f"{prepared.data.shape[1]} slices."
             )
-        scan = StoredScan(
-            prepared.data, prepared.affine, prepared.scale, prepared.offset,
-            prepared.intensity,
-        )  # fmt: skip
+        scan = StoredScan(prepared.data, prepared.affine, prepared.levels)
         found = yield from find_boxes(model, scan, options)
         if found is None:
             return None
@@ -513,4 +510,4 @@ def _stored(case: CaseRef) -> StoredScan:
     """A case of a store."""
     card = case.card
     data = np.asarray(case.store.image(card.id)[:])
-    return StoredScan(data, card.affine, card.scale, card.offset, card.intensity)
+    return StoredScan(data, card.affine, card.levels)

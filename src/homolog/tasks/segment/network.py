@@ -33,7 +33,7 @@ from homolog.store.names import (
     store_titles,
 )
 from homolog.store.preprocess import (
-    Intensities,
+    ChannelLevels,
     Prepared,
     Preprocessing,
     preparation_notes,
@@ -460,18 +460,8 @@ class Levels(Protocol):
     """What stored numbers mean; a Card and a Prepared are such."""
 
     @property
-    def scale(self) -> float:
-        """Value units per stored step."""
-        ...
-
-    @property
-    def offset(self) -> float:
-        """Value of a stored 0."""
-        ...
-
-    @property
-    def intensity(self) -> Intensities:
-        """How values are normalised."""
+    def levels(self) -> tuple[ChannelLevels, ...]:
+        """Of each channel."""
         ...
 
 
@@ -513,7 +503,7 @@ def label_stored(
         slicewise=slicewise,
         batch=4 if model.device.type == "cuda" else 1,
         flips=useful_flips(model, flips),
-        fill=_fill(levels),
+        fill=tuple(one.fill for one in levels.levels),
         precision=model.precision,
         follow=None if slicewise or windows == "trained" else _free_divisor(model),
     )
@@ -523,7 +513,7 @@ def label_stored(
         classes=len(spec["label_values"]),
         config=config,
         device=model.device,
-        normalise=_Normalise(levels),
+        normalise=Normalise(levels.levels, model.device),
     )
     return result
 
@@ -556,24 +546,26 @@ def as_label_values(
     return values
 
 
-class _Normalise:
-    """Stored windows -> network input, by the feed's own formula."""
+class Normalise:
+    """Stored windows (B, C, ...) -> network input, by the feed's own formula.
 
-    def __init__(self, levels: Levels) -> None:
-        numbers = levels.intensity
-        self.gain = levels.scale / numbers.spread
-        self.bias = (levels.offset - numbers.centre) / numbers.spread
-        self.low = (numbers.low - numbers.centre) / numbers.spread
-        self.high = (numbers.high - numbers.centre) / numbers.spread
+    Args:
+        levels: Of the channels.
+        device: Where the windows lie.
+    """
+
+    def __init__(self, levels: Sequence[ChannelLevels], device: torch.device) -> None:
+        self.gain, self.bias, self.low, self.high = (
+            torch.tensor(
+                [getattr(one, name) for one in levels], dtype=torch.float32
+            ).to(device)[:, None, None, None]
+            for name in ("gain", "bias", "low", "high")
+        )
 
     def __call__(self, stored: Tensor) -> Tensor:
-        return (stored.float() * self.gain + self.bias).clamp_(self.low, self.high)
-
-
-def _fill(levels: Levels) -> int:
-    """The stored number that stands for ``low``: what lies outside a scan."""
-    wanted = (levels.intensity.low - levels.offset) / levels.scale
-    return max(-32768, min(32767, round(wanted)))
+        """Stored numbers, any type -> float32."""
+        seen = stored.float() * self.gain + self.bias
+        return torch.clamp(seen, min=self.low, max=self.high)
 
 
 def model_preprocessing(model: Trained, modality: str | None = None) -> Preprocessing:
@@ -607,6 +599,16 @@ def prepared_for(
     prepared = prepare_volume(volume, recipe, model.learnt)
     yield from preparation_notes(volume, prepared, named_size=recipe.spacing_mm)
     return prepared
+
+
+def channels_spec(cases: Sequence[CaseRef]) -> dict[str, Any]:
+    """What a model must remember of the channels of its cases, JSON types."""
+    levels = cases[0].card.levels
+    spec: dict[str, Any] = {"channels": len(levels)}
+    if len(levels) > 1:
+        spec["channel_names"] = [one.name for one in levels]
+        spec["channel_modalities"] = [one.modality for one in levels]
+    return spec
 
 
 def check_scan(model: Trained, volume: Volume, modality: str | None = None) -> None:

@@ -1,0 +1,374 @@
+"""Several images of one case on one grid: files side by side, or a file of four axes.
+
+nnU-Net keeps a case as ``NAME_0000``, ``NAME_0001`` ..., the Decathlon as one NIfTI
+file whose fourth axis is the channel. Either way it becomes one volume (C, D, H, W).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homolog.errors import UnusableInput
+from homolog.scans.files import (
+    ScanHeader,
+    read_header,
+    read_scan,
+    scan_stem,
+    scan_suffix,
+)
+from homolog.scans.inspect import Inspection, same_grid
+from homolog.scans.nifti import read_nifti, read_nifti_header
+from homolog.scans.problems import Problem, Unsound
+from homolog.scans.volume import ValueStats, Volume, guess_modality
+from homolog.words import listed, times
+
+# In ``Volume.meta``: what each channel is, ``[{"name", "modality"}, ...]``.
+CHANNELS = "channels"
+# How nnU-Net numbers the files of a case.
+NUMBERED = re.compile(r"_(\d{4})$")
+# Of files that a name may have said to hold several images.
+_SEVERAL = ("4d", "vector")
+_MASK = re.compile(r"^(mask|seg|segmentation|roi|attention|label)s?\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One image of a case.
+
+    Attributes:
+        path: Its file.
+        name: Such as ``T1``; "" where nobody says.
+        modality: One of MODALITIES; "" as the file says.
+        frame: Its number in a file of several; None: the file's only image.
+    """
+
+    path: Path
+    name: str = ""
+    modality: str = ""
+    frame: int | None = None
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it marks places rather than showing anything, by its name."""
+        return bool(_MASK.match(self.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "path": str(self.path.absolute()), "name": self.name,
+            "modality": self.modality, "frame": self.frame,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Channel:
+        """Inverse of ``to_dict``."""
+        frame = told.get("frame")
+        return cls(
+            Path(str(told["path"])), str(told.get("name", "")),
+            str(told.get("modality", "")), None if frame is None else int(frame),
+        )  # fmt: skip
+
+
+def frames_of(path: Path) -> int:
+    """How many images on one grid a NIfTI file holds; 1 for every other file.
+
+    Along its fourth axis, or as a vector in every voxel; both at once are none.
+    """
+    if scan_suffix(path) not in (".nii", ".nii.gz"):
+        return 1
+    try:
+        header = read_header(path)
+    except (UnusableInput, OSError):
+        return 1
+    if header.kind != "nifti" or min(header.frames, header.channels) > 1:
+        return 1
+    return max(header.frames, header.channels)
+
+
+def frames(path: Path, names: Sequence[str] = ()) -> tuple[Channel, ...]:
+    """The images of a file of several, called as told or by their number."""
+    count = frames_of(path)
+    called = [*names, *("" for _ in range(count))][:count]
+    return tuple(Channel(path, name, frame=i) for i, name in enumerate(called))
+
+
+def read_channels(channels: Sequence[Channel], name: str = "") -> Volume:
+    """The images of a case as one volume.
+
+    Args:
+        channels: In the order of the result.
+        name: Of the case; that of the first file if empty.
+
+    Returns:
+        (C, D, H, W) of a number type that holds them all. ``meta`` holds ``channels``:
+        name and modality of each; the modality of the whole is theirs where they agree,
+        else OTHER.
+
+    Raises:
+        Unsound: A file cannot be used, or does not lie on the first one's grid.
+    """
+    volumes = _read_each(channels)
+    first = volumes[0]
+    for channel, volume in zip(channels[1:], volumes[1:], strict=True):
+        if gap := _other_grid(channel, _place(volume), channels[0], _place(first)):
+            raise Unsound(gap.code, gap.text, channel.path)
+    told = [
+        {"name": channel.name, "modality": channel.modality or volume.modality}
+        for channel, volume in zip(channels, volumes, strict=True)
+    ]
+    kinds = {entry["modality"] for entry in told}
+    data = [volume.data for volume in volumes]
+    return Volume(
+        data[0] if len(data) == 1 else np.concatenate(_of_one_type(data)),
+        first.affine,
+        name or NUMBERED.sub("", first.name),
+        kinds.pop() if len(kinds) == 1 else "OTHER",
+        {**first.meta, CHANNELS: told},
+    )
+
+
+def _of_one_type(parts: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    kind = np.result_type(*(part.dtype for part in parts))
+    return [part.astype(kind, copy=False) for part in parts]
+
+
+def _read_each(channels: Sequence[Channel]) -> list[Volume]:
+    """A volume (1, D, H, W) per channel; a file of several is read once."""
+    whole: dict[Path, Volume] = {}
+    found = []
+    for channel in channels:
+        if channel.frame is None:
+            found.append(read_scan(channel.path))
+            continue
+        if channel.path not in whole:
+            whole[channel.path] = read_frames(channel.path)
+        every = whole[channel.path]
+        if channel.frame >= len(every.data):
+            text = f"holds {len(every.data)} images, not one of number {channel.frame}."
+            raise Unsound("missing", text, channel.path)
+        data = every.data[channel.frame : channel.frame + 1]
+        stats = ValueStats(content=False)
+        stats.update(data)
+        named = channel.modality or every.modality
+        found.append(replace(every, data=data, modality=guess_modality(stats, named)))
+    return found
+
+
+def read_frames(path: Path) -> Volume:
+    """A NIfTI file of several images on one grid, (C, D, H, W).
+
+    Raises:
+        Unsound: It has another fault, or holds one image only.
+    """
+    header = read_header(path)
+    _refuse(header)
+    values = read_nifti(read_nifti_header(path))
+    data = values.reshape(-1, *values.shape[2:])
+    meta = {
+        **header.meta, "source": str(path), "kind": header.kind,
+        "remarks": tuple(p.text for p in header.problems if p.code not in _SEVERAL),
+    }  # fmt: skip
+    return Volume(data, header.affine, scan_stem(path), header.modality, meta)
+
+
+def _refuse(header: ScanHeader) -> None:
+    """Raise the first fault but that of holding several images."""
+    for problem in header.problems:
+        if problem.fatal and problem.code not in _SEVERAL:
+            raise Unsound(problem.code, problem.text, header.path)
+    if header.kind != "nifti" or min(header.frames, header.channels) > 1:
+        header.refuse()
+
+
+def inspect_channels(
+    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
+) -> tuple[Inspection, tuple[Channel, ...]]:
+    """Whether the images of a case are sound and lie on one grid.
+
+    Args:
+        channels: At least one.
+        peek: Inspects a file once.
+
+    Returns:
+        The findings as of one scan (header of the first file, statistics of its image,
+        content of all), and the channels with their modalities.
+    """
+    looks = _looks(channels, peek)
+    first = looks[0]
+    problems = [p for look in looks for p in look.problems if not p.fatal]
+    problems = [p for p in problems if p.code != "label_map"]
+    for channel, look in zip(channels, looks, strict=True):
+        if objection := _objection(channel, look):
+            where = channel.name or channel.path.name
+            text = objection.text if len(looks) == 1 else f"{where}: {objection.text}"
+            problems.insert(0, Problem(objection.code, text))
+            break
+        header = look.header
+        assert header is not None
+        assert first.header is not None
+        gap = _other_grid(channel, header, channels[0], first.header)
+        if gap is not None:
+            problems.insert(0, gap)
+            break
+    named = tuple(
+        replace(channel, modality=channel.modality or look.modality)
+        for channel, look in zip(channels, looks, strict=True)
+    )
+    content = "+".join(look.content for look in looks)
+    sound = not any(p.fatal for p in problems)
+    whole = replace(first, problems=tuple(problems), content=content if sound else "")
+    return whole, named
+
+
+def _objection(channel: Channel, look: Inspection) -> Problem | None:
+    """What keeps an image from being a channel; masks may be masks, and empty."""
+    if not channel.is_mask:
+        return look.objection
+    fatal = (p for p in look.problems if p.fatal and p.code != "constant")
+    return next(fatal, None)
+
+
+def _looks(
+    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
+) -> list[Inspection]:
+    whole: dict[Path, NDArray[Any]] = {}
+    looks = []
+    for channel in channels:
+        look = peek(channel.path)
+        if channel.frame is None or look.header is None:
+            looks.append(look)
+            continue
+        try:
+            if channel.path not in whole:
+                whole[channel.path] = read_frames(channel.path).data
+            values = whole[channel.path][channel.frame]
+        except (Unsound, IndexError) as error:
+            lacking = Problem("missing", "no such image in it.")
+            fault = getattr(error, "problem", lacking)
+            looks.append(replace(look, problems=(fault,)))
+            continue
+        looks.append(_look_at(values, look))
+    return looks
+
+
+def _look_at(values: NDArray[Any], look: Inspection) -> Inspection:
+    """The findings about one image (D, H, W) of a file of several."""
+    assert look.header is not None
+    stats = ValueStats()
+    for plane in values:
+        stats.update(plane)
+    problems = [p for p in look.problems if p.code not in _SEVERAL]
+    if stats.nonfinite:
+        text = f"{stats.nonfinite} values are NaN or infinite."
+        problems.insert(0, Problem("nonfinite", text))
+    elif stats.constant:
+        problems.insert(0, Problem("constant", f"every value is {stats.low:g}."))
+    elif stats.is_label_map:
+        text = "a mask or label map, not a scan."
+        problems.append(Problem("label_map", text, False))
+    header = replace(look.header, frames=1, channels=1, problems=tuple(problems))
+    content = stats.content_hash(header.affine, header.shape)
+    return Inspection(look.path, header, tuple(problems), stats, content)
+
+
+def _place(volume: Volume) -> ScanHeader:
+    """What ``same_grid`` compares."""
+    kind = str(volume.meta.get("kind", ""))
+    return ScanHeader(
+        Path(), volume.shape, 1, 1, volume.affine, "", volume.modality, kind
+    )
+
+
+def _other_grid(
+    channel: Channel, header: ScanHeader, first: Channel, other: ScanHeader
+) -> Problem | None:
+    """The finding that two images of a case do not lie on one grid."""
+    if same_grid(header, other):
+        return None
+    mine, theirs = (c.name or c.path.name for c in (channel, first))
+    if header.shape != other.shape:
+        text = f"{mine} has {times(header.shape)} voxels, {theirs} {times(other.shape)}"
+    else:
+        step = header.affine.inverse() @ other.affine
+        corners = np.array(
+            [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], float
+        ) * (np.array(header.shape) - 1)
+        mm = header.affine.apply(step.apply(corners)) - header.affine.apply(corners)
+        gap = float(np.linalg.norm(mm, axis=1).max())
+        text = f"{mine} lies up to {gap:.3g} mm away from {theirs}"
+    end = "the channels of a case must lie on one grid."
+    return Problem("channel_grid", f"{text}; {end}")
+
+
+# Which files of a list are one case.
+
+
+def grouped(
+    scans: Sequence[Path], names: Sequence[str], count: int
+) -> dict[Path, tuple[Channel, ...]]:
+    """Files of channels brought together case by case.
+
+    ``scan_0000``, ``scan_0001`` are one case, and so are ``scan_T1``, ``scan_T2`` where
+    the channels are called so; a NIfTI file of ``count`` images is one by itself; and
+    ``count`` files with neither are one case in the order given.
+
+    Args:
+        scans: Files of images.
+        names: What the channels are called; "" where they are not.
+        count: Channels of a case.
+
+    Returns:
+        Where a case would lie if it were one file -> its channels. A case that lacks
+        channels has fewer; what cannot be told apart stays alone.
+    """
+    found: dict[Path, dict[int, Channel]] = {}
+    whole: dict[Path, tuple[Channel, ...]] = {}
+    called = [*names, *("" for _ in range(count))][:count]
+    for path in scans:
+        number, case = _number_of(path, called)
+        if number is not None:
+            found.setdefault(case, {})[number] = Channel(path, called[number])
+        elif not path.is_dir() and frames_of(path) == count:
+            whole[path] = frames(path, called)
+        else:
+            whole[path] = (Channel(path),)
+    joined = {case: tuple(p[i] for i in sorted(p)) for case, p in found.items()}
+    loose = [path for path, parts in whole.items() if len(parts) < count]
+    if not joined and len(loose) == len(scans) == count:
+        parts = zip(loose, called, strict=True)
+        return {loose[0]: tuple(Channel(path, name) for path, name in parts)}
+    return joined | whole
+
+
+def _number_of(path: Path, names: Sequence[str]) -> tuple[int | None, Path]:
+    """Which channel a file's name says it is, and the path of its case."""
+    stem = scan_stem(path)
+    end = path.name[len(stem) :]
+    numbered = NUMBERED.search(stem)
+    if numbered and int(numbered[1]) < len(names):
+        return int(numbered[1]), path.with_name(stem[: numbered.start()] + end)
+    for number, name in enumerate(names):
+        if name and stem.lower() == name.lower():  # the folder is the case
+            return number, path.with_name(path.absolute().parent.name + end)
+        for sign in "_-. ":
+            tail = f"{sign}{name}".lower()
+            if name and stem.lower().endswith(tail) and len(stem) > len(tail):
+                return number, path.with_name(stem[: -len(tail)] + end)
+    return None, path
+
+
+def lacking_text(channels: Sequence[Channel], names: Sequence[str], count: int) -> str:
+    """Why the files of a case are not all that a model takes, one sentence."""
+    have = listed([c.path.name for c in channels], most=4)
+    called = [n or f"{i:04d}" for i, n in enumerate([*names, *[""] * count][:count])]
+    return (
+        f"the model takes {count} channels ({listed(called)}), found {have}; name the "
+        "files of one case NAME_0000, NAME_0001 ..., or give them in that order."
+    )

@@ -1,0 +1,1 @@
+"""Image to image: one sequence from another, a full dose from a low one."""
