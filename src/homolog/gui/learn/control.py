@@ -126,6 +126,12 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
         boxes = sum(count for s in stores for _, _, count in s.box_classes)
         title = f"{counted(len(joined), 'class')} of boxes"
         title += f", {counted(boxes, 'box')}" if boxes else " around labels"
+        if len(stores) == 1 and boxes:
+            told = stores[0].box_classes[:_MOST]
+            lines = (
+                f"{n}: {counted(s, 'scan')}, {counted(k, 'box')}" for n, s, k in told
+            )
+            return title, "\n".join(lines)
         return (title, _lines(joined)) if joined else ("", "")
     joined = joined_labels(stores)
     if not joined:
