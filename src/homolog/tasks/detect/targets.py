@@ -23,7 +23,7 @@ from homolog.config import option
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index, Triple
-from homolog.label_names import IGNORE, key_of, says_none
+from homolog.label_names import EMPTY_CLASSES, IGNORE, holds_nothing, key_of
 from homolog.store.card import Card
 from homolog.store.crops import box_name
 from homolog.tasks.base import LearnedConfig
@@ -49,7 +49,7 @@ class BoxConfig(LearnedConfig):
         choices=SOURCES,
     )
     empty_classes: tuple[str, ...] = option(
-        ("normal", "healthy"),
+        EMPTY_CLASSES,
         "classes of scans that are known to hold no box, beside 'no finding'; * means "
         "all scans without one. Others are not looked at",
     )
@@ -75,10 +75,7 @@ def is_empty(card: Card, config: BoxConfig) -> bool:
     """Whether it is said that there is nothing to find."""
     if "*" in config.empty_classes:
         return True
-    if card.target is None:
-        return False
-    known = {key_of(name) for name in config.empty_classes}
-    return says_none(card.target) or key_of(card.target) in known
+    return holds_nothing(card.target, config.empty_classes)
 
 
 class KnownBoxes:
