@@ -19,9 +19,11 @@ from homolog.events import drain
 from homolog.feed.batches import Feed, StoredScan
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.scans.boxes import read_box_json
+from homolog.model_files.folder import load_model
+from homolog.scans.boxes import read_box_json, read_regions
 from homolog.scans.volume import Volume
 from homolog.store.crops import draw_place
+from homolog.store.store import Store
 from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.detect.answer import (
     Boxes,
@@ -526,6 +528,35 @@ def test_from_pictures_with_boxes_to_boxes_in_files(
     )  # fmt: skip
     counts = [len(found["predicted"][0]["boxes"]) for found in (more, told)]
     assert counts[0] >= counts[1]
+
+
+def test_a_pretrained_encoder_learns_boxes_around_labels_of_volumes(
+    encoder: Path, phantom_store: Store, phantom_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    told = run(
+        "finetune", "detect", phantom_store.path, "--encoder", encoder, "--steps=3",
+        "--recipe=cpu", "--out", out, "--set=boxes_from=labels", "--set=width=16",
+        "--set=training.dry_run_steps=0", "--set=training.batch_size=1",
+        "--set=head_first=0.4", "--set=window=16,24,24", "--validate=none",
+    )  # fmt: skip
+    assert told["steps"] == 3
+    card = load_model(out).card
+    assert card["encoder"]["report"]["matched"]
+    assert card["kind"] == "detect"
+    assert "liver" in card["task_spec"]["classes"]
+    assert "threshold" not in card["task_spec"]  # nothing was held out to choose it
+    scan = next((phantom_folder / "imagesTr").glob("*.nii.gz"))
+    result = run(
+        "predict", scan, "--model", out, "--out", tmp_path / "boxes", "--least-score=0"
+    )
+    (found,) = result["predicted"]
+    assert found["boxes"]
+    regions = read_regions(Path(found["files"][1]))
+    table = read_box_json(Path(found["files"][0]))
+    assert len(regions) == len(table.boxes) == len(found["boxes"])
+    back = regions[0].on_grid(table.affine)
+    assert back.low == pytest.approx(table.boxes[0].low, abs=1e-6)
 
 
 # Rows.
