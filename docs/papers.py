@@ -3,14 +3,14 @@
     python docs/papers.py          # writes the page
     python docs/papers.py --check  # says whether it is up to date
 
-``docs/papers.csv`` lists what the papers say, item by item. What implements an item says
-so in its docstring, or in a comment above it, with a line such as
+``docs/papers.csv`` lists what the papers say, item by item. What implements an item
+says so in its docstring, or in a comment above it, with a line such as
 
     Paper: Joint Eq. 7; Joint Eq. 8.
 
 and so does the test that holds it. An item is ``printed`` (as the paper has it),
-``differs`` (the note says how, and so does a ``Differs from the paper:`` of the code) or
-``not yet``: then it needs no marker.
+``differs`` (the note says how, and so does a ``Differs from the paper:`` of the code)
+or ``not yet``: then it needs no marker.
 """
 
 from __future__ import annotations
@@ -41,19 +41,22 @@ PAPERS = {
     "All": "All of them",
 }
 _MARKER = re.compile(r"^\s*(?:# )?(?:\"\"\")?Paper: (.+?)\.?(?:\"\"\")?$")
-HEAD = """\
-# The papers, item by item
-
-What the five papers (and SAM) say, where the code does it, and the test that holds it. Made by `python docs/papers.py` from
-`docs/papers.csv` and from lines `Paper: ...` in docstrings of code and tests; a test fails where this page is behind them.
-*Differs* means that the note, and the docstring at that place (`Differs from the paper:`), say how and why. *Not yet* is not
-built. Whether each number of a recipe `paper` is the paper's, its public code's or our own choice, `homolog methods METHOD` tells.
-"""
+_SAID = re.compile(r"Differs from the papers?:")
+HEAD = (
+    "# The papers, item by item\n\n"
+    "What the five papers (and SAM) say, where the code does it, and the test that "
+    "holds it. Made by `python docs/papers.py` from `docs/papers.csv` and from lines "
+    "`Paper: ...` in code and tests; a test fails where this page is behind them. "
+    "*Differs* means that the note, and the docstring at that place (`Differs from the "
+    "paper:`), say how and why. *Not yet* is not built. Whether each number of a "
+    "recipe `paper` is the paper's, its public code's or our own choice, `homolog "
+    "methods METHOD` tells.\n"
+)
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line of the list: ``name`` such as ``Joint Eq. 7``, what it says, our verdict."""
+    """A line of the list: ``name`` such as ``Joint Eq. 7``, what it says, a verdict."""
 
     name: str
     verdict: str
@@ -131,8 +134,12 @@ def problems() -> list[str]:
             if name in code and name in tests:
                 found.append(f"{name} has code and a test: it is no longer 'not yet'.")
             continue
-        if item.verdict == "differs" and not item.note:
-            found.append(f"{name} differs, but nothing says how.")
+        if item.verdict == "differs":
+            if not item.note:
+                found.append(f"{name} differs, but its note does not say how.")
+            files = {CODE / place.partition(":")[0] for place in code.get(name, [])}
+            if not any(_SAID.search(f.read_text(encoding="utf-8")) for f in files):
+                found.append(f"{name} differs, and no docstring of its code says so.")
         for what, marked in (("code", code), ("test", tests)):
             if name not in marked:
                 found.append(f"{name}: no {what} is marked 'Paper: {name}'.")
@@ -149,7 +156,13 @@ def page() -> str:
     ]
     lines = [HEAD, f"{len(rows)} items: {', '.join(counts)}."]
     for paper, title in PAPERS.items():
-        lines += ["", f"## {title}", "", "| item | | code | tests |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| item | | code | tests |",
+            "|---|---|---|---|",
+        ]
         for item in rows:
             if item.paper != paper:
                 continue
@@ -171,12 +184,12 @@ def main() -> int:
     """Write the page, or say whether it is as it should be."""
     wrong = problems()
     for sentence in wrong:
-        print(sentence, file=sys.stderr)
+        sys.stderr.write(f"{sentence}\n")
     made = page()
     if "--check" in sys.argv[1:]:
         behind = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != made
         if behind:
-            print("docs/papers.md is behind: python docs/papers.py", file=sys.stderr)
+            sys.stderr.write("docs/papers.md is behind: python docs/papers.py\n")
         return int(bool(wrong) or behind)
     PAGE.write_text(made, encoding="utf-8")
     return int(bool(wrong))

@@ -58,7 +58,7 @@ from homolog.views.view import ViewSpec
 
 
 def test_a_warm_up_of_epochs_is_one_of_steps() -> None:
-    """Paper: Alice 4.2 warm-up of 100 epochs"""
+    """Paper: Alice 4.2, training."""
     plan = from_dict(
         TrainingConfig, {"batch_size": 8, "accumulate": 8, "warmup_epochs": 100.0}
     )
@@ -253,6 +253,7 @@ def test_previews_show_a_slice_and_change_nothing(
     backbone: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Paper: S2DC Fig. 7."""
     monkeypatch.setattr("homolog.training.validation._SHARE", 1e9)
     own: dict[str, dict[str, Any]] = {
         "resunet": {"channels": [4, 8, 8]},

@@ -54,6 +54,7 @@ def names_of(targets: Sequence[str | None]) -> tuple[list[str], bool]:
     return sorted(set(known)), False
 
 
+# Paper: Hundred Million Eq. 5 to 7.
 class ClassHead(nn.Module):
     """Cross-entropy of the class, or of each finding, of scans where it is known.
 
@@ -183,6 +184,7 @@ def masks_of(cases: Sequence[Case]) -> tuple[list[str], list[Row]]:
     return names, sorted(rows)
 
 
+# Paper: Hundred Million Eq. 5 to 7.
 class MaskHead(nn.Module):
     """Reads label maps off an encoder's maps, coarsely; dropped after the training.
 
@@ -310,6 +312,7 @@ def _overlap(logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
 # Settings and recipes of Hundred Million.
 
 
+# Paper: Hundred Million III-C, rescaling; Hundred Million III-C, grey values.
 @dataclass(frozen=True)
 class HundredMillionConfig(MultiCropConfig):
     """Settings of Hundred Million; the defaults suit a small machine."""
@@ -414,6 +417,7 @@ class HundredMillionConfig(MultiCropConfig):
     )
 
 
+# Paper: Hundred Million Table I, 2D.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {
@@ -681,7 +685,10 @@ class HundredMillion(Method):
         return {"clusterings.": self.config.prototype_rate}
 
     def views(self) -> dict[str, ViewSpec]:
-        """Two large crops, with their masks where they teach, and small ones."""
+        """Two large crops, with their masks where they teach, and small ones.
+
+        Paper: Hundred Million III-A, one image.
+        """
         config = self.config
         p = config.intensity_probability
         reference = None
@@ -704,7 +711,10 @@ class HundredMillion(Method):
         return specs
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``clusters``, mean over modalities; ``classes`` and ``masks`` of some."""
+        """``clusters``, mean over modalities; ``classes`` and ``masks`` of some.
+
+        Paper: Hundred Million Eq. 4.
+        """
         config = self.config
         maps = {name: self.backbone.maps(view.flat()) for name, view in views.items()}
         vectors = [
@@ -802,7 +812,10 @@ class HundredMillion(Method):
 def _references(
     cases: Sequence[Case], settings: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Energies of reference images, of crops or of whole slices of each modality."""
+    """Energies of reference images, of crops or of whole slices of each modality.
+
+    Paper: Hundred Million III-C, references.
+    """
     sigmas = settings["bands_sigmas"]
     if settings["bands_of"] == "crop" or settings["size"][0] != 1:
         energies = _measured(cases, settings["size"], sigmas)

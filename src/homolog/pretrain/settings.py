@@ -316,7 +316,10 @@ def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[st
 
 
 def _risen(training: TrainingConfig, scans: int) -> TrainingConfig:
-    """A warm-up of so many epochs, in steps."""
+    """A warm-up of so many epochs, in steps.
+
+    Paper: Alice 4.2, training.
+    """
     if training.warmup_epochs == 0:
         return training
     a_step = training.batch_size * training.accumulate * world().size
@@ -578,6 +581,7 @@ class MissingPairs(UnusableInput):
         self.store = store
 
 
+# Paper: MixCL views.
 class SameDataset:
     """Partners of one data set: the scan itself, or another one of its store.
 

@@ -446,6 +446,8 @@ def score_labels(
 
     Returns:
         Rows with ``label``, ``name`` and the METRICS.
+
+    Paper: Joint IoU in 3D.
     """
     dice = dice_per_label(predicted, truth, list(names))
     surface = surface_per_label(

@@ -21,6 +21,7 @@ class Anchor:
     """At the sample's own place: drawn once, shared by all groups that ask for it."""
 
 
+# Paper: Joint Eq. 11, the same n slices.
 @dataclass(frozen=True)
 class Elsewhere:
     """At an independent random place of the same scan, anew for every view.
@@ -72,6 +73,7 @@ class Matched:
     partner: bool = False
 
 
+# Paper: MixCL views.
 @dataclass(frozen=True)
 class Same:
     """Voxel by voxel what another group shows, with intensity changes of its own.

@@ -47,6 +47,7 @@ from homolog.tasks.classify.truth import Annotated, Space, slice_truth, truth_ro
 from homolog.tasks.segment.network import prepared_for, spec_index
 
 
+# Paper: S2DC classification.
 class Classify(LearnedTask):
     """Classes of a whole image or volume, by the encoder and one linear layer.
 

@@ -178,6 +178,7 @@ class TranslateConfig(LearnedConfig):
             raise ConfigError("with dose the target itself is the input.")
 
 
+# Paper: S2DC Table 6.
 class Translate(LearnedTask):
     """Image to image by the networks that segment, with one value per voxel.
 
