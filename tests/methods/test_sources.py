@@ -64,6 +64,16 @@ def test_what_is_ours_says_so() -> None:
     assert KINDS == ("paper", "code", "own")
 
 
+def test_the_column_of_volumes_is_there() -> None:
+    """Paper: Hundred Million Table I, 3D."""
+    recipe = METHODS.get("hundred_million").RECIPES["paper_3d"]
+    steps, share = recipe["training"]["steps"], recipe["method"]["freeze"]
+    assert round(share * steps, -2) == 4000
+    assert recipe["method"]["prototypes"] == 1500
+    size, small = recipe["method"]["size"], recipe["method"]["small_size"]
+    assert [n // 2 for n in size[1:]] == small[1:] == [112, 96]
+
+
 def test_a_recipe_is_told_line_by_line() -> None:
     lines = told({"method": {"size": [1, 2.5], "on": True}}, {"own: why": "method.on"})
     assert [line.split(None, 2) for line in lines] == [

@@ -417,7 +417,7 @@ class HundredMillionConfig(MultiCropConfig):
     )
 
 
-# Paper: Hundred Million Table I, 2D.
+# Paper: Hundred Million Table I, 2D; Hundred Million Table I, 3D.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {
@@ -498,6 +498,39 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 10_000,
         },
     },
+    # The column of volumes: 1 crop of 224 x 192 in plane and 4 of 112 x 96 (here 2, for
+    # two make codes), K 1500, queue 1920 from epoch 3 of 100, prototypes rest 4000
+    # iterations; head CT in boxes of 40 slices.
+    "paper_3d": {
+        "method": {
+            "size": [40, 224, 192],
+            "small_size": [40, 112, 96],
+            "small_count": 4,
+            "queue_length": 1920,
+            "queue_start": 0.03,
+            "prototypes": 1500,
+            "freeze": 0.21,
+            "epsilon": 0.03,
+            "hidden": 2048,
+            "place": "slices",
+            "prototype_rate": 1.0,
+            "scale": [0.5, 1.0],
+            "rotate_deg": [0.0, 0.0, 0.0],
+            "gamma": [1.8, 2.6],
+            "shift_by_range": True,
+        },
+        "backbone": {"name": "densenet"},
+        "training": {
+            "steps": 19_000,
+            "batch_size": 4,
+            "optimizer": "larc",
+            "learning_rate": 0.6,
+            "min_learning_rate_factor": 0.001,
+            "clip_norm": 0.0,
+            "weight_decay": 1e-6,
+            "warmup_steps": 1000,
+        },
+    },
 }
 
 # A modality of fewer scans gets no turn: one scan would fill a share of every batch.
@@ -526,7 +559,23 @@ SOURCES: Mapping[str, Sources] = {
         "own: Philipsen et al. for pictures of 512": "method.bands_sigmas",
         "own: not printed": "training.warmup_steps method.bands_probability "
         "method.intensity_probability",
-    }
+    },
+    "paper_3d": {
+        "paper: Table I, 3D": "method.queue_length method.queue_start "
+        "method.prototypes method.freeze method.epsilon training.batch_size "
+        "training.learning_rate training.min_learning_rate_factor "
+        "training.weight_decay",
+        "paper: Table I, 3D, in plane; 40 slices as in IV-E": "method.size "
+        "method.small_size",
+        "paper: Table I, 3D; it has 1 large crop, here 2": "method.small_count",
+        "paper: 100 epochs of 24 440 volumes by 128": "training.steps",
+        "paper: IV-E": "backbone.name",
+        "paper: III-C": "method.gamma method.shift_by_range method.place "
+        "method.rotate_deg",
+        "code: SwAV, which it follows": "method.hidden training.optimizer "
+        "training.clip_norm method.prototype_rate",
+        "own: not printed": "training.warmup_steps method.scale",
+    },
 }
 
 

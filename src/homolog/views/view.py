@@ -151,7 +151,8 @@ class ViewSpec:
             slices only, as do ``anisotropy`` and ``elastic_mm``.
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
-        quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        quarter_turns: Random multiples of 90 degrees in the planes whose sides agree,
+        quarter_probability: so often.
         planar: Slices are copied: nothing is scaled or bent across them.
         shape_probability: Of rotation, scale and anisotropy together; otherwise a view
             keeps the scan's axes and size.
@@ -179,6 +180,7 @@ class ViewSpec:
     anisotropy: float = 0.0
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quarter_turns: bool = False
+    quarter_probability: float = 1.0
     planar: bool = False
     shape_probability: float = 1.0
     elastic_mm: float = 0.0

@@ -240,7 +240,7 @@ class SegmentNetwork(nn.Module):
     def slicewise(self) -> bool:
         """Whether every slice goes through alone.
 
-        Differs from the paper: AdamW by default, where Joint has SGD.
+        Differs from the paper: AdamW but in the recipe ``joint``, where Joint has SGD.
 
         Paper: Joint 2D U-Net.
         """
