@@ -120,6 +120,7 @@ def keeps_slices(backbone: Backbone) -> bool:
     return all(stride[0] == 1 for stride in backbone.strides)
 
 
+# Paper: Joint 3D classification; Alice B, COVID.
 class ClassifyNetwork(nn.Module):
     """The encoder's deepest map pooled, standardised, one linear layer or two.
 
@@ -266,6 +267,7 @@ class Weights:
     slice_term: float = 0.0
 
 
+# Paper: Hundred Million IV-E.
 class ClassifyModule(TaskModule):
     """Cross-entropy on whole scans; binary where a scan may have several classes.
 

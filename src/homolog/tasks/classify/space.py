@@ -63,6 +63,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 
 
+# Paper: Hundred Million Table IV.
 @dataclass(frozen=True)
 class ClassifyConfig(LearnedConfig):
     """How a classification of whole scans is learnt."""

@@ -20,6 +20,7 @@ from homolog.metrics.classification import (
     finding_scores,
     macro_mean,
 )
+from homolog.recipes import Sources
 from homolog.scans.volume import Volume
 from homolog.store.card import Card
 from homolog.tasks.base import LearnedTask, PredictOptions, TaskModule, Trained
@@ -42,11 +43,13 @@ from homolog.tasks.classify.network import (
     JoinedClassifiers,
     keeps_slices,
 )
+from homolog.tasks.classify.published import PUBLISHED, SOURCES
 from homolog.tasks.classify.space import RECIPES, ClassifyConfig, described, weights_of
 from homolog.tasks.classify.truth import Annotated, Space, slice_truth, truth_rows
 from homolog.tasks.segment.network import prepared_for, spec_index
 
 
+# Paper: S2DC classification.
 class Classify(LearnedTask):
     """Classes of a whole image or volume, by the encoder and one linear layer.
 
@@ -60,7 +63,8 @@ class Classify(LearnedTask):
     title: ClassVar[str] = "Classification"
     best_metric: ClassVar[str] = "auc"
     joins: ClassVar[bool] = True
-    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
 
     config: ClassifyConfig
 
