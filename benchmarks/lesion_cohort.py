@@ -1,7 +1,8 @@
 """Phantom patients, half of them with one dark round lesion in the liver.
 
-Writes scans and a manifest with class and split, for `homolog prepare` and then
-`benchmarks/label_fractions.py ... -- --task classify`.
+Writes scans and a manifest with class, split and the lesion's box, for `homolog
+prepare` and then `homolog finetune detect`, or `benchmarks/label_fractions.py ... --
+--task classify`.
 
     python benchmarks/lesion_cohort.py --count 80 --out DIR
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,11 @@ def with_lesion(
     rng: np.random.Generator,
     radius_mm: tuple[float, float],
     deeper_hu: float,
-) -> Phantom:
-    """The same patient with a soft-edged dark ball somewhere in the liver."""
+) -> tuple[Phantom, dict[str, object]]:
+    """The same patient with a soft-edged dark ball somewhere in the liver, and its box.
+
+    The box holds the voxels that are changed by half or more.
+    """
     names = {name: value for value, name in patient.labels.names.items()}
     liver = patient.labels.data == names["liver"]
     spacing = np.array(patient.volume.affine.spacing_mm)
@@ -42,7 +47,10 @@ def with_lesion(
         np.int16
     )
     volume = dataclasses.replace(patient.volume, data=data)
-    return dataclasses.replace(patient, volume=volume)
+    changed = np.argwhere(share >= 0.5)
+    low, high = changed.min(0).tolist(), (changed.max(0) + 1).tolist()
+    box = {"label": "lesion", "min": low, "max": high}
+    return dataclasses.replace(patient, volume=volume), box
 
 
 def main() -> None:
@@ -67,17 +75,20 @@ def main() -> None:
             (arguments.spacing,) * 3,
             name=name,
         )
-        ill = number % 2 == 1
+        ill, boxes = number % 2 == 1, []
         if ill:
             rng = np.random.default_rng([arguments.seed, number])
             low, high = arguments.radius_mm
-            patient = with_lesion(patient, rng, (low, high), arguments.deeper_hu)
+            patient, box = with_lesion(patient, rng, (low, high), arguments.deeper_hu)
+            boxes.append(box)
         write_volume(patient.volume, arguments.out / f"{name}.nii.gz")
         share = number / arguments.count
         split = "train" if share < 0.5 else "val" if share < 0.65 else "test"
-        rows.append([f"{name}.nii.gz", "CT", "lesion" if ill else "healthy", split])
+        kind = "lesion" if ill else "healthy"
+        rows.append([f"{name}.nii.gz", "CT", kind, split, json.dumps(boxes)])
     with (arguments.out / "scans.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["image", "modality", "class", "split"], *rows])
+        names = ["image", "modality", "class", "split", "boxes"]
+        csv.writer(file).writerows([names, *rows])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 # wherever the import stands: at the top, in a function, or for types alone.
 FLOORS = (
     "config errors events meanwhile registry small_maps words __init__",
-    "distributed geometry json_files label_names memory writing",
+    "distributed geometry json_files label_names memory recipes writing",
     "metrics views",
     "losses scans runs",
     "backbones drawing index phantom",

@@ -90,7 +90,7 @@ def test_what_cannot_be_done_so_is_refused() -> None:
 
 
 def test_references_are_of_whole_slices_of_each_modality() -> None:
-    """Paper: Hundred Million III-B reference energies"""
+    """Paper: Hundred Million III-C reference energies"""
     ct, mr = cases(3), cases(2, "MR")
     for case in mr:
         case.store.images[case.card.id] = case.store.images[case.card.id] * 2  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, drain
 from homolog.index.datasets import CaseSource, ScanIndex
 from homolog.index.index import index_sources
+from homolog.scans.boxes import BoxList, ScanBox, box_files
+from homolog.scans.files import read_header
 from homolog.scans.names import bare_name, label_rank
 from homolog.store.build import prepare_store
 from homolog.store.store import Store
@@ -553,6 +555,30 @@ def test_classes_and_boxes_of_pictures(tmp_path: Path) -> None:
     assert (a.target, a.subject, b.target) == ("nodule", "P1", "mass")
     assert [box["max"] for box in a.boxes] == [[1.0, 10.0, 8.0], [1.0, 3.0, 3.0]]
     assert a.boxes[0]["label"] == "nodule"
+
+
+def test_boxes_of_volumes_by_rows_by_corners_and_by_files(tmp_path: Path) -> None:
+    for name in "abcd":
+        scan(tmp_path / f"{name}.nii.gz", low=-900 - ord(name))
+    affine = read_header(tmp_path / "c.nii.gz").affine
+    told = BoxList("c", (9, 9, 9), (ScanBox("t", 0.9, (1, 2, 3), (4, 5, 6)),), affine)
+    box_files(told, tmp_path / "corrected.nii.gz")
+    records = [
+        {"image": "a.nii.gz", "class": "t", "x": 3, "y": 2, "z": 1, "w": 3, "h": 3,
+         "d": 3},
+        {"image": "b.nii.gz",
+         "boxes": [{"label": "t", "voxel_xyz": [3, 2, 1, 6, 5, 4]}]},
+        {"image": "c.nii.gz", "boxes": "corrected.mrk.json"},
+        {"image": "d.nii.gz", "boxes": "corrected.boxes.json"},
+    ]  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(records))
+    found = index(tmp_path / "m.json")
+    assert not found.rejected
+    for case in found.cases:
+        (box,) = case.boxes
+        assert box["label"] == "t"
+        assert box["min"] == pytest.approx([1, 2, 3])
+        assert box["max"] == pytest.approx([4, 5, 6])
 
 
 def test_a_json_manifest(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ from homolog.views.view import ViewSpec
 
 
 def test_a_warm_up_of_epochs_is_one_of_steps() -> None:
-    """Paper: Alice 4.1 warm-up of 100 epochs"""
+    """Paper: Alice 4.2 warm-up of 100 epochs"""
     plan = from_dict(
         TrainingConfig, {"batch_size": 8, "accumulate": 8, "warmup_epochs": 100.0}
     )

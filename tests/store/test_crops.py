@@ -86,6 +86,8 @@ class FakeStore:
 class FakeCard:
     id: str = "case"
     label_values: tuple = ()
+    boxes: tuple = ()
+    has_label: bool = True
     foreground: tuple = ((2, 3, 4), (12, 23, 34))
 
 

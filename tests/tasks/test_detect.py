@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from classify_runs import prepared, run
 from each import each
 from homolog.backbones import build
 from homolog.events import drain
 from homolog.feed.batches import Feed, StoredScan
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
+from homolog.scans.boxes import read_box_json
+from homolog.scans.volume import Volume
 from homolog.store.crops import draw_place
 from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.detect.answer import (
@@ -421,6 +427,104 @@ def test_a_scan_in_many_windows_has_the_boxes_of_one(
     assert len(found.scores) == 1
     middle = (found.boxes[0, :3] + found.boxes[0, 3:]) / 2
     assert middle == pytest.approx(low + side / 2, abs=0.1)
+
+
+@each("axes", [(0, 1, 2), (2, 0, 1)])
+def test_boxes_come_back_on_the_scans_own_grid(axes: tuple[int, int, int]) -> None:
+    """Whatever way its array runs: where it is bright there is a box."""
+    case = with_boxes([box([24, 8, 40], [28, 12, 44])], (48, 32, 64))
+    data = case.store.image(case.card.id)[0].astype(np.float32)
+    turned = np.ascontiguousarray(data.transpose(axes)[::-1])
+    matrix = OBLIQUE.matrix.copy()
+    matrix[:3, :3] = OBLIQUE.matrix[:3, :3][:, list(axes)]
+    matrix[:3, 3] = Affine(matrix).apply(np.array([turned.shape[0] - 1, 0, 0]))
+    matrix[:3, 0] *= -1
+    volume = Volume(turned[None], Affine(matrix), "scan", "CT", {})
+    network = small_network()
+    network.__class__ = _Told
+    spec = {
+        "window": [16, 16, 16], "smallest": [8, 8, 8], "spacing_mm": None,
+        "overlap": 0.5, "iou": 0.4, "merge": "fusion", "least_score": 0.05,
+        "planar": False, "channels": 1, "modalities": ["CT"], "classes": ["lesion"],
+    }  # fmt: skip
+    card = {"preprocessing": {"window_hu": [-100.0, 300.0]}}
+    model = Trained(network.eval(), spec, card, CPU)
+    found = drain(Detect(DetectConfig()).run(volume, model))
+    assert found is not None
+    assert found.shape == turned.shape
+    (one,) = found.boxes
+    middle = (np.array(one.low) + np.array(one.high)) / 2
+    bright = np.argwhere(turned > 150).mean(0) + 0.5
+    assert middle == pytest.approx(bright, abs=0.6)
+    true = OBLIQUE.apply(np.array([26.0, 10, 42]) - 0.5)
+    assert one.middle_mm(volume.affine) == pytest.approx(true, abs=2.0)
+    unsized = dataclasses.replace(volume, meta={"sized": False})
+    assert drain(Detect(DetectConfig()).run(unsized, model)).affine is None
+
+
+# From pictures to boxes, through the commands.
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty noisy pictures, most with one or two bright squares, and a manifest."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(30):
+        image, name = rng.normal(60, 12, (64, 64)), f"p{number:02}.png"
+        count = number % 3
+        for k in range(count):
+            y, x = rng.integers(2, 10, 2) + 32 * np.array([k, k])
+            side = int(rng.integers(12, 18))
+            image[y : y + side, x : x + side] += 120
+            rows.append([name, "XR", "lesion", x, y, side, side])
+        if not count:
+            rows.append([name, "XR", "normal", "", "", "", ""])
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    with (folder / "scans.csv").open("w", newline="") as file:
+        head = ["image", "modality", "class", "x", "y", "w", "h"]
+        csv.writer(file).writerows([head, *rows])
+    return folder
+
+
+def test_from_pictures_with_boxes_to_boxes_in_files(
+    pictures: Path, tmp_path: Path
+) -> None:
+    store = prepared(pictures / "scans.csv", tmp_path / "store")
+    network = [
+        "--set=backbone.widths=8,16,16", "--set=backbone.stage_blocks=1,1,1",
+        "--set=backbone.block=basic", "--set=backbone.norm=group",
+    ]  # fmt: skip
+    run(
+        "finetune", "detect", store.path, "--encoder=scratch", "--backbone=resnet2d",
+        *network, "--steps=80", "--recipe=cpu", "--out", tmp_path / "run",
+        "--set=training.validate_every=40", "--set=training.dry_run_steps=0",
+        "--set=training.learning_rate=3e-3", "--set=width=16", "--set=depth=1",
+        "--set=training.batch_size=4",
+    )  # fmt: skip
+    result = run("evaluate", store.path, "--model", tmp_path / "run")
+    assert result["mean"]["ap50"] > 0.6
+    assert result["mean"]["auc"] > 0.8
+    scans = [pictures / f"p{k:02}.png" for k in (0, 1, 2)]
+    out = tmp_path / "out"
+    told = run("predict", *scans, "--model", tmp_path / "run", "--out", out)
+    with (out / "boxes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["scan"] for row in rows] == [
+        Path(found["scan"]).stem for found in told["predicted"] for _ in found["boxes"]
+    ]
+    assert "p01" in {row["scan"] for row in rows}
+    boxes = read_box_json(out / "p01.boxes.json")
+    assert boxes.affine is None  # pixels of unknown size
+    assert not (out / "p01.mrk.json").exists()
+    more = run(
+        "predict", scans[0], "--model", tmp_path / "run", "--out", tmp_path / "more",
+        "--least-score=0.01",
+    )  # fmt: skip
+    counts = [len(found["predicted"][0]["boxes"]) for found in (more, told)]
+    assert counts[0] >= counts[1]
 
 
 # Rows.

@@ -181,7 +181,7 @@ def test_a_curve_maps_equal_values_to_equal_values_within_the_range() -> None:
 
 
 def test_a_shift_may_be_a_share_of_the_range() -> None:
-    """Paper: Hundred Million III-B linear rescaling b"""
+    """Paper: Hundred Million III-C linear rescaling b"""
     image, valid = _image(2)
     image = image.repeat(1, 2, 1, 1, 1)
     draws, outside = _draws([{"shift": 0.2}, {}]), torch.zeros(2, 2)

@@ -227,12 +227,46 @@ def doctor(stores: tuple[Path, ...], repair: bool, as_json: bool) -> int:
     return 1 if told["problems"] else 0
 
 
+def _show_recipe(known: Any, kind: str, name: str, recipe: str, as_json: bool) -> None:
+    """The settings of one recipe, with their origins."""
+    from homolog.recipes import leaves, origins, told
+
+    if name not in known.names():
+        raise click.UsageError(
+            f"unknown {kind} {name!r}; known: {', '.join(known.names())}."
+        )
+    cls = known.get(name)
+    if recipe not in cls.RECIPES:
+        raise click.UsageError(
+            f"{name} has no recipe {recipe!r}; recipes: {', '.join(cls.RECIPES)}."
+        )
+    tables, sources = cls.RECIPES[recipe], cls.SOURCES.get(recipe, {})
+    where = origins(sources)
+    rows = {
+        key: {"value": value, "from": where.get(key)} for key, value in leaves(tables)
+    }
+    shown = {"name": name, "recipe": recipe, "settings": rows}
+    show(shown, as_json, [f"{name}, recipe {recipe}", *told(tables, sources)])
+
+
 @click.command("methods", short_help="List what can be pretrained.")
+@click.argument("method", required=False)
+@click.option(
+    "--recipe", default="paper", show_default=True, metavar="RECIPE",
+    help="Of METHOD: its settings, and of published ones where each is from.",
+)  # fmt: skip
 @json_option
-def methods(as_json: bool) -> None:
-    """List the methods: title, paper, backbones, recipes, whether labels are used."""
+def methods(method: str | None, recipe: str, as_json: bool) -> None:
+    """List the methods: title, paper, backbones, recipes, whether labels are used.
+
+    With METHOD, show the settings of one of its recipes instead; of recipes as
+    published, also whether each is from the paper, its public code, or our own choice.
+    """
     from homolog.methods import METHODS
 
+    if method is not None:
+        _show_recipe(METHODS, "method", method, recipe, as_json)
+        return
     found: dict[str, dict[str, Any]] = {}
     for name in METHODS.names():
         cls = METHODS.get(name)

@@ -11,8 +11,10 @@ Columns of a manifest (any order, upper or lower case; only the first is needed)
     types    further findings, learnt beside the class            (also: subtypes)
     subject  person or animal                         (also: patient, patient_id)
     split    train, val or test
-    boxes    JSON list of {"label", "min": [z, y, x], "max": [z, y, x]} in voxels
-    x,y,w,h  one box of a 2D picture per row, in pixels
+    boxes    JSON list of {"label", "min": [z, y, x], "max": [z, y, x]} in voxels, or
+             of {"label", "voxel_xyz": [x, y, z, x, y, z]}; or the path of a file of
+             boxes (.boxes.json, or 3D Slicer's .mrk.json)
+    x,y,w,h  one box of a 2D picture per row, in pixels; z,d too: of a volume, in voxels
     id       name of the case
 
 A scan may have several classes, ``effusion|nodule``, or none, ``no finding``; an empty
@@ -37,8 +39,9 @@ from typing import Any, TypeAlias
 from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none, parsed, read_object, short
 from homolog.label_names import findings_cell, merged_findings, parse_names
+from homolog.scans.boxes import JSON_SUFFIX, ScanBox, read_box_json, read_regions
 from homolog.scans.channels import NUMBERED, Channel, frames, frames_of
-from homolog.scans.files import is_known_suffix, scan_stem, there
+from homolog.scans.files import is_known_suffix, read_header, scan_stem, there
 from homolog.scans.names import DATASET
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_name
@@ -424,6 +427,7 @@ _COLUMNS = {
     "id": ("id", "case", "case_id"),
     "channels": ("channels", "channel_names"),
     "x": ("x",), "y": ("y",), "w": ("w", "width"), "h": ("h", "height"),
+    "z": ("z",), "d": ("d", "depth"),
 }  # fmt: skip
 _SPLITS = {
     "train": "train", "training": "train", "tr": "train", "val": "val", "valid": "val",
@@ -597,7 +601,7 @@ def _candidate(
         split=_SPLITS[split] if split else None,
         target=findings_cell(row.get(columns.get("class", ""))),
         types=findings_cell(row.get(columns.get("types", ""))),
-        boxes=_boxes(row, columns),
+        boxes=_boxes(row, columns, found, path.parent),
         label_names=own or names,
         channels=channels,
     )
@@ -668,9 +672,11 @@ def _modality(word: str) -> str:
 
 
 def _boxes(
-    row: Mapping[str, Any], columns: Mapping[str, str]
+    row: Mapping[str, Any], columns: Mapping[str, str], image: Path, folder: Path
 ) -> tuple[dict[str, Any], ...]:
     raw: Any = row.get(columns.get("boxes", ""))
+    if isinstance(raw, str) and raw.strip().lower().endswith(".json"):
+        raw = _boxes_in_file(folder / raw.strip(), image)
     if isinstance(raw, str):
         try:
             raw = parsed(raw) if raw.strip() else None
@@ -688,13 +694,44 @@ def _boxes(
         except ValueError:
             raise UnusableInput(f"x, y, w, h must be numbers, got {corners}.") from None
         label = _text(row, columns, "class")
-        boxes.append({"label": label, "min": [0.0, y, x], "max": [1.0, y + h, x + w]})
+        z, d = _depth(row, columns)
+        boxes.append({"label": label, "min": [z, y, x], "max": [z + d, y + h, x + w]})
     return tuple(boxes)
+
+
+def _depth(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[float, float]:
+    """First slice and number of slices of a box; of a picture its only one."""
+    ends = [_text(row, columns, k) for k in "zd"]
+    if not all(ends):
+        return 0.0, 1.0
+    try:
+        z, d = (float(end) for end in ends)
+        if not math.isfinite(z + d):
+            raise ValueError
+    except ValueError:
+        raise UnusableInput(f"z, d must be numbers, got {ends}.") from None
+    return z, d
+
+
+def _boxes_in_file(path: Path, image: Path) -> list[dict[str, Any]]:
+    """Boxes of a file of boxes, in voxels of the image they belong to."""
+    if path.name.lower().endswith(JSON_SUFFIX):
+        found: Sequence[ScanBox] = read_box_json(path).boxes
+    else:
+        affine = read_header(image).affine
+        found = [region.on_grid(affine) for region in read_regions(path)]
+    return [
+        {"label": box.label, "min": list(box.low), "max": list(box.high)}
+        for box in found
+    ]
 
 
 def _checked_box(box: Any) -> dict[str, Any]:
     if isinstance(box, Mapping):
         low, high = box.get("min"), box.get("max")
+        ends = box.get("voxel_xyz")
+        if low is None and isinstance(ends, list) and len(ends) == 6:
+            low, high = ends[2::-1], ends[:2:-1]
         if (
             isinstance(low, list)
             and isinstance(high, list)
@@ -703,7 +740,8 @@ def _checked_box(box: Any) -> dict[str, Any]:
             and all(abs(v) < _LARGEST for v in (*low, *high))
             and all(a < b for a, b in zip(low, high, strict=True))
         ):
-            return dict(box)
+            kept = {k: v for k, v in box.items() if k != "voxel_xyz"}
+            return {**kept, "min": low, "max": high}
     raise UnusableInput(
         'a box must have "min" and "max" as [z, y, x] in voxels, min below max, '
         f"got {box!r}."

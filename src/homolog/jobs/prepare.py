@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from homolog.store.preprocess import Preprocessing
 
 STOPPED = "Stopped; what is prepared stays, run it again to go on."
-REPORTED = ("cases", "labelled", "patients", "rejected", "store", "kept", "removed")
+REPORTED = (
+    "cases",
+    "labelled",
+    "boxed",
+    "patients",
+    "rejected",
+    "store",
+    "kept",
+    "removed",
+)
 # Reasons listed one by one before the rest is counted.
 _LISTED = 20
 
@@ -175,8 +184,9 @@ def _spacing(value: str | tuple[float, ...]) -> Any:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
     rejected, size = result["rejected"], human_bytes(result["bytes"])
+    boxed = f", {result['boxed']} with boxes" if result.get("boxed") else ""
     told = [
-        f"{result['cases']} cases ({result['labelled']} labelled), "
+        f"{result['cases']} cases ({result['labelled']} labelled{boxed}), "
         f"{len(rejected)} rejected, {size} in {result['store']}",
         f"  {result['built']} prepared now, {result['reused']} were current",
         *([f"  {result['whose']}"] if result.get("whose") else []),

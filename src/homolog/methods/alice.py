@@ -41,6 +41,7 @@ from homolog.nn.masking import (
     visible_tokens,
 )
 from homolog.nn.optim import Teacher
+from homolog.recipes import PaperScans, Sources
 from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
 
 # Settings and recipes of Alice.
@@ -365,6 +366,25 @@ _KEY_SIDE = 0x2545F4914F6CDD1D
 _SIDES = {"query": ("query", "query_target"), "key": ("key", "key_target")}
 
 
+_ORIGINS: Sources = {
+    "paper: 4.2": "method.size backbone.image_size training.steps training.batch_size "
+    "training.accumulate training.learning_rate training.beta2 training.warmup_epochs "
+    "method.mask_ratio",
+    "paper: ViT-B of patches of 16": "backbone.name backbone.hidden backbone.inner "
+    "backbone.layers backbone.heads method.token_stride",
+    "paper: 3.1, flips": "method.flip",
+    "paper: Table 7": "method.similarity",
+    "code": "method.head_hidden method.head_bottleneck method.head_dim method.momentum",
+    "own: the paper says lightweight": "method.decoder_layers",
+    "own: as wide as the tokens": "method.alignment_dim",
+    "own: not printed": "training.weight_decay",
+}
+SOURCES: Mapping[str, Sources] = {
+    "paper": _ORIGINS,
+    "info_nce": {**_ORIGINS, "paper: 4.4": "method.negatives"},
+}
+
+
 class Alice(Method):
     """Masked crops of two patients at the same anatomy, taught by a slow target.
 
@@ -411,6 +431,8 @@ class Alice(Method):
         "between": "the vector of a crop is the mean over all of its tokens",
         "within": "all tokens of a crop are asked",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
+    paper_scans: ClassVar[PaperScans | None] = PaperScans("A.1", (-125.0, 255.0))
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
     config: AliceConfig
 

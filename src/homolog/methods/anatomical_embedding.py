@@ -45,6 +45,7 @@ from homolog.nn.masking import (
     to_voxels,
     uniform,
 )
+from homolog.recipes import PaperScans, Sources
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 # Settings and recipes of the anatomical embedding.
@@ -269,6 +270,23 @@ class _Side:
     valid: Tensor
 
 
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: ResNet-18 with a pyramid": "backbone.name",
+        "code: of its group, for DeepLesion": "method.size method.coarse_stride "
+        "method.width method.dim method.temperature method.anchors method.hardest "
+        "method.negatives method.coarse_hardest method.coarse_negatives "
+        "method.global_negatives method.positive_mm method.ignore_mm "
+        "method.coarse_positive_mm method.coarse_positive_z_mm method.coarse_ignore_mm "
+        "method.changes method.noise_std method.blur_voxels backbone.z_stride "
+        "training.steps training.batch_size training.optimizer training.learning_rate "
+        "training.min_learning_rate_factor training.weight_decay "
+        "training.warmup_steps training.precision",
+        "own: the code does not say how often": "method.intensity_probability",
+    }
+}
+
+
 class AnatomicalEmbedding(Method):
     """A fine and a coarse unit vector per voxel that are alike at the same anatomy.
 
@@ -306,6 +324,10 @@ class AnatomicalEmbedding(Method):
     per_rank: ClassVar[Mapping[str, str]] = {
         "coarse": "negatives of other scans are those of the process",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
+    paper_scans: ClassVar[PaperScans | None] = PaperScans(
+        "its group's code", (-1024.0, 3071.0), (2.0, 2.0, 2.0)
+    )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: AnatomicalEmbeddingConfig

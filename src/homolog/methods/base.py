@@ -15,6 +15,7 @@ from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.geometry.affine import Index
 from homolog.nn.decoders import Decoder
+from homolog.recipes import PaperScans, Sources
 from homolog.views.view import Phase, Views, ViewSpec
 
 # In the place of a map's index: the features of the decoder.
@@ -192,6 +193,9 @@ class Method(nn.Module, ABC):
             receptive fields let through.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
+        SOURCES: Of a recipe as published, where each of its settings is from: see
+            ``homolog.recipes.Sources``. Such a recipe is not fitted to the scans.
+        paper_scans: How the paper prepares its scans, where that matters.
     """
 
     Config: ClassVar[type]
@@ -204,6 +208,8 @@ class Method(nn.Module, ABC):
     per_rank: ClassVar[Mapping[str, str]] = {}
     sees_padding: ClassVar[Mapping[str, str]] = {}
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    SOURCES: ClassVar[Mapping[str, Sources]] = {}
+    paper_scans: ClassVar[PaperScans | None] = None
 
     def __init__(self, backbone: Backbone, config: Any) -> None:
         super().__init__()

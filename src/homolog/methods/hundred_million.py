@@ -28,6 +28,7 @@ from homolog.methods.base import Case, CaseCard, Method
 from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.masking import at_cells
 from homolog.nn.memory_bank import shared_information
+from homolog.recipes import Sources
 from homolog.store.crops import BOXES, box_name
 from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import (
@@ -504,6 +505,27 @@ _REFERENCES, _FEW_REFERENCES = 1000, 100
 _TOLD = 20
 
 
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: Table I, 2D": "method.size method.small_count method.queue_length "
+        "method.queue_start method.prototypes method.freeze method.epsilon "
+        "training.batch_size training.learning_rate training.min_learning_rate_factor "
+        "training.weight_decay method.temperature method.rounds method.dim",
+        "paper: Table I has 92, which cannot be halved five times": "method.small_size",
+        "paper: 100 epochs of 105 million images by 1024": "training.steps",
+        "paper: IV-B, ResNet-50w2": "backbone.name backbone.widths",
+        "paper: III-C": "method.scale method.gamma method.shift_by_range "
+        "method.place method.rotate_deg",
+        "paper: Eq. 8": "method.bands_of",
+        "code: SwAV, which it follows": "method.hidden training.optimizer "
+        "training.clip_norm method.prototype_rate",
+        "own: Philipsen et al. for pictures of 512": "method.bands_sigmas",
+        "own: not printed": "training.warmup_steps method.bands_probability "
+        "method.intensity_probability",
+    }
+}
+
+
 class HundredMillion(Method):
     """X-rays, CT, MR and PET in one network: crops of a sample share a cluster.
 
@@ -552,6 +574,7 @@ class HundredMillion(Method):
         "clusters": "the vector of a crop is the mean over all of its cells",
         "classes": "the vector of a crop is the mean over all of its cells",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: HundredMillionConfig

@@ -26,6 +26,7 @@ from homolog.methods.base import Case, Method
 from homolog.nn.heads import Projector, pooled
 from homolog.nn.masking import hidden_patches
 from homolog.nn.memory_bank import shared_information
+from homolog.recipes import Sources
 from homolog.views.view import Phase, View, Views, ViewSpec, Within, phase_at
 
 # Settings and recipes of Joint.
@@ -197,6 +198,28 @@ _MODALITIES = 16
 _PAPERS_PARAMETERS = 31.16e6
 
 
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: Pre-training": "training.batch_size method.volume_samples "
+        "method.share_slices method.share_masked method.share_volumes "
+        "training.restarts",
+        "paper: ResNet-50 with four blocks of attention": "backbone.name",
+        "paper: Eq. 7": "backbone.groups",
+        "paper: Eq. 11, the same slices": "method.place",
+        "paper: 10 % of the slices": "method.masked_ratio",
+        "code": "method.size method.prototypes method.prototypes_volumes "
+        "method.queue_length method.queue_volumes method.hard_volumes method.freeze "
+        "method.prototype_rate training.optimizer training.learning_rate "
+        "training.min_learning_rate_factor training.clip_norm training.weight_decay",
+        "code: 10 of 100 epochs": "training.warmup_steps",
+        "code: SwAV, of images": "method.slice_size method.small_size "
+        "method.small_count method.hidden",
+        "own: 100 000 steps for 100 epochs": "training.steps",
+        "own: for memory, changes no result": "backbone.slices_at_once",
+    }
+}
+
+
 class Joint(Method):
     """2D images and volumes together, in three stages of one run.
 
@@ -238,6 +261,7 @@ class Joint(Method):
         "masked": "the vector of a slice is pooled from all of its cells",
         "volumes": "the vector of a volume is pooled from all of its cells",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: JointConfig

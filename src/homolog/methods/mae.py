@@ -25,6 +25,7 @@ from homolog.nn.masking import (
     to_voxels,
     visible_tokens,
 )
+from homolog.recipes import Sources
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 
@@ -49,6 +50,18 @@ class MAEConfig(MaskedCropConfig):
         choices=(None, True, False),
     )
     decoder_width: int = option(96, "features inside the light decoder", minimum=8)
+
+
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: A.1": "method.mask_ratio method.normalise method.decoder_width "
+        "method.decoder_layers training.learning_rate training.weight_decay "
+        "training.beta2 backbone.name method.token_stride",
+        "paper: 40 of 800 epochs": "training.warmup_steps",
+        "own: crops of volumes in the place of pictures": "method.size method.scale "
+        "method.rotate_deg training.steps training.batch_size",
+    }
+}
 
 
 class MAE(Method):
@@ -84,6 +97,7 @@ class MAE(Method):
     paper: ClassVar[str] = (
         "He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022"
     )
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {
             "method": {"size": [48, 48, 48], "token_stride": 8, "decoder": "full"},
@@ -136,6 +150,7 @@ class MAE(Method):
                 "batch_size": 32,
                 "learning_rate": 1.5e-4,
                 "weight_decay": 0.05,
+                "beta2": 0.95,
                 "warmup_steps": 5000,
             },
         },

@@ -25,6 +25,7 @@ from homolog.nn.masking import (
     draw_per_class,
     keys_of,
 )
+from homolog.recipes import PaperScans, Sources
 from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, ViewSpec
 
 # MixCL's parts around the encoder: maps by level, projectors, measured gradients.
@@ -343,6 +344,21 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 _IDENTITY, _LABEL = 0x1D, 0x1AB
 
 
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: 3.1": "method.size training.steps training.batch_size "
+        "training.accumulate training.learning_rate training.weight_decay",
+        "paper: UNETR": "backbone.name backbone.hidden backbone.inner backbone.heads",
+        "paper: Eq. 2": "method.weight_label method.weight_reconstruction",
+        "paper: Eq. 3, 4": "method.sums",
+        "paper: every layer of the encoder": "method.levels",
+        "own: not printed": "method.identity_voxels method.per_class "
+        "method.most_voxels",
+        "own: none is told of": "training.warmup_steps",
+    }
+}
+
+
 class MixCL(Method):
     """Labels of many data sets, each with its own classes, used in pretraining.
 
@@ -385,6 +401,10 @@ class MixCL(Method):
     sees_padding: ClassVar[Mapping[str, str]] = {
         "label": "batch norm of the projector counts cells that fill up a short draw",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
+    paper_scans: ClassVar[PaperScans | None] = PaperScans(
+        "3.1", (-150.0, 250.0), (2.0, 1.5, 1.5)
+    )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: MixCLConfig

@@ -48,6 +48,7 @@ from homolog.nn.masking import (
 )
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.nn.optim import Teacher
+from homolog.recipes import Sources
 from homolog.views.view import Intensity, View, Views, ViewSpec
 
 # Settings and recipes of S2DC.
@@ -195,6 +196,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "head_hidden": 2048,
             "head_dim": 512,
             "queue_length": 4096,
+            "temperature": 0.1,
             "momentum": 0.999,
             "match_temperature": 1.0,
         },
@@ -304,6 +306,25 @@ class _Network(nn.Module):
         )
 
 
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: implementation details": "method.size backbone.name training.steps",
+        "paper: Eq. 4, without a temperature": "method.match_temperature",
+        "paper: Eq. 9, a plain sum": "method.weight_global method.weight_p2p "
+        "method.weight_p2s",
+        "code": "method.rotate_deg method.scale method.translate "
+        "method.intensity_probability method.shift_only method.augment_both "
+        "method.head_layers method.head_hidden method.head_dim method.momentum "
+        "backbone.feature_size backbone.use_v2 training.learning_rate "
+        "training.weight_decay training.warmup_steps training.precision",
+        "code: its last stage but one": "method.token_stride",
+        "own: the code's 0.9 teaches next to nothing": "method.temperature",
+        "own: the code has 90 for each of its batch": "method.queue_length",
+        "own: the code has 16 crops of one scan": "training.batch_size",
+    }
+}
+
+
 class S2DC(Method):
     """Teacher and student see one crop, the teacher's copy warped by a known affine.
 
@@ -350,6 +371,7 @@ class S2DC(Method):
     sees_padding: ClassVar[Mapping[str, str]] = {
         "global": "the vector of a crop is the mean over all of its cells",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: S2DCConfig

@@ -24,7 +24,21 @@ from homolog.methods._clusters import (
 )
 from homolog.methods.base import Case, Method
 from homolog.nn.heads import Projector, pooled
+from homolog.recipes import Sources
 from homolog.views.view import Views, ViewSpec
+
+SOURCES: Mapping[str, Sources] = {
+    "paper": {
+        "paper: 4, A": "method.small_count method.prototypes method.queue_length "
+        "method.queue_start method.hidden training.optimizer "
+        "training.min_learning_rate_factor training.weight_decay",
+        "paper: 4.8 for 4096": "training.learning_rate",
+        "code": "method.freeze method.prototype_rate training.clip_norm",
+        "own: crops of volumes in the place of pictures": "method.size "
+        "method.small_size method.place backbone.name training.steps "
+        "training.batch_size training.warmup_steps",
+    }
+}
 
 
 class SwAV(Method):
@@ -65,6 +79,7 @@ class SwAV(Method):
         "swapped": "the vector of a crop is the mean over all of its cells",
         "clusters": "the vector of a crop is the mean over all of its cells",
     }
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
 
     config: SwAVConfig

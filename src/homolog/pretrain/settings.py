@@ -32,6 +32,7 @@ from homolog.methods import METHODS
 from homolog.methods.base import Method, PairsWanted
 from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
+from homolog.recipes import PaperScans
 from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
@@ -274,7 +275,12 @@ def _completed(
     )
     config = dataclasses.replace(config, backbone=_fitted_network(config, cases))
     config = as_slices(config, given)
-    if config.recipe != "paper":
+    cls = METHODS.get(config.method)
+    if config.recipe in cls.SOURCES:
+        config = dataclasses.replace(
+            config, notes=(*config.notes, *_unlike_paper(cls.paper_scans, stores))
+        )
+    else:
         config = as_thick_slices(config, cases, given)
         if "size" not in given:
             config = fitted(config, cases)
@@ -286,6 +292,27 @@ def _completed(
 
 
 # Crops, batch and settings made to fit the network and the scans.
+
+
+def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[str]:
+    """A sentence for each store that is not prepared as the paper's scans are."""
+    told = []
+    for store in stores if wanted else ():
+        assert wanted is not None
+        made = store.preprocessing
+        kinds = sorted({card.modality for card in store.cards})
+        spacing = made.spacing_mm if wanted.spacing_mm else None
+        if differs := wanted.differs(made.window_hu, spacing, kinds):
+            command = wanted.command(
+                [card.source for card in store.cards],
+                [card.label_source for card in store.cards if card.label_source],
+                str(store.path),
+            )
+            told.append(
+                f"the paper ({wanted.source}) has {listed(differs)} in {store.path}; "
+                f"make a store as the paper's with: {command}"
+            )
+    return told
 
 
 def _risen(training: TrainingConfig, scans: int) -> TrainingConfig:

@@ -863,6 +863,7 @@ def _summary(
     return {
         "cases": len(cards),
         "labelled": sum(card.has_label for card in cards),
+        "boxed": sum(bool(card.boxes) for card in cards),
         "patients": len({card.subject or card.id for card in cards}),
         "rejected": reasons,
         "store": str(out),

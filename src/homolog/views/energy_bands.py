@@ -86,7 +86,7 @@ def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:
         (S + 1, ..., D, H, W), fine to coarse; their sum is the image. The borders are
         mirrored; axes of one voxel stay as they are.
 
-    Source: Philipsen et al., IEEE TMI 2015; Hundred Million, section III-B.
+    Source: Philipsen et al., IEEE TMI 2015; Hundred Million, section III-C.
     """
     bands, smooth = [], image
     for sigma in sigmas:
@@ -171,7 +171,7 @@ def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
     Each is drawn by itself from a normal distribution, cut off one standard deviation
     from the mean, and is at least a twentieth of the mean.
 
-    Source: Hundred Million, section III-B; methods reference H 3.3.
+    Source: Hundred Million, section III-C; methods reference H 3.3.
     """
     mean, std = (
         torch.tensor(numbers).to(keys.device, non_blocking=True)

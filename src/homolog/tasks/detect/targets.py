@@ -50,8 +50,8 @@ class BoxConfig(LearnedConfig):
     )
     empty_classes: tuple[str, ...] = option(
         ("normal", "healthy"),
-        "classes of scans that are known to hold no box, beside 'no finding'; other "
-        "scans without boxes are not looked at",
+        "classes of scans that are known to hold no box, beside 'no finding'; * means "
+        "all scans without one. Others are not looked at",
     )
     least_voxels: int = option(
         8,
@@ -72,7 +72,9 @@ def is_usable(card: Card, config: BoxConfig) -> bool:
 
 
 def is_empty(card: Card, config: BoxConfig) -> bool:
-    """Whether its class says that there is nothing to find."""
+    """Whether it is said that there is nothing to find."""
+    if "*" in config.empty_classes:
+        return True
     if card.target is None:
         return False
     known = {key_of(name) for name in config.empty_classes}

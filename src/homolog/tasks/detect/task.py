@@ -60,6 +60,7 @@ from homolog.views.view import Anchor, ViewSpec
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "backbone": {"name": "resunet"},
+        "task": {"width": 32},
         "training": {
             "steps": 1000,
             "batch_size": 2,
