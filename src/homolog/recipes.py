@@ -32,6 +32,8 @@ def origins(sources: Sources) -> dict[str, str]:
 
     Raises:
         ValueError: An origin of no known kind, or a setting with two.
+
+    Paper: All recipes.
     """
     found: dict[str, str] = {}
     for origin, names in sources.items():
@@ -64,6 +66,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+# Paper: Alice A.1, window.
 @dataclass(frozen=True)
 class PaperScans:
     """How a paper prepares its scans.
@@ -84,7 +87,10 @@ class PaperScans:
         spacing_mm: tuple[float, float, float] | None,
         modalities: Sequence[str],
     ) -> list[str]:
-        """How a store differs, in a few words each; empty where it does not."""
+        """How a store differs, in a few words each; empty where it does not.
+
+        Paper: MixCL 3.1, window.
+        """
         found = []
         if self.window_hu and "CT" in modalities and window_hu != self.window_hu:
             low, high = (_text(v) for v in self.window_hu)
@@ -106,6 +112,8 @@ class PaperScans:
             sources: Files of the scans.
             labels: Files of their label maps, where they have some.
             store: Folder of the store at hand.
+
+        Paper: SAM window.
         """
         words = ["homolog", "prepare", _folder(sources, "SOURCE")]
         if labels and _folder(labels, "") != words[-1]:

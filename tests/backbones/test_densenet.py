@@ -24,6 +24,7 @@ def seeded(**settings: Any) -> Backbone:
 
 
 def test_blocks_are_those_of_the_paper() -> None:
+    """Paper: Hundred Million IV-E, network."""
     net = build("densenet")
     # 16 initial features, (1, 2, 3, 3, 3) units of 7
     assert net.channels == (23, 37, 58, 79, 100)

@@ -65,7 +65,7 @@ def test_stages_that_do_not_fit_are_refused() -> None:
 
 
 def test_maps_may_stay_fine_across_slices() -> None:
-    """Paper: SAM coarse stride 4 x 16 x 16"""
+    """Paper: SAM configuration."""
     small = {"widths": [4, 6, 8, 8], "stage_blocks": [1, 1, 1, 1], "stem_kernel": 3}
     net = build("resnet", {**small, "z_stride": 4})
     assert net.strides == ((2,) * 3, (4,) * 3, (4, 8, 8), (4, 16, 16), (4, 32, 32))

@@ -37,6 +37,7 @@ def test_a_foreign_state_loads_whole_and_gives_equal_features(block: str) -> Non
 
 
 def test_the_default_is_resnet50_and_twice_as_wide_is_w2() -> None:
+    """Paper: Hundred Million networks."""
     with torch.device("meta"):
         plain, wide = (
             build(

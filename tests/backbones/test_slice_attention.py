@@ -47,6 +47,7 @@ def plain(made: SliceAttention, slices: Tensor, read: Tensor) -> Tensor:
 
 
 def test_j_t4_without_offsets_it_is_plain_attention_over_all_slices() -> None:
+    """Paper: Joint Eq. 6."""
     made, slices = attention(), slices_of()
     expected = plain(made, slices, slices)
     torch.testing.assert_close(made(slices), expected, atol=1e-6, rtol=0)
@@ -57,6 +58,7 @@ def test_j_t4_without_offsets_it_is_plain_attention_over_all_slices() -> None:
 def test_j_t5_with_a_reduction_keys_are_read_at_the_references(
     reduction: int, count: int
 ) -> None:
+    """Paper: Joint Eq. 7, grid."""
     made, slices = attention(reduction=reduction), slices_of(count=count)
     parts = []
     for j in range(math.ceil(count / reduction)):
@@ -73,6 +75,7 @@ def test_j_t5_with_a_reduction_keys_are_read_at_the_references(
 
 @pytest.mark.parametrize("offset", [-2.0, 0.5, 1.0])
 def test_j_t6_offsets_shift_with_the_ends_repeated(offset: float) -> None:
+    """Paper: Joint Eq. 7, grid."""
     slices = slices_of()
     places = torch.arange(6, dtype=torch.float64) + offset
     found = read_between(slices, places.expand(2, -1))
@@ -88,6 +91,7 @@ def test_j_t6_offsets_shift_with_the_ends_repeated(offset: float) -> None:
 
 
 def test_j_t7_offsets_are_bounded_and_learnt() -> None:
+    """Paper: Joint Eq. 7."""
     made, slices = attention(reduction=2, reach=1.5), slices_of(count=8)
     with torch.no_grad():
         made.move.weight.normal_(0, 50)
@@ -112,6 +116,7 @@ def test_j_t7_offsets_are_bounded_and_learnt() -> None:
 
 
 def test_j_t8_the_bias_is_by_relative_position() -> None:
+    """Paper: Joint Eq. 8."""
     made = attention()
     places = torch.tensor([[[0.0, 2.5, 5.0]]], dtype=torch.float64)
     assert not made.relative(places, 6).any()
@@ -142,7 +147,7 @@ def test_j_t9_slices_are_what_is_attended_to() -> None:
 
 
 def test_heads_look_at_places_of_their_own() -> None:
-    """Paper: Joint Eq. 7 an offset per head"""
+    """Paper: Joint Eq. 7."""
     torch.manual_seed(0)
     small = {"widths": [8, 16], "stage_blocks": [1, 1], "block": "basic",
              "norm": "group", "dim": 16, "layers": 1, "heads": 4,
@@ -178,6 +183,7 @@ def test_j_t13_one_slice_passes() -> None:
 
 
 def test_places_of_slices_differ_and_what_cannot_be_built_is_refused() -> None:
+    """Paper: Joint attention layers."""
     places = slice_places(20, 7)
     assert places.shape == (20, 7)
     apart = torch.cdist(places, places) + 10 * torch.eye(20)

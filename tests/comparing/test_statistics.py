@@ -72,6 +72,7 @@ def test_the_bootstrap_interval_is_about_the_normal_one_and_repeats() -> None:
 
 
 def test_the_interval_over_seeds_and_patients_covers_both() -> None:
+    """Paper: Joint five repeats."""
     rng = np.random.default_rng(0)
     covered_both = covered_patients = 0
     rounds = 400

@@ -12,6 +12,7 @@ from homolog.features.of_scans import fit_colours
 
 
 def test_directions_are_those_of_the_covariance_with_the_largest_entry_positive():
+    """Paper: S2DC Fig. 6."""
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(7, 7)) * np.geomspace(1, 0.05, 7)[:, None]
     cells = (rng.normal(size=(500, 7)) @ mix + 40).T.reshape(7, 5, 10, 10)

@@ -67,6 +67,7 @@ def test_point_outside_the_scan_is_refused():
 
 
 def test_cosines_are_those_of_every_cell():
+    """Paper: S2DC Fig. 1."""
     features = random_map()
     queries = query_at(
         features, features.affine.apply(np.array([[1, 1, 1], [4, 5, 6]]))
@@ -104,6 +105,7 @@ def test_a_match_beyond_the_scan_is_moved_to_its_border():
 
 
 def test_points_are_found_in_a_moved_body_on_another_grid():
+    """Paper: Alice Fig. 5, 6; SAM matching."""
     shift = (9.0, -6.5, 4.0)
     a = code_map((12, 12, 12), Affine.of((4.0, 4.0, 4.0)))
     # The other scan is turned, flipped and of another spacing.

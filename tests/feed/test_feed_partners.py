@@ -88,6 +88,7 @@ def test_a_t10b_a_shifted_copy_gives_the_same_crop() -> None:
 
 
 def test_a_t10c_one_scene_at_two_spacings_agrees_at_a_common_spacing() -> None:
+    """Paper: Alice 4.2, pairs."""
     store = MemoryStore()
     fine = Affine.of((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     coarse = Affine.of((1.7, 1.3, 1.4), (-3.0, 2.0, 1.0))

@@ -36,6 +36,7 @@ def cases(count: int = 5) -> list[CaseRef]:
 
 @pytest.mark.parametrize("place", [CUT.place, Elsewhere()])
 def test_the_same_is_shown_voxel_by_voxel(place: object) -> None:
+    """Paper: MixCL views."""
     specs = {
         "crop": dataclasses.replace(CUT, place=place, count=2),
         "plain": ViewSpec(SIZE, place=Same("crop"), count=2),
@@ -94,6 +95,7 @@ def test_shape_and_bending_happen_as_often_as_asked() -> None:
 
 
 def test_partners_come_from_the_same_data_set() -> None:
+    """Paper: MixCL views."""
     first, second = cases(4), cases(3)
     other = MemoryStore()
     other.path = Path("other")

@@ -46,7 +46,7 @@ def spec(**changes: Any) -> ViewSpec:
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_crops_are_cut_from_the_changed_slice(modality: str) -> None:
-    """Paper: Hundred Million Eq. 8 Omega is the entire image"""
+    """Paper: Hundred Million Eq. 8, the entire image."""
     feed = Feed(
         cases(modality=modality), {"crop": spec()}, batch_size=2, seed=3, threads=0
     )
@@ -90,7 +90,7 @@ def test_what_cannot_be_done_so_is_refused() -> None:
 
 
 def test_references_are_of_whole_slices_of_each_modality() -> None:
-    """Paper: Hundred Million III-C reference energies"""
+    """Paper: Hundred Million III-C, references."""
     ct, mr = cases(3), cases(2, "MR")
     for case in mr:
         case.store.images[case.card.id] = case.store.images[case.card.id] * 2  # type: ignore[attr-defined]

@@ -302,6 +302,7 @@ def test_learned_tasks_are_found_by_name():
 
 
 def test_fractions_are_nested_and_leave_the_validation_alone(phantom_store):
+    """Paper: S2DC Table 8; Hundred Million Table II."""
     task = Segment(SegmentConfig())
     chosen = [
         choose_cases(phantom_store, task, fraction=f, seed=3) for f in (0.2, 0.5, 1.0)
@@ -312,6 +313,7 @@ def test_fractions_are_nested_and_leave_the_validation_alone(phantom_store):
 
 
 def test_folds_divide_all_but_the_test_cases(phantom_store):
+    """Paper: Alice cross-validation; MixCL Table 1."""
     task = Segment(SegmentConfig())
     held = []
     for i in (1, 2, 3):

@@ -65,6 +65,7 @@ def test_identity_matches_every_token_with_itself(
 
 @pytest.mark.parametrize("home", [np.eye(4), ODD])
 def test_flips_and_quarter_turns_are_the_known_permutation(home: np.ndarray) -> None:
+    """Paper: S2DC Eq. 2, 3."""
     cells = np.arange(TOKENS).reshape(3, 3, 3)
     for linear in _turns():
         moved = home @ _about_middle(linear)
@@ -117,6 +118,7 @@ def test_a_tie_at_a_box_border_is_not_decided_by_rounding() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*[st.floats(-0.4, 0.4)] * 9), st.tuples(*[st.floats(-12, 12)] * 3))
 def test_matches_are_symmetric_and_one_to_one(linear: tuple, offset: tuple) -> None:
+    """Paper: S2DC Eq. 2, 3."""
     step = _about_middle(np.eye(3) + np.reshape(linear, (3, 3)))
     step[:3, 3] += offset
     if np.linalg.det(step[:3, :3]) < 0.05:

@@ -34,6 +34,7 @@ def permutation_matches(order: Tensor) -> Tensor:
 @each("n", [2, 27, 216])
 @each("value", [-1.0, 0.0, 0.7])
 def test_s_t6_dual_softmax_of_equal_similarities(n: int, value: float) -> None:
+    """Paper: S2DC Eq. 5."""
     similarity = torch.full((1, n, n), value, dtype=torch.float64)
     logs = dual_log_softmax(similarity, 0.1)
     torch.testing.assert_close(logs.exp(), torch.full_like(logs, 1 / n**2))
@@ -46,6 +47,7 @@ def test_s_t6_dual_softmax_of_equal_similarities(n: int, value: float) -> None:
 def test_s_t6_orthonormal_tokens_give_the_closed_form(
     n: int, temperature: float
 ) -> None:
+    """Paper: S2DC Eq. 4."""
     tokens = torch.eye(n, dtype=torch.float64)[None]
     logs = dual_log_softmax(cosine_matrix(tokens, tokens), temperature)
     loss = patch_to_patch(logs, torch.eye(n, dtype=torch.bool)[None])
@@ -106,6 +108,7 @@ def test_s_t7_sharpe_ratio_does_not_change_under_affine_maps(unbiased: bool) -> 
 
 @each("n", [2, 5, 64, 216])
 def test_s_t7_sharpe_ratio_stays_within_its_bounds(n: int) -> None:
+    """Paper: S2DC Eq. 6."""
     ratio = sharpe_ratio(random_tensor(4, 200, n))
     assert ratio.min() >= 1 / math.sqrt(n - 1) - 1e-9
     assert ratio.max() <= math.sqrt(n - 1) + 1e-9
@@ -116,6 +119,7 @@ def test_s_t7_sharpe_ratio_stays_within_its_bounds(n: int) -> None:
 
 @each("n", [2, 27, 216])
 def test_s_t7_a_one_hot_row_has_the_largest_ratio_exactly(n: int) -> None:
+    """Paper: S2DC Eq. 6."""
     ratio = sharpe_ratio(torch.eye(n, dtype=torch.float64)[None])
     torch.testing.assert_close(ratio, torch.full_like(ratio, math.sqrt(n - 1)))
 
@@ -130,6 +134,7 @@ def test_a_constant_row_has_ratio_zero_and_a_finite_gradient() -> None:
 
 
 def test_s_t8_equal_ratios_on_a_permutation_give_the_patch_loss_itself() -> None:
+    """Paper: S2DC Eq. 7, 8."""
     n = 40
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     circulant = torch.stack([random_tensor(n).roll(i) for i in range(n)])[None]
@@ -157,6 +162,7 @@ def test_s_t8_holds_for_some_matched_tokens_too() -> None:
 
 
 def test_s_t9_a_higher_peak_raises_its_weight_and_lowers_the_others() -> None:
+    """Paper: S2DC Eq. 7, 8."""
     n = 25
     cosine = 0.1 * random_tensor(1, n, n) + 0.5 * torch.eye(n, dtype=torch.float64)
     matches = torch.eye(n, dtype=torch.bool)[None]

@@ -22,6 +22,7 @@ def vectors(n: int, dim: int, seed: int = 0) -> Tensor:
 def test_s_t10_orthogonal_negatives_give_the_closed_form(
     count: int, temperature: float
 ) -> None:
+    """Paper: S2DC Eq. 1."""
     basis = torch.eye(count + 1, dtype=torch.float64)
     loss = info_nce(basis[:1], basis[:1], basis[1:], temperature)
     expected = math.log(1 + count * math.exp(-1 / temperature))

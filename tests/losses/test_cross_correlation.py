@@ -21,6 +21,7 @@ def total(a: torch.Tensor, b: torch.Tensor, *, center: bool = True) -> torch.Ten
 def test_m_t1_a_view_correlates_with_itself_and_whitened_features_cost_nothing() -> (
     None
 ):
+    """Paper: MixCL Eq. 5."""
     z = rows() + 5.0
     diagonal = cross_correlation(z, z).diagonal()
     torch.testing.assert_close(diagonal, torch.ones_like(diagonal))
@@ -52,6 +53,7 @@ def test_m_t2_what_leaves_the_loss_as_it_is() -> None:
 
 
 def test_m_t3_the_off_diagonal_term_counts_different_features() -> None:
+    """Paper: MixCL Eq. 4."""
     rho = 0.6
     first = torch.linalg.qr(rows(50, 3) - rows(50, 3).mean(0)).Q
     first = torch.linalg.qr(first - first.mean(0)).Q

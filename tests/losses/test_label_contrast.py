@@ -32,6 +32,7 @@ def random_voxels(labels: list[int], seed: int, space: int = 0) -> Labelled:
 def test_m_t5_orthogonal_classes_give_the_closed_form(
     same: int, different: int
 ) -> None:
+    """Paper: MixCL Eq. 6."""
     one_hot = torch.eye(2, dtype=torch.float64)
     first = voxels(one_hot[[0]], [1])
     labels = [1] * same + [2] * different
@@ -56,6 +57,7 @@ def test_m_t5_without_negatives_or_positives_it_is_zero() -> None:
 
 
 def test_m_t6_background_and_names_of_labels_do_not_matter() -> None:
+    """Paper: MixCL relation."""
     first, other = random_voxels([1, 1, 2, 3, 0, 0], 0), random_voxels([1, 2, 2, 0], 1)
     loss = label_contrast(first, other, TAU)
     changed = first.features.clone()
@@ -90,6 +92,7 @@ def test_pairs_of_background_unlabelled_and_other_spaces_do_not_count() -> None:
 
 
 def test_m_t7_both_forms_agree_for_one_anchor_and_sides_may_be_exchanged() -> None:
+    """Paper: MixCL Eq. 6."""
     labels = [1, 1, 2, 3]
     one, other = random_voxels([1], 0), random_voxels(labels, 1)
     ratio = label_contrast(one, other, TAU, global_ratio=True)

@@ -26,6 +26,7 @@ def cosines(samples: int, prototypes: int, seed: int = 0) -> Tensor:
 
 @each("rounds", [1, 3, 10])
 def test_e_t3_every_code_sums_to_one(rounds: int) -> None:
+    """Paper: Joint Eq. 2."""
     codes = balanced_codes(cosines(48, 64), 0.05, rounds)
     sums = codes.sum(1)
     torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-6, rtol=0)
@@ -36,6 +37,7 @@ def test_e_t3_every_code_sums_to_one(rounds: int) -> None:
 def test_e_t3_every_prototype_gets_its_share(
     epsilon: float, rounds: int, samples: int, prototypes: int
 ) -> None:
+    """Paper: Hundred Million Eq. 3."""
     shares = balanced_codes(cosines(samples, prototypes), epsilon, rounds).sum(0)
     share = torch.full_like(shares, samples / prototypes)
     torch.testing.assert_close(shares, share, atol=0, rtol=1e-6)
@@ -88,6 +90,7 @@ def test_e_t5_small_epsilon_gives_the_optimal_permutation() -> None:
 
 @each("rounds", [1, 3, 20])
 def test_e_t6_the_log_domain_equals_the_literal_form(rounds: int) -> None:
+    """Paper: Joint Eq. 2."""
     scores = cosines(24, 18)
     q = torch.exp(scores / 0.05).T
     q /= q.sum()

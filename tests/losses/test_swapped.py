@@ -21,6 +21,7 @@ def one_hot(*places: int, count: int = 5) -> Tensor:
 
 
 def test_j_t1_each_view_predicts_the_other_views_code() -> None:
+    """Paper: Joint Eq. 3, 4."""
     s, t = random(3, 5), random(3, 5, seed=1).requires_grad_()
     codes = {0: one_hot(0, 1, 2), 1: one_hot(3, 3, 4)}
     loss = swapped_prediction([s, t], codes, temperature=0.1)
@@ -47,6 +48,7 @@ def test_j_t2_neither_the_order_of_views_nor_of_samples_matters() -> None:
 
 
 def test_j_t3_uniform_predictions_cost_ln_k() -> None:
+    """Paper: Joint Eq. 3, 4."""
     flat = torch.ones(4, 7, dtype=torch.float64)
     codes = {0: random(4, 7).softmax(1), 1: random(4, 7, seed=2).softmax(1)}
     loss = swapped_prediction([flat, flat, flat], codes)

@@ -23,6 +23,7 @@ def dustbin(value: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (20, 33)])
 def test_s_t11_masses_hold_after_a_hundred_rounds(n: int, m: int) -> None:
+    """Paper: S2DC Sinkhorn."""
     plan = log_transport(scores_of(n, m), dustbin(), rounds=100).exp()
     rows, columns = plan.sum(2), plan.sum(1)
     ones = torch.ones(2, n, dtype=torch.float64)

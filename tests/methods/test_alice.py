@@ -59,6 +59,7 @@ def pairs(make_views: Callable[..., Views]) -> Views:
 
 
 def test_a_t1_hidden_voxels_never_reach_the_visible_tokens() -> None:
+    """Paper: Alice 3.1, visible tokens."""
     method = method_of().eval()
     image = torch.randn(2, 1, *SIZE)
     mask = torch.zeros(2, 64, dtype=torch.bool)
@@ -75,6 +76,7 @@ def test_a_t1_hidden_voxels_never_reach_the_visible_tokens() -> None:
 
 
 def test_a_t2_only_hidden_patches_count_and_affine_intensity_does_not() -> None:
+    """Paper: Alice Eq. 1."""
     torch.manual_seed(1)
     target = torch.randn(2, 8, 27)
     hidden = torch.arange(8).expand(2, 8) < 6
@@ -101,6 +103,7 @@ def test_a_t3_patches_make_the_image_again() -> None:
 
 
 def test_a_t4_equal_tokens_give_equal_answers() -> None:
+    """Paper: Alice Eq. 3, 4."""
     torch.manual_seed(2)
     casa = SemanticAlignment(24, 16, 12)
     visible, tokens = torch.randn(2, 5, 24), torch.randn(2, 9, 16)
@@ -110,6 +113,7 @@ def test_a_t4_equal_tokens_give_equal_answers() -> None:
 
 
 def test_a_t5_attention_is_a_mean_that_no_order_changes() -> None:
+    """Paper: Alice Eq. 3, 4."""
     torch.manual_seed(3)
     casa = SemanticAlignment(24, 16, 12).double()
     visible = torch.randn(2, 5, 24, dtype=torch.float64)
@@ -131,6 +135,7 @@ def test_a_t5_attention_is_a_mean_that_no_order_changes() -> None:
 def test_a_t6_gradients_flow_through_query_and_tokens_of_the_online_side_only(
     pairs: Views, similarity: str
 ) -> None:
+    """Paper: Alice 3.1, heads; Alice Eq. 5."""
     method = method_of(similarity=similarity)
     view = pairs["query"]
     seen = method.online(view.flat(), method.hidden(view, 0.3))
@@ -158,6 +163,7 @@ def test_a_t6_gradients_flow_through_query_and_tokens_of_the_online_side_only(
 
 @pytest.mark.parametrize("similarity", ["cosine", "info_nce"])
 def test_a_t7_the_patients_can_be_exchanged(pairs: Views, similarity: str) -> None:
+    """Paper: Alice Eq. 2."""
     method = method_of(similarity=similarity)
     swapped = Views(
         {
@@ -170,6 +176,7 @@ def test_a_t7_the_patients_can_be_exchanged(pairs: Views, similarity: str) -> No
 
 
 def test_a_t8_cosine_distance_runs_from_0_to_4_whatever_the_length() -> None:
+    """Paper: Alice Table 7."""
     a = torch.randn(5, 7)
     assert cosine_distance(a, 3 * a).item() == pytest.approx(0, abs=1e-5)
     assert cosine_distance(a, -0.1 * a).item() == pytest.approx(4, abs=1e-5)
@@ -183,6 +190,7 @@ def test_a_t8_cosine_distance_runs_from_0_to_4_whatever_the_length() -> None:
 
 
 def test_a_t9_the_target_starts_as_the_online_branch_and_follows_it() -> None:
+    """Paper: Alice 3.1, target."""
     method = method_of()
     image = torch.randn(2, 1, *SIZE)
     head = method.online.head
@@ -204,6 +212,7 @@ def test_a_t9_the_target_starts_as_the_online_branch_and_follows_it() -> None:
 def test_a_t11_masks_hide_three_quarters_and_differ_between_patients(
     pairs: Views,
 ) -> None:
+    """Paper: Alice 3.1, masks."""
     method = method_of()
     query, key = (method.hidden(pairs[n], 0.2) for n in ("query", "key"))
     for mask in (query, key):
@@ -237,6 +246,7 @@ def test_a_t12_a_backbone_that_keeps_tokens_is_itself_under_an_empty_mask(
 
 
 def test_hidden_blocks_of_a_dense_backbone_show_nothing_of_the_scan() -> None:
+    """Paper: Alice 3.1, visible tokens."""
     method = method_of(build("resunet", {"channels": [8, 12, 16]})).eval()
     mask = torch.zeros(1, 64, dtype=torch.bool)
     mask[0, :48] = True
@@ -293,7 +303,7 @@ def placed(views: Views, z_mm: list[float], cases: list[int], **known: Any) -> V
 
 
 def test_negatives_are_crops_of_other_body_parts(pairs: Views) -> None:
-    """Paper: Alice 4.4 InfoNCE negatives of different body parts"""
+    """Paper: Alice 4.4, InfoNCE."""
     method = method_of(negatives="elsewhere")
     # crops 32 mm high
     alone = placed(pairs, [0.0, 31.0, 32.0, 40.0], [0, 0, 1, 1])
@@ -316,6 +326,7 @@ def test_negatives_are_crops_of_other_body_parts(pairs: Views) -> None:
 
 
 def test_what_shares_a_place_does_not_push_away() -> None:
+    """Paper: Alice 4.4, InfoNCE."""
     method = method_of(negatives="elsewhere", temperature=0.5)
     generator = torch.Generator().manual_seed(0)
     online, target = torch.randn(2, 3, 24, generator=generator).unbind(0)
@@ -335,7 +346,7 @@ def test_what_shares_a_place_does_not_push_away() -> None:
 
 
 def test_masks_of_one_patients_two_sides_differ(pairs: Views) -> None:
-    """Paper: Alice 3.1 random masks u and r"""
+    """Paper: Alice 3.1, masks."""
     method = method_of()
     same = Views({
         name: pairs[name.replace("key", "query")] for name in pairs
@@ -352,6 +363,7 @@ def test_masks_of_one_patients_two_sides_differ(pairs: Views) -> None:
 
 @pytest.mark.parametrize(("depth", "alike"), [(60, True), (70, False)])
 def test_crops_of_one_organ_are_compared_by_cosines(depth: int, alike: bool) -> None:
+    """Paper: Alice Table 7."""
     card = SimpleNamespace(shape=(depth, 40, 50))
     asked = to_dict(from_dict(AliceConfig, {**SMALL, "similarity": "auto"}))
     cases: Any = [SimpleNamespace(card=card)] * 3
@@ -366,6 +378,7 @@ def test_crops_of_one_organ_are_compared_by_cosines(depth: int, alike: bool) -> 
 
 
 def test_weights_of_zero_leave_a_term_out(pairs: Views) -> None:
+    """Paper: Alice sum of losses; Alice Table 11."""
     whole = method_of()
     part = method_of(weight_between=0.0, weight_within=0.5)
     part.load_state_dict(whole.state_dict())

@@ -151,6 +151,7 @@ def test_l_t4_no_negative_is_too_near_or_outside_the_scan(
     small_backbone: Callable[..., Backbone],
     pair: Pair,
 ) -> None:
+    """Paper: SAM fine."""
     method = method_of(small_backbone(), ignore_mm=5.0)
     views = pair(affine()[None], affine((5.0, 3.0, -4.0), 1.1)[None])
     views["second"].valid[:, :, :8] = False
@@ -191,6 +192,7 @@ def test_few_candidates_never_let_a_forbidden_place_in() -> None:
 def test_l_t5_orthonormal_negatives_give_the_closed_form(
     count: int, tau: float, expected: float
 ) -> None:
+    """Paper: SAM fine."""
     basis = torch.eye(count + 1, dtype=torch.float64)
     anchor = basis[:1][None]
     loss = place_contrast(anchor, anchor, basis[1:][None, None], tau)
@@ -278,6 +280,7 @@ def test_global_negatives_come_from_other_scans_only(
     small_backbone: Callable[..., Backbone],
     pair: Pair,
 ) -> None:
+    """Paper: SAM coarse."""
     method = method_of(small_backbone(), global_negatives=64)
     affines = torch.stack([affine()] * 3)
     views = pair(affines, affines, [0, 0, 1])
@@ -440,7 +443,7 @@ def test_without_a_fine_embedding_there_is_no_pyramid(
 
 
 def test_the_published_configuration() -> None:
-    """Paper: SAM coarse_z_thres, noise and blur"""
+    """Paper: SAM configuration."""
     recipe = AnatomicalEmbedding.RECIPES["paper"]
     config = from_dict(AnatomicalEmbeddingConfig, recipe["method"])
     assert config.coarse_positive_z_mm == 6.0

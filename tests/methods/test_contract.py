@@ -164,6 +164,7 @@ def test_looking_without_training_changes_nothing(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_views_give_the_same_losses(name: str, feeds: dict[str, Feed]) -> None:
+    """Paper: Alice 3.1, augmentations."""
     method = construct(name)
     first, second = (method.losses(views_of(feeds[name], 3), 0.2) for _ in range(2))
     assert {k: v.item() for k, v in first.items()} == {
@@ -197,6 +198,7 @@ def test_e_t9_a_resumed_training_equals_an_uninterrupted_one(
 def test_the_encoder_survives_saving_and_makes_the_same_features(
     name: str, feeds: dict[str, Feed]
 ) -> None:
+    """Paper: MixCL transfer."""
     method = construct(name)
     run(method, new_optimiser(method), feeds[name], range(1))
     method.eval()

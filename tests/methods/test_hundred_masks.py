@@ -141,6 +141,7 @@ def test_cells_are_of_the_class_their_own_store_means() -> None:
 
 
 def test_masks_add_a_term_of_their_own_and_only_that() -> None:
+    """Paper: Hundred Million Eq. 5 to 7."""
     cases = three_stores()
     method = method_of(cases, weight_masks=3.0)
     views = views_of(method, cases)

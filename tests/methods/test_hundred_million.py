@@ -74,6 +74,7 @@ def views_of(method: HundredMillion, cases: list[CaseRef], batch: int = 6) -> Vi
 
 
 def test_modalities_take_turns_and_classes_come_with_the_views() -> None:
+    """Paper: Hundred Million Eq. 4."""
     cases = corpus(targets={0: "ill", 1: "well", 4: "ill"})
     assert method_of(corpus("XXXXC")).config.modalities == ("XR",)  # one CT: no turn
     method = method_of(cases, modalities=["CT", "XR"])
@@ -122,6 +123,7 @@ def test_h_t7_one_modality_is_plain_clustering() -> None:
 
 
 def test_h_t7_a_modality_knows_nothing_of_the_other() -> None:
+    """Paper: Hundred Million Eq. 4."""
     cases = corpus("XC" * 4)
     method = method_of(cases)
     views = views_of(method, cases)
@@ -164,6 +166,7 @@ def test_h_t7_names_of_modalities_say_nothing() -> None:
 
 
 def test_h_t8_labels_add_a_term_of_their_own_and_only_that() -> None:
+    """Paper: Hundred Million Eq. 5 to 7."""
     cases = corpus("XXXXXX", {0: "ill", 1: "well", 2: "ill"})
     method = method_of(cases, weight_clusters=2.0)
     views = views_of(method, cases)
@@ -209,6 +212,7 @@ def test_h_t8_a_batch_without_labels_costs_nothing() -> None:
 
 
 def test_strict_divides_by_the_whole_batch() -> None:
+    """Paper: Hundred Million Eq. 5 to 7."""
     cases = corpus("XXXXXX", {0: "ill", 1: "well"})
     method, strict = method_of(cases), method_of(cases, strict=True)
     views = views_of(method, cases)

@@ -59,6 +59,7 @@ def replaced(views: Views, name: str, image: Tensor) -> Views:
 
 
 def test_j_t1_the_loss_predicts_the_code_of_the_other_view() -> None:
+    """Paper: Joint Eq. 1."""
     generator = torch.Generator().manual_seed(3)
     scores = [torch.randn(5, 7, generator=generator).double() for _ in range(2)]
     codes = {}
@@ -85,6 +86,7 @@ def test_j_t1_the_loss_predicts_the_code_of_the_other_view() -> None:
 
 @pytest.mark.parametrize("name", ["slices", "volumes"])
 def test_j_t2_order_of_views_and_of_samples_is_no_matter(name: str) -> None:
+    """Paper: Joint Eq. 11."""
     method = make(small_count=0, queue_length=0, queue_volumes=0)
     views = noise(method, name, batch=6)
     image = views[name].image
@@ -103,6 +105,7 @@ def test_j_t3_uniform_predictions_cost_ln_k() -> None:
 
 
 def test_j_t10_a_masked_slice_is_predicted_from_the_others() -> None:
+    """Paper: Joint Eq. 13, 14; Joint Eq. 15."""
     method = make()
     net = method.backbone
     seen = torch.randn(2, 10, net.described)
@@ -147,6 +150,7 @@ def test_j_t10_the_2d_network_rests_while_slices_are_masked() -> None:
 def test_j_t10_a_tenth_of_the_slices_is_masked(
     slices: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Paper: Joint Eq. 13, 14."""
     from homolog.methods import joint
 
     seen = []
@@ -162,6 +166,7 @@ def test_j_t10_a_tenth_of_the_slices_is_masked(
 
 
 def test_j_t11_a_volume_is_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paper: Joint Eq. 10."""
     method = make(queue_volumes=0).double()
     views = noise(method, "volumes", batch=4)
     views = replaced(views, "volumes", views["volumes"].image.double())
@@ -175,6 +180,7 @@ def test_j_t11_a_volume_is_a_direction(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_j_t13_an_image_is_a_volume_of_one_slice() -> None:
+    """Paper: Joint network."""
     net = make().backbone
     image = torch.randn(2, 1, 1, 32, 32)
     maps = net(image)
@@ -186,6 +192,7 @@ def test_j_t13_an_image_is_a_volume_of_one_slice() -> None:
 
 
 def test_the_last_map_knows_the_other_slices_and_the_others_do_not() -> None:
+    """Paper: Joint Eq. 9."""
     net = make().backbone.eval()
     image = torch.randn(1, 1, 8, 32, 32)
     other = image.clone()
@@ -217,6 +224,7 @@ def test_slices_made_in_parts_give_the_same_gradient() -> None:
 
 
 def test_stages_follow_each_other_in_the_feed(phantom_store: Any) -> None:
+    """Paper: Joint Eq. 5."""
     method = make(share_slices=0.5, share_masked=0.25, share_volumes=0.25)
     cases = [CaseRef(phantom_store, card) for card in phantom_store.cards]
     feed = Feed(
@@ -235,6 +243,7 @@ def test_stages_follow_each_other_in_the_feed(phantom_store: Any) -> None:
 
 
 def test_each_stage_gives_its_own_term_and_begins_with_rest() -> None:
+    """Paper: Joint Eq. 12."""
     method = make(share_slices=0.5, share_masked=0.25, share_volumes=0.25, freeze=0.1)
     for names, progress in (
         (("slices", "small"), 0.1), (("masked",), 0.6), (("volumes",), 0.9),
@@ -270,6 +279,7 @@ def test_without_volumes_only_slices_are_learnt() -> None:
 
 
 def test_the_ablations_leave_a_stage_out() -> None:
+    """Paper: Joint Table 7."""
     for left_out in ("masked", "volumes", "slices"):
         method = make(**{f"share_{left_out}": 0.0})
         assert left_out not in [p.groups[0] for p in method.phases()]
@@ -307,7 +317,7 @@ def test_monitors_tell_of_the_last_step_alone() -> None:
 
 
 def test_each_stage_has_a_course_of_its_own() -> None:
-    """Paper: Joint three stages of 100 epochs"""
+    """Paper: Joint stages."""
     recipe = Joint.RECIPES["paper"]["training"]
     assert recipe["optimizer"] == "larc"
     plan = from_dict(TrainingConfig, {**recipe, "steps": 300, "warmup_steps": 3})

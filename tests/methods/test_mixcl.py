@@ -83,6 +83,7 @@ def test_m_t10_unchanged_views_agree_and_a_flip_costs(
 
 
 def test_m_t12_gradients_reach_what_they_should(method: MixCL) -> None:
+    """Paper: MixCL Eq. 3."""
     losses = method.losses(views_of(method, scans()), 0.0)
     decoder = list(method.decoder.parameters())
     encoder = list(method.backbone.parameters())
@@ -139,6 +140,7 @@ def test_renamed_and_reordered_labels_change_nothing(
 
 
 def test_scans_without_labels_learn_from_the_other_terms(method: MixCL) -> None:
+    """Paper: MixCL Table 2."""
     cases = scans()
     store: MemoryStore = cases[0].store  # type: ignore[assignment]
     store.labels.clear()
@@ -164,6 +166,7 @@ def test_voxels_of_other_data_sets_are_no_pairs(method: MixCL) -> None:
 
 
 def test_the_paper_s_preset_sums(small_backbone: Callable[..., Backbone]) -> None:
+    """Paper: MixCL Eq. 2; MixCL 3.1, training."""
     views = views_of(method_of(small_backbone()), scans())
     mean, total = (
         method_of(small_backbone(), sums=sums, weight_label=1.0)
@@ -180,6 +183,7 @@ def test_the_paper_s_preset_sums(small_backbone: Callable[..., Backbone]) -> Non
 
 
 def test_a_vit_is_read_at_unetr_s_scales() -> None:
+    """Paper: MixCL network; MixCL levels."""
     settings = {"image_size": [16, 16, 16], "patch": [8, 8, 8], "hidden": 12,
                 "inner": 24, "layers": 4, "heads": 2}  # fmt: skip
     backbone = build("vit", settings)
@@ -206,6 +210,7 @@ def test_half_of_the_weight_lies_on_bright_cells() -> None:
 
 
 def test_it_learns_labels_and_views(small_backbone: Callable[..., Backbone]) -> None:
+    """Paper: MixCL Eq. 1."""
     method = method_of(small_backbone(), weight_label=1.0)
     cases = scans()
     batches = [views_of(method, cases, step) for step in range(4)]

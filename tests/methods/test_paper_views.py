@@ -63,7 +63,7 @@ FEW = {"prototypes": 8, "queue_length": 0, "hidden": 16, "dim": 8}
 
 
 def test_hundred_million_takes_all_crops_from_one_slice() -> None:
-    """Paper: Hundred Million III-A crops of one image"""
+    """Paper: Hundred Million III-A, one image."""
     method = paper(
         "hundred_million", {"name": "resnet2d", **SMALL}, size=[1, 32, 32],
         small_size=[1, 16, 16], bands_probability=0.0, **FEW,
@@ -82,7 +82,7 @@ def test_hundred_million_takes_all_crops_from_one_slice() -> None:
 
 @pytest.mark.parametrize("depth", [8, 64])  # 64: higher than any scan
 def test_joint_shows_the_same_slices_in_both_views(depth: int) -> None:
-    """Paper: Joint Eq. 11 the same n slices"""
+    """Paper: Joint Eq. 11, the same n slices."""
     method = paper(
         "joint", dict(HYBRID), size=[depth, 32, 32], slice_size=[1, 32, 32],
         small_size=[1, 16, 16], prototypes_volumes=8, **FEW,

@@ -246,6 +246,7 @@ def test_ignorant_tokens_cost_the_trivial_value(
 def test_every_option_trains(
     build: Callable[..., S2DC], make_views: MakeViews, settings: dict[str, Any]
 ) -> None:
+    """Paper: S2DC Table 7."""
     method = build(**settings)
     optimiser = torch.optim.AdamW(parameter_groups(method, 0.01), 1e-3)
     losses = [
@@ -371,6 +372,7 @@ def test_too_many_tokens_and_sizes_that_do_not_fit_are_refused(
 
 
 def test_the_paper_recipe_is_literal_where_the_paper_is_clear() -> None:
+    """Paper: S2DC training."""
     recipe = S2DC.RECIPES["paper"]
     config = from_dict(S2DCConfig, recipe["method"])
     assert config.size == (96, 96, 96)
@@ -431,6 +433,7 @@ def test_s_t12_the_method_detaches_the_weights_unless_told_otherwise(
 def test_the_terms_are_those_of_the_views_own_tokens(
     build: Callable[..., S2DC], make_views: MakeViews
 ) -> None:
+    """Paper: S2DC Eq. 9."""
     method = build()
     views = make_views(method.views())
     terms = method.losses(views, 0.0)

@@ -76,6 +76,7 @@ def grey_patches(volume: Volume) -> FeatureMap:
 def test_l_t9_places_of_an_unseen_patient_are_found_again(
     phantom_store: Store, phantom_folder: Path
 ) -> None:
+    """Paper: SAM matching."""
     name = phantom_store.cards[-1].id
     scan = read_scan(phantom_folder / "imagesTr" / f"{name}_0000.nii.gz")
     copy, deformation = deformed_copy(scan, 1)

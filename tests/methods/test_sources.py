@@ -32,7 +32,7 @@ def test_a_recipe_paper_has_sources(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "recipe"), PUBLISHED)
 def test_every_setting_is_from_somewhere(name: str, recipe: str) -> None:
-    """Paper: all numbers of the recipes have an origin"""
+    """Paper: All recipes."""
     cls = METHODS.get(name)
     tables, where = cls.RECIPES[recipe], origins(cls.SOURCES[recipe])
     without = [key for key, _ in leaves(tables) if key not in where]
@@ -49,6 +49,7 @@ def test_every_setting_is_from_somewhere(name: str, recipe: str) -> None:
 
 
 def test_what_is_ours_says_so() -> None:
+    """Paper: S2DC training; Hundred Million Table I, 2D."""
     s2dc = origins(METHODS.get("s2dc").SOURCES["paper"])
     assert s2dc["method.temperature"].startswith("own")
     assert s2dc["method.queue_length"].startswith("own")
@@ -63,6 +64,16 @@ def test_what_is_ours_says_so() -> None:
     assert KINDS == ("paper", "code", "own")
 
 
+def test_the_column_of_volumes_is_there() -> None:
+    """Paper: Hundred Million Table I, 3D."""
+    recipe = METHODS.get("hundred_million").RECIPES["paper_3d"]
+    steps, share = recipe["training"]["steps"], recipe["method"]["freeze"]
+    assert round(share * steps, -2) == 4000
+    assert recipe["method"]["prototypes"] == 1500
+    size, small = recipe["method"]["size"], recipe["method"]["small_size"]
+    assert [n // 2 for n in size[1:]] == small[1:] == [112, 96]
+
+
 def test_a_recipe_is_told_line_by_line() -> None:
     lines = told({"method": {"size": [1, 2.5], "on": True}}, {"own: why": "method.on"})
     assert [line.split(None, 2) for line in lines] == [
@@ -71,6 +82,7 @@ def test_a_recipe_is_told_line_by_line() -> None:
 
 
 def test_scans_unlike_the_papers_are_told_with_the_command() -> None:
+    """Paper: Alice A.1, window; SAM window; MixCL 3.1, window."""
     scans = PaperScans("4.1", (-125.0, 255.0), (2.0, 1.5, 1.5))
     assert scans.differs((-125.0, 255.0), (2.0, 1.5, 1.501), ["CT"]) == []
     assert len(scans.differs((-1000.0, 1000.0), None, ["CT"])) == 2

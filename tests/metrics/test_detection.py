@@ -39,6 +39,7 @@ def test_iou_in_two_and_three_axes_counted_by_hand() -> None:
 
 
 def test_average_precision_counted_by_hand() -> None:
+    """Paper: Joint Table 5, detection."""
     # ranks: hit, miss, hit. precision 1 up to recall 1/2, then 2/3 up to recall 1
     scores = box_scores([image([A, B], (A, 0.9), (AWAY, 0.8), (B, 0.7))])
     assert scores["ap50"] == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
@@ -62,6 +63,7 @@ def test_iou_limits_tell_touched_from_found() -> None:
 
 
 def test_froc_counted_by_hand() -> None:
+    """Paper: Hundred Million IV-C, FROC."""
     # two images, three true boxes: hit .9, miss .8, hit .7, miss .6, miss .5, hit .4
     told = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     hit = np.array([True, False, True, False, False, True])
@@ -74,6 +76,7 @@ def test_froc_counted_by_hand() -> None:
 
 
 def test_froc_rates_are_the_papers() -> None:
+    """Paper: Hundred Million IV-C, FROC."""
     assert FROC_RATES == (0.01, 0.05, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 

@@ -38,6 +38,7 @@ def test_only_differences_count_not_the_place_or_scale_of_the_values() -> None:
 
 
 def test_psnr_and_ssim_are_monais() -> None:
+    """Paper: S2DC Table 5."""
     from monai.metrics.regression import PSNRMetric, SSIMMetric
 
     truth, guess = noise(3), noise(4)

@@ -18,6 +18,7 @@ def test_dice_of_a_shifted_cube_is_worked_by_hand():
 
 
 def test_dice_equals_monai_on_random_maps():
+    """Paper: Alice metrics."""
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 4, (2, 9, 10, 11))
     ours = dice_per_label(predicted, truth, [1, 2, 3])

@@ -21,6 +21,7 @@ def _blobs(seed: int) -> np.ndarray:
 
 
 def test_scores_equal_monai_on_random_blobs():
+    """Paper: Alice metrics."""
     predicted, truth = _blobs(1), _blobs(2)
     ours = surface_per_label(
         predicted, truth, [1, 2], spacing_mm=SPACING, tolerance_mm=2.0

@@ -20,6 +20,7 @@ def keys(count: int, start: int = 0) -> torch.Tensor:
 
 
 def test_m_t8_weights_at_known_depths() -> None:
+    """Paper: MixCL Eq. 7."""
     depth = torch.tensor([0.0, 1.0, 4.0, 20.0])
     expected = torch.tensor([0.05, 0.4912, 0.6565, 0.2335])
     torch.testing.assert_close(depth_weights(depth), expected, atol=1e-4, rtol=0)
@@ -49,6 +50,7 @@ def test_m_t9_every_class_gives_what_it_has_and_no_cell_twice() -> None:
 
 
 def test_m_t9_frequencies_follow_the_weights() -> None:
+    """Paper: MixCL Eq. 7."""
     weight = torch.tensor([0.05, 0.5, 0.65, 0.2, 0.0, 0.4])
     draws = 4000
     rows = weight.expand(draws, -1)

@@ -23,6 +23,7 @@ def clustering(**settings: object) -> Clustering:
 
 
 def test_without_queues_it_is_the_swapped_prediction_of_balanced_codes() -> None:
+    """Paper: Hundred Million Eq. 1, 2."""
     made = clustering(temperature=0.2, epsilon=0.1, rounds=5)
     views = [features(seed=k) for k in range(3)]
     scores = [v @ made.weight.mT for v in views]

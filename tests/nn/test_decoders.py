@@ -105,6 +105,7 @@ def test_bfloat16_gradients_are_finite_and_near_float32(case: str) -> None:
 
 
 def test_the_swin_decoder_equals_monai() -> None:
+    """Paper: Alice UNETR, Swin UNETR."""
     torch.manual_seed(0)
     theirs = SwinUNETR(1, 3, feature_size=12).double().eval()
     ours = build_decoder((12, 24, 48, 96, 192), SWIN, 1, 3).double()
@@ -121,6 +122,7 @@ def test_the_swin_decoder_equals_monai() -> None:
 
 
 def test_the_unetr_decoder_equals_monai_at_stride_16() -> None:
+    """Paper: Alice UNETR, Swin UNETR."""
     torch.manual_seed(0)
     theirs = UNETR(1, 3, (32, 48, 32), 16, 24, 48, 4).double().eval()
     ours = build_decoder((24,) * 4, ((16, 16, 16),) * 4, 1, 3).double()

@@ -50,6 +50,7 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_k_means_is_what_a_plain_loop_makes() -> None:
+    """Paper: Joint DeepCluster-v2."""
     features, start = directions(200, 5).double(), directions(7, 5, 1).double()
     centroids = start.clone()
     for _ in range(10):
@@ -94,6 +95,7 @@ def test_nonsense_k_means_are_refused(start: Tensor) -> None:
 
 
 def test_j_t12_four_clusters_are_found_and_no_gradient_moves_a_prototype() -> None:
+    """Paper: Joint DeepCluster-v2."""
     features, truth = clusters_on_the_sphere()
     made = offline(dim=6, prototypes=(4,), samples=50, every=1000)
     other = torch.arange(40)

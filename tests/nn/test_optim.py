@@ -115,7 +115,7 @@ def test_a_sawtooth_rises_twice_and_what_joins_rises_with_it() -> None:
 
 
 def test_every_stage_may_have_a_course_of_its_own() -> None:
-    """Paper: Joint stages each with a cosine of its own"""
+    """Paper: Joint stages."""
     paced = Pace(0.5, rises=(0.0, 0.4, 0.6), falls=True)
     rates = [paced.rate(s, 100, 5, 0.01) for s in range(101)]
     for begin, end in ((0, 40), (40, 60), (60, 100)):
@@ -125,7 +125,7 @@ def test_every_stage_may_have_a_course_of_its_own() -> None:
 
 
 def test_poly_falls_by_the_power_of_what_is_left() -> None:
-    """Paper: Alice Table 8 poly decay"""
+    """Paper: Alice Table 8, poly."""
     found = [Pace().rate(s, 100, 10, 0.0, "poly") for s in (0, 10, 55, 100)]
     assert found == pytest.approx([1 / 11, 1.0, 0.5**0.9, 0.0])
 

@@ -42,7 +42,6 @@ from homolog.model_files.folder import generations
 from homolog.pretrain.job import SlicePreview, deviations, job
 from homolog.pretrain.settings import (
     PretrainConfig,
-    _risen,
     build_method,
     chosen_cases,
     fitted_size,
@@ -54,20 +53,21 @@ from homolog.runs.run import Run
 from homolog.runs.worker import execute
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
+from homolog.training.run_settings import in_steps
 from homolog.views.view import ViewSpec
 
 
 def test_a_warm_up_of_epochs_is_one_of_steps() -> None:
-    """Paper: Alice 4.2 warm-up of 100 epochs"""
+    """Paper: Alice 4.2, training."""
     plan = from_dict(
         TrainingConfig, {"batch_size": 8, "accumulate": 8, "warmup_epochs": 100.0}
     )
-    assert _risen(plan, 1800).warmup_steps == 2813
+    assert in_steps(plan, 1800).warmup_steps == 2813
     recipe = METHODS.get("alice").RECIPES["paper"]["training"]
     assert recipe["warmup_epochs"] == 100
     assert "warmup_steps" not in recipe
     plain = from_dict(TrainingConfig, {"warmup_steps": 7})
-    assert _risen(plain, 1800) == plain
+    assert in_steps(plain, 1800) == plain
 
 
 TINY: dict[str, Any] = {
@@ -253,6 +253,7 @@ def test_previews_show_a_slice_and_change_nothing(
     backbone: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Paper: S2DC Fig. 7."""
     monkeypatch.setattr("homolog.training.validation._SHARE", 1e9)
     own: dict[str, dict[str, Any]] = {
         "resunet": {"channels": [4, 8, 8]},

@@ -42,6 +42,7 @@ def test_figures_equal_those_of_all_pairs() -> None:
 
 
 def test_what_lies_apart_scores_higher_and_noise_scores_nothing() -> None:
+    """Paper: S2DC Fig. 4, 5."""
     tight, loose = separation(tokens(0.05)), separation(tokens(0.8))
     assert tight.silhouette > 0.9 > loose.silhouette
     assert tight.auc > 0.999 > loose.auc
@@ -63,6 +64,7 @@ def test_an_organ_of_one_patient_alone_has_no_likeness_to_itself() -> None:
 
 
 def test_planes_keep_organs_together_and_all_organs_are_drawn() -> None:
+    """Paper: S2DC Fig. 4, 5."""
     own = tokens(0.15, each=300)
     shown = part_of(own, drawn(own))
     assert len(shown.organ) == 1500

@@ -41,6 +41,7 @@ def tuned(phantom_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_an_encoder_and_a_segmenter_on_one_page(
     phantom_store: Store, encoder: Path, tuned: Path, tmp_path: Path
 ) -> None:
+    """Paper: Hundred Million Fig. 6."""
     out = tmp_path / "report"
     words = [
         "report", str(tuned), str(phantom_store.path), "--against", str(encoder),

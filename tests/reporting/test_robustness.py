@@ -18,6 +18,7 @@ def ball(shape: tuple[int, int, int] = (5, 60, 120)) -> np.ndarray:
 
 
 def test_gamma_bends_between_the_percentiles_and_moves_nothing() -> None:
+    """Paper: Hundred Million Fig. 7."""
     image = np.linspace(-1000, 1000, 4000).reshape(1, 4, 25, 40).astype(np.int16)
     bent = Change(gamma=2.0).of_image(image, SPACING)[0]
     low, high = np.percentile(image, (0.5, 99.5))
@@ -31,6 +32,7 @@ def test_gamma_bends_between_the_percentiles_and_moves_nothing() -> None:
 
 
 def test_image_and_truth_are_moved_alike_and_in_millimetres() -> None:
+    """Paper: Hundred Million Fig. 7."""
     label = ball()
     change = Change(rotate_deg=30.0, scale=1.2)
     image = (1000 * label).astype(np.int16)[None]

@@ -46,6 +46,7 @@ def test_no_table_is_none_and_half_a_table_is_said(tmp_path: Path) -> None:
 
 
 def test_only_good_matches_among_the_cases_seen_are_drawn() -> None:
+    """Paper: Alice 4.2, pairs."""
     store = Path("store")
     seen = [(store, "c"), (store, "a")]  # b is in the test split
     partners = partners_of(seen, {store: table()}, 0.7)

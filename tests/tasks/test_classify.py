@@ -129,6 +129,7 @@ def test_describe_refuses_what_cannot_be_classified(store: Store) -> None:
 
 
 def test_a_3d_network_classifies_volumes(phantom_store: Store) -> None:
+    """Paper: Alice B, COVID."""
     from dataclasses import replace
 
     cases = [
@@ -219,6 +220,7 @@ def test_a_stopped_prediction_keeps_what_was_told(
 
 
 def test_the_largest_values_are_read_beside_the_means() -> None:
+    """Paper: Hundred Million IV-E."""
     spec = {"window": [1, 32, 32], "classes": ["a", "b"], "counts": [1, 1]}
     torch.manual_seed(0)
     encoder = build("resnet2d", NET)

@@ -275,6 +275,7 @@ def test_attention_finds_the_one_that_matters() -> None:
 def test_every_encoder_learns_classes_types_and_slices(
     name: str, settings: dict, phantom_store: Store
 ) -> None:
+    """Paper: S2DC classification; Hundred Million IV-E; Hundred Million Table IV."""
     from homolog.backbones import BACKBONES
 
     settings = settings or dict(BACKBONES.get(name).SMALL)
@@ -325,6 +326,7 @@ def test_a_one_slice_window_does_not_take_volumes(phantom_store: Store) -> None:
 
 
 def test_the_head_may_have_two_layers() -> None:
+    """Paper: Joint 3D classification."""
     network = ClassifyNetwork(build("resnet2d", NET), 3, hidden=7)
     widths = [m.out_features for m in network.head if isinstance(m, torch.nn.Linear)]
     assert widths == [7, 3]

@@ -270,6 +270,7 @@ def test_a_turned_box_is_what_holds_its_ellipsoid() -> None:
 
 
 def test_cells_around_the_middle_learn_the_box_at_its_level() -> None:
+    """Paper: Hundred Million IV-C."""
     grids = grids_of([(4, 4, 4), (8, 8, 8)], (32, 32, 32))
     small, large = assigned(seen_of([8, 8, 8], [24, 24, 24]), grids, (32,) * 3, SPACE)
     assert large.classes.sum() == 0
@@ -495,6 +496,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_pictures_with_boxes_to_boxes_in_files(
     pictures: Path, tmp_path: Path
 ) -> None:
+    """Paper: Joint Table 5, detection."""
     store = prepared(pictures / "scans.csv", tmp_path / "store")
     network = [
         "--set=backbone.widths=8,16,16", "--set=backbone.stage_blocks=1,1,1",

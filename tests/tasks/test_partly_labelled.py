@@ -175,6 +175,7 @@ def request(stores: tuple[Store, ...], steps: int) -> dict:
 def test_one_model_learns_what_each_store_annotates(
     stores: tuple[Store, Store], tmp_path: Path
 ) -> None:
+    """Paper: S2DC segmentation."""
     notes = []
     work = job(request(stores, 150), tmp_path / "run")
     while True:

@@ -69,6 +69,7 @@ def scan_of(shape: tuple[int, int, int], affine: Affine | None = None) -> Volume
 
 @pytest.mark.parametrize("norm", ["group", "instance", "batch"])
 def test_a_volume_equals_its_slices_one_by_one(norm: str) -> None:
+    """Paper: Joint 2D U-Net."""
     network = network_of(norm=norm).double()
     image = torch.randn(2, 1, 5, 32, 48, dtype=torch.float64)
     with torch.no_grad():
@@ -272,7 +273,10 @@ def test_a_pretrained_slice_encoder_is_what_the_unet_starts_from(
 def test_a_hybrid_hands_out_its_slice_encoder(
     phantom_store: Store, tmp_path: Path
 ) -> None:
-    """Its weights are loaded first; what is saved is a plain 2D U-Net."""
+    """Its weights are loaded first; what is saved is a plain 2D U-Net.
+
+    Paper: Joint 2D U-Net.
+    """
     torch.manual_seed(6)
     small = {"dim": 16, "layers": 1, "heads": 2, "inner": 16, "dropout": 0.0}
     pretrained = build("hybrid", {**NET, **small})

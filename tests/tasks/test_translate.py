@@ -92,6 +92,7 @@ def trained(cohort: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sequence_is_made_from_another(trained: Path, cohort: Store) -> None:
+    """Paper: S2DC Table 5."""
     task, model = open_predictor(trained, CPU)
     assert isinstance(task, Translate)
     result = drain(evaluate_store(task, model, cohort, "test"))
@@ -165,6 +166,7 @@ def test_the_brightest_values_of_the_target_are_learnt(cohort: Store) -> None:
 
 
 def test_a_low_dose_keeps_the_mean_and_has_the_noise_of_its_counts() -> None:
+    """Paper: S2DC Table 6."""
     values = torch.full((200_000,), 3.0)
     low = thinned(values, 20.0, 100.0, torch.Generator().manual_seed(0))
     # variance of Binomial(300, 1/20) * 20 / 100
@@ -175,6 +177,7 @@ def test_a_low_dose_keeps_the_mean_and_has_the_noise_of_its_counts() -> None:
 
 
 def test_a_full_dose_is_learnt_from_a_simulated_low_one(tmp_path: Path) -> None:
+    """Paper: S2DC Table 6."""
     for number in range(3):
         dose = np.clip(smooth(10 + number) * 20.0 + 2.0, 0.0, None)
         path = tmp_path / "pet" / f"pet_{number}.nii.gz"

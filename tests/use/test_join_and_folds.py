@@ -73,6 +73,7 @@ def test_the_answer_is_the_mean_of_the_logits(
 def test_a_joined_model_predicts_as_any_other(
     pair: tuple[Path, Path], three_patients: Store, tmp_path: Path
 ) -> None:
+    """Paper: Joint IoU in 3D."""
     join_models(pair, tmp_path / "both")
     words = ["evaluate", three_patients.path, "--model", tmp_path / "both",
              "--split", "all", "--out", tmp_path / "scores", "--json"]  # fmt: skip
@@ -155,6 +156,7 @@ def config_of_folds(store: Store, folds: int) -> dict[str, Any]:
 def test_every_case_is_scored_once_by_a_model_that_never_saw_it(
     phantom_store: Store, tmp_path: Path
 ) -> None:
+    """Paper: Alice cross-validation."""
     config = config_of_folds(phantom_store, 3)
     result = drain(folds_job(config, tmp_path / "run"))
     usable = [c for c in phantom_store.cards if c.split != "test"]

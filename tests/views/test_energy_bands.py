@@ -37,6 +37,7 @@ def image_of(*shape: int, seed: int = 0, smooth: float = 1.0) -> Tensor:
 def test_h_t1_bands_sum_to_the_image(
     shape: tuple[int, int, int], sigmas: list[float]
 ) -> None:
+    """Paper: Hundred Million Eq. 8."""
     image = image_of(*shape)
     bands = split_bands(image, sigmas)
     assert bands.shape == (len(sigmas) + 1, *image.shape)
@@ -53,6 +54,7 @@ def test_the_cascade_is_that_of_scipy() -> None:
 
 
 def test_h_t2_own_energies_change_nothing_and_a_gain_is_undone() -> None:
+    """Paper: Hundred Million Eq. 8."""
     image = image_of(1, 40, 48) + 3.0
     own = band_energies(split_bands(image, SIGMAS))[:, :, 0].T
     torch.testing.assert_close(with_energies(image, SIGMAS, own), image)
@@ -95,6 +97,7 @@ def test_h_t4_long_waves_are_low_pass_and_short_ones_the_first_band(
 
 
 def test_h_t5_energies_are_drawn_within_one_standard_deviation() -> None:
+    """Paper: Hundred Million III-C, references."""
     reference = BandReference((1.0, 2.0), (0.5, 0.2, 1.0), (0.1, 0.19, 2.0))
     drawn = drawn_energies(reference, torch.arange(4000) * 7 + 1)
     assert drawn.shape == (4000, 3)
@@ -130,7 +133,7 @@ def test_references_are_checked() -> None:
 def test_whole_slices_have_the_same_bands_by_their_cosines(
     shape: tuple[int, int],
 ) -> None:
-    """Paper: Hundred Million Eq. 8 energy bands"""
+    """Paper: Hundred Million Eq. 8, the entire image."""
     rng = np.random.default_rng(3)
     image = rng.normal(size=(2, *shape)).cumsum(-1) + 5.0
     sigmas, wanted = (0.5, 1.0, 4.0, 30.0), np.array([0.4, 0.6, 1.0, 2.0, 0.7])

@@ -181,7 +181,7 @@ def test_a_curve_maps_equal_values_to_equal_values_within_the_range() -> None:
 
 
 def test_a_shift_may_be_a_share_of_the_range() -> None:
-    """Paper: Hundred Million III-C linear rescaling b"""
+    """Paper: Hundred Million III-C, grey values."""
     image, valid = _image(2)
     image = image.repeat(1, 2, 1, 1, 1)
     draws, outside = _draws([{"shift": 0.2}, {}]), torch.zeros(2, 2)
@@ -223,6 +223,7 @@ def test_bands_keep_the_range_and_follow_the_reference() -> None:
 
 
 def test_h_t6_gamma_keeps_the_range_and_the_order_and_only_darkens() -> None:
+    """Paper: Hundred Million III-C, grey values."""
     image, valid = _image(3)
     image -= image.amin((1, 2, 3, 4), keepdim=True)
     image /= image.amax((1, 2, 3, 4), keepdim=True)

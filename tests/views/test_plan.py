@@ -86,6 +86,7 @@ def test_rotation_stays_in_range_and_keeps_lengths() -> None:
 
 
 def test_scale_enlarges_the_anatomy() -> None:
+    """Paper: Hundred Million III-C, rescaling."""
     large = _plan(ViewSpec((16, 16, 16), scale=(2.0, 2.0))).affine[0]
     np.testing.assert_allclose(_spacing(large), (1.5, 0.75, 0.75))
     many = [

@@ -43,6 +43,7 @@ class DenseNetConfig(BackboneConfig):
     )
 
 
+# Paper: Hundred Million IV-E, network.
 class DenseNet(Backbone):
     """Five dense blocks; the first two leave the axis across slices (z) alone.
 

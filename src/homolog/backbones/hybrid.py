@@ -77,12 +77,18 @@ class SliceAttention(nn.Module):
         return self.attend(slices, self.places(slices))
 
     def references(self, count: int, device: torch.device) -> Tensor:
-        """Where ``count`` slices are read without offsets: (ceil(n / r),)."""
+        """Where ``count`` slices are read without offsets: (ceil(n / r),).
+
+        Paper: Joint Eq. 7, grid.
+        """
         places = torch.arange(-(-count // self.reduction), device=device)
         return ((places + 0.5) * self.reduction - 0.5).clamp(max=count - 1.0)
 
     def places(self, slices: Tensor) -> Tensor:
-        """(B, n, F) -> where each group reads, (B, G, m), within 0..n - 1."""
+        """(B, n, F) -> where each group reads, (B, G, m), within 0..n - 1.
+
+        Paper: Joint Eq. 7.
+        """
         batch, count, _ = slices.shape
         reference = self.references(count, slices.device)
         query = self.query(slices).reshape(batch, count, self.groups, -1)
@@ -93,7 +99,10 @@ class SliceAttention(nn.Module):
         return (reference + offset).clamp(0, count - 1)
 
     def attend(self, slices: Tensor, places: Tensor) -> Tensor:
-        """Attention of (B, n, F) slices to what is read at places (B, G, m)."""
+        """Attention of (B, n, F) slices to what is read at places (B, G, m).
+
+        Paper: Joint Eq. 6.
+        """
         batch, count, dim = slices.shape
         if count > self.slices:
             raise ValueError(
@@ -113,7 +122,10 @@ class SliceAttention(nn.Module):
         return found
 
     def relative(self, places: Tensor, count: int) -> Tensor:
-        """Bias (B, heads, n, m) by slices between query and place, interpolated."""
+        """Bias (B, heads, n, m) by slices between query and place, interpolated.
+
+        Paper: Joint Eq. 8.
+        """
         index = torch.arange(count, device=places.device)
         apart = index[:, None] - places[:, :, None]  # (B, G, n, m)
         each = self.heads // self.groups
@@ -128,6 +140,7 @@ class SliceAttention(nn.Module):
         )
 
 
+# Paper: Joint attention layers.
 class SliceTransformer(nn.Module):
     """Layers of slice attention and feed-forward, with the place of each slice added.
 
@@ -194,6 +207,8 @@ def read_between(slices: Tensor, places: Tensor) -> Tensor:
 
     Returns:
         (B, m, E).
+
+    Paper: Joint Eq. 7, grid.
     """
     last = slices.shape[1] - 1
     low = places.floor().clamp(0, last)
@@ -226,6 +241,7 @@ def _places_on(
         return slice_places(count, dim).to(device, dtype)
 
 
+# Paper: Joint Eq. 7.
 @dataclass(frozen=True)
 class HybridConfig(ResNet2DConfig):
     """Defaults are Joint's: ResNet-50 and four layers of attention over slices."""
@@ -267,6 +283,7 @@ class HybridConfig(ResNet2DConfig):
     )
 
 
+# Paper: Joint network.
 class Hybrid(Backbone):
     """The maps of every slice, and one more that knows the whole volume.
 
@@ -351,7 +368,10 @@ class Hybrid(Backbone):
         return tuple(torch.cat(level) for level in zip(*parts, strict=True))
 
     def describe(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Maps of every slice -> what describes it (B, n, F_in), Eq. 9."""
+        """Maps of every slice -> what describes it (B, n, F_in), Eq. 9.
+
+        Paper: Joint Eq. 9.
+        """
         means = [maps[i].mean(dim=(-2, -1)) for i in self.levels]
         return torch.cat([unit(mean.transpose(1, 2)) for mean in means], dim=-1)
 

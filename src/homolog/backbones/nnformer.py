@@ -39,6 +39,7 @@ class NNFormerConfig(BackboneConfig):
     )
 
 
+# Paper: Alice nnFormer.
 class NNFormer(Backbone):
     """Interleaved encoder: a convolutional embedding of stride 2, then stages.
 

@@ -18,6 +18,7 @@ from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
 
 
+# Paper: SAM configuration.
 @dataclass(frozen=True)
 class ResNetConfig(BackboneConfig):
     """Defaults are ResNet-18; (1, 1, 1, 1) is ResNet-10, (3, 4, 6, 3) ResNet-34."""

@@ -46,6 +46,7 @@ class ResNet2DConfig(BackboneConfig):
     )
 
 
+# Paper: Hundred Million networks.
 class ResNet2D(Backbone):
     """Stem of stride 2, max pooling, stages: maps of in-plane stride 2, 4, 8, 16, 32.
 

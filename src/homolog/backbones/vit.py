@@ -123,6 +123,8 @@ class ViT(Backbone):
 
         Returns:
             Normalised tokens (B, K, E) of the last block.
+
+        Paper: Alice 3.1, visible tokens.
         """
         tokens, _ = self._embed(image)
         index = keep.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])

@@ -227,15 +227,17 @@ def doctor(stores: tuple[Path, ...], repair: bool, as_json: bool) -> int:
     return 1 if told["problems"] else 0
 
 
-def _show_recipe(known: Any, kind: str, name: str, recipe: str, as_json: bool) -> None:
+def _show_recipe(known: Any, name: str, recipe: str | None, as_json: bool) -> None:
     """The settings of one recipe, with their origins."""
     from homolog.recipes import leaves, origins, told
 
-    if name not in known.names():
+    if name not in known.names() or not hasattr(known.get(name), "RECIPES"):
         raise click.UsageError(
-            f"unknown {kind} {name!r}; known: {', '.join(known.names())}."
+            f"unknown method {name!r}; homolog methods lists them; or a task that is "
+            "fine-tuned."
         )
     cls = known.get(name)
+    recipe = recipe or next(iter(cls.SOURCES), next(iter(cls.RECIPES)))
     if recipe not in cls.RECIPES:
         raise click.UsageError(
             f"{name} has no recipe {recipe!r}; recipes: {', '.join(cls.RECIPES)}."
@@ -252,20 +254,24 @@ def _show_recipe(known: Any, kind: str, name: str, recipe: str, as_json: bool) -
 @click.command("methods", short_help="List what can be pretrained.")
 @click.argument("method", required=False)
 @click.option(
-    "--recipe", default="paper", show_default=True, metavar="RECIPE",
-    help="Of METHOD: its settings, and of published ones where each is from.",
+    "--recipe", default=None, metavar="RECIPE",
+    help="Of METHOD: which one is shown.  [default: the first as published]",
 )  # fmt: skip
 @json_option
-def methods(method: str | None, recipe: str, as_json: bool) -> None:
+def methods(method: str | None, recipe: str | None, as_json: bool) -> None:
     """List the methods: title, paper, backbones, recipes, whether labels are used.
 
-    With METHOD, show the settings of one of its recipes instead; of recipes as
-    published, also whether each is from the paper, its public code, or our own choice.
+    With METHOD (or a task that is fine-tuned, such as segment), show the settings of
+    one of its recipes instead; of recipes as published, also whether each is from the
+    paper, its public code, or our own choice.
     """
     from homolog.methods import METHODS
 
     if method is not None:
-        _show_recipe(METHODS, "method", method, recipe, as_json)
+        from homolog.tasks import TASKS
+
+        known = METHODS if method in METHODS.names() else TASKS
+        _show_recipe(known, method, recipe, as_json)
         return
     found: dict[str, dict[str, Any]] = {}
     for name in METHODS.names():

@@ -160,7 +160,8 @@ def _complete(kind: str, request: dict[str, Any]) -> dict[str, Any]:
 @click.argument("method")
 @_training(
     out="Folder of the run; new or empty.",
-    recipe="cpu, gpu, paper, auto (by the device), or a .toml or .json file.",
+    recipe="cpu, gpu, paper (see homolog methods METHOD), auto (by the device), or a "
+    ".toml or .json file.",
     backbone="Network, if not the recipe's.",
     settings="A setting: method.KEY, backbone.KEY or training.KEY. May be repeated.",
 )
@@ -308,7 +309,8 @@ def _pretrained_words() -> str:
 @click.argument("task")
 @_training(
     out="Folder of the run; its model/ can predict.",
-    recipe="Settings to start from: cpu, gpu, or auto (by the device).",
+    recipe="Settings to start from: cpu, gpu, auto (by the device), or as published: "
+    "see homolog methods TASK.",
     backbone="Network to train from scratch, or that a foreign weight file holds.",
     settings="A setting: training.KEY, backbone.KEY, or KEY of the task. May be "
     "repeated.",

@@ -86,6 +86,8 @@ def fit_colours(
         scans: (E, d, h, w) each.
         bodies: Cells (d, h, w) to look at, per scan; None looks at all of them. Where
             fewer than 50 cells are body, all are looked at.
+
+    Paper: S2DC Fig. 6.
     """
     from sklearn.decomposition import PCA  # slow to load
 

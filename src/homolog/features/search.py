@@ -202,7 +202,10 @@ def match_points(
     apart_mm: float = 20.0,
     at_once: int = 16,
 ) -> list[Match]:
-    """Where points (N, 3) of one scan lie in another, by their features alone."""
+    """Where points (N, 3) of one scan lie in another, by their features alone.
+
+    Paper: SAM matching.
+    """
     queries = query_at(source, mm)
     found: list[Match] = []
     for first in range(0, len(queries), at_once):

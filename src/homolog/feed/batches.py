@@ -241,6 +241,7 @@ class CaseOrder:
         return np.asarray(order)
 
 
+# Paper: Hundred Million Eq. 4.
 class TurnOrder:
     """Parts take turns: sample k is of part k modulo the number of parts.
 

@@ -44,6 +44,8 @@ def frames_of(rows: Sequence[Array]) -> Frames:
     Returns:
         The frames; least squares over all matches, those that disagree by much counting
         less, with as little shift and stretch as they allow.
+
+    Paper: Alice 4.4, InfoNCE.
     """
     count = len(rows)
     case = np.repeat(np.arange(count), [len(r) for r in rows])

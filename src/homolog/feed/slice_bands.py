@@ -53,6 +53,7 @@ class _Changed:
         return found
 
 
+# Paper: Hundred Million Eq. 8, the entire image.
 class SliceBands:
     """What the views of one sample are cut from, where their bands are changed before.
 

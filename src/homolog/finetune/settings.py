@@ -22,10 +22,12 @@ from homolog.store.splits import folds, nested_count, nested_fraction, subject_c
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
+from homolog.training.config import TrainingConfig
 from homolog.training.run_settings import (
     by_device,
     cpu_threads,
     fitted_backbone,
+    in_steps,
     run_settings,
 )
 from homolog.words import counted, listed
@@ -151,6 +153,10 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
     )
     settings = resolve(given)
     cases = check_cases(settings)
+    training = from_dict(TrainingConfig, settings.training)
+    settings = dataclasses.replace(
+        settings, training=to_dict(in_steps(training, len(cases.train)))
+    )
     if settings.encoder == SCRATCH and "name" in settings.backbone:
         fitted = fitted_backbone(settings.backbone, cases.all)
         settings = dataclasses.replace(settings, backbone=fitted)

@@ -87,6 +87,8 @@ def token_matches(
     Source: S2DC, Eq. 2-3.
     Differs from the paper: boxes are half open, [-s/2, s/2), where the paper's closed
     ones would count a tie twice.
+
+    Paper: S2DC Eq. 2, 3.
     """
     del one_to_one  # holds by construction, see above
     centres = token_centres(size, stride, affine_a.device)

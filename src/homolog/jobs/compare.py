@@ -15,6 +15,7 @@ FAILURES = "failed"
 STOPPED = "Stopped; the same words go on where it was."
 
 
+# Paper: Joint five repeats.
 @dataclass(frozen=True)
 class Config:
     """Fine-tune from scratch and from encoders, with few and with many labels.

@@ -14,6 +14,7 @@ from homolog.jobs.base import FeaturesConfig, optional_path
 from homolog.landmarks.config import LandmarksConfig
 
 
+# Paper: Alice Fig. 5, 6.
 @dataclass(frozen=True)
 class Config(FeaturesConfig):
     """Find points of scan A in scan B by their features alone.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from homolog.scans.volume import Volume
 
 
+# Paper: S2DC Fig. 1.
 @dataclass(frozen=True)
 class Config(FeaturesConfig):
     """Cosine similarity of one point's feature with every voxel of a scan.

@@ -50,6 +50,8 @@ def balanced_codes(
 
     Source: Caron et al., NeurIPS 2020 (SwAV), Eq. 3-5; methods reference 1.2.
     Differs from the paper: log domain, equal up to rounding; no score overflows.
+
+    Paper: Joint Eq. 2; Hundred Million Eq. 3.
     """
     if epsilon <= 0 or rounds < 1:
         raise ValueError(
@@ -98,6 +100,8 @@ def swapped_prediction(
     Joint, Eq. 3 and 11; Hundred Million, Eq. 1.
     Differs from the paper: Joint prints Eq. 11 unswapped, which has nothing to do with
     agreement of views.
+
+    Paper: Joint Eq. 3, 4.
     """
     if len(scores) < 2 or not codes:
         raise ValueError(
@@ -152,6 +156,8 @@ def log_transport(
 
     Source: Sarlin et al., CVPR 2020 (SuperGlue), section 3.2; methods reference S 3.13.
     Differs from the paper: masses are not divided by N + M and multiplied back.
+
+    Paper: S2DC Sinkhorn.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
@@ -211,6 +217,8 @@ def dual_log_softmax(
     Source: Rocco et al., NeurIPS 2018; S2DC Eq. 4.
     Differs from the paper: a temperature; at 1 unit vectors cannot tell many tokens
     apart (methods reference S 4.1).
+
+    Paper: S2DC Eq. 4.
     """
     scores = similarity / temperature
     rows = scores
@@ -234,6 +242,8 @@ def patch_to_patch(log_assignment: Tensor, matches: Tensor) -> Tensor:
         Scalar; equal similarities give 2 ln N after a dual softmax.
 
     Source: S2DC Eq. 5, sums from 1.
+
+    Paper: S2DC Eq. 5.
     """
     pairs = matches.to(log_assignment.dtype)
     count = pairs.sum(dim=(1, 2))
@@ -300,6 +310,8 @@ def sharpe_ratio(
     Source: S2DC Eq. 6.
     Differs from the paper: sigma is the standard deviation, at least 1e-6, where the
     text says "variance" (methods reference S 3.5).
+
+    Paper: S2DC Eq. 6.
     """
     if valid is None:
         weight = similarity.new_ones(similarity.shape[0], 1, similarity.shape[2])
@@ -346,6 +358,8 @@ def structure_weights(
     Differs from the paper: normalised over the matched pairs, so that equal ratios give
     the patch-to-patch loss itself; the printed 1 / N^2 makes the term vanish
     (methods reference S 3.7).
+
+    Paper: S2DC Eq. 7, 8.
     """
     rows = sharpe_ratio(similarity, valid_b, unbiased=unbiased)
     columns = sharpe_ratio(similarity.mT, valid_a, unbiased=unbiased)
@@ -385,6 +399,8 @@ def patch_to_structure(log_assignment: Tensor, weights: Tensor) -> Tensor:
             falling by moving weight to easy pairs (methods reference S 3.9).
 
     Source: S2DC Eq. 7-8.
+
+    Paper: S2DC Eq. 7, 8.
     """
     per_sample = -(log_assignment * weights).sum(dim=(1, 2))
     return mean_of_present(per_sample, weights.detach().sum(dim=(1, 2)) > 0)

@@ -37,6 +37,8 @@ def info_nce(
 
     Source: van den Oord et al. 2018; He et al., CVPR 2020 (MoCo); S2DC Eq. 1, its
     misplaced bracket read as exp(q . k / tau), one positive and K negatives.
+
+    Paper: S2DC Eq. 1.
     """
     queries, keys = unit(queries), unit(keys).detach()
     scores = queries @ unit(negatives).detach().mT
@@ -86,6 +88,8 @@ def relation(
     ``background_negative`` says so.
 
     Source: MixCL, section 2.3, the label relation matrix A.
+
+    Paper: MixCL relation.
     """
     real = one.drawn[:, None] & other.drawn[None]
     real &= one.space[:, None] == other.space[None]
@@ -131,6 +135,8 @@ def label_contrast(
 
     Source: MixCL, Eq. 6, its two factors read as of the two crops.
     Differs from the paper: per anchor, and both sides.
+
+    Paper: MixCL Eq. 6.
     """
     if global_ratio:
         return _ratio(one, other, temperature, background_negative)
@@ -271,6 +277,8 @@ def hard_negatives(
     Differs from the published code: forbidden places get -inf instead of 0, so that
     they are never taken, not even when fewer than ``hardest`` candidates are left
     (L 3).
+
+    Paper: SAM fine.
     """
     scores = similarity.masked_fill(forbidden, _NEVER)
     best = scores.topk(min(hardest, scores.shape[-1]), dim=-1)

@@ -138,6 +138,8 @@ def cross_correlation(a: Tensor, b: Tensor, *, center: bool = True) -> Tensor:
     Source: MixCL, Eq. 5, its second factor and root read as of the other view;
     Zbontar et al., ICML 2021 (Barlow Twins), Eq. 2.
     Differs from the paper: centred by default, as in Barlow Twins.
+
+    Paper: MixCL Eq. 5.
     """
     if a.shape != b.shape or a.ndim != 2:
         raise ValueError(
@@ -173,6 +175,8 @@ def redundancy(
 
     Source: MixCL, Eq. 4, the second term read as C_ij (as printed, C_ii, it would pull
     the diagonal to zero, against the first).
+
+    Paper: MixCL Eq. 4.
     """
     diagonal = correlation.diagonal()
     alike = (1.0 - diagonal).square().sum()
@@ -240,6 +244,8 @@ def hidden_patch_error(
 
     Source: He et al., CVPR 2022 (MAE), section 3 and Table 1d.
     Differs from the paper: the floor of the std.
+
+    Paper: Alice Eq. 1.
     """
     if normalise:
         mean = target.mean(dim=2, keepdim=True)
@@ -269,6 +275,8 @@ def hidden_feature_error(
 
     Source: Joint, Eq. 15.
     Differs from the paper: squared, and the mean; ``literal`` is the printed sum.
+
+    Paper: Joint Eq. 15.
     """
     squared = (prediction - target).square().sum(dim=2)
     weight = hidden.to(squared.dtype)

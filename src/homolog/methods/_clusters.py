@@ -334,6 +334,8 @@ def multi_crop(config: MultiCropConfig, intensity: Intensity) -> dict[str, ViewS
     """Two large crops, and small ones within the first of them or anywhere.
 
     Crops of the same slices copy these: they are turned and scaled in plane alone.
+
+    Paper: Hundred Million III-A, one image.
     """
     far, level = config.place != "sample", config.place == "slices"
     large = ViewSpec(

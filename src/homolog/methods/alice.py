@@ -47,6 +47,7 @@ from homolog.views.view import Intensity, Matched, View, Views, ViewSpec
 # Settings and recipes of Alice.
 
 
+# Paper: Alice sum of losses; Alice Table 11.
 @dataclass(frozen=True)
 class AliceConfig(MaskedCropConfig):
     """Settings of Alice; the defaults suit a small machine."""
@@ -132,6 +133,7 @@ class AliceConfig(MaskedCropConfig):
     )
 
 
+# Paper: Alice 4.2, training.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {
@@ -249,6 +251,7 @@ class Seen(NamedTuple):
     patches: Tensor
 
 
+# Paper: Alice 3.1, visible tokens.
 class Online(nn.Module):
     """Encoder of visible tokens, decoder of all tokens, head phi.
 
@@ -320,6 +323,7 @@ class Online(nn.Module):
         return Seen(visible, tokens, pooled, self.predictor(pooled), patches)
 
 
+# Paper: Alice 3.1, target.
 class Target(nn.Module):
     """Encoder and head psi over whole crops, (B, C, D, H, W) -> (B, N, H).
 
@@ -385,6 +389,7 @@ SOURCES: Mapping[str, Sources] = {
 }
 
 
+# Paper: Alice A.1, window.
 class Alice(Method):
     """Masked crops of two patients at the same anatomy, taught by a slow target.
 
@@ -451,7 +456,10 @@ class Alice(Method):
         self._raw: dict[str, Tensor] = {}
 
     def pairs_wanted(self) -> PairsWanted:
-        """Matching places of two patients."""
+        """Matching places of two patients.
+
+        Paper: Alice 4.2, pairs.
+        """
         config = self.config
         return PairsWanted(
             config.pairs, config.least_score, config.largest_cycle_mm, config.best_share
@@ -461,7 +469,10 @@ class Alice(Method):
     def settled(
         cls, settings: Mapping[str, Any], cases: Sequence[Case]
     ) -> dict[str, Any]:
-        """How vectors are compared, by how much of a scan a crop shows."""
+        """How vectors are compared, by how much of a scan a crop shows.
+
+        Paper: Alice Table 7.
+        """
         found = dict(settings)
         if found["similarity"] == "auto":
             shares = np.array(found["size"]) / [case.card.shape for case in cases]
@@ -471,7 +482,10 @@ class Alice(Method):
         return found
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
-        """How vectors are compared, where that was decided or may go wrong."""
+        """How vectors are compared, where that was decided or may go wrong.
+
+        Paper: Alice Table 7.
+        """
         config = self.config
         if config.similarity != "cosine":
             return []
@@ -485,7 +499,10 @@ class Alice(Method):
         ]
 
     def views(self) -> dict[str, ViewSpec]:
-        """Of each side of the pair the crop as it is, and strongly augmented."""
+        """Of each side of the pair the crop as it is, and strongly augmented.
+
+        Paper: Alice 3.1, augmentations.
+        """
         config = self.config
         p = config.intensity_probability
         strong = Intensity(
@@ -510,7 +527,10 @@ class Alice(Method):
         return specs
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``reconstruction``, ``between`` and ``within``, weighted."""
+        """``reconstruction``, ``between`` and ``within``, weighted.
+
+        Paper: Alice Eq. 2.
+        """
         config = self.config
         seen: dict[str, Seen] = {}
         told: dict[str, Tensor] = {}
@@ -555,7 +575,10 @@ class Alice(Method):
         return hidden_patches(view, progress, count, self.config.mask_ratio)
 
     def _another(self, views: Views, progress: float, mask: Tensor) -> Tensor:
-        """The mask of the key, another one where both sides are one patient's crop."""
+        """The mask of the key, another one where both sides are one patient's crop.
+
+        Paper: Alice 3.1, masks.
+        """
         query, key = views["query"], views["key"]
         same = (query.case == key.case).repeat_interleave(key.affine.shape[1])
         keys = keys_of(key, progress) ^ _KEY_SIDE
@@ -567,6 +590,8 @@ class Alice(Method):
 
         Places of two patients are compared where matching places link their scans;
         otherwise only those of one scan are.
+
+        Paper: Alice 4.4, InfoNCE.
         """
         if self.config.negatives == "all":
             return None
@@ -591,7 +616,10 @@ class Alice(Method):
         )
 
     def _aligned(self, seen: Seen, told: Tensor, apart: Tensor | None = None) -> Tensor:
-        """l_st of one crop: answers read from either branch, token by token."""
+        """l_st of one crop: answers read from either branch, token by token.
+
+        Paper: Alice Eq. 5.
+        """
         online = self.alignment(seen.visible, seen.tokens)
         with torch.no_grad():  # the target's answer depends on the online queries
             target = self.alignment(seen.visible, told)
@@ -631,7 +659,10 @@ class Alice(Method):
         return torch.stack(terms).mean()
 
     def after_step(self, progress: float) -> None:
-        """Move the target; its momentum rises to 1 along a cosine."""
+        """Move the target; its momentum rises to 1 along a cosine.
+
+        Paper: Alice 3.1, target.
+        """
         rest = (1.0 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
         self.target.update(Target(self.online), 1.0 - rest)
 

@@ -175,6 +175,7 @@ class AnatomicalEmbeddingConfig(CropConfig):
     )
 
 
+# Paper: SAM configuration.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # At 0.5 hard negatives hold the fine term at chance for hundreds of steps; at 0.1
     # it falls from the first. 37 minutes of two cores, beside other work, on body CT.
@@ -287,6 +288,7 @@ SOURCES: Mapping[str, Sources] = {
 }
 
 
+# Paper: SAM window.
 class AnatomicalEmbedding(Method):
     """A fine and a coarse unit vector per voxel that are alike at the same anatomy.
 
@@ -548,6 +550,7 @@ class AnatomicalEmbedding(Method):
         ups: tuple[Tensor, Tensor],
         keys: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Paper: SAM fine."""
         config = self.config
         partner, matched = self._partners(pair, sides, "fine")
         index, anchors, positives, counted = self._anchors(
@@ -579,6 +582,7 @@ class AnatomicalEmbedding(Method):
         keys: Tensor,
         case: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Paper: SAM coarse."""
         config = self.config
         partner, matched = self._partners(pair, sides, "coarse")
         index, anchors, positives, counted = self._anchors(

@@ -173,6 +173,7 @@ class PairsWanted:
     same_share: float = 0.5
 
 
+# Paper: All recipes.
 class Method(nn.Module, ABC):
     """One way to learn without (or with few) labels.
 

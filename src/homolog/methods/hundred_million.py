@@ -54,6 +54,7 @@ def names_of(targets: Sequence[str | None]) -> tuple[list[str], bool]:
     return sorted(set(known)), False
 
 
+# Paper: Hundred Million Eq. 5 to 7.
 class ClassHead(nn.Module):
     """Cross-entropy of the class, or of each finding, of scans where it is known.
 
@@ -183,6 +184,7 @@ def masks_of(cases: Sequence[Case]) -> tuple[list[str], list[Row]]:
     return names, sorted(rows)
 
 
+# Paper: Hundred Million Eq. 5 to 7.
 class MaskHead(nn.Module):
     """Reads label maps off an encoder's maps, coarsely; dropped after the training.
 
@@ -310,6 +312,7 @@ def _overlap(logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
 # Settings and recipes of Hundred Million.
 
 
+# Paper: Hundred Million III-C, rescaling; Hundred Million III-C, grey values.
 @dataclass(frozen=True)
 class HundredMillionConfig(MultiCropConfig):
     """Settings of Hundred Million; the defaults suit a small machine."""
@@ -414,6 +417,7 @@ class HundredMillionConfig(MultiCropConfig):
     )
 
 
+# Paper: Hundred Million Table I, 2D; Hundred Million Table I, 3D.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {
@@ -494,6 +498,39 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 10_000,
         },
     },
+    # The column of volumes: 1 crop of 224 x 192 in plane and 4 of 112 x 96 (here 2, for
+    # two make codes), K 1500, queue 1920 from epoch 3 of 100, prototypes rest 4000
+    # iterations; head CT in boxes of 40 slices.
+    "paper_3d": {
+        "method": {
+            "size": [40, 224, 192],
+            "small_size": [40, 112, 96],
+            "small_count": 4,
+            "queue_length": 1920,
+            "queue_start": 0.03,
+            "prototypes": 1500,
+            "freeze": 0.21,
+            "epsilon": 0.03,
+            "hidden": 2048,
+            "place": "slices",
+            "prototype_rate": 1.0,
+            "scale": [0.5, 1.0],
+            "rotate_deg": [0.0, 0.0, 0.0],
+            "gamma": [1.8, 2.6],
+            "shift_by_range": True,
+        },
+        "backbone": {"name": "densenet"},
+        "training": {
+            "steps": 19_000,
+            "batch_size": 4,
+            "optimizer": "larc",
+            "learning_rate": 0.6,
+            "min_learning_rate_factor": 0.001,
+            "clip_norm": 0.0,
+            "weight_decay": 1e-6,
+            "warmup_steps": 1000,
+        },
+    },
 }
 
 # A modality of fewer scans gets no turn: one scan would fill a share of every batch.
@@ -522,7 +559,23 @@ SOURCES: Mapping[str, Sources] = {
         "own: Philipsen et al. for pictures of 512": "method.bands_sigmas",
         "own: not printed": "training.warmup_steps method.bands_probability "
         "method.intensity_probability",
-    }
+    },
+    "paper_3d": {
+        "paper: Table I, 3D": "method.queue_length method.queue_start "
+        "method.prototypes method.freeze method.epsilon training.batch_size "
+        "training.learning_rate training.min_learning_rate_factor "
+        "training.weight_decay",
+        "paper: Table I, 3D, in plane; 40 slices as in IV-E": "method.size "
+        "method.small_size",
+        "paper: Table I, 3D; it has 1 large crop, here 2": "method.small_count",
+        "paper: 100 epochs of 24 440 volumes by 128": "training.steps",
+        "paper: IV-E": "backbone.name",
+        "paper: III-C": "method.gamma method.shift_by_range method.place "
+        "method.rotate_deg",
+        "code: SwAV, which it follows": "method.hidden training.optimizer "
+        "training.clip_norm method.prototype_rate",
+        "own: not printed": "training.warmup_steps method.scale",
+    },
 }
 
 
@@ -681,7 +734,10 @@ class HundredMillion(Method):
         return {"clusterings.": self.config.prototype_rate}
 
     def views(self) -> dict[str, ViewSpec]:
-        """Two large crops, with their masks where they teach, and small ones."""
+        """Two large crops, with their masks where they teach, and small ones.
+
+        Paper: Hundred Million III-A, one image.
+        """
         config = self.config
         p = config.intensity_probability
         reference = None
@@ -704,7 +760,10 @@ class HundredMillion(Method):
         return specs
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``clusters``, mean over modalities; ``classes`` and ``masks`` of some."""
+        """``clusters``, mean over modalities; ``classes`` and ``masks`` of some.
+
+        Paper: Hundred Million Eq. 4.
+        """
         config = self.config
         maps = {name: self.backbone.maps(view.flat()) for name, view in views.items()}
         vectors = [
@@ -802,7 +861,10 @@ class HundredMillion(Method):
 def _references(
     cases: Sequence[Case], settings: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Energies of reference images, of crops or of whole slices of each modality."""
+    """Energies of reference images, of crops or of whole slices of each modality.
+
+    Paper: Hundred Million III-C, references.
+    """
     sigmas = settings["bands_sigmas"]
     if settings["bands_of"] == "crop" or settings["size"][0] != 1:
         energies = _measured(cases, settings["size"], sigmas)

@@ -32,6 +32,7 @@ from homolog.views.view import Phase, View, Views, ViewSpec, Within, phase_at
 # Settings and recipes of Joint.
 
 
+# Paper: Joint Table 7.
 @dataclass(frozen=True)
 class JointConfig(VariantConfig):
     """Settings of Joint; the defaults suit a small machine."""
@@ -112,6 +113,7 @@ class JointConfig(VariantConfig):
     )
 
 
+# Paper: Joint stages.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {},
@@ -326,7 +328,10 @@ class Joint(Method):
         return found
 
     def remarks(self, classes: Mapping[str, int]) -> list[str]:
-        """Its size beside the paper's, and its stages."""
+        """Its size beside the paper's, and its stages.
+
+        Paper: Joint network.
+        """
         count = sum(p.numel() for p in self.backbone.parameters())
         shares = [f"{p.groups[0]} {p.share:.0%}" for p in self.phases()]
         told = [
@@ -338,7 +343,10 @@ class Joint(Method):
         return told
 
     def phases(self) -> Sequence[Phase]:
-        """Slices, masked slices, volumes."""
+        """Slices, masked slices, volumes.
+
+        Paper: Joint Eq. 12.
+        """
         config = self.config
         few = config.volume_samples
         stages = [
@@ -354,7 +362,10 @@ class Joint(Method):
         return dict.fromkeys(("slices.", "volumes."), self.config.prototype_rate)
 
     def views(self) -> dict[str, ViewSpec]:
-        """Two views of volumes, and of slices, with small crops of those."""
+        """Two views of volumes, and of slices, with small crops of those.
+
+        Paper: Joint Eq. 11, the same n slices.
+        """
         config = self.config
         found: dict[str, ViewSpec] = {}
         volume = multi_crop(replace(config, small_count=0), plain_changes(config))[
@@ -367,6 +378,7 @@ class Joint(Method):
         return {**found, **(self._slice_views() if config.share_slices > 0 else {})}
 
     def _slice_views(self) -> dict[str, ViewSpec]:
+        """Paper: Joint Eq. 5."""
         config = self.config
         turned = (config.rotate_deg[0], 0.0, 0.0)  # an image has no depth to tilt in
         flat = replace(
@@ -408,7 +420,10 @@ class Joint(Method):
         return min(max((progress - begin) / phases[number].share, 0.0), 1.0)
 
     def _slices_term(self, views: Views, local: float) -> Tensor:
-        """Swapped prediction of the crops of slices and images, Eq. 1 to 5."""
+        """Swapped prediction of the crops of slices and images, Eq. 1 to 5.
+
+        Paper: Joint Eq. 1.
+        """
         assert self.slices is not None
         features: list[Tensor] = []
         for name in ("slices", "small"):
@@ -429,6 +444,8 @@ class Joint(Method):
         """The features of masked slices, told from those of the others, Eq. 13 to 15.
 
         Only the attention, the mask and the decoder learn.
+
+        Paper: Joint Eq. 13, 14.
         """
         with torch.no_grad():
             target = self.backbone.describe(self.backbone.slice_maps(view.flat()))
@@ -444,7 +461,10 @@ class Joint(Method):
         return error
 
     def _volumes_term(self, view: View, local: float) -> Tensor:
-        """Swapped prediction of the two views of a volume, Eq. 9 to 12."""
+        """Swapped prediction of the two views of a volume, Eq. 9 to 12.
+
+        Paper: Joint Eq. 10; Joint Eq. 11.
+        """
         assert self.volumes is not None
         described = self.backbone.describe(self.backbone.slice_maps(view.flat()))
         vectors = unit(self.backbone.between(described).mean(dim=1))

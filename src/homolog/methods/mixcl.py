@@ -34,6 +34,7 @@ from homolog.views.view import Anchor, Elsewhere, Intensity, Same, View, Views, 
 _TOKEN_WIDTH = 16
 
 
+# Paper: MixCL levels.
 class Levels(nn.Module):
     """Maps of an encoder by stride.
 
@@ -96,6 +97,7 @@ class Levels(nn.Module):
         return found
 
 
+# Paper: MixCL network.
 class VoxelProjector(nn.Module):
     """Three linear layers on vectors, [c, c, 2c], with normalisation and ReLU between.
 
@@ -192,6 +194,7 @@ def tissue_weights(image: Tensor, valid: Tensor) -> Tensor:
 # Settings and recipes of MixCL.
 
 
+# Paper: MixCL Table 2.
 @dataclass(frozen=True)
 class MixCLConfig(CropConfig):
     """Settings of MixCL; the defaults suit a small machine."""
@@ -284,6 +287,7 @@ class MixCLConfig(CropConfig):
 
 # At the paper's probability of 0.2 the two views of a crop are often equal and start
 # with correlations of 0.94: nothing is left to learn from them in a short training.
+# Paper: MixCL 3.1, training.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {"size": [32, 32, 32], "intensity_probability": 0.5},
@@ -359,6 +363,7 @@ SOURCES: Mapping[str, Sources] = {
 }
 
 
+# Paper: MixCL Eq. 1; MixCL 3.1, window.
 class MixCL(Method):
     """Labels of many data sets, each with its own classes, used in pretraining.
 
@@ -482,7 +487,10 @@ class MixCL(Method):
         }
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``identity``, ``label`` and ``reconstruction``, weighted."""
+        """``identity``, ``label`` and ``reconstruction``, weighted.
+
+        Paper: MixCL Eq. 2.
+        """
         config = self.config
         self._meter.reset()
         seen = [views[name].flat() for name in ("first", "second", "third")]
@@ -585,6 +593,7 @@ class MixCL(Method):
     def _reconstruction(
         self, maps: list[Tensor], image: Tensor, views: Views
     ) -> Tensor:
+        """Paper: MixCL Eq. 3."""
         restored = self.decoder.dense_result(self.decoder.dense(image, maps)).float()
         groups = ("crop", "crop", "other")
         target = torch.cat([views[name].flat() for name in groups])
@@ -598,7 +607,10 @@ class MixCL(Method):
         return mean
 
     def encoder(self) -> Backbone:
-        """The trained backbone; the projectors are dropped."""
+        """The trained backbone; the projectors are dropped.
+
+        Paper: MixCL transfer.
+        """
         return self.backbone
 
     def dense_decoder(self) -> Decoder | None:

@@ -54,6 +54,7 @@ from homolog.views.view import Intensity, View, Views, ViewSpec
 # Settings and recipes of S2DC.
 
 
+# Paper: S2DC Eq. 9; S2DC Table 7.
 @dataclass(frozen=True)
 class S2DCConfig(TokenCropConfig):
     """Settings of S2DC; the defaults are those of a small machine."""
@@ -148,6 +149,7 @@ class S2DCConfig(TokenCropConfig):
     )
 
 
+# Paper: S2DC training.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
         "method": {"size": [48, 48, 48], "token_stride": 8},
@@ -180,7 +182,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 500,
         },
     },
-    # Paper: 96^3, Swin-B, 100k iterations, no temperature in Eq. 4, weights 1.
+    # As the paper: 96^3, Swin-B, 100k iterations, no temperature in Eq. 4, weights 1.
     # Not in the paper, from the published code: heads, momentum, affine, optimiser.
     "paper": {
         "method": {
@@ -432,7 +434,10 @@ class S2DC(Method):
         )
 
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``global``, ``p2p``, ``p2s`` and what is taken beside them, weighted."""
+        """``global``, ``p2p``, ``p2s`` and what is taken beside them, weighted.
+
+        Paper: S2DC Eq. 1.
+        """
         config = self.config
         plain, warped = views["student"], views["teacher"]
         fine = self._draw_fine(plain, warped, progress)

@@ -75,6 +75,8 @@ def box_scores(images: Sequence[Finding]) -> dict[str, Any]:
 
     Source: Lin et al., Microsoft COCO, ECCV 2014 (101 recalls); Hundred Million,
         section IV-C (FROC); MONAI 1.6.1, apps/detection/metrics (matching, precision).
+
+    Paper: Joint Table 5, detection.
     """
     from monai.apps.detection.metrics.coco import COCOMetric
 
@@ -128,6 +130,8 @@ def froc(
     Returns:
         For each rate the largest share that any threshold reaches with no more false
         positives; None without true boxes.
+
+    Paper: Hundred Million IV-C, FROC.
     """
     if not truths:
         return None

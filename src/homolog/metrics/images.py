@@ -86,6 +86,8 @@ def image_scores(predicted: NDArray[Any], truth: NDArray[Any]) -> dict[str, floa
 
     Raises:
         ValueError: The shapes differ, or the true image has one value only.
+
+    Paper: S2DC Table 5.
     """
     if predicted.shape != truth.shape:
         raise ValueError(

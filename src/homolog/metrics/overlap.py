@@ -29,6 +29,8 @@ def dice_per_label(
 
     Raises:
         ValueError: The shapes differ.
+
+    Paper: Alice metrics.
     """
     if predicted.shape != truth.shape:
         raise ValueError(
@@ -98,6 +100,8 @@ def surface_per_label(
 
     Raises:
         ValueError: The shapes differ.
+
+    Paper: Alice metrics.
     """
     from scipy.ndimage import find_objects
 

@@ -312,6 +312,7 @@ def _up(inside: int, outside: int, factors: Index, flat: bool) -> nn.Module:
 # The decoders of Swin UNETR and UNETR, of MONAI's blocks.
 
 
+# Paper: Alice UNETR, Swin UNETR.
 class SwinUnetrDecoder(Decoder):
     """The decoder of MONAI's SwinUNETR, for sizes that 32 does not divide, too.
 
@@ -372,6 +373,7 @@ class SwinUnetrDecoder(Decoder):
         return _raise(self.decoder1, current, self.encoder1(image))
 
 
+# Paper: Alice UNETR, Swin UNETR.
 class UnetrDecoder(Decoder):
     """The decoder of UNETR: maps of one stride, each raised to another scale.
 

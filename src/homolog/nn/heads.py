@@ -99,6 +99,7 @@ class Projector(nn.Module):
         return unit(projected) if self.normalise else projected
 
 
+# Paper: Alice 3.1, heads.
 class BottleneckHead(nn.Module):
     """Three-layer perceptron, a bottleneck of unit length, then unit prototypes.
 
@@ -373,6 +374,7 @@ class PlaceHead(nn.Sequential):
 # CASA: both branches are asked the same questions, and must answer alike.
 
 
+# Paper: Alice Eq. 3, 4.
 class SemanticAlignment(nn.Module):
     """Conditional anatomical semantic alignment: what the visible tokens read out.
 

@@ -76,6 +76,8 @@ def random_mask(keys: Tensor, count: int, ratio: float) -> Tensor:
 
     Raises:
         ValueError: Fewer than two patches.
+
+    Paper: Alice 3.1, masks.
     """
     hidden = hidden_count(count, ratio)
     order = uniform(keys, count).argsort(dim=1)
@@ -192,6 +194,8 @@ def depth_weights(depth: Tensor, mu: float = 8.0, epsilon: float = 0.05) -> Tens
     Largest (0.66 with the defaults) four voxels inside, ``epsilon`` on the boundary.
 
     Source: MixCL, Eq. 7.
+
+    Paper: MixCL Eq. 7.
     """
     return 0.5 * depth.clamp_min(0).sqrt() * torch.exp(-depth / mu) + epsilon
 

@@ -92,6 +92,7 @@ _MEMORY = 0.99
 _ROUNDING = 1e-6
 
 
+# Paper: Hundred Million Eq. 1, 2.
 class Clustering(nn.Module):
     """What SwAV learns by: prototypes, and per assigned view a queue of features.
 
@@ -309,6 +310,7 @@ def _nearest(features: Tensor, centroids: Tensor) -> Tensor:
 UNKNOWN = -100
 
 
+# Paper: Joint DeepCluster-v2.
 class OfflineClustering(nn.Module):
     """What DeepCluster-v2 learns by: clusters of all samples as targets of their crops.
 

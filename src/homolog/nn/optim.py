@@ -286,6 +286,8 @@ def scheduled(
         A number in 0..1.
 
     Source: poly, Isensee et al., Nature Methods 2021 (nnU-Net).
+
+    Paper: Alice Table 8, poly.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

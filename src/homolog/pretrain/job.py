@@ -73,6 +73,7 @@ _AIR_BRIGHTNESS = 0.2
 _AT_ONCE = 1e-9
 
 
+# Paper: S2DC Fig. 7.
 class SlicePreview:
     """Draws the same slice again and again while the encoder learns.
 
@@ -395,6 +396,8 @@ def groups_of(method: Method, plan: TrainingConfig) -> list[dict[str, Any]]:
     Args:
         method: The trainable.
         plan: Weight decay, and whether every stage has a course of its own.
+
+    Paper: Joint stages.
     """
     factor = prefix_factor(method.rate_factors())
     rises: tuple[float, ...] = (0.0,)

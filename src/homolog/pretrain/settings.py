@@ -21,7 +21,7 @@ import torch
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, option, to_dict
-from homolog.distributed import choose_device, world
+from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, Pairing, feed_threads
 from homolog.feed.reading import CaseRef, grid_of
@@ -40,6 +40,7 @@ from homolog.training.run_settings import (
     by_device,
     cpu_threads,
     fitted_backbone,
+    in_steps,
     read_recipe,
     run_settings,
 )
@@ -285,7 +286,7 @@ def _completed(
         if "size" not in given:
             config = fitted(config, cases)
     config = from_data(config, cases)
-    config = dataclasses.replace(config, training=_risen(config.training, len(cases)))
+    config = dataclasses.replace(config, training=in_steps(config.training, len(cases)))
     built = build_method(config)  # refuses illegal sizes now, not in the worker
     find_partners(built, stores, cases, config.seed)
     return whole_turns(config, len(built.turns()))
@@ -313,15 +314,6 @@ def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[st
                 f"make a store as the paper's with: {command}"
             )
     return told
-
-
-def _risen(training: TrainingConfig, scans: int) -> TrainingConfig:
-    """A warm-up of so many epochs, in steps."""
-    if training.warmup_epochs == 0:
-        return training
-    a_step = training.batch_size * training.accumulate * world().size
-    steps = math.ceil(training.warmup_epochs * scans / a_step)
-    return dataclasses.replace(training, warmup_steps=steps)
 
 
 def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
@@ -578,6 +570,7 @@ class MissingPairs(UnusableInput):
         self.store = store
 
 
+# Paper: MixCL views.
 class SameDataset:
     """Partners of one data set: the scan itself, or another one of its store.
 

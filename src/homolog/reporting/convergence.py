@@ -55,6 +55,8 @@ def course_of(folder: Path, metrics: Sequence[str] = ("dice", "auc")) -> Course 
     Source: Hundred Million, Fig. 6: convergence is the earliest epoch with 98 % of the
         best of the whole training.
     Differs from the paper: counted in steps, at validations; there are no epochs here.
+
+    Paper: Hundred Million Fig. 6.
     """
     homes = (f for f in (folder, folder.parent) if (f / "metrics.csv").is_file())
     home = next(homes, None)

@@ -160,6 +160,8 @@ def separation(tokens: Tokens, seed: int = 0) -> Separation:
         Here: cosine distance, as many voxels of each organ, and the mean over organs;
         similarities are told between patients only, for neighbours in one scan are
         alike whatever was learnt.
+
+    Paper: S2DC Fig. 4, 5.
     """
     from sklearn.metrics import silhouette_samples
 
@@ -235,7 +237,10 @@ def drawn(tokens: Tokens, seed: int = 0) -> Places:
 
 
 def tsne(tokens: Tokens, seed: int = 0) -> NDArray[np.float64]:
-    """(N, 2) places by t-SNE of cosine distances (van der Maaten and Hinton 2008)."""
+    """(N, 2) places by t-SNE of cosine distances (van der Maaten and Hinton 2008).
+
+    Paper: S2DC Fig. 4, 5.
+    """
     from sklearn.manifold import TSNE
 
     size = len(tokens.vectors)

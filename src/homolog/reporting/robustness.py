@@ -132,7 +132,10 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.int16]:
 
 
 def disturbed(case: CaseRef, change: Change) -> CaseRef:
-    """The case as a store would give it had the scan been so; nothing is written."""
+    """The case as a store would give it had the scan been so; nothing is written.
+
+    Paper: Hundred Million Fig. 7.
+    """
     store: Any = copy.copy(case.store)
     image, label = case.store.image(case.card.id), case.store.label(case.card.id)
     spacing = case.card.spacing_mm
@@ -204,6 +207,8 @@ def deviations(
     Raises:
         UnusableInput: A task whose answers are neither, or no case with an answer to
             deviate from.
+
+    Paper: Hundred Million Fig. 7.
     """
     rows: list[dict[str, Any]] = []
     left_out = []

@@ -42,6 +42,8 @@ def depth_map(labels: NDArray[np.integer]) -> NDArray[np.float32]:
         (D, H, W) float32; a label that fills the whole scan has its largest side.
 
     Source: MixCL, Eq. 7, D(S); voxels, not mm, since its mu is in voxels.
+
+    Paper: MixCL Eq. 7.
     """
     from scipy import ndimage
 
@@ -145,6 +147,8 @@ class PairTable:
             least_score: Least similarity.
             largest_cycle_mm: Longest way back; 0: any.
             best_share: Of the table, the most similar first.
+
+        Paper: Alice 4.2, pairs.
         """
         score = self.rows["score"]
         good = score >= least_score

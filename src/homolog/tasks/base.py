@@ -20,6 +20,7 @@ from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
 from homolog.metrics.overlap import dice_per_label, surface_per_label
+from homolog.recipes import Sources
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ class LearnedTask(Task):
             ones of ``task`` and ``training`` that hold where an encoder is given. What
             suits another network better is that network's own: see
             ``Backbone.FINETUNE``.
+        SOURCES: Of a recipe as published, where each of its settings is from: see
+            ``homolog.recipes.Sources``.
         joins: Whether the answers of several models can be averaged (``joined``).
     """
 
@@ -285,6 +288,7 @@ class LearnedTask(Task):
         "classes of whole scans, or boxes, in a manifest"
     )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    SOURCES: ClassVar[Mapping[str, Sources]] = {}
 
     @abstractmethod
     def usable(self, card: Card) -> bool:
@@ -446,6 +450,8 @@ def score_labels(
 
     Returns:
         Rows with ``label``, ``name`` and the METRICS.
+
+    Paper: Joint IoU in 3D.
     """
     dice = dice_per_label(predicted, truth, list(names))
     surface = surface_per_label(

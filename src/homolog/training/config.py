@@ -58,6 +58,12 @@ class TrainingConfig:
         minimum=0.0,
         maximum=0.5,
     )
+    epochs: float = option(
+        0.0,
+        "passes over all scans, which make steps; 0: those",
+        minimum=0.0,
+        advanced=True,
+    )
     warmup_epochs: float = option(
         0.0,
         "passes over all scans in which rates rise, which make warmup_steps; 0: those",

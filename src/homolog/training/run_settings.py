@@ -7,6 +7,8 @@ decides (recipe, CPU threads) is written into the run, so that a resume repeats 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import torch
 from homolog.backbones import BACKBONES
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, to_dict
-from homolog.distributed import choose_device
+from homolog.distributed import choose_device, world
 from homolog.feed.reading import CaseRef, grid_of
 from homolog.json_files import parsed, short
 from homolog.store.learnt_spacing import KEY, LearntSpacing
@@ -139,6 +141,7 @@ def run_settings(
         kept.get("training", {}),
         # one or the other
         {"warmup": 0.0, "warmup_epochs": 0.0} if "warmup_steps" in asked else {},
+        {"epochs": 0.0} if "steps" in asked or "minutes" in asked else {},
         asked,
     )
     return RunSettings(
@@ -146,6 +149,23 @@ def run_settings(
         own=to_dict(from_dict(config, own, where=where)),
         training=from_dict(TrainingConfig, training, where="training"),
     )
+
+
+def in_steps(training: TrainingConfig, scans: int) -> TrainingConfig:
+    """Epochs, of the training and of its warm-up, as steps.
+
+    Args:
+        training: With ``epochs`` and ``warmup_epochs``, or without.
+        scans: Learnt from.
+    """
+    a_step = training.batch_size * training.accumulate * world().size
+    names = {"epochs": "steps", "warmup_epochs": "warmup_steps"}
+    steps = {
+        name: math.ceil(getattr(training, epochs) * scans / a_step)
+        for epochs, name in names.items()
+        if getattr(training, epochs) > 0
+    }
+    return dataclasses.replace(training, **steps)
 
 
 def fitted_backbone(

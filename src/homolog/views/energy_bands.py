@@ -87,6 +87,8 @@ def split_bands(image: Tensor, sigmas: Sequence[float | Triple]) -> Tensor:
         mirrored; axes of one voxel stay as they are.
 
     Source: Philipsen et al., IEEE TMI 2015; Hundred Million, section III-C.
+
+    Paper: Hundred Million Eq. 8.
     """
     bands, smooth = [], image
     for sigma in sigmas:
@@ -147,6 +149,8 @@ def with_energies(
 
     Source: Hundred Million, Eq. 8.
     Differs from the paper: gains are kept within 0.1 and 10; see ``literal``.
+
+    Paper: Hundred Million Eq. 8.
     """
     bands = split_bands(image, sigmas)
     energies = band_energies(bands, mask)
@@ -172,6 +176,8 @@ def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
     from the mean, and is at least a twentieth of the mean.
 
     Source: Hundred Million, section III-C; methods reference H 3.3.
+
+    Paper: Hundred Million III-C, references.
     """
     mean, std = (
         torch.tensor(numbers).to(keys.device, non_blocking=True)
@@ -185,6 +191,7 @@ def drawn_energies(reference: BandReference, keys: Tensor) -> Tensor:
     return torch.maximum(mean + std * cut.clamp(-1, 1), _LEAST_SHARE * mean)
 
 
+# Paper: Hundred Million Eq. 8, the entire image.
 class Spectrum:
     """The bands of whole slices by their cosine transform, in which each is a factor.
 

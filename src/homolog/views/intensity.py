@@ -94,6 +94,8 @@ def change_intensity(
 
     Returns:
         (N, C, D, H, W) float32.
+
+    Paper: Hundred Million III-C, grey values.
     """
     asked = intensity or Intensity()
     reference = asked.bands_reference

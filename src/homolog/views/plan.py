@@ -302,6 +302,8 @@ def _turned(
     turn = turns[int(rng.integers(len(turns)))]
     if spec.shape_probability < 1 and rng.random() >= spec.shape_probability:
         angles, factor, uneven = np.zeros(3), 1.0, np.ones(3)
+    if spec.quarter_probability < 1 and rng.random() >= spec.quarter_probability:
+        turn = np.eye(3)
     kept = flat | (np.arange(3) == _across(spec, scan))
     spacing = np.where(kept, base, base / (factor * uneven))
     direction = scan.affine.direction

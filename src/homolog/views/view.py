@@ -21,6 +21,7 @@ class Anchor:
     """At the sample's own place: drawn once, shared by all groups that ask for it."""
 
 
+# Paper: Joint Eq. 11, the same n slices.
 @dataclass(frozen=True)
 class Elsewhere:
     """At an independent random place of the same scan, anew for every view.
@@ -72,6 +73,7 @@ class Matched:
     partner: bool = False
 
 
+# Paper: MixCL views.
 @dataclass(frozen=True)
 class Same:
     """Voxel by voxel what another group shows, with intensity changes of its own.
@@ -149,7 +151,8 @@ class ViewSpec:
             slices only, as do ``anisotropy`` and ``elastic_mm``.
         anisotropy: Extra per-axis factor drawn in 1 / (1 + a) .. 1 + a.
         flip: Probability of a flip along each axis (z, y, x).
-        quarter_turns: Random multiples of 90 degrees in the planes whose sides agree.
+        quarter_turns: Random multiples of 90 degrees in the planes whose sides agree,
+        quarter_probability: so often.
         planar: Slices are copied: nothing is scaled or bent across them.
         shape_probability: Of rotation, scale and anisotropy together; otherwise a view
             keeps the scan's axes and size.
@@ -177,6 +180,7 @@ class ViewSpec:
     anisotropy: float = 0.0
     flip: tuple[float, float, float] = (0.0, 0.0, 0.0)
     quarter_turns: bool = False
+    quarter_probability: float = 1.0
     planar: bool = False
     shape_probability: float = 1.0
     elastic_mm: float = 0.0

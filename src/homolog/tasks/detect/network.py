@@ -54,6 +54,7 @@ class Grid:
     stride: Index
 
 
+# Paper: Joint Table 5, detection.
 class DetectNetwork(nn.Module):
     """Encoder, feature pyramid, and one head for all levels.
 
@@ -280,6 +281,7 @@ def _near(at: Tensor, seen: Seen, n: int, stride: Index, axes: Sequence[int]) ->
     return near
 
 
+# Paper: Hundred Million IV-C.
 class DetectModule(TaskModule):
     """Focal loss on classes, GIoU and log-distances on boxes, centreness.
 

@@ -20,6 +20,7 @@ from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Affine, Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.detection import best_score, hits, overlaps
+from homolog.recipes import Sources
 from homolog.scans.boxes import BoxList, ScanBox
 from homolog.scans.volume import Volume
 from homolog.store.card import Card, boxes_on_grid
@@ -35,6 +36,7 @@ from homolog.tasks.detect.answer import (
     summarise_boxes,
 )
 from homolog.tasks.detect.network import DetectModule, DetectNetwork
+from homolog.tasks.detect.published import PUBLISHED, SOURCES
 from homolog.tasks.detect.targets import (
     BoxConfig,
     BoxSpace,
@@ -185,7 +187,8 @@ class Detect(LearnedTask):
     Config: ClassVar[type] = DetectConfig
     title: ClassVar[str] = "Detection"
     best_metric: ClassVar[str] = "ap50"
-    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
 
     config: DetectConfig
 

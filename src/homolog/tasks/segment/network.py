@@ -214,6 +214,7 @@ def spaces_note(classes: Classes) -> str:
 AVERAGE_FROM = 0.1
 
 
+# Paper: S2DC segmentation.
 class SegmentNetwork(nn.Module):
     """An encoder with a decoder of its kind.
 
@@ -237,7 +238,12 @@ class SegmentNetwork(nn.Module):
 
     @property
     def slicewise(self) -> bool:
-        """Whether every slice goes through alone."""
+        """Whether every slice goes through alone.
+
+        Differs from the paper: AdamW but in the recipe ``joint``, where Joint has SGD.
+
+        Paper: Joint 2D U-Net.
+        """
         return self.encoder.spatial_dims == 2
 
     @property

@@ -21,6 +21,7 @@ from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import suited_decoder
+from homolog.recipes import Sources
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
@@ -54,6 +55,7 @@ from homolog.tasks.segment.network import (
     spec_index,
     useful_flips,
 )
+from homolog.tasks.segment.published import PUBLISHED, SOURCES
 from homolog.views.view import Anchor, Intensity, ViewSpec
 
 # Settings of the segment task: what a user may choose, and the recipes.
@@ -123,6 +125,13 @@ class SegmentConfig(LearnedConfig):
         minimum=0.0,
         maximum=1.0,
     )
+    quarter_turns: float = option(
+        0.0,
+        "probability of a turn by a multiple of 90 degrees in planes of equal sides",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
     intensity: float = option(
         1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
     )
@@ -168,15 +177,16 @@ class Segment(LearnedTask):
         UNETR); Nguyen et al., AAAI 2023 (2D U-Net on a 2D encoder, slices merged).
     Differs from the paper: crops mirror only where asked, as many labels have a side;
         two thirds of the crops (not one third) are centred on a label; the 2D U-Net
-        learns by AdamW, not by SGD. Of thick slices crops turn within the slices only,
-        by up to 15 degrees (the paper: 180).
+        learns by AdamW, not by SGD, but in the recipe joint. Of thick slices crops turn
+        within the slices only, by up to 15 degrees (the paper: 180).
     """
 
     Config: ClassVar[type] = SegmentConfig
     title: ClassVar[str] = "Segmentation"
     best_metric: ClassVar[str] = "dice"
     joins: ClassVar[bool] = True
-    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
 
     config: SegmentConfig
 
@@ -277,6 +287,8 @@ class Segment(LearnedTask):
             scale=(1.0 / (1.0 + config.scale), 1.0 + config.scale),
             anisotropy=config.scale / 3.0,
             flip=config.flip,
+            quarter_turns=config.quarter_turns > 0,
+            quarter_probability=config.quarter_turns or 1.0,
             elastic_mm=config.elastic_mm,
             intensity=intensity_changes(strength),
             labels=True,

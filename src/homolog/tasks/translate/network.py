@@ -216,6 +216,7 @@ class TranslateNetwork(SegmentNetwork):
         return made + image[:, :1] if self.residual else made
 
 
+# Paper: S2DC Table 5.
 class TranslateModule(TaskModule):
     """Mean absolute error on crops, and a term of structural similarity.
 
@@ -316,7 +317,10 @@ def case_generator(name: str) -> torch.Generator:
 def low_dose(
     values: NDArray[np.float32], translation: Translation, name: str
 ) -> NDArray[np.float32]:
-    """``thinned`` of a whole scan, always alike."""
+    """``thinned`` of a whole scan, always alike.
+
+    Paper: S2DC Table 6.
+    """
     made = thinned(
         torch.from_numpy(np.ascontiguousarray(values)), translation.dose,
         translation.counts, case_generator(name),

@@ -27,6 +27,7 @@ from homolog.metrics.images import (
     psnr,
 )
 from homolog.nn.decoders import suited_decoder
+from homolog.recipes import Sources
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.sliding.sliding import SlidingConfig, SlidingValues, slide_values
@@ -65,6 +66,7 @@ from homolog.tasks.translate.network import (
     low_dose,
     translation_of,
 )
+from homolog.tasks.translate.published import PUBLISHED, SOURCES
 from homolog.views.view import Anchor, ViewSpec
 from homolog.words import counted, listed
 
@@ -178,6 +180,7 @@ class TranslateConfig(LearnedConfig):
             raise ConfigError("with dose the target itself is the input.")
 
 
+# Paper: S2DC Table 6.
 class Translate(LearnedTask):
     """Image to image by the networks that segment, with one value per voxel.
 
@@ -194,7 +197,8 @@ class Translate(LearnedTask):
     Config: ClassVar[type] = TranslateConfig
     title: ClassVar[str] = "Image to image"
     best_metric: ClassVar[str] = "psnr"
-    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
+    SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     lacking: ClassVar[str] = (
         "translate needs cases of several channels (homolog prepare: nnU-Net's "
         "NAME_0000 and NAME_0001, or a manifest with image a|b) and the names of "
@@ -309,7 +313,7 @@ class Translate(LearnedTask):
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """What is made of what, and whether its values have a unit."""
         told = Translation.of(spec)
-        name = told.name or f"channel {told.target}"
+        name = told.name or told.modality
         if told.lowers:
             return (
                 f"the full dose of {name} is learnt from 1/{told.dose:g} of it, which "
