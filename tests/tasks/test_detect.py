@@ -187,7 +187,7 @@ def test_voxels_are_as_coarse_as_boxes_allow() -> None:
 
 def test_levels_reach_from_small_to_large_boxes() -> None:
     strides = [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16)]
-    levels = chosen_levels(strides, 6.0, 40.0, planar=False)
+    levels = chosen_levels(strides, 9.0, 40.0, planar=False)
     assert levels.strides == ((4, 4, 4), (8, 8, 8))
     assert levels.maps == (1, 2, 3)  # coarser maps still tell what is around
     flat = chosen_levels([(16, 16, 16)] * 4, 5.0, 30.0, planar=False)

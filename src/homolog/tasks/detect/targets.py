@@ -308,7 +308,7 @@ class Levels:
 def chosen_levels(
     strides: Sequence[Index], small: float, large: float, planar: bool
 ) -> Levels:
-    """Levels from cells no longer than a small box to those of a large one.
+    """Levels from cells half as long as a small box to those of a large one.
 
     Args:
         strides: Of the encoder's maps.
@@ -318,11 +318,11 @@ def chosen_levels(
     """
     own = {stride: place for place, stride in enumerate(strides)}  # the last of each
     ladder = sorted(own, key=lambda s: (max(s), math.prod(s)))
-    fit = [s for s in ladder if max(s) <= max(1.0, 0.8 * small)]
+    fit = [s for s in ladder if max(s) <= max(1.0, small / 2)]
     first = ladder.index(fit[-1]) if fit else 0
     finer, finest = 0, ladder[first]
     made: list[Index] = []
-    while max(finest) > max(1.0, 0.8 * small) and finer < 2:
+    while max(finest) > max(1.0, small / 2) and finer < 2:
         z, y, x = (max(1, n // 2) for n in finest)
         finest = (1 if planar else z, y, x)
         made.insert(0, finest)
