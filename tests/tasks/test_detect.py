@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from homolog.tasks.detect.network import (
     DetectModule,
     DetectNetwork,
     Grid,
+    JoinedDetectors,
     assigned,
     cell_middles,
     decoded,
@@ -57,6 +59,7 @@ from homolog.tasks.detect.targets import (
     target_rows,
 )
 from homolog.tasks.detect.task import Detect, DetectConfig
+from homolog.use.join import join_models
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import Anchor, ViewSpec
 from memory_store import MemoryStore
@@ -358,6 +361,20 @@ def small_network(planar: bool = False) -> DetectNetwork:
     return DetectNetwork(net, levels, 1, width=16, depth=1, planar=planar)
 
 
+def test_joined_detectors_say_the_mean() -> None:
+    first, second = small_network().eval(), small_network().eval()
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        for weight in second.classify.parameters():
+            weight.add_(0.3)
+        joined = JoinedDetectors([first, second])
+        (mean,), (a,), (b,) = joined(image), first(image), second(image)
+    chances = (a.classes.sigmoid() + b.classes.sigmoid()) / 2
+    assert torch.allclose(mean.classes.sigmoid(), chances, atol=1e-5)
+    assert torch.allclose(mean.sides, a.sides)  # theirs agree
+    assert joined.axes == first.axes
+
+
 # Windows.
 
 
@@ -493,6 +510,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def twin(folder: Path) -> Path:
+    """The same run under another name."""
+    return Path(shutil.copytree(folder / "run", folder / "twin"))
+
+
 def test_from_pictures_with_boxes_to_boxes_in_files(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -524,6 +546,9 @@ def test_from_pictures_with_boxes_to_boxes_in_files(
     boxes = read_box_json(out / "p01.boxes.json")
     assert boxes.affine is None  # pixels of unknown size
     assert not (out / "p01.mrk.json").exists()
+    join_models([tmp_path / "run", twin(tmp_path)], tmp_path / "both")
+    pooled = run("evaluate", store.path, "--model", tmp_path / "both")
+    assert pooled["mean"]["ap50"] == pytest.approx(result["mean"]["ap50"], abs=0.05)
     more = run(
         "predict", scans[0], "--model", tmp_path / "run", "--out", tmp_path / "more",
         "--least-score=0.01",
