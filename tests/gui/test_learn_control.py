@@ -20,6 +20,9 @@ from homolog.gui.learn.control import (
     FinetuneWish,
     Length,
     PretrainWish,
+    labels_counted,
+    teaching_problem,
+    what_is_learnt,
 )
 from homolog.gui.learn.panel import (
     about_text,
@@ -30,6 +33,7 @@ from homolog.gui.learn.panel import (
 )
 from homolog.gui.shared import choices
 from homolog.gui.shared.choices import (
+    ClassCount,
     ModelChoice,
     StoreChoice,
     class_lines,
@@ -274,3 +278,27 @@ def test_findings_of_a_store_are_counted_one_by_one() -> None:
     targets = ["b|a", "a", "No Finding", "no finding"]
     assert scan_classes(targets) == (("a", 2), ("b", 1), ("no finding", 2))
     assert scan_classes(["ill", "no finding", "ill"]) == (("ill", 2), ("no finding", 1))
+
+
+def test_boxes_teach_detection_and_label_maps_do_where_there_are_none() -> None:
+    boxed = StoreChoice(
+        Path("/d/lesions"), cases=9, box_classes=(("cyst", 4, 6), ("node", 1, 1)),
+        boxed=5, box_teachable=4, box_held_out=1, box_patients=3,
+    )  # fmt: skip
+    assert boxed.title == "lesions: 9 scans, 5 with boxes"
+    assert teaching_problem("detect", [boxed]) == ""
+    assert "No scan of lesions has labels" in teaching_problem("segment", [boxed])
+    title, lines = what_is_learnt("detect", [boxed])
+    assert title == "2 classes of boxes, 7 boxes"
+    assert lines.splitlines()[0] == "cyst: 4 scans, 6 boxes"
+    told = labels_counted("detect", [boxed], 1.0, 16)
+    assert told.startswith("4 labelled scans of 3 patients to learn from and 1 more")
+    organs = (ClassCount(1, "liver", 5, 9.0),)
+    drawn = StoreChoice(
+        Path("/d/organs"), cases=5, classes=organs, labelled=5, box_teachable=4
+    )
+    assert what_is_learnt("detect", [drawn])[0] == "1 class of boxes around labels"
+    bare = StoreChoice(Path("/d/bare"), cases=3)
+    assert "has boxes or labels" in teaching_problem("detect", [bare])
+    held = dataclasses.replace(boxed, box_teachable=0)
+    assert "none is left to learn from" in teaching_problem("detect", [held])

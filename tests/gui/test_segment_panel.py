@@ -25,6 +25,7 @@ from homolog.gui.segment.panel import SegmentPanel
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
+from homolog.scans.boxes import BoxList, ScanBox, box_files
 from homolog.scans.files import read_labels, read_scan
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
@@ -245,3 +246,65 @@ def test_without_a_model_there_is_a_sentence_and_a_way(panel: Any, home: Path) -
         fold.expand(animate=False)
     assert panel.minimumSizeHint().width() <= 320
     assert panel.device.device == "auto"
+
+
+def write_boxes(path: Path, *boxes: ScanBox) -> list[Path]:
+    """As ``homolog predict`` writes them of CT_03."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return box_files(BoxList("ct", SHAPE, boxes, AFFINE), path)
+
+
+def test_a_detector_shows_boxes_on_the_scan(panel: Any, home: Path) -> None:
+    spec = {"modalities": ["CT"], "classes": ["cyst"]}
+    write_model(home / "runs" / "det", 0, kind="detect", task_spec=spec)
+    panel.visit({"model": str(home / "runs" / "det")})
+    until(lambda: panel.chosen and panel.chosen.name == "det")
+    assert "Finds boxes around cyst." in panel.facts.text()
+    assert panel.scan.start.text() == "Search selected layer"
+    panel.scan.start.click()
+    job = helper("predict")
+    box = ScanBox("cyst", 0.9, (2.0, 2.0, 2.0), (4.0, 8.0, 8.0))
+    files = write_boxes(Path(job.config["out"]) / "CT_03.nii.gz", box)
+    entry = {"scan": "x", "boxes": [{}], "files": [str(f) for f in files]}
+    job.done.emit({"predicted": [entry], "failed": []})
+    until(lambda: len(panel.hub.viewer.layers) == 2)
+    image, shapes = panel.hub.viewer.layers
+    assert panel.scan.words.text() == "✓ CT_03 det was added: 1 box."
+    assert np.allclose(shapes.scale, image.scale)
+    inside = np.argwhere(image.data >= 50)  # the array is turned, the box with it
+    assert {int(corners[0, 0]) for corners in shapes.data} <= set(inside[:, 0].tolist())
+    panel.scan.start.click()
+    job = helper("predict", 2)
+    job.done.emit({"predicted": [{"scan": "x", "boxes": [], "files": []}]})
+    assert panel.scan.words.text() == "✓ CT_03: no box was found."
+
+
+def test_a_batch_of_a_detector_keeps_both_files(
+    panel: Any, home: Path, tmp_path: Path
+) -> None:
+    spec = {"modalities": ["CT"], "classes": ["cyst"]}
+    write_model(home / "runs" / "det", 0, kind="detect", task_spec=spec)
+    panel.visit({"model": str(home / "runs" / "det")})
+    until(lambda: panel.chosen and panel.chosen.name == "det")
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "a.mrk.json").write_text("{}")  # another's: nothing is overwritten
+    panel.batch.set_out(out)
+    panel.batch.add([write_scan(tmp_path / "in" / "a.nii.gz")])
+    until(lambda: len(panel.batch.batch.items) == 1)
+    panel.all.click()
+    job = helper("predict")
+    job.news.emit(Progress("scans", 0, 1))
+    box = ScanBox("cyst", 0.9, (2.0, 2.0, 2.0), (4.0, 8.0, 8.0))
+    for file in write_boxes(Path(job.config["out"]) / "a.nii.gz", box):
+        job.news.emit(Saved(str(file), "boxes"))
+    job.done.emit({"predicted": [], "failed": [], "stopped": False})
+    until(lambda: not panel.batch.busy)
+    assert panel.batch.words.text().startswith("1 of 1 searched.")
+    assert sorted(p.name for p in out.iterdir() if p.suffix == ".json") == [
+        "a.mrk.json", "a_v2.boxes.json", "a_v2.mrk.json",
+    ]  # fmt: skip
+    panel.batch.list.item(0).setSelected(True)
+    panel.batch.load_button.click()
+    until(lambda: len(panel.hub.viewer.layers) == 3)
+    assert panel.hub.viewer.layers[-1].name == "ct boxes"

@@ -329,7 +329,7 @@ def test_distances_that_are_learnt_make_the_box_again() -> None:
     perfect[0, 0][:, hit] = sides.T
     sure = torch.where(targets[0].classes > 0, 12.0, -12.0)[None]
     done = [Grid(sure, torch.zeros_like(sure), perfect, (2, 4, 4))]
-    losses = detection_losses(done, [targets], SPACE)
+    losses = detection_losses(done, [targets], SPACE, hit.sum())
     assert losses["boxes"] < 1e-4
     assert losses["sides"] < 1e-4
     assert losses["classes"] < 1e-3
@@ -343,6 +343,7 @@ def test_a_crop_without_boxes_teaches_that_there_is_none() -> None:
     feed = Feed([case], module.views(), batch_size=2, seed=0, targets=none, threads=0)
     losses = module.losses(feed.views(feed.batch(0), CPU), 0.0)
     assert losses["classes"] > 0
+    assert module.positives == pytest.approx(27 * 0.9)  # others taught by some cells
     assert losses["boxes"] == losses["sides"] == losses["centre"] == 0
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None for p in network.classify.parameters())

@@ -373,11 +373,15 @@ def finetune(
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Learn TASK (segment, classify, translate) from the labelled cases of STORE...
+    """Learn TASK (segment, classify, detect, translate) from the cases of STORE...
 
     classify learns the class of whole scans, which a manifest names (column class);
     a|b are two classes of one scan, "no finding" is none, an empty cell is unknown. A
     2D encoder classifies volumes slice by slice.
+
+    detect learns boxes: those of a manifest (columns boxes, or x, y, w, h), or around
+    the labels of label maps. Scans known to have none (class "no finding", normal,
+    healthy) teach that too.
 
     translate makes one channel of a case from others (--set target=T2), or PET of a
     full dose from a low one that is simulated (--set dose=50).
@@ -398,6 +402,7 @@ def finetune(
     homolog finetune segment store --encoder runs/pre --out runs/seg --minutes 10
     homolog finetune segment store --encoder scratch --backbone swin --out runs/swin
     homolog finetune classify xrays --encoder runs/pre --out runs/cls
+    homolog finetune detect lesions --encoder runs/pre --out runs/boxes
     homolog finetune segment store --encoder runs/pre --fraction 0.1 --fold 1/5 \\
         --set training.learning_rate=5e-4 --set head_first=0.2 --out runs/few
     homolog finetune segment store --encoder runs/pre --folds 5 --out runs/five

@@ -87,8 +87,9 @@ class BoxList:
         """A row per box with COLUMNS; without millimetres where none are known."""
         rows = []
         for box in self.boxes:
+            score = None if box.score is None else round(box.score, 4)
             row: dict[str, Any] = {
-                "scan": self.scan, "label": box.label, "score": box.score,
+                "scan": self.scan, "label": box.label, "score": score,
             }  # fmt: skip
             if self.affine is not None:
                 middle = (round(float(v), 3) for v in box.middle_mm(self.affine))

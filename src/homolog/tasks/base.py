@@ -285,7 +285,7 @@ class LearnedTask(Task):
     best_metric: ClassVar[str] = ""
     lacking: ClassVar[str] = (
         "give label maps to: homolog prepare SCANS --labels DIR --out STORE, or "
-        "classes of whole scans in a manifest"
+        "classes of whole scans, or boxes, in a manifest"
     )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     SOURCES: ClassVar[Mapping[str, Sources]] = {}

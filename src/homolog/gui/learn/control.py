@@ -126,7 +126,17 @@ def what_is_learnt(task: str, stores: Sequence[StoreChoice]) -> tuple[str, str]:
         boxes = sum(count for s in stores for _, _, count in s.box_classes)
         title = f"{counted(len(joined), 'class')} of boxes"
         title += f", {counted(boxes, 'box')}" if boxes else " around labels"
+        if len(stores) == 1 and boxes:
+            told = stores[0].box_classes[:_MOST]
+            lines = (
+                f"{n}: {counted(s, 'scan')}, {counted(k, 'box')}" for n, s, k in told
+            )
+            return title, "\n".join(lines)
         return (title, _lines(joined)) if joined else ("", "")
+    if task == "translate":
+        names = list(dict.fromkeys(name for s in stores for name in s.channels))
+        title = counted(len(names), "channel")
+        return (title, ", ".join(names)) if names else ("", "")
     joined = joined_labels(stores)
     if not joined:
         return "", ""
@@ -195,6 +205,8 @@ def _usable(task: str, store: StoreChoice) -> _Usable:
         told = store.class_teachable, store.class_held_out, store.class_patients
     elif task == "detect":
         told = store.box_teachable, store.box_held_out, store.box_patients
+    elif task == "translate":
+        told = store.scan_teachable, store.scan_held_out, store.patients
     else:
         told = store.teachable, store.held_out, store.label_patients
     return _Usable(*told)
@@ -230,6 +242,8 @@ def teaching_problem(task: str, stores: Sequence[StoreChoice]) -> str:
         return _class_problem(stores)
     if task == "detect":
         return _box_problem(stores)
+    if task == "translate":
+        return _image_problem(stores)
     instead = "choose another one" if len(stores) == 1 else "untick it"
     for store in stores:
         if not store.labelled:
@@ -284,6 +298,22 @@ def _box_problem(stores: Sequence[StoreChoice]) -> str:
     return ""
 
 
+def _image_problem(stores: Sequence[StoreChoice]) -> str:
+    for store in stores:
+        if not store.scan_teachable:
+            return (
+                f"All scans of {store.name} are kept for validation or the final test, "
+                "so none is left to learn from."
+            )
+        if not store.channels and "PET" not in store.modalities:
+            return (
+                f"The scans of {store.name} have one channel: nothing can be made from "
+                "another. Build it from a table with several images in a row, a|b, and "
+                "a column channels (of PET alone a low dose can be simulated)."
+            )
+    return ""
+
+
 def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
     """Which classes are one class in several stores."""
     if task == "classify":
@@ -295,6 +325,8 @@ def _by_name(task: str, stores: Sequence[StoreChoice]) -> str:
             )
     elif task == "detect":
         joined = joined_boxes(stores)
+    elif task == "translate":
+        return ""
     else:
         joined = joined_labels(stores)
     shared = [one.name for one in joined if len(one.scans) > 1]

@@ -26,6 +26,7 @@ from homolog.gui.segment.control import (
     chance_rows,
     find_scans,
     keep_boxes,
+    keep_image,
     keep_result,
     keep_table,
     read_facts,
@@ -347,9 +348,9 @@ class BatchBox(QWidget):
         assert self.out is not None
         self._moving += 1
         out, names = self.out, self._names
-        boxes = what == "boxes"
+        keep = {"boxes": keep_boxes, "image": keep_image}.get(what)
         in_background(
-            lambda: keep_boxes(part, out) if boxes else keep_result(part, out, names),
+            lambda: keep(part, out) if keep else keep_result(part, out, names),
             owner=self,
             done=lambda path: self._moved(item, path, ""),
             failed=lambda error: self._moved(item, None, f"not saved: {error}"),

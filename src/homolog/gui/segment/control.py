@@ -22,10 +22,17 @@ from homolog.gui.shared.layers import (
     label_features,
     label_layer,
     shape_of,
+    volume_layer,
 )
 from homolog.scans.boxes import JSON_SUFFIX
 from homolog.scans.dicom import is_series_path
-from homolog.scans.files import is_scan_path, read_header, read_labels, scan_stem
+from homolog.scans.files import (
+    is_scan_path,
+    read_header,
+    read_labels,
+    read_scan,
+    scan_stem,
+)
 from homolog.scans.names import is_label_folder, label_rank, write_names
 from homolog.scans.points import SUFFIX
 from homolog.words import as_csv, duration, metric_title, times
@@ -323,10 +330,11 @@ class BatchItem:
         scan: File, DICOM folder or series.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         words: What is told beside its name.
-        result: Label map or boxes written; None before.
+        result: Label map, image or boxes written; None before.
         volumes_ml: Of each class, by name.
         told: What a classifier told of it; empty before.
         note: How it differs from the scans the model learnt from; empty when alike.
+        made_image: Whether the result is an image.
     """
 
     scan: Path
@@ -336,6 +344,7 @@ class BatchItem:
     volumes_ml: dict[str, float] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    made_image: bool = False
 
     @property
     def name(self) -> str:
@@ -446,8 +455,9 @@ class Batch:
         elif isinstance(event, Note) and event.text.startswith(f"{current.scan}: "):
             current.state = FAILED
             current.words = reason_text(event.text.removeprefix(f"{current.scan}: "))
-        elif isinstance(event, Saved) and event.what in ("labels", "boxes"):
+        elif isinstance(event, Saved) and event.what in ("labels", "boxes", "image"):
             current.state, current.words = DONE, "saving..."
+            current.made_image = event.what == "image"
         return current
 
     @property
@@ -596,6 +606,13 @@ def keep_boxes(part: Path, out: Path) -> Path:
     return out / f"{name}{JSON_SUFFIX}"
 
 
+def keep_image(part: Path, out: Path) -> Path:
+    """Move a finished image to its own name, or ``NAME_v2`` where that was taken."""
+    target = free_path(out / part.name)
+    put_in_place(part, target)
+    return target
+
+
 def keep_table(part: Path, out: Path) -> Path:
     """Move a finished table; where it lies now, ``NAME_v2.csv`` where it was taken."""
     ending = part.suffix
@@ -628,6 +645,22 @@ def result_layer(
     if known:
         attributes["features"] = label_features(known)
     return data, attributes, kind
+
+
+def image_layer(path: Path, name: str, layer: Any = None) -> LayerData:
+    """An image that was made of a scan as a layer, on the grid of the scan's layer.
+
+    Args:
+        path: The image.
+        name: Of the new layer.
+        layer: The scan's layer, where it is open.
+    """
+    data, attributes, kind = volume_layer(read_scan(path))
+    if layer is not None and tuple(data.shape) == shape_of(layer):
+        on = derived_attributes(layer, name)
+        data = data.reshape(layer.data.shape)
+        attributes = {**attributes, **on}
+    return data, {**attributes, "name": name}, kind
 
 
 def predict_config(

@@ -31,6 +31,7 @@ from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
 from homolog.gui.segment.control import (
     BatchItem,
     grids_differ,
+    image_layer,
     mean_sentence,
     predict_config,
     reason_text,
@@ -331,6 +332,8 @@ class ScanBox(HelperBox):
             hint = "Tell what the scan selected in the layer list shows"
         elif tool.model is not None and tool.model.detects:
             hint = "Find boxes in the scan selected in the layer list"
+        elif tool.model is not None and tool.model.translates:
+            hint = f"Make {tool.model.made}: the scan selected in the layer list"
         self.start.setToolTip(tool.trouble or hint)
 
     @property
@@ -389,6 +392,13 @@ class ScanBox(HelperBox):
             self.classified.emit(layer, result["predicted"][0])
             return
         tell(self.words, "Reading the result...")
+        if model.translates:
+            in_background(
+                image_layer, Path(result["predicted"][0]["image"]),
+                f"{layer.name} {model.name}", layer, owner=self,
+                done=self._show_image, failed=lambda error: self.fail(str(error)),
+            )  # fmt: skip
+            return
         in_background(
             result_layer, Path(result["predicted"][0]["labels"]), model.label_names,
             f"{layer.name} {model.name}", layer, owner=self,
@@ -416,6 +426,14 @@ class ScanBox(HelperBox):
             layers.selection.active = before
         self.end(f"✓ {added.name} was added: {counted(count, 'box')}.")
 
+    def _show_image(self, made: LayerData) -> None:
+        layers = self._hub.viewer.layers
+        before = self._active()
+        added = add_to(self._hub.viewer, made)[0]
+        if before is not None and before in layers:
+            layers.selection.active = before
+        self.end(f"✓ {added.name} was added.")
+
     def _show_result(self, scan: Any, made: LayerData) -> None:
         layers = self._hub.viewer.layers
         before = self._active()
@@ -435,12 +453,17 @@ def _scan_and_folder(layer: Any, scratch: Path) -> tuple[Path, Path]:
 
 
 # What the button says, and what became of a scan.
-_DONE = {"Segment": "segmented", "Classify": "classified", "Search": "searched"}
+_DONE = {
+    "Segment": "segmented", "Classify": "classified", "Search": "searched",
+    "Translate": "translated",
+}  # fmt: skip
 
 
 def _verb(model: ModelChoice | None) -> str:
     if model is not None and model.detects:
         return "Search"
+    if model is not None and model.translates:
+        return "Translate"
     return "Classify" if model is not None and model.classifies else "Segment"
 
 
@@ -750,6 +773,9 @@ def _scan_and_labels(item: BatchItem) -> tuple[LayerData, LayerData]:
     assert item.result is not None
     if holds_boxes(item.result):
         return read_layer(item.scan), box_layer(boxes_of_file(item.result))
+    if item.made_image:
+        made = image_layer(item.result, f"{scan_stem(item.result)} made")
+        return read_layer(item.scan), made
     names = names_beside(item.result)
     labels = result_layer(item.result, names, f"{scan_stem(item.result)} labels")
     return read_layer(item.scan), labels

@@ -224,6 +224,7 @@ _NAMES_SHOWN = 7
 # What a model's validation is called, by its kind.
 _MEASURES = {
     "": (("dice", "Dice"), ("auc", "AUC")), "detect": (("ap50", "AP50"),),
+    "translate": (("psnr", "PSNR (dB)"),),
 }  # fmt: skip
 
 
@@ -266,6 +267,8 @@ class ModelChoice:
         if self.detects:
             count = counted(len(self.classes), "class")
             return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"
+        if self.translates:
+            return f"{self.name} ({self.made}, {self.backbone}{unfinished})"
         if self.classifies:
             count = counted(len(self.classes), "class")
             return f"{self.name} ({count} of whole scans, {self.backbone}{unfinished})"
@@ -285,6 +288,22 @@ class ModelChoice:
         return self.kind == "detect"
 
     @property
+    def translates(self) -> bool:
+        """Whether it makes an image."""
+        return self.kind == "translate"
+
+    @property
+    def made(self) -> str:
+        """What a translator makes of what, such as ``T2 from T1``."""
+        spec = self.card.get("task_spec") or {}
+        told = spec.get("translation") or {}
+        target = told.get("name") or "an image"
+        if told.get("dose"):
+            return f"full dose of {told.get('modality') or target}"
+        names = [name for name in spec.get("channel_names") or () if name]
+        return f"{target} from {listed(names)}" if names else str(target)
+
+    @property
     def facts(self) -> str:
         """What it finds and what it was trained on, in one or two lines."""
         parts = []
@@ -300,6 +319,8 @@ class ModelChoice:
             how = "any or none of" if several else "one of"
             names = listed(self.classes, "or", most=_NAMES_SHOWN)
             parts.append(f"Tells of a whole scan {how} {names}.")
+        if self.translates:
+            parts.append(f"Makes {self.made}.")
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = spacing_text(self.spacing_mm)
@@ -554,6 +575,10 @@ class StoreChoice:
         box_teachable: Scans with boxes, or a label map to make some of, learnt from.
         box_held_out: Such scans that are kept for validation.
         box_patients: Patients of those that are learnt from.
+        channels: What the channels of its scans are called; empty where they have one.
+        scan_teachable: All scans that are learnt from.
+        scan_held_out: All scans that are kept for validation.
+        patients: Patients of those that are learnt from.
         class_patients: Patients with such a class that are learnt from.
         preprocessing: How its scans were prepared; None where it cannot be read.
         problem: Why it cannot be used; empty when it can.
@@ -580,6 +605,10 @@ class StoreChoice:
     box_teachable: int = 0
     box_held_out: int = 0
     box_patients: int = 0
+    channels: tuple[str, ...] = ()
+    scan_teachable: int = 0
+    scan_held_out: int = 0
+    patients: int = 0
     preprocessing: Preprocessing | None = None
     problem: str = ""
 
@@ -594,11 +623,12 @@ class StoreChoice:
         if self.problem:
             return f"{self.name}: cannot be used"
         scans = counted(self.cases, "scan")
-        other = self.classed or self.boxed
+        other = self.classed or self.boxed or self.channels
         told = f"{self.labelled} labelled" if self.labelled or not other else ""
         classed = f"{self.classed} with a class" if self.classed else ""
         boxed = f"{self.boxed} with boxes" if self.boxed else ""
-        parts = [scans, told, classed, boxed, self.spacing, self.modalities]
+        several = f"channels {listed(self.channels)}" if self.channels else ""
+        parts = [scans, told, classed, boxed, several, self.spacing, self.modalities]
         return f"{self.name}: " + ", ".join(p for p in parts if p)
 
 
@@ -638,9 +668,21 @@ def read_store(path: Path) -> StoreChoice:
         box_teachable=len(boxed),
         box_held_out=sum(bool(card.boxes) or card.has_label for card in held),
         box_patients=subject_count(boxed),
+        channels=_channels(cards),
+        scan_teachable=len(learnt),
+        scan_held_out=len(held),
+        patients=subject_count(learnt),
         preprocessing=store.preprocessing,
         problem="" if cards else f"{path} holds no scan; build it anew.",
     )
+
+
+def _channels(cards: Sequence[Card]) -> tuple[str, ...]:
+    """Names of the channels of scans of several."""
+    several = next((card for card in cards if card.channels > 1), None)
+    if several is None:
+        return ()
+    return tuple(n or f"channel {i}" for i, n in enumerate(several.channel_names))
 
 
 def list_stores(folder: Path, others: Iterable[Path] = ()) -> list[StoreChoice]:

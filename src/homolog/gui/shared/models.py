@@ -34,6 +34,7 @@ from homolog.writing import folder_bytes
 KINDS = {
     "encoder": "encoder (features)", "segment": "segmentation",
     "classify": "classification of whole scans", "detect": "detection of boxes",
+    "translate": "image to image",
     "few_voxels": "segmentation from a few painted voxels",
 }  # fmt: skip
 _NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}
@@ -51,6 +52,8 @@ def title_of(card: Mapping[str, Any]) -> str:
     if kind in ("classify", "detect"):
         classes = len((card.get("task_spec") or {}).get("classes") or ())
         return f"{KINDS[kind]}, {counted(classes, 'class')}, {backbone}{early}"
+    if kind == "translate":
+        return f"{KINDS[kind]}, {backbone}{early}"
     return f"{KINDS.get(kind, kind)}, {counted(count, 'label')}, {backbone}{early}"
 
 

@@ -149,6 +149,10 @@ _TOLD = (
 )  # fmt: skip
 
 
+# Of slices, as the metastasis study tells them.
+SLICE_METRICS = ("auc", "average_precision", "accuracy")
+
+
 def summarise_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Metrics over all cases.
 
@@ -189,7 +193,11 @@ def summarise_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         result["slices"] = slice_scores(
             np.concatenate([marks["slices"] for marks in known]),
             np.concatenate([marks["presence"] for marks in known]),
+            float(known[0].get("limit", 0.5)),
         )
+        if known[0].get("by_slice"):  # nothing else was asked of it
+            told_of = result["slices"]
+            result["mean"] = {name: told_of[name] for name in SLICE_METRICS}
     return result
 
 
@@ -208,11 +216,17 @@ def _types(
 
 
 def slice_scores(
-    truth: NDArray[np.int64], presence: NDArray[np.float64]
+    truth: NDArray[np.int64], presence: NDArray[np.float64], limit: float = 0.5
 ) -> dict[str, float | None]:
-    """``finding_scores`` of slices: whether each shows a finding, (N,) each."""
+    """``finding_scores`` of slices: whether each shows a finding, (N,) each.
+
+    Args:
+        truth: 1 shows, 0 does not, -1 not known.
+        presence: Probability.
+        limit: From which one is told to show it.
+    """
     chances = presence[:, None]
-    return finding_scores(truth[:, None], chances, chances >= 0.5)[0]
+    return finding_scores(truth[:, None], chances, chances >= limit)[0]
 
 
 def report_lines(result: Mapping[str, Any]) -> list[str]:

@@ -115,6 +115,69 @@ class Scores:
     alone: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """What an encoder of slices sees of each: its neighbours too, and a mask.
+
+    Attributes:
+        channels: Of a case.
+        neighbours: Slices seen at once, an odd number; the slice itself is the middle.
+        masks: Channels that are masks: of these the slice itself alone is seen.
+        compress: Channels that all of it becomes by a 1 x 1 convolution; 0: as it is.
+
+    Source: Hundred Million, section IV-D (five slices of MPRAGE and the mask of what
+        is suspected as six channels, made three by a 1 x 1 convolution).
+    Differs from the paper: the convolution begins as the slice itself.
+    """
+
+    channels: int
+    neighbours: int = 1
+    masks: tuple[int, ...] = ()
+    compress: int = 0
+
+    @property
+    def width(self) -> int:
+        """Channels before they are compressed."""
+        shown = self.channels - len(self.masks)
+        return shown * self.neighbours + len(self.masks)
+
+    def __call__(self, image: Tensor, valid: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, ``width``, D, H, W).
+
+        Beyond the first and the last slice of a scan stand these again.
+
+        Args:
+            image: Of the views.
+            valid: (B, D) bool, slices that lie in the scan.
+        """
+        depth = image.shape[2]
+        number = torch.arange(depth, device=image.device)
+        first = valid.int().argmax(1)
+        last = depth - 1 - valid.int().flip(1).argmax(1)
+        shown = [c for c in range(self.channels) if c not in self.masks]
+        parts, images = [], image[:, shown]
+        for step in range(-(self.neighbours // 2), self.neighbours // 2 + 1):
+            at = (number + step).expand(len(image), depth)
+            at = torch.minimum(torch.maximum(at, first[:, None]), last[:, None])
+            at = at.clamp(0, depth - 1)[:, None, :, None, None]
+            parts.append(images.gather(2, at.expand_as(images)))
+        if self.masks:
+            parts.append((image[:, list(self.masks)] > 0.5).to(image.dtype))
+        return torch.cat(parts, 1)
+
+    def mixing(self) -> nn.Module | None:
+        """The 1 x 1 convolution; None where there is none."""
+        if not self.compress:
+            return None
+        mix = nn.Conv3d(self.width, self.compress, 1)
+        shown = self.channels - len(self.masks)
+        middle = shown * (self.neighbours // 2)
+        with torch.no_grad():
+            nn.init.normal_(mix.weight, std=0.02)
+            mix.weight[:, middle : middle + shown] = 1.0 / shown
+        return mix
+
+
 def keeps_slices(backbone: Backbone) -> bool:
     """Whether every slice has its own place in all maps: 2D, or never coarser in z."""
     return all(stride[0] == 1 for stride in backbone.strides)
@@ -136,6 +199,7 @@ class ClassifyNetwork(nn.Module):
             the encoder sees the whole.
         types: Further findings that are learnt beside the classes (T).
         slices: Whether it is learnt which slices show a finding.
+        stacked: What the encoder sees of each slice beside it; None: nothing.
     """
 
     def __init__(
@@ -149,9 +213,12 @@ class ClassifyNetwork(nn.Module):
         pooling: str | None = None,
         types: int = 0,
         slices: bool = False,
+        stacked: Stacked | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.stacked = stacked
+        self.mix = None if stacked is None else stacked.mixing()
         self.pool = pooled_twice if largest else pooled
         width = encoder.channels[-1] * (2 if largest else 1)
         self.head = _head(width, classes, dropout, hidden)
@@ -190,6 +257,10 @@ class ClassifyNetwork(nn.Module):
             valid = torch.ones(
                 image.shape[0], image.shape[2], dtype=torch.bool, device=image.device
             )
+        if self.stacked is not None:
+            image = self.stacked(image, valid)
+        if self.mix is not None:
+            image = self.mix(image)
         bag = slice_vectors(self.encoder, image, valid, self.pool)
         vector, attention = self.pooling(bag, valid)
         return Scores(

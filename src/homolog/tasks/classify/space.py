@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import ConfigError, option
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.nn.heads import POOLINGS
+from homolog.scans.channels import Channel
+from homolog.store.card import Card
 from homolog.tasks import PRETRAINED
 from homolog.tasks.base import LearnedConfig
-from homolog.tasks.classify.network import Weights, keeps_slices
+from homolog.tasks.classify.network import Stacked, Weights, keeps_slices
 from homolog.tasks.classify.truth import (
     Annotated,
     Space,
@@ -71,8 +74,23 @@ class ClassifyConfig(LearnedConfig):
     labels: str = option(
         "auto",
         "one class per scan, or several or none of them; auto takes several where any "
-        "scan of the store has more than one",
-        choices=("auto", "one", "several"),
+        "scan of the store has more than one; slices: no class of scans but which "
+        "slices show a finding, from label maps or boxes",
+        choices=("auto", "one", "several", "slices"),
+    )
+    neighbours: int = option(
+        1,
+        "slices that an encoder of slices sees at once as channels, an odd number: the "
+        "slice itself in the middle; a channel called mask is seen of itself alone",
+        minimum=1,
+        maximum=15,
+    )
+    compress: int = option(
+        0,
+        "channels that slices, neighbours and masks become by a 1 x 1 convolution "
+        "before the encoder; 0: no such layer",
+        minimum=0,
+        advanced=True,
     )
     window: tuple[int, int, int] | None = option(
         None,
@@ -147,6 +165,13 @@ class ClassifyConfig(LearnedConfig):
         "label is a finding) or boxes; 0 leaves it out",
         minimum=0.0,
     )
+    slice_threshold: float = option(
+        0.5,
+        "a slice is told to show a finding from this probability on",
+        minimum=0.0,
+        maximum=1.0,
+        advanced=True,
+    )
     validate_cases: int | None = option(
         0,
         "labelled held-out cases that choose which weights (and thresholds) are kept, "
@@ -154,6 +179,38 @@ class ClassifyConfig(LearnedConfig):
         minimum=0,
         empty="none",
     )
+
+    def __post_init__(self) -> None:
+        if self.neighbours % 2 == 0:
+            raise ConfigError(
+                f"neighbours must be an odd number, got {self.neighbours}."
+            )
+
+
+def seen_channels(config: ClassifyConfig, card: Card) -> int:
+    """How many channels of a case, or of a slice of it, the encoder sees."""
+    stacked = _stacked(config, card)
+    return stacked.compress or stacked.width
+
+
+def stacked_of(spec: Mapping[str, Any]) -> Stacked | None:
+    """What the encoder sees of each slice; None where that is the slice itself."""
+    told = spec.get("stacked")
+    if not told:
+        return None
+    return Stacked(
+        int(told["channels"]), int(told["neighbours"]), tuple(told["masks"]),
+        int(told["compress"]),
+    )  # fmt: skip
+
+
+def _stacked(config: ClassifyConfig, card: Card) -> Stacked:
+    masks = [
+        number
+        for number, name in enumerate(card.channel_names)
+        if Channel(Path(), name).is_mask
+    ]
+    return Stacked(card.channels, config.neighbours, tuple(masks), config.compress)
 
 
 # Longest side and most voxels of a window chosen by itself; of images, of the slices of
@@ -189,10 +246,18 @@ def described(
             f"weight_slices={config.weight_slices:g} needs scans with label maps or "
             f"boxes, none of the {len(cases)} has any."
         )
-    bare = Space(space.classes, space.several, space.types)
+    bare = replace(space, slices=0)
     rows = np.array(truth_rows(cases, bare, annotated), np.int64)
     wide = len(space.classes) if space.several else 1
     window = _window(config, cases, backbone, device)
+    stacked = _stacked(config, cases[0].card)
+    plain = stacked == Stacked(stacked.channels)
+    by_slices = backbone.spatial_dims == 2 and window[0] > 1
+    if (config.neighbours > 1 or config.compress) and not by_slices:
+        raise UnusableInput(
+            f"neighbours={config.neighbours} and compress={config.compress} are of an "
+            "encoder of slices (--backbone resnet2d) that looks at volumes."
+        )
     return {
         "window": list(window),
         **channels_spec(cases),
@@ -200,6 +265,8 @@ def described(
         "classes": list(space.classes),
         "several": space.several,
         "slices": space.slices,
+        "by_slice": space.by_slice,
+        "stacked": asdict(stacked) if by_slices and not plain else None,
         **_counted(cases, space, rows[:, :wide]),
         **_types(space, rows[:, wide:]),
     }
@@ -216,7 +283,10 @@ def weights_of(config: ClassifyConfig, spec: Mapping[str, Any]) -> Weights:
         weights = [sum(counts) / (len(counts) * n) for n in counts]
     if config.balanced and types:
         types = _presence(spec["type_counts"], spec["type_known"])
-    return Weights(weights, types, config.weight_types, config.weight_slices)
+    slices = config.weight_slices
+    if spec.get("by_slice"):
+        slices = slices or 1.0
+    return Weights(weights, types, config.weight_types, slices)
 
 
 def _presence(counts: Sequence[int], known: Sequence[int]) -> list[float]:
@@ -229,6 +299,8 @@ def _counted(
 ) -> dict[str, Any]:
     """Scans of each class, and of how many it is known."""
     names, total = space.classes, len(cases)
+    if space.by_slice:  # every scan teaches, whatever it shows
+        return {"counts": [int(marks.sum())], "known": [total]}
     if not space.several:
         if len(names) < 2:
             raise UnusableInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from homolog.scans.volume import Volume
 from homolog.store.card import Card
 from homolog.tasks.base import LearnedTask, PredictOptions, TaskModule, Trained
 from homolog.tasks.classify.answer import (
+    SLICE_METRICS,
     Answer,
     ClassChances,
     answer,
@@ -44,8 +46,21 @@ from homolog.tasks.classify.network import (
     keeps_slices,
 )
 from homolog.tasks.classify.published import PUBLISHED, SOURCES
-from homolog.tasks.classify.space import RECIPES, ClassifyConfig, described, weights_of
-from homolog.tasks.classify.truth import Annotated, Space, slice_truth, truth_rows
+from homolog.tasks.classify.space import (
+    RECIPES,
+    ClassifyConfig,
+    described,
+    seen_channels,
+    stacked_of,
+    weights_of,
+)
+from homolog.tasks.classify.truth import (
+    SLICES,
+    Annotated,
+    Space,
+    slice_truth,
+    truth_rows,
+)
 from homolog.tasks.segment.network import prepared_for, spec_index
 
 
@@ -73,7 +88,9 @@ class Classify(LearnedTask):
         self._annotated = Annotated()
 
     def usable(self, card: Card) -> bool:
-        """Its class is known."""
+        """Its class is known; or which of its slices show a finding."""
+        if self.config.labels == SLICES:
+            return card.has_label or bool(card.boxes)
         return card.target is not None
 
     def describe(
@@ -99,11 +116,16 @@ class Classify(LearnedTask):
             pooling=self.config.slice_pooling if stack else None,
             types=len(space.types),
             slices=space.slices > 0,
+            stacked=stacked_of(spec) if stack else None,
         )
 
     def joined(self, networks: Sequence[nn.Module]) -> JoinedClassifiers:
         """The mean of logits."""
         return JoinedClassifiers(networks)
+
+    def channels(self, card: Card) -> int:
+        """Those of a slice with its neighbours and masks."""
+        return seen_channels(self.config, card)
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Cross-entropy on whole scans."""
@@ -170,7 +192,12 @@ class Classify(LearnedTask):
         if space.slices:
             marks = [_slice_marks(c, a) for c, a in zip(seen, answers, strict=True)]
             presence = np.concatenate([a.presence for a in answers])
-            scores["slices_auc"] = slice_scores(np.concatenate(marks), presence)["auc"]
+            limit = self.config.slice_threshold
+            slices = slice_scores(np.concatenate(marks), presence, limit)
+            scores["slices_auc"] = slices["auc"]
+            if space.by_slice:
+                scores |= {name: slices[name] for name in SLICE_METRICS}
+                scores["auc"] = 0.5 if slices["auc"] is None else slices["auc"]
         return {name: value for name, value in scores.items() if value is not None}
 
     def score(
@@ -188,7 +215,7 @@ class Classify(LearnedTask):
         found = answer(model, stored(case))
         told = _chances_of(model.spec, case.card.id, found)
         row: dict[str, Any] = {
-            "true": case.card.target, "predicted": told.predicted,
+            "true": case.card.target or "", "predicted": told.predicted,
             **dict(zip(chance_columns(space.classes), found.chances, strict=True)),
             **dict(zip(type_columns(space.types), found.types, strict=True)),
         }  # fmt: skip
@@ -203,6 +230,9 @@ class Classify(LearnedTask):
         if space.slices:
             known["slices"] = _slice_marks(case, found).tolist()
             known["presence"] = found.presence.tolist()
+            known["limit"] = self.config.slice_threshold
+            if space.by_slice:
+                known["by_slice"] = True
         return [{**row, "known": known} if known else row]
 
     def columns(self, spec: Mapping[str, Any]) -> Sequence[str]:
@@ -243,7 +273,7 @@ class Classify(LearnedTask):
         self, cases: Sequence[CaseRef], space: Space
     ) -> tuple[np.ndarray, np.ndarray]:
         """(N, 1 or K) class or marks of the classes, and (N, T) marks of the types."""
-        bare = Space(space.classes, space.several, space.types)
+        bare = replace(space, slices=0)
         rows = np.array(truth_rows(cases, bare, self._annotated), np.int64)
         count = rows.shape[1] - len(space.types)
         return rows[:, :count], rows[:, count:]

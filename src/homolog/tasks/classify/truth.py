@@ -20,6 +20,8 @@ from homolog.feed.reading import CaseRef
 from homolog.label_names import findings_of, has_several, says_none
 from homolog.store.card import Card
 
+# What is told where slices alone are told apart.
+SLICES, FINDING = "slices", "finding"
 # Planes of a label map read at once.
 _PLANES = 16
 # Numbers that lead from world mm to the scan's slice.
@@ -35,12 +37,14 @@ class Space:
         several: Whether a scan may have several of them, or none.
         types: Names of further findings.
         slices: Most slices of a scan; 0 where slices are not learnt from.
+        by_slice: Slices alone are told apart; a scan shows what any of them does.
     """
 
     classes: tuple[str, ...]
     several: bool = False
     types: tuple[str, ...] = ()
     slices: int = 0
+    by_slice: bool = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Space:
@@ -50,6 +54,7 @@ class Space:
             bool(spec.get("several", False)),
             tuple(spec.get("types", ())),
             int(spec.get("slices", 0)),
+            bool(spec.get("by_slice", False)),
         )
 
 
@@ -93,13 +98,19 @@ def space_of(
 
     Args:
         cases: Of known class.
-        labels: ``one``, ``several``, or ``auto``: several where any scan has them.
+        labels: ``one``, ``several``, ``slices``, or ``auto``: several where any scan
+            has them.
         types: Whether types are to be learnt.
         slices: Whether slices are.
 
     Raises:
         UnusableInput: A scan of several classes where one is wanted.
     """
+    depth = max(c.card.shape[0] for c in cases)
+    if labels == SLICES:
+        if depth == 1:
+            raise UnusableInput("labels=slices needs volumes, all scans are images.")
+        return Space((FINDING,), True, (), depth, by_slice=True)
     texts = [str(case.card.target) for case in cases]
     several = labels == "several" or (labels == "auto" and any(map(has_several, texts)))
     if not several:
@@ -113,7 +124,6 @@ def space_of(
     else:
         names = {name for text in texts for name in findings_of(text)}
     told = {name for c in cases for name in findings_of(c.card.types or "")}
-    depth = max(c.card.shape[0] for c in cases)
     return Space(
         tuple(sorted(names)),
         several,
@@ -153,6 +163,8 @@ def class_row(card: Card, space: Space, annotated: set[str]) -> list[int]:
     Raises:
         UnusableInput: A class the model does not know.
     """
+    if space.by_slice:
+        return [int(bool(card.label_values) or bool(card.boxes))]
     assert card.target is not None
     shown = findings_of(card.target) if space.several else (card.target,)
     odd = [name for name in shown if name not in space.classes]

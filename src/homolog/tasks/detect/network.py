@@ -29,6 +29,9 @@ _GAMMA, _ALPHA, _PRIOR = 2.0, 0.25, 0.01
 # A side is at most e^3 times that its level looks for.
 _MOST = 3.0
 _GROUPS = 8
+# Of the running mean of cells that learn a box, and where it starts.
+# Source: detectron2, modeling/meta_arch/retinanet.py (loss normaliser).
+_MOMENTUM, _FIRST_POSITIVES = 0.1, 27.0
 # A box smaller than a cell has no cell inside, but one that learns it.
 _LEAST_WEIGHT = 0.1
 
@@ -301,6 +304,8 @@ class DetectModule(TaskModule):
         self.spec = spec
         self.momentum = average
         self.average = Teacher(network) if average > 0 else None
+        # of a batch, on average: the first is about one box
+        self.register_buffer("positives", torch.tensor(_FIRST_POSITIVES))
 
     def views(self) -> dict[str, ViewSpec]:
         """One crop."""
@@ -318,8 +323,11 @@ class DetectModule(TaskModule):
             )
             for row, affine in zip(crop.target, crop.affine, strict=True)
         ]  # fmt: skip
+        usual: Tensor = self.positives  # type: ignore[assignment]
+        if torch.is_grad_enabled():
+            usual.lerp_(usual.new_tensor(float(_positives(targets))), _MOMENTUM)
         with torch.autocast(crop.image.device.type, enabled=False):
-            return detection_losses(grids, targets, network.axes)
+            return detection_losses(grids, targets, network.axes, usual)
 
     def after_step(self, progress: float) -> None:
         """Move the weight average; it starts as a copy and slows down."""
@@ -336,15 +344,31 @@ class DetectModule(TaskModule):
         return self.network if self.average is None else self.average.module
 
 
+def _positives(targets: Sequence[Sequence[Targets]]) -> int:
+    """Cells that learn a box."""
+    return sum(
+        int(((level.classes > 0) & level.counts).sum())
+        for sample in targets
+        for level in sample
+    )
+
+
 def detection_losses(
-    grids: Sequence[Grid], targets: Sequence[Sequence[Targets]], axes: Sequence[int]
+    grids: Sequence[Grid],
+    targets: Sequence[Sequence[Targets]],
+    axes: Sequence[int],
+    usual: Tensor,
 ) -> dict[str, Tensor]:
     """The terms of a batch.
+
+    The focal loss is divided by the usual number of cells that learn a box: by a
+    batch's own, one that happens to show none would shake the network.
 
     Args:
         grids: Of the network, one per level.
         targets: Of each sample, one per level.
         axes: That count.
+        usual: Cells of a batch that learn a box, on average.
     """
     focal, boxes, sides, centre = [], [], [], []
     weights, positives = [], 0
@@ -376,7 +400,7 @@ def detection_losses(
     # of crops without boxes: a gradient of 0, but one
     none = grids[0].sides.sum().square() * 0.0
     return {
-        "classes": torch.stack(focal).sum() / several,
+        "classes": torch.stack(focal).sum() / usual.clamp(min=1.0),
         "boxes": (torch.cat(boxes).sum() if boxes else none) / total,
         "sides": (torch.cat(sides).sum() + none) / total,
         "centre": torch.stack(centre).sum() / several,

@@ -14,7 +14,7 @@ from torch import nn
 from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.errors import UnusableInput
-from homolog.events import Job, drain
+from homolog.events import Job, Note, drain
 from homolog.feed.batches import StoredScan
 from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Affine, Index
@@ -65,7 +65,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "task": {"width": 32},
         "training": {
             "steps": 1000,
-            "batch_size": 2,
+            "batch_size": 4,
             "learning_rate": 1e-3,
             "warmup_steps": 50,
             "validate_every": 200,
@@ -162,6 +162,10 @@ _LIMITS = {"cpu": (80, 64**3), "cuda": (160, 144**3)}
 _SLICE_LIMITS = {"cpu": (256, 224**2), "cuda": (1024, 768**2)}
 
 
+# A window need not be longer than so many large boxes.
+_SURROUNDED = 5
+
+
 class Detections(BoxList):
     """What a detector says of a scan: its boxes, the surest first."""
 
@@ -243,6 +247,9 @@ class Detect(LearnedTask):
         own = grid_of(cases)[0]
         spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, side)
         least = smallest_window(backbone)
+        longest = max(sizes.large_mm[a] / spacing[a] for a in axes)
+        # small findings need no wide crops: more of them are seen in the same time
+        side = min(side, max(_SURROUNDED * round(longest), side // 2, 48))
         window = self.config.window
         if window is None:
             window = choose_window(
@@ -258,7 +265,7 @@ class Detect(LearnedTask):
         levels = chosen_levels(
             backbone.strides,
             sizes.small_mm / min(spacing[a] for a in axes),
-            max(sizes.large_mm[a] / spacing[a] for a in axes),
+            longest,
             planar,
         )
         same = np.allclose(spacing, own, rtol=1e-3)
@@ -435,6 +442,11 @@ class Detect(LearnedTask):
         told = found.kept(found.scores >= limit)
         d, h, w = volume.data.shape[1:]
         sized = bool(volume.meta.get("sized", True))
+        if not sized:
+            yield Note(
+                f"{volume.name}: its pixels have no known size; boxes are told in "
+                "pixels, not in millimetres."
+            )
         return Detections(
             volume.name,
             (d, h, w),

@@ -313,7 +313,7 @@ class Translate(LearnedTask):
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """What is made of what, and whether its values have a unit."""
         told = Translation.of(spec)
-        name = told.name or f"channel {told.target}"
+        name = told.name or told.modality
         if told.lowers:
             return (
                 f"the full dose of {name} is learnt from 1/{told.dose:g} of it, which "

@@ -1,0 +1,88 @@
+"""A translator in the window's lists, and its image on the grid of the scan's layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from homolog.events import drain
+from homolog.geometry.affine import Affine
+from homolog.gui.files.opening import read_layer
+from homolog.gui.learn.control import teaching_problem, what_is_learnt
+from homolog.gui.segment.control import Batch, image_layer, keep_image
+from homolog.gui.shared.choices import ModelChoice, read_store
+from homolog.gui.shared.models import title_of
+from homolog.scans.volume import Volume
+from homolog.scans.write import write_volume
+from homolog.store.build import prepare_store
+
+GRID = Affine.of((3.0, 1.0, 1.0))
+CARD = {
+    "kind": "translate", "backbone": {"name": "resunet"},
+    "task_spec": {
+        "channel_names": ["T1", "FLAIR"],
+        "translation": {"name": "T2", "modality": "MR", "dose": 0.0},
+    },
+}  # fmt: skip
+
+
+def test_a_file_of_several_images_opens_as_layers(tmp_path: Path) -> None:
+    data = np.stack([np.arange(9 * 10 * 11).reshape(9, 10, 11) % m for m in (97, 53)])
+    path = tmp_path / "both.nii.gz"
+    write_volume(Volume(data.astype(np.int16), GRID), path)
+    shown, attributes, kind = read_layer(path)
+    assert (kind, shown.shape) == ("image", (2, 9, 10, 11))
+    assert attributes["channel_axis"] == 0
+    assert attributes["name"] == ["both 0", "both 1"]
+    limits = attributes["contrast_limits"]
+    assert limits[0][1] > limits[1][1]  # each by its own values
+
+
+def test_a_translator_says_what_it_makes() -> None:
+    model = ModelChoice(Path("run"), "run", "translate", "resunet", card=CARD)
+    assert model.translates
+    assert not model.classifies
+    assert model.title == "run (T2 from T1 and FLAIR, resunet)"
+    assert "Makes T2 from T1 and FLAIR." in model.facts
+    assert title_of(CARD) == "image to image, resunet"
+
+
+def test_its_image_lies_on_the_layer_of_the_scan(tmp_path: Path) -> None:
+    scan, made = tmp_path / "scan.nii.gz", tmp_path / "part" / "scan.nii.gz"
+    values = np.random.default_rng(0).random((1, 9, 10, 11)).astype(np.float32)
+    for path in (scan, made):
+        path.parent.mkdir(exist_ok=True)
+        write_volume(Volume(values, GRID), path)
+    data, attributes, _ = read_layer(scan)
+    layer = SimpleNamespace(
+        data=data, scale=attributes["scale"], translate=attributes["translate"],
+        units=attributes["units"], metadata=attributes["metadata"], name="scan",
+    )  # fmt: skip
+    image, on, kind = image_layer(made, "scan T2", layer)
+    assert (kind, on["name"], image.shape) == ("image", "scan T2", data.shape)
+    assert (on["scale"], on["translate"]) == (layer.scale, layer.translate)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert keep_image(made, out) == out / "scan.nii.gz"
+    assert Batch  # the list of the Segment tab takes it from there
+
+
+def test_stores_that_can_teach_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = ["image,channels,id,split"]
+    for number in range(2):
+        for kind in "ab":
+            data = rng.random((1, 9, 10, 11)).astype(np.float32)
+            write_volume(Volume(data, GRID), tmp_path / f"{number}{kind}.nii.gz")
+        rows.append(f"{number}a.nii.gz|{number}b.nii.gz,T1|T2,p{number},train")
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    drain(prepare_store([tmp_path / "cases.csv"], tmp_path / "store"))
+    drain(prepare_store([tmp_path / "0a.nii.gz"], tmp_path / "alone"))
+    two, alone = read_store(tmp_path / "store"), read_store(tmp_path / "alone")
+    assert two.channels == ("T1", "T2")
+    assert "channels T1 and T2" in two.title
+    assert teaching_problem("translate", [two]) == ""
+    assert what_is_learnt("translate", [two]) == ("2 channels", "T1, T2")
+    assert "have one channel" in teaching_problem("translate", [alone])
