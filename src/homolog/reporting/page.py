@@ -170,8 +170,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
                  f"{worst['median']:+.0%}", "median relative deviation")
             )  # fmt: skip
         if found.course and found.course.reached is not None:
+            metric = metric_title(found.course.metric)
             tiles.append(
-                (f"{found.name}: {SHARE:.0%} of its best {metric_title(found.course.metric)}",
+                (f"{found.name}: {SHARE:.0%} of its best {metric}",
                  f"{found.course.reached}", f"of {found.course.total} steps")
             )  # fmt: skip
     return tiles
