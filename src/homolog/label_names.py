@@ -16,6 +16,8 @@ SEPARATOR = "|"
 NONE = "no finding"
 # A label of this name teaches nothing (nnU-Net).
 IGNORE = "ignore"
+# Classes of scans that hold nothing to be found, unless the user names others.
+EMPTY_CLASSES = ("normal", "healthy")
 # What tables write for a scan that was read and shows none of the findings.
 _NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
 
@@ -46,6 +48,18 @@ def key_of(name: str) -> str:
 def _is_whole(text: object) -> bool:
     digits = str(text).removeprefix("-")
     return digits.isdecimal() and len(digits) < 19
+
+
+def holds_nothing(target: str | None, names: Iterable[str] = EMPTY_CLASSES) -> bool:
+    """Whether a scan's class says that there is nothing to find in it.
+
+    Args:
+        target: Its class; None where it is not known.
+        names: Classes that say so, beside ``no finding``.
+    """
+    if target is None:
+        return False
+    return says_none(target) or key_of(target) in {key_of(name) for name in names}
 
 
 def findings_of(text: str) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from monai.networks.nets import UNETR, SwinUNETR
 from torch import Tensor
 
 from each import each
-from homolog.nn.decoders import Decoder, build_decoder
+from homolog.backbones import build
+from homolog.backbones.window_attention import WindowPlan, plan_windows
+from homolog.nn.decoders import Decoder, build_decoder, suited_decoder
 
 Strides = Sequence[tuple[int, int, int]]
 
@@ -26,6 +28,7 @@ CASES = {
     "residual one map": ((8,), PYRAMID[:1]),
     "swin_unetr": ((4, 8, 16, 32, 64), SWIN),
     "unetr": ((8,) * 4, FLAT),
+    "nnformer": ((8, 16, 24), PYRAMID[:3]),
 }
 
 
@@ -205,3 +208,35 @@ def test_a_2d_decoder_has_a_skip_per_map_and_learns_everywhere() -> None:
 def test_maps_of_one_stride_are_not_decoded_in_2d() -> None:
     with pytest.raises(ValueError, match="only the residual decoder takes 2D maps"):
         build_decoder((24,) * 4, ((1, 8, 8),) * 4, 1, 2, spatial_dims=2)
+
+
+def test_nnformers_decoder_asks_the_encoders_maps() -> None:
+    """Paper: Alice nnFormer."""
+    channels, strides = CASES["nnformer"]
+    net = decoder("nnformer")
+    image, maps = torch.zeros(2, 1, 16, 16, 16), maps_of((16,) * 3, channels, strides)
+    skip = net.skips[0]  # of stride 4, asked by what comes up from stride 8
+    raised = net.ups[0](maps[2]).movedim(1, -1)
+    seen = maps[1].movedim(1, -1)
+    told = skip(raised, seen)
+    assert not torch.allclose(told, skip(raised, seen.flip(1)))
+    # keys of one value: whatever is asked, the answer is that value
+    flat = torch.ones_like(seen) * torch.arange(16.0)
+    windows = [
+        skip.attn(q[None], skip_plan(q), flat.reshape(2, -1, 16)[None])
+        for q in (raised.reshape(2, -1, 16), 3 * raised.reshape(2, -1, 16))
+    ]
+    torch.testing.assert_close(windows[0], windows[1])
+    assert net.features(image, maps).shape == (2, net.width, 16, 16, 16)
+    plain = build("nnformer", {"feature_size": 8, "heads": [1, 2, 2, 2]})
+    own = build(
+        "nnformer", {"feature_size": 8, "heads": [1, 2, 2, 2], "decoder": "nnformer"}
+    )
+    assert suited_decoder(plain, 3).kind == "residual"  # as models of before have
+    assert suited_decoder(own, 3).kind == "nnformer"
+
+
+def skip_plan(cells: Tensor) -> WindowPlan:
+    """One window of 4 x 4 x 4 cells."""
+    assert cells.shape[1] == 64
+    return plan_windows((4, 4, 4), (4, 4, 4), (0, 0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from homolog.events import drain
 from homolog.feed.batches import Feed, StoredScan
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.scans.boxes import read_box_json
+from homolog.model_files.folder import load_model
+from homolog.scans.boxes import read_box_json, read_regions
 from homolog.scans.volume import Volume
 from homolog.store.crops import draw_place
+from homolog.store.store import Store
 from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.detect.answer import (
     Boxes,
@@ -34,6 +37,7 @@ from homolog.tasks.detect.network import (
     DetectModule,
     DetectNetwork,
     Grid,
+    JoinedDetectors,
     assigned,
     cell_middles,
     decoded,
@@ -55,6 +59,7 @@ from homolog.tasks.detect.targets import (
     target_rows,
 )
 from homolog.tasks.detect.task import Detect, DetectConfig
+from homolog.use.join import join_models
 from homolog.views.plan import Scan, plan_views
 from homolog.views.view import Anchor, ViewSpec
 from memory_store import MemoryStore
@@ -185,7 +190,7 @@ def test_voxels_are_as_coarse_as_boxes_allow() -> None:
 
 def test_levels_reach_from_small_to_large_boxes() -> None:
     strides = [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16)]
-    levels = chosen_levels(strides, 6.0, 40.0, planar=False)
+    levels = chosen_levels(strides, 9.0, 40.0, planar=False)
     assert levels.strides == ((4, 4, 4), (8, 8, 8))
     assert levels.maps == (1, 2, 3)  # coarser maps still tell what is around
     flat = chosen_levels([(16, 16, 16)] * 4, 5.0, 30.0, planar=False)
@@ -356,6 +361,20 @@ def small_network(planar: bool = False) -> DetectNetwork:
     return DetectNetwork(net, levels, 1, width=16, depth=1, planar=planar)
 
 
+def test_joined_detectors_say_the_mean() -> None:
+    first, second = small_network().eval(), small_network().eval()
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        for weight in second.classify.parameters():
+            weight.add_(0.3)
+        joined = JoinedDetectors([first, second])
+        (mean,), (a,), (b,) = joined(image), first(image), second(image)
+    chances = (a.classes.sigmoid() + b.classes.sigmoid()) / 2
+    assert torch.allclose(mean.classes.sigmoid(), chances, atol=1e-5)
+    assert torch.allclose(mean.sides, a.sides)  # theirs agree
+    assert joined.axes == first.axes
+
+
 # Windows.
 
 
@@ -491,6 +510,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def twin(folder: Path) -> Path:
+    """The same run under another name."""
+    return Path(shutil.copytree(folder / "run", folder / "twin"))
+
+
 def test_from_pictures_with_boxes_to_boxes_in_files(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -522,12 +546,44 @@ def test_from_pictures_with_boxes_to_boxes_in_files(
     boxes = read_box_json(out / "p01.boxes.json")
     assert boxes.affine is None  # pixels of unknown size
     assert not (out / "p01.mrk.json").exists()
+    join_models([tmp_path / "run", twin(tmp_path)], tmp_path / "both")
+    pooled = run("evaluate", store.path, "--model", tmp_path / "both")
+    assert pooled["mean"]["ap50"] == pytest.approx(result["mean"]["ap50"], abs=0.05)
     more = run(
         "predict", scans[0], "--model", tmp_path / "run", "--out", tmp_path / "more",
         "--least-score=0.01",
     )  # fmt: skip
     counts = [len(found["predicted"][0]["boxes"]) for found in (more, told)]
     assert counts[0] >= counts[1]
+
+
+def test_a_pretrained_encoder_learns_boxes_around_labels_of_volumes(
+    encoder: Path, phantom_store: Store, phantom_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    told = run(
+        "finetune", "detect", phantom_store.path, "--encoder", encoder, "--steps=3",
+        "--recipe=cpu", "--out", out, "--set=boxes_from=labels", "--set=width=16",
+        "--set=training.dry_run_steps=0", "--set=training.batch_size=1",
+        "--set=head_first=0.4", "--set=window=16,24,24", "--validate=none",
+    )  # fmt: skip
+    assert told["steps"] == 3
+    card = load_model(out).card
+    assert card["encoder"]["report"]["matched"]
+    assert card["kind"] == "detect"
+    assert "liver" in card["task_spec"]["classes"]
+    assert "threshold" not in card["task_spec"]  # nothing was held out to choose it
+    scan = next((phantom_folder / "imagesTr").glob("*.nii.gz"))
+    result = run(
+        "predict", scan, "--model", out, "--out", tmp_path / "boxes", "--least-score=0"
+    )
+    (found,) = result["predicted"]
+    assert found["boxes"]
+    regions = read_regions(Path(found["files"][1]))
+    table = read_box_json(Path(found["files"][0]))
+    assert len(regions) == len(table.boxes) == len(found["boxes"])
+    back = regions[0].on_grid(table.affine)
+    assert back.low == pytest.approx(table.boxes[0].low, abs=1e-6)
 
 
 # Rows.

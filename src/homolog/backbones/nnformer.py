@@ -8,12 +8,10 @@ from types import MappingProxyType
 from typing import cast
 
 import torch
-from monai.networks.blocks import MLPBlock
-from monai.networks.layers import DropPath
 from torch import Tensor, nn
 
-from homolog.backbones._window_attention import WindowAttention, cut, join, plan_windows
 from homolog.backbones.base import Backbone, BackboneConfig
+from homolog.backbones.window_attention import VolumeBlock
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
@@ -37,6 +35,12 @@ class NNFormerConfig(BackboneConfig):
     drop_path: float = option(
         0.0, "stochastic depth of the last block", minimum=0, maximum=0.9, advanced=True
     )
+    decoder: str = option(
+        "residual",
+        "what segmentation raises its maps with: a light residual decoder, or "
+        "nnFormer's own, whose volumes attend to the encoder's maps",
+        choices=("residual", "nnformer"),
+    )
 
 
 # Paper: Alice nnFormer.
@@ -50,9 +54,9 @@ class NNFormer(Backbone):
 
     Source: Zhou et al., "nnFormer: Volumetric Medical Image Segmentation via a 3D
     Transformer", IEEE TIP 2023, section 3; sizes as in Alice, section 4.
-    Differs from the paper: the encoder only, with the decoders of this project instead
-    of skip attention; patch 2 instead of 4 (Alice); written from the paper, so no
-    published weights load.
+    Differs from the paper: a residual decoder by default, the paper's own (skip
+    attention) with ``decoder=nnformer``; patch 2 instead of 4 (Alice); written from the
+    paper, so no published weights load.
     """
 
     Config = NNFormerConfig
@@ -66,6 +70,7 @@ class NNFormer(Backbone):
         super().__init__(config)
         dims = _checked(config)
         self.channels = tuple(dims)
+        self.decoder = config.decoder  # type: ignore[misc]
         steps = [2 ** (i + 1) for i in range(len(dims))]
         self.strides = tuple((s, s, s) for s in steps)
         side = min(steps[-1], 16)
@@ -82,7 +87,7 @@ class NNFormer(Backbone):
         for i, dim in enumerate(dims):
             start = sum(config.depths[:i])
             blocks = [
-                _Block(dim, config.heads[i], config.windows[i], bool(k % 2),
+                VolumeBlock(dim, config.heads[i], config.windows[i], bool(k % 2),
                        rates[start + k])
                 for k in range(config.depths[i])
             ]  # fmt: skip
@@ -113,32 +118,6 @@ class _ChannelNorm(nn.LayerNorm):
 
     def forward(self, cells: Tensor) -> Tensor:
         return super().forward(cells.movedim(1, -1)).movedim(-1, 1)
-
-
-class _Block(nn.Module):
-    """Attention inside local volumes and a perceptron, each with a skip."""
-
-    def __init__(
-        self, dim: int, heads: int, side: int, shifted: bool, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.window: Index = (side, side, side)
-        half = side // 2 if shifted else 0
-        self.shift: Index = (half, half, half)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, self.window)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLPBlock(dim, 4 * dim, act="GELU", dropout_mode="swin")
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """(B, D, H, W, E) -> the same shape."""
-        size = cast("Index", tuple(cells.shape[1:4]))
-        plan = plan_windows(size, self.window, self.shift)
-        mixed = join(self.attn(cut(self.norm1(cells), plan), plan), plan)
-        cells = cells + self.drop_path(mixed)
-        done: Tensor = cells + self.drop_path(self.mlp(self.norm2(cells)))
-        return done
 
 
 def _checked(config: NNFormerConfig) -> list[int]:

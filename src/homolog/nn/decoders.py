@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 from homolog.backbones.base import Backbone
+from homolog.backbones.window_attention import VolumeBlock
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
 
-KINDS = ("auto", "residual", "swin_unetr", "unetr")
+KINDS = ("auto", "residual", "swin_unetr", "unetr", "nnformer")
 
 
 class Decoder(nn.Module, ABC):
@@ -155,8 +156,9 @@ def build_decoder(
         out_channels: Channels of the result.
         kind: ``residual`` (light, for convolutional pyramids), ``swin_unetr`` (as in
             MONAI, for five maps of stride 2, 4, 8, 16, 32), ``unetr`` (all maps of one
-            stride), or ``auto``: ``unetr`` where all strides agree, ``swin_unetr``
-            where the channels double from stride 2 to stride 32, else ``residual``.
+            stride), ``nnformer`` (attention to a pyramid's maps), or ``auto``:
+            ``unetr`` where all strides agree, ``swin_unetr`` where the channels double
+            from stride 2 to stride 32, else ``residual``.
         width: Channels F of the features; None takes the kind's own.
         spatial_dims: 2: a decoder of (B, E, h, w); of the strides y and x count.
 
@@ -185,7 +187,10 @@ def build_decoder(
         return SwinUnetrDecoder(
             channels, strides, in_channels, out_channels, width=width
         )
-
+    if name == "nnformer":
+        return NNFormerDecoder(
+            channels, strides, in_channels, out_channels, width=width or 32
+        )
     return UnetrDecoder(channels, strides, in_channels, out_channels, width=width or 16)
 
 
@@ -226,6 +231,10 @@ def ratio(fine: Index, coarse: Index) -> Index:
 def joined(up: Tensor, skip: Tensor) -> Tensor:
     """Channels of both, (B, E + S, ...), the first cut to the size of the second."""
     return torch.cat([crop_to(up, skip), skip], dim=1)
+
+
+# Channels of a head of attention, and cells per side of its volumes.
+_PER_HEAD, _SIDE = 16, 4
 
 
 # The light decoder of a residual U-Net.
@@ -426,6 +435,69 @@ class UnetrDecoder(Decoder):
         for up, project, skip in zip(self.ups, self.skips, deep_first, strict=True):
             current = _raise(up, current, project(skip))
         return _raise(self.last, current, self.stem(image))
+
+
+# Paper: Alice nnFormer.
+class NNFormerDecoder(Decoder):
+    """nnFormer's: each raised map asks, and the encoder's map of its stride answers.
+
+    From coarse to fine a transposed convolution raises the map; a block of attention
+    inside local volumes takes queries from it, keys and values from the encoder's map
+    (skip attention), and a block of shifted volumes follows. A last transposed
+    convolution makes the features.
+
+    Source: Zhou et al., "nnFormer: Volumetric Medical Image Segmentation via a 3D
+    Transformer", IEEE TIP 2023, section 3.3.
+    Differs from the paper: queries are projected, too; one answer at full resolution,
+    without those at coarser ones (deep supervision); the image is a last skip.
+
+    Args:
+        channels: Channels of each map, fine to coarse.
+        strides: Voxels (z, y, x) per cell of each map.
+        in_channels: Image channels.
+        out_channels: Channels of the result.
+        width: Channels of the features.
+    """
+
+    kind: ClassVar[str] = "nnformer"
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[Index],
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 32,
+    ) -> None:
+        super().__init__(width, out_channels)
+        pairs = list(zip(channels, strides, strict=True))
+        self.ups, self.skips = nn.ModuleList(), nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        for (fine, fine_stride), (coarse, coarse_stride) in zip(
+            pairs[-2::-1], pairs[:0:-1], strict=True
+        ):
+            heads = math.gcd(fine, max(1, fine // _PER_HEAD))
+            self.ups.append(_up(coarse, fine, ratio(fine_stride, coarse_stride), False))
+            self.skips.append(VolumeBlock(fine, heads, _SIDE, shifted=False))
+            self.blocks.append(VolumeBlock(fine, heads, _SIDE, shifted=True))
+        self.last_up = _up(channels[0], width, strides[0], False)
+        self.stem = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
+        guard_small_maps(self)
+
+    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """See :class:`Decoder`."""
+        current = maps[-1]
+        for up, attend, block, skip in zip(
+            self.ups, self.skips, self.blocks, maps[-2::-1], strict=True
+        ):
+            raised = crop_to(up(current), skip).movedim(1, -1).contiguous()
+            asked = attend(raised, skip.movedim(1, -1).contiguous())
+            current = block(asked).movedim(-1, 1).contiguous()
+        fine = crop_to(self.last_up(current), image) + self.stem(image)
+        rectified: Tensor = self.activation(fine)
+        return rectified
 
 
 def _raise(block: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:

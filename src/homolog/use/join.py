@@ -17,7 +17,7 @@ from homolog.tasks.base import LearnedTask
 from homolog.words import counted
 
 # What members may differ in: thresholds are averaged.
-_OWN = ("thresholds",)
+_OWN = ("thresholds", "threshold")
 # What a member's entry in the card tells of it.
 _TOLD = ("backbone", "encoder", "fold", "seed", "steps", "best_step", "validation")
 
@@ -64,8 +64,8 @@ def _check(first: LoadedModel, other: LoadedModel) -> None:
     task = TASKS.get(kind) if kind in TASKS.names() else None
     if task is None or not issubclass(task, LearnedTask) or not task.joins:
         raise UnusableInput(
-            f"{first.folder} holds a model of kind {kind!r}; models that segment or "
-            "classify can be joined."
+            f"{first.folder} holds a model of kind {kind!r}; models that segment, "
+            "classify or detect can be joined."
         )
     for model in (first, other):
         if model.card.get(MEMBERS):
@@ -100,6 +100,9 @@ def _card(models: Sequence[LoadedModel]) -> dict[str, Any]:
     limits = [card["task_spec"].get("thresholds") for card in cards]
     if all(limits):
         spec["thresholds"] = [sum(v) / len(v) for v in zip(*limits, strict=True)]
+    each = [card["task_spec"].get("threshold") for card in cards]
+    if all(limit is not None for limit in each):
+        spec["threshold"] = sum(each) / len(each)
     seen = [dict(card.get("cases") or {}) for card in cards]
     return {
         **cards[0],

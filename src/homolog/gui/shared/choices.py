@@ -20,7 +20,13 @@ from typing import Any
 from homolog.errors import JobError, UnusableInput
 from homolog.events import stopped_words
 from homolog.json_files import object_or_none
-from homolog.label_names import NONE, findings_of, has_several, says_none
+from homolog.label_names import (
+    NONE,
+    findings_of,
+    has_several,
+    holds_nothing,
+    says_none,
+)
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
@@ -572,7 +578,8 @@ class StoreChoice:
         label_patients: Patients whose label maps are learnt from.
         box_classes: Of boxes: name, scans that show it, and boxes of it, by name.
         boxed: Scans with boxes.
-        box_teachable: Scans with boxes, or a label map to make some of, learnt from.
+        box_teachable: Scans with boxes, or a label map to make some of, or known to
+            have none, learnt from.
         box_held_out: Such scans that are kept for validation.
         box_patients: Patients of those that are learnt from.
         channels: What the channels of its scans are called; empty where they have one.
@@ -642,7 +649,7 @@ def read_store(path: Path) -> StoreChoice:
     learnt = [c for c in cards if c.split not in ("test", "val")]
     held = [c for c in cards if c.split == "val"]
     targets = [card.target for card in cards if card.target is not None]
-    boxed = [c for c in learnt if c.boxes or c.has_label]
+    boxed = [c for c in learnt if _teaches_boxes(c)]
     return StoreChoice(
         path=path,
         cases=len(cards),
@@ -666,7 +673,7 @@ def read_store(path: Path) -> StoreChoice:
         box_classes=_box_classes(cards),
         boxed=sum(bool(card.boxes) for card in cards),
         box_teachable=len(boxed),
-        box_held_out=sum(bool(card.boxes) or card.has_label for card in held),
+        box_held_out=sum(map(_teaches_boxes, held)),
         box_patients=subject_count(boxed),
         channels=_channels(cards),
         scan_teachable=len(learnt),
@@ -746,6 +753,11 @@ def scan_classes(targets: Sequence[str]) -> tuple[tuple[str, int], ...]:
     found = Counter(name for target in targets for name in findings_of(target))
     none = sum(map(says_none, targets))
     return (*sorted(found.items()), *(((NONE, none),) if none else ()))
+
+
+def _teaches_boxes(card: Card) -> bool:
+    """It has boxes, labels to make some of, or is known to have none."""
+    return bool(card.boxes) or card.has_label or holds_nothing(card.target)
 
 
 def _box_classes(cards: Sequence[Card]) -> tuple[tuple[str, int, int], ...]:

@@ -29,6 +29,7 @@ from homolog.tasks.base import PredictOptions, Trained
 from homolog.tasks.detect.network import (
     DetectNetwork,
     Grid,
+    JoinedDetectors,
     cell_middles,
     decoded,
 )
@@ -148,7 +149,7 @@ def find_boxes(
         In voxels of the scan; None when told to stop.
     """
     network, spec = model.network, model.spec
-    assert isinstance(network, DetectNetwork)
+    assert isinstance(network, DetectNetwork | JoinedDetectors)
     own = np.array(scan.affine.spacing_mm)
     spacing = own_spacing(spec, scan.affine.spacing_mm)
     factor = np.array(spacing) / own
@@ -197,7 +198,10 @@ def own_spacing(spec: Mapping[str, Any], scan_mm: Triple) -> Triple:
 
 
 def _window_of(
-    network: DetectNetwork, spec: Mapping[str, Any], extent: Numbers, how: str | None
+    network: DetectNetwork | JoinedDetectors,
+    spec: Mapping[str, Any],
+    extent: Numbers,
+    how: str | None,
 ) -> Index:
     """A scan that is not much larger is one window, where the network takes it."""
     window = spec_index(spec, "window")
@@ -237,7 +241,7 @@ def _in_window(
 ) -> Boxes:
     """Boxes whose middles lie in the inner part, in voxels of the window."""
     network = model.network
-    assert isinstance(network, DetectNetwork)
+    assert isinstance(network, DetectNetwork | JoinedDetectors)
     axes = [axis + 2 for axis in turn]
     with autocast(model.device, model.precision):
         grids: list[Grid] = network(image.flip(axes) if axes else image)

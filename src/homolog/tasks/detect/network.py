@@ -134,6 +134,48 @@ class DetectNetwork(nn.Module):
         return grids
 
 
+class JoinedDetectors(nn.Module):
+    """Several detectors of the same boxes; the mean of what their cells say.
+
+    Args:
+        networks: DetectNetworks of the same levels and classes.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+
+    @property
+    def encoder(self) -> Backbone:
+        """The first one's: it says which windows are legal."""
+        return self._first.encoder
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Those along which boxes are measured."""
+        return self._first.axes
+
+    @property
+    def _first(self) -> DetectNetwork:
+        first = self.members[0]
+        assert isinstance(first, DetectNetwork)
+        return first
+
+    def forward(self, image: Tensor) -> list[Grid]:
+        """As ``DetectNetwork``; chances are averaged, and logarithms of sides."""
+        told: list[list[Grid]] = [network(image) for network in self.members]
+        return [_mean_grid(level) for level in zip(*told, strict=True)]
+
+
+def _mean_grid(grids: Sequence[Grid]) -> Grid:
+    def chance(name: str) -> Tensor:
+        sure = [getattr(grid, name).float().sigmoid() for grid in grids]
+        return torch.stack(sure).mean(0).logit(eps=1e-6)
+
+    sides = torch.stack([grid.sides.float() for grid in grids]).mean(0)
+    return Grid(chance("classes"), chance("centre"), sides, grids[0].stride)
+
+
 def _layer(width: int, kernel: Index) -> tuple[nn.Module, ...]:
     groups = math.gcd(width, _GROUPS)
     return (

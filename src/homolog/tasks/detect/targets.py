@@ -23,7 +23,7 @@ from homolog.config import option
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index, Triple
-from homolog.label_names import IGNORE, key_of, says_none
+from homolog.label_names import EMPTY_CLASSES, IGNORE, holds_nothing, key_of
 from homolog.store.card import Card
 from homolog.store.crops import box_name
 from homolog.tasks.base import LearnedConfig
@@ -49,7 +49,7 @@ class BoxConfig(LearnedConfig):
         choices=SOURCES,
     )
     empty_classes: tuple[str, ...] = option(
-        ("normal", "healthy"),
+        EMPTY_CLASSES,
         "classes of scans that are known to hold no box, beside 'no finding'; * means "
         "all scans without one. Others are not looked at",
     )
@@ -75,10 +75,7 @@ def is_empty(card: Card, config: BoxConfig) -> bool:
     """Whether it is said that there is nothing to find."""
     if "*" in config.empty_classes:
         return True
-    if card.target is None:
-        return False
-    known = {key_of(name) for name in config.empty_classes}
-    return says_none(card.target) or key_of(card.target) in known
+    return holds_nothing(card.target, config.empty_classes)
 
 
 class KnownBoxes:
@@ -311,7 +308,7 @@ class Levels:
 def chosen_levels(
     strides: Sequence[Index], small: float, large: float, planar: bool
 ) -> Levels:
-    """Levels from cells no longer than a small box to those of a large one.
+    """Levels from cells half as long as a small box to those of a large one.
 
     Args:
         strides: Of the encoder's maps.
@@ -321,11 +318,11 @@ def chosen_levels(
     """
     own = {stride: place for place, stride in enumerate(strides)}  # the last of each
     ladder = sorted(own, key=lambda s: (max(s), math.prod(s)))
-    fit = [s for s in ladder if max(s) <= max(1.0, 0.8 * small)]
+    fit = [s for s in ladder if max(s) <= max(1.0, small / 2)]
     first = ladder.index(fit[-1]) if fit else 0
     finer, finest = 0, ladder[first]
     made: list[Index] = []
-    while max(finest) > max(1.0, 0.8 * small) and finer < 2:
+    while max(finest) > max(1.0, small / 2) and finer < 2:
         z, y, x = (max(1, n // 2) for n in finest)
         finest = (1 if planar else z, y, x)
         made.insert(0, finest)

@@ -35,7 +35,11 @@ from homolog.tasks.detect.answer import (
     report_lines,
     summarise_boxes,
 )
-from homolog.tasks.detect.network import DetectModule, DetectNetwork
+from homolog.tasks.detect.network import (
+    DetectModule,
+    DetectNetwork,
+    JoinedDetectors,
+)
 from homolog.tasks.detect.published import PUBLISHED, SOURCES
 from homolog.tasks.detect.targets import (
     BoxConfig,
@@ -187,6 +191,7 @@ class Detect(LearnedTask):
     Config: ClassVar[type] = DetectConfig
     title: ClassVar[str] = "Detection"
     best_metric: ClassVar[str] = "ap50"
+    joins: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
     SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
 
@@ -289,6 +294,10 @@ class Detect(LearnedTask):
             depth=self.config.depth,
             planar=planar,
         )
+
+    def joined(self, networks: Sequence[nn.Module]) -> JoinedDetectors:
+        """The mean of what their cells say."""
+        return JoinedDetectors(networks)
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Crops of the window's size with their boxes."""

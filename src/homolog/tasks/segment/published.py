@@ -54,7 +54,6 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
             "validate_every": 1000,
         },
     },
-    # With a residual decoder, not nnFormer's own.
     "alice_nnformer": {
         "task": {
             "window": [96, 128, 128],
@@ -62,7 +61,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
             "rotate_deg": 0.0,
             "scale": 0.3,
         },
-        "backbone": {"name": "nnformer"},
+        "backbone": {"name": "nnformer", "decoder": "nnformer"},
         "training": {
             "epochs": 1000.0,
             "warmup_epochs": 40.0,
@@ -142,6 +141,7 @@ SOURCES: Mapping[str, Sources] = {
         "paper: Table 8": f"{_TABLE} training.optimizer training.momentum "
         "training.schedule",
         "paper: Table 8, scaling and mirroring": "task.flip task.rotate_deg",
+        "paper: nnFormer's own": "backbone.decoder",
         "own: how far is not printed": "task.scale",
         "code: nnFormer's poly ends at 0": "training.min_learning_rate_factor",
         "own: not printed": "training.validate_every",
