@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from homolog.geometry.affine import Affine
 from homolog.gui.files.opening import read_layer
 from homolog.gui.learn.control import teaching_problem, what_is_learnt
 from homolog.gui.segment.control import Batch, image_layer, keep_image
-from homolog.gui.shared.choices import ModelChoice, read_store
+from homolog.gui.shared.choices import ModelChoice, list_models, read_store
 from homolog.gui.shared.models import title_of
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume
@@ -47,6 +48,16 @@ def test_a_translator_says_what_it_makes() -> None:
     assert model.title == "run (T2 from T1 and FLAIR, resunet)"
     assert "Makes T2 from T1 and FLAIR." in model.facts
     assert title_of(CARD) == "image to image, resunet"
+
+
+def test_it_is_among_the_models_of_the_segment_tab(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "t2" / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "run.json").write_text('{"kind": "finetune", "config": {}}')
+    card = {**CARD, "weights": "model.safetensors", "sha256": {}}
+    (folder / "model.json").write_text(json.dumps(card))
+    (model,) = list_models(tmp_path / "runs", tmp_path / "models")
+    assert model.title == "t2 (T2 from T1 and FLAIR, resunet)"
 
 
 def test_its_image_lies_on_the_layer_of_the_scan(tmp_path: Path) -> None:
