@@ -10,6 +10,7 @@ import numpy as np
 
 from homolog.events import drain
 from homolog.geometry.affine import Affine
+from homolog.gui.data.control import GOOD, rows_of
 from homolog.gui.files.opening import read_layer
 from homolog.gui.learn.control import teaching_problem, what_is_learnt
 from homolog.gui.segment.control import Batch, image_layer, keep_image
@@ -97,3 +98,14 @@ def test_stores_that_can_teach_it(tmp_path: Path) -> None:
     assert teaching_problem("translate", [two]) == ""
     assert what_is_learnt("translate", [two]) == ("2 channels", "T1, T2")
     assert "have one channel" in teaching_problem("translate", [alone])
+
+
+def test_a_file_of_four_axes_of_a_data_set_is_no_fault(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((2, 9, 10, 11)).astype(np.float32)
+    (tmp_path / "imagesTr").mkdir()
+    write_volume(Volume(data, GRID), tmp_path / "imagesTr" / "b1.nii.gz")
+    names = {"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    (row,) = rows_of(tmp_path)
+    assert [one.name for one in row.scans] == ["b1 (T1 and FLAIR)"]
+    assert [one.badge.level for one in row.scans] == [GOOD]
