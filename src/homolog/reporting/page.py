@@ -23,7 +23,7 @@ from homolog.probe.report import ranking
 from homolog.reporting.convergence import SHARE, Course
 from homolog.reporting.organs import Separation
 from homolog.reporting.report import OWN, RANDOM, Findings, Report
-from homolog.words import counted, duration, listed
+from homolog.words import counted, duration, listed, metric_title
 from homolog.writing import write_json, write_table
 
 COLUMNS = ("encoder", "weights", "features", "measure", "label", "value")
@@ -116,7 +116,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         course = each["course"]
         if course and course["reached"] is not None:
             told.append(
-                f"  {course['metric']}: {SHARE:.0%} of its best after "
+                f"  {metric_title(course['metric'])}: {SHARE:.0%} of its best after "
                 f"{course['reached']} of {course['total']} steps"
             )
     return [*told, *(f"not told: {note}" for note in result["notes"])]
@@ -170,8 +170,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
                  f"{worst['median']:+.0%}", "median relative deviation")
             )  # fmt: skip
         if found.course and found.course.reached is not None:
+            metric = metric_title(found.course.metric)
             tiles.append(
-                (f"{found.name}: {SHARE:.0%} of its best {found.course.metric}",
+                (f"{found.name}: {SHARE:.0%} of its best {metric}",
                  f"{found.course.reached}", f"of {found.course.total} steps")
             )  # fmt: skip
     return tiles
@@ -328,8 +329,8 @@ def _courses(page: Page, report: Report) -> None:
     page.section("The course of the training")
     scored = {n: (c.steps, c.values) for n, c in courses.items() if c.metric}
     reached = [
-        f"{name}: {SHARE:.0%} of its best {c.metric} after {c.reached} of {c.total} "
-        "steps."
+        f"{name}: {SHARE:.0%} of its best {metric_title(c.metric)} after {c.reached} "
+        f"of {c.total} steps."
         for name, c in courses.items()
         if c.reached is not None
     ]
@@ -340,7 +341,10 @@ def _courses(page: Page, report: Report) -> None:
         for n, c in courses.items()
     ]
     metric = next((c.metric for c in courses.values() if c.metric), "")
-    page.charts(curve_chart(scored, x_title="step", y_title=metric, width=460), *charts)
+    page.charts(
+        curve_chart(scored, x_title="step", y_title=metric_title(metric), width=460),
+        *charts,
+    )
     for text in reached:
         page.text(text)
     if not scored:
