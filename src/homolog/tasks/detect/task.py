@@ -55,6 +55,7 @@ from homolog.tasks.detect.targets import (
     target_rows,
 )
 from homolog.tasks.segment.network import (
+    channels_spec,
     choose_window,
     prepared_for,
     smallest_window,
@@ -224,7 +225,7 @@ class Detect(LearnedTask):
             "merge": self.config.merge,
             "iou": self.config.iou,
             "least_score": self.config.least_score,
-            "channels": cases[0].card.channels,
+            **channels_spec(cases),
             "modalities": sorted({case.card.modality for case in cases}),
             "classes": list(space.classes),
             "stores": {name: list(own) for name, own in space.stores.items()},
