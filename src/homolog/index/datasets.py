@@ -579,7 +579,7 @@ def _candidate(
     columns: Mapping[str, str],
     names: dict[int, str],
 ) -> Candidate:
-    images = _parts(row, columns, "image")
+    images = _named_images(path.parent, row, columns)
     if not images:
         raise UnusableInput("no image is named.")
     split = _text(row, columns, "split").lower()
@@ -639,6 +639,16 @@ def _row_channels(
     told = [_modality(kind) for kind in kinds]
     told = told or [_kind_of_channel(one.name) for one in found]
     return tuple(replace(c, modality=m) for c, m in zip(found, told, strict=True))
+
+
+def _named_images(
+    folder: Path, row: Mapping[str, Any], columns: Mapping[str, str]
+) -> list[str]:
+    """The files of a row; one whose own name has a ``|`` is one."""
+    images = _parts(row, columns, "image")
+    whole = _text(row, columns, "image")
+    alone = len(images) > 1 and not isinstance(row.get(columns["image"]), list)
+    return [whole] if alone and there(_locate(folder, whole)) else images
 
 
 def _parts(

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from monai.networks.blocks import MLPBlock
-from monai.networks.layers import DropPath
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -223,43 +221,6 @@ class WindowAttention(nn.Module):
         index = self.relative_position_index[:n, :n].reshape(-1)
         table = self.relative_position_bias_table
         return functional.embedding(index, table).t().reshape(self.heads, n, n)
-
-
-class VolumeBlock(nn.Module):
-    """Attention inside local volumes and a perceptron, each with a skip.
-
-    Args:
-        dim: Channels.
-        heads: Attention heads.
-        side: Cells per volume and axis.
-        shifted: Whether volumes lie half a side further.
-        drop_path: Stochastic depth.
-
-    Source: Zhou et al., nnFormer, IEEE TIP 2023, section 3.
-    """
-
-    def __init__(
-        self, dim: int, heads: int, side: int, shifted: bool, drop_path: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.window: Index = (side, side, side)
-        half = side // 2 if shifted else 0
-        self.shift: Index = (half, half, half)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, self.window)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLPBlock(dim, 4 * dim, act="GELU", dropout_mode="swin")
-
-    def forward(self, cells: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(B, D, H, W, E) -> the same shape; ``seen`` of that shape is attended to."""
-        size = cast("Index", tuple(cells.shape[1:4]))
-        plan = plan_windows(size, self.window, self.shift)
-        told = None if seen is None else cut(self.norm1(seen), plan)
-        mixed = join(self.attn(cut(self.norm1(cells), plan), plan, told), plan)
-        cells = cells + self.drop_path(mixed)
-        done: Tensor = cells + self.drop_path(self.mlp(self.norm2(cells)))
-        return done
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
