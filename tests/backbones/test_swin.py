@@ -10,9 +10,8 @@ import torch
 from monai.networks.nets.swin_unetr import SwinTransformer, compute_mask
 from torch import nn
 
-from homolog.backbones import build, window_attention
-from homolog.backbones.base import Backbone, adapt_state
-from homolog.backbones.window_attention import (
+from homolog.backbones import _window_attention, build
+from homolog.backbones._window_attention import (
     WindowAttention,
     attend,
     cut,
@@ -20,6 +19,7 @@ from homolog.backbones.window_attention import (
     plan_windows,
     seam_mask,
 )
+from homolog.backbones.base import Backbone, adapt_state
 from homolog.config import ConfigError
 
 Small = Callable[..., Backbone]
@@ -149,9 +149,9 @@ def test_attention_is_torchs_own_in_training_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
-    real = window_attention.functional.scaled_dot_product_attention
+    real = _window_attention.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        window_attention.functional,
+        _window_attention.functional,
         "scaled_dot_product_attention",
         lambda *a, **k: (calls.append(torch.is_grad_enabled()), real(*a, **k))[1],
     )
@@ -165,7 +165,7 @@ def test_recomputed_attention_has_the_gradients_of_the_formula(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # chunks that do and do not divide the number of windows
-    monkeypatch.setattr(window_attention, "_CHUNK_SCORES", rows * 2 * 27 * 27)
+    monkeypatch.setattr(_window_attention, "_CHUNK_SCORES", rows * 2 * 27 * 27)
     shape = (5, 2, 27, 4)
     leaves = [torch.randn(shape, dtype=torch.float64) for _ in range(3)]
     leaves.append(torch.randn(2, 27, 27, dtype=torch.float64))

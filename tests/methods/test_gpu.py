@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from each import each
 from fake_cuda import CUDA, fake_cuda
-from homolog.backbones import BACKBONES, build, window_attention
+from homolog.backbones import BACKBONES, _window_attention, build
 from homolog.config import from_dict
 from homolog.errors import JobError
 from homolog.events import Note
@@ -235,7 +235,7 @@ def test_window_attention_fits_the_fused_kernel_of_cuda(
         return torch.zeros_like(v)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
-    monkeypatch.setattr(window_attention, "attend", window_attention._on_gpu)
+    monkeypatch.setattr(_window_attention, "attend", _window_attention._on_gpu)
     build(backbone)(torch.rand(1, 1, side, side, side))
     assert seen
     for q, k, v, mask in seen:
@@ -255,7 +255,7 @@ def test_attention_as_the_fused_kernel_takes_it_gives_the_same(channels: int) ->
     plain = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=bias.unsqueeze(0), scale=0.3
     )
-    ours = window_attention._on_gpu(q, k, v, bias, 0.3)
+    ours = _window_attention._on_gpu(q, k, v, bias, 0.3)
     torch.testing.assert_close(ours, plain)
     goal = torch.randn_like(plain)
     for a, b in zip(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from each import each
 from homolog.backbones import build
-from homolog.backbones.window_attention import WindowPlan, plan_windows
+from homolog.backbones._window_attention import WindowPlan, plan_windows
 from homolog.nn.decoders import Decoder, build_decoder, suited_decoder
 
 Strides = Sequence[tuple[int, int, int]]

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from homolog.backbones._window_attention import VolumeBlock as VolumeBlock
 from homolog.backbones.base import Backbone, BackboneConfig
-from homolog.backbones.window_attention import VolumeBlock
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from homolog.backbones._window_attention import WindowAttention, cut, join, plan_windows
 from homolog.backbones.base import Backbone, BackboneConfig
-from homolog.backbones.window_attention import WindowAttention, cut, join, plan_windows
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps

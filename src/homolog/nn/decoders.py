@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 from homolog.backbones.base import Backbone
-from homolog.backbones.window_attention import VolumeBlock
+from homolog.backbones.nnformer import VolumeBlock
 from homolog.geometry.affine import Index
 from homolog.small_maps import guard_small_maps
 
