@@ -134,7 +134,10 @@ def test_a_model_says_what_it_lacks(trained: Path, cohort: Store) -> None:
         TranslateConfig(dose=0.5)
     config = request(cohort)
     config["task_config"] |= {"target": "FLAIR"}
-    with pytest.raises(UnusableInput, match="needs cases of several channels"):
+    with pytest.raises(
+        UnusableInput,
+        match="have the channels T1 and T2, translate was to make and see FLAIR",
+    ):
         drain(job(config, trained / "no"))
     told = from_dict(TranslateConfig, {"target": 1, "inputs": [0]})
     assert told.seen == ("0",)

@@ -313,7 +313,7 @@ def choose_cases(
     if not train:
         raise UnusableInput(
             f"{store.path} has no labelled training case ({len(store)} cases in all); "
-            f"{task.lacking}"
+            f"{task.why_none(store.cards)}"
         )
     if fraction != 1.0:
         kept = set(nested_fraction([c.card for c in train], fraction, seed))

@@ -368,7 +368,11 @@ def lacking_text(channels: Sequence[Channel], names: Sequence[str], count: int) 
     """Why the files of a case are not all that a model takes, one sentence."""
     have = listed([c.path.name for c in channels], most=4)
     called = [n or f"{i:04d}" for i, n in enumerate([*names, *[""] * count][:count])]
+    known = {channel.name for channel in channels}
+    lost = [name for name in called if name not in known]
+    missing = f" ({listed(lost)} missing)" if len(lost) < count else ""
     return (
-        f"the model takes {count} channels ({listed(called)}), found {have}; name the "
-        "files of one case NAME_0000, NAME_0001 ..., or give them in that order."
+        f"the model takes {count} channels ({listed(called)}), found {have}{missing}; "
+        "name the files of one case NAME_0000, NAME_0001 ..., or give them in that "
+        "order."
     )

@@ -328,6 +328,10 @@ class LearnedTask(Task):
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """What the training loop trains."""
 
+    def why_none(self, cards: Sequence[Card]) -> str:
+        """What to do where no case of a store is usable."""
+        return self.lacking
+
     def channels(self, card: Card) -> int:
         """How many channels of a case the encoder sees."""
         return card.channels

@@ -214,6 +214,18 @@ class Translate(LearnedTask):
             channels_of(card, config.seen, str(config.target), config.dose) is not None
         )
 
+    def why_none(self, cards: Sequence[Card]) -> str:
+        """As ``lacking``, and which channels there are."""
+        several = next((card for card in cards if card.channels > 1), None)
+        if several is None:
+            return self.lacking
+        names = [n or str(i) for i, n in enumerate(several.channel_names)]
+        wanted = listed([t for t in (str(self.config.target), *self.config.seen) if t])
+        return (
+            f"its cases have the channels {listed(names)}, translate was to make and "
+            f"see {wanted or 'all'} (--set target=... and inputs=...)."
+        )
+
     def channels(self, card: Card) -> int:
         """The inputs alone."""
         config = self.config
