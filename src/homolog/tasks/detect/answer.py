@@ -143,7 +143,8 @@ def find_boxes(
     Args:
         model: A detector.
         scan: As the store keeps it.
-        options: ``flips``, ``overlap`` and ``windows`` count.
+        options: ``flips``, ``overlap`` and ``windows`` count; ``least_score`` where
+            it is below the model's least.
 
     Returns:
         In voxels of the scan; None when told to stop.
@@ -155,6 +156,8 @@ def find_boxes(
     factor = np.array(spacing) / own
     extent = np.array(scan.shape) / factor
     overlap = spec["overlap"] if options.overlap is None else options.overlap
+    asked = options.least_score
+    least = spec["least_score"] if asked is None else min(spec["least_score"], asked)
     size = _window_of(network, spec, extent, options.windows)
     windows = windows_over(extent, size, overlap, bool((factor == 1).all()))
     flips = [axis for axis in options.flips if axis in network.axes]
@@ -173,7 +176,7 @@ def find_boxes(
                 return None
             image = _image(scan, window, spacing, factor, model.device)
             for turn in turns:
-                boxes = _in_window(model, image, window, turn)
+                boxes = _in_window(model, image, window, turn, least)
                 start = np.tile(np.array(window.start), 2)
                 found.append(
                     Boxes((boxes.boxes + start) * np.tile(factor, 2), boxes.label,
@@ -237,7 +240,7 @@ def _image(
 
 @torch.no_grad()
 def _in_window(
-    model: Trained, image: Tensor, window: Window, turn: Sequence[int]
+    model: Trained, image: Tensor, window: Window, turn: Sequence[int], least: float
 ) -> Boxes:
     """Boxes whose middles lie in the inner part, in voxels of the window."""
     network = model.network
@@ -245,10 +248,7 @@ def _in_window(
     axes = [axis + 2 for axis in turn]
     with autocast(model.device, model.precision):
         grids: list[Grid] = network(image.flip(axes) if axes else image)
-    parts = [
-        _of_level(grid, network.axes, model.spec["least_score"], window.size)
-        for grid in grids
-    ]
+    parts = [_of_level(grid, network.axes, least, window.size) for grid in grids]
     boxes, label, scores = (torch.cat(part) for part in zip(*parts, strict=True))
     for axis in turn:
         side = window.size[axis]
