@@ -53,6 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_neighbours_and_masks_are_channels_of_a_slice() -> None:
+    """Paper: Hundred Million IV-D."""
     image = torch.arange(2 * 2 * 5 * 2 * 2.0).reshape(2, 2, 5, 2, 2)
     valid = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]]).bool()
     seen = Stacked(2, neighbours=5, masks=(1,))

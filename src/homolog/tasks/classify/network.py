@@ -115,6 +115,7 @@ class Scores:
     alone: Tensor | None = None
 
 
+# Paper: Hundred Million IV-D.
 @dataclass(frozen=True)
 class Stacked:
     """What an encoder of slices sees of each: its neighbours too, and a mask.
