@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from homolog.events import drain
 from homolog.geometry.affine import Affine
+from homolog.gui.data.control import GOOD, rows_of
 from homolog.gui.files.opening import read_layer
 from homolog.gui.learn.control import teaching_problem, what_is_learnt
 from homolog.gui.segment.control import Batch, image_layer, keep_image
-from homolog.gui.shared.choices import ModelChoice, read_store
+from homolog.gui.shared.choices import ModelChoice, list_models, read_store
 from homolog.gui.shared.models import title_of
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume
@@ -47,6 +49,16 @@ def test_a_translator_says_what_it_makes() -> None:
     assert model.title == "run (T2 from T1 and FLAIR, resunet)"
     assert "Makes T2 from T1 and FLAIR." in model.facts
     assert title_of(CARD) == "image to image, resunet"
+
+
+def test_it_is_among_the_models_of_the_segment_tab(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "t2" / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "run.json").write_text('{"kind": "finetune", "config": {}}')
+    card = {**CARD, "weights": "model.safetensors", "sha256": {}}
+    (folder / "model.json").write_text(json.dumps(card))
+    (model,) = list_models(tmp_path / "runs", tmp_path / "models")
+    assert model.title == "t2 (T2 from T1 and FLAIR, resunet)"
 
 
 def test_its_image_lies_on_the_layer_of_the_scan(tmp_path: Path) -> None:
@@ -86,3 +98,14 @@ def test_stores_that_can_teach_it(tmp_path: Path) -> None:
     assert teaching_problem("translate", [two]) == ""
     assert what_is_learnt("translate", [two]) == ("2 channels", "T1, T2")
     assert "have one channel" in teaching_problem("translate", [alone])
+
+
+def test_a_file_of_four_axes_of_a_data_set_is_no_fault(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((2, 9, 10, 11)).astype(np.float32)
+    (tmp_path / "imagesTr").mkdir()
+    write_volume(Volume(data, GRID), tmp_path / "imagesTr" / "b1.nii.gz")
+    names = {"modality": {"0": "T1", "1": "FLAIR"}, "labels": {"0": "background"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    (row,) = rows_of(tmp_path)
+    assert [one.name for one in row.scans] == ["b1 (T1 and FLAIR)"]
+    assert [one.badge.level for one in row.scans] == [GOOD]

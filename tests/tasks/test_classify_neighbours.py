@@ -77,6 +77,7 @@ def test_neighbours_and_masks_are_channels_of_a_slice() -> None:
 
 
 def test_what_neighbours_show_is_learnt(store: Store, tmp_path: Path) -> None:
+    """Paper: Hundred Million IV-D."""
     card = store.cards[0]
     assert card.levels[1].intensity.high == 1.0  # the mask stays 0 and 1
     config = ClassifyConfig(labels="slices", neighbours=3, compress=2)

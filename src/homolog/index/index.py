@@ -507,6 +507,7 @@ def _once(found: Found) -> list[Candidate]:
             if first.label not in (None, candidate.label):
                 del fuller["label_names"]  # they are of the other label map
             del fuller["short"]  # the first mention has a name already
+            del fuller["channels"]  # a file named alone stays one
             open_ = {n: v for n, v in fuller.items() if v and not getattr(first, n)}
             known[key] = replace(first, **open_)
     twice = len(found.candidates) - len(known)

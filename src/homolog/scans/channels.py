@@ -34,7 +34,7 @@ CHANNELS = "channels"
 # How nnU-Net numbers the files of a case.
 NUMBERED = re.compile(r"_(\d{4})$")
 # Of files that a name may have said to hold several images.
-_SEVERAL = ("4d", "vector")
+SEVERAL = ("4d", "vector")
 _MASK = re.compile(r"^(mask|seg|segmentation|roi|attention|label)s?\b", re.IGNORECASE)
 
 
@@ -173,7 +173,7 @@ def read_frames(path: Path) -> Volume:
     data = values.reshape(-1, *values.shape[2:])
     meta = {
         **header.meta, "source": str(path), "kind": header.kind,
-        "remarks": tuple(p.text for p in header.problems if p.code not in _SEVERAL),
+        "remarks": tuple(p.text for p in header.problems if p.code not in SEVERAL),
     }  # fmt: skip
     return Volume(data, header.affine, scan_stem(path), header.modality, meta)
 
@@ -181,7 +181,7 @@ def read_frames(path: Path) -> Volume:
 def _refuse(header: ScanHeader) -> None:
     """Raise the first fault but that of holding several images."""
     for problem in header.problems:
-        if problem.fatal and problem.code not in _SEVERAL:
+        if problem.fatal and problem.code not in SEVERAL:
             raise Unsound(problem.code, problem.text, header.path)
     if header.kind != "nifti" or min(header.frames, header.channels) > 1:
         header.refuse()
@@ -264,7 +264,7 @@ def _look_at(values: NDArray[Any], look: Inspection) -> Inspection:
     stats = ValueStats()
     for plane in values:
         stats.update(plane)
-    problems = [p for p in look.problems if p.code not in _SEVERAL]
+    problems = [p for p in look.problems if p.code not in SEVERAL]
     if stats.nonfinite:
         text = f"{stats.nonfinite} values are NaN or infinite."
         problems.insert(0, Problem("nonfinite", text))

@@ -26,11 +26,12 @@ from homolog.gui.shared.layers import (
 from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
 from homolog.memory import free_bytes
+from homolog.scans.channels import SEVERAL
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import ScanHeader, scan_stem
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of
-from homolog.words import counted, human_bytes, times
+from homolog.words import counted, human_bytes, listed, times
 
 GOOD, DOUBT, BAD, UNKNOWN = "ok", "doubt", "bad", "unknown"
 # A sign and a word, so that colour is never alone.
@@ -120,14 +121,18 @@ def rows_of(path: Path) -> list[Row]:
     return [replace(row, labelled=labelled)]
 
 
-def file_row(path: Path, *, deep: bool = False) -> Row:
+def file_row(path: Path, *, deep: bool = False, several: bool = False) -> Row:
     """The row of one scan file, DICOM folder or series.
 
     Args:
         path: The scan.
         deep: Read all its values too.
+        several: It holds the channels of a case, as its data set says.
     """
-    inspection = inspect_scan(path, deep=deep)
+    inspection = inspect_scan(path, deep=deep and not several)
+    if several:
+        sound = tuple(p for p in inspection.problems if p.code not in SEVERAL)
+        inspection = replace(inspection, problems=sound)
     name = path.parent.name if is_series_path(path) else path.name
     facts = ""
     header = inspection.header
@@ -256,8 +261,12 @@ def with_checked(row: Row, new: Row) -> Row:
 
 
 def _candidate_row(candidate: Candidate) -> Row:
-    row = file_row(candidate.image)
-    return replace(row, name=candidate.name + (" + labels" if candidate.label else ""))
+    channels = candidate.channels
+    row = file_row(candidate.image, several=any(c.frame is not None for c in channels))
+    name = candidate.name
+    if len(channels) > 1:
+        name += f" ({listed([c.name or i for i, c in enumerate(channels)])})"
+    return replace(row, name=name + (" + labels" if candidate.label else ""))
 
 
 def _rejected_row(rejected: Rejected) -> Row:

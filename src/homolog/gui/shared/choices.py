@@ -412,12 +412,12 @@ def list_encoders(
 def list_models(
     runs: Path, models: Path, extra: Iterable[Path] = ()
 ) -> list[ModelChoice]:
-    """As ``list_encoders``: models that can label or classify scans.
+    """As ``list_encoders``: models that can label, classify or translate scans.
 
-    A model without names of labels or classes cannot, and is left out.
+    Another model without names of labels or classes cannot, and is left out.
     """
-    found = _choices(runs, models, extra)
-    return [c for c in found if c.kind != "encoder" and (c.label_names or c.classes)]
+    found = [c for c in _choices(runs, models, extra) if c.kind != "encoder"]
+    return [c for c in found if c.label_names or c.classes or c.translates]
 
 
 def list_embedders(

@@ -198,6 +198,7 @@ def summarise_classes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if known[0].get("by_slice"):  # nothing else was asked of it
             told_of = result["slices"]
             result["mean"] = {name: told_of[name] for name in SLICE_METRICS}
+            result["classes"] = {}
     return result
 
 
@@ -233,7 +234,7 @@ def report_lines(result: Mapping[str, Any]) -> list[str]:
     """Metrics, each class on its own, then who was taken for whom."""
     lines = [f"{result['cases']} cases"]
     several = result["cases"] and "confusion" not in result
-    if several:
+    if several and result["classes"]:
         lines.append("mean over classes:")
     for name, value in result["mean"].items():
         lines.append(f"{name.replace('_', ' '):<20}{_number(value)}")

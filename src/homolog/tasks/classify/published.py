@@ -50,6 +50,26 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
             "validate_every": 1000,
         },
     },
+    # Slices of MPRAGE that show a metastasis; the scan and the mask of what is
+    # suspected are channels T1 and mask of a manifest, image a|b
+    "hundred_million_slices": {
+        "task": {
+            "labels": "slices",
+            "neighbours": 5,
+            "compress": 3,
+            "slice_threshold": 0.6,
+            "slices": 256,
+            "window": [256, 224, 224],
+        },
+        "backbone": {"name": "resnet2d", "widths": [128, 256, 512, 1024]},
+        "training": {
+            "steps": 20_000,
+            "batch_size": 1,
+            "learning_rate": 1e-4,
+            "warmup_steps": 500,
+            "validate_every": 1000,
+        },
+    },
     "joint": {
         "task": {"hidden": 512},
         "backbone": {"name": "hybrid", "groups": 8, "slices_at_once": 128},
@@ -87,6 +107,14 @@ SOURCES: Mapping[str, Sources] = {
         "paper: IV-E": "task.window task.pooling backbone.name",
         "paper: IV-E, auxiliary tasks; their weights are ours": "task.weight_types "
         "task.weight_slices",
+        "own: not printed": "training.steps training.batch_size "
+        "training.learning_rate training.warmup_steps training.validate_every",
+    },
+    "hundred_million_slices": {
+        "paper: IV-D": "task.labels task.neighbours task.compress backbone.name "
+        "backbone.widths",
+        "paper: Table III, operation point": "task.slice_threshold",
+        "own: whole scans, the side of its 2D crops": "task.slices task.window",
         "own: not printed": "training.steps training.batch_size "
         "training.learning_rate training.warmup_steps training.validate_every",
     },

@@ -55,6 +55,7 @@ from homolog.tasks.detect.targets import (
     target_rows,
 )
 from homolog.tasks.segment.network import (
+    channels_spec,
     choose_window,
     prepared_for,
     smallest_window,
@@ -161,13 +162,12 @@ class DetectConfig(BoxConfig):
     )
 
 
-# Longest side and most voxels of a window chosen by itself; of volumes, and of slices.
-_LIMITS = {"cpu": (80, 64**3), "cuda": (160, 144**3)}
-_SLICE_LIMITS = {"cpu": (256, 224**2), "cuda": (1024, 768**2)}
-
-
+# Of a window chosen by itself: the longest side, most voxels, and a side that is long
+# enough where findings are small; of volumes, and of slices.
+_LIMITS = {"cpu": (80, 64**3, 32), "cuda": (160, 144**3, 96)}
+_SLICE_LIMITS = {"cpu": (256, 224**2, 128), "cuda": (1024, 768**2, 512)}
 # A window need not be longer than so many large boxes.
-_SURROUNDED = 5
+_SURROUNDED = 4
 
 
 class Detections(BoxList):
@@ -225,7 +225,7 @@ class Detect(LearnedTask):
             "merge": self.config.merge,
             "iou": self.config.iou,
             "least_score": self.config.least_score,
-            "channels": cases[0].card.channels,
+            **channels_spec(cases),
             "modalities": sorted({case.card.modality for case in cases}),
             "classes": list(space.classes),
             "stores": {name: list(own) for name, own in space.stores.items()},
@@ -248,13 +248,13 @@ class Detect(LearnedTask):
         planar = all(case.card.shape[0] == 1 for case in cases)
         axes = (1, 2) if planar else (0, 1, 2)
         limits = _SLICE_LIMITS if planar else _LIMITS
-        side, voxels = limits.get(device.type, limits["cuda"])
+        side, voxels, enough = limits.get(device.type, limits["cuda"])
         own = grid_of(cases)[0]
         spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, side)
         least = smallest_window(backbone)
         longest = max(sizes.large_mm[a] / spacing[a] for a in axes)
         # small findings need no wide crops: more of them are seen in the same time
-        side = min(side, max(_SURROUNDED * round(longest), side // 2, 48))
+        side = min(side, max(_SURROUNDED * round(longest), enough))
         window = self.config.window
         if window is None:
             window = choose_window(
