@@ -377,6 +377,18 @@ def test_crops_of_one_organ_are_compared_by_cosines(depth: int, alike: bool) -> 
     assert Alice.RECIPES["info_nce"]["method"]["similarity"] == "info_nce"
 
 
+def test_the_target_sees_whole_crops_but_for_the_ablation(pairs: Views) -> None:
+    """Paper: Alice Table 10."""
+    view = pairs["query_target"]
+    assert torch.equal(method_of()._shown(view, 0.3), view.flat())
+    shown = method_of(target_mask_ratio=0.25)._shown(view, 0.3)
+    patches = to_patches(shown, (8, 8, 8))
+    gone = (patches == 0).all(2)
+    assert torch.equal(gone.sum(1), torch.full((len(gone),), 16))
+    kept = to_patches(view.flat(), (8, 8, 8))
+    assert torch.equal(patches[~gone], kept[~gone])
+
+
 def test_weights_of_zero_leave_a_term_out(pairs: Views) -> None:
     """Paper: Alice sum of losses; Alice Table 11."""
     whole = method_of()

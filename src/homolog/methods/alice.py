@@ -124,6 +124,14 @@ class AliceConfig(MaskedCropConfig):
         "features collapse",
         advanced=True,
     )
+    target_mask_ratio: float = option(
+        0.0,
+        "share of patches hidden from the target, too; the paper's ablation, which is "
+        "best at 0",
+        minimum=0,
+        maximum=0.95,
+        advanced=True,
+    )
     momentum: float = option(
         0.99, "of the target at the start; rises to 1 over the training", minimum=0,
         maximum=1,
@@ -541,7 +549,7 @@ class Alice(Method):
             if side == "key":
                 mask = self._another(views, progress, mask)
             seen[side] = self.online(view.flat(), mask)
-            told[side] = self.target(views[target].flat())
+            told[side] = self.target(self._shown(views[target], progress))
             errors.append(self._reconstruction(view, seen[side].patches, mask))
         self.watch("tokens", seen["query"].tokens.flatten(0, 1))
         self.watch("global", torch.cat([s.pooled for s in seen.values()]))
@@ -573,6 +581,17 @@ class Alice(Method):
         """(B V, N) bool, the patches hidden at this point of the training."""
         count = math.prod(self.grid)
         return hidden_patches(view, progress, count, self.config.mask_ratio)
+
+    def _shown(self, view: View, progress: float) -> Tensor:
+        """What the target sees, (B V, C, D, H, W): whole crops, but for the ablation.
+
+        Paper: Alice Table 10.
+        """
+        ratio, image = self.config.target_mask_ratio, view.flat()
+        if ratio == 0:
+            return image
+        mask = hidden_patches(view, progress, math.prod(self.grid), ratio)
+        return image.masked_fill(to_voxels(mask, self.grid, self.patch), 0.0)
 
     def _another(self, views: Views, progress: float, mask: Tensor) -> Tensor:
         """The mask of the key, another one where both sides are one patient's crop.
