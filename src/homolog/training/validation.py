@@ -165,7 +165,8 @@ class Validator:
         if self._best_metric is not None:
             score = score_of(metrics, self._best_metric)
             former = self.best.get("score")
-            is_best = score == score and (former is None or score > former)
+            # of equal ones the later: few held-out cases soon score all there is
+            is_best = score == score and (former is None or score >= former)
             if is_best:
                 self.best = {
                     "metrics": metrics, "step": done, "score": score,
