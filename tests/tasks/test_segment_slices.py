@@ -101,7 +101,7 @@ def test_labels_do_not_depend_on_how_slices_are_grouped(
     )  # fmt: skip
     found = []
     for voxels in (1, 3 * 32 * 32, 10**9):
-        monkeypatch.setitem(_labelling._SLICES_VOXELS, "cpu", voxels)
+        monkeypatch.setitem(_labelling.SLICES_VOXELS, "cpu", voxels)
         labels = drain(Segment(SegmentConfig()).run(stored, model=model))
         assert labels is not None
         found.append(labels.data)
@@ -125,7 +125,7 @@ def test_no_slice_is_computed_twice_along_z(monkeypatch: pytest.MonkeyPatch) -> 
         return forward(image)
 
     monkeypatch.setattr(model.network, "forward", counting)
-    monkeypatch.setitem(_labelling._SLICES_VOXELS, "cpu", 4 * 32 * 32)
+    monkeypatch.setitem(_labelling.SLICES_VOXELS, "cpu", 4 * 32 * 32)
     drain(
         Segment(SegmentConfig()).run(
             scan_of((12, 32, 32)), model, PredictOptions(flips=(0,))

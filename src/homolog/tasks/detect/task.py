@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import option
+from homolog.config import as_in, option
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
 from homolog.feed.batches import StoredScan
@@ -61,7 +61,7 @@ from homolog.tasks.segment.network import (
     smallest_window,
     spec_index,
 )
-from homolog.tasks.segment.task import intensity_changes
+from homolog.tasks.segment.task import SegmentConfig, intensity_changes
 from homolog.views.view import Anchor, ViewSpec
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -96,11 +96,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 class DetectConfig(BoxConfig):
     """How boxes are learnt."""
 
-    window: tuple[int, int, int] | None = option(
-        None,
-        "crop z, y, x; empty takes the median scan's size as far as memory allows",
-        unit="voxel",
-        minimum=1,
+    window: tuple[int, int, int] | None = as_in(
+        SegmentConfig,
+        "window",
+        help="crop z, y, x; empty takes the median scan's size as far as memory allows",
     )
     spacing_mm: tuple[float, float, float] | None = option(
         None,
@@ -109,8 +108,8 @@ class DetectConfig(BoxConfig):
         unit="mm",
         minimum=0.0,
     )
-    balance: float = option(
-        0.67, "share of crops centred on a box", minimum=0.0, maximum=1.0
+    balance: float = as_in(
+        SegmentConfig, "balance", help="share of crops centred on a box"
     )
     width: int = option(
         64, "channels of the pyramid and the head", minimum=8, advanced=True
@@ -118,29 +117,17 @@ class DetectConfig(BoxConfig):
     depth: int = option(
         2, "convolutions of the head before its last", minimum=0, advanced=True
     )
-    rotate_deg: float = option(
-        10.0,
-        "largest rotation within slices, and out of them where slices are not thick",
-        unit="deg",
-        minimum=0.0,
-        maximum=180.0,
+    rotate_deg: float = as_in(
+        SegmentConfig,
+        "rotate_deg",
+        default=10.0,
+        help="largest rotation within slices, and out of them where slices are not "
+        "thick",
     )
-    scale: float = option(
-        0.2, "largest change of size, as a share", minimum=0.0, maximum=0.9
-    )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.0),
-        "probability of a mirrored crop along z, y, x; classes that tell left from "
-        "right do not survive mirroring",
-        minimum=0.0,
-        maximum=1.0,
-    )
-    intensity: float = option(
-        1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
-    )
-    overlap: float = option(
-        0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
-    )
+    scale: float = as_in(SegmentConfig, "scale", default=0.2)
+    flip: tuple[float, float, float] = as_in(SegmentConfig, "flip")
+    intensity: float = as_in(SegmentConfig, "intensity")
+    overlap: float = as_in(SegmentConfig, "overlap")
     merge: str = option(
         "fusion",
         "how boxes on one finding become one: fusion, their mean by score; nms, the "

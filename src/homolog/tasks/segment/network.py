@@ -459,7 +459,7 @@ def spec_index(spec: Mapping[str, Any], key: str) -> Index:
 
 
 # Voxels of the slices that go through a slice-wise network together.
-_SLICES_VOXELS = {"cpu": 80**3, "cuda": 128**3}
+SLICES_VOXELS = {"cpu": 80**3, "cuda": 128**3}
 
 
 class Levels(Protocol):
@@ -499,7 +499,7 @@ def label_stored(
     window, slicewise = spec_index(spec, "window"), is_slicewise(model)
     if slicewise:
         kind = model.device.type
-        voxels = _SLICES_VOXELS.get(kind, _SLICES_VOXELS["cuda"])
+        voxels = SLICES_VOXELS.get(kind, SLICES_VOXELS["cuda"])
         window = slices_at_once(data.shape[1], window, voxels), *window[1:]
     config = SlidingConfig(
         window=window,

@@ -163,7 +163,7 @@ def intensity_changes(strength: float) -> Intensity:
 
 # Longest side and most voxels of a window chosen by itself; of volumes, and of slices.
 _LIMITS = {"cpu": (96, 80**3), "cuda": (128, 128**3)}
-_SLICE_LIMITS = {"cpu": (256, 256**2), "cuda": (512, 512**2)}
+SLICE_LIMITS = {"cpu": (256, 256**2), "cuda": (512, 512**2)}
 
 
 class Segment(LearnedTask):
@@ -207,7 +207,7 @@ class Segment(LearnedTask):
             )
         window = self.config.window
         if window is None:
-            limits = _SLICE_LIMITS if slicewise else _LIMITS
+            limits = SLICE_LIMITS if slicewise else _LIMITS
             side, voxels = limits.get(device.type, limits["cuda"])
             shapes = [case.card.shape for case in cases]
             window = choose_window(

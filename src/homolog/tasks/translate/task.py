@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import nn
 
 from homolog.backbones.base import Backbone
-from homolog.config import ConfigError, option
+from homolog.config import ConfigError, as_in, option
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, drain
 from homolog.feed.reading import CaseRef, grid_of
@@ -47,6 +47,7 @@ from homolog.tasks.base import (
     Trained,
 )
 from homolog.tasks.segment.network import (
+    SLICES_VOXELS,
     Normalise,
     check_scan,
     choose_window,
@@ -56,7 +57,11 @@ from homolog.tasks.segment.network import (
     spec_index,
     useful_flips,
 )
-from homolog.tasks.segment.task import intensity_changes
+from homolog.tasks.segment.task import (
+    SLICE_LIMITS,
+    SegmentConfig,
+    intensity_changes,
+)
 from homolog.tasks.translate.network import (
     TranslateModule,
     TranslateNetwork,
@@ -93,11 +98,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "pretrained": PRETRAINED["gpu"],
     },
 }
-# Longest side and most voxels of a window chosen by itself; of volumes, and of slices.
+# Longest side and most voxels of a window chosen by itself, of volumes.
 _LIMITS = {"cpu": (96, 64**3), "cuda": (96, 96**3)}
-_SLICE_LIMITS = {"cpu": (256, 256**2), "cuda": (512, 512**2)}
-# Slices of a slice-wise network that go through together.
-_SLICES_VOXELS = {"cpu": 80**3, "cuda": 128**3}
 # What a model is compared with, and the widths of the filter (voxels) that are tried.
 MODEL, GIVEN, FILTERED = "model", "input", "gaussian"
 _WIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -133,38 +135,24 @@ class TranslateConfig(LearnedConfig):
     ssim: float = option(
         0.0, "weight of structural similarity beside the mean error", minimum=0.0
     )
-    window: tuple[int, int, int] | None = option(
-        None,
-        "crop z, y, x; empty takes the median scan's size as far as memory allows, "
-        "of a 2D network one slice",
-        unit="voxel",
-        minimum=1,
+    window: tuple[int, int, int] | None = as_in(SegmentConfig, "window")
+    rotate_deg: float = as_in(
+        SegmentConfig, "rotate_deg", default=10.0, help="largest rotation about z"
     )
-    rotate_deg: float = option(
-        10.0,
-        "largest rotation about z",
-        unit="deg",
-        minimum=0.0,
-        maximum=180.0,
+    scale: float = as_in(SegmentConfig, "scale", default=0.1)
+    flip: tuple[float, float, float] = as_in(
+        SegmentConfig,
+        "flip",
+        default=(0.0, 0.0, 0.5),
+        help="probability of a mirrored crop along z, y, x",
     )
-    scale: float = option(
-        0.1, "largest change of size, as a share", minimum=0.0, maximum=0.9
+    intensity: float = as_in(
+        SegmentConfig,
+        "intensity",
+        default=0.0,
+        help="strength of random intensity changes of the input; 0: none",
     )
-    flip: tuple[float, float, float] = option(
-        (0.0, 0.0, 0.5),
-        "probability of a mirrored crop along z, y, x",
-        minimum=0.0,
-        maximum=1.0,
-    )
-    intensity: float = option(
-        0.0,
-        "strength of random intensity changes of the input; 0: none",
-        minimum=0.0,
-        maximum=3.0,
-    )
-    overlap: float = option(
-        0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
-    )
+    overlap: float = as_in(SegmentConfig, "overlap")
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -275,7 +263,7 @@ class Translate(LearnedTask):
         self, cases: Sequence[CaseRef], backbone: Backbone, device: torch.device
     ) -> tuple[int, int, int]:
         flat = backbone.spatial_dims == 2
-        limits = _SLICE_LIMITS if flat else _LIMITS
+        limits = SLICE_LIMITS if flat else _LIMITS
         side, voxels = limits.get(device.type, limits["cuda"])
         shapes = [case.card.shape for case in cases]
         return choose_window(
@@ -502,7 +490,7 @@ def translated(
     spec = model.spec
     window, slicewise = spec_index(spec, "window"), is_slicewise(model)
     if slicewise:
-        voxels = _SLICES_VOXELS.get(model.device.type, _SLICES_VOXELS["cuda"])
+        voxels = SLICES_VOXELS.get(model.device.type, SLICES_VOXELS["cuda"])
         window = slices_at_once(data.shape[1], window, voxels), *window[1:]
     free = getattr(getattr(model.network, "encoder", None), "free_divisor", None)
     config = SlidingConfig(
