@@ -337,8 +337,8 @@ class ModelChoice:
             parts.append(f"Tells of a whole scan {how} {names}.")
         if self.translates:
             parts.append(f"Makes {self.made}.")
-        elif len(names := self._channel_names) > 1:
-            parts.append(f"Takes {listed(names)} of one person together.")
+        elif len(channels := self._channel_names) > 1:
+            parts.append(f"Takes {listed(channels)} of one person together.")
         return parts
 
     def _learnt_from(self) -> list[str]:
