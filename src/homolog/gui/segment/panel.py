@@ -27,6 +27,7 @@ from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.segment.batch_box import BatchBox
+from homolog.gui.segment.boxes_box import BoxesBox
 from homolog.gui.segment.channels import together, wanted_channels
 from homolog.gui.segment.channels_box import ChannelsBox
 from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
@@ -233,11 +234,13 @@ class ScanBox(HelperBox):
     Signals:
         changed: Work began or ended.
         segmented: A Labels layer was added (the layer).
+        searched: A layer of boxes was added (the layer).
         classified: A scan was classified (its layer, what was told of it).
     """
 
     changed = Signal()
     segmented = Signal(object)
+    searched = Signal(object)
     classified = Signal(object, object)
 
     def __init__(self, hub: Hub) -> None:
@@ -455,7 +458,8 @@ class ScanBox(HelperBox):
         added = add_to(self._hub.viewer, made)[0]
         if before is not None and before in layers:
             layers.selection.active = before
-        self.end(f"✓ {added.name} was added: {counted(count, 'box')}.")
+        self.end(f"✓ {added.name} was added: {counted(count, 'box')}, listed below.")
+        self.searched.emit(added)
 
     def _show_image(self, made: LayerData) -> None:
         layers = self._hub.viewer.layers
@@ -547,6 +551,7 @@ class SegmentPanel(QWidget):
         self.chances = ChancesBox(hub)
         self._last_model: ModelChoice | None = None
         self.classes = ClassesBox(hub)
+        self.boxes = BoxesBox(hub)
         self.compare = CompareBox(hub, self.classes)
         self.device = DeviceBox(hub, "segment")
         self.device.choose(str(self.kept.get("device") or self.device.device))
@@ -688,6 +693,7 @@ class SegmentPanel(QWidget):
         self.batch.layout().addWidget(self.copy)
         column.addWidget(self.classes)
         column.addWidget(self.compare)
+        column.addWidget(self.boxes)
         column.addWidget(self.chances)  # it comes by itself: below all that is pressed
         column.addStretch(1)
 
@@ -701,6 +707,7 @@ class SegmentPanel(QWidget):
         self.device.changed.connect(self._refresh)
         self.scan.changed.connect(self._refresh)
         self.scan.segmented.connect(self.classes.adopt)
+        self.scan.searched.connect(self.boxes.adopt)
         self.scan.classified.connect(
             lambda layer, told: self.chances.show_answer(layer.name, told, layer)
         )
@@ -791,6 +798,8 @@ class SegmentPanel(QWidget):
         if made[1][2] == "labels":
             labels.opacity = 0.5
             self.classes.adopt(labels)
+        elif made[1][2] == "shapes":
+            self.boxes.adopt(labels)
         self.hub.viewer.layers.selection.active = scan
 
 
