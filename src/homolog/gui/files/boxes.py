@@ -134,8 +134,11 @@ class ShownBoxes:
             ]
         return found
 
-    def features(self, drawn: Sequence[Rectangle]) -> dict[str, list[Any]]:
+    def features(self, drawn: Sequence[Rectangle]) -> dict[str, Any]:
         """Of each rectangle: ``label``, ``score``, ``box`` and what stands beside."""
+        if not drawn:  # a table must know what will stand in it
+            kinds = {"label": object, "score": float, "box": int, "title": object}
+            return {name: np.array([], kind) for name, kind in kinds.items()}
         boxes = [self.known.boxes[piece.number - 1] for piece in drawn]
         return {
             "label": [box.label for box in boxes],

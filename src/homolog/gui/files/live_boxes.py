@@ -28,6 +28,7 @@ _live: weakref.WeakKeyDictionary[Any, LiveBoxes] = weakref.WeakKeyDictionary()
 
 def watch(viewer: Any) -> None:
     """Let the boxes of a viewer follow its view, those that come later too."""
+    viewer = _itself(viewer)
     if viewer not in _watched:
         _watched.add(viewer)
         viewer.layers.events.inserted.connect(_inserted)
@@ -44,8 +45,19 @@ def _inserted(event: Any) -> None:
 
 def up_to_date(layer: Any) -> None:
     """Draw a layer's boxes anew now, where that is still to come."""
-    if (live := _live.get(layer)) is not None:
+    if (live := _live.get(_itself(layer))) is not None:
         live.draw()
+
+
+def in_hand(layer: Any) -> bool:
+    """Whether a shape is being moved or drawn right now."""
+    own = _itself(layer)
+    return any(getattr(own, name, False) for name in ("_is_moving", "_is_creating"))
+
+
+def _itself(thing: Any) -> Any:
+    """What napari hands plugins in a proxy, without it: a proxy is soon gone."""
+    return getattr(thing, "__wrapped__", thing)
 
 
 class LiveBoxes:
@@ -93,8 +105,8 @@ class LiveBoxes:
         layer, viewer = self._layer(), self._viewer()
         if layer is None or viewer is None or layer not in viewer.layers:
             return
-        if getattr(layer, "_is_moving", False) or getattr(layer, "_is_creating", False):
-            self._soon()  # under the mouse
+        if in_hand(layer):
+            self._soon()
             return
         before = shown_boxes(layer)
         if before is None:

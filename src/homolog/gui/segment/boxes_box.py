@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.files.boxes import boxes_of_layer, edges, shown_boxes
-from homolog.gui.files.live_boxes import up_to_date
+from homolog.gui.files.live_boxes import in_hand, up_to_date
 from homolog.gui.files.writer import save_boxes
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.scan_layers import go_to
@@ -178,7 +178,7 @@ class BoxesBox(QWidget):
         if layer is None:
             self._boxes = None
             return
-        if getattr(layer, "_is_moving", False) or getattr(layer, "_is_creating", False):
+        if in_hand(layer):
             self._soon()
             return
         up_to_date(layer)
