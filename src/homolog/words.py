@@ -224,7 +224,9 @@ def _brief(value: Any) -> str:
 # Scores as people call them, by their names in tables.
 METRICS = {
     "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
-    "auc_mean": "AUC", "accuracy": "accuracy",
+    "auc_mean": "AUC", "accuracy": "accuracy", "psnr": "PSNR (dB)", "ssim": "SSIM",
+    "nmse": "NMSE", "mae": "mean error", "ap50": "AP50", "ap10": "AP10", "ap": "AP",
+    "froc": "FROC", "froc10": "FROC10",
 }  # fmt: skip
 
 
