@@ -16,7 +16,7 @@ from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.nn.heads import POOLINGS
-from homolog.scans.channels import Channel
+from homolog.scans.volume import Channel
 from homolog.store.card import Card
 from homolog.tasks import PRETRAINED
 from homolog.tasks.base import LearnedConfig

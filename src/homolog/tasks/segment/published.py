@@ -6,9 +6,11 @@ Differs from the paper: what is not printed is ours, see SOURCES.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homolog.recipes import Sources
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
+
 
 # Paper: Alice Table 8; MixCL 3.1, fine-tuning; Joint 2D U-Net.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {

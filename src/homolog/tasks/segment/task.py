@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import suited_decoder
-from homolog.recipes import Sources
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.card import Card
 from homolog.store.preprocess import restore_labels
@@ -57,6 +56,9 @@ from homolog.tasks.segment.network import (
 )
 from homolog.tasks.segment.published import PUBLISHED, SOURCES
 from homolog.views.view import Anchor, Intensity, ViewSpec
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 # Settings of the segment task: what a user may choose, and the recipes.
 

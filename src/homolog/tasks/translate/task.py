@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from homolog.metrics.images import (
     psnr,
 )
 from homolog.nn.decoders import suited_decoder
-from homolog.recipes import Sources
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.sliding.sliding import SlidingConfig, SlidingValues, slide_values
@@ -74,6 +73,9 @@ from homolog.tasks.translate.network import (
 from homolog.tasks.translate.published import PUBLISHED, SOURCES
 from homolog.views.view import Anchor, ViewSpec
 from homolog.words import counted, listed
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
