@@ -44,9 +44,10 @@ from homolog.tasks.classify.network import (
     JoinedClassifiers,
     keeps_slices,
 )
-from homolog.tasks.classify.published import PUBLISHED, SOURCES
 from homolog.tasks.classify.space import (
+    PUBLISHED,
     RECIPES,
+    SOURCES,
     ClassifyConfig,
     described,
     seen_channels,
