@@ -11,8 +11,9 @@ import pytest
 
 from homolog.geometry.affine import Affine
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes, rectangles
-from homolog.gui.files.opening import read_layer, sources_of
+from homolog.gui.files.opening import read_layer
 from homolog.gui.files.reader import get_reader
+from homolog.gui.files.sources import sources_of
 from homolog.gui.shared.layers import SourceGrid, volume_layer
 from homolog.scans.boxes import BoxList, ScanBox, box_files
 from homolog.scans.volume import Volume

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from homolog.config import from_dict, to_dict
 from homolog.distributed import world
-from homolog.drawing.pictures import as_bytes, beside, colours_of, grey, with_labels
+from homolog.drawing.pictures import as_bytes, beside, grey, with_labels
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
 from homolog.feed.reading import CaseRef
-from homolog.finetune.rates import groups_of, sentences
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
@@ -32,8 +31,16 @@ from homolog.finetune.settings import (
     spread_first,
     task_of,
 )
-from homolog.finetune.start import Start, decoder_of, encoder_note, starting_point
+from homolog.finetune.start import (
+    Start,
+    decoder_of,
+    encoder_note,
+    groups_of,
+    sentences,
+    starting_point,
+)
 from homolog.json_files import read_object
+from homolog.label_names import colours_of
 from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
 from homolog.store.card import Card

@@ -20,7 +20,6 @@ from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
 from homolog.metrics.overlap import dice_per_label, surface_per_label
-from homolog.recipes import Sources
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from homolog.backbones.base import Backbone
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
+    from homolog.recipes import Sources
     from homolog.scans.volume import LabelMap, Volume
     from homolog.store.card import Card
     from homolog.views.view import Views, ViewSpec

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.drawing.pictures import colours_of
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS, LayerData, SourceGrid
+from homolog.label_names import colours_of
 from homolog.scans.boxes import (
     JSON_SUFFIX,
     BoxList,
