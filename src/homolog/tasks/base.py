@@ -404,7 +404,8 @@ class LearnedTask(Task):
             cases: Held-out cases, met once and one by one: the next is taken when the
                 one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
-                for the pictures; tasks without label maps need not.
+                for the pictures; tasks without label maps may call its ``boxes`` or
+                ``images`` instead, where it has them.
             share: Part of each scan to look at, 0..1, where time is short; tasks that
                 see a scan as a whole look at all of it.
         """

@@ -364,6 +364,8 @@ class Detect(LearnedTask):
         for case in cases:
             scores = drain(self.score(model, case))
             rows += [{"case": case.card.id, **row} for row in scores]
+            if show := getattr(look, "boxes", None):
+                show(case, [row["known"] for row in scores])
         found = summarise_boxes(rows)["mean"]
         return {"ap50": 0.0} | {k: v for k, v in found.items() if v is not None}
 
