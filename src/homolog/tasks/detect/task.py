@@ -35,12 +35,19 @@ from homolog.tasks.detect.answer import (
     report_lines,
     summarise_boxes,
 )
-from homolog.tasks.detect.network import (
+from homolog.tasks.detect.detector import (
     DetectModule,
-    DetectNetwork,
+    Detector,
     JoinedDetectors,
 )
+from homolog.tasks.detect.one_stage import DetectNetwork
 from homolog.tasks.detect.published import PUBLISHED, SOURCES
+from homolog.tasks.detect.search import (
+    REMEMBERED,
+    FalsePositives,
+    Searched,
+    windows_of_scan,
+)
 from homolog.tasks.detect.targets import (
     BoxConfig,
     BoxSpace,
@@ -63,6 +70,7 @@ from homolog.tasks.segment.network import (
 )
 from homolog.tasks.segment.task import SegmentConfig, intensity_changes
 from homolog.views.view import Anchor, ViewSpec
+from homolog.words import counted
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
@@ -79,7 +87,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     "gpu": {
         "backbone": {"name": "resunet"},
-        "task": {"width": 128, "depth": 4},
+        "task": {"width": 128, "depth": 4, "search_every": 1000, "search_cases": 32},
         "training": {
             "steps": 15000,
             "batch_size": 8,
@@ -110,6 +118,21 @@ class DetectConfig(BoxConfig):
     )
     balance: float = as_in(
         SegmentConfig, "balance", help="share of crops centred on a box"
+    )
+    false_positives: float | None = option(
+        None,
+        "share of crops centred on what the detector wrongly finds in training scans, "
+        "which are searched as it learns; empty: 0.2 where scans are larger than two "
+        "windows, else 0",
+        minimum=0.0,
+        maximum=0.9,
+        empty="by size",
+    )
+    search_every: int = option(
+        200, "steps between two such searches", minimum=1, advanced=True
+    )
+    search_cases: int = option(
+        8, "training scans that each of them looks at", minimum=1, advanced=True
     )
     width: int = option(
         64, "channels of the pyramid and the head", minimum=8, advanced=True
@@ -155,6 +178,8 @@ _LIMITS = {"cpu": (80, 64**3, 32), "cuda": (160, 144**3, 96)}
 _SLICE_LIMITS = {"cpu": (256, 224**2, 128), "cuda": (1024, 768**2, 512)}
 # A window need not be longer than so many large boxes.
 _SURROUNDED = 4
+# Share of crops on false positives, where scans have more than so many windows.
+_AGAIN, _MANY = 0.2, 2.0
 
 
 class Detections(BoxList):
@@ -171,8 +196,7 @@ class Detect(LearnedTask):
     Source: Tian et al., FCOS, TPAMI 2022; Baumgartner et al., nnDetection, MICCAI 2021
         (boxes of instances, crops balanced between those with a box and those without,
         windows whose borders count less).
-    Differs from the papers: see ``DetectNetwork`` and ``DetectModule``; false positives
-        are no places of crops yet.
+    Differs from the papers: see the detectors and ``FalsePositives``.
     """
 
     Config: ClassVar[type] = DetectConfig
@@ -206,8 +230,10 @@ class Detect(LearnedTask):
             )
         space = box_space(cases, self._boxes)
         sizes = sizes_of(cases, self._boxes, (1, 2) if planar else (0, 1, 2))
+        looked_at = self._looked_at(cases, backbone, device, sizes)
         return {
-            **self._looked_at(cases, backbone, device, sizes),
+            **looked_at,
+            "false_positives": self._again(cases, looked_at),
             "overlap": self.config.overlap,
             "merge": self.config.merge,
             "iou": self.config.iou,
@@ -223,6 +249,15 @@ class Detect(LearnedTask):
                 "without": sum(not self._boxes.of(case) for case in cases),
             },
         }
+
+    def _again(self, cases: Sequence[CaseRef], looked_at: Mapping[str, Any]) -> float:
+        """Share of crops that are centred on false positives."""
+        if self.config.false_positives is not None:
+            return self.config.false_positives
+        own = looked_at["spacing_mm"]
+        shapes = [_seen_shape(c.card, own or c.card.spacing_mm) for c in cases]
+        several = windows_of_scan(shapes, looked_at["window"]) > _MANY
+        return _AGAIN if several else 0.0
 
     def _looked_at(
         self,
@@ -288,8 +323,30 @@ class Detect(LearnedTask):
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Crops of the window's size with their boxes."""
-        assert isinstance(network, DetectNetwork)
-        return DetectModule(network, self._crop(spec), average=self.config.average)
+        assert isinstance(network, Detector)
+        again = spec.get("false_positives", 0.0) > 0
+        return DetectModule(
+            network, self._crop(spec), average=self.config.average,
+            remembered=REMEMBERED if again else 0,
+        )  # fmt: skip
+
+    def search(
+        self,
+        module: TaskModule,
+        model: Callable[[], Trained],
+        cases: Sequence[CaseRef],
+        spec: Mapping[str, Any],
+        seed: int,
+    ) -> FalsePositives | None:
+        """False positives in training scans, where crops are centred on them."""
+        share = spec.get("false_positives", 0.0)
+        if share <= 0:
+            return None
+        assert isinstance(module, DetectModule)
+        return FalsePositives(
+            module, model, Searched(cases, self._boxes, _space_of(spec), seed),
+            share=share, every=self.config.search_every, count=self.config.search_cases,
+        )  # fmt: skip
 
     @property
     def balance(self) -> float:
@@ -317,6 +374,13 @@ class Detect(LearnedTask):
             text += f"; looked for at voxels of {sides} mm"
         strides = spec["levels"]["strides"]
         text += f", on cells {' and '.join(str(max(s)) for s in strides)} voxels wide."
+        if spec.get("false_positives", 0.0) > 0:
+            scans = counted(self.config.search_cases, "training scan")
+            text += (
+                f" Every {self.config.search_every} steps {scans} are searched for "
+                f"false positives; from then on {spec['false_positives']:.0%} of the "
+                "crops are centred on such."
+            )
         if not chosen:
             text += " Without held-out cases all boxes above a score of 0.5 are told."
         return text

@@ -15,11 +15,14 @@ from torch.nn import functional
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
 from homolog.nn.heads import FeaturePyramid
-from homolog.nn.optim import Teacher
-from homolog.tasks.base import TaskModule
-from homolog.tasks.detect.targets import CELLS, Levels, Seen, boxes_in_view
-from homolog.tasks.segment.network import AVERAGE_FROM
-from homolog.views.view import Views, ViewSpec
+from homolog.tasks.detect.detector import (
+    MOST_FOUND,
+    Detector,
+    Found,
+    Usual,
+    filled,
+)
+from homolog.tasks.detect.targets import CELLS, Levels, Seen
 
 # Cells nearer than this to a box's middle, in cells, learn that box.
 # Source: FCOS (arXiv 2006.09214), section 3.1, centre sampling.
@@ -29,9 +32,8 @@ _GAMMA, _ALPHA, _PRIOR = 2.0, 0.25, 0.01
 # A side is at most e^3 times that its level looks for.
 _MOST = 3.0
 _GROUPS = 8
-# Of the running mean of cells that learn a box, and where it starts.
-# Source: detectron2, modeling/meta_arch/retinanet.py (loss normaliser).
-_MOMENTUM, _FIRST_POSITIVES = 0.1, 27.0
+# Cells that learn a box of a batch with one.
+_FIRST_POSITIVES = 27.0
 # A box smaller than a cell has no cell inside, but one that learns it.
 _LEAST_WEIGHT = 0.1
 
@@ -55,7 +57,7 @@ class Grid:
 
 
 # Paper: Joint Table 5, detection.
-class DetectNetwork(nn.Module):
+class DetectNetwork(Detector):
     """Encoder, feature pyramid, and one head for all levels.
 
     Every cell says for each class whether a box's middle is near, and how far its faces
@@ -71,11 +73,15 @@ class DetectNetwork(nn.Module):
 
     Source: Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI
         2022; Lin et al., RetinaNet and FPN, 2017; Li et al., ViTDet, ECCV 2022 (levels
-        finer than the encoder's maps).
+        finer than the encoder's maps); Rezatofighi et al., GIoU, CVPR 2019.
     Differs from the papers: three axes; faces and centreness are told for each class by
         itself, as organs of one class are alike; a level's box has four cells a side,
-        in place of limits on distances.
+        in place of limits on distances. Learning: a smooth L1 on the logarithms of the
+        distances stands beside GIoU, whose slope is small while boxes hardly meet, as
+        in volumes they do at first.
     """
+
+    first = _FIRST_POSITIVES
 
     def __init__(
         self,
@@ -133,38 +139,42 @@ class DetectNetwork(nn.Module):
             )
         return grids
 
+    def losses(
+        self, image: Tensor, seen: Sequence[Seen], usual: Usual
+    ) -> dict[str, Tensor]:
+        """``classes``, ``boxes``, ``sides`` and ``centre``."""
+        grids = self(image)
+        size: Index = tuple(image.shape[2:])  # type: ignore[assignment]
+        targets = [assigned(one, grids, size, self.axes) for one in seen]
+        with torch.autocast(image.device.type, enabled=False):
+            return detection_losses(
+                grids, targets, self.axes, usual(_positives(targets))
+            )
 
-class JoinedDetectors(nn.Module):
-    """Several detectors of the same boxes; the mean of what their cells say.
+    def found(self, said: list[Grid], size: Index, least: float) -> list[Found]:
+        """The surest of every level, as one opinion."""
+        parts = [_of_level(grid, self.axes, least, size) for grid in said]
+        boxes, label, scores = (torch.cat(part) for part in zip(*parts, strict=True))
+        return [Found(boxes, label, scores)]
 
-    Args:
-        networks: DetectNetworks of the same levels and classes.
-    """
+    @staticmethod
+    def mean(said: Sequence[list[Grid]]) -> list[Grid]:
+        """Chances are averaged, and logarithms of sides."""
+        return [_mean_grid(level) for level in zip(*said, strict=True)]
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(networks)
 
-    @property
-    def encoder(self) -> Backbone:
-        """The first one's: it says which windows are legal."""
-        return self._first.encoder
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """Those along which boxes are measured."""
-        return self._first.axes
-
-    @property
-    def _first(self) -> DetectNetwork:
-        first = self.members[0]
-        assert isinstance(first, DetectNetwork)
-        return first
-
-    def forward(self, image: Tensor) -> list[Grid]:
-        """As ``DetectNetwork``; chances are averaged, and logarithms of sides."""
-        told: list[list[Grid]] = [network(image) for network in self.members]
-        return [_mean_grid(level) for level in zip(*told, strict=True)]
+def _of_level(grid: Grid, axes: Sequence[int], least: float, size: Index) -> Found:
+    """Boxes of one level of one window."""
+    sure = grid.classes[0].float().sigmoid() * grid.centre[0].float().sigmoid()
+    scores = sure.sqrt()
+    flat = scores.flatten()
+    top, places = flat.topk(min(MOST_FOUND, len(flat)))
+    places = places[top >= least]
+    at = torch.unravel_index(places, scores.shape)
+    middles = cell_middles(grid)[at[1], at[2], at[3]]
+    sides = grid.sides[0].movedim(1, -1)[at]
+    told = decoded(sides, middles, grid.stride, axes)
+    return Found(filled(told, axes, size), at[0], flat[places])
 
 
 def _mean_grid(grids: Sequence[Grid]) -> Grid:
@@ -321,69 +331,6 @@ def _near(at: Tensor, seen: Seen, n: int, stride: Index, axes: Sequence[int]) ->
     ]
     near[tuple(cell)] = True
     return near
-
-
-# Paper: Hundred Million IV-C.
-class DetectModule(TaskModule):
-    """Focal loss on classes, GIoU and log-distances on boxes, centreness.
-
-    Args:
-        network: What learns.
-        spec: The crops.
-        average: Momentum of the weight average; 0 keeps none.
-
-    Source: as ``DetectNetwork``; Rezatofighi et al., GIoU, CVPR 2019.
-    Differs from the papers: a smooth L1 on the logarithms of the distances stands
-        beside GIoU, whose slope is small while boxes hardly meet, as in volumes they
-        do at first.
-    """
-
-    def __init__(
-        self, network: DetectNetwork, spec: ViewSpec, *, average: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.spec = spec
-        self.momentum = average
-        self.average = Teacher(network) if average > 0 else None
-        # of a batch, on average: the first is about one box
-        self.register_buffer("positives", torch.tensor(_FIRST_POSITIVES))
-
-    def views(self) -> dict[str, ViewSpec]:
-        """One crop."""
-        return {"crop": self.spec}
-
-    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``classes``, ``boxes``, ``sides`` and ``centre``."""
-        crop, network = views["crop"], self.network
-        assert crop.target is not None
-        grids = network(crop.flat())
-        targets = [
-            assigned(
-                boxes_in_view(row, affine[0], network.classes),
-                grids, crop.size, network.axes,
-            )
-            for row, affine in zip(crop.target, crop.affine, strict=True)
-        ]  # fmt: skip
-        usual: Tensor = self.positives  # type: ignore[assignment]
-        if torch.is_grad_enabled():
-            usual.lerp_(usual.new_tensor(float(_positives(targets))), _MOMENTUM)
-        with torch.autocast(crop.image.device.type, enabled=False):
-            return detection_losses(grids, targets, network.axes, usual)
-
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
 
 
 def _positives(targets: Sequence[Sequence[Targets]]) -> int:
