@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
+from homolog.nn.heads import FeaturePyramid
 from homolog.nn.optim import Teacher
 from homolog.tasks.base import TaskModule
-from homolog.tasks.detect.targets import Seen, boxes_in_view
+from homolog.tasks.detect.targets import Levels, Seen, boxes_in_view
 from homolog.tasks.segment.network import AVERAGE_FROM
 from homolog.views.view import Views, ViewSpec
 
@@ -135,6 +136,58 @@ class JoinedDetectors(Detector):
     def mean(said: Sequence[Any]) -> Any:
         """They are joined once."""
         raise NotImplementedError("join all models at once.")
+
+
+class PyramidDetector(Detector):
+    """Encoder and feature pyramid, with levels finer than the encoder's maps.
+
+    Args:
+        encoder: 2D or 3D.
+        levels: Its maps that are looked at.
+        classes: How many (K).
+        width: Channels of every level.
+        planar: Windows are one slice.
+
+    Source: Lin et al., FPN, CVPR 2017; Li et al., ViTDet, ECCV 2022 (finer levels).
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        levels: Levels,
+        classes: int,
+        *,
+        width: int,
+        planar: bool,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.levels = levels
+        self.classes = classes
+        self.axes = (1, 2) if planar else (0, 1, 2)
+        self.pyramid = FeaturePyramid([encoder.channels[i] for i in levels.maps], width)
+        steps = _steps(encoder.strides[levels.maps[0]], levels)
+        self.finer = nn.ModuleList(
+            nn.ConvTranspose3d(width, width, step, stride=step) for step in steps
+        )
+
+    def level_maps(self, image: Tensor) -> list[Tensor]:
+        """(B, C, D, H, W) -> (B, width, d, h, w) of every level, fine to coarse."""
+        maps = self.encoder.maps(image)
+        found = list(self.pyramid([maps[i] for i in self.levels.maps]))
+        for layer in self.finer:
+            found.insert(0, layer(found[0]))
+        return found[: self.levels.count]
+
+
+def _steps(coarse: Index, levels: Levels) -> list[Index]:
+    """Enlargement of each finer level, the coarsest of them first."""
+    steps: list[Index] = []
+    for fine in reversed(levels.strides[: levels.finer]):
+        z, y, x = (a // b for a, b in zip(coarse, fine, strict=True))
+        steps.append((z, y, x))
+        coarse = fine
+    return steps
 
 
 def filled(told: Tensor, axes: Sequence[int], size: Index) -> Tensor:

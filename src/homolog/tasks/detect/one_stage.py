@@ -14,11 +14,10 @@ from torch.nn import functional
 
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
-from homolog.nn.heads import FeaturePyramid
 from homolog.tasks.detect.detector import (
     MOST_FOUND,
-    Detector,
     Found,
+    PyramidDetector,
     Usual,
     filled,
 )
@@ -57,7 +56,7 @@ class Grid:
 
 
 # Paper: Joint Table 5, detection.
-class DetectNetwork(Detector):
+class DetectNetwork(PyramidDetector):
     """Encoder, feature pyramid, and one head for all levels.
 
     Every cell says for each class whether a box's middle is near, and how far its faces
@@ -93,23 +92,10 @@ class DetectNetwork(Detector):
         depth: int = 2,
         planar: bool = False,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.levels = levels
-        self.classes = classes
-        self.axes = (1, 2) if planar else (0, 1, 2)
-        self.pyramid = FeaturePyramid([encoder.channels[i] for i in levels.maps], width)
+        super().__init__(encoder, levels, classes, width=width, planar=planar)
         kernel = (1, 3, 3) if planar else (3, 3, 3)
-        steps = _steps(encoder.strides[levels.maps[0]], levels)
-        self.finer = nn.ModuleList(
-            nn.ConvTranspose3d(width, width, step, stride=step) for step in steps
-        )
-        self.tower = nn.Sequential(
-            *(part for _ in range(depth) for part in _layer(width, kernel))
-        )
-        self.box_tower = nn.Sequential(
-            *(part for _ in range(depth) for part in _layer(width, kernel))
-        )
+        self.tower = conv_layers(width, kernel, depth)
+        self.box_tower = conv_layers(width, kernel, depth)
         faces = 2 * len(self.axes)
         self.classify = nn.Conv3d(width, classes, kernel, padding="same")
         self.measure = nn.Conv3d(width, classes * faces, kernel, padding="same")
@@ -124,13 +110,11 @@ class DetectNetwork(Detector):
 
     def forward(self, image: Tensor) -> list[Grid]:
         """Normalised intensities (B, C, D, H, W) -> one grid per level."""
-        maps = self.encoder.maps(image)
-        found = list(self.pyramid([maps[i] for i in self.levels.maps]))
-        for layer in self.finer:
-            found.insert(0, layer(found[0]))
         grids = []
-        for number, stride in enumerate(self.levels.strides):
-            features = found[number]
+        found = self.level_maps(image)
+        for number, (features, stride) in enumerate(
+            zip(found, self.levels.strides, strict=True)
+        ):
             seen, measured = self.tower(features), self.box_tower(features)
             sides = self.measure(measured) * self.scale[number]
             sides = sides.unflatten(1, (self.classes, -1))
@@ -144,8 +128,8 @@ class DetectNetwork(Detector):
     ) -> dict[str, Tensor]:
         """``classes``, ``boxes``, ``sides`` and ``centre``."""
         grids = self(image)
-        size: Index = tuple(image.shape[2:])  # type: ignore[assignment]
-        targets = [assigned(one, grids, size, self.axes) for one in seen]
+        d, h, w = image.shape[2:]
+        targets = [assigned(one, grids, (d, h, w), self.axes) for one in seen]
         with torch.autocast(image.device.type, enabled=False):
             return detection_losses(
                 grids, targets, self.axes, usual(_positives(targets))
@@ -186,31 +170,30 @@ def _mean_grid(grids: Sequence[Grid]) -> Grid:
     return Grid(chance("classes"), chance("centre"), sides, grids[0].stride)
 
 
-def _layer(width: int, kernel: Index) -> tuple[nn.Module, ...]:
+def conv_layers(width: int, kernel: Index, depth: int) -> nn.Sequential:
+    """So many convolutions, each normalised and rectified."""
     groups = math.gcd(width, _GROUPS)
-    return (
-        nn.Conv3d(width, width, kernel, padding="same", bias=False),
-        nn.GroupNorm(groups, width),
-        nn.ReLU(),
-    )
-
-
-def _steps(coarse: Index, levels: Levels) -> list[Index]:
-    """Enlargement of each finer level, the coarsest of them first."""
-    steps: list[Index] = []
-    for fine in reversed(levels.strides[: levels.finer]):
-        z, y, x = (a // b for a, b in zip(coarse, fine, strict=True))
-        steps.append((z, y, x))
-        coarse = fine
-    return steps
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [
+            nn.Conv3d(width, width, kernel, padding="same", bias=False),
+            nn.GroupNorm(groups, width),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
 
 
 def cell_middles(grid: Grid) -> Tensor:
     """(d, h, w, 3) middles of the cells, as edges in voxels of the window."""
-    device = grid.classes.device
+    d, h, w = grid.classes.shape[2:]
+    return middles_of((d, h, w), grid.stride, grid.classes.device)
+
+
+def middles_of(cells: Index, stride: Index, device: torch.device) -> Tensor:
+    """(d, h, w, 3) middles of so many cells, as edges in voxels of the window."""
     along = [
         (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * step
-        for n, step in zip(grid.classes.shape[2:], grid.stride, strict=True)
+        for n, step in zip(cells, stride, strict=True)
     ]
     return torch.stack(torch.meshgrid(*along, indexing="ij"), -1)
 
@@ -405,11 +388,21 @@ def _shares(
     the farther's; 0 for a cell outside its box.
     """
     count = len(axes)
-    middles = at[:, list(axes)]
-    away = torch.cat([middles - true[:, :count], true[:, count:] - middles], 1)
-    reach = torch.tensor(reach_of(stride, axes) * 2, device=at.device)
-    logs = (away / reach).clamp(min=0.02).log()
+    away = _away(true, at, axes)
+    logs = log_sides(true, at, stride, axes)
     low, high = away[:, :count], away[:, count:]
     nearer, farther = torch.minimum(low, high), torch.maximum(low, high)
     ratio = (nearer / farther.clamp(min=1e-6)).clamp(min=0.0)
     return ratio.prod(1).pow(1.0 / count), logs
+
+
+def log_sides(true: Tensor, at: Tensor, stride: Index, axes: Sequence[int]) -> Tensor:
+    """What cells at (N, 3) are to say of boxes (N, 2 * axes): see ``decoded``."""
+    reach = torch.tensor(reach_of(stride, axes) * 2, device=at.device)
+    return (_away(true, at, axes) / reach).clamp(min=0.02).log()
+
+
+def _away(true: Tensor, at: Tensor, axes: Sequence[int]) -> Tensor:
+    """Distances (N, 2 * axes) from places to the low and high faces."""
+    middles, count = at[:, list(axes)], len(axes)
+    return torch.cat([middles - true[:, :count], true[:, count:] - middles], 1)

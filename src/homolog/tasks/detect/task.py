@@ -39,8 +39,15 @@ from homolog.tasks.detect.detector import (
     DetectModule,
     Detector,
     JoinedDetectors,
+    PyramidDetector,
+)
+from homolog.tasks.detect.faster_rcnn import (
+    FasterRcnnNetwork,
+    check_planar,
+    torchvision_module,
 )
 from homolog.tasks.detect.one_stage import DetectNetwork
+from homolog.tasks.detect.points import PointNetwork
 from homolog.tasks.detect.published import PUBLISHED, SOURCES
 from homolog.tasks.detect.search import (
     REMEMBERED,
@@ -54,8 +61,8 @@ from homolog.tasks.detect.targets import (
     KnownBoxes,
     Levels,
     Sizes,
+    affordable_levels,
     box_space,
-    chosen_levels,
     chosen_spacing,
     is_usable,
     sizes_of,
@@ -100,10 +107,24 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+DETECTORS: Mapping[str, Callable[..., PyramidDetector]] = {
+    "one_stage": DetectNetwork,
+    "points": PointNetwork,
+    "faster_rcnn": FasterRcnnNetwork,
+}
+
+
 @dataclass(frozen=True)
 class DetectConfig(BoxConfig):
     """How boxes are learnt."""
 
+    detector: str = option(
+        "one_stage",
+        "one_stage: every cell of a pyramid may tell a box; points: heat maps of "
+        "middles and corners on one fine grid; faster_rcnn: proposals that are looked "
+        "at again, in single images, where torchvision is installed",
+        choices=tuple(DETECTORS),
+    )
     window: tuple[int, int, int] | None = as_in(
         SegmentConfig,
         "window",
@@ -172,10 +193,11 @@ class DetectConfig(BoxConfig):
     )
 
 
-# Of a window chosen by itself: the longest side, most voxels, and a side that is long
-# enough where findings are small; of volumes, and of slices.
-_LIMITS = {"cpu": (80, 64**3, 32), "cuda": (160, 144**3, 96)}
-_SLICE_LIMITS = {"cpu": (256, 224**2, 128), "cuda": (1024, 768**2, 512)}
+# Of a window chosen by itself: the longest side, the side of the largest cube (square),
+# and a side that is long enough where findings are small; of volumes, and of slices.
+# Last: cells of the finest level.
+_LIMITS = {"cpu": (80, 64, 32, 16**3), "cuda": (160, 144, 96, 48**3)}
+_SLICE_LIMITS = {"cpu": (256, 224, 128, 64**2), "cuda": (1024, 768, 512, 256**2)}
 # A window need not be longer than so many large boxes.
 _SURROUNDED = 4
 # Share of crops on false positives, where scans have more than so many windows.
@@ -187,7 +209,7 @@ class Detections(BoxList):
 
 
 class Detect(LearnedTask):
-    """Boxes around findings or organs, by a one-stage detector on the encoder's maps.
+    """Boxes around findings or organs, by a detector on the encoder's maps.
 
     True boxes come from the manifest, or from label maps. The network looks at voxels
     as large as the boxes allow; a scan larger than its window is covered by overlapping
@@ -228,6 +250,9 @@ class Detect(LearnedTask):
                 "a 2D network finds boxes in single images, but these scans have "
                 "several slices; take a 3D network (resunet, swin, ...)."
             )
+        if self.config.detector == "faster_rcnn":
+            check_planar(planar)
+            torchvision_module("models.detection")
         space = box_space(cases, self._boxes)
         sizes = sizes_of(cases, self._boxes, (1, 2) if planar else (0, 1, 2))
         looked_at = self._looked_at(cases, backbone, device, sizes)
@@ -270,9 +295,9 @@ class Detect(LearnedTask):
         planar = all(case.card.shape[0] == 1 for case in cases)
         axes = (1, 2) if planar else (0, 1, 2)
         limits = _SLICE_LIMITS if planar else _LIMITS
-        side, voxels, enough = limits.get(device.type, limits["cuda"])
+        side, cube, enough, cells = limits.get(device.type, limits["cuda"])
         own = grid_of(cases)[0]
-        spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, side)
+        spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, cube)
         least = smallest_window(backbone)
         longest = max(sizes.large_mm[a] / spacing[a] for a in axes)
         # small findings need no wide crops: more of them are seen in the same time
@@ -284,16 +309,17 @@ class Detect(LearnedTask):
                 backbone.size_divisor,
                 least,
                 side=side,
-                voxels=voxels,
+                voxels=cube ** len(axes),
                 spacing_mm=None if planar else spacing,
             )
             window = (1, *window[1:]) if planar else window
         backbone.check_size(window)
-        levels = chosen_levels(
+        levels = affordable_levels(
             backbone.strides,
             sizes.small_mm / min(spacing[a] for a in axes),
             longest,
-            planar,
+            window=window,
+            most=cells,
         )
         same = np.allclose(spacing, own, rtol=1e-3)
         return {
@@ -305,10 +331,10 @@ class Detect(LearnedTask):
             "across": None if planar else thick_axis(spacing),
         }
 
-    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> DetectNetwork:
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> PyramidDetector:
         """Pyramid and head on the encoder's maps."""
         planar = bool(spec["planar"])
-        return DetectNetwork(
+        return DETECTORS[self.config.detector](
             backbone.planar() if planar else backbone,
             Levels.from_dict(spec["levels"]),
             len(spec["classes"]),
