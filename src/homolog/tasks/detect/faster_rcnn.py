@@ -47,7 +47,7 @@ def torchvision_module(name: str) -> Any:
         ) from error
 
 
-# Paper: Joint Table 5, Faster R-CNN.
+# Paper: Joint Table 5, detection.
 class FasterRcnnNetwork(PyramidDetector):
     """Region proposals on every level of a pyramid, and a head that judges them.
 

@@ -55,7 +55,6 @@ class Grid:
     stride: Index
 
 
-# Paper: Joint Table 5, detection.
 class DetectNetwork(PyramidDetector):
     """Encoder, feature pyramid, and one head for all levels.
 

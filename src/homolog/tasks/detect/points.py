@@ -257,7 +257,6 @@ def _spot(
     return spot
 
 
-# Paper: Hundred Million IV-C, key points.
 def point_losses(
     heat: Heat, wanted: Sequence[Spots], axes: Sequence[int], usual: Usual
 ) -> dict[str, Tensor]:
