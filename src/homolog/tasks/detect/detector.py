@@ -200,7 +200,6 @@ def filled(told: Tensor, axes: Sequence[int], size: Index) -> Tensor:
     return boxes
 
 
-# Paper: Hundred Million IV-C.
 class DetectModule(TaskModule):
     """A detector that learns from crops with boxes.
 

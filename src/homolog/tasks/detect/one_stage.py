@@ -55,6 +55,7 @@ class Grid:
     stride: Index
 
 
+# Paper: Hundred Million IV-C.
 class DetectNetwork(PyramidDetector):
     """Encoder, feature pyramid, and one head for all levels.
 
