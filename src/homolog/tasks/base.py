@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from homolog.backbones.base import Backbone
+    from homolog.feed.places import Search
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
     from homolog.recipes import Sources
@@ -354,6 +355,25 @@ class LearnedTask(Task):
     def placing(self, cases: Sequence[CaseRef]) -> Sequence[CaseRef]:
         """The cases as the feed places crops in them; it centres some on labels."""
         return cases
+
+    def search(
+        self,
+        module: TaskModule,
+        model: Callable[[], Trained],
+        cases: Sequence[CaseRef],
+        spec: Mapping[str, Any],
+        seed: int,
+    ) -> Search | None:
+        """What is looked for in training scans as it learns, to show it again.
+
+        Args:
+            module: What is trained; holds what is found.
+            model: The deployed network as it is now.
+            cases: Those learnt from, in the feed's order.
+            spec: Of ``describe``.
+            seed: Of the run.
+        """
+        return None
 
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """A sentence before the training, where there is something to know.
