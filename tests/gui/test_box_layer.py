@@ -16,8 +16,9 @@ from homolog.gui.files.boxes import (
     boxes_of_file,
     holds_boxes,
 )
-from homolog.gui.files.opening import read_layer, sources_of
+from homolog.gui.files.opening import read_layer
 from homolog.gui.files.reader import get_reader
+from homolog.gui.files.sources import sources_of
 from homolog.gui.shared.layers import volume_layer
 from homolog.scans.boxes import BoxList, ScanBox, box_files
 from homolog.scans.volume import Volume

@@ -26,27 +26,6 @@ CT_WINDOW_HU = (-160.0, 240.0)
 LINE = 13  # pixels of a line of text
 _FINE = 4  # sub-pixels per pixel of rings and lines, so that their edges are smooth
 
-# Colours of the phantom's labels by name; others take the spare ones in turn.
-LABEL_COLOURS: Mapping[str, Triple] = {
-    "liver": (0.80, 0.45, 0.30),
-    "spleen": (0.62, 0.40, 0.75),
-    "kidney_right": (0.95, 0.75, 0.25),
-    "kidney_left": (0.98, 0.85, 0.45),
-    "lung_right": (0.35, 0.65, 0.90),
-    "lung_left": (0.50, 0.78, 0.95),
-    "heart": (0.90, 0.25, 0.35),
-    "stomach": (0.40, 0.75, 0.60),
-    "aorta": (1.00, 0.10, 0.15),
-    "vena_cava": (0.20, 0.35, 0.95),
-    "vertebrae": (0.93, 0.90, 0.78),
-    "pancreas": (0.95, 0.60, 0.65),
-    "gallbladder": (0.45, 0.80, 0.25),
-}
-_SPARE: tuple[Triple, ...] = (
-    (0.90, 0.60, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
-    (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60), (0.55, 0.85, 0.35),
-)  # fmt: skip
-
 # Dark violet over orange to pale yellow: equal steps look equal, also in grey.
 _HEAT = np.array(
     [
@@ -100,12 +79,6 @@ class Plane:
         row = index[down] if self.axis == 0 else shape[down] - 1 - index[down]
         zoom = self.zoom(affine.spacing_mm)
         return float((row + 0.5) * zoom[0]), float((index[right] + 0.5) * zoom[1])
-
-
-def colours_of(names: Mapping[int, str]) -> dict[int, Triple]:
-    """A colour per label value."""
-    spare = iter(_SPARE * (1 + len(names) // len(_SPARE)))
-    return {v: LABEL_COLOURS.get(n) or next(spare) for v, n in sorted(names.items())}
 
 
 def enlarge(values: NDArray[Any], zoom: tuple[float, float], order: int = 1) -> Picture:

@@ -16,9 +16,9 @@ from homolog.distributed import world
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
+from homolog.feed.places import Search
 from homolog.feed.reading import CaseRef
 from homolog.finetune.pictures import CasePicture
-from homolog.finetune.rates import groups_of, sentences
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
@@ -30,7 +30,14 @@ from homolog.finetune.settings import (
     spread_first,
     task_of,
 )
-from homolog.finetune.start import Start, decoder_of, encoder_note, starting_point
+from homolog.finetune.start import (
+    Start,
+    decoder_of,
+    encoder_note,
+    groups_of,
+    sentences,
+    starting_point,
+)
 from homolog.json_files import read_object
 from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
@@ -88,7 +95,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     cases = check_cases(settings)
     start = starting_point(settings, cases)
     run = _Run.begin(settings, cases, start, device, folder)
-    feed = run.feed()
+    search = run.search()
+    feed = run.feed(search)
     for sentence in (*run.start.notes, *run.notes()):
         yield Note(sentence)
     module, plan = run.module, run.training
@@ -99,7 +107,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         best_metric=run.task.best_metric if run.held_out else None,
         draw=judged.preview.draw if judged else None,
         parameter_groups=groups_of(module, run.task.config, plan, run.start.taken),
-        began=began,
+        began=began, search=search,
     )  # fmt: skip
     result = yield from without_stopped(learning)
     summary = run.summary(result)
@@ -169,8 +177,15 @@ class _Run:
             validation,
         )  # fmt: skip
 
-    def feed(self) -> Feed:
-        """Batches of the cases learnt from."""
+    def search(self) -> Search | None:
+        """What the task looks for in the cases learnt from as it learns."""
+        return self.task.search(
+            self.module, self.validation.model, self.cases.train, self.spec,
+            self.settings.seed,
+        )  # fmt: skip
+
+    def feed(self, search: Search | None = None) -> Feed:
+        """Batches of the cases learnt from; a search may steer them."""
         here, train = world(), self.cases.train
         return Feed(
             self.task.placing(train),
@@ -184,6 +199,7 @@ class _Run:
             unclipped=self.task.unclipped(self.spec),
             threads=feed_threads(self.device),
             device=self.device,
+            places=None if search is None else search.places,
         )
 
     def notes(self) -> list[str]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from homolog.drawing.pictures import (
     as_bytes,
     beside,
-    colours_of,
     grey,
     with_labels,
     with_rectangle,
 )
 from homolog.feed.reading import CaseRef
+from homolog.label_names import colours_of
 from homolog.training.validation import preview_look
 
 _WHITE = (1.0, 1.0, 1.0)

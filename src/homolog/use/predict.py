@@ -23,7 +23,6 @@ from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
 from homolog.scans.boxes import BoxList, box_files, write_box_table
 from homolog.scans.channels import (
-    Channel,
     case_path,
     grouped,
     lacking_text,
@@ -34,7 +33,7 @@ from homolog.scans.dicom import is_series_path, split_series
 from homolog.scans.files import is_scan_path, read_scan, scan_stem
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.volume import Channel, LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.tasks import TASKS
 from homolog.tasks.base import (

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.drawing.pictures import colours_of
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.gui.shared.layers import (
@@ -33,6 +32,7 @@ from homolog.gui.shared.layers import (
     source_grid,
     true_affine,
 )
+from homolog.label_names import colours_of
 from homolog.scans.boxes import (
     JSON_SUFFIX,
     BoxList,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from homolog.gui.files import opening
+from homolog.gui.files import opening, sources
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.shared import preferences
 from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
@@ -160,10 +160,10 @@ def _wanted(path: Path) -> tuple[Path | None, str]:
             raise Unsound("unreadable", "no DICOM images lie in this folder.", path)
         chosen = _choose(series, path)
         return (
-            (chosen.path, opening.series_name(chosen, path)) if chosen else (None, "")
+            (chosen.path, sources.series_name(chosen, path)) if chosen else (None, "")
         )
     if kind_of(path) != "dicom":
-        path = opening.header_file(path)
+        path = sources.header_file(path)
         if _came_before(path):
             return None, ""
         if path.suffix.lower() == ".hdr":
@@ -179,7 +179,7 @@ def _wanted(path: Path) -> tuple[Path | None, str]:
         f"{path.name} is one of {len(one.files)} slices; all of them are opened.",
         "info",
     )
-    return one.path, opening.series_name(one, path.parent)
+    return one.path, sources.series_name(one, path.parent)
 
 
 def _came_before(path: Path) -> bool:
@@ -203,7 +203,7 @@ def _choose(series: list[SeriesInfo], root: Path) -> SeriesInfo | None:
         from homolog.gui.files.choosing import ask
 
         return ask(series)
-    chosen = opening.largest(series)
+    chosen = sources.largest(series)
     if chosen is not None and len(series) > 1:
         text = f"{len(series)} series here; the largest is opened."
         notify(f"{root.name}: {text}", "info")
@@ -237,7 +237,7 @@ def _ours(path: Path) -> bool:
     try:
         if holds_boxes(path):
             return True
-        return kind_of(path) != "image2d" and opening.is_analyze(path)
+        return kind_of(path) != "image2d" and sources.is_analyze(path)
     except Exception:  # noqa: BLE001 - then napari asks the next reader
         return False
 

@@ -46,7 +46,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.scans.channels import Channel
+from homolog.scans.volume import Channel
 from homolog.writing import scratch_folder
 
 # The list of a batch: one line per scan, with what became of it.

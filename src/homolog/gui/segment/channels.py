@@ -26,15 +26,9 @@ from homolog.gui.shared.layers import (
     shape_of,
     true_affine,
 )
-from homolog.scans.channels import (
-    NUMBERED,
-    SEPARATOR,
-    Channel,
-    case_path,
-    grid_gap,
-    grouped,
-)
+from homolog.scans.channels import NUMBERED, SEPARATOR, case_path, grid_gap, grouped
 from homolog.scans.files import ScanHeader, scan_stem
+from homolog.scans.volume import Channel
 from homolog.words import listed
 
 # What speaks for a layer being a channel, strongest first. One that lies on another

@@ -26,7 +26,6 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.scans.boxes import JSON_SUFFIX
-from homolog.scans.channels import Channel
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     is_scan_path,
@@ -37,6 +36,7 @@ from homolog.scans.files import (
 )
 from homolog.scans.names import is_label_folder, label_rank, write_names
 from homolog.scans.points import SUFFIX
+from homolog.scans.volume import Channel
 from homolog.words import as_csv, duration, metric_title, times
 from homolog.writing import free_name, put_in_place
 

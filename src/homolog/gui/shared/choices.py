@@ -30,8 +30,7 @@ from homolog.label_names import (
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
-from homolog.store.card import Card
-from homolog.store.crops import box_name
+from homolog.store.card import Card, box_name
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import subject_count
