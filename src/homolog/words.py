@@ -233,3 +233,14 @@ METRICS = {
 def metric_title(name: str) -> str:
     """What people call a score."""
     return METRICS.get(name, name.replace("_", " "))
+
+
+def metric_unit(name: str) -> str:
+    """``dB`` or ``mm``; empty for a share."""
+    return metric_title(name).partition("(")[2].rstrip(")")
+
+
+def score_words(name: str, value: float) -> str:
+    """A score with its name: ``Dice 0.812``, ``PSNR 28.19 dB``."""
+    title, unit = metric_title(name).partition(" (")[0], metric_unit(name)
+    return f"{title} {value:.2f} {unit}" if unit else f"{title} {value:.3f}"

@@ -392,6 +392,9 @@ class CompareForm(QWidget):
         task = str(self.task.currentData() or "segment")
         found = sorted(self.stores, key=lambda s: not teaching(s, task))
         kept = self._kept or self.store.currentData()
+        chosen = next((s for s in found if str(s.path) == kept), None)
+        if not self._kept and chosen is not None and not teaching(chosen, task):
+            kept = None  # another one teaches it
         fill(self.store, [(s.title, str(s.path)) for s in found], kept)
         self._kept = None
         self.refresh()
