@@ -62,6 +62,12 @@ from homolog.words import cell_text, counted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
 
+
+def is_manifest(path: Path) -> bool:
+    """Whether a path names a file that lists scans."""
+    return path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file()
+
+
 _COLUMNS = {
     "image": ("image", "file", "path", "filename", "scan", "image_path"),
     "label": ("label", "mask", "segmentation", "label_path"),

@@ -272,7 +272,7 @@ def nan_as_remark(inspection: Inspection) -> Inspection:
 
 
 def _label_text(stats: ValueStats) -> str:
-    values = sorted(stats.distinct or ())
+    values = sorted(stats.labels or stats.distinct or ())
     if len(values) == 2:
         said = f"only two different values ({values[0]:g} and {values[1]:g})"
         return f"{said}: a mask, not a scan."

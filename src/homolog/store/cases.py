@@ -239,6 +239,9 @@ def _fill(
         channel_files=tuple(one.to_dict() for one in source.channels),
         **prepared_fields(prepared, own),
     )
+    sized = bool(grid.meta.get("sized", True))
+    if sized != card.is_sized:
+        card = dataclasses.replace(card, sized=sized)
     card = dataclasses.replace(card, checksums=checksums(folder, card))
     write_card(card, folder)
     return card

@@ -622,7 +622,8 @@ def prepare_volume(
             size, a scan of another one than was learnt from is brought to it.
 
     Raises:
-        UnusableInput: The scan holds NaN or infinity, or would become too large.
+        UnusableInput: The scan holds NaN or infinity, would become too large, or has
+            voxels so coarse that nothing learnt can be seen.
     """
     name = volume.name or "this scan"
     filled = ""
@@ -632,8 +633,11 @@ def prepare_volume(
         volume, filled = without_nan(volume)
     canonical = closest_canonical(volume, acquired=preprocessing.acquired)
     grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
+    own = canonical.affine.spacing_mm
+    far = None if learnt is None else learnt.far_of(canonical, own, canonical.shape)
+    if far is not None and far.hides:
+        raise UnusableInput(f"scan {name!r} has {far.text}; take one of finer voxels.")
     if preprocessing.spacing_mm is None and learnt is not None:
-        own = canonical.affine.spacing_mm
         target = learnt.target_mm(canonical, own, canonical.shape)
         grid = Regrid.between(canonical.shape, own, target)
     if prod(grid.shape) * volume.data.shape[0] > MAX_VOXELS:
@@ -666,7 +670,7 @@ def prepare_volume(
         grid=grid,
         axes=canonical.meta["axes"],
         flips=canonical.meta["flips"],
-        note="; ".join(note for note in (filled, *notes) if note),
+        note="; ".join(n for n in (far.text if far else "", filled, *notes) if n),
         levels=levels,
     )
 
