@@ -63,10 +63,18 @@ def test_nearly_whole_numbers_are_whole(tmp_path: Path, told: np.ndarray) -> Non
     assert seen.stats is not None
     assert seen.stats.labels == {0, 1, 2, 3}
     assert seen.stats.patchy
-    assert {p.code for p in seen.problems} == {"label_map"}
     image = inspect_scan(scan(tmp_path / "scan.nii.gz"))
     assert image.header is not None
     assert label_problems(image.header, seen) == []
+
+
+def test_a_nearly_whole_mask_is_told_to_be_no_scan(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).normal(0, 1e-5, SHAPE).clip(-5e-5, 5e-5)
+    for number, told in enumerate(((marks() > 0) * 0.99999, (marks() > 0) + noise)):
+        seen = inspect_scan(save(tmp_path / f"{number}.nii.gz", told))
+        (problem,) = seen.problems
+        assert problem.code == "label_map"
+        assert problem.text.startswith("only two different values (0 and 1)")
 
 
 @each("odd", [marks() * 1.01, marks() + 0.5, marks() * np.nan, marks() * 3e9])
