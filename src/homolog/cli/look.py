@@ -107,8 +107,7 @@ def _expand(scan: Path) -> list[Path]:
 def _of_manifest(path: Path, deep: bool) -> list[Inspection]:
     """The scans that a manifest lists, each with its label map, and what it lacks."""
     from homolog.index.index import find_cases
-    from homolog.scans.channels import inspect_channels
-    from homolog.scans.inspect import Inspection, inspect_scan
+    from homolog.scans.inspect import Inspection, inspect_channels, inspect_scan
     from homolog.scans.problems import Problem, problem_of
 
     def look(scan: Path) -> Inspection:

@@ -26,7 +26,6 @@ from homolog.index.datasets import (
 from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.channels import inspect_channels
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     dicom_scans,
@@ -37,6 +36,7 @@ from homolog.scans.files import (
 )
 from homolog.scans.inspect import (
     Inspection,
+    inspect_channels,
     inspect_scan,
     label_problems,
     nan_as_remark,

@@ -19,10 +19,11 @@ from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.channels import CHANNELS, Channel
-from homolog.scans.inspect import filled_text
+from homolog.scans.problems import filled_text
 from homolog.scans.volume import (
+    CHANNELS,
     MODALITIES,
+    Channel,
     LabelMap,
     Volume,
     closest_canonical,
