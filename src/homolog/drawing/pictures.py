@@ -191,6 +191,45 @@ def with_line(
     return _inked(picture, ink, colour)
 
 
+def with_rectangle(
+    picture: Picture,
+    box: tuple[float, float, float, float],
+    zoom: tuple[float, float],
+    colour: Triple,
+    words: str = "",
+) -> Picture:
+    """A box drawn on a slice, dark rimmed, with a few words at its upper left corner.
+
+    Args:
+        picture: The slice, enlarged.
+        box: Edges top, left, bottom, right in voxels; voxel i reaches from i to i + 1.
+        zoom: Pixels per voxel, down and right.
+        colour: Of the edges and the words.
+        words: Such as a score.
+    """
+    top, left, bottom, right = (
+        edge * zoom[place % 2] for place, edge in enumerate(box)
+    )
+
+    def drawn(thickness: float) -> NDArray[np.float32]:
+        half = thickness / 2
+        ends = [
+            _FINE * v for v in (left - half, top - half, right + half, bottom + half)
+        ]
+        width = round(_FINE * thickness)
+        return _covered(picture, lambda d: d.rectangle(ends, outline=255, width=width))
+
+    result = _inked(_inked(picture, 0.6 * drawn(3.2), (0, 0, 0)), drawn(1.6), colour)
+    if words:
+        line = words_on_black(words, result.shape[1], colour)
+        y = min(max(0, round(top) - LINE), result.shape[0] - LINE)
+        x = min(max(0, round(left)), result.shape[1] - 1)
+        room = result[y : y + LINE, x:]
+        ink = line[:, : room.shape[1]]
+        result[y : y + LINE, x:] = np.where(ink.max(-1, keepdims=True) > 0.1, ink, room)
+    return result
+
+
 def _ring(
     drawn: ImageDraw.ImageDraw,
     place: tuple[float, float],

@@ -6,6 +6,7 @@ file whose fourth axis is the channel. Either way it becomes one volume (C, D, H
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,6 +38,8 @@ from homolog.words import listed, times
 # Labels may lie off their image by this share of a voxel: qform and sform of one grid,
 # written by different programs, differ by rounding up to a few hundredths.
 _GRID_TOLERANCE = 0.1
+# Parts the files of a case that are named in the order of their channels: ``a|b``.
+SEPARATOR = "|"
 # How nnU-Net numbers the files of a case.
 NUMBERED = re.compile(r"_(\d{4})$")
 # Of files that a name may have said to hold several images.
@@ -190,16 +193,28 @@ def other_grid(
     channel: Channel, header: ScanHeader, first: Channel, other: ScanHeader
 ) -> Problem | None:
     """The finding that two images of a case do not lie on one grid."""
-    if same_grid(header, other):
-        return None
     mine, theirs = (c.name or c.path.name for c in (channel, first))
+    text = grid_gap(mine, header, theirs, other)
+    return Problem("channel_grid", text) if text else None
+
+
+def grid_gap(mine: str, header: ScanHeader, theirs: str, other: ScanHeader) -> str:
+    """Why two images cannot be channels of one case; empty where they can.
+
+    Args:
+        mine: What the first is called.
+        header: Its shape, affine and kind.
+        theirs: What the other is called.
+        other: Likewise.
+    """
+    if same_grid(header, other):
+        return ""
     if header.shape != other.shape:
         text = f"{mine} has {times(header.shape)} voxels, {theirs} {times(other.shape)}"
     else:
         gap = gap_mm(header, other)
         text = f"{mine} lies up to {gap:.3g} mm away from {theirs}"
-    end = "the channels of a case must lie on one grid."
-    return Problem("channel_grid", f"{text}; {end}")
+    return f"{text}; the channels of a case must lie on one grid."
 
 
 # Which files of a list are one case.
@@ -242,6 +257,27 @@ def grouped(
     return joined | whole
 
 
+def named_together(path: Path) -> tuple[Path, ...]:
+    """The files of a case named in one word, ``a.nii.gz|b.nii.gz``; none for others.
+
+    A file whose own name has a ``|`` is one.
+    """
+    parts = [part.strip() for part in str(path).split(SEPARATOR)]
+    if len(parts) < 2 or not all(parts) or os.path.exists(path):
+        return ()
+    return tuple(Path(part) for part in parts)
+
+
+def case_path(files: Sequence[Path], names: Sequence[str]) -> Path:
+    """Where a case would lie if it were one file: without what tells its channel.
+
+    Args:
+        files: Of its channels, at least one.
+        names: What the channels are called; "" where they are not.
+    """
+    return _number_of(files[0], [*names, *("" for _ in files)][: len(files)])[1]
+
+
 def _number_of(path: Path, names: Sequence[str]) -> tuple[int | None, Path]:
     """Which channel a file's name says it is, and the path of its case."""
     stem = scan_stem(path)
@@ -262,6 +298,8 @@ def _number_of(path: Path, names: Sequence[str]) -> tuple[int | None, Path]:
 def lacking_text(channels: Sequence[Channel], names: Sequence[str], count: int) -> str:
     """Why the files of a case are not all that a model takes, one sentence."""
     have = listed([c.path.name for c in channels], most=4)
+    if count == 1:
+        return f"the model takes one channel, found {have}."
     called = [n or f"{i:04d}" for i, n in enumerate([*names, *[""] * count][:count])]
     known = {channel.name for channel in channels}
     lost = [name for name in called if name not in known]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from homolog.backbones.base import Backbone
+    from homolog.feed.places import Search
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
     from homolog.recipes import Sources
@@ -355,6 +356,25 @@ class LearnedTask(Task):
         """The cases as the feed places crops in them; it centres some on labels."""
         return cases
 
+    def search(
+        self,
+        module: TaskModule,
+        model: Callable[[], Trained],
+        cases: Sequence[CaseRef],
+        spec: Mapping[str, Any],
+        seed: int,
+    ) -> Search | None:
+        """What is looked for in training scans as it learns, to show it again.
+
+        Args:
+            module: What is trained; holds what is found.
+            model: The deployed network as it is now.
+            cases: Those learnt from, in the feed's order.
+            spec: Of ``describe``.
+            seed: Of the run.
+        """
+        return None
+
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """A sentence before the training, where there is something to know.
 
@@ -404,7 +424,8 @@ class LearnedTask(Task):
             cases: Held-out cases, met once and one by one: the next is taken when the
                 one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
-                for the pictures; tasks without label maps need not.
+                for the pictures; tasks without label maps may call its ``boxes`` or
+                ``images`` instead, where it has them.
             share: Part of each scan to look at, 0..1, where time is short; tasks that
                 see a scan as a whole look at all of it.
         """

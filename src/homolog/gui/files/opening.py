@@ -237,6 +237,10 @@ def add_to(viewer: Any, layer: LayerData) -> list[Any]:
 
     data, attributes, kind = layer
     attributes = dict(attributes)
+    if kind == "shapes":
+        from homolog.gui.files.live_boxes import watch
+
+        watch(viewer)
     if "channel_axis" in attributes:
         added = viewer.add_image(data, **attributes)
         return list(added)

@@ -121,9 +121,10 @@ def _read_as_napari(path: Paths) -> list[Any]:
 
 def read_path(path: Path) -> list[LayerData]:
     """Layers of one file or DICOM folder; what is wrong is told, never raised."""
-    if holds_boxes(path):
-        return [box_layer(boxes_of_file(path))]
     try:
+        if holds_boxes(path):
+            _see_boxes_from_every_side()
+            return [box_layer(boxes_of_file(path))]
         wanted, name = _wanted(path)
         if wanted is None:
             return []
@@ -138,6 +139,17 @@ def read_path(path: Path) -> list[LayerData]:
     for sentence in opening.notes_to_tell(layer):
         tell_once(sentence)
     return [layer]
+
+
+def _see_boxes_from_every_side() -> None:
+    """Let boxes follow the view of the window that opens them."""
+    from napari import current_viewer
+
+    viewer = current_viewer()
+    if viewer is not None:
+        from homolog.gui.files.live_boxes import watch
+
+        watch(viewer)
 
 
 def _wanted(path: Path) -> tuple[Path | None, str]:

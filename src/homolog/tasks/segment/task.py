@@ -295,6 +295,12 @@ class SegmentConfig(LearnedConfig):
     intensity: float = option(
         1.0, "strength of random intensity changes; 0: none", minimum=0.0, maximum=3.0
     )
+    deep_supervision: bool = option(
+        False,
+        "coarser stages of the decoder answer, too, while it learns; each counts half "
+        "as much as the next finer one, the coarsest nothing",
+        advanced=True,
+    )
     overlap: float = option(
         0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
     )
@@ -418,6 +424,7 @@ class Segment(LearnedTask):
             self._crop(spec_index(spec, "window"), spec.get("across")),
             spec["label_values"],
             average=self.config.average,
+            deep=self.config.deep_supervision,
             spaces=[LabelSpace.from_dict(s) for s in spec.get("label_spaces", ())],
         )
 

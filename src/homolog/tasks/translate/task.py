@@ -372,6 +372,8 @@ class Translate(LearnedTask):
             made = drain(translated(model, pair.data, pair.levels))
             assert made is not None
             predicted = pair.in_units(made.values[0].numpy())
+            if show := getattr(look, "images", None):
+                show(case, pair.seen()[0], predicted, pair.truth)
             rows.append(
                 {
                     "psnr": psnr(predicted, pair.truth),
