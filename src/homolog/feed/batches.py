@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
-from homolog.feed.frames import frames_of
 from homolog.feed.places import Places
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
-from homolog.store.pairs import Partners
 from homolog.store.preprocess import ChannelLevels
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
@@ -298,6 +296,19 @@ class Sample:
     blocks: list[Block]
 
 
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """A frame of the body they share for each case of a feed.
+
+    Attributes:
+        to_body: (N, 4, 4) float64, world mm -> mm in the frame (z, y, x).
+        number: (N,) int64; places of cases with one number can be compared.
+    """
+
+    to_body: Array
+    number: NDArray[np.int64]
+
+
 class Pairing(Protocol):
     """Where the other patient of a sample comes from."""
 
@@ -308,6 +319,9 @@ class Pairing(Protocol):
 
         A place is None where any will do; the whole is None where there is no partner.
         """
+
+    def frames(self) -> Frames | None:
+        """Where the cases lie in a body they share; None where nothing tells it."""
 
 
 @dataclass(frozen=True)
@@ -455,9 +469,7 @@ class _CaseTables:
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in cases]
-        frames = None
-        if isinstance(partners, Partners) and partners.matched:
-            frames = frames_of(partners.rows)
+        frames = None if partners is None else partners.frames()
         return cls(
             torch.tensor(stores),
             torch.tensor(numbered([c.card.modality for c in cases])),

@@ -40,11 +40,11 @@ from homolog.errors import UnusableInput
 from homolog.json_files import object_or_none, parsed, read_object, short
 from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.boxes import JSON_SUFFIX, ScanBox, read_box_json, read_regions
-from homolog.scans.channels import NUMBERED, Channel, frames, frames_of
+from homolog.scans.channels import NUMBERED, frames, frames_of
 from homolog.scans.files import is_known_suffix, read_header, scan_stem, there
 from homolog.scans.names import DATASET
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import modality_of_name
+from homolog.scans.volume import Channel, modality_of_name
 from homolog.words import cell_text, counted, listed
 
 # What is made of several images of a case on one grid.

@@ -26,7 +26,7 @@ from homolog.index.datasets import (
 )
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.channels import inspect_channels
+from homolog.scans.channels import same_grid
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     dicom_scans,
@@ -35,7 +35,12 @@ from homolog.scans.files import (
     refuse_special,
     scan_stem,
 )
-from homolog.scans.inspect import Inspection, inspect_scan, label_problems, same_grid
+from homolog.scans.inspect import (
+    Inspection,
+    inspect_channels,
+    inspect_scan,
+    label_problems,
+)
 from homolog.scans.names import (
     bare_name,
     is_label_folder,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.channels import Channel
+from homolog.scans.volume import Channel
 from homolog.store.preprocess import Box, ChannelLevels, Intensities, Prepared
 
 # More than any scan has; a card with more would take all memory.
@@ -289,3 +289,8 @@ def boxes_on_grid(
         plain = {"min": low.round(6).tolist(), "max": high.round(6).tolist()}
         result.append({**box, **plain})
     return tuple(result)
+
+
+def box_name(box: Mapping[str, Any]) -> str:
+    """What a box is called; ``box`` where it has no name."""
+    return str(box.get("label") or "box").strip()

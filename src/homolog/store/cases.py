@@ -24,11 +24,11 @@ from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
-from homolog.scans.channels import Channel, read_channels
+from homolog.scans.channels import read_channels
 from homolog.scans.dicom import is_series_path
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
-from homolog.scans.volume import ValueStats, Volume, mapped_labels
+from homolog.scans.volume import Channel, ValueStats, Volume, mapped_labels
 from homolog.store.arrays import (
     Damage,
     StoredArray,

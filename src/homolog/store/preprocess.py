@@ -19,9 +19,10 @@ from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.channels import CHANNELS, Channel
 from homolog.scans.volume import (
+    CHANNELS,
     MODALITIES,
+    Channel,
     LabelMap,
     Volume,
     closest_canonical,

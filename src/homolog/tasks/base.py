@@ -20,7 +20,6 @@ from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
 from homolog.metrics.overlap import dice_per_label, surface_per_label
-from homolog.recipes import Sources
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from homolog.feed.places import Search
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
+    from homolog.recipes import Sources
     from homolog.scans.volume import LabelMap, Volume
     from homolog.store.card import Card
     from homolog.views.view import Views, ViewSpec
@@ -424,7 +424,8 @@ class LearnedTask(Task):
             cases: Held-out cases, met once and one by one: the next is taken when the
                 one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
-                for the pictures; tasks without label maps need not.
+                for the pictures; tasks without label maps may call its ``boxes`` or
+                ``images`` instead, where it has them.
             share: Part of each scan to look at, 0..1, where time is short; tasks that
                 see a scan as a whole look at all of it.
         """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from homolog.recipes import Sources
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
+
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     # Lesions and pneumothorax in chest X-rays.

@@ -24,8 +24,7 @@ from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index, Triple
 from homolog.label_names import EMPTY_CLASSES, IGNORE, holds_nothing, key_of
-from homolog.store.card import Card
-from homolog.store.crops import box_name
+from homolog.store.card import Card, box_name
 from homolog.tasks.base import LearnedConfig
 
 SOURCES = ("auto", "boxes", "parts", "labels")

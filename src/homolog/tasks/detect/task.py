@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Affine, Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.detection import best_score, hits, overlaps
-from homolog.recipes import Sources
 from homolog.scans.boxes import BoxList, ScanBox
 from homolog.scans.volume import Volume
 from homolog.store.card import Card, boxes_on_grid
@@ -78,6 +77,9 @@ from homolog.tasks.segment.network import (
 from homolog.tasks.segment.task import SegmentConfig, intensity_changes
 from homolog.views.view import Anchor, ViewSpec
 from homolog.words import counted
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
@@ -452,6 +454,8 @@ class Detect(LearnedTask):
         for case in cases:
             scores = drain(self.score(model, case))
             rows += [{"case": case.card.id, **row} for row in scores]
+            if show := getattr(look, "boxes", None):
+                show(case, [row["known"] for row in scores])
         found = summarise_boxes(rows)["mean"]
         return {"ap50": 0.0} | {k: v for k, v in found.items() if v is not None}
 
