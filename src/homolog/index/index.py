@@ -630,6 +630,7 @@ def _case(
         label_names=named.names,
         label_values=named.values,
         channels=candidate.channels,
+        regions=candidate.regions,
     )
 
 
