@@ -77,7 +77,7 @@ def _expand(scan: Path) -> list[Path]:
     """The scans a path stands for."""
     from homolog.errors import UnusableInput
     from homolog.index.tree import walk
-    from homolog.scans.dicom import is_series_path
+    from homolog.scans.dicom.gathering import is_series_path
     from homolog.scans.files import dicom_scans
 
     if is_series_path(scan):

@@ -27,7 +27,7 @@ from homolog.index.datasets import (
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
 from homolog.scans.channels import inspect_channels
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
     dicom_scans,
     is_known_suffix,

@@ -4,7 +4,7 @@ Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleIT
 x, y, z order ends here. Headers and bits of NIfTI, NRRD and MetaImage are read by our
 own ``nifti`` and ``text_formats``, for the reasons given there; DICOM and pictures are
 decoded by SimpleITK in a process of its own (``decoder``), once the file is known to be
-complete: by its tags (``dicom_tags``), or by the checks at the end of this file.
+complete: by its header (``dicom.header``), or by the checks at the end of this file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from numpy.typing import NDArray
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 from homolog.scans import decoder
-from homolog.scans.dicom import (
-    Series,
+from homolog.scans.dicom.gathering import (
     is_series_path,
-    joined_slices,
+    is_zip,
     open_series,
     scans_in,
     series_of,
 )
-from homolog.scans.dicom_tags import DicomFile, looks_like_dicom
+from homolog.scans.dicom.header import looks_like_dicom
+from homolog.scans.dicom.kinds import DicomFile
+from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
+from homolog.scans.dicom.stacks import Series
 from homolog.scans.nifti import (
     FAR_MM,
     NiftiHeader,
@@ -162,7 +164,7 @@ def kind_of(path: Path) -> str:
         name = _KNOWN_BUT_NOT_READ[suffix]
         text = f"{name} files are not read here.{_frames_of_mgh(path)}"
         raise Unsound("unsupported", text, path)
-    if looks_like_dicom(path):
+    if looks_like_dicom(path) or is_zip(path):
         return "dicom"
     raise Unsound("unreadable", "not a scan in a format that is read here.", path)
 
@@ -225,14 +227,21 @@ def refuse_special(path: Path) -> None:
         raise UnusableInput(f"{path}: {SPECIAL}")
 
 
-def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
-    """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
-    return scans_in(folder, _decode)
+def dicom_scans(
+    folder: Path, *, straighten: bool = False
+) -> tuple[list[Path], list[DicomFile]]:
+    """A path for each DICOM scan lying in a folder, and its other DICOM objects.
+
+    Args:
+        folder: A folder, or a zip, DICOMDIR or file of several volumes.
+        straighten: Scans that lean or are uneven go by a path that resamples them.
+    """
+    return scans_in(folder, read_slice, straighten=straighten)
 
 
 def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
     """The series lying directly in a folder, the best first; other DICOM objects."""
-    return series_of(folder, _decode)
+    return series_of(folder, read_slice)
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -254,7 +263,7 @@ def read_header(path: Path | str) -> ScanHeader:
             affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
         return _nifti_header(path, raw, affine, problems)
     if kind == "dicom":
-        series, others = open_series(path, _decode)
+        series, others = open_series(path, read_slice)
         return _series_header(path, series, others)
     if kind == "image2d":
         _check_picture(path)
@@ -312,8 +321,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     dtype, channels = "int16", first.whole("samples", 1)
     if not any(p.fatal for p in problems):  # what is refused is not decoded
         try:
-            information = decoder.information(first.path)
-            dtype, channels = information["dtype"], information["channels"]
+            dtype, channels = slice_information(series)
         except Exception as error:  # noqa: BLE001 - this series' fault only
             problems.append(problem_of(error))
         if channels > 1:
@@ -321,7 +329,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     if first.text("photometric") == "MONOCHROME1":
         text = "MONOCHROME1: bright and dark are swapped."
         problems.append(Problem("inverted", text, False))
-    if others and path.is_dir():
+    if others and not is_series_path(path):
         rest = "; ".join(s.title for s in others[:4])
         text = f"{len(others) + 1} series here: {series.title} taken, left: {rest}."
         problems.append(Problem("mixed_series", text, False))
@@ -332,10 +340,11 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     meta: dict[str, Any] = {
         "subject": named,
         "series": series.key,
-        "files": tuple(str(f.path) for f in series.files),
-        "description": first.text("description"),
+        "files": tuple(map(str, series.paths)),
+        "slices": series.files,
+        "description": series.description,
     }
-    if series.affine is None:
+    if series.affine is None or any(p.code == "no_place" for p in problems):
         meta["placed"] = False
     return ScanHeader(
         path, series.shape, channels, 1, affine, dtype,
@@ -530,9 +539,7 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     if header.kind in ("nifti", "analyze"):
         return read_nifti(read_nifti_header(path))[0, 0], []
     if header.kind == "dicom":
-        files = [Path(f) for f in header.meta["files"]]
-        slices = decoder.pixels_of(files)
-        return joined_slices([s.reshape(-1, *s.shape[-2:]) for s in slices]), []
+        return read_slices(header.meta["slices"]), []
     if header.kind in ("nrrd", "metaimage"):
         return read_voxels(_plan(path)).reshape(header.shape), []
     array = _read_grey_alpha(path)
@@ -543,12 +550,6 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         array, remark = _grey_of_colour(array, path)
         remarks.append(remark)
     return array.reshape(header.shape), remarks
-
-
-def _decode(path: Path) -> NDArray[Any]:
-    """One DICOM file as (frames, H, W)."""
-    array = decoder.pixels(path)
-    return array.reshape(-1, *array.shape[-2:])
 
 
 def _plan(path: Path) -> VoxelPlan:

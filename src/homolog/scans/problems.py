@@ -43,7 +43,7 @@ CODES: dict[str, str] = {
     "capture": "a secondary capture: a picture of a screen or paper, not a scan",
     "no_place": "a DICOM slice that does not say where it lies or how it is turned",
     "mosaic": "many slices tiled into one picture (Siemens)",
-    "multi_frame": "many slices in one DICOM file, whose places are not read here",
+    "multi_frame": "many slices in one DICOM file, which does not say where they lie",
     "missing_slice": "a DICOM series with a gap",
     "uneven_slices": "a DICOM series with uneven steps",
     "duplicate_slice": "two DICOM slices at the same place",
@@ -60,6 +60,9 @@ CODES: dict[str, str] = {
     # remarks
     "label_map": "values of a mask or label map; no scan to learn from",
     "orientation_varies": "slices turned a little against each other; mean taken",
+    "part": "one of several volumes of a series (echo, time, type, b-value)",
+    "steps_vary": "slices a little off their even places; the mean is taken",
+    "straightened": "resampled once to a straight, even grid, as was asked",
     "secondary": "slices rewritten by a program, not as the scanner wrote them",
     "oblique": "rotated against the body axes; sound",
     "spacing_unknown": "no voxel size in this kind of file; 1 mm taken",

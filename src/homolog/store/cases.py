@@ -25,7 +25,7 @@ from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
 from homolog.scans.channels import Channel, read_channels
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
 from homolog.scans.volume import ValueStats, Volume, mapped_labels

@@ -23,7 +23,7 @@ from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
 from homolog.scans.boxes import BoxList, box_files, write_box_table
 from homolog.scans.channels import Channel, grouped, lacking_text, read_channels
-from homolog.scans.dicom import is_series_path, split_series
+from homolog.scans.dicom.gathering import is_series_path, split_series
 from homolog.scans.files import is_scan_path, read_scan, scan_stem
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of

@@ -28,7 +28,7 @@ from homolog.gui.shared.layers import (
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.memory import free_bytes
 from homolog.scans.channels import frames_of, read_frames
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
     ScanHeader,
     kind_of,
