@@ -379,7 +379,18 @@ def test_every_recipe_can_be_read(name: str, recipe: str) -> None:
         f"{name} has no recipe {recipe!r}: add it to RECIPES; cpu trains in an hour "
         "on two cores, gpu on one GPU, paper is as published."
     )
-    parts = cls.RECIPES[recipe]
+    _read_recipe(cls, recipe)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipes_of_its_own_can_be_read_too(name: str) -> None:
+    cls = METHODS.get(name)
+    for recipe in set(cls.RECIPES) - {"cpu", "gpu", "paper"}:
+        _read_recipe(cls, recipe)
+
+
+def _read_recipe(cls: type[Method], recipe: str) -> None:
+    name, parts = cls.__name__, cls.RECIPES[recipe]
     assert set(parts) == {"method", "backbone", "training"}, (
         f"{name}: the recipe {recipe} must have the keys method, backbone and "
         f"training, and has {sorted(parts)}."
