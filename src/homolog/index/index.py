@@ -13,7 +13,6 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.index.datasets import (
     JOIN,
-    MANIFEST_SUFFIXES,
     Candidate,
     CaseSource,
     Found,
@@ -22,8 +21,8 @@ from homolog.index.datasets import (
     channels_notes,
     is_dataset,
     read_dataset,
-    read_manifest,
 )
+from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
 from homolog.scans.channels import inspect_channels
@@ -35,7 +34,13 @@ from homolog.scans.files import (
     refuse_special,
     scan_stem,
 )
-from homolog.scans.inspect import Inspection, inspect_scan, label_problems, same_grid
+from homolog.scans.inspect import (
+    Inspection,
+    inspect_scan,
+    label_problems,
+    nan_as_remark,
+    same_place,
+)
 from homolog.scans.names import (
     bare_name,
     is_label_folder,
@@ -65,6 +70,7 @@ from homolog.words import counted, listed
 # Where several label maps fit equally, none is attached and a note lists them.
 
 
+_MOST_NOTES = 3  # of one kind before the rest is counted
 _SAME_NAME, _LONGER_NAME, _NO_NAME = range(3)
 _ORDINARY_RANK = 3
 
@@ -193,7 +199,7 @@ def _is_grown_label(file: Path, shelf: _Shelf, peek: Peek) -> bool:
 
 def _fits(label: Path, image: Path, peek: Peek) -> bool:
     a, b = peek(label).header, peek(image).header
-    return a is not None and b is not None and same_grid(a, b)
+    return a is not None and b is not None and same_place(a, b)
 
 
 def _partners(
@@ -380,6 +386,7 @@ def index_sources(
     subjects: str = "",
     known: Mapping[str, str] | None = None,
     channels: str = JOIN,
+    fill_nan: bool = False,
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -395,6 +402,7 @@ def index_sources(
         channels: ``join``: the images of a case on one grid (nnU-Net's numbered files,
             the Decathlon's files of four axes, several images in a row of a manifest)
             are one case of several channels; ``separate``: each is a scan of its own.
+        fill_nan: Scans with NaN or infinite values are taken, and told.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -411,7 +419,8 @@ def index_sources(
 
     def peek(path: Path) -> Inspection:
         if path not in seen:
-            seen[path] = inspect_scan(path)
+            found = inspect_scan(path)
+            seen[path] = nan_as_remark(found) if fill_nan else found
         return seen[path]
 
     given = _given_labels([Path(p) for p in labels])
@@ -441,6 +450,7 @@ def index_sources(
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
     found.notes += [] if modality else _units_note(candidates, cases)
+    found.notes += _label_notes(cases, peek)
     for note in found.notes:
         yield Note(note)
     return _index(cases, found, persons.note())
@@ -614,6 +624,19 @@ def _units_note(
         f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
         "normalised by its own values, as MR is; --modality CT takes them as they are."
     ]
+
+
+def _label_notes(cases: Sequence[CaseSource], peek: Peek) -> list[str]:
+    """What was lost of label maps when they were read, the first of them."""
+    labels = dict.fromkeys(case.label for case in cases if case.label)
+    told = [
+        f"{label.name}: {problem.text}"
+        for label in labels
+        for problem in peek(label).problems
+        if problem.code == "overlap"
+    ]
+    rest = len(told) - _MOST_NOTES
+    return told if rest <= 0 else [*told[:_MOST_NOTES], f"(and {rest} more of these.)"]
 
 
 def _stated(candidate: Candidate, inspection: Inspection) -> str:

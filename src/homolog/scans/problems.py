@@ -58,6 +58,10 @@ CODES: dict[str, str] = {
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks
+    "overlap": "segments that overlap; a voxel went to the smallest of its segments",
+    "nan_filled": "NaN or infinite values that were filled, as asked",
+    "turned": "a picture that was turned upright, as its EXIF tag says",
+    "misnamed": "the content is of another format than the name says; read by content",
     "label_map": "values of a mask or label map; no scan to learn from",
     "orientation_varies": "slices turned a little against each other; mean taken",
     "part": "one of several volumes of a series (echo, time, type, b-value)",

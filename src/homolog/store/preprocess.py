@@ -7,7 +7,7 @@ int16 with a scale and an offset. The same function prepares training and new sc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil, gcd, prod
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.scans.channels import CHANNELS, Channel
+from homolog.scans.inspect import filled_text
 from homolog.scans.volume import (
     MODALITIES,
     LabelMap,
@@ -412,6 +413,11 @@ class Preprocessing:
         "were acquired, and y and x lie within them.",
         choices=("anatomical", "acquired"),
     )
+    fill_nan: bool = option(
+        False,
+        "Values that are NaN or infinite become the least finite one; otherwise such a "
+        "scan is refused.",
+    )
 
     @property
     def acquired(self) -> bool:
@@ -419,13 +425,15 @@ class Preprocessing:
         return self.axes == "acquired"
 
     def settings(self) -> dict[str, Any]:
-        """All settings, for hashes: ``axes`` only where not as before it was a choice.
+        """All settings, for hashes: the newer ones only where they are not as before.
 
         Stores and features of earlier versions stay current by that.
         """
         found: dict[str, Any] = to_dict(self)
         if not self.acquired:
             del found["axes"]
+        if not self.fill_nan:
+            del found["fill_nan"]
         return found
 
     def axes_of(
@@ -617,8 +625,11 @@ def prepare_volume(
         UnusableInput: The scan holds NaN or infinity, or would become too large.
     """
     name = volume.name or "this scan"
+    filled = ""
     if not np.isfinite([float(volume.data.min()), float(volume.data.max())]).all():
-        raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
+        if not preprocessing.fill_nan:
+            raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
+        volume, filled = without_nan(volume)
     canonical = closest_canonical(volume, acquired=preprocessing.acquired)
     grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
     if preprocessing.spacing_mm is None and learnt is not None:
@@ -655,9 +666,30 @@ def prepare_volume(
         grid=grid,
         axes=canonical.meta["axes"],
         flips=canonical.meta["flips"],
-        note="; ".join(note for note in notes if note),
+        note="; ".join(note for note in (filled, *notes) if note),
         levels=levels,
     )
+
+
+def without_nan(volume: Volume) -> tuple[Volume, str]:
+    """The scan with NaN and infinity as the least finite value, and how many they were.
+
+    Raises:
+        UnusableInput: A channel has no finite value.
+    """
+    data = np.array(volume.data)
+    sentences = []
+    for number, channel in enumerate(data):
+        lost = ~np.isfinite(channel)
+        count = int(np.count_nonzero(lost))
+        if count == lost.size:
+            raise UnusableInput(f"scan {volume.name!r} holds no finite value.")
+        if count:
+            least = channel[~lost].min()
+            channel[lost] = least
+            where = f" of channel {number + 1}" if len(data) > 1 else ""
+            sentences.append(filled_text(count, lost.size, float(least)) + where)
+    return replace(volume, data=data), "; ".join(sentences)
 
 
 def _told(volume: Volume, preprocessing: Preprocessing) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
 from homolog.scans.files import is_scan_path, read_labels
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, mapped_labels
 from homolog.store.names import SharedLabels, shared_labels
@@ -197,7 +198,8 @@ def _in_truths_values(
     called = dict(names) if names else names_told(guess)
     shared = shared_labels((str(right), names_told(right)), (str(guess), called))
     theirs = mapped_labels(read_labels(right), shared.first)
-    return theirs, mapped_labels(read_labels(guess), shared.second), shared
+    ours = labels_by_place(read_labels(guess), theirs)
+    return theirs, mapped_labels(ours, shared.second), shared
 
 
 def pair_files(

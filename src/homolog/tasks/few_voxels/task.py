@@ -25,6 +25,7 @@ from homolog.index.datasets import CaseSource
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import LoadedModel, read_weights, save_model
 from homolog.scans.files import read_labels, read_scan, scan_hash
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import FeatureMap, LabelMap, Volume, mapped_labels
 from homolog.scans.write import write_labels
@@ -475,7 +476,8 @@ def read_pairs(scans: Sequence[Path], labels: Sequence[Path]) -> list[Painted]:
         for file in (path, paint):
             if not file.exists():
                 raise FileNotFoundError(2, "there is no such file or folder", str(file))
-        volume, painted = read_scan(path), read_labels(paint)
+        volume = read_scan(path)
+        painted = labels_by_place(read_labels(paint), volume)
         check_grid(volume, painted)
         found.append(Painted(path, paint, volume, painted))
     return found
