@@ -32,6 +32,7 @@ from homolog.scans.dicom.gathering import (
 )
 from homolog.scans.dicom.header import looks_like_dicom
 from homolog.scans.dicom.kinds import DicomFile
+from homolog.scans.dicom.labels import DicomLabels, read_dicom_labels
 from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
 from homolog.scans.dicom.stacks import Series
 from homolog.scans.formats.mgh import mgh_values, read_mgh
@@ -66,7 +67,7 @@ from homolog.scans.volume import (
     modality_of_dicom,
     modality_of_name,
 )
-from homolog.words import times
+from homolog.words import counted, times
 
 _KINDS = {
     ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
@@ -255,8 +256,7 @@ def read_header(path: Path | str) -> ScanHeader:
             affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
         return _nifti_header(path, raw, affine, problems)
     if kind == "dicom":
-        series, others = open_series(path, read_slice)
-        return _series_header(path, series, others)
+        return _dicom_header(path)
     if kind in ("mgh", "zarr", "image2d"):
         return _stated_header(path, kind)
     text = read_text_header(path)
@@ -268,6 +268,32 @@ def read_header(path: Path | str) -> ScanHeader:
     _check_agreement(plan, information)
     header = _decoded_header(path, kind, information, problems)
     return _of_segments(header) if segments_in(text.pairs) else header
+
+
+def _dicom_header(path: Path) -> ScanHeader:
+    """The header of a series, or of labels kept as DICOM."""
+    labels = read_dicom_labels(path, read_slice) if path.is_file() else None
+    if labels is None:
+        series, others = open_series(path, read_slice)
+        return _series_header(path, series, others)
+    many = counted(len(labels.names), "class")
+    text = f"labels of {many}, kept as DICOM; not a scan."
+    problems = (Problem("label_map", text, False), *labels.problems)
+    return ScanHeader(
+        path, labels.shape, 1, 1, labels.affine, "uint16", "OTHER", "dicom",
+        {SEGMENTS: True, "labels": labels}, problems,
+    )  # fmt: skip
+
+
+def names_in_dicom(path: Path) -> dict[int, str]:
+    """What the values of labels kept as DICOM are called; empty for other files."""
+    try:
+        if not path.is_file() or kind_of(path) != "dicom":
+            return {}
+        labels = read_dicom_labels(path, read_slice)
+    except (Unsound, OSError):
+        return {}
+    return {} if labels is None else dict(labels.names)
 
 
 def _of_segments(header: ScanHeader) -> ScanHeader:
@@ -549,6 +575,9 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     path = header.path
     if header.kind in ("nifti", "analyze"):
         return read_nifti(read_nifti_header(path))[0, 0], []
+    if header.kind == "dicom" and "labels" in header.meta:
+        labels: DicomLabels = header.meta["labels"]
+        return labels.values()
     if header.kind == "dicom":
         return read_slices(header.meta["slices"]), []
     if SEGMENTS in header.meta:

@@ -58,6 +58,7 @@ CODES: dict[str, str] = {
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks
+    "contours": "contours that lie in no slice of their scan, left out",
     "overlap": "segments that overlap; a voxel went to the smallest of its segments",
     "nan_filled": "NaN or infinite values that were filled, as asked",
     "turned": "a picture that was turned upright, as its EXIF tag says",

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,17 +249,24 @@ def scans_in(
         straighten: Scans that only lean, or are uneven, go by the path that resamples.
     """
     found, others = series_of(folder, read_slice)
-    per_file: dict[Path, int] = {}
-    for series in found:
-        for path in series.paths:
-            per_file[path] = per_file.get(path, 0) + 1
-    paths = [
-        path_of(
-            folder, s, alone=len(found) == 1, straighten=straighten, shared=per_file
-        )
-        for s in found
+    return sorted(_paths_of(folder, found, straighten)), others
+
+
+def place_of_series(
+    folder: Path, series: Series, found: Sequence[Series], straighten: bool
+) -> Path:
+    """The path that one of the series of a place goes by in ``scans_in``."""
+    number = next(i for i, one in enumerate(found) if one.key == series.key)
+    return _paths_of(folder, found, straighten)[number]
+
+
+def _paths_of(folder: Path, found: Sequence[Series], straighten: bool) -> list[Path]:
+    shared = Counter(path for one in found for path in one.paths)
+    alone = len(found) == 1
+    return [
+        path_of(folder, one, alone=alone, straighten=straighten, shared=shared)
+        for one in found
     ]
-    return sorted(paths), others
 
 
 def path_of(

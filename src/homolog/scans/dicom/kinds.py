@@ -199,6 +199,20 @@ def is_flat(file: DicomFile) -> bool:
     return _modality(file) in _FLAT_MODALITIES
 
 
+def holds_segments(file: DicomFile) -> bool:
+    """Whether it is a DICOM segmentation (SEG)."""
+    uid = file.text("sop_class")
+    return uid in (_STORAGE + "66.4", _STORAGE + "66.7") or (
+        not uid and _modality(file) == "SEG"
+    )
+
+
+def holds_contours(file: DicomFile) -> bool:
+    """Whether it is an RT structure set."""
+    uid = file.text("sop_class")
+    return uid == _STORAGE + "481.3" or (not uid and _modality(file) == "RTSTRUCT")
+
+
 def is_placed(file: DicomFile) -> bool:
     """Whether the header states position and orientation."""
     return (
