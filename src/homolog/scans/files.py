@@ -24,17 +24,26 @@ from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 from homolog.scans import decoder
 from homolog.scans.dicom.gathering import (
+    is_index,
     is_series_path,
     is_zip,
     open_series,
     scans_in,
     series_of,
+    series_path,
+    split_series,
 )
-from homolog.scans.dicom.header import looks_like_dicom
+from homolog.scans.dicom.header import looks_like_dicom, read_dicom_file
 from homolog.scans.dicom.kinds import DicomFile
-from homolog.scans.dicom.labels import DicomLabels, read_dicom_labels
+from homolog.scans.dicom.labels import (
+    DicomLabels,
+    image_of_labels,
+    read_dicom_labels,
+    referenced_series,
+)
 from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
 from homolog.scans.dicom.stacks import Series
+from homolog.scans.dicom.straighten import StraightGrid
 from homolog.scans.formats.mgh import mgh_values, read_mgh
 from homolog.scans.formats.pictures import picture_values, read_picture
 from homolog.scans.formats.slicer import SEGMENTS, one_map, segments_in, segments_of
@@ -232,6 +241,34 @@ def dicom_scans(
     return scans_in(folder, read_slice, straighten=straighten)
 
 
+def holds_several(path: Path) -> bool:
+    """Whether one file holds several DICOM scans: a zip, a DICOMDIR, many volumes."""
+    if is_series_path(path) or not path.is_file() or is_special(path):
+        return False
+    if is_zip(path) or is_index(path):
+        return True
+    try:
+        plain = kind_of(path) != "dicom" or not read_dicom_file(path).frames
+        return not plain and len(dicom_scans(path)[0]) > 1
+    except (Unsound, OSError):
+        return False
+
+
+def straight_path(path: Path) -> Path:
+    """The path by which a DICOM scan is read on a straight and even grid.
+
+    The path itself where it needs none, or is no DICOM.
+    """
+    try:
+        if kind_of(path) != "dicom":
+            return path
+        series, _ = open_series(path, read_slice)
+    except (Unsound, OSError):
+        return path
+    place = split_series(path)[0]
+    return series_path(place, series.key, straight=True) if series.mendable else path
+
+
 def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
     """The series lying directly in a folder, the best first; other DICOM objects."""
     return series_of(folder, read_slice)
@@ -283,6 +320,16 @@ def _dicom_header(path: Path) -> ScanHeader:
         path, labels.shape, 1, 1, labels.affine, "uint16", "OTHER", "dicom",
         {SEGMENTS: True, "labels": labels}, problems,
     )  # fmt: skip
+
+
+def image_of_dicom_labels(path: Path, *, straighten: bool = False) -> Path | None:
+    """The path of the DICOM scan that a segmentation or contours were drawn on.
+
+    None where it is not near the file. As in ``dicom_scans``, also for ``straighten``.
+    """
+    uids = referenced_series(path)
+    found = image_of_labels(path, uids, read_slice, straighten=straighten)
+    return None if found is None else found[0]
 
 
 def names_in_dicom(path: Path) -> dict[int, str]:
@@ -388,6 +435,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
         "series": series.key,
         "files": tuple(map(str, series.paths)),
         "slices": series.files,
+        "straight": series.straight,
         "description": series.description,
     }
     if series.affine is None or any(p.code == "no_place" for p in problems):
@@ -579,7 +627,9 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         labels: DicomLabels = header.meta["labels"]
         return labels.values()
     if header.kind == "dicom":
-        return read_slices(header.meta["slices"]), []
+        values = read_slices(header.meta["slices"])
+        grid: StraightGrid | None = header.meta.get("straight")
+        return (values if grid is None else grid.resampled(values)), []
     if SEGMENTS in header.meta:
         segments = segments_of(path)
         whole = read_voxels(_plan(path)).reshape(*header.shape, -1)

@@ -232,7 +232,8 @@ def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]
     if chosen is None:
         known = ", ".join(s.key for s in found)
         raise Unsound("missing", f"no series {key} here; there are: {known}.", folder)
-    return chosen, [s for s in found if s is not chosen]
+    others_ = [s for s in found if s is not chosen]
+    return chosen.straightened() if is_straight(path) else chosen, others_
 
 
 def scans_in(
@@ -286,23 +287,13 @@ def path_of(
         straighten: As ``scans_in``.
         shared: File -> how many series have slices in it.
     """
-    if straighten and can_be_straightened(series):
+    if straighten and series.mendable:
         return series_path(folder, series.key, straight=True)
     first = series.paths[0]
     single = len(series.paths) == 1 and not series.copies
     if single and folder.is_dir() and (shared is None or shared.get(first, 1) == 1):
         return first
     return folder if alone else series_path(folder, series.key)
-
-
-# What resampling mends.
-MENDABLE = ("sheared", "uneven_slices")
-
-
-def can_be_straightened(series: Series) -> bool:
-    """Whether nothing is wrong with a series but the places of its slices."""
-    fatal = [p.code for p in series.problems if p.fatal]
-    return series.affine is not None and bool(fatal) and set(fatal) <= set(MENDABLE)
 
 
 def _same(a: DicomFile, b: DicomFile, read_slice: ReadSlice) -> bool:

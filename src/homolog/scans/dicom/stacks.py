@@ -37,6 +37,7 @@ from homolog.scans.dicom.placing import (
     step_problems,
     turned_problems,
 )
+from homolog.scans.dicom.straighten import StraightGrid
 from homolog.scans.dicom.volumes import Part, volumes_in
 from homolog.scans.problems import Problem, problem_of
 from homolog.words import counted, listed
@@ -60,6 +61,9 @@ _CAPTURES_AT_LEAST = 3
 # No scanner is larger: 100 m.
 _FARTHEST_MM = 1e5
 
+# What resampling mends.
+MENDABLE = {"sheared", "uneven_slices"}
+
 SamePixels = Callable[[DicomFile, DicomFile], bool]
 
 
@@ -74,6 +78,7 @@ class Series:
         problems: Findings about the slices.
         copies: Files left out because another is the same slice.
         part: Which volume of its series it is, in words; "" where it is the only one.
+        straight: The grid that its slices are to be resampled to, where asked for.
     """
 
     key: str
@@ -82,10 +87,13 @@ class Series:
     problems: tuple[Problem, ...] = ()
     copies: tuple[Path, ...] = field(default=())
     part: str = ""
+    straight: StraightGrid | None = None
 
     @property
     def shape(self) -> Index:
         """(D, H, W)."""
+        if self.straight is not None:
+            return self.straight.shape
         first = self.files[0]
         frames = first.whole("frames", 1) if len(self.files) == 1 else len(self.files)
         return frames, first.whole("rows", 0), first.whole("columns", 0)
@@ -99,6 +107,22 @@ class Series:
     def sound(self) -> bool:
         """Whether there is no fatal finding among the slices."""
         return self.affine is not None and not any(p.fatal for p in self.problems)
+
+    @property
+    def mendable(self) -> bool:
+        """Whether nothing is wrong but the places of the slices."""
+        fatal = {p.code for p in self.problems if p.fatal}
+        return self.affine is not None and bool(fatal) and fatal <= MENDABLE
+
+    def straightened(self) -> Series:
+        """The same slices on a straight and even grid; itself where it is on one."""
+        if not self.mendable:
+            return self
+        grid = StraightGrid.around(self.files)
+        rest = tuple(p for p in self.problems if not p.fatal)
+        done = Problem("straightened", grid.text, False)
+        problems = (done, *rest)
+        return replace(self, affine=grid.affine, problems=problems, straight=grid)
 
     @property
     def description(self) -> str:
