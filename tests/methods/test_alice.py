@@ -15,6 +15,7 @@ from torch import Tensor
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict, to_dict
+from homolog.losses.assignment import token_codes
 from homolog.losses.similarity import (
     cosine_distance,
     from_patches,
@@ -387,6 +388,60 @@ def test_the_target_sees_whole_crops_but_for_the_ablation(pairs: Views) -> None:
     assert torch.equal(gone.sum(1), torch.full((len(gone),), 16))
     kept = to_patches(view.flat(), (8, 8, 8))
     assert torch.equal(patches[~gone], kept[~gone])
+
+
+def test_codes_of_hidden_tokens_are_those_of_the_target_of_the_same_crop(
+    pairs: Views,
+) -> None:
+    """Paper: Alice Table 6."""
+    method = method_of(predict="codes", pairs="same", similarity="cosine")
+    method.losses(pairs, 0.0)  # a step has a centre
+    method.after_step(0.0)
+    assert method.centre.abs().max() > 0
+    before = method.centre.clone()
+    losses = method.losses(pairs, 0.1)
+    view = pairs["query"]
+    mask = method.hidden(view, 0.1)
+    told = method.target(view.flat())
+    codes = torch.softmax((told - before) / 0.04, -1)
+    guess = method.online(view.flat(), mask).tokens
+    by_hand = []
+    for b, n in mask.nonzero().tolist():
+        by_hand.append(-(codes[b, n] * (guess[b, n] / 0.1).log_softmax(-1)).sum())
+    one = method._reconstruction(view, method.online(view.flat(), mask), mask)
+    torch.testing.assert_close(one, torch.stack(by_hand).mean())
+    losses["reconstruction"].backward()
+    assert all(p.grad is None for p in method.target.parameters())
+    assert any(p.grad is not None for p in method.online.backbone.parameters())
+    mean = torch.stack(method._told).mean(0)
+    method.after_step(0.1)
+    torch.testing.assert_close(method.centre, 0.9 * before + 0.1 * mean)
+
+
+def test_uniform_predictions_of_codes_cost_ln_k_and_padding_nothing() -> None:
+    """Paper: Alice Table 6."""
+    told, centre = torch.randn(2, 5, 7), torch.randn(7)
+    counted = torch.arange(5).expand(2, 5) < 3
+    flat = token_codes(torch.zeros(2, 5, 7), told, centre, counted)
+    torch.testing.assert_close(flat, torch.tensor(math.log(7.0)))
+    scores = torch.randn(2, 5, 7)
+    one = token_codes(scores, told, centre, counted)
+    scores[:, 3:] = 50.0
+    torch.testing.assert_close(token_codes(scores, told, centre, counted), one)
+    none = token_codes(scores, told, centre, torch.zeros(2, 5, dtype=torch.bool))
+    assert none == 0
+
+
+def test_direct_alignment_compares_the_decoders_tokens_with_the_targets(
+    pairs: Views,
+) -> None:
+    """Paper: Alice Table 6."""
+    method = method_of(alignment="direct", similarity="cosine")
+    seen = method.online(pairs["query"].flat(), method.hidden(pairs["query"], 0.0))
+    told = method.target(pairs["query_target"].flat())
+    expected = cosine_distance(seen.tokens, told)
+    torch.testing.assert_close(method._aligned(seen, told), expected)
+    assert method.alignment is None
 
 
 def test_weights_of_zero_leave_a_term_out(pairs: Views) -> None:

@@ -28,7 +28,11 @@ HASHES = {
 
 # Settings that came later, and what they are where a run does not name them.
 LATER = {
-    "alice": {"best_share": 1.0, "negatives": "all", "target_mask_ratio": 0.0},
+    "alice": {
+        "best_share": 1.0, "negatives": "all", "target_mask_ratio": 0.0,
+        "predict": "voxels", "alignment": "casa", "code_temperature": 0.1,
+        "target_code_temperature": 0.04,
+    },
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
         "changes": "all", "noise_std": [0.0, 0.05], "blur_voxels": [0.5, 1.0],

@@ -118,6 +118,44 @@ def swapped_prediction(
     return torch.stack(terms).mean()
 
 
+@full_precision
+def token_codes(
+    scores: Tensor,
+    told: Tensor,
+    centre: Tensor,
+    counted: Tensor,
+    temperature: float = 0.1,
+    told_temperature: float = 0.04,
+) -> Tensor:
+    """Cross-entropy between a target's assignments of tokens and their predictions.
+
+    Args:
+        scores: (B, N, K) the student's outputs for K prototypes.
+        told: (B, N, K) the target's; no gradient flows into them.
+        centre: (K,) running mean of the target's outputs, taken off.
+        counted: (B, N) bool, tokens that count: hidden ones.
+        temperature: Divides the student's outputs.
+        told_temperature: Divides the target's.
+
+    Returns:
+        Scalar, the mean over counted tokens; ln K where predictions are uniform; 0
+        where nothing counts.
+
+    Source: Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR
+    2022, Eq. 2 and section 4.1; Caron et al., ICCV 2021 (DINO), centring.
+    Differs from the paper: the mean over all hidden tokens of a batch, not over each
+    crop's first (every crop hides as many).
+
+    Paper: Alice Table 6.
+    """
+    with torch.no_grad():
+        codes = torch.softmax((told - centre) / told_temperature, dim=-1)
+    errors = -(codes * torch.log_softmax(scores / temperature, dim=-1)).sum(-1)
+    weight = counted.to(errors.dtype)
+    total: Tensor = (errors * weight).sum() / weight.sum().clamp_min(1.0)
+    return total
+
+
 # Optimal transport between two token sets, with a dustbin for the unmatched.
 
 

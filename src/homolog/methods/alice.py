@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import as_in, option
+from homolog.distributed import mean_over_ranks
 from homolog.geometry.affine import Index
 from homolog.geometry.correspondence import overlap, token_grid
+from homolog.losses.assignment import token_codes
 from homolog.losses.contrast import info_nce
 from homolog.losses.similarity import cosine_distance, hidden_patch_error, to_patches
 from homolog.methods.base import (
@@ -89,6 +91,25 @@ class AliceConfig(MaskedCropConfig):
         advanced=True,
     )
     normalise: bool = option(True, "predict patches of mean 0 and std 1", advanced=True)
+    predict: str = option(
+        "voxels",
+        "what hidden patches are predicted as: voxels (the paper), or codes: how the "
+        "target assigns each to the head_dim outputs of its head, as iBOT does; more "
+        "outputs (1000 and more) make finer codes",
+        choices=("voxels", "codes"),
+    )
+    alignment: str = option(
+        "casa",
+        "what l_st compares: casa, answers to the visible tokens' questions (the "
+        "paper), or direct: the decoder's tokens with the target's, as SIM does",
+        choices=("casa", "direct"),
+    )
+    code_temperature: float = option(
+        0.1, "of predicted codes", minimum=0.01, advanced=True
+    )
+    target_code_temperature: float = option(
+        0.04, "of the target's codes", minimum=0.01, advanced=True
+    )
     weight_reconstruction: float = option(1.0, "weight of l_r", minimum=0)
     weight_between: float = option(1.0, "weight of l_dv, between patients", minimum=0)
     weight_within: float = option(
@@ -374,6 +395,8 @@ _HALF = 0.5
 _TOUCH = 1e-6
 # Another stream of masks for the second side of a pair.
 _KEY_SIDE = 0x2545F4914F6CDD1D
+# Momentum of the centre of the target's outputs, as in DINO and iBOT.
+_CENTRE_MOMENTUM = 0.9
 # Side of a pair -> the group that is masked, and the one that the target sees.
 _SIDES = {"query": ("query", "query_target"), "key": ("key", "key_target")}
 
@@ -425,7 +448,10 @@ class Alice(Method):
     target of a hidden patch has a std of at least 0.01, and padding is not
     reconstructed; no flips by default, since they hide left from right; backbones that
     cannot drop tokens are masked as in SimMIM instead of by re-grouping windows (Green
-    MIM). Of the published code's departures (un-augmented targets, DINO's loss, all
+    MIM); with ``predict=codes`` (iBOT's objective) a decoder over masked crops predicts
+    the codes where iBOT's encoder does, and with ``alignment=direct`` (SIM's) tokens
+    are compared place by place, without SIM's code of relative positions. Of the
+    published code's departures (un-augmented targets, DINO's loss, all
     voxels reconstructed) none is taken.
     """
 
@@ -448,6 +474,7 @@ class Alice(Method):
     paper_scans: ClassVar[PaperScans | None] = PaperScans("A.1", (-125.0, 255.0))
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
     config: AliceConfig
+    centre: Tensor
 
     def __init__(self, backbone: Backbone, config: AliceConfig) -> None:
         super().__init__(backbone, config)
@@ -458,9 +485,14 @@ class Alice(Method):
         self.grid: Index = token_grid(self.size, self.patch)
         self.online = Online(backbone, config, index, self.grid)
         self.target = Teacher(Target(self.online))
-        self.alignment = SemanticAlignment(
-            backbone.channels[index], config.head_dim, config.alignment_dim
-        )
+        self.alignment: SemanticAlignment | None = None
+        if config.alignment == "casa":
+            self.alignment = SemanticAlignment(
+                backbone.channels[index], config.head_dim, config.alignment_dim
+            )
+        if config.predict == "codes":
+            self.register_buffer("centre", torch.zeros(config.head_dim))
+        self._told: list[Tensor] = []
         self._raw: dict[str, Tensor] = {}
 
     def pairs_wanted(self) -> PairsWanted:
@@ -550,7 +582,7 @@ class Alice(Method):
                 mask = self._another(views, progress, mask)
             seen[side] = self.online(view.flat(), mask)
             told[side] = self.target(self._shown(views[target], progress))
-            errors.append(self._reconstruction(view, seen[side].patches, mask))
+            errors.append(self._reconstruction(view, seen[side], mask))
         self.watch("tokens", seen["query"].tokens.flatten(0, 1))
         self.watch("global", torch.cat([s.pooled for s in seen.values()]))
         apart = self._elsewhere(views)
@@ -625,20 +657,36 @@ class Alice(Method):
         own = torch.eye(count, device=alike.device, dtype=torch.bool)
         return ~(alike | alike.mT | own)
 
-    def _reconstruction(self, view: View, patches: Tensor, mask: Tensor) -> Tensor:
-        shown = cells_shown(view, self.patch, self.config.min_valid)
+    def _reconstruction(self, view: View, seen: Seen, mask: Tensor) -> Tensor:
+        """l_r of hidden patches: of their voxels, or of the target's codes for them."""
+        config = self.config
+        shown = cells_shown(view, self.patch, config.min_valid)
+        if config.predict == "codes":
+            # of the same crop, whole: a code belongs to a place
+            told = self.target(view.flat())
+            self._told.append(told.detach().flatten(0, 1).mean(0))
+            return token_codes(
+                seen.tokens,
+                told,
+                self.centre,
+                mask & shown,
+                config.code_temperature,
+                config.target_code_temperature,
+            )
         return hidden_patch_error(
-            patches,
+            seen.patches,
             to_patches(view.flat(), self.patch),
             mask & shown,
-            normalise=self.config.normalise,
+            normalise=config.normalise,
         )
 
     def _aligned(self, seen: Seen, told: Tensor, apart: Tensor | None = None) -> Tensor:
         """l_st of one crop: answers read from either branch, token by token.
 
-        Paper: Alice Eq. 5.
+        Paper: Alice Eq. 5; Alice Table 6.
         """
+        if self.alignment is None:
+            return self._apart(seen.tokens, told, apart)
         online = self.alignment(seen.visible, seen.tokens)
         with torch.no_grad():  # the target's answer depends on the online queries
             target = self.alignment(seen.visible, told)
@@ -684,6 +732,10 @@ class Alice(Method):
         """
         rest = (1.0 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
         self.target.update(Target(self.online), 1.0 - rest)
+        if self._told:
+            mean = mean_over_ranks(torch.stack(self._told).mean(0))
+            self.centre.lerp_(mean, 1.0 - _CENTRE_MOMENTUM)
+            self._told.clear()
 
     def encoder(self) -> Backbone:
         """The online encoder (``keep`` chooses)."""
