@@ -469,14 +469,7 @@ def index_sources(
         ConfigError: ``subjects`` cannot be meant.
     """
     persons = Persons(subjects)
-    seen: dict[Path, Inspection] = {}
-
-    def peek(path: Path) -> Inspection:
-        if path not in seen:
-            found = inspect_scan(path)
-            seen[path] = nan_as_remark(found) if fill_nan else found
-        return seen[path]
-
+    peek = _remembering(fill_nan)
     given = _given_labels([Path(p) for p in labels])
     found = yield from _gathered(
         sources, set(given.values()), peek, channels, straighten
@@ -510,6 +503,19 @@ def index_sources(
     for note in found.notes:
         yield Note(note)
     return _index(cases, found, persons.note())
+
+
+def _remembering(fill_nan: bool) -> Peek:
+    """Inspects a file once, however often it is asked."""
+    seen: dict[Path, Inspection] = {}
+
+    def peek(path: Path) -> Inspection:
+        if path not in seen:
+            found = inspect_scan(path)
+            seen[path] = nan_as_remark(found) if fill_nan else found
+        return seen[path]
+
+    return peek
 
 
 def _index(

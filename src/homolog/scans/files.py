@@ -309,7 +309,8 @@ def read_header(path: Path | str) -> ScanHeader:
 
 def _dicom_header(path: Path) -> ScanHeader:
     """The header of a series, or of labels kept as DICOM."""
-    labels = read_dicom_labels(path, read_slice) if path.is_file() else None
+    one = not is_series_path(path) and looks_like_dicom(path)
+    labels = read_dicom_labels(path, read_slice) if one else None
     if labels is None:
         series, others = open_series(path, read_slice)
         return _series_header(path, series, others)

@@ -291,6 +291,9 @@ def path_of(
         return series_path(folder, series.key, straight=True)
     first = series.paths[0]
     single = len(series.paths) == 1 and not series.copies
+    # what is wrong with it shows only beside the others
+    beside = "~" in series.key and any(p.code == "localiser" for p in series.problems)
+    single &= not beside and not series.part
     if single and folder.is_dir() and (shared is None or shared.get(first, 1) == 1):
         return first
     return folder if alone else series_path(folder, series.key)
@@ -364,15 +367,15 @@ def _unpacked(packed: Path) -> Path:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             try:
                 _unpack(packed, folder)
+            except Unsound:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             except (OSError, ValueError, RuntimeError, NotImplementedError,
                     zipfile.BadZipFile) as error:  # fmt: skip
                 shutil.rmtree(folder, ignore_errors=True)
                 said = " ".join(str(error).split())[:200]
                 text = f"the zip cannot be unpacked ({said})."
                 raise Unsound("corrupt", text, packed) from None
-            except Unsound:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
             _unpacked_zips[state] = folder
     return folder
 

@@ -110,7 +110,7 @@ def referenced_series(path: Path) -> tuple[str, ...]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _series_of_labels(dcmread(path, stop_before_pixels=True))
+            return _series_of_labels(dcmread(path, stop_before_pixels=True, force=True))
     except Exception:  # noqa: BLE001 - what it names is not known then
         return ()
 
@@ -279,7 +279,7 @@ def _one_map(
 def _structures(path: Path, read_slice: ReadSlice) -> DicomLabels:
     from pydicom import dcmread
 
-    data = dcmread(path)
+    data = dcmread(path, force=True)  # some have no mark
     rois = sorted(
         data.get("StructureSetROISequence", ()), key=lambda r: int(r.ROINumber)
     )

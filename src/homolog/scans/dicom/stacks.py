@@ -188,7 +188,7 @@ def _scans_of(group: Sequence[DicomFile], same_pixels: SamePixels) -> list[Serie
     """The volumes of a group, each arranged; whatever goes wrong is its finding."""
     try:
         with np.errstate(all="ignore"):
-            parts = _parts(group)
+            parts = sorted(_parts(group), key=lambda p: -len(p.files))
             scans = [_arrange(part.files, same_pixels) for part in parts]
     except Exception as error:  # noqa: BLE001 - the other series go on
         return [Series("", tuple(group), None, (problem_of(error),))]
@@ -202,7 +202,8 @@ def _scans_of(group: Sequence[DicomFile], same_pixels: SamePixels) -> list[Serie
         if len(scan.files) <= _LOCALISER_AT_MOST < largest:
             many = counted(len(scan.files), "image")
             text = f"{many} beside a volume of {largest} of the same series, not a scan"
-            problems = (Problem("localiser", f"{text} ({part.name})."), *problems)
+            text += f" ({part.name}; {listed(p.name for p in scan.paths)})."
+            problems = (Problem("localiser", text), *problems)
         told.append(replace(scan, problems=problems, part=part.name))
     return told
 
