@@ -24,7 +24,7 @@ from homolog.scans.inspect import inspect_scan, label_problems, labels_by_place
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.build import prepare_store
-from homolog.store.store import open_store
+from homolog.store.store import Store
 from homolog.use.predict import _write_result, result_paths
 
 STUDY = {
@@ -169,7 +169,7 @@ def test_labels_come_to_the_series_they_name(scan: Path, tmp_path: Path) -> None
     ]
     made = drain(prepare_store([tmp_path], tmp_path / "store", spacing="native"))
     assert made["labelled"] == 1
-    store = open_store(tmp_path / "store")
+    store = Store.open(tmp_path / "store")
     assert set(store.label_names.values()) >= {"liver", "left kidney"}
 
 

@@ -318,6 +318,7 @@ def test_a_disc_is_read_by_its_index(tmp_path: Path) -> None:
         for path in series(tmp_path / "loose", 5, uid=uid, each=numbers, more=study):
             disc.add(path)
     disc.write(tmp_path / "disc")
+    disc._stage["t"].cleanup()
     index = tmp_path / "disc" / "DICOMDIR"
     assert sorted(s.shape[0] for s in list_series(index)) == [5, 5]
     assert len(drain(index_sources([index])).cases) == 2

@@ -112,7 +112,7 @@ def _made(
         for v in values
     ]
     return hd.seg.Segmentation(
-        source_images=_whole(sources),
+        source_images=_whole(sources, labels.affine.spacing_mm[0]),
         pixel_array=volume,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=described,
@@ -129,9 +129,18 @@ def _made(
     )
 
 
-def _whole(sources: list[Any]) -> list[Any]:
-    """The images with the few things filled that highdicom cannot do without."""
+def _whole(sources: list[Any], step: float) -> list[Any]:
+    """The images with the few things filled that highdicom cannot do without.
+
+    Args:
+        sources: Data sets without pixels.
+        step: The distance of slices by their positions, in mm.
+    """
     for one in sources:
+        for group in one.get("SharedFunctionalGroupsSequence", ()):
+            for measures in group.get("PixelMeasuresSequence", ()):
+                if "SpacingBetweenSlices" in measures:
+                    measures.SpacingBetweenSlices = step
         for name in ("StudyID", "AccessionNumber", "PatientBirthDate", "PatientSex"):
             if name not in one:
                 setattr(one, name, "")

@@ -203,9 +203,20 @@ def _segmentation(path: Path, size: int, changed: int) -> DicomLabels:
 
 
 def _opened(path: Path) -> Any:
-    from highdicom.seg import segread
+    """The segmentation, without what it says of the distance of its slices."""
+    from highdicom.seg import Segmentation
+    from pydicom import dcmread
 
-    return segread(path)
+    data = dcmread(path, force=True)
+    groups = [
+        *data.get("SharedFunctionalGroupsSequence", ()),
+        *data.get("PerFrameFunctionalGroupsSequence", ()),
+    ]
+    for group in groups:
+        for measures in group.get("PixelMeasuresSequence", ()):
+            if "SpacingBetweenSlices" in measures:
+                del measures.SpacingBetweenSlices
+    return Segmentation.from_dataset(data, copy=False)
 
 
 def _affine_of(matrix: NDArray[np.float64]) -> Affine:
