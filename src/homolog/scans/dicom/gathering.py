@@ -13,6 +13,7 @@ import threading
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ _REMEMBERED = 30_000
 _ENTRIES_MOST = 200_000
 # A packed file that grows by more, and is larger than that, is a trap.
 _GROWTH_MOST, _SMALL_FILE = 300, 1 << 26
+# So many files are read at once, where there are more than a few.
+_AT_ONCE, _FEW = 8, 32
 # Files in a zip that are asked for DICOM's mark before it is left.
 _ASKED = 40
 
@@ -188,22 +191,31 @@ def _paths(place: Path) -> list[Path]:
 
 
 def _sorted_out(paths: Sequence[Path]) -> tuple[list[DicomFile], list[DicomFile]]:
-    """Images (or damaged ones) and other DICOM objects among files."""
-    images: list[DicomFile] = []
-    others: list[DicomFile] = []
-    for path in paths:
-        try:
-            if not path.is_file() or not path.stat().st_size:
-                continue
-            if not looks_like_dicom(path):
-                continue
-            file = read_dicom_file(path)
-        except Exception as error:  # noqa: BLE001 - the other files are read
-            if not claims_dicom(path):
-                continue
-            file = DicomFile(path, damage=problem_of(error))
-        (others if file.other_object else images).append(file)
-    return images, others
+    """Images (or damaged ones) and other DICOM objects among files.
+
+    Several are read at once: where files lie on a share, waiting for each is most of
+    the time.
+    """
+    if len(paths) < _FEW:
+        found = [_one(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(_one, paths))
+    files = [file for file in found if file is not None]
+    images = [file for file in files if not file.other_object]
+    return images, [file for file in files if file.other_object]
+
+
+def _one(path: Path) -> DicomFile | None:
+    """A file's tags; None where it is no DICOM file."""
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return None
+        return read_dicom_file(path)
+    except Unsound:
+        return None
+    except Exception as error:  # noqa: BLE001 - the other files are read
+        return DicomFile(path, damage=problem_of(error)) if claims_dicom(path) else None
 
 
 def open_series(path: Path, read_slice: ReadSlice) -> tuple[Series, list[Series]]:
