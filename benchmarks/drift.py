@@ -35,9 +35,8 @@ from homolog.config import from_dict, merge
 from homolog.events import drain
 from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
-from homolog.finetune.rates import groups_of, sentences
 from homolog.finetune.settings import FinetuneConfig, check_cases, resolve, task_of
-from homolog.finetune.start import starting_point
+from homolog.finetune.start import groups_of, sentences, starting_point
 from homolog.training.config import TrainingConfig
 from homolog.training.loop import train
 from homolog.training.run_settings import backbone_card

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.store.pairs import ROW, PairTable, partners_of
+from homolog.feed.partners import partners_of
+from homolog.store.pairs import ROW, PairTable
 from homolog.views.random import generator
 
 

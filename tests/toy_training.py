@@ -151,6 +151,7 @@ def run_all(trainable: nn.Module, feed: ToyFeed, folder: Path, **settings: Any) 
     """Train to the end; (result, events)."""
     known = (
         "validate", "best_metric", "parameter_groups", "stop_after", "draw", "began",
+        "search",
     )  # fmt: skip
     options = {name: settings.pop(name) for name in known if name in settings}
     stop_after = options.pop("stop_after", None)

@@ -1,4 +1,4 @@
-"""Names of labels and of findings, as texts; no file is read here.
+"""Names of labels and of findings, as texts, and colours by name; reads no file.
 
 Several findings of one scan are one text, ``effusion|nodule`` or ``no finding``: so
 tables, cards and models name them. An empty cell is no answer: it is not known what the
@@ -12,6 +12,8 @@ from typing import Any
 
 from homolog.errors import UnusableInput
 
+Colour = tuple[float, float, float]  # red, green, blue, 0..1
+
 SEPARATOR = "|"
 NONE = "no finding"
 # A label of this name teaches nothing (nnU-Net).
@@ -20,6 +22,27 @@ IGNORE = "ignore"
 EMPTY_CLASSES = ("normal", "healthy")
 # What tables write for a scan that was read and shows none of the findings.
 _NONE_WORDS = {NONE, "no findings", "no_finding", "none"}
+
+# Colours of the phantom's labels by name; others take the spare ones in turn.
+LABEL_COLOURS: Mapping[str, Colour] = {
+    "liver": (0.80, 0.45, 0.30),
+    "spleen": (0.62, 0.40, 0.75),
+    "kidney_right": (0.95, 0.75, 0.25),
+    "kidney_left": (0.98, 0.85, 0.45),
+    "lung_right": (0.35, 0.65, 0.90),
+    "lung_left": (0.50, 0.78, 0.95),
+    "heart": (0.90, 0.25, 0.35),
+    "stomach": (0.40, 0.75, 0.60),
+    "aorta": (1.00, 0.10, 0.15),
+    "vena_cava": (0.20, 0.35, 0.95),
+    "vertebrae": (0.93, 0.90, 0.78),
+    "pancreas": (0.95, 0.60, 0.65),
+    "gallbladder": (0.45, 0.80, 0.25),
+}
+_SPARE: tuple[Colour, ...] = (
+    (0.90, 0.60, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
+    (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60), (0.55, 0.85, 0.35),
+)  # fmt: skip
 
 
 def parse_names(raw: Any) -> dict[int, str]:
@@ -117,3 +140,9 @@ def _together(parts: Iterable[str]) -> str | None:
     if len(found) == 1:
         return found[0]
     return findings_text(found) if names else None
+
+
+def colours_of(names: Mapping[int, str]) -> dict[int, Colour]:
+    """A colour per label value."""
+    spare = iter(_SPARE * (1 + len(names) // len(_SPARE)))
+    return {v: LABEL_COLOURS.get(n) or next(spare) for v, n in sorted(names.items())}

@@ -105,9 +105,9 @@ class Registry(Generic[T]):
         return own[0]
 
 
-# Methods, backbones and tasks of other distributions, through napari-plugin-engine.
-# Hook specifications of our own; toward napari itself we register by the npe2 manifest
-# alone. A distribution takes part with an entry point in the group
+# Methods, backbones, decoders and tasks of other distributions, through
+# napari-plugin-engine. Hook specifications of our own; toward napari itself we register
+# by the npe2 manifest alone. A distribution takes part with an entry point in the group
 # ``homolog.extension`` naming a module that implements some of the hooks:
 #
 #     from napari_plugin_engine import HookImplementationMarker
@@ -166,11 +166,14 @@ def _manager() -> Any:
         def homolog_backbones(self) -> None:
             """Encoders: subclasses of homolog.backbones.base.Backbone."""
 
+        def homolog_decoders(self) -> None:
+            """Decoders of their maps: subclasses of homolog.nn.decoders.Decoder."""
+
         def homolog_tasks(self) -> None:
             """Tasks: subclasses of homolog.tasks.base.Task."""
 
-    for name in ("homolog_methods", "homolog_backbones", "homolog_tasks"):
-        specifies(getattr(_Hooks, name))
+    for kind in ("methods", "backbones", "decoders", "tasks"):
+        specifies(getattr(_Hooks, f"homolog_{kind}"))
     manager = PluginManager("homolog", discover_entry_point=GROUP)
     manager.add_hookspecs(_Hooks)
     _, errors = manager.discover(entry_point=GROUP)

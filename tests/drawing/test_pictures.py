@@ -16,7 +16,6 @@ from homolog.drawing.pictures import (
     Plane,
     as_bytes,
     beside,
-    colours_of,
     data_address,
     enlarge,
     grey,
@@ -29,6 +28,7 @@ from homolog.drawing.pictures import (
     words_on_black,
 )
 from homolog.geometry.affine import Affine
+from homolog.label_names import colours_of
 
 
 def test_png_keeps_every_pixel():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from homolog.feed.batches import Feed
+from homolog.feed.partners import Partners
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.store.pairs import Partners
 from homolog.views.view import Matched, Views, ViewSpec
 from memory_store import MemoryStore
 

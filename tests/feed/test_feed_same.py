@@ -13,9 +13,9 @@ import torch
 from each import each
 from homolog.events import drain
 from homolog.feed.batches import Feed
+from homolog.feed.partners import SameDataset
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.pretrain.settings import SameDataset
 from homolog.store.pairs import write_depths
 from homolog.store.store import Store
 from homolog.views.view import Elsewhere, Intensity, Same, ViewSpec, check_specs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from homolog.feed.frames import frames_of
+from homolog.feed.partners import frames_of
 
 
 def test_shifts_and_stretches_are_found_in_spite_of_wrong_matches() -> None:

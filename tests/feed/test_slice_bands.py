@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from homolog.feed.batches import Feed
-from homolog.feed.reading import CaseRef
-from homolog.feed.slice_bands import slice_values
+from homolog.feed.reading import CaseRef, slice_values
 from homolog.geometry.affine import Affine
 from homolog.methods.hundred_million import HundredMillion
 from homolog.views.energy_bands import BandReference, Spectrum, drawn_energies

@@ -16,13 +16,6 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, drain
 from homolog.feed.reading import CaseRef
 from homolog.finetune.job import job
-from homolog.finetune.rates import (
-    encoder_names,
-    groups_of,
-    paces,
-    sentences,
-    stage_factors,
-)
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
@@ -32,6 +25,13 @@ from homolog.finetune.settings import (
     patient_count,
     resolve,
     task_of,
+)
+from homolog.finetune.start import (
+    encoder_names,
+    groups_of,
+    paces,
+    sentences,
+    stage_factors,
 )
 from homolog.model_files.folder import load_best, load_model, load_state, save_model
 from homolog.nn.optim import NEVER, Pace

@@ -27,7 +27,8 @@ from homolog.model_files.decoder import (
     load_decoder,
 )
 from homolog.model_files.folder import load_model, load_state, save_model
-from homolog.nn.decoders import ResidualDecoder, suited_decoder
+from homolog.nn.decoders import suited_decoder
+from homolog.nn.decoders.residual import ResidualDecoder
 from homolog.pretrain.job import job as pretrain_job
 from homolog.pretrain.settings import PretrainConfig, build_method, go_on_decoding
 from homolog.pretrain.settings import resolve as resolve_pretraining

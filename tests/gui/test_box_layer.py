@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 from homolog.geometry.affine import Affine
-from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes, rectangles
-from homolog.gui.files.opening import read_layer, sources_of
+from homolog.gui.files.boxes import (
+    ShownBoxes,
+    box_layer,
+    boxes_of_file,
+    holds_boxes,
+)
+from homolog.gui.files.opening import read_layer
 from homolog.gui.files.reader import get_reader
-from homolog.gui.shared.layers import SourceGrid, volume_layer
+from homolog.gui.files.sources import sources_of
+from homolog.gui.shared.layers import volume_layer
 from homolog.scans.boxes import BoxList, ScanBox, box_files
 from homolog.scans.volume import Volume
 
@@ -45,10 +51,13 @@ def test_rectangles_lie_on_what_the_box_holds() -> None:
 
 
 def test_a_box_between_slices_is_on_the_nearer_one() -> None:
-    grid = SourceGrid.of(Affine.identity(), (9, 9, 9))
-    (only,) = rectangles(ScanBox("x", None, (4.6, 1, 1), (5.2, 2, 2)), grid)
-    assert only[0, 0] == 4.0
-    assert len(rectangles(ScanBox("x", None, (4, 1, 1), (5, 2, 2)), grid)) == 1
+    def slices(low: tuple[float, ...], high: tuple[float, ...]) -> list[float]:
+        box = ScanBox("x", None, low, high)  # type: ignore[arg-type]
+        shown = ShownBoxes(BoxList("s", (9, 9, 9), (box,), Affine.identity()))
+        return [float(piece.corners[0, 0]) for piece in shown.rectangles()]
+
+    assert slices((4.6, 1, 1), (5.2, 2, 2)) == [4.0]
+    assert slices((4, 1, 1), (5, 2, 2)) == [4.0]
 
 
 def test_pictures_have_one_rectangle_and_nothing_found_is_an_empty_layer() -> None:
@@ -58,7 +67,7 @@ def test_pictures_have_one_rectangle_and_nothing_found_is_an_empty_layer() -> No
     shapes, own, _ = box_layer(picture)
     assert len(shapes) == 1
     assert own["features"]["score"] == [0.5]
-    assert "{score" in own["text"]["string"]
+    assert own["features"]["title"] == ["x 0.50"]
     empty, _, _ = box_layer(BoxList("p", (1, 20, 20), (), None))
     assert len(empty) == 0
 

@@ -37,7 +37,7 @@ from homolog.gui.data.control import (
     rows_of,
     sources_to_build,
 )
-from homolog.gui.files import opening
+from homolog.gui.files import sources
 from homolog.gui.files.opening import box, look_at, shared
 from homolog.gui.shared.layers import derived_attributes, volume_layer
 from homolog.jobs import prepare
@@ -272,8 +272,8 @@ class _Layers(list):
 def test_paths_become_sources(tmp_path: Path) -> None:
     write_volume(scan(), tmp_path / "a.nii")
     (tmp_path / "b.txt").write_text("no scan")
-    found = opening.sources_of([tmp_path / "a.nii", tmp_path / "b.txt", tmp_path / "c"])
+    found = sources.sources_of([tmp_path / "a.nii", tmp_path / "b.txt", tmp_path / "c"])
     assert [bool(s.trouble) for s in found] == [False, True, True]
     assert found[1].trouble.startswith("b.txt cannot be opened: ")
-    (inside,) = opening.sources_of([tmp_path])
+    (inside,) = sources.sources_of([tmp_path])
     assert inside.path == tmp_path / "a.nii"

@@ -19,6 +19,7 @@ from homolog.gui import window as window_module
 from homolog.gui.data.panel import DataPanel
 from homolog.gui.files import choosing, reader
 from homolog.gui.files.choosing import HIDDEN, SeriesChooser
+from homolog.gui.files.sources import Source
 from homolog.gui.shared import notices, preferences
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.preferences import PLUGIN
@@ -285,14 +286,14 @@ def test_commands_show_their_tab(
 def test_a_choice_among_series_is_asked(
     panel, hub, qtbot, tmp_path, monkeypatch
 ) -> None:
-    from homolog.gui.files import choosing, opening
+    from homolog.gui.files import choosing
 
     a, b = write_scan(tmp_path / "a.nii"), write_scan(tmp_path / "b.nii", 1)
     found = [
         SeriesInfo(p, "CT", "Doe", (9, 8, 8), (1.0, 1.0, 1.0), (p,)) for p in (a, b)
     ]
     asked: list[Any] = []
-    source = opening.Source(tmp_path, series=tuple(found))
+    source = Source(tmp_path, series=tuple(found))
     monkeypatch.setattr(choosing, "sources_of", lambda paths: [source])
     monkeypatch.setattr(
         choosing, "ask", lambda series, parent: asked.append(series) or series[1]

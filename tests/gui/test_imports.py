@@ -9,8 +9,9 @@ import pytest
 
 LOGIC = (
     "autosave.saved_work", "data.control", "files.opening", "files.reader",
-    "files.writer", "label.layers", "label.learning", "label.words",
-    "landmarks.control", "learn.control", "runs.control", "segment.control",
+    "files.sources", "files.writer", "label.layers", "label.learning",
+    "label.words", "landmarks.control", "learn.control", "runs.control",
+    "segment.control",
     "shared.choices", "shared.engine", "shared.feature_slices", "shared.layers",
     "shared.notices", "shared.preferences", "shared.runs", "shared.scan_layers",
     "shared.scans", "window",

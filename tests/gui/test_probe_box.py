@@ -19,6 +19,7 @@ from qtpy.QtGui import QDesktopServices
 from homolog.events import Note, Progress
 from homolog.gui.models import probing
 from homolog.gui.models.panel import ModelsPanel
+from homolog.gui.runs import report_page
 from homolog.gui.shared.choices import StoreChoice
 from homolog.gui.shared.hub import Hub
 
@@ -159,14 +160,14 @@ def test_what_cannot_be_probed_is_not_offered(qtbot: Any, panel: ModelsPanel) ->
         StoreChoice(Path("c"), cases=3, classed=3),
         StoreChoice(Path("d"), labelled=9, problem="gone"),
     ]
-    found = probing.labelled(stores)
-    assert [probing.store_text(s) for s in found] == [
+    found = report_page.labelled(stores)
+    assert [report_page.store_text(s) for s in found] == [
         "b (2 labelled scans)", "c (3 scans with a class)",
     ]  # fmt: skip
 
 
 def test_windows_are_not_told_one_by_one() -> None:
-    assert probing.doing(Progress("embedding", 3, 9, "case")) is None
-    assert probing.doing(Progress("pre", 1, 4, "case")) == ("pre: 2 of 4", 0.25)
-    assert probing.warning(Note("x", "warning")) == "x"
-    assert probing.warning(Note("x")) == ""
+    assert report_page.doing(Progress("embedding", 3, 9, "case")) is None
+    assert report_page.doing(Progress("pre", 1, 4, "case")) == ("pre: 2 of 4", 0.25)
+    assert report_page.warning(Note("x", "warning")) == "x"
+    assert report_page.warning(Note("x")) == ""

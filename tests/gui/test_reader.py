@@ -16,7 +16,7 @@ pytest.importorskip("napari")
 
 from each import each
 from homolog.geometry.affine import Affine
-from homolog.gui.files import opening, reader
+from homolog.gui.files import opening, reader, sources
 from homolog.gui.files.reader import NOTHING, get_reader, read_layers
 from homolog.gui.shared import notices
 from homolog.gui.shared.layers import contrast_limits, volume_layer
@@ -246,7 +246,7 @@ def test_a_pair_of_files_opens_once(tmp_path: Path, told: list[str]) -> None:
     for file in (header, data):
         layers += [layer for layer in read_layers(str(file)) if len(layer) > 1]
     assert [layer[1]["name"] for layer in layers] == ["pair"]
-    assert len(opening.sources_of([data, header])) == 1
+    assert len(sources.sources_of([data, header])) == 1
     (tmp_path / "disk.img").write_bytes(b"boot")
     (tmp_path / "envi.hdr").write_text("ENVI\n")
     assert get_reader(str(tmp_path / "disk.img")) is None

@@ -269,7 +269,7 @@ def test_a_detector_shows_boxes_on_the_scan(panel: Any, home: Path) -> None:
     job.done.emit({"predicted": [entry], "failed": []})
     until(lambda: len(panel.hub.viewer.layers) == 2)
     image, shapes = panel.hub.viewer.layers
-    assert panel.scan.words.text() == "✓ CT_03 det was added: 1 box."
+    assert panel.scan.words.text() == "✓ CT_03 det was added: 1 box, listed below."
     assert np.allclose(shapes.scale, image.scale)
     inside = np.argwhere(image.data >= 50)  # the array is turned, the box with it
     assert {int(corners[0, 0]) for corners in shapes.data} <= set(inside[:, 0].tolist())

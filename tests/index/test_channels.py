@@ -12,8 +12,8 @@ import pytest
 from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.index import index_sources
-from homolog.scans.channels import Channel, frames_of, grouped, read_channels
-from homolog.scans.volume import Volume
+from homolog.scans.channels import frames_of, grouped, read_channels
+from homolog.scans.volume import Channel, Volume
 from homolog.scans.write import write_volume
 from homolog.store.build import prepare_store
 from homolog.store.preprocess import (

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from homolog.cli import cli
 from homolog.errors import UnusableInput
-from homolog.gui.files.opening import sources_of
 from homolog.gui.files.reader import get_reader
+from homolog.gui.files.sources import sources_of
 from homolog.index.index import find_cases
 from homolog.index.tree import holds_dicom, list_series, walk
 from homolog.json_files import read_object

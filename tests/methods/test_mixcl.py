@@ -14,10 +14,10 @@ from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.config import from_dict
 from homolog.feed.batches import Feed
+from homolog.feed.partners import SameDataset
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.methods.mixcl import Levels, MixCL, MixCLConfig, tissue_weights
-from homolog.pretrain.settings import SameDataset
 from homolog.views.view import View, Views
 from memory_store import MemoryStore
 

@@ -165,7 +165,12 @@ def test_auto_takes_the_decoder_that_suits_the_strides(case: str, kind: str) -> 
 @each(
     "channels, strides, kind, message",
     [
-        ((8, 16), PYRAMID[:2], "unet", "unknown decoder 'unet'; known: auto, residual"),
+        (
+            (8, 16),
+            PYRAMID[:2],
+            "unet",
+            "unknown decoder 'unet'; known: auto, nnformer, residual",
+        ),
         ((8,), PYRAMID, "auto", "as many channels as strides"),
         ((8, 16), PYRAMID[:2], "swin_unetr", "takes five maps, got 2"),
         ((8, 16), PYRAMID[:2], "unetr", "maps of one stride"),

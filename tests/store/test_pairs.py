@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from homolog.errors import UnusableInput
-from homolog.store.pairs import ROW, PairTable, partners_of, read_pairs, write_pairs
+from homolog.feed.partners import partners_of
+from homolog.store.pairs import ROW, PairTable, read_pairs, write_pairs
 
 
 def table() -> PairTable:

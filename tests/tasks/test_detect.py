@@ -33,11 +33,10 @@ from homolog.tasks.detect.answer import (
     summarise_boxes,
     windows_over,
 )
-from homolog.tasks.detect.network import (
-    DetectModule,
+from homolog.tasks.detect.detector import DetectModule, JoinedDetectors
+from homolog.tasks.detect.one_stage import (
     DetectNetwork,
     Grid,
-    JoinedDetectors,
     assigned,
     cell_middles,
     decoded,

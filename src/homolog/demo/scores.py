@@ -22,7 +22,6 @@ from homolog.drawing.pictures import (
     Plane,
     beside,
     coloured,
-    colours_of,
     grey,
     with_heat,
     with_labels,
@@ -35,6 +34,7 @@ from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.of_scans import Colours
 from homolog.features.search import cosine_maps, match_points, on_grid, query_at
 from homolog.geometry.affine import Triple
+from homolog.label_names import colours_of
 from homolog.metrics.classification import (
     landmark_errors,
     landmark_score,

@@ -26,27 +26,6 @@ CT_WINDOW_HU = (-160.0, 240.0)
 LINE = 13  # pixels of a line of text
 _FINE = 4  # sub-pixels per pixel of rings and lines, so that their edges are smooth
 
-# Colours of the phantom's labels by name; others take the spare ones in turn.
-LABEL_COLOURS: Mapping[str, Triple] = {
-    "liver": (0.80, 0.45, 0.30),
-    "spleen": (0.62, 0.40, 0.75),
-    "kidney_right": (0.95, 0.75, 0.25),
-    "kidney_left": (0.98, 0.85, 0.45),
-    "lung_right": (0.35, 0.65, 0.90),
-    "lung_left": (0.50, 0.78, 0.95),
-    "heart": (0.90, 0.25, 0.35),
-    "stomach": (0.40, 0.75, 0.60),
-    "aorta": (1.00, 0.10, 0.15),
-    "vena_cava": (0.20, 0.35, 0.95),
-    "vertebrae": (0.93, 0.90, 0.78),
-    "pancreas": (0.95, 0.60, 0.65),
-    "gallbladder": (0.45, 0.80, 0.25),
-}
-_SPARE: tuple[Triple, ...] = (
-    (0.90, 0.60, 0.00), (0.34, 0.71, 0.91), (0.00, 0.62, 0.45), (0.94, 0.89, 0.26),
-    (0.84, 0.37, 0.00), (0.80, 0.47, 0.65), (0.60, 0.60, 0.60), (0.55, 0.85, 0.35),
-)  # fmt: skip
-
 # Dark violet over orange to pale yellow: equal steps look equal, also in grey.
 _HEAT = np.array(
     [
@@ -100,12 +79,6 @@ class Plane:
         row = index[down] if self.axis == 0 else shape[down] - 1 - index[down]
         zoom = self.zoom(affine.spacing_mm)
         return float((row + 0.5) * zoom[0]), float((index[right] + 0.5) * zoom[1])
-
-
-def colours_of(names: Mapping[int, str]) -> dict[int, Triple]:
-    """A colour per label value."""
-    spare = iter(_SPARE * (1 + len(names) // len(_SPARE)))
-    return {v: LABEL_COLOURS.get(n) or next(spare) for v, n in sorted(names.items())}
 
 
 def enlarge(values: NDArray[Any], zoom: tuple[float, float], order: int = 1) -> Picture:
@@ -216,6 +189,45 @@ def with_line(
     width = round(_FINE * thickness)
     ink = _covered(picture, lambda d: d.line(ends, fill=255, width=width))
     return _inked(picture, ink, colour)
+
+
+def with_rectangle(
+    picture: Picture,
+    box: tuple[float, float, float, float],
+    zoom: tuple[float, float],
+    colour: Triple,
+    words: str = "",
+) -> Picture:
+    """A box drawn on a slice, dark rimmed, with a few words at its upper left corner.
+
+    Args:
+        picture: The slice, enlarged.
+        box: Edges top, left, bottom, right in voxels; voxel i reaches from i to i + 1.
+        zoom: Pixels per voxel, down and right.
+        colour: Of the edges and the words.
+        words: Such as a score.
+    """
+    top, left, bottom, right = (
+        edge * zoom[place % 2] for place, edge in enumerate(box)
+    )
+
+    def drawn(thickness: float) -> NDArray[np.float32]:
+        half = thickness / 2
+        ends = [
+            _FINE * v for v in (left - half, top - half, right + half, bottom + half)
+        ]
+        width = round(_FINE * thickness)
+        return _covered(picture, lambda d: d.rectangle(ends, outline=255, width=width))
+
+    result = _inked(_inked(picture, 0.6 * drawn(3.2), (0, 0, 0)), drawn(1.6), colour)
+    if words:
+        line = words_on_black(words, result.shape[1], colour)
+        y = min(max(0, round(top) - LINE), result.shape[0] - LINE)
+        x = min(max(0, round(left)), result.shape[1] - 1)
+        room = result[y : y + LINE, x:]
+        ink = line[:, : room.shape[1]]
+        result[y : y + LINE, x:] = np.where(ink.max(-1, keepdims=True) > 0.1, ink, room)
+    return result
 
 
 def _ring(

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
-from homolog.feed.frames import frames_of
+from homolog.feed.places import Places
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
 from homolog.store.crops import draw_place
-from homolog.store.pairs import Partners
 from homolog.store.preprocess import ChannelLevels
 from homolog.store.store import DEPTH_STEPS, Store
 from homolog.views.generate import (
@@ -297,6 +296,19 @@ class Sample:
     blocks: list[Block]
 
 
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """A frame of the body they share for each case of a feed.
+
+    Attributes:
+        to_body: (N, 4, 4) float64, world mm -> mm in the frame (z, y, x).
+        number: (N,) int64; places of cases with one number can be compared.
+    """
+
+    to_body: Array
+    number: NDArray[np.int64]
+
+
 class Pairing(Protocol):
     """Where the other patient of a sample comes from."""
 
@@ -307,6 +319,9 @@ class Pairing(Protocol):
 
         A place is None where any will do; the whole is None where there is no partner.
         """
+
+    def frames(self) -> Frames | None:
+        """Where the cases lie in a body they share; None where nothing tells it."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +346,7 @@ class Sampler:
         position: int,
         specs: Mapping[str, ViewSpec],
         shares: Sequence[Share],
+        at: Array | None = None,
     ) -> Sample:
         """Draw and read one sample; errors name the case they belong to.
 
@@ -339,6 +355,7 @@ class Sampler:
             position: Of its case.
             specs: Groups to make.
             shares: Which of them are read together.
+            at: (3,) voxel position that it is centred on; None: drawn.
         """
         match = None
         if self.partners is not None:
@@ -346,7 +363,7 @@ class Sampler:
             match = self.partners.draw(position, rng)
         if match is None:
             partner = position
-            plan = self._plan(position, number, specs, None)
+            plan = self._plan(position, number, specs, None, at)
         else:
             mm, partner, partner_mm = match  # places are None where any will do
             theirs = {n: s for n, s in specs.items() if is_partner(specs, n)}
@@ -354,11 +371,11 @@ class Sampler:
             plan = self._plan(position, number, own, mm)
             plan |= self._plan(partner, number, theirs, partner_mm)
         blocks: dict[int, Block] = {}
-        for which, at in ((False, position), (True, partner)):
+        for which, of in ((False, position), (True, partner)):
             numbers = [i for i, s in enumerate(shares) if s.partner == which]
             some = [shares[i] for i in numbers]
             if some:
-                case = self.cases[at]
+                case = self.cases[of]
                 with naming(case):
                     found = read_blocks(case.store, case.card, plan, specs, some)
                 blocks |= dict(zip(numbers, found, strict=True))
@@ -370,10 +387,13 @@ class Sampler:
         number: int,
         specs: Mapping[str, ViewSpec],
         matched_mm: Array | None,
+        at: Array | None = None,
     ) -> dict[str, GroupPlan]:
         case = self.cases[position]
 
         def draw(rng: np.random.Generator) -> Array:
+            if at is not None:
+                return at
             return draw_place(case.store, case.card, rng, self.balance)
 
         affine = case.card.affine
@@ -449,9 +469,7 @@ class _CaseTables:
         # a store is a data set: its labels mean the same in all of its cases
         known: dict[object, int] = {}
         stores = [known.setdefault(case.store.path, len(known)) for case in cases]
-        frames = None
-        if isinstance(partners, Partners) and partners.matched:
-            frames = frames_of(partners.rows)
+        frames = None if partners is None else partners.frames()
         return cls(
             torch.tensor(stores),
             torch.tensor(numbered([c.card.modality for c in cases])),
@@ -532,6 +550,7 @@ class Feed:
         device: Where the views will be made; for a GPU batches wait in pinned memory,
             so that the copy up runs beside its work. Another device touches no GPU.
         unclipped: Channels whose values are not clipped to what is usual in a scan.
+        places: Where a share of the samples is cut instead; None: all in their turn.
 
     Raises:
         UnusableInput: No cases, or cases that do not fit together.
@@ -557,6 +576,7 @@ class Feed:
         phases: Sequence[Phase] = (),
         device: torch.device | None = None,
         unclipped: Sequence[int] = (),
+        places: Places | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size or threads < 0:
             raise ValueError(
@@ -573,6 +593,7 @@ class Feed:
         self.share_by, self.share_power, self.turns = share_by, share_power, turns
         self.phases = tuple(phases)
         self.unclipped = tuple(unclipped)
+        self.places = places
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)
         self._tables = _CaseTables.of(self.cases, targets, partners)
@@ -625,12 +646,7 @@ class Feed:
         first = (step * self.world_size + self.rank) * self.batch_size
         # one sample alone has nothing to be contrasted with
         count = min(self.batch_size, max(2, round(self.batch_size * part.samples)))
-        drawn = [
-            self._sampler.sample(
-                sample, part.cases[part.order[sample]], part.specs, part.shares
-            )
-            for sample in range(first, first + count)
-        ]
+        drawn = [self._drawn(part, sample) for sample in range(first, first + count)]
         cards = [self.cases[sample.case].card for sample in drawn]
         partners = [self.cases[sample.partner].card for sample in drawn]
         batch = Batch(
@@ -649,6 +665,11 @@ class Feed:
             ),
         )
         return pinned(batch) if self._pin else batch
+
+    def _drawn(self, part: _Part, number: int) -> Sample:
+        found = None if self.places is None else self.places.of(self.seed, number)
+        case, at = found or (part.cases[part.order[number]], None)
+        return self._sampler.sample(number, case, part.specs, part.shares, at)
 
     def stream(
         self, first: int, stop: int, progress: Callable[[int], float] | None = None

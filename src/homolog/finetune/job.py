@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from homolog.config import from_dict, to_dict
 from homolog.distributed import world
-from homolog.drawing.pictures import as_bytes, beside, colours_of, grey, with_labels
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
+from homolog.feed.places import Search
 from homolog.feed.reading import CaseRef
-from homolog.finetune.rates import groups_of, sentences
+from homolog.finetune.pictures import CasePicture
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
@@ -32,11 +30,17 @@ from homolog.finetune.settings import (
     spread_first,
     task_of,
 )
-from homolog.finetune.start import Start, decoder_of, encoder_note, starting_point
+from homolog.finetune.start import (
+    Start,
+    decoder_of,
+    encoder_note,
+    groups_of,
+    sentences,
+    starting_point,
+)
 from homolog.json_files import read_object
 from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
-from homolog.store.card import Card
 from homolog.store.learnt_spacing import sizes_note
 from homolog.store.store import Store
 from homolog.tasks.base import LearnedTask, TaskModule, Trained
@@ -52,7 +56,7 @@ from homolog.training.run_settings import (
     trained_on,
 )
 from homolog.training.stepping import resolve_precision
-from homolog.training.validation import evaluating, preview_look, score_of
+from homolog.training.validation import evaluating, score_of
 from homolog.words import counted, times
 from homolog.writing import write_json
 
@@ -69,8 +73,6 @@ _MEANING = (
 )
 # A stopped run's last weights are validated where that took no longer than this before.
 _PATIENCE_S = 10.0
-_WHITE = (1.0, 1.0, 1.0)
-_TINT = 0.15  # of a label over the scan
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
@@ -93,7 +95,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     cases = check_cases(settings)
     start = starting_point(settings, cases)
     run = _Run.begin(settings, cases, start, device, folder)
-    feed = run.feed()
+    search = run.search()
+    feed = run.feed(search)
     for sentence in (*run.start.notes, *run.notes()):
         yield Note(sentence)
     module, plan = run.module, run.training
@@ -104,7 +107,7 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         best_metric=run.task.best_metric if run.held_out else None,
         draw=judged.preview.draw if judged else None,
         parameter_groups=groups_of(module, run.task.config, plan, run.start.taken),
-        began=began,
+        began=began, search=search,
     )  # fmt: skip
     result = yield from without_stopped(learning)
     summary = run.summary(result)
@@ -174,8 +177,15 @@ class _Run:
             validation,
         )  # fmt: skip
 
-    def feed(self) -> Feed:
-        """Batches of the cases learnt from."""
+    def search(self) -> Search | None:
+        """What the task looks for in the cases learnt from as it learns."""
+        return self.task.search(
+            self.module, self.validation.model, self.cases.train, self.spec,
+            self.settings.seed,
+        )  # fmt: skip
+
+    def feed(self, search: Search | None = None) -> Feed:
+        """Batches of the cases learnt from; a search may steer them."""
         here, train = world(), self.cases.train
         return Feed(
             self.task.placing(train),
@@ -189,6 +199,7 @@ class _Run:
             unclipped=self.task.unclipped(self.spec),
             threads=feed_threads(self.device),
             device=self.device,
+            places=None if search is None else search.places,
         )
 
     def notes(self) -> list[str]:
@@ -434,7 +445,7 @@ class _Validation:
         self.cases, self.device = cases, device
         self.count = len(cases)
         names = spec.get("label_names", {})
-        self.preview = LabelPreview({int(v): name for v, name in names.items()})
+        self.preview = CasePicture({int(v): name for v, name in names.items()})
 
     def __call__(
         self,
@@ -445,7 +456,7 @@ class _Validation:
         # a task of another distribution may know of whole scans only
         part = {} if share >= 1.0 else {"share": share}
         cases = self._as_long_as(go_on)
-        return self.task.validate(self.model(), cases, self.preview.look, **part)
+        return self.task.validate(self.model(), cases, self.preview, **part)
 
     def guess_s(self, sample_s: float) -> float:
         """Seconds a case takes, about: see ``LearnedTask.effort``."""
@@ -464,79 +475,3 @@ class _Validation:
             if number and not go_on(number):
                 return
             yield case
-
-
-# A slice of a validation case.
-
-
-class LabelPreview:
-    """Draws a slice of the first case a validation looks at.
-
-    True outlines on the left, predicted ones on the right.
-
-    Args:
-        names: Label value -> name; decides the colours.
-    """
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.colours = colours_of(names)
-        self._case: str | None = None
-        self._slice: _Slice | None = None
-
-    def look(
-        self,
-        case: CaseRef,
-        image: NDArray[np.int16],
-        predicted: NDArray[Any],
-        truth: NDArray[Any],
-    ) -> None:
-        """Called by a task's validation for each case.
-
-        Args:
-            case: Of the store.
-            image: (C, D, H, W) as stored.
-            predicted: (D, H, W) label values.
-            truth: (D, H, W) label values.
-        """
-        self._case = self._case or case.card.id
-        if case.card.id != self._case:
-            return
-        labelled = np.flatnonzero((truth > 0).any(axis=(1, 2)))
-        index = int(labelled[len(labelled) // 2]) if len(labelled) else len(truth) // 2
-        values = np.asarray(image[0, index], np.float32)
-        self._slice = _Slice(
-            case.card,
-            values * case.card.scale + case.card.offset,
-            predicted[index].copy(),
-            truth[index].copy(),
-        )
-
-    def draw(
-        self, done: int, left_s: float, most_s: float
-    ) -> tuple[NDArray[np.uint8], str] | None:
-        """The picture after ``done`` steps; None before a validation."""
-        if self._slice is None:
-            return None
-        card = self._slice.card
-        height, width = self._slice.values.shape
-        zoom, window = preview_look(card, (height, width))
-        scan = grey(self._slice.values, zoom, window)
-        white = dict.fromkeys(self.colours, _WHITE)
-        truth = with_labels(scan, self._slice.truth, zoom, self.colours, _TINT)
-        guess = with_labels(scan, self._slice.truth, zoom, white, 0.0)
-        guess = with_labels(guess, self._slice.predicted, zoom, self.colours, _TINT)
-        title = (
-            f"{card.id} after {done} steps: true labels on the left, predicted ones "
-            "on the right (true outline in white)"
-        )
-        return as_bytes(beside([truth, guess])), title
-
-
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    """What is kept of a case until it is drawn: one slice, (H, W) each."""
-
-    card: Card
-    values: NDArray[np.float32]
-    predicted: NDArray[Any]
-    truth: NDArray[Any]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
+from homolog.index.bids import is_derived, same_run, source_folder
 from homolog.index.datasets import (
     JOIN,
     Candidate,
@@ -25,7 +26,6 @@ from homolog.index.datasets import (
 from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.channels import inspect_channels
 from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.dicom.labels import is_labels
 from homolog.scans.files import (
@@ -40,6 +40,7 @@ from homolog.scans.files import (
 )
 from homolog.scans.inspect import (
     Inspection,
+    inspect_channels,
     inspect_scan,
     label_problems,
     nan_as_remark,
@@ -72,6 +73,10 @@ from homolog.words import counted, listed
 # one whose name is the longest beginning of its own, or, when it has no name of its own
 # (``seg.nii.gz``), to all scans of its folder; the last two only on the same grid.
 # Where several label maps fit equally, none is attached and a note lists them.
+#
+# Of a BIDS data set what lies below ``derivatives`` was made of its scans: label maps
+# there belong to the scans of the same subject, session and run, and other images are
+# left out.
 
 
 _MOST_NOTES = 3  # of one kind before the rest is counted
@@ -102,8 +107,12 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
         root: The source; its own name and those above it do not count.
         peek: Inspects a file; answers are expected to be remembered.
     """
-    labels = [f for f in files if _in_label_folder(f, root)]
-    images = [f for f in files if f not in set(labels)]
+    made = [f for f in files if is_derived(f, root)]
+    own = set(made) if len(made) < len(files) else set()
+    processed = [f for f in own if not _is_label_name(scan_stem(f))]
+    labels = [f for f in files if f in own or _in_label_folder(f, root)]
+    labels = [f for f in labels if f not in set(processed)]
+    images = [f for f in files if f not in {*labels, *processed}]
     if not images:
         return Pairs(list(files))
     shelf = _Shelf(images)
@@ -114,6 +123,12 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
     if not shelf.files:
         return Pairs(list(files))
     pairs = Pairs(shelf.files)
+    if processed:
+        pairs.notes.append(
+            f"{counted(len(processed), 'processed scan')} below derivatives left out "
+            f"({_some(sorted(processed), root)}); name that folder as a source if they "
+            "are wanted."
+        )
     offers: dict[Path, list[tuple[int, int, Path]]] = defaultdict(list)
     orphans = []
     for label in [*labels, *named, *grown]:
@@ -130,6 +145,11 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
         many = counted(len(orphans), "label map")
         pairs.notes.append(f"{many} without a scan: {_some(orphans, root)}.")
     return pairs
+
+
+def _is_label_name(stem: str) -> bool:
+    """Whether a derived file is a label map by its name; chances of classes are not."""
+    return label_rank(stem) is not None and not stem.lower().endswith("probseg")
 
 
 class _Shelf:
@@ -220,6 +240,14 @@ def _partners(
         if longer:
             return _LONGER_NAME, longer
     for folder in folders:
+        of_run = [
+            f
+            for f in shelf.by_folder.get(folder, ())
+            if same_run(scan_stem(label), scan_stem(f)) and _fits(label, f, peek)
+        ]
+        if of_run:
+            return _LONGER_NAME, of_run
+    for folder in folders:
         bare = bare_name(scan_stem(label))
         family = (
             shelf.family(label, folder) if bare else shelf.by_folder.get(folder, [])
@@ -233,6 +261,8 @@ def _partners(
 def _folders_of_images(label: Path, root: Path, shelf: _Shelf) -> list[Path]:
     """Where to look: beside the label, and beside (or above) its label folder."""
     folders = [label.parent]
+    if (beside := source_folder(label, root)) is not None:
+        folders.append(beside)
     parts = label.relative_to(root).parts[:-1]
     for i, part in enumerate(parts):
         if not is_label_folder(part):

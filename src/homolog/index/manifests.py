@@ -54,13 +54,19 @@ from homolog.index.datasets import (
 from homolog.json_files import parsed
 from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.boxes import JSON_SUFFIX, ScanBox, read_box_json, read_regions
-from homolog.scans.channels import Channel, frames_of
+from homolog.scans.channels import frames_of
 from homolog.scans.files import is_known_suffix, read_header, scan_stem, there
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import modality_of_name
+from homolog.scans.volume import Channel, modality_of_name
 from homolog.words import cell_text, counted
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json")
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a path names a file that lists scans."""
+    return path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file()
+
 
 _COLUMNS = {
     "image": ("image", "file", "path", "filename", "scan", "image_path"),

@@ -25,7 +25,7 @@ class Config:
     detector writes NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each
     scan, and boxes.csv of all. A translator writes an image. A model of several
     channels takes the files of a case together: NAME_0000 NAME_0001, names that end in
-    the channels' names, or one file of four axes.
+    the channels' names, one file of four axes, or "A|B", files in the channels' order.
     """
 
     scans: tuple[str, ...] = option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -85,6 +87,32 @@ def dice_cross_entropy(
     per_crop = (scores * counted).sum(1) / counted.sum(1).clamp_min(1)
     labelled = counted.any(1).sum().clamp_min(1)
     return per_crop.sum() / labelled, cross_entropy
+
+
+def scale_weights(count: int) -> list[float]:
+    """Weights of the answers of several resolutions, the full one first.
+
+    Each counts half as much as the one before, the coarsest nothing; together 1.
+
+    Args:
+        count: Resolutions.
+
+    Source: Isensee et al., nnU-Net, Nature Methods 2021, supplementary note 2 (deep
+        supervision), and nnUNetTrainer of its second version; three of them are
+        nnFormer's (Zhou et al., IEEE TIP 2023, section 4.1).
+    """
+    halves = [0.5**place for place in range(count)]
+    if count > 1:
+        halves[-1] = 0.0
+    return [half / sum(halves) for half in halves]
+
+
+def at_scale(target: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels (B, D, H, W) at a coarser resolution: of the voxel amid each cell."""
+    amid = torch.nn.functional.interpolate(
+        target[:, None].float(), size=tuple(size), mode="nearest-exact"
+    )
+    return amid[:, 0].long()
 
 
 def _merged(log_share: Tensor, annotated: Tensor) -> Tensor:

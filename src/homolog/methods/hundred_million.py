@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, as_in, option
-from homolog.feed.slice_bands import slice_values
+from homolog.feed.reading import slice_values
 from homolog.geometry.affine import Array, Index
 from homolog.label_names import findings_of, has_several
 from homolog.losses.segmentation import dice_cross_entropy
@@ -29,7 +29,8 @@ from homolog.nn.heads import DenseDecoder, Projector, Standardise, pooled
 from homolog.nn.masking import at_cells
 from homolog.nn.memory_bank import shared_information
 from homolog.recipes import Sources
-from homolog.store.crops import BOXES, box_name
+from homolog.store.card import box_name
+from homolog.store.crops import BOXES
 from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import (
     BandReference,

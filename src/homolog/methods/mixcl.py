@@ -16,7 +16,8 @@ from homolog.geometry.affine import Index
 from homolog.losses.contrast import BACKGROUND, Labelled, label_contrast
 from homolog.losses.similarity import cross_correlation, redundancy
 from homolog.methods.base import CaseCard, CropConfig, Method, PairsWanted
-from homolog.nn.decoders import Decoder, raising, suited_decoder
+from homolog.nn.decoders import Decoder, suited_decoder
+from homolog.nn.decoders.unetr import raising
 from homolog.nn.masking import (
     at_cells,
     cells_of,

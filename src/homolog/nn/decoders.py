@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -35,9 +35,11 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         kind: Its name among ``KINDS``.
+        stage_channels: Channels of what ``stages`` makes.
     """
 
     kind: ClassVar[str] = ""
+    stage_channels: tuple[int, ...]
 
     def __init__(self, width: int, out_channels: int, spatial_dims: int = 3) -> None:
         super().__init__()
@@ -47,17 +49,23 @@ class Decoder(nn.Module, ABC):
         self.head: nn.Module = head(width, out_channels, 1)
 
     @abstractmethod
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Features at full resolution.
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Features from the coarsest resolution to the full one, one after another.
 
         Args:
             image: What the backbone saw, (B, C, D, H, W).
             maps: What the backbone returned, fine to coarse, (B, E_i, d_i, h_i, w_i);
                 a side that the stride does not divide is rounded up.
 
-        Returns:
-            (B, F, D, H, W).
+        Yields:
+            (B, F_i, d_i, h_i, w_i); the last (B, F, D, H, W).
         """
+
+    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Features at full resolution, the last of ``stages``: (B, F, D, H, W)."""
+        for found in self.stages(image, maps):
+            last = found
+        return last
 
     def forward(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """(B, C, D, H, W) and the maps -> (B, out_channels, D, H, W)."""
@@ -290,19 +298,20 @@ class ResidualDecoder(Decoder):
             self.ups.append(_up(coarse, fine, ratio(fine_stride, coarse_stride), flat))
             self.blocks.append(UnetResBlock(spatial_dims, fine, fine, 3, 1, _NORM))
         self.last_up = _up(channels[0], width, strides[0], flat)
+        self.stage_channels = (*channels[-2::-1], width)
         stem = nn.Conv2d if flat else nn.Conv3d
         self.stem = stem(in_channels, width, 3, padding=1, bias=False)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         for up, block, skip in zip(self.ups, self.blocks, maps[-2::-1], strict=True):
             current = block(crop_to(up(current), skip) + skip)
+            yield current
         fine = crop_to(self.last_up(current), image) + self.stem(image)
-        rectified: Tensor = self.activation(fine)
-        return rectified
+        yield self.activation(fine)
 
 
 def _up(inside: int, outside: int, factors: Index, flat: bool) -> nn.Module:
@@ -370,16 +379,17 @@ class SwinUnetrDecoder(Decoder):
         self.decoder3 = _unetr_up(c[2], c[1], ratio(strides[1], strides[2]))
         self.decoder2 = _unetr_up(c[1], c[0], ratio(strides[0], strides[1]))
         self.decoder1 = _unetr_up(c[0], self.width, strides[0])
+        self.stage_channels = (*c[3::-1], self.width)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = self.encoder10(maps[4])
-        current = _raise(self.decoder5, current, maps[3])
-        current = _raise(self.decoder4, current, self.encoder4(maps[2]))
-        current = _raise(self.decoder3, current, self.encoder3(maps[1]))
-        current = _raise(self.decoder2, current, self.encoder2(maps[0]))
-        return _raise(self.decoder1, current, self.encoder1(image))
+        yield (current := _raise(self.decoder5, current, maps[3]))
+        yield (current := _raise(self.decoder4, current, self.encoder4(maps[2])))
+        yield (current := _raise(self.decoder3, current, self.encoder3(maps[1])))
+        yield (current := _raise(self.decoder2, current, self.encoder2(maps[0])))
+        yield _raise(self.decoder1, current, self.encoder1(image))
 
 
 # Paper: Alice UNETR, Swin UNETR.
@@ -426,15 +436,18 @@ class UnetrDecoder(Decoder):
             self.ups.append(_unetr_up(inside, outside, (2, 2, 2)))
             inside = outside
         self.last = _unetr_up(inside, width, (2, 2, 2))
+        coarse = (width * 2**level for level in range(levels - 1, 0, -1))
+        self.stage_channels = (*coarse, width)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         deep_first = [maps[i] for i in reversed(self.picked)]
         for up, project, skip in zip(self.ups, self.skips, deep_first, strict=True):
             current = _raise(up, current, project(skip))
-        return _raise(self.last, current, self.stem(image))
+            yield current
+        yield _raise(self.last, current, self.stem(image))
 
 
 # Paper: Alice nnFormer.
@@ -448,8 +461,8 @@ class NNFormerDecoder(Decoder):
 
     Source: Zhou et al., "nnFormer: Volumetric Medical Image Segmentation via a 3D
     Transformer", IEEE TIP 2023, section 3.3.
-    Differs from the paper: queries are projected, too; one answer at full resolution,
-    without those at coarser ones (deep supervision); the image is a last skip.
+    Differs from the paper: queries are projected, too; the image is a last skip.
+    Answers at coarser resolutions are the task's (``deep_supervision``).
 
     Args:
         channels: Channels of each map, fine to coarse.
@@ -482,11 +495,12 @@ class NNFormerDecoder(Decoder):
             self.skips.append(VolumeBlock(fine, heads, _SIDE, shifted=False))
             self.blocks.append(VolumeBlock(fine, heads, _SIDE, shifted=True))
         self.last_up = _up(channels[0], width, strides[0], False)
+        self.stage_channels = (*channels[-2::-1], width)
         self.stem = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         for up, attend, block, skip in zip(
@@ -495,9 +509,9 @@ class NNFormerDecoder(Decoder):
             raised = crop_to(up(current), skip).movedim(1, -1).contiguous()
             asked = attend(raised, skip.movedim(1, -1).contiguous())
             current = block(asked).movedim(-1, 1).contiguous()
+            yield current
         fine = crop_to(self.last_up(current), image) + self.stem(image)
-        rectified: Tensor = self.activation(fine)
-        return rectified
+        yield self.activation(fine)
 
 
 def _raise(block: nn.Module, coarse: Tensor, skip: Tensor) -> Tensor:

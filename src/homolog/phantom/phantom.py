@@ -9,8 +9,8 @@ numpy and scipy only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -326,12 +326,13 @@ def write_cohort(
     shape: Index = (64, 80, 80),
     spacing_mm: Triple = (4.0, 4.0, 4.0),
     noise: float = 18.0,
+    mr_scanners: int = 0,
 ) -> list[str]:
     """Write ``count`` patients; returns their case names. See ``write_patients``."""
     return list(
         write_patients(
             folder, count, seed=seed, labelled=labelled, test=test,
-            shape=shape, spacing_mm=spacing_mm, noise=noise,
+            shape=shape, spacing_mm=spacing_mm, noise=noise, mr_scanners=mr_scanners,
         )
     )  # fmt: skip
 
@@ -346,6 +347,7 @@ def write_patients(
     shape: Index = (64, 80, 80),
     spacing_mm: Triple = (4.0, 4.0, 4.0),
     noise: float = 18.0,
+    mr_scanners: int = 0,
 ) -> Iterator[str]:
     """Write patients one by one, yielding the name of each that is complete.
 
@@ -361,7 +363,9 @@ def write_patients(
         test: How many are set aside for testing (the last ones), with labels.
         shape: Voxels (z, y, x).
         spacing_mm: Voxel size (z, y, x).
-        noise: Standard deviation of the noise, HU.
+        noise: Standard deviation of the noise of CT, HU.
+        mr_scanners: MR instead of CT, of so many scanners that show tissues
+            differently; patient i was seen with scanner i modulo their number.
     """
     folder = Path(folder)
     training = count - test
@@ -370,12 +374,18 @@ def write_patients(
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("imagesTs", "labelsTs") if test else ():
         (folder / name).mkdir(exist_ok=True)
-    _write_description(folder, labelled)
+    _write_description(folder, labelled, "MR" if mr_scanners else "CT")
+    looks = [random_scanner(seed, number) for number in range(mr_scanners)]
     for i in range(count):
         name = f"phantom_{i:03d}"
-        patient = make_phantom(
-            patient_seed(seed, i), shape, spacing_mm, noise=noise, name=name
-        )
+        who = patient_seed(seed, i)
+        if looks:
+            scanner = looks[i % len(looks)]
+            patient = make_mr_phantom(
+                who, shape, spacing_mm, scanner=scanner, name=name
+            )
+        else:
+            patient = make_phantom(who, shape, spacing_mm, noise=noise, name=name)
         part = "Tr" if i < training else "Ts"
         write_volume(patient.volume, folder / f"images{part}" / f"{name}_0000.nii.gz")
         if i < labelled or i >= training:
@@ -389,12 +399,12 @@ def patient_seed(seed: int, index: int) -> int:
     return seed * 100_003 + index
 
 
-def _write_description(folder: Path, labelled: int) -> None:
+def _write_description(folder: Path, labelled: int, modality: str) -> None:
     labels = {"background": 0, **{n: v for v, n in LABEL_NAMES.items()}}
     description = {
         "name": "phantom",
         "description": "procedural anatomy with known correspondences",
-        "channel_names": {"0": "CT"},
+        "channel_names": {"0": modality},
         "labels": labels,
         "numTraining": labelled,
         "file_ending": ".nii.gz",
@@ -412,12 +422,56 @@ _GREY = (0.0, 25.0, 820.0, 160.0, 380.0, 460.0, 240.0, 60.0)
 _GAIN = {1: 1.1, 2: 0.75, 3: 0.85, 4: 0.85, 7: 0.6, 8: 0.8, 9: 0.2, 10: 0.25, 13: 1.5}
 
 
+@dataclass(frozen=True)
+class Scanner:
+    """How a scanner and its sequence show the body, in the MR look.
+
+    Attributes:
+        grey: Grey values of air, lung, fat, water, soft tissues (2), two of bone.
+        gains: Value of a label -> factor.
+        coil: How uneven its coil is, as a share.
+        noise: Standard deviation of the (Rician) noise, grey values.
+    """
+
+    grey: tuple[float, ...] = _GREY
+    gains: Mapping[int, float] = field(default_factory=lambda: dict(_GAIN))
+    coil: float = 0.18
+    noise: float = 14.0
+
+
+def random_scanner(seed: int, number: int, *, strength: float = 1.0) -> Scanner:
+    """One of the scanners that patients of a cohort were seen with.
+
+    Args:
+        seed: Of the cohort.
+        number: Which scanner.
+        strength: How much scanners differ: at 1 the contrast of two tissues may turn
+            round, and fat may be dark; 0 gives the usual one.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0x5CA0 + number]))
+    spread = 0.35 * strength
+    known = {value: _GAIN.get(value, 1.0) for value in LABEL_NAMES}
+    gains = {
+        value: g * float(np.exp(rng.normal(0, spread))) for value, g in known.items()
+    }
+    air, lung, fat, *soft, low, high = _GREY
+    fat *= 1.0 - strength * float(rng.uniform(0.0, 0.85))
+    soft = [value * float(np.exp(rng.normal(0, spread))) for value in soft]
+    return Scanner(
+        (air, lung, fat, *soft, low, high),
+        gains,
+        0.18 + 0.12 * strength,
+        14.0 * float(np.exp(rng.normal(0, spread))),
+    )
+
+
 def make_mr_phantom(
     seed: int,
     shape: Index = (64, 80, 80),
     spacing_mm: Triple = (4.0, 4.0, 4.0),
     *,
-    noise: float = 14.0,
+    scanner: Scanner | None = None,
+    name: str = "",
 ) -> Phantom:
     """The patient ``make_phantom(seed)`` as an MR scan; labels and landmarks the same.
 
@@ -425,21 +479,23 @@ def make_mr_phantom(
         seed: Which patient.
         shape: Voxels (z, y, x).
         spacing_mm: Voxel size (z, y, x).
-        noise: Standard deviation of the (Rician) noise, grey values.
+        scanner: What it was seen with; the usual one if None.
+        name: Name of the volume; ``phantom_SEED_MR`` if empty.
     """
+    scanner = scanner or Scanner()
     phantom = make_phantom(
-        seed, shape, spacing_mm, noise=4.0, name=f"phantom_{seed}_MR"
+        seed, shape, spacing_mm, noise=4.0, name=name or f"phantom_{seed}_MR"
     )
     rng = np.random.Generator(np.random.Philox(key=[seed, 0x3E]))
-    grey = np.interp(phantom.volume.data[0], _HU, _GREY).astype(np.float32)
-    for value, gain in _GAIN.items():
+    grey = np.interp(phantom.volume.data[0], _HU, scanner.grey).astype(np.float32)
+    for value, gain in scanner.gains.items():
         grey[phantom.labels.data == value] *= gain
     coil = rng.standard_normal((3, 3, 3))
     gain_map = ndimage.zoom(
         coil, np.array(shape) / 3, order=3, grid_mode=True, mode="nearest"
     )
-    grey *= np.exp(0.18 * gain_map / max(float(np.abs(gain_map).max()), 1e-6))
-    real, imaginary = rng.normal(0.0, noise, (2, *shape))
+    grey *= np.exp(scanner.coil * gain_map / max(float(np.abs(gain_map).max()), 1e-6))
+    real, imaginary = rng.normal(0.0, scanner.noise, (2, *shape))
     seen = np.hypot(grey + real, imaginary)
     data = np.clip(np.rint(seen), 0, 4095).astype(np.int16)[None]
     scan = phantom.volume

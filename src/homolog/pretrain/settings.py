@@ -24,8 +24,9 @@ from homolog.config import ConfigError, from_dict, option, to_dict
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, Pairing, feed_threads
+from homolog.feed.partners import Partners, SameDataset, partners_of, random_partners
 from homolog.feed.reading import CaseRef, grid_of
-from homolog.geometry.affine import Array, Index
+from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
@@ -33,7 +34,7 @@ from homolog.methods.base import Method, PairsWanted
 from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.recipes import PaperScans
-from homolog.store.pairs import PairTable, Partners, partners_of, read_pairs
+from homolog.store.pairs import PairTable, read_pairs
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
 from homolog.training.run_settings import (
@@ -44,11 +45,9 @@ from homolog.training.run_settings import (
     read_recipe,
     run_settings,
 )
-from homolog.views.random import generator
 from homolog.views.view import ViewSpec, Whole
 from homolog.words import listed, spacing_text, times
 
-_RANDOM_PLACES = 64  # per case
 TABLES = ("method", "backbone", "training")
 
 
@@ -570,36 +569,6 @@ class MissingPairs(UnusableInput):
         self.store = store
 
 
-# Paper: MixCL views.
-class SameDataset:
-    """Partners of one data set: the scan itself, or another one of its store.
-
-    A labelled scan is paired with labelled ones, where there are any.
-
-    Args:
-        cases: As the feed has them.
-        same_share: Share of partners that are the scan itself.
-    """
-
-    def __init__(self, cases: Sequence[CaseRef], same_share: float) -> None:
-        self._same_share = same_share
-        kinds = [(c.store.path, c.card.has_label) for c in cases]
-        members: dict[tuple[Path, bool], list[int]] = {}
-        for position, kind in enumerate(kinds):
-            members.setdefault(kind, []).append(position)
-        self._others = [members[kind] for kind in kinds]
-
-    def draw(self, case: int, rng: np.random.Generator) -> tuple[None, int, None]:
-        """Any place of the partner at position ``int``; see ``Pairing``."""
-        same, which = rng.random(2)
-        others = self._others[case]
-        if same < self._same_share or len(others) == 1:
-            return None, case, None
-        other = others[int(which * (len(others) - 1))]
-        # the last one stands in for the case itself
-        return None, others[-1] if other == case else other, None
-
-
 def find_partners(
     method: Method, stores: Sequence[Store], cases: Sequence[CaseRef], seed: int
 ) -> Pairing | None:
@@ -671,29 +640,6 @@ def table_of(store: Store) -> PairTable:
             store.path,
         )
     return table
-
-
-def random_partners(cases: Sequence[CaseRef], seed: int) -> Partners:
-    """Random places paired with random places of random other cases: the control."""
-    count = len(cases)
-    rows = []
-    for position in range(count):
-        rng = generator(seed, position, stream="random partners")
-        own = _places(cases[position], rng, _RANDOM_PLACES)
-        if count > 1:
-            others = (position + rng.integers(1, count, _RANDOM_PLACES)) % count
-        else:
-            others = np.zeros(_RANDOM_PLACES, dtype=np.int64)
-        theirs = np.concatenate([_places(cases[int(o)], rng, 1) for o in others])
-        rows.append(np.column_stack([own, others.astype(np.float64), theirs]))
-    return Partners(rows, matched=False)
-
-
-def _places(case: CaseRef, rng: np.random.Generator, count: int) -> Array:
-    """(count, 3) mm, anywhere in the foreground box."""
-    start, stop = (np.asarray(c, dtype=np.float64) for c in case.card.foreground)
-    voxels = start - 0.5 + rng.random((count, 3)) * (stop - start)
-    return case.card.affine.apply(voxels)
 
 
 def partners_note(partners: Pairing, cases: Sequence[CaseRef]) -> str:

@@ -6,9 +6,10 @@ file whose fourth axis is the channel. Either way it becomes one volume (C, D, H
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,57 +24,26 @@ from homolog.scans.files import (
     scan_stem,
     scan_suffix,
 )
-from homolog.scans.inspect import Inspection, same_grid
 from homolog.scans.nifti import read_nifti, read_nifti_header
 from homolog.scans.problems import Problem, Unsound
-from homolog.scans.volume import ValueStats, Volume, guess_modality
+from homolog.scans.volume import (
+    CHANNELS,
+    Channel,
+    ValueStats,
+    Volume,
+    guess_modality,
+)
 from homolog.words import listed, times
 
-# In ``Volume.meta``: what each channel is, ``[{"name", "modality"}, ...]``.
-CHANNELS = "channels"
+# Labels may lie off their image by this share of a voxel: qform and sform of one grid,
+# written by different programs, differ by rounding up to a few hundredths.
+GRID_TOLERANCE = 0.1
+# Parts the files of a case that are named in the order of their channels: ``a|b``.
+SEPARATOR = "|"
 # How nnU-Net numbers the files of a case.
 NUMBERED = re.compile(r"_(\d{4})$")
 # Of files that a name may have said to hold several images.
 SEVERAL = ("4d", "vector")
-_MASK = re.compile(r"^(mask|seg|segmentation|roi|attention|label)s?\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One image of a case.
-
-    Attributes:
-        path: Its file.
-        name: Such as ``T1``; "" where nobody says.
-        modality: One of MODALITIES; "" as the file says.
-        frame: Its number in a file of several; None: the file's only image.
-    """
-
-    path: Path
-    name: str = ""
-    modality: str = ""
-    frame: int | None = None
-
-    @property
-    def is_mask(self) -> bool:
-        """Whether it marks places rather than showing anything, by its name."""
-        return bool(_MASK.match(self.name))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return {
-            "path": str(self.path.absolute()), "name": self.name,
-            "modality": self.modality, "frame": self.frame,
-        }  # fmt: skip
-
-    @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Channel:
-        """Inverse of ``to_dict``."""
-        frame = told.get("frame")
-        return cls(
-            Path(str(told["path"])), str(told.get("name", "")),
-            str(told.get("modality", "")), None if frame is None else int(frame),
-        )  # fmt: skip
 
 
 def frames_of(path: Path) -> int:
@@ -117,7 +87,7 @@ def read_channels(channels: Sequence[Channel], name: str = "") -> Volume:
     volumes = _read_each(channels)
     first = volumes[0]
     for channel, volume in zip(channels[1:], volumes[1:], strict=True):
-        if gap := _other_grid(channel, _place(volume), channels[0], _place(first)):
+        if gap := other_grid(channel, _place(volume), channels[0], _place(first)):
             raise Unsound(gap.code, gap.text, channel.path)
     told = [
         {"name": channel.name, "modality": channel.modality or volume.modality}
@@ -187,95 +157,28 @@ def _refuse(header: ScanHeader) -> None:
         header.refuse()
 
 
-def inspect_channels(
-    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
-) -> tuple[Inspection, tuple[Channel, ...]]:
-    """Whether the images of a case are sound and lie on one grid.
+# Whether images lie on one grid.
 
-    Args:
-        channels: At least one.
-        peek: Inspects a file once.
 
-    Returns:
-        The findings as of one scan (header of the first file, statistics of its image,
-        content of all), and the channels with their modalities.
+def same_grid(a: ScanHeader, b: ScanHeader) -> bool:
+    """Whether two scans have the same voxels in the same places.
+
+    Pictures have no place of their own and only need the same size.
     """
-    looks = _looks(channels, peek)
-    first = looks[0]
-    problems = [p for look in looks for p in look.problems if not p.fatal]
-    problems = [p for p in problems if p.code != "label_map"]
-    for channel, look in zip(channels, looks, strict=True):
-        if objection := _objection(channel, look):
-            where = channel.name or channel.path.name
-            text = objection.text if len(looks) == 1 else f"{where}: {objection.text}"
-            problems.insert(0, Problem(objection.code, text))
-            break
-        header = look.header
-        assert header is not None
-        assert first.header is not None
-        gap = _other_grid(channel, header, channels[0], first.header)
-        if gap is not None:
-            problems.insert(0, gap)
-            break
-    named = tuple(
-        replace(channel, modality=channel.modality or look.modality)
-        for channel, look in zip(channels, looks, strict=True)
-    )
-    content = "+".join(look.content for look in looks)
-    sound = not any(p.fatal for p in problems)
-    whole = replace(first, problems=tuple(problems), content=content if sound else "")
-    return whole, named
+    if a.shape != b.shape:
+        return False
+    if "image2d" in (a.kind, b.kind):
+        return True
+    return a.affine.close_to(b.affine, a.shape, GRID_TOLERANCE)
 
 
-def _objection(channel: Channel, look: Inspection) -> Problem | None:
-    """What keeps an image from being a channel; masks may be masks, and empty."""
-    if not channel.is_mask:
-        return look.objection
-    fatal = (p for p in look.problems if p.fatal and p.code != "constant")
-    return next(fatal, None)
-
-
-def _looks(
-    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
-) -> list[Inspection]:
-    whole: dict[Path, NDArray[Any]] = {}
-    looks = []
-    for channel in channels:
-        look = peek(channel.path)
-        if channel.frame is None or look.header is None:
-            looks.append(look)
-            continue
-        try:
-            if channel.path not in whole:
-                whole[channel.path] = read_frames(channel.path).data
-            values = whole[channel.path][channel.frame]
-        except (Unsound, IndexError) as error:
-            lacking = Problem("missing", "no such image in it.")
-            fault = getattr(error, "problem", lacking)
-            looks.append(replace(look, problems=(fault,)))
-            continue
-        looks.append(_look_at(values, look))
-    return looks
-
-
-def _look_at(values: NDArray[Any], look: Inspection) -> Inspection:
-    """The findings about one image (D, H, W) of a file of several."""
-    assert look.header is not None
-    stats = ValueStats()
-    for plane in values:
-        stats.update(plane)
-    problems = [p for p in look.problems if p.code not in SEVERAL]
-    if stats.nonfinite:
-        text = f"{stats.nonfinite} values are NaN or infinite."
-        problems.insert(0, Problem("nonfinite", text))
-    elif stats.constant:
-        problems.insert(0, Problem("constant", f"every value is {stats.low:g}."))
-    elif stats.is_label_map:
-        text = "a mask or label map, not a scan."
-        problems.append(Problem("label_map", text, False))
-    header = replace(look.header, frames=1, channels=1, problems=tuple(problems))
-    content = stats.content_hash(header.affine, header.shape)
-    return Inspection(look.path, header, tuple(problems), stats, content)
+def gap_mm(a: ScanHeader, b: ScanHeader) -> float:
+    """How far apart the corners of two scans of one size lie, mm, at most."""
+    corners = np.array(
+        [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], dtype=float
+    ) * (np.array(a.shape) - 1)
+    gaps = np.linalg.norm(a.affine.apply(corners) - b.affine.apply(corners), axis=1)
+    return float(gaps.max())
 
 
 def _place(volume: Volume) -> ScanHeader:
@@ -286,25 +189,32 @@ def _place(volume: Volume) -> ScanHeader:
     )
 
 
-def _other_grid(
+def other_grid(
     channel: Channel, header: ScanHeader, first: Channel, other: ScanHeader
 ) -> Problem | None:
     """The finding that two images of a case do not lie on one grid."""
-    if same_grid(header, other):
-        return None
     mine, theirs = (c.name or c.path.name for c in (channel, first))
+    text = grid_gap(mine, header, theirs, other)
+    return Problem("channel_grid", text) if text else None
+
+
+def grid_gap(mine: str, header: ScanHeader, theirs: str, other: ScanHeader) -> str:
+    """Why two images cannot be channels of one case; empty where they can.
+
+    Args:
+        mine: What the first is called.
+        header: Its shape, affine and kind.
+        theirs: What the other is called.
+        other: Likewise.
+    """
+    if same_grid(header, other):
+        return ""
     if header.shape != other.shape:
         text = f"{mine} has {times(header.shape)} voxels, {theirs} {times(other.shape)}"
     else:
-        step = header.affine.inverse() @ other.affine
-        corners = np.array(
-            [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], float
-        ) * (np.array(header.shape) - 1)
-        mm = header.affine.apply(step.apply(corners)) - header.affine.apply(corners)
-        gap = float(np.linalg.norm(mm, axis=1).max())
+        gap = gap_mm(header, other)
         text = f"{mine} lies up to {gap:.3g} mm away from {theirs}"
-    end = "the channels of a case must lie on one grid."
-    return Problem("channel_grid", f"{text}; {end}")
+    return f"{text}; the channels of a case must lie on one grid."
 
 
 # Which files of a list are one case.
@@ -347,6 +257,27 @@ def grouped(
     return joined | whole
 
 
+def named_together(path: Path) -> tuple[Path, ...]:
+    """The files of a case named in one word, ``a.nii.gz|b.nii.gz``; none for others.
+
+    A file whose own name has a ``|`` is one.
+    """
+    parts = [part.strip() for part in str(path).split(SEPARATOR)]
+    if len(parts) < 2 or not all(parts) or os.path.exists(path):
+        return ()
+    return tuple(Path(part) for part in parts)
+
+
+def case_path(files: Sequence[Path], names: Sequence[str]) -> Path:
+    """Where a case would lie if it were one file: without what tells its channel.
+
+    Args:
+        files: Of its channels, at least one.
+        names: What the channels are called; "" where they are not.
+    """
+    return _number_of(files[0], [*names, *("" for _ in files)][: len(files)])[1]
+
+
 def _number_of(path: Path, names: Sequence[str]) -> tuple[int | None, Path]:
     """Which channel a file's name says it is, and the path of its case."""
     stem = scan_stem(path)
@@ -367,6 +298,8 @@ def _number_of(path: Path, names: Sequence[str]) -> tuple[int | None, Path]:
 def lacking_text(channels: Sequence[Channel], names: Sequence[str], count: int) -> str:
     """Why the files of a case are not all that a model takes, one sentence."""
     have = listed([c.path.name for c in channels], most=4)
+    if count == 1:
+        return f"the model takes one channel, found {have}."
     called = [n or f"{i:04d}" for i, n in enumerate([*names, *[""] * count][:count])]
     known = {channel.name for channel in channels}
     lost = [name for name in called if name not in known]

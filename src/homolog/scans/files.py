@@ -128,6 +128,11 @@ class ScanHeader:
     meta: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def sized(self) -> bool:
+        """Whether its voxels have a known size."""
+        return all(p.code != "spacing_unknown" for p in self.problems)
+
     def refuse(self) -> None:
         """Raise the first fatal problem, if there is one."""
         for problem in self.problems:
@@ -612,7 +617,7 @@ def _read(path: Path | str) -> Volume:
         **header.meta,
         "source": str(header.path),
         "kind": header.kind,
-        "sized": all(p.code != "spacing_unknown" for p in header.problems),
+        "sized": header.sized,
         "remarks": tuple(p.text for p in (*header.problems, *remarks)),
     }
     name = scan_stem(header.path)

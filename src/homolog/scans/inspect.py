@@ -7,19 +7,29 @@ whole. Oblique is sound; sheared, four-dimensional, coloured or half-written is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index
+from homolog.scans.channels import (
+    GRID_TOLERANCE,
+    SEVERAL,
+    gap_mm,
+    other_grid,
+    read_frames,
+    same_grid,
+)
 from homolog.scans.files import ScanHeader, iter_values, read_header
 from homolog.scans.formats.slicer import SEGMENTS
-from homolog.scans.problems import Problem, problem_of
+from homolog.scans.problems import Problem, Unsound, filled_text, problem_of
 from homolog.scans.volume import (
     HU_REACH_DOWN_TO,
+    Channel,
     LabelMap,
     ValueStats,
     Volume,
@@ -27,10 +37,6 @@ from homolog.scans.volume import (
     reorder_axes,
 )
 from homolog.words import times
-
-# Labels may lie off their image by this share of a voxel: qform and sform of one grid,
-# written by different programs, differ by rounding up to a few hundredths.
-_GRID_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +129,6 @@ def _inspect(path: Path, label: Path | None, *, deep: bool) -> Inspection:
     return Inspection(path, header, tuple(problems), stats, content)
 
 
-def same_grid(a: ScanHeader, b: ScanHeader) -> bool:
-    """Whether two scans have the same voxels in the same places.
-
-    Pictures have no place of their own and only need the same size.
-    """
-    if a.shape != b.shape:
-        return False
-    if "image2d" in (a.kind, b.kind):
-        return True
-    return a.affine.close_to(b.affine, a.shape, _GRID_TOLERANCE)
-
-
 def same_place(label: ScanHeader, image: ScanHeader) -> bool:
     """As ``same_grid``, however the axes of the label map are stored."""
     return same_grid(label, image) or _placing(label, image) is not None
@@ -186,7 +180,7 @@ class _Grid:
 
 
 def _agree(a: _Grid | ScanHeader, b: _Grid | ScanHeader) -> bool:
-    return a.shape == b.shape and a.affine.close_to(b.affine, a.shape, _GRID_TOLERANCE)
+    return a.shape == b.shape and a.affine.close_to(b.affine, a.shape, GRID_TOLERANCE)
 
 
 def _placing(
@@ -212,7 +206,7 @@ def _placing(
     elif (z, y, x) != image.shape:
         return None
     there = image.affine.crop(start)
-    if not turned.close_to(there, (z, y, x), _GRID_TOLERANCE):
+    if not turned.close_to(there, (z, y, x), GRID_TOLERANCE):
         return None
     return axes, flips, tuple(int(n) for n in start)
 
@@ -247,11 +241,6 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
     return stats, problems
 
 
-def filled_text(count: int, of: int, value: float) -> str:
-    """What was done to values that are no numbers, without a full stop."""
-    return f"{count} values ({100.0 * count / of:.2g} %) were no numbers, now {value:g}"
-
-
 def nan_as_remark(inspection: Inspection) -> Inspection:
     """The findings where NaN and infinite values are filled, as the user asked.
 
@@ -273,7 +262,7 @@ def nan_as_remark(inspection: Inspection) -> Inspection:
 
 
 def _label_text(stats: ValueStats) -> str:
-    values = sorted(stats.distinct or ())
+    values = sorted(stats.labels or stats.distinct or ())
     if len(values) == 2:
         said = f"only two different values ({values[0]:g} and {values[1]:g})"
         return f"{said}: a mask, not a scan."
@@ -311,7 +300,7 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
         text = f"label {name} has {own} voxels, the image {size}."
         return [Problem("label_shape", text)]
     else:
-        gap = _gap_mm(header, other)
+        gap = gap_mm(header, other)
         text = f"label {name} lies up to {gap:.3g} mm away from the image."
         return [Problem("label_affine", text)]
     if label.stats is not None and not label.stats.could_be_labels:
@@ -320,9 +309,95 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
     return []
 
 
-def _gap_mm(a: ScanHeader, b: ScanHeader) -> float:
-    corners = np.array(
-        [[z, y, x] for z in (0, 1) for y in (0, 1) for x in (0, 1)], dtype=float
-    ) * (np.array(a.shape) - 1)
-    gaps = np.linalg.norm(a.affine.apply(corners) - b.affine.apply(corners), axis=1)
-    return float(gaps.max())
+# The images of a case that lie in several files, or in one of several images.
+
+
+def inspect_channels(
+    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
+) -> tuple[Inspection, tuple[Channel, ...]]:
+    """Whether the images of a case are sound and lie on one grid.
+
+    Args:
+        channels: At least one.
+        peek: Inspects a file once.
+
+    Returns:
+        The findings as of one scan (header of the first file, statistics of its image,
+        content of all), and the channels with their modalities.
+    """
+    looks = _looks(channels, peek)
+    first = looks[0]
+    problems = [p for look in looks for p in look.problems if not p.fatal]
+    problems = [p for p in problems if p.code != "label_map"]
+    for channel, look in zip(channels, looks, strict=True):
+        if objection := _objection(channel, look):
+            where = channel.name or channel.path.name
+            text = objection.text if len(looks) == 1 else f"{where}: {objection.text}"
+            problems.insert(0, Problem(objection.code, text))
+            break
+        header = look.header
+        assert header is not None
+        assert first.header is not None
+        gap = other_grid(channel, header, channels[0], first.header)
+        if gap is not None:
+            problems.insert(0, gap)
+            break
+    named = tuple(
+        replace(channel, modality=channel.modality or look.modality)
+        for channel, look in zip(channels, looks, strict=True)
+    )
+    content = "+".join(look.content for look in looks)
+    sound = not any(p.fatal for p in problems)
+    whole = replace(first, problems=tuple(problems), content=content if sound else "")
+    return whole, named
+
+
+def _objection(channel: Channel, look: Inspection) -> Problem | None:
+    """What keeps an image from being a channel; masks may be masks, and empty."""
+    if not channel.is_mask:
+        return look.objection
+    fatal = (p for p in look.problems if p.fatal and p.code != "constant")
+    return next(fatal, None)
+
+
+def _looks(
+    channels: Sequence[Channel], peek: Callable[[Path], Inspection]
+) -> list[Inspection]:
+    whole: dict[Path, NDArray[Any]] = {}
+    looks = []
+    for channel in channels:
+        look = peek(channel.path)
+        if channel.frame is None or look.header is None:
+            looks.append(look)
+            continue
+        try:
+            if channel.path not in whole:
+                whole[channel.path] = read_frames(channel.path).data
+            values = whole[channel.path][channel.frame]
+        except (Unsound, IndexError) as error:
+            lacking = Problem("missing", "no such image in it.")
+            fault = getattr(error, "problem", lacking)
+            looks.append(replace(look, problems=(fault,)))
+            continue
+        looks.append(_look_at(values, look))
+    return looks
+
+
+def _look_at(values: NDArray[Any], look: Inspection) -> Inspection:
+    """The findings about one image (D, H, W) of a file of several."""
+    assert look.header is not None
+    stats = ValueStats()
+    for plane in values:
+        stats.update(plane)
+    problems = [p for p in look.problems if p.code not in SEVERAL]
+    if stats.nonfinite:
+        text = f"{stats.nonfinite} values are NaN or infinite."
+        problems.insert(0, Problem("nonfinite", text))
+    elif stats.constant:
+        problems.insert(0, Problem("constant", f"every value is {stats.low:g}."))
+    elif stats.is_label_map:
+        text = "a mask or label map, not a scan."
+        problems.append(Problem("label_map", text, False))
+    header = replace(look.header, frames=1, channels=1, problems=tuple(problems))
+    content = stats.content_hash(header.affine, header.shape)
+    return Inspection(look.path, header, tuple(problems), stats, content)

@@ -10,6 +10,7 @@ from pathlib import Path
 from homolog.json_files import object_or_none
 from homolog.label_names import key_of, parse_names
 from homolog.scans.files import names_in_dicom, scan_stem, scan_suffix
+from homolog.scans.formats.label_tables import table_beside
 from homolog.scans.formats.slicer import segments_of
 from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
 from homolog.writing import write_json
@@ -120,7 +121,8 @@ def write_names(label: Path, names: Mapping[int, str]) -> None:
 
 def names_beside(label: Path) -> dict[int, str]:
     """Names of a label file's values: its own, or those of a file beside it."""
-    return with_own_names(label, _names_in_json(label))
+    told = _names_in_json(label) or table_beside(label, scan_stem(label))
+    return with_own_names(label, told)
 
 
 def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:

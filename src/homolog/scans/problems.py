@@ -142,6 +142,11 @@ def shear_text(cosine: float) -> str:
     return f"voxel axes meet at {degrees:.1f} degrees, not at right angles."
 
 
+def filled_text(count: int, of: int, value: float) -> str:
+    """What was done to values that are no numbers, without a full stop."""
+    return f"{count} values ({100.0 * count / of:.2g} %) were no numbers, now {value:g}"
+
+
 # Smaller arrays are made without a look at the free memory.
 _SMALL = 1 << 26
 

@@ -26,6 +26,10 @@ _AIR_HU = (-1100.0, -700.0)
 _MOST_DISTINCT = 1024
 # Label maps of the whole body have 117 classes.
 _MOST_CLASSES = 128
+# In ``Volume.meta``: what each channel is, ``[{"name", "modality"}, ...]``.
+CHANNELS = "channels"
+# Names of channels that mark places.
+_MASK = re.compile(r"^(mask|seg|segmentation|roi|attention|label)s?\b", re.IGNORECASE)
 # Values judged at once: what stays in a processor's cache.
 _AT_ONCE = 1 << 19
 # Label values may lie off whole numbers by this: programs store labels as scaled whole
@@ -344,6 +348,44 @@ class Volume:
         """Spatial size (D, H, W)."""
         d, h, w = self.data.shape[1:]
         return d, h, w
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One image of a case.
+
+    Attributes:
+        path: Its file.
+        name: Such as ``T1``; "" where nobody says.
+        modality: One of MODALITIES; "" as the file says.
+        frame: Its number in a file of several; None: the file's only image.
+    """
+
+    path: Path
+    name: str = ""
+    modality: str = ""
+    frame: int | None = None
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it marks places rather than showing anything, by its name."""
+        return bool(_MASK.match(self.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "path": str(self.path.absolute()), "name": self.name,
+            "modality": self.modality, "frame": self.frame,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Channel:
+        """Inverse of ``to_dict``."""
+        frame = told.get("frame")
+        return cls(
+            Path(str(told["path"])), str(told.get("name", "")),
+            str(told.get("modality", "")), None if frame is None else int(frame),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,13 +24,13 @@ from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
-from homolog.scans.channels import Channel, read_channels
+from homolog.scans.channels import read_channels
 from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.formats.zarrs import is_zarr
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
-from homolog.scans.volume import ValueStats, Volume, mapped_labels
+from homolog.scans.volume import Channel, ValueStats, Volume, mapped_labels
 from homolog.store.arrays import (
     Damage,
     StoredArray,
@@ -239,6 +239,9 @@ def _fill(
         channel_files=tuple(one.to_dict() for one in source.channels),
         **prepared_fields(prepared, own),
     )
+    sized = bool(grid.meta.get("sized", True))
+    if sized != card.is_sized:
+        card = dataclasses.replace(card, sized=sized)
     card = dataclasses.replace(card, checksums=checksums(folder, card))
     write_card(card, folder)
     return card

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Index
-from homolog.store.card import Card
+from homolog.store.card import Card, box_name
 from homolog.store.store import Store
 
 # Boxes of findings are a label map that is never written: drawn where it is read.
@@ -59,11 +59,6 @@ class BoxMap:
                 )
             ] = value
         return values
-
-
-def box_name(box: Mapping[str, Any]) -> str:
-    """What a box is called; ``box`` where it has no name."""
-    return str(box.get("label") or "box").strip()
 
 
 def _voxels(box: Mapping[str, Any], shape: Index) -> tuple[list[int], list[int]]:

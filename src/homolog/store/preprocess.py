@@ -19,10 +19,11 @@ from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.channels import CHANNELS, Channel
-from homolog.scans.inspect import filled_text
+from homolog.scans.problems import filled_text
 from homolog.scans.volume import (
+    CHANNELS,
     MODALITIES,
+    Channel,
     LabelMap,
     Volume,
     closest_canonical,
@@ -622,7 +623,8 @@ def prepare_volume(
             size, a scan of another one than was learnt from is brought to it.
 
     Raises:
-        UnusableInput: The scan holds NaN or infinity, or would become too large.
+        UnusableInput: The scan holds NaN or infinity, would become too large, or has
+            voxels so coarse that nothing learnt can be seen.
     """
     name = volume.name or "this scan"
     filled = ""
@@ -631,19 +633,7 @@ def prepare_volume(
             raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
         volume, filled = without_nan(volume)
     canonical = closest_canonical(volume, acquired=preprocessing.acquired)
-    grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
-    if preprocessing.spacing_mm is None and learnt is not None:
-        own = canonical.affine.spacing_mm
-        target = learnt.target_mm(canonical, own, canonical.shape)
-        grid = Regrid.between(canonical.shape, own, target)
-    if prod(grid.shape) * volume.data.shape[0] > MAX_VOXELS:
-        size = grid.affine(canonical.affine).spacing_mm
-        end = "the size the model learnt at" if learnt else "choose a coarser spacing"
-        raise UnusableInput(
-            f"scan {name!r} would have {times(grid.shape)} voxels of "
-            f"{times(size, 3)} mm (z, y, x), more than "
-            f"{MAX_VOXELS:,}; {end}."
-        )
+    grid, far = _planned(canonical, preprocessing, learnt, name)
     parts = [
         _prepared_channel(canonical.data[c : c + 1], grid, preprocessing, name, kind)
         for c, (name, kind) in enumerate(_told(volume, preprocessing))
@@ -666,7 +656,7 @@ def prepare_volume(
         grid=grid,
         axes=canonical.meta["axes"],
         flips=canonical.meta["flips"],
-        note="; ".join(note for note in (filled, *notes) if note),
+        note="; ".join(note for note in (far, filled, *notes) if note),
         levels=levels,
     )
 
@@ -690,6 +680,33 @@ def without_nan(volume: Volume) -> tuple[Volume, str]:
             where = f" of channel {number + 1}" if len(data) > 1 else ""
             sentences.append(filled_text(count, lost.size, float(least)) + where)
     return replace(volume, data=data), "; ".join(sentences)
+
+
+def _planned(
+    canonical: Volume, preprocessing: Preprocessing, learnt: Learnt | None, name: str
+) -> tuple[Regrid, str]:
+    """The prepared grid of a scan whose axes are turned, and a warning about it.
+
+    Raises:
+        UnusableInput: It would be too large, or nothing learnt can be seen there.
+    """
+    own = canonical.affine.spacing_mm
+    far = None if learnt is None else learnt.far_of(canonical, own, canonical.shape)
+    if far is not None and far.hides:
+        raise UnusableInput(f"scan {name!r} has {far.text}; take one of finer voxels.")
+    grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
+    if preprocessing.spacing_mm is None and learnt is not None:
+        target = learnt.target_mm(canonical, own, canonical.shape)
+        grid = Regrid.between(canonical.shape, own, target)
+    if prod(grid.shape) * canonical.data.shape[0] > MAX_VOXELS:
+        size = grid.affine(canonical.affine).spacing_mm
+        end = "the size the model learnt at" if learnt else "choose a coarser spacing"
+        raise UnusableInput(
+            f"scan {name!r} would have {times(grid.shape)} voxels of "
+            f"{times(size, 3)} mm (z, y, x), more than "
+            f"{MAX_VOXELS:,}; {end}."
+        )
+    return grid, far.text if far else ""
 
 
 def _told(volume: Volume, preprocessing: Preprocessing) -> list[tuple[str, str]]:

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
-from homolog.metrics.overlap import dice_per_label, surface_per_label
-from homolog.recipes import Sources
+from homolog.metrics.overlap import SurfaceScore, dice_per_label, surface_per_label
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
     import torch
 
     from homolog.backbones.base import Backbone
+    from homolog.feed.places import Search
     from homolog.feed.reading import CaseRef
     from homolog.model_files.folder import LoadedModel
+    from homolog.recipes import Sources
     from homolog.scans.volume import LabelMap, Volume
     from homolog.store.card import Card
     from homolog.views.view import Views, ViewSpec
@@ -355,6 +356,25 @@ class LearnedTask(Task):
         """The cases as the feed places crops in them; it centres some on labels."""
         return cases
 
+    def search(
+        self,
+        module: TaskModule,
+        model: Callable[[], Trained],
+        cases: Sequence[CaseRef],
+        spec: Mapping[str, Any],
+        seed: int,
+    ) -> Search | None:
+        """What is looked for in training scans as it learns, to show it again.
+
+        Args:
+            module: What is trained; holds what is found.
+            model: The deployed network as it is now.
+            cases: Those learnt from, in the feed's order.
+            spec: Of ``describe``.
+            seed: Of the run.
+        """
+        return None
+
     def remark(self, spec: Mapping[str, Any], chosen: int) -> str:
         """A sentence before the training, where there is something to know.
 
@@ -404,7 +424,8 @@ class LearnedTask(Task):
             cases: Held-out cases, met once and one by one: the next is taken when the
                 one before is done, for time may end it.
             look: Called with case, stored image, predicted and true label values,
-                for the pictures; tasks without label maps need not.
+                for the pictures; tasks without label maps may call its ``boxes`` or
+                ``images`` instead, where it has them.
             share: Part of each scan to look at, 0..1, where time is short; tasks that
                 see a scan as a whole look at all of it.
         """
@@ -436,7 +457,7 @@ def score_labels(
     truth: NDArray[Any],
     names: Mapping[int, str],
     *,
-    spacing_mm: Triple,
+    spacing_mm: Triple | None,
     tolerance_mm: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Dice, IoU, NSD and HD95 of every label.
@@ -449,7 +470,7 @@ def score_labels(
         predicted: (D, H, W) label values.
         truth: (D, H, W) label values.
         names: Label value -> name; these labels are scored.
-        spacing_mm: Voxel size (z, y, x).
+        spacing_mm: Voxel size (z, y, x); None: unknown, and so are NSD and HD95.
         tolerance_mm: Of the NSD.
 
     Returns:
@@ -458,9 +479,13 @@ def score_labels(
     Paper: Joint IoU in 3D.
     """
     dice = dice_per_label(predicted, truth, list(names))
-    surface = surface_per_label(
-        predicted, truth, list(names), spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
-    )
+    unknown = SurfaceScore(float("nan"), float("nan"))
+    surface = dict.fromkeys(names, unknown)
+    if spacing_mm is not None:
+        surface = surface_per_label(
+            predicted, truth, list(names), spacing_mm=spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )  # fmt: skip
     return [
         {
             "label": label,

@@ -32,6 +32,7 @@ from homolog.distributed import (
 )
 from homolog.errors import JobError
 from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
+from homolog.feed.places import Search
 from homolog.json_files import Shape
 from homolog.model_files.folder import INFO as INFO_FILE
 from homolog.model_files.folder import SavedState, load_state, save_state
@@ -69,6 +70,7 @@ from homolog.training.validation import (
     Validate,
     Validator,
     cases_go_on,
+    evaluating,
 )
 from homolog.writing import put_in_place, write_table, write_text
 
@@ -110,6 +112,7 @@ def train(
     parameter_groups: Sequence[Mapping[str, Any]] | None = None,
     draw: Draw | None = None,
     began: float | None = None,
+    search: Search | None = None,
 ) -> Job[TrainingResult]:
     """Train a module; resume by itself where ``folder`` holds a checkpoint.
 
@@ -129,6 +132,7 @@ def train(
         began: ``time.monotonic()`` from which the minutes of ``config`` count; None:
             now. What is left of them decides the number of steps, again and again; see
             training.course.
+        search: What is looked for in training scans, and steers the feed.
 
     Yields:
         Started, Step (at most ten a second), Validated, Preview, Saved, Note, and
@@ -146,6 +150,7 @@ def train(
     loop.budget = Budget(60.0 * config.minutes, loop.began)
     loop.validator = Validator(module, folder, validate, best_metric)
     loop.previews = Previews(module, folder, draw, config.previews, device)
+    loop.search = search
     try:
         yield from loop.run(parameter_groups)
     except RuntimeError as error:
@@ -166,6 +171,7 @@ class _Loop:
     previews: Previews
     budget: Budget
     began: float
+    search: Search | None
 
     def __init__(
         self,
@@ -221,6 +227,8 @@ class _Loop:
         self.feed = resized(self.feed, self.plan.batch_size)
         self.validator.best = self.position.best
         self.validator.share = self.plan.validate_share
+        if self.search is not None:
+            self.search.begin()
         if self.here.is_first:
             table = MetricsTable(self.folder / "metrics.csv", self.position.done)
             self.table: MetricsTable | None = table
@@ -323,6 +331,7 @@ class _Loop:
                 seconds_per_step=self.watch.seconds_per_step,
             )  # fmt: skip
             yield from self._show(preview)
+        yield from self._search(done, total)
         if self._checkpoint_is_due():
             yield from self._save()
         if self.stop_requested and self.here.size == 1:
@@ -364,6 +373,15 @@ class _Loop:
         yield from self._tell(self.validator.keep(done, metrics))
         self.position.best = self.validator.best
         yield from self._show(self.previews.after_validation(done))
+
+    def _search(self, done: int, total: int) -> News:
+        """Look through training scans where it is due; other batches follow."""
+        if self.search is None or not self.search.is_due(done, total):
+            return
+        self.close()  # batches that were made ahead know nothing of it
+        with evaluating(self.module):
+            found = self.search(done)
+        yield from self._tell(Note(found))
 
     def _revise_in_time(self) -> News:
         """Repeat the decision taken here before; else take one where it is time."""

@@ -178,11 +178,13 @@ def evaluate_pairs(
             v: shared.names.get(v, f"label {v}")
             for v in sorted(found - shared.strangers)
         }
+        sized = all(m.meta.get("sized", True) for m in (theirs, ours))
         scores = score_labels(
             ours.data,
             theirs.data.astype(np.int32),
             labels,
-            spacing_mm=theirs.affine.spacing_mm,
+            # pixels of unknown size have no distances
+            spacing_mm=theirs.affine.spacing_mm if sized else None,
             tolerance_mm=tolerance_mm,
         )
         rows += [{"case": name, **score} for score in scores]

@@ -22,13 +22,19 @@ from homolog.memory import bounded
 from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
 from homolog.scans.boxes import BoxList, box_files, write_box_table
-from homolog.scans.channels import Channel, grouped, lacking_text, read_channels
+from homolog.scans.channels import (
+    case_path,
+    grouped,
+    lacking_text,
+    named_together,
+    read_channels,
+)
 from homolog.scans.dicom.export import SUFFIX, write_segmentation
 from homolog.scans.dicom.gathering import is_series_path, split_series
 from homolog.scans.files import is_scan_path, read_scan, scan_stem, straight_path
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
-from homolog.scans.volume import LabelMap, Volume
+from homolog.scans.volume import Channel, LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.tasks import TASKS
 from homolog.tasks.base import (
@@ -148,6 +154,9 @@ def mirrored_axes(text: str) -> tuple[int, ...]:
 def find_scans(paths: Iterable[Path], *, straighten: bool = False) -> list[Path]:
     """Files and DICOM folders named directly, or lying in folders named.
 
+        Files of one case that are named together, ``a|b``, stay together.
+
+
     Args:
         paths: Named by the user.
         straighten: DICOM scans whose slices lean or are uneven go by the path that
@@ -158,7 +167,12 @@ def find_scans(paths: Iterable[Path], *, straighten: bool = False) -> list[Path]
     """
     found: list[Path] = []
     for path in paths:
-        if not path.exists() and not is_series_path(path):
+        if together := named_together(path):
+            for part in together:
+                if not part.exists() and not is_series_path(part):
+                    raise UnusableInput(f"there is no {part}.")
+            found.append(path)
+        elif not path.exists() and not is_series_path(path):
             raise UnusableInput(f"there is no {path}.")
         if path.is_dir() and not is_scan_path(path):
             inside = sorted(
@@ -297,12 +311,33 @@ def cases_of(model: Trained, scans: Sequence[Path]) -> dict[Path, tuple[Channel,
 
     A model of one channel takes file by file. For others ``scan_0000``, ``scan_0001``
     are one case, as are files that end in the channels' names; a NIfTI file of all
-    images is one by itself.
+    images is one by itself. Files named together, ``a|b``, are the channels of a case
+    in their order, whatever they are called.
     """
     count = int(model.spec.get("channels", 1))
+    names = [*model.spec.get("channel_names", ()), *("" for _ in range(count))][:count]
+    cases: dict[Path, tuple[Channel, ...]] = {}
+    alone = []
+    for scan in scans:
+        files = named_together(scan)
+        if not files:
+            alone.append(scan)
+            continue
+        case = case_path(files, names)
+        case = files[0] if case in cases else case
+        called = [*names, *("" for _ in files)]
+        cases[case] = tuple(map(Channel, files, called))
     if count == 1:
-        return dict.fromkeys(scans, ())
-    return grouped(scans, model.spec.get("channel_names", ()), count)
+        cases |= dict.fromkeys(alone, ())
+    elif alone:
+        cases |= grouped(alone, names, count)
+    place = {p: i for i, s in enumerate(scans) for p in (s, *named_together(s))}
+
+    def first(case: tuple[Path, tuple[Channel, ...]]) -> int:
+        files = [channel.path for channel in case[1]] or [case[0]]
+        return min(place[file] for file in files)
+
+    return dict(sorted(cases.items(), key=first))
 
 
 def read_case(model: Trained, scan: Path, channels: Sequence[Channel]) -> Volume:
@@ -315,7 +350,7 @@ def read_case(model: Trained, scan: Path, channels: Sequence[Channel]) -> Volume
         return read_scan(scan)
     spec = model.spec
     count, names = int(spec["channels"]), spec.get("channel_names", ())
-    if len(channels) < count:
+    if len(channels) != count:
         raise UnusableInput(lacking_text(channels, names, count))
     kinds = spec.get("channel_modalities") or [""] * count
     named = [replace(c, modality=m) for c, m in zip(channels, kinds, strict=True)]
@@ -355,7 +390,7 @@ def _predicted(
         "scan": str(scan),
         "result": str(target),
         "voxels": voxels,
-        "volumes_ml": _volumes_ml(voxels, result),
+        **_volumes_ml(voxels, result),
         **result.meta.get(FACTS, {}),
         **texts,
     }
@@ -412,7 +447,10 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
     return voxels
 
 
-def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
-    """Millilitres per label name."""
+def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, Any]:
+    """``volumes_ml`` per label name; nothing where voxels have no known size."""
+    if not labels.meta.get("sized", True):
+        return {}
     z, y, x = labels.affine.spacing_mm
-    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
+    each = {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
+    return {"volumes_ml": each}

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.files import opening
-from homolog.gui.files.opening import Source, series_name, sources_of
+from homolog.gui.files.sources import Source, series_name, sources_of
 from homolog.gui.shared import preferences
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import LayerData

@@ -1,4 +1,4 @@
-"""From paths to layers: which file is a label map, what to tell, what is too large.
+"""From a file to a layer: whether it is a label map, what to tell, what is too large.
 
 Free of napari and Qt, and slow where files are: called on a thread by our own Open
 button, and directly by the reader that napari calls on a drop.
@@ -6,8 +6,7 @@ button, and directly by the reader that napari calls on a drop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,14 @@ from homolog.gui.shared.layers import (
     shown_affine,
     volume_layer,
 )
-from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.memory import free_bytes
 from homolog.scans.channels import frames_of, read_frames
 from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
     ScanHeader,
-    kind_of,
     read_header,
     read_scan,
     scan_stem,
-    scan_suffix,
 )
 from homolog.scans.names import (
     is_label_folder,
@@ -107,8 +103,6 @@ def box(layer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 # Larger than this share of the free memory is told before it is read.
 _LARGE_SHARE = 0.25
-# A folder of more files is listed, not opened file by file.
-_MOST_OF_A_FOLDER = 12
 # A file of more images than that is a time series, and refused as one.
 _MOST_CHANNELS = 8
 # Slices looked at to tell a label map by its values.
@@ -237,125 +231,17 @@ def header_bytes(header: ScanHeader) -> int:
     return int(np.prod(header.shape, dtype=np.int64)) * item * max(header.frames, 1)
 
 
-def header_file(path: Path) -> Path:
-    """The header of a pair (``.hdr`` for ``.img``); any other file itself."""
-    if scan_suffix(path) not in (".img", ".img.gz"):
-        return path
-    stem = scan_stem(path)
-    names = (f"{stem}.hdr", f"{stem}.hdr.gz")
-    return next((h for h in map(path.with_name, names) if h.is_file()), path)
-
-
-def is_analyze(path: Path) -> bool:
-    """Whether a file may be what its ending says; only of .hdr and .img in doubt.
-
-    Both endings are used by satellites, disks and panoramas too.
-    """
-    suffix = scan_suffix(path)
-    if suffix == ".img":
-        return header_file(path) != path
-    if suffix != ".hdr":
-        return True
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0")
-
-
-def largest(series: list[SeriesInfo]) -> SeriesInfo | None:
-    """The series to open when nobody can be asked: the largest sound one."""
-    sound = [s for s in series if not s.trouble]
-    return max(sound or series, key=lambda s: s.voxels, default=None)
-
-
 def add_to(viewer: Any, layer: LayerData) -> list[Any]:
     """Add what read_layer made to a viewer (GUI thread); returns the new layers."""
     from napari.layers import Layer
 
     data, attributes, kind = layer
     attributes = dict(attributes)
+    if kind == "shapes":
+        from homolog.gui.files.live_boxes import watch
+
+        watch(viewer)
     if "channel_axis" in attributes:
         added = viewer.add_image(data, **attributes)
         return list(added)
     return [viewer.add_layer(Layer.create(data, attributes, kind))]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a path given to the Open button stands for.
-
-    Attributes:
-        path: To be read.
-        name: Of the layer; "" leaves it to the file.
-        series: The series to choose from, where a folder holds several.
-        trouble: Why it cannot be opened, one sentence.
-        warning: What to tell before it is read.
-        crowd: How many scans a folder holds that is for listing, not for opening.
-    """
-
-    path: Path
-    name: str = ""
-    series: tuple[SeriesInfo, ...] = ()
-    trouble: str = ""
-    warning: str = ""
-    crowd: int = 0
-
-
-def sources_of(paths: Iterable[Path]) -> list[Source]:
-    """What to open for paths: files, DICOM folders, folders of scan files.
-
-    Slices of one DICOM series count once. Reads headers only, of DICOM whole files.
-    """
-    found: list[Source] = []
-    taken: set[Path] = set()
-    for path in paths:
-        try:
-            found += _sources(path, taken)
-        except Exception as error:  # noqa: BLE001 - the other paths still open
-            found.append(Source(path, trouble=why_not(path, error)))
-    return found
-
-
-def series_name(series: SeriesInfo, root: Path) -> str:
-    """A layer's name: the folder dropped, and the way from there to the series.
-
-    What was typed at the scanner stays out: it may name a person.
-    """
-    if is_series_path(series.path):
-        return f"{root.name} {series.modality}, {series.shape[0]} slices"
-    way = series.path.relative_to(root).parts
-    return " ".join([root.name, *way[:-1], *(scan_stem(Path(w)) for w in way[-1:])])
-
-
-def _sources(path: Path, taken: set[Path]) -> list[Source]:
-    path = header_file(path)
-    if path in taken:
-        return []
-    taken.add(path)
-    if path.is_dir():
-        return _folder_sources(path)
-    if holds_boxes(path):
-        return [Source(path)]
-    kind = kind_of(path)
-    one = series_with(path) if kind == "dicom" else None
-    if one is not None:
-        taken.update(one.files)
-        return [Source(one.path, series_name(one, path.parent))]
-    return [Source(path, warning=size_warning(path))]
-
-
-def _folder_sources(path: Path) -> list[Source]:
-    if holds_dicom(path):
-        series = list_series(path)
-        if len(series) == 1:
-            return [Source(series[0].path, series_name(series[0], path))]
-        if series:
-            return [Source(path, series=tuple(series))]
-    files = walk(path, datasets=False).files
-    if not files:
-        raise Unsound("unreadable", "no scans in this folder.", path)
-    if len(files) > _MOST_OF_A_FOLDER:
-        text = (
-            f"{path.name} holds {len(files)} scans; add it to the list of the tab Data."
-        )
-        return [Source(path, trouble=text, crowd=len(files))]
-    return [Source(f, warning=size_warning(f)) for f in files]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from homolog.gui.files import opening
+from homolog.gui.files import opening, sources
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.shared import preferences
 from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
@@ -121,9 +121,10 @@ def _read_as_napari(path: Paths) -> list[Any]:
 
 def read_path(path: Path) -> list[LayerData]:
     """Layers of one file or DICOM folder; what is wrong is told, never raised."""
-    if holds_boxes(path):
-        return [box_layer(boxes_of_file(path))]
     try:
+        if holds_boxes(path):
+            _see_boxes_from_every_side()
+            return [box_layer(boxes_of_file(path))]
         wanted, name = _wanted(path)
         if wanted is None:
             return []
@@ -140,6 +141,17 @@ def read_path(path: Path) -> list[LayerData]:
     return [layer]
 
 
+def _see_boxes_from_every_side() -> None:
+    """Let boxes follow the view of the window that opens them."""
+    from napari import current_viewer
+
+    viewer = current_viewer()
+    if viewer is not None:
+        from homolog.gui.files.live_boxes import watch
+
+        watch(viewer)
+
+
 def _wanted(path: Path) -> tuple[Path | None, str]:
     """What to read for a path, and the layer's name ("" leaves it to the file)."""
     if path.is_dir():
@@ -148,10 +160,10 @@ def _wanted(path: Path) -> tuple[Path | None, str]:
             raise Unsound("unreadable", "no DICOM images lie in this folder.", path)
         chosen = _choose(series, path)
         return (
-            (chosen.path, opening.series_name(chosen, path)) if chosen else (None, "")
+            (chosen.path, sources.series_name(chosen, path)) if chosen else (None, "")
         )
     if kind_of(path) != "dicom":
-        path = opening.header_file(path)
+        path = sources.header_file(path)
         if _came_before(path):
             return None, ""
         if path.suffix.lower() == ".hdr":
@@ -167,7 +179,7 @@ def _wanted(path: Path) -> tuple[Path | None, str]:
         f"{path.name} is one of {len(one.files)} slices; all of them are opened.",
         "info",
     )
-    return one.path, opening.series_name(one, path.parent)
+    return one.path, sources.series_name(one, path.parent)
 
 
 def _came_before(path: Path) -> bool:
@@ -191,7 +203,7 @@ def _choose(series: list[SeriesInfo], root: Path) -> SeriesInfo | None:
         from homolog.gui.files.choosing import ask
 
         return ask(series)
-    chosen = opening.largest(series)
+    chosen = sources.largest(series)
     if chosen is not None and len(series) > 1:
         text = f"{len(series)} series here; the largest is opened."
         notify(f"{root.name}: {text}", "info")
@@ -225,7 +237,7 @@ def _ours(path: Path) -> bool:
     try:
         if holds_boxes(path):
             return True
-        return kind_of(path) != "image2d" and opening.is_analyze(path)
+        return kind_of(path) != "image2d" and sources.is_analyze(path)
     except Exception:  # noqa: BLE001 - then napari asks the next reader
         return False
 

@@ -14,21 +14,26 @@ from typing import Any
 import numpy as np
 
 from homolog.errors import JobError, UnusableInput
+from homolog.gui.files.boxes import boxes_drawn_on, boxes_of_layer
 from homolog.gui.shared.layers import (
     KEY,
     is_kind,
+    layer_scan,
     layer_volume,
     shape_of,
     shown_affine,
     source_grid,
 )
 from homolog.gui.shared.notices import notify
+from homolog.scans.boxes import JSON_SUFFIX, write_box_json, write_regions
 from homolog.scans.files import read_header, read_labels, scan_stem, scan_suffix
 from homolog.scans.names import names_file, write_names
+from homolog.scans.points import SUFFIX
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import WRITE_SUFFIXES, write_labels, write_volume
 from homolog.writing import free_name
 
+BOX_SUFFIXES = (JSON_SUFFIX, SUFFIX)
 # Corners may lie this share of a voxel off after rounding to a header's float32.
 _AFFINE_TOLERANCE = 1e-3
 
@@ -62,6 +67,59 @@ def write_layers(path: str, layers: Sequence[tuple[Any, ...]]) -> list[str]:
             str(folder / f"{stem}{name}{suffix}"), [(data, attributes, kind)]
         )
     return written
+
+
+def write_boxes(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """npe2 writer of one shapes layer: its boxes, corrected as they are.
+
+    ``.boxes.json`` can be learnt from (column ``boxes`` of a manifest), ``.mrk.json``
+    opens in 3D Slicer.
+    """
+    from napari import current_viewer
+    from napari.layers import Layer
+
+    viewer = current_viewer()
+    layer = Layer.create(data, attributes, "shapes")
+    others = list(viewer.layers) if viewer is not None else []
+    file = save_boxes(layer, Path(path), others)
+    if file.name != Path(path).name:
+        text = f"{Path(path).name} was there already; saved as {file.name}."
+        notify(text, "info")
+    return [str(file)]
+
+
+def save_boxes(layer: Any, path: Path, others: Sequence[Any] = ()) -> Path:
+    """Save the boxes of a shapes layer; what lies at the path is never replaced.
+
+    Args:
+        layer: Of boxes that were opened or found, or any that was drawn on a scan.
+        path: Its ending, ``.boxes.json`` or ``.mrk.json``, chooses the format.
+        others: Layers open beside it: the topmost scan seen is what was drawn on.
+
+    Returns:
+        The file written (``NAME_v2`` where the name was taken).
+
+    Raises:
+        UnusableInput: Another ending, no scan to place the shapes on, or no
+            millimetres for 3D Slicer.
+    """
+    ending = next((e for e in BOX_SUFFIXES if path.name.lower().endswith(e)), None)
+    if ending is None:
+        known = ", ".join(BOX_SUFFIXES)
+        raise UnusableInput(f"{path.name}: the name must end in one of {known}.")
+    boxes = boxes_of_layer(layer)
+    if boxes is None:
+        scans = [o for o in others if layer_scan(o) is not None]
+        scans = [o for o in scans if getattr(o, "visible", True)] or scans
+        if not scans:
+            text = f"{layer.name}: open the scan that its boxes were drawn on."
+            raise UnusableInput(text)
+        boxes = boxes_drawn_on(layer, scans[-1])
+    stem = path.name[: -len(ending)]
+    name = free_name(stem, lambda n: path.with_name(f"{n}{ending}").exists())
+    target = path.with_name(f"{name}{ending}")
+    (write_box_json if ending == JSON_SUFFIX else write_regions)(boxes, target)
+    return target
 
 
 def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]:

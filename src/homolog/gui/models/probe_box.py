@@ -19,6 +19,13 @@ from qtpy.QtWidgets import (
 
 from homolog.events import Event
 from homolog.gui.models import probing
+from homolog.gui.runs.report_page import (
+    doing,
+    labelled,
+    report_of,
+    store_text,
+    warning,
+)
 from homolog.gui.runs.training_screen import text_label
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
@@ -104,7 +111,7 @@ class ProbeBox(widgets.HelperBox):
         if (found := self._ready("reports")) is None:
             return
         models, store, out = found
-        config = probing.report_of(store, models, self.hub.features, out)
+        config = report_of(store, [m.path for m in models], self.hub.features, out)
         self.launch("report", config, self._reported)
 
     def _ready(self, place: str) -> tuple[list[ModelCard], Path, Path] | None:
@@ -166,12 +173,12 @@ class ProbeBox(widgets.HelperBox):
 
     def take(self, event: Event) -> None:
         """What is done with which model; the bar shows shares."""
-        if told := probing.doing(event):
+        if told := doing(event):
             text, share = told
             self._say(text)
             self.bar.setRange(0, 100)
             self.bar.setValue(round(100 * share))
-        if text := probing.warning(event):
+        if text := warning(event):
             self._warnings.append(text)
 
     def _done(self, result: dict[str, object]) -> None:
@@ -190,8 +197,8 @@ class ProbeBox(widgets.HelperBox):
             if store.problem and store.path in self._others:
                 self._others.remove(store.path)
                 self._say(f"⚠ {store.problem}")
-        found = probing.labelled(stores)
-        entries = [(probing.store_text(s), str(s.path)) for s in found]
+        found = labelled(stores)
+        entries = [(store_text(s), str(s.path)) for s in found]
         if not entries:
             entries = [("no store with labels yet", "")]
         widgets.fill(self.store, [*entries, ("another store...", _OTHER)], self._wanted)

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homolog.events import Event, Note, Progress
-from homolog.gui.shared.choices import StoreChoice
 from homolog.gui.shared.models import ModelCard
 from homolog.probe.report import ranking
 from homolog.words import counted
-
-# Told by whole scans, not window by window.
-_INNER = "embedding"
 
 
 def can_be_probed(model: ModelCard) -> bool:
@@ -36,18 +31,6 @@ def asked_about(
     if not found and chosen is not None and can_be_probed(chosen):
         found = [chosen]
     return found
-
-
-def labelled(stores: Sequence[StoreChoice]) -> list[StoreChoice]:
-    """Stores that can be probed for: two labelled scans or more."""
-    return [s for s in stores if not s.problem and max(s.labelled, s.classed) > 1]
-
-
-def store_text(store: StoreChoice) -> str:
-    """``abdomen (12 labelled scans)``."""
-    if store.labelled:
-        return f"{store.name} ({counted(store.labelled, 'labelled scan')})"
-    return f"{store.name} ({counted(store.classed, 'scan')} with a class)"
 
 
 def about(models: Sequence[ModelCard]) -> str:
@@ -94,35 +77,6 @@ def config_of(
         "out": str(out.absolute()),
         "decoder": decoder,
     }
-
-
-def report_of(
-    store: Path, models: Sequence[ModelCard], features: Path, out: Path
-) -> dict[str, Any]:
-    """What the worker gets for a whole report on models, the first against the rest."""
-    first, *others = (str(m.path.absolute()) for m in models)
-    return {
-        "store": str(store.absolute()),
-        "encoder": first,
-        "against": others,
-        "features": str(features.absolute()),
-        "out": str(out.absolute()),
-    }
-
-
-def doing(event: Event) -> tuple[str, float] | None:
-    """What is being done, and the share of it; None where nothing new is told."""
-    if not isinstance(event, Progress) or event.phase == _INNER:
-        return None
-    text = f"{event.phase}: {min(event.index + 1, event.total)} of {event.total}"
-    return text, event.index / max(event.total, 1)
-
-
-def warning(event: Event) -> str:
-    """A sentence that must not be lost; empty for other news."""
-    if isinstance(event, Note) and event.level == "warning":
-        return event.text
-    return ""
 
 
 @dataclass(frozen=True)

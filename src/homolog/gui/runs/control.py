@@ -98,7 +98,7 @@ class Row:
 
 
 def actions(state: str, has_model: bool) -> frozenset[str]:
-    """Verbs for a state: follow, pause, go_on, stop, resume, use, log, open, delete."""
+    """Verbs for a state: follow, pause, go_on, stop, resume, use, report, log ..."""
     found = {"open", "log"}
     if state != "damaged":
         found.add("follow")
@@ -111,7 +111,7 @@ def actions(state: str, has_model: bool) -> frozenset[str]:
     else:
         found.add("delete")
     if has_model:
-        found.add("use")
+        found |= {"use", "report"}
     return frozenset(found)
 
 

@@ -26,6 +26,7 @@ from homolog.gui.runs.compare_page import CompareForm, ComparePage, compare_butt
 from homolog.gui.runs.comparisons import SUMMARY
 from homolog.gui.runs.control import COLUMNS, Row, RunList
 from homolog.gui.runs.curves import SPARK_ROLE, SparkDelegate
+from homolog.gui.runs.report_page import ReportPage
 from homolog.gui.runs.training_screen import (
     ActionButtons,
     LogBox,
@@ -95,6 +96,7 @@ _LOOK_MS = 2000
 _BUTTONS = {
     "follow": ("Show", "Curves, health and pictures of this training"),
     "use": ("Use model...", "Explore, fine-tune or segment with its model"),
+    "report": ("Full report...", "Pictures and figures of what its model learnt"),
     "log": ("Show log", "What libraries printed, and the details of errors"),
     "open": ("Open folder", "Show the run's folder in the file manager"),
     "delete": ("Delete...", "Move the run to the trash, after a question"),
@@ -197,6 +199,8 @@ class RunsPanel(QWidget):
             )  # fmt: skip
         elif what == "use":
             self.use(row.folder)
+        elif what == "report":
+            self.report_on(row.folder)
         elif what == "log":
             self._show_log(row)
         elif what == "open":
@@ -225,6 +229,12 @@ class RunsPanel(QWidget):
             return
         use_menu(self.hub, model, self).popup(QCursor.pos())
 
+    def report_on(self, folder: Path | str) -> None:
+        """Ask on which store the run's model is looked at."""
+        self.screen.leave()
+        self.reports.show_run(Path(folder))
+        self._show_page(self.reports)
+
     def open_folder(self, folder: str) -> None:
         """Show a folder in the file manager."""
         if not QDesktopServices.openUrl(QUrl.fromLocalFile(folder)):
@@ -234,7 +244,8 @@ class RunsPanel(QWidget):
 
     def _show_page(self, page: QWidget) -> None:
         """One page; hidden ones take no room (a stack would)."""
-        for other in (self.screen, self.compared, self.form, self._page):
+        pages = (self.screen, self.compared, self.form, self.reports, self._page)
+        for other in pages:
             other.setVisible(page is other)
 
     def _wish(self, what: str, row: Row) -> None:
@@ -376,14 +387,19 @@ class RunsPanel(QWidget):
         self.screen = TrainingScreen(self.hub)
         self.screen.back.connect(self.show_list)
         self.screen.use.connect(self.use)
+        self.screen.report.connect(self.report_on)
         self.screen.open_folder.connect(self.open_folder)
+        self.reports = ReportPage(self.hub)
+        self.reports.back.connect(self.show_list)
         self.compared, self.form = ComparePage(self.hub), CompareForm(self.hub)
         self.compared.back.connect(self.show_list)
         self.form.back.connect(self.show_list)
         self.form.follow.connect(lambda folder: self.follow(Path(folder)))
         outer = QVBoxLayout(self)
         outer.setContentsMargins(4, 4, 4, 4)
-        for page in (self._page, self.screen, self.compared, self.form):
+        for page in (
+            self._page, self.screen, self.compared, self.form, self.reports,
+        ):  # fmt: skip
             outer.addWidget(page)
         self._show_page(self._page)
         self._offer()

@@ -71,6 +71,7 @@ BUTTONS = {
     "log": ("Open log", "What libraries printed, and the details of errors"),
     "open": ("Open folder", "Show the run's folder in the file manager"),
     "use": ("Use model...", "Explore, fine-tune or segment with this model"),
+    "report": ("Full report...", "Pictures and figures of what this model learnt"),
     "resume": ("Resume", "Continue exactly where the last saved state was"),
     "pause": ("Pause", "Wait between two steps; memory stays taken"),
     "go_on": ("Go on", "Continue the paused training"),
@@ -430,6 +431,7 @@ class TrainingScreen(QWidget):
     Signals:
         back: The user wants the list.
         use: Use the model of this run folder (str).
+        report: Make a report on the model of this run folder (str).
         open_folder: Show this folder (str).
 
     Args:
@@ -439,6 +441,7 @@ class TrainingScreen(QWidget):
 
     back = Signal()
     use = Signal(str)
+    report = Signal(str)
     open_folder = Signal(str)
 
     def __init__(self, hub: Hub, parent: QWidget | None = None) -> None:
@@ -487,6 +490,8 @@ class TrainingScreen(QWidget):
         folder = self._story.folder
         if what == "use":
             self.use.emit(str(folder))
+        elif what == "report":
+            self.report.emit(str(folder))
         elif what == "open":
             self.open_folder.emit(str(folder))
         elif what == "log":

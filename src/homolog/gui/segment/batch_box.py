@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
+from homolog.gui.segment.channels import Wanted, cases_of, wanted_channels
 from homolog.gui.segment.control import (
     Batch,
     BatchItem,
@@ -45,6 +46,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.scans.volume import Channel
 from homolog.writing import scratch_folder
 
 # The list of a batch: one line per scan, with what became of it.
@@ -92,7 +94,9 @@ class BatchList(QListWidget):
         numbers = [f"{n}: {v:,.2f} ml" for n, v in item.volumes_ml.items() if v > 0]
         if item.told:
             numbers = [f"{r.name}: {r.text}" for r in chance_rows(item.told)]
-        told = [str(item.scan), item.note, item.words, *numbers]
+        files = [f"{c.name or 'channel'}: {c.path}" for c in item.channels]
+        where = files or [str(item.scan)]
+        told = [*where, item.lacks, item.note, item.words, *numbers]
         line.setToolTip("\n".join(t for t in told if t))
 
 
@@ -125,6 +129,7 @@ class BatchBox(QWidget):
         self._facts: dict[Path, Facts] = {}
         self._advice: tuple[ModelChoice | None, str | None] = (None, None)
         self._names: dict[int, str] = {}
+        self._wanted: tuple[Wanted, ...] = ()
         self._config: MakeConfig | None = None
         self._helper: Helper | None = None
         self._part: Path | None = None
@@ -164,10 +169,40 @@ class BatchBox(QWidget):
         )  # fmt: skip
 
     def advise(self, model: ModelChoice | None, modality: str | None) -> None:
-        """Tell which scans are unlike those the chosen model learnt from."""
+        """Tell which scans are unlike those the chosen model learnt from.
+
+        A model of several channels takes the files of a case together.
+        """
         self._advice = (model, modality)
+        if (wanted := wanted_channels(model)) != self._wanted and not self.busy:
+            self._wanted = wanted
+            self._arrange()
         self.batch.advise(model, self._facts, modality)
         self.show_list()
+
+    def _arrange(self) -> None:
+        """Bring the files of each case together, as the model takes them."""
+        wanted = self._wanted
+
+        def arranged(cases: dict[Path, tuple[Channel, ...]]) -> None:
+            if self.busy or wanted != self._wanted:
+                return
+            if set(self.batch.files) != set(files):  # others came meanwhile
+                self._arrange()
+                return
+            self.batch.arrange(cases, wanted)
+            self.batch.advise(self._advice[0], self._facts, self._advice[1])
+            self.show_list()
+            self.changed.emit()
+
+        files = self.batch.files
+        if not wanted:
+            arranged(cases_of(files, wanted))
+            return
+        in_background(
+            cases_of, files, wanted, owner=self, done=arranged,
+            failed=lambda error: tell(self.words, f"⚠ {error}"),
+        )  # fmt: skip
 
     def begin(
         self, config: MakeConfig, names: Mapping[int, str], done_word: str = "segmented"
@@ -295,6 +330,8 @@ class BatchBox(QWidget):
         if scans and not new:
             told.append("These scans are in the list already.")
         tell(self.words, "\n".join(told))
+        if new and self._wanted:
+            self._arrange()
         self.show_list()
         self.changed.emit()
         unread = [p for p in scans if p not in self._facts]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from homolog.events import Event, Note, Progress, Saved, Started
 from homolog.gui.files.writer import free_path
+from homolog.gui.segment.channels import Wanted, lacking, said_files
 from homolog.gui.shared.choices import ModelChoice, misfit
 from homolog.gui.shared.layers import (
     KEY,
@@ -35,6 +36,7 @@ from homolog.scans.files import (
 )
 from homolog.scans.names import is_label_folder, label_rank, write_names
 from homolog.scans.points import SUFFIX
+from homolog.scans.volume import Channel
 from homolog.words import as_csv, duration, metric_title, times
 from homolog.writing import free_name, put_in_place
 
@@ -335,6 +337,9 @@ class BatchItem:
         told: What a classifier told of it; empty before.
         note: How it differs from the scans the model learnt from; empty when alike.
         made_image: Whether the result is an image.
+        channels: Its files, where the model takes several together; ``scan`` is then
+            where the case would lie if it were one file.
+        lacks: Why they are not all that the model takes; empty when they are.
     """
 
     scan: Path
@@ -345,6 +350,18 @@ class BatchItem:
     told: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     made_image: bool = False
+    channels: tuple[Channel, ...] = ()
+    lacks: str = ""
+
+    @property
+    def said(self) -> Path:
+        """What the ``predict`` job is told."""
+        return said_files(self.channels) if self.channels else self.scan
+
+    @property
+    def files(self) -> list[Path]:
+        """What was added to the list."""
+        return list(dict.fromkeys(c.path for c in self.channels)) or [self.scan]
 
     @property
     def name(self) -> str:
@@ -355,14 +372,18 @@ class BatchItem:
     @property
     def line(self) -> str:
         """``✓ CT_03.nii.gz: saved as CT_03.nii.gz``."""
-        if self.state == WAITING and not self.words and self.note:
-            return f"⚠ {self.name}: {self.note}"
+        trouble = self.lacks or self.note
+        if self.state == WAITING and not self.words and trouble:
+            return f"⚠ {self.name}: {trouble}"
         told = f": {self.words}" if self.words else ""
         return f"{_SIGNS[self.state]}{self.name}{told}"
 
 
 class Batch:
-    """Scans in the order they were added, each with what became of it."""
+    """Scans in the order they were added, each with what became of it.
+
+    For a model of several channels an item is a case: its files together.
+    """
 
     def __init__(self) -> None:
         self.items: list[BatchItem] = []
@@ -371,10 +392,33 @@ class Batch:
 
     def add(self, scans: Iterable[Path]) -> int:
         """Add scans that are not yet in the list; how many were new."""
-        known = {item.scan for item in self.items}
+        known = set(self.files)
         fresh = [p for p in dict.fromkeys(scans) if p not in known]
         self.items += [BatchItem(path) for path in fresh]
         return len(fresh)
+
+    @property
+    def files(self) -> list[Path]:
+        """All that were added, whatever cases they make."""
+        return [path for item in self.items for path in item.files]
+
+    def arrange(
+        self, cases: Mapping[Path, tuple[Channel, ...]], wanted: Sequence[Wanted]
+    ) -> None:
+        """Make items of cases; one that is as it was keeps what became of it.
+
+        Args:
+            cases: Where a case would lie -> its channels, as ``grouped`` finds them;
+                files by themselves have none.
+            wanted: The channels that the model takes.
+        """
+        before = {(item.scan, item.channels): item for item in self.items}
+        self.items = []
+        for scan, channels in cases.items():
+            lacks = lacking(channels, wanted) if wanted else ""
+            item = before.get((scan, channels)) or BatchItem(scan, channels=channels)
+            item.lacks = lacks
+            self.items.append(item)
 
     def advise(
         self,
@@ -391,9 +435,11 @@ class Batch:
         """
         for item in self.items:
             item.note = ""
-            if model is not None and item.scan in facts:
-                told, spacing = facts[item.scan]
-                kind = modality or told
+            first = item.files[0]
+            if model is not None and first in facts:
+                told, spacing = facts[first]
+                # of several channels each has its own kind
+                kind = "OTHER" if item.channels else modality or told
                 odd = misfit(model, "This scan", kind, spacing, asks=False)
                 item.note = " ".join(odd)
 
@@ -416,12 +462,14 @@ class Batch:
             if item.state == WAITING and name not in taken:
                 taken.add(name)
                 self._now.append(item)
-        return [item.scan for item in self._now]
+        return [item.said for item in self._now]
 
     def restart(self) -> None:
-        """Failed and unfinished scans wait again."""
+        """Failed and unfinished scans wait again; what lacks a channel cannot be."""
         for item in self.open:
             item.state, item.words = WAITING, ""
+            if item.lacks:
+                item.state, item.words = FAILED, item.lacks
 
     def begin_anew(self) -> None:
         """All scans wait: another model answers."""
@@ -665,7 +713,7 @@ def image_layer(path: Path, name: str, layer: Any = None) -> LayerData:
 
 def predict_config(
     model: Path,
-    scans: Sequence[Path],
+    scans: Sequence[Path | str],
     out: Path,
     *,
     device: str = "auto",

@@ -27,6 +27,9 @@ from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.opening import add_to, read_layer
 from homolog.gui.files.writer import label_names, save_layer
 from homolog.gui.segment.batch_box import BatchBox
+from homolog.gui.segment.boxes_box import BoxesBox
+from homolog.gui.segment.channels import together, wanted_channels
+from homolog.gui.segment.channels_box import ChannelsBox
 from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
 from homolog.gui.segment.control import (
     BatchItem,
@@ -76,7 +79,7 @@ from homolog.gui.shared.widgets import (
 from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
 from homolog.scans.volume import MODALITIES
-from homolog.words import counted, duration, spacing_text
+from homolog.words import counted, duration, listed, spacing_text
 
 # Compare the labels shown with a reference: Dice, NSD and HD95 per class.
 
@@ -231,11 +234,13 @@ class ScanBox(HelperBox):
     Signals:
         changed: Work began or ended.
         segmented: A Labels layer was added (the layer).
+        searched: A layer of boxes was added (the layer).
         classified: A scan was classified (its layer, what was told of it).
     """
 
     changed = Signal()
     segmented = Signal(object)
+    searched = Signal(object)
     classified = Signal(object, object)
 
     def __init__(self, hub: Hub) -> None:
@@ -245,6 +250,7 @@ class ScanBox(HelperBox):
         self._scan: ScanRef | None = None
         self._allowed: tuple[str, str] | None = None
         self.scan = sentence("The scan to segment", lines=2)
+        self.channels = ChannelsBox(hub)
         self.warning = named(
             Sentence(3, grows=True), "Scan and model do not go well",
             "Scan and model do not go well",
@@ -259,7 +265,7 @@ class ScanBox(HelperBox):
         # What comes and goes keeps its room, and nothing takes another one's place:
         # who presses twice does not go on past a warning unread.
         keep_room(self.start, self.go_on, self.leave)
-        for widget in (self.scan, self.start):
+        for widget in (self.scan, self.channels, self.start):
             rows.addWidget(widget)
         rows.addLayout(one_place(self.warning, self.words))
         below = QGridLayout()  # "Cancel" is where "Cancel" was
@@ -271,12 +277,16 @@ class ScanBox(HelperBox):
                 below.addWidget(part, 0, place)
         rows.addLayout(below)
         self._show_start()
+        self.channels.changed.connect(self._layer_selected)
         hub.viewer.layers.selection.events.active.connect(self._layer_selected)
         self._layer_selected()
 
     def set_tool(self, tool: Tool) -> None:
         """Another model or other options."""
         self._tool = tool
+        if (wanted := wanted_channels(tool.model)) != self.channels.wanted:
+            self.channels.want(wanted)
+            self._scan = self._selected()
         self._refresh()
 
     def enable(self) -> None:
@@ -292,8 +302,11 @@ class ScanBox(HelperBox):
             return
         kind = self._tool.options.get("modality") or scan.modality
         odd = misfit(model, scan.name, kind, scan.spacing_mm)
-        if not odd or self._allowed == (scan.name, str(model.path)):
-            self._segment(self._active(), scan, model)
+        if self.channels.wanted:
+            spacing = misfit(model, scan.name, "OTHER", scan.spacing_mm)
+            odd = [*self.channels.odd(), *spacing]
+        if not odd or self._allowed == self._case(model):
+            self._segment(self._layers(), scan, model)
             return
         tell(self.words, "")
         tell(self.warning, "\n".join(f"⚠ {text}" for text in odd))
@@ -305,10 +318,25 @@ class ScanBox(HelperBox):
     def _active(self) -> Any:
         return self._hub.viewer.layers.selection.active
 
-    def _layer_selected(self, event: Any = None) -> None:
+    def _layers(self) -> list[Any]:
+        """What is segmented: the selected layer, or one for each channel."""
+        return self.channels.layers() if self.channels.wanted else [self._active()]
+
+    def _case(self, model: ModelChoice) -> tuple[str, str]:
+        """What the user may allow: a model for these layers."""
+        return together([layer.name for layer in self._layers()]), str(model.path)
+
+    def _selected(self) -> ScanRef | None:
+        """The scan of the selected layer, or of the first channel of a whole case."""
+        if self.channels.wanted:
+            first = self.channels.chosen[0]
+            return first.ref if first and not self.channels.problem else None
         layer = self._active()
+        return layer_scan(layer) if layer is not None else None
+
+    def _layer_selected(self, event: Any = None) -> None:
         before = self._scan
-        self._scan = layer_scan(layer) if layer is not None else None
+        self._scan = self._selected()
         other = before is None or self._scan is None or before.name != self._scan.name
         if other and not self.busy:
             tell(self.words, "")
@@ -317,7 +345,11 @@ class ScanBox(HelperBox):
     def _refresh(self) -> None:
         """Say which scan it would be, and enable what can be done."""
         scan, tool = self._scan, self._tool
-        if scan is None:
+        several = [channel.name for channel in self.channels.wanted]
+        if several:
+            text = f"This model takes {listed(several)} of one person together."
+            tell(self.scan, text)
+        elif scan is None:
             tell(self.scan, "Select a scan in the layer list, or drop files below.")
         else:
             spacing = spacing_text(scan.spacing_mm)
@@ -326,7 +358,8 @@ class ScanBox(HelperBox):
         self._show_start()
         able = tool.model is not None and not tool.trouble and scan is not None
         self.start.setEnabled(able and not self.busy)
-        self.start.setText(f"{self._verb} selected layer")
+        which = "these layers" if several else "selected layer"
+        self.start.setText(f"{self._verb} {which}")
         hint = "Label every voxel of the scan selected in the layer list"
         if tool.model is not None and tool.model.classifies:
             hint = "Tell what the scan selected in the layer list shows"
@@ -342,7 +375,7 @@ class ScanBox(HelperBox):
 
     def _continue(self) -> None:
         if self._scan is not None and self._tool.model is not None:
-            self._allowed = (self._scan.name, str(self._tool.model.path))
+            self._allowed = self._case(self._tool.model)
         self._show_start()
         self.begin()
 
@@ -355,14 +388,15 @@ class ScanBox(HelperBox):
         self.go_on.hide()
         self.leave.hide()
 
-    def _segment(self, layer: Any, scan: ScanRef, model: ModelChoice) -> None:
-        options = dict(self._tool.options)
-        if not options.get("modality"):  # the user was warned, and went on
+    def _segment(self, layers: list[Any], scan: ScanRef, model: ModelChoice) -> None:
+        options, layer = dict(self._tool.options), layers[0]
+        if not options.get("modality") and len(layers) == 1:
+            # the user was warned, and went on
             options["modality"] = treated_as(model, scan.modality)
 
         def gather() -> Mapping[str, Any]:
-            path, folder = _scan_and_folder(layer, self._hub.scratch)
-            return predict_config(model.path, [path], folder, **options)
+            scans, folder = _scans_and_folder(layers, self._hub.scratch)
+            return predict_config(model.path, [scans], folder, **options)
 
         self.launch(
             "predict", gather, lambda result: self._predicted(layer, model, result)
@@ -424,7 +458,8 @@ class ScanBox(HelperBox):
         added = add_to(self._hub.viewer, made)[0]
         if before is not None and before in layers:
             layers.selection.active = before
-        self.end(f"✓ {added.name} was added: {counted(count, 'box')}.")
+        self.end(f"✓ {added.name} was added: {counted(count, 'box')}, listed below.")
+        self.searched.emit(added)
 
     def _show_image(self, made: LayerData) -> None:
         layers = self._hub.viewer.layers
@@ -445,11 +480,10 @@ class ScanBox(HelperBox):
         self.segmented.emit(added)
 
 
-def _scan_and_folder(layer: Any, scratch: Path) -> tuple[Path, Path]:
-    """The layer as a file, and a fresh folder for the result."""
-    return scan_file(layer, scratch), Path(
-        tempfile.mkdtemp(prefix="segment-", dir=scratch)
-    )
+def _scans_and_folder(layers: Sequence[Any], scratch: Path) -> tuple[str, Path]:
+    """The layers as files, named together, and a fresh folder for the result."""
+    files = [scan_file(layer, scratch) for layer in layers]
+    return together(files), Path(tempfile.mkdtemp(prefix="segment-", dir=scratch))
 
 
 # What the button says, and what became of a scan.
@@ -517,6 +551,7 @@ class SegmentPanel(QWidget):
         self.chances = ChancesBox(hub)
         self._last_model: ModelChoice | None = None
         self.classes = ClassesBox(hub)
+        self.boxes = BoxesBox(hub)
         self.compare = CompareBox(hub, self.classes)
         self.device = DeviceBox(hub, "segment")
         self.device.choose(str(self.kept.get("device") or self.device.device))
@@ -620,7 +655,7 @@ class SegmentPanel(QWidget):
         """Show a batch result: the scan and its labels, or what was told of it."""
         if item.told:
             in_background(
-                read_layer, item.scan, owner=self,
+                read_layer, item.files[0], owner=self,
                 done=lambda made: self._show_told(item, made),
                 failed=lambda error: self.hub.say(f"{item.name}: {error}", "warning"),
             )  # fmt: skip
@@ -658,6 +693,7 @@ class SegmentPanel(QWidget):
         self.batch.layout().addWidget(self.copy)
         column.addWidget(self.classes)
         column.addWidget(self.compare)
+        column.addWidget(self.boxes)
         column.addWidget(self.chances)  # it comes by itself: below all that is pressed
         column.addStretch(1)
 
@@ -671,6 +707,7 @@ class SegmentPanel(QWidget):
         self.device.changed.connect(self._refresh)
         self.scan.changed.connect(self._refresh)
         self.scan.segmented.connect(self.classes.adopt)
+        self.scan.searched.connect(self.boxes.adopt)
         self.scan.classified.connect(
             lambda layer, told: self.chances.show_answer(layer.name, told, layer)
         )
@@ -750,14 +787,19 @@ class SegmentPanel(QWidget):
         self.hub.viewer.layers.selection.active = layer
         self.chances.show_answer(item.name, item.told, layer)
 
-    def _show_pair(self, made: tuple[LayerData, LayerData]) -> None:
+    def _show_pair(self, made: tuple[list[LayerData], LayerData]) -> None:
         for other in self.hub.viewer.layers:
             other.visible = False  # another patient in the same place
-        scan = add_to(self.hub.viewer, made[0])[0]
+        scans = [one for data in made[0] for one in add_to(self.hub.viewer, data)]
+        for other in scans[1:]:
+            other.visible = False  # further channels of the case
+        scan = scans[0]
         labels = add_to(self.hub.viewer, made[1])[0]
         if made[1][2] == "labels":
             labels.opacity = 0.5
             self.classes.adopt(labels)
+        elif made[1][2] == "shapes":
+            self.boxes.adopt(labels)
         self.hub.viewer.layers.selection.active = scan
 
 
@@ -768,14 +810,14 @@ def _group() -> tuple[QWidget, QVBoxLayout]:
     return box, rows
 
 
-def _scan_and_labels(item: BatchItem) -> tuple[LayerData, LayerData]:
-    """A scan and its labels as layers; read on a thread."""
+def _scan_and_labels(item: BatchItem) -> tuple[list[LayerData], LayerData]:
+    """A scan, or each channel of a case, and its result as layers; for a thread."""
     assert item.result is not None
+    scans = [read_layer(file) for file in item.files]
     if holds_boxes(item.result):
-        return read_layer(item.scan), box_layer(boxes_of_file(item.result))
+        return scans, box_layer(boxes_of_file(item.result))
     if item.made_image:
-        made = image_layer(item.result, f"{scan_stem(item.result)} made")
-        return read_layer(item.scan), made
+        return scans, image_layer(item.result, f"{scan_stem(item.result)} made")
     names = names_beside(item.result)
     labels = result_layer(item.result, names, f"{scan_stem(item.result)} labels")
-    return read_layer(item.scan), labels
+    return scans, labels

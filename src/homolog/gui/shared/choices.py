@@ -30,8 +30,7 @@ from homolog.label_names import (
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
-from homolog.store.card import Card
-from homolog.store.crops import box_name
+from homolog.store.card import Card, box_name
 from homolog.store.learnt_spacing import Learnt
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import subject_count
@@ -306,12 +305,22 @@ class ModelChoice:
         target = told.get("name") or "an image"
         if told.get("dose"):
             return f"full dose of {told.get('modality') or target}"
-        names = [name for name in spec.get("channel_names") or () if name]
+        names = self._channel_names
         return f"{target} from {listed(names)}" if names else str(target)
+
+    @property
+    def _channel_names(self) -> list[str]:
+        """What the scans are called that it takes together; empty where nobody says."""
+        spec = self.card.get("task_spec") or {}
+        return [str(name) for name in spec.get("channel_names") or () if name]
 
     @property
     def facts(self) -> str:
         """What it finds and what it was trained on, in one or two lines."""
+        return " ".join([*self._finds(), *self._learnt_from()])
+
+    def _finds(self) -> list[str]:
+        """Sentences on what comes out, and what goes in."""
         parts = []
         if self.label_names:
             parts.append(
@@ -327,6 +336,13 @@ class ModelChoice:
             parts.append(f"Tells of a whole scan {how} {names}.")
         if self.translates:
             parts.append(f"Makes {self.made}.")
+        elif len(channels := self._channel_names) > 1:
+            parts.append(f"Takes {listed(channels)} of one person together.")
+        return parts
+
+    def _learnt_from(self) -> list[str]:
+        """Sentences on the scans it learnt from, and how well."""
+        parts = []
         size = "its scans' own voxel size"
         if self.spacing_mm is not None:
             size = spacing_text(self.spacing_mm)
@@ -345,7 +361,7 @@ class ModelChoice:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
         if early := stopped_words(self.card):
             parts.append(f"The training was {early}; it can be resumed in Runs.")
-        return " ".join(parts)
+        return parts
 
     @cached_property
     def learnt(self) -> Learnt:
@@ -471,6 +487,11 @@ def misfit(
         wanted = learnt.spacing.target_mm((z, y, x), (2, 2, 2))
     elif wanted is None and model.learnt.remark:
         found.append(f"{name}: {model.learnt.remark}")
+    if len(spacing_mm) == 3:
+        z, y, x = spacing_mm
+        far = model.learnt.far((z, y, x), (2, 2, 2))
+        if far is not None and far.hides:
+            return [*found, f"{name} has {far.text}; it will be refused."]
     if wanted is not None and len(wanted) == len(spacing_mm) == 3:
         factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
         off = [max(f, 1 / f) for f in factors if f > 0]

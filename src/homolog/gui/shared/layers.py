@@ -315,15 +315,22 @@ def layer_volume(layer: Any) -> Volume:
     grid, notes = source_grid(layer), notes_of(layer)
     name, modality = str(layer.name), str(notes.get("modality") or "OTHER")
     meta = {k: notes[k] for k in ("nifti_forms", "forms_affine") if k in notes}
+    if grid is not None:
+        data = restore_axes(data, grid.axes, grid.flips)
+    return Volume(data, file_grid(layer)[0], name, modality, meta)
+
+
+def file_grid(layer: Any) -> tuple[Affine, Index]:
+    """Affine and shape of the file that ``scan_file`` gives, without writing one."""
+    grid, shape = source_grid(layer), shape_of(layer)
     if grid is None:
-        return Volume(data, true_affine(layer), name, modality, meta)
-    data = restore_axes(data, grid.axes, grid.flips)
+        return true_affine(layer), shape
     if lies_on(layer, grid):
-        return Volume(data, grid.affine, name, modality, meta)
+        return grid.affine, grid.shape
     back_axes = tuple(int(a) for a in np.argsort(grid.axes))
     back_flips = tuple(grid.flips[a] for a in back_axes)
-    affine = true_affine(layer).reorient(back_axes, back_flips, shape_of(layer))
-    return Volume(data, affine, name, modality, meta)
+    d, h, w = (shape[a] for a in back_axes)
+    return true_affine(layer).reorient(back_axes, back_flips, shape), (d, h, w)
 
 
 def shown_to_true(layer: Any) -> Affine:
@@ -467,6 +474,7 @@ def volume_layer(volume: Volume) -> LayerData:
     attributes["metadata"][KEY]["modality"] = volume.modality
     if not single:
         told = volume.meta.get("channels") or [{}] * len(data)
+        attributes["metadata"][KEY]["images"] = len(data)
         attributes["channel_axis"] = 0
         attributes["name"] = [
             f"{volume.name} {one.get('name') or i}" for i, one in enumerate(told)
@@ -533,6 +541,8 @@ def _geometry(
     for name in ("nifti_forms", "forms_affine", "remarks"):
         if meta.get(name):
             notes[name] = meta[name]
+    if not meta.get("sized", True):
+        notes["sized"] = False
     if notes["source"]:
         notes["stamp"] = file_stamp(Path(notes["source"]))
     if note := tilt_note(grid):

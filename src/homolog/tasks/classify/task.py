@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from homolog.metrics.classification import (
     finding_scores,
     macro_mean,
 )
-from homolog.recipes import Sources
 from homolog.scans.volume import Volume
 from homolog.store.card import Card
 from homolog.tasks.base import LearnedTask, PredictOptions, TaskModule, Trained
@@ -45,9 +44,10 @@ from homolog.tasks.classify.network import (
     JoinedClassifiers,
     keeps_slices,
 )
-from homolog.tasks.classify.published import PUBLISHED, SOURCES
 from homolog.tasks.classify.space import (
+    PUBLISHED,
     RECIPES,
+    SOURCES,
     ClassifyConfig,
     described,
     seen_channels,
@@ -62,6 +62,9 @@ from homolog.tasks.classify.truth import (
     truth_rows,
 )
 from homolog.tasks.segment.network import prepared_for, spec_index
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 
 # Paper: S2DC classification.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +26,12 @@ from homolog.metrics.detection import (
     overlaps,
 )
 from homolog.tasks.base import PredictOptions, Trained
-from homolog.tasks.detect.network import (
-    DetectNetwork,
-    Grid,
-    JoinedDetectors,
-    cell_middles,
-    decoded,
-)
+from homolog.tasks.detect.detector import MOST_FOUND, Detector
 from homolog.tasks.segment.network import spec_index
 from homolog.training.stepping import autocast
 from homolog.views.view import ViewSpec
 
 MERGES = ("fusion", "nms")
-# Boxes of a level of a window that are looked at, the surest, and of a scan in the end.
-_PER_LEVEL, _MOST = 300, 300
 # Windows of prediction may be so many times as long as those of training.
 _STRETCH = 1.5
 
@@ -137,6 +129,7 @@ def find_boxes(
     model: Trained,
     scan: StoredScan,
     options: PredictOptions = PredictOptions(),  # noqa: B008
+    choose: Callable[[list[Window]], list[Window]] | None = None,
 ) -> Job[Boxes | None]:
     """Boxes of a prepared scan, merged over windows and mirrorings.
 
@@ -145,12 +138,13 @@ def find_boxes(
         scan: As the store keeps it.
         options: ``flips``, ``overlap`` and ``windows`` count; ``least_score`` where
             it is below the model's least.
+        choose: Windows that cover the scan -> those that are looked at; None: all.
 
     Returns:
         In voxels of the scan; None when told to stop.
     """
     network, spec = model.network, model.spec
-    assert isinstance(network, DetectNetwork | JoinedDetectors)
+    assert isinstance(network, Detector)
     own = np.array(scan.affine.spacing_mm)
     spacing = own_spacing(spec, scan.affine.spacing_mm)
     factor = np.array(spacing) / own
@@ -160,6 +154,7 @@ def find_boxes(
     least = spec["least_score"] if asked is None else min(spec["least_score"], asked)
     size = _window_of(network, spec, extent, options.windows)
     windows = windows_over(extent, size, overlap, bool((factor == 1).all()))
+    windows = windows if choose is None else choose(windows)
     flips = [axis for axis in options.flips if axis in network.axes]
     turns = [
         tuple(a for a, on in zip(flips, marks, strict=True) if on)
@@ -175,16 +170,14 @@ def find_boxes(
             if len(windows) > 1 and (yield news) is Request.STOP:
                 return None
             image = _image(scan, window, spacing, factor, model.device)
+            start = np.tile(np.array(window.start), 2)
+            low, high = (np.array(edge) for edge in window.inner)
+            place = (low + window.start) * factor, (high + window.start) * factor
             for turn in turns:
-                boxes = _in_window(model, image, window, turn, least)
-                start = np.tile(np.array(window.start), 2)
-                found.append(
-                    Boxes((boxes.boxes + start) * np.tile(factor, 2), boxes.label,
-                          boxes.scores)
-                )  # fmt: skip
-                low, high = (np.array(edge) for edge in window.inner)
-                seen.append(((low + window.start) * factor,
-                             (high + window.start) * factor))  # fmt: skip
+                for boxes in _in_window(model, image, window, turn, least):
+                    at = (boxes.boxes + start) * np.tile(factor, 2)
+                    found.append(Boxes(at, boxes.label, boxes.scores))
+                    seen.append(place)
     finally:
         network.train(was)
     merged = merge(found, seen, spec["iou"], spec["merge"])
@@ -201,7 +194,7 @@ def own_spacing(spec: Mapping[str, Any], scan_mm: Triple) -> Triple:
 
 
 def _window_of(
-    network: DetectNetwork | JoinedDetectors,
+    network: Detector,
     spec: Mapping[str, Any],
     extent: Numbers,
     how: str | None,
@@ -241,47 +234,28 @@ def _image(
 @torch.no_grad()
 def _in_window(
     model: Trained, image: Tensor, window: Window, turn: Sequence[int], least: float
-) -> Boxes:
+) -> list[Boxes]:
     """Boxes whose middles lie in the inner part, in voxels of the window."""
     network = model.network
-    assert isinstance(network, DetectNetwork | JoinedDetectors)
+    assert isinstance(network, Detector)
     axes = [axis + 2 for axis in turn]
     with autocast(model.device, model.precision):
-        grids: list[Grid] = network(image.flip(axes) if axes else image)
-    parts = [_of_level(grid, network.axes, least, window.size) for grid in grids]
-    boxes, label, scores = (torch.cat(part) for part in zip(*parts, strict=True))
-    for axis in turn:
-        side = window.size[axis]
-        ends = boxes[:, [axis, axis + 3]]
-        boxes[:, axis], boxes[:, axis + 3] = side - ends[:, 1], side - ends[:, 0]
-    found = Boxes(
-        boxes.double().cpu().numpy(), label.cpu().numpy(), scores.double().cpu().numpy()
-    )
-    middle = (found.boxes[:, :3] + found.boxes[:, 3:]) / 2
+        said = network(image.flip(axes) if axes else image)
     low, high = (np.array(edge) for edge in window.inner)
-    return found.kept(np.all((middle >= low) & (middle <= high), axis=1))
-
-
-def _of_level(
-    grid: Grid, axes: Sequence[int], least: float, size: Index
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (n, 6), classes (n,) and scores (n,) of one level of one window."""
-    sure = grid.classes[0].float().sigmoid() * grid.centre[0].float().sigmoid()
-    scores = sure.sqrt()
-    flat = scores.flatten()
-    top, places = flat.topk(min(_PER_LEVEL, len(flat)))
-    places = places[top >= least]
-    at = torch.unravel_index(places, scores.shape)
-    cells = (at[1], at[2], at[3])
-    middles = cell_middles(grid)[cells]
-    sides = grid.sides[0].movedim(1, -1)[at]
-    told = decoded(sides, middles, grid.stride, axes)
-    count = len(axes)
-    boxes = told.new_zeros(len(told), 6)
-    boxes[:, 3:] = told.new_tensor(size)  # what is not asked for is the whole window
-    for place, axis in enumerate(axes):
-        boxes[:, axis], boxes[:, axis + 3] = told[:, place], told[:, place + count]
-    return boxes, at[0], flat[places]
+    opinions = []
+    for boxes, label, scores in network.found(said, window.size, least):
+        for axis in turn:
+            side = window.size[axis]
+            ends = boxes[:, [axis, axis + 3]]
+            boxes[:, axis], boxes[:, axis + 3] = side - ends[:, 1], side - ends[:, 0]
+        found = Boxes(
+            boxes.double().cpu().numpy(), label.cpu().numpy(),
+            scores.double().cpu().numpy(),
+        )  # fmt: skip
+        middle = (found.boxes[:, :3] + found.boxes[:, 3:]) / 2
+        inner = np.all((middle >= low) & (middle <= high), axis=1)
+        opinions.append(found.kept(inner))
+    return opinions
 
 
 def merge(
@@ -318,7 +292,7 @@ def merge(
     for label in np.unique(whole.label):
         at = np.flatnonzero(whole.label == label)
         boxes, scores = whole.boxes[at], whole.scores[at]
-        leaders = non_max_suppression(boxes, scores, iou, max_proposals=_MOST)
+        leaders = non_max_suppression(boxes, scores, iou, max_proposals=MOST_FOUND)
         if how == "nms":
             rows += [(boxes[n], int(label), float(scores[n])) for n in leaders]
             continue
@@ -345,7 +319,7 @@ def merge(
     if not rows:
         return Boxes.none()
     rows.sort(key=lambda row: -row[2])
-    rows = rows[:_MOST]
+    rows = rows[:MOST_FOUND]
     return Boxes(
         np.stack([row[0] for row in rows]),
         np.array([row[1] for row in rows], np.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Affine, Index
 from homolog.geometry.anisotropy import thick_axis
 from homolog.metrics.detection import best_score, hits, overlaps
-from homolog.recipes import Sources
 from homolog.scans.boxes import BoxList, ScanBox
 from homolog.scans.volume import Volume
 from homolog.store.card import Card, boxes_on_grid
@@ -35,20 +34,34 @@ from homolog.tasks.detect.answer import (
     report_lines,
     summarise_boxes,
 )
-from homolog.tasks.detect.network import (
+from homolog.tasks.detect.detector import (
     DetectModule,
-    DetectNetwork,
+    Detector,
     JoinedDetectors,
+    PyramidDetector,
 )
+from homolog.tasks.detect.faster_rcnn import (
+    FasterRcnnNetwork,
+    check_planar,
+    torchvision_module,
+)
+from homolog.tasks.detect.one_stage import DetectNetwork
+from homolog.tasks.detect.points import PointNetwork
 from homolog.tasks.detect.published import PUBLISHED, SOURCES
+from homolog.tasks.detect.search import (
+    REMEMBERED,
+    FalsePositives,
+    Searched,
+    windows_of_scan,
+)
 from homolog.tasks.detect.targets import (
     BoxConfig,
     BoxSpace,
     KnownBoxes,
     Levels,
     Sizes,
+    affordable_levels,
     box_space,
-    chosen_levels,
     chosen_spacing,
     is_usable,
     sizes_of,
@@ -63,6 +76,10 @@ from homolog.tasks.segment.network import (
 )
 from homolog.tasks.segment.task import SegmentConfig, intensity_changes
 from homolog.views.view import Anchor, ViewSpec
+from homolog.words import counted
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
@@ -79,7 +96,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     "gpu": {
         "backbone": {"name": "resunet"},
-        "task": {"width": 128, "depth": 4},
+        "task": {"width": 128, "depth": 4, "search_every": 1000, "search_cases": 32},
         "training": {
             "steps": 15000,
             "batch_size": 8,
@@ -92,10 +109,24 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+DETECTORS: Mapping[str, Callable[..., PyramidDetector]] = {
+    "one_stage": DetectNetwork,
+    "points": PointNetwork,
+    "faster_rcnn": FasterRcnnNetwork,
+}
+
+
 @dataclass(frozen=True)
 class DetectConfig(BoxConfig):
     """How boxes are learnt."""
 
+    detector: str = option(
+        "one_stage",
+        "one_stage: every cell of a pyramid may tell a box; points: heat maps of "
+        "middles and corners on one fine grid; faster_rcnn: proposals that are looked "
+        "at again, in single images, where torchvision is installed",
+        choices=tuple(DETECTORS),
+    )
     window: tuple[int, int, int] | None = as_in(
         SegmentConfig,
         "window",
@@ -110,6 +141,21 @@ class DetectConfig(BoxConfig):
     )
     balance: float = as_in(
         SegmentConfig, "balance", help="share of crops centred on a box"
+    )
+    false_positives: float | None = option(
+        None,
+        "share of crops centred on what the detector wrongly finds in training scans, "
+        "which are searched as it learns; empty: 0.2 where scans are larger than two "
+        "windows, else 0",
+        minimum=0.0,
+        maximum=0.9,
+        empty="by size",
+    )
+    search_every: int = option(
+        200, "steps between two such searches", minimum=1, advanced=True
+    )
+    search_cases: int = option(
+        8, "training scans that each of them looks at", minimum=1, advanced=True
     )
     width: int = option(
         64, "channels of the pyramid and the head", minimum=8, advanced=True
@@ -149,12 +195,15 @@ class DetectConfig(BoxConfig):
     )
 
 
-# Of a window chosen by itself: the longest side, most voxels, and a side that is long
-# enough where findings are small; of volumes, and of slices.
-_LIMITS = {"cpu": (80, 64**3, 32), "cuda": (160, 144**3, 96)}
-_SLICE_LIMITS = {"cpu": (256, 224**2, 128), "cuda": (1024, 768**2, 512)}
+# Of a window chosen by itself: the longest side, the side of the largest cube (square),
+# and a side that is long enough where findings are small; of volumes, and of slices.
+# Last: cells of the finest level.
+_LIMITS = {"cpu": (80, 64, 32, 16**3), "cuda": (160, 144, 96, 48**3)}
+_SLICE_LIMITS = {"cpu": (256, 224, 128, 64**2), "cuda": (1024, 768, 512, 256**2)}
 # A window need not be longer than so many large boxes.
 _SURROUNDED = 4
+# Share of crops on false positives, where scans have more than so many windows.
+_AGAIN, _MANY = 0.2, 2.0
 
 
 class Detections(BoxList):
@@ -162,7 +211,7 @@ class Detections(BoxList):
 
 
 class Detect(LearnedTask):
-    """Boxes around findings or organs, by a one-stage detector on the encoder's maps.
+    """Boxes around findings or organs, by a detector on the encoder's maps.
 
     True boxes come from the manifest, or from label maps. The network looks at voxels
     as large as the boxes allow; a scan larger than its window is covered by overlapping
@@ -171,8 +220,7 @@ class Detect(LearnedTask):
     Source: Tian et al., FCOS, TPAMI 2022; Baumgartner et al., nnDetection, MICCAI 2021
         (boxes of instances, crops balanced between those with a box and those without,
         windows whose borders count less).
-    Differs from the papers: see ``DetectNetwork`` and ``DetectModule``; false positives
-        are no places of crops yet.
+    Differs from the papers: see the detectors and ``FalsePositives``.
     """
 
     Config: ClassVar[type] = DetectConfig
@@ -204,10 +252,15 @@ class Detect(LearnedTask):
                 "a 2D network finds boxes in single images, but these scans have "
                 "several slices; take a 3D network (resunet, swin, ...)."
             )
+        if self.config.detector == "faster_rcnn":
+            check_planar(planar)
+            torchvision_module("models.detection")
         space = box_space(cases, self._boxes)
         sizes = sizes_of(cases, self._boxes, (1, 2) if planar else (0, 1, 2))
+        looked_at = self._looked_at(cases, backbone, device, sizes)
         return {
-            **self._looked_at(cases, backbone, device, sizes),
+            **looked_at,
+            "false_positives": self._again(cases, looked_at),
             "overlap": self.config.overlap,
             "merge": self.config.merge,
             "iou": self.config.iou,
@@ -224,6 +277,15 @@ class Detect(LearnedTask):
             },
         }
 
+    def _again(self, cases: Sequence[CaseRef], looked_at: Mapping[str, Any]) -> float:
+        """Share of crops that are centred on false positives."""
+        if self.config.false_positives is not None:
+            return self.config.false_positives
+        own = looked_at["spacing_mm"]
+        shapes = [_seen_shape(c.card, own or c.card.spacing_mm) for c in cases]
+        several = windows_of_scan(shapes, looked_at["window"]) > _MANY
+        return _AGAIN if several else 0.0
+
     def _looked_at(
         self,
         cases: Sequence[CaseRef],
@@ -235,9 +297,9 @@ class Detect(LearnedTask):
         planar = all(case.card.shape[0] == 1 for case in cases)
         axes = (1, 2) if planar else (0, 1, 2)
         limits = _SLICE_LIMITS if planar else _LIMITS
-        side, voxels, enough = limits.get(device.type, limits["cuda"])
+        side, cube, enough, cells = limits.get(device.type, limits["cuda"])
         own = grid_of(cases)[0]
-        spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, side)
+        spacing = self.config.spacing_mm or chosen_spacing(sizes, own, axes, cube)
         least = smallest_window(backbone)
         longest = max(sizes.large_mm[a] / spacing[a] for a in axes)
         # small findings need no wide crops: more of them are seen in the same time
@@ -249,16 +311,17 @@ class Detect(LearnedTask):
                 backbone.size_divisor,
                 least,
                 side=side,
-                voxels=voxels,
+                voxels=cube ** len(axes),
                 spacing_mm=None if planar else spacing,
             )
             window = (1, *window[1:]) if planar else window
         backbone.check_size(window)
-        levels = chosen_levels(
+        levels = affordable_levels(
             backbone.strides,
             sizes.small_mm / min(spacing[a] for a in axes),
             longest,
-            planar,
+            window=window,
+            most=cells,
         )
         same = np.allclose(spacing, own, rtol=1e-3)
         return {
@@ -270,10 +333,10 @@ class Detect(LearnedTask):
             "across": None if planar else thick_axis(spacing),
         }
 
-    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> DetectNetwork:
+    def network(self, backbone: Backbone, spec: Mapping[str, Any]) -> PyramidDetector:
         """Pyramid and head on the encoder's maps."""
         planar = bool(spec["planar"])
-        return DetectNetwork(
+        return DETECTORS[self.config.detector](
             backbone.planar() if planar else backbone,
             Levels.from_dict(spec["levels"]),
             len(spec["classes"]),
@@ -288,8 +351,30 @@ class Detect(LearnedTask):
 
     def module(self, network: nn.Module, spec: Mapping[str, Any]) -> TaskModule:
         """Crops of the window's size with their boxes."""
-        assert isinstance(network, DetectNetwork)
-        return DetectModule(network, self._crop(spec), average=self.config.average)
+        assert isinstance(network, Detector)
+        again = spec.get("false_positives", 0.0) > 0
+        return DetectModule(
+            network, self._crop(spec), average=self.config.average,
+            remembered=REMEMBERED if again else 0,
+        )  # fmt: skip
+
+    def search(
+        self,
+        module: TaskModule,
+        model: Callable[[], Trained],
+        cases: Sequence[CaseRef],
+        spec: Mapping[str, Any],
+        seed: int,
+    ) -> FalsePositives | None:
+        """False positives in training scans, where crops are centred on them."""
+        share = spec.get("false_positives", 0.0)
+        if share <= 0:
+            return None
+        assert isinstance(module, DetectModule)
+        return FalsePositives(
+            module, model, Searched(cases, self._boxes, _space_of(spec), seed),
+            share=share, every=self.config.search_every, count=self.config.search_cases,
+        )  # fmt: skip
 
     @property
     def balance(self) -> float:
@@ -317,6 +402,13 @@ class Detect(LearnedTask):
             text += f"; looked for at voxels of {sides} mm"
         strides = spec["levels"]["strides"]
         text += f", on cells {' and '.join(str(max(s)) for s in strides)} voxels wide."
+        if spec.get("false_positives", 0.0) > 0:
+            scans = counted(self.config.search_cases, "training scan")
+            text += (
+                f" Every {self.config.search_every} steps {scans} are searched for "
+                f"false positives; from then on {spec['false_positives']:.0%} of the "
+                "crops are centred on such."
+            )
         if not chosen:
             text += " Without held-out cases all boxes above a score of 0.5 are told."
         return text
@@ -362,6 +454,8 @@ class Detect(LearnedTask):
         for case in cases:
             scores = drain(self.score(model, case))
             rows += [{"case": case.card.id, **row} for row in scores]
+            if show := getattr(look, "boxes", None):
+                show(case, [row["known"] for row in scores])
         found = summarise_boxes(rows)["mean"]
         return {"ap50": 0.0} | {k: v for k, v in found.items() if v is not None}
 

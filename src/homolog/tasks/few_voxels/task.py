@@ -30,7 +30,7 @@ from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import FeatureMap, LabelMap, Volume, mapped_labels
 from homolog.scans.write import write_labels
 from homolog.store.label_joining import join_cases
-from homolog.store.learnt_spacing import KEY, LearntSpacing
+from homolog.store.learnt_spacing import KEY, SCANNED_KEY, LearntSpacing
 from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import PredictOptions, Task, Trained
 from homolog.tasks.few_voxels.config import FewConfig
@@ -53,7 +53,7 @@ _LICENCE = "code Apache-2.0; head as the licence of the painted scans"
 # Of an encoder's card, what is needed to build it and prepare scans for it again.
 _OF_ENCODER = (
     "method", "method_config", "backbone", "embedding", "preprocessing", "window",
-    "spacing_mm", "axes", KEY, "paper", "deviations", "source", "steps",
+    "spacing_mm", "axes", KEY, SCANNED_KEY, "paper", "deviations", "source", "steps",
 )  # fmt: skip
 _ORIGIN = ("title", "licence", "cases", "trained_on", "modalities", "steps")
 

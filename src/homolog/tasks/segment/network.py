@@ -20,7 +20,12 @@ from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index, Triple
 from homolog.geometry.anisotropy import thick_axis
 from homolog.label_names import key_of
-from homolog.losses.segmentation import dice_cross_entropy
+from homolog.losses.segmentation import (
+    at_scale,
+    dice_cross_entropy,
+    scale_weights,
+)
+from homolog.nn.decoders import Decoder
 from homolog.nn.optim import Teacher
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
@@ -261,6 +266,17 @@ class SegmentNetwork(nn.Module):
         logits: Tensor = self.head(self._features(self._seen(image)))
         return self._stacked(logits, len(image))
 
+    def stages(self, image: Tensor) -> list[Tensor]:
+        """Features of the decoder's stages, coarse to fine, (B, F_i, d_i, h_i, w_i)."""
+        seen = self._seen(image)
+        decoder: Decoder = self.decoder  # type: ignore[assignment]
+        found = decoder.stages(seen, self.encoder(seen))
+        return [self._stacked(features, len(image)) for features in found]
+
+    def answer(self, head: nn.Module, features: Tensor) -> Tensor:
+        """A 1 x 1 x 1 convolution of the decoder's kind on (B, F, D, H, W)."""
+        return self._stacked(head(self._seen(features)), len(features))
+
     def _features(self, image: Tensor) -> Tensor:
         """Of what the encoder takes: volumes, or slices."""
         maps = self.encoder(image)
@@ -315,6 +331,8 @@ class SegmentModule(TaskModule):
         average: Momentum of the weight average; 0 keeps none. It helps while the rate
             is high (10 % of the hippocampus labels, 0.98: validation Dice 0.850 against
             0.828 after 250 of 1000 steps), not at the end (0.871 against 0.873).
+        deep: Coarser stages of the decoder answer, too, each by a layer of its own that
+            is no part of the network: see ``scale_weights``.
     """
 
     def __init__(
@@ -325,9 +343,11 @@ class SegmentModule(TaskModule):
         *,
         average: float = 0.0,
         spaces: Sequence[LabelSpace] = (),
+        deep: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self.coarse = _coarse_heads(network, len(label_values)) if deep else None
         self.spec = spec
         self.momentum = average
         self.average = Teacher(network) if average > 0 else None
@@ -366,12 +386,31 @@ class SegmentModule(TaskModule):
             row = crop.label_space.repeat_interleave(crop.image.shape[1])
             annotated = known[row]
         target = table[row[:, None, None, None], column]
-        logits = self.network(crop.flat())
-        with torch.autocast(logits.device.type, enabled=False):
-            dice, cross_entropy = dice_cross_entropy(
-                logits, target, annotated, together=self.network.slicewise
-            )
+        answers = self._answers(crop.flat())
+        dice = cross_entropy = target.new_zeros((), dtype=torch.float32)
+        for weight, logits in zip(scale_weights(len(answers)), answers, strict=True):
+            if weight == 0.0:
+                continue
+            size = logits.shape[2:]
+            wanted = target if size == target.shape[1:] else at_scale(target, size)
+            with torch.autocast(logits.device.type, enabled=False):
+                overlap, entropy = dice_cross_entropy(
+                    logits, wanted, annotated, together=self.network.slicewise
+                )
+            dice = dice + weight * overlap
+            cross_entropy = cross_entropy + weight * entropy
         return {"dice": dice, "cross_entropy": cross_entropy}
+
+    def _answers(self, image: Tensor) -> list[Tensor]:
+        """(B, K, d_i, h_i, w_i) logits, the full resolution first."""
+        if self.coarse is None:
+            return [self.network(image)]
+        *coarse, fine = self.network.stages(image)
+        answers = [self.network.answer(self.network.head, fine)]
+        # the coarsest has no head: it has no weight
+        for head, features in zip(self.coarse, coarse[:0:-1], strict=True):
+            answers.append(self.network.answer(head, features))
+        return [*answers, *coarse[:1]]
 
     def after_step(self, progress: float) -> None:
         """Move the weight average; it starts as a copy and slows down."""
@@ -386,6 +425,15 @@ class SegmentModule(TaskModule):
     def deployed(self) -> nn.Module:
         """The average where there is one."""
         return self.network if self.average is None else self.average.module
+
+
+def _coarse_heads(network: SegmentNetwork, classes: int) -> nn.ModuleList:
+    """A layer for every stage but the full resolution and the coarsest, fine first."""
+    decoder: Decoder = network.decoder  # type: ignore[assignment]
+    layer = nn.Conv2d if network.slicewise else nn.Conv3d
+    return nn.ModuleList(
+        layer(channels, classes, 1) for channels in decoder.stage_channels[-2:0:-1]
+    )
 
 
 def choose_window(

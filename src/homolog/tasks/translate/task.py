@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from homolog.metrics.images import (
     psnr,
 )
 from homolog.nn.decoders import suited_decoder
-from homolog.recipes import Sources
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.sliding.sliding import SlidingConfig, SlidingValues, slide_values
@@ -71,9 +70,11 @@ from homolog.tasks.translate.network import (
     low_dose,
     translation_of,
 )
-from homolog.tasks.translate.published import PUBLISHED, SOURCES
 from homolog.views.view import Anchor, ViewSpec
 from homolog.words import counted, listed
+
+if TYPE_CHECKING:
+    from homolog.recipes import Sources
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {
@@ -96,6 +97,30 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "validate_every": 1000,
         },
         "pretrained": PRETRAINED["gpu"],
+    },
+}
+
+# Recipes as the papers have them; what is not printed is ours, see SOURCES.
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "s2dc": {
+        "task": {"window": [96, 96, 96]},
+        "backbone": {"name": "swin", "feature_size": 48, "use_v2": True},
+        "training": {
+            "steps": 20_000,
+            "batch_size": 4,
+            "learning_rate": 3e-4,
+            "warmup_steps": 500,
+            "validate_every": 1000,
+        },
+    },
+}
+
+SOURCES: Mapping[str, Sources] = {
+    "s2dc": {
+        "paper: 4.2, Swin UNETR; 96^3 as in pretraining": "backbone.name task.window",
+        "code": "backbone.feature_size backbone.use_v2",
+        "own: not printed": "training.steps training.batch_size "
+        "training.learning_rate training.warmup_steps training.validate_every",
     },
 }
 # Longest side and most voxels of a window chosen by itself, of volumes.
@@ -347,6 +372,8 @@ class Translate(LearnedTask):
             made = drain(translated(model, pair.data, pair.levels))
             assert made is not None
             predicted = pair.in_units(made.values[0].numpy())
+            if show := getattr(look, "images", None):
+                show(case, pair.seen()[0], predicted, pair.truth)
             rows.append(
                 {
                     "psnr": psnr(predicted, pair.truth),

@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
-from homolog.nn.heads import FeaturePyramid
-from homolog.nn.optim import Teacher
-from homolog.tasks.base import TaskModule
-from homolog.tasks.detect.targets import CELLS, Levels, Seen, boxes_in_view
-from homolog.tasks.segment.network import AVERAGE_FROM
-from homolog.views.view import Views, ViewSpec
+from homolog.tasks.detect.detector import (
+    MOST_FOUND,
+    Found,
+    PyramidDetector,
+    Usual,
+    filled,
+)
+from homolog.tasks.detect.targets import CELLS, Levels, Seen
 
 # Cells nearer than this to a box's middle, in cells, learn that box.
 # Source: FCOS (arXiv 2006.09214), section 3.1, centre sampling.
@@ -29,9 +31,8 @@ _GAMMA, _ALPHA, _PRIOR = 2.0, 0.25, 0.01
 # A side is at most e^3 times that its level looks for.
 _MOST = 3.0
 _GROUPS = 8
-# Of the running mean of cells that learn a box, and where it starts.
-# Source: detectron2, modeling/meta_arch/retinanet.py (loss normaliser).
-_MOMENTUM, _FIRST_POSITIVES = 0.1, 27.0
+# Cells that learn a box of a batch with one.
+_FIRST_POSITIVES = 27.0
 # A box smaller than a cell has no cell inside, but one that learns it.
 _LEAST_WEIGHT = 0.1
 
@@ -54,8 +55,8 @@ class Grid:
     stride: Index
 
 
-# Paper: Joint Table 5, detection.
-class DetectNetwork(nn.Module):
+# Paper: Hundred Million IV-C.
+class DetectNetwork(PyramidDetector):
     """Encoder, feature pyramid, and one head for all levels.
 
     Every cell says for each class whether a box's middle is near, and how far its faces
@@ -71,11 +72,15 @@ class DetectNetwork(nn.Module):
 
     Source: Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI
         2022; Lin et al., RetinaNet and FPN, 2017; Li et al., ViTDet, ECCV 2022 (levels
-        finer than the encoder's maps).
+        finer than the encoder's maps); Rezatofighi et al., GIoU, CVPR 2019.
     Differs from the papers: three axes; faces and centreness are told for each class by
         itself, as organs of one class are alike; a level's box has four cells a side,
-        in place of limits on distances.
+        in place of limits on distances. Learning: a smooth L1 on the logarithms of the
+        distances stands beside GIoU, whose slope is small while boxes hardly meet, as
+        in volumes they do at first.
     """
+
+    first = _FIRST_POSITIVES
 
     def __init__(
         self,
@@ -87,23 +92,10 @@ class DetectNetwork(nn.Module):
         depth: int = 2,
         planar: bool = False,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.levels = levels
-        self.classes = classes
-        self.axes = (1, 2) if planar else (0, 1, 2)
-        self.pyramid = FeaturePyramid([encoder.channels[i] for i in levels.maps], width)
+        super().__init__(encoder, levels, classes, width=width, planar=planar)
         kernel = (1, 3, 3) if planar else (3, 3, 3)
-        steps = _steps(encoder.strides[levels.maps[0]], levels)
-        self.finer = nn.ModuleList(
-            nn.ConvTranspose3d(width, width, step, stride=step) for step in steps
-        )
-        self.tower = nn.Sequential(
-            *(part for _ in range(depth) for part in _layer(width, kernel))
-        )
-        self.box_tower = nn.Sequential(
-            *(part for _ in range(depth) for part in _layer(width, kernel))
-        )
+        self.tower = conv_layers(width, kernel, depth)
+        self.box_tower = conv_layers(width, kernel, depth)
         faces = 2 * len(self.axes)
         self.classify = nn.Conv3d(width, classes, kernel, padding="same")
         self.measure = nn.Conv3d(width, classes * faces, kernel, padding="same")
@@ -118,13 +110,11 @@ class DetectNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> list[Grid]:
         """Normalised intensities (B, C, D, H, W) -> one grid per level."""
-        maps = self.encoder.maps(image)
-        found = list(self.pyramid([maps[i] for i in self.levels.maps]))
-        for layer in self.finer:
-            found.insert(0, layer(found[0]))
         grids = []
-        for number, stride in enumerate(self.levels.strides):
-            features = found[number]
+        found = self.level_maps(image)
+        for number, (features, stride) in enumerate(
+            zip(found, self.levels.strides, strict=True)
+        ):
             seen, measured = self.tower(features), self.box_tower(features)
             sides = self.measure(measured) * self.scale[number]
             sides = sides.unflatten(1, (self.classes, -1))
@@ -133,38 +123,42 @@ class DetectNetwork(nn.Module):
             )
         return grids
 
+    def losses(
+        self, image: Tensor, seen: Sequence[Seen], usual: Usual
+    ) -> dict[str, Tensor]:
+        """``classes``, ``boxes``, ``sides`` and ``centre``."""
+        grids = self(image)
+        d, h, w = image.shape[2:]
+        targets = [assigned(one, grids, (d, h, w), self.axes) for one in seen]
+        with torch.autocast(image.device.type, enabled=False):
+            return detection_losses(
+                grids, targets, self.axes, usual(_positives(targets))
+            )
 
-class JoinedDetectors(nn.Module):
-    """Several detectors of the same boxes; the mean of what their cells say.
+    def found(self, said: list[Grid], size: Index, least: float) -> list[Found]:
+        """The surest of every level, as one opinion."""
+        parts = [_of_level(grid, self.axes, least, size) for grid in said]
+        boxes, label, scores = (torch.cat(part) for part in zip(*parts, strict=True))
+        return [Found(boxes, label, scores)]
 
-    Args:
-        networks: DetectNetworks of the same levels and classes.
-    """
+    @staticmethod
+    def mean(said: Sequence[list[Grid]]) -> list[Grid]:
+        """Chances are averaged, and logarithms of sides."""
+        return [_mean_grid(level) for level in zip(*said, strict=True)]
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(networks)
 
-    @property
-    def encoder(self) -> Backbone:
-        """The first one's: it says which windows are legal."""
-        return self._first.encoder
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """Those along which boxes are measured."""
-        return self._first.axes
-
-    @property
-    def _first(self) -> DetectNetwork:
-        first = self.members[0]
-        assert isinstance(first, DetectNetwork)
-        return first
-
-    def forward(self, image: Tensor) -> list[Grid]:
-        """As ``DetectNetwork``; chances are averaged, and logarithms of sides."""
-        told: list[list[Grid]] = [network(image) for network in self.members]
-        return [_mean_grid(level) for level in zip(*told, strict=True)]
+def _of_level(grid: Grid, axes: Sequence[int], least: float, size: Index) -> Found:
+    """Boxes of one level of one window."""
+    sure = grid.classes[0].float().sigmoid() * grid.centre[0].float().sigmoid()
+    scores = sure.sqrt()
+    flat = scores.flatten()
+    top, places = flat.topk(min(MOST_FOUND, len(flat)))
+    places = places[top >= least]
+    at = torch.unravel_index(places, scores.shape)
+    middles = cell_middles(grid)[at[1], at[2], at[3]]
+    sides = grid.sides[0].movedim(1, -1)[at]
+    told = decoded(sides, middles, grid.stride, axes)
+    return Found(filled(told, axes, size), at[0], flat[places])
 
 
 def _mean_grid(grids: Sequence[Grid]) -> Grid:
@@ -176,31 +170,30 @@ def _mean_grid(grids: Sequence[Grid]) -> Grid:
     return Grid(chance("classes"), chance("centre"), sides, grids[0].stride)
 
 
-def _layer(width: int, kernel: Index) -> tuple[nn.Module, ...]:
+def conv_layers(width: int, kernel: Index, depth: int) -> nn.Sequential:
+    """So many convolutions, each normalised and rectified."""
     groups = math.gcd(width, _GROUPS)
-    return (
-        nn.Conv3d(width, width, kernel, padding="same", bias=False),
-        nn.GroupNorm(groups, width),
-        nn.ReLU(),
-    )
-
-
-def _steps(coarse: Index, levels: Levels) -> list[Index]:
-    """Enlargement of each finer level, the coarsest of them first."""
-    steps: list[Index] = []
-    for fine in reversed(levels.strides[: levels.finer]):
-        z, y, x = (a // b for a, b in zip(coarse, fine, strict=True))
-        steps.append((z, y, x))
-        coarse = fine
-    return steps
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [
+            nn.Conv3d(width, width, kernel, padding="same", bias=False),
+            nn.GroupNorm(groups, width),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)
 
 
 def cell_middles(grid: Grid) -> Tensor:
     """(d, h, w, 3) middles of the cells, as edges in voxels of the window."""
-    device = grid.classes.device
+    d, h, w = grid.classes.shape[2:]
+    return middles_of((d, h, w), grid.stride, grid.classes.device)
+
+
+def middles_of(cells: Index, stride: Index, device: torch.device) -> Tensor:
+    """(d, h, w, 3) middles of so many cells, as edges in voxels of the window."""
     along = [
         (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * step
-        for n, step in zip(grid.classes.shape[2:], grid.stride, strict=True)
+        for n, step in zip(cells, stride, strict=True)
     ]
     return torch.stack(torch.meshgrid(*along, indexing="ij"), -1)
 
@@ -323,69 +316,6 @@ def _near(at: Tensor, seen: Seen, n: int, stride: Index, axes: Sequence[int]) ->
     return near
 
 
-# Paper: Hundred Million IV-C.
-class DetectModule(TaskModule):
-    """Focal loss on classes, GIoU and log-distances on boxes, centreness.
-
-    Args:
-        network: What learns.
-        spec: The crops.
-        average: Momentum of the weight average; 0 keeps none.
-
-    Source: as ``DetectNetwork``; Rezatofighi et al., GIoU, CVPR 2019.
-    Differs from the papers: a smooth L1 on the logarithms of the distances stands
-        beside GIoU, whose slope is small while boxes hardly meet, as in volumes they
-        do at first.
-    """
-
-    def __init__(
-        self, network: DetectNetwork, spec: ViewSpec, *, average: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.spec = spec
-        self.momentum = average
-        self.average = Teacher(network) if average > 0 else None
-        # of a batch, on average: the first is about one box
-        self.register_buffer("positives", torch.tensor(_FIRST_POSITIVES))
-
-    def views(self) -> dict[str, ViewSpec]:
-        """One crop."""
-        return {"crop": self.spec}
-
-    def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
-        """``classes``, ``boxes``, ``sides`` and ``centre``."""
-        crop, network = views["crop"], self.network
-        assert crop.target is not None
-        grids = network(crop.flat())
-        targets = [
-            assigned(
-                boxes_in_view(row, affine[0], network.classes),
-                grids, crop.size, network.axes,
-            )
-            for row, affine in zip(crop.target, crop.affine, strict=True)
-        ]  # fmt: skip
-        usual: Tensor = self.positives  # type: ignore[assignment]
-        if torch.is_grad_enabled():
-            usual.lerp_(usual.new_tensor(float(_positives(targets))), _MOMENTUM)
-        with torch.autocast(crop.image.device.type, enabled=False):
-            return detection_losses(grids, targets, network.axes, usual)
-
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
-
-
 def _positives(targets: Sequence[Sequence[Targets]]) -> int:
     """Cells that learn a box."""
     return sum(
@@ -458,11 +388,21 @@ def _shares(
     the farther's; 0 for a cell outside its box.
     """
     count = len(axes)
-    middles = at[:, list(axes)]
-    away = torch.cat([middles - true[:, :count], true[:, count:] - middles], 1)
-    reach = torch.tensor(reach_of(stride, axes) * 2, device=at.device)
-    logs = (away / reach).clamp(min=0.02).log()
+    away = _away(true, at, axes)
+    logs = log_sides(true, at, stride, axes)
     low, high = away[:, :count], away[:, count:]
     nearer, farther = torch.minimum(low, high), torch.maximum(low, high)
     ratio = (nearer / farther.clamp(min=1e-6)).clamp(min=0.0)
     return ratio.prod(1).pow(1.0 / count), logs
+
+
+def log_sides(true: Tensor, at: Tensor, stride: Index, axes: Sequence[int]) -> Tensor:
+    """What cells at (N, 3) are to say of boxes (N, 2 * axes): see ``decoded``."""
+    reach = torch.tensor(reach_of(stride, axes) * 2, device=at.device)
+    return (_away(true, at, axes) / reach).clamp(min=0.02).log()
+
+
+def _away(true: Tensor, at: Tensor, axes: Sequence[int]) -> Tensor:
+    """Distances (N, 2 * axes) from places to the low and high faces."""
+    middles, count = at[:, list(axes)], len(axes)
+    return torch.cat([middles - true[:, :count], true[:, count:] - middles], 1)
