@@ -51,8 +51,12 @@ def judged(path: Path) -> str:
     data: Any = pydicom.dcmread(path, force=True)
     if path.name == "DICOMDIR":
         return f"read       {volume.shape}"
-    theirs = apply_rescale(data.pixel_array, data)
-    same = np.array_equal(volume.data[0].reshape(theirs.shape), theirs)
+    stored = data.pixel_array
+    if data.get("PhotometricInterpretation") == "MONOCHROME1":
+        stored = (1 << data.BitsStored) - 1 - stored  # as every viewer shows it
+    theirs = apply_rescale(stored, data)
+    ours = volume.data[0].reshape(theirs.shape)
+    same = np.allclose(ours, theirs, rtol=1e-6, atol=0)
     position = data.get("ImagePositionPatient")
     away = 0.0
     if position is not None:

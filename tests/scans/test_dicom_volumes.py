@@ -437,3 +437,12 @@ def test_pydicoms_own_files_become_what_they_are(name: str) -> None:
     )
     mark = np.array(data.ImagePositionPatient, float)
     assert place(TESTS / name, (0, 0, 0)) == pytest.approx(mark.tolist())
+
+
+def test_swapped_brightness_is_the_same_by_both_decoders(tmp_path: Path) -> None:
+    more = {0x00280004: ("CS", "MONOCHROME1")}
+    pixels = np.abs(picture(1)).astype(np.uint16)
+    path = write(tmp_path / "a.dcm", tags_of("CT", pixels=pixels, more=more))
+    helper = decoder._asked("dicom", path)
+    np.testing.assert_array_equal(decoder.pixels(path), helper)
+    np.testing.assert_array_equal(decoder.frames(path, [0])[0], 65535 - pixels)

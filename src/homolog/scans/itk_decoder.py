@@ -69,9 +69,11 @@ def pixels(path: str) -> NDArray[Any]:
 
 def frames(path: str, numbers: list[int]) -> NDArray[Any]:
     """(N, H, W) stored numbers of some frames of a DICOM file, not rescaled."""
+    from pydicom import dcmread
     from pydicom.pixels import iter_pixels
 
-    return np.stack(list(iter_pixels(path, indices=numbers)))
+    header = dcmread(path, stop_before_pixels=True, force=True)
+    return _bright(np.stack(list(iter_pixels(path, indices=numbers))), header)
 
 
 def dicom_pixels(path: str) -> NDArray[Any]:
@@ -80,12 +82,21 @@ def dicom_pixels(path: str) -> NDArray[Any]:
     from pydicom.pixels import pixel_array
 
     header = dcmread(path, stop_before_pixels=True, force=True)
-    values = np.asarray(pixel_array(path))
+    values = _bright(np.asarray(pixel_array(path)), header)
     slope = float(header.get("RescaleSlope", None) or 1)
     intercept = float(header.get("RescaleIntercept", None) or 0)
     values = rescaled(values, slope, intercept)
     colours = int(header.get("SamplesPerPixel", 1) or 1) > 1
     return values.reshape(-1, *values.shape[-3 if colours else -2 :])
+
+
+def _bright(values: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Stored numbers of MONOCHROME1 turned over, as ITK turns them."""
+    inverted = str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    if not inverted or values.dtype.kind != "u":
+        return values
+    largest = (1 << int(header.get("BitsStored", 16))) - 1
+    return np.asarray(largest - values)
 
 
 def rescaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
