@@ -443,6 +443,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
         "slices": series.files,
         "straight": series.straight,
         "description": series.description,
+        "part": series.part,
     }
     if series.affine is None or any(p.code == "no_place" for p in problems):
         meta["placed"] = False
