@@ -224,10 +224,23 @@ def _brief(value: Any) -> str:
 # Scores as people call them, by their names in tables.
 METRICS = {
     "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "auc": "AUC",
-    "auc_mean": "AUC", "accuracy": "accuracy",
+    "auc_mean": "AUC", "accuracy": "accuracy", "psnr": "PSNR (dB)", "ssim": "SSIM",
+    "nmse": "NMSE", "mae": "mean error", "ap50": "AP50", "ap10": "AP10", "ap": "AP",
+    "froc": "FROC", "froc10": "FROC10",
 }  # fmt: skip
 
 
 def metric_title(name: str) -> str:
     """What people call a score."""
     return METRICS.get(name, name.replace("_", " "))
+
+
+def metric_unit(name: str) -> str:
+    """``dB`` or ``mm``; empty for a share."""
+    return metric_title(name).partition("(")[2].rstrip(")")
+
+
+def score_words(name: str, value: float) -> str:
+    """A score with its name: ``Dice 0.812``, ``PSNR 28.19 dB``."""
+    title, unit = metric_title(name).partition(" (")[0], metric_unit(name)
+    return f"{title} {value:.2f} {unit}" if unit else f"{title} {value:.3f}"

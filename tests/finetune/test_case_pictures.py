@@ -40,7 +40,7 @@ def test_boxes_of_the_first_case_are_drawn_where_they_are() -> None:
     picture = CasePicture({})
     assert picture.draw(1, 0.0, 0.0) is None
     known = {
-        "truth": [[1, 5, 5, 3, 15, 20]], "scores": [0.9, 0.05, 0.6],
+        "truth": [[1, 5, 5, 3, 15, 20]], "scores": [0.9, 0.01, 0.6],
         "boxes": [[1, 4, 6, 3, 14, 22], [0, 0, 0, 5, 20, 30], [4, 0, 0, 5, 3, 3]],
     }  # fmt: skip
     picture.boxes(case_of(), [known, {"truth": [], "scores": [], "boxes": []}])

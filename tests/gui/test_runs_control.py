@@ -116,17 +116,17 @@ def test_the_best_score_and_the_picture_are_found(home: Path) -> None:
     run.journal.append(Step(2, 10, {"a": 1.0, "b": 0.5}))
     run.journal.append(Validated(2, {"dice": 0.5, "dice liver": 0.4}, is_best=True))
     run.journal.append(Preview(str(run.folder / "previews" / "x.png"), "features"))
-    assert listed.read()[0].best == "dice 0.500 at step 2"
+    assert listed.read()[0].best == "Dice 0.500 at step 2"
     run.journal.append(Validated(4, {"dice": 0.4}, is_best=False))
     run.journal.append(Validated(6, {"dice": 0.8}, is_best=True))
-    assert listed.read()[0].best == "dice 0.800 at step 6"
-    assert "dice 0.800" in listed.read()[0].cells[2]
+    assert listed.read()[0].best == "Dice 0.800 at step 6"
+    assert "Dice 0.800" in listed.read()[0].cells[2]
     view = story.read_on()
     assert view.preview == (run.folder / "previews" / "x.png", "features", 2)
     assert [c.name for c in view.losses] == ["loss", "a", "b"]
     assert [c.name for c in view.validation] == ["dice"]
     assert list(view.validation[0].y) == [0.5, 0.4, 0.8]
-    assert view.best == "dice 0.800 at step 6"
+    assert view.best == "Dice 0.800 at step 6"
     assert earlier_curve(run.folder).role == "earlier"  # type: ignore[union-attr]
 
 

@@ -36,7 +36,7 @@ from homolog.propagation.config import PropagateConfig
 from homolog.store.card import Card
 from homolog.store.splits import folds, nested_count, patients_of, subject_count
 from homolog.store.store import Store
-from homolog.tasks.base import LearnedTask
+from homolog.tasks.base import LearnedTask, settings_of
 from homolog.training.run_settings import by_device
 from homolog.words import counted
 from homolog.writing import file_digest
@@ -157,7 +157,7 @@ class Cells:
         self.recipe = by_device(plan.numbers.recipe, device)
         cls = learned_task(plan.numbers.task)
         self.metric = cls.best_metric
-        self.task: LearnedTask = cls(cls.Config())
+        self.task: LearnedTask = cls(_task_settings(cls, plan.arms[0]))
         self.parts = divide(store, self.task, plan)
         self.all = tuple(
             Cell(arm, count, seed, parts, parts.labelled(count, seed))
@@ -373,6 +373,7 @@ class Cells:
         first = {cell.arm.name: cell for cell in reversed(self.all)}
         for arm in self.plan.arms:
             cell = first[arm.name]
+            self._check_task(arm)
             if arm.carry:
                 _check_propagation(arm)
             if arm.method or arm.carry:
@@ -380,6 +381,23 @@ class Cells:
                 self.finetune_settings(cell, SCRATCH)
             else:
                 self.finetuning(cell)
+
+    def _check_task(self, arm: Arm) -> None:
+        """Raise ConfigError where an arm learns another thing than the first."""
+        cls, name = type(self.task), self.plan.numbers.task
+        if arm.carry and not cls.takes_label_maps:
+            raise ConfigError(
+                f"the arm {arm.name!r} carries label maps from patient to patient, "
+                f"which {name} does not learn from."
+            )
+        own = cls(_task_settings(cls, arm))
+        cards = self.store.cards
+        if [own.usable(c) for c in cards] != [self.task.usable(c) for c in cards]:
+            raise ConfigError(
+                f"the arm {arm.name!r} learns from other cases than "
+                f"{self.plan.arms[0].name!r}: give all arms the same settings of what "
+                "is learnt."
+            )
 
     def remarks(self) -> list[str]:
         """What a reader of the table must know of encoders made elsewhere.
@@ -443,12 +461,23 @@ def _network(cells: Cells, cell: Cell) -> dict[str, Any]:
     else:
         own = dict(cells.finetune_settings(cell, SCRATCH)["backbone"])
     name = str(own.pop("name"))
-    channels = cells.parts[0].pool[0].channels
+    channels = cells.task.channels(cells.parts[0].pool[0])
     try:
         built = build(name, {**own, "in_channels": channels})
     except (ValueError, TypeError):  # a card of another version
         return {}
     return {"name": name, **to_dict(built.config)}
+
+
+def _task_settings(cls: type[LearnedTask], arm: Arm) -> Any:
+    """What an arm's fine-tuning is told of the task."""
+    own = {**arm.finetune}
+    for name in ("training", "backbone", "recipe"):
+        own.pop(name, None)
+    table = own.pop("task", {})
+    return settings_of(
+        cls.Config, {**own, **table}, where=f"[arms.{arm.name}] finetune"
+    )
 
 
 def _check_propagation(arm: Arm) -> None:
@@ -469,7 +498,8 @@ def divide(store: Store, task: LearnedTask, plan: Plan) -> tuple[Parts, ...]:
     usable = [card for card in store.cards if task.usable(card)]
     own = {card.id for card in usable}
     if not own:
-        raise UnusableInput(f"{store.path} has no case with labels to compare on.")
+        why = task.why_none(store.cards)
+        raise UnusableInput(f"{store.path} has nothing to compare on: {why}")
     patients = patients_of(store.cards)
     if numbers.folds:
         tests = [set(part) for part in folds(usable, numbers.folds, plan.seed)]
@@ -478,7 +508,7 @@ def divide(store: Store, task: LearnedTask, plan: Plan) -> tuple[Parts, ...]:
         if numbers.test_patients >= many:
             raise UnusableInput(
                 f"{numbers.test_patients} test patients are asked for, but only {many} "
-                f"of {store.path} have labels, and some must be learnt from."
+                f"of {store.path} can be scored, and some must be learnt from."
             )
         tests = [set(nested_count(usable, numbers.test_patients, plan.seed))]
     else:

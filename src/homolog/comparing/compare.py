@@ -16,6 +16,7 @@ from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Started
 from homolog.memory import free_bytes
 from homolog.store.store import Store
+from homolog.words import metric_title
 from homolog.writing import FileLock, make_folder
 
 # What a run may take on a CPU where nobody says how many there are at a time.
@@ -138,7 +139,7 @@ def opening(cells: Cells, parallel: int, threads: int) -> list[str]:
 
 def table_lines(summary: dict[str, Any]) -> list[str]:
     """The table for people."""
-    metric = str(summary["metric"])
+    metric = metric_title(str(summary["metric"]))
     head = (
         f"{'arm':<18}{'patients':>9}{metric:>9}{'95 % interval':>17}"
         f"{'against':>12}{'difference':>12}{'95 % interval':>18}{'p (Holm)':>10}"
@@ -158,7 +159,7 @@ def table_lines(summary: dict[str, Any]) -> list[str]:
     done, total = summary["done"], summary["cells"]
     lines.append(
         f"{done} of {total} cells, {summary['test_patients']} test patients; intervals "
-        "over test patients."
+        "over test patients; positive differences are better."
     )
     for trouble in summary["failed"]:
         lines.append(f"no result: {trouble['cell']}: {trouble['sentence']}")

@@ -105,7 +105,9 @@ class Arm:
 class Numbers:
     """How much is compared; the plain settings of a plan."""
 
-    task: str = option("segment", "What is learnt: segment or classify.")
+    task: str = option(
+        "segment", "What is learnt: segment, classify, detect or translate."
+    )
     patients: tuple[int | str, ...] = option(
         (1, 2, 5, ALL), "Numbers of labelled patients.", minimum=1
     )

@@ -38,9 +38,9 @@ def write_report(summary: Summary, out: Path) -> Path:
     curves = learning_curves(summary)
     page.charts(curves, difference_curves(summary))
     page.note(
-        "Dots are means over test patients and seeds, whiskers 95 % intervals over "
-        "test patients (bootstrap). Differences are paired: the same patient, the mean "
-        "over seeds first."
+        f"{direction(summary)} Dots are means over test patients and seeds, whiskers "
+        "95 % intervals over test patients (bootstrap). Differences are paired: the "
+        "same patient, the mean over seeds first; positive ones are better."
     )
     _table(page, summary)
     _speed(page, summary)
@@ -65,6 +65,12 @@ def lead(summary: Summary) -> str:
         "labelled patients with the same number of steps; no pretraining saw a test "
         f"patient, and no case beside those counted chose weights.{state}"
     )
+
+
+def direction(summary: Summary) -> str:
+    """Which way is better, such as ``PSNR (dB): higher is better.``."""
+    better = "lower" if summary.get("lower_is_better") else "higher"
+    return f"{metric_title(str(summary['metric']))}: {better} is better."
 
 
 def learning_curves(summary: Summary, width: int = 640, height: int = 300) -> str:
@@ -217,10 +223,17 @@ def _table(page: Page, summary: Summary) -> None:
     page.note(
         "Differences whose interval over patients lies above 0 are stressed. The "
         "interval over patients and seeds is what another sample of both would give "
-        "(two crossed random effects): with few seeds it is wide. p: Wilcoxon's "
-        "signed-rank test over patients, corrected by Holm for the number of rows. "
-        "better: test patients on which the arm is ahead."
+        "(two crossed random effects): with few seeds it is wide. p: "
+        f"{_test(summary)}, corrected by Holm for the number of rows. better: test "
+        "patients on which the arm is ahead."
     )
+
+
+def _test(summary: Summary) -> str:
+    """What the p values are of."""
+    if summary.get("of_sets"):
+        return "by drawing patients anew, as one score is of all of them together"
+    return "Wilcoxon's signed-rank test over patients"
 
 
 def _who(entry: Mapping[str, Any]) -> str:

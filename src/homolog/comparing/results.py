@@ -64,6 +64,7 @@ class Results:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     classes: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
+    set_classes: dict[str, dict[str, float]] = field(default_factory=dict)
     draws: dict[str, Scores] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Results:
             raise JobError(f"{work.folder} has no score of the case {missing[0]!r}.")
         self.scores[cell.name], self.classes[cell.name] = {}, {}
         for case, own in by_case.items():
-            value = self._score(own)
+            value = None if self.cells.task.of_sets else self._score(own)
             if value is not None:
                 self.scores[cell.name][case] = value
             self.classes[cell.name][case] = {
@@ -117,6 +118,12 @@ class Results:
         if value is None:
             return
         self.whole[cell.name] = value
+        found = self.cells.task.summarise(rows).get("classes") or {}
+        self.set_classes[cell.name] = {
+            str(name): float(scores[self._name])
+            for name, scores in found.items()
+            if scores.get(self._name) is not None
+        }
         names = [self._patients[str(row["case"])] for row in rows]
         self.draws[cell.name] = resampled(rows, names, self._score, cell.parts.fold)
 
@@ -163,6 +170,8 @@ class Results:
             "store_hash": self.cells.store.hash,
             "task": self.cells.plan.numbers.task,
             "metric": self._name,
+            "lower_is_better": self._sign < 0,
+            "of_sets": self.cells.task.of_sets,
             "settings": to_dict(self.cells.plan.numbers),
             "seeds": list(self.cells.plan.seeds),
             "arms": [self._arm(arm.name) for arm in self.cells.plan.arms],
@@ -360,6 +369,8 @@ class Results:
                     own.setdefault((name, self._patients[case]), []).append(value)
             for (name, _), values in own.items():
                 means.setdefault(name, []).append(float(np.mean(values)))
+            for name, value in self.set_classes.get(cell.name, {}).items():
+                means.setdefault(name, []).append(value)
         return {name: _rounded(float(np.mean(means[name]))) for name in sorted(means)}
 
     def _curve(self, cells: Sequence[Cell]) -> tuple[list[int], list[float]]:

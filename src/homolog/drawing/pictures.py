@@ -222,11 +222,12 @@ def with_rectangle(
     result = _inked(_inked(picture, 0.6 * drawn(3.2), (0, 0, 0)), drawn(1.6), colour)
     if words:
         line = words_on_black(words, result.shape[1], colour)
-        y = min(max(0, round(top) - LINE), result.shape[0] - LINE)
-        x = min(max(0, round(left)), result.shape[1] - 1)
-        room = result[y : y + LINE, x:]
-        ink = line[:, : room.shape[1]]
-        result[y : y + LINE, x:] = np.where(ink.max(-1, keepdims=True) > 0.1, ink, room)
+        used = np.flatnonzero(line.any((0, 2)))
+        line = line[:, : int(used[-1]) + 2] if len(used) else line[:, :0]
+        y = min(max(0, round(top) - LINE), max(0, result.shape[0] - LINE))
+        x = min(max(0, round(left)), max(0, result.shape[1] - line.shape[1]))
+        room = result[y : y + LINE, x : x + line.shape[1]]
+        room[:] = line[: room.shape[0], : room.shape[1]]
     return result
 
 

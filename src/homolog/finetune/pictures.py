@@ -25,8 +25,8 @@ from homolog.training.validation import preview_look
 
 _WHITE = (1.0, 1.0, 1.0)
 _TINT = 0.15  # of a label over the scan
-# Predicted boxes drawn at most, the surest, and those at least so sure.
-_BOXES, _LEAST = 12, 0.2
+# Predicted boxes that are drawn: the surest, so many more than there are true ones.
+_MORE, _LEAST = 2, 0.05
 _TRUE = (1.0, 1.0, 1.0)
 _FOUND = (0.9, 0.62, 0.0)
 
@@ -100,7 +100,7 @@ class CasePicture:
             row for c in classes for row in zip(c["scores"], c["boxes"], strict=True)
         ]
         ranked = sorted(found, key=lambda row: -row[0])
-        told = [row for row in ranked if row[0] >= _LEAST][:_BOXES]
+        told = [row for row in ranked if row[0] >= _LEAST][: len(true) + _MORE]
         depth = case.card.shape[0]
         crossed = np.zeros(depth, bool)
         for box in true if len(true) else [np.array(edges) for _, edges in told]:

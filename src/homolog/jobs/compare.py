@@ -24,12 +24,17 @@ class Config:
     homolog compare store --methods scratch,carried,s2dc --patients 1,2,all --out T
     homolog compare store --methods scratch,ours=runs/pre --steps 300 --out T
     homolog compare store --plan plan.toml --out T
+    homolog compare store --task detect --methods scratch,s2dc --patients all --out T
 
     Every arm learns from the same patients (fewer lie within more), with the same
     number of steps and seeds, and is tested on the same test patients, which no
     pretraining sees either. No labelled case beside those counted chooses weights: the
     last ones, or their average, are kept. Methods that use labels are pretrained with
     the labels of the counted patients alone.
+
+    Segmentations are compared by Dice, classes by AUC, boxes by AP50, images that are
+    made by PSNR: each task has its own score. Patients are what is resampled, also
+    where a score (AUC, AP50) is one of many patients together.
 
     Ctrl-C, or a power cut, loses nothing: the same words go on. A changed plan repeats
     only what it changes. A failed cell is told, and the rest goes on.
@@ -106,7 +111,10 @@ class Config:
         None, "Settings to start from: cpu, gpu, auto.", metavar="R", empty="auto"
     )
     task: str | None = option(
-        None, "What is learnt: segment or classify.", metavar="T", empty="segment"
+        None,
+        "What is learnt: segment, classify, detect or translate.",
+        metavar="T",
+        empty="segment",
     )
     marks: int | None = option(
         None,

@@ -268,7 +268,12 @@ class LearnedTask(Task):
 
     Attributes:
         Config: A LearnedConfig.
-        best_metric: The validation metric that decides which weights are kept.
+        best_metric: The validation metric that decides which weights are kept; with a
+            leading ``-`` lower is better.
+        of_sets: Whether it is a score of many cases together (average precision), so
+            that cases have none by themselves and their mean would be another thing.
+        takes_label_maps: Whether label maps teach it: maps carried from one patient to
+            others can.
         lacking: What to do where no case of a store is usable.
         RECIPES: ``cpu``, ``gpu`` -> nested overrides with the keys ``task``,
             ``backbone`` (with ``name``), ``training``; and ``pretrained``, further
@@ -284,6 +289,8 @@ class LearnedTask(Task):
     joins: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     best_metric: ClassVar[str] = ""
+    of_sets: ClassVar[bool] = False
+    takes_label_maps: ClassVar[bool] = True
     lacking: ClassVar[str] = (
         "give label maps to: homolog prepare SCANS --labels DIR --out STORE, or "
         "classes of whole scans, or boxes, in a manifest"

@@ -29,9 +29,11 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.runs.comparisons import (
     HEAD,
+    TASKS,
     CompareWish,
     Comparison,
     read_comparison,
+    teaching,
 )
 from homolog.gui.runs.control import ask_to_stop
 from homolog.gui.runs.training_screen import (
@@ -240,9 +242,9 @@ class ComparePage(QWidget):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.explained = text_label("How to read the table")
         self.explained.setText(
-            "Means over test patients and seeds. Differences are paired by test "
-            "patient, with their 95 % interval over patients; Ahead: on how many of "
-            "them it is better."
+            "Means over test patients and seeds. Differences, positive ones are "
+            "better, are paired by test patient, with their 95 % interval over "
+            "patients; Ahead: on how many of them it is better."
         )
         self.notes = text_label("What went wrong")
         self.buttons = ActionButtons(_BUTTONS, self.act, ("resume", "stop"))
@@ -288,6 +290,7 @@ class CompareForm(QWidget):
         self._busy = False
         self._build()
         hub.schema_ready.connect(lambda _: self._fill_arms())
+        hub.schema_ready.connect(lambda _: self._fill_tasks())
 
     def shown(self, store: str = "") -> None:
         """It came to front: read lists anew; perhaps choose a store."""
@@ -304,6 +307,7 @@ class CompareForm(QWidget):
         ticked = [str(item.data(_PATH)) for item in self._items() if _is_on(item)]
         path = self.store.currentData()
         return CompareWish(
+            task=str(self.task.currentData() or "segment"),
             store=next((s for s in self.stores if str(s.path) == path), None),
             methods=tuple(name for name in ticked if name not in self._encoders),
             encoders=tuple(self._encoders[n] for n in ticked if n in self._encoders),
@@ -380,11 +384,29 @@ class CompareForm(QWidget):
         )  # fmt: skip
 
     def _got_stores(self, stores: Sequence[StoreChoice]) -> None:
-        self.stores = sorted(stores, key=lambda s: not s.labelled)
+        self.stores = list(stores)
+        self._list_stores()
+
+    def _list_stores(self) -> None:
+        """Those that teach the task first."""
+        task = str(self.task.currentData() or "segment")
+        found = sorted(self.stores, key=lambda s: not teaching(s, task))
         kept = self._kept or self.store.currentData()
-        fill(self.store, [(s.title, str(s.path)) for s in self.stores], kept)
+        chosen = next((s for s in found if str(s.path) == kept), None)
+        if not self._kept and chosen is not None and not teaching(chosen, task):
+            kept = None  # another one teaches it
+        fill(self.store, [(s.title, str(s.path)) for s in found], kept)
         self._kept = None
         self.refresh()
+
+    def _fill_tasks(self) -> None:
+        """All tasks that are learnt, by their titles."""
+        tasks = (self.hub.schema or {}).get("tasks", {})
+        learnt = [(str(told.get("title") or name), name)
+                  for name, told in tasks.items() if told.get("learned")]  # fmt: skip
+        known = [entry for entry in learnt if entry[1] in TASKS]
+        usual = [(title, name) for name, title in TASKS.items()]
+        fill(self.task, known or usual, self.task.currentData() or "segment")
 
     def _got_encoders(self, encoders: Sequence[ModelChoice]) -> None:
         self._encoders = {str(e.path): e for e in encoders}
@@ -438,6 +460,8 @@ class CompareForm(QWidget):
 
     def _build(self) -> None:
         self.store = narrow(QComboBox())
+        self.task = narrow(QComboBox())
+        self._fill_tasks()
         self.arms = QListWidget()
         self.arms.setMinimumHeight(150)
         self.arms.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -456,6 +480,7 @@ class CompareForm(QWidget):
         self.words = sentence("What is missing", lines=3)
         self._lay_out()
         self.store.currentIndexChanged.connect(lambda: self.refresh())
+        self.task.currentIndexChanged.connect(lambda: self._list_stores())
         self.arms.itemChanged.connect(lambda _: self.refresh())
         for line in (self.patients, self.name):
             line.textEdited.connect(lambda: self.refresh())
@@ -475,7 +500,9 @@ class CompareForm(QWidget):
         column.addWidget(back)
         column.addWidget(lead)
         rows: tuple[tuple[str, QWidget, str], ...] = (
-            ("Store", self.store, "Scans with labels of some patients"),
+            ("Store", self.store, "Scans that teach the task, those first"),
+            ("What is learnt", self.task, "Segmentations are scored by Dice, classes "
+             "by AUC, boxes by AP50, images that are made by PSNR"),
             ("Ways to begin", self.arms, "Tick at least two; methods are pretrained "
              "here, on all scans but the test patients'"),
             ("Labelled patients", self.patients, "Numbers with commas; all: as many as "

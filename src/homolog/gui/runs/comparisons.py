@@ -18,7 +18,7 @@ from homolog.gui.shared.runs import state_words
 from homolog.json_files import read_object
 from homolog.runs.jobs import command_words
 from homolog.runs.run import Run
-from homolog.words import counted, duration
+from homolog.words import counted, duration, metric_title
 from homolog.writing import is_locked
 
 SUMMARY = "comparison.json"
@@ -160,8 +160,9 @@ def _tip(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"({entry['cases']:g} scans), {counted(entry['seeds'], 'seed')}",
     ]
     if entry["low"] is not None:
+        metric = metric_title(str(summary["metric"]))
         lines.append(
-            f"{summary['metric']} {entry['mean']:.3f}, over test patients "
+            f"{metric} {entry['mean']:.3f}, over test patients "
             f"{entry['low']:.3f} to {entry['high']:.3f} (95 %)"
         )
     if entry["difference"] is not None:
@@ -173,9 +174,38 @@ def _tip(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
             f"{entry['both_high']:+.3f}"
         )
     if entry["p_holm"] is not None:
-        lines.append(f"p {entry['p_holm']:.3g} (Wilcoxon, corrected by Holm)")
+        how = "patients drawn anew" if summary.get("of_sets") else "Wilcoxon"
+        lines.append(f"p {entry['p_holm']:.3g} ({how}, corrected by Holm)")
     lines += [f"{n}: {v:.3f}" for n, v in entry["classes"].items() if v is not None]
     return "\n".join(lines)
+
+
+# Tasks that can be compared, until the engine has told its own names of them.
+TASKS = {
+    "segment": "Segmentation", "classify": "Classification", "detect": "Detection",
+    "translate": "Image to image",
+}  # fmt: skip
+# What a scan must have to teach a task, and to be tested on.
+_WANTS = {
+    "segment": "a label map to learn or to test on",
+    "classify": "a class to learn or to test on",
+    "detect": "boxes (or a label map to make some of) to learn or to test on",
+    "translate": (
+        "several channels, of which the last is made from the others; a low dose is "
+        "compared on the command line, with --set dose=20"
+    ),
+}
+
+
+def teaching(store: StoreChoice, task: str) -> int:
+    """How many scans of a store teach a task."""
+    if task == "classify":
+        return store.classed
+    if task == "detect":
+        return store.boxed or store.labelled
+    if task == "translate":
+        return store.cases if len(store.channels) > 1 else 0
+    return store.labelled
 
 
 @dataclass(frozen=True)
@@ -183,7 +213,7 @@ class CompareWish:
     """What a new comparison is asked for.
 
     Attributes:
-        store: With labelled scans.
+        store: With scans that teach the task.
         methods: Pretrained by it, in order; ``scratch`` and ``carried`` too.
         encoders: Ready ones.
         patients: ``"1,2,5,all"``.
@@ -192,6 +222,7 @@ class CompareWish:
         pretrain_steps: Of each pretraining; 0: the recipe's.
         test_patients: Drawn by the seed; 0: the store's test split.
         device: Where it computes.
+        task: What is learnt.
     """
 
     store: StoreChoice | None
@@ -203,6 +234,7 @@ class CompareWish:
     pretrain_steps: int = 0
     test_patients: int = 0
     device: str = "auto"
+    task: str = "segment"
 
     @property
     def stem(self) -> str:
@@ -214,6 +246,7 @@ class CompareWish:
         """Of the run."""
         given = {
             "store": str(self.store.path.resolve()) if self.store else "",
+            "task": None if self.task == "segment" else self.task,
             "methods": ",".join((*self.methods, *arm_names(self.encoders))),
             "patients": self.patients.replace(" ", ""),
             "seeds": self.seeds,
@@ -234,11 +267,13 @@ class CompareWish:
     def problem(self) -> str:
         """Why it cannot be started; empty when it can."""
         if self.store is None:
-            return "Choose a store with labelled scans."
+            return "Choose a store."
         if self.store.problem:
             return f"The store {self.store.name} cannot be used: {self.store.problem}"
-        if not self.store.labelled:
-            return f"No scan of {self.store.name} has labels to learn or to test on."
+        if not teaching(self.store, self.task):
+            return f"No scan of {self.store.name} has {_WANTS[self.task]}."
+        if "carried" in self.methods and self.task in ("classify", "translate"):
+            return "Labels are carried as label maps, which teach no such task."
         if len(self.methods) + len(self.encoders) < 2:
             return "Tick at least two ways to begin, such as scratch and a method."
         odd = [e.name for e in self.encoders if set(str(e.path)) & {",", "="}]
@@ -246,7 +281,10 @@ class CompareWish:
             return f"The folder of {odd[0]} has a comma or = in its name: rename it."
         try:
             config = self.config()
-            make_plan({}, methods=config["methods"], patients=config["patients"])
+            make_plan(
+                {}, methods=config["methods"], patients=config["patients"],
+                task=self.task,
+            )  # fmt: skip
         except ConfigError as error:
             text = str(error)
             return text[:1].upper() + text[1:]

@@ -35,6 +35,7 @@ from homolog.gui.shared.runs import (
     log_safe,
     smoothed,
 )
+from homolog.words import metric_title
 
 DRAW_MS = 250
 
@@ -183,7 +184,7 @@ def legend_of(curves: Sequence[Curve]) -> str:
     parts, place = [], 0
     for curve in curves:
         sample = "╌╌" if curve.role == "part" else "━━"
-        colour, name = colour_of(curve, place), html.escape(curve.name)
+        colour, name = colour_of(curve, place), html.escape(metric_title(curve.name))
         parts.append(f'<span style="color:{colour}">{sample}</span>&nbsp;{name}')
         place += curve.role != "earlier"
     return " &nbsp; ".join(parts)

@@ -87,7 +87,7 @@ def fit_table(table: QTableWidget) -> None:
     height = 2 * metrics.lineSpacing() + 10
     if rows.defaultSectionSize() != height:
         rows.setDefaultSectionSize(height)
-    wide = metrics.horizontalAdvance("dice 0.000") + 34
+    wide = metrics.horizontalAdvance("PSNR 00.00 dB") + 34
     if table.columnWidth(2) != wide:
         table.horizontalHeader().resizeSection(2, wide)
 

@@ -695,19 +695,24 @@ def result_layer(
     return data, attributes, kind
 
 
-def image_layer(path: Path, name: str, layer: Any = None) -> LayerData:
+def image_layer(
+    path: Path, name: str, layer: Any = None, *, alike: bool = False
+) -> LayerData:
     """An image that was made of a scan as a layer, on the grid of the scan's layer.
 
     Args:
         path: The image.
         name: Of the new layer.
         layer: The scan's layer, where it is open.
+        alike: Whether its values mean the same: it is shown with the same contrast.
     """
     data, attributes, kind = volume_layer(read_scan(path))
     if layer is not None and tuple(data.shape) == shape_of(layer):
         on = derived_attributes(layer, name)
         data = data.reshape(layer.data.shape)
         attributes = {**attributes, **on}
+    if alike and layer is not None:
+        attributes["contrast_limits"] = tuple(map(float, layer.contrast_limits))
     return data, {**attributes, "name": name}, kind
 
 

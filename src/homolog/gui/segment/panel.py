@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,9 +353,8 @@ class ScanBox(HelperBox):
         elif scan is None:
             tell(self.scan, "Select a scan in the layer list, or drop files below.")
         else:
-            spacing = spacing_text(scan.spacing_mm)
             kind = "modality unknown" if scan.modality == "OTHER" else scan.modality
-            tell(self.scan, f"{scan.name}: {kind}, {spacing}")
+            tell(self.scan, f"{scan.name}: {kind}, {_size(scan)}")
         self._show_start()
         able = tool.model is not None and not tool.trouble and scan is not None
         self.start.setEnabled(able and not self.busy)
@@ -428,8 +428,9 @@ class ScanBox(HelperBox):
         tell(self.words, "Reading the result...")
         if model.translates:
             in_background(
-                image_layer, Path(result["predicted"][0]["image"]),
-                f"{layer.name} {model.name}", layer, owner=self,
+                partial(image_layer, alike=model.keeps_values),
+                Path(result["predicted"][0]["image"]),
+                f"{layer.name}: {model.makes} made by {model.name}", layer, owner=self,
                 done=self._show_image, failed=lambda error: self.fail(str(error)),
             )  # fmt: skip
             return
@@ -443,7 +444,9 @@ class ScanBox(HelperBox):
     def _found(self, layer: Any, model: ModelChoice, entry: Mapping[str, Any]) -> None:
         count = len(entry["boxes"])
         if not count:
-            self.end(f"✓ {layer.name}: no box was found.")
+            least = model.least_score
+            of = "" if least is None else f" with a score of {least:.2f} or more"
+            self.end(f"✓ {layer.name}: no box was found{of}.")
             return
         tell(self.words, "Reading the result...")
         in_background(
@@ -467,7 +470,7 @@ class ScanBox(HelperBox):
         added = add_to(self._hub.viewer, made)[0]
         if before is not None and before in layers:
             layers.selection.active = before
-        self.end(f"✓ {added.name} was added.")
+        self.end(f"✓ {added.name}. A model made this image; it was not acquired.")
 
     def _show_result(self, scan: Any, made: LayerData) -> None:
         layers = self._hub.viewer.layers
@@ -478,6 +481,13 @@ class ScanBox(HelperBox):
             layers.selection.active = before
         self.end(f"✓ {added.name} was added; its classes are listed below.")
         self.segmented.emit(added)
+
+
+def _size(scan: ScanRef) -> str:
+    """Voxel size; of a picture that says none its pixels, not a made-up millimetre."""
+    if scan.shape[0] == 1 and set(scan.spacing_mm) == {1.0}:
+        return f"{scan.shape[2]} x {scan.shape[1]} pixels of unknown size"
+    return spacing_text(scan.spacing_mm)
 
 
 def _scans_and_folder(layers: Sequence[Any], scratch: Path) -> tuple[str, Path]:

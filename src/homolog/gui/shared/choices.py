@@ -309,6 +309,25 @@ class ModelChoice:
         return f"{target} from {listed(names)}" if names else str(target)
 
     @property
+    def makes(self) -> str:
+        """What a translator makes, for the name of the image: no scan was so taken."""
+        told = (self.card.get("task_spec") or {}).get("translation") or {}
+        name = str(told.get("name") or told.get("modality") or "image")
+        return f"full dose {name}" if told.get("dose") else name
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether what a translator makes is meant as its input is: same unit."""
+        told = (self.card.get("task_spec") or {}).get("translation") or {}
+        return bool(told.get("dose"))
+
+    @property
+    def least_score(self) -> float | None:
+        """The score from which on a detector tells a box; None where it tells all."""
+        found = (self.card.get("task_spec") or {}).get("threshold")
+        return None if found is None else float(found)
+
+    @property
     def _channel_names(self) -> list[str]:
         """What the scans are called that it takes together; empty where nobody says."""
         spec = self.card.get("task_spec") or {}
@@ -350,7 +369,8 @@ class ModelChoice:
             size = learnt.spacing.text
         elif learnt.remark:
             size = "a voxel size that it does not say"
-        data = f"Trained on {listed(self.modalities) or 'scans'} at {size}"
+        kinds = listed([m for m in self.modalities if m != "OTHER"]) or "scans"
+        data = f"Trained on {kinds} at {size}"
         if self.window:
             data += f", seeing {lengths_text(self.window, 'voxels')} at once"
         parts.append(data + ".")

@@ -36,7 +36,7 @@ from homolog.events import (
 )
 from homolog.json_files import read_object
 from homolog.runs.run import Run
-from homolog.words import human_bytes
+from homolog.words import human_bytes, metric_unit, score_words
 
 # Which points of a curve are drawn: few, but with every peak; no Qt.
 
@@ -723,7 +723,7 @@ class RunStory:
             phase_index=progress.index if progress else 0,
             phase_total=progress.total if progress else 0,
             losses=_curves(self._losses, "part"),
-            validation=_curves(self._validation, "validation"),
+            validation=_curves(_of_one_unit(self._validation), "validation"),
             monitors=tuple(readings({k: list(v) for k, v in self._monitors.items()})),
             device=device_words(self._details, plan),
             preview=self._preview,
@@ -735,11 +735,18 @@ class RunStory:
         )
 
 
+def _of_one_unit(series: dict[str, Series]) -> dict[str, Series]:
+    """Those that can share an axis with the first, which decides (dB, or shares)."""
+    units = {name: metric_unit(name) for name in series}
+    first = next(iter(units.values()), "")
+    return {name: found for name, found in series.items() if units[name] == first}
+
+
 def best_words(metrics: dict[str, float], index: int) -> str:
-    """``"dice 0.812 at step 40"``: the first metric, which decides."""
+    """``"Dice 0.812 at step 40"``: the first metric, which decides."""
     for name, value in metrics.items():
         if value == value:
-            return f"{name} {value:.3f} at step {index}"
+            return f"{score_words(name, value)} at step {index}"
     return ""
 
 

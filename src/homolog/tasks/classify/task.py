@@ -80,6 +80,8 @@ class Classify(LearnedTask):
     Config: ClassVar[type] = ClassifyConfig
     title: ClassVar[str] = "Classification"
     best_metric: ClassVar[str] = "auc"
+    of_sets: ClassVar[bool] = True
+    takes_label_maps: ClassVar[bool] = False
     joins: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
     SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES

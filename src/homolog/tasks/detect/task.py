@@ -226,6 +226,7 @@ class Detect(LearnedTask):
     Config: ClassVar[type] = DetectConfig
     title: ClassVar[str] = "Detection"
     best_metric: ClassVar[str] = "ap50"
+    of_sets: ClassVar[bool] = True
     joins: ClassVar[bool] = True
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
     SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES

@@ -210,6 +210,7 @@ class Translate(LearnedTask):
     Config: ClassVar[type] = TranslateConfig
     title: ClassVar[str] = "Image to image"
     best_metric: ClassVar[str] = "psnr"
+    takes_label_maps: ClassVar[bool] = False
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {**RECIPES, **PUBLISHED}
     SOURCES: ClassVar[Mapping[str, Sources]] = SOURCES
     lacking: ClassVar[str] = (
