@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
-from homolog.feed.places import Places
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
@@ -49,6 +48,9 @@ from homolog.views.view import (
     is_partner,
     phase_at,
 )
+
+if TYPE_CHECKING:
+    from homolog.feed.places import Places
 
 # The samples of one step put together: what travels to the device at once.
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,6 @@ from homolog.distributed import world
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
 from homolog.feed.batches import Feed, feed_threads
-from homolog.feed.places import Search
 from homolog.feed.reading import CaseRef
 from homolog.finetune.pictures import CasePicture
 from homolog.finetune.settings import (
@@ -59,6 +58,9 @@ from homolog.training.stepping import resolve_precision
 from homolog.training.validation import evaluating, score_of
 from homolog.words import counted, times
 from homolog.writing import write_json
+
+if TYPE_CHECKING:
+    from homolog.feed.places import Search
 
 # What a run described when it began: a resumed one goes on with the same classes.
 _TASK_FILE = "task.json"

@@ -44,10 +44,8 @@ from homolog.scans.dicom.labels import (
 from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
 from homolog.scans.dicom.stacks import Series
 from homolog.scans.dicom.straighten import StraightGrid
-from homolog.scans.formats.mgh import mgh_values, read_mgh
-from homolog.scans.formats.pictures import picture_values, read_picture
+from homolog.scans.formats import format_of, is_zarr, zarr_format
 from homolog.scans.formats.slicer import SEGMENTS, one_map, segments_in, segments_of
-from homolog.scans.formats.zarrs import is_zarr, iter_zarr, read_zarr, zarr_values
 from homolog.scans.nifti import (
     FAR_MM,
     NiftiHeader,
@@ -357,8 +355,7 @@ def _of_segments(header: ScanHeader) -> ScanHeader:
 
 def _stated_header(path: Path, kind: str) -> ScanHeader:
     """The header of a FreeSurfer volume, a zarr or a picture, by their own readers."""
-    read = {"mgh": read_mgh, "zarr": read_zarr, "image2d": read_picture}[kind]
-    stated = read(path)
+    stated = format_of(kind).read(path)
     problems = list(stated.problems)
     if kind != "image2d" and stated.channels > 1:
         text = f"{stated.channels} numbers per voxel, not one."
@@ -589,7 +586,7 @@ def iter_values(
         yield from iter_voxels(_plan(header.path))
         return
     if header.kind == "zarr" and header.channels == header.frames == 1:
-        yield from iter_zarr(header.path)
+        yield from zarr_format().pieces(header.path)
         return
     values, found = _values(header)
     if remarks is not None:
@@ -645,11 +642,7 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         return whole[..., 0], []
     if header.kind in ("nrrd", "metaimage"):
         return read_voxels(_plan(path)).reshape(header.shape), []
-    if header.kind == "mgh":
-        return mgh_values(path), []
-    if header.kind == "zarr":
-        return zarr_values(path), []
-    array, remarks = picture_values(path, header.channels)
+    array, remarks = format_of(header.kind).values(path, header.channels)
     return array.reshape(header.shape), remarks
 
 

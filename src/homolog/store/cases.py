@@ -26,7 +26,7 @@ from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
 from homolog.scans.channels import read_channels
 from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.formats.zarrs import is_zarr
+from homolog.scans.formats import is_zarr
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,6 @@ from homolog.distributed import (
 )
 from homolog.errors import JobError
 from homolog.events import Event, Job, Note, Request, Saved, Started, Step, Stopped
-from homolog.feed.places import Search
 from homolog.json_files import Shape
 from homolog.model_files.folder import INFO as INFO_FILE
 from homolog.model_files.folder import SavedState, load_state, save_state
@@ -73,6 +72,9 @@ from homolog.training.validation import (
     evaluating,
 )
 from homolog.writing import put_in_place, write_table, write_text
+
+if TYPE_CHECKING:
+    from homolog.feed.places import Search
 
 _STD_FLOOR = 0.05
 _STD_ONCE, _STD_SHARE = 0.3, 0.2

@@ -22,7 +22,7 @@ _HEADER = 284  # bytes before the voxels
 _USED = 90  # bytes of them that mean something
 
 
-def read_mgh(path: Path) -> Stated:
+def read(path: Path) -> Stated:
     """What a FreeSurfer volume is.
 
     Raises:
@@ -51,13 +51,13 @@ def read_mgh(path: Path) -> Stated:
     )  # fmt: skip
 
 
-def mgh_values(path: Path) -> NDArray[Any]:
-    """(D, H, W) values of a volume of one frame.
+def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
+    """(D, H, W) values of a volume of one frame; no remarks.
 
     Raises:
-        Unsound: As ``read_mgh``, or ``too_large`` for the free memory.
+        Unsound: As ``read``, or ``too_large`` for the free memory.
     """
-    stated, kind = read_mgh(path), _header(path).get_data_dtype()
+    stated, kind = read(path), _header(path).get_data_dtype()
     wanted = int(np.prod(stated.shape)) * kind.itemsize
     check_room(2 * wanted, path)
     found = bytearray()
@@ -67,8 +67,8 @@ def mgh_values(path: Path) -> NDArray[Any]:
         have = max(0, len(found) - _HEADER)
         text = f"{wanted} bytes of voxels expected, {have} found."
         raise Unsound("truncated", text, path)
-    values = np.frombuffer(memoryview(found)[_HEADER:], kind).reshape(stated.shape)
-    return values.astype(kind.newbyteorder("="))
+    voxels = np.frombuffer(memoryview(found)[_HEADER:], kind).reshape(stated.shape)
+    return voxels.astype(kind.newbyteorder("=")), []
 
 
 def _header(path: Path) -> Any:

@@ -39,7 +39,7 @@ _EXIF_ORIENTATION = 0x0112
 _RESOLUTION_MM = {2: 25.4, 3: 10.0}
 
 
-def read_picture(path: Path) -> Stated:
+def read(path: Path) -> Stated:
     """What a picture is; checked to be complete.
 
     Raises:
@@ -75,7 +75,7 @@ def read_picture(path: Path) -> Stated:
     return Stated((z, y, x), affine, dtype, "image2d", channels, 1, (*problems, *more))
 
 
-def picture_values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
+def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
     """Grey values of a picture, (D, H, W) or (H, W), and remarks made on the way.
 
     Args:

@@ -19,22 +19,13 @@ from homolog.geometry.affine import Affine, Index
 from homolog.scans.formats.stated import Stated, mm_of
 from homolog.scans.problems import Problem, Unsound, check_room
 
-_MARKS = (".zgroup", ".zarray", "zarr.json")
 _ABSENT = (
     'zarr files need the package zarr: python -m pip install "napari-homolog[zarr]".'
 )
 _SPACE = "zyx"
 
 
-def is_zarr(folder: Path) -> bool:
-    """Whether a folder is a zarr group or array."""
-    try:
-        return any((folder / mark).is_file() for mark in _MARKS)
-    except OSError:
-        return False
-
-
-def read_zarr(path: Path) -> Stated:
+def read(path: Path) -> Stated:
     """What the image of a zarr folder is.
 
     Raises:
@@ -57,20 +48,20 @@ def read_zarr(path: Path) -> Stated:
     )  # fmt: skip
 
 
-def zarr_values(path: Path) -> NDArray[Any]:
-    """(D, H, W) values of an image of one channel and one time.
+def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
+    """(D, H, W) values of an image of one channel and one time; no remarks.
 
     Raises:
-        Unsound: As ``read_zarr``, ``too_large``, or ``corrupt``.
+        Unsound: As ``read``, ``too_large``, or ``corrupt``.
     """
     array, axes, _ = _opened(path)
     check_room(math.prod(array.shape) * np.dtype(array.dtype).itemsize, path)
-    planes = list(iter_zarr(path))
+    planes = list(pieces(path))
     sizes = dict(zip(axes, array.shape, strict=True))
-    return np.concatenate(planes).reshape(_shape(sizes))
+    return np.concatenate(planes).reshape(_shape(sizes)), []
 
 
-def iter_zarr(path: Path) -> Iterator[NDArray[Any]]:
+def pieces(path: Path) -> Iterator[NDArray[Any]]:
     """The same in flat pieces, a row of chunks at a time."""
     array, axes, _ = _opened(path)
     first = next((i for i, n in enumerate(array.shape) if n > 1), 0)
