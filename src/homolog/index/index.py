@@ -693,6 +693,7 @@ def _case(
         label_names=named.names,
         label_values=named.values,
         channels=candidate.channels,
+        regions=candidate.regions,
     )
 
 

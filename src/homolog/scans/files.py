@@ -366,10 +366,10 @@ def _stated_header(path: Path, kind: str) -> ScanHeader:
     if stated.dtype.startswith("complex"):
         text = "complex numbers, not one real number per voxel."
         problems.append(Problem("complex", text))
-    if stated.affine.shear > SHEAR_LIMIT:
-        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
     if stated.frames > 1:
         problems.append(Problem("4d", _frames_text(stated.frames)))
+    if stated.affine.shear > SHEAR_LIMIT:
+        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
     names = (scan_stem(path), path.parent.name, path.parent.parent.name)
     return ScanHeader(
         path, stated.shape, stated.channels, stated.frames, stated.affine,

@@ -582,6 +582,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     splits = _splits(cards, subjects, old if kept else None, asked)
     contents = _contents(cards, called, recipe, print_, splits)
     contents["splits"] = _draw(asked)
+    if regions := {**old.contents.get("regions", {}), **_regions(asked.cases)}:
+        contents["regions"] = regions
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     yield from _remarks(joined)
     write_json(out / "rejected.json", reasons, end="")
@@ -594,6 +596,11 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
+
+
+def _regions(cases: Sequence[CaseSource]) -> dict[str, list[str]]:
+    """Unions of labels, by names, that a data set wants to be scored as one."""
+    return {n: list(members) for c in cases for n, members in c.regions.items()}
 
 
 def _stayed(kept: Sequence[Card]) -> str:
