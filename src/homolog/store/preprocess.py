@@ -364,7 +364,8 @@ def _within_reach(values: NDArray[Any]) -> NDArray[Any]:
         return values
     if -_REACH <= float(values.min()) and float(values.max()) <= _REACH:
         return values
-    return np.clip(values, -_REACH, _REACH)
+    held: NDArray[Any] = np.clip(values, -_REACH, _REACH)
+    return held
 
 
 def _is_whole(values: NDArray[Any]) -> bool:

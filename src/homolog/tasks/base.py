@@ -499,10 +499,11 @@ def score_labels(
         )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name, values in (regions or {}).items():
-        both = [np.isin(m, list(values)).astype(np.int8) for m in (predicted, truth)]
-        both[1][truth < 0] = -1
+        guess, right = (np.isin(m, list(values)).astype(np.int8)
+                        for m in (predicted, truth))  # fmt: skip
+        right[truth < 0] = -1
         (row,) = score_labels(
-            *both, {1: name}, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+            guess, right, {1: name}, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
         )
         rows.append({**row, "label": "+".join(map(str, values))})
     return [
