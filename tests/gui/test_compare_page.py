@@ -12,6 +12,7 @@ pytest.importorskip("napari")
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
+from steady import moved, places
 
 from homolog.comparing.results import COLUMNS
 from homolog.errors import UnusableInput
@@ -22,6 +23,7 @@ from homolog.gui.runs.comparisons import (
     CompareWish,
     arm_names,
     read_comparison,
+    teaching,
 )
 from homolog.gui.runs.panel import RunsPanel
 from homolog.gui.shared.choices import ModelChoice, StoreChoice
@@ -170,6 +172,43 @@ def test_a_comparison_is_begun_from_a_store(
     assert begun[0].spec["config"]["patients"] == "1,2"
     assert begun[0].folder == home / "runs" / "compare-organs-01"
     qtbot.waitUntil(panel.compared.isVisible, timeout=20_000)
+
+
+def test_what_is_learnt_chooses_among_stores(
+    qtbot, panel: RunsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    organs = StoreChoice(home / "stores" / "organs", cases=6, labelled=6)
+    brains = StoreChoice(home / "stores" / "brains", cases=4, channels=("T1", "T2"))
+    monkeypatch.setattr(compare_page, "list_stores", lambda *_: [organs, brains])
+    monkeypatch.setattr(compare_page, "list_encoders", lambda *_: [])
+    panel.visit({"compare": ""})
+    form = panel.form
+    qtbot.waitUntil(lambda: form.store.count() == 2, timeout=20_000)
+    qtbot.waitUntil(lambda: form.arms.count() == 4, timeout=20_000)
+    form.arms.item(2).setCheckState(Qt.CheckState.Checked)
+    assert form.store.currentText().startswith("organs")
+    before = places(form)
+    form.task.setCurrentIndex(form.task.findData("translate"))
+    assert form.store.currentText().startswith("brains")
+    assert form.start.isEnabled()
+    assert form.wish().config()["task"] == "translate"
+    assert "--task translate" in form.wish().command(home / "x")
+    form.store.setCurrentIndex(form.store.findData(str(organs.path)))
+    assert "has several channels" in form.words.text()
+    assert moved(before, form) == []
+    assert teaching(organs, "detect") == 6  # boxes can be drawn around labels
+    assert teaching(organs, "classify") == 0
+    carried = CompareWish(brains, ("scratch", "carried"), task="translate")
+    assert "label maps" in carried.problem()
+    assert "task" not in CompareWish(organs, ("scratch", "mae")).config()
+
+
+def test_a_score_of_a_whole_set_says_how_it_was_tested(tmp_path: Path) -> None:
+    told = summary(metric="ap50", of_sets=True, task="detect")
+    (tmp_path / SUMMARY).write_text(json.dumps(told))
+    tips = read_comparison(tmp_path).tips
+    assert "AP50 0.400, over test patients" in tips[1]
+    assert "p 0.2 (patients drawn anew, corrected by Holm)" in tips[1]
 
 
 def test_names_of_encoders_fit_a_table(tmp_path: Path) -> None:

@@ -277,6 +277,8 @@ def test_a_detector_shows_boxes_on_the_scan(panel: Any, home: Path) -> None:
     job = helper("predict", 2)
     job.done.emit({"predicted": [{"scan": "x", "boxes": [], "files": []}]})
     assert panel.scan.words.text() == "✓ CT_03: no box was found."
+    assert not panel.boxes.isHidden()
+    assert panel.boxes.table.item(0, 0).text() == "cyst"
 
 
 def test_a_batch_of_a_detector_keeps_both_files(

@@ -51,6 +51,14 @@ def test_a_translator_says_what_it_makes() -> None:
     assert title_of(CARD) == "image to image, resunet"
 
 
+def test_what_is_made_is_named_as_made() -> None:
+    model = ModelChoice(Path("run"), "run", "translate", "resunet", card=CARD)
+    assert (model.makes, model.keeps_values) == ("T2", False)
+    spec = {"translation": {"name": "", "modality": "PET", "dose": 20.0}}
+    low = ModelChoice(Path("r"), "r", "translate", "x", card={"task_spec": spec})
+    assert (low.makes, low.keeps_values) == ("full dose PET", True)
+
+
 def test_it_is_among_the_models_of_the_segment_tab(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "t2" / "model"
     folder.mkdir(parents=True)
@@ -75,6 +83,9 @@ def test_its_image_lies_on_the_layer_of_the_scan(tmp_path: Path) -> None:
     image, on, kind = image_layer(made, "scan T2", layer)
     assert (kind, on["name"], image.shape) == ("image", "scan T2", data.shape)
     assert (on["scale"], on["translate"]) == (layer.scale, layer.translate)
+    layer.contrast_limits = (1.0, 7.0)
+    _, on, _ = image_layer(made, "scan T2", layer, alike=True)
+    assert on["contrast_limits"] == (1.0, 7.0)  # seen as what it was made of
     out = tmp_path / "out"
     out.mkdir()
     assert keep_image(made, out) == out / "scan.nii.gz"

@@ -11,7 +11,7 @@ not is found again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -470,14 +470,11 @@ def _network(cells: Cells, cell: Cell) -> dict[str, Any]:
 
 
 def _task_settings(cls: type[LearnedTask], arm: Arm) -> Any:
-    """What an arm's fine-tuning is told of the task."""
-    own = {**arm.finetune}
-    for name in ("training", "backbone", "recipe"):
-        own.pop(name, None)
-    table = own.pop("task", {})
-    return settings_of(
-        cls.Config, {**own, **table}, where=f"[arms.{arm.name}] finetune"
-    )
+    """What an arm tells the task; what it does not know is refused later."""
+    own = {**arm.finetune, **arm.finetune.get("task", {})}
+    known = {one.name for one in fields(cls.Config)}
+    told = {name: value for name, value in own.items() if name in known}
+    return settings_of(cls.Config, told, where=f"[arms.{arm.name}] finetune")
 
 
 def _check_propagation(arm: Arm) -> None:

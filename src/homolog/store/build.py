@@ -421,6 +421,7 @@ def prepare_store(
     subjects: str = "",
     axes: str = "auto",
     channels: str = "join",
+    straighten: bool = False,
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -437,6 +438,7 @@ def prepare_store(
         subjects: Where in names persons stand, see ``index_sources``.
         axes: As in ``write_store``.
         channels: ``join`` or ``separate``, see ``index_sources``.
+        straighten: See ``index_sources``.
 
     Returns:
         As ``write_store``.
@@ -449,6 +451,7 @@ def prepare_store(
     index = yield from index_sources(
         sources, labels, modality=modality, subjects=subjects, known=known,
         channels=channels, fill_nan=bool(preprocessing and preprocessing.fill_nan),
+        straighten=straighten,
     )  # fmt: skip
     if index.stopped:
         yield Stopped(0)

@@ -364,8 +364,8 @@ def _within_reach(values: NDArray[Any]) -> NDArray[Any]:
         return values
     if -_REACH <= float(values.min()) and float(values.max()) <= _REACH:
         return values
-    held: NDArray[Any] = np.clip(values, -_REACH, _REACH)
-    return held
+    within: NDArray[Any] = np.clip(values, -_REACH, _REACH)
+    return within
 
 
 def _is_whole(values: NDArray[Any]) -> bool:

@@ -499,11 +499,12 @@ def score_labels(
         )  # fmt: skip
     rows: list[dict[str, Any]] = []
     for name, values in (regions or {}).items():
-        guess, right = (np.isin(m, list(values)).astype(np.int8)
-                        for m in (predicted, truth))  # fmt: skip
-        right[truth < 0] = -1
+        found, true = (
+            np.isin(one, list(values)).astype(np.int8) for one in (predicted, truth)
+        )
+        true[truth < 0] = -1
         (row,) = score_labels(
-            guess, right, {1: name}, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+            found, true, {1: name}, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
         )
         rows.append({**row, "label": "+".join(map(str, values))})
     return [

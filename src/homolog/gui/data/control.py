@@ -28,7 +28,7 @@ from homolog.index.index import find_cases
 from homolog.index.manifests import is_manifest
 from homolog.memory import free_bytes
 from homolog.scans.channels import SEVERAL
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import ScanHeader, scan_stem
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of

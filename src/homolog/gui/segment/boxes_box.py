@@ -55,7 +55,7 @@ class BoxesBox(QWidget):
         super().__init__()
         self._hub = hub
         self._watched: Any = None
-        self._due = self._filling = False
+        self._due = self._filling = self._bring = False
         self._boxes: BoxList | None = None
         self.choice = narrow(QComboBox())
         self.choice.currentIndexChanged.connect(lambda _: self._watch())
@@ -111,7 +111,8 @@ class BoxesBox(QWidget):
         self.read_layers()
         self.choice.setCurrentIndex(self.choice.findData(str(layer.unique_id)))
         tell(self.words, _HOW)
-        bring_into_view(self.save)
+        self._bring = True
+        self._soon()
 
     def go_to(self) -> None:
         """Show the middle of the selected box, or of the first."""
@@ -196,6 +197,9 @@ class BoxesBox(QWidget):
         self.table.setFixedHeight(_ROWS_SHOWN * height + extra)
         for part in (self.go, self.copy):
             part.setEnabled(bool(boxes))
+        if self._bring:
+            bring_into_view(self.words)
+            self._bring = False
 
     def _fill_row(self, row: int, box: ScanBox) -> None:
         assert self._boxes is not None
