@@ -365,10 +365,25 @@ def number_type_of_128_bits(folder: Path) -> Built:
     return put(folder / "a.nii", nifti(values(), code=1536, srow=np.eye(3, 4))), None
 
 
-@fault("unsupported")
-def freesurfer_volume(folder: Path) -> Built:
-    header = struct.pack(">7i", 1, 4, 5, 6, 1, 0, 0)
-    return put(folder / "a.mgz", header + bytes(400)), None
+def _freesurfer(frames: int = 1) -> bytes:
+    header = struct.pack(">7ih", 1, 4, 5, 6, frames, 0, 0, 1)
+    header += struct.pack(">15f", 1, 1, 1, *np.diag([-1.0, 1, 1]).ravel(), 0, 0, 0)
+    return header.ljust(284, b"\0") + bytes(range(120)) * frames
+
+
+@fault("4d")
+def freesurfer_volumes_over_time(folder: Path) -> Built:
+    return put(folder / "a.mgh", _freesurfer(3)), None
+
+
+@fault("truncated")
+def freesurfer_volume_cut_off(folder: Path) -> Built:
+    return put(folder / "a.mgh", _freesurfer()[:-7]), None
+
+
+@fault("truncated")
+def packed_freesurfer_volume_cut_off(folder: Path) -> Built:
+    return put(folder / "a.mgz", gzip.compress(_freesurfer())[:-9]), None
 
 
 # ---- geometry ------------------------------------------------------------------------

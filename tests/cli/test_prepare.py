@@ -44,7 +44,14 @@ def test_a_dataset_becomes_a_store_and_the_last_line_says_so(
     status, text, _ = run(phantom_folder, "--out", out, "--json")
     assert status == 0
     said = json.loads(text.splitlines()[-1])
-    facts = {"cases": 8, "labelled": 8, "boxed": 0, "patients": 8, "rejected": []}
+    facts = {
+        "cases": 8,
+        "labelled": 8,
+        "classed": 0,
+        "boxed": 0,
+        "patients": 8,
+        "rejected": [],
+    }
     facts |= {"store": str(out)}
     assert said == {**facts, "kept": [], "removed": []}
     assert "8 cases (8 labelled), 0 rejected" in text

@@ -93,8 +93,11 @@ def test_scans_unlike_those_learnt_from_are_told() -> None:
     bounds = {"smallest": [1.0, 1.0, 1.0], "largest": [1.0, 1.0, 1.0]}
     own = _model(spacing_mm=None, card={"learnt_spacing_mm": bounds})
     assert misfit(own, "CT_01", "CT", (1.0, 1.02, 1.0)) == []
+    (told,) = misfit(own, "CT_01", "CT", (5.0, 1.0, 1.0))
+    assert told.startswith("CT_01 has 5 mm slices, the model was trained at 1 mm.")
     (told,) = misfit(own, "CT_01", "CT", (9.0, 1.0, 1.0))
-    assert told.startswith("CT_01 has 9 mm slices, the model was trained at 1 mm.")
+    assert told.startswith("CT_01 has voxels of 9 mm along z, 9 times coarser than")
+    assert told.endswith("it will be refused.")
     assert "at 1 mm" in own.facts
     before = _model(spacing_mm=None)  # models kept their voxel size
     (told,) = misfit(before, "CT_01", "CT", (9.0, 1.0, 1.0))

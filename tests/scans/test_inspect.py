@@ -196,7 +196,7 @@ def test_kit_odd_files_are_judged_by_their_true_reason(data_kit: Path) -> None:
         "nibabel_example_nifti2.nii.gz": "4d",
         "nibabel_functional.nii": "4d",
         "nibabel_resampled_anat_moved.nii": "nonfinite",
-        "nibabel_test.mgz": "unsupported",
+        "nibabel_test.mgz": "4d",
         "pcasl_4d.nii.gz": "4d",
         "shear_affine.nii.gz": "sheared",
     }

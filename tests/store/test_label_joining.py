@@ -238,24 +238,40 @@ def test_a_file_is_right_where_a_table_for_many_says_otherwise(tmp_path: Path) -
     assert read_labels(path).shape == SHAPE
 
 
-def test_segments_that_overlap_are_refused_with_the_true_reason(
-    scans: Path, tmp_path: Path
-) -> None:
-    path = scans / "labels" / "p0.seg.nrrd"
-    write_slicer(path, head_and_tail(1, 2), {"head": 1, "tail": 1})
-    header, _, voxels = path.read_bytes().partition(b"\n\n")
+def write_layers(path: Path, layers: list[np.ndarray], names: list[str]) -> None:
+    """A segmentation of 3D Slicer of one segment, of value 1, a layer."""
+    data = np.stack(layers, -1).astype(np.uint8)
+    write_slicer(path, data[..., 0], dict.fromkeys(names, 1))
+    header = path.read_bytes().partition(b"\n\n")[0]
+    for number in range(len(names)):
+        old, new = (f"Segment{number}_Layer:={n}".encode() for n in (0, number))
+        header = header.replace(old, new)
     for old, new in (
-        (b"Segment1_Layer:=0", b"Segment1_Layer:=1"), (b"sizes: ", b"sizes: 2 "),
+        (b"sizes: ", f"sizes: {len(layers)} ".encode()),
         (b"dimension: 3", b"dimension: 4"), (b"directions: ", b"directions: none "),
         (b"encoding", b"kinds: list domain domain domain\nencoding"),
     ):  # fmt: skip
         header = header.replace(old, new)
-    path.write_bytes(header + b"\n\n" + voxels * 2)
-    assert names_in_file(path) == {}
-    write_slicer(path.with_name("p1.seg.nrrd"), head_and_tail(1, 2), {"head": 1})
-    _, result, _ = prepared(scans, tmp_path / "store")
-    (told,) = result["rejected"]
-    assert "p0.seg.nrrd: its segments overlap and lie in 2 layers" in told["reason"]
+    path.write_bytes(header + b"\n\n" + data.tobytes())
+
+
+def test_segments_in_layers_become_classes_and_the_smaller_one_stays(
+    scans: Path, tmp_path: Path
+) -> None:
+    head, tail = (head_and_tail(1, 2) == v for v in (1, 2))
+    both = head | tail
+    # the large one last, and over the small one
+    path = scans / "labels" / "p0.seg.nrrd"
+    write_layers(path, [head, both], ["head", "all"])
+    assert names_in_file(path) == {1: "head", 2: "all"}
+    found = read_labels(path)
+    assert np.array_equal(found.data, np.where(head, 1, np.where(tail, 2, 0)))
+    write_layers(path.with_name("p1.seg.nrrd"), [both, head], ["all", "head"])
+    store, result, notes = prepared(scans, tmp_path / "store")
+    assert result["rejected"] == []
+    assert [case["head"] for case in sizes(store)] == [int(head.sum())] * 2
+    assert any("head" in note and "names win" in note for note in notes)
+    assert any(f"{head.sum()} of 'all' to 'head'" in note for note in notes)
 
 
 @pytest.mark.parametrize(

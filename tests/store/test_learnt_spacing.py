@@ -49,6 +49,40 @@ def test_only_sizes_that_were_not_learnt_from_change(learnt, own, target):
     assert LearntSpacing.from_dict(learnt.to_dict()) == learnt
 
 
+def test_voxels_far_from_those_learnt_from_are_told_or_refused():
+    known = Learnt(ONE)
+    assert known.far((1.0, 1.0, 2.4), SOLID) is None
+    thick = known.far((3.0, 1.0, 1.0), SOLID)
+    assert (thick.axis, thick.factor, thick.hides) == (0, 3.0, False)
+    assert "voxels of 3 mm along z, 3 times coarser" in thick.text
+    fine = known.far((0.05, 1.0, 1.0), SOLID)
+    assert not fine.hides
+    assert "is its header right" in fine.text
+    assert known.far((10.0, 1.0, 1.0), SOLID).hides
+    assert known.far((10.0, 1.0, 1.0), (1, 9, 9)) is None  # a single slice
+    assert known.planar().far((10.0, 1.0, 1.0), SOLID) is None
+    # what counts is what was scanned, not what it was resampled to
+    prepared = Learnt(ONE, scanned=LearntSpacing((1.0, 1.0, 1.0), (8.0, 1.0, 1.0)))
+    assert prepared.far((10.0, 1.0, 1.0), SOLID) is None
+    recipe = Preprocessing()
+    notes = prepare_volume(scan_of((3.0, 1.0, 1.0)), recipe, known).note
+    assert "3 times coarser" in notes
+    with pytest.raises(UnusableInput, match="10 times coarser than any the model"):
+        prepare_volume(scan_of((10.0, 1.0, 1.0)), recipe, known)
+    with pytest.raises(UnusableInput, match="10 times coarser"):
+        prepare_volume(
+            scan_of((10.0, 1.0, 1.0)), Preprocessing(spacing_mm=(1.0, 1.0, 1.0)), known
+        )
+    prepare_volume(scan_of((10.0, 1.0, 1.0), modality="XR"), recipe, known)
+
+
+def test_the_range_of_the_scans_themselves_is_kept(phantom_store):
+    cards = phantom_store.cards
+    assert LearntSpacing.of_originals(cards) == LearntSpacing.of_scans(
+        [scan_of(c.original["affine"].spacing_mm, c.original["shape"]) for c in cards]
+    )
+
+
 def test_a_single_slice_changes_in_its_plane_alone():
     assert ONE.target_mm((7.0, 0.5, 0.5), (1, 64, 64)) == (7.0, 1.0, 1.0)
 
@@ -95,8 +129,9 @@ def test_a_size_that_the_recipe_names_goes_before_what_was_learnt():
     assert prepared.affine.spacing_mm == pytest.approx((2.0, 2.0, 2.0))
 
 
-def test_too_many_voxels_at_the_learnt_size_are_told():
-    tiny = LearntSpacing((0.001,) * 3, (0.001,) * 3)
+def test_too_many_voxels_at_the_learnt_size_are_told(monkeypatch):
+    monkeypatch.setattr("homolog.store.preprocess.MAX_VOXELS", 10_000)
+    tiny = LearntSpacing((0.5,) * 3, (0.5,) * 3)
     with pytest.raises(UnusableInput, match="the size the model learnt at"):
         prepare_volume(scan_of((3.0, 3.0, 3.0)), Preprocessing(), Learnt(tiny))
 

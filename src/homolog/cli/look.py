@@ -57,17 +57,22 @@ def info(
 ) -> int:
     """Size, spacing, orientation, modality and problems of scans.
 
-    SCAN is a file, a DICOM folder (each series of it is shown), or a folder of scans.
-    Nothing is written. Scans are read piece by piece, never held whole where the
-    format allows.
+    SCAN is a file, a DICOM folder (each series of it is shown), a folder of scans, or a
+    manifest (CSV, TSV or JSON, as for homolog prepare). Nothing is written. Scans are
+    read piece by piece, never held whole where the format allows.
     """
     from homolog.errors import UnusableInput
+    from homolog.index.manifests import is_manifest
     from homolog.scans.inspect import inspect_scan
 
-    paths = [path for scan in scans for path in _expand(scan)]
-    if not paths:
+    found = []
+    for scan in scans:
+        if is_manifest(scan):
+            found += _of_manifest(scan, deep)
+        else:
+            found += [inspect_scan(path, deep=deep) for path in _expand(scan)]
+    if not found:
         raise UnusableInput(f"{scans[0]}: no scans in this folder.")
-    found = [inspect_scan(path, deep=deep) for path in paths]
     result = {"scans": [_record(i, keep_identifiers) for i in found]}
     show(result, as_json, _table(found))
     return 0 if any(i.header is not None for i in found) else 2
@@ -99,6 +104,31 @@ def _expand(scan: Path) -> list[Path]:
     return sorted(found)
 
 
+def _of_manifest(path: Path, deep: bool) -> list[Inspection]:
+    """The scans that a manifest lists, each with its label map, and what it lacks."""
+    from homolog.index.index import find_cases
+    from homolog.scans.inspect import Inspection, inspect_channels, inspect_scan
+    from homolog.scans.problems import Problem, problem_of
+
+    def look(scan: Path) -> Inspection:
+        return inspect_scan(scan, deep=deep)
+
+    try:
+        told = find_cases(path, (), look)
+    except Exception as error:  # this file's finding, the others are looked at
+        return [Inspection(path, None, (problem_of(error),))]
+    found = []
+    for one in told.candidates:
+        if one.channels:
+            found.append(inspect_channels(one.channels, look)[0])
+        else:
+            found.append(inspect_scan(one.image, one.label, deep=deep))
+    for gone in told.rejected:
+        fault = Problem(gone.code, gone.reason)
+        found.append(Inspection(Path(gone.path), None, (fault,)))
+    return found
+
+
 def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     """One scan as JSON types."""
     from homolog.errors import UnusableInput
@@ -116,7 +146,7 @@ def _record(inspection: Inspection, keep_identifiers: bool) -> dict[str, Any]:
     if header is None:
         return record
     record["size"] = list(header.shape)
-    if inspection.placed:
+    if inspection.placed and header.sized:
         record |= {
             "spacing_mm": list(header.affine.spacing_mm),
             "origin_mm": list(header.affine.origin_mm),
@@ -181,7 +211,7 @@ def _row(inspection: Inspection) -> tuple[str, ...]:
     if header.frames > 1:
         size += f" x {header.frames}"
     spacing = axes = "-"
-    if inspection.placed:
+    if inspection.placed and header.sized:
         spacing = times(header.affine.spacing_mm, 4)
         axes = header.affine.orientation[::-1]
     return (

@@ -218,6 +218,17 @@ class Affine:
         gap = np.linalg.norm(self.apply(corners) - other.apply(corners), axis=1).max()
         return bool(gap <= tolerance_voxels * min(self.spacing_mm))
 
+    def axes_along(self, other: Affine) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """The axes of this grid that run along each of another's.
+
+        Returns:
+            ``(axes, flips)`` as taken by ``reorient``; an axis comes twice where the
+            grids are turned too far against each other.
+        """
+        cosines = other.direction.T @ self.direction  # rows: the other's axes
+        axes = tuple(int(a) for a in np.abs(cosines).argmax(axis=1))
+        return axes, tuple(bool(cosines[i, a] < 0) for i, a in enumerate(axes))
+
     def to_list(self) -> list[list[float]]:
         """Rows as plain numbers, for JSON."""
         rows: list[list[float]] = self.matrix.tolist()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from homolog.gui.files.opening import add_to
 from homolog.gui.files.reader import read_path
+from homolog.gui.shared.layers import notes_of
 from homolog.gui.shared.preferences import PLUGIN
 from homolog.scans.files import kind_of
 
@@ -112,7 +113,8 @@ def open_viewer(paths: Sequence[Path], *, show: bool = True) -> Any:
     panel = dock_panel(viewer)
     for path in paths:
         open_path(viewer, panel, path)
-    if viewer.layers:
+    # pixels of unknown size have no scale
+    if viewer.layers and all(notes_of(x).get("sized", True) for x in viewer.layers):
         viewer.canvas.overlays.scale_bar.visible = True
     return viewer
 

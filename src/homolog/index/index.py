@@ -11,9 +11,9 @@ from pathlib import Path
 
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request
+from homolog.index.bids import is_derived, same_run, source_folder
 from homolog.index.datasets import (
     JOIN,
-    MANIFEST_SUFFIXES,
     Candidate,
     CaseSource,
     Found,
@@ -22,11 +22,10 @@ from homolog.index.datasets import (
     channels_notes,
     is_dataset,
     read_dataset,
-    read_manifest,
 )
+from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.channels import same_grid
 from homolog.scans.dicom import is_series_path
 from homolog.scans.files import (
     dicom_scans,
@@ -40,6 +39,8 @@ from homolog.scans.inspect import (
     inspect_channels,
     inspect_scan,
     label_problems,
+    nan_as_remark,
+    same_place,
 )
 from homolog.scans.names import (
     bare_name,
@@ -68,8 +69,13 @@ from homolog.words import counted, listed
 # one whose name is the longest beginning of its own, or, when it has no name of its own
 # (``seg.nii.gz``), to all scans of its folder; the last two only on the same grid.
 # Where several label maps fit equally, none is attached and a note lists them.
+#
+# Of a BIDS data set what lies below ``derivatives`` was made of its scans: label maps
+# there belong to the scans of the same subject, session and run, and other images are
+# left out.
 
 
+_MOST_NOTES = 3  # of one kind before the rest is counted
 _SAME_NAME, _LONGER_NAME, _NO_NAME = range(3)
 _ORDINARY_RANK = 3
 
@@ -97,8 +103,12 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
         root: The source; its own name and those above it do not count.
         peek: Inspects a file; answers are expected to be remembered.
     """
-    labels = [f for f in files if _in_label_folder(f, root)]
-    images = [f for f in files if f not in set(labels)]
+    made = [f for f in files if is_derived(f, root)]
+    own = set(made) if len(made) < len(files) else set()
+    processed = [f for f in own if not _is_label_name(scan_stem(f))]
+    labels = [f for f in files if f in own or _in_label_folder(f, root)]
+    labels = [f for f in labels if f not in set(processed)]
+    images = [f for f in files if f not in {*labels, *processed}]
     if not images:
         return Pairs(list(files))
     shelf = _Shelf(images)
@@ -109,6 +119,12 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
     if not shelf.files:
         return Pairs(list(files))
     pairs = Pairs(shelf.files)
+    if processed:
+        pairs.notes.append(
+            f"{counted(len(processed), 'processed scan')} below derivatives left out "
+            f"({_some(sorted(processed), root)}); name that folder as a source if they "
+            "are wanted."
+        )
     offers: dict[Path, list[tuple[int, int, Path]]] = defaultdict(list)
     orphans = []
     for label in [*labels, *named, *grown]:
@@ -125,6 +141,11 @@ def pair_labels(files: Sequence[Path], root: Path, peek: Peek) -> Pairs:
         many = counted(len(orphans), "label map")
         pairs.notes.append(f"{many} without a scan: {_some(orphans, root)}.")
     return pairs
+
+
+def _is_label_name(stem: str) -> bool:
+    """Whether a derived file is a label map by its name; chances of classes are not."""
+    return label_rank(stem) is not None and not stem.lower().endswith("probseg")
 
 
 class _Shelf:
@@ -198,7 +219,7 @@ def _is_grown_label(file: Path, shelf: _Shelf, peek: Peek) -> bool:
 
 def _fits(label: Path, image: Path, peek: Peek) -> bool:
     a, b = peek(label).header, peek(image).header
-    return a is not None and b is not None and same_grid(a, b)
+    return a is not None and b is not None and same_place(a, b)
 
 
 def _partners(
@@ -215,6 +236,14 @@ def _partners(
         if longer:
             return _LONGER_NAME, longer
     for folder in folders:
+        of_run = [
+            f
+            for f in shelf.by_folder.get(folder, ())
+            if same_run(scan_stem(label), scan_stem(f)) and _fits(label, f, peek)
+        ]
+        if of_run:
+            return _LONGER_NAME, of_run
+    for folder in folders:
         bare = bare_name(scan_stem(label))
         family = (
             shelf.family(label, folder) if bare else shelf.by_folder.get(folder, [])
@@ -228,6 +257,8 @@ def _partners(
 def _folders_of_images(label: Path, root: Path, shelf: _Shelf) -> list[Path]:
     """Where to look: beside the label, and beside (or above) its label folder."""
     folders = [label.parent]
+    if (beside := source_folder(label, root)) is not None:
+        folders.append(beside)
     parts = label.relative_to(root).parts[:-1]
     for i, part in enumerate(parts):
         if not is_label_folder(part):
@@ -385,6 +416,7 @@ def index_sources(
     subjects: str = "",
     known: Mapping[str, str] | None = None,
     channels: str = JOIN,
+    fill_nan: bool = False,
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -400,6 +432,7 @@ def index_sources(
         channels: ``join``: the images of a case on one grid (nnU-Net's numbered files,
             the Decathlon's files of four axes, several images in a row of a manifest)
             are one case of several channels; ``separate``: each is a scan of its own.
+        fill_nan: Scans with NaN or infinite values are taken, and told.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -416,7 +449,8 @@ def index_sources(
 
     def peek(path: Path) -> Inspection:
         if path not in seen:
-            seen[path] = inspect_scan(path)
+            found = inspect_scan(path)
+            seen[path] = nan_as_remark(found) if fill_nan else found
         return seen[path]
 
     given = _given_labels([Path(p) for p in labels])
@@ -446,6 +480,7 @@ def index_sources(
     yield Progress("inspect", len(candidates), len(candidates))
     found.notes += persons.unmatched()
     found.notes += [] if modality else _units_note(candidates, cases)
+    found.notes += _label_notes(cases, peek)
     for note in found.notes:
         yield Note(note)
     return _index(cases, found, persons.note())
@@ -619,6 +654,19 @@ def _units_note(
         f"(nothing below {HU_REACH_DOWN_TO:g}: {listed(no_hu, most=3)}): each is "
         "normalised by its own values, as MR is; --modality CT takes them as they are."
     ]
+
+
+def _label_notes(cases: Sequence[CaseSource], peek: Peek) -> list[str]:
+    """What was lost of label maps when they were read, the first of them."""
+    labels = dict.fromkeys(case.label for case in cases if case.label)
+    told = [
+        f"{label.name}: {problem.text}"
+        for label in labels
+        for problem in peek(label).problems
+        if problem.code == "overlap"
+    ]
+    rest = len(told) - _MOST_NOTES
+    return told if rest <= 0 else [*told[:_MOST_NOTES], f"(and {rest} more of these.)"]
 
 
 def _stated(candidate: Candidate, inspection: Inspection) -> str:

@@ -44,7 +44,7 @@ class Config(FeaturesConfig):
     points: str = option(
         ...,
         "Points of A: .csv with name, x_mm, y_mm, z_mm in any order (or voxel_z...), "
-        ".json, or 3D Slicer's .mrk.json.",
+        ".json, 3D Slicer's .mrk.json or .fcsv, or a table of napari's points.",
         metavar="FILE",
         reads=True,
     )

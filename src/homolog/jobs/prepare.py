@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from homolog.config import ConfigError, from_dict, option
 from homolog.events import Job
 from homolog.jobs.base import MODALITIES, paths
-from homolog.words import human_bytes
+from homolog.words import counted, human_bytes
 
 if TYPE_CHECKING:
     from homolog.store.preprocess import Preprocessing
@@ -20,6 +20,7 @@ STOPPED = "Stopped; what is prepared stays, run it again to go on."
 REPORTED = (
     "cases",
     "labelled",
+    "classed",
     "boxed",
     "patients",
     "rejected",
@@ -118,6 +119,12 @@ class Config:
         "Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
         "are. Otherwise as keyed hashes, by which nobody else finds the name.",
     )
+    fill_nan: bool = option(
+        False,
+        "Take scans with NaN or infinite values, such as borders of resampled ones: "
+        "they become the least finite value, and their share is told. A model trained "
+        "on STORE treats new scans alike.",
+    )
     replace: bool = option(
         False, "Take out cases of STORE that SOURCE does not have; else they stay."
     )
@@ -158,7 +165,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
 def _recipe(config: Config) -> Preprocessing:
     from homolog.store.preprocess import Preprocessing
 
-    wanted: dict[str, Any] = {"modality": config.modality}
+    wanted: dict[str, Any] = {
+        "modality": config.modality, "fill_nan": config.fill_nan,
+    }  # fmt: skip
     if config.window_hu is not None:
         wanted["window_hu"] = list(config.window_hu)
     recipe = from_dict(Preprocessing, wanted, where="prepare")
@@ -184,9 +193,8 @@ def _spacing(value: str | tuple[float, ...]) -> Any:
 def lines(result: Mapping[str, Any]) -> list[str]:
     """What people read."""
     rejected, size = result["rejected"], human_bytes(result["bytes"])
-    boxed = f", {result['boxed']} with boxes" if result.get("boxed") else ""
     told = [
-        f"{result['cases']} cases ({result['labelled']} labelled{boxed}), "
+        f"{result['cases']} cases ({_known_of_cases(result)}), "
         f"{len(rejected)} rejected, {size} in {result['store']}",
         f"  {result['built']} prepared now, {result['reused']} were current",
         *([f"  {result['whose']}"] if result.get("whose") else []),
@@ -195,6 +203,17 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     if rejected:
         told += ["rejected:", *_rejected_lines(rejected)]
     return told
+
+
+def _known_of_cases(result: Mapping[str, Any]) -> str:
+    """What is known of the cases: label maps, classes, boxes."""
+    classes = counted(result.get("classes", 0), "class")
+    parts = [
+        f"{result['labelled']} labelled" if result["labelled"] else "",
+        f"{result['classed']} of {classes}" if result.get("classed") else "",
+        f"{result['boxed']} with boxes" if result.get("boxed") else "",
+    ]
+    return ", ".join(part for part in parts if part) or "none labelled"
 
 
 def _rejected_lines(rejected: Sequence[Mapping[str, str]]) -> list[str]:

@@ -13,7 +13,13 @@ from typing import Any
 
 from homolog.errors import UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
-from homolog.store.learnt_spacing import KEY, Learnt, LearntSpacing, size_bounds
+from homolog.store.learnt_spacing import (
+    KEY,
+    SCANNED_KEY,
+    Learnt,
+    LearntSpacing,
+    size_bounds,
+)
 
 CARD = "model.json"
 # Of a model made of several: what each of them is.
@@ -41,7 +47,8 @@ _SHAPE: Shape = {
     "modalities?": dict | list[str], "cases?": int | dict, "steps?": int,
     "complete?": bool, "validation?": dict, "trained_on?": list[str],
     "encoder_id?": str, "homolog_version?": str, "created?": str,
-    "learnt_spacing_mm?": dict | None, "decoder?": dict | None,
+    "learnt_spacing_mm?": dict | None, "scanned_spacing_mm?": dict | None,
+    "decoder?": dict | None,
     "members?": list[dict],
 }  # fmt: skip
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
@@ -50,7 +57,9 @@ _EMBEDDING: Shape = {
     "embedding?": {"maps?": dict[str, int], "heads?": _TEXTS, "strides?": dict}
 }
 _DECODER: Shape = {"decoder?": {"kind?": str, "width?": int, "parameters?": int}}
-_LEARNT: Shape = {"learnt_spacing_mm?": {"smallest": _BOUNDS, "largest": _BOUNDS}}
+_RANGE: Shape = {"smallest": _BOUNDS, "largest": _BOUNDS}
+_LEARNT: Shape = {"learnt_spacing_mm?": _RANGE}
+_SCANNED: Shape = {"scanned_spacing_mm?": _RANGE}
 _SPACING: Shape = {"preprocessing?": {"spacing_mm?": _TRIPLE | None}}
 
 
@@ -78,6 +87,7 @@ def read_card(folder: Path, *, usable: bool = True) -> dict[str, Any]:
     for name, shape in (
         ("backbone", _BACKBONE), ("embedding", _EMBEDDING),
         ("preprocessing", _SPACING), ("learnt_spacing_mm", _LEARNT),
+        ("scanned_spacing_mm", _SCANNED),
         ("decoder", _DECODER),
     ):  # fmt: skip
         if card.get(name):  # null or empty where a model has none
@@ -110,13 +120,8 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
             the card does not say. None: a weight file.
     """
     if KEY in card:
-        kept = card[KEY]
-        try:
-            return Learnt(None if kept is None else LearntSpacing.from_dict(kept))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnusableInput(
-                f"{folder}/model.json is damaged ({KEY}: {error})."
-            ) from error
+        own, scanned = (_stated(card, key, folder) for key in (KEY, SCANNED_KEY))
+        return Learnt(own, scanned=scanned)
     recipe = card.get("preprocessing") or {}
     if recipe.get("spacing_mm") is not None:
         return Learnt()
@@ -146,6 +151,19 @@ def learnt_of(card: Mapping[str, Any], folder: Path | None) -> Learnt:
         "they are: results are wrong where theirs is another. Training it again cures "
         "this.",
     )
+
+
+def _stated(
+    card: Mapping[str, Any], key: str, folder: Path | None
+) -> LearntSpacing | None:
+    """A range of voxel sizes that a card states; None where it does not."""
+    try:
+        kept = card.get(key)
+        return None if kept is None else LearntSpacing.from_dict(kept)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnusableInput(
+            f"{folder}/model.json is damaged ({key}: {error})."
+        ) from error
 
 
 def _of_encoder_card(card: Mapping[str, Any]) -> LearntSpacing | None:

@@ -37,6 +37,7 @@ from homolog.propagation.told import (
     told,
 )
 from homolog.scans.files import read_labels, read_scan, scan_hash, scan_stem
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_told, write_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import LabelMap, Volume, mapped_labels
@@ -280,7 +281,9 @@ class _Run:
         maps = []
         try:
             for case in self.sources:
-                maps.append((case, read_scan(case.scan), case.read_labels()))
+                volume = read_scan(case.scan)
+                labels = labels_by_place(case.read_labels(), volume)
+                maps.append((case, volume, labels))
             values, names = _common([(case, labels) for case, _, labels in maps])
         except Exception as error:
             raise _SourceFault(problem_of(error).text) from error
@@ -349,7 +352,7 @@ def _scores(case: Case, labels: LabelMap) -> list[dict[str, Any]]:
     """Dice per label where the truth is known and lies on the same grid."""
     if case.labels is None:
         return []
-    truth = case.read_labels()
+    truth = labels_by_place(case.read_labels(), labels)
     if truth.shape != labels.shape or not truth.affine.close_to(
         labels.affine, labels.shape, 0.1
     ):

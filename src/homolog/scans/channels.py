@@ -37,7 +37,7 @@ from homolog.words import listed, times
 
 # Labels may lie off their image by this share of a voxel: qform and sform of one grid,
 # written by different programs, differ by rounding up to a few hundredths.
-_GRID_TOLERANCE = 0.1
+GRID_TOLERANCE = 0.1
 # Parts the files of a case that are named in the order of their channels: ``a|b``.
 SEPARATOR = "|"
 # How nnU-Net numbers the files of a case.
@@ -169,7 +169,7 @@ def same_grid(a: ScanHeader, b: ScanHeader) -> bool:
         return False
     if "image2d" in (a.kind, b.kind):
         return True
-    return a.affine.close_to(b.affine, a.shape, _GRID_TOLERANCE)
+    return a.affine.close_to(b.affine, a.shape, GRID_TOLERANCE)
 
 
 def gap_mm(a: ScanHeader, b: ScanHeader) -> float:

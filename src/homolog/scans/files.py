@@ -4,7 +4,7 @@ Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleIT
 x, y, z order ends here. Headers and bits of NIfTI, NRRD and MetaImage are read by our
 own ``nifti`` and ``text_formats``, for the reasons given there; DICOM and pictures are
 decoded by SimpleITK in a process of its own (``decoder``), once the file is known to be
-complete: by its tags (``dicom_tags``), or by the checks at the end of this file.
+complete: by its tags (``dicom_tags``), or by the checks of ``formats.pictures``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from __future__ import annotations
 import math
 import os
 import stat
-import struct
-import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +32,10 @@ from homolog.scans.dicom import (
     series_of,
 )
 from homolog.scans.dicom_tags import DicomFile, looks_like_dicom
+from homolog.scans.formats.mgh import mgh_values, read_mgh
+from homolog.scans.formats.pictures import picture_values, read_picture
+from homolog.scans.formats.slicer import SEGMENTS, one_map, segments_in, segments_of
+from homolog.scans.formats.zarrs import is_zarr, iter_zarr, read_zarr, zarr_values
 from homolog.scans.nifti import (
     FAR_MM,
     NiftiHeader,
@@ -42,7 +43,6 @@ from homolog.scans.nifti import (
     nifti_affine,
     read_nifti,
     read_nifti_header,
-    read_start,
     scale_values,
 )
 from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
@@ -68,14 +68,14 @@ from homolog.words import times
 
 _KINDS = {
     ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
-    ".hdr.gz": "nifti", ".img.gz": "nifti",
+    ".hdr.gz": "nifti", ".img.gz": "nifti", ".mgz": "mgh", ".mgh": "mgh",
     ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage",
-    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom",
+    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".zarr": "zarr",
     **dict.fromkeys(PICTURE_SUFFIXES, "image2d"),
 }  # fmt: skip
 _KNOWN_BUT_NOT_READ = {
-    ".mgz": "FreeSurfer MGZ", ".mgh": "FreeSurfer MGH", ".mnc": "MINC",
-    ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT", ".head": "AFNI",
+    ".mnc": "MINC", ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT",
+    ".head": "AFNI",
     ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
     ".vtk": "VTK", ".dcm.gz": "packed DICOM",
 }  # fmt: skip
@@ -96,9 +96,11 @@ class ScanHeader:
         affine: Voxel -> mm; the identity where ``problems`` show that it is unknown.
         dtype: Number type of the values, e.g. ``"int16"``.
         modality: One of MODALITIES, as far as header and name show.
-        kind: ``nifti, analyze, nrrd, metaimage, dicom`` or ``image2d``.
+        kind: ``nifti, analyze, nrrd, metaimage, dicom, mgh, zarr, image2d``, or
+            ``tiff``: a TIFF that states the size of its pixels.
         meta: What must survive until saving, and what the index wants to know:
-            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``;
+            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``,
+            ``segments``;
             ``placed`` is False where the affine is unknown.
         problems: Everything the header alone shows, fatal or not.
     """
@@ -113,6 +115,11 @@ class ScanHeader:
     kind: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def sized(self) -> bool:
+        """Whether its voxels have a known size."""
+        return all(p.code != "spacing_unknown" for p in self.problems)
 
     def refuse(self) -> None:
         """Raise the first fatal problem, if there is one."""
@@ -149,8 +156,10 @@ def kind_of(path: Path) -> str:
     Raises:
         Unsound: ``missing``, ``unsupported``, or ``unreadable`` for no scan at all.
     """
-    if is_series_path(path) or path.is_dir():
+    if is_series_path(path):
         return "dicom"
+    if path.is_dir():
+        return "zarr" if is_zarr(path) else "dicom"
     if is_special(path):
         raise Unsound("unreadable", SPECIAL, path)
     if not path.is_file():
@@ -160,22 +169,10 @@ def kind_of(path: Path) -> str:
         return _KINDS[suffix]
     if suffix in _KNOWN_BUT_NOT_READ:
         name = _KNOWN_BUT_NOT_READ[suffix]
-        text = f"{name} files are not read here.{_frames_of_mgh(path)}"
-        raise Unsound("unsupported", text, path)
+        raise Unsound("unsupported", f"{name} files are not read here.", path)
     if looks_like_dicom(path):
         return "dicom"
     raise Unsound("unreadable", "not a scan in a format that is read here.", path)
-
-
-def _frames_of_mgh(path: Path) -> str:
-    """The other reason an MGH file could not be taken, were the format read."""
-    if scan_suffix(path) not in (".mgz", ".mgh"):
-        return ""
-    start = read_start(path, 20)
-    if len(start) < 20:
-        return ""
-    frames = int(struct.unpack(">5i", start)[4])
-    return f" This one is 4D ({frames} volumes) besides." if frames > 1 else ""
 
 
 def is_scan_path(path: Path | str) -> bool:
@@ -183,7 +180,7 @@ def is_scan_path(path: Path | str) -> bool:
     path = Path(path)
     try:
         if path.is_dir():
-            return any(_is_slice(p) for p in path.iterdir())
+            return is_zarr(path) or any(_is_slice(p) for p in path.iterdir())
         kind_of(path)
     except (Unsound, OSError):
         return False
@@ -256,9 +253,8 @@ def read_header(path: Path | str) -> ScanHeader:
     if kind == "dicom":
         series, others = open_series(path, _decode)
         return _series_header(path, series, others)
-    if kind == "image2d":
-        _check_picture(path)
-        return _decoded_header(path, kind, _picture_information(path), [])
+    if kind in ("mgh", "zarr", "image2d"):
+        return _stated_header(path, kind)
     text = read_text_header(path)
     plan = plan_voxels(text)
     problems = geometry_problems(text)
@@ -266,7 +262,36 @@ def read_header(path: Path | str) -> ScanHeader:
         return _blank_header(path, kind, problems)
     information = _itk_information(path)
     _check_agreement(plan, information)
-    return _decoded_header(path, kind, information, problems)
+    header = _decoded_header(path, kind, information, problems)
+    return _of_segments(header) if segments_in(text.pairs) else header
+
+
+def _of_segments(header: ScanHeader) -> ScanHeader:
+    """The header of a 3D Slicer segmentation: its layers become one label map."""
+    rest = tuple(p for p in header.problems if p.code != "vector")
+    return replace(header, channels=1, problems=rest, meta={SEGMENTS: True})
+
+
+def _stated_header(path: Path, kind: str) -> ScanHeader:
+    """The header of a FreeSurfer volume, a zarr or a picture, by their own readers."""
+    read = {"mgh": read_mgh, "zarr": read_zarr, "image2d": read_picture}[kind]
+    stated = read(path)
+    problems = list(stated.problems)
+    if kind != "image2d" and stated.channels > 1:
+        text = f"{stated.channels} numbers per voxel, not one."
+        problems.append(Problem("vector", text))
+    if stated.dtype.startswith("complex"):
+        text = "complex numbers, not one real number per voxel."
+        problems.append(Problem("complex", text))
+    if stated.affine.shear > SHEAR_LIMIT:
+        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
+    if stated.frames > 1:
+        problems.append(Problem("4d", _frames_text(stated.frames)))
+    names = (scan_stem(path), path.parent.name, path.parent.parent.name)
+    return ScanHeader(
+        path, stated.shape, stated.channels, stated.frames, stated.affine,
+        stated.dtype, modality_of_name(*names), stated.kind, {}, tuple(problems),
+    )  # fmt: skip
 
 
 def _nifti_header(
@@ -353,17 +378,13 @@ def _decoded_header(
 
     Args:
         path: The file.
-        kind: ``nrrd, metaimage`` or ``image2d``.
+        kind: ``nrrd`` or ``metaimage``.
         information: Affine, sizes (x, y, z, t), number type, channels.
         problems: What the text header showed.
     """
     affine, sizes, dtype, channels = information
     problems = list(problems)
-    if kind == "image2d":
-        affine = Affine.identity()  # dots per inch of a screen are no size in a body
-        text = "no voxel size in this kind of file; 1 mm taken."
-        problems.append(Problem("spacing_unknown", text, False))
-    elif channels > 1:
+    if channels > 1:
         problems.append(Problem("vector", f"{channels} numbers per voxel, not one."))
     if dtype.startswith("complex"):
         text = "complex numbers, not one real number per voxel."
@@ -411,14 +432,6 @@ def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
         Affine.of(spacing[::-1].tolist(), origin[::-1].tolist(), direction[::-1, ::-1]),
         tuple(header["size"]), header["dtype"], header["channels"],
     )  # fmt: skip
-
-
-def _picture_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
-    alpha = _grey_alpha_size(path)
-    if alpha is None:
-        return _itk_information(path)
-    width, height, deep = alpha
-    return Affine.identity(), (width, height), f"uint{8 * deep}", 2
 
 
 def _check_agreement(
@@ -487,8 +500,11 @@ def iter_values(
         for piece in iter_nifti(raw):
             yield scale_values(raw, piece)
         return
-    if header.kind in ("nrrd", "metaimage"):
+    if header.kind in ("nrrd", "metaimage") and SEGMENTS not in header.meta:
         yield from iter_voxels(_plan(header.path))
+        return
+    if header.kind == "zarr" and header.channels == header.frames == 1:
+        yield from iter_zarr(header.path)
         return
     values, found = _values(header)
     if remarks is not None:
@@ -517,7 +533,7 @@ def _read(path: Path | str) -> Volume:
         **header.meta,
         "source": str(header.path),
         "kind": header.kind,
-        "sized": all(p.code != "spacing_unknown" for p in header.problems),
+        "sized": header.sized,
         "remarks": tuple(p.text for p in (*header.problems, *remarks)),
     }
     name = scan_stem(header.path)
@@ -533,15 +549,19 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         files = [Path(f) for f in header.meta["files"]]
         slices = decoder.pixels_of(files)
         return joined_slices([s.reshape(-1, *s.shape[-2:]) for s in slices]), []
+    if SEGMENTS in header.meta:
+        segments = segments_of(path)
+        whole = read_voxels(_plan(path)).reshape(*header.shape, -1)
+        if whole.shape[-1] > 1 or any(s.value != s.stored for s in segments):
+            return one_map(whole, segments)
+        return whole[..., 0], []
     if header.kind in ("nrrd", "metaimage"):
         return read_voxels(_plan(path)).reshape(header.shape), []
-    array = _read_grey_alpha(path)
-    if array is None:
-        array = decoder.pixels(path)
-    remarks = []
-    if header.channels > 1:
-        array, remark = _grey_of_colour(array, path)
-        remarks.append(remark)
+    if header.kind == "mgh":
+        return mgh_values(path), []
+    if header.kind == "zarr":
+        return zarr_values(path), []
+    array, remarks = picture_values(path, header.channels)
     return array.reshape(header.shape), remarks
 
 
@@ -554,189 +574,3 @@ def _decode(path: Path) -> NDArray[Any]:
 def _plan(path: Path) -> VoxelPlan:
     """Where an NRRD or MetaImage file has its voxels; its whole header is checked."""
     return plan_voxels(read_text_header(path))
-
-
-# Pictures: libjpeg and BMP readers fill what is missing and libtiff complains on the
-# terminal, so a file's completeness is checked before it is decoded. Pillow would not
-# do: it drops half the bits of 16-bit colour and of 16-bit grey with alpha.
-_PNG = b"\x89PNG\r\n\x1a\n"
-_DEFLATE = (8, 32946)  # compressions of TIFF
-
-
-def _check_picture(path: Path) -> None:
-    """Raise where the picture is cut off, damaged or something else.
-
-    Raises:
-        Unsound: Codes ``empty, unreadable, truncated, corrupt``.
-    """
-    data = path.read_bytes()
-    if not data:
-        raise Unsound("empty", "the file has 0 bytes.", path)
-    if data.startswith(_PNG):
-        _check_png(data, path)
-    elif data.startswith(b"\xff\xd8"):
-        _check_jpeg(data, path)
-    elif data[:4] in (b"II*\0", b"MM\0*"):
-        _check_tiff(data, path)
-    elif data.startswith(b"BM"):
-        if len(data) < 14 or struct.unpack_from("<I", data, 2)[0] > len(data):
-            raise Unsound("truncated", "the BMP ends before its data do.", path)
-    elif data[:4] not in (b"II+\0", b"MM\0+"):
-        kind = path.suffix.lower().lstrip(".").upper()
-        raise Unsound("unreadable", f"its first bytes are not those of a {kind}.", path)
-
-
-def _check_png(data: bytes, path: Path) -> None:
-    at = 8
-    while at + 12 <= len(data):
-        length = struct.unpack_from(">I", data, at)[0]
-        kind = data[at + 4 : at + 8]
-        stop = at + 8 + length
-        if stop + 4 > len(data):
-            break
-        crc = struct.unpack_from(">I", data, stop)[0]
-        if zlib.crc32(data[at + 4 : stop]) != crc:
-            text = f"checksum of the PNG part {kind.decode('latin-1')} is wrong."
-            raise Unsound("corrupt", text, path)
-        if kind == b"IEND":
-            return
-        at = stop + 4
-    raise Unsound("truncated", "the PNG ends before its end mark.", path)
-
-
-def _check_jpeg(data: bytes, path: Path) -> None:
-    # Thumbnails have end marks too, so only one after the last scan counts; padding
-    # after it is common and harmless.
-    scan, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
-    if scan < 0 or end < scan:
-        raise Unsound("truncated", "the JPEG ends before its end mark.", path)
-
-
-def _check_tiff(data: bytes, path: Path) -> None:
-    order = "<" if data.startswith(b"II") else ">"
-    at, seen = struct.unpack_from(order + "I", data, 4)[0], set()
-    while at:
-        if at in seen or at + 2 > len(data):
-            raise Unsound("truncated", "the TIFF ends before its directory.", path)
-        seen.add(at)
-        count = struct.unpack_from(order + "H", data, at)[0]
-        if at + 6 + count * 12 > len(data):
-            raise Unsound("truncated", "the TIFF ends within its directory.", path)
-        entries = {}
-        for i in range(count):
-            tag, kind, n = struct.unpack_from(order + "HHI", data, at + 2 + i * 12)
-            entries[tag] = _tiff_values(data, order, kind, n, at + 10 + i * 12, path)
-        for starts, sizes in ((273, 279), (324, 325)):
-            pairs = list(
-                zip(entries.get(starts, ()), entries.get(sizes, ()), strict=False)
-            )
-            if any(start + size > len(data) for start, size in pairs):
-                raise Unsound("truncated", "the TIFF ends before its pixels do.", path)
-            if (entries.get(259) or (1,))[0] in _DEFLATE:
-                _check_deflate(data, pairs, path)
-        at = struct.unpack_from(order + "I", data, at + 2 + count * 12)[0]
-
-
-def _check_deflate(data: bytes, pairs: list[tuple[int, int]], path: Path) -> None:
-    """Verify the checksum of each part, which libtiff does not look at."""
-    if sum(size for _, size in pairs) > 2 * len(data):
-        raise Unsound("corrupt", "the parts of the TIFF are larger than it.", path)
-    for start, size in pairs:
-        engine, part = zlib.decompressobj(), data[start : start + size]
-        try:
-            while part and not engine.eof:
-                engine.decompress(part, 1 << 24)
-                part = engine.unconsumed_tail
-        except zlib.error as error:
-            text = f"the compressed pixels are damaged ({error})."
-            raise Unsound("corrupt", text, path) from None
-        if not engine.eof:
-            raise Unsound("truncated", "the TIFF ends before its pixels do.", path)
-
-
-def _tiff_values(
-    data: bytes, order: str, kind: int, count: int, at: int, path: Path
-) -> tuple[int, ...]:
-    width = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-    size = width.get(kind, 1) * count
-    start = at if size <= 4 else struct.unpack_from(order + "I", data, at)[0]
-    if start + size > len(data):
-        raise Unsound("truncated", "the TIFF ends within its directory.", path)
-    letter = {3: "H", 4: "I"}.get(kind)
-    return struct.unpack_from(f"{order}{count}{letter}", data, start) if letter else ()
-
-
-def _grey_alpha_size(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and bytes per number of a PNG of grey and alpha; None for others.
-
-    SimpleITK refuses these.
-    """
-    with path.open("rb") as file:
-        start = file.read(26)
-    if start[:8] != _PNG or start[12:16] != b"IHDR" or len(start) < 26:
-        return None
-    width, height, bits, kind = struct.unpack_from(">IIBB", start, 16)
-    return (width, height, bits // 8) if kind == 4 and bits in (8, 16) else None
-
-
-def _read_grey_alpha(path: Path) -> NDArray[Any] | None:
-    """(H, W, 2) grey and alpha of such a PNG; None for other pictures.
-
-    Two bytes of grey and alpha are packed exactly as one grey number of two bytes, and
-    two numbers of two bytes as four colours of one: so it is decoded with that header.
-    """
-    size = _grey_alpha_size(path)
-    if size is None:
-        return None
-    width, height, deep = size
-    kind = (16, 0) if deep == 1 else (8, 6)
-    data = path.read_bytes()
-    head = struct.pack(">II", width, height) + bytes(kind) + data[26:29]
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "grey.png"
-        parts = [p for p in _png_parts(data) if p[0] in (b"IDAT", b"IEND")]
-        packed = (_png_part(k, part) for k, part in [(b"IHDR", head), *parts])
-        other.write_bytes(_PNG + b"".join(packed))
-        array = decoder.pixels(other)
-    if deep == 1:
-        array = array.reshape(height, width)
-        return np.stack([array >> 8, array & 255], -1).astype(np.uint8)
-    wide = array.reshape(height, width, 2, 2).astype(np.uint16)
-    joined: NDArray[Any] = wide[..., 0] << 8 | wide[..., 1]
-    return joined
-
-
-def _png_parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each part of a PNG."""
-    at = 8
-    while at + 12 <= len(data):
-        length = struct.unpack_from(">I", data, at)[0]
-        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-        at += length + 12
-
-
-def _png_part(kind: bytes, content: bytes) -> bytes:
-    crc = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-
-
-def _grey_of_colour(array: NDArray[Any], path: Path) -> tuple[NDArray[Any], Problem]:
-    """Equal colour channels as one; an opaque alpha channel is dropped.
-
-    Args:
-        array: (..., 2 to 4), grey + alpha, colour or colour + alpha.
-        path: Names the picture in errors.
-
-    Raises:
-        Unsound: ``colour``.
-    """
-    colours = array[..., :3] if array.shape[-1] > 2 else array[..., :1]
-    alpha = array[..., 3:] if array.shape[-1] > 2 else array[..., 1:]
-    if alpha.size and (alpha != alpha.flat[0]).any():
-        raise Unsound("colour", "partly transparent, not one number per pixel.", path)
-    if (colours != colours[..., :1]).any():
-        raise Unsound("colour", "true colour, not one number per pixel.", path)
-    text = "colour file with equal channels, read as grey."
-    if array.shape[-1] == 2:
-        text = "grey with an opaque alpha channel, read as grey."
-    return colours[..., 0], Problem("grey_as_colour", text, False)

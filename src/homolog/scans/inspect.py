@@ -7,7 +7,7 @@ whole. Oblique is sound; sheared, four-dimensional, coloured or half-written is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.geometry.affine import Affine
-from homolog.scans.channels import SEVERAL, gap_mm, other_grid, read_frames, same_grid
+from homolog.geometry.affine import Affine, Index
+from homolog.scans.channels import (
+    GRID_TOLERANCE,
+    SEVERAL,
+    gap_mm,
+    other_grid,
+    read_frames,
+    same_grid,
+)
 from homolog.scans.files import ScanHeader, iter_values, read_header
-from homolog.scans.names import overlap_text
-from homolog.scans.problems import Problem, Unsound, problem_of
-from homolog.scans.volume import HU_REACH_DOWN_TO, Channel, ValueStats, guess_modality
+from homolog.scans.formats.slicer import SEGMENTS
+from homolog.scans.problems import Problem, Unsound, filled_text, problem_of
+from homolog.scans.volume import (
+    HU_REACH_DOWN_TO,
+    Channel,
+    LabelMap,
+    ValueStats,
+    Volume,
+    guess_modality,
+    reorder_axes,
+)
 from homolog.words import times
 
 
@@ -114,6 +129,88 @@ def _inspect(path: Path, label: Path | None, *, deep: bool) -> Inspection:
     return Inspection(path, header, tuple(problems), stats, content)
 
 
+def same_place(label: ScanHeader, image: ScanHeader) -> bool:
+    """As ``same_grid``, however the axes of the label map are stored."""
+    return same_grid(label, image) or _placing(label, image) is not None
+
+
+def labels_by_place(labels: LabelMap, scan: Volume | LabelMap) -> LabelMap:
+    """A label map on its scan's own grid, place by place.
+
+    Axes that are stored in another order or direction are turned. A segmentation of 3D
+    Slicer that holds only the part of the grid with segments in it is set into the
+    whole.
+
+    Args:
+        labels: As its file has it.
+        scan: Its values are not looked at.
+
+    Returns:
+        The same labels where the grids agree already, or differ in more than that.
+    """
+    own, theirs = (_Grid.of(one) for one in (labels, scan))
+    if own.kind == "image2d" or theirs.kind == "image2d" or _agree(own, theirs):
+        return labels
+    placing = _placing(own, theirs)
+    if placing is None:
+        return labels
+    axes, flips, start = placing
+    data = reorder_axes(labels.data, axes, flips)
+    if data.shape != scan.shape:
+        whole = np.zeros(scan.shape, data.dtype)
+        part = tuple(slice(a, a + n) for a, n in zip(start, data.shape, strict=True))
+        whole[part] = data
+        data = whole
+    return replace(labels, data=data, affine=scan.affine)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What places voxels; a ScanHeader is one, too."""
+
+    shape: Index
+    affine: Affine
+    kind: str
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, one: Volume | LabelMap) -> _Grid:
+        kind = str(one.meta.get("kind", ""))
+        return cls(one.shape, one.affine, kind, one.meta)
+
+
+def _agree(a: _Grid | ScanHeader, b: _Grid | ScanHeader) -> bool:
+    return a.shape == b.shape and a.affine.close_to(b.affine, a.shape, GRID_TOLERANCE)
+
+
+def _placing(
+    label: _Grid | ScanHeader, image: _Grid | ScanHeader
+) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[int, ...]] | None:
+    """How a label map's axes are turned to be its image's, and where it starts there.
+
+    None where its voxels are not the image's.
+    """
+    if "image2d" in (label.kind, image.kind):
+        return None
+    axes, flips = label.affine.axes_along(image.affine)
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    z, y, x = (label.shape[a] for a in axes)
+    turned = label.affine.reorient(axes, flips, label.shape)
+    start = np.zeros(3)
+    if label.meta.get(SEGMENTS):  # only these may be a part of the image's grid
+        start = np.rint(image.affine.inverse().apply(turned.origin_mm))
+        ends = start + np.array([z, y, x])
+        if (start < 0).any() or (ends > image.shape).any():
+            return None
+    elif (z, y, x) != image.shape:
+        return None
+    there = image.affine.crop(start)
+    if not turned.close_to(there, (z, y, x), GRID_TOLERANCE):
+        return None
+    return axes, flips, tuple(int(n) for n in start)
+
+
 def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
     stats = ValueStats()
     problems: list[Problem] = []
@@ -143,8 +240,28 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
     return stats, problems
 
 
+def nan_as_remark(inspection: Inspection) -> Inspection:
+    """The findings where NaN and infinite values are filled, as the user asked.
+
+    A scan without any finite value stays refused.
+    """
+    stats, header = inspection.stats, inspection.header
+    if stats is None or header is None or not stats.nonfinite < stats.count:
+        return inspection
+    text = filled_text(stats.nonfinite, stats.count, stats.low) + "."
+    problems = [
+        Problem("nan_filled", text, False) if p.code == "nonfinite" else p
+        for p in inspection.problems
+    ]
+    problems.sort(key=lambda p: not p.fatal)
+    content = inspection.content
+    if not any(p.fatal for p in problems):
+        content = stats.content_hash(header.affine, header.shape)
+    return replace(inspection, problems=tuple(problems), content=content)
+
+
 def _label_text(stats: ValueStats) -> str:
-    values = sorted(stats.distinct or ())
+    values = sorted(stats.labels or stats.distinct or ())
     if len(values) == 2:
         said = f"only two different values ({values[0]:g} and {values[1]:g})"
         return f"{said}: a mask, not a scan."
@@ -174,15 +291,14 @@ def label_problems(header: ScanHeader, label: Inspection) -> list[Problem]:
     faults = [p for p in label.problems if p.fatal and p.code != "constant"]
     other = label.header
     if other is None or faults:
-        reason = faults[0].text
-        if faults[0].code == "vector":
-            reason = overlap_text(label.path) or reason
-        return [Problem("label_unreadable", f"label {name}: {reason}")]
-    if other.shape != header.shape:
+        return [Problem("label_unreadable", f"label {name}: {faults[0].text}")]
+    if same_place(other, header):
+        pass
+    elif other.shape != header.shape:
         own, size = times(other.shape), times(header.shape)
         text = f"label {name} has {own} voxels, the image {size}."
         return [Problem("label_shape", text)]
-    if not same_grid(header, other):
+    else:
         gap = gap_mm(header, other)
         text = f"label {name} lies up to {gap:.3g} mm away from the image."
         return [Problem("label_affine", text)]

@@ -10,8 +10,8 @@ from pathlib import Path
 from homolog.json_files import object_or_none
 from homolog.label_names import key_of, parse_names
 from homolog.scans.files import scan_stem, scan_suffix
-from homolog.scans.problems import Unsound
-from homolog.scans.text_formats import read_nrrd_text
+from homolog.scans.formats.label_tables import table_beside
+from homolog.scans.formats.slicer import segments_of
 from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
 from homolog.writing import write_json
 
@@ -102,7 +102,6 @@ def shorter_names(stem: str) -> list[str]:
 # How Medical Segmentation Decathlon and nnU-Net describe a folder of scans.
 DATASET = "dataset.json"
 _FILES = ("label_names.json", "labels.json")
-_SEGMENT = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
 _GENERIC = {
     "seg", "segs", "segm", "segmentation", "dseg", "label", "labels", "lbl", "labelmap",
     "gt", "groundtruth", "manual", "annotation", "mask", "roi", "contour",
@@ -122,7 +121,8 @@ def write_names(label: Path, names: Mapping[int, str]) -> None:
 
 def names_beside(label: Path) -> dict[int, str]:
     """Names of a label file's values: its own, or those of a file beside it."""
-    return with_own_names(label, _names_in_json(label))
+    told = _names_in_json(label) or table_beside(label, scan_stem(label))
+    return with_own_names(label, told)
 
 
 def with_own_names(label: Path, told: Mapping[int, str]) -> dict[int, str]:
@@ -154,51 +154,10 @@ def names_told(label: Path) -> dict[int, str]:
 def names_in_file(label: Path) -> dict[int, str]:
     """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``).
 
-    Empty for other files, and where segments lie in several layers: a value then means
-    another one in each.
+    Empty for other files. Where segments lie in several layers, of the values that they
+    get when these are read as one label map.
     """
-    segments = _segments(label)
-    if _layers(segments) > 1:
-        return {}
-    names = {}
-    for one in segments.values():
-        name, value = one.get("name", "").strip(), one.get("labelvalue", "1").strip()
-        if name and value.isdecimal() and len(value) < 6 and int(value) > 0:
-            names[int(value)] = name
-    return dict(sorted(names.items()))
-
-
-def overlap_text(label: Path) -> str:
-    """Why a 3D Slicer segmentation is no label map; empty where that is not the reason.
-
-    Segments that overlap lie in layers: a voxel then has a number in each.
-    """
-    layers = _layers(_segments(label))
-    if layers < 2:
-        return ""
-    return (
-        f"its segments overlap and lie in {layers} layers; a label map has one class "
-        "per voxel (3D Slicer: export the segments to a labelmap and save that)."
-    )
-
-
-def _segments(label: Path) -> dict[str, dict[str, str]]:
-    """Number of a segment -> the header's fields for it."""
-    if scan_suffix(label) not in (".nrrd", ".nhdr"):
-        return {}
-    try:
-        pairs = read_nrrd_text(label).pairs
-    except (Unsound, OSError, ValueError):
-        return {}
-    segments: dict[str, dict[str, str]] = {}
-    for key, text in pairs.items():
-        if found := _SEGMENT.match(key.lower()):
-            segments.setdefault(found[1], {})[found[2]] = text
-    return segments
-
-
-def _layers(segments: Mapping[str, Mapping[str, str]]) -> int:
-    return len({one.get("layer", number) for number, one in segments.items()})
+    return {one.value: one.name for one in segments_of(label) if one.name}
 
 
 def _names_in_json(label: Path) -> dict[int, str]:
@@ -244,12 +203,12 @@ def names_of_label(
         return ToldLabels(dict(told))
     names = with_own_names(label, told) if told else names_beside(label)
     names = names or name_of_mask(label, image, stats)
-    found = None if stats is None else stats.distinct
+    found = None if stats is None else stats.labels
     if found is None:
         return ToldLabels(names)
     # a black and white picture becomes 0 and 1, see labels_of
-    picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0.0, 255.0}
-    whole = {1 if picture else round(v) for v in found if 0.5 <= v < 2**31}
+    picture = scan_suffix(label) in PICTURE_SUFFIXES and found <= {0, 255}
+    whole = {1 if picture else v for v in found if 0 < v < 2**31}
     return ToldLabels(names, frozenset(whole))
 
 
@@ -259,7 +218,7 @@ def name_of_mask(label: Path, image: Path, stats: ValueStats | None) -> dict[int
     A name that has nothing in common with the image's is its own number in a row
     (``m07`` of ``p07``, ``scan3`` of ``case_12``) where digits are left in it.
     """
-    if stats is None or stats.distinct is None or not stats.distinct <= {0.0, 1.0}:
+    if stats is None or stats.labels is None or not stats.labels <= {0, 1}:
         return {}
     of_image = tokens(scan_stem(image))
     told = tokens(scan_stem(label))

@@ -1,12 +1,14 @@
 """Named points of a scan, landmarks (a point and where it lies in another scan), files.
 
 Points are kept as tables (``.csv``), JSON or fiducial lists of 3D Slicer
-(``.mrk.json``). They come out in world millimetres, LPS, z, y, x, whatever a file has.
+(``.mrk.json``); lists of its older versions (``.fcsv``), its tables and napari's points
+are read. They come out in world millimetres, LPS, z, y, x, whatever a file has.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,11 @@ COLUMNS = (
     "coordinates",
 )  # fmt: skip
 _NAMES = ("name", "label", "id")
+# napari's own table of a points layer; 3D Slicer's "export to table".
+_NAPARI = ("axis-0", "axis-1", "axis-2")
+_SLICER = {"RAS": ("s", "a", "r"), "LPS": ("s", "p", "l")}
+# What stands for a point that was not found.
+_ABSENT = {"missing", "undefined", "unset", "preview", "not found"}
 _TEXTS = (*_NAMES, "reason")
 
 
@@ -124,7 +131,10 @@ def read_landmark_points(
     coordinates: Literal["LPS", "RAS", "voxel"] | None = None,
     affine: Affine | None = None,
 ) -> Points:
-    """Named points of a ``.csv``, ``.json`` or Slicer ``.mrk.json`` file.
+    """Named points of a ``.csv``, ``.tsv``, ``.json``, ``.mrk.json`` or ``.fcsv``.
+
+    Points whose ``status`` (or ``defined``, ``positionStatus``) says that they are
+    missing are passed over. Of napari's tables the axes are those of the file's voxels.
 
     Tables have the columns ``name`` and either ``z_mm, y_mm, x_mm`` (in any order; also
     ``a_z_mm``... of a table of matches) or the voxel indices ``z, y, x`` or
@@ -150,27 +160,103 @@ def read_landmark_points(
     name = path.name.lower()
     if name.endswith(SUFFIX):
         return _markups(path, coordinates)
-    if name.endswith(".csv"):
+    if name.endswith(".fcsv"):
+        return _old_markups(path, coordinates)
+    if name.endswith((".csv", ".tsv", ".txt")):
         columns, rows = _table(path)
+        columns, rows = _known_table(columns, [r for r in rows if _is_there(r)])
         return _chosen_points(rows, columns, coordinates, affine, path)
     if name.endswith(".json"):
         return _json_points(path, coordinates, affine)
     raise UnusableInput(
-        f"points are read from .csv, .json and {SUFFIX} files, got {path}."
+        f"points are read from .csv, .tsv, .json, .fcsv and {SUFFIX} files, got {path}."
     )
 
 
 def _table(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns and rows of a CSV file; names as they were before they became cells."""
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        columns = [c.strip() for c in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [
-            {k: cell_text(v) if v and k in _TEXTS else v for k, v in row.items()}
-            for row in reader
-        ]
+    text = _text_of(path)
+    first = text.splitlines()[0] if text.strip() else ""
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)
+    )
+    columns = [c.strip() for c in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    rows = [
+        {k: cell_text(v) if v and k in _TEXTS else v for k, v in row.items()}
+        for row in reader
+    ]
     return columns, rows
+
+
+def _text_of(path: Path) -> str:
+    """A table's text; not every program writes UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
+
+
+def _is_there(row: Mapping[str, Any]) -> bool:
+    """Whether a row does not say that its point is missing."""
+    said = [row.get(k) for k in ("status", "positionStatus", "position_status")]
+    if any(str(s or "").strip().lower() in _ABSENT for s in said):
+        return False
+    defined = str(row.get("defined", "")).strip().lower()
+    return defined not in ("0", "false", "no")
+
+
+def _known_table(
+    columns: list[str], rows: list[dict[str, Any]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Tables of napari and 3D Slicer with our names of columns; others as they are."""
+    known = set(columns)
+    if known.issuperset(_NAPARI[:2]) and not known & {*_MM, *_AXES}:
+        axes = [c for c in _NAPARI if c in known]
+        names = dict(zip(_POINT_VOXEL[3 - len(axes) :], axes, strict=True))
+        rows = [
+            {**r, "voxel_z": 0, **{n: r[c] for n, c in names.items()}} for r in rows
+        ]
+        return [*columns, *_POINT_VOXEL], rows
+    for system, letters in _SLICER.items():
+        if known.issuperset(letters) and not known & {*_MM, *_AXES}:
+            names = dict(zip(_MM, letters, strict=True))
+            own = {"coordinates": system}
+            rows = [{**r, **own, **{n: r[c] for n, c in names.items()}} for r in rows]
+            return [*columns, *_MM, "coordinates"], rows
+    return columns, rows
+
+
+def _old_markups(path: Path, coordinates: str | None) -> Points:
+    """Points of a fiducial list of 3D Slicer 4 (``.fcsv``).
+
+    Its comments state the coordinates: RAS or 0 in lists of 4.10 and before.
+    """
+    if coordinates == "voxel":
+        raise UnusableInput(f"{path} holds millimetres, but was to be read as voxels.")
+    text = _text_of(path)
+    comments = [s.lstrip("# ") for s in text.splitlines() if s.startswith("#")]
+    told = dict(s.partition("=")[::2] for s in comments if "=" in s)
+    told = {k.strip().lower(): v.strip() for k, v in told.items()}
+    columns = [c.strip() for c in told.get("columns", "id,x,y,z").split(",")]
+    system = _SYSTEMS.get(told.get("coordinatesystem", "RAS").upper())
+    if system is None or not {"x", "y", "z"} <= set(columns):
+        raise UnusableInput(
+            f"{path} is not a list of points of 3D Slicer: columns x, y, z in LPS or "
+            f"RAS were expected, got {told.get('columns')} in "
+            f"{told.get('coordinatesystem')}."
+        )
+    lines = [s for s in text.splitlines() if s.strip() and not s.startswith("#")]
+    rows = [dict(zip(columns, cells, strict=False)) for cells in csv.reader(lines)]
+    points = [
+        {
+            "name": r.get("label") or r.get("id"), "coordinates": system,
+            **{mm: r.get(axis) for mm, axis in zip(_MM, _AXES, strict=True)},
+        }
+        for r in rows
+    ]  # fmt: skip
+    return _points(enumerate(points, start=1), _MM, path, names=("name",))
 
 
 def _markups(path: Path, coordinates: str | None) -> Points:
@@ -194,7 +280,7 @@ def _json_points(path: Path, coordinates: str | None, affine: Affine | None) -> 
         isinstance(row, dict) for row in document
     ):
         raise UnusableInput(f"{path} must hold a list of points, one object each.")
-    rows = [{"coordinates": written, **row} for row in document]
+    rows = [{"coordinates": written, **row} for row in document if _is_there(row)]
     columns = [c for c in rows[0] if rows[0][c] is not None] if rows else list(_MM)
     return _chosen_points(rows, columns, coordinates, affine, path)
 
@@ -620,7 +706,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(point: Mapping[str, Any], system: str, number: int) -> dict[str, Any]:
-    defined = point.get("positionStatus", "defined") != "undefined"
+    defined = point.get("positionStatus", "defined") not in _ABSENT
     mm: Triple | None = None
     if defined:
         x, y, z = (float(v) for v in point["position"])

@@ -58,6 +58,10 @@ CODES: dict[str, str] = {
     "duplicate": "the same scan came before",
     "manifest": "a line of a manifest that cannot be used",
     # remarks
+    "overlap": "segments that overlap; a voxel went to the smallest of its segments",
+    "nan_filled": "NaN or infinite values that were filled, as asked",
+    "turned": "a picture that was turned upright, as its EXIF tag says",
+    "misnamed": "the content is of another format than the name says; read by content",
     "label_map": "values of a mask or label map; no scan to learn from",
     "orientation_varies": "slices turned a little against each other; mean taken",
     "secondary": "slices rewritten by a program, not as the scanner wrote them",
@@ -132,6 +136,11 @@ def shear_text(cosine: float) -> str:
     """The sentence for axes that are not at right angles."""
     degrees = math.degrees(math.acos(min(cosine, 1.0)))
     return f"voxel axes meet at {degrees:.1f} degrees, not at right angles."
+
+
+def filled_text(count: int, of: int, value: float) -> str:
+    """What was done to values that are no numbers, without a full stop."""
+    return f"{count} values ({100.0 * count / of:.2g} %) were no numbers, now {value:g}"
 
 
 # Smaller arrays are made without a look at the free memory.

@@ -32,6 +32,9 @@ CHANNELS = "channels"
 _MASK = re.compile(r"^(mask|seg|segmentation|roi|attention|label)s?\b", re.IGNORECASE)
 # Values judged at once: what stays in a processor's cache.
 _AT_ONCE = 1 << 19
+# Label values may lie off whole numbers by this: programs store labels as scaled whole
+# numbers (nibabel), as products of floats, or after an interpolation.
+WHOLE = 1e-3
 
 _WORDS = {
     "CT": ("ct", "cta", "ctpa", "cbct", "hrct", "ldct", "ncct"),
@@ -60,6 +63,8 @@ class ValueStats:
         high: Largest finite value.
         integral: Whether all values are whole numbers.
         distinct: The distinct values, None once there are more than 1024.
+        whole: What is seen of whole numbers where values lie off them by rounding;
+            None where all are whole, or some are not nearly.
 
     Args:
         content: Also keep the distinct values and the hash; without, only the range
@@ -73,6 +78,7 @@ class ValueStats:
         self.high = float("-inf")
         self.integral = True
         self.distinct: set[float] | None = set() if content else None
+        self.whole: _Rounded | None = None
         self._air = 0
         self._below = 0
         self._lowest = 0
@@ -100,8 +106,8 @@ class ValueStats:
             if flat.size == 0:
                 return
             low, high = float(flat.min()), float(flat.max())
-        if self.integral and flat.dtype.kind == "f":
-            self.integral = bool((flat == np.rint(flat)).all())
+        if flat.dtype.kind == "f" and (self.integral or self.whole is not None):
+            self._look_for_whole(flat)
         if low < self.low:
             self._below += self._lowest
             self._lowest = 0
@@ -111,6 +117,21 @@ class ValueStats:
             self._count_air(flat)
         if self.distinct is not None:
             self._collect(flat)
+
+    def _look_for_whole(self, flat: NDArray[Any]) -> None:
+        """Whether these values are whole numbers, or nearly, as those before."""
+        whole = np.rint(flat)
+        if self.integral and (flat == whole).all():
+            return
+        # +inf - inf cannot come here: only finite values do
+        near = bool((np.abs(flat - whole) <= WHOLE).all())
+        if not near:
+            self.whole = None
+        elif self.integral and self.distinct is not None:
+            self.whole = _Rounded(set(self.distinct), self._zeros, self._equal)
+        self.integral = False
+        if self.whole is not None:
+            self.whole.update(whole)
 
     def _count_air(self, flat: NDArray[Any]) -> None:
         self._air += int(np.count_nonzero((flat >= _AIR_HU[0]) & (flat <= _AIR_HU[1])))
@@ -137,25 +158,28 @@ class ValueStats:
         return self.count > 0 and self.nonfinite == 0 and self.low == self.high
 
     @property
-    def zero_fraction(self) -> float:
-        """Share of exact zeros; counted only while ``distinct`` is."""
-        return self._zeros / self.count if self.count else 0.0
+    def labels(self) -> frozenset[int] | None:
+        """The whole numbers it holds; None where it cannot be a label map.
 
-    @property
-    def run_fraction(self) -> float:
-        """Share of non-zero values equal to the one before: high in label maps."""
-        nonzero = self.count - self._zeros
-        return self._equal / nonzero if nonzero else 0.0
+        Few different ones, within 1e-3, none below the "unlabelled" -1. Values that all
+        lie near 0 without being it are no labels.
+        """
+        if self.nonfinite or self.low < -1 - WHOLE:
+            return None
+        found = self.distinct if self.integral else None
+        if self.whole is not None and self.whole.values != {0.0}:
+            found = self.whole.values
+        return None if found is None else frozenset(round(v) for v in found)
 
     @property
     def could_be_labels(self) -> bool:
-        """Whole numbers, few different ones, none below the "unlabelled" -1."""
-        return (
-            self.nonfinite == 0
-            and self.integral
-            and self.distinct is not None
-            and self.low >= -1
-        )
+        """Whether it holds nothing but few whole numbers, see ``labels``."""
+        return self.labels is not None
+
+    @property
+    def _rounded(self) -> _Rounded:
+        """What was counted of whole numbers."""
+        return self.whole or _Rounded(self.distinct, self._zeros, self._equal)
 
     @property
     def patchy(self) -> bool:
@@ -164,13 +188,15 @@ class ValueStats:
         Eight-bit scans are whole numbers with few values too, but neighbours in them
         are seldom equal.
         """
-        few = self.distinct is not None and len(self.distinct) <= 32
-        return self.could_be_labels and (few or self.run_fraction >= 0.5)
+        values = self.labels
+        if values is None:
+            return False
+        return len(values) <= 32 or self._rounded.runs(self.count) >= 0.5
 
     @property
     def looks_like_labels(self) -> bool:
         """As patchy, on a background of zeros; for files of any name."""
-        return self.patchy and self.zero_fraction >= 0.2
+        return self.patchy and self._rounded.zeros >= 0.2 * self.count
 
     @property
     def is_label_map(self) -> bool:
@@ -179,16 +205,19 @@ class ValueStats:
         Stricter than looks_like_labels, which only chooses among files: scans of few
         grey levels on much black must pass.
         """
-        if self.distinct is None:
-            return False
-        if len(self.distinct) == 2:
+        if self.distinct is not None and len(self.distinct) == 2:
             return True
-        if not self.could_be_labels or self.zero_fraction < 0.2:
+        values, told = self.labels, self._rounded
+        if values is None:
+            return False
+        if len(values) == 2 and self.whole is not None:
+            return True
+        if told.zeros < 0.2 * self.count:
             return False
         for most, runs in ((8, 0.5), (_MOST_CLASSES, 0.8)):
-            if len(self.distinct) <= most and self.run_fraction >= runs:
+            if len(values) <= most and told.runs(self.count) >= runs:
                 return True
-        return self.zero_fraction >= 0.98 and len(self.distinct) <= 32  # points
+        return told.zeros >= 0.98 * self.count and len(values) <= 32  # points
 
     @property
     def looks_like_ct(self) -> bool:
@@ -211,6 +240,38 @@ class ValueStats:
         whole.update(np.asarray(shape, dtype="<i8").tobytes())
         whole.update((np.round(affine.matrix, 3) + 0.0).astype("<f8").tobytes())
         return whole.hexdigest()[:16]
+
+
+@dataclass
+class _Rounded:
+    """Whole numbers in file order.
+
+    Attributes:
+        values: The distinct ones; None once there are too many.
+        zeros: How many are 0.
+        equal: How many others are equal to the one before.
+    """
+
+    values: set[float] | None
+    zeros: int = 0
+    equal: int = 0
+
+    def update(self, flat: NDArray[Any]) -> None:
+        """Take the next piece, all whole numbers."""
+        if self.values is None:
+            return
+        for start in range(0, flat.size, 1 << 16):
+            self.values.update(np.unique(flat[start : start + (1 << 16)]).tolist())
+            if len(self.values) > _MOST_DISTINCT:
+                self.values = None
+                return
+        self.zeros += int(np.count_nonzero(flat == 0))
+        self.equal += int(np.count_nonzero((flat[1:] == flat[:-1]) & (flat[1:] != 0)))
+
+    def runs(self, count: int) -> float:
+        """Share of non-zero values equal to the one before: high in label maps."""
+        nonzero = count - self.zeros
+        return self.equal / nonzero if nonzero else 0.0
 
 
 def modality_of_name(*names: str) -> str:
@@ -455,17 +516,32 @@ def labels_of(volume: Volume, names: Mapping[int, str], path: Path | str) -> Lab
     A picture whose only value besides 0 is 255 is a mask and becomes 0 and 1.
 
     Raises:
-        Unsound: ``label_values`` when values are not whole numbers.
+        Unsound: ``label_values`` when values are not whole numbers (within 1e-3), or
+            too large to be numbers of labels.
     """
     data = volume.data[0]
     if data.dtype.kind == "f":
-        if not np.isfinite(data).all() or (data != np.rint(data)).any():
-            raise Unsound("label_values", "label values must be whole numbers.", path)
-        data = data.astype(np.int32)
+        data = _whole_numbers(data, path)
     picture = volume.meta.get("kind") == "image2d"
     if picture and set(np.unique(data).tolist()) <= {0, 255}:
         data = (data > 0).astype(np.uint8)
     return LabelMap(data, volume.affine, dict(names), volume.name, volume.meta)
+
+
+def _whole_numbers(data: NDArray[Any], path: Path | str) -> NDArray[np.int32]:
+    """Floating point values as the whole numbers that they are within ``WHOLE``."""
+    text = "label values must be whole numbers"
+    if not np.isfinite(data).all():
+        raise Unsound("label_values", f"{text}, some are NaN or infinite.", path)
+    most = float(np.abs(data).max()) if data.size else 0.0
+    if most > np.iinfo(np.int32).max:
+        raise Unsound("label_values", f"{text} of labels, got {most:.3g}.", path)
+    whole = np.rint(data)
+    off = np.abs(data - whole)
+    if data.size and float(off.max()) > WHOLE:
+        odd = float(data.flat[int(off.argmax())])
+        raise Unsound("label_values", f"{text}, got {odd:.6g}.", path)
+    return np.asarray(whole, np.int32)
 
 
 def mapped_labels(labels: LabelMap, mapping: Mapping[int, int]) -> LabelMap:

@@ -21,7 +21,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.geometry.anisotropy import thick_axis
-from homolog.label_names import parse_names
+from homolog.label_names import findings_of, parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
 from homolog.store.cases import (
@@ -448,7 +448,7 @@ def prepare_store(
     known = {card.source: card.id for card in before(out).cards.values()}
     index = yield from index_sources(
         sources, labels, modality=modality, subjects=subjects, known=known,
-        channels=channels,
+        channels=channels, fill_nan=bool(preprocessing and preprocessing.fill_nan),
     )  # fmt: skip
     if index.stopped:
         yield Stopped(0)
@@ -863,6 +863,8 @@ def _summary(
     return {
         "cases": len(cards),
         "labelled": sum(card.has_label for card in cards),
+        "classed": sum(card.target is not None for card in cards),
+        "classes": len({n for c in cards if c.target for n in findings_of(c.target)}),
         "boxed": sum(bool(card.boxes) for card in cards),
         "patients": len({card.subject or card.id for card in cards}),
         "rejected": reasons,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.volume import Channel
+from homolog.scans.volume import PICTURE_SUFFIXES, Channel
 from homolog.store.preprocess import Box, ChannelLevels, Intensities, Prepared
 
 # More than any scan has; a card with more would take all memory.
@@ -63,6 +63,7 @@ class Card:
         checksums: CRC-32 of each file, in hexadecimal digits: of an array that of its
             header and index, then of each chunk. Empty in cards of earlier versions.
         note: What had to be done to the values, or empty.
+        sized: Whether voxels have a known size; None: as its kind of file says.
     """
 
     id: str
@@ -96,6 +97,13 @@ class Card:
     label_map: dict[int, int] = field(default_factory=dict)
     channel_levels: tuple[ChannelLevels, ...] = ()
     channel_files: tuple[dict[str, Any], ...] = ()
+    sized: bool | None = None
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether its voxels have a size in a body that is known."""
+        picture = self.source.lower().endswith(PICTURE_SUFFIXES)
+        return self.sized if self.sized is not None else not picture
 
     @property
     def levels(self) -> tuple[ChannelLevels, ...]:
@@ -156,6 +164,8 @@ class Card:
         }
         for name in ("label_counts", "label_map"):
             plain[name] = {str(v): n for v, n in getattr(self, name).items()}
+        if self.sized is None:
+            del plain["sized"]  # as cards were before
         plain["channel_levels"] = [one.to_dict() for one in self.channel_levels]
         return plain
 

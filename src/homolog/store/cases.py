@@ -26,6 +26,8 @@ from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
 from homolog.scans.channels import read_channels
 from homolog.scans.dicom import is_series_path
+from homolog.scans.formats.zarrs import is_zarr
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
 from homolog.scans.volume import Channel, ValueStats, Volume, mapped_labels
@@ -95,7 +97,8 @@ def _parts(path: Path) -> list[Path]:
     if is_series_path(path):
         path = path.parent
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file())
+        files = path.rglob("*") if is_zarr(path) else path.iterdir()
+        return sorted(p for p in files if p.is_file())
     if path.suffix.lower() in _NAMING:
         return list(dict.fromkeys([path, *data_files(path)]))
     if path.suffix.lower() in _PAIRED:
@@ -200,6 +203,8 @@ def _fill(
     volume = read_case(source.image, source.channels)
     prepared = prepare_volume(volume, preprocessing)
     own, source_hash = volume.affine, content_hash(volume)
+    nothing = np.broadcast_to(np.int8(0), (1, *volume.shape))
+    grid = dataclasses.replace(volume, data=nothing)
     del volume  # scan, prepared scan and labels are never in memory together
     write_array(prepared.data, folder / IMAGE)
     none = np.empty((prepared.data.shape[0], 0, 0, 0), np.int16)
@@ -207,7 +212,8 @@ def _fill(
     names = [IMAGE]
     counts: dict[int, int] = {}
     if source.label is not None:
-        own_labels = mapped_labels(read_labels(source.label), source.label_map)
+        own_labels = labels_by_place(read_labels(source.label), grid)
+        own_labels = mapped_labels(own_labels, source.label_map)
         array = labels_on_grid(own_labels, prepared)
         del own_labels
         write_array(array, folder / LABEL)
@@ -233,6 +239,9 @@ def _fill(
         channel_files=tuple(one.to_dict() for one in source.channels),
         **prepared_fields(prepared, own),
     )
+    sized = bool(grid.meta.get("sized", True))
+    if sized != card.is_sized:
+        card = dataclasses.replace(card, sized=sized)
     card = dataclasses.replace(card, checksums=checksums(folder, card))
     write_card(card, folder)
     return card

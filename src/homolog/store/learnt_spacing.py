@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from homolog.scans.volume import Volume
 
 
-# In ``model.json``.
+# In ``model.json``: the size learnt at, and that of scans before they were prepared.
 KEY = "learnt_spacing_mm"
+SCANNED_KEY = "scanned_spacing_mm"
 # Voxel sizes that agree to this share are one: a store's scans are left as they are,
 # and so is a new scan.
 AGREE = 0.05
+# Voxels so many times coarser than any learnt from are worth a warning: what was learnt
+# is seen in part only. Beyond the second number it is not to be seen at all. So many
+# times finer ones are rather a header with the wrong unit.
+_COARSE, _TOO_COARSE, _TOO_FINE = 2.5, 8.0, 10.0
 
 Bounds = tuple[float | None, float | None, float | None]
 
@@ -46,13 +51,22 @@ class SizedCase(Protocol):
         ...
 
     @property
-    def source(self) -> str:
-        """Path of the scan."""
+    def modality(self) -> str:
+        """One of MODALITIES."""
         ...
 
     @property
-    def modality(self) -> str:
-        """One of MODALITIES."""
+    def is_sized(self) -> bool:
+        """Whether its voxels have a known size."""
+        ...
+
+
+class OriginalCase(SizedCase, Protocol):
+    """A case that knows its scan's own grid; a Card of a store is one."""
+
+    @property
+    def original(self) -> dict[str, Any]:
+        """``axes``, ``affine`` and ``shape`` of the scan's own grid."""
         ...
 
 
@@ -70,10 +84,19 @@ class LearntSpacing:
     def of_cases(cls, cards: Iterable[SizedCase]) -> LearntSpacing | None:
         """Of a store's cases as it keeps them; None where none has a size in a body."""
         return cls._of_grids(
-            (card.spacing_mm, card.shape)
-            for card in cards
-            if not _is_pixels(card.source, card.modality)
+            (card.spacing_mm, card.shape) for card in cards if not _is_pixels(card)
         )
+
+    @classmethod
+    def of_originals(cls, cards: Iterable[OriginalCase]) -> LearntSpacing | None:
+        """Of a store's cases as they were scanned, along z, y, x of the store."""
+        grids = []
+        for card in cards:
+            if not _is_pixels(card):
+                own, shape = card.original["affine"].spacing_mm, card.original["shape"]
+                z, y, x = card.original["axes"]
+                grids.append(((own[z], own[y], own[x]), (shape[z], shape[y], shape[x])))
+        return cls._of_grids(grids)
 
     @classmethod
     def of_scans(
@@ -173,16 +196,47 @@ class Learnt:
         spacing: To which scans are brought; None: they are prepared by the model's
             recipe alone (which names a size, or there is none: pictures).
         remark: A warning where the model itself does not state it; else empty.
+        scanned: What the scans had before they were prepared; None where the model does
+            not state it.
     """
 
     spacing: LearntSpacing | None = None
     remark: str = ""
+    scanned: LearntSpacing | None = None
 
     def planar(self) -> Learnt:
         """See ``LearntSpacing.planar``."""
-        if self.spacing is None:
-            return self
-        return replace(self, spacing=self.spacing.planar())
+        own, scanned = (s and s.planar() for s in (self.spacing, self.scanned))
+        return replace(self, spacing=own, scanned=scanned)
+
+    def far(self, spacing_mm: Triple, shape: Index) -> Far | None:
+        """How far a scan's voxels are from those the model learnt from.
+
+        Args:
+            spacing_mm: Of the scan, along z, y, x.
+            shape: Its size; an axis of one voxel does not count.
+
+        Returns:
+            None where they are near enough, or nothing is known.
+        """
+        known = self.scanned or self.spacing
+        if known is None:
+            return None
+        worst: Far | None = None
+        for axis, (own, n) in enumerate(zip(spacing_mm, shape, strict=True)):
+            low, high = known.smallest[axis], known.largest[axis]
+            if n == 1 or low is None or high is None:
+                continue
+            coarse = Far(axis, own, high, own / high)
+            fine = Far(axis, own, low, low / own)
+            for one, least in ((coarse, _COARSE), (fine, _TOO_FINE)):
+                if one.factor > least and (worst is None or one.factor > worst.factor):
+                    worst = one
+        return worst
+
+    def far_of(self, volume: Volume, spacing_mm: Triple, shape: Index) -> Far | None:
+        """As ``far``; None for a picture, which has only pixels."""
+        return None if _has_pixels(volume) else self.far(spacing_mm, shape)
 
     def target_mm(
         self, volume: Volume, spacing_mm: Triple, shape: Index
@@ -200,9 +254,47 @@ class Learnt:
 
     def target_of_case(self, card: SizedCase) -> Triple | None:
         """The same of a case as its store keeps it."""
-        if self.spacing is None or _is_pixels(card.source, card.modality):
+        if self.spacing is None or _is_pixels(card):
             return None
         return self.spacing.target_mm(card.spacing_mm, card.shape)
+
+
+@dataclass(frozen=True)
+class Far:
+    """A voxel size far from all that a model learnt from.
+
+    Attributes:
+        axis: Of the largest difference: 0, 1, 2 for z, y, x.
+        own_mm: Of the scan.
+        known_mm: The nearest that was learnt from.
+        factor: How many times coarser, or finer, above 1.
+    """
+
+    axis: int
+    own_mm: float
+    known_mm: float
+    factor: float
+
+    @property
+    def hides(self) -> bool:
+        """Whether what was learnt cannot be seen in such a scan."""
+        return self.own_mm > self.known_mm and self.factor > _TOO_COARSE
+
+    @property
+    def text(self) -> str:
+        """One sentence without its end."""
+        what = f"voxels of {self.own_mm:.3g} mm along {'zyx'[self.axis]}"
+        than = f"{self.factor:.2g} times"
+        if self.own_mm < self.known_mm:
+            return (
+                f"{what}, {than} finer than any the model learnt from "
+                f"({self.known_mm:.3g} mm): is its header right"
+            )
+        lost = "what it learnt" if self.hides else "small parts of what it learnt"
+        return (
+            f"{what}, {than} coarser than any the model learnt from "
+            f"({self.known_mm:.3g} mm): {lost} cannot be seen there"
+        )
 
 
 def brought_note(name: str, own_mm: Sequence[float], new_mm: Sequence[float]) -> str:
@@ -236,16 +328,19 @@ def other_size_note(learnt: Learnt, cards: Sequence[SizedCase]) -> str:
     )
 
 
-def _is_pixels(source: str, modality: str) -> bool:
+def _is_pixels(card: SizedCase) -> bool:
     """Whether a scan has pixels but no size in a body: pictures and projections."""
-    return modality == "XR" or source.lower().endswith(PICTURE_SUFFIXES)
+    return card.modality == "XR" or not card.is_sized
 
 
 def _has_pixels(volume: Volume) -> bool:
     """As ``_is_pixels``."""
-    if volume.meta.get("kind") == "image2d":
+    if volume.modality == "XR" or volume.meta.get("kind") == "image2d":
         return True
-    return _is_pixels(str(volume.meta.get("source", "")), volume.modality)
+    sized = volume.meta.get("sized")
+    if sized is None:  # made in memory
+        return str(volume.meta.get("source", "")).lower().endswith(PICTURE_SUFFIXES)
+    return not sized
 
 
 def _into(own: float, low: float | None, high: float | None) -> float:

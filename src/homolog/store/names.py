@@ -39,7 +39,7 @@ def refuse_ignored(store: Path, names: Mapping[int, str]) -> None:
 
 def has_name(value: int, name: str) -> bool:
     """Whether a label is called more than its number."""
-    return name.strip() not in ("", f"label {value}")
+    return name.strip().casefold() not in ("", f"label {value}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ int16 with a scale and an offset. The same function prepares training and new sc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil, gcd, prod
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from homolog.config import option, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note
 from homolog.geometry.affine import Affine, Index, Triple
+from homolog.scans.problems import filled_text
 from homolog.scans.volume import (
     CHANNELS,
     MODALITIES,
@@ -413,6 +414,11 @@ class Preprocessing:
         "were acquired, and y and x lie within them.",
         choices=("anatomical", "acquired"),
     )
+    fill_nan: bool = option(
+        False,
+        "Values that are NaN or infinite become the least finite one; otherwise such a "
+        "scan is refused.",
+    )
 
     @property
     def acquired(self) -> bool:
@@ -420,13 +426,15 @@ class Preprocessing:
         return self.axes == "acquired"
 
     def settings(self) -> dict[str, Any]:
-        """All settings, for hashes: ``axes`` only where not as before it was a choice.
+        """All settings, for hashes: the newer ones only where they are not as before.
 
         Stores and features of earlier versions stay current by that.
         """
         found: dict[str, Any] = to_dict(self)
         if not self.acquired:
             del found["axes"]
+        if not self.fill_nan:
+            del found["fill_nan"]
         return found
 
     def axes_of(
@@ -615,25 +623,17 @@ def prepare_volume(
             size, a scan of another one than was learnt from is brought to it.
 
     Raises:
-        UnusableInput: The scan holds NaN or infinity, or would become too large.
+        UnusableInput: The scan holds NaN or infinity, would become too large, or has
+            voxels so coarse that nothing learnt can be seen.
     """
     name = volume.name or "this scan"
+    filled = ""
     if not np.isfinite([float(volume.data.min()), float(volume.data.max())]).all():
-        raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
+        if not preprocessing.fill_nan:
+            raise UnusableInput(f"scan {name!r} holds NaN or infinite values.")
+        volume, filled = without_nan(volume)
     canonical = closest_canonical(volume, acquired=preprocessing.acquired)
-    grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
-    if preprocessing.spacing_mm is None and learnt is not None:
-        own = canonical.affine.spacing_mm
-        target = learnt.target_mm(canonical, own, canonical.shape)
-        grid = Regrid.between(canonical.shape, own, target)
-    if prod(grid.shape) * volume.data.shape[0] > MAX_VOXELS:
-        size = grid.affine(canonical.affine).spacing_mm
-        end = "the size the model learnt at" if learnt else "choose a coarser spacing"
-        raise UnusableInput(
-            f"scan {name!r} would have {times(grid.shape)} voxels of "
-            f"{times(size, 3)} mm (z, y, x), more than "
-            f"{MAX_VOXELS:,}; {end}."
-        )
+    grid, far = _planned(canonical, preprocessing, learnt, name)
     parts = [
         _prepared_channel(canonical.data[c : c + 1], grid, preprocessing, name, kind)
         for c, (name, kind) in enumerate(_told(volume, preprocessing))
@@ -656,9 +656,57 @@ def prepare_volume(
         grid=grid,
         axes=canonical.meta["axes"],
         flips=canonical.meta["flips"],
-        note="; ".join(note for note in notes if note),
+        note="; ".join(note for note in (far, filled, *notes) if note),
         levels=levels,
     )
+
+
+def without_nan(volume: Volume) -> tuple[Volume, str]:
+    """The scan with NaN and infinity as the least finite value, and how many they were.
+
+    Raises:
+        UnusableInput: A channel has no finite value.
+    """
+    data = np.array(volume.data)
+    sentences = []
+    for number, channel in enumerate(data):
+        lost = ~np.isfinite(channel)
+        count = int(np.count_nonzero(lost))
+        if count == lost.size:
+            raise UnusableInput(f"scan {volume.name!r} holds no finite value.")
+        if count:
+            least = channel[~lost].min()
+            channel[lost] = least
+            where = f" of channel {number + 1}" if len(data) > 1 else ""
+            sentences.append(filled_text(count, lost.size, float(least)) + where)
+    return replace(volume, data=data), "; ".join(sentences)
+
+
+def _planned(
+    canonical: Volume, preprocessing: Preprocessing, learnt: Learnt | None, name: str
+) -> tuple[Regrid, str]:
+    """The prepared grid of a scan whose axes are turned, and a warning about it.
+
+    Raises:
+        UnusableInput: It would be too large, or nothing learnt can be seen there.
+    """
+    own = canonical.affine.spacing_mm
+    far = None if learnt is None else learnt.far_of(canonical, own, canonical.shape)
+    if far is not None and far.hides:
+        raise UnusableInput(f"scan {name!r} has {far.text}; take one of finer voxels.")
+    grid = plan_grid(canonical.affine, canonical.shape, preprocessing)
+    if preprocessing.spacing_mm is None and learnt is not None:
+        target = learnt.target_mm(canonical, own, canonical.shape)
+        grid = Regrid.between(canonical.shape, own, target)
+    if prod(grid.shape) * canonical.data.shape[0] > MAX_VOXELS:
+        size = grid.affine(canonical.affine).spacing_mm
+        end = "the size the model learnt at" if learnt else "choose a coarser spacing"
+        raise UnusableInput(
+            f"scan {name!r} would have {times(grid.shape)} voxels of "
+            f"{times(size, 3)} mm (z, y, x), more than "
+            f"{MAX_VOXELS:,}; {end}."
+        )
+    return grid, far.text if far else ""
 
 
 def _told(volume: Volume, preprocessing: Preprocessing) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
-from homolog.metrics.overlap import dice_per_label, surface_per_label
+from homolog.metrics.overlap import SurfaceScore, dice_per_label, surface_per_label
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ def score_labels(
     truth: NDArray[Any],
     names: Mapping[int, str],
     *,
-    spacing_mm: Triple,
+    spacing_mm: Triple | None,
     tolerance_mm: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Dice, IoU, NSD and HD95 of every label.
@@ -477,7 +477,7 @@ def score_labels(
         predicted: (D, H, W) label values.
         truth: (D, H, W) label values.
         names: Label value -> name; these labels are scored.
-        spacing_mm: Voxel size (z, y, x).
+        spacing_mm: Voxel size (z, y, x); None: unknown, and so are NSD and HD95.
         tolerance_mm: Of the NSD.
 
     Returns:
@@ -486,9 +486,13 @@ def score_labels(
     Paper: Joint IoU in 3D.
     """
     dice = dice_per_label(predicted, truth, list(names))
-    surface = surface_per_label(
-        predicted, truth, list(names), spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
-    )
+    unknown = SurfaceScore(float("nan"), float("nan"))
+    surface = dict.fromkeys(names, unknown)
+    if spacing_mm is not None:
+        surface = surface_per_label(
+            predicted, truth, list(names), spacing_mm=spacing_mm,
+            tolerance_mm=tolerance_mm,
+        )  # fmt: skip
     return [
         {
             "label": label,

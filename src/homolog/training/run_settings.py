@@ -23,7 +23,7 @@ from homolog.config import ConfigError, from_dict, merge, to_dict
 from homolog.distributed import choose_device, world
 from homolog.feed.reading import CaseRef, grid_of
 from homolog.json_files import parsed, short
-from homolog.store.learnt_spacing import KEY, LearntSpacing
+from homolog.store.learnt_spacing import KEY, SCANNED_KEY, LearntSpacing
 from homolog.store.preprocess import differing_settings
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig, TrainingResult
@@ -232,8 +232,13 @@ def preparation_card(
     recipe = to_dict(stores[0].preprocessing)
     if len({store.preprocessing.modality for store in stores}) > 1:
         recipe["modality"] = None
-    learnt = LearntSpacing.of_cases(case.card for case in cases)
-    return {"preprocessing": recipe, KEY: None if learnt is None else learnt.to_dict()}
+    cards = [case.card for case in cases]
+    learnt, scanned = LearntSpacing.of_cases(cards), LearntSpacing.of_originals(cards)
+    return {
+        "preprocessing": recipe,
+        KEY: None if learnt is None else learnt.to_dict(),
+        SCANNED_KEY: None if scanned is None else scanned.to_dict(),
+    }
 
 
 def store_card(stores: Sequence[Store]) -> dict[str, Any]:

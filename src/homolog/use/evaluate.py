@@ -13,6 +13,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
 from homolog.scans.files import is_scan_path, read_labels
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, mapped_labels
 from homolog.store.names import SharedLabels, shared_labels
@@ -177,11 +178,13 @@ def evaluate_pairs(
             v: shared.names.get(v, f"label {v}")
             for v in sorted(found - shared.strangers)
         }
+        sized = all(m.meta.get("sized", True) for m in (theirs, ours))
         scores = score_labels(
             ours.data,
             theirs.data.astype(np.int32),
             labels,
-            spacing_mm=theirs.affine.spacing_mm,
+            # pixels of unknown size have no distances
+            spacing_mm=theirs.affine.spacing_mm if sized else None,
             tolerance_mm=tolerance_mm,
         )
         rows += [{"case": name, **score} for score in scores]
@@ -197,7 +200,8 @@ def _in_truths_values(
     called = dict(names) if names else names_told(guess)
     shared = shared_labels((str(right), names_told(right)), (str(guess), called))
     theirs = mapped_labels(read_labels(right), shared.first)
-    return theirs, mapped_labels(read_labels(guess), shared.second), shared
+    ours = labels_by_place(read_labels(guess), theirs)
+    return theirs, mapped_labels(ours, shared.second), shared
 
 
 def pair_files(

@@ -370,7 +370,7 @@ def _predicted(
         "scan": str(scan),
         "result": str(target),
         "voxels": voxels,
-        "volumes_ml": _volumes_ml(voxels, result),
+        **_volumes_ml(voxels, result),
         **result.meta.get(FACTS, {}),
         **texts,
     }
@@ -418,7 +418,10 @@ def _voxels(labels: LabelMap) -> dict[str, int]:
     return voxels
 
 
-def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, float]:
-    """Millilitres per label name."""
+def _volumes_ml(voxels: Mapping[str, int], labels: LabelMap) -> dict[str, Any]:
+    """``volumes_ml`` per label name; nothing where voxels have no known size."""
+    if not labels.meta.get("sized", True):
+        return {}
     z, y, x = labels.affine.spacing_mm
-    return {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
+    each = {name: count * z * y * x / 1000.0 for name, count in voxels.items()}
+    return {"volumes_ml": each}

@@ -25,6 +25,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
+from homolog.index.manifests import is_manifest
 from homolog.memory import free_bytes
 from homolog.scans.channels import SEVERAL
 from homolog.scans.dicom import is_series_path
@@ -103,7 +104,7 @@ def rows_of(path: Path) -> list[Row]:
 
     Slow for large folders: called on a thread.
     """
-    if not path.is_dir():
+    if not path.is_dir() and not is_manifest(path):
         return [file_row(path)]
     try:
         found = find_cases(path, (), lambda p: inspect_scan(p, deep=False))
@@ -148,8 +149,13 @@ def layer_row(layer: Any) -> Row | None:
         return None
     grid = source_grid(layer)
     affine = true_affine(layer) if grid is None else grid.affine
+    known = notes_of(layer).get("sized", True)
     facts = facts_line(
-        scan.shape, scan.spacing_mm, affine, scan.modality, int(layer.data.nbytes)
+        scan.shape,
+        scan.spacing_mm if known else None,
+        affine,
+        scan.modality,
+        int(layer.data.nbytes),
     )
     doubts = [str(r) for r in notes_of(layer).get("remarks", ())]
     if notes_of(layer).get("note"):
@@ -170,18 +176,19 @@ def layer_key(layer: Any) -> str:
 
 def header_facts(header: ScanHeader, modality: str) -> str:
     """Size, spacing, orientation, modality and memory of a scan."""
-    return facts_line(
-        header.shape, header.affine.spacing_mm, header.affine, modality,
-        header_bytes(header),
-    )  # fmt: skip
+    size = header.affine.spacing_mm if header.sized else None
+    return facts_line(header.shape, size, header.affine, modality, header_bytes(header))
 
 
 def facts_line(
-    shape: Index, spacing_mm: Triple, affine: Affine, modality: str, size: int
+    shape: Index, spacing_mm: Triple | None, affine: Affine, modality: str, size: int
 ) -> str:
     """``214 x 160 x 88, 2 x 2 x 2 mm, LPS, CT, 6.0 MB``; lengths in x, y, z."""
-    voxels, spacing = times(shape[::-1]), times(spacing_mm[::-1], 3)
+    voxels = times(shape[::-1])
     kind = "modality unknown" if modality == "OTHER" else modality
+    if spacing_mm is None:
+        return f"{voxels} pixels of unknown size, {kind}, {human_bytes(size)}"
+    spacing = times(spacing_mm[::-1], 3)
     code = affine.orientation[::-1]
     return f"{voxels}, {spacing} mm, {code}, {kind}, {human_bytes(size)}"
 
@@ -230,6 +237,8 @@ def sources_to_build(rows: Iterable[Row]) -> list[Path]:
 
 def few(paths: list[Path]) -> bool:
     """Whether to open rather than list: few files, or slices and folders of DICOM."""
+    if any(is_manifest(p) for p in paths):
+        return False
     files = [p for p in paths if p.is_file()]
     folders = [p for p in paths if p.is_dir()]
     kinds = {p.suffix.lower() for p in files}

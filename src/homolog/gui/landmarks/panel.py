@@ -357,7 +357,7 @@ def _where(mm: Triple | None) -> str:
 # Import and export of landmarks, and the fit of a map to them.
 
 
-_KINDS = "Landmarks (*.csv *.json *.mrk.json)"
+_KINDS = "Landmarks (*.csv *.tsv *.json *.mrk.json *.fcsv)"
 
 
 class FilesBox(QWidget):

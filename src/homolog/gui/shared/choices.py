@@ -507,6 +507,11 @@ def misfit(
         wanted = learnt.spacing.target_mm((z, y, x), (2, 2, 2))
     elif wanted is None and model.learnt.remark:
         found.append(f"{name}: {model.learnt.remark}")
+    if len(spacing_mm) == 3:
+        z, y, x = spacing_mm
+        far = model.learnt.far((z, y, x), (2, 2, 2))
+        if far is not None and far.hides:
+            return [*found, f"{name} has {far.text}; it will be refused."]
     if wanted is not None and len(wanted) == len(spacing_mm) == 3:
         factors = [a / b for a, b in zip(spacing_mm, wanted, strict=True) if b > 0]
         off = [max(f, 1 / f) for f in factors if f > 0]

@@ -541,6 +541,8 @@ def _geometry(
     for name in ("nifti_forms", "forms_affine", "remarks"):
         if meta.get(name):
             notes[name] = meta[name]
+    if not meta.get("sized", True):
+        notes["sized"] = False
     if notes["source"]:
         notes["stamp"] = file_stamp(Path(notes["source"]))
     if note := tilt_note(grid):

@@ -25,11 +25,12 @@ from homolog.index.datasets import CaseSource
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import LoadedModel, read_weights, save_model
 from homolog.scans.files import read_labels, read_scan, scan_hash
+from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import FeatureMap, LabelMap, Volume, mapped_labels
 from homolog.scans.write import write_labels
 from homolog.store.label_joining import join_cases
-from homolog.store.learnt_spacing import KEY, LearntSpacing
+from homolog.store.learnt_spacing import KEY, SCANNED_KEY, LearntSpacing
 from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import PredictOptions, Task, Trained
 from homolog.tasks.few_voxels.config import FewConfig
@@ -52,7 +53,7 @@ _LICENCE = "code Apache-2.0; head as the licence of the painted scans"
 # Of an encoder's card, what is needed to build it and prepare scans for it again.
 _OF_ENCODER = (
     "method", "method_config", "backbone", "embedding", "preprocessing", "window",
-    "spacing_mm", "axes", KEY, "paper", "deviations", "source", "steps",
+    "spacing_mm", "axes", KEY, SCANNED_KEY, "paper", "deviations", "source", "steps",
 )  # fmt: skip
 _ORIGIN = ("title", "licence", "cases", "trained_on", "modalities", "steps")
 
@@ -475,7 +476,8 @@ def read_pairs(scans: Sequence[Path], labels: Sequence[Path]) -> list[Painted]:
         for file in (path, paint):
             if not file.exists():
                 raise FileNotFoundError(2, "there is no such file or folder", str(file))
-        volume, painted = read_scan(path), read_labels(paint)
+        volume = read_scan(path)
+        painted = labels_by_place(read_labels(paint), volume)
         check_grid(volume, painted)
         found.append(Painted(path, paint, volume, painted))
     return found

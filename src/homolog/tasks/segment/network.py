@@ -269,7 +269,8 @@ class SegmentNetwork(nn.Module):
     def stages(self, image: Tensor) -> list[Tensor]:
         """Features of the decoder's stages, coarse to fine, (B, F_i, d_i, h_i, w_i)."""
         seen = self._seen(image)
-        decoder: Decoder = self.decoder  # type: ignore[assignment]
+        decoder = self.decoder
+        assert isinstance(decoder, Decoder)
         found = decoder.stages(seen, self.encoder(seen))
         return [self._stacked(features, len(image)) for features in found]
 
@@ -429,7 +430,8 @@ class SegmentModule(TaskModule):
 
 def _coarse_heads(network: SegmentNetwork, classes: int) -> nn.ModuleList:
     """A layer for every stage but the full resolution and the coarsest, fine first."""
-    decoder: Decoder = network.decoder  # type: ignore[assignment]
+    decoder = network.decoder
+    assert isinstance(decoder, Decoder)
     layer = nn.Conv2d if network.slicewise else nn.Conv3d
     return nn.ModuleList(
         layer(channels, classes, 1) for channels in decoder.stage_channels[-2:0:-1]

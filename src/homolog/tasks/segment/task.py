@@ -519,7 +519,7 @@ class Segment(LearnedTask):
             as_label_values(result.labels, model.spec),
             label,
             {v: model.spec["label_names"][str(v)] for v in known},
-            spacing_mm=case.card.spacing_mm,
+            spacing_mm=case.card.spacing_mm if case.card.is_sized else None,
             tolerance_mm=tolerance_mm,
         )
 

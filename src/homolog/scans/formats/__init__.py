@@ -1,0 +1,1 @@
+"""Formats of single programs: what a file of theirs is, and what it holds."""
