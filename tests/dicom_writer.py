@@ -151,3 +151,149 @@ def series(
         tags[0x00080018] = ("UI", f"{uid}.{i + 1}")
         paths.append(write(folder / f"{uid}-{i:03d}.dcm", tags))
     return paths
+
+
+# ---- by pydicom and highdicom --------------------------------------------------------
+
+
+def enhanced(
+    path: Path,
+    frames: Sequence[Mapping[str, Any]],
+    pixels: np.ndarray,
+    *,
+    spacing: tuple[float, float, float] = (3.0, 0.75, 0.5),
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    uid: str = "1.2.9",
+    syntax: str = PLAIN,
+    undefined_length: bool = True,
+) -> Path:
+    """An enhanced MR file, written by pydicom.
+
+    Args:
+        path: The file.
+        frames: What each frame says: position (x, y, z), and where wanted echo,
+            b_value, kind (its frame type), time, slope, stack.
+        pixels: (frames, rows, columns).
+        spacing: Slice distance, row distance, column distance.
+        orientation: Directions of a row and of a column.
+        uid: Of the series.
+        syntax: Transfer syntax; pixels are stored plainly.
+        undefined_length: How its sequences end.
+    """
+    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.uid import EnhancedMRImageStorage
+
+    def item(**values: Any) -> Dataset:
+        made = Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    meta.MediaStorageSOPInstanceUID = f"{uid}.1"
+    meta.TransferSyntaxUID = syntax
+    whole = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    whole.update(
+        item(
+            SOPClassUID=EnhancedMRImageStorage, SOPInstanceUID=f"{uid}.1",
+            StudyInstanceUID="1.2.3", SeriesInstanceUID=uid, Modality="MR",
+            PatientID="P7", PatientName="", PatientBirthDate="", PatientSex="",
+            StudyID="", StudyDate="", StudyTime="", AccessionNumber="",
+            ReferringPhysicianName="", SeriesNumber=1, InstanceNumber=1,
+            SeriesDescription="made up", FrameOfReferenceUID="1.2.3.9",
+            ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+            SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2",
+            NumberOfFrames=len(frames), Rows=pixels.shape[1], Columns=pixels.shape[2],
+            BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=1,
+            PixelData=pixels.astype("<i2").tobytes(),
+        )
+    )  # fmt: skip
+    measures = item(
+        PixelSpacing=list(spacing[1:]), SliceThickness=spacing[0],
+        SpacingBetweenSlices=-99.0,
+    )  # fmt: skip
+    plane = item(ImageOrientationPatient=list(orientation))
+    shared = item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[plane])
+    whole.SharedFunctionalGroupsSequence = [shared]
+    groups = []
+    for number, told in enumerate(frames):
+        content = item(InStackPositionNumber=number + 1, StackID=told.get("stack", "1"))
+        if "time" in told:
+            content.TemporalPositionIndex = told["time"]
+        one = item(
+            PlanePositionSequence=[item(ImagePositionPatient=list(told["position"]))],
+            FrameContentSequence=[content],
+            PixelValueTransformationSequence=[
+                item(RescaleSlope=told.get("slope", 1), RescaleIntercept=0)
+            ],
+        )
+        if "echo" in told:
+            one.MREchoSequence = [item(EffectiveEchoTime=float(told["echo"]))]
+        if "b_value" in told:
+            one.MRDiffusionSequence = [item(DiffusionBValue=float(told["b_value"]))]
+        if "kind" in told:
+            kind = ["ORIGINAL", "PRIMARY", "VOLUME", told["kind"]]
+            one.MRImageFrameTypeSequence = [item(FrameType=kind)]
+        groups.append(one)
+    whole.PerFrameFunctionalGroupsSequence = groups
+    for name in ("SharedFunctionalGroups", "PerFrameFunctionalGroups"):
+        whole[f"{name}Sequence"].is_undefined_length = undefined_length
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save_as(path, enforce_file_format=True)
+    return path
+
+
+def contours(path: Path, series_uid: str, drawn: Mapping[str, Sequence[Any]]) -> Path:
+    """An RT structure set, written by pydicom.
+
+    Args:
+        path: The file.
+        series_uid: Of the images it refers to.
+        drawn: Name of a structure -> its closed contours, (N, 3) x, y, z in mm.
+    """
+    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.uid import RTStructureSetStorage
+
+    def item(**values: Any) -> Dataset:
+        made = Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.8"
+    meta.TransferSyntaxUID = PLAIN
+    whole = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    series_ = item(SeriesInstanceUID=series_uid)
+    study = item(RTReferencedSeriesSequence=[series_])
+    whole.update(
+        item(
+            SOPClassUID=RTStructureSetStorage, SOPInstanceUID="1.2.8",
+            Modality="RTSTRUCT", PatientID="P7", SeriesInstanceUID="1.2.8.1",
+            ReferencedFrameOfReferenceSequence=[
+                item(RTReferencedStudySequence=[study])
+            ],
+            StructureSetROISequence=[
+                item(ROINumber=10 + i, ROIName=name) for i, name in enumerate(drawn)
+            ],
+            ROIContourSequence=[
+                item(
+                    ReferencedROINumber=10 + i, ROIDisplayColor=[255, 10 * i, 0],
+                    ContourSequence=[
+                        item(
+                            ContourGeometricType="CLOSED_PLANAR",
+                            NumberOfContourPoints=len(points),
+                            ContourData=[f"{v:.6f}" for v in np.ravel(points)],
+                        )
+                        for points in outlines
+                    ],
+                )
+                for i, outlines in enumerate(drawn.values())
+            ],
+        )
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save_as(path, enforce_file_format=True)
+    return path

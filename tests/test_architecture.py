@@ -42,6 +42,8 @@ FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 ONLY_IN = {
     "SimpleITK": ("scans/itk_decoder.py", "propagation/registration.py"),
+    "pydicom": ("scans/dicom/", "scans/itk_decoder.py"),
+    "highdicom": ("scans/dicom/",),
     "napari": ("gui/",),
     "qtpy": ("gui/",),
     "magicgui": ("gui/",),
@@ -232,6 +234,8 @@ def test_the_command_lines_help_loads_no_heavy_library() -> None:
         "napari",
         "qtpy",
         "SimpleITK",
+        "pydicom",
+        "highdicom",
         "scipy",
         "sklearn",
         "numpy",
@@ -246,7 +250,7 @@ def test_what_the_gui_reads_with_loads_neither_torch_nor_monai() -> None:
         "import homolog.scans.inspect, homolog.store.store\n"
         "import homolog.runs.run, homolog.runs.launch"
     )
-    assert not {"torch", "monai"} & loaded
+    assert not {"torch", "monai", "pydicom", "highdicom"} & loaded
 
 
 def test_the_engine_loads_neither_qt_nor_napari() -> None:

@@ -58,6 +58,34 @@ def parse_names(raw: Any) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
+def parse_regions(raw: Any) -> dict[str, tuple[int, ...]]:
+    """``{"tumour": [1, 2]}`` -> name: values, of the entries that name several."""
+    if not isinstance(raw, Mapping):
+        return {}
+    found = {
+        str(name): tuple(int(v) for v in values)
+        for name, values in raw.items()
+        if isinstance(values, list) and all(_is_whole(v) for v in values)
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def names_with_regions(raw: Any) -> dict[int, str]:
+    """As ``parse_names``; a value that only regions name is the rest of the smallest.
+
+    Source: nnU-Net v2, region-based training: ``"whole tumour": [1, 2, 3]``.
+    """
+    names = parse_names(raw)
+    regions = sorted(parse_regions(raw).items(), key=lambda pair: len(pair[1]))
+    for name, values in regions:
+        left = [v for v in values if v not in names]
+        for value in left:
+            alone = len(values) == 1
+            rest = f"rest of {name}" if len(left) == 1 else f"{name} {value}"
+            names[value] = name if alone else rest
+    return dict(sorted(names.items()))
+
+
 def is_ignore(name: str) -> bool:
     """Whether a label of this name says that its voxels teach nothing."""
     return key_of(name) == IGNORE

@@ -89,13 +89,24 @@ def test_the_summary_holds_every_figure_and_is_json(finished):
 
 def test_both_fine_tunings_do_the_same_work(finished):
     folder, result, _ = finished
-    assert result["steps"]["scratch"] == result["steps"]["finetuned"] == 2
+    names = ("pretrain", "scratch", "scratch_2", "finetuned", "finetuned_2")
+    assert set(result["steps"]) == set(names)
+    assert {result["steps"][name] for name in names[1:]} == {2}
     cards = [
         json.loads((folder / name / "model" / "model.json").read_text(encoding="utf-8"))
         for name in ("scratch", "finetuned")
     ]
     assert cards[0]["cases"] == cards[1]["cases"]
     assert len(cards[0]["cases"]["train"]) == 1
+    seconds = [
+        json.loads((folder / name / "model" / "model.json").read_text(encoding="utf-8"))
+        for name in ("scratch_2", "finetuned_2")
+    ]
+    assert seconds[0]["cases"] == seconds[1]["cases"]
+    both = result["dice_by_training"]
+    for name in ("scratch", "pretrained"):
+        assert len(both[name]) == 2
+        assert result["dice"][name] == pytest.approx(sum(both[name]) / 2)
     assert cards[0]["training"] == cards[1]["training"] or (
         {**cards[0]["training"], "steps": 0} == {**cards[1]["training"], "steps": 0}
     )
@@ -133,7 +144,8 @@ def test_the_pair_of_models_is_compared_patient_by_patient(finished):
     assert min(gains) - 1e-9 <= paired["low"] <= paired["high"] <= max(gains) + 1e-9
     line = table_lines(result)[-2]
     assert line.startswith("Dice after 2 steps")
-    assert f"ahead on {paired['wins']} of 2" in line
+    assert f"ahead on {paired['wins']} of 2; 2 trainings of each, " in line
+    assert sum(paired["by_training"]) / 2 == pytest.approx(paired["mean"])
 
 
 def test_labels_are_carried_from_the_patient_that_was_learnt_from(finished):

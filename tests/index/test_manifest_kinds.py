@@ -14,7 +14,7 @@ from each import each
 from homolog.cli import cli
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.data.control import few, rows_of
+from homolog.gui.data.control import few, name_for, rows_of
 from homolog.index.bids import same_run
 from homolog.index.index import index_sources
 from homolog.index.manifests import read_manifest
@@ -162,6 +162,7 @@ def test_info_and_the_window_read_a_manifest_as_prepare_does(folder: Path) -> No
     assert row.facts == "3 scans, 2 with labels"
     assert row.is_folder
     assert not few([path])
+    assert name_for([row]) == "list"
     (folder / "other.json").write_text("[1]")
     result = CliRunner().invoke(cli, ["info", str(folder / "other.json"), str(path)])
     assert result.exit_code == 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import homolog.scans.dicom as dicom_folder
+import homolog.scans.dicom.gathering as dicom_folder
 import homolog.scans.inspect as inspecting
 from dicom_writer import DEFLATED, JPEG, element, file_of, series, tags_of, write
 from each import each
@@ -20,7 +20,7 @@ from homolog.errors import JobError
 from homolog.events import drain
 from homolog.index.index import index_sources
 from homolog.index.tree import list_series, series_with
-from homolog.scans.dicom_tags import read_dicom_file
+from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.files import read_scan
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.problems import Unsound, problem_of

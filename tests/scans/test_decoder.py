@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dicom_writer import tags_of, write
+from dicom_writer import picture, tags_of, write
 from homolog.errors import JobError
 from homolog.scans import decoder
 from homolog.scans.files import read_scan
@@ -198,8 +198,8 @@ def test_a_damaged_length_takes_no_gigabytes(
     path = write(tmp_path / "a.dcm", tags_of("CT"))
     element = struct.pack("<HHI", 0x8A31, 0x2F10, 3 << 29)
     path.write_bytes(path.read_bytes() + element + bytes(100))
-    with pytest.raises(Unsound):
-        decoder.pixels(path)
+    whole = decoder.pixels(path)  # GDCM gives up; pydicom does not look behind
+    np.testing.assert_array_equal(whole[0], picture(0.0))
     assert helper._process is not None
     told = Path(f"/proc/{helper._process.pid}/status").read_text()
     peak_kb = int(told.partition("VmHWM:")[2].split()[0])

@@ -212,7 +212,7 @@ DSEG = "index\tname\tcolor\n0\tbackground\t#000\n1\tleft kidney\t#f00\n2\tTumour
     [
         ("p1.ctbl", CTBL), ("colours.ctbl", CTBL), ("p1.txt", SNAP), ("l.label", SNAP),
         ("p1.tsv", DSEG), ("dseg.tsv", DSEG),
-        ("t.csv", "LabelValue;Name\n1;left kidney\n2;Tumour\n"),
+        ("labels.csv", "LabelValue;Name\n1;left kidney\n2;Tumour\n"),
     ],
 )  # fmt: skip
 def test_names_in_tables_of_other_programs(
@@ -230,6 +230,7 @@ def test_tables_of_other_things_name_nothing(tmp_path: Path) -> None:
     (tmp_path / "p2.ctbl").write_text(CTBL)  # of another file
     save(tmp_path / "p2.nii.gz", marks())
     (tmp_path / "notes.txt").write_text("1 2 3\n")
+    (tmp_path / "patients.csv").write_text("id,name\n1,Doe\n2,Roe\n")
     broken = tmp_path / "broken.txt"
     broken.write_text(FREESURFER)  # a line without its colour
     assert read_label_table(broken) == {}

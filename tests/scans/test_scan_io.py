@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from each import each
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.scans.dicom import series_path
+from homolog.scans.dicom.gathering import series_path
 from homolog.scans.files import (
     dicom_scans,
     is_scan_path,

@@ -74,3 +74,18 @@ def test_recipes_of_before_keep_their_hash() -> None:
     plain = to_dict(Preprocessing())
     del plain["fill_nan"]
     assert from_dict(Preprocessing, plain, where="x") == Preprocessing()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(np.float64, 1e300), (np.float64, -1e308), (np.float32, 3e38), (np.int32, 2**30)],
+)
+def test_huge_values_are_prepared_without_a_warning(kind, value) -> None:
+    data = np.random.default_rng(0).integers(0, 100, (1, 8, 9, 10)).astype(kind)
+    data[0, 0, 0, 0] = value
+    if kind is np.float32:
+        data[0, 1, 1, 1] = -value
+    volume = Volume(data, Affine.of((1, 1, 1)), "a", "MR")
+    for size in (None, (2.0, 2.0, 2.0)):  # warnings are errors here
+        found = prepare_volume(volume, Preprocessing(spacing_mm=size))
+        assert np.isfinite(found.normalised()).all()

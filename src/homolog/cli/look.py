@@ -15,6 +15,7 @@ from homolog.cli._run import common, follow, json_option, show, with_result
 from homolog.errors import JobError
 from homolog.events import Finished
 from homolog.geometry.places import AXES_NAMED
+from homolog.jobs.base import STRAIGHTEN
 from homolog.words import times, visible
 
 if TYPE_CHECKING:
@@ -46,20 +47,23 @@ _COLUMNS = ("scan", "size z,y,x", "spacing mm z,y,x", "axes x,y,z", "modality", 
     is_flag=True,
     help="With --json, tell DICOM's PatientID as it is; otherwise as a keyed hash.",
 )
+@click.option("--straighten", is_flag=True, help=STRAIGHTEN)
 @common
 def info(
     scans: tuple[Path, ...],
     deep: bool,
     keep_identifiers: bool,
+    straighten: bool,
     seed: int,
     device: str,
     as_json: bool,
 ) -> int:
     """Size, spacing, orientation, modality and problems of scans.
 
-    SCAN is a file, a DICOM folder (each series of it is shown), a folder of scans, or a
-    manifest (CSV, TSV or JSON, as for homolog prepare). Nothing is written. Scans are
-    read piece by piece, never held whole where the format allows.
+    SCAN is a file, a DICOM folder, zip or DICOMDIR (each series of it is shown, and
+    what is no scan with its reason), a folder of scans, or a manifest (CSV, TSV or
+    JSON, as for homolog prepare). Nothing is written. Scans are read piece by piece,
+    never held whole where the format allows.
     """
     from homolog.errors import UnusableInput
     from homolog.index.manifests import is_manifest
@@ -70,7 +74,8 @@ def info(
         if is_manifest(scan):
             found += _of_manifest(scan, deep)
         else:
-            found += [inspect_scan(path, deep=deep) for path in _expand(scan)]
+            paths = _expand(scan, straighten)
+            found += [inspect_scan(path, deep=deep) for path in paths]
     if not found:
         raise UnusableInput(f"{scans[0]}: no scans in this folder.")
     result = {"scans": [_record(i, keep_identifiers) for i in found]}
@@ -78,24 +83,27 @@ def info(
     return 0 if any(i.header is not None for i in found) else 2
 
 
-def _expand(scan: Path) -> list[Path]:
+def _expand(scan: Path, straighten: bool) -> list[Path]:
     """The scans a path stands for."""
     from homolog.errors import UnusableInput
     from homolog.index.tree import walk
-    from homolog.scans.dicom import is_series_path
-    from homolog.scans.files import dicom_scans
+    from homolog.scans.dicom.gathering import is_series_path
+    from homolog.scans.files import dicom_scans, holds_several, straight_path
 
     if is_series_path(scan):
         return [scan]
     if not scan.exists():
         raise UnusableInput(f"{scan}: no such file or folder.")
-    if not scan.is_dir():
-        return [scan]
-    tree = walk(scan, datasets=False)
-    found = list(tree.files)
-    for folder in tree.dicom_folders:
+    if holds_several(scan):
+        places, found = [scan], []
+    elif not scan.is_dir():
+        return [straight_path(scan) if straighten else scan]
+    else:
+        tree = walk(scan, datasets=False)
+        places, found = tree.dicom_folders, list(tree.files)
+    for folder in places:
         try:
-            series, others = dicom_scans(folder)
+            series, others = dicom_scans(folder, straighten=straighten)
         except Exception:  # the folder itself is inspected, and tells it
             series, others = [], []
         found += series

@@ -36,6 +36,7 @@ from homolog.demo.scores import (
     look_inside,
     overview_picture,
     patients_picture,
+    pooled,
     segment_tests,
     segmentation_picture,
     similarity_picture,
@@ -306,23 +307,40 @@ def _segmentation(
         f"The same network, the same labels (of "
         f"{counted(summary['labelled'], 'patient')}), the same number of steps; what "
         "differs are the encoder's first weights, which are changed more slowly where "
-        "they were pretrained.",
+        "they were pretrained."
+        + (
+            f" {counted(summary['trainings'], 'training')} of each, with patients to "
+            "learn from and random numbers of its own; scores are their means."
+            if summary["trainings"] > 1
+            else ""
+        ),
     )
     page.figure(
         segmentation_picture(
             patient, {"scratch": scratch.labels[case], "tuned": tuned.labels[case]}
         ),
-        f"Test patient {case}, the middle one: scan, truth, from scratch (Dice "
-        f"{scratch.dice_of_case(case):.3f}), pretrained (Dice "
-        f"{tuned.dice_of_case(case):.3f}).",
+        f"Test patient {case}, the middle one: scan, truth, from scratch, pretrained. "
+        + (
+            f"Labels of the first training; mean Dice of {summary['trainings']}: "
+            if summary["trainings"] > 1
+            else "Dice: "
+        )
+        + f"{scratch.dice_of_case(case):.3f} and {tuned.dice_of_case(case):.3f}.",
         label_keys(patient),
     )
     _dice_charts(page, scratch, tuned)
     page.note(
         f"After {counted(summary['steps']['finetuned'], 'step')} neither has come to "
         "its end; after many both end close to each other. Another seed, or another "
-        "number of threads, moves either by a few hundredths: the interval is one over "
-        "these patients, not over trainings."
+        "number of threads, moves a training by a few hundredths: the interval is one "
+        f"over these patients. Mean Dice by training: {_by_training(summary)}."
+    )
+
+
+def _by_training(summary: Mapping[str, Any]) -> str:
+    return listed(
+        f"{before:.3f} from scratch, {after:.3f} pretrained"
+        for before, after in zip(*summary["dice_by_training"].values(), strict=True)
     )
 
 
@@ -438,8 +456,8 @@ def _training(
         ],
     )
     page.note(
-        f"homolog {__version__}, seed {config['seed']}, device {config['device']}. One "
-        "seed: another one changes the labelled patient, the first weights and all "
+        f"homolog {__version__}, seed {config['seed']}, device {config['device']}. "
+        "Another seed changes the labelled patients, the first weights and all "
         "patients. Whether pretraining helps on your data is asked by homolog compare, "
         "with more seeds and patients."
     )
@@ -497,12 +515,14 @@ PRETRAINED_SETTINGS: Mapping[str, Any] = {
 
 
 # Share of the time that training gets where nothing was measured (a demo continued),
-# and the share of this that pretraining gets; the rest is for the two fine-tunings.
-_TRAINING_SHARE, _PRETRAINING_SHARE = 0.65, 0.52
+# and the share of this that pretraining gets; the rest is for the fine-tunings.
+_TRAINING_SHARE, _PRETRAINING_SHARE = 0.65, 0.4
 # What comes after the patients, training left out, takes this many times as long.
 _REST_BY_PATIENTS = 10.0
 # A step of a fine-tuning takes so much of the time of one of the pretraining.
 _FINETUNE_STEP = 0.7
+# Between the seeds of two fine-tunings, so that those of two demos are not the same.
+_NEXT_SEED = 1000
 # Fewer steps of a fine-tuning teach no small organ; a slow machine takes longer.
 _FEWEST_STEPS = 300
 
@@ -514,6 +534,13 @@ class DemoConfig:
     patients: int = option(20, "patients made", minimum=4, maximum=1000)
     tests: int = option(8, "of these, patients nothing is learnt from", minimum=2)
     labelled: int = option(1, "patients whose labels are used", minimum=1)
+    trainings: int = option(
+        2,
+        "fine-tunings from scratch, and as many pretrained, each with patients to "
+        "learn from and random numbers of its own; scores are their means",
+        minimum=1,
+        maximum=20,
+    )
     minutes: float = option(
         4.5, "for everything; most of it goes to training", unit="min", minimum=0.1
     )
@@ -637,20 +664,34 @@ class _Demo:
         # too few none of the small organs is learnt, and there is nothing to compare.
         usual = int(FINETUNE_SETTINGS["training"]["steps"])
         step_s = _FINETUNE_STEP * float(self.runs["pretrain"]["seconds_per_step"])
-        own_s = (1.0 - _PRETRAINING_SHARE) / 2 * self.training_s
+        count = 2 * self.config.trainings
+        own_s = (1.0 - _PRETRAINING_SHARE) / count * self.training_s
         steps = min(usual, max(_FEWEST_STEPS, int(own_s / max(step_s, 1e-6))))
-        return (yield from self._finetune("scratch", SCRATCH, {"steps": steps}))
+        return (yield from self._finetunings("scratch", SCRATCH, {"steps": steps}))
 
     def from_pretrained(self) -> Job[bool]:
         # As many steps as the other: the same work for both.
         length = {"steps": self.runs["scratch"]["steps"]}
-        return (
-            yield from self._finetune(
-                "finetuned", str(self.folder / "pretrain"), length
-            )
-        )
+        encoder = str(self.folder / "pretrain")
+        return (yield from self._finetunings("finetuned", encoder, length))
 
-    def _finetune(self, name: str, encoder: str, length: dict[str, Any]) -> Job[bool]:
+    def _finetunings(
+        self, kind: str, encoder: str, length: dict[str, Any]
+    ) -> Job[bool]:
+        for number, name in enumerate(self._names(kind)):
+            finished = yield from self._finetune(name, encoder, length, number)
+            if not finished:
+                return False
+        return True
+
+    def _names(self, kind: str) -> list[str]:
+        """Folders of the fine-tunings of a kind: ``scratch``, ``scratch_2``, ..."""
+        more = range(2, self.config.trainings + 1)
+        return [kind, *(f"{kind}_{number}" for number in more)]
+
+    def _finetune(
+        self, name: str, encoder: str, length: dict[str, Any], number: int
+    ) -> Job[bool]:
         config = self.config
         training = len(Store.open(self.folder / "store").split("train"))
         settings = _merged(
@@ -663,7 +704,8 @@ class _Demo:
                 "store": str(self.folder / "store"),
                 "encoder": encoder,
                 "patients": min(config.labelled, training),
-                "seed": config.seed,
+                # both of a pair learn from the same patients in the same order
+                "seed": config.seed + _NEXT_SEED * number,
                 "device": config.device,
             },
         )
@@ -673,13 +715,16 @@ class _Demo:
 
     def segment(self) -> Job[bool]:
         self.segmentations = {}
-        for name in ("scratch", "finetuned"):
-            found = yield from segment_tests(
-                self.folder / name, self.folder / "store", self.config.device
-            )
-            if found is None:
-                return False
-            self.segmentations = {**self.segmentations, name: found}
+        for kind in ("scratch", "finetuned"):
+            by_run = []
+            for name in self._names(kind):
+                found = yield from segment_tests(
+                    self.folder / name, self.folder / "store", self.config.device
+                )
+                if found is None:
+                    return False
+                by_run.append(found)
+            self.segmentations = {**self.segmentations, kind: pooled(by_run)}
         return True
 
     def carry(self) -> Job[bool]:
@@ -741,11 +786,20 @@ class _Demo:
             "paired": {
                 **_paired(tuned.ahead_of(scratch)),
                 "steps": self.runs["finetuned"]["steps"],
+                "by_training": [
+                    after - before
+                    for before, after in zip(scratch.by_run, tuned.by_run, strict=True)
+                ],
+            },
+            "dice_by_training": {
+                "scratch": list(scratch.by_run),
+                "pretrained": list(tuned.by_run),
             },
             "carried": {"source": self.carried.source, **self._carried()},
             "patients": self.config.patients,
             "labelled": self.runs["scratch"]["cases"]["train"],
             "tests": self.config.tests,
+            "trainings": self.config.trainings,
             "steps": {name: run["steps"] for name, run in self.runs.items()},
             "seconds": dict(self.seconds),
             "seed": self.config.seed,
@@ -774,13 +828,17 @@ def _paired(found: Difference) -> dict[str, Any]:
 
 def paired_words(paired: Mapping[str, Any]) -> str:
     """How far the pretrained one is ahead on the same test patients."""
+    each = [f"{gain:+.3f}" for gain in paired["by_training"]]
+    trainings = (
+        f"; {len(each)} trainings of each, {listed(each)}" if len(each) > 1 else ""
+    )
     reach = ""
     if paired["low"] is not None:
         reach = f" (95 % interval {paired['low']:+.3f} to {paired['high']:+.3f})"
     return (
         f"Dice after {counted(paired['steps'], 'step')}, pretrained less scratch on "
         f"the same patients: {paired['mean']:+.3f} on average{reach}, ahead on "
-        f"{paired['wins']} of {paired['of']}"
+        f"{paired['wins']} of {paired['of']}{trainings}"
     )
 
 

@@ -416,15 +416,18 @@ _OVERLAP = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Segmentations:
-    """How one model labelled the test patients.
+    """How a model, or several trained alike, labelled the test patients.
 
     Attributes:
-        rows: One per patient and label: ``case``, ``name`` and ``dice``.
-        labels: Patient -> predicted labels (D, H, W) on the scan's own grid.
+        rows: One per model, patient and label: ``case``, ``name`` and ``dice``.
+        labels: Patient -> predicted labels (D, H, W) on the scan's own grid, of the
+            first model.
+        by_run: Mean Dice of each model.
     """
 
     rows: tuple[Mapping[str, Any], ...]
     labels: Mapping[str, NDArray[Any]]
+    by_run: tuple[float, ...] = ()
 
     def dice_of_case(self, case: str) -> float:
         """Mean Dice over the labels of a patient."""
@@ -490,6 +493,12 @@ class Looks:
                 for n, found in self.organs.items()
             },
         }
+
+
+def pooled(found: Sequence[Segmentations]) -> Segmentations:
+    """Models trained alike as one: every score is the mean of theirs."""
+    rows = tuple(row for one in found for row in one.rows)
+    return Segmentations(rows, found[0].labels, tuple(one.mean_dice for one in found))
 
 
 def segment_tests(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from homolog.json_files import object_or_none, read_object, short
-from homolog.label_names import parse_names
+from homolog.label_names import names_with_regions, parse_regions
 from homolog.scans.channels import NUMBERED, frames, frames_of
 from homolog.scans.files import is_known_suffix, scan_stem, there
 from homolog.scans.names import DATASET
@@ -40,6 +40,7 @@ class CaseSource:
             nothing; values not named here stay.
         channels: Its images, where they are several or one of a file of several;
             ``image`` is the first one's file.
+        regions: Name of a union of labels -> their names.
     """
 
     id: str
@@ -55,6 +56,7 @@ class CaseSource:
     label_values: frozenset[int] | None = None
     label_map: Mapping[int, int] = field(default_factory=dict)
     channels: tuple[Channel, ...] = ()
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Candidate:
         label_names: As in CaseSource.
         short: End of a name that is a whole path: the id to be tried first.
         channels: As in CaseSource.
+        regions: As in CaseSource.
     """
 
     image: Path
@@ -126,6 +129,7 @@ class Candidate:
     label_names: Mapping[int, str] = field(default_factory=dict)
     short: str = ""
     channels: tuple[Channel, ...] = ()
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[Path, int | None]:
@@ -177,7 +181,12 @@ def read_dataset(folder: Path, channels: str = JOIN) -> Found:
     """
     raw = read_object(folder / DATASET)
     found = Found()
-    names = parse_names(raw.get("labels"))
+    names = names_with_regions(raw.get("labels"))
+    regions = {
+        name: tuple(names[v] for v in values if v in names)
+        for name, values in parse_regions(raw.get("labels")).items()
+        if len(values) > 1
+    }
     called = _channels(raw)
     seen: set[Path] = set()
     for one in _cases(folder, raw):
@@ -203,7 +212,7 @@ def read_dataset(folder: Path, channels: str = JOIN) -> Found:
             continue
         whole = Candidate(
             image=images[0], name=case, root=folder, label=label, split=split,
-            label_names=names, channels=parts,
+            label_names=names, channels=parts, regions=regions,
         )  # fmt: skip
         joined = len(parts) == 1 or channels == JOIN
         found.candidates += [_of_one(whole)] if joined else apart(whole)

@@ -26,13 +26,17 @@ from homolog.index.datasets import (
 from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
+from homolog.scans.dicom.labels import is_labels
 from homolog.scans.files import (
     dicom_scans,
+    holds_several,
+    image_of_dicom_labels,
     is_known_suffix,
     real_path,
     refuse_special,
     scan_stem,
+    straight_path,
 )
 from homolog.scans.inspect import (
     Inspection,
@@ -311,7 +315,11 @@ Peek = Callable[[Path], Inspection]  # inspects a file once, however often calle
 
 
 def find_cases(
-    source: Path, labels: Collection[Path], peek: Peek, channels: str = JOIN
+    source: Path,
+    labels: Collection[Path],
+    peek: Peek,
+    channels: str = JOIN,
+    straighten: bool = False,
 ) -> Found:
     """Candidates of one source.
 
@@ -320,6 +328,7 @@ def find_cases(
         labels: Label files given separately; never taken for scans.
         peek: Inspects a file once.
         channels: What becomes of the channels of a case: ``join`` or ``separate``.
+        straighten: DICOM slices that lean or are uneven are resampled.
 
     Raises:
         UnusableInput: There is no such file or folder, or its manifest is unreadable.
@@ -328,16 +337,25 @@ def find_cases(
         raise UnusableInput(f"{source}: no such file or folder.")
     refuse_special(source)
     if source.is_dir():
-        return _folder(source, labels, peek, channels)
+        return _folder(source, labels, peek, channels, straighten)
     if source.suffix.lower() in MANIFEST_SUFFIXES:
         if source.name == "dataset.json" and is_dataset(source.parent):
             return read_dataset(source.parent, channels)
         return read_manifest(source, channels)
+    if holds_several(source):
+        found = Found()
+        images = _dicom(source, found, [], straighten)
+        root = source.parent
+        found.candidates = [Candidate(i, _name(i, root), root) for i in images]
+        return found
+    source = straight_path(source) if straighten else source
     name = source.name if is_series_path(source) else scan_stem(source)
     return Found([Candidate(source, name, source.parent)])
 
 
-def _folder(root: Path, labels: Collection[Path], peek: Peek, channels: str) -> Found:
+def _folder(
+    root: Path, labels: Collection[Path], peek: Peek, channels: str, straighten: bool
+) -> Found:
     found = Found()
     tree = walk(root)
     for folder in tree.datasets:
@@ -357,8 +375,10 @@ def _folder(root: Path, labels: Collection[Path], peek: Peek, channels: str) -> 
         found.rejected += one.rejected
         found.notes += one.notes
     images: list[Path] = []
+    drawn: list[Path] = []
     for folder in tree.dicom_folders:
-        images += _dicom(folder, found)
+        images += _dicom(folder, found, drawn, straighten)
+    attached = _drawn_on(drawn, images, found, straighten)
     given = {real_path(p) for p in labels}
     files = [f for f in tree.files if real_path(f) not in given]
     pairs = pair_labels(files, root, peek)
@@ -371,7 +391,7 @@ def _folder(root: Path, labels: Collection[Path], peek: Peek, channels: str) -> 
                 image=image,
                 name=_name(image, root),
                 root=root,
-                label=pairs.labels.get(image),
+                label=pairs.labels.get(image) or attached.get(image),
                 folder_subject=subjects.get(image, ""),
             )
         )
@@ -386,9 +406,12 @@ def rejected_for(path: Path, error: Exception) -> Rejected:
     return Rejected(str(path), problem.text, problem.code)
 
 
-def _dicom(folder: Path, found: Found) -> list[Path]:
+def _dicom(
+    folder: Path, found: Found, drawn: list[Path], straighten: bool
+) -> list[Path]:
+    """The scans of a folder; labels that are DICOM objects go to ``drawn``."""
     try:
-        paths, others = dicom_scans(folder)
+        paths, others = dicom_scans(folder, straighten=straighten)
     except Exception as error:  # noqa: BLE001 - the other folders are read
         found.rejected.append(rejected_for(folder, error))
         return []
@@ -396,9 +419,37 @@ def _dicom(folder: Path, found: Found) -> list[Path]:
         kind = other.other_object
         if "DICOMDIR" in kind:
             continue
+        if is_labels(other) and other.damage is None:
+            drawn.append(other.path)
+            continue
         text = f"holds {kind}, not a scan."
         found.rejected.append(Rejected(str(other.path), text, "not_an_image"))
     return paths
+
+
+def _drawn_on(
+    drawn: Sequence[Path], images: Sequence[Path], found: Found, straighten: bool
+) -> dict[Path, Path]:
+    """Image -> the DICOM segmentation or contours that name it as theirs.
+
+    Of several for one image none is attached; those without an image are told.
+    """
+    offers: dict[Path, list[Path]] = defaultdict(list)
+    for label in drawn:
+        image = image_of_dicom_labels(label, straighten=straighten)
+        if image is not None and image in set(images):
+            offers[image].append(label)
+            continue
+        text = "labels kept as DICOM, whose images are not among the scans here."
+        found.rejected.append(Rejected(str(label), text, "not_an_image"))
+    for image, labels in offers.items():
+        if len(labels) > 1:
+            found.notes.append(
+                f"{len(labels)} DICOM objects hold labels of {image.name}, none "
+                f"attached (first: {labels[0].name}); name the wanted one in a "
+                "manifest."
+            )
+    return {image: labels[0] for image, labels in offers.items() if len(labels) == 1}
 
 
 def _name(image: Path, root: Path) -> str:
@@ -417,6 +468,7 @@ def index_sources(
     known: Mapping[str, str] | None = None,
     channels: str = JOIN,
     fill_nan: bool = False,
+    straighten: bool = False,
 ) -> Job[ScanIndex]:
     """Find the scans of all sources, inspect each, and bring labels to them.
 
@@ -433,6 +485,8 @@ def index_sources(
             the Decathlon's files of four axes, several images in a row of a manifest)
             are one case of several channels; ``separate``: each is a scan of its own.
         fill_nan: Scans with NaN or infinite values are taken, and told.
+        straighten: DICOM slices that lean or are uneven are resampled to a straight
+            and even grid, and told.
 
     Yields:
         Progress, one per scan, and a Note for what the user should know.
@@ -445,16 +499,11 @@ def index_sources(
         ConfigError: ``subjects`` cannot be meant.
     """
     persons = Persons(subjects)
-    seen: dict[Path, Inspection] = {}
-
-    def peek(path: Path) -> Inspection:
-        if path not in seen:
-            found = inspect_scan(path)
-            seen[path] = nan_as_remark(found) if fill_nan else found
-        return seen[path]
-
+    peek = _remembering(fill_nan)
     given = _given_labels([Path(p) for p in labels])
-    found = yield from _gathered(sources, set(given.values()), peek, channels)
+    found = yield from _gathered(
+        sources, set(given.values()), peek, channels, straighten
+    )
     candidates = _with_given(_once(found), given, found)
     found.notes += channels_notes(candidates)
     cases: list[CaseSource] = []
@@ -486,6 +535,19 @@ def index_sources(
     return _index(cases, found, persons.note())
 
 
+def _remembering(fill_nan: bool) -> Peek:
+    """Inspects a file once, however often it is asked."""
+    seen: dict[Path, Inspection] = {}
+
+    def peek(path: Path) -> Inspection:
+        if path not in seen:
+            found = inspect_scan(path)
+            seen[path] = nan_as_remark(found) if fill_nan else found
+        return seen[path]
+
+    return peek
+
+
 def _index(
     cases: Sequence[CaseSource], found: Found, patients: str = "", stopped: bool = False
 ) -> ScanIndex:
@@ -499,13 +561,14 @@ def _gathered(
     labels: Collection[Path],
     peek: Peek,
     channels: str,
+    straighten: bool,
 ) -> Job[Found]:
     """What lies in all sources; a fault of one costs no other."""
     found = Found()
     for source in sources:
         yield Progress("look", 0, 0, str(source))
         try:
-            one = find_cases(Path(source), labels, peek, channels)
+            one = find_cases(Path(source), labels, peek, channels, straighten)
         except UnusableInput:
             raise  # the source was named by the user
         except Exception as error:  # noqa: BLE001 - the other sources are looked at
@@ -630,6 +693,7 @@ def _case(
         label_names=named.names,
         label_values=named.values,
         channels=candidate.channels,
+        regions=candidate.regions,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.config import ConfigError
-from homolog.scans.dicom import split_series
+from homolog.scans.dicom.gathering import split_series
 from homolog.scans.files import scan_stem
 from homolog.scans.names import shorter_names
 from homolog.words import counted, listed

@@ -6,13 +6,15 @@ Names and DICOM headers alone; no pixels are read.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from homolog.geometry.affine import Index, Triple
 from homolog.index.datasets import is_dataset
-from homolog.scans.dicom import Series, series_path
-from homolog.scans.dicom_tags import looks_like_dicom
+from homolog.scans.dicom.gathering import is_zip, path_of
+from homolog.scans.dicom.header import looks_like_dicom
+from homolog.scans.dicom.stacks import Series
 from homolog.scans.files import dicom_series, is_known_suffix, is_special, scan_suffix
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_dicom
@@ -32,7 +34,8 @@ class Tree:
 
     Attributes:
         files: Files whose name claims a scan, sorted.
-        dicom_folders: Folders with DICOM files lying directly in them.
+        dicom_folders: Folders with DICOM files lying directly in them, and zips that
+            hold such files.
         datasets: Folders with a dataset.json; nothing below them is in the others.
     """
 
@@ -68,6 +71,7 @@ def walk(root: Path, *, datasets: bool = True) -> Tree:
         dicom = {p for p in paths if _is_dicom(p)}
         if dicom:
             tree.dicom_folders.append(folder)
+        tree.dicom_folders += [p for p in paths if is_zip(p)]
         claims = [p for p in paths if p not in dicom and is_known_suffix(p)]
         tree.files += _one_per_scan(claims)
     return tree
@@ -152,16 +156,18 @@ def list_series(root: Path) -> list[SeriesInfo]:
     where nothing else lies in their folder.
 
     Args:
-        root: A folder; folders below it are looked through.
+        root: A folder; folders below it are looked through. Or a zip, the DICOMDIR of a
+            disc, or one DICOM file of several volumes.
     """
     found: list[SeriesInfo] = []
-    for folder in walk(root, datasets=False).dicom_folders:
+    alone = root.is_file()
+    for folder in [root] if alone else walk(root, datasets=False).dicom_folders:
         try:
             series, others = dicom_series(folder)
         except Exception as error:  # noqa: BLE001 - the other folders are listed
             found.append(_refused(folder, problem_of(error).text))
             continue
-        found += [_info(folder, one, alone=len(series) == 1) for one in series]
+        found += _infos(folder, series)
         if not series:
             texts = [f"holds {o.other_object}, not a scan." for o in others]
             pairs = zip(others, texts, strict=True)
@@ -181,9 +187,9 @@ def series_with(file: Path) -> SeriesInfo | None:
         series, _ = dicom_series(file.parent)
     except Exception:  # noqa: BLE001 - then the file itself is opened, or refused
         return None
-    for one in series:
+    for one, info in zip(series, _infos(file.parent, series), strict=True):
         if len(one.files) > 1 and any(f.path.name == file.name for f in one.files):
-            return _info(file.parent, one, alone=len(series) == 1)
+            return info
     return None
 
 
@@ -221,18 +227,23 @@ def _may_be_dicom(path: Path) -> bool:
         return False
 
 
-def _info(folder: Path, series: Series, *, alone: bool) -> SeriesInfo:
-    first = series.files[0]
-    path = folder if alone else series_path(folder, series.key)
-    if len(series.files) == 1 and not series.copies:
-        path = first.path
+def _infos(folder: Path, series: list[Series]) -> list[SeriesInfo]:
+    """What is told of the series of one place."""
+    shared = Counter(path for one in series for path in one.paths)
+    return [
+        _info(path_of(folder, s, alone=len(series) == 1, shared=shared), s)
+        for s in series
+    ]
+
+
+def _info(path: Path, series: Series) -> SeriesInfo:
     return SeriesInfo(
         path=path,
-        modality=modality_of_dicom(first.text("modality")),
-        description=first.text("description"),
+        modality=modality_of_dicom(series.files[0].text("modality")),
+        description=series.description,
         shape=series.shape,
         spacing_mm=series.affine.spacing_mm if series.affine else None,
-        files=tuple(f.path for f in series.files),
+        files=series.paths,
         trouble=next((p.text for p in series.problems if p.fatal), ""),
         remarks=tuple(p.text for p in series.problems if not p.fatal),
     )

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from homolog.features.embed import DenseEncoder
 
 DEVICES = "Where to compute: auto, cpu, cuda or cuda:i."
+STRAIGHTEN = (
+    "Resample DICOM slices that lean (a tilted gantry) or are unevenly spaced to a "
+    "straight and even grid, once; otherwise such a scan is left out with its reason."
+)
 MODALITIES = ("CT", "MR", "PET", "XR", "US", "OTHER")
 
 

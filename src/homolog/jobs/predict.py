@@ -9,7 +9,7 @@ from typing import Any
 
 from homolog.config import option
 from homolog.events import Job, Note, stopped_words
-from homolog.jobs.base import DEVICES, MODALITIES, paths
+from homolog.jobs.base import DEVICES, MODALITIES, STRAIGHTEN, paths
 from homolog.words import counted
 
 FAILURES = "failed"
@@ -80,6 +80,14 @@ class Config:
         choices=("auto", "fp32", "bf16", "fp16"),
         empty="fp32 on the CPU, auto on a GPU",
     )
+    straighten: bool = option(False, STRAIGHTEN)
+    format: str = option(
+        "scan",
+        "scan: labels in the format of their scan, NIfTI where it cannot be written. "
+        "dicom-seg: a DICOM segmentation of each DICOM scan, with names, colours and "
+        "codes, for archives and viewers.",
+        choices=("scan", "dicom-seg"),
+    )
     device: str = option("auto", DEVICES, metavar="DEVICE")
 
 
@@ -105,7 +113,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         predict_scans,
     )
 
-    found, out = find_scans(paths(config.scans, "scan")), Path(config.out)
+    scans = paths(config.scans, "scan")
+    found = find_scans(scans, straighten=config.straighten)
+    out = Path(config.out)
     options = PredictOptions(
         mirrored_axes(config.flips),
         config.overlap,
@@ -118,7 +128,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     )
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
-    result = yield from predict_scans(task, trained, found, out, options)
+    result = yield from predict_scans(
+        task, trained, found, out, options, as_dicom=config.format == "dicom-seg"
+    )
     for entry in result["predicted"]:
         if "result" in entry:
             entry["labels"] = entry["result"]

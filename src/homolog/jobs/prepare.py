@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from homolog.config import ConfigError, from_dict, option
 from homolog.events import Job
-from homolog.jobs.base import MODALITIES, paths
+from homolog.jobs.base import MODALITIES, STRAIGHTEN, paths
 from homolog.words import counted, human_bytes
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Config:
         metavar="REGEX",
         empty="by DICOM tags, folders, and names without time, phase or sequence",
     )
+    straighten: bool = option(False, STRAIGHTEN)
     keep_identifiers: bool = option(
         False,
         "Store patients' names (DICOM's PatientID, subjects of a manifest) as they "
@@ -142,7 +143,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
-    from homolog.scans.dicom import is_series_path
+    from homolog.scans.dicom.gathering import is_series_path
     from homolog.store.build import prepare_store
     from homolog.store.names import read_names
 
@@ -157,7 +158,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             preprocessing=_recipe(config), names=read_names(config.names),
             seed=config.seed, keep_identifiers=config.keep_identifiers,
             replace=config.replace, subjects=config.subjects, axes=config.axes,
-            channels=config.channels,
+            channels=config.channels, straighten=config.straighten,
         )
     )  # fmt: skip
 

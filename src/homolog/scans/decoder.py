@@ -54,7 +54,26 @@ def pixels(path: Path) -> NDArray[Any]:
         Unsound: As information, or ``too_large``.
         JobError: There is no decoder.
     """
-    values = _helper.ask("pixels", path)[1]
+    try:
+        return _asked("pixels", path)
+    except DecoderDied:
+        if not _is_dicom(path):
+            raise
+        return _asked("dicom", path)  # by pydicom: GDCM crashed
+
+
+def frames(path: Path, numbers: Sequence[int]) -> NDArray[Any]:
+    """(N, H, W) stored numbers of some frames of a DICOM file, not rescaled.
+
+    Raises:
+        Unsound: As pixels.
+        JobError: There is no decoder.
+    """
+    return _asked("frames", path, numbers)
+
+
+def _asked(what: str, path: Path, numbers: Sequence[int] = ()) -> NDArray[Any]:
+    values = _helper.ask(what, path, numbers)[1]
     if values is None:
         raise JobError(f"{path}: the decoder gave no values.")
     return values
@@ -67,7 +86,21 @@ def pixels_of(paths: Sequence[Path]) -> list[NDArray[Any]]:
         Unsound: As pixels, of the first file that cannot be read.
         JobError: There is no decoder.
     """
-    return _helper.ask_for_all(paths)
+    try:
+        return _helper.ask_for_all(paths)
+    except DecoderDied:
+        if not all(map(_is_dicom, paths)):
+            raise
+    return [pixels(path) for path in paths]
+
+
+class DecoderDied(Unsound):
+    """A file that ended the decoder, or took too long."""
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 class _Helper:
@@ -78,9 +111,11 @@ class _Helper:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def ask(self, what: str, path: Path) -> tuple[dict[str, Any], NDArray[Any] | None]:
+    def ask(
+        self, what: str, path: Path, numbers: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], NDArray[Any] | None]:
         """An answer and, for pixels, the values."""
-        asked = _question(what, path)
+        asked = _question(what, path, numbers)
         with self._lock:
             process = self._running()
             try:
@@ -163,11 +198,12 @@ class _Helper:
         return process
 
 
-def _question(what: str, path: Path) -> dict[str, Any]:
+def _question(what: str, path: Path, numbers: Sequence[int] = ()) -> dict[str, Any]:
     seconds = _PATIENCE_S
-    if what == "pixels":
+    if what != "information":
         seconds += path.stat().st_size / _SLOWEST_BYTES_S
-    return {"what": what, "path": str(path), "seconds": seconds}
+    asked = {"what": what, "path": str(path), "seconds": seconds}
+    return {**asked, "frames": list(numbers)} if numbers else asked
 
 
 def _send(process: subprocess.Popen[bytes], asked: dict[str, Any]) -> None:
@@ -224,12 +260,12 @@ def _died(
     waited: threading.Event,
     seconds: float,
     path: Path,
-) -> Unsound:
+) -> DecoderDied:
     if waited.is_set():
         text = f"decoding it was not done after {seconds:.0f} s."
     else:
         text = f"damaged in a way that ends its decoder ({_ending(process)})."
-    return Unsound("unreadable", text, path)
+    return DecoderDied("unreadable", text, path)
 
 
 @contextlib.contextmanager

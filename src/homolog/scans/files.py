@@ -4,7 +4,7 @@ Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleIT
 x, y, z order ends here. Headers and bits of NIfTI, NRRD and MetaImage are read by our
 own ``nifti`` and ``text_formats``, for the reasons given there; DICOM and pictures are
 decoded by SimpleITK in a process of its own (``decoder``), once the file is known to be
-complete: by its tags (``dicom_tags``), or by the checks of ``formats.pictures``.
+complete: by its header (``dicom.header``), or by the checks of ``formats.pictures``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,27 @@ from numpy.typing import NDArray
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 from homolog.scans import decoder
-from homolog.scans.dicom import (
-    Series,
+from homolog.scans.dicom.gathering import (
+    is_index,
     is_series_path,
-    joined_slices,
+    is_zip,
     open_series,
     scans_in,
     series_of,
+    series_path,
+    split_series,
 )
-from homolog.scans.dicom_tags import DicomFile, looks_like_dicom
+from homolog.scans.dicom.header import looks_like_dicom, read_dicom_file
+from homolog.scans.dicom.kinds import DicomFile
+from homolog.scans.dicom.labels import (
+    DicomLabels,
+    image_of_labels,
+    read_dicom_labels,
+    referenced_series,
+)
+from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
+from homolog.scans.dicom.stacks import Series
+from homolog.scans.dicom.straighten import StraightGrid
 from homolog.scans.formats.mgh import mgh_values, read_mgh
 from homolog.scans.formats.pictures import picture_values, read_picture
 from homolog.scans.formats.slicer import SEGMENTS, one_map, segments_in, segments_of
@@ -64,7 +76,7 @@ from homolog.scans.volume import (
     modality_of_dicom,
     modality_of_name,
 )
-from homolog.words import times
+from homolog.words import counted, times
 
 _KINDS = {
     ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
@@ -170,7 +182,7 @@ def kind_of(path: Path) -> str:
     if suffix in _KNOWN_BUT_NOT_READ:
         name = _KNOWN_BUT_NOT_READ[suffix]
         raise Unsound("unsupported", f"{name} files are not read here.", path)
-    if looks_like_dicom(path):
+    if looks_like_dicom(path) or is_zip(path):
         return "dicom"
     raise Unsound("unreadable", "not a scan in a format that is read here.", path)
 
@@ -222,14 +234,49 @@ def refuse_special(path: Path) -> None:
         raise UnusableInput(f"{path}: {SPECIAL}")
 
 
-def dicom_scans(folder: Path) -> tuple[list[Path], list[DicomFile]]:
-    """A path for each DICOM scan lying in a folder, and its other DICOM objects."""
-    return scans_in(folder, _decode)
+def dicom_scans(
+    folder: Path, *, straighten: bool = False
+) -> tuple[list[Path], list[DicomFile]]:
+    """A path for each DICOM scan lying in a folder, and its other DICOM objects.
+
+    Args:
+        folder: A folder, or a zip, DICOMDIR or file of several volumes.
+        straighten: Scans that lean or are uneven go by a path that resamples them.
+    """
+    return scans_in(folder, read_slice, straighten=straighten)
+
+
+def holds_several(path: Path) -> bool:
+    """Whether one file holds several DICOM scans: a zip, a DICOMDIR, many volumes."""
+    if is_series_path(path) or not path.is_file() or is_special(path):
+        return False
+    if is_zip(path) or is_index(path):
+        return True
+    try:
+        plain = kind_of(path) != "dicom" or not read_dicom_file(path).frames
+        return not plain and len(dicom_scans(path)[0]) > 1
+    except (Unsound, OSError):
+        return False
+
+
+def straight_path(path: Path) -> Path:
+    """The path by which a DICOM scan is read on a straight and even grid.
+
+    The path itself where it needs none, or is no DICOM.
+    """
+    try:
+        if kind_of(path) != "dicom":
+            return path
+        series, _ = open_series(path, read_slice)
+    except (Unsound, OSError):
+        return path
+    place = split_series(path)[0]
+    return series_path(place, series.key, straight=True) if series.mendable else path
 
 
 def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
     """The series lying directly in a folder, the best first; other DICOM objects."""
-    return series_of(folder, _decode)
+    return series_of(folder, read_slice)
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -251,8 +298,7 @@ def read_header(path: Path | str) -> ScanHeader:
             affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
         return _nifti_header(path, raw, affine, problems)
     if kind == "dicom":
-        series, others = open_series(path, _decode)
-        return _series_header(path, series, others)
+        return _dicom_header(path)
     if kind in ("mgh", "zarr", "image2d"):
         return _stated_header(path, kind)
     text = read_text_header(path)
@@ -264,6 +310,43 @@ def read_header(path: Path | str) -> ScanHeader:
     _check_agreement(plan, information)
     header = _decoded_header(path, kind, information, problems)
     return _of_segments(header) if segments_in(text.pairs) else header
+
+
+def _dicom_header(path: Path) -> ScanHeader:
+    """The header of a series, or of labels kept as DICOM."""
+    one = not is_series_path(path) and looks_like_dicom(path)
+    labels = read_dicom_labels(path, read_slice) if one else None
+    if labels is None:
+        series, others = open_series(path, read_slice)
+        return _series_header(path, series, others)
+    many = counted(len(labels.names), "class")
+    text = f"labels of {many}, kept as DICOM; not a scan."
+    problems = (Problem("label_map", text, False), *labels.problems)
+    return ScanHeader(
+        path, labels.shape, 1, 1, labels.affine, "uint16", "OTHER", "dicom",
+        {SEGMENTS: True, "labels": labels}, problems,
+    )  # fmt: skip
+
+
+def image_of_dicom_labels(path: Path, *, straighten: bool = False) -> Path | None:
+    """The path of the DICOM scan that a segmentation or contours were drawn on.
+
+    None where it is not near the file. As in ``dicom_scans``, also for ``straighten``.
+    """
+    uids = referenced_series(path)
+    found = image_of_labels(path, uids, read_slice, straighten=straighten)
+    return None if found is None else found[0]
+
+
+def names_in_dicom(path: Path) -> dict[int, str]:
+    """What the values of labels kept as DICOM are called; empty for other files."""
+    try:
+        if not path.is_file() or kind_of(path) != "dicom":
+            return {}
+        labels = read_dicom_labels(path, read_slice)
+    except (Unsound, OSError):
+        return {}
+    return {} if labels is None else dict(labels.names)
 
 
 def _of_segments(header: ScanHeader) -> ScanHeader:
@@ -283,10 +366,10 @@ def _stated_header(path: Path, kind: str) -> ScanHeader:
     if stated.dtype.startswith("complex"):
         text = "complex numbers, not one real number per voxel."
         problems.append(Problem("complex", text))
-    if stated.affine.shear > SHEAR_LIMIT:
-        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
     if stated.frames > 1:
         problems.append(Problem("4d", _frames_text(stated.frames)))
+    if stated.affine.shear > SHEAR_LIMIT:
+        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
     names = (scan_stem(path), path.parent.name, path.parent.parent.name)
     return ScanHeader(
         path, stated.shape, stated.channels, stated.frames, stated.affine,
@@ -337,8 +420,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     dtype, channels = "int16", first.whole("samples", 1)
     if not any(p.fatal for p in problems):  # what is refused is not decoded
         try:
-            information = decoder.information(first.path)
-            dtype, channels = information["dtype"], information["channels"]
+            dtype, channels = slice_information(series)
         except Exception as error:  # noqa: BLE001 - this series' fault only
             problems.append(problem_of(error))
         if channels > 1:
@@ -346,7 +428,7 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     if first.text("photometric") == "MONOCHROME1":
         text = "MONOCHROME1: bright and dark are swapped."
         problems.append(Problem("inverted", text, False))
-    if others and path.is_dir():
+    if others and not is_series_path(path):
         rest = "; ".join(s.title for s in others[:4])
         text = f"{len(others) + 1} series here: {series.title} taken, left: {rest}."
         problems.append(Problem("mixed_series", text, False))
@@ -357,10 +439,13 @@ def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHead
     meta: dict[str, Any] = {
         "subject": named,
         "series": series.key,
-        "files": tuple(str(f.path) for f in series.files),
-        "description": first.text("description"),
+        "files": tuple(map(str, series.paths)),
+        "slices": series.files,
+        "straight": series.straight,
+        "description": series.description,
+        "part": series.part,
     }
-    if series.affine is None:
+    if series.affine is None or any(p.code == "no_place" for p in problems):
         meta["placed"] = False
     return ScanHeader(
         path, series.shape, channels, 1, affine, dtype,
@@ -545,10 +630,13 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     path = header.path
     if header.kind in ("nifti", "analyze"):
         return read_nifti(read_nifti_header(path))[0, 0], []
+    if header.kind == "dicom" and "labels" in header.meta:
+        labels: DicomLabels = header.meta["labels"]
+        return labels.values()
     if header.kind == "dicom":
-        files = [Path(f) for f in header.meta["files"]]
-        slices = decoder.pixels_of(files)
-        return joined_slices([s.reshape(-1, *s.shape[-2:]) for s in slices]), []
+        values = read_slices(header.meta["slices"])
+        grid: StraightGrid | None = header.meta.get("straight")
+        return (values if grid is None else grid.resampled(values)), []
     if SEGMENTS in header.meta:
         segments = segments_of(path)
         whole = read_voxels(_plan(path)).reshape(*header.shape, -1)
@@ -563,12 +651,6 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         return zarr_values(path), []
     array, remarks = picture_values(path, header.channels)
     return array.reshape(header.shape), remarks
-
-
-def _decode(path: Path) -> NDArray[Any]:
-    """One DICOM file as (frames, H, W)."""
-    array = decoder.pixels(path)
-    return array.reshape(-1, *array.shape[-2:])
 
 
 def _plan(path: Path) -> VoxelPlan:

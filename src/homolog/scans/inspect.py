@@ -235,7 +235,8 @@ def _values(header: ScanHeader) -> tuple[ValueStats, list[Problem]]:
             f"({stats.low:g} to {stats.high:g}) are not Hounsfield units."
         )
         problems.append(Problem("modality_doubt", text, False))
-    if not stats.nonfinite and not stats.constant and stats.is_label_map:
+    known = any(p.code == "label_map" for p in header.problems)
+    if not (stats.nonfinite or stats.constant or known) and stats.is_label_map:
         problems.append(Problem("label_map", _label_text(stats), False))
     return stats, problems
 

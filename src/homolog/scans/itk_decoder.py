@@ -1,8 +1,10 @@
 """SimpleITK, kept where a crash costs a file and not the process.
 
 As a script this decodes files of unknown origin for another process (see
-``decoder``), and then loads nothing but numpy and SimpleITK; as a module it writes our
-own data. The only place that knows SimpleITK, whose x, y, z order its callers end.
+``decoder``), and then loads nothing but numpy and SimpleITK, and pydicom with its
+codecs for what GDCM in SimpleITK cannot decode and for single frames; as a module it
+writes our own data. The only place that knows SimpleITK, whose x, y, z order its
+callers end.
 """
 
 from __future__ import annotations
@@ -53,7 +55,69 @@ def pixels(path: str) -> NDArray[Any]:
     Raises:
         RuntimeError: SimpleITK does not read it.
     """
-    return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(path)))
+    try:
+        return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(path)))
+    except RuntimeError:
+        if not _is_dicom(path):
+            raise
+        try:
+            return dicom_pixels(path)
+        except Exception as error:  # noqa: BLE001 - the first reason is the known one
+            reason = _reason(error)
+    raise RuntimeError(f"neither GDCM nor pydicom decodes it: {reason}")
+
+
+def frames(path: str, numbers: list[int]) -> NDArray[Any]:
+    """(N, H, W) stored numbers of some frames of a DICOM file, not rescaled."""
+    from pydicom import dcmread
+    from pydicom.pixels import iter_pixels
+
+    header = dcmread(path, stop_before_pixels=True, force=True)
+    return _bright(np.stack(list(iter_pixels(path, indices=numbers))), header)
+
+
+def dicom_pixels(path: str) -> NDArray[Any]:
+    """(D, H, W) or (D, H, W, C) values of a DICOM file by pydicom, rescaled."""
+    from pydicom import dcmread
+    from pydicom.pixels import pixel_array
+
+    header = dcmread(path, stop_before_pixels=True, force=True)
+    values = _bright(np.asarray(pixel_array(path)), header)
+    slope = float(header.get("RescaleSlope", None) or 1)
+    intercept = float(header.get("RescaleIntercept", None) or 0)
+    values = rescaled(values, slope, intercept)
+    colours = int(header.get("SamplesPerPixel", 1) or 1) > 1
+    return values.reshape(-1, *values.shape[-3 if colours else -2 :])
+
+
+def _bright(values: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Stored numbers of MONOCHROME1 turned over, as ITK turns them."""
+    inverted = str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    if not inverted or values.dtype.kind != "u":
+        return values
+    largest = (1 << int(header.get("BitsStored", 16))) - 1
+    return np.asarray(largest - values)
+
+
+def rescaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
+    """Stored numbers as real ones: whole numbers stay whole, in the least type."""
+    if slope == 1 and intercept == 0:
+        return values
+    if slope != int(slope) or intercept != int(intercept) or values.dtype.kind == "f":
+        return np.asarray(values * np.float64(slope) + intercept)
+    whole = values.astype(np.int64) * int(slope) + int(intercept)
+    low, high = int(whole.min(initial=0)), int(whole.max(initial=0))
+    kinds = (np.int16, np.uint16, np.int32, np.int64)
+    for kind in kinds:
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return whole.astype(kind)
+    return whole
+
+
+def _is_dicom(path: str) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or path.lower().endswith((".dcm", ".dicom", ".ima"))
 
 
 def write(
@@ -119,7 +183,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
             if asked["what"] == "information":
                 told = information(asked["path"])
             else:
-                values = pixels(asked["path"])
+                values = _values(asked)
                 told = {"shape": values.shape, "dtype": values.dtype.str}
         except MemoryError as error:
             told = {"memory": _reason(error)}
@@ -132,6 +196,14 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         if values is not None:
             answers.write(np.ascontiguousarray(values).data.cast("B"))
             answers.flush()
+
+
+def _values(asked: dict[str, Any]) -> NDArray[Any]:
+    if asked["what"] == "frames":
+        return frames(asked["path"], asked["frames"])
+    if asked["what"] == "dicom":
+        return dicom_pixels(asked["path"])
+    return pixels(asked["path"])
 
 
 def _tell(answers: BinaryIO, told: dict[str, Any]) -> None:

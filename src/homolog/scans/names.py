@@ -9,7 +9,7 @@ from pathlib import Path
 
 from homolog.json_files import object_or_none
 from homolog.label_names import key_of, parse_names
-from homolog.scans.files import scan_stem, scan_suffix
+from homolog.scans.files import names_in_dicom, scan_stem, scan_suffix
 from homolog.scans.formats.label_tables import table_beside
 from homolog.scans.formats.slicer import segments_of
 from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
@@ -152,12 +152,13 @@ def names_told(label: Path) -> dict[int, str]:
 
 
 def names_in_file(label: Path) -> dict[int, str]:
-    """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``).
+    """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``), or DICOM's.
 
     Empty for other files. Where segments lie in several layers, of the values that they
     get when these are read as one label map.
     """
-    return {one.value: one.name for one in segments_of(label) if one.name}
+    found = {one.value: one.name for one in segments_of(label) if one.name}
+    return found or names_in_dicom(label)
 
 
 def _names_in_json(label: Path) -> dict[int, str]:

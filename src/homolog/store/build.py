@@ -421,6 +421,7 @@ def prepare_store(
     subjects: str = "",
     axes: str = "auto",
     channels: str = "join",
+    straighten: bool = False,
 ) -> Job[dict[str, Any]]:
     """Index scans wherever they lie and build their store.
 
@@ -437,6 +438,7 @@ def prepare_store(
         subjects: Where in names persons stand, see ``index_sources``.
         axes: As in ``write_store``.
         channels: ``join`` or ``separate``, see ``index_sources``.
+        straighten: See ``index_sources``.
 
     Returns:
         As ``write_store``.
@@ -449,6 +451,7 @@ def prepare_store(
     index = yield from index_sources(
         sources, labels, modality=modality, subjects=subjects, known=known,
         channels=channels, fill_nan=bool(preprocessing and preprocessing.fill_nan),
+        straighten=straighten,
     )  # fmt: skip
     if index.stopped:
         yield Stopped(0)
@@ -579,6 +582,8 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     splits = _splits(cards, subjects, old if kept else None, asked)
     contents = _contents(cards, called, recipe, print_, splits)
     contents["splits"] = _draw(asked)
+    if regions := {**old.contents.get("regions", {}), **_regions(asked.cases)}:
+        contents["regions"] = regions
     contents["given_names"] = {str(v): n for v, n in as_given.items()}
     yield from _remarks(joined)
     write_json(out / "rejected.json", reasons, end="")
@@ -591,6 +596,11 @@ def _written(asked: _Asked, out: Path) -> Job[dict[str, Any]]:
     told = what_was_named(asked.named, given, own, cards)
     result = _summary(cards, reasons, out, print_, counts, told)
     return {**result, "kept": [card.id for card in kept], "removed": removed}
+
+
+def _regions(cases: Sequence[CaseSource]) -> dict[str, list[str]]:
+    """Unions of labels, by names, that a data set wants to be scored as one."""
+    return {n: list(members) for c in cases for n, members in c.regions.items()}
 
 
 def _stayed(kept: Sequence[Card]) -> str:

@@ -25,7 +25,7 @@ from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
 from homolog.scans.channels import read_channels
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.formats.zarrs import is_zarr
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.problems import Unsound

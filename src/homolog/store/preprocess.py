@@ -325,7 +325,7 @@ def to_int16(
     interpolation they are rounded to whole numbers where their range is wide. Anything
     else gets 8192 levels over its usual range.
     """
-    values = np.ascontiguousarray(data)
+    values = np.ascontiguousarray(_within_reach(data))
     whole = _is_whole(values)
     if not grid.is_identity:
         values = resample(values, grid)
@@ -352,6 +352,20 @@ def to_int16(
             f"(usual range {low:g}..{high:g})"
         )
     return _quantise(values, scale, offset), scale, offset, note
+
+
+# Beyond this, sums of squares of float32 values are no numbers.
+_REACH = 1e15
+
+
+def _within_reach(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values; those that float32 cannot reckon with at the edge of it."""
+    if values.dtype.kind != "f" or not values.size:
+        return values
+    if -_REACH <= float(values.min()) and float(values.max()) <= _REACH:
+        return values
+    within: NDArray[Any] = np.clip(values, -_REACH, _REACH)
+    return within
 
 
 def _is_whole(values: NDArray[Any]) -> bool:

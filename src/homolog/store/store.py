@@ -42,6 +42,7 @@ class Store:
         path: The folder.
         cards: One per case, by id.
         label_names: Label value -> name, without background.
+        regions: Name of a union of labels -> their names (nnU-Net's regions).
         preprocessing: The recipe all cases were prepared with.
         fingerprint: Sizes, spacings and intensities of the cases, and sentences that
             explain the spacing.
@@ -56,6 +57,7 @@ class Store:
         )
         names = contents.get("label_names", {})
         self.label_names: dict[int, str] = {int(v): n for v, n in names.items()}
+        self.regions: dict[str, list[str]] = contents.get("regions", {})
         self.fingerprint: dict[str, Any] = contents.get("fingerprint", {})
         self.hash: str = config_hash([(c.id, c.key, c.split) for c in self.cards])
         self._by_id = {card.id: card for card in self.cards}

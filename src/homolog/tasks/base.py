@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -466,6 +467,7 @@ def score_labels(
     *,
     spacing_mm: Triple | None,
     tolerance_mm: float = 1.0,
+    regions: Mapping[str, Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Dice, IoU, NSD and HD95 of every label.
 
@@ -479,6 +481,8 @@ def score_labels(
         names: Label value -> name; these labels are scored.
         spacing_mm: Voxel size (z, y, x); None: unknown, and so are NSD and HD95.
         tolerance_mm: Of the NSD.
+        regions: Name -> values that are scored as one, too; their ``label`` is a text,
+            ``1+2``, and they enter no mean over labels.
 
     Returns:
         Rows with ``label``, ``name`` and the METRICS.
@@ -493,6 +497,16 @@ def score_labels(
             predicted, truth, list(names), spacing_mm=spacing_mm,
             tolerance_mm=tolerance_mm,
         )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for name, values in (regions or {}).items():
+        found, true = (
+            np.isin(one, list(values)).astype(np.int8) for one in (predicted, truth)
+        )
+        true[truth < 0] = -1
+        (row,) = score_labels(
+            found, true, {1: name}, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm
+        )
+        rows.append({**row, "label": "+".join(map(str, values))})
     return [
         {
             "label": label,
@@ -504,7 +518,7 @@ def score_labels(
             "hd95_mm": _or_none(surface[label].hd95_mm),
         }
         for label, name in names.items()
-    ]
+    ] + rows
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -522,11 +536,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     cases = list(dict.fromkeys(row["case"] for row in rows))
     labels = list(dict.fromkeys(row["name"] for row in rows))
+    single = [row for row in rows if not isinstance(row.get("label"), str)]
     summary: dict[str, Any] = {
         "cases": len(cases), "mean": {}, "std": {}, "worst": {}, "labels": {},
     }  # fmt: skip
     for metric in METRICS:
-        per_case = {c: _mean(_values(rows, metric, "case", c)) for c in cases}
+        per_case = {c: _mean(_values(single, metric, "case", c)) for c in cases}
         known = {c: v for c, v in per_case.items() if v is not None}
         mean = _mean(list(known.values()))
         summary["mean"][metric] = mean

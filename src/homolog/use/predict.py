@@ -29,8 +29,9 @@ from homolog.scans.channels import (
     named_together,
     read_channels,
 )
-from homolog.scans.dicom import is_series_path, split_series
-from homolog.scans.files import is_scan_path, read_scan, scan_stem
+from homolog.scans.dicom.export import SUFFIX, write_segmentation
+from homolog.scans.dicom.gathering import is_series_path, split_series
+from homolog.scans.files import is_scan_path, read_scan, scan_stem, straight_path
 from homolog.scans.names import write_names
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import Channel, LabelMap, Volume
@@ -150,10 +151,16 @@ def mirrored_axes(text: str) -> tuple[int, ...]:
     return tuple(sorted(_AXES[letter] for letter in letters))
 
 
-def find_scans(paths: Iterable[Path]) -> list[Path]:
+def find_scans(paths: Iterable[Path], *, straighten: bool = False) -> list[Path]:
     """Files and DICOM folders named directly, or lying in folders named.
 
-    Files of one case that are named together, ``a|b``, stay together.
+        Files of one case that are named together, ``a|b``, stay together.
+
+
+    Args:
+        paths: Named by the user.
+        straighten: DICOM scans whose slices lean or are uneven go by the path that
+            resamples them.
 
     Raises:
         UnusableInput: A path that does not exist, or a folder without scans.
@@ -176,6 +183,8 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
             found += inside
         else:
             found.append(path)
+    if straighten:
+        found = [straight_path(path) for path in found]
     return list(dict.fromkeys(found))
 
 
@@ -184,10 +193,13 @@ def _is_half(path: Path) -> bool:
     return path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
 
 
-def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
+def result_paths(
+    scans: Sequence[Path], out: Path, *, as_dicom: bool = False
+) -> dict[Path, Path]:
     """Where each scan's result goes: its own file name in ``out``.
 
-    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``.
+    A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``;
+    all become ``.seg.dcm`` where DICOM segmentations are asked for.
 
     Raises:
         UnusableInput: Two scans would share one file, or a result would overwrite its
@@ -205,6 +217,8 @@ def result_paths(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
             name = f"{folder.resolve().name}_{key}.nii.gz"
         elif suffix is None:
             name = f"{scan.stem}.nii.gz"
+        if as_dicom:
+            name = f"{scan_stem(Path(name))}{SUFFIX}"
         target = out / name
         if target in scan_of:
             raise UnusableInput(
@@ -226,6 +240,8 @@ def predict_scans(
     scans: Sequence[Path],
     out: Path,
     options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
+    *,
+    as_dicom: bool = False,
 ) -> Job[dict[str, Any]]:
     """Predict scan after scan; one that cannot be does not stop the others.
 
@@ -239,6 +255,7 @@ def predict_scans(
         scans: Files or DICOM folders.
         out: Folder of the results; made if absent.
         options: For the task's ``run``.
+        as_dicom: Labels are written as DICOM segmentations of their series.
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
@@ -249,7 +266,7 @@ def predict_scans(
         the table ``boxes.csv``) and the ``files`` of each scan.
     """
     cases = cases_of(model, scans)
-    targets = result_paths(list(cases), out)
+    targets = result_paths(list(cases), out, as_dicom=as_dicom)
     out.mkdir(parents=True, exist_ok=True)
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
@@ -354,6 +371,10 @@ def _predicted(
     texts = {"notes": [note.text for note in notes]}
     if result is None:
         return None
+    if target.name.endswith(SUFFIX) and not isinstance(result, LabelMap):
+        raise UnusableInput(
+            "a DICOM segmentation is for models that label voxels, which this is not."
+        )
     if isinstance(result, BoxList):
         files = [str(path) for path in box_files(result, target)]
         return {"scan": str(scan), "boxes": result.rows(), "files": files, **texts}
@@ -363,8 +384,7 @@ def _predicted(
         return {"scan": str(scan), "image": str(target), **told, **texts}
     if not isinstance(result, LabelMap):
         return {"scan": str(scan), **result.to_dict(), **texts}
-    write_labels(result, target)
-    write_names(target, result.names)
+    _write_result(result, target, volume)
     voxels = _voxels(result)
     return {
         "scan": str(scan),
@@ -374,6 +394,15 @@ def _predicted(
         **result.meta.get(FACTS, {}),
         **texts,
     }
+
+
+def _write_result(result: LabelMap, target: Path, volume: Volume) -> None:
+    """Labels as a file of the kind that its name says."""
+    if target.name.endswith(SUFFIX):
+        write_segmentation(result, target, volume.meta.get("slices", ()))
+        return
+    write_labels(result, target)
+    write_names(target, result.names)
 
 
 def _noted(

@@ -28,7 +28,7 @@ from homolog.index.index import find_cases
 from homolog.index.manifests import is_manifest
 from homolog.memory import free_bytes
 from homolog.scans.channels import SEVERAL
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import ScanHeader, scan_stem
 from homolog.scans.inspect import Inspection, inspect_scan
 from homolog.scans.problems import problem_of
@@ -247,9 +247,12 @@ def few(paths: list[Path]) -> bool:
 
 
 def name_for(ticked: list[Row]) -> str:
-    """What to call the store of these rows: after the one folder, if it is one."""
-    alone = len(ticked) == 1 and ticked[0].is_folder
-    return ticked[0].name if alone else ""
+    """What to call the store of these rows: after the one folder or list, if any."""
+    if len(ticked) != 1 or not ticked[0].is_folder:
+        return ""
+    path = ticked[0].path
+    listed_in = path is not None and is_manifest(path)
+    return Path(ticked[0].name).stem if listed_in else ticked[0].name
 
 
 def checked_row(row: Row) -> Row:

@@ -380,7 +380,8 @@ def _stores(folder: Path) -> list[tuple[StoreChoice, int]]:
 _EMPTY = "Drop a NIfTI, MHA, NRRD file or a DICOM folder here."
 _KINDS = (
     "Scans and pictures (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.hdr *.img *.dcm "
-    "*.dicom *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+    "*.mgz *.mgh *.dicom *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;"
+    "Lists of scans (*.csv *.tsv *.json);;All files (*)"
 )
 
 

@@ -26,7 +26,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.memory import free_bytes
 from homolog.scans.channels import frames_of, read_frames
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
     ScanHeader,
     read_header,
@@ -143,7 +143,8 @@ def layer_name(path: Path, volume: Volume) -> str:
     """
     if not is_series_path(path):
         return scan_stem(path)
-    return f"{path.parent.name} {volume.modality}, {volume.shape[0]} slices"
+    part = f" {volume.meta['part']}" if volume.meta.get("part") else ""
+    return f"{path.parent.name} {volume.modality}{part}, {volume.shape[0]} slices"
 
 
 def is_label_map(volume: Volume, path: Path) -> bool:
@@ -153,6 +154,8 @@ def is_label_map(volume: Volume, path: Path) -> bool:
         volume: The scan as read.
         path: Its file.
     """
+    if "labels" in volume.meta:  # kept as DICOM
+        return True
     data = volume.data[0]
     depth = len(data)
     slices = np.unique(np.linspace(0, depth - 1, min(depth, _SLICES)).astype(int))

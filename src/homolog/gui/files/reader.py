@@ -34,7 +34,7 @@ from homolog.scans.problems import Unsound
 # As in napari.yaml, without what other readers may rightly claim (.img of disks).
 PATTERNS = (
     "*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd", "*.hdr", "*.dcm",
-    "*.dicom", "*.ima",
+    "*.dicom", "*.ima", "*.mgz", "*.mgh",
 )  # fmt: skip
 # How napari writes "any folder". Folders without DICOM go back to napari's own reader.
 FOLDERS = "*/"

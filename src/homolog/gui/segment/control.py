@@ -26,7 +26,7 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.scans.boxes import JSON_SUFFIX
-from homolog.scans.dicom import is_series_path
+from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
     is_scan_path,
     read_header,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -40,11 +40,13 @@ class Decoder(nn.Module, ABC):
         kind: Its name among ``DECODERS``.
         usual_width: Channels of the features; 0: those of the finest map.
         in_2d: Whether it takes 2D maps, too.
+        stage_channels: Channels of what ``stages`` makes.
     """
 
     kind: ClassVar[str] = ""
     usual_width: ClassVar[int] = 0
     in_2d: ClassVar[bool] = False
+    stage_channels: tuple[int, ...]
 
     def __init__(
         self,
@@ -63,17 +65,23 @@ class Decoder(nn.Module, ABC):
         self.head: nn.Module = head(self.width, out_channels, 1)
 
     @abstractmethod
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Features at full resolution.
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Features from the coarsest resolution to the full one, one after another.
 
         Args:
             image: What the backbone saw, (B, C, D, H, W).
             maps: What the backbone returned, fine to coarse, (B, E_i, d_i, h_i, w_i);
                 a side that the stride does not divide is rounded up.
 
-        Returns:
-            (B, F, D, H, W).
+        Yields:
+            (B, F_i, d_i, h_i, w_i); the last (B, F, D, H, W).
         """
+
+    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Features at full resolution, the last of ``stages``: (B, F, D, H, W)."""
+        for found in self.stages(image, maps):
+            last = found
+        return last
 
     def forward(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """(B, C, D, H, W) and the maps -> (B, out_channels, D, H, W)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class NNFormerDecoder(Decoder):
 
     Source: Zhou et al., "nnFormer: Volumetric Medical Image Segmentation via a 3D
     Transformer", IEEE TIP 2023, section 3.3.
-    Differs from the paper: queries are projected, too; one answer at full resolution,
-    without those at coarser ones (deep supervision); the image is a last skip.
+    Differs from the paper: queries are projected, too; the image is a last skip.
+    Answers at coarser resolutions are the task's (``deep_supervision``).
 
     Args:
         channels: Channels of each map, fine to coarse.
@@ -69,11 +69,12 @@ class NNFormerDecoder(Decoder):
             self.skips.append(VolumeBlock(fine, heads, _SIDE, shifted=False))
             self.blocks.append(VolumeBlock(fine, heads, _SIDE, shifted=True))
         self.last_up = upsampling(channels[0], self.width, strides[0], False)
+        self.stage_channels = (*channels[-2::-1], self.width)
         self.stem = nn.Conv3d(in_channels, self.width, 3, padding=1, bias=False)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         for up, attend, block, skip in zip(
@@ -82,6 +83,6 @@ class NNFormerDecoder(Decoder):
             coarse = crop_to(up(current), skip).movedim(1, -1).contiguous()
             asked = attend(coarse, skip.movedim(1, -1).contiguous())
             current = block(asked).movedim(-1, 1).contiguous()
+            yield current
         fine = crop_to(self.last_up(current), image) + self.stem(image)
-        rectified: Tensor = self.activation(fine)
-        return rectified
+        yield self.activation(fine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from monai.networks.blocks.dynunet_block import UnetResBlock
@@ -69,16 +69,17 @@ class ResidualDecoder(Decoder):
             )
             self.blocks.append(UnetResBlock(spatial_dims, fine, fine, 3, 1, _NORM))
         self.last_up = upsampling(channels[0], self.width, strides[0], flat)
+        self.stage_channels = (*channels[-2::-1], self.width)
         stem = nn.Conv2d if flat else nn.Conv3d
         self.stem = stem(in_channels, self.width, 3, padding=1, bias=False)
         self.activation = nn.LeakyReLU(0.01, inplace=True)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         for up, block, skip in zip(self.ups, self.blocks, maps[-2::-1], strict=True):
             current = block(crop_to(up(current), skip) + skip)
+            yield current
         fine = crop_to(self.last_up(current), image) + self.stem(image)
-        rectified: Tensor = self.activation(fine)
-        return rectified
+        yield self.activation(fine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -66,16 +66,17 @@ class SwinUnetrDecoder(Decoder):
         self.decoder3 = unetr_up(c[2], c[1], ratio(strides[1], strides[2]))
         self.decoder2 = unetr_up(c[1], c[0], ratio(strides[0], strides[1]))
         self.decoder1 = unetr_up(c[0], self.width, strides[0])
+        self.stage_channels = (*c[3::-1], self.width)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = self.encoder10(maps[4])
-        current = raise_by(self.decoder5, current, maps[3])
-        current = raise_by(self.decoder4, current, self.encoder4(maps[2]))
-        current = raise_by(self.decoder3, current, self.encoder3(maps[1]))
-        current = raise_by(self.decoder2, current, self.encoder2(maps[0]))
-        return raise_by(self.decoder1, current, self.encoder1(image))
+        yield (current := raise_by(self.decoder5, current, maps[3]))
+        yield (current := raise_by(self.decoder4, current, self.encoder4(maps[2])))
+        yield (current := raise_by(self.decoder3, current, self.encoder3(maps[1])))
+        yield (current := raise_by(self.decoder2, current, self.encoder2(maps[0])))
+        yield raise_by(self.decoder1, current, self.encoder1(image))
 
 
 def _check_pyramid(channels: Sequence[int], strides: Sequence[Index]) -> None:

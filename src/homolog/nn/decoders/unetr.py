@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -63,15 +63,18 @@ class UnetrDecoder(Decoder):
             self.ups.append(unetr_up(inside, outside, (2, 2, 2)))
             inside = outside
         self.last = unetr_up(inside, self.width, (2, 2, 2))
+        coarse = (self.width * 2**level for level in range(levels - 1, 0, -1))
+        self.stage_channels = (*coarse, self.width)
         guard_small_maps(self)
 
-    def features(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """See :class:`Decoder`."""
         current = maps[-1]
         deep_first = [maps[i] for i in reversed(self.picked)]
         for up, project, skip in zip(self.ups, self.skips, deep_first, strict=True):
             current = raise_by(up, current, project(skip))
-        return raise_by(self.last, current, self.stem(image))
+            yield current
+        yield raise_by(self.last, current, self.stem(image))
 
 
 def _levels(strides: Sequence[Index]) -> int:

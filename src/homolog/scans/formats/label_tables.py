@@ -20,6 +20,7 @@ _MOST_LOOKED_AT = 40  # such files of a folder
 _SNAP = re.compile(r'\s*(\d+)(?:\s+[\d.]+){6}\s+"(.*)"\s*$')
 # ``index name r g b alpha``; Slicer joins the words of a name by underscores.
 _COLOUR = re.compile(r"\s*(\d+)\s+(\S+|\".*\")((?:\s+-?[\d.]+){3,4})\s*$")
+_TABLE_WORDS = ("seg", "label", "lut", "colo", "class", "structure", "names")
 _VALUES = ("index", "value", "labelvalue", "label_value", "label value", "id")
 _NAMES = ("name", "labelname", "label_name", "label name", "structure", "label")
 
@@ -66,9 +67,15 @@ def _tables_in(folder: Path, _stamp: int) -> tuple[tuple[Path, dict[int, str]], 
     if len(tables) > _MOST_LOOKED_AT:
         return ()
     stems = {p.name.split(".")[0] for p in inside if p not in tables}
-    shared = [p for p in tables if p.name.split(".")[0] not in stems]
+    shared = [p for p in tables if p.name.split(".")[0] not in stems and _tells(p)]
     found = ((path, read_label_table(path)) for path in shared)
     return tuple((path, names) for path, names in found if names)
+
+
+def _tells(path: Path) -> bool:
+    """Whether a table's name says that it is one of labels; many are of patients."""
+    free = path.suffix.lower() not in (".tsv", ".csv")
+    return free or any(word in path.stem.lower() for word in _TABLE_WORDS)
 
 
 def read_label_table(path: Path) -> dict[int, str]:

@@ -48,6 +48,6 @@ def mm_of(unit: str) -> float | None:
 def sized_affine(sizes_mm: Triple | None) -> tuple[Affine, tuple[Problem, ...]]:
     """Affine of voxels of that size (z, y, x); of unknown size where None."""
     if sizes_mm is None:
-        text = "no voxel size in this kind of file; 1 mm taken."
+        text = "no voxel size in this kind of file: lengths are in pixels."
         return Affine.identity(), (Problem("spacing_unknown", text, False),)
     return Affine.of(sizes_mm), ()

@@ -168,7 +168,7 @@ def _affine(
             shift = shift + np.asarray(one["translation"], float)
     mm = {a: mm_of(unit) for a, unit in zip(axes, units, strict=True) if a in _SPACE}
     if not known or None in mm.values():
-        text = "no voxel size in millimetres in this zarr; 1 mm taken."
+        text = "no voxel size in millimetres in this zarr: lengths are in voxels."
         return Affine.identity(), (Problem("spacing_unknown", text, False),)
     sizes, origin = [], []
     for axis in _SPACE:

@@ -19,6 +19,7 @@ from homolog.events import Job, Note, drain
 from homolog.feed.reading import CaseRef, grid_of
 from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import thick_axis
+from homolog.label_names import key_of
 from homolog.metrics.overlap import dice_per_label
 from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import LabelMap, Volume
@@ -515,12 +516,14 @@ class Segment(LearnedTask):
         result = yield from label_stored(model, image, case.card, flips=flips)
         if result is None:
             return []
+        names = {v: model.spec["label_names"][str(v)] for v in known}
         return score_labels(
             as_label_values(result.labels, model.spec),
             label,
-            {v: model.spec["label_names"][str(v)] for v in known},
+            names,
             spacing_mm=case.card.spacing_mm if case.card.is_sized else None,
             tolerance_mm=tolerance_mm,
+            regions=_regions(case, names),
         )
 
     def run(
@@ -584,6 +587,20 @@ def box_around(
         first = min(max(0, int(middle) - side // 2), whole - side)
         box.append(slice(first, first + side))
     return box[0], box[1], box[2]
+
+
+def _regions(case: CaseRef, names: Mapping[int, str]) -> dict[str, list[int]]:
+    """Unions of labels that the case's store wants scored, in the model's values."""
+    value = {key_of(name): v for v, name in names.items()}
+    told = {
+        region: [key_of(member) for member in members]
+        for region, members in case.store.regions.items()
+    }
+    return {
+        region: sorted(value[key] for key in keys)
+        for region, keys in told.items()
+        if keys and all(key in value for key in keys)
+    }
 
 
 def _voxels(
