@@ -17,7 +17,7 @@ from homolog import words
 from homolog.cli._run import exit_status, follow, show
 from homolog.errors import UnusableInput
 from homolog.events import Finished, Note, Progress, Saved, Started
-from homolog.index.datasets import read_manifest
+from homolog.index.manifests import read_manifest
 from homolog.scans.points import (
     Landmark,
     read_landmark_points,

@@ -439,6 +439,15 @@ def test_pydicoms_own_files_become_what_they_are(name: str) -> None:
     assert place(TESTS / name, (0, 0, 0)) == pytest.approx(mark.tolist())
 
 
+def test_a_cut_slice_of_another_series_costs_no_scan(tmp_path: Path) -> None:
+    series(tmp_path, 6)
+    (cut,) = series(tmp_path, 1, uid="9.9")
+    cut.write_bytes(cut.read_bytes()[:-50])
+    result = drain(index_sources([tmp_path]))
+    assert [c.image for c in result.cases] == [series_path(tmp_path, "1.2.3.4")]
+    assert [r.code for r in result.rejected] == ["truncated"]
+
+
 def test_swapped_brightness_is_the_same_by_both_decoders(tmp_path: Path) -> None:
     more = {0x00280004: ("CS", "MONOCHROME1")}
     pixels = np.abs(picture(1)).astype(np.uint16)

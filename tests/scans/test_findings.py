@@ -8,7 +8,7 @@ import pytest
 
 from each import each
 from homolog.errors import UnusableInput
-from homolog.index.datasets import read_manifest
+from homolog.index.manifests import read_manifest
 from homolog.label_names import (
     findings_cell,
     findings_of,

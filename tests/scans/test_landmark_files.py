@@ -242,7 +242,7 @@ def test_a_table_of_matches_gives_its_points_of_a(tmp_path, ending):
         ("p.csv", "z_mm,y_mm,x_mm\n1,2,nan\n", "point 1 needs three numbers"),
         ("p.json", "{", "is not JSON"),
         ("p.json", '{"points": [3]}', "list of points"),
-        ("p.txt", "", r"\.csv, \.json and \.mrk\.json"),
+        ("p.txt", "", r"\.csv, \.tsv, \.json, \.fcsv and \.mrk\.json"),
     ],
 )
 def test_what_is_no_list_of_points_is_told(tmp_path, name, text, words):

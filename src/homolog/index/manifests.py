@@ -426,6 +426,8 @@ def _boxes(
             ) from None
     boxes = [_checked_box(b) for b in raw] if isinstance(raw, list) else []
     corners = [_text(row, columns, k) for k in "xywh"]
+    if any(corners) and not all(corners) and all(k in columns for k in "xywh"):
+        raise UnusableInput(f"x, y, w, h must be numbers, got {corners}.")
     if all(corners):
         try:
             x, y, w, h = (float(c.replace(",", ".")) for c in corners)

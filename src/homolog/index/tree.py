@@ -131,6 +131,7 @@ class SeriesInfo:
         files: The slices.
         trouble: Why it cannot be used, one sentence; "" when it can.
         remarks: What else should be known: copies left out, swapped brightness.
+        part: Which volume of its series it is (``echo 4.6 ms``); no person's name.
     """
 
     path: Path
@@ -141,6 +142,7 @@ class SeriesInfo:
     files: tuple[Path, ...]
     trouble: str = ""
     remarks: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def voxels(self) -> int:
@@ -246,4 +248,5 @@ def _info(path: Path, series: Series) -> SeriesInfo:
         files=series.paths,
         trouble=next((p.text for p in series.problems if p.fatal), ""),
         remarks=tuple(p.text for p in series.problems if not p.fatal),
+        part=series.part,
     )

@@ -162,7 +162,7 @@ def read_landmark_points(
         return _markups(path, coordinates)
     if name.endswith(".fcsv"):
         return _old_markups(path, coordinates)
-    if name.endswith((".csv", ".tsv", ".txt")):
+    if name.endswith((".csv", ".tsv")):
         columns, rows = _table(path)
         columns, rows = _known_table(columns, [r for r in rows if _is_there(r)])
         return _chosen_points(rows, columns, coordinates, affine, path)

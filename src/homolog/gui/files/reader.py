@@ -22,7 +22,7 @@ from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
 from homolog.gui.shared.notices import notify, tell_once
 from homolog.gui.shared.preferences import PLUGIN
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with
-from homolog.scans.files import kind_of
+from homolog.scans.files import holds_several, kind_of
 from homolog.scans.problems import Unsound
 
 # Making Homolog napari's reader of medical files, with the user's consent.
@@ -154,7 +154,7 @@ def _see_boxes_from_every_side() -> None:
 
 def _wanted(path: Path) -> tuple[Path | None, str]:
     """What to read for a path, and the layer's name ("" leaves it to the file)."""
-    if path.is_dir():
+    if path.is_dir() or (kind_of(path) == "dicom" and holds_several(path)):
         series = list_series(path)
         if not series:
             raise Unsound("unreadable", "no DICOM images lie in this folder.", path)

@@ -13,7 +13,7 @@ from homolog.gui.files.boxes import holds_boxes
 from homolog.gui.files.opening import size_warning, why_not
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.files import kind_of, scan_stem, scan_suffix
+from homolog.scans.files import holds_several, kind_of, scan_stem, scan_suffix
 from homolog.scans.problems import Unsound
 
 # A folder of more files is listed, not opened file by file.
@@ -62,7 +62,8 @@ def series_name(series: SeriesInfo, root: Path) -> str:
     What was typed at the scanner stays out: it may name a person.
     """
     if is_series_path(series.path):
-        return f"{root.name} {series.modality}, {series.shape[0]} slices"
+        told = " ".join(t for t in (root.name, series.modality, series.part) if t)
+        return f"{told}, {series.shape[0]} slices"
     way = series.path.relative_to(root).parts
     return " ".join([root.name, *way[:-1], *(scan_stem(Path(w)) for w in way[-1:])])
 
@@ -77,6 +78,8 @@ def _sources(path: Path, taken: set[Path]) -> list[Source]:
     if holds_boxes(path):
         return [Source(path)]
     kind = kind_of(path)
+    if kind == "dicom" and holds_several(path):
+        return _series_sources(path, list_series(path))
     one = series_with(path) if kind == "dicom" else None
     if one is not None:
         taken.update(one.files)
@@ -84,13 +87,18 @@ def _sources(path: Path, taken: set[Path]) -> list[Source]:
     return [Source(path, warning=size_warning(path))]
 
 
+def _series_sources(path: Path, series: list[SeriesInfo]) -> list[Source]:
+    """The only series of a place, or all for the user to choose from."""
+    if len(series) == 1:
+        return [Source(series[0].path, series_name(series[0], path))]
+    return [Source(path, series=tuple(series))] if series else []
+
+
 def _folder_sources(path: Path) -> list[Source]:
     if holds_dicom(path):
-        series = list_series(path)
-        if len(series) == 1:
-            return [Source(series[0].path, series_name(series[0], path))]
-        if series:
-            return [Source(path, series=tuple(series))]
+        found = _series_sources(path, list_series(path))
+        if found:
+            return found
     files = walk(path, datasets=False).files
     if not files:
         raise Unsound("unreadable", "no scans in this folder.", path)

@@ -114,7 +114,7 @@ class ChancesBox(QWidget):
         tell(self.caution, _NOT_A_DIAGNOSIS)
         self._show_slices()
         self.show()
-        bring_into_view(self.table)
+        bring_into_view(self.caution)
 
     def forget(self) -> None:
         """Another model or scan: what was told no longer stands."""

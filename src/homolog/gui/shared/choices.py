@@ -362,7 +362,7 @@ class ModelChoice:
     def _learnt_from(self) -> list[str]:
         """Sentences on the scans it learnt from, and how well."""
         parts = []
-        size = "its scans' own voxel size"
+        size = "their own voxel size"
         if self.spacing_mm is not None:
             size = spacing_text(self.spacing_mm)
         elif (learnt := learnt_of(self.card, None)).spacing is not None:

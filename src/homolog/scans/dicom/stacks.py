@@ -318,7 +318,7 @@ def _house_fragments(groups: list[list[DicomFile]]) -> None:
         series = fragment[0].text("series")
         same = [g for g in whole if g[0].text("series") == series]
         homes = same if series else []
-        if not homes:
+        if not series:
             stacks = [g for g in whole if len(g) > 1]
             homes = stacks if len(stacks) == 1 else []
         if homes:
