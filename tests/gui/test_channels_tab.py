@@ -37,7 +37,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import ScanRef
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.scans.channels import named_together
-from homolog.scans.files import ScanHeader
+from homolog.scans.formats import ScanHeader
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.use.predict import cases_of as cases_of_job

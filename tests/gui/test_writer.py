@@ -21,7 +21,11 @@ from homolog.geometry.affine import Affine
 from homolog.gui.files import writer
 from homolog.gui.shared import notices
 from homolog.gui.shared.layers import derived_attributes, label_layer, volume_layer
-from homolog.scans.files import read_header, read_labels, read_scan
+from homolog.scans.files import (
+    read_header,
+    read_labels,
+    read_scan,
+)
 from homolog.scans.names import names_beside
 from homolog.scans.volume import Volume
 from homolog.scans.write import write_volume

@@ -17,9 +17,9 @@ from homolog.gui.files.sources import sources_of
 from homolog.index.index import find_cases
 from homolog.index.tree import holds_dicom, list_series, walk
 from homolog.json_files import read_object
-from homolog.scans.files import is_scan_path
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.names import names_of_dataset
+from homolog.scans.paths import is_scan_path
 from scan_faults import dicom_series, nifti, put, values
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and links")

@@ -21,8 +21,8 @@ from homolog.model_files.encoder import load_encoder
 from homolog.runs.jobs import job_of, kinds
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
-from homolog.scans.dicom.gathering import series_path
 from homolog.scans.files import read_labels, read_scan
+from homolog.scans.paths import series_path
 from homolog.store.store import Store
 from homolog.use.predict import find_scans, result_paths
 

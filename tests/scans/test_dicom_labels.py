@@ -19,7 +19,11 @@ from homolog.geometry.affine import Affine
 from homolog.index.index import index_sources
 from homolog.scans.dicom.export import coded, write_segmentation
 from homolog.scans.dicom.labels import filled
-from homolog.scans.files import read_header, read_labels, read_scan
+from homolog.scans.files import (
+    read_header,
+    read_labels,
+    read_scan,
+)
 from homolog.scans.inspect import inspect_scan, label_problems, labels_by_place
 from homolog.scans.names import names_told
 from homolog.scans.volume import LabelMap, Volume

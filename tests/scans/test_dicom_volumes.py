@@ -25,10 +25,11 @@ from homolog.events import drain
 from homolog.index.index import index_sources
 from homolog.index.tree import list_series
 from homolog.scans import decoder
-from homolog.scans.dicom.gathering import forget, series_path, split_series
+from homolog.scans.dicom.gathering import forget
 from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.files import read_header, read_scan
 from homolog.scans.inspect import inspect_scan
+from homolog.scans.paths import series_path, split_series
 
 POSITION, ORIENTATION, NUMBER = 0x00200032, 0x00200037, 0x00200013
 TESTS = Path(pydicom.data.__file__).parent / "test_files"

@@ -14,7 +14,11 @@ import tifffile
 from PIL import Image
 
 from each import each
-from homolog.scans.files import read_header, read_scan, scan_hash
+from homolog.scans.files import (
+    read_header,
+    read_scan,
+    scan_hash,
+)
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.nifti import ras_from_lps
 from homolog.scans.problems import Unsound

@@ -16,16 +16,15 @@ import SimpleITK as sitk
 from each import each
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.scans.dicom.gathering import series_path
+from homolog.scans.dicom.format import dicom_scans
 from homolog.scans.files import (
-    dicom_scans,
-    is_scan_path,
     read_header,
     read_labels,
     read_scan,
     scan_hash,
 )
 from homolog.scans.inspect import inspect_scan
+from homolog.scans.paths import is_scan_path, series_path
 from homolog.scans.problems import Unsound
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume

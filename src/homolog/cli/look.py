@@ -87,8 +87,12 @@ def _expand(scan: Path, straighten: bool) -> list[Path]:
     """The scans a path stands for."""
     from homolog.errors import UnusableInput
     from homolog.index.tree import walk
-    from homolog.scans.dicom.gathering import is_series_path
-    from homolog.scans.files import dicom_scans, holds_several, straight_path
+    from homolog.scans.dicom.format import (
+        dicom_scans,
+        holds_several,
+        straight_path,
+    )
+    from homolog.scans.paths import is_series_path
 
     if is_series_path(scan):
         return [scan]

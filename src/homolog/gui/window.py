@@ -10,7 +10,7 @@ from homolog.gui.files.opening import add_to
 from homolog.gui.files.reader import read_path
 from homolog.gui.shared.layers import notes_of
 from homolog.gui.shared.preferences import PLUGIN
-from homolog.scans.files import kind_of
+from homolog.scans.paths import kind_of
 
 if TYPE_CHECKING:
     from homolog.gui.shared.hub import Hub

@@ -11,8 +11,12 @@ from typing import Any, TypeAlias
 from homolog.json_files import object_or_none, read_object, short
 from homolog.label_names import names_with_regions, parse_regions
 from homolog.scans.channels import NUMBERED, frames, frames_of
-from homolog.scans.files import is_known_suffix, scan_stem, there
 from homolog.scans.names import DATASET
+from homolog.scans.paths import (
+    is_known_suffix,
+    scan_stem,
+    there,
+)
 from homolog.scans.volume import Channel, modality_of_name
 from homolog.words import counted, listed
 

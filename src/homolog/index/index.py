@@ -26,18 +26,13 @@ from homolog.index.datasets import (
 from homolog.index.manifests import MANIFEST_SUFFIXES, read_manifest
 from homolog.index.subjects import Persons, guess_subjects
 from homolog.index.tree import walk
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.dicom.labels import is_labels
-from homolog.scans.files import (
+from homolog.scans.dicom.format import (
     dicom_scans,
     holds_several,
     image_of_dicom_labels,
-    is_known_suffix,
-    real_path,
-    refuse_special,
-    scan_stem,
     straight_path,
 )
+from homolog.scans.dicom.labels import is_labels
 from homolog.scans.inspect import (
     Inspection,
     inspect_channels,
@@ -52,6 +47,13 @@ from homolog.scans.names import (
     label_rank,
     names_of_label,
     shorter_names,
+)
+from homolog.scans.paths import (
+    is_known_suffix,
+    is_series_path,
+    real_path,
+    refuse_special,
+    scan_stem,
 )
 from homolog.scans.problems import Problem, problem_of
 from homolog.scans.volume import HU_REACH_DOWN_TO, guess_modality

@@ -55,7 +55,12 @@ from homolog.json_files import parsed
 from homolog.label_names import findings_cell, merged_findings, parse_names
 from homolog.scans.boxes import JSON_SUFFIX, ScanBox, read_box_json, read_regions
 from homolog.scans.channels import frames_of
-from homolog.scans.files import is_known_suffix, read_header, scan_stem, there
+from homolog.scans.files import read_header
+from homolog.scans.paths import (
+    is_known_suffix,
+    scan_stem,
+    there,
+)
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import Channel, modality_of_name
 from homolog.words import cell_text, counted

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.config import ConfigError
-from homolog.scans.dicom.gathering import split_series
-from homolog.scans.files import scan_stem
 from homolog.scans.names import shorter_names
+from homolog.scans.paths import scan_stem, split_series
 from homolog.words import counted, listed
 
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")

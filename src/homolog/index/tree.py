@@ -12,10 +12,16 @@ from pathlib import Path
 
 from homolog.geometry.affine import Index, Triple
 from homolog.index.datasets import is_dataset
-from homolog.scans.dicom.gathering import is_zip, path_of
-from homolog.scans.dicom.header import looks_like_dicom
+from homolog.scans.dicom.format import dicom_series
+from homolog.scans.dicom.gathering import path_of
 from homolog.scans.dicom.stacks import Series
-from homolog.scans.files import dicom_series, is_known_suffix, is_special, scan_suffix
+from homolog.scans.paths import (
+    is_known_suffix,
+    is_special,
+    is_zip,
+    looks_like_dicom,
+    scan_suffix,
+)
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import modality_of_dicom
 

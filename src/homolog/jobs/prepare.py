@@ -143,7 +143,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
-    from homolog.scans.dicom.gathering import is_series_path
+    from homolog.scans.paths import is_series_path
     from homolog.store.build import prepare_store
     from homolog.store.names import read_names
 

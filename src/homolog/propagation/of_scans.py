@@ -36,9 +36,14 @@ from homolog.propagation.told import (
     scores_of,
     told,
 )
-from homolog.scans.files import read_labels, read_scan, scan_hash, scan_stem
+from homolog.scans.files import (
+    read_labels,
+    read_scan,
+    scan_hash,
+)
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_told, write_names
+from homolog.scans.paths import scan_stem
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import LabelMap, Volume, mapped_labels
 from homolog.scans.write import write_labels, write_volume

@@ -17,14 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
-from homolog.scans.files import (
-    ScanHeader,
-    read_header,
-    read_scan,
-    scan_stem,
-    scan_suffix,
-)
+from homolog.scans.files import read_header, read_scan
+from homolog.scans.formats import ScanHeader
 from homolog.scans.nifti import read_nifti, read_nifti_header
+from homolog.scans.paths import scan_stem, scan_suffix
 from homolog.scans.problems import Problem, Unsound
 from homolog.scans.volume import (
     CHANNELS,

@@ -10,42 +10,23 @@ complete: by its header (``dicom.header``), or by the checks of ``formats.pictur
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.errors import UnusableInput
-from homolog.geometry.affine import Affine, Index
+from homolog.geometry.affine import Affine
 from homolog.scans import decoder
-from homolog.scans.dicom.gathering import (
-    is_index,
-    is_series_path,
-    is_zip,
-    open_series,
-    scans_in,
-    series_of,
-    series_path,
-    split_series,
+from homolog.scans.formats import (
+    SEGMENTS,
+    ScanHeader,
+    format_of,
+    slicer_format,
+    zarr_format,
 )
-from homolog.scans.dicom.header import looks_like_dicom, read_dicom_file
-from homolog.scans.dicom.kinds import DicomFile
-from homolog.scans.dicom.labels import (
-    DicomLabels,
-    image_of_labels,
-    read_dicom_labels,
-    referenced_series,
-)
-from homolog.scans.dicom.slices import read_slice, read_slices, slice_information
-from homolog.scans.dicom.stacks import Series
-from homolog.scans.dicom.straighten import StraightGrid
-from homolog.scans.formats import format_of, is_zarr, zarr_format
-from homolog.scans.formats.slicer import SEGMENTS, one_map, segments_in, segments_of
 from homolog.scans.nifti import (
     FAR_MM,
     NiftiHeader,
@@ -55,7 +36,14 @@ from homolog.scans.nifti import (
     read_nifti_header,
     scale_values,
 )
-from homolog.scans.problems import SHEAR_LIMIT, Problem, Unsound, problem_of, shear_text
+from homolog.scans.paths import kind_of, scan_stem
+from homolog.scans.problems import (
+    SHEAR_LIMIT,
+    Problem,
+    Unsound,
+    frames_text,
+    shear_text,
+)
 from homolog.scans.text_formats import (
     VoxelPlan,
     geometry_problems,
@@ -65,216 +53,17 @@ from homolog.scans.text_formats import (
     read_voxels,
 )
 from homolog.scans.volume import (
-    PICTURE_SUFFIXES,
     LabelMap,
     ValueStats,
     Volume,
     judged_modality,
     labels_of,
-    modality_of_dicom,
     modality_of_name,
 )
-from homolog.words import counted, times
+from homolog.words import times
 
-_KINDS = {
-    ".nii.gz": "nifti", ".nii": "nifti", ".hdr": "nifti", ".img": "nifti",
-    ".hdr.gz": "nifti", ".img.gz": "nifti", ".mgz": "mgh", ".mgh": "mgh",
-    ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage",
-    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".zarr": "zarr",
-    **dict.fromkeys(PICTURE_SUFFIXES, "image2d"),
-}  # fmt: skip
-_KNOWN_BUT_NOT_READ = {
-    ".mnc": "MINC", ".par": "Philips PAR/REC", ".ecat": "ECAT", ".v": "ECAT",
-    ".head": "AFNI",
-    ".mif": "MRtrix", ".mif.gz": "MRtrix", ".vmr": "BrainVoyager", ".gipl": "GIPL",
-    ".vtk": "VTK", ".dcm.gz": "packed DICOM",
-}  # fmt: skip
-SPECIAL = "a pipe, device or socket, not a file."
-# What anonymisers leave in place of a patient.
-_NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none"}
-
-
-@dataclass(frozen=True, eq=False)
-class ScanHeader:
-    """A scan without its values.
-
-    Attributes:
-        path: File, DICOM folder, or one series of it (see ``series_path``).
-        shape: (D, H, W).
-        channels: Numbers per voxel as stored; 3 or 4 for colour.
-        frames: Length of the time (echo, direction) axis, 1 for a single volume.
-        affine: Voxel -> mm; the identity where ``problems`` show that it is unknown.
-        dtype: Number type of the values, e.g. ``"int16"``.
-        modality: One of MODALITIES, as far as header and name show.
-        kind: ``nifti, analyze, nrrd, metaimage, dicom, mgh, zarr, image2d``, or
-            ``tiff``: a TIFF that states the size of its pixels.
-        meta: What must survive until saving, and what the index wants to know:
-            ``nifti_forms``, ``forms_affine``, ``subject``, ``series``, ``files``,
-            ``segments``;
-            ``placed`` is False where the affine is unknown.
-        problems: Everything the header alone shows, fatal or not.
-    """
-
-    path: Path
-    shape: Index
-    channels: int
-    frames: int
-    affine: Affine
-    dtype: str
-    modality: str
-    kind: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def sized(self) -> bool:
-        """Whether its voxels have a known size."""
-        return all(p.code != "spacing_unknown" for p in self.problems)
-
-    def refuse(self) -> None:
-        """Raise the first fatal problem, if there is one."""
-        for problem in self.problems:
-            if problem.fatal:
-                raise Unsound(problem.code, problem.text, self.path)
-
-
-def scan_suffix(path: Path) -> str:
-    """The suffix in lower case, ``.nii.gz`` as one."""
-    name = path.name.lower()
-    if name.endswith(".gz"):
-        return "." + ".".join(name.split(".")[-2:])
-    return path.suffix.lower()
-
-
-def scan_stem(path: Path) -> str:
-    """The name without a scan's suffix; names of folders and of DICOM files whole."""
-    suffix = scan_suffix(path)
-    if suffix in _KINDS:
-        return path.name[: -len(suffix)]
-    return path.name
-
-
-def is_known_suffix(path: Path) -> bool:
-    """Whether the name claims a scan, of a kind that is read here or not."""
-    suffix = scan_suffix(path)
-    return suffix in _KINDS or suffix in _KNOWN_BUT_NOT_READ
-
-
-def kind_of(path: Path) -> str:
-    """Which reader a path needs.
-
-    Raises:
-        Unsound: ``missing``, ``unsupported``, or ``unreadable`` for no scan at all.
-    """
-    if is_series_path(path):
-        return "dicom"
-    if path.is_dir():
-        return "zarr" if is_zarr(path) else "dicom"
-    if is_special(path):
-        raise Unsound("unreadable", SPECIAL, path)
-    if not path.is_file():
-        raise Unsound("missing", "no such file or folder.", path)
-    suffix = scan_suffix(path)
-    if suffix in _KINDS:
-        return _KINDS[suffix]
-    if suffix in _KNOWN_BUT_NOT_READ:
-        name = _KNOWN_BUT_NOT_READ[suffix]
-        raise Unsound("unsupported", f"{name} files are not read here.", path)
-    if looks_like_dicom(path) or is_zip(path):
-        return "dicom"
-    raise Unsound("unreadable", "not a scan in a format that is read here.", path)
-
-
-def is_scan_path(path: Path | str) -> bool:
-    """Whether a path names something readable here: file, DICOM folder or series."""
-    path = Path(path)
-    try:
-        if path.is_dir():
-            return is_zarr(path) or any(_is_slice(p) for p in path.iterdir())
-        kind_of(path)
-    except (Unsound, OSError):
-        return False
-    return True
-
-
-def _is_slice(path: Path) -> bool:
-    try:
-        return path.is_file() and looks_like_dicom(path)
-    except OSError:
-        return False
-
-
-def there(path: Path) -> bool:
-    """Whether there is such a file, folder or series; no name is too odd."""
-    try:
-        return path.exists() or is_series_path(path)
-    except (OSError, ValueError):  # too long for a name, a null byte
-        return False
-
-
-def real_path(path: Path) -> Path:
-    """Where a path leads; itself where its links go round in a circle."""
-    return Path(os.path.realpath(path))
-
-
-def is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a device or a socket: opening it may wait for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def refuse_special(path: Path) -> None:
-    """Raise UnusableInput for a pipe, a device or a socket."""
-    if is_special(path):
-        raise UnusableInput(f"{path}: {SPECIAL}")
-
-
-def dicom_scans(
-    folder: Path, *, straighten: bool = False
-) -> tuple[list[Path], list[DicomFile]]:
-    """A path for each DICOM scan lying in a folder, and its other DICOM objects.
-
-    Args:
-        folder: A folder, or a zip, DICOMDIR or file of several volumes.
-        straighten: Scans that lean or are uneven go by a path that resamples them.
-    """
-    return scans_in(folder, read_slice, straighten=straighten)
-
-
-def holds_several(path: Path) -> bool:
-    """Whether one file holds several DICOM scans: a zip, a DICOMDIR, many volumes."""
-    if is_series_path(path) or not path.is_file() or is_special(path):
-        return False
-    if is_zip(path) or is_index(path):
-        return True
-    try:
-        plain = kind_of(path) != "dicom" or not read_dicom_file(path).frames
-        return not plain and len(dicom_scans(path)[0]) > 1
-    except (Unsound, OSError):
-        return False
-
-
-def straight_path(path: Path) -> Path:
-    """The path by which a DICOM scan is read on a straight and even grid.
-
-    The path itself where it needs none, or is no DICOM.
-    """
-    try:
-        if kind_of(path) != "dicom":
-            return path
-        series, _ = open_series(path, read_slice)
-    except (Unsound, OSError):
-        return path
-    place = split_series(path)[0]
-    return series_path(place, series.key, straight=True) if series.mendable else path
-
-
-def dicom_series(folder: Path) -> tuple[list[Series], list[DicomFile]]:
-    """The series lying directly in a folder, the best first; other DICOM objects."""
-    return series_of(folder, read_slice)
+# How the fields of 3D Slicer's segmentations begin.
+_SEGMENT = "segment"
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -295,10 +84,8 @@ def read_header(path: Path | str) -> ScanHeader:
         if raw.version == 0 and affine is not None:
             affine = _itk_information(path)[0]  # Analyze: only ITK's habits place it
         return _nifti_header(path, raw, affine, problems)
-    if kind == "dicom":
-        return _dicom_header(path)
-    if kind in ("mgh", "zarr", "image2d"):
-        return _stated_header(path, kind)
+    if kind not in ("nrrd", "metaimage"):
+        return format_of(kind).header(path)
     text = read_text_header(path)
     plan = plan_voxels(text)
     problems = geometry_problems(text)
@@ -307,71 +94,9 @@ def read_header(path: Path | str) -> ScanHeader:
     information = _itk_information(path)
     _check_agreement(plan, information)
     header = _decoded_header(path, kind, information, problems)
-    return _of_segments(header) if segments_in(text.pairs) else header
-
-
-def _dicom_header(path: Path) -> ScanHeader:
-    """The header of a series, or of labels kept as DICOM."""
-    one = not is_series_path(path) and looks_like_dicom(path)
-    labels = read_dicom_labels(path, read_slice) if one else None
-    if labels is None:
-        series, others = open_series(path, read_slice)
-        return _series_header(path, series, others)
-    many = counted(len(labels.names), "class")
-    text = f"labels of {many}, kept as DICOM; not a scan."
-    problems = (Problem("label_map", text, False), *labels.problems)
-    return ScanHeader(
-        path, labels.shape, 1, 1, labels.affine, "uint16", "OTHER", "dicom",
-        {SEGMENTS: True, "labels": labels}, problems,
-    )  # fmt: skip
-
-
-def image_of_dicom_labels(path: Path, *, straighten: bool = False) -> Path | None:
-    """The path of the DICOM scan that a segmentation or contours were drawn on.
-
-    None where it is not near the file. As in ``dicom_scans``, also for ``straighten``.
-    """
-    uids = referenced_series(path)
-    found = image_of_labels(path, uids, read_slice, straighten=straighten)
-    return None if found is None else found[0]
-
-
-def names_in_dicom(path: Path) -> dict[int, str]:
-    """What the values of labels kept as DICOM are called; empty for other files."""
-    try:
-        if not path.is_file() or kind_of(path) != "dicom":
-            return {}
-        labels = read_dicom_labels(path, read_slice)
-    except (Unsound, OSError):
-        return {}
-    return {} if labels is None else dict(labels.names)
-
-
-def _of_segments(header: ScanHeader) -> ScanHeader:
-    """The header of a 3D Slicer segmentation: its layers become one label map."""
-    rest = tuple(p for p in header.problems if p.code != "vector")
-    return replace(header, channels=1, problems=rest, meta={SEGMENTS: True})
-
-
-def _stated_header(path: Path, kind: str) -> ScanHeader:
-    """The header of a FreeSurfer volume, a zarr or a picture, by their own readers."""
-    stated = format_of(kind).read(path)
-    problems = list(stated.problems)
-    if kind != "image2d" and stated.channels > 1:
-        text = f"{stated.channels} numbers per voxel, not one."
-        problems.append(Problem("vector", text))
-    if stated.dtype.startswith("complex"):
-        text = "complex numbers, not one real number per voxel."
-        problems.append(Problem("complex", text))
-    if stated.frames > 1:
-        problems.append(Problem("4d", _frames_text(stated.frames)))
-    if stated.affine.shear > SHEAR_LIMIT:
-        problems.append(Problem("sheared", shear_text(stated.affine.shear)))
-    names = (scan_stem(path), path.parent.name, path.parent.parent.name)
-    return ScanHeader(
-        path, stated.shape, stated.channels, stated.frames, stated.affine,
-        stated.dtype, modality_of_name(*names), stated.kind, {}, tuple(problems),
-    )  # fmt: skip
+    if any(key.lower().startswith(_SEGMENT) for key in text.pairs):
+        return slicer_format().as_labels(header, text.pairs)
+    return header
 
 
 def _nifti_header(
@@ -388,7 +113,7 @@ def _nifti_header(
         text = f"{header.channels} numbers per voxel, not one."
         problems.append(Problem("vector", text))
     if header.frames > 1:
-        problems.append(Problem("4d", _frames_text(header.frames)))
+        problems.append(Problem("4d", frames_text(header.frames)))
     if affine is not None and affine.shear > SHEAR_LIMIT:
         problems.append(Problem("sheared", shear_text(affine.shear)))
     meta: dict[str, Any] = {}
@@ -400,53 +125,6 @@ def _nifti_header(
         "float32" if header.scaled else header.dtype.newbyteorder("=").name,
         modality_of_name(scan_stem(path), path.parent.name),
         "nifti" if header.version else "analyze", meta, tuple(problems),
-    )  # fmt: skip
-
-
-def _series_header(path: Path, series: Series, others: list[Series]) -> ScanHeader:
-    """The header of one series.
-
-    Args:
-        path: The requested path.
-        series: What open_series chose.
-        others: The series beside it; named in a remark when the path left the choice.
-    """
-    first = series.files[0]
-    problems = list(series.problems)
-    affine = series.affine or Affine.identity()
-    dtype, channels = "int16", first.whole("samples", 1)
-    if not any(p.fatal for p in problems):  # what is refused is not decoded
-        try:
-            dtype, channels = slice_information(series)
-        except Exception as error:  # noqa: BLE001 - this series' fault only
-            problems.append(problem_of(error))
-        if channels > 1:
-            problems.append(Problem("colour", "true colour, not one number per pixel."))
-    if first.text("photometric") == "MONOCHROME1":
-        text = "MONOCHROME1: bright and dark are swapped."
-        problems.append(Problem("inverted", text, False))
-    if others and not is_series_path(path):
-        rest = "; ".join(s.title for s in others[:4])
-        text = f"{len(others) + 1} series here: {series.title} taken, left: {rest}."
-        problems.append(Problem("mixed_series", text, False))
-    patient = first.text("patient")
-    named = patient if patient.lower().rstrip("0123456789_ ") not in _NOBODY else ""
-    if patient.isdigit() and patient.strip("0"):
-        named = patient
-    meta: dict[str, Any] = {
-        "subject": named,
-        "series": series.key,
-        "files": tuple(map(str, series.paths)),
-        "slices": series.files,
-        "straight": series.straight,
-        "description": series.description,
-        "part": series.part,
-    }
-    if series.affine is None or any(p.code == "no_place" for p in problems):
-        meta["placed"] = False
-    return ScanHeader(
-        path, series.shape, channels, 1, affine, dtype,
-        modality_of_dicom(first.text("modality")), "dicom", meta, tuple(problems),
     )  # fmt: skip
 
 
@@ -476,7 +154,7 @@ def _decoded_header(
     sizes = (*sizes, *(1,) * (4 - len(sizes)))
     frames = math.prod(sizes[3:])
     if frames > 1:
-        problems.append(Problem("4d", _frames_text(frames)))
+        problems.append(Problem("4d", frames_text(frames)))
     names = (scan_stem(path), path.parent.name, path.parent.parent.name)
     return ScanHeader(
         path, (sizes[2], sizes[1], sizes[0]), channels, frames, affine, dtype,
@@ -490,11 +168,6 @@ def _blank_header(path: Path, kind: str, problems: list[Problem]) -> ScanHeader:
     return ScanHeader(
         path, (0, 0, 0), 1, 1, unknown, "", "OTHER", kind, {}, tuple(problems)
     )
-
-
-def _frames_text(frames: int) -> str:
-    """The sentence for a scan with a fourth axis."""
-    return f"4D: {frames} volumes (time, echo or direction), not one."
 
 
 def _itk_information(path: Path) -> tuple[Affine, tuple[int, ...], str, int]:
@@ -627,22 +300,12 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     path = header.path
     if header.kind in ("nifti", "analyze"):
         return read_nifti(read_nifti_header(path))[0, 0], []
-    if header.kind == "dicom" and "labels" in header.meta:
-        labels: DicomLabels = header.meta["labels"]
-        return labels.values()
-    if header.kind == "dicom":
-        values = read_slices(header.meta["slices"])
-        grid: StraightGrid | None = header.meta.get("straight")
-        return (values if grid is None else grid.resampled(values)), []
-    if SEGMENTS in header.meta:
-        segments = segments_of(path)
-        whole = read_voxels(_plan(path)).reshape(*header.shape, -1)
-        if whole.shape[-1] > 1 or any(s.value != s.stored for s in segments):
-            return one_map(whole, segments)
-        return whole[..., 0], []
-    if header.kind in ("nrrd", "metaimage"):
-        return read_voxels(_plan(path)).reshape(header.shape), []
-    array, remarks = format_of(header.kind).values(path, header.channels)
+    if header.kind not in ("nrrd", "metaimage"):
+        array, remarks = format_of(header.kind).values(header)
+    elif SEGMENTS in header.meta:
+        array, remarks = slicer_format().values(header)
+    else:
+        array, remarks = read_voxels(_plan(path)), []
     return array.reshape(header.shape), remarks
 
 

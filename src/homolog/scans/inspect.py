@@ -24,8 +24,8 @@ from homolog.scans.channels import (
     read_frames,
     same_grid,
 )
-from homolog.scans.files import ScanHeader, iter_values, read_header
-from homolog.scans.formats.slicer import SEGMENTS
+from homolog.scans.files import iter_values, read_header
+from homolog.scans.formats import SEGMENTS, ScanHeader
 from homolog.scans.problems import Problem, Unsound, filled_text, problem_of
 from homolog.scans.volume import (
     HU_REACH_DOWN_TO,

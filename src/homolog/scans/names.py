@@ -9,9 +9,10 @@ from pathlib import Path
 
 from homolog.json_files import object_or_none
 from homolog.label_names import key_of, parse_names
-from homolog.scans.files import names_in_dicom, scan_stem, scan_suffix
+from homolog.scans.formats import naming_format
 from homolog.scans.formats.label_tables import table_beside
-from homolog.scans.formats.slicer import segments_of
+from homolog.scans.paths import kind_of, scan_stem, scan_suffix
+from homolog.scans.problems import Unsound
 from homolog.scans.volume import PICTURE_SUFFIXES, ValueStats
 from homolog.writing import write_json
 
@@ -154,11 +155,14 @@ def names_told(label: Path) -> dict[int, str]:
 def names_in_file(label: Path) -> dict[int, str]:
     """Names of the segments of a 3D Slicer segmentation (``.seg.nrrd``), or DICOM's.
 
-    Empty for other files. Where segments lie in several layers, of the values that they
-    get when these are read as one label map.
+    Empty for other files.
     """
-    found = {one.value: one.name for one in segments_of(label) if one.name}
-    return found or names_in_dicom(label)
+    try:
+        kind = kind_of(label) if label.is_file() else ""
+    except (Unsound, OSError):
+        return {}
+    found = naming_format(kind)
+    return {} if found is None else found.label_names(label)
 
 
 def _names_in_json(label: Path) -> dict[int, str]:

@@ -142,6 +142,11 @@ def shear_text(cosine: float) -> str:
     return f"voxel axes meet at {degrees:.1f} degrees, not at right angles."
 
 
+def frames_text(frames: int) -> str:
+    """The sentence for a scan with a fourth axis."""
+    return f"4D: {frames} volumes (time, echo or direction), not one."
+
+
 def filled_text(count: int, of: int, value: float) -> str:
     """What was done to values that are no numbers, without a full stop."""
     return f"{count} values ({100.0 * count / of:.2g} %) were no numbers, now {value:g}"

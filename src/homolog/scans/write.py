@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.scans.files import scan_suffix
 from homolog.scans.nifti import build_header, stream, write_nifti_bytes
+from homolog.scans.paths import scan_suffix
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import plan_voxels, read_text_header, read_voxels
 from homolog.scans.volume import LabelMap, Volume, smallest_integers

@@ -25,9 +25,8 @@ from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
 from homolog.label_names import parse_names
 from homolog.scans.channels import read_channels
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.formats import is_zarr
 from homolog.scans.inspect import labels_by_place
+from homolog.scans.paths import is_series_path, is_zarr
 from homolog.scans.problems import Unsound
 from homolog.scans.text_formats import data_files
 from homolog.scans.volume import Channel, ValueStats, Volume, mapped_labels

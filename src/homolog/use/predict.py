@@ -30,9 +30,10 @@ from homolog.scans.channels import (
     read_channels,
 )
 from homolog.scans.dicom.export import SUFFIX, write_segmentation
-from homolog.scans.dicom.gathering import is_series_path, split_series
-from homolog.scans.files import is_scan_path, read_scan, scan_stem, straight_path
+from homolog.scans.dicom.format import straight_path
+from homolog.scans.files import read_scan
 from homolog.scans.names import write_names
+from homolog.scans.paths import is_scan_path, is_series_path, scan_stem, split_series
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import Channel, LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume

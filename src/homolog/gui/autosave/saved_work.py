@@ -23,9 +23,9 @@ from homolog.errors import UnusableInput
 from homolog.gui.files.opening import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
 from homolog.json_files import Shape, read_object
-from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
+from homolog.scans.paths import is_series_path
 from homolog.words import listed
 from homolog.writing import FileLock, is_locked, make_folder, write_json
 

@@ -28,9 +28,9 @@ from homolog.index.index import find_cases
 from homolog.index.manifests import is_manifest
 from homolog.memory import free_bytes
 from homolog.scans.channels import SEVERAL
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.files import ScanHeader, scan_stem
+from homolog.scans.formats import ScanHeader
 from homolog.scans.inspect import Inspection, inspect_scan
+from homolog.scans.paths import is_series_path, scan_stem
 from homolog.scans.problems import problem_of
 from homolog.words import counted, human_bytes, listed, times
 

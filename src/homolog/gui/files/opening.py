@@ -26,19 +26,15 @@ from homolog.gui.shared.layers import (
 )
 from homolog.memory import free_bytes
 from homolog.scans.channels import frames_of, read_frames
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.files import (
-    ScanHeader,
-    read_header,
-    read_scan,
-    scan_stem,
-)
+from homolog.scans.files import read_header, read_scan
+from homolog.scans.formats import ScanHeader
 from homolog.scans.names import (
     is_label_folder,
     label_rank,
     names_beside,
     names_of_dataset,
 )
+from homolog.scans.paths import is_series_path, scan_stem
 from homolog.scans.problems import Unsound
 from homolog.scans.volume import ValueStats, Volume, labels_of
 from homolog.words import human_bytes

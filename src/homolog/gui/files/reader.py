@@ -22,7 +22,8 @@ from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
 from homolog.gui.shared.notices import notify, tell_once
 from homolog.gui.shared.preferences import PLUGIN
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with
-from homolog.scans.files import holds_several, kind_of
+from homolog.scans.dicom.format import holds_several
+from homolog.scans.paths import kind_of
 from homolog.scans.problems import Unsound
 
 # Making Homolog napari's reader of medical files, with the user's consent.

@@ -12,8 +12,13 @@ from pathlib import Path
 from homolog.gui.files.boxes import holds_boxes
 from homolog.gui.files.opening import size_warning, why_not
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.files import holds_several, kind_of, scan_stem, scan_suffix
+from homolog.scans.dicom.format import holds_several
+from homolog.scans.paths import (
+    is_series_path,
+    kind_of,
+    scan_stem,
+    scan_suffix,
+)
 from homolog.scans.problems import Unsound
 
 # A folder of more files is listed, not opened file by file.

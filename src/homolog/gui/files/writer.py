@@ -26,8 +26,9 @@ from homolog.gui.shared.layers import (
 )
 from homolog.gui.shared.notices import notify
 from homolog.scans.boxes import JSON_SUFFIX, write_box_json, write_regions
-from homolog.scans.files import read_header, read_labels, scan_stem, scan_suffix
+from homolog.scans.files import read_header, read_labels
 from homolog.scans.names import names_file, write_names
+from homolog.scans.paths import scan_stem, scan_suffix
 from homolog.scans.points import SUFFIX
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import WRITE_SUFFIXES, write_labels, write_volume

@@ -29,8 +29,9 @@ from homolog.gui.shared.layers import (
 )
 from homolog.gui.shared.scan_layers import selection_kept
 from homolog.gui.shared.threads import in_background
-from homolog.scans.files import read_scan, scan_stem
+from homolog.scans.files import read_scan
 from homolog.scans.names import names_beside
+from homolog.scans.paths import scan_stem
 from homolog.words import listed
 from homolog.writing import make_folder
 

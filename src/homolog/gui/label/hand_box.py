@@ -19,7 +19,7 @@ from homolog.gui.files.writer import save_layer
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import scan_file
-from homolog.scans.files import scan_stem
+from homolog.scans.paths import scan_stem
 from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.scan import FewClass
 from homolog.writing import make_folder

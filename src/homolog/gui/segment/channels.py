@@ -27,7 +27,8 @@ from homolog.gui.shared.layers import (
     true_affine,
 )
 from homolog.scans.channels import NUMBERED, SEPARATOR, case_path, grid_gap, grouped
-from homolog.scans.files import ScanHeader, scan_stem
+from homolog.scans.formats import ScanHeader
+from homolog.scans.paths import scan_stem
 from homolog.scans.volume import Channel
 from homolog.words import listed
 

@@ -26,15 +26,13 @@ from homolog.gui.shared.layers import (
     volume_layer,
 )
 from homolog.scans.boxes import JSON_SUFFIX
-from homolog.scans.dicom.gathering import is_series_path
 from homolog.scans.files import (
-    is_scan_path,
     read_header,
     read_labels,
     read_scan,
-    scan_stem,
 )
 from homolog.scans.names import is_label_folder, label_rank, write_names
+from homolog.scans.paths import is_scan_path, is_series_path, scan_stem
 from homolog.scans.points import SUFFIX
 from homolog.scans.volume import Channel
 from homolog.words import as_csv, duration, metric_title, times

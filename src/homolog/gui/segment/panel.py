@@ -77,8 +77,8 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
-from homolog.scans.files import scan_stem
 from homolog.scans.names import names_beside
+from homolog.scans.paths import scan_stem
 from homolog.scans.volume import MODALITIES
 from homolog.words import counted, duration, listed, spacing_text
 

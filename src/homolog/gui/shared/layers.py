@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.dicom.gathering import is_series_path
-from homolog.scans.files import scan_stem
+from homolog.scans.paths import is_series_path, scan_stem
 from homolog.scans.volume import (
     LabelMap,
     ValueStats,

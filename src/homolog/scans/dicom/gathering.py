@@ -21,15 +21,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.scans.dicom.header import looks_like_dicom, read_dicom_file
+from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.dicom.kinds import DicomFile
 from homolog.scans.dicom.stacks import Series, find_series
+from homolog.scans.paths import (
+    claims_dicom,
+    is_straight,
+    looks_like_dicom,
+    may_be_dicom,
+    series_path,
+    split_series,
+)
 from homolog.scans.problems import Unsound, problem_of
 from homolog.words import human_bytes
 
 ReadSlice = Callable[[DicomFile], NDArray[Any]]
-_SERIES_MARK, _STRAIGHT_MARK = "series=", "+straight"
-_DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 # So many files are remembered, in folders looked at last.
 _REMEMBERED = 30_000
 # A disc's index of more entries is not believed.
@@ -38,82 +44,11 @@ _ENTRIES_MOST = 200_000
 _GROWTH_MOST, _SMALL_FILE = 300, 1 << 26
 # So many files are read at once, where there are more than a few.
 _AT_ONCE, _FEW = 8, 32
-# Files in a zip that are asked for DICOM's mark before it is left.
-_ASKED = 40
-
-
-def series_path(folder: Path, key: str, *, straight: bool = False) -> Path:
-    """The path that stands for one series of a DICOM folder holding several.
-
-    Args:
-        folder: Folder, zip, DICOMDIR or file of several volumes.
-        key: Of the series.
-        straight: Its slices are resampled to a straight and even grid when read.
-    """
-    return folder / f"{_SERIES_MARK}{key}{_STRAIGHT_MARK if straight else ''}"
-
-
-def is_series_path(path: Path) -> bool:
-    """Whether a path was made by series_path."""
-    return (
-        path.name.startswith(_SERIES_MARK)
-        and not _exists(path)
-        and (path.parent.is_dir() or path.parent.is_file())
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def split_series(path: Path) -> tuple[Path, str]:
-    """Folder and series key; the key is "" for a plain folder."""
-    if is_series_path(path):
-        key = path.name[len(_SERIES_MARK) :]
-        return path.parent, key.removesuffix(_STRAIGHT_MARK)
-    return path, ""
-
-
-def is_straight(path: Path) -> bool:
-    """Whether a path asks for slices on a straight and even grid."""
-    return is_series_path(path) and path.name.endswith(_STRAIGHT_MARK)
-
-
-def claims_dicom(path: Path) -> bool:
-    """Whether a file that cannot be opened would have been a slice, by its name."""
-    return path.suffix.lower() in _DICOM_SUFFIXES
 
 
 def is_index(path: Path) -> bool:
     """Whether a file is the index of a disc, by its name and mark."""
     return path.stem.upper() == "DICOMDIR" and _marked(path)
-
-
-def is_zip(path: Path) -> bool:
-    """Whether a file is a zip that holds DICOM files."""
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        return False
-    try:
-        with zipfile.ZipFile(path) as packed:
-            for info in [i for i in packed.infolist() if _may_hold(i)][:_ASKED]:
-                with packed.open(info) as file:
-                    if file.read(132)[128:] == b"DICM":
-                        return True
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
-        return False
-    return False
-
-
-def _may_hold(info: zipfile.ZipInfo) -> bool:
-    name = Path(info.filename).name
-    hidden = name.startswith((".", "_")) or "__MACOSX" in info.filename
-    encrypted = info.flag_bits & 1
-    return not (info.is_dir() or hidden or encrypted) and claims_dicom(
-        Path(name.replace(".", "") if name[:1].isdigit() else name)
-    )
 
 
 def _marked(path: Path) -> bool:
@@ -395,7 +330,7 @@ def _unpacked(packed: Path) -> Path:
 def _unpack(packed: Path, folder: Path) -> None:
     """Its DICOM files, numbered: names inside a zip are nobody's to choose from."""
     with zipfile.ZipFile(packed) as source:
-        infos = [i for i in source.infolist() if _may_hold(i)]
+        infos = [i for i in source.infolist() if may_be_dicom(i)]
         need = sum(i.file_size for i in infos)
         free = shutil.disk_usage(folder).free
         if need > free // 2:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from homolog.scans.dicom.kinds import DicomFile
+from homolog.scans.paths import starts_like_dicom
 from homolog.scans.problems import Problem, Unsound
 
 _NAMES = {
@@ -87,23 +88,6 @@ _HEADER_MOST, _REST_MOST = 1 << 26, 1 << 24
 _LARGE, _RATIO_MOST = 1 << 28, 1000
 
 
-def looks_like_dicom(path: Path) -> bool:
-    """Whether the file carries DICOM's mark (or claims to by its name)."""
-    if not path.is_file():
-        return False  # a pipe or device, which may never give a byte
-    with path.open("rb") as file:
-        return _starts_like_dicom(path, file.read(132))
-
-
-def _starts_like_dicom(path: Path, start: bytes) -> bool:
-    if start[128:132] == b"DICM":
-        return True
-    named = path.suffix.lower() in (".dcm", ".dicom", ".ima")
-    little, big = b"\x08\x00", b"\x00\x08"
-    first = start[:2] in (little, b"\x02\x00") and start[3:4] == b"\0"
-    return named and (first or (start[:2] == big and start[2:3] == b"\0"))
-
-
 def read_dicom_file(path: Path) -> DicomFile:
     """Tags of one file, up to its pixels; damage is recorded, not raised.
 
@@ -115,7 +99,7 @@ def read_dicom_file(path: Path) -> DicomFile:
         raise Unsound("empty", "the file has 0 bytes.", path)
     with path.open("rb") as file:
         start = file.read(_WINDOW)
-        if not _starts_like_dicom(path, start[:132]):
+        if not starts_like_dicom(path, start[:132]):
             raise Unsound("unreadable", "no DICOM mark (DICM) in the file.", path)
         reader = _Reader(file, start, size)
         try:

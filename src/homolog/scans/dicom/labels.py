@@ -18,10 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homolog.geometry.affine import Affine, Index
-from homolog.scans.dicom.gathering import ReadSlice, place_of_series, series_of
-from homolog.scans.dicom.header import looks_like_dicom, read_dicom_file
+from homolog.scans.dicom.gathering import (
+    ReadSlice,
+    place_of_series,
+    series_of,
+)
+from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.dicom.kinds import DicomFile, holds_contours, holds_segments
 from homolog.scans.dicom.stacks import Series
+from homolog.scans.paths import looks_like_dicom
 from homolog.scans.problems import Problem, Unsound, check_room
 from homolog.words import counted, listed
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from homolog.geometry.affine import Index, Triple
 from homolog.scans import decoder
+from homolog.scans.formats import ScanHeader
 from homolog.scans.formats.stated import Stated, mm_of, sized_affine
 from homolog.scans.problems import Problem, Unsound
 
@@ -39,7 +40,12 @@ _EXIF_ORIENTATION = 0x0112
 _RESOLUTION_MM = {2: 25.4, 3: 10.0}
 
 
-def read(path: Path) -> Stated:
+def header(path: Path) -> ScanHeader:
+    """The header of a scan; raises as ``stated``."""
+    return stated(path).header(path)
+
+
+def stated(path: Path) -> Stated:
     """What a picture is; checked to be complete.
 
     Raises:
@@ -75,16 +81,13 @@ def read(path: Path) -> Stated:
     return Stated((z, y, x), affine, dtype, "image2d", channels, 1, (*problems, *more))
 
 
-def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
+def values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     """Grey values of a picture, (D, H, W) or (H, W), and remarks made on the way.
-
-    Args:
-        path: The picture.
-        channels: Numbers per pixel.
 
     Raises:
         Unsound: ``colour``, or as the decoder.
     """
+    path = header.path
     stack = _stack_of(path)
     if stack is not None and stack.channels == stack.frames == 1:
         return _stack_values(path), []
@@ -93,7 +96,7 @@ def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
         with _by_content(path) as named:
             array = decoder.pixels(named)
     remarks = []
-    if channels > 1:
+    if header.channels > 1:
         array, remark = _grey_of_colour(array, path)
         remarks.append(remark)
     turn = _turn_of(path)

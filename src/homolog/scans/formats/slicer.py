@@ -10,19 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.scans.formats import SEGMENTS, ScanHeader
 from homolog.scans.problems import Problem, Unsound
-from homolog.scans.text_formats import read_nrrd_text
+from homolog.scans.text_formats import plan_voxels, read_nrrd_text, read_voxels
 from homolog.words import listed
 
-# In ``ScanHeader.meta``: the segments; a file without them has no such key.
-SEGMENTS = "segments"
 _FIELD = re.compile(r"segment(\d+)_(name|labelvalue|layer)$")
 
 
@@ -41,6 +40,41 @@ class Segment:
     layer: int
     stored: int
     value: int
+
+
+def as_labels(header: ScanHeader, fields: Mapping[str, str]) -> ScanHeader:
+    """The header of a segmentation, whose layers become one label map.
+
+    Args:
+        header: Of the file as any NRRD; comes back where it is no segmentation.
+        fields: As ``segments_in``.
+    """
+    if not segments_in(fields):
+        return header
+    rest = tuple(p for p in header.problems if p.code != "vector")
+    return replace(header, channels=1, problems=rest, meta={SEGMENTS: True})
+
+
+def values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
+    """(D, H, W) values of the label map, and what was lost.
+
+    Raises:
+        Unsound: The voxels cannot be read.
+    """
+    text = read_nrrd_text(header.path)
+    segments = segments_in(text.pairs)
+    whole = read_voxels(plan_voxels(text)).reshape(*header.shape, -1)
+    if whole.shape[-1] > 1 or any(s.value != s.stored for s in segments):
+        return one_map(whole, segments)
+    return whole[..., 0], []
+
+
+def label_names(path: Path) -> dict[int, str]:
+    """Names of the segments by value; empty where it is no such segmentation.
+
+    Where segments lie in several layers, of the values of the one label map.
+    """
+    return {one.value: one.name for one in segments_of(path) if one.name}
 
 
 def segments_of(path: Path) -> tuple[Segment, ...]:

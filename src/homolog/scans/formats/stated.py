@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.scans.problems import Problem
+from homolog.scans.formats import ScanHeader
+from homolog.scans.paths import scan_stem
+from homolog.scans.problems import SHEAR_LIMIT, Problem, frames_text, shear_text
+from homolog.scans.volume import modality_of_name
 
 # Millimetres per unit of length, as microscopes and scanners spell them.
 _MM = {
@@ -38,6 +42,25 @@ class Stated:
     channels: int = 1
     frames: int = 1
     problems: tuple[Problem, ...] = ()
+
+    def header(self, path: Path) -> ScanHeader:
+        """The scan's header, with the faults that follow from what is stated."""
+        problems = list(self.problems)
+        if self.kind in ("mgh", "zarr") and self.channels > 1:
+            text = f"{self.channels} numbers per voxel, not one."
+            problems.append(Problem("vector", text))
+        if self.dtype.startswith("complex"):
+            text = "complex numbers, not one real number per voxel."
+            problems.append(Problem("complex", text))
+        if self.frames > 1:
+            problems.append(Problem("4d", frames_text(self.frames)))
+        if self.affine.shear > SHEAR_LIMIT:
+            problems.append(Problem("sheared", shear_text(self.affine.shear)))
+        names = (scan_stem(path), path.parent.name, path.parent.parent.name)
+        return ScanHeader(
+            path, self.shape, self.channels, self.frames, self.affine, self.dtype,
+            modality_of_name(*names), self.kind, {}, tuple(problems),
+        )  # fmt: skip
 
 
 def mm_of(unit: str) -> float | None:

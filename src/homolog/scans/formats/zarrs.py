@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
+from homolog.scans.formats import ScanHeader
 from homolog.scans.formats.stated import Stated, mm_of
 from homolog.scans.problems import Problem, Unsound, check_room
 
@@ -25,7 +26,12 @@ _ABSENT = (
 _SPACE = "zyx"
 
 
-def read(path: Path) -> Stated:
+def header(path: Path) -> ScanHeader:
+    """The header of a scan; raises as ``stated``."""
+    return stated(path).header(path)
+
+
+def stated(path: Path) -> Stated:
     """What the image of a zarr folder is.
 
     Raises:
@@ -48,12 +54,13 @@ def read(path: Path) -> Stated:
     )  # fmt: skip
 
 
-def values(path: Path, channels: int) -> tuple[NDArray[Any], list[Problem]]:
+def values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
     """(D, H, W) values of an image of one channel and one time; no remarks.
 
     Raises:
-        Unsound: As ``read``, ``too_large``, or ``corrupt``.
+        Unsound: As ``stated``, ``too_large``, or ``corrupt``.
     """
+    path = header.path
     array, axes, _ = _opened(path)
     check_room(math.prod(array.shape) * np.dtype(array.dtype).itemsize, path)
     planes = list(pieces(path))

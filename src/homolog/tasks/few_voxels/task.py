@@ -24,7 +24,11 @@ from homolog.geometry.places import AXES_NAMED
 from homolog.index.datasets import CaseSource
 from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.model_files.folder import LoadedModel, read_weights, save_model
-from homolog.scans.files import read_labels, read_scan, scan_hash
+from homolog.scans.files import (
+    read_labels,
+    read_scan,
+    scan_hash,
+)
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import FeatureMap, LabelMap, Volume, mapped_labels
