@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 # Rooms by floor, low to high. A file imports from lower floors and from its own room,
@@ -251,6 +254,21 @@ def test_what_the_gui_reads_with_loads_neither_torch_nor_monai() -> None:
         "import homolog.runs.run, homolog.runs.launch"
     )
     assert not {"torch", "monai", "pydicom", "highdicom"} & loaded
+
+
+def test_reading_a_nifti_loads_no_other_format(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii"
+    nib.save(nib.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4)), path)
+    loaded = _loaded_after(
+        "import sys\nfrom homolog.scans.files import read_scan\n"
+        "from homolog.scans.names import names_told\n"
+        f"from pathlib import Path\npath = Path({str(path)!r})\n"
+        "read_scan(path), names_told(path)"
+    )
+    assert "homolog.scans.files" in loaded
+    formats = [m for m in loaded if m.startswith("homolog.scans.formats.")]
+    assert formats == ["homolog.scans.formats.label_tables"]
+    assert not [m for m in loaded if m.startswith("homolog.scans.dicom.")]
 
 
 def test_the_engine_loads_neither_qt_nor_napari() -> None:

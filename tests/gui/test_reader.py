@@ -16,7 +16,7 @@ pytest.importorskip("napari")
 
 from each import each
 from homolog.geometry.affine import Affine
-from homolog.gui.files import opening, reader, sources
+from homolog.gui.files import opening, reader, scan_layer, sources
 from homolog.gui.files.reader import NOTHING, get_reader, read_layers
 from homolog.gui.shared import notices
 from homolog.gui.shared.layers import contrast_limits, volume_layer
@@ -194,8 +194,8 @@ def test_a_tilt_is_told_once(tmp_path: Path, told: list[str]) -> None:
 def test_a_large_file_is_told_before_it_is_read(tmp_path: Path) -> None:
     write_volume(_scan(), tmp_path / "big.nii")
     needed = 5 * 6 * 7 * 2
-    assert opening.size_warning(tmp_path / "big.nii", free=needed * 5) == ""
-    said = opening.size_warning(tmp_path / "big.nii", free=needed * 3)
+    assert scan_layer.size_warning(tmp_path / "big.nii", free=needed * 5) == ""
+    said = scan_layer.size_warning(tmp_path / "big.nii", free=needed * 3)
     assert said.startswith("big.nii needs 420 bytes of the 1.3 kB")
 
 

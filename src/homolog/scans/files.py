@@ -1,10 +1,9 @@
-"""Scan files: what kind a path is, its header, its values.
+"""Scan files: header and values, whatever the format.
 
 Everything comes out as (C, D, H, W) with an affine in z, y, x and LPS; SimpleITK's
 x, y, z order ends here. Headers and bits of NIfTI, NRRD and MetaImage are read by our
-own ``nifti`` and ``text_formats``, for the reasons given there; DICOM and pictures are
-decoded by SimpleITK in a process of its own (``decoder``), once the file is known to be
-complete: by its header (``dicom.header``), or by the checks of ``formats.pictures``.
+own ``nifti`` and ``text_formats``, for the reasons given there; every other format is
+known by name alone and loaded when a file of it is met (``formats``).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from homolog.errors import UnusableInput
-from homolog.gui.files.opening import why_not
+from homolog.gui.files.scan_layer import why_not
 from homolog.gui.shared.layers import KEY, LayerData, label_layer, notes_of
 from homolog.json_files import Shape, read_object
 from homolog.scans.files import read_labels

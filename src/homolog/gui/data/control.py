@@ -11,7 +11,7 @@ import numpy as np
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
-from homolog.gui.files.opening import header_bytes
+from homolog.gui.files.scan_layer import header_bytes
 from homolog.gui.files.writer import save_layer
 from homolog.gui.shared.layers import (
     is_kind,

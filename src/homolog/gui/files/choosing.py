@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.files import opening
+from homolog.gui.files.scan_layer import notes_to_tell, why_not
 from homolog.gui.files.sources import Source, series_name, sources_of
 from homolog.gui.shared import preferences
 from homolog.gui.shared.hub import Hub
@@ -236,7 +237,7 @@ class ScanOpener(QObject):
 
         def failed(error: Exception) -> None:
             self._busy = False
-            self._fail(path, opening.why_not(path, error))
+            self._fail(path, why_not(path, error))
             self._next()
 
         in_background(
@@ -249,9 +250,9 @@ class ScanOpener(QObject):
             for new in opening.add_to(self.hub.viewer, layer):
                 self.opened.emit(path, new)
         except Exception as error:  # noqa: BLE001 - the other files still open
-            self._fail(path, opening.why_not(path, error))
+            self._fail(path, why_not(path, error))
         else:
-            for sentence in opening.notes_to_tell(layer):
+            for sentence in notes_to_tell(layer):
                 tell_once(sentence)
         self._next()
 

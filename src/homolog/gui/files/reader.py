@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from homolog.gui.files import opening, sources
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
+from homolog.gui.files.scan_layer import notes_to_tell, size_warning, why_not
 from homolog.gui.shared import preferences
 from homolog.gui.shared.layers import LayerData, label_layer, volume_layer
 from homolog.gui.shared.notices import notify, tell_once
@@ -129,15 +130,15 @@ def read_path(path: Path) -> list[LayerData]:
         wanted, name = _wanted(path)
         if wanted is None:
             return []
-        warning = opening.size_warning(wanted)
+        warning = size_warning(wanted)
         if warning:
             notify(warning, "info")
             _let_it_be_seen()
         layer = opening.read_layer(wanted, name)
     except Exception as error:  # noqa: BLE001 - the files dropped with it still open
-        notify(opening.why_not(path, error))
+        notify(why_not(path, error))
         return []
-    for sentence in opening.notes_to_tell(layer):
+    for sentence in notes_to_tell(layer):
         tell_once(sentence)
     return [layer]
 

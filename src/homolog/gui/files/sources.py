@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.gui.files.boxes import holds_boxes
-from homolog.gui.files.opening import size_warning, why_not
+from homolog.gui.files.scan_layer import size_warning, why_not
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.scans.dicom.format import holds_several
 from homolog.scans.paths import (

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
 from homolog.geometry.affine import Triple
-from homolog.gui.files import opening
+from homolog.gui.files.scan_layer import read_scan_layer, why_not
 from homolog.gui.landmarks.control import NOT_IN_A, LandmarksControl
 from homolog.gui.landmarks.searching import Searching
 from homolog.gui.landmarks.second_view import (
@@ -639,8 +639,8 @@ class LandmarkPair(QObject):
             (take or self.take_b)(layer)
 
         in_background(
-            opening.read_layer, path, name, owner=self, done=done,
-            failed=lambda error: self.told.emit(opening.why_not(path, error)),
+            read_scan_layer, path, name, owner=self, done=done,
+            failed=lambda error: self.told.emit(why_not(path, error)),
         )  # fmt: skip
 
     def take_b(self, layer: Any, instead_of: Any | None = None) -> None:
