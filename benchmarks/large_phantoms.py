@@ -23,7 +23,7 @@ from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
 from homolog.phantom.anatomy import LABEL_NAMES
-from homolog.phantom.phantom import make_mr_phantom, make_phantom
+from homolog.phantom.phantom import Scanner, make_mr_phantom, make_phantom
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store.build import write_store
@@ -43,8 +43,12 @@ def painted(folder: Path, number: int, shape: tuple[int, ...], factor: int) -> s
     """Write one patient's scan and labels, uncompressed; returns the case's name."""
     name, coarse = f"patient_{number}", tuple(n // factor for n in shape)
     spacing = tuple(mm / n for mm, n in zip(SIZE_MM, coarse, strict=True))
-    make = make_mr_phantom if number % 3 == 2 else make_phantom
-    patient = make(number, coarse, spacing, noise=0.0 if factor > 1 else NOISE)
+    noise = 0.0 if factor > 1 else NOISE
+    if number % 3 == 2:
+        scanner = Scanner(noise=noise)
+        patient = make_mr_phantom(number, coarse, spacing, scanner=scanner)
+    else:
+        patient = make_phantom(number, coarse, spacing, noise=noise)
     matrix = patient.volume.affine.matrix.copy()
     matrix[:3, :3] /= factor
     affine = Affine(matrix)

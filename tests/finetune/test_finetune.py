@@ -369,8 +369,9 @@ def test_without_validation_cases_the_last_weights_are_kept(phantom_folder, tmp_
 
 
 def test_a_stop_before_the_first_validation_keeps_the_last_weights(
-    phantom_store, tmp_path
+    phantom_store, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("homolog.training.loop._SECONDS_BETWEEN_EVENTS", 0.0)
     config = config_of(phantom_store)
     config["training"] = {**config["training"], "validate_every": 0, "log_every": 1}
     stream = job(config, tmp_path / "run")

@@ -38,7 +38,7 @@ pytestmark = [
 SHAPE, CELLS = (16, 20, 24), (8, 10, 12)
 
 
-def until(condition, seconds: float = 30.0) -> None:
+def until(condition, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
