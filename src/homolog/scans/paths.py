@@ -87,18 +87,11 @@ def is_scan_path(path: Path | str) -> bool:
     path = Path(path)
     try:
         if path.is_dir():
-            return is_zarr(path) or any(_is_slice(p) for p in path.iterdir())
+            return is_zarr(path) or any(is_slice(p) for p in path.iterdir())
         kind_of(path)
     except (Unsound, OSError):
         return False
     return True
-
-
-def _is_slice(path: Path) -> bool:
-    try:
-        return path.is_file() and looks_like_dicom(path)
-    except OSError:
-        return False
 
 
 def there(path: Path) -> bool:
@@ -146,6 +139,14 @@ def looks_like_dicom(path: Path) -> bool:
         return False  # a pipe or device, which may never give a byte
     with path.open("rb") as file:
         return starts_like_dicom(path, file.read(132))
+
+
+def is_slice(path: Path) -> bool:
+    """As ``looks_like_dicom``; False where the file cannot be read."""
+    try:
+        return looks_like_dicom(path)
+    except OSError:
+        return False
 
 
 def starts_like_dicom(path: Path, start: bytes) -> bool:

@@ -26,8 +26,8 @@ from homolog.scans.dicom.kinds import DicomFile
 from homolog.scans.dicom.stacks import Series, find_series
 from homolog.scans.paths import (
     claims_dicom,
+    is_slice,
     is_straight,
-    looks_like_dicom,
     may_be_dicom,
     series_path,
     split_series,
@@ -48,14 +48,7 @@ _AT_ONCE, _FEW = 8, 32
 
 def is_index(path: Path) -> bool:
     """Whether a file is the index of a disc, by its name and mark."""
-    return path.stem.upper() == "DICOMDIR" and _marked(path)
-
-
-def _marked(path: Path) -> bool:
-    try:
-        return path.is_file() and looks_like_dicom(path)
-    except OSError:
-        return False
+    return path.stem.upper() == "DICOMDIR" and is_slice(path)
 
 
 @dataclass(frozen=True)
