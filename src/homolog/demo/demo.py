@@ -102,8 +102,8 @@ def write_report(
         f"{summary['patients']} procedural patients (CT-like, no real person). An "
         f"encoder learnt from {runs['pretrain']['cases']} of them without any label "
         f"(S2DC). Then the labels of {labelled} were used: to learn a segmentation, "
-        "once from scratch and once from that encoder; and to carry them to others "
-        f"without learning anything. All figures are of {summary['tests']} other "
+        "from scratch and from that encoder; and to carry them to others without "
+        f"learning anything. All figures are of {summary['tests']} other "
         "patients, of whom nothing was learnt.",
     )
     _tiles(page, summary)
