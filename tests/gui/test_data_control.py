@@ -277,3 +277,12 @@ def test_paths_become_sources(tmp_path: Path) -> None:
     assert found[1].trouble.startswith("b.txt cannot be opened: ")
     (inside,) = sources.sources_of([tmp_path])
     assert inside.path == tmp_path / "a.nii"
+
+
+def test_scans_are_straightened_and_filled_on_request() -> None:
+    from homolog.gui.data.build_box import more_fields
+
+    by_name = {field["name"]: field for field in more_fields()}
+    for name in ("straighten", "fill_nan"):
+        assert by_name[name]["default"] is False
+        assert by_name[name]["title"]

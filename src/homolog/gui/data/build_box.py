@@ -40,6 +40,7 @@ from homolog.words import counted, duration, human_bytes, listed
 MORE = {
     "subjects": "Patients by name", "axes": "Axes", "modality": "Modality",
     "window_hu": "CT window (HU)", "channels": "Several images of a case",
+    "straighten": "Straighten slices", "fill_nan": "Fill NaN",
     "keep_identifiers": "Keep patients' names",
 }  # fmt: skip
 
