@@ -139,6 +139,30 @@ def test_no_file_imports_itself_through_others() -> None:
         follow(name, ())
 
 
+# Rooms whose files are found by their names.
+_BY_NAME = {"backbones", "cli", "jobs", "methods", "nn.decoders", "scans.formats"}
+
+
+def test_no_file_is_left_that_nothing_loads() -> None:
+    """Imported, named in a string or in the manifest, or of a registry."""
+    loaded = set().union(*GRAPH.values())
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                loaded.add(node.value.partition(":")[0])
+    manifest = (SOURCE / "napari.yaml").read_text(encoding="utf-8")
+    lost = [
+        name
+        for name, path in FILES.items()
+        if name not in loaded
+        and not path.stem.startswith("__")
+        and f"{name}:" not in manifest
+        and name.removeprefix("homolog.").rpartition(".")[0] not in _BY_NAME
+        and not (name.startswith("homolog.tasks.") and path.stem == "task")
+    ]
+    assert not lost, f"nothing loads {lost}: take them out."
+
+
 def test_private_modules_stay_in_their_folder() -> None:
     for name, others in GRAPH.items():
         for other in others:

@@ -70,6 +70,8 @@ def test_alice_s_table_in_epochs_becomes_steps(
     short = resolve_request({**asked, "training": {"steps": 7}})
     assert short["training"]["steps"] == 7
     poly = learned_task("segment").RECIPES["alice_nnformer"]["training"]
+    nnformer = learned_task("segment").RECIPES["alice_nnformer"]
+    assert nnformer["task"]["deep_supervision"] is True
     assert (poly["optimizer"], poly["momentum"], poly["schedule"]) == (
         "sgd", 0.99, "poly"
     )  # fmt: skip

@@ -138,6 +138,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
             "flip": [0.5, 0.5, 0.5],
             "rotate_deg": 0.0,
             "scale": 0.3,
+            "deep_supervision": True,
         },
         "backbone": {"name": "nnformer", "decoder": "nnformer"},
         "training": {
@@ -222,6 +223,7 @@ SOURCES: Mapping[str, Sources] = {
         "paper: nnFormer's own": "backbone.decoder",
         "own: how far is not printed": "task.scale",
         "code: nnFormer's poly ends at 0": "training.min_learning_rate_factor",
+        "code: nnFormer's trainer": "task.deep_supervision",
         "own: not printed": "training.validate_every",
     },
     "mixcl": {
