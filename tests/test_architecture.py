@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 # Rooms by floor, low to high. A file imports from lower floors and from its own room,
 # wherever the import stands: at the top, in a function, or for types alone.
 FLOORS = (
-    "config errors events meanwhile registry small_maps words __init__",
+    "config errors events registry small_maps words __init__",
     "distributed geometry json_files label_names memory recipes writing",
     "metrics views",
     "losses scans runs",

@@ -12,6 +12,7 @@ from torch import Tensor
 from homolog.backbones.base import Backbone
 from homolog.config import option
 from homolog.distributed import sum_over_ranks_with_gradient as over_ranks
+from homolog.geometry.correspondence import token_matches
 from homolog.losses.similarity import full_precision
 from homolog.methods.base import Method, TokenCropConfig
 from homolog.nn.heads import Projector, pooled, tokens_of
@@ -118,9 +119,11 @@ class VICReg(Method):
         Both lie within the scan and within each other's view.
         """
         stride = self.backbone.strides[self.map_index]
-        matches = views.token_matches("first", "second", stride)  # (B, N, N)
-        matches &= self._inside(views["first"])[:, :, None]
-        matches &= self._inside(views["second"])[:, None, :]
+        a, b = views["first"], views["second"]
+        places = a.affine.flatten(0, 1), b.affine.flatten(0, 1)
+        matches = token_matches(*places, a.size, stride)  # (B, N, N)
+        matches &= self._inside(a)[:, :, None]
+        matches &= self._inside(b)[:, None, :]
         return matches.float().argmax(2), matches.any(2).float()
 
     def _vicreg(self, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:

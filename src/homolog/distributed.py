@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from homolog.errors import UnusableInput
-from homolog.meanwhile import meanwhile
+from homolog.events import meanwhile
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The news a job tells, and the one thing it can be told.
+"""The news a job tells, the one thing it can be told, and what goes on beside it.
 
 A job is a generator of events. The terminal, the GUI, a worker process and a test
 consume the same ones; each is plain data that survives JSON.
@@ -6,9 +6,11 @@ consume the same ones; each is plain data that survives JSON.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
-from collections.abc import Generator, Mapping
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -230,3 +232,29 @@ def drain(job: Job[R]) -> R:
         except StopIteration as stop:
             result: R = stop.value
             return result
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], bool], every_s: float, name: str) -> Iterator[None]:
+    """Call something again and again on a thread while the block runs.
+
+    The block leaves only after the last call has ended.
+
+    Args:
+        action: False ends it early. Deals with its own errors.
+        every_s: Seconds between two calls, and before the first.
+        name: Of the thread.
+    """
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_s) and action():
+            pass
+
+    thread = threading.Thread(target=repeat, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -13,7 +13,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.feed.batches import Batch, CaseOrder, Feed, TurnOrder
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
-from homolog.geometry.correspondence import token_centres
+from homolog.geometry.correspondence import token_centres, token_matches
 from homolog.scans.volume import LabelMap, Volume, closest_canonical, reorder_axes
 from homolog.store.store import Store
 from homolog.views.view import Elsewhere, Intensity, View, ViewSpec, Whole, Within
@@ -165,7 +165,8 @@ def test_matched_tokens_show_the_same_voxels() -> None:
         # the plain view is the scan itself: its tokens are those of the label
         assert np.array_equal(label_v[0, 0].numpy(), tokens)
         read = label_w[:, 0, centres[:, 0], centres[:, 1], centres[:, 2]]
-        matches = views.token_matches("v", "w", stride)
+        places = (views[name].affine.flatten(0, 1) for name in "vw")
+        matches = token_matches(*places, size, stride)
         sample, n, m = torch.nonzero(matches, as_tuple=True)
         assert torch.equal(read[sample, m], n)
         matched += len(n)

@@ -13,11 +13,11 @@ from each import each
 from homolog.config import ConfigError
 from homolog.events import Note, Progress, Request, drain
 from homolog.geometry.affine import Affine
+from homolog.label_names import read_names
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store import cases
 from homolog.store.build import prepare_store
-from homolog.store.names import read_names
 from homolog.store.store import Store
 
 

@@ -16,12 +16,12 @@ from homolog.errors import UnusableInput
 from homolog.events import Note, drain
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
+from homolog.label_names import shared_labels
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.runs.jobs import job_of
 from homolog.scans.names import names_beside, write_names
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
-from homolog.store.names import shared_labels
 from homolog.store.store import Store
 from homolog.tasks.base import Task
 from homolog.tasks.classify.truth import slice_truth

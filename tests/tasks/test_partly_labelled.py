@@ -17,10 +17,10 @@ from homolog.feed.reading import CaseRef
 from homolog.finetune.job import job
 from homolog.geometry.affine import Affine
 from homolog.index.datasets import CaseSource
+from homolog.label_names import store_titles
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store.build import write_store
-from homolog.store.names import store_titles
 from homolog.store.store import Store
 from homolog.tasks.segment.network import (
     LabelSpace,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 import torch
 
 from each import each
@@ -22,7 +21,7 @@ from homolog.views.generate import (
     share_blocks,
 )
 from homolog.views.plan import Scan, plan_views
-from homolog.views.view import Anchor, Elsewhere, View, Views, ViewSpec, Whole, Within
+from homolog.views.view import Anchor, Elsewhere, View, ViewSpec, Whole, Within
 
 ORDERS = [
     (axes, signs)
@@ -163,35 +162,6 @@ def test_stored_numbers_become_normalised_intensities() -> None:
     found = Levels(*column).normalise(stored.reshape(1, 1, 1, 1, 1, 5))
     expected = torch.tensor([-0.4, -0.4, 0.5, 1.2, 1.2])
     torch.testing.assert_close(found.flatten(), expected)
-
-
-def _views(**groups: tuple[np.ndarray, tuple[int, int, int]]) -> Views:
-    made = {}
-    for name, (affines, size) in groups.items():
-        v = len(affines)
-        made[name] = View(
-            torch.zeros(1, v, 1, *size),
-            torch.from_numpy(np.array(affines))[None],
-            torch.ones(1, v, *size, dtype=torch.bool),
-            torch.zeros(1, dtype=torch.int64),
-        )
-    return Views(made)
-
-
-def test_views_tell_overlap_and_matches_of_their_groups() -> None:
-    home = Affine.of((2.0, 1.0, 1.0), (5.0, 6.0, 7.0))
-    a = np.stack([home.matrix, home.crop((8, 0, 0)).matrix])
-    b = np.stack([home.matrix, home.crop((0, 8, 0)).matrix])
-    size = (16, 16, 16)
-    views = _views(a=(a, size), b=(b, size), c=(a[:1], size))
-    expected = torch.tensor([[[1.0, 0.5], [0.5, 0.25]]]).double()
-    torch.testing.assert_close(views.overlap("a", "b"), expected)
-    matches = views.token_matches("a", "b", 8)
-    assert matches.shape == (2, 8, 8)
-    assert torch.equal(matches[0], torch.eye(8, dtype=torch.bool))
-    assert matches[1].sum() == 2
-    with pytest.raises(ValueError, match="equal count"):
-        views.token_matches("a", "c", 8)
 
 
 def test_within_a_group_of_views_elsewhere_has_its_own_box() -> None:

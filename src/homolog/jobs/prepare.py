@@ -143,9 +143,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         ConfigError: A spacing, window or label name that cannot be meant.
         FileNotFoundError: A source that is not there.
     """
+    from homolog.label_names import read_names
     from homolog.scans.paths import is_series_path
     from homolog.store.build import prepare_store
-    from homolog.store.names import read_names
 
     sources = paths(config.sources, "scan")
     labels = [Path(p) for p in config.labels]

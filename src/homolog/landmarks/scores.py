@@ -16,6 +16,7 @@ from homolog.events import Job, Progress, Request
 from homolog.features.embed import DenseEncoder, embed_scan
 from homolog.features.files import kept_features
 from homolog.features.search import Search, body_of
+from homolog.label_names import shared_labels
 from homolog.landmarks.config import LandmarksConfig
 from homolog.landmarks.of_scans import Searched, matched, searched
 from homolog.metrics.classification import landmark_errors, landmark_score
@@ -24,7 +25,6 @@ from homolog.scans.files import read_labels
 from homolog.scans.names import names_told
 from homolog.scans.points import Landmark, read_points
 from homolog.scans.volume import LabelMap, Points, Volume, mapped_labels
-from homolog.store.names import shared_labels
 from homolog.writing import write_json, write_table
 
 # A copy's values: gain and noise, as shares of the spread of the scan's values.

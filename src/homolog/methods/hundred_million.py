@@ -16,7 +16,7 @@ from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, as_in, option
 from homolog.feed.reading import slice_values
 from homolog.geometry.affine import Array, Index
-from homolog.label_names import findings_of, has_several
+from homolog.label_names import findings_of, has_name, has_several, refuse_ignored
 from homolog.losses.segmentation import dice_cross_entropy
 from homolog.methods._clusters import (
     MultiCropConfig,
@@ -31,7 +31,6 @@ from homolog.nn.memory_bank import shared_information
 from homolog.recipes import Sources
 from homolog.store.card import box_name
 from homolog.store.crops import BOXES
-from homolog.store.names import has_name, refuse_ignored
 from homolog.views.energy_bands import (
     BandReference,
     Spectrum,

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from homolog.errors import UnusableInput
-from homolog.label_names import key_of
+from homolog.label_names import has_name, key_of
 from homolog.model_files.card import CARD, read_card
 from homolog.model_files.folder import find_model, read_weights
 from homolog.nn.decoders import Decoder
-from homolog.store.names import has_name
 
 STEM = "decoder"
 FILE = f"{STEM}.safetensors"

@@ -24,6 +24,7 @@ from homolog.feed.batches import Feed, Pairing
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index
 from homolog.json_files import read_object
+from homolog.label_names import join_labels, refuse_ignored, store_titles
 from homolog.methods.base import Embedder, Method
 from homolog.model_files.decoder import STEM, decoder_card
 from homolog.model_files.encoder import encoder_id
@@ -41,7 +42,6 @@ from homolog.pretrain.settings import (
 )
 from homolog.store.card import Card
 from homolog.store.learnt_spacing import sizes_note
-from homolog.store.names import join_labels, refuse_ignored, store_titles
 from homolog.store.pairs import write_depths
 from homolog.store.preprocess import in_units, inside, spread_sample
 from homolog.store.store import Store

@@ -21,8 +21,7 @@ from typing import Any
 
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
-from homolog.events import Event, Failed, Finished, Note, Request, Stopped
-from homolog.meanwhile import meanwhile
+from homolog.events import Event, Failed, Finished, Note, Request, Stopped, meanwhile
 from homolog.runs.jobs import check_inside, is_unresolved, job_of, resolved
 from homolog.runs.run import Run
 from homolog.words import visible

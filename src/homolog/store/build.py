@@ -21,7 +21,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved, Stopped
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.geometry.anisotropy import thick_axis
-from homolog.label_names import findings_of, parse_names
+from homolog.label_names import LISTED, findings_of, parse_names
 from homolog.scans.problems import Unsound, problem_of
 from homolog.store.card import Card
 from homolog.store.cases import (
@@ -50,7 +50,6 @@ from homolog.store.label_joining import (
     what_was_named,
 )
 from homolog.store.learnt_spacing import AGREE
-from homolog.store.names import LISTED
 from homolog.store.preprocess import (
     MAX_VOXELS,
     Preprocessing,

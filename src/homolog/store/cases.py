@@ -23,7 +23,7 @@ from homolog.config import config_hash, from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.geometry.affine import Triple
 from homolog.index.datasets import CaseSource, Rejected
-from homolog.label_names import parse_names
+from homolog.label_names import has_name, parse_names
 from homolog.scans.channels import read_channels
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.paths import is_series_path, is_zarr
@@ -47,7 +47,6 @@ from homolog.store.card import (
     signed,
 )
 from homolog.store.label_joining import JoinedCases, join_cases
-from homolog.store.names import has_name
 from homolog.store.preprocess import Preprocessing, labels_on_grid, prepare_volume
 from homolog.store.store import case_folder, read_card, read_contents, read_points_file
 from homolog.words import counted

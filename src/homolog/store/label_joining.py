@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from homolog.index.datasets import CaseSource, Rejected
-from homolog.label_names import is_ignore, key_of
+from homolog.label_names import LISTED, UNLABELLED, has_name, is_ignore, key_of
 from homolog.store.card import Card
-from homolog.store.names import LISTED, UNLABELLED, has_name
 from homolog.words import listed
 
 _MOST = 3  # sentences of one kind before the rest is counted

@@ -21,6 +21,7 @@ from homolog.config import from_dict, option, to_dict
 from homolog.events import Job
 from homolog.geometry.affine import Triple
 from homolog.metrics.overlap import SurfaceScore, dice_per_label, surface_per_label
+from homolog.nn.optim import Teacher
 from homolog.store.learnt_spacing import Learnt
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from homolog.views.view import Views, ViewSpec
 
 
+# Share of a training after which the weight average has its full momentum.
+_AVERAGE_FROM = 0.1
 # In the ``meta`` of a label map: JSON types that ``predict`` reports beside it.
 FACTS = "told"
 METRICS = ("dice", "iou", "nsd", "hd95_mm")
@@ -128,7 +131,17 @@ class TaskModule(nn.Module, ABC):
     """What is trained: an encoder with a task's head. The training loop's contract.
 
     Its ``deployed()`` part is what is validated, saved and predicts later.
+
+    Args:
+        network: What learns; its ``encoder`` is what came pretrained.
+        average: Momentum of the average of its weights over the steps; 0 keeps none.
     """
+
+    def __init__(self, network: nn.Module, average: float = 0.0) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.momentum = average
+        self.average = Teacher(network) if average > 0 else None
 
     @abstractmethod
     def views(self) -> dict[str, ViewSpec]:
@@ -139,19 +152,24 @@ class TaskModule(nn.Module, ABC):
         """Weighted scalar terms; their sum is minimised. ``progress`` runs 0..1."""
 
     def after_step(self, progress: float) -> None:
-        """Called after the optimiser's step (weight averages)."""
+        """Move the weight average; it starts as a copy and slows down."""
+        if self.average is not None:
+            share = min(1.0, progress / _AVERAGE_FROM)
+            self.average.update(self.network, self.momentum * share)
 
     def monitors(self) -> dict[str, Tensor]:
         """Scalars that show whether learning is healthy."""
         return {}
 
-    @abstractmethod
     def encoder(self) -> Backbone:
         """The part that came pretrained; it gets its own learning rate."""
+        encoder: Backbone = self.network.encoder
+        return encoder
 
-    @abstractmethod
     def deployed(self) -> nn.Module:
         """The network to evaluate and save: the trained one or its weight average."""
+        network: nn.Module = self.network
+        return network if self.average is None else self.average.module
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request
 from homolog.feed.reading import CaseRef
+from homolog.label_names import SharedLabels, shared_labels
 from homolog.scans.files import read_labels
 from homolog.scans.inspect import labels_by_place
 from homolog.scans.names import names_told
 from homolog.scans.paths import is_scan_path
 from homolog.scans.volume import LabelMap, mapped_labels
-from homolog.store.names import SharedLabels, shared_labels
 from homolog.store.store import Store
 from homolog.tasks.base import (
     METRICS,

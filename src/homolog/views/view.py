@@ -9,7 +9,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from homolog.geometry import correspondence
 from homolog.geometry.affine import Index
 from homolog.views.energy_bands import BandReference
 
@@ -269,41 +268,6 @@ class Views(Mapping[str, View]):
 
     def __len__(self) -> int:
         return len(self._groups)
-
-    def overlap(self, a: str, b: str) -> Tensor:
-        """Share of each view of ``a`` that each view of ``b`` sees too, (B, Va, Vb)."""
-        first, second = self[a], self[b]
-        return correspondence.overlap(
-            first.affine[:, :, None], first.size, second.affine[:, None], second.size
-        )
-
-    def token_matches(
-        self, a: str, b: str, stride: int | Index, one_to_one: bool = False
-    ) -> Tensor:
-        """Corresponding tokens of view v of ``a`` and view v of ``b``.
-
-        Args:
-            a: Group of V views.
-            b: Group of as many views of the same size.
-            stride: Voxels per token, one number or (z, y, x).
-            one_to_one: See ``correspondence.token_matches``.
-
-        Returns:
-            (B * V, N, N) bool in the order of ``View.flat``; rows are tokens of ``a``.
-        """
-        first, second = self[a], self[b]
-        if first.affine.shape != second.affine.shape or first.size != second.size:
-            raise ValueError(
-                f"token matches need groups of equal count and size, got {a!r} "
-                f"{tuple(first.image.shape)} and {b!r} {tuple(second.image.shape)}."
-            )
-        return correspondence.token_matches(
-            first.affine.flatten(0, 1),
-            second.affine.flatten(0, 1),
-            first.size,
-            stride,
-            one_to_one,
-        )
 
     @property
     def device(self) -> torch.device:

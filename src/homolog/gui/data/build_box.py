@@ -30,8 +30,8 @@ from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.index.subjects import SubjectPattern
 from homolog.jobs import prepare
+from homolog.label_names import read_names
 from homolog.machine import fields_of
-from homolog.store.names import read_names
 from homolog.words import counted, duration, human_bytes, listed
 
 # Building a store from the window: what to ask the worker, what to tell meanwhile.

@@ -20,8 +20,7 @@ from homolog.gui.shared.choices import (
     length_words,
     quoted,
 )
-from homolog.label_names import NONE, says_none
-from homolog.store.names import has_name, join_labels, store_titles
+from homolog.label_names import NONE, has_name, join_labels, says_none, store_titles
 from homolog.store.preprocess import differing_settings
 from homolog.words import counted, listed
 

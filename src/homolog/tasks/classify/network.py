@@ -20,10 +20,8 @@ from homolog.nn.heads import (
     pooled,
     pooled_twice,
 )
-from homolog.nn.optim import Teacher
 from homolog.tasks.base import TaskModule
 from homolog.tasks.classify.truth import Space, Truth, slices_in_view
-from homolog.tasks.segment.network import AVERAGE_FROM
 from homolog.views.view import View, Views, ViewSpec
 
 # A 2D encoder on the slices of volumes, a few at a time: memory stays bounded.
@@ -358,6 +356,8 @@ class ClassifyModule(TaskModule):
     Differs from the paper: which does not tell the weights of its auxiliary tasks.
     """
 
+    network: ClassifyNetwork
+
     def __init__(
         self,
         network: ClassifyNetwork,
@@ -368,11 +368,9 @@ class ClassifyModule(TaskModule):
         smoothing: float = 0.0,
         average: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, average)
         self.spec, self.space, self.terms = spec, space, weights
-        self.smoothing, self.momentum = smoothing, average
-        self.average = Teacher(network) if average > 0 else None
+        self.smoothing = smoothing
         self.weights: Tensor
         self.type_weights: Tensor
         kept = {"weights": weights.classes, "type_weights": weights.types}
@@ -428,23 +426,9 @@ class ClassifyModule(TaskModule):
         marks = slices_in_view(truth, view.affine[:, 0], view.size, valid)
         return partial_binary_cross_entropy(scores.slices, marks)
 
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
     def monitors(self) -> dict[str, Tensor]:
         """Share of the last batch told rightly."""
         return dict(self._right)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
 
 
 def slices_inside(view: View) -> Tensor:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.geometry.affine import Index
 from homolog.nn.heads import FeaturePyramid
-from homolog.nn.optim import Teacher
 from homolog.tasks.base import TaskModule
 from homolog.tasks.detect.targets import Levels, Seen, boxes_in_view
-from homolog.tasks.segment.network import AVERAGE_FROM
 from homolog.views.view import Views, ViewSpec
 
 # Boxes that are looked at, the surest: of a level or of key points of a window.
@@ -214,6 +212,7 @@ class DetectModule(TaskModule):
             checkpoint holds it, a model does not.
     """
 
+    network: Detector
     misses: Tensor
     positives: Tensor
 
@@ -225,11 +224,8 @@ class DetectModule(TaskModule):
         average: float = 0.0,
         remembered: int = 0,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, average)
         self.spec = spec
-        self.momentum = average
-        self.average = Teacher(network) if average > 0 else None
         # of a batch, on average: the first is about one box
         self.register_buffer("positives", torch.tensor(network.first))
         if remembered:
@@ -254,17 +250,3 @@ class DetectModule(TaskModule):
         if torch.is_grad_enabled():
             self.positives.lerp_(self.positives.new_tensor(float(positives)), _MOMENTUM)
         return self.positives
-
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module

@@ -19,24 +19,23 @@ from homolog.events import Job
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Index, Triple
 from homolog.geometry.anisotropy import thick_axis
-from homolog.label_names import key_of
+from homolog.label_names import (
+    has_name,
+    join_labels,
+    key_of,
+    name_between_stores,
+    refuse_ignored,
+    store_titles,
+)
 from homolog.losses.segmentation import (
     at_scale,
     dice_cross_entropy,
     scale_weights,
 )
 from homolog.nn.decoders import Decoder
-from homolog.nn.optim import Teacher
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
 from homolog.sliding.sliding import SlidingConfig, SlidingResult, slide
-from homolog.store.names import (
-    has_name,
-    join_labels,
-    name_between_stores,
-    refuse_ignored,
-    store_titles,
-)
 from homolog.store.preprocess import (
     ChannelLevels,
     Prepared,
@@ -50,7 +49,7 @@ from homolog.views.view import Views, ViewSpec
 
 # Labels of several data sets as classes of one model.
 #
-# Each store names its own labels; ``homolog.store.names`` says how they are
+# Each store names its own labels; ``homolog.label_names`` says how they are
 # joined. What a store does not annotate may still be there, unlabelled: the loss must
 # not call it background.
 
@@ -215,10 +214,6 @@ def spaces_note(classes: Classes) -> str:
     )
 
 
-# Share of the training after which the weight average has its full momentum.
-AVERAGE_FROM = 0.1
-
-
 # Paper: S2DC segmentation.
 class SegmentNetwork(nn.Module):
     """An encoder with a decoder of its kind.
@@ -336,6 +331,8 @@ class SegmentModule(TaskModule):
             is no part of the network: see ``scale_weights``.
     """
 
+    network: SegmentNetwork
+
     def __init__(
         self,
         network: SegmentNetwork,
@@ -346,12 +343,9 @@ class SegmentModule(TaskModule):
         spaces: Sequence[LabelSpace] = (),
         deep: bool = False,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, average)
         self.coarse = _coarse_heads(network, len(label_values)) if deep else None
         self.spec = spec
-        self.momentum = average
-        self.average = Teacher(network) if average > 0 else None
         mappings = [s.values for s in spaces] or [{v: v for v in label_values if v > 0}]
         # Row: label space. Column v + 1: class of value v; -1 stays unlabelled.
         top = max(v for mapping in mappings for v in (0, *mapping))
@@ -412,20 +406,6 @@ class SegmentModule(TaskModule):
         for head, features in zip(self.coarse, coarse[:0:-1], strict=True):
             answers.append(self.network.answer(head, features))
         return [*answers, *coarse[:1]]
-
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
 
 
 def _coarse_heads(network: SegmentNetwork, classes: int) -> nn.ModuleList:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
-from homolog.nn.optim import Teacher
 from homolog.store.card import Card
 from homolog.store.preprocess import ChannelLevels, Intensities
 from homolog.tasks.base import TaskModule
-from homolog.tasks.segment.network import AVERAGE_FROM, SegmentNetwork
+from homolog.tasks.segment.network import SegmentNetwork
 from homolog.views.view import Intensity, Same, Views, ViewSpec
 
 # Values of these have a unit: what a network makes is in it, whatever the scan.
@@ -232,6 +231,8 @@ class TranslateModule(TaskModule):
     Differs from the paper: which tells no loss; L1 is usual, SSIM is a setting.
     """
 
+    network: TranslateNetwork
+
     def __init__(
         self,
         network: TranslateNetwork,
@@ -242,11 +243,9 @@ class TranslateModule(TaskModule):
         ssim: float = 0.0,
         average: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network, average)
         self.spec, self.translation, self.weight = spec, translation, ssim
-        self.changes, self.momentum = changes, average
-        self.average = Teacher(network) if average > 0 else None
+        self.changes = changes
 
     def views(self) -> dict[str, ViewSpec]:
         """One crop as it is, and the same with the changes an input may undergo."""
@@ -277,20 +276,6 @@ class TranslateModule(TaskModule):
             if self.weight:
                 found["ssim"] = self.weight * _unlike(made, truth, valid)
         return found
-
-    def after_step(self, progress: float) -> None:
-        """Move the weight average; it starts as a copy and slows down."""
-        if self.average is not None:
-            share = min(1.0, progress / AVERAGE_FROM)
-            self.average.update(self.network, self.momentum * share)
-
-    def encoder(self) -> Backbone:
-        """The network's encoder."""
-        return self.network.encoder
-
-    def deployed(self) -> nn.Module:
-        """The average where there is one."""
-        return self.network if self.average is None else self.average.module
 
 
 def _unlike(made: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
