@@ -139,7 +139,7 @@ class Plan:
 
 
 _SHARED = {
-    "backbone.channels": "24,48,96,192",
+    "backbone.channels": "16,32,96,192",
     "method.size": "48,64,64",
     # cells of 12 mm: those of 6 mm make a step twice as long
     "method.fine_stride": "4",
