@@ -141,13 +141,12 @@ class Plan:
 _SHARED = {
     "backbone.channels": "16,32,96,192",
     "method.size": "48,64,64",
-    # cells of 12 mm: those of 6 mm make a step twice as long
-    "method.fine_stride": "4",
     "method.scale": "0.75,1.3",
     "method.rotate_deg": "10,10,10",
-    "method.intensity_probability": "0.8",
     "method.coarse_hardest": "256",
     "method.coarse_negatives": "128",
+    # cells of 12 mm: those of 6 mm make a step twice as long
+    "method.fine_stride": "4",
     "training.batch_size": "2",
     "training.steps": "2800",
     "training.warmup_steps": "50",
@@ -162,7 +161,7 @@ PLANS = {
             "STS": "all 34 people: matching from CT to MR is tested on them",
         },
         recipe="cpu",
-        settings=_SHARED,
+        settings={**_SHARED, "method.intensity_probability": "0.8"},
         use="CT of the trunk in HU; knows where things lie, not which disease they "
         "show. Learnt from 8 people: a start for landmarks, labels carried from one "
         "patient to the next and training with few labels, not a clinical device.",
