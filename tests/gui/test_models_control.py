@@ -10,7 +10,8 @@ from toy_runs import make_model, slow_run
 
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.shared import models as control
-from homolog.gui.shared.models import facts_of, title_of
+from homolog.model_files.facts import facts_of, title_of
+from homolog.model_files.library import copy_model
 
 
 @pytest.fixture
@@ -73,19 +74,19 @@ def test_a_copy_is_whole_and_verified(
     runs, models = places
     out = models / control.free_name(models, "theirs")
     assert out.name == "theirs_v2"
-    assert control.copy_model(runs / "pre", out) == out
+    assert copy_model(runs / "pre", out) == out
     card = json.loads((out / "model.json").read_text())
     name = card["weights"]
     assert (out / name).read_bytes() == (runs / "pre" / "model" / name).read_bytes()
     with pytest.raises(UnusableInput, match="exists"):
-        control.copy_model(runs / "pre", out)
+        copy_model(runs / "pre", out)
     (out / name).write_bytes(b"rotten")
     with pytest.raises(UnusableInput, match="checksum"):
-        control.copy_model(out, models / "x")
+        copy_model(out, models / "x")
     (out / name).unlink()
     assert "missing" in control.read_model(out, models).damaged
     with pytest.raises(UnusableInput, match="cannot be read"):
-        control.copy_model(out, models / "x")
+        copy_model(out, models / "x")
     assert not (models / "x").exists()
     assert [p.name for p in models.iterdir() if p.name.startswith(".")] == []
 

@@ -42,12 +42,13 @@ class Config(ProbeConfig):
     )
     encoder: tuple[str, ...] = option(
         ...,
-        "A pretraining run, a model folder or a weight file; further ones may follow.",
+        "A pretraining run, a model folder, a weight file or a model's name; further "
+        "ones may follow.",
         metavar="RUN",
-        reads=True,
+        reads="model",
     )
     more: tuple[str, ...] = option(
-        (), "Further encoders.", flag="more", metavar="[RUN...]", reads=True
+        (), "Further encoders.", flag="more", metavar="[RUN...]", reads="model"
     )
     out: str | None = option(
         None,

@@ -35,6 +35,7 @@ from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import NETWORKS, ModelCard, free_name, to_trash, use_menu
 from homolog.gui.shared.threads import Helper, in_background
+from homolog.model_files.library import copy_model
 from homolog.words import human_bytes
 
 # File dialogs of the tab Models; none of them blocks the window.
@@ -271,7 +272,7 @@ class ModelsPanel(QWidget):
             out = self.hub.models / control.free_name(self.hub.models, name)
             self._say(f"Copying {path.name} ...")
             in_background(
-                control.copy_model, path, out, owner=self,
+                copy_model, path, out, owner=self,
                 done=self._imported, failed=self._refused,
             )  # fmt: skip
             return
@@ -297,7 +298,7 @@ class ModelsPanel(QWidget):
         """Copy the whole model, verified."""
         self._say(f"Copying {model.name} ...")
         in_background(
-            control.copy_model, model.folder, out, owner=self,
+            copy_model, model.folder, out, owner=self,
             done=lambda path: self._say(f"Saved {path}"), failed=self._refused,
         )  # fmt: skip
 
