@@ -288,8 +288,8 @@ def test_a_licence_is_told_at_the_first_use_alone(
     assert words not in shell(*use)[2]
     tiny(tmp_path / "here" / "run" / "model", licence="mine")
     (tmp_path / "here" / "run" / "run.json").write_text("{}")
-    assert "licence" not in shell("probe", store, "--encoder", "run")[2]
-    assert "licence" not in shell("probe", store, "--encoder", "run/model")[2]
+    assert "licence: " not in shell("probe", store, "--encoder", "run")[2]
+    assert "licence: " not in shell("probe", store, "--encoder", "run/model")[2]
 
 
 def test_facts_leave_out_what_a_card_does_not_say(tmp_path: Path) -> None:
