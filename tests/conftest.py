@@ -33,6 +33,11 @@ SHAPE = (32, 40, 40)
 SPACING_MM = (8.0, 8.0, 8.0)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: many a test waits for another process."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
     """What a test writes need not outlive a power cut.
