@@ -157,7 +157,7 @@ def test_models_are_listed_by_where_they_lie(
     names = [(r["name"], r["where"]) for r in json.loads(last)["models"]]
     assert names[:2] == [("body-ct", "shipped"), ("knee", "library")]
     assert names[2] == (str(tmp_path / "runs" / "a"), "folder")
-    assert lines[0] == "come with Homolog:"
+    assert lines[0] == "built in:"
     assert "mae on resunet; 40 steps" in lines[1]
     assert "learnt from LIDC (CC BY 3.0, 40 scans); licence CC BY 4.0" in lines[1]
     assert "learnt from 3 scans (CT)" in lines[3]

@@ -496,7 +496,13 @@ def run(store: Any, encoders: Sequence[Path], folder: Path, **changes: Any) -> A
 
 def plain(result: Any) -> Any:
     """Without the seconds it took."""
-    kept = [{k: v for k, v in e.items() if k != "seconds"} for e in result["encoders"]]
+    kept = [
+        {
+            **{k: v for k, v in e.items() if k != "seconds"},
+            "cost": {k: v for k, v in e["cost"].items() if k != "seconds_per_scan"},
+        }
+        for e in result["encoders"]
+    ]
     return json.loads(json.dumps({**result, "encoders": kept}))
 
 
@@ -512,6 +518,11 @@ def test_the_same_seed_gives_the_same_answer(
     (entry,) = first["encoders"]
     names = [s["features"] for s in entry["features"]]
     assert names == ["stride 2", "stride 4", "stride 8", "all maps"]
+    cost = entry["cost"]
+    assert cost["seconds_per_scan"] > 0
+    assert cost["memory_bytes"] > 4 * cost["parameters"] > 0
+    main = next(s for s in entry["features"] if s["features"] == "all maps")
+    assert main["logme"]["value"] == pytest.approx(main["logme"]["random"], abs=0.3)
     # these weights are random too: they are not said to have learnt
     assert entry["learnt"] is not True
     assert entry["verdict"] in first["verdict"]

@@ -63,7 +63,7 @@ def list_models(folder: Path | None, as_json: bool) -> None:
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "No such folder", str(folder))
     groups = [
-        ("come with Homolog", library.shipped_models()),
+        ("built in", library.shipped_models()),
         (f"library {library.library_folder()}",
          list(library.models_below(library.library_folder(), library.LIBRARY))),
         (str(folder), list(_below(folder)) if folder is not None else []),

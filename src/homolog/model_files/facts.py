@@ -61,6 +61,7 @@ def facts_of(
     yield "Trained on", trained_on(card)
     if data := data_words(card):
         yield "Data", data
+    yield "Licence", licence_words(card)
     yield "Voxel size", _voxel_size(card)
     if window := card.get("window"):
         yield "Window", lengths_text(window, "voxels")
@@ -82,7 +83,6 @@ def facts_of(
         began = str(origin.get("source", ""))
         yield "Started from", Path(began).name if began else "random weights"
     yield from _scores(card)
-    yield "Licence", licence_words(card)
     digest = str(card["sha256"].get(card["weights"], ""))
     yield "Weights", f"{human_bytes(size)}, SHA-256 {digest[:12]}"
     yield (

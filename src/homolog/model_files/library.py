@@ -55,14 +55,20 @@ class KnownModel:
 # Where they lie.
 
 
+def named_library() -> Path | None:
+    """The folder that HOMOLOG_MODELS names."""
+    own = os.environ.get(_VARIABLE, "").strip()
+    return Path(own).expanduser() if own else None
+
+
 def library_folder() -> Path:
     """The library of this user; it may not be there yet.
 
     ``$HOMOLOG_MODELS``, else ``models`` in the window's home folder where the window
     was told another one than usual, else ``~/homolog/models``.
     """
-    if own := os.environ.get(_VARIABLE, "").strip():
-        return Path(own).expanduser()
+    if (own := named_library()) is not None:
+        return own
     kept = object_or_none(writing.settings_folder() / _SETTINGS, {"models": str})
     return Path(kept["models"]) if kept else _HOME.expanduser()
 
@@ -74,7 +80,7 @@ def remember_library(folder: Path) -> None:
         OSError: The user's settings cannot be written.
     """
     file = writing.settings_folder() / _SETTINGS
-    if os.environ.get(_VARIABLE, "").strip() or folder == library_folder():
+    if named_library() is not None or folder == library_folder():
         return
     if folder == _HOME.expanduser():
         file.unlink(missing_ok=True)

@@ -66,17 +66,17 @@ def _wait(device: torch.device) -> None:
 def _memory(embedder: torch.nn.Module, image: Tensor, device: torch.device) -> int:
     """The most bytes that maps of one window take at once, the window with them."""
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
+        before = int(torch.cuda.memory_allocated(device))
         torch.cuda.reset_peak_memory_stats(device)
         embedder(image)
         _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return int(torch.cuda.max_memory_allocated(device)) - before
     with _Alive(embedder) as alive:
         embedder(image)
     return alive.most + image.untyped_storage().nbytes()
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors made that are still there.
 
     Attributes:
@@ -84,11 +84,11 @@ class _Alive(TorchDispatchMode):
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         state = module.state_dict().values()
         self._known = {t.untyped_storage().data_ptr() for t in state}
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._alive: dict[int, tuple[Any, int]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -99,7 +99,7 @@ class _Alive(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self._known:
-                    kept = StorageWeakRef(storage)
+                    kept: Any = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
                     self._alive[kept.cdata] = kept, storage.nbytes()
         self.most = max(self.most, sum(size for _, size in self._alive.values()))
         return made

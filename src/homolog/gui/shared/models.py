@@ -63,12 +63,13 @@ class ModelCard:
 
     @property
     def lines(self) -> str:
-        """Two lines for a list."""
+        """Lines for a list; the licence of what was not trained here is one of them."""
         if self.damaged:
             return f"{self.name}\n? damaged"
-        if self.source == SHIPPED:
-            return f"{self.name} (comes with Homolog)\n{self.title}"
-        return f"{self.name}\n{self.title}"
+        own = " (built in)" if self.source == SHIPPED else ""
+        licence = "" if self.source == "run" else dict(self.facts).get("Licence", "")
+        lines = [f"{self.name}{own}", self.title, licence and f"Licence: {licence}"]
+        return "\n".join(line for line in lines if line)
 
     @property
     def haystack(self) -> str:
