@@ -130,7 +130,7 @@ def _known(given: Sequence[Path]) -> Job[list[Path]]:
         if model.path.resolve() in there:
             continue
         card = object_or_none(model.folder / CARD)
-        if card is not None and not card.get("backbone"):
+        if card is not None and card.get("kind") and not card.get("backbone"):
             continue  # intensity and place alone; a damaged one is told of later
         if card is not None and library.first_use(model.folder):
             yield Note(f"{model.name}: licence: {licence_words(card)}")
