@@ -31,7 +31,7 @@ def option(
     choices: Sequence[Any] | None = None,
     advanced: bool = False,
     empty: str = "automatic",
-    reads: bool = False,
+    reads: bool | str = False,
     writes: bool = False,
     flag: str = "",
     metavar: str = "",
@@ -48,7 +48,8 @@ def option(
         choices: The only values allowed.
         advanced: Hide in forms until asked for.
         empty: What no value means, in a word, where None is allowed.
-        reads: It is a path (or several) of something that must exist.
+        reads: It is a path (or several) of something that must exist; ``"model"``: or
+            the name of a model (see ``model_files.library``).
         writes: It is a path the job writes to, besides the folder of its run.
         flag: Its spelling on the command line where the name will not do, such as
             ``"--body-only/--anywhere"``; a name without dashes is an argument.
