@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import foreign_files
 import pytest
 import torch
+
+import foreign_files
 from each import each
 from foreign_files import FILES, write
-
 from homolog.config import ConfigError, from_dict
 from homolog.events import Note, drain
 from homolog.features.embed import load_embedder
