@@ -33,15 +33,15 @@ GO_ON = {
     "VoComni_B.pt": "mae", "supervised_suprem_segresnet_2100.pth": "s2dc",
     "ct_fm.ckpt": "swav", "resnet_50.pth": "mae",
     "nnFoundationCNN/checkpoint_final.pth": "swav",
-    "nnFoundationViT/checkpoint_final.pth": "swav", "3dino_vit_weights.pth": "swav",
+    "nnFoundationViT/checkpoint_final.pth": "swav", "3dino_vit_weights.pth": "mae",
     "resnet50_imagenet.pth": "swav",
 }  # fmt: skip
 
 
-def resolved(method: str, store: Store, encoder: Path, **more: Any) -> PretrainConfig:
+def resolved(name: str, store: Store, encoder: Path, **more: Any) -> PretrainConfig:
     given = resolve(
-        method, [store.path], recipe="cpu", device="cpu", encoder=str(encoder),
-        settings={"training": {"steps": 2}}, **more,
+        name, [store.path], recipe="cpu", device="cpu", encoder=str(encoder),
+        settings={"training": {"steps": 2}, **more},
     )  # fmt: skip
     return from_dict(PretrainConfig, given)
 
@@ -58,6 +58,18 @@ def test_pretraining_goes_on_from_imported_weights(
     found = build_method(config).encoder().state_dict()
     for key, value in wanted.backbone.state_dict().items():
         torch.testing.assert_close(found[key], value, atol=0, rtol=0)
+
+
+def test_tokens_are_as_wide_as_the_encoders_patches(
+    tmp_path: Path, phantom_store: Store
+) -> None:
+    name = "3dino_vit_weights.pth"
+    source = write(tmp_path, name, FILES[name]())
+    config = resolved("mae", phantom_store, source)
+    assert config.method_config["token_stride"] == 16
+    assert any("no map of stride 8" in note for note in config.notes)
+    with pytest.raises(ConfigError, match="no map of stride 8"):
+        resolved("mae", phantom_store, source, method={"token_stride": 8})
 
 
 def test_the_decoder_that_came_along_goes_on_too(

@@ -281,6 +281,7 @@ def _completed(
     )
     config = dataclasses.replace(config, backbone=_fitted_network(config, cases))
     config = as_slices(config, given)
+    config = as_encoder_has(config, given)
     cls = METHODS.get(config.method)
     config = dataclasses.replace(
         config, notes=(*config.notes, *_unlike_encoder(config, stores))
@@ -332,6 +333,30 @@ def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[st
                 f"make a store as the paper's with: {command}"
             )
     return told
+
+
+def as_encoder_has(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
+    """Tokens of a stride that the encoder to start from has: the nearest, with a note.
+
+    A recipe counts on its own network; a vision transformer of patches of 16 voxels has
+    no map of stride 8.
+    """
+    wanted = config.method_config.get("token_stride")
+    if not config.encoder or "token_stride" in given or not isinstance(wanted, int):
+        return config
+    known = sorted({max(stride) for stride in _network(config).strides})
+    if wanted in known:
+        return config
+    nearest = min(known, key=lambda stride: max(stride / wanted, wanted / stride))
+    note = (
+        f"the encoder has no map of stride {wanted}, so tokens are {nearest} voxels "
+        "wide (--set method.token_stride=... to choose)."
+    )
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, "token_stride": nearest},
+        notes=(*config.notes, note),
+    )
 
 
 def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
