@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from named_models import keep_apart, put_model
 
 from homolog.backbones import build
 from homolog.cli import main
@@ -20,6 +19,7 @@ from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.model_files.facts import facts_of, licence_words
 from homolog.model_files.folder import find_model, save_model
 from homolog.runs.run import Run
+from named_models import keep_apart, put_model
 
 
 @pytest.fixture
