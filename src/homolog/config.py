@@ -35,6 +35,7 @@ def option(
     writes: bool = False,
     flag: str = "",
     metavar: str = "",
+    later: bool = False,
 ) -> Any:
     """A dataclass field with what a flag, a form and a check need to know.
 
@@ -53,6 +54,8 @@ def option(
         flag: Its spelling on the command line where the name will not do, such as
             ``"--body-only/--anywhere"``; a name without dashes is an argument.
         metavar: Stands for the value in the help, e.g. ``"FILE"``.
+        later: It came after files had been written without it: with its default it is
+            left out of what is written and hashed, so that their ids stay.
     """
     metadata = {
         "help": help,
@@ -66,6 +69,7 @@ def option(
         "writes": writes,
         "flag": flag,
         "metavar": metavar,
+        "later": later,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -100,7 +104,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
         }
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
