@@ -19,10 +19,10 @@ from typing import Any
 from homolog import writing
 from homolog.errors import JobError, UnusableInput
 from homolog.json_files import object_or_none
-from homolog.model_files.card import CARD, read_card
 from homolog.runs.run import Run, find_runs
 from homolog.words import listed
 
+CARD = "model.json"
 SHIPPED, LIBRARY, ELSEWHERE = "shipped", "library", "folder"
 # Tested with folders of the tests' own.
 ENCODERS = Path(__file__).parents[1] / "resources" / "encoders"
@@ -230,6 +230,8 @@ def copy_model(source: Path, out: Path) -> Path:
         UnusableInput: Damaged, or ``out`` exists.
         JobError: It could not be written.
     """
+    from homolog.model_files.card import read_card  # names alone need no numbers
+
     folder = source if (source / CARD).is_file() else source / "model"
     if not (folder / CARD).is_file():
         raise UnusableInput(f"{source} holds no model yet ({CARD} is missing).")
