@@ -50,6 +50,7 @@ _SHAPE: Shape = {
     "learnt_spacing_mm?": dict | None, "scanned_spacing_mm?": dict | None,
     "decoder?": dict | None,
     "members?": list[dict],
+    "licence?": str | None, "data?": list[dict], "scores?": list[dict],
 }  # fmt: skip
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}
