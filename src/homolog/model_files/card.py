@@ -14,6 +14,7 @@ from typing import Any
 from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
+from homolog.model_files.library import CARD as CARD
 from homolog.store.learnt_spacing import (
     KEY,
     SCANNED_KEY,
@@ -23,7 +24,6 @@ from homolog.store.learnt_spacing import (
 )
 from homolog.store.preprocess import Preprocessing, recipe_words
 
-CARD = "model.json"
 # Of a model made of several: what each of them is.
 MEMBERS = "members"
 _TRIPLE = tuple[float, float, float]
