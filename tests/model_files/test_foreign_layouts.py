@@ -388,6 +388,17 @@ def test_a_plan_without_resampling_keeps_voxels(tmp_path: Path) -> None:
     assert card["learnt_spacing_mm"] is None
 
 
+def test_settings_beside_the_file_settle_what_no_shape_tells(tmp_path: Path) -> None:
+    source = write(tmp_path, "model.safetensors", foreign_files.vit().state_dict())
+    assert load_encoder(source).backbone.config.heads == 1
+    (tmp_path / "config.json").write_text(json.dumps({"num_heads": 4, "norm": [3]}))
+    loaded = load_encoder(source)
+    assert loaded.backbone.config.heads == 4
+    assert loaded.card["layout"]["assumed"] == [
+        "heads 4: by config.json beside the file."
+    ]
+
+
 @each("name", ["VoCo_B_SSL_head.pt", "VoComni_B.pt",
                "supervised_suprem_swinunetr_2100.pth",
                "supervised_suprem_segresnet_2100.pth"])  # fmt: skip

@@ -24,7 +24,7 @@ from homolog.model_files.card import CARD, read_card
 from homolog.model_files.folder import find_model, load_model
 from homolog.model_files.foreign import Foreign, read_foreign
 from homolog.model_files.layouts import PREFERRED, Recognised, candidates, recognise
-from homolog.model_files.published import published_card
+from homolog.model_files.published import published_card, settled
 from homolog.words import counted
 
 _DEPTH_OF_PREFIX = 6
@@ -119,6 +119,7 @@ def load_foreign(
     else:
         found = _recognised(file, name, given.get("below"))
     if found is not None:
+        found = settled(file, found)
         name, own = found.layout.backbone, {**found.settings, **own}
         card |= published_card(file, found)
     backbone, card = _built(str(name), own, in_channels, card)

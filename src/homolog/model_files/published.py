@@ -1,7 +1,7 @@
 """How scans were prepared for a published network, as far as it is known.
 
-A plan or settings that come with the file tell it (``nnssl_adaptation_plan`` within it,
-``adaptation_plan.json`` or ``config.json`` beside it, nnU-Net's plans); else what the
+A plan that comes with the file tells it (``nnssl_adaptation_plan`` within it,
+``adaptation_plan.json`` beside it, nnU-Net's plans); else what the
 project publishes of its files, where names and shapes tell whose file it is. It becomes
 the preprocessing of the model's card, by which new scans are prepared.
 """
@@ -9,7 +9,7 @@ the preprocessing of the model's card, by which new scans are prepared.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from homolog.json_files import object_or_none
 from homolog.model_files.foreign import Foreign
 from homolog.model_files.layouts import Recognised
 from homolog.store.learnt_spacing import KEY
-from homolog.store.preprocess import SCALINGS, Preprocessing, recipe_words
+from homolog.store.preprocess import Preprocessing, recipe_words
 from homolog.words import lengths_text
 
 # Windows slid over a scan are made a third larger than the card's; beyond this side
@@ -34,6 +34,7 @@ class Known:
     """What is known of the preparation.
 
     Attributes:
+        name: Whose network it is, in a word.
         origin: Who says so, for the card and people.
         recipe: Of every scan; None: it is not known.
         patch: Size of the crops it learnt on, voxels (z, y, x); empty: not known.
@@ -42,6 +43,7 @@ class Known:
         remarks: What cannot be done alike here, in sentences.
     """
 
+    name: str
     origin: str
     recipe: Preprocessing | None = None
     patch: tuple[int, ...] = ()
@@ -63,7 +65,8 @@ def published_card(file: Foreign, found: Recognised) -> dict[str, Any]:
             "below": found.prefix, "assumed": list(found.notes),
         },
     }  # fmt: skip
-    known = _by_plan(file) or _by_settings(file) or _by_family(file, found)
+    known = _by_plan(file) or _by_family(file, found)
+    card["title"] = found.layout.title if known is None else known.name
     if known is None:
         return card
     if known.licence:
@@ -123,13 +126,14 @@ def _by_plan(file: Foreign) -> Known | None:
     if isinstance(plan, Mapping):
         chosen = _first((plan.get("pretrain_plan") or {}).get("configurations"))
         patch = plan.get("recommended_downstream_patchsize") or chosen.get("patch_size")
-        return _planned(chosen, origin, patch, _licence(file))
+        return _planned("nnssl", chosen, origin, patch, _licence(file))
     init = file.told.get("init_args") or {}
     plans = init.get("plans") if isinstance(init, Mapping) else None
     if isinstance(plans, Mapping):
         all_of_them = plans.get("configurations") or {}
         chosen = all_of_them.get(init.get("configuration")) or _first(all_of_them)
-        return _planned(chosen, "nnU-Net's plans in the file", chosen.get("patch_size"))
+        patch = chosen.get("patch_size")
+        return _planned("nnU-Net", chosen, "nnU-Net's plans in the file", patch)
     return None
 
 
@@ -142,7 +146,7 @@ def _first(configurations: object) -> Mapping[str, Any]:
 
 
 def _planned(
-    chosen: Mapping[str, Any], origin: str, patch: object, licence: str = ""
+    name: str, chosen: Mapping[str, Any], origin: str, patch: object, licence: str = ""
 ) -> Known:
     """The preparation of a configuration of nnssl or nnU-Net."""
     spacing = _triple(chosen.get("spacing"))
@@ -161,7 +165,7 @@ def _planned(
         )
     size = _whole(patch)
     return Known(
-        origin, Preprocessing(spacing_mm=spacing, scaling=scaling), size,
+        name, origin, Preprocessing(spacing_mm=spacing, scaling=scaling), size,
         native=spacing is None, licence=licence, remarks=tuple(remarks),
     )  # fmt: skip
 
@@ -192,22 +196,32 @@ def _whole(value: object) -> tuple[int, ...]:
         return ()
 
 
-def _by_settings(file: Foreign) -> Known | None:
-    """By ``config.json`` beside a file of Hugging Face's layout."""
-    config = object_or_none(file.path.with_name("config.json"))
-    if config is None:
-        return None
-    given = config.get("preprocessing")
-    if isinstance(given, Mapping):
-        patch = _whole(given.get("patch"))
-        low, high = given.get("window_hu") or (None, None)
-        fields: dict[str, Any] = {"spacing_mm": _triple(given.get("spacing_mm"))}
-        if isinstance(low, int | float) and isinstance(high, int | float):
-            fields["window_hu"] = (float(low), float(high))
-        if given.get("scaling") in SCALINGS:
-            fields["scaling"] = given["scaling"]
-        return Known("config.json beside the file", Preprocessing(**fields), patch)
-    return None
+# Settings that no shape tells, in the ``config.json`` of hubs -> theirs here.
+_SETTINGS = {
+    "heads": ("num_heads", "num_attention_heads"), "norm": ("norm", "norm_name"),
+}  # fmt: skip
+
+
+def settled(file: Foreign, found: Recognised) -> Recognised:
+    """What was assumed, taken from ``config.json`` beside the file where it says so."""
+    config = object_or_none(file.path.with_name("config.json")) or {}
+    made: dict[str, Any] = {}
+    for name, others in _SETTINGS.items():
+        value = next((config[other] for other in others if other in config), None)
+        if isinstance(value, list) and value:
+            value = value[0]  # MONAI's ("instance", {"affine": true})
+        if isinstance(value, str):
+            value = value.lower()
+        assumed = any(f"--set {name}=" in note for note in found.notes)
+        kind = type(found.settings.get(name))
+        if assumed and isinstance(value, kind) and not isinstance(value, bool):
+            made[name] = value
+    if not made:
+        return found
+    notes = [n for n in found.notes if not any(f"--set {k}=" in n for k in made)]
+    told = ", ".join(f"{name} {value}" for name, value in made.items())
+    notes.append(f"{told}: by config.json beside the file.")
+    return replace(found, settings={**found.settings, **made}, notes=tuple(notes))
 
 
 # What projects publish of their files.
@@ -263,14 +277,15 @@ _FAMILIES = (
     _Family(
         ("swin_unetr",), _is_voco,
         Known(
-            "what VoCo publishes", _CT_1_5, licence="as VoCo publishes it, unread here",
+            "VoCo", "what VoCo publishes", _CT_1_5,
+            licence="as VoCo publishes it, unread here",
             remarks=(f"its axes are {_RAS}.",),
         ),
     ),
     _Family(
         ("swin_unetr", "segresnet"), _any("suprem", "organ_embedding"),
         Known(
-            "what SuPreM publishes", _CT_1_5, (96, 96, 96),
+            "SuPreM", "what SuPreM publishes", _CT_1_5, (96, 96, 96),
             licence="as SuPreM publishes it, unread here",
             remarks=(f"its axes are {_RAS}.",),
         ),
@@ -278,7 +293,7 @@ _FAMILIES = (
     _Family(
         ("swin_unetr",), _any("rotation_head", "contrastive_head", "nv_swin_unetr"),
         Known(
-            "what NVIDIA publishes of its Swin UNETR pretraining",
+            "NVIDIA", "what NVIDIA publishes of its Swin UNETR pretraining",
             Preprocessing(
                 spacing_mm=(2.0, 1.5, 1.5), window_hu=(-1000.0, 1000.0), scaling="unit"
             ),
@@ -288,14 +303,14 @@ _FAMILIES = (
     _Family(
         ("segresnet_ds",), _named("ct_fm", "ct-fm", "ctfm"),
         Known(
-            "what CT-FM publishes",
+            "CT-FM", "what CT-FM publishes",
             Preprocessing(window_hu=(-1024.0, 2048.0), scaling="unit"), native=True,
         ),
     ),
     _Family(
         ("vit_dino",), _named("3dino", "teacher_checkpoint"),
         Known(
-            "what 3DINO publishes",
+            "3DINO", "what 3DINO publishes",
             Preprocessing(percentiles=(0.05, 99.95), scaling="signed"),
             (112, 112, 112), native=True,
             licence="CC BY-NC-ND 4.0 as published (3DINO): no commercial use",
@@ -304,8 +319,9 @@ _FAMILIES = (
     _Family(
         ("vit", "resnet"), _named("brainiac"),
         Known(
-            "what BrainIAC publishes", Preprocessing(spacing_mm=(1.0, 1.0, 1.0)),
-            (96, 96, 96), licence="research without profit, as published (BrainIAC)",
+            "BrainIAC", "what BrainIAC publishes",
+            Preprocessing(spacing_mm=(1.0, 1.0, 1.0)), (96, 96, 96),
+            licence="research without profit, as published (BrainIAC)",
             remarks=(
                 "its brains were skull-stripped, registered to an atlas, and mean 0 "
                 "and spread 1 over the brain.",
@@ -316,7 +332,7 @@ _FAMILIES = (
         ("resnet",), _named("medicalnet", "23dataset", "resnet_10", "resnet_18",
                             "resnet_34", "resnet_50", "resnet_101"),
         Known(
-            "what MedicalNet publishes", Preprocessing(), native=True,
+            "MedicalNet", "what MedicalNet publishes", Preprocessing(), native=True,
             licence="MIT as published (MedicalNet)",
             remarks=(
                 "mean 0 and spread 1 over the non-zero voxels; CT, too.",

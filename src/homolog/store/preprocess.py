@@ -473,9 +473,14 @@ class Preprocessing:
 
 
 def recipe_words(recipe: Mapping[str, Any]) -> str:
-    """``1.5 mm cubes, CT -175 to 250 HU as 0 to 1``."""
+    """``1.5 mm, CT -175 to 250 HU as 0 to 1``."""
     spacing = recipe.get("spacing_mm")
     size = "each scan's own voxels" if spacing is None else spacing_text(spacing)
+    return f"{size}, {values_words(recipe)}"
+
+
+def values_words(recipe: Mapping[str, Any]) -> str:
+    """``CT -175 to 250 HU as 0 to 1``."""
     low, high = recipe.get("window_hu") or (-1000.0, 1000.0)
     first, last = recipe.get("percentiles") or (0.5, 99.5)
     kinds = {
@@ -484,7 +489,7 @@ def recipe_words(recipe: Mapping[str, Any]) -> str:
         "signed": f"values from the {first:g} to the {last:g} percentile as -1 to 1",
         "zscore": "mean 0 and spread 1 over all voxels",
     }
-    return f"{size}, {kinds[recipe.get('scaling', 'usual')]}"
+    return kinds[recipe.get("scaling", "usual")]
 
 
 def differing_settings(recipes: Sequence[Preprocessing]) -> list[str]:
