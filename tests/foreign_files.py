@@ -363,6 +363,7 @@ FILES: Mapping[str, Callable[[], Any]] = {
     "supervised_suprem_segresnet_2100.pth": lambda: _suprem(segresnet()),
     "ct_fm_segresnet/model.safetensors": lambda: segresnet_ds().state_dict(),
     "ct_fm_feature_extractor/model.safetensors": _ct_fm,
+    "segresnet_ds_instance.pt": lambda: segresnet_ds("instance").state_dict(),
     "ct_fm.ckpt": lambda: {"state_dict": below("backbone.", _ct_fm())},
     "nnFoundationCNN/checkpoint_final.pth": nnssl_resenc,
     "nnunet_resenc/checkpoint_final.pth": lambda: {

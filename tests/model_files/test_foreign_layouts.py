@@ -53,6 +53,7 @@ MADE: dict[str, tuple[str, dict[str, Any]]] = {
         "segresnet", {"layout": "ds", "blocks": [1, 2, 2, 4, 4], "norm": "batch"}
     ),
     "ct_fm_feature_extractor/model.safetensors": ("segresnet", {"full_map": False}),
+    "segresnet_ds_instance.pt": ("segresnet", {"full_map": True, "norm": "instance"}),
     "ct_fm.ckpt": ("segresnet", {"layout": "ds", "filters": 4}),
     "nnFoundationCNN/checkpoint_final.pth": (
         "resenc", {"channels": [4, 8, 8], "blocks": [1, 2, 1]}
@@ -149,6 +150,28 @@ def test_an_imported_swin_unetr_computes_what_monais_does(imported: Path) -> Non
     with torch.no_grad():
         ours = decoder(image, encoder(image))
         torch.testing.assert_close(ours, reference(image), atol=1e-5, rtol=1e-4)
+
+
+def test_an_imported_segresnet_computes_what_monais_does(imported: Path) -> None:
+    reference = foreign_files.segresnet_ds("instance")
+    place = folder_of(imported, "segresnet_ds_instance.pt")
+    encoder, saved = load_encoder(place).backbone, load_decoder(place)
+    assert saved is not None
+    decoder = suited_decoder(encoder, 3).eval()
+    decoder.load_state_dict(saved.state)
+    image = torch.rand(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        ours = decoder(image, encoder(image))
+        torch.testing.assert_close(ours, reference(image), atol=1e-5, rtol=1e-4)
+
+
+def test_a_decoder_in_parts_is_said_to_be_so(imported: Path) -> None:
+    """VoCo's self-supervised file has the blocks on the encoder's maps alone."""
+    told = card_of(imported, "VoCo_B_SSL_head.pt")["decoder"]
+    whole = card_of(imported, "VoComni_B.pt")["decoder"]
+    assert told["lacking"] > 0 == whole["lacking"]
+    assert told["parameters"] < whole["parameters"]
+    assert f"without {told['lacking']} tensors" in care.decoder_words({"decoder": told})
 
 
 def test_biases_before_a_norm_move_its_mean(imported: Path) -> None:
