@@ -119,7 +119,7 @@ class Config:
         "Prepare the scans as those of this model were: voxel size, window and values. "
         "Options named beside it win.",
         metavar="MODEL",
-        reads=True,
+        reads="model",
         empty="as usual",
     )
     straighten: bool = option(False, STRAIGHTEN)
