@@ -15,6 +15,7 @@ from homolog.comparing.plan import make_plan
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.model_files import library
+from homolog.model_files.copying import add_model
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.model_files.facts import facts_of, licence_line, licence_words
 from homolog.model_files.folder import find_model, save_model
@@ -253,12 +254,12 @@ def test_a_copy_is_whole_or_not_there(places: tuple[Path, Path]) -> None:
     folder = put_model(Path("made"))
     (folder / "encoder.safetensors").write_bytes(b"other")
     with pytest.raises(UnusableInput, match="checksum"):
-        library.add_model("made", "knee")
+        add_model("made", "knee")
     with pytest.raises(UnusableInput, match="holds no model"):
-        library.add_model(".", "knee")
+        add_model(".", "knee")
     Path("w.pt").write_bytes(b"")
     with pytest.raises(UnusableInput, match="models import"):
-        library.add_model("w.pt", "knee")
+        add_model("w.pt", "knee")
     assert not places[0].exists() or not list(places[0].iterdir())
 
 

@@ -189,9 +189,9 @@ def _places_of_runs() -> list[Path]:
 @json_option
 def add_model(source: str, name: str, as_json: bool) -> None:
     """Copy the model of RUN, or a model folder, into the library under a NAME."""
-    from homolog.model_files import library
+    from homolog.model_files import copying
 
-    made = library.add_model(source, name)
+    made = copying.add_model(source, name)
     lines = [f"saved {made.folder}; every command takes it as {name}"]
     show({"name": name, "model": str(made.folder)}, as_json, lines)
 
