@@ -74,7 +74,7 @@ def _memory(embedder: torch.nn.Module, image: Tensor, device: torch.device) -> i
     alive = _Alive(embedder)
     with alive:
         embedder(image)
-    return alive.most + image.numel() * image.element_size()
+    return int(alive.most) + image.numel() * image.element_size()
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
