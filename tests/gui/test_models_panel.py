@@ -143,8 +143,11 @@ def test_deleting_a_model_asks_first(
         return Answer("keep" if len(asked) == 1 else "delete")
 
     panel.ask = ask
+    model = panel.chosen()
+    slow_run(home / "runs" / "later", encoder=str(model.path))
     panel.act("delete")
     qtbot.waitUntil(lambda: len(asked) == 1, timeout=10_000)
+    assert "What began with it keeps its own weights: later." in asked[0]
     assert binned == []
     panel.act("delete")
     qtbot.waitUntil(lambda: len(binned) == 1, timeout=10_000)

@@ -356,7 +356,7 @@ class ModelsPanel(QWidget):
 
     def _ask_to_delete(self, model: ModelCard, runs: list[Path]) -> None:
         names = listed((run.name for run in runs), most=5)
-        began = f"\n{names} began with it and keep their own weights." if runs else ""
+        began = f" What began with it keeps its own weights: {names}." if runs else ""
         question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",
