@@ -105,6 +105,12 @@ BLIND = (
     ),
     *_sts(),
 )  # fmt: skip
+# Parts of box_scores.py: what is looked for, and where.
+_SCORES = (
+    ("landmarks", "organ centres and poles", "BTCV, from person to person"),
+    ("chaos", "organ centres and ends", "BTCV (CT) to CHAOS (MR), person to person"),
+    ("sts", "places in limbs", "STS, CT to MR of one person"),
+)
 _NEVER_SEEN = {
     "BTCV": "all 18 people: landmarks, probe, propagation are tested on them",
     "CHAOS": "all 12 people: matching from CT to MR is tested on them",
@@ -279,23 +285,59 @@ def pack(
         }
     card |= {
         "name": name,
-        "title_of_model": plan.title,
+        "subtitle": plan.title,
         "use": plan.use,
-        "licence": "weights: Apache-2.0; the scans learnt from: see data",
-        "data": [
-            {
-                "subject": scan.subject, "modality": scan.modality,
-                "source": scan.source, "licence": scan.licence,
-                "licence_of": scan.licence_of,
-            }
-            for scan in scans
-        ],
+        "licence": "Apache-2.0 (weights; the scans learnt from: see data)",
+        "data": sources_of(scans),
         "never_seen": dict(plan.never_seen),
-        "scores": dict(scores),
+        "scores": card_scores(name, scores),
         "stored_as": "float16" if half else "float32",
-    }  # fmt: skip
+    }
     encoder = states.pop("encoder")
     return save_model(folder, encoder, card, "encoder", states)
+
+
+def sources_of(scans: Sequence[Scan]) -> list[dict[str, Any]]:
+    """The collections, each with its licence and the people of it."""
+    found: dict[tuple[str, str, str], list[Scan]] = {}
+    for scan in scans:
+        key = (scan.source, scan.licence, scan.licence_of)
+        found.setdefault(key, []).append(scan)
+    return [
+        {
+            "name": source, "licence": licence, "licence_of": where,
+            "scans": len(of), "subjects": sorted({scan.subject for scan in of}),
+        }
+        for (source, licence, where), of in found.items()
+    ]  # fmt: skip
+
+
+def card_scores(name: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of ``box_scores.py`` for one encoder, beside those of random weights."""
+    rows: list[dict[str, Any]] = []
+    for part, what, on in _SCORES:
+        own = scores.get(part, {})
+        for arm, how in (("match", "most alike"), ("map", "smooth map")):
+            if f"{name} {arm}" not in own:
+                continue
+            random = own.get(f"{name} random {arm}", {})
+            row = {
+                "what": f"median error of {what}, {how},", "on": on, "unit": "mm",
+                "value": own[f"{name} {arm}"]["median_mm"],
+            }  # fmt: skip
+            if random:
+                row["random"] = random["median_mm"]
+            rows.append(row)
+    carried = scores.get("propagation", {})
+    if f"{name} features" in carried:
+        row = {
+            "what": "Dice of labels carried from one person", "on": "BTCV",
+            "value": round(carried[f"{name} features"]["dice"], 3),
+        }  # fmt: skip
+        if f"{name} random" in carried:
+            row["random"] = round(carried[f"{name} random"]["dice"], 3)
+        rows.append(row)
+    return rows
 
 
 def homolog(*words: str) -> None:
