@@ -246,8 +246,8 @@ class _Eva(nn.Module):
                     if part.bias is not None:
                         nn.init.zeros_(part.bias)
             block = cast("_Block", block)
-            for last in (block.attn.proj, block.mlp.fc2):
-                last.weight.data /= math.sqrt(2 * number)
+            for output in (block.attn.proj, block.mlp.fc2):
+                output.weight.data /= math.sqrt(2 * number)
 
 
 class _Block(nn.Module):

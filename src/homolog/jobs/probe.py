@@ -12,7 +12,6 @@ from homolog.events import Job, Note
 from homolog.features.config import EmbedConfig
 from homolog.jobs.base import DEVICES, FeaturesConfig, optional_path
 from homolog.json_files import object_or_none
-from homolog.model_files.card import CARD
 from homolog.probe.config import ProbeConfig
 
 FAILURES = "failed"
@@ -129,7 +128,7 @@ def _known(given: Sequence[Path]) -> Job[list[Path]]:
     for model in library.known_models():
         if model.path.resolve() in there:
             continue
-        card = object_or_none(model.folder / CARD)
+        card = object_or_none(model.folder / library.CARD)
         if card is not None and card.get("kind") and not card.get("backbone"):
             continue  # intensity and place alone; a damaged one is told of later
         if card is not None and library.first_use(model.folder):

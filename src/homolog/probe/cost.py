@@ -73,7 +73,7 @@ def _memory(embedder: torch.nn.Module, image: Tensor, device: torch.device) -> i
         return int(torch.cuda.max_memory_allocated(device)) - before
     with _Alive(embedder) as alive:
         embedder(image)
-    return alive.most + image.numel() * image.element_size()
+    return int(alive.most) + image.numel() * image.element_size()
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -192,25 +192,7 @@ class ProbeBox(widgets.HelperBox):
         self.patients = QSpinBox()
         self.patients.setRange(0, 999)
         self.patients.setSpecialValueText("automatic")
-        self.decoders = widgets.named(
-            QCheckBox("Their decoders too"), "Their decoders too",
-            "Also probe what the decoder that was trained with an encoder makes, where "
-            "there is one; takes longer",
-        )  # fmt: skip
-        self.start = widgets.button(
-            "Find out", "Probe the features of these models for the labels of the "
-            "store; a minute or two each", self.begin,
-        )  # fmt: skip
-        self.every = widgets.button(
-            "All models", "Ask about every model of the list: which suits these "
-            "scans best?", self.all_wanted.emit,
-        )  # fmt: skip
-        self.report = widgets.button(
-            "Full report...", "Pictures and figures of what these models learnt: "
-            "organs by t-SNE and PCA, similarities between patients, robustness, the "
-            "training's course; some minutes each, then a page in the browser",
-            self.begin_report,
-        )  # fmt: skip
+        self._make_buttons()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
         self._make_answer()
@@ -233,6 +215,27 @@ class ProbeBox(widgets.HelperBox):
         column.addLayout(widgets.beside(self.start, self.report, self.cancel))
         for widget in (self.bar, self.words, self.verdict, self.table, self.page):
             column.addWidget(widget)
+
+    def _make_buttons(self) -> None:
+        self.decoders = widgets.named(
+            QCheckBox("Their decoders too"), "Their decoders too",
+            "Also probe what the decoder that was trained with an encoder makes, where "
+            "there is one; takes longer",
+        )  # fmt: skip
+        self.start = widgets.button(
+            "Find out", "Probe the features of these models for the labels of the "
+            "store; a minute or two each", self.begin,
+        )  # fmt: skip
+        self.every = widgets.button(
+            "All models", "Ask about every model of the list: which suits these "
+            "scans best?", self.all_wanted.emit,
+        )  # fmt: skip
+        self.report = widgets.button(
+            "Full report...", "Pictures and figures of what these models learnt: "
+            "organs by t-SNE and PCA, similarities between patients, robustness, the "
+            "training's course; some minutes each, then a page in the browser",
+            self.begin_report,
+        )  # fmt: skip
 
     def _make_answer(self) -> None:
         self.table = QTableWidget(0, 0)
