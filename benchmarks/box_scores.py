@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=RUN")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--arms", default=",".join((*FEATURE_ARMS, *PLAIN_ARMS)))
-    parser.add_argument("--pairs", type=int, default=20, help="Of BTCV, at most.")
+    parser.add_argument("--pairs", type=int, default=20, help="Of scans, at most.")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def main() -> None:
     }
     for part in parts:
         if part in makers:
-            pairs = makers[part]()
+            pairs = makers[part]()[: given.pairs]
             keep(part, "pairs", told(pairs, part, given.data))
             for arm in (a for a in arms if a in PLAIN_ARMS):
                 keep(part, arm, scored(pairs, arm, None, given.work))
