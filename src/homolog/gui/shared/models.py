@@ -175,12 +175,12 @@ def free_name(models: Path, wanted: str) -> str:
 def import_config(
     source: Path, out: Path, backbone: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the helper that imports a foreign file gets."""
+    """What the helper that imports a foreign file gets; no network: as it tells."""
     return {
         "action": "import",
         "source": str(source.absolute()),
         "out": str(out.absolute()),
-        "backbone": backbone,
+        "backbone": backbone or None,
         "settings": dict(settings),
     }
 
