@@ -8,6 +8,7 @@ from typing import Any
 
 from homolog.config import ConfigError, option
 from homolog.events import Job, Note, Progress, Saved
+from homolog.exporting.kinds import DEFAULT, KINDS, export_model
 
 COMMAND = ""  # ``homolog models`` has a command for each action
 
@@ -20,11 +21,15 @@ class Config:
     source: str = option(..., "Run, model folder or weight file.", reads=True)
     out: str | None = option(
         None,
-        "A new model folder to import into; a .safetensors file to export to.",
+        "A new model folder to import into; a new file or folder to export to.",
         writes=True,
     )
     backbone: str | None = option(None, "Network of another project's weight file.")
     settings: dict[str, Any] | None = option(None, "Settings of that network.")
+    kind: str = option(DEFAULT, "What to export.", choices=tuple(KINDS))
+    check: str | None = option(
+        None, "A scan that what was exported labels, too.", reads=True
+    )
     allow_dropped: bool = option(
         False, "Go on where the encoder of the file is larger than the network named."
     )
@@ -52,8 +57,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         )
         yield Saved(result["model"], "encoder")
     else:
-        result = care.export_model(source, out)
-        yield Saved(result["file"], "encoder")
+        check = Path(config.check) if config.check else None
+        result = export_model(source, out, config.kind, check)
+        yield Saved(result["file"], "encoder" if config.kind == DEFAULT else "export")
     for line in result.pop("lines", []):
         yield Note(line)
     yield Progress(action, 1, 1, source.name)
