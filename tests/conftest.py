@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 
@@ -12,6 +13,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The key of subjects is one of the tests' own, not the developer's.
 os.environ["HOMOLOG_CONFIG"] = tempfile.mkdtemp(prefix="homolog-tests-config-")
+# Nor are the models in their library.
+os.environ.pop("HOMOLOG_MODELS", None)
+with open(os.environ["HOMOLOG_CONFIG"] + "/library.json", "w") as _file:
+    json.dump({"models": os.environ["HOMOLOG_CONFIG"] + "/models"}, _file)
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +31,11 @@ hypothesis.settings.load_profile("homolog")
 COHORT = 8
 SHAPE = (32, 40, 40)
 SPACING_MM = (8.0, 8.0, 8.0)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: many a test waits for another process."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

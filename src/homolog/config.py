@@ -31,10 +31,11 @@ def option(
     choices: Sequence[Any] | None = None,
     advanced: bool = False,
     empty: str = "automatic",
-    reads: bool = False,
+    reads: bool | str = False,
     writes: bool = False,
     flag: str = "",
     metavar: str = "",
+    later: bool = False,
 ) -> Any:
     """A dataclass field with what a flag, a form and a check need to know.
 
@@ -47,11 +48,14 @@ def option(
         choices: The only values allowed.
         advanced: Hide in forms until asked for.
         empty: What no value means, in a word, where None is allowed.
-        reads: It is a path (or several) of something that must exist.
+        reads: It is a path (or several) of something that must exist; ``"model"``: or
+            the name of a model (see ``model_files.library``).
         writes: It is a path the job writes to, besides the folder of its run.
         flag: Its spelling on the command line where the name will not do, such as
             ``"--body-only/--anywhere"``; a name without dashes is an argument.
         metavar: Stands for the value in the help, e.g. ``"FILE"``.
+        later: It came after files had been written without it: with its default it is
+            left out of what is written and hashed, so that their ids stay.
     """
     metadata = {
         "help": help,
@@ -65,6 +69,7 @@ def option(
         "writes": writes,
         "flag": flag,
         "metavar": metavar,
+        "later": later,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -99,7 +104,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
         }
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

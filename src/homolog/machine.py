@@ -99,7 +99,7 @@ def examine() -> dict[str, Any]:
     found: dict[str, Any] = {}
     problems: list[str] = []
     advice: list[str] = []
-    for check in (_python, _libraries, _device, _disk, _memory, _display):
+    for check in (_python, _libraries, _device, _disk, _memory, _display, _models):
         check(found, problems, advice)
     lines = [f"{key}: {value}" for key, value in found.items()]
     lines += [f"hint: {text}" for text in advice]
@@ -209,6 +209,14 @@ def _display(found: dict[str, Any], problems: list[str], advice: list[str]) -> N
             advice.append("no display: the terminal works, the window does not.")
     else:
         found["display"] = sys.platform
+
+
+def _models(found: dict[str, Any], problems: list[str], advice: list[str]) -> None:
+    from homolog.model_files import library
+
+    place = library.library_folder()
+    own = len(list(library.models_below(place, library.LIBRARY)))
+    found["models"] = f"{len(library.shipped_models())} built in, {own} in {place}"
 
 
 # What the engine offers, as JSON, for a program that must not load torch itself.

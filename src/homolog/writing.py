@@ -249,6 +249,19 @@ def make_private(fresh: Path, place: Path) -> None:
         fresh.chmod(mode)
 
 
+def settings_folder() -> Path:
+    """Where a user's own settings lie: not scans, not models, a few small files.
+
+    ``$HOMOLOG_CONFIG``, else ``homolog`` under ``$XDG_CONFIG_HOME``, ``%APPDATA%`` or
+    ``~/.config``. It may not be there yet.
+    """
+    own = os.environ.get("HOMOLOG_CONFIG")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")
+    return Path(base or Path.home() / ".config") / "homolog"
+
+
 def create(path: Path) -> None:
     """Make an empty file of our mode where there is none."""
     with contextlib.suppress(FileExistsError):

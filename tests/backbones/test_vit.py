@@ -9,11 +9,13 @@ import pytest
 import torch
 from monai.networks.nets import UNETR
 from monai.networks.nets import ViT as MonaiViT
+from torch.nn import functional
 
 from each import each
 from homolog.backbones import build
 from homolog.backbones.base import Backbone, adapt_state
-from homolog.config import ConfigError
+from homolog.config import ConfigError, from_dict, to_dict
+from homolog.model_files.encoder import fill
 
 Small = Callable[..., Backbone]
 
@@ -125,3 +127,148 @@ def test_settings_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build("vit", SETTINGS | wrong)
+
+
+# DINOv2's kind.
+
+DINO: dict[str, Any] = {
+    "image_size": (32, 32, 32), "patch": (8, 8, 8), "hidden": 48, "inner": 192,
+    "layers": 4, "heads": 4, "qkv_bias": True, "class_token": True,
+    "layer_scale": 1e-5, "norm_epsilon": 1e-6, "position_offset": 0.1,
+}  # fmt: skip
+
+
+def dino_names(
+    chunks: int, registers: int, wide: int = 48, blocks: int = 4
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the encoder in a file of DINOv2 or 3DINO."""
+    found: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, wide), "pos_embed": (1, 65, wide),
+        "mask_token": (1, wide), "patch_embed.proj.weight": (wide, 1, 8, 8, 8),
+        "patch_embed.proj.bias": (wide,), "norm.weight": (wide,), "norm.bias": (wide,),
+    }  # fmt: skip
+    if registers:
+        found["register_tokens"] = (1, registers, wide)
+    for number in range(blocks):
+        chunk = f"{number // (blocks // chunks)}." if chunks else ""
+        name = f"blocks.{chunk}{number}"
+        for part, outside, inside in (
+            ("attn.qkv", 3 * wide, wide), ("attn.proj", wide, wide),
+            ("mlp.fc1", 4 * wide, wide), ("mlp.fc2", wide, 4 * wide),
+        ):  # fmt: skip
+            found[f"{name}.{part}.weight"] = (outside, inside)
+            found[f"{name}.{part}.bias"] = (outside,)
+        for part in ("norm1", "norm2"):
+            found[f"{name}.{part}.weight"] = found[f"{name}.{part}.bias"] = (wide,)
+        found[f"{name}.ls1.gamma"] = found[f"{name}.ls2.gamma"] = (wide,)
+    return found
+
+
+def dino_state(chunks: int, registers: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    names = dino_names(chunks, registers)
+    return {name: torch.randn(shape).double() / 3 for name, shape in names.items()}
+
+
+def dino_reference(
+    s: dict[str, torch.Tensor], image: torch.Tensor, blocks: list[str]
+) -> list[torch.Tensor]:
+    """Patch tokens (N, E) after each block, the last normalised; from the papers."""
+    x = functional.conv3d(
+        image, s["patch_embed.proj.weight"], s["patch_embed.proj.bias"], 8
+    )
+    grid = x.shape[2:]
+    x = torch.cat([s["cls_token"][0], x.flatten(2)[0].T])
+    place = s["pos_embed"][0]
+    if len(x) != len(place) or len(set(grid)) > 1:
+        cube = place[1:].T.reshape(1, -1, 4, 4, 4)
+        moved = functional.interpolate(
+            cube, scale_factor=[(n + 0.1) / 4 for n in grid], mode="trilinear"
+        )
+        place = torch.cat([place[:1], moved.flatten(2)[0].T])
+    x = x + place
+    if "register_tokens" in s:
+        x = torch.cat([x[:1], s["register_tokens"][0], x[1:]])
+    extra = len(x) - grid.numel()
+
+    def norm(name: str, value: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(
+            value, (48,), s[f"{name}.weight"], s[f"{name}.bias"], 1e-6
+        )
+
+    def linear(name: str, value: torch.Tensor) -> torch.Tensor:
+        return functional.linear(value, s[f"{name}.weight"], s[f"{name}.bias"])
+
+    found = []
+    for b in blocks:
+        inside = linear(f"{b}.attn.qkv", norm(f"{b}.norm1", x))
+        q, k, v = inside.view(len(x), 3, 4, 12).permute(1, 2, 0, 3)
+        mixed = (q @ k.transpose(1, 2) / 12**0.5).softmax(-1) @ v
+        mixed = linear(f"{b}.attn.proj", mixed.transpose(0, 1).flatten(1))
+        x = x + mixed * s[f"{b}.ls1.gamma"]
+        inside = functional.gelu(linear(f"{b}.mlp.fc1", norm(f"{b}.norm2", x)))
+        x = x + linear(f"{b}.mlp.fc2", inside) * s[f"{b}.ls2.gamma"]
+        found.append(x[extra:])
+    return [*found[:-1], norm("norm", x)[extra:]]
+
+
+@each(
+    "chunks, registers, size",
+    [
+        (0, 0, (32, 32, 32)),
+        (2, 0, (32, 32, 32)),
+        (4, 3, (32, 32, 32)),
+        (2, 0, (48, 24, 16)),
+    ],
+)
+def test_tokens_of_dinos_kind_equal_the_description(
+    chunks: int, registers: int, size: tuple[int, int, int]
+) -> None:
+    state = dino_state(chunks, registers)
+    net = build("vit", DINO | {"registers": registers}).double().eval()
+    net.load_state_dict(adapt_state(state, net))  # strict: every key, either way
+    image = torch.randn(1, 1, *size, dtype=torch.float64)
+    names = [
+        f"blocks.{n // (4 // chunks)}.{n}" if chunks else f"blocks.{n}"
+        for n in range(4)
+    ]
+    with torch.no_grad():
+        maps, wanted = net(image), dino_reference(state, image, names)
+        patches = torch.arange(net(image)[0][0, 0].numel())[None]
+        kept = net.forward_visible(image, patches)
+    for a, b in zip(maps, wanted, strict=True):
+        assert (a.flatten(2)[0].T - b).abs().max() < 1e-10
+    assert (kept[0] - wanted[-1]).abs().max() < 1e-10
+
+
+def test_a_whole_file_of_3dino_fills_every_tensor_and_leaves_none() -> None:
+    state = {f"teacher.backbone.{k}": v.float() for k, v in dino_state(4, 0).items()}
+    state["teacher.dino_head.mlp.0.weight"] = torch.zeros(8, 48)
+    state["teacher.ibot_head.last_layer.weight_v"] = torch.zeros(8, 8)
+    report = fill(build("vit", DINO), state, "teacher_checkpoint.pth")
+    assert (report.share, report.missing, report.unexpected) == (1.0, (), ())
+    # a smaller network says what it would lose
+    told = fill(build("vit", DINO | {"layer_scale": 0.0}), state, "w.pth")
+    assert "8 tensors of the encoder" in told.dropped
+
+
+def test_positions_of_a_dino_file_are_resized_to_another_image() -> None:
+    state = dino_state(2, 0)
+    ours = build("vit", DINO | {"image_size": (48, 24, 16)}).double().eval()
+    ours.load_state_dict(adapt_state(state, ours))
+    same = build("vit", DINO).double().eval()
+    same.load_state_dict(adapt_state(state, same))
+    image = torch.randn(1, 1, 48, 24, 16, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image)[-1], same(image)[-1])
+
+
+def test_a_plain_network_is_what_it_was() -> None:
+    """Files of before open: no new tensor, no new setting in what is written."""
+    usual = build("vit", SETTINGS)
+    names = "class_token registers layer_scale norm_epsilon position_offset".split()
+    assert not set(names) & set(to_dict(usual.config))
+    assert set(names) < set(to_dict(build("vit", DINO | {"registers": 1}).config))
+    assert from_dict(type(usual.config), to_dict(usual.config)) == usual.config
+    wanted = monai().state_dict().keys()
+    assert usual.state_dict().keys() == wanted

@@ -135,7 +135,7 @@ def test_people_read_scores_warnings_and_where_to_paint(
         (["--also", "a.nii.gz,b.nii.gz"], FileNotFoundError, "a.nii.gz"),
         (["--name", "liver"], ConfigError, "VALUE=NAME"),
         (["--background", "7"], UnusableInput, "background is to be label 7"),
-        (["--encoder", "nowhere"], FileNotFoundError, "nowhere"),
+        (["--encoder", "nowhere"], UnusableInput, "nowhere"),
     ],
 )
 def test_wrong_usage_is_told(phantom_folder, paints, tmp_path, extra, error, words):

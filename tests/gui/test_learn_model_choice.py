@@ -58,7 +58,7 @@ def test_cards_are_sorted_into_encoders_and_models(tmp_path: Path) -> None:
     (damaged / "model" / "model.json").write_text("{")
     (models / "imported").mkdir(parents=True)
     (models / "imported" / "model.json").write_text(json.dumps(SEGMENT))
-    assert [m.name for m in list_models(runs, models)] == ["new", "old", "imported"]
+    assert [m.name for m in list_models(runs, models)] == ["imported", "new", "old"]
     assert [m.name for m in list_encoders(runs, models)] == ["pre"]
     assert list_models(tmp_path / "none", tmp_path / "none") == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from toy_runs import make_model, slow_run
 
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.shared import models as control
-from homolog.gui.shared.models import facts_of, title_of
+from homolog.gui.shared.choices import begin_with, list_embedders
+from homolog.model_files import library
+from homolog.model_files.facts import facts_of, title_of
+from homolog.model_files.library import copy_model
 
 
 @pytest.fixture
@@ -73,19 +77,19 @@ def test_a_copy_is_whole_and_verified(
     runs, models = places
     out = models / control.free_name(models, "theirs")
     assert out.name == "theirs_v2"
-    assert control.copy_model(runs / "pre", out) == out
+    assert copy_model(runs / "pre", out) == out
     card = json.loads((out / "model.json").read_text())
     name = card["weights"]
     assert (out / name).read_bytes() == (runs / "pre" / "model" / name).read_bytes()
     with pytest.raises(UnusableInput, match="exists"):
-        control.copy_model(runs / "pre", out)
+        copy_model(runs / "pre", out)
     (out / name).write_bytes(b"rotten")
     with pytest.raises(UnusableInput, match="checksum"):
-        control.copy_model(out, models / "x")
+        copy_model(out, models / "x")
     (out / name).unlink()
     assert "missing" in control.read_model(out, models).damaged
     with pytest.raises(UnusableInput, match="cannot be read"):
-        control.copy_model(out, models / "x")
+        copy_model(out, models / "x")
     assert not (models / "x").exists()
     assert [p.name for p in models.iterdir() if p.name.startswith(".")] == []
 
@@ -143,3 +147,49 @@ def test_a_classifiers_card_tells_its_classes(tmp_path: Path) -> None:
     assert told["Thresholds"] == "effusion 0.40, nodule 0.61"
     assert told["Validation"] == "AUC 0.875 on held-out scans"
     assert (told["Types"], "Slices" in told) == ("left", True)
+
+
+def test_what_comes_with_homolog_stands_first_and_stays(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "ENCODERS", tmp_path / "shipped")
+    make_model(tmp_path / "shipped" / "body-ct", licence="CC BY-NC 4.0")
+    models = control.find_models(*places)
+    assert [m.source for m in models[:2]] == ["shipped", "imported"]
+    first = models[0]
+    name, _, licence = first.lines.splitlines()
+    assert (name, licence) == (
+        "body-ct (built in)", "Licence: CC BY-NC 4.0 (not for commercial use)",
+    )  # fmt: skip
+    assert dict(first.facts)["Licence"] == "CC BY-NC 4.0 (not for commercial use)"
+    assert control.free_name(places[1], "body-ct") == "body-ct_v2"
+    with pytest.raises(JobError, match="comes with Homolog"):
+        control.check_deletable(first, [tmp_path])
+
+
+def test_choices_begin_with_what_is_at_hand(
+    places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "ENCODERS", tmp_path / "shipped")
+    make_model(tmp_path / "shipped" / "a-mr", modalities={"MR": 3})
+    make_model(tmp_path / "shipped" / "body-ct", modalities={"CT": 3}, licence="MIT")
+    found = list_embedders(*places)
+    names = [(m.name, m.where) for m in found]
+    assert names[:4] == [
+        ("a-mr", "shipped"), ("body-ct", "shipped"), ("theirs", "library"),
+        ("pre", "run"),
+    ]  # fmt: skip
+    assert found[1].title == "body-ct (built in: s2dc, resunet)"
+    assert "Licence: MIT." in found[1].facts
+    assert begin_with(found, ["CT"]) == found[3]  # one's own run, as ever
+    at_hand = found[:3]
+    assert begin_with(at_hand, ["CT", "OTHER"]) == found[1]
+    assert begin_with(at_hand, ["MR"]) == found[0]
+    assert begin_with(at_hand) == begin_with(at_hand, ["PET"]) == found[0]
+    assert begin_with(found[2:3], ["CT"]) == found[2]
+    every = replace(found[0], name="any", modalities=("CT", "MR"))
+    assert begin_with([every, *at_hand], ["CT"]) == found[1]  # the one made for it
+    assert begin_with([*at_hand, every]) == every
+    assert begin_with([]) is None
+    there = list_embedders(*places, wanted=tmp_path / "shipped" / "body-ct")
+    assert [m.name for m in there].count("body-ct") == 1

@@ -136,10 +136,16 @@ def test_deleting_a_model_asks_first(
     filled(qtbot, panel, home)
     binned: list[Path] = []
     monkeypatch.setattr(module, "to_trash", binned.append)
-    panel.ask = lambda parent, question: Answer("keep")
+    asked: list[str] = []
+
+    def ask(parent: object, question: object) -> Answer:
+        asked.append(str(question))
+        return Answer("keep" if len(asked) == 1 else "delete")
+
+    panel.ask = ask
     panel.act("delete")
+    qtbot.waitUntil(lambda: len(asked) == 1, timeout=10_000)
     assert binned == []
-    panel.ask = lambda parent, question: Answer("delete")
     panel.act("delete")
     qtbot.waitUntil(lambda: len(binned) == 1, timeout=10_000)
     assert binned[0].name == "model"

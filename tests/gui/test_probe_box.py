@@ -20,7 +20,7 @@ from homolog.events import Note, Progress
 from homolog.gui.models import probing
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.runs import report_page
-from homolog.gui.shared.choices import StoreChoice
+from homolog.gui.shared.choices import StoreChoice, labelled_words
 from homolog.gui.shared.hub import Hub
 
 pytestmark = pytest.mark.usefixtures("workers")
@@ -160,8 +160,8 @@ def test_what_cannot_be_probed_is_not_offered(qtbot: Any, panel: ModelsPanel) ->
         StoreChoice(Path("c"), cases=3, classed=3),
         StoreChoice(Path("d"), labelled=9, problem="gone"),
     ]
-    found = report_page.labelled(stores)
-    assert [report_page.store_text(s) for s in found] == [
+    found = [words for words in map(labelled_words, stores) if words]
+    assert found == [
         "b (2 labelled scans)", "c (3 scans with a class)",
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from toy_runs import make_model, slow_run
 from homolog.events import Note, Progress
 from homolog.gui.runs import report_page
 from homolog.gui.runs.panel import RunsPanel
-from homolog.gui.shared import widgets
+from homolog.gui.shared import model_row, widgets
 from homolog.gui.shared.choices import StoreChoice
 from homolog.gui.shared.hub import Hub
 from homolog.runs.run import Run
@@ -41,7 +41,7 @@ def test_a_report_is_made_and_opened(
         StoreChoice(tmp_path / "other", labelled=3),
         StoreChoice(tmp_path / "organs", labelled=5),
     ]
-    monkeypatch.setattr(report_page, "list_stores", lambda *_: stores)
+    monkeypatch.setattr(model_row, "list_stores", lambda *_: stores)
     wanted = [str(tmp_path / "organs")]
     monkeypatch.setattr(report_page, "stores_of", lambda _: wanted)
     opened: list[str] = []

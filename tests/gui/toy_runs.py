@@ -27,6 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "home"
     (place / "runs").mkdir(parents=True)
     monkeypatch.setattr(preferences, "home", lambda: place)
+    # a window tells the terminal where its models lie
+    monkeypatch.setenv("HOMOLOG_CONFIG", str(tmp_path / "settings"))
     return place
 
 

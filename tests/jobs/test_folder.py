@@ -239,6 +239,8 @@ def test_the_terminal_starts_the_job_that_the_window_starts(
 
     monkeypatch.setitem(JOBS, "predict", f"{__name__}:_listening")
     monkeypatch.setitem(globals(), "_listening", job)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
     done = run(
         "predict", "a.nii.gz", "b.nii.gz", "--model", "m", "--out", "o", "--flips", "x",
         "--overlap", "0.25", "--modality", "ct",

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from monai.networks.nets import UNETR, SwinUNETR
+from monai.networks.nets import UNETR, SegResNetDS, SwinUNETR
 from torch import Tensor
 
 from each import each
 from homolog.backbones import build
 from homolog.backbones._window_attention import WindowPlan, plan_windows
-from homolog.nn.decoders import Decoder, build_decoder, suited_decoder
+from homolog.backbones.base import adapt_state
+from homolog.nn.decoders import (
+    Decoder,
+    build_decoder,
+    foreign_decoder,
+    suited_decoder,
+)
 
 Strides = Sequence[tuple[int, int, int]]
 
@@ -29,6 +35,8 @@ CASES = {
     "swin_unetr": ((4, 8, 16, 32, 64), SWIN),
     "unetr": ((8,) * 4, FLAT),
     "nnformer": ((8, 16, 24), PYRAMID[:3]),
+    "segresnet": ((8, 16, 24), ((1, 1, 1), *PYRAMID[:2])),
+    "segresnet thick": ((8, 16, 24), ((1, 1, 1), (1, 2, 2), (2, 4, 4))),
 }
 
 
@@ -175,6 +183,7 @@ def test_auto_takes_the_decoder_that_suits_the_strides(case: str, kind: str) -> 
         ((8, 16), PYRAMID[:2], "swin_unetr", "takes five maps, got 2"),
         ((8, 16), PYRAMID[:2], "unetr", "maps of one stride"),
         ((8, 8), ((16, 16, 16),) * 2, "unetr", "needs 4 maps for this stride, got 2"),
+        ((8, 16), PYRAMID[:2], "segresnet", "maps from the image's resolution on"),
         (
             (8, 16),
             ((2, 2, 2), (3, 3, 3)),
@@ -245,3 +254,100 @@ def skip_plan(cells: Tensor) -> WindowPlan:
     """One window of 4 x 4 x 4 cells."""
     assert cells.shape[1] == 64
     return plan_windows((4, 4, 4), (4, 4, 4), (0, 0, 0))
+
+
+# Decoders of other people's files.
+
+NAMES = {"SwinUNETR": "", "VoComni": "module.", "SuPreM": "net.module.backbone."}
+
+
+def their_swin(classes: int = 3, in_channels: int = 1) -> SwinUNETR:
+    torch.manual_seed(0)
+    return SwinUNETR(in_channels, classes, feature_size=12).double().eval()
+
+
+@each("prefix", NAMES.values())
+def test_a_swin_unetr_file_answers_as_monai_does(prefix: str) -> None:
+    theirs = their_swin()
+    state = {prefix + key: value for key, value in theirs.state_dict().items()}
+    state["net.module.organ_embedding"] = torch.zeros(3, 256)
+    ours = build("swin", {"feature_size": 12}).double().eval()
+    ours.load_state_dict(adapt_state(theirs.state_dict(), ours))
+    found = foreign_decoder(state, ours)
+    assert found is not None
+    assert (found.kind, found.classes) == ("swin_unetr", 3)
+    assert (found.missing, found.left_over) == ((), ())
+    net = suited_decoder(ours, found.classes).double().eval()
+    net.load_state_dict(found.state)  # strict: every key, either way
+    image = torch.randn(1, 1, 32, 64, 32, dtype=torch.float64)
+    with torch.no_grad():
+        assert (theirs(image) - net(image, ours(image))).abs().max() < 1e-10
+
+
+def test_of_an_encoder_file_the_blocks_on_its_maps_are_taken() -> None:
+    """VoCo saves encoder1 to encoder10 of SwinUNETR, and no decoder."""
+    state = {
+        key: value
+        for key, value in their_swin().state_dict().items()
+        if not key.startswith(("decoder", "out."))
+    }
+    found = foreign_decoder(state, build("swin", {"feature_size": 12}))
+    assert found is not None
+    assert found.classes == 0
+    assert {name.partition(".")[0] for name in found.state} == {
+        f"encoder{i}" for i in (1, 2, 3, 4, 10)
+    }
+    assert {name.partition(".")[0] for name in found.missing} == {
+        f"decoder{i}" for i in range(1, 6)
+    }
+
+
+@each("resolution", [None, (5, 1, 1)])
+@each("depth", [1, 2])
+def test_a_segresnetds_file_answers_as_monai_does(resolution, depth: int) -> None:
+    torch.manual_seed(0)
+    theirs = SegResNetDS(
+        init_filters=8, norm="instance", blocks_down=(1, 2, 1), out_channels=4,
+        dsdepth=depth, resolution=resolution,
+    ).double().eval()  # fmt: skip
+    steps = [[int(n) for n in scale] for scale in theirs.anisotropic_scales or ()]
+    settings = {"filters": 8, "blocks": (1, 2, 1), "full_map": True, "steps": steps}
+    ours = build("segresnet", settings).double().eval()
+    ours.load_state_dict(adapt_state(theirs.state_dict(), ours))
+    state = {f"model.{key}": value for key, value in theirs.state_dict().items()}
+    found = foreign_decoder(state, ours)
+    assert found is not None
+    assert (found.kind, found.classes, found.missing) == ("segresnet", 4, ())
+    assert len(found.left_over) == 2 * (depth - 1)  # heads of deep supervision
+    net = suited_decoder(ours, 4).double().eval()
+    net.load_state_dict(found.state)
+    image = torch.randn(1, 1, 16, 32, 24, dtype=torch.float64)
+    with torch.no_grad():
+        assert (theirs(image) - net(image, ours(image))).abs().max() < 1e-10
+
+
+def test_a_decoder_that_is_not_the_networks_own_is_left() -> None:
+    swin = their_swin().state_dict()
+    assert foreign_decoder(swin, build("swin", {"feature_size": 24})) is None
+    assert foreign_decoder(swin, build("resunet", {"channels": (8, 16)})) is None
+    settings = {"filters": 8, "blocks": (1, 2, 1), "full_map": True}
+    net = build("segresnet", settings)
+    for kind in ({"norm": "batch"}, {"norm": "instance", "blocks_up": (2, 1)}):
+        theirs = SegResNetDS(init_filters=8, blocks_down=(1, 2, 1), **kind)
+        assert foreign_decoder(theirs.state_dict(), net) is None
+    encoder = {k: v for k, v in theirs.state_dict().items() if "up_layers" not in k}
+    assert foreign_decoder(encoder, net) is None
+
+
+def test_a_decoders_stem_follows_the_number_of_image_channels() -> None:
+    """One channel becomes three: an image three times over answers as before."""
+    state = their_swin().state_dict()
+    found = foreign_decoder(
+        state, build("swin", {"feature_size": 12, "in_channels": 3})
+    )
+    assert found is not None
+    before, after = (
+        s["encoder1.layer.conv1.conv.weight"] for s in (state, found.state)
+    )
+    assert after.shape[1] == 3
+    torch.testing.assert_close(after.sum(1, keepdim=True), before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from homolog.backbones import build
 from homolog.cli import cli
+from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress, Request, drain
 from homolog.features.config import EmbedConfig
@@ -39,6 +42,7 @@ from homolog.probe.voxels import VoxelProbe
 from homolog.store.learnt_spacing import Learnt, LearntSpacing
 from homolog.tasks.few_voxels.scan import features_at
 from memory_store import MemoryStore
+from named_models import keep_apart
 
 LABELS = 3
 CPU = torch.device("cpu")
@@ -496,7 +500,13 @@ def run(store: Any, encoders: Sequence[Path], folder: Path, **changes: Any) -> A
 
 def plain(result: Any) -> Any:
     """Without the seconds it took."""
-    kept = [{k: v for k, v in e.items() if k != "seconds"} for e in result["encoders"]]
+    kept = [
+        {
+            **{k: v for k, v in e.items() if k != "seconds"},
+            "cost": {k: v for k, v in e["cost"].items() if k != "seconds_per_scan"},
+        }
+        for e in result["encoders"]
+    ]
     return json.loads(json.dumps({**result, "encoders": kept}))
 
 
@@ -512,6 +522,11 @@ def test_the_same_seed_gives_the_same_answer(
     (entry,) = first["encoders"]
     names = [s["features"] for s in entry["features"]]
     assert names == ["stride 2", "stride 4", "stride 8", "all maps"]
+    cost = entry["cost"]
+    assert cost["seconds_per_scan"] > 0
+    assert cost["memory_bytes"] > 4 * cost["parameters"] > 0
+    main = next(s for s in entry["features"] if s["features"] == "all maps")
+    assert main["logme"]["value"] == pytest.approx(main["logme"]["random"], abs=0.3)
     # these weights are random too: they are not said to have learnt
     assert entry["learnt"] is not True
     assert entry["verdict"] in first["verdict"]
@@ -605,6 +620,42 @@ def test_the_command_tells_ranks_and_writes(
     ]  # fmt: skip
     assert np.mean(own) == pytest.approx(result["encoders"][0]["value"], abs=0.05)
     assert json.loads(Path(result["json"]).read_text())["verdict"] == result["verdict"]
+
+
+def test_all_models_known_by_name_are_ranked(
+    encoder: Path, phantom_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, shipped = keep_apart(monkeypatch, tmp_path)
+    words = [
+        "probe", str(phantom_store.path), "--patients", "1", "--random", "1",
+        "--voxels", "10", "--most", "2", "--no-dense", "--device", "cpu",
+        "--features", str(tmp_path / "kept"), "--json",
+    ]  # fmt: skip
+    empty = CliRunner().invoke(cli, words)
+    assert isinstance(empty.exception, ConfigError)
+    assert "is empty" in str(empty.exception)
+    shutil.copytree(encoder, own / "mine")
+    network = {"name": "resunet", "config": {"channels": [4, 8]}}
+    other = build("resunet", network["config"])
+    card = {"kind": "encoder", "licence": "CC BY-NC 4.0", "backbone": network}
+    save_model(shipped / "body-ct", other.state_dict(), card)
+    (own / "bad").mkdir()
+    (own / "bad" / "model.json").write_text("{}")
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert done.return_value == 1  # one of them could not be probed
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert {e["name"] for e in result["encoders"]} == {"mine", "body-ct"}
+    values = [e["value"] for e in result["encoders"]]
+    assert values == sorted(values, reverse=True)
+    assert "behind" in result["encoders"][1]
+    assert [Path(f["encoder"]).name for f in result["failed"]] == ["bad"]
+    assert "body-ct: licence: CC BY-NC 4.0 (not for commercial use)" in done.stdout
+    assert "body-ct: licence: CC BY-NC 4.0" in done.stderr
+    by_name = CliRunner().invoke(
+        cli, [*words[:2], "--encoder", "mine", *words[2:]], standalone_mode=False
+    )
+    (entry,) = json.loads(by_name.stdout.splitlines()[-1])["encoders"]
+    assert entry["path"] == str(own / "mine")
 
 
 def test_a_store_without_labels_is_told(

@@ -27,6 +27,8 @@ STRENGTH = {
     "noise": 0.1,
     "curve": 0.8,
     "bands": 1.0,
+    "regions": 1.0,
+    "bias": 0.4,
 }
 REFERENCE = BandReference((0.7, 2.0), (0.3, 0.5, 1.0), (0.1, 0.2, 0.1))
 ASKED = Intensity(bands_reference=REFERENCE)

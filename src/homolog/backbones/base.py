@@ -201,7 +201,7 @@ def adapt_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Te
     wanted = backbone.state_dict()
     channels = backbone.config.in_channels
     return {
-        key: _adapt_channels(value, wanted[key], channels) if key in wanted else value
+        key: adapt_channels(value, wanted[key], channels) if key in wanted else value
         for key, value in found.items()
     }
 
@@ -217,11 +217,12 @@ def renamed_state(state: Mapping[str, Tensor], backbone: Backbone) -> dict[str, 
     return backbone.adapt_state(found)
 
 
-def _adapt_channels(weight: Tensor, wanted: Tensor, channels: int) -> Tensor:
+def adapt_channels(weight: Tensor, wanted: Tensor, channels: int) -> Tensor:
     """Image channels of a first convolution, (E, C, ...) -> (E, ``channels``, ...).
 
-    The response to an image repeated in every channel stays as it was: one channel
-    becomes many by repeating and dividing, many become one by summing.
+    Any other weight is returned as it is. The response to an image repeated in every
+    channel stays as it was: one channel becomes many by repeating and dividing, many
+    become one by summing.
     """
     same_but_channels = (
         weight.ndim == wanted.ndim >= 3

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from homolog.cli._library import meant
 from homolog.cli._run import (
     DONE,
     FAILED,
@@ -402,13 +403,17 @@ class _WithInner(click.Group):
 def _started(kind: str, module: ModuleType, config: Given, as_json: bool) -> int:
     """Work on a job and show its end; returns the exit status."""
     try:
-        checked = config_of(module, config)
+        config_of(module, config)
     except ConfigError as error:
         here = click.get_current_context(silent=True)
         raise click.UsageError(_in_flags(str(error), module.Config), here) from None
     for field, _ in fields_of(module.Config):
-        if field.metadata.get("reads"):
-            check_existing(config.get(field.name))
+        said, reads = config.get(field.name), field.metadata.get("reads")
+        if reads == "model" and said is not None:
+            config[field.name] = meant(said)
+        elif reads:
+            check_existing(said)
+    checked = config_of(module, config)  # names have become paths
     home = getattr(module, "home", None)
     job = job_of(kind)(config, Path() if home is None else home(checked))
     try:

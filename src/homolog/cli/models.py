@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from homolog.cli._run import json_option, show
 from homolog.exporting.kinds import DEFAULT, KINDS
+
+if TYPE_CHECKING:
+    from homolog.model_files.library import KnownModel
 
 _SOURCE = click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 _BACKBONE = click.option(
@@ -26,12 +31,21 @@ _SET = click.option(
 )
 
 
-@click.group("models", short_help="List, check, import and export encoders.")
+@click.group("models", short_help="List, show, check, import, export encoders.")
 def command() -> None:
     """Look after trained networks.
 
+    Those that come with Homolog, and those of your library, are known by name: every
+    command that takes a run or a model folder takes their names, and so does the
+    window. The library is the folder named by HOMOLOG_MODELS, or else models in the
+    home folder of the window (homolog in your own).
+
     \b
-    homolog models list runs
+    homolog models list                        what there is, by name
+    homolog models list runs                   and in a folder
+    homolog models show NAME                   what it learnt from, licence, scores
+    homolog models add runs/pre --name liver   copy a run's model into the library
+    homolog models delete liver
     homolog models check runs/pre
     homolog models import swin.pt --backbone swin --set feature_size=48 --out swin
     homolog models export runs/pre --out encoder.safetensors
@@ -41,30 +55,69 @@ def command() -> None:
 
 
 @command.command("list")
-@click.argument("folder", default=".", metavar="[DIR]", type=click.Path(path_type=Path))
+@click.argument("folder", default=None, required=False, metavar="[DIR]",
+                type=click.Path(path_type=Path))  # fmt: skip
 @json_option
-def list_models(folder: Path, as_json: bool) -> None:
-    """List the models in DIR and below."""
+def list_models(folder: Path | None, as_json: bool) -> None:
+    """List the models that are known by name, and those in DIR and below."""
+    from homolog.model_files import library
+
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(2, "No such folder", str(folder))
+    groups = [
+        ("built in", library.shipped_models()),
+        (f"library {library.library_folder()}",
+         list(library.models_below(library.library_folder(), library.LIBRARY))),
+        (str(folder), list(_below(folder)) if folder is not None else []),
+    ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for title, models in groups:
+        own = [_row(model) for model in models]
+        rows += [row for row, _ in own]
+        if own:
+            lines += [f"{title}:", *(f"  {text}" for _, text in own)]
+    if folder is not None and not groups[2][1]:
+        lines.append(f"no models in {folder}")
+    if not lines:
+        lines.append(
+            f"no models in the library {library.library_folder()}; put one there: "
+            "homolog models add RUN --name NAME"
+        )
+    show({"models": rows, "library": str(library.library_folder())}, as_json, lines)
+
+
+def _below(folder: Path) -> Iterator[KnownModel]:
+    """Every model of a folder, known by its path."""
+    from homolog.model_files.card import CARD
+    from homolog.model_files.library import ELSEWHERE, KnownModel
+
+    for path in sorted(folder.rglob(CARD)):
+        place = path.parent
+        # names that begin so are half-written
+        if not any(part.startswith(".") for part in place.relative_to(folder).parts):
+            path = place.parent if place.name == "model" else place
+            yield KnownModel(str(path), place, path, ELSEWHERE)
+
+
+def _row(model: KnownModel) -> tuple[dict[str, Any], str]:
+    """What a list shows of a model; a damaged one is shown as such."""
     from homolog.errors import UnusableInput
     from homolog.events import stopped_words
     from homolog.model_files.card import read_card
+    from homolog.model_files.facts import data_words, licence_words, trained_on
+    from homolog.words import human_bytes
+    from homolog.writing import folder_bytes
 
-    if not folder.is_dir():
-        raise FileNotFoundError(2, "No such folder", str(folder))
-    rows: list[dict[str, Any]] = []
-    lines = []
-    for path in sorted(folder.rglob("model.json")):
-        place = path.parent
-        if any(part.startswith(".") for part in place.relative_to(folder).parts):
-            continue  # half-written
-        try:
-            card = read_card(place)
-        except UnusableInput as error:
-            rows.append({"model": str(place), "damaged": str(error)})
-            lines.append(f"{place}  damaged: {error}")
-            continue
-        row = {
-            "model": str(place),
+    row: dict[str, Any] = {
+        "name": model.name, "model": str(model.folder), "where": model.where
+    }  # fmt: skip
+    try:
+        card = read_card(model.folder)
+        for name in card["sha256"]:
+            if not (model.folder / name).is_file():
+                raise UnusableInput(f"{model.folder / name} is missing.")
+        row |= {
             "kind": card.get("kind"),
             "method": card.get("method"),
             "backbone": (card.get("backbone") or {}).get("name"),
@@ -73,18 +126,114 @@ def list_models(folder: Path, as_json: bool) -> None:
             "stopped": bool(stopped_words(card)),
             "cases": card.get("cases"),
             "decoder": card.get("decoder"),
+            "bytes": folder_bytes(model.folder),
+            "trained_on": trained_on(card),
+            "data": data_words(card),
+            "licence": licence_words(card),
         }
-        rows.append(row)
-        if row["backbone"] is None:
-            lines.append(f"{place}  {row['kind']}  without an encoder")
-            continue
-        made_by = f"{row['method']} on" if row["method"] else "on"
-        more = ", with its decoder" if row["decoder"] else ""
-        lines.append(
-            f"{place}  {row['kind']}  {made_by} {row['backbone']}{more}  "
-            f"{stopped_words(card) or str(row['steps']) + ' steps'}"
+    except UnusableInput as error:
+        row["damaged"] = str(error)
+        return row, f"{model.name}  damaged: {error}"
+    steps = f"{row['steps']} steps" if row["steps"] is not None else ""
+    unknown = row["trained_on"].startswith("unknown")
+    parts = [
+        _network_words(row),
+        stopped_words(card) or steps,
+        human_bytes(row["bytes"]),
+        ""
+        if unknown and not row["data"]
+        else f"learnt from {row['data'] or row['trained_on']}",
+        f"licence {row['licence']}",
+    ]
+    return row, f"{model.name}  {'; '.join(part for part in parts if part)}"
+
+
+def _network_words(row: Mapping[str, Any]) -> str:
+    if row["backbone"] is None:
+        return f"{row['kind']} without an encoder"
+    method = f"{row['method']} on " if row["method"] else ""
+    more = ", with its decoder" if row["decoder"] else ""
+    return f"{row['kind']}, {method}{row['backbone']}{more}"
+
+
+@command.command("show")
+@click.argument("name", metavar="NAME|RUN")
+@json_option
+def show_model(name: str, as_json: bool) -> None:
+    """Tell all about a model: what it learnt from, its licence, how good it is."""
+    from homolog.model_files.card import read_card
+    from homolog.model_files.facts import facts_of, title_of
+    from homolog.model_files.folder import find_model
+    from homolog.model_files.library import located, runs_using
+    from homolog.writing import folder_bytes
+
+    path = located(name)
+    folder = find_model(path)
+    card = read_card(folder)
+    facts = list(facts_of(card, folder_bytes(folder), path))
+    runs = [str(run) for run in runs_using(path, _places_of_runs())]
+    lines = [f"{name}: {title_of(card)}", *(f"  {k}: {text}" for k, text in facts)]
+    lines += [f"  Used by: {run}" for run in runs]
+    result = {"name": name, "model": str(folder), "facts": facts, "runs": runs}
+    show({**result, "card": card}, as_json, lines)
+
+
+def _places_of_runs() -> list[Path]:
+    """Where runs are looked for: beside the library, and here."""
+    from homolog.model_files.library import library_folder
+
+    return [library_folder().parent / "runs", Path()]
+
+
+@command.command("add")
+@click.argument("source", metavar="RUN")
+@click.option("--name", required=True, metavar="NAME", help="New in the library.")
+@json_option
+def add_model(source: str, name: str, as_json: bool) -> None:
+    """Copy the model of RUN, or a model folder, into the library under a NAME."""
+    from homolog.model_files import library
+
+    made = library.add_model(source, name)
+    lines = [f"saved {made.folder}; every command takes it as {name}"]
+    show({"name": name, "model": str(made.folder)}, as_json, lines)
+
+
+@command.command("delete")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def delete_model(name: str, yes: bool, as_json: bool) -> int:
+    """Delete the model NAME of the library, after a question; for good.
+
+    Those that come with Homolog stay, and so does what lies elsewhere.
+    """
+    from homolog.errors import UnusableInput
+    from homolog.model_files import library
+    from homolog.words import counted, human_bytes, listed
+    from homolog.writing import folder_bytes
+
+    model = library.deletable(name)
+    runs = library.runs_using(model.path, _places_of_runs())
+    size = human_bytes(folder_bytes(model.path))
+    if runs:
+        click.echo(
+            f"{counted(len(runs), 'run')} began with it (they keep their own weights): "
+            f"{listed(runs, most=5)}",
+            err=True,
         )
-    show({"models": rows}, as_json, lines or [f"no models in {folder}"])
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UnusableInput(
+                f"to delete {model.path} ({size}) for good, add --yes; nothing was "
+                "deleted."
+            )
+        if not click.confirm(f"Delete {model.path} ({size}) for good?", err=True):
+            show({"deleted": None}, as_json, ["nothing was deleted"])
+            return 0
+    library.delete_model(model)
+    result = {"deleted": str(model.path), "runs": [str(run) for run in runs]}
+    show(result, as_json, [f"deleted {model.path}"])
+    return 0
 
 
 @command.command("check")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from homolog.cli._library import meant, whole_model
 from homolog.cli._run import common, run_in_folder, show
 from homolog.config import ConfigError, merge, parse_assignments
 from homolog.tasks import PRETRAINED
@@ -169,7 +170,8 @@ def _complete(kind: str, request: dict[str, Any]) -> dict[str, Any]:
     "--encoder",
     default="",
     metavar="RUN",
-    help="Start from these weights (a run or a file) instead of random ones.",
+    help="Start from these weights (a run, a file or a model's name) instead of random "
+    "ones.",
 )
 @click.option(
     "--aligner",
@@ -237,7 +239,7 @@ def pretrain(
         "method": method,
         "stores": [str(store) for store in stores],
         "settings": merge(parse_assignments(assignments), length),
-        "encoder": str(Path(encoder).resolve()) if encoder else "",
+        "encoder": whole_model(encoder) if encoder else "",
         "without_splits": _names(without_splits),
     }
     config = None
@@ -267,12 +269,11 @@ def _asked_aligner(missing: MissingPairs) -> Path:
 
 def _align(missing: MissingPairs, aligner: Path, device: str, seed: int) -> None:
     """Make the table of one store."""
-    from homolog.cli._jobs import check_existing, run
+    from homolog.cli._jobs import run
     from homolog.runs.jobs import job_of
 
-    check_existing(str(aligner))
     wanted = {
-        "encoder": str(aligner), "store": str(missing.store), "device": device,
+        "encoder": meant(str(aligner)), "store": str(missing.store), "device": device,
         "seed": seed,
     }  # fmt: skip
     result = run(job_of("align")(wanted, missing.store))
@@ -319,7 +320,8 @@ def _pretrained_words() -> str:
     "--encoder",
     required=True,
     metavar="RUN|FILE|scratch",
-    help="A pretraining run, a weight file, or 'scratch' for random weights. Weights "
+    help="A pretraining run, a weight file, a model's name (homolog models list), or "
+    "'scratch' for random weights. Weights "
     "that came pretrained have rates of their own unless --set says otherwise: "
     f"{_pretrained_words()}.",
 )
@@ -416,7 +418,7 @@ def finetune(
         **given,  # task, recipe, fraction, patients, fold, seed, device
         "store": str(stores[0].resolve()),
         "more_stores": [str(store.resolve()) for store in stores[1:]],
-        "encoder": encoder if encoder == "scratch" else str(Path(encoder).resolve()),
+        "encoder": encoder if encoder == "scratch" else whole_model(encoder),
         "backbone": network,
         "task_config": own,
         "training": training | _length(steps, minutes),

@@ -37,6 +37,7 @@ from typing import Any
 from homolog.config import ConfigError, from_dict, merge, option, parse_assignments
 from homolog.json_files import parsed
 from homolog.methods import METHODS
+from homolog.model_files.library import whole_path
 from homolog.propagation.config import METHODS as PROPAGATION
 from homolog.words import listed
 
@@ -169,7 +170,7 @@ def read_plan(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{where}: [arms.{name}] must be a table.")
         _check_keys(arm, _ARM, f"{where}: [arms.{name}]")
         if encoder := str(arm.get("encoder", "")):
-            arm["encoder"] = str((path.parent / Path(encoder).expanduser()).resolve())
+            arm["encoder"] = whole_path(encoder, path.parent)
     return read
 
 
@@ -318,7 +319,7 @@ def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, str]
         elif value in (*METHODS.names(), SCRATCH):
             found[name] = {"method": value}
         else:
-            found[name] = {"encoder": str(Path(value).expanduser().resolve())}
+            found[name] = {"encoder": whole_path(value)}
         if not equals and name not in (*METHODS.names(), SCRATCH, CARRIED, *known):
             raise ConfigError(
                 f"--methods: {name!r} is neither scratch nor carried nor a method "

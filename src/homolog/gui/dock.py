@@ -34,6 +34,7 @@ from homolog.gui.shared.keys import keys_of
 from homolog.gui.shared.runs import headline, saved_step
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import Question, WheelGuard
+from homolog.model_files.library import remember_library
 from homolog.runs import launch
 from homolog.runs.run import Run
 from homolog.words import duration
@@ -427,6 +428,9 @@ class MainPanel(QWidget):
         self.autosave.landmark_panel = self._landmark_panel
         self.autosave.start(self._explore_panel, lambda: self.window().isVisible())
         self.hub.go.connect(self.visit)
+        in_background(
+            remember_library, self.hub.models, owner=self, failed=lambda _: None
+        )  # where settings cannot be written, HOMOLOG_MODELS is left
         self.setAcceptDrops(True)
         self.setAccessibleName("Homolog")
         self.setMinimumWidth(SIZE_PX[0])

@@ -27,7 +27,7 @@ class Config(DenseConfig):
         ...,
         "A run of anatomical_embedding; any other encoder works too.",
         metavar="RUN",
-        reads=True,
+        reads="model",
     )
     points: int = option(48, "Places looked for per pair of scans.", minimum=1)
     partners: int = option(

@@ -28,9 +28,9 @@ class DenseConfig(EmbedConfig):
 
     encoder: str | None = option(
         ...,
-        "A pretraining run, a model folder or a weight file.",
+        "A pretraining run, a model folder, a weight file or a model's name.",
         metavar="RUN",
-        reads=True,
+        reads="model",
     )
     backbone: str | None = option(
         None,

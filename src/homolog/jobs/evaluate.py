@@ -34,7 +34,7 @@ class Config:
         metavar="STORE|PRED_DIR",
     )
     model: str | None = option(
-        None, "A finetune run; scores it on STORE.", metavar="RUN"
+        None, "A finetune run; scores it on STORE.", metavar="RUN", reads="model"
     )
     labels: str | None = option(
         None,

@@ -36,9 +36,9 @@ class Config(FewConfig, FeaturesConfig):
     )
     encoder: str | None = option(
         None,
-        "A pretraining run, a model folder or a weight file.",
+        "A pretraining run, a model folder, a weight file or a model's name.",
         metavar="RUN",
-        reads=True,
+        reads="model",
         empty="none, intensity and place alone",
     )
     background: int | None = option(

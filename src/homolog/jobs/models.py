@@ -18,7 +18,9 @@ class Config:
     """One of the actions on models."""
 
     action: str = option(..., "What to do.", choices=("check", "import", "export"))
-    source: str = option(..., "Run, model folder or weight file.", reads=True)
+    source: str = option(
+        ..., "Run, model folder, weight file or a model's name.", reads="model"
+    )
     out: str | None = option(
         None,
         "A new model folder to import into; a new file or folder to export to.",

@@ -35,6 +35,7 @@ class Config:
         ...,
         "A finetune run, or a model folder (few-voxels makes one).",
         metavar="RUN",
+        reads="model",
     )
     out: str = option(
         ...,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError, as_in, option
-from homolog.events import Job
+from homolog.events import Job, Note
 from homolog.features.config import EmbedConfig
 from homolog.jobs.base import DEVICES, FeaturesConfig, optional_path
+from homolog.json_files import object_or_none
 from homolog.probe.config import ProbeConfig
 
 FAILURES = "failed"
@@ -28,26 +29,38 @@ class Config(ProbeConfig):
     \b
     homolog probe store --encoder runs/pre
     homolog probe store --encoder runs/*  --patients 1 --out probe
+    homolog probe store                     which of those known by name is best?
 
     The features stay frozen: a linear probe (logistic regression), the nearest
     neighbours and the nearest mean learn from a few labelled patients and are judged on
     others, for each map of the network and all of them joined. The same is done with
     random weights, with grey values and with the mere place in the body. Label maps
     also give the Dice of the linear probe on every voxel; where a store has classes of
-    whole scans, features are averaged over the body. Several encoders are ranked.
+    whole scans, features are averaged over the body.
+
+    Several encoders are ranked, with what each costs and with LogME, a score that
+    trains nothing. Without --encoder, all models that come with Homolog or lie in the
+    library (homolog models list) are.
     """  # noqa: D301 - click reads the backspace
 
     store: str = option(
         ..., "A store with labels.", flag="store", metavar="STORE", reads=True
     )
     encoder: tuple[str, ...] = option(
-        ...,
-        "A pretraining run, a model folder or a weight file; further ones may follow.",
+        (),
+        "A pretraining run, a model folder, a weight file or a model's name; further "
+        "ones may follow.",
         metavar="RUN",
-        reads=True,
+        reads="model",
+        empty="all models known by name",
+    )
+    known: bool = option(
+        False,
+        "Also all models that come with Homolog or lie in the library.",
+        flag="--all",
     )
     more: tuple[str, ...] = option(
-        (), "Further encoders.", flag="more", metavar="[RUN...]", reads=True
+        (), "Further encoders.", flag="more", metavar="[RUN...]", reads="model"
     )
     out: str | None = option(
         None,
@@ -63,11 +76,6 @@ class Config(ProbeConfig):
     batch_size: int = as_in(EmbedConfig, "batch_size")
     precision: str = as_in(EmbedConfig, "precision")
     device: str = option("auto", DEVICES, metavar="DEVICE")
-
-    def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
-        if not self.encoder:
-            raise ConfigError("--encoder must name one encoder or more.")
 
 
 def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
@@ -85,9 +93,13 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         names = {f.name for f in fields(kind)} & {f.name for f in fields(config)}
         return kind(**{name: getattr(config, name) for name in names})
 
+    store = Store.open(config.store)
+    encoders = [Path(p) for p in dict.fromkeys((*config.encoder, *config.more))]
+    if config.known or not encoders:
+        encoders += yield from _known(encoders)
     result = yield from probe_encoders(
-        Store.open(config.store),
-        [Path(p) for p in dict.fromkeys((*config.encoder, *config.more))],
+        store,
+        encoders,
         part(ProbeConfig),
         part(EmbedConfig),
         device=config.device,
@@ -100,6 +112,34 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     if config.out is not None:
         files.update(write_probe(result, Path(config.out)))
     return {k: v for k, v in result.items() if k != "rows"} | files
+
+
+def _known(given: Sequence[Path]) -> Job[list[Path]]:
+    """Models known by name that have an encoder, but those that were given anyhow.
+
+    Raises:
+        ConfigError: None is known, and none was given.
+    """
+    from homolog.model_files import library
+    from homolog.model_files.facts import licence_words
+
+    there = {path.resolve() for path in given}
+    found = []
+    for model in library.known_models():
+        if model.path.resolve() in there:
+            continue
+        card = object_or_none(model.folder / library.CARD)
+        if card is not None and card.get("kind") and not card.get("backbone"):
+            continue  # intensity and place alone; a damaged one is told of later
+        if card is not None and library.first_use(model.folder):
+            yield Note(f"{model.name}: licence: {licence_words(card)}")
+        found.append(model.path)
+    if not found and not given:
+        raise ConfigError(
+            "--encoder must name one encoder or more: the library "
+            f"{library.library_folder()} is empty."
+        )
+    return found
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:

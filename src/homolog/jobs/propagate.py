@@ -64,9 +64,9 @@ class Config(PropagateConfig, FeaturesConfig):
     )
     encoder: str | None = option(
         None,
-        "A pretraining run, a model folder or a weight file.",
+        "A pretraining run, a model folder, a weight file or a model's name.",
         metavar="RUN",
-        reads=True,
+        reads="model",
         empty="none, grey values alone",
     )
     as_store: bool = option(

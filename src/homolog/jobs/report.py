@@ -38,10 +38,11 @@ class Config(ReportConfig):
 
     encoder: str = option(
         ...,
-        "A pretraining run, a fine-tuned one, a model folder or a weight file.",
+        "A pretraining run, a fine-tuned one, a model folder, a weight file or a "
+        "model's name.",
         flag="encoder",
         metavar="RUN",
-        reads=True,
+        reads="model",
     )
     store: str = option(
         ..., "A store with labels.", flag="store", metavar="STORE", reads=True
@@ -50,7 +51,7 @@ class Config(ReportConfig):
         (),
         "A further encoder or model beside it. May be repeated.",
         metavar="RUN",
-        reads=True,
+        reads="model",
     )
     out: str | None = option(
         None,

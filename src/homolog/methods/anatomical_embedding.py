@@ -173,6 +173,20 @@ class AnatomicalEmbeddingConfig(CropConfig):
         minimum=0,
         maximum=1,
     )
+    synthetic_contrast: float = option(
+        0.0,
+        "probability that a crop gets a contrast drawn at random over regions, so that "
+        "places are known whatever the modality; each crop of a pair its own",
+        minimum=0,
+        maximum=1,
+    )
+    bias_field: float = option(
+        0.0,
+        "probability that a crop is darker towards a side, as by the coils of MR "
+        "scanners",
+        minimum=0,
+        maximum=1,
+    )
 
 
 _FOR_SEGMENTS: Mapping[str, Any] = {
@@ -197,6 +211,33 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "learning_rate": 1e-3,
             "weight_decay": 1e-4,
             "warmup_steps": 20,
+        },
+    },
+    # Blind to modality: each crop of a pair has a contrast of its own, drawn at random;
+    # what both have in common is where things lie. For scans of any kind, and for
+    # matching across kinds.
+    "blind": {
+        "method": {
+            "size": [48, 64, 64],
+            "fine_stride": 4,
+            "temperature": 0.1,
+            "hardest": 2048,
+            "coarse_hardest": 256,
+            "coarse_negatives": 128,
+            "rotate_deg": [10.0, 10.0, 10.0],
+            "scale": [0.75, 1.3],
+            "intensity_probability": 0.5,
+            "synthetic_contrast": 0.8,
+            "other_modality": 0.2,
+            "bias_field": 0.4,
+        },
+        "backbone": {"name": "resunet", "channels": [16, 32, 96, 192]},
+        "training": {
+            "steps": 3000,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-4,
+            "warmup_steps": 50,
         },
     },
     # For a segmentation with few labels rather than for landmarks: coarse places alone,
@@ -361,7 +402,9 @@ class AnatomicalEmbedding(Method):
     on demand (``fine_from=decoder``) the
     fine embedding reads means over cells of a segmentation network's decoder, or there
     is none (``none``); and (``weight_reconstruction``) blocks of coarse cells are
-    hidden in the second crop, whose places must be found all the same, and filled.
+    hidden in the second crop, whose places must be found all the same, and filled; and
+    (``synthetic_contrast``) each crop has a contrast drawn at random over regions, as
+    Billot et al. (SynthSeg, 2023) and Dey et al. (anatomix, 2024) draw it for labels.
     """
 
     Config = AnatomicalEmbeddingConfig
@@ -437,6 +480,8 @@ class AnatomicalEmbedding(Method):
             blur_voxels=config.blur_voxels,
             blur_probability=p / 2,
             curve_probability=config.other_modality,
+            regions_probability=config.synthetic_contrast,
+            bias_probability=config.bias_field,
         )
         return {
             name: ViewSpec(

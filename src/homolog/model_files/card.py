@@ -13,6 +13,7 @@ from typing import Any
 
 from homolog.errors import UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
+from homolog.model_files.library import CARD as CARD
 from homolog.store.learnt_spacing import (
     KEY,
     SCANNED_KEY,
@@ -21,7 +22,6 @@ from homolog.store.learnt_spacing import (
     size_bounds,
 )
 
-CARD = "model.json"
 # Of a model made of several: what each of them is.
 MEMBERS = "members"
 _TRIPLE = tuple[float, float, float]
@@ -50,6 +50,7 @@ _SHAPE: Shape = {
     "learnt_spacing_mm?": dict | None, "scanned_spacing_mm?": dict | None,
     "decoder?": dict | None,
     "members?": list[dict],
+    "licence?": str | None, "data?": list[dict], "scores?": list[dict],
 }  # fmt: skip
 _WEIGHTS: Shape = {"weights": str, "sha256": dict}
 _BACKBONE: Shape = {"backbone?": {"name": str, "config?": dict}}

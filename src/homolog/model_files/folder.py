@@ -28,6 +28,7 @@ from homolog import __version__
 from homolog.errors import JobError, UnusableInput
 from homolog.json_files import Shape, read_object
 from homolog.model_files.card import CARD, read_card
+from homolog.model_files.library import located
 from homolog.writing import file_digest, write_json, write_text, writing_folder
 
 GENERATIONS = 2
@@ -99,17 +100,15 @@ def save_model(
 
 
 def find_model(source: str | Path) -> Path:
-    """The model folder of a RUN, a model folder, or a file inside one.
+    """The model folder of a RUN, a model folder, a file inside one, or a known name.
 
     Raises:
         UnusableInput: There is none; the message says what is there instead.
     """
-    path = Path(source)
+    path = located(source)
     for folder in (path, path / "model", path.parent):
         if (folder / CARD).is_file() and (folder is not path.parent or path.is_file()):
             return folder
-    if not path.exists():
-        raise UnusableInput(f"expected a run, model folder or file, got {path}: none.")
     if (path / "run.json").exists():
         raise UnusableInput(
             f"the run {path} has no model yet; it is written when the run ends or is "

@@ -9,7 +9,7 @@ from typing import Any
 from homolog.drawing.html import Page, bar_chart
 from homolog.errors import JobError
 from homolog.probe.scores import TITLES, Figure
-from homolog.words import counted, duration, listed
+from homolog.words import counted, duration, human_bytes, listed
 from homolog.writing import write_json, write_table
 
 COLUMNS = (
@@ -18,6 +18,7 @@ COLUMNS = (
 _RANKING = (
     "features of", "linear probe", "random weights", "difference", "kNN", "centroids",
 )  # fmt: skip
+_BESIDE = ("LogME", "a scan", "memory", "best map", "learnt")
 
 
 def write_probe(result: Mapping[str, Any], out: Path) -> dict[str, str]:
@@ -54,7 +55,7 @@ def measures_of(result: Mapping[str, Any]) -> list[str]:
 def ranking(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the encoders best first, then what needs no network."""
     extra = measures_of(result)[-1]
-    head = [*_RANKING, TITLES[extra].partition(" ")[0], "best map", "learnt"]
+    head = [*_RANKING, TITLES[extra].partition(" ")[0], *_BESIDE]
     rows = []
     for entry in result["encoders"]:
         main = main_set(entry)
@@ -68,6 +69,8 @@ def ranking(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 two(main["knn"]["value"]),
                 two(main["centroid"]["value"]),
                 two(main[extra]["value"]) if extra in main else "–",
+                _logme(main),
+                *_cost(entry),
                 entry["best_map"] or "–",
                 {True: "yes", False: "no", None: "?"}[entry["learnt"]],
             ]
@@ -77,10 +80,24 @@ def ranking(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 none["features"], text_of(none["linear"]), "–", "–",
                 two(none["knn"]["value"]), two(none["centroid"]["value"]),
-                two(none[extra]["value"]) if extra in none else "–", "–", "–",
+                two(none[extra]["value"]) if extra in none else "–", _logme(none),
+                "–", "–", "–", "–",
             ]
         )  # fmt: skip
     return head, rows
+
+
+def _logme(figures: Mapping[str, Any]) -> str:
+    value = (figures.get("logme") or {}).get("value")
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _cost(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Time of a scan, and memory."""
+    cost = entry.get("cost")
+    if not cost:
+        return "–", "–"
+    return duration(cost["seconds_per_scan"]), human_bytes(cost["memory_bytes"])
 
 
 def main_set(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,6 +133,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     ]
     told += ["", _how(result)]
     told += [entry["verdict"] for entry in result["encoders"]]
+    told += [
+        f"{e['name']}: licence: {e['licence']}"
+        for e in result["encoders"]
+        if e.get("licence") and "training data" not in e["licence"]
+    ]
     if len(result["encoders"]) > 1:
         told.append(result["verdict"])
     told += [f"could not be probed: {f['reason']}" for f in result["failed"]]
@@ -147,7 +169,11 @@ def page(result: Mapping[str, Any]) -> Page:
         "them. Random weights: the same network before any training, mean of "
         f"{counted(result['settings']['random'], 'seed')}. The Dice is that of the "
         "logistic regression on every voxel: coarse maps draw no edges, so it is far "
-        "below that of a fine-tuned network."
+        "below that of a fine-tuned network. LogME (You et al., ICML 2021) needs no "
+        "training at all: the evidence of the taught labels under a linear model of "
+        "the features; higher is better, and only this table's are comparable. The "
+        "time of a scan and the memory are those of computing an encoder's features "
+        f"on this machine, for a scan the size of {result['taught'][0]}."
     )
     for entry in result["encoders"]:
         _encoder(built, entry, result)

@@ -14,6 +14,7 @@ from homolog.label_names import findings_of, has_several, says_none
 from homolog.probe.cases import Roles
 from homolog.probe.config import ProbeConfig
 from homolog.probe.learners import Taught, centroid, fit_linear, neighbour_shares
+from homolog.probe.logme import logme
 from homolog.probe.scores import ScanScores, Table
 from homolog.probe.sources import Source
 
@@ -72,13 +73,14 @@ class ScanProbe:
         first, known = len(taught), truth[len(taught) :]
         groups = _groups([p.cases for p in self.roles.taught])
         tables = {m: np.zeros(known.shape) for m in ("linear", "knn", "centroid")}
-        strength = 0.0
+        strength, evidence = 0.0, []
         columns = range(truth.shape[1]) if self.several else (None,)
         for k in columns:
             classes = truth[:first, k] if k is not None else truth[:first].argmax(1)
             seen = Taught(vectors[:first], classes, groups, np.ones(first))
             linear = fit_linear(seen, 2 if k is not None else truth.shape[1])
             strength = linear.strength
+            evidence.append(logme(seen.vectors, seen.classes))
             own = self._chances(seen, linear.logits(vectors[first:]), vectors[first:])
             for measure, table in own.items():
                 if k is None:
@@ -86,9 +88,11 @@ class ScanProbe:
                 else:
                     tables[measure][:, k] = table[:, 1]
         tables["auc"] = tables["linear"]
+        known_evidence = [e for e in evidence if e is not None]
         return ScanScores(
             source, name, vectors.shape[1], strength, tuple(c.card.id for c in judged),
             tables, known, self.several, _groups([p.cases for p in self.roles.judged]),
+            logme=float(np.mean(known_evidence)) if known_evidence else None,
         )  # fmt: skip
 
     def _chances(

@@ -69,6 +69,7 @@ class Scores(ABC):
         strength: C of the linear probe.
         patients: Names of the judged ones (of scans: one each).
         tables: Measure -> numbers of each patient.
+        logme: Evidence of the taught labels, see ``logme``.
     """
 
     source: str
@@ -77,6 +78,7 @@ class Scores(ABC):
     strength: float
     patients: tuple[str, ...]
     tables: dict[str, Table] = field(default_factory=dict)
+    logme: float | None = field(default=None, kw_only=True)
     main: ClassVar[str] = "linear"
 
     @property
@@ -114,6 +116,11 @@ class Scores(ABC):
                 }
                 entry["gain"] = self.figure(measure, randoms).to_dict()
             told[measure] = entry
+        others = [r.logme for r in randoms if r.logme is not None]
+        told["logme"] = {
+            "value": self.logme,
+            "random": float(np.mean(others)) if others else None,
+        }
         return told
 
 

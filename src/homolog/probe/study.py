@@ -23,9 +23,11 @@ from homolog.methods import METHODS
 from homolog.methods.base import Embedder
 from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import LoadedEncoder, encoder_id, load_encoder
+from homolog.model_files.facts import licence_words
 from homolog.nn.decoders import Decoder, features_decoder, fine_cell
 from homolog.probe.cases import choose_roles, draw_voxels, labels_of
 from homolog.probe.config import ProbeConfig
+from homolog.probe.cost import cost_of
 from homolog.probe.scans import ScanProbe
 from homolog.probe.scores import Scores
 from homolog.probe.sources import AllMaps, EncoderSource, NoNetwork
@@ -81,8 +83,9 @@ def probe_encoders(
     Returns:
         JSON types: ``kind``, ``labels`` (names), ``chance``, ``taught`` and ``judged``
         (patients), ``whom``, ``encoders`` (best first: ``name``, ``verdict``,
-        ``features`` and more), ``no_network``, ``verdict``, ``rows`` (every patient and
-        label), ``failed`` (encoder, reason), ``stopped``.
+        ``features``, ``cost``, ``behind``: how far behind the best, and more),
+        ``no_network``, ``verdict``, ``rows`` (every patient and label), ``failed``
+        (encoder, reason), ``stopped``.
 
     Raises:
         UnusableInput: No labels, too few patients, or no encoder that can be read.
@@ -176,6 +179,7 @@ def _one(
     own = yield from _scores(run, every, name)
     if own is None:
         return None
+    cost = cost_of(dense, run.probe.roles.taught[0].cases[0])
     key = _likeness(loaded, dense, size)
     for seed in range(len(run.randoms.setdefault(key, [])), run.probe.config.random):
         other = random_like(loaded, dense, run.probe.config.seed + seed, size)
@@ -199,6 +203,8 @@ def _one(
         "features": [
             scores.report([r[i] for r in randoms]) for i, scores in enumerate(own)
         ],
+        "licence": licence_words(card) if "licence" in card else None,
+        "cost": cost,
         "seconds": round(time.monotonic() - began, 1),
         "scores": own,
     }
@@ -366,9 +372,11 @@ def _told(
     result["encoders"] = order
     result["verdict"] = order[0]["verdict"]
     if len(order) > 1:
-        ahead = mains[0].figure("linear", mains[1:2])
-        result["ahead"] = ahead.to_dict()
-        result["verdict"] = best_of(order, ahead)
+        behind = [mains[0].figure("linear", [main]) for main in mains[1:]]
+        for entry, figure in zip(order[1:], behind, strict=True):
+            entry["behind"] = figure.to_dict()
+        result["ahead"] = behind[0].to_dict()
+        result["verdict"] = best_of(order, behind[0])
     return result
 
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homolog.probe.scores import Figure
+from homolog.words import duration, listed
 
+# Times that differ less than this are alike.
+_MUCH = 1.3
 _WORDS = {
     True: "learnt", None: "cannot be told", False: "nothing learnt that shows here",
 }  # fmt: skip
@@ -97,10 +100,51 @@ def best_of(order: Sequence[Mapping[str, Any]], ahead: Figure) -> str:
     if ahead.low is not None and ahead.low > 0:
         text = f"Best of {len(order)}: {two}, ahead of {other} by {gain}."
     else:
+        alike = [first, second, *filter(_is_level, order[2:])]
         text = f"{two} and {other} cannot be told apart here ({gain})."
+        if more := alike[2:]:
+            names = listed(f"{e['name']} ({_two(e['value'])})" for e in more)
+            text += f" Nor can {names} be told from the best."
+        text += _cheapest(alike)
+    text += _by_logme(order)
     if not any(e["learnt"] for e in order):
         text += " None is surely ahead of random weights."
     return text
+
+
+def _is_level(entry: Mapping[str, Any]) -> bool:
+    """Whether the best one may be ahead by chance."""
+    low = (entry.get("behind") or {}).get("low")
+    return low is None or low <= 0
+
+
+def _cheapest(alike: Sequence[Mapping[str, Any]]) -> str:
+    """Which of those that tell labels apart alike needs the least time."""
+    known = [e for e in alike if e.get("cost")]
+    if len(known) < 2:
+        return ""
+    seconds = sorted((e["cost"]["seconds_per_scan"], e["name"]) for e in known)
+    (least, name), (other, _) = seconds[:2]
+    if other < _MUCH * least:
+        return ""
+    return f" {name} is the quickest of them: {duration(least)} a scan."
+
+
+def _by_logme(order: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the score that trains nothing puts the same one first."""
+    known = [
+        (main["logme"]["value"], e["name"])
+        for e in order
+        for main in e.get("features", ())
+        if main["features"] == e["main"]
+        and (main.get("logme") or {}).get("value") is not None
+    ]
+    if len(known) < len(order):
+        return ""
+    name = max(known)[1]
+    if name == order[0]["name"]:
+        return f" LogME, which trains nothing, puts {name} first as well."
+    return f" LogME, which trains nothing, puts {name} first instead."
 
 
 def _two(value: float | None) -> str:

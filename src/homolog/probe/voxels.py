@@ -20,6 +20,7 @@ from homolog.probe.learners import (
     fit_linear,
     neighbour_shares,
 )
+from homolog.probe.logme import logme
 from homolog.probe.scores import Table, VoxelScores, mean_known
 from homolog.probe.sources import Source
 
@@ -149,7 +150,15 @@ class VoxelProbe:
         length = taught.vectors.shape[1]
         names = tuple(p.name for p in self.roles.judged)
         return (
-            VoxelScores(source, name, length, linear.strength, names, tables),
+            VoxelScores(
+                source,
+                name,
+                length,
+                linear.strength,
+                names,
+                tables,
+                logme=logme(taught.vectors, taught.classes),
+            ),
             linear,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from homolog.errors import UnusableInput
 from homolog.words import counted
-from homolog.writing import make_folder, write_once
+from homolog.writing import make_folder, settings_folder, write_once
 
 _PSEUDONYM = re.compile(r"hashed-[0-9a-f]{16}")
 SPLITS = ("train", "val", "test")
@@ -365,16 +364,8 @@ def pseudonym(subject: str, key: bytes) -> str:
 
 
 def key_file() -> Path:
-    """The user's key of subjects; it never lies in a store, run or model.
-
-    ``$HOMOLOG_CONFIG/subjects.key``, else in ``homolog`` under ``$XDG_CONFIG_HOME``,
-    ``%APPDATA%`` or ``~/.config``.
-    """
-    own = os.environ.get("HOMOLOG_CONFIG")
-    if own:
-        return Path(own) / "subjects.key"
-    base = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")
-    return Path(base or Path.home() / ".config") / "homolog" / "subjects.key"
+    """The user's key of subjects; it never lies in a store, run or model."""
+    return settings_folder() / "subjects.key"
 
 
 def subject_key() -> bytes:

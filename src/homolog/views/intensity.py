@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homolog.views.contrast import bias_field, drawn_contrast, region_width
 from homolog.views.energy_bands import BandReference, drawn_energies, with_energies
-from homolog.views.random import normal_noise
+from homolog.views.random import normal_noise, uniform_noise
 from homolog.views.view import Intensity
 
 # In this order: how tissue looks, then how the scanner saw it.
 _EARLY = ("gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise")
 # They came later and are drawn after the key, one by one: what was drawn stays.
-_LATE = ("curve", "bands")
+_LATE = ("curve", "bands", "regions", "bias")
 CHANGES = (*_EARLY, *_LATE)
 # Those of another modality or scanner come first, whatever column they have.
-_ORDER = ("curve", "bands", *_EARLY)
+_ORDER = ("regions", "curve", "bias", "bands", *_EARLY)
 _KNOTS = 6
 _FIELDS = {"blur": "blur_voxels", "noise": "noise_std"}
 
@@ -35,8 +36,8 @@ class Draws:
     """What to do to each of N views; columns follow CHANGES.
 
     Attributes:
-        on: (N, 9) bool, whether the change happens.
-        value: (N, 9) float32, its strength.
+        on: (N, 11) bool, whether the change happens.
+        value: (N, 11) float32, its strength.
         key: (N,) int64, stream of the noise.
     """
 
@@ -171,8 +172,7 @@ def _curve(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tenso
     low, high = _range(image, mask)
     span = (high - low).clamp_min(1e-6)
     place = ((image - low) / span).clamp(0, 1) * (_KNOTS - 1)
-    normal = normal_noise(keys ^ 0x5DEECE66D, _KNOTS)  # another stream than the noise
-    knots = 0.5 * (1 + torch.erf(normal / 2**0.5))  # uniform in 0..1
+    knots = uniform_noise(keys ^ 0x5DEECE66D, _KNOTS)  # another stream than the noise
     left = place.floor().clamp(max=_KNOTS - 2)
     index = left.long().flatten(1)
     before = knots.gather(1, index).reshape(image.shape)
@@ -180,6 +180,22 @@ def _curve(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tenso
     drawn = before + (after - before) * (place - left)
     share = _wide(strength)
     return ((1 - share) * place / (_KNOTS - 1) + share * drawn) * span + low
+
+
+def _regions(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    """A random table of value and region; the view keeps its range of values."""
+    low, high = (torch.where(v.isfinite(), v, 0.0) for v in _range(image, mask))
+    inside = torch.where(mask, image, low)  # nothing flows in from outside the scan
+    smooth = _blur(inside, mask, region_width(keys), keys)
+    drawn = drawn_contrast(inside, smooth, mask, keys)
+    return torch.lerp(image, drawn * (high - low) + low, _wide(strength))
+
+
+def _bias(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    """Darker away from a place, by up to exp(-2 strength), above the darkest value."""
+    low, _ = _range(image, mask)
+    factor = torch.exp(_wide(strength) * (bias_field(keys, image) - 1))
+    return (image - low) * factor + low
 
 
 def _bands(
@@ -260,4 +276,6 @@ _APPLY: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "blur": _blur,
     "noise": _noise,
     "curve": _curve,
+    "regions": _regions,
+    "bias": _bias,
 }

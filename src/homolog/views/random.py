@@ -66,3 +66,16 @@ def normal_noise(keys: Tensor, count: int) -> Tensor:
     angle = (bits >> 8).float().mul_(math.tau * 2.0**-24)
     both = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
     return both[:, :count]
+
+
+def uniform_noise(keys: Tensor, count: int) -> Tensor:
+    """Numbers evenly spread over 0..1, as ``normal_noise`` makes normal ones.
+
+    Args:
+        keys: (N,) int64, one stream each.
+        count: Numbers per stream.
+
+    Returns:
+        (N, count) float32 on the keys' device.
+    """
+    return 0.5 * (1 + torch.erf(normal_noise(keys, count) / 2**0.5))

@@ -109,6 +109,10 @@ class Intensity:
             ``bands_reference``: as if another scanner had been used. Of the view, or
             of the whole slice that it is cut from, as the reference says.
         bands_reference: Energies of reference images, needed for ``bands``.
+        regions: Strength, 0..1, of a contrast drawn at random over regions: as if any
+            other modality had been used (``homolog.views.contrast``).
+        bias: Half the logarithm of how much darker than elsewhere a view may become,
+            slowly, as by the coils of MR scanners.
     """
 
     shift: Range = (-0.1, 0.1)
@@ -131,6 +135,10 @@ class Intensity:
     bands: Range = (1.0, 1.0)
     bands_probability: float = 0.0
     bands_reference: BandReference | None = None
+    regions: Range = (0.7, 1.0)
+    regions_probability: float = 0.0
+    bias: Range = (0.1, 0.5)
+    bias_probability: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from qtpy.QtCore import QLineF, QModelIndex, QPointF, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QBrush, QColor, QIcon, QImage, QPainter, QPalette, QPen, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QLabel,
     QProgressBar,
     QStyledItemDelegate,
@@ -32,8 +31,8 @@ from homolog.gui.landmarks.cohort import (
 from homolog.gui.landmarks.control import COLOURS, MARKS, number_text
 from homolog.gui.landmarks.pair import LandmarkPair
 from homolog.gui.shared import widgets
-from homolog.gui.shared.choices import StoreChoice, list_stores
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.choices import StoreChoice
+from homolog.gui.shared.model_row import StoreList
 from homolog.words import counted
 
 # How tables draw: patches with a small cross in the middle, colours that stay.
@@ -179,9 +178,12 @@ class CohortTable(QTableWidget):
         self.setFixedHeight(shown * (_THUMB + 4) + extra)
 
 
-_OPEN, _OTHER = "", "other"
 # Answers come in bursts; a table of hundreds is filled so often at most.
 _FILL_MS = 100
+
+
+def _store_words(store: StoreChoice) -> str:
+    return f"store {store.name} ({counted(store.cases, 'scan')})"
 
 
 class CohortBox(QWidget):
@@ -201,7 +203,6 @@ class CohortBox(QWidget):
     def __init__(self, pair: LandmarkPair) -> None:
         super().__init__()
         self._pair = pair
-        self._others: list[Path] = []
         self._of: Any = None
         self.open_scans, self.stored = OpenScans(pair), StoreSearch(pair)
         self.now: CohortSearch = self.open_scans
@@ -228,7 +229,6 @@ class CohortBox(QWidget):
         pair.scans_changed.connect(self._scans_changed)
         pair.limits_changed.connect(self._judge)
         pair.hub.changed.connect(self._heard)
-        self._list([])
         self.refresh()
 
     @property
@@ -238,18 +238,12 @@ class CohortBox(QWidget):
 
     def read_stores(self) -> None:
         """List the stores anew, in the background."""
-        in_background(
-            list_stores, self._pair.hub.stores, list(self._others), owner=self,
-            done=self._list, failed=lambda error: self.told.emit(f"Stores: {error}"),
-        )  # fmt: skip
+        self.source.read()
 
     def choose_store(self, path: Path) -> None:
         """Take a store into the list, wherever it lies, and choose it."""
-        path = path.absolute()
-        if path not in self._others and path.parent != self._pair.hub.stores:
-            self._others.append(path)
-        self._choose_source(path)
-        self.read_stores()
+        self._choose_source(path.absolute())
+        self.source.choose(path)
 
     def find_all(self) -> None:
         """Search the chosen landmark everywhere."""
@@ -293,12 +287,14 @@ class CohortBox(QWidget):
     # Parts
 
     def _make_widgets(self) -> None:
-        self.source = widgets.narrow(QComboBox())
+        self.source = StoreList(self._pair.hub, _store_words, first="all open scans")
         widgets.named(
             self.source, "Scans to search",
             "All open scans, or the scans of a prepared store",
         )  # fmt: skip
-        self.source.activated.connect(self._source_chosen)
+        self.source.chosen.connect(self._choose_source)
+        self.source.listed.connect(self._listed)
+        self.source.told.connect(self.told)
         self.search = widgets.button(
             "Find it in", "Search the chosen landmark in every one of these scans that "
             "has features", self.find_all,
@@ -331,35 +327,9 @@ class CohortBox(QWidget):
 
     # Where to search
 
-    def _list(self, stores: list[StoreChoice]) -> None:
-        keep = self.source.currentData() or _OPEN
-        entries: list[tuple[str, Any]] = [("all open scans", _OPEN)]
-        for store in stores:
-            if not store.problem:
-                scans = counted(store.cases, "scan")
-                entries.append((f"store {store.name} ({scans})", str(store.path)))
-            elif store.path in self._others:
-                self._others.remove(store.path)
-                self.told.emit(store.problem)
-        now = self.stored.store
-        if now is not None and str(now) in [data for _, data in entries]:
-            keep = str(now) if self.now is self.stored else keep
-        entries.append(("another store...", _OTHER))
-        widgets.fill(self.source, entries, keep)
-        for index, (text, data) in enumerate(entries):
-            self.source.setItemData(index, data or text, Qt.ItemDataRole.ToolTipRole)
-        chosen = self.source.currentData()
-        if self.now is self.stored and chosen == _OPEN:
+    def _listed(self) -> None:
+        if self.now is self.stored and self.source.store is None:
             self._choose_source(None)  # the store is gone
-
-    def _source_chosen(self, index: int) -> None:
-        data = str(self.source.itemData(index))
-        if data == _OTHER:
-            known = [str(self.stored.store)] if self.now is self.stored else [_OPEN]
-            self.source.setCurrentIndex(max(0, self.source.findData(known[0])))
-            widgets.ask_folder(self, "Choose a store", self.choose_store)
-        else:
-            self._choose_source(Path(data) if data else None)
 
     def _choose_source(self, store: Path | None) -> None:
         """Another source; what was found in the one before is kept until then."""

@@ -27,7 +27,7 @@ from homolog.gui.learn.control import (
     what_is_learnt,
 )
 from homolog.gui.learn.panel import LearnPanel
-from homolog.gui.shared.choices import SCRATCH, StoreChoice
+from homolog.gui.shared.choices import SCRATCH, StoreChoice, begin_with
 from homolog.gui.shared.widgets import (
     EmptyState,
     beside,
@@ -43,6 +43,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.model_files.library import SHIPPED
 
 # Settings of a task that people look for first.
 _FIRST = (
@@ -285,6 +286,8 @@ class FinetunePanel(LearnPanel):
     def show_encoders(self) -> None:
         """Fill the list of encoders."""
         kept = self.kept.get("encoder") or self.encoder.currentData()
+        usual = begin_with([e for e in self.encoders if e.where != SHIPPED])
+        kept = kept or (SCRATCH if usual is None else str(usual.path))
         entries = [(e.title, str(e.path)) for e in self.encoders]
         entries.append(("From scratch (random weights)", SCRATCH))
         fill(self.encoder, entries, kept)

@@ -35,7 +35,8 @@ from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import NETWORKS, ModelCard, free_name, to_trash, use_menu
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.words import human_bytes
+from homolog.model_files.library import SHIPPED, copy_model, runs_using
+from homolog.words import human_bytes, listed
 
 # File dialogs of the tab Models; none of them blocks the window.
 
@@ -271,7 +272,7 @@ class ModelsPanel(QWidget):
             out = self.hub.models / control.free_name(self.hub.models, name)
             self._say(f"Copying {path.name} ...")
             in_background(
-                control.copy_model, path, out, owner=self,
+                copy_model, path, out, owner=self,
                 done=self._imported, failed=self._refused,
             )  # fmt: skip
             return
@@ -297,7 +298,7 @@ class ModelsPanel(QWidget):
         """Copy the whole model, verified."""
         self._say(f"Copying {model.name} ...")
         in_background(
-            control.copy_model, model.folder, out, owner=self,
+            copy_model, model.folder, out, owner=self,
             done=lambda path: self._say(f"Saved {path}"), failed=self._refused,
         )  # fmt: skip
 
@@ -347,12 +348,21 @@ class ModelsPanel(QWidget):
         self._say(f"⚠ {error}")
 
     def _delete(self, model: ModelCard) -> None:
+        in_background(
+            runs_using, model.path, [self.hub.runs], owner=self, failed=self._refused,
+            done=lambda runs: self._ask_to_delete(model, runs),
+        )  # fmt: skip
+
+    def _ask_to_delete(self, model: ModelCard, runs: list[Path]) -> None:
+        names = listed((run.name for run in runs), most=5)
+        began = f"\n{names} began with it and keep their own weights." if runs else ""
         question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",
             f"{human_bytes(model.size)}. "
             + ("The run itself, its curves and checkpoints stay."
-               if model.source == "run" else "The file it was imported from stays."),
+               if model.source == "run" else "The file it was imported from stays.")
+            + began,
             (("delete", "Move to trash"), ("keep", "Keep it")),
             "keep",
         )  # fmt: skip
@@ -423,6 +433,11 @@ class ModelsPanel(QWidget):
             self.ticked.discard(path)
         self.probe.refresh()
 
+    def tick_all(self) -> None:
+        """All models that can be are to be compared."""
+        self.ticked = {m.path for m in self.models if probing.can_be_probed(m)}
+        self._search()
+
     def _show_card(self) -> None:
         model = self.chosen()
         if model is None:
@@ -434,7 +449,8 @@ class ModelsPanel(QWidget):
         self.probe.refresh()
         for name, button in self.buttons.items():
             sound = model is not None and not model.damaged
-            button.setEnabled(sound or (name == "delete" and model is not None))
+            may_go = model is not None and model.source != SHIPPED
+            button.setEnabled(may_go if name == "delete" else sound)
 
     def _say(self, text: str) -> None:
         widgets.tell(self._news, text)
@@ -502,6 +518,7 @@ class ModelsPanel(QWidget):
         self.probe = ProbeBox(self.hub, self.asked)
         self.probe_fold = widgets.fold_of("What does it know?")
         self.probe_fold.addWidget(self.probe)
+        self.probe.all_wanted.connect(self.tick_all)
         self.probe.grew.connect(lambda: widgets.lay_out_again(self.probe_fold))
 
     def _import_row(self) -> QWidget:

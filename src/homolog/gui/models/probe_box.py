@@ -10,7 +10,6 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QComboBox,
     QSpinBox,
     QTableWidget,
     QTableWidgetItem,
@@ -19,27 +18,20 @@ from qtpy.QtWidgets import (
 
 from homolog.events import Event
 from homolog.gui.models import probing
-from homolog.gui.runs.report_page import (
-    doing,
-    labelled,
-    report_of,
-    store_text,
-    warning,
-)
+from homolog.gui.runs.report_page import doing, report_of, warning
 from homolog.gui.runs.training_screen import text_label
 from homolog.gui.shared import preferences, widgets
-from homolog.gui.shared.choices import StoreChoice, list_stores
+from homolog.gui.shared.choices import labelled_words
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import StoreList
 from homolog.gui.shared.models import ModelCard
-from homolog.gui.shared.threads import in_background
 from homolog.writing import free_name
 
-_OTHER = "other"
 _ROWS_SHOWN = 7
 _CELL = 2  # voxels a side of a decoder's features
 _HINT = (
     "Frozen features are read by simple means on a few labelled patients and judged on "
-    "others: minutes, before any fine-tuning."
+    "others: minutes, before any fine-tuning. Models are ranked, with what each costs."
 )
 
 
@@ -48,6 +40,7 @@ class ProbeBox(widgets.HelperBox):
 
     Signals:
         grew: It may need another height.
+        all_wanted: All models are to be asked about.
 
     Args:
         hub: Of the window.
@@ -55,12 +48,12 @@ class ProbeBox(widgets.HelperBox):
     """
 
     grew = Signal()
+    all_wanted = Signal()
 
     def __init__(self, hub: Hub, asked: Callable[[], list[ModelCard]]) -> None:
         super().__init__("the probe", "End it; feature maps made so far are kept", 2)
         self.hub, self._asked = hub, asked
         self.answer: probing.Answer | None = None
-        self._others: list[Path] = []
         self._warnings: list[str] = []
         self._build()
         hub.changed.connect(self._heard)
@@ -68,18 +61,7 @@ class ProbeBox(widgets.HelperBox):
 
     def read_stores(self) -> None:
         """List the stores anew, in the background."""
-        in_background(
-            list_stores, self.hub.stores, list(self._others), owner=self,
-            done=self._list, failed=lambda error: self._say(f"⚠ Stores: {error}"),
-        )  # fmt: skip
-
-    def choose_store(self, path: Path) -> None:
-        """Take a store into the list, wherever it lies, and choose it."""
-        path = path.absolute()
-        if path not in self._others and path.parent != self.hub.stores:
-            self._others.append(path)
-        self._wanted = str(path)
-        self.read_stores()
+        self.store.read()
 
     def refresh(self) -> None:
         """Other models were chosen or ticked."""
@@ -90,7 +72,7 @@ class ProbeBox(widgets.HelperBox):
         models = self._asked()
         self.about.setText(probing.about(models))
         self.grew.emit()
-        here = self.store.currentData() not in (None, _OTHER)
+        here = self.store.store is not None
         for one in (self.start, self.report):
             one.setEnabled(bool(models) and here and not self.busy)
         self.decoders.setEnabled(any(map(probing.hands_on_decoder, models)))
@@ -116,16 +98,16 @@ class ProbeBox(widgets.HelperBox):
 
     def _ready(self, place: str) -> tuple[list[ModelCard], Path, Path] | None:
         """Models, store and a free folder; None where nothing can begin."""
-        models, store = self._asked(), self.store.currentData()
-        if not models or store in (None, _OTHER) or self.busy:
+        models, store = self._asked(), self.store.store
+        if not models or store is None or self.busy:
             return None
         if self.hub.engine_missing():
             self._say("⚠ This needs the training engine; see the note at the top.")
             return None
         home = preferences.home() / place
-        name = free_name(Path(store).name, lambda n: (home / n).exists())
+        name = free_name(store.name, lambda n: (home / n).exists())
         self._warnings.clear()
-        return models, Path(store), home / name
+        return models, store, home / name
 
     def halt(self) -> None:
         """It was stopped."""
@@ -190,30 +172,6 @@ class ProbeBox(widgets.HelperBox):
         self.end(f"The report is {page}")
         self._open(page)
 
-    # Stores
-
-    def _list(self, stores: list[StoreChoice]) -> None:
-        for store in stores:
-            if store.problem and store.path in self._others:
-                self._others.remove(store.path)
-                self._say(f"⚠ {store.problem}")
-        found = labelled(stores)
-        entries = [(store_text(s), str(s.path)) for s in found]
-        if not entries:
-            entries = [("no store with labels yet", "")]
-        widgets.fill(self.store, [*entries, ("another store...", _OTHER)], self._wanted)
-        self._wanted = str(self.store.currentData() or "")
-        self.refresh()
-
-    def _chosen(self, index: int) -> None:
-        data = str(self.store.itemData(index) or "")
-        if data == _OTHER:
-            self.store.setCurrentIndex(max(0, self.store.findData(self._wanted)))
-            widgets.ask_folder(self, "Choose a store", self.choose_store)
-        else:
-            self._wanted = data
-        self.refresh()
-
     def _heard(self, what: str) -> None:
         if what == "stores" and self.isVisible():
             self.read_stores()
@@ -224,30 +182,17 @@ class ProbeBox(widgets.HelperBox):
     # Parts
 
     def _build(self) -> None:
-        self._wanted = ""
         self.about = text_label("Models that are asked about")
         hint = text_label("What this does")
         hint.setText(_HINT)
-        self.store = widgets.narrow(QComboBox())
-        self.store.activated.connect(self._chosen)
+        self.store = StoreList(self.hub, labelled_words)
+        self.store.chosen.connect(lambda _: self.refresh())
+        self.store.listed.connect(self.refresh)
+        self.store.told.connect(lambda text: self._say(f"⚠ {text}"))
         self.patients = QSpinBox()
         self.patients.setRange(0, 999)
         self.patients.setSpecialValueText("automatic")
-        self.decoders = widgets.named(
-            QCheckBox("Their decoders too"), "Their decoders too",
-            "Also probe what the decoder that was trained with an encoder makes, where "
-            "there is one; takes longer",
-        )  # fmt: skip
-        self.start = widgets.button(
-            "Find out", "Probe the features of these models for the labels of the "
-            "store; a minute or two each", self.begin,
-        )  # fmt: skip
-        self.report = widgets.button(
-            "Full report...", "Pictures and figures of what these models learnt: "
-            "organs by t-SNE and PCA, similarities between patients, robustness, the "
-            "training's course; some minutes each, then a page in the browser",
-            self.begin_report,
-        )  # fmt: skip
+        self._make_buttons()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(6)
         self._make_answer()
@@ -255,6 +200,7 @@ class ProbeBox(widgets.HelperBox):
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(hint)
         column.addWidget(self.about)
+        column.addWidget(self.every, 0, Qt.AlignmentFlag.AlignLeft)
         column.addLayout(
             widgets.labelled("Store with labels", self.store, "Whose labels are told")
         )
@@ -269,6 +215,27 @@ class ProbeBox(widgets.HelperBox):
         column.addLayout(widgets.beside(self.start, self.report, self.cancel))
         for widget in (self.bar, self.words, self.verdict, self.table, self.page):
             column.addWidget(widget)
+
+    def _make_buttons(self) -> None:
+        self.decoders = widgets.named(
+            QCheckBox("Their decoders too"), "Their decoders too",
+            "Also probe what the decoder that was trained with an encoder makes, where "
+            "there is one; takes longer",
+        )  # fmt: skip
+        self.start = widgets.button(
+            "Find out", "Probe the features of these models for the labels of the "
+            "store; a minute or two each", self.begin,
+        )  # fmt: skip
+        self.every = widgets.button(
+            "All models", "Ask about every model of the list: which suits these "
+            "scans best?", self.all_wanted.emit,
+        )  # fmt: skip
+        self.report = widgets.button(
+            "Full report...", "Pictures and figures of what these models learnt: "
+            "organs by t-SNE and PCA, similarities between patients, robustness, the "
+            "training's course; some minutes each, then a page in the browser",
+            self.begin_report,
+        )  # fmt: skip
 
     def _make_answer(self) -> None:
         self.table = QTableWidget(0, 0)

@@ -8,35 +8,23 @@ from typing import Any
 
 from qtpy.QtCore import QUrl, Signal
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QComboBox, QVBoxLayout
+from qtpy.QtWidgets import QVBoxLayout
 
 from homolog.errors import UnusableInput
 from homolog.events import Event, Note, Progress
 from homolog.gui.runs.training_screen import headline_label, text_label
 from homolog.gui.shared import preferences, widgets
-from homolog.gui.shared.choices import StoreChoice, list_stores
+from homolog.gui.shared.choices import labelled_words
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import StoreList
 from homolog.gui.shared.threads import in_background
 from homolog.runs.run import Run
-from homolog.words import counted
 from homolog.writing import free_name
 
 # What a report is asked for and how it is told; no Qt.
 
 # Told by whole scans, not window by window.
 _INNER = "embedding"
-
-
-def labelled(stores: Sequence[StoreChoice]) -> list[StoreChoice]:
-    """Stores that features can be judged on: two labelled scans or more."""
-    return [s for s in stores if not s.problem and max(s.labelled, s.classed) > 1]
-
-
-def store_text(store: StoreChoice) -> str:
-    """``abdomen (12 labelled scans)``."""
-    if store.labelled:
-        return f"{store.name} ({counted(store.labelled, 'labelled scan')})"
-    return f"{store.name} ({counted(store.classed, 'scan')} with a class)"
 
 
 def report_of(
@@ -84,7 +72,6 @@ _LEAD = (
     "the training, all against the same network with random weights. It takes some "
     "minutes, then the page opens in the browser."
 )
-_OTHER = "other"
 
 
 class ReportPage(widgets.HelperBox):
@@ -101,8 +88,6 @@ class ReportPage(widgets.HelperBox):
         self.hub = hub
         self.folder: Path | None = None
         self.page: Path | None = None
-        self._others: list[Path] = []
-        self._wanted = ""
         self._warnings: list[str] = []
         self._build()
         self.enable()
@@ -120,17 +105,10 @@ class ReportPage(widgets.HelperBox):
             failed=lambda error: self._say(f"⚠ {error}"),
         )  # fmt: skip
 
-    def choose_store(self, path: Path) -> None:
-        """Take a store into the list, wherever it lies, and choose it."""
-        if path not in self._others:
-            self._others.append(path)
-        self._wanted = str(path.absolute())
-        self._read()
-
     def begin(self) -> None:
         """Make the report, in a worker."""
-        store = self.store.currentData()
-        if self.folder is None or store in (None, "", _OTHER) or self.busy:
+        store = self.store.store
+        if self.folder is None or store is None or self.busy:
             return
         if self.hub.engine_missing():
             self._say("⚠ This needs the training engine; see the note at the top.")
@@ -139,12 +117,12 @@ class ReportPage(widgets.HelperBox):
         name = free_name(self.folder.name, lambda n: (home / n).exists())
         self._warnings.clear()
         self.page = None
-        config = report_of(Path(store), [self.folder], self.hub.features, home / name)
+        config = report_of(store, [self.folder], self.hub.features, home / name)
         self.launch("report", config, self._reported)
 
     def enable(self) -> None:
         """What can be done now."""
-        here = self.store.currentData() not in (None, "", _OTHER)
+        here = self.store.store is not None
         self.start.setEnabled(here and self.folder is not None and not self.busy)
         self.store.setEnabled(not self.busy)
         self.open.setEnabled(self.page is not None)
@@ -177,35 +155,11 @@ class ReportPage(widgets.HelperBox):
         self.open_page()
 
     def _list_for(self, stores: list[str]) -> None:
-        for path in map(Path, stores):
-            if path.is_dir() and path not in self._others:
-                self._others.append(path)
-        self._wanted = next(iter(stores), self._wanted)
-        self._read()
-
-    def _read(self) -> None:
-        in_background(
-            list_stores, self.hub.stores, list(self._others), owner=self,
-            done=self._list, failed=lambda error: self._say(f"⚠ Stores: {error}"),
-        )  # fmt: skip
-
-    def _list(self, stores: list[StoreChoice]) -> None:
-        found = labelled(stores)
-        entries = [(store_text(s), str(s.path.absolute())) for s in found]
-        if not entries:
-            entries = [("no store with labels yet", "")]
-        widgets.fill(self.store, [*entries, ("another store...", _OTHER)], self._wanted)
-        self._wanted = str(self.store.currentData() or "")
-        self.enable()
-
-    def _chosen(self, index: int) -> None:
-        data = str(self.store.itemData(index) or "")
-        if data == _OTHER:
-            self.store.setCurrentIndex(max(0, self.store.findData(self._wanted)))
-            widgets.ask_folder(self, "Choose a store", self.choose_store)
-        else:
-            self._wanted = data
-        self.enable()
+        paths = [Path(text) for text in stores]
+        self.store.add(path for path in paths if path.is_dir())
+        if paths:
+            self.store.want(paths[0])
+        self.store.read()
 
     def _say(self, text: str) -> None:
         widgets.tell(self.words, text)
@@ -214,8 +168,10 @@ class ReportPage(widgets.HelperBox):
         self.headline = headline_label("Run that is reported on")
         lead = text_label("What a report is")
         lead.setText(_LEAD)
-        self.store = widgets.narrow(QComboBox())
-        self.store.activated.connect(self._chosen)
+        self.store = StoreList(self.hub, labelled_words)
+        self.store.chosen.connect(lambda _: self.enable())
+        self.store.listed.connect(self.enable)
+        self.store.told.connect(lambda text: self._say(f"⚠ {text}"))
         self.start = widgets.button(
             "Make the report", "In a worker process; some minutes", self.begin
         )

@@ -45,6 +45,7 @@ from homolog.gui.segment.control import (
 from homolog.gui.shared import choices, engine, keys, preferences
 from homolog.gui.shared.choices import (
     ModelChoice,
+    begin_with,
     list_models,
     misfit,
     predict_command,
@@ -628,7 +629,9 @@ class SegmentPanel(QWidget):
     def show_models(self) -> None:
         """Fill the list of models."""
         entries = [(m.title, str(m.path)) for m in self.models]
-        fill(self.model, entries, self.kept.get("model"))
+        usual = begin_with(self.models)
+        first = None if usual is None else str(usual.path)
+        fill(self.model, entries, self.kept.get("model") or first)
         self.no_model.setVisible(not self.models)
         for part in (self._model_rows, self.scan, self._more, self.batch):
             part.setVisible(bool(self.models))

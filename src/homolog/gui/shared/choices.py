@@ -11,7 +11,7 @@ import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -28,6 +28,13 @@ from homolog.label_names import (
     says_none,
 )
 from homolog.model_files.card import CARD, learnt_of, read_card
+from homolog.model_files.facts import licence_words
+from homolog.model_files.library import (
+    LIBRARY,
+    SHIPPED,
+    models_below,
+    shipped_models,
+)
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
 from homolog.store.card import Card, box_name
@@ -248,6 +255,7 @@ class ModelChoice:
         modalities: What it learnt from.
         window: Voxels (z, y, x) seen at once; empty when the card does not say.
         card: The whole card.
+        where: ``shipped`` with Homolog, ``library`` or ``run``; empty elsewhere.
     """
 
     path: Path
@@ -260,6 +268,7 @@ class ModelChoice:
     modalities: tuple[str, ...] = ()
     window: tuple[int, ...] = ()
     card: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
     @property
     def title(self) -> str:
@@ -268,7 +277,8 @@ class ModelChoice:
         unfinished = f", {early}" if early else ""
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
-            return f"{self.name} ({method}, {self.backbone}{unfinished})"
+            own = "built in: " if self.where == SHIPPED else ""
+            return f"{self.name} ({own}{method}, {self.backbone}{unfinished})"
         if self.detects:
             count = counted(len(self.classes), "class")
             return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"
@@ -381,6 +391,8 @@ class ModelChoice:
                 parts.append(f"{word} on held-out scans {value:.2f}.")
         if early := stopped_words(self.card):
             parts.append(f"The training was {early}; it can be resumed in Runs.")
+        if self.where in (SHIPPED, LIBRARY):
+            parts.append(f"Licence: {licence_words(self.card)}.")
         return parts
 
     @cached_property
@@ -435,7 +447,7 @@ def read_choice(path: Path) -> ModelChoice:
 def list_encoders(
     runs: Path, models: Path, extra: Iterable[Path] = ()
 ) -> list[ModelChoice]:
-    """Encoders of pretraining runs (newest first), imported ones, and ``extra`` ones.
+    """Encoders: shipped ones, the library's, those of runs (newest first), ``extra``.
 
     Args:
         runs: Folder of the runs.
@@ -533,6 +545,30 @@ def _spacing_sentence(name: str, own: Sequence[float], wanted: Sequence[float]) 
     )
 
 
+def begin_with(
+    models: Sequence[ModelChoice], modalities: Iterable[str] = ()
+) -> ModelChoice | None:
+    """The one to take before anybody chose: the newest run, or else one at hand.
+
+    Args:
+        models: As they are listed.
+        modalities: Of the scans that are open, where they are known.
+
+    Returns:
+        Without a run, of those that come with Homolog the one made for these
+        modalities and the fewest others, or else for the most; or the first of all.
+    """
+    own = next((m for m in models if m.where not in (SHIPPED, LIBRARY)), None)
+    if own is not None or not models:
+        return own
+    kinds = set(modalities) - {"OTHER"}
+    shipped = [m for m in models if m.where == SHIPPED]
+    fitting = [m for m in shipped if kinds and kinds <= set(m.modalities)]
+    if fitting:
+        return min(fitting, key=lambda m: len(m.modalities))
+    return max(shipped, key=lambda m: len(m.modalities)) if shipped else models[0]
+
+
 def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelChoice]:
     found = []
     for run in find_runs(runs):
@@ -541,12 +577,14 @@ def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelC
             found.append((card.stat().st_mtime, run.folder))
         except OSError:
             continue
-    folders = [folder for _, folder in sorted(found, key=lambda f: -f[0])]
-    if models.is_dir():
-        folders += sorted(p for p in models.iterdir() if p.is_dir())
-    for folder in dict.fromkeys(p.resolve() for p in (*folders, *extra)):
+    known = (*shipped_models(), *models_below(models, LIBRARY))
+    places = [(m.path.resolve(), m.where) for m in known]
+    places += [(p.resolve(), "run") for _, p in sorted(found, key=lambda f: -f[0])]
+    places += [(p.resolve(), "") for p in extra]
+    for folder in dict.fromkeys(folder for folder, _ in places):
+        where = next(w for f, w in places if f == folder)
         try:
-            yield read_choice(folder)
+            yield replace(read_choice(folder), where=where)
         except UnusableInput:
             continue  # the Models tab shows what is damaged
 
@@ -740,6 +778,18 @@ def list_stores(folder: Path, others: Iterable[Path] = ()) -> list[StoreChoice]:
         inside = sorted(p for p in folder.iterdir() if (p / "store.json").is_file())
     paths = dict.fromkeys([*inside, *(Path(p) for p in others)])
     return [read_store(path) for path in paths]
+
+
+def labelled_words(store: StoreChoice) -> str:
+    """``abdomen (12 labelled scans)``; "" where features cannot be judged on it.
+
+    That takes two labelled scans or more.
+    """
+    if store.problem or max(store.labelled, store.classed) < 2:
+        return ""
+    if store.labelled:
+        return f"{store.name} ({counted(store.labelled, 'labelled scan')})"
+    return f"{store.name} ({counted(store.classed, 'scan')} with a class)"
 
 
 def next_name(stem: str, folder: Path) -> str:

@@ -66,8 +66,8 @@ class Hub(QObject):
 
     @property
     def models(self) -> Path:
-        """Folder of imported models."""
-        return preferences.home() / "models"
+        """The library of models, which the terminal shares."""
+        return preferences.models()
 
     @property
     def features(self) -> Path:

@@ -425,6 +425,12 @@ def _modality(layer: Any) -> str:
     return guess_modality(stats, modality_of_name(str(layer.name)))
 
 
+def open_modalities(viewer: Any) -> set[str]:
+    """Modalities of a viewer's scans, where their files told them."""
+    layers = () if viewer is None else viewer.layers
+    return {str(told) for layer in layers if (told := notes_of(layer).get("modality"))}
+
+
 def _derived_notes(layer: Any) -> dict[str, Any]:
     notes: Mapping[str, Any] = notes_of(layer)
     kept = {k: v for k, v in notes.items() if k not in ("sample", "stamp", "note")}

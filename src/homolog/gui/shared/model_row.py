@@ -1,4 +1,4 @@
-"""A model, what to do next, and each open scan's features: rows of three tabs.
+"""A model, a store, what to do next, and each open scan's features: rows of tabs.
 
 Explore, Landmarks and Label show the same model list, hint and state of a scan's
 features, and compute features by the same worker; this is all of it, written once.
@@ -26,11 +26,18 @@ from homolog.events import Event, Note, Progress
 from homolog.features.files import open_features
 from homolog.geometry.affine import Affine
 from homolog.gui.shared import engine, preferences, widgets
-from homolog.gui.shared.choices import ModelChoice, list_embedders
+from homolog.gui.shared.choices import (
+    ModelChoice,
+    StoreChoice,
+    begin_with,
+    list_embedders,
+    list_stores,
+)
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.layers import scan_file
+from homolog.gui.shared.layers import open_modalities, scan_file
 from homolog.gui.shared.scans import ExploreControl, Hint, Ready, Scan, look_for
 from homolog.gui.shared.threads import Helper, in_background
+from homolog.model_files.library import SHIPPED
 
 
 class ModelRow(QWidget):
@@ -60,6 +67,7 @@ class ModelRow(QWidget):
         self._hub, self._no_model = hub, no_model
         self._wanted: Path | None = None
         self._now: ModelChoice | None = None
+        self._by_default = False
         self.model = widgets.narrow(QComboBox())
         self.model.activated.connect(self._choose)
         if no_model:
@@ -78,7 +86,7 @@ class ModelRow(QWidget):
     def want(self, what: dict[str, Any]) -> None:
         """Choose the model of a visit (``{"encoder": path}``) when it is listed."""
         if what.get("encoder"):
-            self._wanted = Path(str(what["encoder"]))
+            self._wanted, self._by_default = Path(str(what["encoder"])), False
 
     def read(self) -> None:
         """List the models anew."""
@@ -94,7 +102,11 @@ class ModelRow(QWidget):
         self.model.clear()
         if self._no_model:
             self.model.addItem(self._no_model, None)
-        chosen = 0
+        chosen, usual = 0, None
+        if not self._no_model and (wanted is None or self._by_default):
+            usual = begin_with(choices, open_modalities(self._hub.viewer))
+        if usual is not None and (wanted is None or usual.where == SHIPPED):
+            wanted, self._by_default = usual.path, True
         for index, choice in enumerate(choices, start=first):
             self.model.addItem(choice.title, choice)
             self.model.setItemData(index, choice.facts, Qt.ItemDataRole.ToolTipRole)
@@ -105,7 +117,7 @@ class ModelRow(QWidget):
         self._emit()
 
     def _choose(self, _: int) -> None:
-        self._wanted = None
+        self._wanted, self._by_default = None, False
         self._emit()
 
     def _emit(self) -> None:
@@ -114,6 +126,99 @@ class ModelRow(QWidget):
 
     def _not_listed(self, error: Exception) -> None:
         self._hub.say(f"The models could not be listed: {error}", "error")
+
+
+_OTHER = "other"
+
+
+class StoreList(QComboBox):
+    """The stores of the home folder, and any other: listed in the background.
+
+    Signals:
+        chosen: The user chose: Path, or None for the first entry.
+        listed: The list is new.
+        told: A sentence on what cannot be used.
+
+    Args:
+        hub: Of the window; it knows where stores lie.
+        words: Text of a store's entry; "" leaves it out.
+        first: Entry before the stores, which stands for none of them; "" for no such.
+    """
+
+    chosen = Signal(object)
+    listed = Signal()
+    told = Signal(str)
+
+    def __init__(
+        self, hub: Hub, words: Callable[[StoreChoice], str], *, first: str = ""
+    ) -> None:
+        super().__init__()
+        widgets.narrow(self)
+        self._hub, self._entry, self._first = hub, words, first
+        self._others: list[Path] = []
+        self._wanted = ""
+        self.activated.connect(self._pick)
+        if first:
+            self._fill([])
+
+    @property
+    def store(self) -> Path | None:
+        """The chosen one."""
+        data = self.currentData()
+        return None if data in (None, "", _OTHER) else Path(str(data))
+
+    def read(self) -> None:
+        """List the stores anew."""
+        in_background(
+            list_stores, self._hub.stores, list(self._others), owner=self,
+            done=self._fill, failed=lambda error: self.told.emit(f"Stores: {error}"),
+        )  # fmt: skip
+
+    def choose(self, path: Path) -> None:
+        """Take a store into the list, wherever it lies, and choose it."""
+        self.add([path])
+        self.want(path)
+        self.read()
+
+    def want(self, path: Path) -> None:
+        """Choose a store at the next reading, where it is in the list then."""
+        self._wanted = str(path.absolute())
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Take stores into the list, from the next reading on."""
+        for path in (p.absolute() for p in paths):
+            if path not in self._others and path.parent != self._hub.stores:
+                self._others.append(path)
+
+    def _fill(self, stores: list[StoreChoice]) -> None:
+        entries: list[tuple[str, str]] = [(self._first, "")] if self._first else []
+        for store in stores:
+            if not store.problem:
+                words = self._entry(store)
+                entries += [(words, str(store.path.absolute()))] if words else []
+            elif store.path in self._others:
+                self._others.remove(store.path)
+                self.told.emit(store.problem)
+        entries = entries or [("no store with labels yet", "")]
+        widgets.fill(self, [*entries, ("another store...", _OTHER)], self._wanted)
+        for index, (words, path) in enumerate(entries):
+            self.setItemData(index, path or words, Qt.ItemDataRole.ToolTipRole)
+        if self.findData(self._wanted) < 0 and Path(self._wanted) in self._others:
+            return  # it was asked for since this reading began; the next one has it
+        self._wanted = str(self.currentData() or "")
+        self.listed.emit()
+
+    def _pick(self, index: int) -> None:
+        if self.itemData(index) == _OTHER:
+            self.setCurrentIndex(max(0, self.findData(self._wanted)))
+            widgets.ask_folder(self, "Choose a store", self._picked)
+        else:
+            self._wanted = str(self.itemData(index) or "")
+            self.chosen.emit(self.store)
+
+    def _picked(self, path: Path) -> None:
+        self.choose(path)
+        self.chosen.emit(path.absolute())
 
 
 # What a hint's button says and where it leads.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,155 +18,15 @@ from qtpy.QtWidgets import QMenu, QWidget
 
 from homolog import writing
 from homolog.errors import JobError, UnusableInput
-from homolog.events import stopped_words
 from homolog.gui.shared.choices import PAINTED
 from homolog.gui.shared.hub import Hub
 from homolog.model_files import card as model_cards
-from homolog.model_files.card import CARD, learnt_of
+from homolog.model_files import library
+from homolog.model_files.card import CARD
+from homolog.model_files.facts import facts_of, title_of
+from homolog.model_files.library import SHIPPED, models_below, shipped_models
 from homolog.runs.run import Run, find_runs
-from homolog.words import counted, human_bytes, lengths_text, spacing_text
 from homolog.writing import folder_bytes
-
-# What a model's card says, in words; no Qt, no torch.
-
-
-KINDS = {
-    "encoder": "encoder (features)", "segment": "segmentation",
-    "classify": "classification of whole scans", "detect": "detection of boxes",
-    "translate": "image to image",
-    "few_voxels": "segmentation from a few painted voxels",
-}  # fmt: skip
-_NO_NETWORK: Mapping[str, Any] = {"name": "none: intensity and place alone"}
-
-
-def title_of(card: Mapping[str, Any]) -> str:
-    """``"encoder, s2dc on resunet"``; with how far it came where it was stopped."""
-    backbone = (card.get("backbone") or _NO_NETWORK)["name"]
-    early = stopped_words(card)
-    early = f", {early}" if early else ""
-    if card.get("kind") == "encoder":
-        method = card.get("method") or "encoder"
-        return f"encoder, {method} on {backbone}{early}"
-    kind, count = str(card.get("kind")), len(card.get("label_names") or {})
-    if kind in ("classify", "detect"):
-        classes = len((card.get("task_spec") or {}).get("classes") or ())
-        return f"{KINDS[kind]}, {counted(classes, 'class')}, {backbone}{early}"
-    if kind == "translate":
-        return f"{KINDS[kind]}, {backbone}{early}"
-    return f"{KINDS.get(kind, kind)}, {counted(count, 'label')}, {backbone}{early}"
-
-
-def facts_of(
-    card: Mapping[str, Any], size: int, path: Path
-) -> Iterator[tuple[str, str]]:
-    """(what, text) of everything a user may want to know before trusting a model.
-
-    Args:
-        card: ``model.json``.
-        size: Bytes of its folder.
-        path: As commands take it.
-    """
-    kind = str(card.get("kind"))
-    yield "Kind", KINDS.get(kind, kind)
-    if title := card.get("title") or card.get("method"):
-        yield "Method", str(title)
-    yield from _network(card)
-    yield "Trained on", _trained_on(card)
-    spacing = (card.get("preprocessing") or {}).get("spacing_mm")
-    own = "each scan's own" if spacing is None else spacing_text(spacing)
-    if spacing is None:
-        learnt = learnt_of(card, None)
-        if learnt.spacing is not None:
-            own = f"{learnt.spacing.text}: other scans are brought to it"
-        elif learnt.remark:
-            own = "not stated: scans are taken at their own"
-    yield "Voxel size", own
-    if window := card.get("window"):
-        yield "Window", lengths_text(window, "voxels")
-    if card.get("kind") != "encoder" and (names := card.get("label_names")):
-        yield "Labels", ", ".join(str(name) for name in names.values())
-    yield from _scan_classes(card.get("task_spec") or {}, kind)
-    steps = card.get("steps")
-    if steps is not None:
-        early = stopped_words(card)
-        yield "Steps", f"{steps}" + (f" ({early})" if early else "")
-    if (told := card.get("weights_of")) and stopped_words(card):
-        seen = "" if told.get("validated") else ", not validated"
-        yield "Weights of", f"the {told['kept']} step, {told['step']}{seen}"
-    for key, word in (("dice", "Dice"), ("auc", "AUC")):
-        value = (card.get("validation") or {}).get(key)
-        if isinstance(value, int | float) and value == value:
-            yield "Validation", f"{word} {value:.3f} on held-out scans"
-    if (origin := card.get("encoder")) and isinstance(origin, Mapping):
-        began = str(origin.get("source", ""))
-        yield "Started from", Path(began).name if began else "random weights"
-    yield "Licence", str(card.get("licence") or "not stated")
-    digest = str(card["sha256"].get(card["weights"], ""))
-    yield "Weights", f"{human_bytes(size)}, SHA-256 {digest[:12]}"
-    yield (
-        "Made with",
-        f"homolog {card.get('homolog_version', '?')}"
-        + (f", {_day(card['created'])}" if card.get("created") else ""),
-    )
-    yield "Folder", str(path)
-
-
-def _network(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is kept of a network."""
-    backbone = card.get("backbone") or _NO_NETWORK
-    yield "Network", str(backbone["name"]) + _brief(backbone.get("config") or {})
-    if decoder := card.get("decoder"):
-        yield "Decoder", f"{decoder.get('kind')}, {decoder.get('width')} wide"
-
-
-def _scan_classes(spec: Mapping[str, Any], kind: str) -> Iterator[tuple[str, str]]:
-    """What a classifier tells of a scan."""
-    if kind == "detect":
-        yield "Classes", ", ".join(map(str, spec.get("classes", ())))
-        if "threshold" in spec:
-            yield "Told from", f"a score of {spec['threshold']:.2f}"
-    if kind != "classify" or not spec.get("classes"):
-        return
-    how = "any or none of a scan" if spec.get("several") else "one per scan"
-    yield "Classes", f"{', '.join(map(str, spec['classes']))} ({how})"
-    if limits := spec.get("thresholds"):
-        pairs = zip(spec["classes"], limits, strict=True)
-        yield "Thresholds", ", ".join(f"{name} {p:.2f}" for name, p in pairs)
-    if types := spec.get("types"):
-        yield "Types", ", ".join(map(str, types))
-    if spec.get("slices"):
-        yield "Slices", "tells which slices show a finding"
-
-
-def _trained_on(card: Mapping[str, Any]) -> str:
-    cases, kinds = card.get("cases"), card.get("modalities")
-    if isinstance(cases, Mapping):
-        count = len(cases.get("train", ()))
-        held = len(cases.get("val", ()))
-        text = f"{count} scans" + (f", {held} more chose the weights" if held else "")
-    elif isinstance(cases, int):
-        text = f"{cases} scans"
-    elif card.get("trained_on"):
-        text = f"{len(card['trained_on'])} scans"
-    else:
-        return "unknown: the file does not say"
-    kinds = kinds or (card.get("task_spec") or {}).get("modalities")
-    if kinds:
-        text += f" ({', '.join(str(k) for k in kinds)})"
-    return text
-
-
-def _brief(config: Mapping[str, Any]) -> str:
-    shown = {
-        k: v for k, v in config.items() if k != "in_channels" and v not in ([], None)
-    }
-    parts = [f"{k} {v}".replace("[", "").replace("]", "") for k, v in shown.items()]
-    return f" ({', '.join(parts[:3])})" if parts else ""
-
-
-def _day(text: str) -> str:
-    return str(text).partition("T")[0]
-
 
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Networks a foreign file may hold, until the engine has told its own list.
@@ -183,7 +42,7 @@ class ModelCard:
         folder: With ``model.json``.
         path: As panels and commands take it: the run, or the model folder.
         name: Below the runs or the models folder.
-        source: ``run`` or ``imported``.
+        source: ``shipped`` with Homolog, ``run`` or ``imported``.
         kind: ``encoder``, or the task it was fine-tuned for.
         facts: (what, text), in the order they are shown.
         size: Bytes.
@@ -204,10 +63,13 @@ class ModelCard:
 
     @property
     def lines(self) -> str:
-        """Two lines for a list."""
+        """Lines for a list; the licence of what was not trained here is one of them."""
         if self.damaged:
             return f"{self.name}\n? damaged"
-        return f"{self.name}\n{self.title}"
+        own = " (built in)" if self.source == SHIPPED else ""
+        licence = "" if self.source == "run" else dict(self.facts).get("Licence", "")
+        lines = [f"{self.name}{own}", self.title, licence and f"Licence: {licence}"]
+        return "\n".join(line for line in lines if line)
 
     @property
     def haystack(self) -> str:
@@ -217,11 +79,10 @@ class ModelCard:
 
 
 def find_models(runs: Path, models: Path) -> list[ModelCard]:
-    """Every model of the runs and the models folder, the newest first."""
-    found = []
-    for folder, root, source in _folders(runs, models):
-        found.append(read_model(folder, root, source))
-    return sorted(found, key=lambda model: -model.created)
+    """Every model: those that come with Homolog, imported ones, runs; newest first."""
+    found = [read_model(*place) for place in _folders(runs, models)]
+    order = (SHIPPED, "imported", "run")
+    return sorted(found, key=lambda m: (order.index(m.source), -m.created))
 
 
 def read_model(folder: Path, root: Path, source: str = "imported") -> ModelCard:
@@ -230,7 +91,7 @@ def read_model(folder: Path, root: Path, source: str = "imported") -> ModelCard:
     Args:
         folder: With ``model.json``.
         root: What its name is relative to.
-        source: ``run`` or ``imported``.
+        source: ``shipped``, ``run`` or ``imported``.
     """
     path = folder.parent if folder.name == "model" else folder
     name = path.name
@@ -305,7 +166,10 @@ def is_ours(path: Path) -> bool:
 def free_name(models: Path, wanted: str) -> str:
     """A folder name that is not taken: never overwrite, ``name_v2`` instead."""
     base = _FREE_NAME.sub("-", wanted).strip("-.") or "model"
-    return writing.free_name(base, lambda name: (models / name).exists())
+    taken = {known.name for known in shipped_models()}
+    return writing.free_name(
+        base, lambda name: name in taken or (models / name).exists()
+    )
 
 
 def import_config(
@@ -332,47 +196,6 @@ def export_config(model: ModelCard, out: Path) -> dict[str, Any]:
     }
 
 
-def copy_model(source: Path, out: Path) -> Path:
-    """Copy a whole model folder, checksums verified; all of it or nothing.
-
-    Seconds for large weights: on a background thread.
-
-    Args:
-        source: Model folder, or the run it lies in.
-        out: The new model folder.
-
-    Raises:
-        UnusableInput: Damaged, or ``out`` exists.
-        JobError: It could not be written.
-    """
-    folder = source if (source / CARD).is_file() else source / "model"
-    card = read_card(folder)
-    if out.exists():
-        raise UnusableInput(f"{out} exists; choose another name.")
-    for name, wanted in card["sha256"].items():
-        if file_hash(folder / name) != wanted:
-            raise UnusableInput(f"{folder / name} is damaged: its checksum is wrong.")
-    try:
-        with writing.writing_folder(out) as fresh:
-            for name in (CARD, *card["sha256"]):
-                shutil.copyfile(folder / name, fresh / name)
-    except OSError as error:
-        raise JobError(f"the model could not be copied to {out} ({error}).") from error
-    return out
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        UnusableInput: It cannot be read.
-    """
-    try:
-        return writing.file_digest(path)
-    except OSError as error:
-        raise UnusableInput(f"{path} cannot be read ({error}).") from error
-
-
 def check_deletable(model: ModelCard, roots: Sequence[Path]) -> None:
     """Raise unless a model may go to the trash.
 
@@ -380,6 +203,8 @@ def check_deletable(model: ModelCard, roots: Sequence[Path]) -> None:
         JobError: Its run is being worked on, or it lies outside our folders.
     """
     folder = model.folder.resolve()
+    if model.source == SHIPPED:
+        raise JobError(f"{model.name} comes with Homolog and stays.")
     if not any(folder.is_relative_to(root.resolve()) for root in roots):
         raise JobError(f"{folder} is not in the runs or models folder.")
     run = Run(model.path.resolve())
@@ -388,16 +213,15 @@ def check_deletable(model: ModelCard, roots: Sequence[Path]) -> None:
 
 
 def _folders(runs: Path, models: Path) -> Iterator[tuple[Path, Path, str]]:
+    for known in shipped_models():
+        yield known.folder, library.ENCODERS, SHIPPED
+    for known in models_below(models, "imported"):
+        yield known.folder, models, "imported"
     for run in find_runs(runs):
         # A demo keeps its trainings in folders of its own.
         for pattern in (f"model/{CARD}", f"*/model/{CARD}"):
             for card in sorted(run.folder.glob(pattern)):
                 yield card.parent, runs, "run"
-    if models.is_dir():
-        for pattern in (f"*/{CARD}", f"*/*/{CARD}"):
-            for card in sorted(models.glob(pattern)):
-                if not card.parent.name.startswith("."):
-                    yield card.parent, models, "imported"
 
 
 def _missing(folder: Path, card: Mapping[str, Any]) -> str:

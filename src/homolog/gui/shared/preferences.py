@@ -10,6 +10,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from homolog.model_files.library import named_library
+
 PLUGIN = "napari-homolog"
 _DEFAULT_HOME = "~/homolog"
 
@@ -38,6 +40,11 @@ def home() -> Path:
     """The folder of stores, runs, models and features."""
     text = str(get("folders", "home", "")).strip() or _DEFAULT_HOME
     return Path(text).expanduser()
+
+
+def models() -> Path:
+    """The library of models: in the home folder unless HOMOLOG_MODELS names another."""
+    return named_library() or home() / "models"
 
 
 def _page() -> Any:

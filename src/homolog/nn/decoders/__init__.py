@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from homolog.backbones.base import Backbone
+from homolog.backbones.base import Backbone, adapt_channels
 from homolog.geometry.affine import Index
 from homolog.registry import Registry
 
@@ -40,12 +41,14 @@ class Decoder(nn.Module, ABC):
         kind: Its name among ``DECODERS``.
         usual_width: Channels of the features; 0: those of the finest map.
         in_2d: Whether it takes 2D maps, too.
+        mark: Name by which other people's files show that they hold such a decoder.
         stage_channels: Channels of what ``stages`` makes.
     """
 
     kind: ClassVar[str] = ""
     usual_width: ClassVar[int] = 0
     in_2d: ClassVar[bool] = False
+    mark: ClassVar[str] = ""
     stage_channels: tuple[int, ...]
 
     def __init__(
@@ -63,6 +66,11 @@ class Decoder(nn.Module, ABC):
         self.spatial_dims = spatial_dims
         head = nn.Conv3d if spatial_dims == 3 else nn.Conv2d
         self.head: nn.Module = head(self.width, out_channels, 1)
+
+    @classmethod
+    def translated(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a foreign state dict (prefixes cut) the decoder's part, in own names."""
+        return {}
 
     @abstractmethod
     def stages(self, image: Tensor, maps: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -150,6 +158,65 @@ def features_decoder(backbone: Backbone) -> Decoder:
     made = suited_decoder(backbone, 1)
     made.head = nn.Identity()
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignDecoder:
+    """The decoder of another project's weight file.
+
+    Attributes:
+        kind: Which of ``DECODERS``.
+        state: Names of ours -> tensor; fits ``suited_decoder(backbone, classes)``.
+        classes: Channels of its head, the tensors ``head.``; 0: it has none.
+        missing: Names of ours that the file has not, ``head.`` aside.
+        left_over: The file's names that have no place: heads of deep supervision.
+    """
+
+    kind: str
+    state: dict[str, Tensor]
+    classes: int
+    missing: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+
+
+def foreign_decoder(
+    state: Mapping[str, Tensor], backbone: Backbone
+) -> ForeignDecoder | None:
+    """The decoder that a weight file holds beside the encoder.
+
+    Args:
+        state: The file's tensors under its own names, whatever stands before them.
+        backbone: The network made for the file's encoder.
+
+    Returns:
+        None where there is none, or one that the network's own decoder is not like:
+        more blocks, other widths, batch norm.
+    """
+    kind = backbone.decoder
+    mark = DECODERS.get(kind).mark if kind != AUTO else ""
+    ends = [key for key in state if mark and key.endswith(mark)]
+    if not ends:
+        return None
+    before = min(ends, key=len).removesuffix(mark)
+    inside = {
+        k.removeprefix(before): v for k, v in state.items() if k.startswith(before)
+    }
+    given = DECODERS.get(kind).translated(inside)
+    classes = len(given["head.weight"]) if "head.weight" in given else 0
+    made = suited_decoder(backbone, classes or 1)
+    wanted = made.state_dict()
+    channels = backbone.config.in_channels
+    found = {
+        key: adapt_channels(value, wanted[key], channels)
+        for key, value in given.items()
+        if key in wanted
+    }
+    left = tuple(key for key in given if key not in wanted)
+    same = all(value.shape == wanted[key].shape for key, value in found.items())
+    if not same or any(".head." not in key for key in left):
+        return None
+    absent = (k for k in wanted if k not in found and not k.startswith("head."))
+    return ForeignDecoder(kind, found, classes, tuple(absent), left)
 
 
 def fine_cell(backbone: Backbone, stride: int) -> Index:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -39,6 +39,8 @@ class SwinUnetrDecoder(Decoder):
     """
 
     kind: ClassVar[str] = "swin_unetr"
+    # of the blocks on the maps, which files of encoders alone (VoCo) have, too
+    mark: ClassVar[str] = "encoder10.layer.conv1.conv.weight"
 
     def __init__(
         self,
@@ -77,6 +79,22 @@ class SwinUnetrDecoder(Decoder):
         yield (current := raise_by(self.decoder3, current, self.encoder3(maps[1])))
         yield (current := raise_by(self.decoder2, current, self.encoder2(maps[0])))
         yield raise_by(self.decoder1, current, self.encoder1(image))
+
+    @classmethod
+    def translated(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """MONAI's names: ``out.conv.conv`` is the head."""
+        return {
+            key.replace("out.conv.conv.", "head."): value
+            for key, value in state.items()
+            if key.startswith(_PARTS)
+        }
+
+
+_PARTS = (
+    *(f"encoder{i}." for i in (1, 2, 3, 4, 10)),
+    *(f"decoder{i}." for i in range(1, 6)),
+    "out.conv.conv.",
+)
 
 
 def _check_pyramid(channels: Sequence[int], strides: Sequence[Index]) -> None:
