@@ -29,6 +29,8 @@ from homolog.model_files.folder import save_model
 from homolog.scans.files import read_scan
 from homolog.use.predict import open_predictor
 
+NNUNET_TENSORS = 192
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -182,7 +184,7 @@ def test_a_bundle_is_as_monai_wants_it(model: Path, tmp_path: Path) -> None:
 def test_slices_go_through_a_2d_network_as_by_us(
     phantom_folder: Path, tmp_path: Path
 ) -> None:
-    small = {"width": 8} if "width" in _fields("resnet2d") else {}
+    small = {"widths": [8, 8, 8, 8], "stage_blocks": [1, 1, 1, 1]}
     source = segmenter(
         tmp_path / "flat", "resnet2d", small, window=[1, 32, 32],
         smallest=[1, 32, 32], divisor=[1, 32, 32],
@@ -190,10 +192,6 @@ def test_slices_go_through_a_2d_network_as_by_us(
     scan = scan_of(phantom_folder)
     told = export_model(source, tmp_path / "script", "torchscript", scan)
     assert told["equal_labels"] >= 0.999
-
-
-def _fields(name: str) -> set[str]:
-    return set(to_dict(build(name).config))
 
 
 def test_the_hubs_folder_is_a_model_of_ours(
@@ -243,7 +241,7 @@ def test_safetensors_come_back_as_they_were(encoder: Path, tmp_path: Path) -> No
         cli, ["models", "export", str(encoder), "--out", str(file)]
     )
     assert again.exit_code != 0
-    assert "exists; choose another --out" in again.output
+    assert "exists; choose another --out" in str(again.exception)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -284,3 +282,72 @@ def test_a_lacking_package_is_named(
     with pytest.raises(UnusableInput, match=r"pip install 'napari-homolog\[export\]'"):
         export_model(encoder, tmp_path / "a", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def resenc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder of nnU-Net's kind for thick slices."""
+    config = {
+        "channels": [8, 16, 24], "blocks": [1, 2, 1],
+        "steps": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = build("resenc", config)
+        for weight in backbone.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    card = {
+        "kind": "encoder",
+        "backbone": {"name": "resenc", "config": to_dict(backbone.config)},
+        "preprocessing": {"modality": "CT", "spacing_mm": [3.0, 1.0, 1.0]},
+        "window": [8, 16, 16],
+        "licence": "CC BY-NC 4.0",
+    }
+    folder = tmp_path_factory.mktemp("resenc") / "model"
+    return save_model(folder, backbone.state_dict(), card)
+
+
+def test_nnunets_network_gets_all_its_tensors(resenc: Path, tmp_path: Path) -> None:
+    """Under the names of dynamic-network-architectures 0.4.4, each layer twice."""
+    out = tmp_path / "nnunet"
+    told = export_model(resenc, out, "nnunet")
+    content = torch.load(out / "checkpoint_final.pth", weights_only=True)
+    weights = content["network_weights"]
+    # of ResidualEncoderUNet with these settings and two classes
+    assert len(weights) == told["tensors"]["all"] == NNUNET_TENSORS
+    assert weights["encoder.stem.convs.0.conv.weight"].shape == (8, 1, 1, 3, 3)
+    first = "stages.1.blocks.0"
+    for before in ("encoder", "decoder.encoder"):
+        for own, copy in (("conv", 0), ("norm", 1)):
+            assert torch.equal(
+                weights[f"{before}.{first}.conv1.{own}.weight"],
+                weights[f"{before}.{first}.conv1.all_modules.{copy}.weight"],
+            )
+        assert f"{before}.{first}.skip.1.all_modules.0.weight" in weights
+        assert f"{before}.stages.1.blocks.1.skip.1.conv.weight" not in weights
+    shapes = {k: tuple(v.shape) for k, v in weights.items()}
+    assert shapes["decoder.transpconvs.0.weight"] == (24, 16, 2, 2, 2)
+    assert shapes["decoder.transpconvs.1.weight"] == (16, 8, 1, 2, 2)
+    assert shapes["decoder.stages.1.convs.0.conv.weight"] == (8, 16, 1, 3, 3)
+    assert shapes["decoder.seg_layers.1.weight"] == (2, 8, 1, 1, 1)
+    plan = json.loads((out / "plans.json").read_text("utf-8"))
+    found = plan["configurations"]["3d_fullres"]
+    assert found["spacing"] == [3.0, 1.0, 1.0]
+    assert found["normalization_schemes"] == ["CTNormalization"]
+    assert found["architecture"]["arch_kwargs"]["n_blocks_per_stage"] == [1, 2, 1]
+
+
+def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
+    out = tmp_path / "nnunet"
+    export_model(resenc, out, "nnunet")
+    own = load_encoder(resenc)
+    # the file itself, without the card that lies beside it
+    alone = tmp_path / "elsewhere.pth"
+    alone.write_bytes((out / "checkpoint_final.pth").read_bytes())
+    assert load_encoder(alone, own.card["backbone"]).encoder_id == own.encoder_id
+
+
+def test_only_nnunets_own_network_starts_it(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInput, match="only an encoder of the backbone resenc"):
+        export_model(encoder, tmp_path / "a", "nnunet")

@@ -25,7 +25,13 @@ from homolog.exporting.portable import (
     own_labels,
     sides_words,
 )
-from homolog.exporting.told import card_lines, labels_of, licence_of, title_of
+from homolog.exporting.told import (
+    CARD_FILE,
+    card_lines,
+    labels_of,
+    licence_of,
+    title_of,
+)
 from homolog.scans.files import read_scan
 from homolog.writing import scratch_folder, write_json, write_text, writing_folder
 
@@ -82,7 +88,7 @@ def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[st
         if check is not None:
             told["equal_labels"] = _same_labels(model, folder, check)
         card = {**model.card, "exported": told}
-        write_json(folder / "docs" / "model.json", card)
+        write_json(folder / "docs" / CARD_FILE, card)
         write_text(folder / "docs" / "README.md", _page(model, sides, told))
         write_text(folder / "LICENSE", licence_page(model.card))
     command = " ".join(run_command(out, Path("SCANS"), Path("LABELS"))[1:])

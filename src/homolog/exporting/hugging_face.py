@@ -16,10 +16,8 @@ from homolog.exporting.told import (
     public_card,
     title_of,
 )
-from homolog.model_files.card import CARD
-from homolog.model_files.decoder import STEM, read_decoder
-from homolog.model_files.encoder import load_encoder
-from homolog.model_files.folder import find_model, load_model, save_model
+from homolog.model_files.card import CARD, MEMBERS
+from homolog.model_files.folder import load_model, read_weights, save_model
 
 WEIGHTS = "model.safetensors"
 # The hub's names of licences, as far as cards are likely to hold them.
@@ -55,25 +53,22 @@ def export_folder(source: Path, out: Path) -> dict[str, Any]:
         ``lines`` for people.
 
     Raises:
-        UnusableInput: No model there, or one of several weight files that are no
-            encoder with its decoder.
+        UnusableInput: No model there, or one without a network.
     """
-    model = load_model(find_model(source))
-    card, state = public_card(model.card), model.state
-    extra = {}
-    if card.get("kind") == "encoder" or not card.get("task_spec"):
-        if not card.get("backbone"):
-            raise UnusableInput(
-                f"{source} ({card.get('kind')}) has no network to hand out."
-            )
-        loaded = load_encoder(source)
-        state = loaded.backbone.state_dict()
-        card = {**card, "encoder_id": loaded.encoder_id}
-        decoder = read_decoder(model.folder, model.card)
-        extra = {} if decoder is None else {STEM: decoder.state}
-    kept = {k: v for k, v in card.items() if k not in ("weights", "sha256")}
+    model = load_model(source)
+    card = public_card(model.card)
+    if not card.get("backbone") and not card.get(MEMBERS):
+        raise UnusableInput(
+            f"{source} ({card.get('kind')}) has no network to hand out."
+        )
+    own = model.card["weights"]
+    extra = {
+        Path(name).stem: read_weights(model.folder, card, name)
+        for name in model.card["sha256"]
+        if name != own
+    }
     pages = {"README.md": _page(card), "config.json": _json(config(card))}
-    save_model(out, state, kept, Path(WEIGHTS).stem, extra, pages)
+    save_model(out, model.state, card, Path(WEIGHTS).stem, extra, pages)
     return {"lines": ["send it with: hf upload USER/NAME " + str(out)]}
 
 

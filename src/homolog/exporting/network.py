@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
+from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.exporting.told import public_card
 from homolog.geometry.affine import Index
@@ -19,7 +20,11 @@ from homolog.model_files.card import CARD, read_card
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import find_model
 from homolog.tasks.base import Task, Trained
-from homolog.tasks.segment.network import is_slicewise, smallest_window
+from homolog.tasks.segment.network import (
+    is_slicewise,
+    model_preprocessing,
+    smallest_window,
+)
 from homolog.use.predict import open_predictor
 
 # Largest difference of one window's answers, by their largest value, that is rounding.
@@ -143,10 +148,12 @@ class Sides:
 
     Attributes:
         free: Whether other sides than the exported ones give equal numbers.
+        batch: Whether several windows at once do.
         difference: Largest difference of a random window, by the largest answer.
     """
 
     free: bool
+    batch: bool
     difference: float
 
     @property
@@ -206,7 +213,7 @@ def traced(source: Source) -> tuple[torch.jit.ScriptModule, Sides]:
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
         first = str(error).strip().split("\n")[0]
         raise UnusableInput(f"this network cannot be traced ({first}).") from error
-    difference = differs(source, script, source.window, batch=2)
+    difference = differs(source, script, source.window)
     if not difference <= ROUNDING:
         raise JobError(
             f"the traced network differs from the model by {difference:.2g} of its "
@@ -214,7 +221,8 @@ def traced(source: Source) -> tuple[torch.jit.ScriptModule, Sides]:
         )
     other = other_window(source)
     free = other is not None and differs(source, script, other) <= ROUNDING
-    return script, Sides(free, difference)
+    batch = differs(source, script, source.window, batch=2) <= ROUNDING
+    return script, Sides(free, batch, difference)
 
 
 @torch.no_grad()
@@ -251,7 +259,7 @@ def scan_recipe(source: Source, sides: Sides) -> dict[str, Any]:
     model = source.model
     assert model is not None
     spec: Mapping[str, Any] = model.spec
-    how = dict(model.card.get("preprocessing") or {})
+    how = to_dict(model_preprocessing(model))
     kinds = list(spec.get("channel_modalities") or ())
     known = [m for m in spec["modalities"] if m != "OTHER"]
     modality = how.pop("modality", None) or (known[0] if len(known) == 1 else None)

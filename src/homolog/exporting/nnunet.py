@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
 from homolog.exporting.portable import licence_page
-from homolog.exporting.told import card_lines, labels_of, public_card, title_of
+from homolog.exporting.told import (
+    CARD_FILE,
+    card_lines,
+    labels_of,
+    public_card,
+    title_of,
+)
 from homolog.model_files.encoder import load_encoder
 from homolog.writing import write_json, write_text, writing_folder
 
@@ -63,7 +69,7 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
         torch.save(content, folder / CHECKPOINT)
         write_json(folder / "plans.json", plans(card, plan))
         write_json(folder / "dataset.json", dataset(card, loaded.backbone))
-        write_json(folder / "model.json", card)
+        write_json(folder / CARD_FILE, card)
         write_text(folder / "README.md", _page(card))
         write_text(folder / "LICENSE", licence_page(card))
     own = len(loaded.backbone.state_dict())

@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +36,13 @@ from homolog.exporting.network import (
     scan_recipe,
     traced,
 )
-from homolog.exporting.told import card_lines, labels_of, licence_of, title_of
+from homolog.exporting.told import (
+    CARD_FILE,
+    card_lines,
+    labels_of,
+    licence_of,
+    title_of,
+)
 from homolog.scans.files import read_scan
 from homolog.scans.volume import LabelMap
 from homolog.words import times
@@ -90,7 +97,7 @@ def export_network(
             put_program(folder, model, sides)
         if check is not None:
             told["equal_labels"] = _same_labels(model, folder, check)
-        write_json(folder / "model.json", {**model.card, "exported": told})
+        write_json(folder / CARD_FILE, {**model.card, "exported": told})
         write_text(folder / "README.md", _page(model, kind, sides, told))
         write_text(folder / "LICENSE", licence_page(model.card))
     return {**told, "lines": _lines(model, kind, sides, told)}
@@ -114,12 +121,15 @@ def _write_onnx(model: Source, sides: Sides, file: Path) -> Sides:
     """Write the file, with free sides where those give equal numbers."""
     onnx, _ = _onnx()
     for free in (True, False) if sides.free else (False,):
-        _trace_onnx(model, file, free)
+        wanted = replace(sides, free=free)
+        _trace_onnx(model, file, wanted)
         run = session(file)
-        difference = differs(model, run, model.window, batch=2)
+        difference = differs(model, run, model.window)
         other = other_window(model) if free else None
         if other is not None and not differs(model, run, other) <= ROUNDING:
             continue
+        if sides.batch:
+            difference = max(difference, differs(model, run, model.window, batch=2))
         if not difference <= ROUNDING:
             raise JobError(
                 f"{_UNLIKE} (by {difference:.2g} of its largest answer); nothing was "
@@ -129,15 +139,16 @@ def _write_onnx(model: Source, sides: Sides, file: Path) -> Sides:
         told = {"homolog": __version__, "card": json.dumps(model.card)}
         onnx.helper.set_model_props(content, told)
         onnx.save(content, str(file))
-        return Sides(free, difference)
+        return replace(wanted, difference=difference)
     raise JobError(f"{_UNLIKE}; nothing was written.")
 
 
 @torch.no_grad()
-def _trace_onnx(model: Source, file: Path, free: bool) -> None:
-    changing = {0: "batch", **({2: "z", 3: "y", 4: "x"} if free else {})}
+def _trace_onnx(model: Source, file: Path, sides: Sides) -> None:
+    batch = {0: "batch"} if sides.batch else {}
+    changing = {**batch, **({2: "z", 3: "y", 4: "x"} if sides.free else {})}
     flat = model.kind == "classify"
-    axes = {name: {0: "batch"} if flat else changing for name in model.outputs}
+    axes = dict.fromkeys(model.outputs, batch if flat else changing)
     said = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(said):
@@ -265,12 +276,13 @@ def check_words(told: Mapping[str, Any]) -> list[str]:
 def sides_words(model: Source, sides: Sides) -> str:
     """Which windows it takes."""
     size = times(model.window)
+    batch = "any number of windows" if sides.batch else "one window"
     if not sides.free:
-        return f"Sides are fixed: {size} voxels (z, y, x); the batch is free."
+        return f"Sides are fixed: {size} voxels (z, y, x); {batch} at once."
     by = times(model.encoder.size_divisor)
     return (
-        f"Batch and sides are free (multiples of {by}, z, y, x); it learnt from {size} "
-        "voxels."
+        f"Sides are free (multiples of {by} voxels, z, y, x), {batch} at once; it "
+        f"learnt from {size} voxels."
     )
 
 
@@ -323,7 +335,7 @@ def _meaning(model: Source) -> str:
     if model.kind == "encoder":
         return "a map of features (B, E, d, h, w), fine to coarse"
     if model.kind == "translate":
-        return "the image made, less its centre, by its spread (see model.json)"
+        return f"the image made, less its centre, by its spread (see {CARD_FILE})"
     names = ", ".join(
         f"{i} {name}" for i, name in enumerate(labels_of(model.card).values())
     )

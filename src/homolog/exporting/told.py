@@ -11,13 +11,19 @@ from homolog import __version__
 from homolog.events import stopped_words
 from homolog.words import listed
 
+CARD_FILE = "card.json"  # not model.json: it is no model folder of ours
 UNSTATED = "not stated by those who trained it"
 _PATH = re.compile(r"^(/|[A-Za-z]:[\\/]|~/)[^\n]*$")
 
 
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card for others: paths of this machine become the names at their ends."""
-    return {str(key): _public(value) for key, value in card.items()}
+    """A card for others.
+
+    Paths of this machine become the names at their ends; the weight files of the model
+    folder are not named, for others lie beside it.
+    """
+    kept = {key: card[key] for key in card if key not in ("weights", "sha256")}
+    return {str(key): _public(value) for key, value in kept.items()}
 
 
 def _public(value: Any) -> Any:
