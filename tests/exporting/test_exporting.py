@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import segmenter
+from tiny_models import classifier, segmenter, translator
 
 from homolog.backbones import build
 from homolog.cli import cli
@@ -351,3 +351,23 @@ def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
 def test_only_nnunets_own_network_starts_it(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="only an encoder of the backbone resenc"):
         export_model(encoder, tmp_path / "a", "nnunet")
+
+
+@pytest.mark.parametrize("make", [classifier, translator])
+def test_other_tasks_hand_out_their_network(make: Any, tmp_path: Path) -> None:
+    """Not a bundle: what comes before and after the network is our code."""
+    source = make(tmp_path / "model")
+    told = export_model(source, tmp_path / "out", "onnx")
+    assert told["difference"] < 1e-4
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"model.onnx", "card.json", "README.md", "LICENSE"}
+    _, trained = open_predictor(source, torch.device("cpu"))
+    image = torch.randn(1, 1, 16, 24, 24)
+    with torch.no_grad():
+        own = trained.network(image)
+    (found,) = session(tmp_path / "out" / "model.onnx")(image)
+    assert (own - found).abs().max() < 1e-4 * max(float(own.abs().max()), 1.0)
+    with pytest.raises(UnusableInput, match="cannot be written as a bundle"):
+        export_model(source, tmp_path / "bundle", "bundle")
+    with pytest.raises(UnusableInput, match="labels voxels"):
+        export_model(source, tmp_path / "more", "onnx", tmp_path / "scan.nii.gz")

@@ -61,3 +61,57 @@ def segmenter(
         "licence": "CC BY 4.0, as its scans",
     }
     return save_model(folder, network.state_dict(), card, "model")
+
+
+def classifier(folder: Path) -> Path:
+    """Three classes of whole scans."""
+    from homolog.tasks.classify.space import ClassifyConfig
+    from homolog.tasks.classify.task import Classify
+
+    spec = {
+        "window": [16, 24, 24],
+        "channels": 1,
+        "modalities": ["CT"],
+        "classes": ["none", "cyst", "tumour"],
+        "several": False,
+        "slices": 0,
+        "by_slice": False,
+        "stacked": None,
+        "types": [],
+    }
+    return _other(folder, "classify", Classify(ClassifyConfig()), spec)
+
+
+def translator(folder: Path) -> Path:
+    """CT made of CT."""
+    from homolog.tasks.translate.task import Translate, TranslateConfig
+
+    spec = {
+        "window": [16, 24, 24],
+        "divisor": [8, 8, 8],
+        "smallest": [16, 16, 16],
+        "overlap": 0.5,
+        "slicewise": False,
+        "channels": 1,
+        "modalities": ["CT"],
+        "channel_modalities": ["CT"],
+        "residual": False,
+        "flip": [0.0, 0.0, 0.0],
+    }
+    return _other(folder, "translate", Translate(TranslateConfig()), spec)
+
+
+def _other(folder: Path, kind: str, task: Any, spec: dict[str, Any]) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = build("resunet", {"channels": [8, 16, 16]})
+        network = task.network(backbone, spec)
+    card = {
+        "kind": kind,
+        "backbone": {"name": "resunet", "config": to_dict(backbone.config)},
+        "preprocessing": {"modality": "CT"},
+        "learnt_spacing_mm": LEARNT,
+        "task_config": to_dict(task.config),
+        "task_spec": spec,
+    }
+    return save_model(folder, network.state_dict(), card, "model")

@@ -38,6 +38,7 @@ from homolog.writing import scratch_folder, write_json, write_text, writing_fold
 CONFIG = Path("configs") / "inference.json"
 _MONAI_PART = "homolog_monai.py"
 _POSTFIX = "seg"
+_RECIPE_PATH = f"$@bundle_root + '/configs/{RECIPE}'"
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
@@ -109,26 +110,6 @@ def run_command(bundle: Path, scans: Path, out: Path) -> list[str]:
 
 def inference(channels: int) -> dict[str, Any]:
     """configs/inference.json."""
-    recipe = f"$@bundle_root + '/configs/{RECIPE}'"
-    load = {"_target_": "LoadImaged", "keys": "image", "image_only": True}
-    first = {"_target_": "EnsureChannelFirstd", "keys": "image"}
-    prepare = {
-        "_target_": "homolog_monai.PrepareScand",
-        "keys": "image",
-        "recipe": recipe,
-        "modality": "@modality",
-    }
-    largest = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
-    restore = {
-        "_target_": "homolog_monai.RestoreLabelsd",
-        "keys": "pred",
-        "recipe": recipe,
-    }
-    save = {
-        "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir",
-        "output_postfix": _POSTFIX, "output_ext": ".nii.gz", "resample": False,
-        "separate_folder": False, "output_dtype": "$None", "print_log": False,
-    }  # fmt: skip
     return {
         "imports": ["$import os", "$import sys", "$import torch"],
         "bundle_root": ".",
@@ -140,20 +121,17 @@ def inference(channels: int) -> dict[str, Any]:
         "scripts": "$sys.path.insert(1, os.path.abspath(@bundle_root + '/scripts'))",
         "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', "
         "map_location=@device).eval()",
-        "preprocessing": {"_target_": "Compose", "transforms": [load, first, prepare]},
         "data": {
             "_target_": "homolog_monai.find_scans", "place": "@dataset_dir",
             "channels": "@channels",
         },
+        **_transforms(),
         "dataset": {
             "_target_": "Dataset", "data": "@data", "transform": "@preprocessing",
         },
         "inferer": {
-            "_target_": "homolog_monai.FollowingInferer", "recipe": recipe,
+            "_target_": "homolog_monai.FollowingInferer", "recipe": _RECIPE_PATH,
             "sw_batch_size": 1,
-        },
-        "postprocessing": {
-            "_target_": "Compose", "transforms": [largest, restore, save],
         },
         "initialize": ["@scripts"],
         "run": [
@@ -166,17 +144,39 @@ def inference(channels: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _transforms() -> dict[str, Any]:
+    """``preprocessing`` and ``postprocessing``."""
+    before = [
+        {"_target_": "LoadImaged", "keys": "image", "image_only": True},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {
+            "_target_": "homolog_monai.PrepareScand", "keys": "image",
+            "recipe": _RECIPE_PATH, "modality": "@modality",
+        },
+    ]  # fmt: skip
+    after = [
+        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        {
+            "_target_": "homolog_monai.RestoreLabelsd", "keys": "pred",
+            "recipe": _RECIPE_PATH,
+        },
+        {
+            "_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir",
+            "output_postfix": _POSTFIX, "output_ext": ".nii.gz", "resample": False,
+            "separate_folder": False, "output_dtype": "$None", "print_log": False,
+        },
+    ]  # fmt: skip
+    return {
+        "preprocessing": {"_target_": "Compose", "transforms": before},
+        "postprocessing": {"_target_": "Compose", "transforms": after},
+    }
+
+
 def metadata(model: Source) -> dict[str, Any]:
     """configs/metadata.json, of MONAI's schema."""
     card = model.card
-    spec = card["task_spec"]
-    labels = {str(i): name for i, name in enumerate(labels_of(card).values())}
-    channels = {
-        str(i): name or "image"
-        for i, name in enumerate(spec.get("channel_names") or [""] * model.channels)
-    }
-    kinds = [m for m in spec["modalities"] if m != "OTHER"]
-    shape = [f"{m}*n" if m > 1 else "n" for m in model.encoder.size_divisor]
+    labels = list(labels_of(card).items())
+    kinds = _modalities(model)
     return {
         "schema": _SCHEMA,
         "version": "1.0.0",
@@ -186,43 +186,46 @@ def metadata(model: Source) -> dict[str, Any]:
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
         "name": title_of(card),
-        "task": "segmentation of " + ", ".join(list(labels.values())[1:]),
+        "task": "segmentation of " + ", ".join(name for _, name in labels[1:]),
         "description": f"{title_of(card)}; labels lie on each scan's own grid.",
         "authors": str(card.get("authors") or "see docs/README.md"),
         "copyright": licence_of(card),
         "data_source": str(card.get("data") or "see docs/README.md"),
         "data_type": "nifti",
         "image_classes": ", ".join(kinds) or "image",
-        "label_classes": ", ".join(f"{k} {v}" for k, v in labels.items()),
+        "label_classes": ", ".join(f"{value} {name}" for value, name in labels),
         "intended_use": "research",
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "/".join(kinds) or "other",
-                    "num_channels": model.channels,
-                    "spatial_shape": shape,
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": True,
-                    "channel_def": channels,
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": len(labels),
-                    "spatial_shape": shape,
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": True,
-                    "channel_def": labels,
-                }
-            },
-        },
+        "network_data_format": _data_format(model),
     }
+
+
+def _modalities(model: Source) -> list[str]:
+    return [m for m in model.card["task_spec"]["modalities"] if m != "OTHER"]
+
+
+def _data_format(model: Source) -> dict[str, Any]:
+    """What goes into the network and comes out of it, of one window."""
+    names = model.card["task_spec"].get("channel_names") or [""] * model.channels
+    labels = {str(i): n for i, n in enumerate(labels_of(model.card).values())}
+    shape = [f"{m}*n" if m > 1 else "n" for m in model.encoder.size_divisor]
+    both = {
+        "type": "image", "spatial_shape": shape, "dtype": "float32", "value_range": [],
+        "is_patch_data": True,
+    }  # fmt: skip
+    image = {
+        **both,
+        "format": "magnitude",
+        "modality": "/".join(_modalities(model)) or "other",
+        "num_channels": model.channels,
+        "channel_def": {str(i): n or "image" for i, n in enumerate(names)},
+    }
+    pred = {
+        **both,
+        "format": "segmentation",
+        "num_channels": len(labels),
+        "channel_def": labels,
+    }
+    return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
 
 def _same_labels(model: Source, folder: Path, scan: Path) -> float:

@@ -176,10 +176,9 @@ def random_window(source: Source, window: Index, batch: int = 1) -> Tensor:
 def other_window(source: Source) -> Index | None:
     """A legal window of other sides; None where the network takes no other."""
     encoder, window = source.encoder, source.window
-    planar = encoder.spatial_dims == 2
+    alone = encoder.spatial_dims == 2 and not _is_stack(source)
     sides = [n + m for n, m in zip(window, encoder.size_divisor, strict=True)]
-    depth = sides[0] if not planar or is_stack(source) else 1
-    wanted = (depth, sides[1], window[2])
+    wanted = (1 if alone else sides[0], sides[1], window[2])
     try:
         with torch.no_grad():
             source.network(random_window(source, wanted))
@@ -188,11 +187,10 @@ def other_window(source: Source) -> Index | None:
     return wanted
 
 
-def is_stack(source: Source) -> bool:
+def _is_stack(source: Source) -> bool:
     """Whether a 2D network takes volumes, slice by slice."""
-    return source.model is not None and (
-        is_slicewise(source.model) or source.kind == "classify"
-    )
+    sliced = source.model is not None and is_slicewise(source.model)
+    return sliced or source.window[0] > 1
 
 
 @torch.no_grad()
