@@ -14,7 +14,7 @@ from homolog.gui.shared import models as control
 from homolog.gui.shared.choices import begin_with, list_embedders
 from homolog.model_files import library
 from homolog.model_files.facts import facts_of, title_of
-from homolog.model_files.library import copy_model
+from homolog.model_files.keeping import copy_model
 
 
 @pytest.fixture

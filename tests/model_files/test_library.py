@@ -14,7 +14,7 @@ from homolog.cli import main
 from homolog.comparing.plan import make_plan
 from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
-from homolog.model_files import library
+from homolog.model_files import keeping, library
 from homolog.model_files.encoder import load_encoder, own_backbone
 from homolog.model_files.facts import facts_of, licence_words
 from homolog.model_files.folder import find_model, save_model
@@ -253,12 +253,12 @@ def test_a_copy_is_whole_or_not_there(places: tuple[Path, Path]) -> None:
     folder = put_model(Path("made"))
     (folder / "encoder.safetensors").write_bytes(b"other")
     with pytest.raises(UnusableInput, match="checksum"):
-        library.add_model("made", "knee")
+        keeping.add_model("made", "knee")
     with pytest.raises(UnusableInput, match="holds no model"):
-        library.add_model(".", "knee")
+        keeping.add_model(".", "knee")
     Path("w.pt").write_bytes(b"")
     with pytest.raises(UnusableInput, match="models import"):
-        library.add_model("w.pt", "knee")
+        keeping.add_model("w.pt", "knee")
     assert not places[0].exists() or not list(places[0].iterdir())
 
 
@@ -270,9 +270,9 @@ def test_a_model_that_cannot_be_deleted_is_told(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(library.shutil, "rmtree", refuse)
+    monkeypatch.setattr(keeping.shutil, "rmtree", refuse)
     with pytest.raises(JobError, match="could not be deleted"):
-        library.delete_model(library.deletable("knee"))
+        keeping.delete_model(keeping.deletable("knee"))
 
 
 def test_a_licence_is_told_at_the_first_use_alone(

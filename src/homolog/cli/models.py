@@ -164,7 +164,8 @@ def show_model(name: str, as_json: bool) -> None:
     from homolog.model_files.card import read_card
     from homolog.model_files.facts import facts_of, title_of
     from homolog.model_files.folder import find_model
-    from homolog.model_files.library import located, runs_using
+    from homolog.model_files.keeping import runs_using
+    from homolog.model_files.library import located
     from homolog.writing import folder_bytes
 
     path = located(name)
@@ -191,9 +192,9 @@ def _places_of_runs() -> list[Path]:
 @json_option
 def add_model(source: str, name: str, as_json: bool) -> None:
     """Copy the model of RUN, or a model folder, into the library under a NAME."""
-    from homolog.model_files import library
+    from homolog.model_files import keeping
 
-    made = library.add_model(source, name)
+    made = keeping.add_model(source, name)
     lines = [f"saved {made.folder}; every command takes it as {name}"]
     show({"name": name, "model": str(made.folder)}, as_json, lines)
 
@@ -208,12 +209,12 @@ def delete_model(name: str, yes: bool, as_json: bool) -> int:
     Those that come with Homolog stay, and so does what lies elsewhere.
     """
     from homolog.errors import UnusableInput
-    from homolog.model_files import library
+    from homolog.model_files import keeping
     from homolog.words import counted, human_bytes, listed
     from homolog.writing import folder_bytes
 
-    model = library.deletable(name)
-    runs = library.runs_using(model.path, _places_of_runs())
+    model = keeping.deletable(name)
+    runs = keeping.runs_using(model.path, _places_of_runs())
     size = human_bytes(folder_bytes(model.path))
     if runs:
         click.echo(
@@ -230,7 +231,7 @@ def delete_model(name: str, yes: bool, as_json: bool) -> int:
         if not click.confirm(f"Delete {model.path} ({size}) for good?", err=True):
             show({"deleted": None}, as_json, ["nothing was deleted"])
             return 0
-    library.delete_model(model)
+    keeping.delete_model(model)
     result = {"deleted": str(model.path), "runs": [str(run) for run in runs]}
     show(result, as_json, [f"deleted {model.path}"])
     return 0

@@ -36,7 +36,8 @@ from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import NETWORKS, ModelCard, free_name, to_trash, use_menu
 from homolog.gui.shared.threads import Helper, in_background
-from homolog.model_files.library import SHIPPED, copy_model, runs_using
+from homolog.model_files.keeping import copy_model, runs_using
+from homolog.model_files.library import SHIPPED
 from homolog.words import human_bytes, listed
 
 # File dialogs of the tab Models; none of them blocks the window.

@@ -29,12 +29,7 @@ from homolog.label_names import (
 )
 from homolog.model_files.card import CARD, learnt_of, read_card
 from homolog.model_files.facts import licence_words
-from homolog.model_files.library import (
-    LIBRARY,
-    SHIPPED,
-    models_below,
-    shipped_models,
-)
+from homolog.model_files.library import LIBRARY, SHIPPED, models_below, shipped_models
 from homolog.runs.jobs import command_words
 from homolog.runs.run import find_runs
 from homolog.store.card import Card, box_name
