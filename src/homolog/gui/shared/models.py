@@ -185,14 +185,17 @@ def import_config(
     }
 
 
-def export_config(model: ModelCard, out: Path) -> dict[str, Any]:
-    """What the helper that writes an encoder's weights gets."""
-    if out.suffix != ".safetensors":
+def export_config(
+    model: ModelCard, out: Path, kind: str = "safetensors"
+) -> dict[str, Any]:
+    """What the helper that writes a model for other programs gets."""
+    if kind == "safetensors" and out.suffix != ".safetensors":
         out = out.with_name(f"{out.name}.safetensors")
     return {
         "action": "export",
         "source": str(model.path.absolute()),
         "out": str(out.absolute()),
+        "kind": kind,
     }
 
 
