@@ -136,6 +136,25 @@ def test_weights_and_folders_are_exported(
     assert (tmp_path / "w.safetensors").is_file()
 
 
+def test_other_programs_forms_are_offered_and_written(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    """Each has its line in the menu, and goes to the worker."""
+    filled(qtbot, panel, home)
+    model = panel.models[0]
+    menu = module.export_menu(panel, model)
+    texts = " ".join(action.text() for action in menu.actions())
+    for words in ("safetensors", "MONAI bundle", "ONNX", "TorchScript", "nnU-Net",
+                  "Hugging Face"):  # fmt: skip
+        assert words in texts
+    menu.close()
+    panel.export_as(model, tmp_path / "hub", "huggingface")
+    assert panel.helper is not None
+    assert panel.helper._config["kind"] == "huggingface"
+    assert panel.helper._config["out"].endswith("hub")  # a folder: no suffix
+    qtbot.waitUntil(lambda: "Saved" in panel._news.text(), timeout=30_000)
+
+
 def test_without_the_engine_it_says_so(
     qtbot, panel: ModelsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +178,11 @@ def test_deleting_a_model_asks_first(
         return Answer("keep" if len(asked) == 1 else "delete")
 
     panel.ask = ask
+    model = panel.chosen()
+    slow_run(home / "runs" / "later", encoder=str(model.path))
     panel.act("delete")
     qtbot.waitUntil(lambda: len(asked) == 1, timeout=10_000)
+    assert "What began with it keeps its own weights: later." in asked[0]
     assert binned == []
     panel.act("delete")
     qtbot.waitUntil(lambda: len(binned) == 1, timeout=10_000)

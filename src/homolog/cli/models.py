@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._run import json_option, show
+from homolog.exporting.kinds import DEFAULT, KINDS
 
 if TYPE_CHECKING:
     from homolog.model_files.library import KnownModel
@@ -75,6 +76,7 @@ def command() -> None:
     homolog models check runs/pre
     homolog models import VoComni_B.pt --name vocomni
     homolog models export runs/pre --out encoder.safetensors
+    homolog models export runs/seg --as bundle --out seg_bundle
     homolog models join runs/a runs/b --out both
     """  # noqa: D301 - click reads the backspace
 
@@ -348,27 +350,51 @@ def import_model(
 @command.command("export")
 @_SOURCE
 @click.option(
+    "--as",
+    "kind",
+    default=DEFAULT,
+    show_default=True,
+    type=click.Choice(list(KINDS)),
+    help="What to write: "
+    + "; ".join(f"{name}: {one.title}" for name, one in KINDS.items())
+    + ".",
+)
+@click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A .safetensors file; its card is written beside it as .json.",
+    metavar="PATH",
+    help="New: a .safetensors file (its card beside it as .json), else a folder.",
+)
+@click.option(
+    "--check",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="SCAN",
+    help="Label this scan by what was written, too, and tell the share of equal "
+    "labels (bundle, onnx, torchscript).",
 )
 @json_option
-def export_model(source: Path, out: Path, as_json: bool) -> None:
-    """Write the encoder of SOURCE as one file for other programs.
+def export_model(
+    source: Path, kind: str, out: Path, check: Path | None, as_json: bool
+) -> None:
+    """Write SOURCE in a form that other programs read.
 
-    Keys are the network's own (for swin and vit those of MONAI), without prefix. A
-    decoder that was trained with it is written beside it.
+    safetensors holds the encoder under the network's own names (for swin and vit those
+    of MONAI), and a decoder that was trained with it beside it. The card (data,
+    licence, labels, preparation of scans) goes with every kind.
     """
-    from homolog.model_files import care
+    from homolog.exporting.kinds import export_model as export
     from homolog.words import listed
 
-    result = care.export_model(source, out)
-    names = [out.with_suffix(".json").name]
+    result = export(source, out, kind, check)
+    names = [str(out)]
+    if "card" in result:
+        names.append(Path(result["card"]).name)
     if "decoder" in result:
         names.append(f"its decoder {Path(result['decoder']).name}")
-    show(result, as_json, [f"saved {listed([str(out), *names])}"])
+    lines = result.pop("lines")
+    show(result, as_json, [f"saved {listed(names)}", *lines])
 
 
 def _hint(

@@ -18,6 +18,8 @@ KINDS = {
     "translate": "image to image",
     "few_voxels": "segmentation from a few painted voxels",
 }  # fmt: skip
+# Letters of a line in a list.
+_LINE = 36
 # CC BY-NC-SA, "non-commercial", "research use only" ...
 _NOT_COMMERCIAL = re.compile(
     r"\bNC\b|non-?\s?commercial|not for commercial|research (use )?only|"
@@ -194,13 +196,28 @@ def scan_kinds(card: Mapping[str, Any]) -> tuple[str, ...]:
 
 def licence_words(card: Mapping[str, Any]) -> str:
     """The licence of the weights, and plainly what it means for whoever uses them."""
-    told = str(card.get("licence") or "").strip()
-    if not told or told.lower().startswith(("unknown", "not stated")):
+    told, kind = _licence(card)
+    if kind == "unknown":
         text = told or "not stated"
         return f"{text} (ask whoever made it before you pass on what it makes)"
-    if _NOT_COMMERCIAL.search(told):
-        return f"{told} (not for commercial use)"
-    return told
+    return f"{told} (not for commercial use)" if kind == "not commercial" else told
+
+
+def licence_line(card: Mapping[str, Any]) -> str:
+    """The same for a narrow list."""
+    told, kind = _licence(card)
+    if kind == "unknown":
+        return "⚠ Licence not stated"
+    line = f"⚠ Not commercial: {told}" if kind else f"Licence: {told}"
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+
+
+def _licence(card: Mapping[str, Any]) -> tuple[str, str]:
+    """What a card says; and ``unknown``, ``not commercial`` or nothing more to say."""
+    told = str(card.get("licence") or "").strip()
+    if not told or told.lower().startswith(("unknown", "not stated")):
+        return told, "unknown"
+    return told, "not commercial" if _NOT_COMMERCIAL.search(told) else ""
 
 
 def _brief(config: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.config import ConfigError, parse_assignments
+from homolog.exporting.kinds import DEFAULT, KINDS
 from homolog.gui.models import probing
 from homolog.gui.models.probe_box import ProbeBox
 from homolog.gui.runs.training_screen import text_label
@@ -53,6 +54,13 @@ def export_menu(panel: ModelsPanel, model: ModelCard) -> QMenu:
     file.triggered.connect(lambda: ask_file(panel, model))
     folder = menu.addAction("Whole model, to use in Homolog elsewhere (folder)...")
     folder.triggered.connect(lambda: ask_folder(panel, model))
+    menu.addSeparator()
+    for name, kind in KINDS.items():
+        if name != DEFAULT:
+            other = menu.addAction(f"{kind.title} (folder)...")
+            other.triggered.connect(
+                lambda _checked=False, name=name: ask_folder(panel, model, name)
+            )
     return menu
 
 
@@ -62,20 +70,32 @@ def ask_file(panel: ModelsPanel, model: ModelCard) -> None:
     dialog = QFileDialog(panel, "Export encoder weights", name, "*.safetensors")
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setDefaultSuffix("safetensors")
+    # nothing is replaced: an existing file is refused with a sentence
+    dialog.setOption(QFileDialog.Option.DontConfirmOverwrite)
     dialog.fileSelected.connect(lambda path: panel.export_weights(model, Path(path)))
     _open(dialog)
 
 
-def ask_folder(panel: ModelsPanel, model: ModelCard) -> None:
-    """Into which folder to copy the whole model; it gets a folder of its own there."""
+def ask_folder(panel: ModelsPanel, model: ModelCard, kind: str = "") -> None:
+    """Into which folder to write the model; it gets a folder of its own there.
+
+    Args:
+        panel: Whose dialog it is.
+        model: The model.
+        kind: What is written, of ``KINDS``; empty copies the model folder.
+    """
     dialog = QFileDialog(panel, "Export the model into this folder")
     dialog.setFileMode(QFileDialog.FileMode.Directory)
-    name = model.name.replace("/", "-")
-    dialog.fileSelected.connect(
-        lambda path: panel.export_folder(
-            model, Path(path) / free_name(Path(path), name)
-        )
-    )
+    name = model.name.replace("/", "-") + (f"-{kind}" if kind else "")
+
+    def write(path: str) -> None:
+        out = Path(path) / free_name(Path(path), name)
+        if kind:
+            panel.export_as(model, out, kind)
+        else:
+            panel.export_folder(model, out)
+
+    dialog.fileSelected.connect(write)
     _open(dialog)
 
 
@@ -297,6 +317,12 @@ class ModelsPanel(QWidget):
         """Write the encoder as one file, in a worker process."""
         self._work(control.export_config(model, out), f"Exporting {model.name} ...")
 
+    def export_as(self, model: ModelCard, out: Path, kind: str) -> None:
+        """Write it for other programs, in a worker process."""
+        self._work(
+            control.export_config(model, out, kind), f"Exporting {model.name} ..."
+        )
+
     def export_folder(self, model: ModelCard, out: Path) -> None:
         """Copy the whole model, verified."""
         self._say(f"Copying {model.name} ...")
@@ -352,7 +378,8 @@ class ModelsPanel(QWidget):
 
     def _worked(self, result: dict[str, Any]) -> None:
         if file := result.get("file"):
-            self._say(f"Saved {file}, and its card beside it.")
+            single = result.get("kind", DEFAULT) == DEFAULT
+            self._say(f"Saved {file}" + (", and its card beside it." if single else ""))
         else:
             self.form.setVisible(False)
             network = (result.get("backbone") or {}).get("name", "")
@@ -375,7 +402,7 @@ class ModelsPanel(QWidget):
 
     def _ask_to_delete(self, model: ModelCard, runs: list[Path]) -> None:
         names = listed((run.name for run in runs), most=5)
-        began = f"\n{names} began with it and keep their own weights." if runs else ""
+        began = f" What began with it keeps its own weights: {names}." if runs else ""
         question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",
