@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import datetime
 import gzip
 import json
 import pickle
@@ -378,6 +380,33 @@ def test_classes_of_training_frameworks_do_nothing(
     assert pickle.dumps(Plan())  # it can be pickled at all
     found = read_foreign(tmp_path / "w.pt")
     assert (list(found.tensors), ran.exists()) == (["network_weights.a"], False)
+
+
+def test_containers_of_training_frameworks_become_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AttributeDict(dict):  # type: ignore[type-arg]
+        pass
+
+    place = "pytorch_lightning.utilities.parsing"
+    AttributeDict.__module__, AttributeDict.__qualname__ = place, "AttributeDict"
+    module = types.ModuleType(place)
+    module.AttributeDict = AttributeDict  # type: ignore[attr-defined]
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, place, module)
+    content = {
+        "state_dict": AttributeDict({"a": torch.ones(2)}),
+        "hyper_parameters": AttributeDict(lr=0.1, more=AttributeDict(depth=3)),
+        "seen": collections.defaultdict(list, {"x": [1]}),
+        "last": collections.deque([1, 2]),
+        "when": datetime.datetime(2026, 1, 2),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "w.ckpt")
+    found = read_foreign(tmp_path / "w.ckpt")
+    assert list(found.tensors) == ["state_dict.a"]
+    assert found.told["hyper_parameters"] == {"lr": 0.1, "more": {"depth": 3}}
+    assert found.told["seen"] == {"x": [1]}
 
 
 # --- how scans were prepared
