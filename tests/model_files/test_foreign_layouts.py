@@ -533,4 +533,7 @@ def test_an_empty_scan_has_finite_values_in_every_scaling() -> None:
 
 def test_check_kind_lets_weights_pass(tmp_path: Path) -> None:
     check_kind(write(tmp_path, "w.pt", {"a": torch.ones(3)}))
-    check_kind(write(tmp_path, "w.safetensors", {"a": torch.ones(3)}))
+    named = write(tmp_path, "w.safetensors", {"a": torch.ones(3)})
+    check_kind(named)
+    other = named.rename(tmp_path / "pytorch_model.bin")  # under another's name
+    assert list(read_foreign(other).tensors) == ["a"]
