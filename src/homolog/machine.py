@@ -305,7 +305,9 @@ def fields_of(config: type) -> list[dict[str, Any]]:
     hints, made = typing.get_type_hints(config), config()
     fields = dataclasses.fields(made)
     needed = {f.name: None for f in fields if getattr(made, f.name) is ...}
-    defaults = to_dict(dataclasses.replace(made, **needed))
+    # what came later is left out of files where it is the default, not of forms
+    later = {f.name: f.default for f in fields if f.metadata.get("later")}
+    defaults = {**later, **to_dict(dataclasses.replace(made, **needed))}
     return [_field(f, hints[f.name], defaults[f.name]) for f in fields]
 
 
