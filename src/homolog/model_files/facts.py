@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog.events import stopped_words
 from homolog.model_files.card import learnt_of
+from homolog.store.preprocess import values_words
 from homolog.words import counted, human_bytes, lengths_text, listed, spacing_text
 
 KINDS = {
@@ -34,7 +35,7 @@ def title_of(card: Mapping[str, Any]) -> str:
     early = stopped_words(card)
     early = f", {early}" if early else ""
     if card.get("kind") == "encoder":
-        method = card.get("method") or "encoder"
+        method = card.get("method") or card.get("title") or "encoder"
         return f"encoder, {method} on {backbone}{early}"
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
     if kind in ("classify", "detect"):
@@ -65,6 +66,7 @@ def facts_of(
         yield "Data", data
     yield "Licence", licence_words(card)
     yield "Voxel size", _voxel_size(card)
+    yield from _published(card)
     if window := card.get("window"):
         yield "Window", lengths_text(window, "voxels")
     if card.get("kind") != "encoder" and (names := card.get("label_names")):
@@ -93,6 +95,15 @@ def facts_of(
         + (f", {_day(card['created'])}" if card.get("created") else ""),
     )
     yield "Folder", str(path)
+
+
+def _published(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How the scans of another project's network were prepared, and who says so."""
+    told = card.get("published")
+    if told and (recipe := card.get("preprocessing")):
+        yield "Values", f"{values_words(recipe)}, by {told['origin']}"
+    for text in (told or {}).get("remarks", ()):
+        yield "Mind", str(text)
 
 
 def _network(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

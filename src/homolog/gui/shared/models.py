@@ -175,24 +175,27 @@ def free_name(models: Path, wanted: str) -> str:
 def import_config(
     source: Path, out: Path, backbone: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the helper that imports a foreign file gets."""
+    """What the helper that imports a foreign file gets; no network: as it tells."""
     return {
         "action": "import",
         "source": str(source.absolute()),
         "out": str(out.absolute()),
-        "backbone": backbone,
+        "backbone": backbone or None,
         "settings": dict(settings),
     }
 
 
-def export_config(model: ModelCard, out: Path) -> dict[str, Any]:
-    """What the helper that writes an encoder's weights gets."""
-    if out.suffix != ".safetensors":
+def export_config(
+    model: ModelCard, out: Path, kind: str = "safetensors"
+) -> dict[str, Any]:
+    """What the helper that writes a model for other programs gets."""
+    if kind == "safetensors" and out.suffix != ".safetensors":
         out = out.with_name(f"{out.name}.safetensors")
     return {
         "action": "export",
         "source": str(model.path.absolute()),
         "out": str(out.absolute()),
+        "kind": kind,
     }
 
 
