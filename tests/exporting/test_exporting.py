@@ -27,7 +27,7 @@ from homolog.exporting.portable import session
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import save_model
 from homolog.scans.files import read_scan
-from homolog.use.predict import open_predictor
+from homolog.use.predict import cases_of, open_predictor, read_case
 
 NNUNET_TENSORS = 192
 
@@ -282,6 +282,43 @@ def test_a_lacking_package_is_named(
     with pytest.raises(UnusableInput, match=r"pip install 'napari-homolog\[export\]'"):
         export_model(encoder, tmp_path / "a", "onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_channels_of_a_case_go_together(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By files named _0000 and _0001; MONAI's parser runs in this process here."""
+    from monai.bundle import ConfigParser
+
+    source = segmenter(
+        tmp_path / "model", channels=2, channel_names=["T1", "T2"],
+        channel_modalities=["MR", "MR"], modality="MR",
+    )  # fmt: skip
+    first = nib.load(scan_of(phantom_folder))
+    values = np.asanyarray(first.dataobj).astype(np.float32)
+    (tmp_path / "scans").mkdir()
+    files = [tmp_path / "scans" / f"case_000{i}.nii.gz" for i in range(2)]
+    for file, data in zip(files, (values, np.sqrt(np.abs(values + 900))), strict=True):
+        nib.save(nib.Nifti1Image(data, first.affine), file)
+    task, trained = open_predictor(source, torch.device("cpu"))
+    ((case, channels),) = cases_of(trained, files).items()
+    own: Any = drain(task.run(read_case(trained, case, channels), trained))
+
+    out = tmp_path / "bundle"
+    export_model(source, out, "bundle")
+    monkeypatch.syspath_prepend(str(out / "scripts"))
+    for name in ("homolog_scan", "homolog_monai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    parser = ConfigParser()
+    parser.read_config(str(out / "configs" / "inference.json"))
+    parser["bundle_root"] = str(out)
+    parser["dataset_dir"] = str(tmp_path / "scans")
+    parser["output_dir"] = str(tmp_path / "labels")
+    parser.get_parsed_content("run")
+    (found,) = (tmp_path / "labels").iterdir()
+    labels = np.asanyarray(nib.load(found).dataobj).T
+    assert len(np.unique(own.data)) == 3
+    assert (labels == own.data).mean() >= 0.999
 
 
 @pytest.fixture(scope="module")

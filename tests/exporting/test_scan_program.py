@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,43 @@ def test_windows_are_blended_as_by_us(
             prepared, lambda x: network(torch.from_numpy(x)).numpy(), told
         )
     assert (found == own.labels.numpy()).mean() > 0.999
+
+
+def test_monais_windows_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices, a scan smaller than the window and one a little larger."""
+    monkeypatch.syspath_prepend(str(PROGRAMS))
+    for name in ("homolog_scan", "homolog_monai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monai_part = program(PROGRAMS, "homolog_monai.py")
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 3, (1, 3, 3), padding=(0, 1, 1)).eval()
+    plain = {
+        "sides": "any", "smallest": [4, 8, 8], "overlap": 0.5,
+        "label_values": [0, 1, 2], "window": [8, 12, 12], "divisor": [2, 4, 4],
+    }  # fmt: skip
+    for number, (shape, more) in enumerate(
+        (
+            ((9, 20, 17), {"slicewise": True, "follow": None, "divisor": [1, 4, 4]}),
+            ((5, 7, 11), {"slicewise": False, "follow": None}),
+            ((9, 13, 30), {"slicewise": False, "follow": [2, 2, 2]}),
+        )
+    ):
+        told = {**plain, **more}
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+        image = torch.randn(1, *shape)
+        grid = scans.Grid((0, 1, 2), (False,) * 3, shape, shape)
+        outside = float(image.min())
+        with torch.no_grad():
+            own = scans.label(
+                scans.Prepared(image.numpy(), [outside], grid),
+                lambda x: network(torch.from_numpy(x)).numpy(),
+                told,
+            )
+            found = monai_part.FollowingInferer(recipe=str(path))(image[None], network)
+        assert (found[0].argmax(0).numpy() == own).mean() > 0.999
 
 
 def test_it_is_one_file_that_numpy_alone_runs() -> None:

@@ -78,7 +78,8 @@ def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[st
             (folder / name).mkdir()
         script.save(str(folder / "models" / "model.ts"))
         for name in (SCANS, _MONAI_PART):
-            shutil.copyfile(PROGRAMS / name, folder / "scripts" / name)
+            text = (PROGRAMS / name).read_text(encoding="utf-8")
+            write_text(folder / "scripts" / name, text)
         write_json(folder / "configs" / RECIPE, scan_recipe(model, sides))
         write_json(folder / CONFIG, inference(model.channels))
         write_json(folder / "configs" / "metadata.json", metadata(model))
@@ -264,6 +265,7 @@ def _page(model: Source, sides: Sides, told: Mapping[str, Any]) -> str:
     lines += [
         "It needs PyTorch, MONAI and nibabel, not Homolog:", "",
         "```sh",
+        "pip install torch monai nibabel fire",
         "python -m monai.bundle run --config_file BUNDLE/configs/inference.json \\",
         "    --bundle_root BUNDLE --dataset_dir SCANS --output_dir LABELS",
         "```", "",

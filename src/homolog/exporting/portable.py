@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -186,7 +185,7 @@ def put_program(folder: Path, model: Source, sides: Sides) -> None:
     """What labels scans by the network: recipe, preparation, command."""
     write_json(folder / RECIPE, scan_recipe(model, sides))
     for name in (SCANS, PROGRAM):
-        shutil.copyfile(PROGRAMS / name, folder / name)
+        write_text(folder / name, (PROGRAMS / name).read_text(encoding="utf-8"))
 
 
 def program(folder: Path, name: str = SCANS) -> ModuleType:
