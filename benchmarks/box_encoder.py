@@ -41,6 +41,7 @@ class Scan:
         licence: As that source publishes it.
         modality: CT or MR.
         licence_of: Where the licence stands.
+        group: Each has a store of its own, and groups are looked at equally often.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Scan:
     licence: str
     modality: str = "CT"
     licence_of: str = "collection page of " + _TCIA
+    group: str = "trunk"
 
 
 _REPOSITORY = "LICENSE of the repository"
@@ -94,6 +96,7 @@ def _sts() -> Iterator[Scan]:
             yield Scan(
                 f"sts_petctmr/STS_{number}/{name}_image.nii.gz", f"STS_{number}",
                 "Soft-tissue-Sarcoma (IBSI validation set)", "CC BY 3.0", modality,
+                group="limbs",
             )  # fmt: skip
 
 
@@ -105,6 +108,12 @@ BLIND = (
     ),
     *_sts(),
 )  # fmt: skip
+# Parts of box_scores.py: what is looked for, and where.
+_SCORES = (
+    ("landmarks", "organ centres and poles", "BTCV, from person to person"),
+    ("chaos", "organ centres and ends", "BTCV (CT) to CHAOS (MR), person to person"),
+    ("sts", "places in limbs", "STS, CT to MR of one person"),
+)
 _NEVER_SEEN = {
     "BTCV": "all 18 people: landmarks, probe, propagation are tested on them",
     "CHAOS": "all 12 people: matching from CT to MR is tested on them",
@@ -198,31 +207,35 @@ def main() -> None:
     plan = PLANS[given.name]
     given.out.mkdir(parents=True, exist_ok=True)
     scans = plan.scans[: given.take]
-    store, run = given.out / "store", given.out / "run"
-    if not (store / "store.json").exists():
-        prepare(plan, scans, given.data, given.out)
+    run, stores = given.out / "run", []
+    for group in dict.fromkeys(scan.group for scan in scans):
+        stores.append(given.out / ("store" if group == "trunk" else f"store_{group}"))
+        if not (stores[-1] / "store.json").exists():
+            own = [scan for scan in scans if scan.group == group]
+            prepare(plan, own, given.data, stores[-1])
     if given.until == "store":
         return
     settings = {**plan.settings, **dict(c.split("=", 1) for c in given.changes)}
     if given.steps:
         settings["training.steps"] = str(given.steps)
-    pretrain(plan, settings, store, run)
+    pretrain(plan, settings, stores, run)
     if given.until == "run":
         return
     scores = json.loads(given.scores.read_text()) if given.scores else {}
+    scans = [scan for scan in scans if scan.path in listed(stores)]
     folder = pack(given.name, scans, run, given.out / given.name, scores, given.half)
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{folder}: {size / 1e6:.2f} MB")
 
 
-def prepare(plan: Plan, scans: Sequence[Scan], data: Path | None, out: Path) -> None:
-    """A manifest of the scans, and their store."""
+def prepare(plan: Plan, scans: Sequence[Scan], data: Path | None, store: Path) -> None:
+    """A manifest of the scans beside their store, and the store."""
     if data is None:
         raise SystemExit("--data is needed to prepare the scans: the kit's folder.")
     missing = [s.path for s in scans if not (data / s.path).is_file()]
     for path in missing:
         print(f"not in the kit, left out: {path}", flush=True)
-    manifest = out / "scans.csv"
+    manifest = store.with_name(f"{store.name}.csv")
     with manifest.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("image", "modality", "subject", "split"))
@@ -232,13 +245,15 @@ def prepare(plan: Plan, scans: Sequence[Scan], data: Path | None, out: Path) -> 
                 table.writerow((where, scan.modality, scan.subject, "train"))
     low, high = plan.window_hu
     homolog(
-        "prepare", str(manifest), "--out", str(out / "store"), "--keep-identifiers",
+        "prepare", str(manifest), "--out", str(store), "--keep-identifiers",
         "--spacing", ",".join(f"{mm:g}" for mm in plan.spacing_mm),
         f"--window-hu={low},{high}",
     )  # fmt: skip
 
 
-def pretrain(plan: Plan, settings: Mapping[str, str], store: Path, run: Path) -> None:
+def pretrain(
+    plan: Plan, settings: Mapping[str, str], stores: Sequence[Path], run: Path
+) -> None:
     """Begin the run, or go on with it."""
     if (run / "model" / "model.json").exists() and load_model(run).card["complete"]:
         return
@@ -247,8 +262,8 @@ def pretrain(plan: Plan, settings: Mapping[str, str], store: Path, run: Path) ->
         return
     sets = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
     homolog(
-        "pretrain", "anatomical_embedding", str(store), "--out", str(run),
-        "--recipe", plan.recipe, "--without", "none", *sets,
+        "pretrain", "anatomical_embedding", *map(str, stores), "--out", str(run),
+        "--recipe", plan.recipe, "--without", "none", "--share-power", "0", *sets,
     )  # fmt: skip
 
 
@@ -279,23 +294,64 @@ def pack(
         }
     card |= {
         "name": name,
-        "title_of_model": plan.title,
+        "subtitle": plan.title,
         "use": plan.use,
-        "licence": "weights: Apache-2.0; the scans learnt from: see data",
-        "data": [
-            {
-                "subject": scan.subject, "modality": scan.modality,
-                "source": scan.source, "licence": scan.licence,
-                "licence_of": scan.licence_of,
-            }
-            for scan in scans
-        ],
+        "licence": "Apache-2.0 (weights; the scans learnt from: see data)",
+        "data": sources_of(scans),
         "never_seen": dict(plan.never_seen),
-        "scores": dict(scores),
+        "scores": card_scores(name, scores),
         "stored_as": "float16" if half else "float32",
-    }  # fmt: skip
+    }
     encoder = states.pop("encoder")
     return save_model(folder, encoder, card, "encoder", states)
+
+
+def listed(stores: Sequence[Path]) -> str:
+    """What the manifests beside the stores name: not every kit has every scan."""
+    return "".join(s.with_name(f"{s.name}.csv").read_text() for s in stores)
+
+
+def sources_of(scans: Sequence[Scan]) -> list[dict[str, Any]]:
+    """The collections, each with its licence and the people of it."""
+    found: dict[tuple[str, str, str], list[Scan]] = {}
+    for scan in scans:
+        key = (scan.source, scan.licence, scan.licence_of)
+        found.setdefault(key, []).append(scan)
+    return [
+        {
+            "name": source, "licence": licence, "licence_of": where,
+            "scans": len(of), "subjects": sorted({scan.subject for scan in of}),
+        }
+        for (source, licence, where), of in found.items()
+    ]  # fmt: skip
+
+
+def card_scores(name: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of ``box_scores.py`` for one encoder, beside those of random weights."""
+    rows: list[dict[str, Any]] = []
+    for part, what, on in _SCORES:
+        own = scores.get(part, {})
+        for arm, how in (("match", "most alike"), ("map", "smooth map")):
+            if f"{name} {arm}" not in own:
+                continue
+            random = own.get(f"{name} random {arm}", {})
+            row = {
+                "what": f"median error of {what}, {how},", "on": on, "unit": "mm",
+                "value": own[f"{name} {arm}"]["median_mm"],
+            }  # fmt: skip
+            if random:
+                row["random"] = random["median_mm"]
+            rows.append(row)
+    carried = scores.get("propagation", {})
+    if f"{name} features" in carried:
+        row = {
+            "what": "Dice of labels carried from one person", "on": "BTCV",
+            "value": round(carried[f"{name} features"]["dice"], 3),
+        }  # fmt: skip
+        if f"{name} random" in carried:
+            row["random"] = round(carried[f"{name} random"]["dice"], 3)
+        rows.append(row)
+    return rows
 
 
 def homolog(*words: str) -> None:

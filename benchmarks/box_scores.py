@@ -53,6 +53,8 @@ from homolog.scans.volume import FeatureMap, LabelMap
 from homolog.store.store import Store
 
 Cloud = NDArray[np.float64]
+# A scan as maps compare it, and its features; each where an arm needs it.
+Opened = tuple[Seen | None, FeatureMap | None]
 PARTS = ("landmarks", "chaos", "sts", "propagation", "probe")
 # Of an encoder: the most alike feature, the smooth map, and the same without training.
 FEATURE_ARMS = ("match", "map", "random match", "random map")
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=RUN")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--arms", default=",".join((*FEATURE_ARMS, *PLAIN_ARMS)))
-    parser.add_argument("--pairs", type=int, default=20, help="Of BTCV, at most.")
+    parser.add_argument("--pairs", type=int, default=20, help="Of scans, at most.")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ def main() -> None:
     }
     for part in parts:
         if part in makers:
-            pairs = makers[part]()
+            pairs = makers[part]()[: given.pairs]
             keep(part, "pairs", told(pairs, part, given.data))
             for arm in (a for a in arms if a in PLAIN_ARMS):
                 keep(part, arm, scored(pairs, arm, None, given.work))
@@ -276,16 +278,17 @@ def scored(
     encoder = None
     if path is not None:
         encoder = encoder_of(path, random=arm.startswith("random"))
-    kept: dict[Path, tuple[Seen, FeatureMap | None]] = {}
+    kept: dict[Path, Opened] = {}
 
-    def opened(scan: Path) -> tuple[Seen, FeatureMap | None]:
+    def opened(scan: Path) -> Opened:
         if scan not in kept:
             volume, maps = read_scan(scan), None
             if encoder is not None:
                 folder, digest = work / "features", scan_hash(scan)
                 job = embed_scan(volume, encoder, folder=folder, scan_hash=digest)
                 maps = drain(job)
-            kept[scan] = looked_at(volume, maps), maps
+            seen = None if arm.endswith("match") else looked_at(volume, maps)
+            kept[scan] = seen, maps
         return kept[scan]
 
     errors: list[Cloud] = []
@@ -310,23 +313,21 @@ def scored(
     }
 
 
-def found_by(
-    arm: str,
-    a: tuple[Seen, FeatureMap | None],
-    b: tuple[Seen, FeatureMap | None],
-    points: Cloud,
-) -> Cloud:
+def found_by(arm: str, a: Opened, b: Opened, points: Cloud) -> Cloud:
     """Points (N, 3) of A where an arm puts them in B, mm z, y, x."""
     if arm == "match":
         assert a[1] is not None
         assert b[1] is not None
         found = Search(b[1]).find(query_at(a[1], points))
         return np.array([m.mm for m in found])
+    one, other = a[0], b[0]
+    assert one is not None
+    assert other is not None
     maps: dict[str, Callable[[], Any]] = {
-        "map": lambda: map_of(b[0], a[0], None, MatchConfig(1.0, 0.0)),
-        "grey map": lambda: map_of(b[0], a[0], None, MatchConfig(0.0, 1.0)),
-        "affine": lambda: registered(b[0], a[0], spline=False),
-        "affine + B-spline": lambda: registered(b[0], a[0]),
+        "map": lambda: map_of(other, one, None, MatchConfig(1.0, 0.0)),
+        "grey map": lambda: map_of(other, one, None, MatchConfig(0.0, 1.0)),
+        "affine": lambda: registered(other, one, spline=False),
+        "affine + B-spline": lambda: registered(other, one),
     }
     return np.asarray(maps[arm]()(torch.from_numpy(points).float()).double())
 

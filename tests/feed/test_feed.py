@@ -31,6 +31,9 @@ ALL_CHANGES = Intensity(
             "blur",
             "contrast",
             "low_resolution",
+            "curve",
+            "regions",
+            "bias",
         )
     }
 )

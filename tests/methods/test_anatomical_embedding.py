@@ -30,7 +30,7 @@ from homolog.methods.anatomical_embedding import (
     AnatomicalEmbeddingConfig,
 )
 from homolog.nn.masking import keys_of, random_mask, to_voxels
-from homolog.views.view import View, Views, ViewSpec
+from homolog.views.view import Same, View, Views, ViewSpec
 
 Pair = Callable[..., Views]
 SIZE = (32, 32, 32)
@@ -464,3 +464,20 @@ def test_the_published_configuration() -> None:
     )).views()["first"].intensity  # fmt: skip
     assert usual.shift_probability > 0
     assert usual.blur_voxels == (0.5, 1.0)
+
+
+def test_blind_to_modality_means_that_each_crop_has_its_own_contrast() -> None:
+    usual, blind = (
+        AnatomicalEmbedding(
+            build("resunet", {"channels": [4, 4, 4, 4]}),
+            from_dict(AnatomicalEmbeddingConfig, settings),
+        ).views()
+        for settings in ({}, {"synthetic_contrast": 0.7, "bias_field": 0.4})
+    )
+    for name, spec in blind.items():
+        assert spec.intensity.regions_probability == 0.7
+        assert spec.intensity.bias_probability == 0.4
+        assert not isinstance(spec.place, Same)  # a twin's contrast would be no other
+        assert usual[name].intensity.regions_probability == 0.0
+    recipe = AnatomicalEmbedding.RECIPES["blind"]["method"]
+    assert recipe["synthetic_contrast"] > 0.5
