@@ -382,7 +382,16 @@ def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
     # the file itself, without the card that lies beside it
     alone = tmp_path / "elsewhere.pth"
     alone.write_bytes((out / "checkpoint_final.pth").read_bytes())
-    assert load_encoder(alone, own.card["backbone"]).encoder_id == own.encoder_id
+    done = CliRunner().invoke(
+        cli, ["models", "import", str(alone), "--out", str(tmp_path / "back")]
+    )
+    assert done.exit_code == 0, done.output
+    back = load_encoder(tmp_path / "back")
+    image = torch.randn(1, 1, 8, 32, 32)
+    with torch.no_grad():
+        pairs = zip(own.backbone(image), back.backbone(image), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert back.card["preprocessing"]["spacing_mm"] == [3.0, 1.0, 1.0]
 
 
 def test_only_nnunets_own_network_starts_it(encoder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,12 @@ from homolog.geometry.affine import Affine
 from homolog.scans.volume import CHANNELS, Volume
 from homolog.sliding.sliding import SlidingConfig, slide
 from homolog.store.learnt_spacing import Learnt, LearntSpacing
-from homolog.store.preprocess import Preprocessing, prepare_volume, restore_labels
+from homolog.store.preprocess import (
+    SCALINGS,
+    Preprocessing,
+    prepare_volume,
+    restore_labels,
+)
 from homolog.tasks.segment.network import Normalise
 
 scans = program(PROGRAMS)
@@ -62,6 +67,7 @@ def recipe(how: Preprocessing, learnt: Learnt | None, **more: Any) -> dict[str, 
         "percentiles": how.percentiles,
         "axes": how.axes,
         "fill_nan": how.fill_nan,
+        "scaling": how.scaling,
     }
     return {
         "channels": 1,
@@ -89,6 +95,16 @@ CASES = [
         Preprocessing(modality="MR", axes="acquired"),
         LEARNT,
         "whole",
+    ),
+    *(
+        (
+            turned((0, 1, 2), (1, 1, 1)),
+            Preprocessing(modality=kind, scaling=way),
+            None,
+            "float",
+        )
+        for way in SCALINGS
+        for kind in ("CT", "MR")
     ),
 ]
 
@@ -138,6 +154,9 @@ def test_what_cannot_be_used_is_told() -> None:
     with pytest.raises(ValueError, match="takes 2 channels, got 1"):
         scans.prepare(scan.data, np.eye(4), {**told, "channels": 2})
     several = {**told, "modality": None, "modalities": ["CT", "MR"]}
+    odd = {**told["preprocessing"], "scaling": "of tomorrow"}
+    with pytest.raises(ValueError, match="older than the model"):
+        scans.prepare(scan.data, np.eye(4), {**told, "preprocessing": odd})
     with pytest.raises(ValueError, match="CT, MR"):
         scans.prepare(scan.data, np.eye(4), several)
     scan.data[0, 0, 0, 0] = np.nan

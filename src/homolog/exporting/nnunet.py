@@ -58,17 +58,23 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
     card = {**public_card(loaded.card), "encoder_id": loaded.encoder_id}
     plan = architecture(loaded.backbone)
     weights = network_weights(loaded.backbone, plan["arch_kwargs"], _classes(card))
+    told = {
+        "plans": plans(card, plan),
+        "dataset_json": dataset(card, loaded.backbone),
+        "configuration": _CONFIGURATION,
+        "fold": 0,
+    }
     with writing_folder(out) as folder:
         content = {
             "network_weights": weights,
             "trainer_name": "nnUNetTrainer",
             "current_epoch": 0,
             "inference_allowed_mirroring_axes": None,
-            "init_args": {"configuration": _CONFIGURATION},
+            "init_args": told,
         }
         torch.save(content, folder / CHECKPOINT)
-        write_json(folder / "plans.json", plans(card, plan))
-        write_json(folder / "dataset.json", dataset(card, loaded.backbone))
+        write_json(folder / "plans.json", told["plans"])
+        write_json(folder / "dataset.json", told["dataset_json"])
         write_json(folder / CARD_FILE, card)
         write_text(folder / "README.md", _page(card))
         write_text(folder / "LICENSE", licence_page(card))
@@ -175,7 +181,7 @@ def plans(card: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     spacing = how.get("spacing_mm") or (card.get("learnt_spacing_mm") or {}).get(
         "largest"
     )
-    is_ct = how.get("modality") == "CT"
+    is_ct = how.get("modality") == "CT" and how.get("scaling") != "zscore"
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",

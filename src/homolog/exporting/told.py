@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog import __version__
 from homolog.events import stopped_words
+from homolog.store.preprocess import values_words
 from homolog.words import listed
 
 CARD_FILE = "card.json"  # not model.json: it is no model folder of ours
@@ -135,6 +136,9 @@ def preprocessing_lines(card: Mapping[str, Any]) -> list[str]:
         )
     window, shares = how.get("window_hu"), how.get("percentiles")
     modality = how.get("modality")
+    if how.get("scaling", "usual") != "usual":
+        lines.append(f"- values: {values_words(how)}")
+        window = shares = None
     if window and modality in (None, "CT"):
         lines.append(f"- CT: {window[0]:g} to {window[1]:g} HU become -1 to 1")
     if shares and modality != "CT":
