@@ -22,7 +22,8 @@ from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.exporting import bundle as bundles
-from homolog.exporting.kinds import KINDS, export_model
+from homolog.exporting.export import export_model
+from homolog.exporting.kinds import KINDS
 from homolog.exporting.portable import session
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import save_model

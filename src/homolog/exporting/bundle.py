@@ -43,14 +43,6 @@ _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-_REFUSED = {
-    "encoder": "a bundle labels scans, and an encoder alone labels none: fine-tune "
-    "it (homolog finetune segment STORE --encoder RUN), or take --as torchscript",
-    "classify": "a classifier's view of a whole scan is cut by Homolog's own code; "
-    "take --as torchscript or onnx for the network",
-    "translate": "the values it makes are put into units by Homolog's own code; take "
-    "--as torchscript or onnx for the network",
-}
 
 
 def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[str, Any]:
@@ -70,8 +62,6 @@ def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[st
         JobError: What was written answers otherwise than the model.
     """
     model = open_source(source, "bundle")
-    if reason := _REFUSED.get(model.kind):
-        raise UnusableInput(f"{source} cannot be written as a bundle: {reason}.")
     script, sides = traced(model)
     with writing_folder(out) as folder:
         for name in ("configs", "models", "docs", "scripts"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
+from homolog.exporting.kinds import why_not
 from homolog.exporting.portable import licence_page
 from homolog.exporting.told import (
     CARD_FILE,
@@ -23,7 +24,6 @@ from homolog.model_files.encoder import load_encoder
 from homolog.writing import write_json, write_text, writing_folder
 
 CHECKPOINT = "checkpoint_final.pth"
-_BACKBONE = "resenc"
 _CONFIGURATION = "3d_fullres"
 _NETWORK = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 # nnU-Net keeps the parts of a layer a second time, by number.
@@ -49,12 +49,8 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
         UnusableInput: Another network than ``resenc``.
     """
     loaded = load_encoder(source)
-    name = loaded.card["backbone"]["name"]
-    if name != _BACKBONE:
-        raise UnusableInput(
-            f"{source} is a {name}; nnU-Net trains its own network, so only an encoder "
-            f"of the backbone {_BACKBONE} can start it."
-        )
+    if reason := why_not(loaded.card, "nnunet"):
+        raise UnusableInput(f"{source} cannot be written as nnunet: {reason}.")
     card = {**public_card(loaded.card), "encoder_id": loaded.encoder_id}
     plan = architecture(loaded.backbone)
     weights = network_weights(loaded.backbone, plan["arch_kwargs"], _classes(card))
