@@ -148,6 +148,10 @@ def test_other_programs_forms_are_offered_and_written(
     for words in ("safetensors", "MONAI bundle", "ONNX", "TorchScript", "nnU-Net",
                   "Hugging Face"):  # fmt: skip
         assert words in texts
+    usable = {action.text().split()[0]: action for action in menu.actions()[3:]}
+    assert not usable["nnU-Net"].isEnabled()  # toy models are no resenc
+    assert "own network" in usable["nnU-Net"].toolTip()
+    assert usable["Card,"].isEnabled()
     menu.close()
     panel.export_as(model, tmp_path / "hub", "huggingface")
     assert panel.helper is not None
