@@ -222,7 +222,7 @@ def main() -> None:
     if given.until == "run":
         return
     scores = json.loads(given.scores.read_text()) if given.scores else {}
-    scans = [scan for scan in scans if scan.path in listed(stores)]
+    scans = tuple(scan for scan in scans if scan.path in listed(stores))
     folder = pack(given.name, scans, run, given.out / given.name, scores, given.half)
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{folder}: {size / 1e6:.2f} MB")
