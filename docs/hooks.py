@@ -61,7 +61,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         markdown = markdown.replace("](docs/", "](")
     # ../resources/x.png lies beside docs/ in the repository, within the site here
     markdown = re.sub(r"\]\(((?:\.\./)*)\.\./resources/", r"](\1resources/", markdown)
-    for name, make in {"methods": methods_table, "backbones": backbones_table}.items():
+    tables = {
+        "methods": methods_table, "backbones": backbones_table,
+        "layouts": layouts_table,
+    }  # fmt: skip
+    for name, make in tables.items():
         mark = f"<!-- made by docs/hooks.py: {name} -->"
         if mark in markdown:
             markdown = markdown.replace(mark, make())
@@ -380,6 +384,20 @@ def methods_table() -> str:
         "| method | idea | paper | networks | labels |\n"
         "| --- | --- | --- | --- | --- |\n" + "\n".join(rows)
     )
+
+
+def layouts_table() -> str:
+    """Every weight file that is recognised, and the network it becomes."""
+    from homolog.model_files.layouts import LAYOUTS
+
+    lines = ["| layout | published in it | network |", "| --- | --- | --- |"]
+    lines += [
+        f"| {one.title} | {', '.join(one.published)} | "
+        + (f"`{one.backbone}`" if one.backbone else f"none: {one.why_not}")
+        + " |"
+        for one in LAYOUTS
+    ]
+    return "\n".join(lines)
 
 
 def backbones_table() -> str:

@@ -29,7 +29,7 @@ FLOORS = (
     "tasks.segment",
     "features tasks.classify tasks.detect tasks.translate",
     "landmarks pretrain tasks.few_voxels use",
-    "probe propagation",
+    "exporting probe propagation",
     "comparing",
     "reporting",
     "demo jobs machine",

@@ -61,6 +61,16 @@ def test_methods_and_networks_are_all_in_their_tables(hooks: ModuleType) -> None
         assert f"[`{name}`]" in networks
 
 
+def test_every_layout_of_weight_files_is_in_its_table(hooks: ModuleType) -> None:
+    from homolog.model_files.layouts import LAYOUTS
+
+    page = (hooks.TOP / "docs/howto/import.md").read_text(encoding="utf-8")
+    assert "<!-- made by docs/hooks.py: layouts -->" in page
+    table = hooks.layouts_table()
+    assert all(one.title in table and one.published[0] in table for one in LAYOUTS)
+    assert all(one.why_not in table for one in LAYOUTS if not one.backbone)
+
+
 def test_every_setting_of_a_method_is_on_the_settings_page(hooks: ModuleType) -> None:
     page = hooks.settings_page()
     for name in METHODS.names():

@@ -80,15 +80,18 @@ def models(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
     if config["action"] == "export":
         Path(config["out"]).write_bytes(b"weights")
         return {"file": config["out"]}
+    if not config["backbone"] and Path(config["source"]).read_bytes() == b"asks":
+        raise UnusableInput("the file is in no layout that is known: name the backbone")
     out = Path(config["out"])
     out.mkdir(parents=True)
     (out / "encoder.safetensors").write_bytes(b"weights")
+    network = {"name": config["backbone"] or "swin", "config": {}}
     card = {
-        "kind": "encoder", "backbone": {"name": config["backbone"], "config": {}},
+        "kind": "encoder", "backbone": network,
         "weights": "encoder.safetensors", "sha256": {"encoder.safetensors": "0"},
     }  # fmt: skip
     (out / "model.json").write_text(json.dumps(card))
-    return {"model": str(out), "encoder_id": "0"}
+    return {"model": str(out), "encoder_id": "0", "backbone": network}
 
 
 def probe(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:

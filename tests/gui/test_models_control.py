@@ -159,7 +159,7 @@ def test_what_comes_with_homolog_stands_first_and_stays(
     first = models[0]
     name, _, licence = first.lines.splitlines()
     assert (name, licence) == (
-        "body-ct (built in)", "Licence: CC BY-NC 4.0 (not for commercial use)",
+        "body-ct (built in)", "⚠ Not commercial: CC BY-NC 4.0",
     )  # fmt: skip
     assert dict(first.facts)["Licence"] == "CC BY-NC 4.0 (not for commercial use)"
     assert control.free_name(places[1], "body-ct") == "body-ct_v2"

@@ -83,29 +83,45 @@ def test_our_own_folders_are_imported_by_dropping(
     assert "is no model" in panel._news.text()
 
 
-def test_a_foreign_file_asks_for_its_network_and_is_imported_by_a_worker(
+def test_a_foreign_file_that_tells_its_network_is_imported_unasked(
     qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "swin unetr.pt").write_bytes(b"x")
     assert drop(panel, tmp_path / "swin unetr.pt")
-    assert panel.form.isVisible()
-    assert panel.form.name.text() == "swin-unetr"
-    assert nameless(panel) == []
-    panel.form.settings.setText("feature_size")
-    panel.form.go.click()
-    assert panel.form.trouble.text().startswith("⚠")
-    panel.form.settings.setText("feature_size=48")
-    panel.form.go.click()
+    assert not panel.form.isVisible()
     assert panel.helper is not None
-    assert panel.helper._config["settings"] == {"feature_size": 48}
+    assert panel.helper._config["backbone"] is None
     qtbot.waitUntil(
-        lambda: "Imported as swin-unetr" in panel._news.text(), timeout=30_000
+        lambda: "Imported as swin-unetr, a swin" in panel._news.text(), timeout=30_000
     )
     assert not panel.form.isVisible()
     qtbot.waitUntil(
         lambda: (m := panel.chosen()) is not None and m.name == "swin-unetr",
         timeout=10_000,
     )
+
+
+def test_a_foreign_file_that_does_not_tell_is_asked_about(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "odd net.pt").write_bytes(b"asks")
+    assert drop(panel, tmp_path / "odd net.pt")
+    qtbot.waitUntil(panel.form.isVisible, timeout=30_000)
+    assert "in no layout that is known" in panel.form.about.text()
+    assert "was not imported" in panel._news.text()
+    assert panel.form.name.text() == "odd-net"
+    assert nameless(panel) == []
+    panel.form.settings.setText("feature_size")
+    panel.form.go.click()
+    assert panel.form.trouble.text().startswith("⚠")
+    panel.form.settings.setText("feature_size=48")
+    panel.form.network.setCurrentText("vit")
+    panel.form.go.click()
+    assert panel.helper is not None
+    assert panel.helper._config["settings"] == {"feature_size": 48}
+    assert panel.helper._config["backbone"] == "vit"
+    qtbot.waitUntil(lambda: "Imported as odd-net" in panel._news.text(), timeout=30_000)
+    assert not panel.form.isVisible()
 
 
 def test_weights_and_folders_are_exported(
@@ -118,6 +134,25 @@ def test_weights_and_folders_are_exported(
     panel.export_weights(model, tmp_path / "w")
     qtbot.waitUntil(lambda: "w.safetensors" in panel._news.text(), timeout=30_000)
     assert (tmp_path / "w.safetensors").is_file()
+
+
+def test_other_programs_forms_are_offered_and_written(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path
+) -> None:
+    """Each has its line in the menu, and goes to the worker."""
+    filled(qtbot, panel, home)
+    model = panel.models[0]
+    menu = module.export_menu(panel, model)
+    texts = " ".join(action.text() for action in menu.actions())
+    for words in ("safetensors", "MONAI bundle", "ONNX", "TorchScript", "nnU-Net",
+                  "Hugging Face"):  # fmt: skip
+        assert words in texts
+    menu.close()
+    panel.export_as(model, tmp_path / "hub", "huggingface")
+    assert panel.helper is not None
+    assert panel.helper._config["kind"] == "huggingface"
+    assert panel.helper._config["out"].endswith("hub")  # a folder: no suffix
+    qtbot.waitUntil(lambda: "Saved" in panel._news.text(), timeout=30_000)
 
 
 def test_without_the_engine_it_says_so(
@@ -143,8 +178,11 @@ def test_deleting_a_model_asks_first(
         return Answer("keep" if len(asked) == 1 else "delete")
 
     panel.ask = ask
+    model = panel.chosen()
+    slow_run(home / "runs" / "later", encoder=str(model.path))
     panel.act("delete")
     qtbot.waitUntil(lambda: len(asked) == 1, timeout=10_000)
+    assert "What began with it keeps its own weights: later." in asked[0]
     assert binned == []
     panel.act("delete")
     qtbot.waitUntil(lambda: len(binned) == 1, timeout=10_000)

@@ -144,6 +144,8 @@ def test_a_probe_is_cancelled(
 def test_what_cannot_be_probed_is_not_offered(qtbot: Any, panel: ModelsPanel) -> None:
     broken = next(m for m in panel.models if m.name == "broken")
     box = panel.probe
+    box.every.click()
+    assert {m.name for m in panel.asked()} == {"first", "second"}
     first = next(m for m in panel.models if m.name == "first")
     with_one = dataclasses.replace(first, card={**first.card, "decoder": {"width": 8}})
     box._asked = lambda: [first, with_one]

@@ -25,7 +25,7 @@ from homolog.backbones import build
 from homolog.backbones.base import Backbone
 from homolog.errors import JobError, UnusableInput
 from homolog.features.embed import load_embedder
-from homolog.model_files.encoder import encoder_id, load_encoder, read_foreign
+from homolog.model_files.encoder import encoder_id, load_encoder
 from homolog.model_files.folder import (
     find_model,
     generations,
@@ -36,6 +36,7 @@ from homolog.model_files.folder import (
     save_model,
     save_state,
 )
+from homolog.model_files.foreign import read_foreign
 from homolog.writing import beside, writing_folder
 
 SMALL = {"channels": [4, 8], "blocks": 1}
@@ -366,9 +367,10 @@ def test_image_channels_are_not_added_up_unasked(tmp_path: Path) -> None:
     torch.save(small_encoder(in_channels=4).state_dict(), tmp_path / "w.pt")
     hint = {"name": "resunet", "config": SMALL}
     with pytest.raises(UnusableInput, match=r"its 4 image channels apart .*into 1"):
-        load_encoder(tmp_path / "w.pt", hint)
-    assert load_encoder(tmp_path / "w.pt", hint, in_channels=4).report.summed == ()
-    assert load_encoder(tmp_path / "w.pt", hint, allow_dropped=True).report.summed
+        load_encoder(tmp_path / "w.pt", hint, in_channels=1)
+    assert load_encoder(tmp_path / "w.pt", hint).report.summed == ()
+    taken = load_encoder(tmp_path / "w.pt", hint, in_channels=1, allow_dropped=True)
+    assert taken.report.summed
     # a colour picture's channels are: a grey picture looks the same to the sum
     colour = build("resnet2d", {"in_channels": 3, "widths": [8, 8, 8, 8]})
     torch.save(colour.state_dict(), tmp_path / "rgb.pt")
@@ -395,7 +397,8 @@ def test_weights_that_are_no_numbers_are_never_taken(
 
 
 def test_a_foreign_file_needs_the_name_of_its_network(tmp_path: Path) -> None:
-    torch.save(small_encoder().state_dict(), tmp_path / "w.pt")
+    names = {f"n{i}": v for i, v in enumerate(small_encoder().state_dict().values())}
+    torch.save(names, tmp_path / "w.pt")
     with pytest.raises(UnusableInput, match="name the backbone"):
         load_encoder(tmp_path / "w.pt")
 
@@ -412,7 +415,7 @@ def test_what_training_scripts_leave_behind_is_harmless(tmp_path: Path) -> None:
     }
     for new in (True, False):
         torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=new)
-        found = read_foreign(tmp_path / "w.pt")
+        found = read_foreign(tmp_path / "w.pt").tensors
         assert list(found) == ["state_dict.a"]
 
 
@@ -529,13 +532,13 @@ def test_weights_that_unpack_to_more_than_their_file_are_refused(
         read_foreign(file)
     shared = torch.ones(1000)
     torch.save({str(i): shared for i in range(40)}, file, **how)
-    assert len(read_foreign(file)) == 40  # tied weights are usual
+    assert len(read_foreign(file).tensors) == 40  # tied weights are usual
 
 
 def test_dictionaries_that_hold_each_other_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homolog.model_files.encoder._MOST_ENTRIES", 5000)
+    monkeypatch.setattr("homolog.model_files.foreign._MOST_ENTRIES", 5000)
     inner: dict[str, object] = {str(i): 0 for i in range(100)}
     outer: dict[str, object] = {str(i): inner for i in range(100)}
     torch.save({"w": torch.ones(2), "nest": outer}, tmp_path / "w.pt")

@@ -16,7 +16,7 @@ from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.model_files import keeping, library
 from homolog.model_files.encoder import load_encoder, own_backbone
-from homolog.model_files.facts import facts_of, licence_words
+from homolog.model_files.facts import facts_of, licence_line, licence_words
 from homolog.model_files.folder import find_model, save_model
 from homolog.runs.run import Run
 from named_models import keep_apart, put_model
@@ -310,3 +310,11 @@ def test_a_commands_unknown_name_is_told(places: tuple[Path, Path], shell: Any) 
     assert (status, "Did you mean body-ct?" in news) == (2, True), news
     with pytest.raises(ConfigError, match="neither scratch nor"):
         make_plan({}, methods="scratch,body", patients="1")
+
+
+def test_a_licence_fits_a_narrow_list() -> None:
+    own = "code Apache-2.0; weights as the licence of the training data"
+    for licence in (own, "CC BY 4.0", "CC BY-NC-SA 4.0", None):
+        assert len(licence_line({"licence": licence})) <= 36
+    assert licence_line({"licence": "MIT"}) == "Licence: MIT"
+    assert licence_line({}) == "⚠ Licence not stated"

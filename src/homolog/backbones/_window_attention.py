@@ -52,9 +52,17 @@ class WindowPlan:
         return d, h, w
 
 
-@functools.lru_cache(maxsize=256)
 def plan_windows(size: Index, window: Index, shift: Index) -> WindowPlan:
-    """Cut a map as MONAI's SwinTransformer cuts it."""
+    """Cut a map as MONAI's SwinTransformer cuts it.
+
+    While a network is traced sizes are tensors; the plan is made for their numbers.
+    """
+    d, h, w = size
+    return _plan((int(d), int(h), int(w)), window, shift)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(size: Index, window: Index, shift: Index) -> WindowPlan:
     fits = [n <= m for n, m in zip(size, window, strict=True)]
     used = tuple(n if f else m for n, m, f in zip(size, window, fits, strict=True))
     moved = tuple(0 if f else s for s, f in zip(shift, fits, strict=True))

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from monai.networks.layers.utils import get_norm_layer
-from monai.networks.nets.resnet import ResNetBlock
+from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,13 +21,23 @@ from homolog.small_maps import guard_small_maps
 # Paper: SAM configuration.
 @dataclass(frozen=True)
 class ResNetConfig(BackboneConfig):
-    """Defaults are ResNet-18; (1, 1, 1, 1) is ResNet-10, (3, 4, 6, 3) ResNet-34."""
+    """Defaults are ResNet-18; (1, 1, 1, 1) is ResNet-10, (3, 4, 6, 3) ResNet-34.
+
+    With block=bottleneck (3, 4, 6, 3) is ResNet-50.
+    """
 
     widths: tuple[int, ...] = option(
         (64, 128, 256, 512), "channels of each stage, fine to coarse", minimum=1
     )
     stage_blocks: tuple[int, ...] = option(
         (2, 2, 2, 2), "residual blocks of each stage", minimum=1
+    )
+    block: str = option(
+        "basic",
+        "basic is that of ResNet-18 and -34; a bottleneck (ResNet-50) hands on four "
+        "times as many channels",
+        choices=("basic", "bottleneck"),
+        later=True,
     )
     norm: str = option(
         "instance",
@@ -58,7 +68,8 @@ class ResNet(Backbone):
     """Stem of stride 2, max pooling, stages: maps of stride 2, 4, 8, 16 and 32.
 
     The state dict has the keys of MONAI's ``ResNet`` without its classifier, so
-    MedicalNet files load (``norm=batch``; ResNet-18 and -34 ``shortcut=padding``).
+    MedicalNet files load (``norm=batch``; ResNet-18 and -34 ``shortcut=padding``,
+    ResNet-50 ``block=bottleneck``).
     Sizes must be multiples of the strides up to 16; the map of stride 32 has
     ceil(n / 32) cells.
 
@@ -103,13 +114,14 @@ class ResNet(Backbone):
             step = _ratio(before, after) if number > 1 else (1, 1, 1)
             layer = _stage(config, inside, wide, blocks, step)
             self.add_module(f"layer{number}", layer)
-            inside = wide
+            inside = wide * _block(config).expansion
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(
                     module.weight, mode="fan_out", nonlinearity="relu"
                 )
-        self.channels = (first, *config.widths)
+        expansion = _block(config).expansion
+        self.channels = (first, *(w * expansion for w in config.widths))
         self.strides = tuple(strides)
         self.size_divisor: Index = strides[min(len(strides), _EXACT) - 1]
         guard_small_maps(self)
@@ -126,8 +138,18 @@ class ResNet(Backbone):
         return tuple(maps)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave the classifier out."""
-        return {k: v for k, v in state.items() if not k.startswith("fc.")}
+        """Leave the classifier out, and biases that a norm takes away again.
+
+        MONAI's own projections have one. The mean over a batch takes it away; that of
+        running statistics is moved by it.
+        """
+        found = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        for name in [n for n in found if n.endswith("downsample.0.bias")]:
+            bias = found.pop(name)
+            mean = name.replace("downsample.0.bias", "downsample.1.running_mean")
+            if mean in found:
+                found[mean] = found[mean] - bias
+        return found
 
 
 # Sizes must be multiples of the strides up to that of this map, of 16 in plane.
@@ -155,9 +177,15 @@ class _Padded(nn.Module):
         return functional.pad(thin, (0, 0, 0, 0, 0, 0, 0, more))
 
 
+def _block(config: ResNetConfig) -> Any:
+    return ResNetBottleneck if config.block == "bottleneck" else ResNetBlock
+
+
 def _stage(
-    config: ResNetConfig, inside: int, wide: int, blocks: int, stride: Index
+    config: ResNetConfig, inside: int, width: int, blocks: int, stride: Index
 ) -> nn.Sequential:
+    kind = _block(config)
+    wide = width * kind.expansion
     shortcut: nn.Module | None = None
     if max(stride) != 1 or inside != wide:
         if config.shortcut == "padding":
@@ -169,10 +197,8 @@ def _stage(
             )
     # MONAI's block carries the key names of its files
     steps: Any = stride  # which takes a step for each axis, too
-    first = ResNetBlock(inside, wide, 3, steps, shortcut, norm=_norm_name(config))
-    rest = [
-        ResNetBlock(wide, wide, 3, norm=_norm_name(config)) for _ in range(blocks - 1)
-    ]
+    first = kind(inside, width, 3, steps, shortcut, norm=_norm_name(config))
+    rest = [kind(wide, width, 3, norm=_norm_name(config)) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homolog.cli._run import json_option, show
+from homolog.exporting.kinds import DEFAULT, KINDS
 
 if TYPE_CHECKING:
     from homolog.model_files.library import KnownModel
@@ -19,15 +20,42 @@ _BACKBONE = click.option(
     "--backbone",
     default=None,
     metavar="B",
-    help="Network of a foreign file: swin, vit, resunet.",
+    help="Network of a foreign file, where its names do not tell it.",
 )
 _SET = click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Setting of that network, e.g. feature_size=48. May be repeated.",
+    help="Setting of that network, e.g. heads=6; wins over what is read off the file. "
+    "May be repeated.",
 )
+_BELOW = click.option(
+    "--below",
+    default=None,
+    metavar="PREFIX",
+    help="What the names begin with, where a file holds several networks.",
+)
+
+
+class _Importing(click.Command):
+    """Its help ends with what can be imported."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every layout that is known."""
+        from homolog.model_files.layouts import LAYOUTS
+
+        able = [one for one in LAYOUTS if not one.why_not]
+        with formatter.section("Files that are recognised, and the network they make"):
+            formatter.write_dl(
+                [(one.backbone, f"{one.title}: {', '.join(one.published)}")
+                 for one in able]
+            )  # fmt: skip
+        with formatter.section("Recognised, but of no network here"):
+            formatter.write_dl(
+                [(one.title, f"{', '.join(one.published)}: {one.why_not}")
+                 for one in LAYOUTS if one.why_not]
+            )  # fmt: skip
 
 
 @click.group("models", short_help="List, show, check, import, export encoders.")
@@ -46,8 +74,9 @@ def command() -> None:
     homolog models add runs/pre --name liver   copy a run's model into the library
     homolog models delete liver
     homolog models check runs/pre
-    homolog models import swin.pt --backbone swin --set feature_size=48 --out swin
+    homolog models import VoComni_B.pt --out vocomni
     homolog models export runs/pre --out encoder.safetensors
+    homolog models export runs/seg --as bundle --out seg_bundle
     homolog models join runs/a runs/b --out both
     """  # noqa: D301 - click reads the backspace
 
@@ -239,22 +268,33 @@ def delete_model(name: str, yes: bool, as_json: bool) -> int:
 @_SOURCE
 @_BACKBONE
 @_SET
+@_BELOW
 @json_option
 def check_model(
-    source: Path, backbone: str | None, assignments: tuple[str, ...], as_json: bool
+    source: Path,
+    backbone: str | None,
+    assignments: tuple[str, ...],
+    below: str | None,
+    as_json: bool,
 ) -> None:
-    """Verify SOURCE (run, model folder, weight file) and tell what it holds."""
+    """Verify SOURCE (run, model folder, weight file) and tell what it holds.
+
+    Of a weight file of another project: its layout, network and settings, how its
+    scans were prepared, and what an import would leave aside.
+    """
+    told = _hint(source, backbone, assignments, below)
     from homolog.model_files import care
 
-    result = care.check_model(source, _hint(backbone, assignments))
+    result = care.check_model(source, told)
     lines = result.pop("lines")
     show(result, as_json, lines)
 
 
-@command.command("import")
+@command.command("import", cls=_Importing)
 @_SOURCE
 @_BACKBONE
 @_SET
+@_BELOW
 @click.option(
     "--out",
     required=True,
@@ -265,28 +305,30 @@ def check_model(
 @click.option(
     "--allow-dropped",
     is_flag=True,
-    help="Go on where the encoder of the file is larger than the network named.",
+    help="Go on where part of the file's encoder would be dropped, or is missing.",
 )
 @json_option
 def import_model(
     source: Path,
     backbone: str | None,
     assignments: tuple[str, ...],
+    below: str | None,
     out: Path,
     allow_dropped: bool,
     as_json: bool,
 ) -> None:
     """Turn a foreign weight file into a model folder that every command takes.
 
-    Nothing in the file is run; names are matched below any prefix, and at least 90%
-    of the encoder must be found. What would be dropped of the file's encoder stops the
-    import; decoders and heads are left aside.
+    SOURCE is a weight file (.pt, .pth, .ckpt, .bin, .safetensors) or a folder with one.
+    Nothing in it is run. Its network and settings are read off the names and shapes of
+    its tensors, the preparation of its scans off the plan or settings that come with
+    it, or as its project publishes it. A decoder that has a place here comes along.
+    What would be dropped of the file's encoder, or is missing, stops the import.
     """
+    told = _hint(source, backbone, assignments, below)
     from homolog.model_files import care
 
-    result = care.import_model(
-        source, out, _hint(backbone, assignments), allow_dropped=allow_dropped
-    )
+    result = care.import_model(source, out, told, allow_dropped=allow_dropped)
     lines = result.pop("lines")
     show(result, as_json, [*lines, f"saved {out}"])
 
@@ -294,34 +336,68 @@ def import_model(
 @command.command("export")
 @_SOURCE
 @click.option(
+    "--as",
+    "kind",
+    default=DEFAULT,
+    show_default=True,
+    type=click.Choice(list(KINDS)),
+    help="What to write: "
+    + "; ".join(f"{name}: {one.title}" for name, one in KINDS.items())
+    + ".",
+)
+@click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A .safetensors file; its card is written beside it as .json.",
+    metavar="PATH",
+    help="New: a .safetensors file (its card beside it as .json), else a folder.",
+)
+@click.option(
+    "--check",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="SCAN",
+    help="Label this scan by what was written, too, and tell the share of equal "
+    "labels (bundle, onnx, torchscript).",
 )
 @json_option
-def export_model(source: Path, out: Path, as_json: bool) -> None:
-    """Write the encoder of SOURCE as one file for other programs.
+def export_model(
+    source: Path, kind: str, out: Path, check: Path | None, as_json: bool
+) -> None:
+    """Write SOURCE in a form that other programs read.
 
-    Keys are the network's own (for swin and vit those of MONAI), without prefix. A
-    decoder that was trained with it is written beside it.
+    safetensors holds the encoder under the network's own names (for swin and vit those
+    of MONAI), and a decoder that was trained with it beside it. The card (data,
+    licence, labels, preparation of scans) goes with every kind.
     """
-    from homolog.model_files import care
+    from homolog.exporting.kinds import export_model as export
     from homolog.words import listed
 
-    result = care.export_model(source, out)
-    names = [out.with_suffix(".json").name]
+    result = export(source, out, kind, check)
+    names = [str(out)]
+    if "card" in result:
+        names.append(Path(result["card"]).name)
     if "decoder" in result:
         names.append(f"its decoder {Path(result['decoder']).name}")
-    show(result, as_json, [f"saved {listed([str(out), *names])}"])
+    lines = result.pop("lines")
+    show(result, as_json, [f"saved {listed(names)}", *lines])
 
 
-def _hint(backbone: str | None, assignments: tuple[str, ...]) -> dict[str, Any] | None:
+def _hint(
+    source: Path, backbone: str | None, assignments: tuple[str, ...], below: str | None
+) -> dict[str, Any] | None:
+    """What is said of a file; one that holds no weights is refused before torch loads.
+
+    Importing torch and MONAI takes seconds.
+    """
     from homolog.config import parse_assignments
+    from homolog.model_files.foreign import check_kind
+
+    if source.is_file() or source.is_symlink():
+        check_kind(source)
     from homolog.model_files import care
 
-    return care.hint(backbone, parse_assignments(assignments))
+    return care.hint(backbone, parse_assignments(assignments), below)
 
 
 @command.command("join")

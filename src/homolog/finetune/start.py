@@ -24,9 +24,9 @@ from torch import nn
 
 from homolog.backbones import build
 from homolog.backbones.base import Backbone
-from homolog.config import ConfigError, to_dict
+from homolog.config import ConfigError
 from homolog.finetune.settings import SCRATCH, Cases, FinetuneConfig, task_of
-from homolog.model_files.card import learnt_of
+from homolog.model_files.card import learnt_of, unlike_store
 from homolog.model_files.decoder import (
     SavedDecoder,
     Taken,
@@ -38,7 +38,6 @@ from homolog.model_files.encoder import LoadedEncoder, load_encoder
 from homolog.nn.decoders import Decoder
 from homolog.nn.optim import NEVER, Pace, parameter_groups
 from homolog.store.learnt_spacing import other_size_note
-from homolog.store.preprocess import Preprocessing
 from homolog.tasks.base import LearnedConfig, LearnedTask, TaskModule
 from homolog.training.config import TrainingConfig
 from homolog.words import counted
@@ -144,15 +143,8 @@ def starting_point(settings: FinetuneConfig, cases: Cases) -> Start:
     loaded = load_encoder(settings.encoder, hint, in_channels=channels)
     notes = ["\n".join(loaded.report.lines())]
     recipe = loaded.card.get("preprocessing")
-    stored = to_dict(store.preprocessing)
-    # a card of an earlier version names fewer settings
-    given: dict[str, Any] = {**to_dict(Preprocessing()), **(recipe or {})}
-    if recipe is not None and given != stored:
-        odd = [k for k, v in stored.items() if given.get(k) != v]
-        notes.append(
-            "the encoder was pretrained on scans prepared otherwise "
-            f"({', '.join(odd)}); its features may fit less well."
-        )
+    unlike = unlike_store(loaded.card, store.preprocessing, settings.encoder)
+    notes += [unlike] if unlike else []
     learnt = learnt_of(loaded.card, loaded.folder)
     if recipe is None or recipe.get("spacing_mm") is None:
         sizes = other_size_note(learnt, [c.card for c in cases.all])

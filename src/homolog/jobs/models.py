@@ -8,6 +8,7 @@ from typing import Any
 
 from homolog.config import ConfigError, option
 from homolog.events import Job, Note, Progress, Saved
+from homolog.exporting.kinds import DEFAULT, KINDS, export_model
 
 COMMAND = ""  # ``homolog models`` has a command for each action
 
@@ -22,13 +23,25 @@ class Config:
     )
     out: str | None = option(
         None,
-        "A new model folder to import into; a .safetensors file to export to.",
+        "A new model folder to import into; a new file or folder to export to.",
         writes=True,
     )
-    backbone: str | None = option(None, "Network of another project's weight file.")
-    settings: dict[str, Any] | None = option(None, "Settings of that network.")
+    backbone: str | None = option(
+        None,
+        "Network of another project's weight file, where its names do not tell it.",
+    )
+    settings: dict[str, Any] | None = option(
+        None, "Settings of that network; they win over those read off the file."
+    )
+    below: str | None = option(
+        None, "What the names begin with, where a file holds several networks."
+    )
+    kind: str = option(DEFAULT, "What to export.", choices=tuple(KINDS))
+    check: str | None = option(
+        None, "A scan that what was exported labels, too.", reads=True
+    )
     allow_dropped: bool = option(
-        False, "Go on where the encoder of the file is larger than the network named."
+        False, "Go on where part of the file's encoder would be dropped, or is missing."
     )
 
 
@@ -44,7 +57,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     if action != "check" and not config.out:
         raise ConfigError(f"{action} needs a place to write to (out).")
     yield Progress(action, 0, 1, source.name)
-    network = care.hint(config.backbone, config.settings or {})
+    network = care.hint(config.backbone, config.settings or {}, config.below)
     out = Path(config.out or "")
     if action == "check":
         result = care.check_model(source, network)
@@ -54,8 +67,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
         )
         yield Saved(result["model"], "encoder")
     else:
-        result = care.export_model(source, out)
-        yield Saved(result["file"], "encoder")
+        check = Path(config.check) if config.check else None
+        result = export_model(source, out, config.kind, check)
+        yield Saved(result["file"], "encoder" if config.kind == DEFAULT else "export")
     for line in result.pop("lines", []):
         yield Note(line)
     yield Progress(action, 1, 1, source.name)

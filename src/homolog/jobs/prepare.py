@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from homolog.config import ConfigError, from_dict, option
-from homolog.events import Job
+from homolog.events import Job, Note
 from homolog.jobs.base import MODALITIES, STRAIGHTEN, paths
 from homolog.words import counted, human_bytes
 
@@ -114,6 +114,14 @@ class Config:
         metavar="REGEX",
         empty="by DICOM tags, folders, and names without time, phase or sequence",
     )
+    like: str | None = option(
+        None,
+        "Prepare the scans as those of this model were: voxel size, window and values. "
+        "Options named beside it win.",
+        metavar="MODEL",
+        reads=True,
+        empty="as usual",
+    )
     straighten: bool = option(False, STRAIGHTEN)
     keep_identifiers: bool = option(
         False,
@@ -147,6 +155,10 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     from homolog.scans.paths import is_series_path
     from homolog.store.build import prepare_store
 
+    spacing, recipe = _spacing(config.spacing), _recipe(config)
+    if config.like is not None:
+        spacing, told = _size_of(config.like, spacing)
+        yield Note(f"prepared as the scans of {config.like}: {told}.")
     sources = paths(config.sources, "scan")
     labels = [Path(p) for p in config.labels]
     for path in (*sources, *labels):
@@ -154,8 +166,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             raise FileNotFoundError(2, "there is no such file or folder", str(path))
     return (
         yield from prepare_store(
-            sources, Path(config.out), labels=labels, spacing=_spacing(config.spacing),
-            preprocessing=_recipe(config), names=read_names(config.names),
+            sources, Path(config.out), labels=labels, spacing=spacing,
+            preprocessing=recipe, names=read_names(config.names),
             seed=config.seed, keep_identifiers=config.keep_identifiers,
             replace=config.replace, subjects=config.subjects, axes=config.axes,
             channels=config.channels, straighten=config.straighten,
@@ -166,9 +178,15 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
 def _recipe(config: Config) -> Preprocessing:
     from homolog.store.preprocess import Preprocessing
 
-    wanted: dict[str, Any] = {
-        "modality": config.modality, "fill_nan": config.fill_nan,
-    }  # fmt: skip
+    wanted: dict[str, Any] = {}
+    if config.like is not None:
+        own = _card(config.like).get("preprocessing") or {}
+        kept = ("window_hu", "percentiles", "scaling", "modality", "fill_nan")
+        wanted = {name: own[name] for name in kept if name in own}
+    if config.modality is not None:
+        wanted["modality"] = config.modality
+    if config.fill_nan or config.like is None:
+        wanted["fill_nan"] = config.fill_nan
     if config.window_hu is not None:
         wanted["window_hu"] = list(config.window_hu)
     recipe = from_dict(Preprocessing, wanted, where="prepare")
@@ -176,6 +194,46 @@ def _recipe(config: Config) -> Preprocessing:
     if not low < high:
         raise ConfigError(f"the window must go from low to high, got {low:g},{high:g}.")
     return recipe
+
+
+def _card(model: str) -> dict[str, Any]:
+    """``model.json`` of a run or model folder; torch is not imported.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from homolog.model_files.card import CARD, read_card
+
+    path = Path(model)
+    for folder in (path, path / "model", path.parent):
+        if (folder / CARD).is_file():
+            return read_card(folder)
+    raise ConfigError(
+        f"--like takes a run or a model folder, {model} has no {CARD}; a weight file "
+        "becomes a model by homolog models import."
+    )
+
+
+def _size_of(model: str, asked: Any) -> tuple[Any, str]:
+    """Voxel size to prepare with, and how the model's scans were prepared, in words."""
+    from homolog.config import to_dict
+    from homolog.model_files.card import learnt_of
+    from homolog.store.preprocess import Preprocessing, recipe_words
+
+    card = _card(model)
+    recipe = {**to_dict(Preprocessing()), **(card.get("preprocessing") or {})}
+    learnt = learnt_of(card, None)
+    if recipe["spacing_mm"] is None and learnt.spacing is not None:
+        recipe["spacing_mm"] = learnt.spacing.middle_mm()
+    if asked != "auto":
+        recipe["spacing_mm"] = None if asked == "native" else list(asked)
+        return asked, recipe_words(recipe)
+    told = recipe_words(recipe)
+    own = recipe["spacing_mm"]
+    if own is not None:
+        z, y, x = own
+        return (float(z), float(y), float(x)), told
+    return ("auto" if learnt.spacing or learnt.remark else "native"), told
 
 
 def _spacing(value: str | tuple[float, ...]) -> Any:

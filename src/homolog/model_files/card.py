@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.json_files import Shape, check_shape, read_object
 from homolog.model_files.library import CARD as CARD
@@ -21,6 +22,7 @@ from homolog.store.learnt_spacing import (
     LearntSpacing,
     size_bounds,
 )
+from homolog.store.preprocess import Preprocessing, recipe_words
 
 # Of a model made of several: what each of them is.
 MEMBERS = "members"
@@ -107,6 +109,34 @@ def _check(card: dict[str, Any], shape: Shape, path: Path) -> None:
         check_shape(card, shape)
     except ValueError as error:
         raise UnusableInput(f"{path} is damaged ({error}).") from None
+
+
+def unlike_store(
+    card: Mapping[str, Any], stored: Preprocessing, source: str | Path
+) -> str:
+    """A sentence where an encoder learnt from scans prepared otherwise; else empty.
+
+    Args:
+        card: Of the encoder.
+        stored: How the store's scans were prepared.
+        source: The encoder, for the advice.
+    """
+    recipe = card.get("preprocessing")
+    if recipe is None:
+        return ""
+    # a card of an earlier version names fewer settings
+    given = {**to_dict(Preprocessing()), **recipe}
+    own = to_dict(stored)
+    if given["modality"] is None:
+        given["modality"] = own["modality"]  # any will do
+    odd = [name for name in {**own, **given} if given.get(name) != own.get(name)]
+    if not odd:
+        return ""
+    return (
+        f"the encoder was pretrained on scans prepared otherwise ({', '.join(odd)}: "
+        f"{recipe_words(given)}); its features may fit less well. A store prepared "
+        f"alike: homolog prepare ... --like {source}"
+    )
 
 
 # The voxel size learnt at.

@@ -6,25 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homolog.config import ConfigError
 from homolog.errors import UnusableInput
-from homolog.model_files.decoder import FILE, STEM, SavedDecoder, read_decoder
-from homolog.model_files.encoder import LoadedEncoder, load_encoder
+from homolog.model_files.card import CARD
+from homolog.model_files.decoder import (
+    FILE,
+    STEM,
+    SavedDecoder,
+    decoder_card,
+    read_decoder,
+)
+from homolog.model_files.encoder import LoadedEncoder, load_encoder, load_foreign
 from homolog.model_files.folder import find_model, load_model, save_model, write_tensors
+from homolog.model_files.foreign import Foreign, read_foreign
+from homolog.model_files.published import published_lines, weight_file
+from homolog.nn.decoders import foreign_decoder, suited_decoder
+from homolog.words import counted, listed
 from homolog.writing import replacing, write_json
 
 
-def hint(backbone: str | None, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Which network a weight file of another project holds.
+def hint(
+    backbone: str | None, settings: Mapping[str, Any], below: str | None = None
+) -> dict[str, Any] | None:
+    """What is said of a weight file of another project; the rest is read off it.
 
-    Raises:
-        ConfigError: Settings without a network.
+    Args:
+        backbone: Its network.
+        settings: Of that network.
+        below: What its names begin with, where the file holds several networks.
     """
-    if backbone is None:
-        if settings:
-            raise ConfigError("--set needs --backbone.")
-        return None
-    return {"name": backbone, "config": dict(settings)}
+    told = {"name": backbone, "config": dict(settings), "below": below}
+    return {k: v for k, v in told.items() if v} or None
 
 
 def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -34,13 +45,19 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
         ``source``, ``encoder_id``, ``weights`` (their number), ``report`` (what
         matched), ``card``, and ``lines`` for people.
     """
-    if not source.is_file():
+    source = _file_of(source)
+    decoder: SavedDecoder | None = None
+    if source.is_file() and not (source.parent / CARD).is_file():
+        loaded, file = load_foreign(source, network, allow_dropped=True)
+        decoder, told, aside = _of_foreign(loaded, file)
+        card = {**loaded.card, **told}
+    else:
         # checksums of the weights it names
         card = load_model(find_model(source)).card
         if "backbone" not in card and network is None:
             return _without_encoder(source, card)
-    loaded = load_encoder(source, network, allow_dropped=True)
-    card = loaded.card
+        loaded, aside = load_encoder(source, network, allow_dropped=True), []
+        card, decoder = loaded.card, _decoder(loaded)
     numbers = sum(p.numel() for p in loaded.backbone.parameters())
     lines = [
         f"{card.get('kind')} {card['backbone']['name']}, {numbers / 1e6:.2f} M "
@@ -49,9 +66,9 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
     ]
     if loaded.report.dropped:
         lines.append(f"would be dropped: {loaded.report.dropped}")
-    if _decoder(loaded) is not None:
+    if decoder is not None:
         lines.append(decoder_words(card))
-    lines += _facts(card)
+    lines += [*aside, *published_lines(card), *_facts(card)]
     return {
         "source": str(source),
         "encoder_id": loaded.encoder_id,
@@ -62,14 +79,83 @@ def check_model(source: Path, network: Mapping[str, Any] | None) -> dict[str, An
     }
 
 
+def _file_of(source: Path) -> Path:
+    """The weight file of a folder as hubs lay them out; else the source itself."""
+    if source.is_dir() and not any(
+        (place / CARD).is_file() for place in (source, source / "model")
+    ):
+        return weight_file(source) or source
+    return source
+
+
+def _of_foreign(
+    loaded: LoadedEncoder, file: Foreign
+) -> tuple[SavedDecoder | None, dict[str, Any], list[str]]:
+    """The decoder of another project's file, what the card says of it, and the rest."""
+    found = foreign_decoder(file.tensors, loaded.backbone)
+    beside = file.path.with_suffix(f".{FILE}")
+    if found is None and beside.is_file():
+        return SavedDecoder(read_foreign(beside).tensors), {}, []
+    aside = _aside(loaded, file, {} if found is None else found.state)
+    if found is None:
+        return None, {}, aside
+    made = suited_decoder(loaded.backbone, found.classes or 1)
+    card = {
+        STEM: {
+            **decoder_card(made),
+            "parameters": sum(v.numel() for v in found.state.values()),
+            "lacking": len(found.missing),
+        }
+    }
+    if found.left_over:
+        first = found.left_over[0]
+        aside.append(
+            f"of its decoder {counted(len(found.left_over), 'tensor')} have no place "
+            f"here (first {first})"
+        )
+    return SavedDecoder(dict(found.state)), card, aside
+
+
+def _aside(
+    loaded: LoadedEncoder, file: Foreign, decoder: Mapping[str, Any]
+) -> list[str]:
+    """What of the file is taken for neither encoder nor decoder."""
+    prefix = loaded.report.prefix
+    outside = [n for n in file.tensors if not n.startswith(prefix)]
+    left = len(outside) + len(loaded.report.unexpected) - len(decoder)
+    if left <= 0:
+        return []
+    parts = dict.fromkeys(
+        [_first_word(name, prefix) for name in outside]
+        + [name.partition(".")[0] for name in loaded.report.unexpected]
+    )
+    which = "" if decoder else f" ({listed(parts, most=6)})"
+    return [
+        f"left aside: {counted(left, 'tensor')} of heads, copies and the like{which}"
+    ]
+
+
+def _first_word(name: str, prefix: str) -> str:
+    """Where a name leaves the words of a prefix."""
+    words = name.split(".")
+    shared = 0
+    for own, other in zip(words, prefix.split("."), strict=False):
+        if own != other:
+            break
+        shared += 1
+    return words[min(shared, len(words) - 1)]
+
+
 def decoder_words(card: Mapping[str, Any]) -> str:
     """What a model's card says of its decoder; empty where it has none."""
     told = card.get("decoder")
     if not told:
         return ""
+    lacking = told.get("lacking", 0)
+    part = f", without {counted(lacking, 'tensor')} of it" if lacking else ""
     return (
         f"with a {told.get('kind')} decoder, {told.get('width')} wide, "
-        f"{told.get('parameters', 0) / 1e6:.2f} M weights"
+        f"{told.get('parameters', 0) / 1e6:.2f} M weights{part}"
     )
 
 
@@ -93,7 +179,12 @@ def _without_encoder(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(card: Mapping[str, Any]) -> list[str]:
     told = ("title", "label_names", "steps", "complete", "preprocessing", "licence",
             "deviations")  # fmt: skip
-    return [f"{key}: {card[key]}" for key in told if card.get(key) not in (None, {})]
+    return [
+        f"{key}: {card[key]}"
+        for key in told
+        if card.get(key) not in (None, {})
+        and (key != "preprocessing" or "published" not in card)
+    ]
 
 
 def import_model(
@@ -114,23 +205,37 @@ def import_model(
     """
     if out.exists():
         raise UnusableInput(f"{out} exists; choose another --out.")
-    loaded = load_encoder(source, network, allow_dropped=allow_dropped)
+    source = _file_of(source)
+    decoder: SavedDecoder | None
+    told: dict[str, Any] = {}
+    aside: list[str] = []
+    if source.is_file() and not (source.parent / CARD).is_file():
+        loaded, file = load_foreign(source, network, allow_dropped=allow_dropped)
+        decoder, told, aside = _of_foreign(loaded, file)
+    else:
+        loaded = load_encoder(source, network, allow_dropped=allow_dropped)
+        decoder = _decoder(loaded)
     lines = loaded.report.lines()
     if loaded.report.dropped:
         lines.append(f"dropped: {loaded.report.dropped}")
     card = {
+        "licence": "unknown: that of the file it was imported from",
         **{k: v for k, v in loaded.card.items() if k not in ("weights", "sha256")},
+        **told,
         "kind": "encoder",
         "source": source.name,
         "report": loaded.report.to_dict(),
-        "licence": "unknown: that of the file it was imported from",
     }
-    decoder = _decoder(loaded)
+    lines += [*aside, *published_lines(card)]
+    if decoder is not None and (words := decoder_words(card)):
+        lines.append(words)
+    lines.append(f"licence: {card['licence']}")
     extra = None if decoder is None else {STEM: decoder.state}
     save_model(out, loaded.backbone.state_dict(), card, extra=extra)
     return {
         "model": str(out),
         "encoder_id": loaded.encoder_id,
+        "backbone": card["backbone"],
         "lines": lines,
     }
 

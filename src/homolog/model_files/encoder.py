@@ -1,82 +1,33 @@
 """An encoder from a run, a model folder or another project's weight file.
 
-Other people's weight files are read without running anything they say. A ``.pt`` is a
-pickle: a program. It is read by torch's restricted unpickler, which knows tensors and
-plain containers; a few harmless classes that training scripts leave in their
-checkpoints (``argparse.Namespace``, numpy numbers, Lightning's settings) are replaced
-by inert stand-ins. Anything else is refused by name.
+What of a file fits a network is found by names and shapes, with an account of what does
+not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import warnings
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from homolog.backbones import build
 from homolog.backbones.base import Backbone, adapt_state, renamed_state
 from homolog.config import config_hash, to_dict
 from homolog.errors import UnusableInput
+from homolog.json_files import object_or_none
 from homolog.model_files.card import CARD, read_card
 from homolog.model_files.folder import find_model, load_model
+from homolog.model_files.foreign import Foreign, read_foreign
+from homolog.model_files.layouts import PREFERRED, Recognised, candidates, recognise
+from homolog.model_files.published import published_card, settled
 from homolog.words import counted
 
-_MOST_NESTING = 4
-_SAFE_TORCH = (2, 10)  # its restricted unpickler had holes before
-_MOST_PICKLE_BYTES = 64 * 2**20
-_FILL = b"\nbytearray\n"
-_MOST_ENTRIES = 1_000_000
-# Weights that several names share are counted for each.
-_MOST_GROWTH = 8
-_MOST_SMALL_BYTES = 64 * 2**20
-# Names that training scripts are known to leave behind; none does anything here.
-_INERT = (
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "pathlib.Path",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib.PurePosixPath",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "collections.defaultdict",
-    "collections.deque",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.nodes.AnyNode",
-    "typing.Any",
-    "builtins.dict",
-    "builtins.list",
-    "builtins.int",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "lightning.fabric.utilities.data.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "easydict.EasyDict",
-    "yacs.config.CfgNode",
-    "fvcore.common.config.CfgNode",
-)
-
 _DEPTH_OF_PREFIX = 6
-# Where several networks of one file fit equally, the smoother one is meant.
-_PREFERRED = ("teacher", "ema", "student", "state_dict", "model")
 LEAST_MATCHED = 0.9
 
 
@@ -111,12 +62,13 @@ def load_encoder(
 
     Args:
         source: RUN, model folder, ``.safetensors`` or ``.pt`` file.
-        backbone_hint: For foreign files: a backbone's name, or a mapping with ``name``
-            and ``config``. Ours know it.
+        backbone_hint: For foreign files whose layout does not tell: a backbone's name,
+            or a mapping with ``name``, ``config`` and ``below`` (a prefix). Settings
+            that are named win over those that are read off the file. Ours know it.
         in_channels: Channels of the images it will see; the first layer is adapted.
         least_matched: Share of the encoder's parameters that must be found.
-        allow_dropped: Go on where the file's encoder is larger than the network, or
-            distinguishes image channels that the network has not.
+        allow_dropped: Go on where the file's encoder is larger than the network, lacks
+            parts of it, or distinguishes image channels that the network has not.
 
     Raises:
         UnusableInput: Nothing there, damaged, unsafe, or too little of it matches; part
@@ -124,24 +76,108 @@ def load_encoder(
     """
     path = Path(source)
     if _is_foreign(path):
-        folder: Path | None = None
-        card: dict[str, Any] = {"kind": "encoder", "source": str(path)}
-        state, chosen = read_foreign(path), _hinted(backbone_hint, path)
-    else:
-        model = load_model(path)
-        folder, card, state = model.folder, model.card, model.state
-        chosen = card.get("backbone") or _hinted(backbone_hint, path)
+        loaded, _ = load_foreign(
+            path, backbone_hint, in_channels, least_matched, allow_dropped=allow_dropped
+        )
+        return loaded
+    model = load_model(path)
+    chosen = model.card.get("backbone") or _hinted(backbone_hint)
+    if chosen is None:
+        raise UnusableInput(f"{path} does not say which network it is.")
     settings: dict[str, Any] = dict(chosen.get("config") or {})
-    if in_channels is not None:
-        settings["in_channels"] = in_channels
-    backbone = build(str(chosen["name"]), settings)
-    card = {**card, "backbone": {"name": chosen["name"], "config": _settings(backbone)}}
-    report = fill(backbone, state, str(path))
+    backbone, card = _built(chosen["name"], settings, in_channels, model.card)
+    report = fill(backbone, model.state, str(path))
+    _check(report, chosen["name"], least_matched, allow_dropped)
+    backbone.eval()
+    return LoadedEncoder(backbone, card, report, encoder_id(backbone), model.folder)
+
+
+def load_foreign(
+    path: Path,
+    hint: str | Mapping[str, Any] | None = None,
+    in_channels: int | None = None,
+    least_matched: float = LEAST_MATCHED,
+    *,
+    allow_dropped: bool = False,
+) -> tuple[LoadedEncoder, Foreign]:
+    """As ``load_encoder``, of another project's file, and all that the file holds.
+
+    The layout of the file tells network and settings, see ``layouts``; what is known of
+    the preparation of its scans stands in the card, see ``published``.
+    """
+    file = read_foreign(path)
+    given = _hinted(hint) or {}
+    beside = _card_beside(path)
+    found: Recognised | None = None
+    own: dict[str, Any] = dict(given.get("config") or {})
+    name = given.get("name")
+    card: dict[str, Any] = {"kind": "encoder", "source": str(path)}
+    if name is None and beside is not None:
+        chosen = beside["backbone"]
+        name, own = chosen["name"], {**(chosen.get("config") or {}), **own}
+        card = {**beside, **card}
+    else:
+        found = _recognised(file, name, given.get("below"))
+    if found is not None:
+        found = settled(file, found)
+        name, own = found.layout.backbone, {**found.settings, **own}
+        card |= published_card(file, found)
+    backbone, card = _built(str(name), own, in_channels, card)
+    report = fill(backbone, file.tensors, str(path), found)
+    _check(report, str(name), least_matched, allow_dropped, found)
+    backbone.eval()
+    return LoadedEncoder(backbone, card, report, encoder_id(backbone)), file
+
+
+def _recognised(
+    file: Foreign, name: str | None, below: str | None
+) -> Recognised | None:
+    """The layout of a file; None where a network is named that no layout is known of.
+
+    Raises:
+        UnusableInput: No network is named, and the layout does not tell one.
+    """
+    if name is None:
+        return recognise(file.shapes, file.told, below=below, source=str(file.path))
+    fitting, _ = candidates(file.shapes, file.told, backbone=name, below=below)
+    if len(fitting) > 1:
+        recognise(
+            file.shapes, file.told, backbone=name, below=below, source=str(file.path)
+        )
+    return fitting[0] if fitting else None
+
+
+def _card_beside(path: Path) -> dict[str, Any] | None:
+    """The card that an exported encoder has beside it; None where there is none."""
+    for place in (path.with_suffix(".json"), path.with_name("config.json")):
+        found = object_or_none(place, {"backbone": {"name": str}})
+        if found is not None:
+            return {k: v for k, v in found.items() if k not in ("weights", "sha256")}
+    return None
+
+
+def _built(
+    name: str, settings: Mapping[str, Any], channels: int | None, card: dict[str, Any]
+) -> tuple[Backbone, dict[str, Any]]:
+    """The network, and the card that says its settings."""
+    more = {} if channels is None else {"in_channels": channels}
+    backbone = build(name, {**settings, **more})
+    return backbone, {**card, "backbone": {"name": name, "config": _settings(backbone)}}
+
+
+def _check(
+    report: LoadReport,
+    name: str,
+    least_matched: float,
+    allow_dropped: bool,
+    found: Recognised | None = None,
+) -> None:
+    """Refuse what would not be the file's encoder."""
+    path, table = report.source, "\n".join(report.lines()[1:])
     if report.share < least_matched:
         raise UnusableInput(
-            f"only {report.share:.1%} of the encoder {chosen['name']!r} was found in "
-            f"{path}, at least {least_matched:.0%} is needed.\n"
-            + "\n".join(report.lines()[1:])
+            f"only {report.share:.1%} of the encoder {name!r} was found in "
+            f"{path}, at least {least_matched:.0%} is needed.\n{table}"
         )
     if report.nonfinite:
         raise UnusableInput(
@@ -150,13 +186,16 @@ def load_encoder(
         )
     if report.dropped and not allow_dropped:
         raise UnusableInput(
-            f"{path} would lose {report.dropped}: the encoder {chosen['name']!r} with "
+            f"{path} would lose {report.dropped}: the encoder {name!r} with "
             "these settings is another one. Give the settings of its own (--set); or "
-            "take what fits by homolog models import --allow-dropped.\n"
-            + "\n".join(report.lines()[1:])
+            f"take what fits by homolog models import --allow-dropped.\n{table}"
         )
-    backbone.eval()
-    return LoadedEncoder(backbone, card, report, encoder_id(backbone), folder)
+    if found and report.lacking and least_matched > 0 and not allow_dropped:
+        raise UnusableInput(
+            f"{path} lacks {counted(len(report.lacking), 'tensor')} of the encoder "
+            f"{name!r} (first {report.lacking[0]}), which would keep random weights; "
+            f"take it all the same by homolog models import --allow-dropped.\n{table}"
+        )
 
 
 def own_backbone(source: str | Path) -> dict[str, Any] | None:
@@ -166,14 +205,21 @@ def own_backbone(source: str | Path) -> dict[str, Any] | None:
         source: As for ``load_encoder``.
 
     Returns:
-        None for another project's weight file, which does not say.
+        None for another project's weight file in no layout that is known.
 
     Raises:
         UnusableInput: Nothing there, or damaged.
     """
     path = Path(source)
     if _is_foreign(path):
-        return None
+        file = read_foreign(path)
+        beside = _card_beside(path)
+        if beside is not None:
+            return {"config": {}, **beside["backbone"]}
+        fitting, _ = candidates(file.shapes, file.told)
+        if len(fitting) != 1:
+            return None
+        return {"name": fitting[0].layout.backbone, "config": fitting[0].settings}
     told = read_card(find_model(path)).get("backbone")
     return None if not told else {"config": {}, **told}
 
@@ -197,11 +243,9 @@ def _settings(backbone: Backbone) -> dict[str, Any]:
     return to_dict(backbone.config)
 
 
-def _hinted(hint: str | Mapping[str, Any] | None, path: Path) -> dict[str, Any]:
+def _hinted(hint: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
     if hint is None:
-        raise UnusableInput(
-            f"{path} does not say which network it is: name the backbone (--backbone)."
-        )
+        return None
     return {"name": hint} if isinstance(hint, str) else dict(hint)
 
 
@@ -225,6 +269,8 @@ class LoadReport:
         summed: First layers whose image channels do not fit, and were brought together:
             name, shape expected, shape found.
         nonfinite: Of those matched, with NaN or infinite values.
+        lacking: Those of ``missing`` that were to be learnt: the others follow from the
+            settings, or are never used.
     """
 
     source: str
@@ -237,6 +283,7 @@ class LoadReport:
     left_over: tuple[str, ...] = ()
     summed: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
     nonfinite: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
     @property
     def dropped(self) -> str:
@@ -304,20 +351,26 @@ class LoadReport:
 
 
 def fill(
-    backbone: Backbone, state: Mapping[str, Tensor], source: str = "weights"
+    backbone: Backbone,
+    state: Mapping[str, Tensor],
+    source: str = "weights",
+    layout: Recognised | None = None,
 ) -> LoadReport:
     """Load what fits into a backbone; says what did not.
 
-    The file's names may stand below any prefix of up to six parts (``module.``,
-    ``state_dict.swinViT.``, ``student.backbone.``, ...): the best fitting one is used.
+    Args:
+        backbone: To be filled.
+        state: Names -> tensors.
+        source: For the report.
+        layout: What the file was recognised as. Where it was not, the names may stand
+            below any prefix of up to six parts (``module.``, ``student.backbone.``,
+            ...): the best fitting one is used.
     """
     wanted = backbone.state_dict()
     best: tuple[float, str, dict[str, Tensor]] = (-1.0, "", {})
     given: dict[str, Tensor] = {}
-    for prefix in _prefixes(state):
-        inside = {
-            k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)
-        }
+    for prefix in _prefixes(state) if layout is None else [layout.prefix]:
+        inside = _below(prefix, state) if layout is None else layout.inside(state)
         adapted = adapt_state(inside, backbone)
         share = _share(backbone, adapted)
         if share > best[0] + 1e-9:
@@ -333,11 +386,14 @@ def fill(
         if k in wanted and k not in matched
     ]
     unexpected = tuple(k for k in found if k not in wanted)
+    missing = tuple(k for k in wanted if k not in found)
+    learnt = {name for name, _ in backbone.named_parameters()}
     own = {_part(name) for name in wanted}
     return LoadReport(
         source=source,
         matched=tuple(matched),
-        missing=tuple(k for k in wanted if k not in found),
+        missing=missing,
+        lacking=tuple(k for k in missing if k in learnt or ".running_" in k),
         unexpected=unexpected,
         misshaped=tuple(odd),
         share=max(share, 0.0),
@@ -354,9 +410,13 @@ def fill(
     )
 
 
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
 def _part(name: str) -> str:
-    """The part of a network a name stands in: ``layers5.0.norm`` -> ``layers``."""
-    return name.partition(".")[0].rstrip("0123456789")
+    """The part of a network a name stands in: ``layers1c.0.norm`` -> ``layers``."""
+    return re.split(r"[0-9.]", name, maxsplit=1)[0]
 
 
 def _summed(
@@ -379,7 +439,7 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
 
     def order(prefix: str) -> tuple[int, int, str]:
         words = prefix.split(".")
-        known = [i for i, w in enumerate(_PREFERRED) if w in words]
+        known = [i for i, w in enumerate(PREFERRED) if w in words]
         return (min(known, default=9) if prefix else -1, len(words), prefix)
 
     return sorted(found, key=order)
@@ -393,215 +453,3 @@ def _share(backbone: Backbone, state: Mapping[str, Tensor]) -> float:
         v.numel() for k, v in sizes.items() if k in state and state[k].shape == v.shape
     )
     return found / total if total else 0.0
-
-
-# Other people's weight files.
-
-
-def read_foreign(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a weight file under its dotted name, nests included.
-
-    ``{"state_dict": {"module.conv.weight": t}}`` becomes
-    ``{"state_dict.module.conv.weight": t}``; other values are dropped.
-
-    Args:
-        path: A ``.safetensors`` file, or one written by ``torch.save``.
-
-    Raises:
-        UnusableInput: Not such a file, damaged, holds no tensors, or wants to run code.
-    """
-    if not path.is_file():
-        raise UnusableInput(f"expected a weight file, got {path}: there is none.")
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    else:
-        _check_archive(path)
-        _check_program(path)
-        content = _read_pickle(path)
-    found: dict[str, Tensor] = {}
-    for looked, (names, value) in enumerate(_entries(content, ())):
-        if looked > _MOST_ENTRIES:
-            raise UnusableInput(f"{path} holds more than {_MOST_ENTRIES} entries.")
-        if isinstance(value, Tensor) and not (value.is_sparse or value.is_quantized):
-            found[".".join(names)] = value.detach()
-    if not found:
-        raise UnusableInput(f"expected weights in {path}, found no tensor.")
-    _check_size(found, path)
-    return found
-
-
-class _Inert:
-    """Takes any construction and any state, keeps nothing, does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Nothing is kept."""
-
-    def __setstate__(self, state: object) -> None:
-        """Nothing is kept."""
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-def _check_size(found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that take more memory than their file accounts for."""
-    size = path.stat().st_size
-    total = sum(t.numel() * t.element_size() for t in found.values())
-    # The larger of what tensors show (a single number may be shown a billion times)
-    # and what they hold (one number of a billion may be shown).
-    stored = {t.untyped_storage().data_ptr(): t for t in found.values()}
-    held = sum(t.untyped_storage().nbytes() for t in stored.values())
-    if max(total, held) > _MOST_GROWTH * size + _MOST_SMALL_BYTES:
-        raise UnusableInput(
-            f"{path} would unpack to {max(total, held)} bytes of weights from {size}: "
-            "not a file training writes."
-        )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UnusableInput(
-            f"expected a safetensors file, {path} is damaged or something else "
-            f"({error})."
-        ) from error
-    return loaded
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse zip tricks before torch looks: bombs, odd paths, a second pickle."""
-    if not zipfile.is_zipfile(path):
-        return  # the older format, a bare pickle; the unpickler below judges it
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UnusableInput(f"{path} is a damaged archive ({error}).") from error
-    pickles = [e for e in entries if e.filename.endswith("data.pkl")]
-    names = [e.filename for e in entries]
-    odd = [
-        n
-        for n in names
-        if n.startswith(("/", "\\")) or ".." in n.split("/") or ":" in n
-    ]
-    if odd or len(set(names)) != len(names):
-        raise UnusableInput(
-            f"{path} is not a plain torch file: it holds the entry "
-            f"{(odd or sorted(names))[0]!r} twice or outside its folder."
-        )
-    if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE_BYTES:
-        raise UnusableInput(
-            f"{path} is not a plain torch file: expected one small data.pkl, found "
-            f"{[(e.filename, e.file_size) for e in pickles]}."
-        )
-    unpacked = sum(e.file_size for e in entries)
-    if unpacked > 2 * path.stat().st_size + 2**20:
-        raise UnusableInput(
-            f"{path} would unpack to {unpacked} bytes from {path.stat().st_size}: "
-            "not a file torch writes."
-        )
-
-
-def _check_program(path: Path) -> None:
-    """Refuse a pickle that wants bytes by their number alone.
-
-    torch's unpickler makes a bytearray of any length; weights hold none.
-    """
-    with path.open("rb") as file:
-        packed = file.read(4) == b"PK\x03\x04"  # as torch decides
-    if packed:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                wants = any(
-                    _FILL in archive.read(e)
-                    for e in archive.infolist()
-                    if e.filename.endswith("data.pkl")
-                )
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError,
-                NotImplementedError, EOFError) as error:  # fmt: skip
-            raise _damaged(path, error) from error
-    else:
-        wants = _holds(path, _FILL)
-    if wants:
-        raise UnusableInput(
-            f"{path} was refused: it wants memory by a number, which no weights do. "
-            "Ask for the weights as safetensors, or save the state dict alone."
-        )
-
-
-def _holds(path: Path, words: bytes) -> bool:
-    """Whether a file holds some bytes anywhere."""
-    tail = b""
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            if words in tail + piece:
-                return True
-            tail = piece[-len(words) :]
-    return False
-
-
-def _read_pickle(path: Path) -> Any:
-    if _torch_version() < _SAFE_TORCH:
-        raise UnusableInput(
-            f"{path} is a pickle; reading one safely needs torch "
-            f"{'.'.join(map(str, _SAFE_TORCH))} or newer (CVE-2026-24747), this is "
-            f"{torch.__version__}. Ask for the weights as safetensors."
-        )
-    stand_ins: list[Any] = [
-        (type(f"Inert_{name.rpartition('.')[2]}", (_Inert,), {}), name)
-        for name in _INERT
-    ]
-    try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # other pickle protocols: judged all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = _wanted_name(str(error))
-        raise UnusableInput(
-            f"{path} was refused: it wants {wanted}, which could run code. Ask for the "
-            "weights as safetensors, or save the state dict alone."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError,
-            AttributeError, AssertionError, IndexError, MemoryError,
-            RecursionError, OverflowError) as error:  # fmt: skip
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: BaseException) -> UnusableInput:
-    first = str(error).strip().split("\n")[0].split(". ")[0]
-    return UnusableInput(
-        f"expected a file of torch.save, {path} is damaged or something else "
-        f"({first or type(error).__name__})."
-    )
-
-
-def _torch_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])
-
-
-def _wanted_name(text: str) -> str:
-    """The global that torch's unpickler names in its message."""
-    for mark in ("Unsupported global: GLOBAL ", "unsupported GLOBAL "):
-        if mark in text:
-            return f"{text.split(mark)[1].split()[0]!r}"
-    return "more than tensors and plain containers"
-
-
-def _entries(
-    value: Any, names: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything in nested dictionaries, with its names from the outside in."""
-    if isinstance(value, Mapping) and len(names) < _MOST_NESTING:
-        for name, inner in value.items():
-            if isinstance(name, str):
-                yield from _entries(inner, (*names, name))
-            else:
-                yield (), None
-    else:
-        yield names, value

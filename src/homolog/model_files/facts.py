@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog.events import stopped_words
 from homolog.model_files.card import learnt_of
+from homolog.store.preprocess import values_words
 from homolog.words import counted, human_bytes, lengths_text, listed, spacing_text
 
 KINDS = {
@@ -17,6 +18,8 @@ KINDS = {
     "translate": "image to image",
     "few_voxels": "segmentation from a few painted voxels",
 }  # fmt: skip
+# Letters of a line in a list.
+_LINE = 36
 # CC BY-NC-SA, "non-commercial", "research use only" ...
 _NOT_COMMERCIAL = re.compile(
     r"\bNC\b|non-?\s?commercial|not for commercial|research (use )?only|"
@@ -32,7 +35,7 @@ def title_of(card: Mapping[str, Any]) -> str:
     early = stopped_words(card)
     early = f", {early}" if early else ""
     if card.get("kind") == "encoder":
-        method = card.get("method") or "encoder"
+        method = card.get("method") or card.get("title") or "encoder"
         return f"encoder, {method} on {backbone}{early}"
     kind, count = str(card.get("kind")), len(card.get("label_names") or {})
     if kind in ("classify", "detect"):
@@ -63,6 +66,7 @@ def facts_of(
         yield "Data", data
     yield "Licence", licence_words(card)
     yield "Voxel size", _voxel_size(card)
+    yield from _published(card)
     if window := card.get("window"):
         yield "Window", lengths_text(window, "voxels")
     if card.get("kind") != "encoder" and (names := card.get("label_names")):
@@ -91,6 +95,15 @@ def facts_of(
         + (f", {_day(card['created'])}" if card.get("created") else ""),
     )
     yield "Folder", str(path)
+
+
+def _published(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How the scans of another project's network were prepared, and who says so."""
+    told = card.get("published")
+    if told and (recipe := card.get("preprocessing")):
+        yield "Values", f"{values_words(recipe)}, by {told['origin']}"
+    for text in (told or {}).get("remarks", ()):
+        yield "Mind", str(text)
 
 
 def _network(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -183,13 +196,28 @@ def scan_kinds(card: Mapping[str, Any]) -> tuple[str, ...]:
 
 def licence_words(card: Mapping[str, Any]) -> str:
     """The licence of the weights, and plainly what it means for whoever uses them."""
-    told = str(card.get("licence") or "").strip()
-    if not told or told.lower().startswith(("unknown", "not stated")):
+    told, kind = _licence(card)
+    if kind == "unknown":
         text = told or "not stated"
         return f"{text} (ask whoever made it before you pass on what it makes)"
-    if _NOT_COMMERCIAL.search(told):
-        return f"{told} (not for commercial use)"
-    return told
+    return f"{told} (not for commercial use)" if kind == "not commercial" else told
+
+
+def licence_line(card: Mapping[str, Any]) -> str:
+    """The same for a narrow list."""
+    told, kind = _licence(card)
+    if kind == "unknown":
+        return "⚠ Licence not stated"
+    line = f"⚠ Not commercial: {told}" if kind else f"Licence: {told}"
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+
+
+def _licence(card: Mapping[str, Any]) -> tuple[str, str]:
+    """What a card says; and ``unknown``, ``not commercial`` or nothing more to say."""
+    told = str(card.get("licence") or "").strip()
+    if not told or told.lower().startswith(("unknown", "not stated")):
+        return told, "unknown"
+    return told, "not commercial" if _NOT_COMMERCIAL.search(told) else ""
 
 
 def _brief(config: Mapping[str, Any]) -> str:

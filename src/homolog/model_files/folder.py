@@ -29,7 +29,7 @@ from homolog.errors import JobError, UnusableInput
 from homolog.json_files import Shape, read_object
 from homolog.model_files.card import CARD, read_card
 from homolog.model_files.library import located
-from homolog.writing import file_digest, write_json, writing_folder
+from homolog.writing import file_digest, write_json, write_text, writing_folder
 
 GENERATIONS = 2
 TENSORS, INFO = "state.safetensors", "state.json"
@@ -56,6 +56,7 @@ def save_model(
     card: Mapping[str, Any],
     name: str = "encoder",
     extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+    pages: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model folder; a former one is replaced only by a complete new one.
 
@@ -65,6 +66,7 @@ def save_model(
         card: JSON types; version and checksums are added.
         name: ``encoder`` or ``model``.
         extra: More weight files by name, e.g. ``{"embedder": heads}``.
+        pages: Texts to lie beside them, by file name.
 
     Returns:
         The folder.
@@ -88,6 +90,8 @@ def save_model(
                 "sha256": digests,
             }
             write_json(scratch / CARD, content)
+            for page, text in (pages or {}).items():
+                write_text(scratch / page, text)
     except (OSError, SafetensorError) as error:
         raise JobError(
             f"the model could not be saved in {folder} ({error})."

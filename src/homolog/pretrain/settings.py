@@ -31,8 +31,10 @@ from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
 from homolog.methods import METHODS
 from homolog.methods.base import Method, PairsWanted
+from homolog.model_files.card import read_card, unlike_store
 from homolog.model_files.decoder import fill_decoder, load_decoder
 from homolog.model_files.encoder import load_encoder, own_backbone
+from homolog.model_files.folder import find_model
 from homolog.recipes import PaperScans
 from homolog.store.pairs import PairTable, read_pairs
 from homolog.store.store import Store
@@ -114,7 +116,8 @@ def resolve(
         stores: Store folders.
         recipe: One of the method's, ``auto`` (by the device), or a TOML or JSON file
             with the tables ``method``, ``backbone`` (with ``name``), ``training``.
-        backbone: Another network than the recipe's.
+        backbone: Another network than the recipe's; None: that of ``encoder``, where
+            one is given.
         settings: Nested overrides with the same keys; they win.
         seed: Of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
@@ -137,6 +140,9 @@ def resolve(
         raise UnusableInput("at least one store is needed to learn from.")
     network = dict(overrides.get("backbone", {}))
     backbone = backbone or network.pop("name", None)
+    if backbone is None and others.get("encoder"):
+        own = own_backbone(others["encoder"])
+        backbone = None if own is None else str(own["name"])
     merged = run_settings(
         tables, {**overrides, "backbone": network}, table="method", recipe_name=name,
         config=cls.Config, where=method, backbone=backbone, small=name == "cpu",
@@ -275,7 +281,11 @@ def _completed(
     )
     config = dataclasses.replace(config, backbone=_fitted_network(config, cases))
     config = as_slices(config, given)
+    config = as_encoder_has(config, given)
     cls = METHODS.get(config.method)
+    config = dataclasses.replace(
+        config, notes=(*config.notes, *_unlike_encoder(config, stores))
+    )
     if config.recipe in cls.SOURCES:
         config = dataclasses.replace(
             config, notes=(*config.notes, *_unlike_paper(cls.paper_scans, stores))
@@ -292,6 +302,16 @@ def _completed(
 
 
 # Crops, batch and settings made to fit the network and the scans.
+
+
+def _unlike_encoder(config: PretrainConfig, stores: Sequence[Store]) -> list[str]:
+    """A sentence where the encoder learnt from scans prepared otherwise."""
+    try:
+        card = read_card(find_model(config.encoder)) if config.encoder else {}
+    except UnusableInput:
+        return []  # another project's weight file; its import tells
+    told = (unlike_store(card, s.preprocessing, config.encoder) for s in stores)
+    return [text for text in dict.fromkeys(told) if text]
 
 
 def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[str]:
@@ -313,6 +333,30 @@ def _unlike_paper(wanted: PaperScans | None, stores: Sequence[Store]) -> list[st
                 f"make a store as the paper's with: {command}"
             )
     return told
+
+
+def as_encoder_has(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:
+    """Tokens of a stride that the encoder to start from has: the nearest, with a note.
+
+    A recipe counts on its own network; a vision transformer of patches of 16 voxels has
+    no map of stride 8.
+    """
+    wanted = config.method_config.get("token_stride")
+    if not config.encoder or "token_stride" in given or not isinstance(wanted, int):
+        return config
+    known = sorted({max(stride) for stride in _network(config).strides})
+    if wanted in known:
+        return config
+    nearest = min(known, key=lambda stride: max(stride / wanted, wanted / stride))
+    note = (
+        f"the encoder has no map of stride {wanted}, so tokens are {nearest} voxels "
+        "wide (--set method.token_stride=... to choose)."
+    )
+    return dataclasses.replace(
+        config,
+        method_config={**config.method_config, "token_stride": nearest},
+        notes=(*config.notes, note),
+    )
 
 
 def as_slices(config: PretrainConfig, given: Mapping[str, Any]) -> PretrainConfig:

@@ -71,7 +71,8 @@ def _memory(embedder: torch.nn.Module, image: Tensor, device: torch.device) -> i
         embedder(image)
         _wait(device)
         return int(torch.cuda.max_memory_allocated(device)) - before
-    with _Alive(embedder) as alive:
+    alive = _Alive(embedder)
+    with alive:
         embedder(image)
     return int(alive.most) + image.numel() * image.element_size()
 

@@ -343,7 +343,10 @@ _BROKEN = frozenset(
     ("missing", "empty", "unreadable", "truncated", "corrupt", "missing_slice")
 )
 _AGREE = 0.05  # of voxel sizes that count as one
-_WORDS = {"window_hu": "window (HU)", "percentiles": "percentiles"}
+_WORDS = {
+    "window_hu": "window (HU)", "percentiles": "percentiles",
+    "scaling": "scaling of values",
+}  # fmt: skip
 # What stands for the kept cases where labels are joined; no case has such a name.
 _STORE = "the store"
 

@@ -134,6 +134,14 @@ class LearntSpacing:
         z, y, x = ((min(s), max(s)) if s else (None, None) for s in sizes)
         return cls((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
+    def middle_mm(self) -> Triple | None:
+        """The one size of scans that agree in it; None where they do not."""
+        pairs = list(zip(self.smallest, self.largest, strict=True))
+        if self.varies or any(a is None or b is None for a, b in pairs):
+            return None
+        z, y, x = (((a or 0.0) * (b or 0.0)) ** 0.5 for a, b in pairs)
+        return z, y, x
+
     def planar(self) -> LearntSpacing:
         """The same where no slice knows of another: any distance will do."""
         return LearntSpacing((None, *self.smallest[1:]), (None, *self.largest[1:]))

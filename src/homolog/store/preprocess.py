@@ -31,7 +31,7 @@ from homolog.scans.volume import (
     restore_axes,
 )
 from homolog.store.learnt_spacing import Learnt, brought_note
-from homolog.words import times
+from homolog.words import spacing_text, times
 
 # The body: a box for drawing places, values for statistics.
 Box: TypeAlias = tuple[Index, Index]  # first voxel, one past the last (z, y, x)
@@ -396,6 +396,10 @@ MAX_VOXELS = 1_200_000_000
 _INT16 = np.iinfo(np.int16)
 
 
+# What values become, see Preprocessing.scaling.
+SCALINGS = ("usual", "unit", "signed", "zscore")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to every scan before a network sees it."""
@@ -428,6 +432,16 @@ class Preprocessing:
         "were acquired, and y and x lie within them.",
         choices=("anatomical", "acquired"),
     )
+    scaling: str = option(
+        "usual",
+        "What values a network sees. usual: CT from -1 to 1 within its window, other "
+        "scans mean 0 and spread 1 over the body. unit: from 0 to 1. signed: from -1 "
+        "to 1 between the percentiles of all voxels, CT too. zscore: mean 0 and spread "
+        "1 over all voxels, CT too, nothing cut. The latter three are how published "
+        "networks learnt.",
+        choices=SCALINGS,
+        later=True,
+    )
     fill_nan: bool = option(
         False,
         "Values that are NaN or infinite become the least finite one; otherwise such a "
@@ -456,6 +470,26 @@ class Preprocessing:
     ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """How the axes of a scan are turned, as taken by ``Affine.reorient``."""
         return affine.acquired_axes(shape) if self.acquired else affine.closest_axes()
+
+
+def recipe_words(recipe: Mapping[str, Any]) -> str:
+    """``1.5 mm, CT -175 to 250 HU as 0 to 1``."""
+    spacing = recipe.get("spacing_mm")
+    size = "each scan's own voxels" if spacing is None else spacing_text(spacing)
+    return f"{size}, {values_words(recipe)}"
+
+
+def values_words(recipe: Mapping[str, Any]) -> str:
+    """``CT -175 to 250 HU as 0 to 1``."""
+    low, high = recipe.get("window_hu") or (-1000.0, 1000.0)
+    first, last = recipe.get("percentiles") or (0.5, 99.5)
+    kinds = {
+        "usual": f"CT {low:g} to {high:g} HU as -1 to 1, other scans mean 0, spread 1",
+        "unit": f"CT {low:g} to {high:g} HU as 0 to 1",
+        "signed": f"values from the {first:g} to the {last:g} percentile as -1 to 1",
+        "zscore": "mean 0 and spread 1 over all voxels",
+    }
+    return kinds[recipe.get("scaling", "usual")]
 
 
 def differing_settings(recipes: Sequence[Preprocessing]) -> list[str]:
@@ -741,16 +775,43 @@ def _prepared_channel(
 ) -> tuple[NDArray[np.int16], str, ChannelLevels]:
     """One channel (1, D, H, W) as the store keeps it, a remark, and its numbers."""
     data, scale, offset, note = to_int16(values, grid)
-    if kind == "CT":
-        low, high = recipe.window_hu
-        intensity = Intensities(low, high, (low + high) / 2, (high - low) / 2)
-    elif name and Channel(Path(), name).is_mask:
+    if name and kind != "CT" and Channel(Path(), name).is_mask:
         intensity = Intensities(0.0, 1.0, 0.0, 1.0)
+    elif recipe.scaling in ("signed", "zscore"):
+        intensity = _over_all_voxels(data, scale, offset, recipe)
+    elif kind == "CT":
+        low, high = recipe.window_hu
+        intensity = _between(low, high, unit=recipe.scaling == "unit")
     else:
         sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
         intensity = _robust_intensities(sample, recipe.percentiles)
+        if recipe.scaling == "unit":
+            intensity = _between(intensity.low, intensity.high, unit=True)
     note = f"{name}: {note}" if name and note else note
     return data, note, ChannelLevels(name, kind, scale, offset, intensity)
+
+
+def _between(low: float, high: float, *, unit: bool) -> Intensities:
+    """From 0 to 1, or from -1 to 1, between two values."""
+    span = high - low if high > low else 1.0
+    return Intensities(low, high, low if unit else (low + high) / 2, span / (2 - unit))
+
+
+def _over_all_voxels(
+    data: NDArray[np.int16], scale: float, offset: float, recipe: Preprocessing
+) -> Intensities:
+    """Percentiles, or mean and spread, of a whole scan, air and table included."""
+    sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
+    least, most = (float(end) * scale + offset for end in (data.min(), data.max()))
+    if recipe.scaling == "signed":
+        low, high = (float(p) for p in np.percentile(sample, recipe.percentiles))
+        if not high > low:
+            low, high = least, most
+        return _between(low, high, unit=False)
+    spread = float(sample.std(dtype=np.float64))
+    if not spread > 1e-6 * max(abs(least), abs(most), 1e-30):
+        spread = 1.0
+    return Intensities(least, most, float(sample.mean(dtype=np.float64)), spread)
 
 
 def plan_grid(

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.config import ConfigError, parse_assignments
+from homolog.exporting.kinds import DEFAULT, KINDS
 from homolog.gui.models import probing
 from homolog.gui.models.probe_box import ProbeBox
 from homolog.gui.runs.training_screen import text_label
@@ -53,6 +54,13 @@ def export_menu(panel: ModelsPanel, model: ModelCard) -> QMenu:
     file.triggered.connect(lambda: ask_file(panel, model))
     folder = menu.addAction("Whole model, to use in Homolog elsewhere (folder)...")
     folder.triggered.connect(lambda: ask_folder(panel, model))
+    menu.addSeparator()
+    for name, kind in KINDS.items():
+        if name != DEFAULT:
+            other = menu.addAction(f"{kind.title} (folder)...")
+            other.triggered.connect(
+                lambda _checked=False, name=name: ask_folder(panel, model, name)
+            )
     return menu
 
 
@@ -62,20 +70,32 @@ def ask_file(panel: ModelsPanel, model: ModelCard) -> None:
     dialog = QFileDialog(panel, "Export encoder weights", name, "*.safetensors")
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setDefaultSuffix("safetensors")
+    # nothing is replaced: an existing file is refused with a sentence
+    dialog.setOption(QFileDialog.Option.DontConfirmOverwrite)
     dialog.fileSelected.connect(lambda path: panel.export_weights(model, Path(path)))
     _open(dialog)
 
 
-def ask_folder(panel: ModelsPanel, model: ModelCard) -> None:
-    """Into which folder to copy the whole model; it gets a folder of its own there."""
+def ask_folder(panel: ModelsPanel, model: ModelCard, kind: str = "") -> None:
+    """Into which folder to write the model; it gets a folder of its own there.
+
+    Args:
+        panel: Whose dialog it is.
+        model: The model.
+        kind: What is written, of ``KINDS``; empty copies the model folder.
+    """
     dialog = QFileDialog(panel, "Export the model into this folder")
     dialog.setFileMode(QFileDialog.FileMode.Directory)
-    name = model.name.replace("/", "-")
-    dialog.fileSelected.connect(
-        lambda path: panel.export_folder(
-            model, Path(path) / free_name(Path(path), name)
-        )
-    )
+    name = model.name.replace("/", "-") + (f"-{kind}" if kind else "")
+
+    def write(path: str) -> None:
+        out = Path(path) / free_name(Path(path), name)
+        if kind:
+            panel.export_as(model, out, kind)
+        else:
+            panel.export_folder(model, out)
+
+    dialog.fileSelected.connect(write)
     _open(dialog)
 
 
@@ -95,7 +115,8 @@ def _open(dialog: QFileDialog) -> None:
     dialog.open()
 
 
-# What must be told about a weight file of another project before it is imported.
+# What is asked about a weight file of another project that does not tell it itself.
+_BY_FILE = "as the file tells"
 
 
 class ImportForm(QFrame):
@@ -121,13 +142,10 @@ class ImportForm(QFrame):
         )
         self.setVisible(False)
 
-    def offer(self, source: Path, name: str) -> None:
-        """Ask about this file."""
+    def offer(self, source: Path, name: str, why: str) -> None:
+        """Ask about this file; ``why`` it could not be taken without."""
         self._source = source
-        self.about.setText(
-            f"{source.name} does not say which network it holds. Nothing in it is "
-            "run; its weights are matched by name."
-        )
+        self.about.setText(why)
         self.name.setText(name)
         self._tell("")
         self.setVisible(True)
@@ -147,7 +165,8 @@ class ImportForm(QFrame):
             self._tell("⚠ Choose a name that is not taken.")
             return
         self._tell("")
-        self._take(self._source, name, self.network.currentText(), settings)
+        chosen = self.network.currentText() if self.network.currentIndex() else ""
+        self._take(self._source, name, chosen, settings)
 
     def _tell(self, text: str) -> None:
         widgets.tell(self.trouble, text)
@@ -155,7 +174,7 @@ class ImportForm(QFrame):
     def _fill(self, networks: list[str]) -> None:
         chosen = self.network.currentText()
         self.network.clear()
-        self.network.addItems(networks)
+        self.network.addItems([_BY_FILE, *networks])
         if chosen in networks:
             self.network.setCurrentText(chosen)
 
@@ -168,9 +187,9 @@ class ImportForm(QFrame):
         self.network.setAccessibleName("Network of the file")
         self.network.setToolTip("The kind of network whose weights it holds")
         self.settings = QLineEdit()
-        self.settings.setPlaceholderText("e.g. feature_size=48")
+        self.settings.setPlaceholderText("as the file tells, e.g. heads=6")
         self.settings.setAccessibleName("Settings of the network")
-        self.settings.setToolTip("Sizes that differ from the defaults, NAME=VALUE")
+        self.settings.setToolTip("Settings that win over the file's, NAME=VALUE")
         self.trouble = widgets.sentence("What is wrong", lines=2)
         form = QFormLayout()
         form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
@@ -261,7 +280,10 @@ class ModelsPanel(QWidget):
         return probing.asked_about(self.models, self.ticked, self.chosen())
 
     def take_in(self, path: Path) -> None:
-        """Import: our own folders at once, foreign files after a question inline."""
+        """Import: our own folders and files whose names tell their network at once.
+
+        A question inline follows where a file cannot be taken without.
+        """
         if not control.is_model(path):
             self._say(
                 f"⚠ {path.name} is no model: expected a model folder, a run, or a "
@@ -277,7 +299,7 @@ class ModelsPanel(QWidget):
                 done=self._imported, failed=self._refused,
             )  # fmt: skip
             return
-        self.form.offer(path, control.free_name(self.hub.models, path.stem))
+        self.import_foreign(path, control.free_name(self.hub.models, path.stem), "", {})
 
     def act(self, what: str) -> None:
         """Do something with the chosen model."""
@@ -295,6 +317,12 @@ class ModelsPanel(QWidget):
         """Write the encoder as one file, in a worker process."""
         self._work(control.export_config(model, out), f"Exporting {model.name} ...")
 
+    def export_as(self, model: ModelCard, out: Path, kind: str) -> None:
+        """Write it for other programs, in a worker process."""
+        self._work(
+            control.export_config(model, out, kind), f"Exporting {model.name} ..."
+        )
+
     def export_folder(self, model: ModelCard, out: Path) -> None:
         """Copy the whole model, verified."""
         self._say(f"Copying {model.name} ...")
@@ -309,7 +337,15 @@ class ModelsPanel(QWidget):
         config = control.import_config(
             source, self.hub.models / name, network, settings
         )
-        self._work(config, f"Importing {source.name} ...")
+        self._work(
+            config, f"Importing {source.name} ...",
+            failed=lambda text: self._ask_about(source, name, text),
+        )  # fmt: skip
+
+    def _ask_about(self, source: Path, name: str, why: str) -> None:
+        """Say why a file was not taken, and ask what may be missing."""
+        self._say(f"⚠ {source.name} was not imported.")
+        self.form.offer(source, name, why)
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         if any(control.is_model(path) for path in _paths(event)):
@@ -320,7 +356,12 @@ class ModelsPanel(QWidget):
         for path in _paths(event):
             self.take_in(path)
 
-    def _work(self, config: dict[str, Any], words: str) -> None:
+    def _work(
+        self,
+        config: dict[str, Any],
+        words: str,
+        failed: Callable[[str], None] | None = None,
+    ) -> None:
         if self.hub.engine_missing():
             self._say("⚠ This needs the training engine; see the note at the top.")
             return
@@ -330,18 +371,23 @@ class ModelsPanel(QWidget):
         self._say(words)
         self.helper = Helper("models", config, self)
         self.helper.done.connect(self._worked)
-        self.helper.failed.connect(lambda text: self._refused(RuntimeError(text)))
+        self.helper.failed.connect(
+            failed or (lambda text: self._refused(RuntimeError(text)))
+        )
         self.helper.start()
 
     def _worked(self, result: dict[str, Any]) -> None:
         if file := result.get("file"):
-            self._say(f"Saved {file}, and its card beside it.")
+            single = result.get("kind", DEFAULT) == DEFAULT
+            self._say(f"Saved {file}" + (", and its card beside it." if single else ""))
         else:
             self.form.setVisible(False)
-            self._imported(Path(str(result.get("model", ""))))
+            network = (result.get("backbone") or {}).get("name", "")
+            self._imported(Path(str(result.get("model", ""))), network)
 
-    def _imported(self, path: Path) -> None:
-        self._say(f"Imported as {path.name}.")
+    def _imported(self, path: Path, network: str = "") -> None:
+        told = f", a {network} by its names" if network else ""
+        self._say(f"Imported as {path.name}{told}.")
         self._wanted = path.resolve()
         self.hub.changed.emit("models")
 
@@ -356,7 +402,7 @@ class ModelsPanel(QWidget):
 
     def _ask_to_delete(self, model: ModelCard, runs: list[Path]) -> None:
         names = listed((run.name for run in runs), most=5)
-        began = f"\n{names} began with it and keep their own weights." if runs else ""
+        began = f" What began with it keeps its own weights: {names}." if runs else ""
         question = widgets.Question(
             "Delete a model",
             f"Move the model of {model.name} to the trash?",

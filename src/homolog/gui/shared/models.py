@@ -23,7 +23,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.model_files import card as model_cards
 from homolog.model_files import library
 from homolog.model_files.card import CARD
-from homolog.model_files.facts import facts_of, title_of
+from homolog.model_files.facts import facts_of, licence_line, title_of
 from homolog.model_files.library import SHIPPED, models_below, shipped_models
 from homolog.runs.run import Run, find_runs
 from homolog.writing import folder_bytes
@@ -67,8 +67,8 @@ class ModelCard:
         if self.damaged:
             return f"{self.name}\n? damaged"
         own = " (built in)" if self.source == SHIPPED else ""
-        licence = "" if self.source == "run" else dict(self.facts).get("Licence", "")
-        lines = [f"{self.name}{own}", self.title, licence and f"Licence: {licence}"]
+        licence = "" if self.source == "run" else licence_line(self.card)
+        lines = [f"{self.name}{own}", self.title, licence]
         return "\n".join(line for line in lines if line)
 
     @property
@@ -175,24 +175,27 @@ def free_name(models: Path, wanted: str) -> str:
 def import_config(
     source: Path, out: Path, backbone: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the helper that imports a foreign file gets."""
+    """What the helper that imports a foreign file gets; no network: as it tells."""
     return {
         "action": "import",
         "source": str(source.absolute()),
         "out": str(out.absolute()),
-        "backbone": backbone,
+        "backbone": backbone or None,
         "settings": dict(settings),
     }
 
 
-def export_config(model: ModelCard, out: Path) -> dict[str, Any]:
-    """What the helper that writes an encoder's weights gets."""
-    if out.suffix != ".safetensors":
+def export_config(
+    model: ModelCard, out: Path, kind: str = "safetensors"
+) -> dict[str, Any]:
+    """What the helper that writes a model for other programs gets."""
+    if kind == "safetensors" and out.suffix != ".safetensors":
         out = out.with_name(f"{out.name}.safetensors")
     return {
         "action": "export",
         "source": str(model.path.absolute()),
         "out": str(out.absolute()),
+        "kind": kind,
     }
 
 

@@ -254,12 +254,12 @@ class SegmentNetwork(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Normalised intensities (B, C, D, H, W) -> (B, F, D, H, W)."""
-        return self._stacked(self._features(self._seen(image)), len(image))
+        return self._stacked(self._features(self._seen(image)), image.shape[0])
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, D, H, W) -> (B, K, D, H, W) logits."""
         logits: Tensor = self.head(self._features(self._seen(image)))
-        return self._stacked(logits, len(image))
+        return self._stacked(logits, image.shape[0])
 
     def stages(self, image: Tensor) -> list[Tensor]:
         """Features of the decoder's stages, coarse to fine, (B, F_i, d_i, h_i, w_i)."""
@@ -267,11 +267,11 @@ class SegmentNetwork(nn.Module):
         decoder = self.decoder
         assert isinstance(decoder, Decoder)
         found = decoder.stages(seen, self.encoder(seen))
-        return [self._stacked(features, len(image)) for features in found]
+        return [self._stacked(features, image.shape[0]) for features in found]
 
     def answer(self, head: nn.Module, features: Tensor) -> Tensor:
         """A 1 x 1 x 1 convolution of the decoder's kind on (B, F, D, H, W)."""
-        return self._stacked(head(self._seen(features)), len(features))
+        return self._stacked(head(self._seen(features)), features.shape[0])
 
     def _features(self, image: Tensor) -> Tensor:
         """Of what the encoder takes: volumes, or slices."""

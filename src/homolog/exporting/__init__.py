@@ -1,0 +1,1 @@
+"""Trained networks in the forms other programs read: files and folders, whole."""
