@@ -23,6 +23,7 @@ import numpy as np
 # Numbers as in homolog.store.preprocess, .learnt_spacing and homolog.sliding.blending.
 SAME, AGREE, TOO_COARSE, MOST_GROWTH = 1e-3, 0.05, 8.0, 1.5
 BODY_HU, SAMPLE, PADDING, AIR, LEVELS = -500.0, 400_000, 0.15, 0.08, 8192
+SCALINGS = ("usual", "unit", "signed", "zscore")
 SIGMA, SMALLEST_WEIGHT, SLICES_VOXELS = 0.125, 1e-3, 80**3
 
 
@@ -252,15 +253,29 @@ def body(sample: np.ndarray) -> np.ndarray:
     return sample > floor + AIR * (high - floor)
 
 
-def intensities(
-    sample: np.ndarray, kind: str, is_mask: bool, how: dict[str, Any]
+def between(low: float, high: float, unit: bool) -> tuple[float, float, float, float]:
+    """From 0 to 1, or from -1 to 1, between two values."""
+    span = high - low if high > low else 1.0
+    return low, high, low if unit else (low + high) / 2, span / (2 - unit)
+
+
+def over_all(
+    sample: np.ndarray, least: float, most: float, how: dict[str, Any]
 ) -> tuple[float, float, float, float]:
-    """Darkest and brightest value kept, centre and spread."""
-    if kind == "CT":
-        low, high = (float(v) for v in how["window_hu"])
-        return low, high, (low + high) / 2, (high - low) / 2
-    if is_mask:
-        return 0.0, 1.0, 0.0, 1.0
+    """Percentiles, or mean and spread, of all voxels."""
+    if how["scaling"] == "signed":
+        low, high = (float(p) for p in np.percentile(sample, how["percentiles"]))
+        return between(*((low, high) if high > low else (least, most)), False)
+    spread = float(sample.std(dtype=np.float64))
+    if not spread > 1e-6 * max(abs(least), abs(most), 1e-30):
+        spread = 1.0
+    return least, most, float(sample.mean(dtype=np.float64)), spread
+
+
+def over_body(
+    sample: np.ndarray, how: dict[str, Any]
+) -> tuple[float, float, float, float]:
+    """Percentiles, mean and spread of the body."""
     inner = sample[body(sample)]
     inner = inner if inner.size >= 16 else sample
     low, high = (float(p) for p in np.percentile(inner, how["percentiles"]))
@@ -271,6 +286,30 @@ def intensities(
     if not spread > 1e-6 * max(abs(low), abs(high), 1e-30):
         spread = high - low if high > low else 1.0
     return low, high, float(kept.mean()), spread
+
+
+def intensities(
+    stored: np.ndarray, scale: float, offset: float, kind: str, how: dict[str, Any]
+) -> tuple[float, float, float, float]:
+    """Darkest and brightest value kept, centre and spread.
+
+    Raises:
+        ValueError: Values are prepared in a way that this file does not know.
+    """
+    sample = sample_of(stored) * np.float32(scale) + np.float32(offset)
+    way = how.get("scaling", "usual")
+    if way not in SCALINGS:
+        raise ValueError(f"this program is older than the model: scaling {way!r}.")
+    if way in ("signed", "zscore"):
+        least, most = (
+            float(end) * scale + offset for end in (stored.min(), stored.max())
+        )
+        return over_all(sample, least, most, how)
+    if kind == "CT":
+        low, high = (float(v) for v in how["window_hu"])
+        return between(low, high, way == "unit")
+    found = over_body(sample, how)
+    return between(*found[:2], True) if way == "unit" else found
 
 
 @dataclass
@@ -329,8 +368,10 @@ def prepare(
     outside = []
     for number, (kind, is_mask) in enumerate(zip(kinds, masks)):
         stored, scale, offset = to_int16(turned[number : number + 1], grid)
-        sample = sample_of(stored) * np.float32(scale) + np.float32(offset)
-        low, high, centre, spread = intensities(sample, kind, is_mask, how)
+        told = intensities(stored, scale, offset, kind, how)
+        if is_mask and kind != "CT":
+            told = 0.0, 1.0, 0.0, 1.0
+        low, high, centre, spread = told
         gain, bias = np.float32(scale / spread), np.float32((offset - centre) / spread)
         ends = [np.float32((end - centre) / spread) for end in (low, high)]
         image[number] = np.clip(stored[0] * gain + bias, *ends)

@@ -22,12 +22,13 @@ from homolog.config import to_dict
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.exporting import bundle as bundles
-from homolog.exporting.kinds import KINDS, export_model
+from homolog.exporting.export import export_model
+from homolog.exporting.kinds import KINDS
 from homolog.exporting.portable import session
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import save_model
 from homolog.scans.files import read_scan
-from homolog.use.predict import open_predictor
+from homolog.use.predict import cases_of, open_predictor, read_case
 
 NNUNET_TENSORS = 192
 
@@ -105,13 +106,14 @@ def test_fixed_sides_are_told(tmp_path: Path) -> None:
     source = segmenter(
         tmp_path / "swin", "swin", small, window=[16, 16, 32], divisor=[16] * 3
     )
-    told = export_model(source, tmp_path / "script", "torchscript")
+    told = export_model(source, tmp_path / "swin_onnx", "onnx")
     assert told["sides"] == "fixed"
-    recipe = json.loads((tmp_path / "script" / "homolog.json").read_text("utf-8"))
+    assert told["difference"] < 1e-4
+    recipe = json.loads((tmp_path / "swin_onnx" / "homolog.json").read_text("utf-8"))
     assert recipe["sides"] == "fixed"
     assert recipe["follow"] is None
     assert "Sides are fixed: 16 x 16 x 32" in (
-        tmp_path / "script" / "README.md"
+        tmp_path / "swin_onnx" / "README.md"
     ).read_text("utf-8")
 
 
@@ -284,6 +286,43 @@ def test_a_lacking_package_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def test_channels_of_a_case_go_together(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By files named _0000 and _0001; MONAI's parser runs in this process here."""
+    from monai.bundle import ConfigParser
+
+    source = segmenter(
+        tmp_path / "model", channels=2, channel_names=["T1", "T2"],
+        channel_modalities=["MR", "MR"], modality="MR",
+    )  # fmt: skip
+    first = nib.load(scan_of(phantom_folder))
+    values = np.asanyarray(first.dataobj).astype(np.float32)
+    (tmp_path / "scans").mkdir()
+    files = [tmp_path / "scans" / f"case_000{i}.nii.gz" for i in range(2)]
+    for file, data in zip(files, (values, np.sqrt(np.abs(values + 900))), strict=True):
+        nib.save(nib.Nifti1Image(data, first.affine), file)
+    task, trained = open_predictor(source, torch.device("cpu"))
+    ((case, channels),) = cases_of(trained, files).items()
+    own: Any = drain(task.run(read_case(trained, case, channels), trained))
+
+    out = tmp_path / "bundle"
+    export_model(source, out, "bundle")
+    monkeypatch.syspath_prepend(str(out / "scripts"))
+    for name in ("homolog_scan", "homolog_monai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    parser = ConfigParser()
+    parser.read_config(str(out / "configs" / "inference.json"))
+    parser["bundle_root"] = str(out)
+    parser["dataset_dir"] = str(tmp_path / "scans")
+    parser["output_dir"] = str(tmp_path / "labels")
+    parser.get_parsed_content("run")
+    (found,) = (tmp_path / "labels").iterdir()
+    labels = np.asanyarray(nib.load(found).dataobj).T
+    assert len(np.unique(own.data)) == 3
+    assert (labels == own.data).mean() >= 0.999
+
+
 @pytest.fixture(scope="module")
 def resenc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small encoder of nnU-Net's kind for thick slices."""
@@ -345,7 +384,16 @@ def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
     # the file itself, without the card that lies beside it
     alone = tmp_path / "elsewhere.pth"
     alone.write_bytes((out / "checkpoint_final.pth").read_bytes())
-    assert load_encoder(alone, own.card["backbone"]).encoder_id == own.encoder_id
+    done = CliRunner().invoke(
+        cli, ["models", "import", str(alone), "--out", str(tmp_path / "back")]
+    )
+    assert done.exit_code == 0, done.output
+    back = load_encoder(tmp_path / "back")
+    image = torch.randn(1, 1, 8, 32, 32)
+    with torch.no_grad():
+        pairs = zip(own.backbone(image), back.backbone(image), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert back.card["preprocessing"]["spacing_mm"] == [3.0, 1.0, 1.0]
 
 
 def test_only_nnunets_own_network_starts_it(encoder: Path, tmp_path: Path) -> None:

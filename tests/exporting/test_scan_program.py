@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,12 @@ from homolog.geometry.affine import Affine
 from homolog.scans.volume import CHANNELS, Volume
 from homolog.sliding.sliding import SlidingConfig, slide
 from homolog.store.learnt_spacing import Learnt, LearntSpacing
-from homolog.store.preprocess import Preprocessing, prepare_volume, restore_labels
+from homolog.store.preprocess import (
+    SCALINGS,
+    Preprocessing,
+    prepare_volume,
+    restore_labels,
+)
 from homolog.tasks.segment.network import Normalise
 
 scans = program(PROGRAMS)
@@ -60,6 +67,7 @@ def recipe(how: Preprocessing, learnt: Learnt | None, **more: Any) -> dict[str, 
         "percentiles": how.percentiles,
         "axes": how.axes,
         "fill_nan": how.fill_nan,
+        "scaling": how.scaling,
     }
     return {
         "channels": 1,
@@ -87,6 +95,16 @@ CASES = [
         Preprocessing(modality="MR", axes="acquired"),
         LEARNT,
         "whole",
+    ),
+    *(
+        (
+            turned((0, 1, 2), (1, 1, 1)),
+            Preprocessing(modality=kind, scaling=way),
+            None,
+            "float",
+        )
+        for way in SCALINGS
+        for kind in ("CT", "MR")
     ),
 ]
 
@@ -136,6 +154,9 @@ def test_what_cannot_be_used_is_told() -> None:
     with pytest.raises(ValueError, match="takes 2 channels, got 1"):
         scans.prepare(scan.data, np.eye(4), {**told, "channels": 2})
     several = {**told, "modality": None, "modalities": ["CT", "MR"]}
+    odd = {**told["preprocessing"], "scaling": "of tomorrow"}
+    with pytest.raises(ValueError, match="older than the model"):
+        scans.prepare(scan.data, np.eye(4), {**told, "preprocessing": odd})
     with pytest.raises(ValueError, match="CT, MR"):
         scans.prepare(scan.data, np.eye(4), several)
     scan.data[0, 0, 0, 0] = np.nan
@@ -194,6 +215,43 @@ def test_windows_are_blended_as_by_us(
             prepared, lambda x: network(torch.from_numpy(x)).numpy(), told
         )
     assert (found == own.labels.numpy()).mean() > 0.999
+
+
+def test_monais_windows_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices, a scan smaller than the window and one a little larger."""
+    monkeypatch.syspath_prepend(str(PROGRAMS))
+    for name in ("homolog_scan", "homolog_monai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monai_part = program(PROGRAMS, "homolog_monai.py")
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 3, (1, 3, 3), padding=(0, 1, 1)).eval()
+    plain = {
+        "sides": "any", "smallest": [4, 8, 8], "overlap": 0.5,
+        "label_values": [0, 1, 2], "window": [8, 12, 12], "divisor": [2, 4, 4],
+    }  # fmt: skip
+    for number, (shape, more) in enumerate(
+        (
+            ((9, 20, 17), {"slicewise": True, "follow": None, "divisor": [1, 4, 4]}),
+            ((5, 7, 11), {"slicewise": False, "follow": None}),
+            ((9, 13, 30), {"slicewise": False, "follow": [2, 2, 2]}),
+        )
+    ):
+        told = {**plain, **more}
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(told), encoding="utf-8")
+        image = torch.randn(1, *shape)
+        grid = scans.Grid((0, 1, 2), (False,) * 3, shape, shape)
+        outside = float(image.min())
+        with torch.no_grad():
+            own = scans.label(
+                scans.Prepared(image.numpy(), [outside], grid),
+                lambda x: network(torch.from_numpy(x)).numpy(),
+                told,
+            )
+            found = monai_part.FollowingInferer(recipe=str(path))(image[None], network)
+        assert (found[0].argmax(0).numpy() == own).mean() > 0.999
 
 
 def test_it_is_one_file_that_numpy_alone_runs() -> None:

@@ -161,7 +161,7 @@ class _ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, E, D, H, W)."""
 
     def forward(self, cells: Tensor) -> Tensor:
-        return super().forward(cells.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(cells.movedim(1, 4)).movedim(4, 1)
 
 
 def _checked(config: NNFormerConfig) -> list[int]:

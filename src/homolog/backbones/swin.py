@@ -144,7 +144,7 @@ class Swin(Backbone):
     def _out(self, cells: Tensor) -> Tensor:
         """(B, D, H, W, E) -> (B, E, D, H, W), normalised if asked for."""
         if self.config.normalize:
-            cells = functional.layer_norm(cells, cells.shape[-1:])
+            cells = functional.layer_norm(cells, (int(cells.shape[-1]),))
         return cells.permute(0, 4, 1, 2, 3).contiguous()
 
 

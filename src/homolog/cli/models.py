@@ -384,7 +384,7 @@ def export_model(
     of MONAI), and a decoder that was trained with it beside it. The card (data,
     licence, labels, preparation of scans) goes with every kind.
     """
-    from homolog.exporting.kinds import export_model as export
+    from homolog.exporting.export import export_model as export
     from homolog.words import listed
 
     result = export(source, out, kind, check)

@@ -43,14 +43,6 @@ _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-_REFUSED = {
-    "encoder": "a bundle labels scans, and an encoder alone labels none: fine-tune "
-    "it (homolog finetune segment STORE --encoder RUN), or take --as torchscript",
-    "classify": "a classifier's view of a whole scan is cut by Homolog's own code; "
-    "take --as torchscript or onnx for the network",
-    "translate": "the values it makes are put into units by Homolog's own code; take "
-    "--as torchscript or onnx for the network",
-}
 
 
 def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[str, Any]:
@@ -70,15 +62,14 @@ def export_bundle(source: Path, out: Path, check: Path | None = None) -> dict[st
         JobError: What was written answers otherwise than the model.
     """
     model = open_source(source, "bundle")
-    if reason := _REFUSED.get(model.kind):
-        raise UnusableInput(f"{source} cannot be written as a bundle: {reason}.")
     script, sides = traced(model)
     with writing_folder(out) as folder:
         for name in ("configs", "models", "docs", "scripts"):
             (folder / name).mkdir()
         script.save(str(folder / "models" / "model.ts"))
         for name in (SCANS, _MONAI_PART):
-            shutil.copyfile(PROGRAMS / name, folder / "scripts" / name)
+            text = (PROGRAMS / name).read_text(encoding="utf-8")
+            write_text(folder / "scripts" / name, text)
         write_json(folder / "configs" / RECIPE, scan_recipe(model, sides))
         write_json(folder / CONFIG, inference(model.channels))
         write_json(folder / "configs" / "metadata.json", metadata(model))
@@ -264,6 +255,7 @@ def _page(model: Source, sides: Sides, told: Mapping[str, Any]) -> str:
     lines += [
         "It needs PyTorch, MONAI and nibabel, not Homolog:", "",
         "```sh",
+        "pip install torch monai nibabel fire",
         "python -m monai.bundle run --config_file BUNDLE/configs/inference.json \\",
         "    --bundle_root BUNDLE --dataset_dir SCANS --output_dir LABELS",
         "```", "",

@@ -1,13 +1,10 @@
-"""As what a model can be handed out, and the one door to each."""
+"""As what a model can be handed out; no heavy library, for the window reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from homolog.errors import UnusableInput
 
 
 @dataclass(frozen=True)
@@ -30,59 +27,42 @@ KINDS: Mapping[str, Kind] = {
     "onnx": Kind("ONNX network with a program that runs it"),
     "torchscript": Kind("TorchScript network with a program that runs it"),
     "nnunet": Kind("nnU-Net checkpoint to fine-tune from"),
-    "huggingface": Kind("Folder for the Hugging Face hub"),
+    "huggingface": Kind("Card, config and weights for the Hugging Face hub"),
+}
+CHECKED = ("bundle", "onnx", "torchscript")  # kinds of a network that can be compared
+NNUNETS = "resenc"
+_NO_NETWORK = {
+    "detect": "its boxes are put together from the answers of many windows by "
+    "Homolog's own code, which no single network file holds",
+    "few_voxels": "it is a head on features and grey values, which no single network "
+    "file holds",
+}
+_NO_BUNDLE = {
+    "encoder": "a bundle labels scans, and an encoder alone labels none: fine-tune "
+    "it (homolog finetune segment STORE --encoder RUN), or take --as torchscript",
+    "classify": "a classifier's view of a whole scan is cut by Homolog's own code; "
+    "take --as torchscript or onnx for the network",
+    "translate": "the values it makes are put into units by Homolog's own code; take "
+    "--as torchscript or onnx for the network",
 }
 
 
-def export_model(
-    source: Path, out: Path, kind: str = DEFAULT, check: Path | None = None
-) -> dict[str, Any]:
-    """Write a model as one of ``KINDS``.
+def why_not(card: Mapping[str, Any], kind: str) -> str:
+    """Why a model cannot be written as ``kind``; empty where it can.
 
     Args:
-        source: Run, model folder or weight file.
-        out: File or folder; must not exist.
+        card: ``model.json``.
         kind: A key of ``KINDS``.
-        check: A scan on which what was written is compared with ``homolog predict``.
-
-    Returns:
-        ``file`` (file or folder written), ``kind``, what else was written, and
-        ``lines`` for people.
-
-    Raises:
-        UnusableInput: ``out`` exists or ends otherwise, there is no model, or the model
-            cannot be that kind: the sentence says why.
     """
-    if kind not in KINDS:
-        raise UnusableInput(f"--as must be one of {', '.join(KINDS)}, got {kind}.")
-    suffix = KINDS[kind].suffix
-    if suffix and out.suffix != suffix:
-        raise UnusableInput(f"--out must end in {suffix}, got {out}.")
-    if not suffix and out.suffix in (".onnx", ".pt", ".pth", ".ts", ".safetensors"):
-        raise UnusableInput(f"--as {kind} writes a folder, got --out {out}.")
-    if out.exists():
-        raise UnusableInput(f"{out} exists; choose another --out.")
-    if check is not None and kind not in ("bundle", "onnx", "torchscript"):
-        raise UnusableInput(f"--check is for kinds that label scans, not for {kind}.")
-    result: dict[str, Any]
-    if kind == DEFAULT:
-        from homolog.model_files import care
-
-        result = care.export_model(source, out)
-    elif kind == "bundle":
-        from homolog.exporting.bundle import export_bundle
-
-        result = export_bundle(source, out, check)
-    elif kind in ("onnx", "torchscript"):
-        from homolog.exporting.portable import export_network
-
-        result = export_network(source, out, kind, check)
-    elif kind == "nnunet":
-        from homolog.exporting.nnunet import export_nnunet
-
-        result = export_nnunet(source, out)
-    else:
-        from homolog.exporting.hugging_face import export_folder
-
-        result = export_folder(source, out)
-    return {"file": str(out), "kind": kind, "lines": [], **result}
+    told = str(card.get("kind") or "encoder")
+    network = str((card.get("backbone") or {}).get("name", ""))
+    if kind in CHECKED and told in _NO_NETWORK:
+        return _NO_NETWORK[told]
+    if kind == "bundle" and told != "segment":
+        return _NO_BUNDLE.get(told, _NO_BUNDLE["encoder"])
+    if kind == "nnunet" and network != NNUNETS:
+        return (
+            f"it is a {network or told}; nnU-Net trains its own network, so only an "
+            f"encoder of the backbone {NNUNETS} can start it"
+        )
+    return ""

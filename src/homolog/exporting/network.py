@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from homolog.backbones.base import Backbone
 from homolog.config import to_dict
 from homolog.errors import JobError, UnusableInput
+from homolog.exporting.kinds import why_not
 from homolog.exporting.told import public_card
 from homolog.geometry.affine import Index
 from homolog.model_files.card import CARD, read_card
@@ -29,12 +30,6 @@ from homolog.use.predict import open_predictor
 
 # Largest difference of one window's answers, by their largest value, that is rounding.
 ROUNDING = 1e-3
-_REFUSED = {
-    "detect": "its boxes are put together from the answers of many windows by "
-    "Homolog's own code, which no single network file holds",
-    "few_voxels": "it is a head on features and grey values, which no single network "
-    "file holds",
-}
 IMAGE = "image"
 
 
@@ -99,7 +94,7 @@ def open_source(source: Path, kind: str) -> Source:
         )
     card = read_card(find_model(source))
     told = str(card.get("kind") or "")
-    if reason := _REFUSED.get(told):
+    if reason := why_not(card, kind):
         raise UnusableInput(f"{source} ({told}) cannot be written as {kind}: {reason}.")
     if not card.get("task_spec"):
         return _encoder(source)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
+from homolog.exporting.kinds import why_not
 from homolog.exporting.portable import licence_page
 from homolog.exporting.told import (
     CARD_FILE,
@@ -23,7 +24,6 @@ from homolog.model_files.encoder import load_encoder
 from homolog.writing import write_json, write_text, writing_folder
 
 CHECKPOINT = "checkpoint_final.pth"
-_BACKBONE = "resenc"
 _CONFIGURATION = "3d_fullres"
 _NETWORK = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 # nnU-Net keeps the parts of a layer a second time, by number.
@@ -49,26 +49,28 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
         UnusableInput: Another network than ``resenc``.
     """
     loaded = load_encoder(source)
-    name = loaded.card["backbone"]["name"]
-    if name != _BACKBONE:
-        raise UnusableInput(
-            f"{source} is a {name}; nnU-Net trains its own network, so only an encoder "
-            f"of the backbone {_BACKBONE} can start it."
-        )
+    if reason := why_not(loaded.card, "nnunet"):
+        raise UnusableInput(f"{source} cannot be written as nnunet: {reason}.")
     card = {**public_card(loaded.card), "encoder_id": loaded.encoder_id}
     plan = architecture(loaded.backbone)
     weights = network_weights(loaded.backbone, plan["arch_kwargs"], _classes(card))
+    told = {
+        "plans": plans(card, plan),
+        "dataset_json": dataset(card, loaded.backbone),
+        "configuration": _CONFIGURATION,
+        "fold": 0,
+    }
     with writing_folder(out) as folder:
         content = {
             "network_weights": weights,
             "trainer_name": "nnUNetTrainer",
             "current_epoch": 0,
             "inference_allowed_mirroring_axes": None,
-            "init_args": {"configuration": _CONFIGURATION},
+            "init_args": told,
         }
         torch.save(content, folder / CHECKPOINT)
-        write_json(folder / "plans.json", plans(card, plan))
-        write_json(folder / "dataset.json", dataset(card, loaded.backbone))
+        write_json(folder / "plans.json", told["plans"])
+        write_json(folder / "dataset.json", told["dataset_json"])
         write_json(folder / CARD_FILE, card)
         write_text(folder / "README.md", _page(card))
         write_text(folder / "LICENSE", licence_page(card))
@@ -175,7 +177,7 @@ def plans(card: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     spacing = how.get("spacing_mm") or (card.get("learnt_spacing_mm") or {}).get(
         "largest"
     )
-    is_ct = how.get("modality") == "CT"
+    is_ct = how.get("modality") == "CT" and how.get("scaling") != "zscore"
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",

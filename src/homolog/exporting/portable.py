@@ -6,10 +6,10 @@ import contextlib
 import importlib.util
 import io
 import json
-import shutil
+import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -123,7 +123,10 @@ def _write_onnx(model: Source, sides: Sides, file: Path) -> Sides:
     for free in (True, False) if sides.free else (False,):
         wanted = replace(sides, free=free)
         _trace_onnx(model, file, wanted)
-        run = session(file)
+        try:
+            run = session(file)
+        except Exception as error:
+            raise _no_onnx(error) from error
         difference = differs(model, run, model.window)
         other = other_window(model) if free else None
         if other is not None and not differs(model, run, other) <= ROUNDING:
@@ -149,9 +152,8 @@ def _trace_onnx(model: Source, file: Path, sides: Sides) -> None:
     changing = {**batch, **({2: "z", 3: "y", 4: "x"} if sides.free else {})}
     flat = model.kind == "classify"
     axes = dict.fromkeys(model.outputs, batch if flat else changing)
-    said = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model.network,
@@ -164,10 +166,38 @@ def _trace_onnx(model: Source, file: Path, sides: Sides) -> None:
                 dynamo=False,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        first = str(error).strip().split("\n")[0][:200]
-        raise UnusableInput(
-            f"this network cannot be written as ONNX ({first}); take --as torchscript."
-        ) from error
+        raise _no_onnx(error) from error
+
+
+def _no_onnx(error: Exception) -> UnusableInput:
+    first = str(error).strip().split("\n")[0][-200:]
+    return UnusableInput(
+        f"this network cannot be written as ONNX ({first}); take --as torchscript."
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is printed: where it fails, torch prints the whole network.
+
+    By the file itself, for it prints past Python.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # a program without a terminal
+        yield
+        return
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def session(file: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -186,7 +216,7 @@ def put_program(folder: Path, model: Source, sides: Sides) -> None:
     """What labels scans by the network: recipe, preparation, command."""
     write_json(folder / RECIPE, scan_recipe(model, sides))
     for name in (SCANS, PROGRAM):
-        shutil.copyfile(PROGRAMS / name, folder / name)
+        write_text(folder / name, (PROGRAMS / name).read_text(encoding="utf-8"))
 
 
 def program(folder: Path, name: str = SCANS) -> ModuleType:

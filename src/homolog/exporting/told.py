@@ -9,6 +9,7 @@ from typing import Any
 
 from homolog import __version__
 from homolog.events import stopped_words
+from homolog.store.preprocess import values_words
 from homolog.words import listed
 
 CARD_FILE = "card.json"  # not model.json: it is no model folder of ours
@@ -134,12 +135,17 @@ def preprocessing_lines(card: Mapping[str, Any]) -> list[str]:
             f"- voxel size: brought into {_sizes(low)} to {_sizes(high)} mm (z, y, x)"
         )
     window, shares = how.get("window_hu"), how.get("percentiles")
-    if window:
+    modality = how.get("modality")
+    if how.get("scaling", "usual") != "usual":
+        lines.append(f"- values: {values_words(how)}")
+        window = shares = None
+    if window and modality in (None, "CT"):
         lines.append(f"- CT: {window[0]:g} to {window[1]:g} HU become -1 to 1")
-    if shares:
+    if shares and modality != "CT":
         lines.append(
-            f"- others: clipped at the {shares[0]:g} and {shares[1]:g} percentile of "
-            "the body, less its mean, by its standard deviation"
+            f"- {modality or 'others'}: clipped at the {shares[0]:g} and "
+            f"{shares[1]:g} percentile of the body, less its mean, by its standard "
+            "deviation"
         )
     if size := (card.get("task_spec") or {}).get("window") or card.get("window"):
         lines.append(f"- window: {' x '.join(map(str, size))} voxels (z, y, x)")

@@ -8,7 +8,8 @@ from typing import Any
 
 from homolog.config import ConfigError, option
 from homolog.events import Job, Note, Progress, Saved
-from homolog.exporting.kinds import DEFAULT, KINDS, export_model
+from homolog.exporting.export import export_model
+from homolog.exporting.kinds import DEFAULT, KINDS
 
 COMMAND = ""  # ``homolog models`` has a command for each action
 

@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.config import ConfigError, parse_assignments
-from homolog.exporting.kinds import DEFAULT, KINDS
+from homolog.exporting.kinds import DEFAULT, KINDS, why_not
 from homolog.gui.models import probing
 from homolog.gui.models.probe_box import ProbeBox
 from homolog.gui.runs.training_screen import text_label
@@ -50,6 +50,7 @@ def export_menu(panel: ModelsPanel, model: ModelCard) -> QMenu:
     """As what a model may be written."""
     menu = QMenu(panel)
     menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    menu.setToolTipsVisible(True)
     file = menu.addAction("Encoder weights for other programs (.safetensors)...")
     file.triggered.connect(lambda: ask_file(panel, model))
     folder = menu.addAction("Whole model, to use in Homolog elsewhere (folder)...")
@@ -58,6 +59,9 @@ def export_menu(panel: ModelsPanel, model: ModelCard) -> QMenu:
     for name, kind in KINDS.items():
         if name != DEFAULT:
             other = menu.addAction(f"{kind.title} (folder)...")
+            if reason := why_not(model.card, name):
+                other.setEnabled(False)
+                other.setToolTip(f"Not for this model: {reason}.")
             other.triggered.connect(
                 lambda _checked=False, name=name: ask_folder(panel, model, name)
             )

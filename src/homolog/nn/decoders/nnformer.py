@@ -80,9 +80,9 @@ class NNFormerDecoder(Decoder):
         for up, attend, block, skip in zip(
             self.ups, self.skips, self.blocks, maps[-2::-1], strict=True
         ):
-            coarse = crop_to(up(current), skip).movedim(1, -1).contiguous()
-            asked = attend(coarse, skip.movedim(1, -1).contiguous())
-            current = block(asked).movedim(-1, 1).contiguous()
+            coarse = crop_to(up(current), skip).movedim(1, 4).contiguous()
+            asked = attend(coarse, skip.movedim(1, 4).contiguous())
+            current = block(asked).movedim(4, 1).contiguous()
             yield current
         fine = crop_to(self.last_up(current), image) + self.stem(image)
         yield self.activation(fine)
