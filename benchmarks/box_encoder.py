@@ -40,7 +40,7 @@ class Scan:
         source: Collection or repository.
         licence: As that source publishes it.
         modality: CT or MR.
-        licence_of: Where the licence stands.
+        licence_of: Who says so.
         group: Each has a store of its own, and groups are looked at equally often.
     """
 
@@ -49,29 +49,37 @@ class Scan:
     source: str
     licence: str
     modality: str = "CT"
-    licence_of: str = "collection page of " + _TCIA
+    licence_of: str = _TCIA + ", page of the collection"
     group: str = "trunk"
 
 
 _REPOSITORY = "LICENSE of the repository"
+_POLICY = (
+    _TCIA + ": its data usage policy (CC BY unless the collection restricts it); the "
+    "page of the collection was not read again"
+)
 # One person of each collection: of these nothing is left over to be tested on.
 BODY_CT = (
     Scan("ct_body/lidc_idri_0314.nii.gz", "LIDC-IDRI-0314", "LIDC-IDRI", "CC BY 3.0"),
-    Scan("ct_body/cmb_crc_01068.nii.gz", "MSB-01068", "CMB-CRC", "CC BY 4.0"),
+    Scan(
+        "ct_body/cmb_crc_01068.nii.gz", "MSB-01068", "CMB-CRC", "CC BY 4.0",
+        licence_of=_POLICY,
+    ),
     Scan(
         "ct_body/lung_pet_ct_dx_A0001.nii.gz", "Lung_Dx-A0001", "Lung-PET-CT-Dx",
         "CC BY 4.0",
     ),
     Scan(
         "ct_body/lung_fused_0001.nii.gz", "Lung-Fused-0001",
-        "Lung-Fused-CT-Pathology", "CC BY 3.0",
+        "Lung-Fused-CT-Pathology", "CC BY 3.0", licence_of=_POLICY,
     ),
     Scan(
         "ct_body/acrin_flt_breast_001.nii.gz", "ACRIN-FLT-Breast_001",
         "ACRIN-FLT-Breast", "CC BY 3.0",
     ),
     Scan(
-        "ct_body/cptac_pda_C3L-00189.nii.gz", "C3L-00189", "CPTAC-PDA", "CC BY 3.0"
+        "ct_body/cptac_pda_C3L-00189.nii.gz", "C3L-00189", "CPTAC-PDA", "CC BY 3.0",
+        licence_of=_POLICY,
     ),
     Scan(
         "ct_body/ts_aorta_ct.nii.gz", "TS-aorta", _TOTAL, "Apache-2.0",
@@ -222,7 +230,7 @@ def main() -> None:
     if given.until == "run":
         return
     scores = json.loads(given.scores.read_text()) if given.scores else {}
-    scans = [scan for scan in scans if scan.path in listed(stores)]
+    scans = tuple(scan for scan in scans if scan.path in listed(stores))
     folder = pack(given.name, scans, run, given.out / given.name, scores, given.half)
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{folder}: {size / 1e6:.2f} MB")

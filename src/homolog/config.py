@@ -96,22 +96,29 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
     return spelled
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain JSON types; tuples become lists."""
-    return typing.cast("dict[str, Any]", json.loads(json.dumps(_plain(config))))
+def to_dict(config: Any, *, whole: bool = False) -> dict[str, Any]:
+    """The configuration as plain JSON types; tuples become lists.
+
+    Args:
+        config: A dataclass.
+        whole: Tell settings that came ``later`` where they have their default, too.
+    """
+    told = json.loads(json.dumps(_plain(config, whole)))
+    return typing.cast("dict[str, Any]", told)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, whole: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            f.name: _plain(getattr(value, f.name))
+            f.name: _plain(getattr(value, f.name), whole)
             for f in dataclasses.fields(value)
-            if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+            if whole
+            or not (f.metadata.get("later") and getattr(value, f.name) == f.default)
         }
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, whole) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v, whole) for v in value]
     return value
 
 

@@ -305,7 +305,7 @@ def fields_of(config: type) -> list[dict[str, Any]]:
     hints, made = typing.get_type_hints(config), config()
     fields = dataclasses.fields(made)
     needed = {f.name: None for f in fields if getattr(made, f.name) is ...}
-    defaults = to_dict(dataclasses.replace(made, **needed))
+    defaults = to_dict(dataclasses.replace(made, **needed), whole=True)
     return [_field(f, hints[f.name], defaults[f.name]) for f in fields]
 
 

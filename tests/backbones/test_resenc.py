@@ -14,13 +14,14 @@ from homolog.backbones import build
 from homolog.backbones.base import adapt_state
 from homolog.config import ConfigError
 from homolog.model_files.encoder import fill
+from homolog.nn.decoders import foreign_decoder, suited_decoder
 
 PLANS: dict[str, dict[str, Any]] = {
     "cubes": {"channels": (4, 8, 8, 12), "blocks": (1, 2, 1, 3)},
     "thick slices": {
         "channels": (4, 8, 12), "blocks": (1, 2, 2),
         "steps": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
-        "kernels": ((1, 3, 3), (1, 3, 3), (3, 3, 3)),
+        "kernels": ((1, 3, 3), (3, 3, 3), (3, 3, 3)),
     },
 }  # fmt: skip
 LARGE = {"channels": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)}
@@ -54,7 +55,13 @@ def published(
             inside = outside
     if decoder:  # it holds the encoder once more
         found |= {f"decoder.{name}": shape for name, shape in found.items()}
-        found["decoder.seg_layers.0.weight"] = (3, channels[0], 1, 1, 1)
+        for s, stage in enumerate(range(len(channels) - 2, -1, -1)):
+            name, fine, coarse = "decoder.transpconvs", *channels[stage : stage + 2]
+            found[f"{name}.{s}.weight"] = (coarse, fine, *steps[stage + 1])
+            found[f"{name}.{s}.bias"] = (fine,)
+            layer(f"decoder.stages.{s}.convs.0", 2 * fine, fine, kernels[stage], True)
+            found[f"decoder.seg_layers.{s}.weight"] = (3, fine, 1, 1, 1)
+            found[f"decoder.seg_layers.{s}.bias"] = (3,)
     return found
 
 
@@ -115,6 +122,42 @@ def test_features_equal_the_description_on_a_file_of_nnunets_names(name: str) ->
         assert all(map(torch.equal, usual(image), found[1:]))
 
 
+@each("name", PLANS)
+def test_the_whole_network_equals_the_description(name: str) -> None:
+    plan = PLANS[name]
+    state = filled(published(plan))
+    net = build("resenc", plan | {"full_map": True}).double().eval()
+    net.load_state_dict(adapt_state(state, net))
+    found = foreign_decoder({f"network_weights.{k}": v for k, v in state.items()}, net)
+    assert found is not None
+    assert (found.kind, found.classes, found.missing) == ("nnunet", 3, ())
+    stages = len(plan["channels"]) - 1
+    assert len(found.left_over) == 2 * (stages - 1)  # heads of deep supervision
+    ours = suited_decoder(net, 3).double().eval()
+    ours.load_state_dict(found.state)  # strict: every key, either way
+    image = torch.randn(1, 1, 16, 32, 24, dtype=torch.float64)
+    maps = reference(state, image, plan)
+    x = maps[-1]
+    for s, skip in enumerate(maps[-2::-1]):
+        up = state[f"decoder.transpconvs.{s}.weight"]
+        bias = state[f"decoder.transpconvs.{s}.bias"]
+        x = functional.conv_transpose3d(x, up, bias, up.shape[2:])
+        layer = f"decoder.stages.{s}.convs.0"
+        weight = state[f"{layer}.conv.weight"]
+        reach = [k // 2 for k in weight.shape[2:]]
+        x = functional.conv3d(
+            torch.cat([x, skip], 1), weight, state[f"{layer}.conv.bias"], 1, reach
+        )
+        norm = state[f"{layer}.norm.weight"], state[f"{layer}.norm.bias"]
+        x = functional.leaky_relu(functional.instance_norm(x, None, None, *norm), 0.01)
+    head = f"decoder.seg_layers.{stages - 1}"
+    wanted = functional.conv3d(x, state[f"{head}.weight"], state[f"{head}.bias"])
+    with torch.no_grad():
+        assert (ours(image, net(image)) - wanted).abs().max() < 1e-10
+    # a usual network has another decoder, and says that it takes none
+    assert foreign_decoder(state, build("resenc", plan)) is None
+
+
 @each("decoder", [True, False])
 def test_a_whole_file_fills_every_tensor_and_leaves_none(decoder: bool) -> None:
     plan = PLANS["cubes"]
@@ -130,7 +173,7 @@ def test_a_whole_file_fills_every_tensor_and_leaves_none(decoder: bool) -> None:
 def test_a_file_of_the_published_depth_has_these_names() -> None:
     thin = LARGE | {"channels": (1, 2, 3, 4, 5, 5)}
     state = {name: torch.empty(shape) for name, shape in published(thin).items()}
-    assert len(state) == 448 * 2 + 1
+    assert len(state) == 956
     net = build("resenc", {"channels": thin["channels"]})  # other settings as usual
     assert type(net.config)().channels == LARGE["channels"]
     own = {name: value.shape for name, value in net.state_dict().items()}

@@ -269,6 +269,7 @@ def test_a_plain_network_is_what_it_was() -> None:
     names = "class_token registers layer_scale norm_epsilon position_offset".split()
     assert not set(names) & set(to_dict(usual.config))
     assert set(names) < set(to_dict(build("vit", DINO | {"registers": 1}).config))
+    assert set(names) < set(to_dict(usual.config, whole=True))
     assert from_dict(type(usual.config), to_dict(usual.config)) == usual.config
     wanted = monai().state_dict().keys()
     assert usual.state_dict().keys() == wanted

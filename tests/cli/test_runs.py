@@ -209,6 +209,7 @@ def test_an_import_that_does_not_fit_shows_the_table(
     assert status == 2
     assert "mis-shaped" in news
     assert not (tmp_path / "x").exists()
+    torch.save({"odd": torch.ones(3)}, tmp_path / "w.pt")
     status, _, news = shell(
         "models", "import", tmp_path / "w.pt", "--out", tmp_path / "x"
     )

@@ -16,6 +16,7 @@ from homolog.gui.models import panel as module
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.widgets import Answer
+from homolog.model_files import library
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -167,6 +168,27 @@ def test_without_the_engine_it_says_so(
     panel.export_weights(panel.models[0], home / "w")
     assert "needs the training engine" in panel._news.text()
     assert panel.helper is None
+
+
+def test_what_is_built_in_is_shown_and_stays(
+    qtbot, panel: ModelsPanel, home: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(library, "ENCODERS", tmp_path / "shipped")
+    own = make_model(tmp_path / "shipped" / "body-ct", licence="CC BY-NC 4.0")
+    make_model(slow_run(home / "runs" / "pre").folder / "model")
+    panel.shown()
+    qtbot.waitUntil(lambda: len(panel.models) == 2, timeout=10_000)
+    assert panel.list.item(0).text().splitlines()[::2] == [
+        "body-ct (built in)", "⚠ Not commercial: CC BY-NC 4.0",
+    ]  # fmt: skip
+    assert "Licence: CC BY-NC 4.0 (not for commercial use)" in panel._card.text()
+    assert panel.buttons["use"].isEnabled()
+    assert not panel.buttons["delete"].isEnabled()
+    panel.list.setCurrentRow(1)
+    assert panel.buttons["delete"].isEnabled()
+    panel.take_in(own)  # a copy gets a name of its own
+    qtbot.waitUntil(lambda: (home / "models" / "body-ct_v2").is_dir(), timeout=10_000)
 
 
 def test_deleting_a_model_asks_first(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import datetime
 import gzip
 import json
 import pickle
@@ -163,6 +165,40 @@ def test_an_imported_segresnet_computes_what_monais_does(imported: Path) -> None
     with torch.no_grad():
         ours = decoder(image, encoder(image))
         torch.testing.assert_close(ours, reference(image), atol=1e-5, rtol=1e-4)
+
+
+def test_an_imported_unetr_computes_what_monais_does(imported: Path) -> None:
+    reference = foreign_files.unetr()
+    place = folder_of(imported, "unetr_btcv.pt")
+    encoder, saved = load_encoder(place).backbone, load_decoder(place)
+    assert saved is not None
+    decoder = suited_decoder(encoder, 5).eval()
+    decoder.load_state_dict(saved.state)
+    image = torch.rand(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        ours = decoder(image, encoder(image))
+        torch.testing.assert_close(ours, reference(image), atol=1e-5, rtol=1e-4)
+
+
+def test_an_nnunet_takes_its_decoder_along_and_a_pretraining_asks(
+    tmp_path: Path,
+) -> None:
+    network = build("resenc", {"channels": [4, 8], "blocks": [1, 1], "full_map": True})
+    decoder = suited_decoder(network, 3)
+    state = below("encoder.", network.state_dict())
+    for name, value in decoder.state_dict().items():
+        named = name.replace("mixes.", "stages.").replace("head.", "seg_layers.0.")
+        state[f"decoder.{named}"] = value
+    content = {"network_weights": state, "trainer_name": "nnUNetTrainer"}
+    source = write(tmp_path, "w.pth", content)
+    care.import_model(source, tmp_path / "own", None)
+    saved = load_decoder(tmp_path / "own")
+    assert saved is not None
+    assert set(saved.state) == set(decoder.state_dict())
+    source = write(tmp_path, "ssl.pth", {**content, "trainer_name": "BaseMAETrainer"})
+    loaded = load_encoder(source)
+    assert not loaded.backbone.config.full_map
+    assert "full_map=true takes it along" in loaded.card["layout"]["assumed"][0]
 
 
 def test_a_decoder_in_parts_is_said_to_be_so(imported: Path) -> None:
@@ -378,6 +414,33 @@ def test_classes_of_training_frameworks_do_nothing(
     assert pickle.dumps(Plan())  # it can be pickled at all
     found = read_foreign(tmp_path / "w.pt")
     assert (list(found.tensors), ran.exists()) == (["network_weights.a"], False)
+
+
+def test_containers_of_training_frameworks_become_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AttributeDict(dict):  # type: ignore[type-arg]
+        pass
+
+    place = "pytorch_lightning.utilities.parsing"
+    AttributeDict.__module__, AttributeDict.__qualname__ = place, "AttributeDict"
+    module = types.ModuleType(place)
+    module.AttributeDict = AttributeDict  # type: ignore[attr-defined]
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, place, module)
+    content = {
+        "state_dict": AttributeDict({"a": torch.ones(2)}),
+        "hyper_parameters": AttributeDict(lr=0.1, more=AttributeDict(depth=3)),
+        "seen": collections.defaultdict(list, {"x": [1]}),
+        "last": collections.deque([1, 2]),
+        "when": datetime.datetime(2026, 1, 2),
+    }  # fmt: skip
+    torch.save(content, tmp_path / "w.ckpt")
+    found = read_foreign(tmp_path / "w.ckpt")
+    assert list(found.tensors) == ["state_dict.a"]
+    assert found.told["hyper_parameters"] == {"lr": 0.1, "more": {"depth": 3}}
+    assert found.told["seen"] == {"x": [1]}
 
 
 # --- how scans were prepared

@@ -107,6 +107,8 @@ def test_a_runs_settings_get_the_whole_path(places: tuple[Path, Path]) -> None:
     folder = put_model(places[1] / "body")
     assert library.whole_path("body") == str(folder.resolve())
     assert library.whole_path("nothing") == str(Path("nothing").resolve())
+    with pytest.raises(UnusableInput, match="Did you mean body"):
+        load_encoder(library.whole_path("bodi"))
     plan = make_plan({}, methods="scratch,ours=body", patients="1")
     assert plan.arm("ours").encoder == str(folder.resolve())
 

@@ -37,6 +37,8 @@ CASES = {
     "unetr": ((8,) * 4, FLAT),
     "nnformer": ((8, 16, 24), PYRAMID[:3]),
     "segresnet": ((8, 16, 24), ((1, 1, 1), *PYRAMID[:2])),
+    "nnunet": ((8, 16, 24), ((1, 1, 1), *PYRAMID[:2])),
+    "nnunet thick": ((8, 16, 24), ((1, 1, 1), (1, 2, 2), (2, 4, 4))),
     "segresnet thick": ((8, 16, 24), ((1, 1, 1), (1, 2, 2), (2, 4, 4))),
 }
 
@@ -138,18 +140,11 @@ def test_the_unetr_decoder_equals_monai_at_stride_16() -> None:
     torch.manual_seed(0)
     theirs = UNETR(1, 3, (32, 48, 32), 16, 24, 48, 4).double().eval()
     ours = build_decoder((24,) * 4, ((16, 16, 16),) * 4, 1, 3).double()
-    names = {
-        "encoder1.": "stem.", "encoder2.": "skips.2.", "encoder3.": "skips.1.",
-        "encoder4.": "skips.0.", "decoder5.": "ups.0.", "decoder4.": "ups.1.",
-        "decoder3.": "ups.2.", "decoder2.": "last.", "out.conv.conv.": "head.",
-    }  # fmt: skip
-    state = {
-        new + key.removeprefix(old): value
-        for key, value in theirs.state_dict().items()
-        for old, new in names.items()
-        if key.startswith(old)
-    }
-    ours.load_state_dict(state)
+    vit = build("vit", {"hidden": 24, "inner": 48, "heads": 4})
+    found = foreign_decoder(theirs.state_dict(), vit)
+    assert found is not None
+    assert (found.classes, found.missing, found.left_over) == (3, (), ())
+    ours.load_state_dict(found.state)
     image = torch.randn(1, 1, 32, 48, 32, dtype=torch.float64)
     with torch.no_grad():
         last, hidden = theirs.vit(image)
@@ -178,13 +173,14 @@ def test_auto_takes_the_decoder_that_suits_the_strides(case: str, kind: str) -> 
             (8, 16),
             PYRAMID[:2],
             "unet",
-            "unknown decoder 'unet'; known: auto, nnformer, residual",
+            "unknown decoder 'unet'; known: auto, nnformer, nnunet, residual",
         ),
         ((8,), PYRAMID, "auto", "as many channels as strides"),
         ((8, 16), PYRAMID[:2], "swin_unetr", "takes five maps, got 2"),
         ((8, 16), PYRAMID[:2], "unetr", "maps of one stride"),
         ((8, 8), ((16, 16, 16),) * 2, "unetr", "needs 4 maps for this stride, got 2"),
         ((8, 16), PYRAMID[:2], "segresnet", "maps from the image's resolution on"),
+        ((8, 16), PYRAMID[:2], "nnunet", "maps from the image's resolution on"),
         (
             (8, 16),
             ((2, 2, 2), (3, 3, 3)),

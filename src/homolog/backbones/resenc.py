@@ -49,7 +49,8 @@ class ResEncConfig(BackboneConfig):
     )
     full_map: bool = option(
         False,
-        "return the first stage's map, too, which has the resolution of the image",
+        "return the first stage's map, too, which has the resolution of the image: the "
+        "decoder of nnU-Net needs it",
         advanced=True,
     )
 
@@ -61,7 +62,8 @@ class ResEnc(Backbone):
     shortcut of a first block averages over the stride, and a 1^3 convolution without
     bias (and a norm) widens it: ResNet-D. The first stage works at full resolution; its
     map is returned with ``full_map`` only, since features of every voxel take more
-    memory than most uses can have. Keys are nnU-Net's below ``encoder.``.
+    memory than most uses can have. With it, segmentation takes nnU-Net's own decoder.
+    Keys are nnU-Net's below ``encoder.``.
 
     Sizes must be multiples of the strides up to 16 (in prediction up to 4); coarser
     maps have ceil(n / stride) cells.
@@ -108,6 +110,8 @@ class ResEnc(Backbone):
         self.size_divisor = exact[-1] if exact else self.strides[0]
         z, y, x = (min(n, _FREE) for n in self.size_divisor)
         self.free_divisor: Index = (z, y, x)
+        if max(self.strides[0]) == 1 and len(self.strides) > 1:
+            self.decoder = "nnunet"  # type: ignore[misc]
         for part in self.modules():
             if isinstance(part, nn.Conv3d):
                 nn.init.kaiming_normal_(part.weight, a=1e-2)
@@ -150,26 +154,32 @@ class ResEnc(Backbone):
         return tuple(maps[self.skipped :])
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take each tensor once: nnU-Net saves those of a layer a second time.
-
-        ``conv`` and ``norm`` come again as ``all_modules.0`` and ``all_modules.1``,
-        which stand in where the plain name is missing.
-        """
-        found: dict[str, Tensor] = {}
-        for key, value in state.items():
-            before, copied, after = key.partition(".all_modules.")
-            number, _, rest = after.partition(".")
-            if not copied:
-                found[key] = value
-            elif number in _COPIES:
-                found.setdefault(f"{before}.{_COPIES[number]}.{rest}", value)
+        """Take each tensor once, and leave the decoder out."""
+        found = plain_names(state)
         return {k: v for k, v in found.items() if not k.startswith("decoder.")}
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of nnU-Net without those that repeat others.
+
+    ``conv`` and ``norm`` of a layer come again as ``all_modules.0`` and
+    ``all_modules.1``, which stand in where the plain name is missing.
+    """
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        before, copied, after = key.partition(".all_modules.")
+        number, _, rest = after.partition(".")
+        if not copied:
+            found[key] = value
+        elif number in _COPIES:
+            found.setdefault(f"{before}.{_COPIES[number]}.{rest}", value)
+    return found
 
 
 _COPIES = {"0": "conv", "1": "norm"}
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """Convolution, instance norm and, where wanted, leaky ReLU."""
 
     def __init__(
@@ -183,6 +193,7 @@ class _Convolution(nn.Module):
         self.nonlin = nn.LeakyReLU(0.01, inplace=True) if act else None
 
     def forward(self, image: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, E, d, h, w)."""
         found: Tensor = self.norm(self.conv(image))
         return found if self.nonlin is None else self.nonlin(found)
 
@@ -191,9 +202,7 @@ class _Stem(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: Index) -> None:
         super().__init__()
         once = (1, 1, 1)
-        self.convs = nn.Sequential(
-            _Convolution(inside, outside, kernel, once, act=True)
-        )
+        self.convs = nn.Sequential(Convolution(inside, outside, kernel, once, act=True))
 
     def forward(self, image: Tensor) -> Tensor:
         found: Tensor = self.convs(image)
@@ -205,17 +214,15 @@ class _Block(nn.Module):
 
     def __init__(self, inside: int, outside: int, kernel: Index, step: Index) -> None:
         super().__init__()
-        self.conv1 = _Convolution(inside, outside, kernel, step, act=True)
-        self.conv2 = _Convolution(outside, outside, kernel, (1, 1, 1), act=False)
+        self.conv1 = Convolution(inside, outside, kernel, step, act=True)
+        self.conv2 = Convolution(outside, outside, kernel, (1, 1, 1), act=False)
         self.nonlin2 = nn.LeakyReLU(0.01, inplace=True)
         ways: list[nn.Module] = []
         if max(step) > 1:
             ways.append(nn.AvgPool3d(step, step, ceil_mode=True))
         if inside != outside:
             once = (1, 1, 1)
-            ways.append(
-                _Convolution(inside, outside, once, once, act=False, bias=False)
-            )
+            ways.append(Convolution(inside, outside, once, once, act=False, bias=False))
         self.skip = nn.Sequential(*ways)
 
     def forward(self, image: Tensor) -> Tensor:

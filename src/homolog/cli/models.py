@@ -74,7 +74,7 @@ def command() -> None:
     homolog models add runs/pre --name liver   copy a run's model into the library
     homolog models delete liver
     homolog models check runs/pre
-    homolog models import VoComni_B.pt --out vocomni
+    homolog models import VoComni_B.pt --name vocomni
     homolog models export runs/pre --out encoder.safetensors
     homolog models export runs/seg --as bundle --out seg_bundle
     homolog models join runs/a runs/b --out both
@@ -296,11 +296,16 @@ def check_model(
 @_SET
 @_BELOW
 @click.option(
+    "--name",
+    default=None,
+    metavar="NAME",
+    help="Into the library, under this name.",
+)
+@click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Model folder; new.",
+    help="Or into this model folder; new.",
 )
 @click.option(
     "--allow-dropped",
@@ -313,7 +318,8 @@ def import_model(
     backbone: str | None,
     assignments: tuple[str, ...],
     below: str | None,
-    out: Path,
+    name: str | None,
+    out: Path | None,
     allow_dropped: bool,
     as_json: bool,
 ) -> None:
@@ -325,12 +331,20 @@ def import_model(
     it, or as its project publishes it. A decoder that has a place here comes along.
     What would be dropped of the file's encoder, or is missing, stops the import.
     """
+    from homolog.model_files import keeping, library
+
+    if (name is None) == (out is None):
+        raise click.UsageError("give either --name or --out.")
     told = _hint(source, backbone, assignments, below)
+    if name is not None:
+        keeping.check_name(name)
     from homolog.model_files import care
 
-    result = care.import_model(source, out, told, allow_dropped=allow_dropped)
+    place = out or library.library_folder() / str(name)
+    result = care.import_model(source, place, told, allow_dropped=allow_dropped)
     lines = result.pop("lines")
-    show(result, as_json, [*lines, f"saved {out}"])
+    known = f"; every command takes it as {name}" if name else ""
+    show(result, as_json, [*lines, f"saved {place}{known}"])
 
 
 @command.command("export")

@@ -119,7 +119,7 @@ class Config:
         "Prepare the scans as those of this model were: voxel size, window and values. "
         "Options named beside it win.",
         metavar="MODEL",
-        reads=True,
+        reads="model",
         empty="as usual",
     )
     straighten: bool = option(False, STRAIGHTEN)
@@ -197,14 +197,16 @@ def _recipe(config: Config) -> Preprocessing:
 
 
 def _card(model: str) -> dict[str, Any]:
-    """``model.json`` of a run or model folder; torch is not imported.
+    """``model.json`` of a run, model folder or model's name; torch is not imported.
 
     Raises:
         ConfigError: There is none.
+        UnusableInput: No such path or name.
     """
     from homolog.model_files.card import CARD, read_card
+    from homolog.model_files.library import located
 
-    path = Path(model)
+    path = located(model)
     for folder in (path, path / "model", path.parent):
         if (folder / CARD).is_file():
             return read_card(folder)

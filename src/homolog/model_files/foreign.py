@@ -15,6 +15,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,14 +68,21 @@ _INERT = (
     "yacs.config.CfgNode",
     "fvcore.common.config.CfgNode",
     "torch.torch_version.TorchVersion",
+    "functools.partial",
+    "datetime.datetime",
+    "datetime.date",
+    "datetime.timedelta",
 )
 # Training frameworks: whatever class of theirs a checkpoint names beside its weights
 # (settings, schedules, loggers) becomes a stand-in that does nothing.
 _FRAMEWORKS = (
     "nnssl", "nnunetv2", "batchgenerators", "batchgeneratorsv2", "monai",
     "pytorch_lightning", "lightning", "lightning_fabric", "lighter", "torchmetrics",
-    "omegaconf", "mmengine", "mmcv",
+    "omegaconf", "mmengine", "mmcv", "torch.optim",
 )  # fmt: skip
+# Containers of theirs become plain ones, so that what is in them can be filled in.
+_DICTS = ("dict", "Dict", "CfgNode")
+_LISTS = ("deque", "List")
 _MOST_TOLD = 20_000  # plain values kept beside the tensors
 _MOST_TEXT = 20_000  # characters of one of them
 
@@ -267,6 +275,31 @@ class _Inert:
         return id(self)
 
 
+class _AsDict:
+    """Makes a plain dictionary, whatever it is constructed with."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
+
+
+class _AsList:
+    """Makes a plain list, whatever it is constructed with."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return []
+
+
+def _stand_in(name: str) -> tuple[Any, str]:
+    """What stands for a class of a checkpoint: it does nothing, or holds things."""
+    last = name.rpartition(".")[2]
+    kind: type = _Inert
+    if last.endswith(_DICTS):
+        kind = _AsDict
+    elif last.endswith(_LISTS):
+        kind = _AsList
+    return type(f"Inert_{last}", (kind,), {}), name
+
+
 def _check_size(found: Mapping[str, Tensor], path: Path) -> None:
     """Refuse tensors that take more memory than their file accounts for."""
     size = path.stat().st_size
@@ -383,8 +416,7 @@ def _read_pickle(path: Path) -> Any:
             f"{torch.__version__}. Ask for the weights as safetensors."
         )
     stand_ins: list[Any] = [
-        (type(f"Inert_{name.rpartition('.')[2]}", (_Inert,), {}), name)
-        for name in (*_INERT, *_of_frameworks(path))
+        _stand_in(name) for name in (*_INERT, *_of_frameworks(path))
     ]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -415,7 +447,8 @@ def _of_frameworks(path: Path) -> list[str]:
     return [
         name
         for name in named
-        if name.partition(".")[0] in _FRAMEWORKS and name not in _INERT
+        if f"{name}.".startswith(tuple(f"{known}." for known in _FRAMEWORKS))
+        and name not in _INERT
     ]
 
 

@@ -557,18 +557,31 @@ def _resenc(part: Part) -> tuple[Settings, list[str]]:
     }  # fmt: skip
     if any(kernel != [3, 3, 3] for kernel in kernels):
         settings["kernels"] = kernels
+    notes = _with_decoder(part, settings)
     steps = _planned_steps(part.told, stages)
     if steps is not None:
         usual = [[1, 1, 1], *[[2, 2, 2]] * (stages - 1)]
         if steps != usual:
             settings["steps"] = steps
-        return settings, []
-    if "kernels" in settings:
-        return settings, [
+    elif "kernels" in settings:
+        notes.append(
             "strides of 1, then 2 are assumed: the file has no plan that tells them, "
             "and its kernels are flat (--set steps=...)."
-        ]
-    return settings, []
+        )
+    return settings, notes
+
+
+def _with_decoder(part: Part, settings: Settings) -> list[str]:
+    """Take the decoder of an nnU-Net along; of a pretraining it is left to the user."""
+    if not any(name.endswith("decoder.transpconvs.0.weight") for name in part.whole):
+        return []
+    if str(part.told.get("trainer_name", "")).startswith("nnUNet"):
+        settings["full_map"] = True
+        return []
+    return [
+        "its decoder is left aside; --set full_map=true takes it along, with maps of "
+        "the image's own resolution, which need memory."
+    ]
 
 
 def _planned_steps(told: Mapping[str, Any], stages: int) -> list[list[int]] | None:

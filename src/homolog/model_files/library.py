@@ -154,7 +154,8 @@ def whole_path(source: str | Path, base: Path | None = None) -> str:
 
 def _known_names(path: Path) -> str:
     """What else could have been said, where a name was meant."""
-    if len(path.parts) != 1 or path.suffix.lower() in _WEIGHTS:
+    here = path.parent in (Path(), Path.cwd())  # a run's settings hold whole paths
+    if not here or path.suffix.lower() in _WEIGHTS:
         return ""
     names = list(dict.fromkeys(m.name for m in known_models()))
     if not names:

@@ -485,7 +485,7 @@ def values_words(recipe: Mapping[str, Any]) -> str:
     first, last = recipe.get("percentiles") or (0.5, 99.5)
     kinds = {
         "usual": f"CT {low:g} to {high:g} HU as -1 to 1, other scans mean 0, spread 1",
-        "unit": f"CT {low:g} to {high:g} HU as 0 to 1",
+        "unit": f"CT {low:g} to {high:g} HU as 0 to 1, other scans their percentiles",
         "signed": f"values from the {first:g} to the {last:g} percentile as -1 to 1",
         "zscore": "mean 0 and spread 1 over all voxels",
     }

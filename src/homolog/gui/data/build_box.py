@@ -39,7 +39,8 @@ from homolog.words import counted, duration, human_bytes, listed
 # Settings of the job under "More", and what they are called.
 MORE = {
     "subjects": "Patients by name", "axes": "Axes", "modality": "Modality",
-    "window_hu": "CT window (HU)", "channels": "Several images of a case",
+    "window_hu": "CT window (HU)", "like": "As the scans of a model",
+    "channels": "Several images of a case",
     "straighten": "Straighten slices", "fill_nan": "Fill NaN",
     "keep_identifiers": "Keep patients' names",
 }  # fmt: skip

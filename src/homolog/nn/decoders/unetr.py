@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -35,6 +35,7 @@ class UnetrDecoder(Decoder):
     """
 
     kind: ClassVar[str] = "unetr"
+    mark: ClassVar[str] = "decoder5.transp_conv.conv.weight"
     usual_width: ClassVar[int] = 16
 
     def __init__(
@@ -75,6 +76,23 @@ class UnetrDecoder(Decoder):
             current = raise_by(up, current, project(skip))
             yield current
         yield raise_by(self.last, current, self.stem(image))
+
+    @classmethod
+    def translated(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """MONAI's UNETR, whose patches have 16 voxels a side: three skips."""
+        return {
+            new + key.removeprefix(old): value
+            for key, value in state.items()
+            for old, new in _MONAI.items()
+            if key.startswith(old)
+        }
+
+
+_MONAI = {
+    "encoder1.": "stem.", "encoder2.": "skips.2.", "encoder3.": "skips.1.",
+    "encoder4.": "skips.0.", "decoder5.": "ups.0.", "decoder4.": "ups.1.",
+    "decoder3.": "ups.2.", "decoder2.": "last.", "out.conv.conv.": "head.",
+}  # fmt: skip
 
 
 def _levels(strides: Sequence[Index]) -> int:
