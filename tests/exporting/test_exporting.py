@@ -26,7 +26,7 @@ from homolog.exporting.export import export_model
 from homolog.exporting.kinds import KINDS
 from homolog.exporting.portable import session
 from homolog.model_files.encoder import load_encoder
-from homolog.model_files.folder import save_model
+from homolog.model_files.folder import load_model, save_model
 from homolog.scans.files import read_scan
 from homolog.use.predict import cases_of, open_predictor, read_case
 
@@ -86,6 +86,8 @@ def test_a_network_labels_scans_without_us(
     assert told["equal_labels"] >= 0.999
     assert told["sides"] == "any"
     assert told["difference"] < 1e-4
+    if kind == "torchscript":  # the same program, and seconds to load PyTorch
+        return
     done = subprocess.run(
         [sys.executable, str(out / "label_scan.py"), str(scan), "--out",
          str(tmp_path / "labels.nii.gz")],
@@ -396,6 +398,25 @@ def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
     assert back.card["preprocessing"]["spacing_mm"] == [3.0, 1.0, 1.0]
 
 
+def test_a_decoder_of_nnunets_kind_goes_with_its_encoder(tmp_path: Path) -> None:
+    settings = {"channels": [8, 16, 24], "blocks": [1, 1, 1], "full_map": True}
+    source = segmenter(tmp_path / "model", "resenc", settings, divisor=[4, 4, 4])
+    told = export_model(source, tmp_path / "nnunet", "nnunet")
+    own = load_model(source).state
+    content = torch.load(tmp_path / "nnunet" / "checkpoint_final.pth")
+    weights = content["network_weights"]
+    assert told["tensors"]["decoder"] == sum(k.startswith("decoder.") for k in own)
+    for theirs, ours in (
+        ("decoder.transpconvs.1.bias", "decoder.transpconvs.1.bias"),
+        ("decoder.stages.0.convs.0.all_modules.0.weight",
+         "decoder.mixes.0.convs.0.conv.weight"),
+        ("decoder.seg_layers.1.weight", "decoder.head.weight"),
+        ("encoder.stages.2.blocks.0.conv2.norm.weight",
+         "encoder.stages.2.blocks.0.conv2.norm.weight"),
+    ):  # fmt: skip
+        assert torch.equal(weights[theirs], own[ours])
+
+
 def test_only_nnunets_own_network_starts_it(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="only an encoder of the backbone resenc"):
         export_model(encoder, tmp_path / "a", "nnunet")
@@ -415,7 +436,7 @@ def test_other_tasks_hand_out_their_network(make: Any, tmp_path: Path) -> None:
         own = trained.network(image)
     (found,) = session(tmp_path / "out" / "model.onnx")(image)
     assert (own - found).abs().max() < 1e-4 * max(float(own.abs().max()), 1.0)
-    with pytest.raises(UnusableInput, match="cannot be written as a bundle"):
+    with pytest.raises(UnusableInput, match="cannot be written as bundle"):
         export_model(source, tmp_path / "bundle", "bundle")
     with pytest.raises(UnusableInput, match="labels voxels"):
         export_model(source, tmp_path / "more", "onnx", tmp_path / "scan.nii.gz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -228,11 +229,13 @@ def _same_labels(model: Source, folder: Path, scan: Path) -> float:
     """
     if not scan.is_file():
         raise UnusableInput(f"--check takes a scan file that MONAI reads, got {scan}.")
-    _, own = own_labels(model, scan)
+    volume, own = own_labels(model, scan)
+    known = json.loads((folder / "configs" / RECIPE).read_text(encoding="utf-8"))
+    named = [] if known["modality"] else ["--modality", volume.modality]
     room = scratch_folder()
     try:
         done = subprocess.run(
-            run_command(folder, scan, room),
+            [*run_command(folder, scan, room), *named],
             capture_output=True,
             text=True,
             check=False,

@@ -24,8 +24,8 @@ DEFAULT = "safetensors"
 KINDS: Mapping[str, Kind] = {
     "safetensors": Kind("Encoder weights for other programs", ".safetensors"),
     "bundle": Kind("MONAI bundle that labels scans by itself"),
-    "onnx": Kind("ONNX network with a program that runs it"),
-    "torchscript": Kind("TorchScript network with a program that runs it"),
+    "onnx": Kind("ONNX network, for ONNX Runtime and others"),
+    "torchscript": Kind("TorchScript network, for PyTorch alone"),
     "nnunet": Kind("nnU-Net checkpoint to fine-tune from"),
     "huggingface": Kind("Card, config and weights for the Hugging Face hub"),
 }

@@ -20,6 +20,7 @@ from homolog.exporting.told import (
     public_card,
     title_of,
 )
+from homolog.model_files.decoder import load_decoder
 from homolog.model_files.encoder import load_encoder
 from homolog.writing import write_json, write_text, writing_folder
 
@@ -35,15 +36,16 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
     """Write a folder with checkpoint_final.pth, plans.json and dataset.json.
 
     nnU-Net's ``-pretrained_weights`` wants every tensor of its network but the last
-    layers. The encoder is the model's; the decoder is as nnU-Net itself would start it,
-    at random, for ours is another one.
+    layers. The encoder is the model's, and so is a decoder of nnU-Net's kind; instead
+    of another one stands what nnU-Net itself would start with, at random.
 
     Args:
         source: Run, model folder or weight file.
         out: New folder.
 
     Returns:
-        ``tensors`` (encoder's own, random ones of the decoder) and ``lines``.
+        ``tensors`` (the model's of ``encoder`` and ``decoder``, and ``all`` in the
+        file) and ``lines``.
 
     Raises:
         UnusableInput: Another network than ``resenc``.
@@ -53,7 +55,9 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
         raise UnusableInput(f"{source} cannot be written as nnunet: {reason}.")
     card = {**public_card(loaded.card), "encoder_id": loaded.encoder_id}
     plan = architecture(loaded.backbone)
-    weights = network_weights(loaded.backbone, plan["arch_kwargs"], _classes(card))
+    random = _decoder(plan["arch_kwargs"], _classes(card))
+    taught = _taught(source, random)
+    weights = network_weights(loaded.backbone, random | taught)
     told = {
         "plans": plans(card, plan),
         "dataset_json": dataset(card, loaded.backbone),
@@ -72,14 +76,17 @@ def export_nnunet(source: Path, out: Path) -> dict[str, Any]:
         write_json(folder / "plans.json", told["plans"])
         write_json(folder / "dataset.json", told["dataset_json"])
         write_json(folder / CARD_FILE, card)
-        write_text(folder / "README.md", _page(card))
+        write_text(folder / "README.md", _page(card, whole=bool(taught)))
         write_text(folder / "LICENSE", licence_page(card))
     own = len(loaded.backbone.state_dict())
-    line = (
-        f"{own} tensors of the encoder; the decoder is at random, as nnU-Net would "
-        "start it"
-    )
-    return {"tensors": {"encoder": own, "all": len(weights)}, "lines": [line]}
+    line = f"{own} tensors of the encoder, {len(taught)} of the decoder"
+    if not taught:
+        line = (
+            f"{own} tensors of the encoder; the decoder is at random, as nnU-Net would "
+            "start it"
+        )
+    tensors = {"encoder": own, "decoder": len(taught), "all": len(weights)}
+    return {"tensors": tensors, "lines": [line]}
 
 
 def architecture(backbone: Backbone) -> dict[str, Any]:
@@ -113,22 +120,21 @@ def _first(stage: nn.Module) -> nn.Conv3d:
 
 
 def network_weights(
-    backbone: Backbone, plan: Mapping[str, Any], classes: int
+    backbone: Backbone, decoder: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Every tensor of nnU-Net's ResidualEncoderUNet by its name there.
 
     Args:
         backbone: Our encoder.
-        plan: ``arch_kwargs``.
-        classes: Of the last layers, background included.
+        decoder: Names within nnU-Net's decoder -> tensor.
     """
     own = {k: v.detach().clone() for k, v in backbone.state_dict().items()}
     encoder = with_copies(own)
     found = {f"encoder.{key}": value for key, value in encoder.items()}
     # the decoder of nnU-Net holds the encoder, too
     found |= {f"decoder.encoder.{key}": value for key, value in encoder.items()}
-    decoder = with_copies(_decoder(plan, classes))
-    return found | {f"decoder.{key}": value for key, value in decoder.items()}
+    rest = with_copies(decoder)
+    return found | {f"decoder.{key}": value for key, value in rest.items()}
 
 
 def with_copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,6 +170,28 @@ def _decoder(plan: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
             found[f"stages.{number}.convs.0.norm.weight"] = torch.ones(here)
             found[f"stages.{number}.convs.0.norm.bias"] = torch.zeros(here)
     return found
+
+
+def _taught(source: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own decoder under nnU-Net's names; empty where it is another one.
+
+    Args:
+        source: Of the model.
+        wanted: All that nnU-Net's decoder holds.
+    """
+    saved = load_decoder(source)
+    if saved is None or not any(k.startswith("transpconvs.") for k in saved.state):
+        return {}
+    last = max(int(name.split(".")[1]) for name in wanted if "seg_layers" in name)
+    found = {}
+    for name, value in saved.state.items():
+        if name.startswith("mixes."):
+            name = name.replace("mixes.", "stages.", 1)
+        elif name.startswith("head."):
+            name = f"seg_layers.{last}.{name.removeprefix('head.')}"
+        found[name] = value
+    fits = all(k in wanted and wanted[k].shape == v.shape for k, v in found.items())
+    return found if fits else {}
 
 
 def _classes(card: Mapping[str, Any]) -> int:
@@ -216,14 +244,15 @@ def dataset(card: Mapping[str, Any], backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _page(card: Mapping[str, Any]) -> str:
+def _page(card: Mapping[str, Any], *, whole: bool) -> str:
     """README.md."""
+    decoder = "as well" if whole else "is random, as nnU-Net starts it"
     return "\n".join(
         [
             f"# {title_of(card)}, for nnU-Net", "",
             f"`{CHECKPOINT}` holds `network_weights` of a ResidualEncoderUNet: the "
-            "encoder is the model's, the decoder is random, as nnU-Net starts it. "
-            "`plans.json` holds the network it belongs to.", "",
+            f"encoder is the model's, the decoder {decoder}. `plans.json` holds the "
+            "network it belongs to.", "",
             "1. Plan and preprocess your dataset (`nnUNetv2_plan_and_preprocess -d ID "
             "-pl nnUNetPlannerResEncM`).",
             "2. In its plans, replace `architecture` of `3d_fullres` by the one of "
