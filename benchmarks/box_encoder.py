@@ -123,7 +123,7 @@ _SCORES = (
     ("sts", "places in limbs", "STS, CT to MR of one person"),
 )
 _NEVER_SEEN = {
-    "BTCV": "all 18 people: landmarks, probe, propagation are tested on them",
+    "BTCV": "all 18 people: they are what it is tested on",
     "CHAOS": "all 12 people: matching from CT to MR is tested on them",
     "ibsi_lung_patient": "licence forbids commercial use",
 }
