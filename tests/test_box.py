@@ -124,5 +124,5 @@ def test_models_of_the_package_are_small_and_say_what_they_are() -> None:
         loaded = load_encoder(model.path)
         assert loaded.card["scores"]
         assert loaded.card["never_seen"]
-        assert {"source", "licence", "licence_of"} <= set(loaded.card["data"][0])
+        assert {"name", "licence", "licence_of"} <= set(loaded.card["data"][0])
         load_embedder(loaded)
