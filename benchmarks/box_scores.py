@@ -120,7 +120,7 @@ def main() -> None:
                 for arm in (a for a in arms if a in FEATURE_ARMS):
                     keep(part, f"{name} {arm}", scored(pairs, arm, path, given.work))
         elif part == "propagation":
-            for key, figures in propagated(given.work, encoders, arms):
+            for key, figures in propagated(given.work, encoders, arms, given.pairs):
                 keep(part, key, figures)
         elif part == "probe":
             for name, path in encoders.items():
@@ -342,13 +342,15 @@ def spread(errors: Cloud) -> dict[str, float]:
 
 
 def propagated(
-    work: Path, encoders: Mapping[str, str], arms: Sequence[str]
+    work: Path, encoders: Mapping[str, str], arms: Sequence[str], most: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Dice of labels carried from one person to others, by each way."""
     store = Store.open(btcv_store(work))
     cases = cases_of_store(store)
     sources = [c for c in cases if c.name == _BTCV_SOURCE]
-    targets = [c for c in cases if c.name != _BTCV_SOURCE][::3][:_BTCV_TARGETS]
+    targets = [c for c in cases if c.name != _BTCV_SOURCE][::3][
+        : min(most, _BTCV_TARGETS)
+    ]
     plans: list[tuple[str, str | None, bool, str]] = []
     if "grey map" in arms:
         plans.append(("grey", None, False, "grey"))

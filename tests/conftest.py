@@ -50,6 +50,18 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_models_of_the_package(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Lists of models hold those of a test; what is built in has tests of its own."""
+    from homolog.model_files import library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "ENCODERS", tmp_path_factory.mktemp("built_in"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight labelled phantom patients in nnU-Net's layout, 32 x 40 x 40 at 8 mm."""

@@ -19,7 +19,7 @@ from homolog.methods import METHODS
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.facts import facts_of
 from homolog.model_files.folder import save_model
-from homolog.model_files.library import shipped_models
+from homolog.model_files.library import ENCODERS, SHIPPED, models_below
 from homolog.pretrain.job import embedding_card
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -118,7 +118,7 @@ def test_a_packed_model_gives_the_features_of_its_run(scripts, tmp_path, half) -
 
 
 def test_models_of_the_package_are_small_and_say_what_they_are() -> None:
-    for model in shipped_models():
+    for model in models_below(ENCODERS, SHIPPED):
         files = [p for p in model.folder.iterdir() if p.is_file()]
         assert sum(p.stat().st_size for p in files) <= MOST_BYTES
         loaded = load_encoder(model.path)

@@ -465,6 +465,31 @@ def test_a_plan_beside_the_file_is_read(tmp_path: Path) -> None:
     assert card["published"]["origin"].startswith("adaptation_plan.json")
 
 
+def test_the_plans_of_an_nnunet_are_read(tmp_path: Path) -> None:
+    values = {"percentile_00_5": -958.0, "percentile_99_5": 327.5, "mean": 82.9}
+    chosen = {
+        "spacing": [2.5, 0.8, 0.8], "patch_size": [96, 128, 128],
+        "normalization_schemes": ["CTNormalization"],
+        "architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [1, 2, 2], 2]}},
+    }  # fmt: skip
+    plans = {
+        "configurations": {"2d": {"spacing": [0.8, 0.8]}, "3d_fullres": chosen},
+        "foreground_intensity_properties_per_channel": {"0": values},
+    }
+    content = {
+        "network_weights": foreign_files.resenc(), "trainer_name": "nnUNetTrainer",
+        "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": 0},
+    }  # fmt: skip
+    loaded = load_encoder(write(tmp_path, "checkpoint_final.pth", content))
+    recipe = loaded.card["preprocessing"]
+    assert recipe["spacing_mm"] == [2.5, 0.8, 0.8]
+    assert recipe["window_hu"] == [-958.0, 327.5]
+    assert loaded.card["window"] == [96, 128, 128]
+    assert loaded.backbone.config.steps == ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+    (remark,) = loaded.card["published"]["remarks"]
+    assert "cut to -958 to 327.5 HU" in remark
+
+
 def test_a_plan_without_resampling_keeps_voxels(tmp_path: Path) -> None:
     told = foreign_files.plan("ResEncL")
     told["pretrain_plan"]["configurations"]["onemmiso"]["spacing"] = None
@@ -533,4 +558,7 @@ def test_an_empty_scan_has_finite_values_in_every_scaling() -> None:
 
 def test_check_kind_lets_weights_pass(tmp_path: Path) -> None:
     check_kind(write(tmp_path, "w.pt", {"a": torch.ones(3)}))
-    check_kind(write(tmp_path, "w.safetensors", {"a": torch.ones(3)}))
+    named = write(tmp_path, "w.safetensors", {"a": torch.ones(3)})
+    check_kind(named)
+    other = named.rename(tmp_path / "pytorch_model.bin")  # under another's name
+    assert list(read_foreign(other).tensors) == ["a"]

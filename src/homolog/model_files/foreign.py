@@ -126,7 +126,7 @@ def read_foreign(path: Path) -> Foreign:
     from torch import Tensor
 
     content: Any
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         content, told = _read_safetensors(path)
     else:
         _check_archive(path)
@@ -173,7 +173,7 @@ def check_kind(path: Path) -> None:
     whats = _pretender(start, size)
     if whats:
         raise UnusableInput(f"expected weights, but {path} is {whats}.")
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         _check_whole(path, start, size)
     elif start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
         raise UnusableInput(
@@ -213,6 +213,16 @@ def _pretender(start: bytes, size: int) -> str:
     if text.startswith(b"{") and size < (1 << 20) and b"\0" not in start:
         return "JSON text, a plan, an index or a server's answer"
     return next((name for magic, name in _OTHERS if start.startswith(magic)), "")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its ending, or, under another one, by its first bytes: a length and JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(10)
+    length = int.from_bytes(start[:8], "little")
+    return len(start) == 10 and start[8:] == b'{"' and length < path.stat().st_size
 
 
 def _check_whole(path: Path, start: bytes, size: int) -> None:

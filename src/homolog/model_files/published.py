@@ -133,7 +133,8 @@ def _by_plan(file: Foreign) -> Known | None:
         all_of_them = plans.get("configurations") or {}
         chosen = all_of_them.get(init.get("configuration")) or _first(all_of_them)
         patch = chosen.get("patch_size")
-        return _planned("nnU-Net", chosen, "nnU-Net's plans in the file", patch)
+        known = _planned("nnU-Net", chosen, "nnU-Net's plans in the file", patch)
+        return _with_window(known, plans)
     return None
 
 
@@ -168,6 +169,22 @@ def _planned(
         name, origin, Preprocessing(spacing_mm=spacing, scaling=scaling), size,
         native=spacing is None, licence=licence, remarks=tuple(remarks),
     )  # fmt: skip
+
+
+def _with_window(known: Known, plans: Mapping[str, Any]) -> Known:
+    """The CT window of an nnU-Net: percentiles of its data set's labelled voxels."""
+    values = _first(plans.get("foreground_intensity_properties_per_channel"))
+    ends = values.get("percentile_00_5"), values.get("percentile_99_5")
+    told = any("CTNormalization" in text for text in known.remarks)
+    low, high = (float(v) if isinstance(v, int | float) else None for v in ends)
+    if not told or known.recipe is None or low is None or high is None or low >= high:
+        return known
+    text = (
+        f"its CT values were cut to {low:g} to {high:g} HU and had mean 0 and spread 1 "
+        "over its data set; here they are cut alike and go from -1 to 1."
+    )
+    recipe = replace(known.recipe, window_hu=(low, high))
+    return replace(known, recipe=recipe, remarks=(text,))
 
 
 def _licence(file: Foreign) -> str:
