@@ -371,7 +371,8 @@ def propagated(
             job = propagate(sources, targets, Path(folder), encoder, config, None)
             found = drain(job)
         rows = {r["case"]: round(r["dice"], 3) for r in found["cases"]}
-        yield key, {"dice": found["mean_dice"], "per_case": rows}
+        dice = found["mean_dice"]
+        yield key, {"dice": dice["mean"], "per_label": dice, "per_case": rows}
 
 
 def probed(work: Path, path: str) -> Any:
