@@ -24,6 +24,7 @@ def main(wheel: Path) -> None:
             p.relative_to(top / "resources").as_posix()
             for p in (top / "resources").rglob("*")
             if p.is_file()
+            and p.suffix != ".pyc"
             and p.relative_to(top / "resources").as_posix() not in shipped
         ]
         if missing:

@@ -438,7 +438,7 @@ def test_models_stay_while_one_is_read(in_area, home: Path) -> None:
     panel.read()
     until(lambda: len(panel.models) == 3)
     stands("there is another model")
-    panel.form.offer(home / "x.pt", "x")
+    panel.form.offer(home / "x.pt", "x", "Which network is it?")
     settle(0.05)
     stands = Steady(panel)
     panel.form._tell(LONG)
