@@ -299,6 +299,29 @@ def crop_to(coarse: Tensor, fine: Tensor) -> Tensor:
     return coarse
 
 
+def check_full_map(
+    kind: str, channels: Sequence[int], strides: Sequence[Index], width: int | None
+) -> None:
+    """Raise ValueError unless the finest map can be a decoder's last skip.
+
+    Args:
+        kind: Of the decoder, for the message.
+        channels: Channels of each map, fine to coarse.
+        strides: Voxels (z, y, x) per cell of each map.
+        width: Channels asked of the decoder's features.
+    """
+    if max(strides[0]) > 1 or len(strides) < 2:
+        raise ValueError(
+            f"the {kind} decoder takes maps from the image's resolution on "
+            f"(full_map=true), got strides {tuple(strides)}."
+        )
+    if width not in (None, channels[0]):
+        raise ValueError(
+            f"features of the {kind} decoder are {channels[0]} wide, as the finest map "
+            f"is, got {width}."
+        )
+
+
 def ratio(fine: Index, coarse: Index) -> Index:
     """Upsampling factors (z, y, x) from one stride to a finer one.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.resenc import Convolution, plain_names
 from homolog.geometry.affine import Index
-from homolog.nn.decoders import Decoder, crop_to, ratio
+from homolog.nn.decoders import Decoder, check_full_map, crop_to, ratio
 from homolog.small_maps import guard_small_maps
 
 
@@ -47,16 +47,7 @@ class NNUNetDecoder(Decoder):
         width: int | None = None,
         spatial_dims: int = 3,
     ) -> None:
-        if max(strides[0]) > 1 or len(strides) < 2:
-            raise ValueError(
-                "the nnunet decoder takes maps from the image's resolution on "
-                f"(full_map=true), got strides {tuple(strides)}."
-            )
-        if width not in (None, channels[0]):
-            raise ValueError(
-                f"features of the nnunet decoder are {channels[0]} wide, as the finest "
-                f"map is, got {width}."
-            )
+        check_full_map(self.kind, channels, strides, width)
         super().__init__(
             channels, strides, in_channels, out_channels,
             width=width, spatial_dims=spatial_dims,

@@ -10,7 +10,7 @@ from monai.networks.nets.segresnet_ds import SegResBlock
 from torch import Tensor, nn
 
 from homolog.geometry.affine import Index
-from homolog.nn.decoders import Decoder, crop_to, ratio
+from homolog.nn.decoders import Decoder, check_full_map, crop_to, ratio
 from homolog.small_maps import guard_small_maps
 
 _NORM = ("instance", {"affine": True})
@@ -48,16 +48,7 @@ class SegResNetDecoder(Decoder):
         width: int | None = None,
         spatial_dims: int = 3,
     ) -> None:
-        if max(strides[0]) > 1 or len(strides) < 2:
-            raise ValueError(
-                "the segresnet decoder takes maps from the image's resolution on "
-                f"(full_map=true), got strides {tuple(strides)}."
-            )
-        if width not in (None, channels[0]):
-            raise ValueError(
-                f"features of the segresnet decoder are {channels[0]} wide, as the "
-                f"finest map is, got {width}."
-            )
+        check_full_map(self.kind, channels, strides, width)
         super().__init__(
             channels, strides, in_channels, out_channels,
             width=width, spatial_dims=spatial_dims,
