@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QMenu, QSizePolicy, QToolButton, QWidget
 from superqt import QFlowLayout
 
 from homolog.gui.reading.orientation import NAMES
+from homolog.gui.reading.planes import ThreePlanes
 from homolog.gui.reading.room import reading_of
 from homolog.gui.reading.windows import CT_WINDOWS, HU, Window, windows_for
 from homolog.gui.shared import keys
@@ -57,12 +58,28 @@ class ReadingBar(QWidget):
         self._later.setSingleShot(True)
         self._later.setInterval(_SETTLE_MS)
         self._later.timeout.connect(self.refresh)
+        self.planes = ThreePlanes(hub.viewer, self)
+        self.planes.changed.connect(self.refresh)
         if hub.viewer is None:
             return
         self.room.begin()
         self._add_keys()
         self._follow()
-        end_with(self, self.room.end)
+        self.hub.closing.connect(self.planes.hide)
+        end_with(self, self.end)
+
+    def end(self) -> None:
+        """Let go of the viewer."""
+        self.planes.hide()
+        self.room.end()
+
+    def toggle_planes(self) -> None:
+        """Show the three planes, or napari's canvas alone."""
+        if self.planes.is_shown:
+            self.planes.hide()
+        else:
+            self.planes.show()
+            self.planes.letters(self.room.orientation.shown)
 
     def refresh(self) -> None:
         """Show which window and which plane are shown."""
@@ -89,6 +106,11 @@ class ReadingBar(QWidget):
                 self.hub, key, f"{NAMES[plane].lower()} slices",
                 partial(self.room.orientation.look, plane),
             )  # fmt: skip
+
+        keys.add(
+            self.hub, "Shift-O", "axial, coronal and sagittal at once, or one of them",
+            self.toggle_planes,
+        )  # fmt: skip
 
     def _follow(self) -> None:
         viewer = self.hub.viewer
@@ -225,6 +247,12 @@ class ViewButton(ToolOneOf):
             self._menu, "Slices as taken", self._as_taken,
             hint="The plane across the longest side of the voxels, tilted or not",
         )  # fmt: skip
+        three = entry(
+            self._menu, "Three planes", self._bar.toggle_planes, "Shift-O",
+            hint="All three at once; a click in one moves the others",
+        )  # fmt: skip
+        three.setCheckable(True)
+        three.setChecked(self._bar.planes.is_shown)
         space = entry(self._menu, "3D", self._space, "Ctrl-Y")
         space.setCheckable(True)
         space.setChecked(self._bar.hub.viewer.dims.ndisplay == 3)
@@ -248,4 +276,6 @@ class ViewButton(ToolOneOf):
         self._bar.hub.viewer.dims.ndisplay = 3
 
     def _letters(self) -> None:
-        self._bar.room.show_letters(not self._bar.room.orientation.shown)
+        shown = not self._bar.room.orientation.shown
+        self._bar.room.show_letters(shown)
+        self._bar.planes.letters(shown)
