@@ -458,6 +458,7 @@ class MainPanel(QWidget):
         panel = self._panel(title)
         self.wheel.adopt()
         self.tabs.choose(title)
+        self.reading.front(title)
         self._stack.setCurrentWidget(self._areas[title])
         keys_of(self.hub).refresh()
         if panel is not None and hasattr(panel, "shown"):
@@ -586,7 +587,8 @@ class MainPanel(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(2, 6, 2, 2)
         column.addLayout(top)
-        column.addWidget(ReadingBar(self.hub))
+        self.reading = ReadingBar(self.hub)
+        column.addWidget(self.reading)
         missing = self.hub.engine_missing()
         self.banner = EngineBanner(missing)
         self.banner.setVisible(bool(missing))

@@ -26,7 +26,7 @@ from homolog.gui.reading.orientation import (
     SAGITTAL,
     Orientation,
 )
-from homolog.gui.shared.layers import is_kind
+from homolog.gui.shared.layers import is_kind, itself
 from homolog.gui.shared.widgets import named
 
 TITLE = "Three planes"
@@ -59,7 +59,7 @@ class Mirror:
 
     def sync(self) -> None:
         """Show what is open there now, in its order."""
-        wanted = [_itself(x) for x in self._source.layers if x.ndim == 3]
+        wanted = [itself(x) for x in self._source.layers if x.ndim == 3]
         for layer in [x for x in self._pairs if x not in wanted]:
             self._drop(layer)
         for layer in wanted:
@@ -415,7 +415,7 @@ class ThreePlanes(QObject):
         for side in self._sides:
             side.mirror.sync()
         self._moving = was
-        self._watch([_itself(x) for x in self._viewer.layers if x.ndim == 3])
+        self._watch([itself(x) for x in self._viewer.layers if x.ndim == 3])
         self._assign()
         if empty:
             self._fit()
@@ -435,7 +435,7 @@ class ThreePlanes(QObject):
                 self._listed.append((emitter, self._was_written))
 
     def _was_written(self, event: Any) -> None:
-        self._written.add(_itself(event.source))
+        self._written.add(itself(event.source))
         self._draw.start()
 
     def _redraw(self) -> None:
@@ -584,11 +584,6 @@ def _is_written(layer: Any) -> bool:
     metadata = getattr(layer, "metadata", {})
     notes = metadata.get("homolog") if isinstance(metadata, dict) else None
     return bool(notes and notes.get("derived"))
-
-
-def _itself(thing: Any) -> Any:
-    """What napari hands plugins in a proxy, without it: a proxy is soon gone."""
-    return getattr(thing, "__wrapped__", thing)
 
 
 def _window_of(panel: QWidget) -> QMainWindow | None:

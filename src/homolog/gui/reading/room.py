@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 
 from homolog.gui.reading.orientation import Orientation
+from homolog.gui.reading.ours import Ours
 from homolog.gui.reading.windows import Windows
 from homolog.gui.shared.hub import Hub
 
@@ -21,7 +22,7 @@ def reading_of(hub: Hub) -> Reading:
 
 
 class Reading:
-    """Windows and orientation of a window's viewers.
+    """Windows, orientation and the plugin's own layers of a window's viewers.
 
     Args:
         hub: Of the window.
@@ -31,6 +32,7 @@ class Reading:
         self.hub = hub
         self.windows = Windows(hub.viewer)
         self.orientation = Orientation(hub.viewer)
+        self.ours = Ours(hub.viewer)
         self._others: weakref.WeakKeyDictionary[Any, Orientation] = (
             weakref.WeakKeyDictionary()
         )
@@ -69,3 +71,4 @@ class Reading:
 
     def _opened(self, event: Any) -> None:
         self.windows.opened(event.value)
+        self.ours.opened(event.value)
