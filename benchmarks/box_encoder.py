@@ -192,7 +192,7 @@ PLANS = {
             "person is tested on them",
         },
         recipe="blind",
-        settings=_SHARED,
+        settings={**_SHARED, "training.steps": "3600"},
         use="CT or MR of trunk and limbs; for finding a place of one kind of scan in "
         "another.",
     ),

@@ -23,7 +23,7 @@ import numpy as np
 # Numbers as in homolog.store.preprocess, .learnt_spacing and homolog.sliding.blending.
 SAME, AGREE, TOO_COARSE, MOST_GROWTH = 1e-3, 0.05, 8.0, 1.5
 BODY_HU, SAMPLE, PADDING, AIR, LEVELS = -500.0, 400_000, 0.15, 0.08, 8192
-SCALINGS = ("usual", "unit", "signed", "zscore")
+SCALINGS = ("usual", "unit", "signed", "zscore", "dataset")
 SIGMA, SMALLEST_WEIGHT, SLICES_VOXELS = 0.125, 1e-3, 80**3
 
 
@@ -307,6 +307,9 @@ def intensities(
         return over_all(sample, least, most, how)
     if kind == "CT":
         low, high = (float(v) for v in how["window_hu"])
+        if way == "dataset":
+            mean, spread = (float(v) for v in how["dataset_hu"])
+            return low, high, mean, spread
         return between(low, high, way == "unit")
     found = over_body(sample, how)
     return between(*found[:2], True) if way == "unit" else found

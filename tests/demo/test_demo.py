@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -182,8 +183,16 @@ def test_the_table_shows_both_columns(finished):
     assert re.search(r"-\s+0\.500$", table_lines(empty)[1])
 
 
-def test_a_finished_demo_runs_through_again_without_learning(finished):
+def test_a_finished_demo_runs_through_again_without_learning(
+    finished, monkeypatch, tmp_path
+):
     folder, result, _ = finished
+    # beside it, an encoder of the package: here the same one again
+    shutil.copytree(folder / "pretrain" / "model", tmp_path / "twin")
+    monkeypatch.setattr("homolog.model_files.library.ENCODERS", tmp_path)
     again = drain(job(TINY, folder))
+    for name, value in again["shipped"]["twin"].items():
+        assert value == result[name]["pretrained"]
+    assert table_lines(again)[-3].startswith("twin (comes with the package")
     assert again["dice"] == result["dice"]
     assert again["same_organ_auc"] == result["same_organ_auc"]

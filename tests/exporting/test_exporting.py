@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,19 @@ from tiny_models import classifier, segmenter, translator
 
 from homolog.backbones import build
 from homolog.cli import cli
-from homolog.config import to_dict
+from homolog.config import from_dict, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.exporting import bundle as bundles
 from homolog.exporting.export import export_model
 from homolog.exporting.kinds import KINDS
 from homolog.exporting.portable import session
+from homolog.geometry.affine import Affine
 from homolog.model_files.encoder import load_encoder
 from homolog.model_files.folder import load_model, save_model
 from homolog.scans.files import read_scan
+from homolog.scans.volume import Volume
+from homolog.store.preprocess import Preprocessing, prepare_volume
 from homolog.use.predict import cases_of, open_predictor, read_case
 
 NNUNET_TENSORS = 192
@@ -376,6 +380,10 @@ def test_nnunets_network_gets_all_its_tensors(resenc: Path, tmp_path: Path) -> N
     found = plan["configurations"]["3d_fullres"]
     assert found["spacing"] == [3.0, 1.0, 1.0]
     assert found["normalization_schemes"] == ["CTNormalization"]
+    values = plan["foreground_intensity_properties_per_channel"]["0"]
+    low, high = values["percentile_00_5"], values["percentile_99_5"]
+    seen = [(v - values["mean"]) / values["std"] for v in (low, high)]
+    assert seen == pytest.approx([-1.0, 1.0])  # as our usual preparation of CT
     assert found["architecture"]["arch_kwargs"]["n_blocks_per_stage"] == [1, 2, 1]
 
 
@@ -398,6 +406,13 @@ def test_nnunets_checkpoint_comes_back(resenc: Path, tmp_path: Path) -> None:
     assert len(found) == len(wanted) + 1
     assert all(torch.equal(a, b) for a, b in zip(wanted, found[1:], strict=True))
     assert back.card["preprocessing"]["spacing_mm"] == [3.0, 1.0, 1.0]
+    values = np.linspace(-3000, 3000, 64, dtype=np.float32).reshape(1, 4, 4, 4)
+    ct = Volume(values, Affine.scale((3.0, 1.0, 1.0)), "scan", "CT", {})
+    ways = [
+        from_dict(Preprocessing, one.card["preprocessing"]) for one in (own, back)
+    ]  # the values of a CT are prepared alike
+    seen = [prepare_volume(ct, replace(way, spacing_mm=None)) for way in ways]
+    np.testing.assert_allclose(seen[0].normalised(), seen[1].normalised(), atol=1e-5)
 
 
 def test_a_decoder_of_nnunets_kind_goes_with_its_encoder(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def recipe(how: Preprocessing, learnt: Learnt | None, **more: Any) -> dict[str, 
         "axes": how.axes,
         "fill_nan": how.fill_nan,
         "scaling": how.scaling,
+        "dataset_hu": how.dataset_hu,
     }
     return {
         "channels": 1,
@@ -99,7 +100,7 @@ CASES = [
     *(
         (
             turned((0, 1, 2), (1, 1, 1)),
-            Preprocessing(modality=kind, scaling=way),
+            Preprocessing(modality=kind, scaling=way, dataset_hu=(80.0, 120.0)),
             None,
             "float",
         )

@@ -36,7 +36,7 @@ LATER = {
     "anatomical_embedding": {
         "fine_from": "pyramid", "weight_reconstruction": 0.0, "mask_ratio": 0.6,
         "changes": "all", "noise_std": [0.0, 0.05], "blur_voxels": [0.5, 1.0],
-        "synthetic_contrast": 0.0, "bias_field": 0.0,
+        "synthetic_contrast": 0.0, "bias_field": 0.0, "thick_slices": 0.0,
     },
     "hundred_million": {
         "bands_of": "crop", "bands_modalities": [], "shift_by_range": False,

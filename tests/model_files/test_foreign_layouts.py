@@ -467,6 +467,7 @@ def test_a_plan_beside_the_file_is_read(tmp_path: Path) -> None:
 
 def test_the_plans_of_an_nnunet_are_read(tmp_path: Path) -> None:
     values = {"percentile_00_5": -958.0, "percentile_99_5": 327.5, "mean": 82.9}
+    # without "std" CTNormalization cannot be done alike
     chosen = {
         "spacing": [2.5, 0.8, 0.8], "patch_size": [96, 128, 128],
         "normalization_schemes": ["CTNormalization"],
@@ -484,10 +485,16 @@ def test_the_plans_of_an_nnunet_are_read(tmp_path: Path) -> None:
     recipe = loaded.card["preprocessing"]
     assert recipe["spacing_mm"] == [2.5, 0.8, 0.8]
     assert recipe["window_hu"] == [-958.0, 327.5]
+    assert "scaling" not in recipe
     assert loaded.card["window"] == [96, 128, 128]
     assert loaded.backbone.config.steps == ((1, 1, 1), (1, 2, 2), (2, 2, 2))
     (remark,) = loaded.card["published"]["remarks"]
     assert "cut to -958 to 327.5 HU" in remark
+    values["std"] = 136.9
+    told = load_encoder(write(tmp_path, "checkpoint_best.pth", content)).card
+    recipe = told["preprocessing"]
+    assert (recipe["scaling"], recipe["dataset_hu"]) == ("dataset", [82.9, 136.9])
+    assert not told["published"].get("remarks")
 
 
 def test_a_plan_without_resampling_keeps_voxels(tmp_path: Path) -> None:
@@ -540,6 +547,12 @@ def test_scalings_are_those_of_the_projects() -> None:
     found = prepare_volume(scan(values), zscore).normalised().ravel()
     wanted = (values - values.mean()) / values.std()  # nnU-Net's ZScoreNormalization
     np.testing.assert_allclose(found, wanted, atol=2e-3)
+    ct = Preprocessing(
+        window_hu=(-958.0, 327.5), scaling="dataset", dataset_hu=(82.9, 136.9)
+    )
+    found = prepare_volume(scan(values), ct).normalised().ravel()
+    wanted = (np.clip(values, -958, 327.5) - 82.9) / 136.9  # nnU-Net's CTNormalization
+    np.testing.assert_allclose(found, wanted, atol=5e-3)
     signed = Preprocessing(percentiles=(5.0, 95.0), scaling="signed")
     found = prepare_volume(scan(values, "MR"), signed).normalised().ravel()
     low, high = np.percentile(values, (5, 95))
@@ -548,7 +561,7 @@ def test_scalings_are_those_of_the_projects() -> None:
 
 
 def test_an_empty_scan_has_finite_values_in_every_scaling() -> None:
-    for scaling in ("unit", "signed", "zscore"):
+    for scaling in ("unit", "signed", "zscore", "dataset"):
         for kind in ("CT", "MR"):
             made = prepare_volume(
                 scan(np.zeros(64), kind), Preprocessing(scaling=scaling)

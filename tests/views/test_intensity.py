@@ -29,6 +29,7 @@ STRENGTH = {
     "bands": 1.0,
     "regions": 1.0,
     "bias": 0.4,
+    "slices": 3.0,
 }
 REFERENCE = BandReference((0.7, 2.0), (0.3, 0.5, 1.0), (0.1, 0.2, 0.1))
 ASKED = Intensity(bands_reference=REFERENCE)
@@ -106,6 +107,28 @@ def test_low_resolution_loses_detail_and_stays_in_place(zoom: float) -> None:
         torch.testing.assert_close(rough, image)
     else:
         assert rough.std() < image.std()
+
+
+def test_thick_slices_are_means_along_one_axis_most_often_the_first() -> None:
+    image, valid = _image(60, (12, 8, 16))
+    found = _change(image, valid, [{"slices": 4.0}] * 60)
+    seen = []
+    for one, changed in zip(image[:, 0].numpy(), found[:, 0].numpy(), strict=True):
+        thick = [
+            np.apply_along_axis(
+                lambda line: np.interp(
+                    (np.arange(len(line)) + 0.5) / 4 - 0.5,
+                    np.arange(len(line) // 4),
+                    line.reshape(-1, 4).mean(1),
+                ),
+                axis, one,
+            )
+            for axis in range(3)
+        ]  # fmt: skip
+        (axis,) = (a for a in range(3) if np.allclose(changed, thick[a], atol=1e-5))
+        seen.append(axis)
+    assert 20 <= seen.count(0) <= 40
+    assert min(seen.count(1), seen.count(2)) >= 5
 
 
 @each("name", CHANGES)

@@ -290,6 +290,8 @@ def _landmarks(page: Page, looks: Looks, summary: Mapping[str, Any]) -> None:
             f"{_text('{:.1f}', summary['landmark_error_mm']['pretrained'])} mm "
             f"(voxels are {target.volume.affine.spacing_mm[0]:g} mm).",
         )
+    for line in shipped_lines(summary["shipped"]):
+        page.text(line)
 
 
 def _segmentation(
@@ -796,6 +798,7 @@ class _Demo:
                 "pretrained": list(tuned.by_run),
             },
             "carried": {"source": self.carried.source, **self._carried()},
+            "shipped": _numbers(self.looks.shipped),
             "patients": self.config.patients,
             "labelled": self.runs["scratch"]["cases"]["train"],
             "tests": self.config.tests,
@@ -854,6 +857,17 @@ def carried_words(carried: Mapping[str, Any]) -> str:
     )
 
 
+def shipped_lines(shipped: Mapping[str, Any]) -> list[str]:
+    """What the encoders of the package find in these patients, a sentence each."""
+    return [
+        f"{name} (comes with the package, nothing is learnt here): landmarks "
+        f"{_text('{:.1f}', found['landmark_error_mm'])} mm, "
+        f"{_text('{:.0%}', found['landmarks_within_10_mm'])} within 10 mm; same organ, "
+        f"area under ROC {_text('{:.3f}', found['same_organ_auc'])}"
+        for name, found in shipped.items()
+    ]
+
+
 def table_lines(summary: Mapping[str, Any]) -> list[str]:
     """The closing table as lines of text."""
     rows = [
@@ -872,7 +886,12 @@ def table_lines(summary: Mapping[str, Any]) -> list[str]:
             for k in (control, "pretrained")
         ]
         lines.append(f"{title:36}{cells[0]:>16}{cells[1]:>12}")
-    return [*lines, paired_words(summary["paired"]), carried_words(summary["carried"])]
+    return [
+        *lines,
+        *shipped_lines(summary["shipped"]),
+        paired_words(summary["paired"]),
+        carried_words(summary["carried"]),
+    ]
 
 
 def _numbers(

@@ -43,6 +43,7 @@ from homolog.metrics.classification import (
 )
 from homolog.metrics.overlap import dice_per_label
 from homolog.model_files.encoder import LoadedEncoder, encoder_id, load_encoder
+from homolog.model_files.library import shipped_models
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.of_scans import cases_of_store, propagate
 from homolog.scans.files import read_labels, read_scan
@@ -463,34 +464,34 @@ class Segmentations:
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """What the features of both encoders do on the test patients.
+    """What the features of both encoders, and the package's, do on test patients.
 
     Attributes:
         patients: The test patients.
         maps: Encoder -> features, one per patient.
         organs: Encoder -> scores, over pairs of patients and organs.
         errors_mm: Encoder -> landmark errors over all pairs of patients.
+        shipped: Encoder of the package -> figure -> value; nothing is learnt for it.
     """
 
     patients: tuple[Patient, ...]
     maps: Mapping[str, Sequence[FeatureMap]]
     organs: Mapping[str, Sequence[OrganScore]]
     errors_mm: Mapping[str, NDArray[np.float64]]
+    shipped: Mapping[str, Mapping[str, float]]
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Means, JSON types: figure -> encoder -> value."""
-        scores = {name: landmark_score(e) for name, e in self.errors_mm.items()}
+        """Means of both encoders, JSON types: figure -> encoder -> value."""
+        scores = {name: landmark_score(self.errors_mm[name]) for name in ENCODERS}
         return {
             "landmark_error_mm": {n: s.mean_mm for n, s in scores.items()},
             "landmark_median_mm": {n: s.median_mm for n, s in scores.items()},
             "landmarks_within_10_mm": {n: s.within_10_mm for n, s in scores.items()},
             "similarity_contrast": {
-                n: mean_of([o.contrast for o in found])
-                for n, found in self.organs.items()
+                n: mean_of([o.contrast for o in self.organs[n]]) for n in ENCODERS
             },
             "same_organ_auc": {
-                n: mean_of([o.auc_labelled for o in found])
-                for n, found in self.organs.items()
+                n: mean_of([o.auc_labelled for o in self.organs[n]]) for n in ENCODERS
             },
         }
 
@@ -602,7 +603,7 @@ def carry_labels(folder: Path, source: str, device: str) -> Job[CarriedLabels | 
 
 
 def look_inside(folder: Path, device: str, *, seed: int) -> Job[Looks | None]:
-    """Embed the test patients by both encoders; find organs and landmarks.
+    """Embed the test patients by both encoders, and by those of the package.
 
     Args:
         folder: The demo's folder.
@@ -617,10 +618,10 @@ def look_inside(folder: Path, device: str, *, seed: int) -> Job[Looks | None]:
     patients = tuple(patient_of(folder, store, card) for card in cards)
     loaded = load_encoder(folder / "pretrain")
     encoders = {"random": untrained(loaded, seed + 1), "pretrained": loaded}
-    maps: dict[str, list[FeatureMap]] = {name: [] for name in ENCODERS}
-    for name in ENCODERS:
-        config = EmbedConfig()
-        encoder = DenseEncoder.of(encoders[name], config, choose_device(device))
+    encoders |= {model.name: load_encoder(model.folder) for model in shipped_models()}
+    maps: dict[str, list[FeatureMap]] = {name: [] for name in encoders}
+    for name, found in encoders.items():
+        encoder = DenseEncoder.of(found, EmbedConfig(), choose_device(device))
         for card, patient in zip(cards, patients, strict=True):
             features = yield from embed_scan(
                 patient.volume,
@@ -631,12 +632,18 @@ def look_inside(folder: Path, device: str, *, seed: int) -> Job[Looks | None]:
             if features is None:
                 return None
             maps[name].append(features)
-    return Looks(
-        patients,
-        maps,
-        {n: organ_scores(patients, m) for n, m in maps.items()},
-        {n: pairwise_errors(patients, m) for n, m in maps.items()},
-    )
+    organs = {n: organ_scores(patients, m) for n, m in maps.items()}
+    errors = {n: pairwise_errors(patients, m) for n, m in maps.items()}
+    shipped = {
+        name: {
+            "landmark_error_mm": landmark_score(errors[name]).mean_mm,
+            "landmarks_within_10_mm": landmark_score(errors[name]).within_10_mm,
+            "same_organ_auc": mean_of([o.auc_labelled for o in organs[name]]),
+        }
+        for name in encoders
+        if name not in ENCODERS
+    }
+    return Looks(patients, maps, organs, errors, shipped)
 
 
 def patient_of(folder: Path, store: Store, card: Card) -> Patient:

@@ -205,7 +205,7 @@ def plans(card: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     spacing = how.get("spacing_mm") or (card.get("learnt_spacing_mm") or {}).get(
         "largest"
     )
-    is_ct = how.get("modality") == "CT" and how.get("scaling") != "zscore"
+    values = ct_values(how)
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
@@ -213,7 +213,7 @@ def plans(card: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "patch_size": window,
         "spacing": spacing,
         "normalization_schemes": [
-            "CTNormalization" if is_ct else "ZScoreNormalization"
+            "CTNormalization" if values else "ZScoreNormalization"
         ],
         "use_mask_for_norm": [False],
         "architecture": dict(plan),
@@ -224,6 +224,28 @@ def plans(card: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "configurations": {_CONFIGURATION: configuration},
+        **({"foreground_intensity_properties_per_channel": values} if values else {}),
+    }
+
+
+def ct_values(how: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What nnU-Net's CTNormalization cuts and divides by; empty where it is not ours.
+
+    Differs from nnU-Net: the names say percentiles, mean and spread of labelled voxels;
+    here they are the ends of the window and what makes of values what the network saw.
+    """
+    way = how.get("scaling", "usual")
+    if how.get("modality") != "CT" or way in ("signed", "zscore"):
+        return {}
+    low, high = how.get("window_hu") or (-1000.0, 1000.0)
+    mean, spread = {
+        "usual": ((low + high) / 2, (high - low) / 2),
+        "unit": (low, high - low),
+        "dataset": how.get("dataset_hu") or (0.0, 1.0),
+    }[way]
+    ends = {"percentile_00_5": low, "percentile_99_5": high}
+    return {
+        "0": {k: float(v) for k, v in {**ends, "mean": mean, "std": spread}.items()}
     }
 
 

@@ -181,7 +181,14 @@ def _recipe(config: Config) -> Preprocessing:
     wanted: dict[str, Any] = {}
     if config.like is not None:
         own = _card(config.like).get("preprocessing") or {}
-        kept = ("window_hu", "percentiles", "scaling", "modality", "fill_nan")
+        kept = (
+            "window_hu",
+            "percentiles",
+            "scaling",
+            "dataset_hu",
+            "modality",
+            "fill_nan",
+        )
         wanted = {name: own[name] for name in kept if name in own}
     if config.modality is not None:
         wanted["modality"] = config.modality

@@ -187,6 +187,13 @@ class AnatomicalEmbeddingConfig(CropConfig):
         minimum=0,
         maximum=1,
     )
+    thick_slices: float = option(
+        0.0,
+        "probability that a crop looks as if taken in slices of 1.5 to 4 voxels, each "
+        "crop of a pair its own",
+        minimum=0,
+        maximum=1,
+    )
 
 
 _FOR_SEGMENTS: Mapping[str, Any] = {
@@ -230,6 +237,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
             "synthetic_contrast": 0.8,
             "other_modality": 0.2,
             "bias_field": 0.4,
+            "thick_slices": 0.5,
         },
         "backbone": {"name": "resunet", "channels": [16, 32, 96, 192]},
         "training": {
@@ -482,6 +490,7 @@ class AnatomicalEmbedding(Method):
             curve_probability=config.other_modality,
             regions_probability=config.synthetic_contrast,
             bias_probability=config.bias_field,
+            slices_probability=config.thick_slices,
         )
         return {
             name: ViewSpec(

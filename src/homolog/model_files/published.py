@@ -172,18 +172,24 @@ def _planned(
 
 
 def _with_window(known: Known, plans: Mapping[str, Any]) -> Known:
-    """The CT window of an nnU-Net: percentiles of its data set's labelled voxels."""
+    """The CT values of an nnU-Net: percentiles, mean and spread of labelled voxels."""
     values = _first(plans.get("foreground_intensity_properties_per_channel"))
     ends = values.get("percentile_00_5"), values.get("percentile_99_5")
-    told = any("CTNormalization" in text for text in known.remarks)
+    is_ct = any("CTNormalization" in text for text in known.remarks)
     low, high = (float(v) if isinstance(v, int | float) else None for v in ends)
-    if not told or known.recipe is None or low is None or high is None or low >= high:
+    if not is_ct or known.recipe is None or low is None or high is None or low >= high:
         return known
+    recipe = replace(known.recipe, window_hu=(low, high))
+    told = values.get("mean"), values.get("std")
+    mean, spread = (float(v) if isinstance(v, int | float) else None for v in told)
+    if mean is not None and spread is not None and spread > 0:
+        recipe = replace(recipe, scaling="dataset", dataset_hu=(mean, spread))
+        return replace(known, recipe=recipe, remarks=())
     text = (
         f"its CT values were cut to {low:g} to {high:g} HU and had mean 0 and spread 1 "
-        "over its data set; here they are cut alike and go from -1 to 1."
+        "over its data set, of which mean and spread are not told; here they are cut "
+        "alike and go from -1 to 1."
     )
-    recipe = replace(known.recipe, window_hu=(low, high))
     return replace(known, recipe=recipe, remarks=(text,))
 
 

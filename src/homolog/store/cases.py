@@ -345,7 +345,7 @@ _BROKEN = frozenset(
 _AGREE = 0.05  # of voxel sizes that count as one
 _WORDS = {
     "window_hu": "window (HU)", "percentiles": "percentiles",
-    "scaling": "scaling of values",
+    "scaling": "scaling of values", "dataset_hu": "mean and spread (HU)",
 }  # fmt: skip
 # What stands for the kept cases where labels are joined; no case has such a name.
 _STORE = "the store"

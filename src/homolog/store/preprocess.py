@@ -397,7 +397,7 @@ _INT16 = np.iinfo(np.int16)
 
 
 # What values become, see Preprocessing.scaling.
-SCALINGS = ("usual", "unit", "signed", "zscore")
+SCALINGS = ("usual", "unit", "signed", "zscore", "dataset")
 
 
 @dataclass(frozen=True)
@@ -437,9 +437,15 @@ class Preprocessing:
         "What values a network sees. usual: CT from -1 to 1 within its window, other "
         "scans mean 0 and spread 1 over the body. unit: from 0 to 1. signed: from -1 "
         "to 1 between the percentiles of all voxels, CT too. zscore: mean 0 and spread "
-        "1 over all voxels, CT too, nothing cut. The latter three are how published "
-        "networks learnt.",
+        "1 over all voxels, CT too, nothing cut. dataset: CT less the mean and by the "
+        "spread of a data set. All but the first are how published networks learnt.",
         choices=SCALINGS,
+        later=True,
+    )
+    dataset_hu: tuple[float, float] = option(
+        (0.0, 1.0),
+        "With scaling dataset: mean and spread of the CT values of a data set.",
+        unit="HU",
         later=True,
     )
     fill_nan: bool = option(
@@ -483,11 +489,14 @@ def values_words(recipe: Mapping[str, Any]) -> str:
     """``CT -175 to 250 HU as 0 to 1``."""
     low, high = recipe.get("window_hu") or (-1000.0, 1000.0)
     first, last = recipe.get("percentiles") or (0.5, 99.5)
+    mean, spread = recipe.get("dataset_hu") or (0.0, 1.0)
     kinds = {
         "usual": f"CT {low:g} to {high:g} HU as -1 to 1, other scans mean 0, spread 1",
         "unit": f"CT {low:g} to {high:g} HU as 0 to 1, other scans their percentiles",
         "signed": f"values from the {first:g} to the {last:g} percentile as -1 to 1",
         "zscore": "mean 0 and spread 1 over all voxels",
+        "dataset": f"CT {low:g} to {high:g} HU less {mean:g} by {spread:g}, other "
+        "scans mean 0, spread 1",
     }
     return kinds[recipe.get("scaling", "usual")]
 
@@ -781,7 +790,10 @@ def _prepared_channel(
         intensity = _over_all_voxels(data, scale, offset, recipe)
     elif kind == "CT":
         low, high = recipe.window_hu
-        intensity = _between(low, high, unit=recipe.scaling == "unit")
+        if recipe.scaling == "dataset":
+            intensity = Intensities(low, high, *recipe.dataset_hu)
+        else:
+            intensity = _between(low, high, unit=recipe.scaling == "unit")
     else:
         sample = spread_sample(data) * np.float32(scale) + np.float32(offset)
         intensity = _robust_intensities(sample, recipe.percentiles)

@@ -23,12 +23,13 @@ from homolog.views.view import Intensity
 # In this order: how tissue looks, then how the scanner saw it.
 _EARLY = ("gamma", "contrast", "scale", "shift", "low_resolution", "blur", "noise")
 # They came later and are drawn after the key, one by one: what was drawn stays.
-_LATE = ("curve", "bands", "regions", "bias")
+_LATE = ("curve", "bands", "regions", "bias", "slices")
 CHANGES = (*_EARLY, *_LATE)
 # Those of another modality or scanner come first, whatever column they have.
-_ORDER = ("regions", "curve", "bias", "bands", *_EARLY)
+_ORDER = ("regions", "curve", "bias", "bands", "slices", *_EARLY)
 _KNOTS = 6
-_FIELDS = {"blur": "blur_voxels", "noise": "noise_std"}
+_FIELDS = {"blur": "blur_voxels", "noise": "noise_std", "slices": "slices_voxels"}
+_AXIS = 0x1F123BB5  # stream of the axis that thick slices lie along
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Draws:
     """What to do to each of N views; columns follow CHANGES.
 
     Attributes:
-        on: (N, 11) bool, whether the change happens.
-        value: (N, 11) float32, its strength.
+        on: (N, 12) bool, whether the change happens.
+        value: (N, 12) float32, its strength.
         key: (N,) int64, stream of the noise.
     """
 
@@ -236,35 +237,58 @@ def _low_resolution(
     image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor
 ) -> Tensor:
     """Averaged over coarse cells, then interpolated linearly between their centres."""
+    return _along_axes(image, partial(_cells, 1.0 / strength))
 
-    def matrix(n: int) -> Tensor:
-        index = torch.arange(n, dtype=torch.float32, device=image.device)
-        cell = 1.0 / strength[:, None, None]  # coarse cell in voxels, (N, 1, 1)
-        edge = index[:, None] * cell
-        shared = torch.minimum(edge + cell, index + 1) - torch.maximum(edge, index)
-        down = shared.clamp_min(0)  # (N, coarse, fine)
-        down = down / down.sum(-1, keepdim=True).clamp_min(1e-6)
-        last = torch.ceil(n / cell - 1e-4) - 1
-        place = (index[:, None] + 0.5) / cell - 0.5
-        place = torch.minimum(place.clamp_min(0), last)
-        up = (1 - (place - index).abs()).clamp_min(0)  # (N, fine, coarse)
-        return up @ down
 
-    return _along_axes(image, matrix)
+def _slices(image: Tensor, mask: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+    """Averaged over slices of a thickness in voxels, interpolated between them.
+
+    They lie along one axis, the first as often as the others together: scans are mostly
+    axial. Source: Billot et al., "SynthSeg", 2023, whose axis is any with equal chance.
+    """
+    drawn = uniform_noise(keys ^ _AXIS, 1)[:, 0]
+    axes = [axis for axis in (-3, -3, -2, -1) if image.shape[axis] > 1]
+    along = (drawn * len(axes)).long().clamp(max=len(axes) - 1)
+    for axis in sorted(set(axes)):
+        hit = torch.stack([along == i for i, a in enumerate(axes) if a == axis]).any(0)
+        matrix = _cells(torch.where(hit, strength, 1.0), image.shape[axis])
+        image = _along_one(image, matrix, axis)
+    return image
+
+
+def _cells(cell: Tensor, n: int) -> Tensor:
+    """(N, n, n): means over cells of so many voxels, linear between their centres."""
+    index = torch.arange(n, dtype=torch.float32, device=cell.device)
+    cell = cell[:, None, None]
+    edge = index[:, None] * cell
+    shared = torch.minimum(edge + cell, index + 1) - torch.maximum(edge, index)
+    down = shared.clamp_min(0)  # (N, coarse, fine)
+    down = down / down.sum(-1, keepdim=True).clamp_min(1e-6)
+    last = torch.ceil(n / cell - 1e-4) - 1
+    place = (index[:, None] + 0.5) / cell - 0.5
+    place = torch.minimum(place.clamp_min(0), last)
+    up = (1 - (place - index).abs()).clamp_min(0)  # (N, fine, coarse)
+    return up @ down
 
 
 def _along_axes(image: Tensor, matrix: Callable[[int], Tensor]) -> Tensor:
     """Multiply each spatial axis by a matrix (N, n, n) per view; flat axes stay."""
-    n, c, d, h, w = image.shape
-    if d > 1:
-        image = (matrix(d)[:, None] @ image.reshape(n, c, d, h * w)).reshape(
-            image.shape
-        )
-    if h > 1:
-        image = matrix(h)[:, None, None] @ image
-    if w > 1:
-        image = (image.reshape(n, c * d * h, w) @ matrix(w).mT).reshape(image.shape)
+    for axis in (-3, -2, -1):
+        if image.shape[axis] > 1:
+            image = _along_one(image, matrix(image.shape[axis]), axis)
     return image
+
+
+def _along_one(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply one spatial axis, -3, -2 or -1, by a matrix (N, n, n) per view."""
+    n, c, d, h, w = image.shape
+    if axis == -3:
+        image = matrix[:, None] @ image.reshape(n, c, d, h * w)
+    elif axis == -2:
+        image = matrix[:, None, None] @ image
+    else:
+        image = image.reshape(n, c * d * h, w) @ matrix.mT
+    return image.reshape(n, c, d, h, w)
 
 
 _APPLY: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -278,4 +302,5 @@ _APPLY: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "curve": _curve,
     "regions": _regions,
     "bias": _bias,
+    "slices": _slices,
 }

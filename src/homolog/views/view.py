@@ -113,6 +113,8 @@ class Intensity:
             other modality had been used (``homolog.views.contrast``).
         bias: Half the logarithm of how much darker than elsewhere a view may become,
             slowly, as by the coils of MR scanners.
+        slices_voxels: Thickness of slices along one axis, drawn in this range: as if
+            the scan had been taken in thicker ones.
     """
 
     shift: Range = (-0.1, 0.1)
@@ -139,6 +141,8 @@ class Intensity:
     regions_probability: float = 0.0
     bias: Range = (0.1, 0.5)
     bias_probability: float = 0.0
+    slices_voxels: Range = (1.5, 4.0)
+    slices_probability: float = 0.0
 
 
 @dataclass(frozen=True)
