@@ -183,7 +183,7 @@ class Orientation:
 
     def look_along_slices(self) -> None:
         """Show the plane in which the scan was taken: across its longest voxel side."""
-        scan = self._scan()
+        scan = self.scan()
         if scan is not None:
             self.look(int(np.argmax(np.asarray(scan.scale, np.float64)[-3:])))
 
@@ -195,7 +195,7 @@ class Orientation:
 
     def refresh(self, event: Any = None) -> None:
         """Camera and letters for what is shown now."""
-        if self._scan() is None:
+        if self.scan() is None:
             self._give_back()
             self._write({})
             return
@@ -224,7 +224,7 @@ class Orientation:
         now, before = self._axes(), self._order
         self._order = now
         flat = self._viewer.dims.ndisplay == 2
-        if now is None or before is None or not flat or self._scan() is None:
+        if now is None or before is None or not flat or self.scan() is None:
             self.refresh()
             return
         if now == (before[2], before[0], before[1]):
@@ -236,7 +236,7 @@ class Orientation:
 
     def _displayed(self, event: Any = None) -> None:
         order = self._axes()
-        if self._viewer.dims.ndisplay == 3 and order is not None and self._scan():
+        if self._viewer.dims.ndisplay == 3 and order is not None and self.scan():
             camera = self._viewer.scene.camera
             self._turn(order)
             if np.allclose(camera.angles, 0.0):  # nobody has turned it: from the front
@@ -263,7 +263,7 @@ class Orientation:
             return None
         return order[0], order[1], order[2]
 
-    def _scan(self) -> Any | None:
+    def scan(self) -> Any | None:
         """The scan whose body is named: the active layer, else the topmost shown."""
         active = self._viewer.layers.selection.active
         if active is not None and is_placed(active):
@@ -285,7 +285,7 @@ class Orientation:
             self._viewer.scene.camera.orientation = self._was
 
     def _edges(self, order: Order) -> dict[str, str]:
-        scan = self._scan()
+        scan = self.scan()
         if scan is None or not self.shown:
             return {}
         camera = self._viewer.scene.camera

@@ -8,6 +8,7 @@ from typing import Any
 
 from homolog.gui.reading.orientation import Orientation
 from homolog.gui.reading.ours import Ours
+from homolog.gui.reading.status import StatusLine
 from homolog.gui.reading.windows import Windows
 from homolog.gui.shared.hub import Hub
 
@@ -33,6 +34,7 @@ class Reading:
         self.windows = Windows(hub.viewer)
         self.orientation = Orientation(hub.viewer)
         self.ours = Ours(hub.viewer)
+        self.status = StatusLine(hub.viewer, self.orientation.scan)
         self._others: weakref.WeakKeyDictionary[Any, Orientation] = (
             weakref.WeakKeyDictionary()
         )
@@ -45,6 +47,7 @@ class Reading:
         self._on = True
         self.hub.viewer.layers.events.inserted.connect(self._opened)
         self.orientation.begin()
+        self.status.begin()
 
     def end(self) -> None:
         """Let go of all viewers."""
@@ -53,6 +56,7 @@ class Reading:
         self._on = False
         with contextlib.suppress(Exception):
             self.hub.viewer.layers.events.inserted.disconnect(self._opened)
+        self.status.end()
         for orientation in (self.orientation, *self._others.values()):
             orientation.end()
         self._others.clear()
