@@ -171,6 +171,7 @@ class Measures(QObject):
             edge_color=_COLOUR,
             face_color="transparent",
             edge_width=1.0 / in_plane,
+            opacity=1.0,
             features={"told": np.empty(0, "<U80")},
             text={
                 "string": "{told}", "color": _COLOUR, "size": 11,
