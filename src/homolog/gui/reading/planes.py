@@ -42,7 +42,7 @@ _DRAWN_MS = 150
 _TAKEN_DOWN_MS = 150
 # Line of each plane: Okabe-Ito, told apart by everyone.
 _COLOURS = {AXIAL: "#e69f00", CORONAL: "#56b4e9", SAGITTAL: "#009e73"}
-_GAP_PX = 10.0
+_GAP_PX, _EDGE_PX = 10.0, 38.0  # left free: the place itself, the letters
 
 
 class Mirror:
@@ -182,13 +182,15 @@ class CrossLines(QWidget):
         offset = (point[[row, column]] - centre) * camera.zoom * sign
         y, x = self.height() / 2 + offset[0], self.width() / 2 + offset[1]
         painter = QPainter(self)
+        low, right_end = self.height() - _EDGE_PX, self.width() - _EDGE_PX
         for axis, ends in (
-            (column, ((x, 0.0, x, y - _GAP_PX), (x, y + _GAP_PX, x, self.height()))),
-            (row, ((0.0, y, x - _GAP_PX, y), (x + _GAP_PX, y, self.width(), y))),
+            (column, ((x, _EDGE_PX, x, y - _GAP_PX), (x, y + _GAP_PX, x, low))),
+            (row, ((_EDGE_PX, y, x - _GAP_PX, y), (x + _GAP_PX, y, right_end, y))),
         ):
             painter.setPen(QPen(QColor(_COLOURS[axis]), 1))
             for left, top, right, bottom in ends:
-                painter.drawLine(QPointF(left, top), QPointF(right, bottom))
+                if left <= right and top <= bottom:
+                    painter.drawLine(QPointF(left, top), QPointF(right, bottom))
         painter.end()
 
 

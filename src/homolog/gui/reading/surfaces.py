@@ -21,6 +21,9 @@ _MANY_VOXELS = 20_000_000
 # smooth and swell in turn, so that a surface does not shrink.
 _STEPS, _SHRINK, _SWELL = 10, 0.5, -0.53
 _MOST = 60
+# napari's light shines from behind where axes of the camera are flipped, as they must
+# be for a body that is not mirrored; colours are lifted by as much as that darkens.
+_BRIGHTER = 0.55
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ class Surfaces(QObject):
                 name = str(names.get(surface.value, f"label {surface.value}"))
                 attributes = derived_attributes(labels, f"{name} (surface)")
                 colour = np.asarray(labels.get_color(surface.value), np.float64)[:3]
+                colour **= _BRIGHTER
                 layer = viewer.add_surface(
                     (surface.vertices, surface.faces),
                     vertex_colors=np.tile(
@@ -195,6 +199,7 @@ class Surfaces(QObject):
             viewer.dims.ndisplay = 3
         else:
             self._turned()
+        viewer.fit_to_view(layers=made)
 
     def _turned(self, event: Any = None) -> None:
         """Volumes would lie over the surfaces in 3D, and surfaces over slices in 2D."""
