@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from typing import Any
 
 from homolog.gui.reading.orientation import Orientation
@@ -35,9 +34,7 @@ class Reading:
         self.orientation = Orientation(hub.viewer)
         self.ours = Ours(hub.viewer)
         self.status = StatusLine(hub.viewer, self.orientation.scan)
-        self._others: weakref.WeakKeyDictionary[Any, Orientation] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._others: list[tuple[Any, Orientation]] = []
         self._on = False
 
     def begin(self) -> None:
@@ -57,20 +54,27 @@ class Reading:
         with contextlib.suppress(Exception):
             self.hub.viewer.layers.events.inserted.disconnect(self._opened)
         self.status.end()
-        for orientation in (self.orientation, *self._others.values()):
-            orientation.end()
-        self._others.clear()
+        self.orientation.end()
+        for model, _ in list(self._others):
+            self.without(model)
 
     def also(self, model: Any) -> None:
         """Another viewer of this window: it is windowed and oriented as well."""
         self.windows.also(model)
-        orientation = self._others[model] = Orientation(model)
+        orientation = Orientation(model)
         orientation.show_letters(self.orientation.shown)
         orientation.begin()
+        self._others.append((model, orientation))
+
+    def without(self, model: Any) -> None:
+        """A viewer that is closed; nothing where it is not one of ours."""
+        for pair in [p for p in self._others if p[0] is model]:
+            self._others.remove(pair)
+            pair[1].end()
 
     def show_letters(self, shown: bool) -> None:
         """Letters of the body on all canvases, or on none."""
-        for orientation in (self.orientation, *self._others.values()):
+        for orientation in (self.orientation, *(one for _, one in self._others)):
             orientation.show_letters(shown)
 
     def _opened(self, event: Any) -> None:
