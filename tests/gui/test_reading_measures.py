@@ -170,7 +170,9 @@ def test_a_surface_has_the_size_of_its_label_and_no_stairs() -> None:
     mm = large.vertices * scale
     radius = np.linalg.norm(mm - np.array([8, 24, 24]) * scale, axis=1)
     assert radius.mean() == pytest.approx(18, abs=0.8)
-    assert radius.std() < 0.8  # the stairs of 4 mm slices would be 1.2
+    assert radius.std() < 0.6  # the stairs of 4 mm slices would be 1.2
+    fine = surfaces_of(np.where(ball[::2, ::4, ::4] > 0, 1, 0), (8.0, 4.0, 4.0))[0]
+    assert len(fine.faces) > 100
     with pytest.raises(ValueError, match="empty"):
         surfaces_of(labels * 0, scale)
 
@@ -191,9 +193,7 @@ def test_surfaces_keep_names_and_colours_and_leave_2d_alone(
     qtbot.waitUntil(lambda: len(hub.viewer.layers) == 4, timeout=20_000)
     liver, other = hub.viewer.layers[2:]
     assert (liver.name, other.name) == ("liver (surface)", "label 2 (surface)")
-    seen, told = liver.vertex_colors[0, :3], np.asarray(labels.get_color(1)[:3])
-    assert list(np.argsort(seen)) == list(np.argsort(told))  # brighter, same hue
-    assert (seen >= told - 1e-6).all()
+    assert np.allclose(liver.vertex_colors[0, :3], labels.get_color(1)[:3])
     assert hub.viewer.dims.ndisplay == 3
     assert liver.visible
     assert not labels.visible

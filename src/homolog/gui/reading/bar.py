@@ -22,7 +22,6 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.model_row import end_with
 from homolog.gui.shared.widgets import ToolOneOf, named
 
-_PLANE_KEYS = {0: "Shift-Z", 1: "Shift-Y", 2: "Shift-X"}
 _SETTLE_MS = 60
 # The greys of the tabs; room on the right for the arrow of a menu.
 _LOOK = """
@@ -128,11 +127,6 @@ class ReadingBar(QWidget):
                 self.hub, f"Alt-{place + 1}", f"window {place + 1} of the list",
                 partial(self.windows.number, place),
             )  # fmt: skip
-        for plane, key in _PLANE_KEYS.items():
-            keys.add(
-                self.hub, key, f"{NAMES[plane].lower()} slices",
-                partial(self.room.orientation.look, plane),
-            )  # fmt: skip
 
         keys.add(
             self.hub, "Shift-O", "axial, coronal and sagittal at once, or one of them",
@@ -140,7 +134,7 @@ class ReadingBar(QWidget):
         )  # fmt: skip
 
         keys.add(
-            self.hub, "Shift-D", "measure a distance",
+            self.hub, "Shift-J", "measure a distance",
             partial(self.measures.begin, "Distance"),
         )  # fmt: skip
         keys.add(
@@ -284,8 +278,9 @@ class ViewButton(ToolOneOf):
         orientation = self._bar.room.orientation
         for plane, name in NAMES.items():
             action = entry(
-                self._menu, name, partial(self._look, plane), _PLANE_KEYS[plane]
-            )
+                self._menu, name, partial(self._look, plane),
+                hint=f"{name} slices; Ctrl+E goes from plane to plane",
+            )  # fmt: skip
             action.setCheckable(True)
             action.setChecked(orientation.plane == plane)
         entry(
@@ -349,7 +344,7 @@ class MeasureButton(QToolButton):
         self._menu.clear()
         measures = self._bar.measures
         for tool, (_, hint) in TOOLS.items():
-            key = "Shift-D" if tool == "Distance" else ""
+            key = "Shift-J" if tool == "Distance" else ""
             entry(self._menu, tool, partial(measures.begin, tool), key, hint)
         self._menu.addSeparator()
         entry(
