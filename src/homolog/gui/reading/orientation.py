@@ -151,7 +151,8 @@ class Orientation:
             return
         self._on = True
         for emitter, function in self._emitters():
-            emitter.connect(function)
+            # After napari's own: an order set in between leaves its layers behind.
+            emitter.connect(function, position="last")
         self.refresh()
 
     def end(self) -> None:

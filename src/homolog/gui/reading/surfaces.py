@@ -158,7 +158,7 @@ class Surfaces(QObject):
         self._hidden: list[Any] = []
         self.busy = False
         if hub.viewer is not None:
-            hub.viewer.dims.events.ndisplay.connect(self._turned)
+            hub.viewer.dims.events.ndisplay.connect(self._turned, position="last")
 
     def show(self) -> None:
         """Surfaces of the label layer that is active, else the topmost shown."""
