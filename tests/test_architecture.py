@@ -34,7 +34,7 @@ FLOORS = (
     "reporting",
     "demo jobs machine",
     "cli gui.shared",
-    "gui.explore gui.files gui.learn gui.runs",
+    "gui.explore gui.files gui.learn gui.reading gui.runs",
     "gui.landmarks gui.models gui.segment",
     "gui.autosave",
     "gui.data",

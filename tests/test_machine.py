@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +122,41 @@ def test_the_answer_is_the_last_line_of_a_process(word: str) -> None:
 def test_an_unknown_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert machine.main(["weather"]) == 2
     assert "schema" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("system", "card", "driver", "cuda", "wanted"),
+    [
+        ("Linux", False, False, "12.6", "no CUDA device: training runs on the CPU"),
+        ("Linux", True, True, None, "pip install --force-reinstall torch"),
+        ("Linux", True, False, "12.6", "Install NVIDIA's driver"),
+        ("Linux", True, True, "12.6", "nvidia-smi names the CUDA version"),
+        ("Windows", True, True, None, "torch --index-url https://"),
+        ("Windows", False, False, None, "no CUDA device"),
+        ("Darwin", False, False, None, "MPS"),
+    ],
+)
+def test_the_doctor_says_why_a_gpu_is_not_used(
+    tmp_path: Path, monkeypatch: Any, system: str, card: bool, driver: bool,
+    cuda: str | None, wanted: str,
+) -> None:  # fmt: skip
+    for place, vendor, kind in (
+        ("0", "0x8086", "0x030000"),  # another maker's display
+        ("1", "0x10de" if card else "0x1022", "0x030200"),
+        ("2", "0x10de", "0x040300"),  # a card's sound is no GPU
+    ):
+        folder = tmp_path / "pci" / place
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "class").write_text(kind + "\n")
+    if card and system == "Windows":
+        (tmp_path / "System32").mkdir()
+        (tmp_path / "System32" / "nvml.dll").touch()
+    if driver and system == "Linux":
+        (tmp_path / "version").touch()
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine.platform, "system", lambda: system)
+    monkeypatch.setattr(machine, "_PCI", tmp_path / "pci")
+    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "version")
+    assert wanted in machine._why_no_gpu("2.9.0", cuda)

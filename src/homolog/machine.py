@@ -142,13 +142,75 @@ def _device(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
     )
     devices = ["cpu", *(f"cuda:{i}" for i in range(usable_gpus()))]
     if len(devices) == 1:
-        advice.append("no CUDA device: training runs on the CPU (recipe cpu).")
+        advice.append(_why_no_gpu(torch.__version__, torch.version.cuda))
     for device in devices:
         found[f"device {device}"] = _describe(device)
         try:
             _one_step(device)
         except (RuntimeError, ValueError) as error:
             problems.append(f"a training step on {device} failed: {error}")
+
+
+# Where Linux tells of cards, and what a card of theirs is called there.
+_PCI, _NVIDIA = Path("/sys/bus/pci/devices"), "0x10de"
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def _why_no_gpu(version: str, cuda: str | None) -> str:
+    """What to do so that a GPU that may be there is used; no GPU is asked.
+
+    Args:
+        version: Of torch.
+        cuda: What it was built for; None: the CPU alone, or another maker's GPUs.
+    """
+    usual = "training runs on the CPU (recipe cpu)"
+    if platform.system() == "Darwin":
+        return (
+            f"{usual}: the GPU of a Mac (MPS) is not used, some 3D operations are "
+            "missing there."
+        )
+    if not _has_nvidia_card():
+        return f"no CUDA device: {usual}."
+    if cuda is None:
+        return (
+            f"an NVIDIA card is here, but torch {version} is built without CUDA, so "
+            f"{usual}. Install one with: {_install_line()}"
+        )
+    if _DRIVER.exists() or shutil.which("nvidia-smi"):
+        return (
+            f"an NVIDIA card and a driver are here, but torch {version} (CUDA {cuda}) "
+            f"cannot use them, so {usual}. nvidia-smi names the CUDA version that the "
+            f"driver is made for; below {cuda}, update the driver. In a container, "
+            "start it with the GPU (--gpus all)."
+        )
+    return (
+        f"an NVIDIA card is here, but no driver of it is loaded, so {usual}. Install "
+        "NVIDIA's driver."
+    )
+
+
+def _has_nvidia_card() -> bool:
+    """A display controller of NVIDIA's, whatever driver there is."""
+    if platform.system() == "Windows":
+        system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
+        return (system / "nvml.dll").exists() or bool(shutil.which("nvidia-smi"))
+    for device in _PCI.glob("*"):
+        try:
+            vendor = (device / "vendor").read_text(encoding="ascii").strip()
+            kind = (device / "class").read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if vendor == _NVIDIA and kind.startswith("0x03"):
+            return True
+    return _DRIVER.exists()  # containers may hide the bus
+
+
+def _install_line() -> str:
+    """A torch built for CUDA; the usual one on Linux is, the one for Windows is not."""
+    line = "pip install --force-reinstall torch"
+    if platform.system() == "Windows":
+        return f"{line} --index-url https://download.pytorch.org/whl/cu126"
+    return line
 
 
 def _describe(device: str) -> str:

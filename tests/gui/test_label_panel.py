@@ -24,6 +24,7 @@ from homolog.gui.label.labelling import NEXT
 from homolog.gui.label.learning import BACKGROUND
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.scans.files import read_labels, read_scan
@@ -272,6 +273,35 @@ def test_two_scans_one_model_and_an_encoders_features(window, home, tmp_path) ->
     until(lambda: tab.places.history.levels > levels)
     assert not tab.labelling.trainer.last.learnt.config.body_only
     assert (first.predicted.data[:, :, 14:] == 1).mean() > 0.95
+
+
+def test_features_of_the_packages_encoder_come_by_themselves(
+    window, home, tmp_path, monkeypatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    card = write_encoder(shipped / "body-ct") / "model" / "model.json"
+    told = json.loads(card.read_text())
+    card.write_text(json.dumps({**told, "modalities": {"CT": 8}}))
+    monkeypatch.setattr("homolog.model_files.library.ENCODERS", shipped)
+    data = np.full((1, *SHAPE), -1000, np.int16)  # air: told to be CT by its values
+    data[0, :, 4:-4, 4:-4] = 40
+    path = tmp_path / "ct.nii.gz"
+    write_volume(Volume(data, Affine(BACK), "ct", "CT"), path)
+    _, _, tab = window([path])
+    asked: list[list[str]] = []
+    monkeypatch.setattr(FeatureWork, "compute", lambda self, keys: asked.append(keys))
+    until(lambda: tab.labelling.encoder is not None)
+    assert tab.labelling.encoder.name == "body-ct"
+    key, _ = row_of(tab, "ct")
+    until(lambda: tab.labelling.book.scans[key].state == "none")
+    assert "Paint a few voxels" in tab.hint.text()
+    begin(tab)
+    assert asked == [[key]]
+    tab.models.model.setCurrentIndex(0)  # intensities alone: nothing is computed
+    tab.models.model.activated.emit(0)
+    assert tab.labelling.encoder is None
+    begin(tab)
+    assert len(asked) == 1
 
 
 def test_paint_is_saved_by_itself_and_comes_back(window, home, tmp_path) -> None:

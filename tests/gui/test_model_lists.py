@@ -86,6 +86,33 @@ def test_doing_without_a_model_stays_the_beginning(
     assert row.model.itemData(1).name == "a-mr"
 
 
+def test_a_list_that_needs_no_model_may_begin_with_the_packages(
+    qtbot: Any, home: Path, shipped: Path
+) -> None:
+    make_model(slow_run(home / "runs" / "mine").folder / "model")
+    hub = Hub(SimpleNamespace(layers=[scan("CT")]))
+    row = ModelRow(hub, "hint", no_model="Intensity only", shipped_first=True)
+    told: list[Any] = []
+    row.chosen.connect(told.append)
+    shown(qtbot, row)
+    assert row.model.currentData().name == "body-ct"
+    assert row.by_default
+    hub.viewer.layers[:] = [scan("PET")]  # no model of the package is made for it
+    row.read()
+    until(lambda: told[-1] is None)
+    hub.viewer.layers[:] = [scan("MR")]
+    row.read()
+    until(lambda: told[-1] is not None)
+    assert told[-1].name == "a-mr"
+    row.model.setCurrentIndex(0)
+    row.model.activated.emit(0)  # to do without is a choice, too
+    assert not row.by_default
+    count = len(told)
+    row.read()
+    until(lambda: len(told) > count)
+    assert told[-1] is None
+
+
 def test_the_folder_of_models_is_the_terminals(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

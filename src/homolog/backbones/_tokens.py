@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from homolog.config import ConfigError
+from homolog.backbones.base import BackboneConfig
+from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
+
+
+@dataclass(frozen=True)
+class TokenConfig(BackboneConfig):
+    """What every network of one grid of patches knows."""
+
+    image_size: tuple[int, int, int] = option(
+        (96, 96, 96), "size of the position embedding (z, y, x)", unit="voxels"
+    )
+    patch: tuple[int, int, int] = option(
+        (16, 16, 16), "side of a patch (z, y, x)", unit="voxels", minimum=1
+    )
+    layers: int = option(12, "transformer blocks", minimum=1)
+    taps: tuple[int, ...] = option(
+        (),
+        "blocks whose output is returned, from 1; empty: four, evenly",
+        advanced=True,
+    )
 
 
 def grid_of(size: Index, patch: Index) -> Index:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from homolog.backbones._tokens import (
+    TokenConfig,
     as_volume,
     check_tokens,
     even_taps,
     grid_of,
     resized,
 )
-from homolog.backbones.base import Backbone, BackboneConfig
-from homolog.config import ConfigError, option
+from homolog.backbones.base import Backbone
+from homolog.config import ConfigError, as_in, option
 from homolog.geometry.affine import Index
 
 # Wave length of the slowest rotation is 2 pi times this, in patches.
@@ -31,23 +32,12 @@ _INNER = 8 / 3
 
 
 @dataclass(frozen=True)
-class PrimusConfig(BackboneConfig):
+class PrimusConfig(TokenConfig):
     """Defaults are Primus-S; see the network for B, M and L."""
 
-    image_size: tuple[int, int, int] = option(
-        (96, 96, 96), "size of the position embedding (z, y, x)", unit="voxels"
-    )
-    patch: tuple[int, int, int] = option(
-        (8, 8, 8), "side of a patch (z, y, x)", unit="voxels", minimum=1
-    )
+    patch: tuple[int, int, int] = as_in(TokenConfig, "patch", default=(8, 8, 8))
     hidden: int = option(396, "channels of a token", minimum=6)
-    layers: int = option(12, "transformer blocks", minimum=1)
     heads: int = option(6, "attention heads", minimum=1)
-    taps: tuple[int, ...] = option(
-        (),
-        "blocks whose output is returned, from 1; empty: four, evenly",
-        advanced=True,
-    )
     layer_scale: float = option(
         0.1, "start of the learnt factors of what a block adds; 0: none", minimum=0,
         advanced=True,

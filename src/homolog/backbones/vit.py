@@ -15,36 +15,25 @@ from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
 from homolog.backbones._tokens import (
+    TokenConfig,
     as_volume,
     check_tokens,
     even_taps,
     grid_of,
     resized,
 )
-from homolog.backbones.base import Backbone, BackboneConfig
+from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, option
 from homolog.geometry.affine import Index
 
 
 @dataclass(frozen=True)
-class ViTConfig(BackboneConfig):
+class ViTConfig(TokenConfig):
     """Defaults are ViT-S/16 on 96^3; MONAI's own are 768 wide, 12 heads, 3072 inner."""
 
-    image_size: tuple[int, int, int] = option(
-        (96, 96, 96), "size of the position embedding (z, y, x)", unit="voxels"
-    )
-    patch: tuple[int, int, int] = option(
-        (16, 16, 16), "side of a patch (z, y, x)", unit="voxels", minimum=1
-    )
     hidden: int = option(384, "channels of a token", minimum=6)
     inner: int = option(1536, "channels inside the perceptrons", minimum=1)
-    layers: int = option(12, "transformer blocks", minimum=1)
     heads: int = option(6, "attention heads", minimum=1)
-    taps: tuple[int, ...] = option(
-        (),
-        "blocks whose output is returned, from 1; empty: four, evenly",
-        advanced=True,
-    )
     qkv_bias: bool = option(False, "bias in the attention's input", advanced=True)
     class_token: bool = option(
         False, "a token of the whole image (DINOv2, 3DINO)", advanced=True, later=True

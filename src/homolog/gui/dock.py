@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.autosave.saver import autosave_of
+from homolog.gui.reading.bar import ReadingBar
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.keys import keys_of
@@ -585,6 +586,7 @@ class MainPanel(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(2, 6, 2, 2)
         column.addLayout(top)
+        column.addWidget(ReadingBar(self.hub))
         missing = self.hub.engine_missing()
         self.banner = EngineBanner(missing)
         self.banner.setVisible(bool(missing))

@@ -288,6 +288,9 @@ def _read(path: Path | str) -> Volume:
         "source": str(header.path),
         "kind": header.kind,
         "sized": header.sized,
+        "oriented": header.kind != "image2d"
+        and header.meta.get("placed", True)
+        and not any(p.code == "orientation_unknown" for p in header.problems),
         "remarks": tuple(p.text for p in (*header.problems, *remarks)),
     }
     name = scan_stem(header.path)

@@ -500,6 +500,8 @@ class LabelPanel(QWidget):
             hub,
             "What tells tissues apart: intensity and place, and a model's features",
             title="Features", no_model=_INTENSITY,
+            # without the engine no features can be computed
+            shipped_first=not hub.engine_missing(),
         )  # fmt: skip
         self.no_scan = widgets.EmptyState(
             words.NO_SCAN,
@@ -597,7 +599,7 @@ class LabelPanel(QWidget):
     def _row(self, key: str) -> ScanRow:
         row, labelling = ScanRow(), self.labelling
         row.part.connect(lambda on: labelling.set_part(key, on))
-        row.make.connect(lambda: labelling.make_layer(key))
+        row.make.connect(lambda: self._make_layer(key))
         row.use.connect(
             lambda: labelling.use_layer(key, self.hub.viewer.layers.selection.active)
         )
@@ -605,6 +607,13 @@ class LabelPanel(QWidget):
         row.cancel.connect(lambda: labelling.work.cancel(key))
         self._list.addWidget(row)
         return row
+
+    def _make_layer(self, key: str) -> None:
+        """Begin to paint; features that nobody had to ask for come by themselves."""
+        self.labelling.make_layer(key)
+        scan = self.labelling.book.scans.get(key)
+        if self.models.by_default and scan is not None and scan.state == "none":
+            self.labelling.work.compute([key])
 
     def _scan_changed(self, key: str) -> None:
         self._refresh_row(key)
@@ -637,7 +646,7 @@ class LabelPanel(QWidget):
         if not labelling.desks:
             return ""
         states = {scan.state for scan, _ in taking if labelling.encoder is not None}
-        if states & {"none", "failed"}:
+        if "failed" in states or ("none" in states and not self.models.by_default):
             return words.COMPUTE
         if states & {"computing", "waiting"}:
             return words.COMPUTING

@@ -24,6 +24,7 @@ from homolog.gui.landmarks.second_view import (
     MouseInB,
     SecondView,
 )
+from homolog.gui.reading.room import reading_of
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import KEY, layer_scan, notes_of
@@ -683,6 +684,7 @@ class LandmarkPair(QObject):
             self.view.show()
             return
         self.view = SecondView(self.viewer, self._panel, self._view_closed)
+        reading_of(self.hub).also(self.view.model)
         self.scan_b = ScanB(self.view.model, self.take_b)
         self._mouse_b = MouseInB(self.view.model, self.placing)
         self.pair_changed()

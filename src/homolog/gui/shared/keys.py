@@ -13,8 +13,8 @@ did; tabs of one dock, of which one is visible, may share a key. Keys are bound
 only while the dock is visible (with ``while_shown``: only while that widget is), do
 nothing while a text field has the focus (Qt gives it the key), and are gone when the
 dock is closed. A key that napari, the user or another plugin has already is left to
-them; the list under "?" says so. Only ``Shift-LETTER`` and ``Escape`` are allowed,
-since napari keeps bare letters for itself.
+them; the list under "?" says so. Only ``Shift-LETTER``, ``Alt-DIGIT`` and ``Escape``
+are allowed, since napari keeps bare letters and digits for itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qtpy.QtWidgets import QWidget
 
 from homolog.gui.shared.hub import Hub
 
-_ALLOWED = re.compile(r"Shift-[A-Z]|Escape")
+_ALLOWED = re.compile(r"Shift-[A-Z]|Alt-[1-9]|Escape")
 
 
 @dataclass
@@ -53,7 +53,7 @@ def add(
 
     Args:
         hub: Of the window.
-        key: ``Shift-F`` or ``Escape``.
+        key: ``Shift-F``, ``Alt-1`` or ``Escape``.
         words: What it does, for the list under "?"; lower case, no full stop.
         function: Called without arguments.
         while_shown: Bound only while this widget is visible; None: while the dock is.
@@ -95,7 +95,9 @@ class Keys(QObject):
     ) -> None:
         """See ``homolog.gui.shared.keys.add``."""
         if not _ALLOWED.fullmatch(key):
-            raise ValueError(f"own keys are Shift-LETTER or Escape, got {key!r}.")
+            raise ValueError(
+                f"own keys are Shift-LETTER, Alt-DIGIT or Escape, got {key!r}."
+            )
         place = (key, id(while_shown))
         old = self._entries.pop(place, None)
         if old is not None:

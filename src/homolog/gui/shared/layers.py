@@ -546,8 +546,9 @@ def _geometry(
     for name in ("nifti_forms", "forms_affine", "remarks"):
         if meta.get(name):
             notes[name] = meta[name]
-    if not meta.get("sized", True):
-        notes["sized"] = False
+    for name in ("sized", "oriented"):
+        if not meta.get(name, True):
+            notes[name] = False
     if notes["source"]:
         notes["stamp"] = file_stamp(Path(notes["source"]))
     if note := tilt_note(grid):

@@ -53,7 +53,13 @@ class ModelRow(QWidget):
     chosen = Signal(object)
 
     def __init__(
-        self, hub: Hub, hint: str, *, title: str = "", no_model: str = ""
+        self,
+        hub: Hub,
+        hint: str,
+        *,
+        title: str = "",
+        no_model: str = "",
+        shipped_first: bool = False,
     ) -> None:
         """Make the row.
 
@@ -62,9 +68,12 @@ class ModelRow(QWidget):
             hint: Tooltip of the list.
             title: Above the list; "" for "Model" beside it.
             no_model: Entry for doing without a model; "" where one is needed.
+            shipped_first: Where one can do without: begin with a model of the package
+                all the same if one is made for the open scans.
         """
         super().__init__()
         self._hub, self._no_model = hub, no_model
+        self._shipped_first, self._asked = shipped_first, False
         self._wanted: Path | None = None
         self._now: ModelChoice | None = None
         self._by_default = False
@@ -87,6 +96,7 @@ class ModelRow(QWidget):
         """Choose the model of a visit (``{"encoder": path}``) when it is listed."""
         if what.get("encoder"):
             self._wanted, self._by_default = Path(str(what["encoder"])), False
+            self._asked = True
 
     def read(self) -> None:
         """List the models anew."""
@@ -103,8 +113,9 @@ class ModelRow(QWidget):
         if self._no_model:
             self.model.addItem(self._no_model, None)
         chosen, usual = 0, None
-        if not self._no_model and (wanted is None or self._by_default):
-            usual = begin_with(choices, open_modalities(self._hub.viewer))
+        if not self._asked and (wanted is None or self._by_default):
+            usual = self._usual(choices)
+            wanted = None if self._no_model else wanted
         if usual is not None and (wanted is None or usual.where == SHIPPED):
             wanted, self._by_default = usual.path, True
         for index, choice in enumerate(choices, start=first):
@@ -116,8 +127,22 @@ class ModelRow(QWidget):
         self.model.setCurrentIndex(chosen if self.model.count() else -1)
         self._emit()
 
+    def _usual(self, choices: list[ModelChoice]) -> ModelChoice | None:
+        """What to take where nobody chose."""
+        kinds = open_modalities(self._hub.viewer)
+        if not self._no_model:
+            return begin_with(choices, kinds)
+        made = [m for m in choices if m.where == SHIPPED]
+        fits = [m for m in made if kinds and kinds <= set(m.modalities)]
+        return begin_with(fits, kinds) if self._shipped_first else None
+
+    @property
+    def by_default(self) -> bool:
+        """Whether the model was chosen by nobody."""
+        return self._by_default and self._now is not None
+
     def _choose(self, _: int) -> None:
-        self._wanted, self._by_default = None, False
+        self._wanted, self._by_default, self._asked = None, False, True
         self._emit()
 
     def _emit(self) -> None:

@@ -1,0 +1,71 @@
+"""What a window's reading room knows and does; one per window. No Qt widgets."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import Any
+
+from homolog.gui.reading.orientation import Orientation
+from homolog.gui.reading.windows import Windows
+from homolog.gui.shared.hub import Hub
+
+
+def reading_of(hub: Hub) -> Reading:
+    """The reading room of a window, made when first asked for."""
+    found: Reading | None = getattr(hub, "_homolog_reading", None)
+    if found is None:
+        found = Reading(hub)
+        hub._homolog_reading = found
+    return found
+
+
+class Reading:
+    """Windows and orientation of a window's viewers.
+
+    Args:
+        hub: Of the window.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.windows = Windows(hub.viewer)
+        self.orientation = Orientation(hub.viewer)
+        self._others: weakref.WeakKeyDictionary[Any, Orientation] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._on = False
+
+    def begin(self) -> None:
+        """Follow the viewer; a second call does nothing."""
+        if self._on or self.hub.viewer is None:
+            return
+        self._on = True
+        self.hub.viewer.layers.events.inserted.connect(self._opened)
+        self.orientation.begin()
+
+    def end(self) -> None:
+        """Let go of all viewers."""
+        if not self._on:
+            return
+        self._on = False
+        with contextlib.suppress(Exception):
+            self.hub.viewer.layers.events.inserted.disconnect(self._opened)
+        for orientation in (self.orientation, *self._others.values()):
+            orientation.end()
+        self._others.clear()
+
+    def also(self, model: Any) -> None:
+        """Another viewer of this window: it is windowed and oriented as well."""
+        self.windows.also(model)
+        orientation = self._others[model] = Orientation(model)
+        orientation.show_letters(self.orientation.shown)
+        orientation.begin()
+
+    def show_letters(self, shown: bool) -> None:
+        """Letters of the body on all canvases, or on none."""
+        for orientation in (self.orientation, *self._others.values()):
+            orientation.show_letters(shown)
+
+    def _opened(self, event: Any) -> None:
+        self.windows.opened(event.value)
