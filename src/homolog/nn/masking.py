@@ -40,8 +40,9 @@ def view_keys(affine: Tensor, case: Tensor, progress: float) -> Tensor:
 
 def keys_of(view: View, progress: float) -> Tensor:
     """``view_keys`` of a group of views, (B V,) int64 in the order of ``View.flat``."""
-    if view.origin is not None:
-        keys = torch.from_numpy(_keys_on_host(view.origin, progress))
+    origin = view.origin
+    if origin is not None and origin.shape[:2] == view.affine.shape[:2]:
+        keys = torch.from_numpy(_keys_on_host(origin, progress))
         return keys.to(view.affine.device, non_blocking=True)
     case = view.case.repeat_interleave(view.affine.shape[1])
     return view_keys(view.affine.flatten(0, 1), case, progress)
