@@ -110,6 +110,8 @@ def _id_of_weights(path: Path, settings: Mapping[str, Any], kind: str) -> str:
         }
     digest = hashlib.sha256(config_hash(settings).encode())
     for name, value in sorted(state.items()):
+        if value.dtype == np.float16:  # kept small on the disk; the network has float32
+            value = value.astype(np.float32)
         digest.update(f"{name} torch.{value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()[:16]
