@@ -272,5 +272,9 @@ def to_trash(folder: Path) -> str:
     own = preferences.home() / TRASH
     place = own / writing.free_name(folder.name, lambda n: (own / n).exists())
     writing.make_folder(own)
-    shutil.move(folder, place)
+    try:
+        writing.put_in_place(folder, place)
+    except OSError:  # another disk
+        shutil.copytree(folder, place, symlinks=True)
+        shutil.rmtree(folder)
     return f"in {place}: this disk has no trash. Delete it there to free its room"
