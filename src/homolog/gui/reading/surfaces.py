@@ -181,6 +181,7 @@ class Surfaces(QObject):
         self._hub = hub
         self._made: dict[Any, list[Any]] = {}
         self._hidden: list[Any] = []
+        self._before: tuple[Any, float, Any] | None = None
         self.busy = False
         if hub.viewer is not None:
             hub.viewer.dims.events.ndisplay.connect(self._turned, position="last")
@@ -252,6 +253,8 @@ class Surfaces(QObject):
                 )
                 made.append(itself(layer))
         if viewer.dims.ndisplay != 3:
+            camera = viewer.scene.camera
+            self._before = (camera.center, camera.zoom, viewer.dims.point)
             viewer.dims.ndisplay = 3
         else:
             self._turned()
@@ -280,6 +283,10 @@ class Surfaces(QObject):
         for layer in hidden:
             if layer in viewer.layers:
                 layer.visible = True
+        before, self._before = self._before, None
+        if before is not None:  # where the slices were left
+            viewer.dims.set_point(range(viewer.dims.ndim), before[2])
+            viewer.scene.camera.center, viewer.scene.camera.zoom = before[:2]
 
 
 def _is_volume(layer: Any) -> bool:
