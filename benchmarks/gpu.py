@@ -14,7 +14,8 @@ starts the script anew where it was.
 - ``segment/NETWORK``: the same of fine-tuning.
 - ``slide/PRECISION``: a scan labelled, against MONAI's SlidingWindowInferer.
 - ``batch/METHOD``: samples per second over batch: is the card used?
-- ``layout/METHOD``: gain of channels_last, cudnn.benchmark and TF32.
+- ``layout/METHOD``: step time with channels_last, without cudnn.benchmark, with TF32,
+  recomputed blocks and torch.compile: what ``auto`` of these settings should take.
 - ``compile/NETWORK``: gain of torch.compile, forward and backward.
 
     python benchmarks/gpu.py [--minutes 4.5] [--out FILE] [--only train/s2dc ...]
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import faulthandler
 import itertools
 import math
@@ -769,31 +771,32 @@ def pure_seconds(bench: Bench, made: Ready) -> float:
 
 
 def layouts(bench: Bench, name: str, row: dict[str, Any]) -> None:
-    """Step time with other layouts and kernels; the first line is as it is."""
+    """Step time with other layouts and kernels; ``as_is_s`` is what ``auto`` takes."""
     settings = gpu_method(bench, name)
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    was = cudnn.benchmark, products.allow_tf32
-
-    def variant(label: str, *, last: bool = False) -> None:
+    ways: dict[str, dict[str, Any]] = {
+        "as_is_s": {},
+        "no_benchmark_s": {"cudnn_benchmark": "off"},
+        "channels_last_s": {"channels_last": "on"},
+        "tf32_products_s": {"tf32": "on"},
+        "recompute_s": {"recompute": True},
+        "compiled_s": {"compile": "on"},
+    }
+    if not bench.is_gpu:  # that the rest runs is all to be seen
+        ways = {k: ways[k] for k in ("as_is_s", "channels_last_s", "recompute_s")}
+    for label, changes in ways.items():
+        plan = dataclasses.replace(settings.training, **changes)
+        own = dataclasses.replace(settings, training=plan)
+        bench.forget_peak()
         batch = 2 if bench.tiny else 0
-        made = ready(bench, settings, bench.device, settings.training.precision, batch)
-        if last:
-            for part in made.stepper.trainable.modules():
-                if isinstance(part, nn.Conv3d):
-                    part.to(memory_format=torch.channels_last_3d)
-        row[label] = pure_seconds(bench, made)
-
-    try:
-        variant("as_is_s")
-        cudnn.benchmark = True
-        variant("cudnn_benchmark_s")
-        variant("channels_last_and_benchmark_s", last=True)
-        cudnn.benchmark, products.allow_tf32 = False, True
-        variant("tf32_products_s")
-    finally:
-        cudnn.benchmark, products.allow_tf32 = was
-    best = min(v for k, v in row.items() if k.endswith("_s"))
-    row["gain"] = row["as_is_s"] / best
+        try:
+            made = ready(bench, own, bench.device, plan.precision, batch)
+            row[label] = pure_seconds(bench, made)
+        except Exception as error:  # noqa: BLE001 - one that fails stops no other
+            row.setdefault("not_made", {})[label] = repr(error)[:300]
+            continue
+        row |= {f"{label[:-2]}_{k}": v for k, v in bench.peak().items()}
+        del made
+    row["gain"] = row["as_is_s"] / min(row[label] for label in ways if label in row)
 
 
 class Maps(nn.Module):

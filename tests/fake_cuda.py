@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -34,9 +34,8 @@ _WAITS = {
     "_local_scalar_dense", "nonzero", "masked_select", "_unique", "_unique2",
     "unique_dim", "unique_consecutive", "equal", "is_nonzero", "bincount",
     "_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_cholesky_ex",
-    "masked_scatter", "_assert_async",
+    "masked_scatter", "_assert_async", "_linalg_check_errors", "histc",
 }  # fmt: skip
-_WAITS_BUT_EX = {"_linalg_solve_ex", "linalg_inv_ex"}  # only where errors are checked
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot", "addmv", "convolution"}
 _FREE = {  # no kernel
     "view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "slice",
@@ -57,6 +56,35 @@ _WIDENED = {
     "cumsum", "vector_norm", "matrix_norm", "sum", "cross_entropy", "interpolate",
 }  # fmt: skip
 _NARROW = (torch.bfloat16, torch.float16)
+# Tensors that one launch of a kernel over lists takes, by the number of its lists
+# (``MultiTensorApply.cuh``, ``Shape.cu``).
+_AT_ONCE = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
+_JOINED_AT_ONCE = 128
+
+
+def launches(func: Any, args: Any, kwargs: Any) -> int:
+    """Kernels that an operation on the device is sent as, at least."""
+    name = func._schema.name.split("::")[1]
+    if name in _FREE or func.is_view:
+        return 0
+    lists = [
+        a
+        for a in (*args, *kwargs.values())
+        if isinstance(a, list | tuple) and a and isinstance(a[0], Tensor)
+    ]
+    if name == "cat" or name == "stack":
+        return -(-len(lists[0]) // _JOINED_AT_ONCE) if lists else 0
+    if not lists or not name.startswith(("_foreach", "_fused")):
+        return 1
+    if not all(_alike(row) for row in zip(*lists, strict=False)):
+        return len(lists[0])  # one by one
+    return -(-len(lists[0]) // _AT_ONCE.get(len(lists), 24))
+
+
+def _alike(row: Sequence[Tensor]) -> bool:
+    """Whether the kernel over lists takes these; counts of steps are of none."""
+    wide = [t for t in row if t.ndim > 0 or len(row) == 1]
+    return all(t.stride() == wide[0].stride() for t in wide)
 
 
 def _wide(value: Any) -> Any:
@@ -74,6 +102,8 @@ class Report:
         uploads: Place -> blocking copies up (pageable, or not ``non_blocking``).
         kernels: Device operations that launch something.
         by_op: The same by name.
+        copies: Copies up that need not be waited for.
+        places: The same by place in the code, for who looks for some; slow.
     """
 
     mixed: Counter[str] = field(default_factory=Counter)
@@ -81,11 +111,15 @@ class Report:
     uploads: Counter[str] = field(default_factory=Counter)
     kernels: int = 0
     by_op: Counter[str] = field(default_factory=Counter)
+    copies: int = 0
+    places: Counter[str] | None = None
 
     def clear(self) -> None:
         """Forget the counts, keep what was mixed."""
         self.waits.clear(), self.uploads.clear(), self.by_op.clear()
-        self.kernels = 0
+        self.kernels = self.copies = 0
+        if self.places is not None:
+            self.places.clear()
 
 
 class _Sides:
@@ -163,9 +197,13 @@ class _Back(TorchDispatchMode):
         for out in tree_leaves(result):
             if isinstance(out, Tensor) and self.sides.key(out) not in inputs:
                 self.sides.put(out, target)
-        if target and (any_up or not flat) and name not in _FREE:
-            self.report.kernels += 1
-            self.report.by_op[name] += 1
+        if target and (any_up or not flat):
+            count = launches(func, args, kwargs)
+            self.report.kernels += count
+            if count:
+                self.report.by_op[name] += count
+                if self.report.places is not None:
+                    self.report.places[f"{_where()} {name}"] += count
         return result
 
     def _look(self, func, name, args, kwargs, flat, up) -> None:
@@ -316,6 +354,8 @@ class _Front(TorchFunctionMode):
             kind = "blocking" if blocking else "not pinned"
             size = "" if tensor.nbytes < 65536 else f" {tensor.nbytes >> 10} KiB"
             self.report.uploads[f"{_where()} {name} {kind}{size}"] += 1
+        if not was:
+            self.report.copies += 1
         self.sides.put(result, now)
         return result
 

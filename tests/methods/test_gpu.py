@@ -1,8 +1,7 @@
-"""What a GPU would be asked, refuse or wait for; no GPU is needed."""
+"""Precision, memory and exact sums on a GPU; none is needed."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import shutil
 import weakref
@@ -11,22 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_contract import NAMES, construct
+from test_contract import construct
 from torch import Tensor
 from torch.nn import functional
 
 from each import each
 from fake_cuda import CUDA, fake_cuda
-from homolog.backbones import BACKBONES, _window_attention, build
-from homolog.config import from_dict
+from homolog.backbones import _window_attention, build
 from homolog.errors import JobError
 from homolog.events import Note
 from homolog.feed.batches import Feed
 from homolog.feed.reading import CaseRef
 from homolog.losses.contrast import squared_distances
 from homolog.losses.similarity import full_precision
-from homolog.nn.optim import parameter_groups
-from homolog.tasks import TASKS
 from homolog.training import stepping as precision
 from homolog.training.config import TrainingConfig
 from homolog.training.course import Course
@@ -34,77 +30,6 @@ from homolog.training.stepping import LossScale, Stepper, is_out_of_memory, rele
 from toy_training import ToyFeed, ToyTrainable, run_all, toy
 
 CPU = torch.device("cpu")
-# Small constants: copied up once per process and kept.
-CACHED = (" constant ", "_weights_on ", " _orders ", " _places_on ")
-
-
-def told_of_steps(module: Any, feed: Feed, told: Any, numbers: str = "bf16") -> Any:
-    """Make a step on the pretended GPU; what it said."""
-    module.to(CUDA).train()
-    stepper = Stepper(
-        module, TrainingConfig(steps=4), parameter_groups(module, 0.01),
-        device=CUDA, seed=0, precision=numbers,
-    )  # fmt: skip
-    told.clear()
-    stepper.step(0, Course(4), feed, feed.stream(0, 1), 1)
-    return told
-
-
-def assert_never_waits(told: Any) -> None:
-    assert not told.mixed
-    assert not told.waits
-    blocking = {
-        place
-        for place in told.uploads
-        if ("not pinned" not in place or "KiB" in place)
-        and not any(cached in place for cached in CACHED)
-    }
-    assert blocking == set()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_of_a_method_mixes_nothing_and_never_waits(
-    name: str, phantom_store: Any
-) -> None:
-    cases = [CaseRef(phantom_store, card) for card in phantom_store.cards]
-    with fake_cuda() as told:
-        method = construct(name)
-        feed = Feed(cases, method.views(), batch_size=2, seed=0, threads=0, device=CUDA)
-        assert_never_waits(told_of_steps(method, feed, told))
-
-
-@pytest.mark.parametrize(
-    ("name", "backbone", "settings"),
-    [
-        ("segment", "resunet", {"window": [16, 16, 16]}),
-        ("segment", "swin", {"window": [32, 32, 32]}),
-        ("segment", "vit", {"window": [32, 32, 32]}),
-        ("segment", "nnformer", {"window": [32, 32, 32]}),
-        ("classify", "resunet", {"window": [16, 16, 16]}),
-    ],
-)
-def test_a_step_of_a_task_mixes_nothing_and_never_waits(
-    name: str, backbone: str, settings: dict[str, Any], phantom_store: Any
-) -> None:
-    cards = [
-        dataclasses.replace(card, target="ab"[number % 2])
-        for number, card in enumerate(phantom_store.cards)
-    ]
-    cases = [CaseRef(phantom_store, card) for card in cards]
-    cls = TASKS.get(name)
-    task: Any = cls(from_dict(cls.Config, settings))
-    small = dict(BACKBONES.get(backbone).SMALL)
-    network = build(
-        backbone, {"channels": [4, 8, 8]} if backbone == "resunet" else small
-    )
-    with fake_cuda() as told:
-        spec = task.describe(cases, network, CUDA)
-        module = task.module(task.network(network, spec), spec)
-        feed = Feed(
-            cases, module.views(), batch_size=2, seed=0, balance=task.balance,
-            targets=task.targets(cases, spec), threads=0, device=CUDA,
-        )  # fmt: skip
-        assert_never_waits(told_of_steps(module, feed, told))
 
 
 def test_batches_are_pinned_for_a_gpu_alone(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from homolog.nn.masking import (
     visible_tokens,
     voxels_shown,
 )
-from homolog.views.view import View
+from homolog.views.view import View, affine_of, origin_of
 
 
 def affines(n: int) -> Tensor:
@@ -100,7 +102,12 @@ def group(channels: int = 2) -> View:
 def test_keys_of_a_group_are_those_of_its_views_in_flat_order() -> None:
     view = group()
     scans = torch.tensor([7, 7, 1, 1, 7, 7])
-    assert torch.equal(keys_of(view, 0.3), view_keys(affines(6), scans, 0.3))
+    wanted = view_keys(affines(6), scans, 0.3)
+    assert torch.equal(keys_of(view, 0.3), wanted)
+    origin = origin_of(view.affine, view.case)  # as a feed tells it: made on the host
+    assert torch.equal(affine_of(origin), view.affine)
+    told = dataclasses.replace(view, affine=view.affine * 0, origin=origin)
+    assert torch.equal(keys_of(told, 0.3), wanted)
 
 
 @each("least", [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -210,15 +210,17 @@ class WindowAttention(nn.Module):
         qkv = qkv.view(count * batch, n, 3, self.heads, e // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (windows * B, heads, n, e / heads)
         bias = self._bias(n)
+        # split, not sliced: backward joins the parts instead of adding padded ones
+        sizes = [(stop - first) * batch for _, first, stop in plan.groups]
+        parts = zip(*(torch.split(t, sizes) for t in (q, k, v)), strict=True)
         mixed = []
-        for kind, first, stop in plan.groups:
-            rows = slice(first * batch, stop * batch)
+        for (kind, _, _), (asks, keys, told) in zip(plan.groups, parts, strict=True):
             mask = bias
             if kind:
                 mask = bias + seam_mask(
                     plan.window, plan.shift, kind, bias.device, bias.dtype
                 )
-            mixed.append(attend(q[rows], k[rows], v[rows], mask, self.scale))
+            mixed.append(attend(asks, keys, told, mask, self.scale))
         joined = torch.cat(mixed) if len(mixed) > 1 else mixed[0]
         merged = joined.transpose(1, 2).reshape(count, batch, n, e)
         result: Tensor = self.proj(merged)

@@ -46,6 +46,7 @@ from homolog.views.view import (
     check_phases,
     check_specs,
     is_partner,
+    origin_of,
     phase_at,
 )
 
@@ -481,6 +482,10 @@ class _CaseTables:
             None if frames is None else torch.from_numpy(frames.number),
         )
 
+    def target_of(self, case: Tensor) -> Tensor | None:
+        """``View.host_target`` of some cases."""
+        return None if self.targets is None else self.targets[case]
+
     def at(self, levels: Levels, case: Tensor, device: torch.device) -> _Scans:
         """The rows of some cases, copied to a device without waiting."""
 
@@ -737,7 +742,12 @@ class Feed:
                         spec, draw, shown, levels.outside, levels.span
                     )
                 else:
-                    made[name] = scan.view(spec, draw, normalised)
+                    of = batch.partner if share.partner else batch.case
+                    made[name] = dataclasses.replace(
+                        scan.view(spec, draw, normalised),
+                        origin=origin_of(batch.draws[name].affine, of),
+                        host_target=self._tables.target_of(of),
+                    )
         return Views({name: made[name] for name in batch.draws})
 
     def with_batch_size(self, batch_size: int) -> Feed:

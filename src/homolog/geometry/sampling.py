@@ -283,15 +283,16 @@ def constant(
     device: torch.device,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Numbers on a device; copied up once, since a copy waits for the device."""
-    return torch.tensor(values, dtype=dtype, device=device)
+    """Numbers on a device; copied up once, and nothing waits for it."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
 def _weights_on(
     points: int, samples: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    return torch.tensor(spline_weights(points, samples), dtype=dtype, device=device)
+    weights = torch.tensor(spline_weights(points, samples), dtype=dtype)
+    return weights.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)

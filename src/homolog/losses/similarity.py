@@ -42,31 +42,49 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         call = cast("Callable[..., R]", function)
         if not device:
             return call(*wide_args, **wide_kwargs)
-        with torch.autocast(device, enabled=False), _exact_products(device):
+        with torch.autocast(device, enabled=False), exact_products(device):
             return call(*wide_args, **wide_kwargs)
 
     return wrapped
 
 
 @contextlib.contextmanager
-def _exact_products(device: str) -> Iterator[None]:
-    """float32 products in float32 on a GPU."""
-    switch: Any = torch.backends.cuda.matmul
-    name, exact, now = "allow_tf32", cast("Any", False), cast("Any", False)
-    if device == "cuda":
-        try:
-            now = switch.allow_tf32
-        except RuntimeError:  # set by its newer name; the two cannot be mixed
-            name, now = "fp32_precision", switch.fp32_precision
-            exact, now = "ieee", now if now == "tf32" else False
-    if not now:
+def exact_products(device: str) -> Iterator[None]:
+    """float32 products and convolutions in float32 on a GPU.
+
+    Args:
+        device: Type of the device; another than ``cuda`` changes nothing.
+    """
+    with tf32(False) if device == "cuda" else contextlib.nullcontext():
         yield
-        return
-    setattr(switch, name, exact)
+
+
+@contextlib.contextmanager
+def tf32(wanted: bool | None) -> Iterator[None]:
+    """Whether a GPU rounds float32 products and convolutions to TF32; None: as set."""
+    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    was = [_tf32_of(switch) for switch in switches]
+    changed = [
+        (switch, name, kept)
+        for switch, (name, kept) in zip(switches, was, strict=True)
+        if wanted is not None and (kept in (True, "tf32")) != wanted
+    ]
+    for switch, name, _ in changed:
+        new = wanted if name == "allow_tf32" else "tf32" if wanted else "ieee"
+        setattr(switch, name, new)
     try:
         yield
     finally:
-        setattr(switch, name, now)
+        for switch, name, kept in changed:
+            setattr(switch, name, kept)
+
+
+def _tf32_of(switch: Any) -> tuple[str, Any]:
+    """Name and value of a switch; torch refuses to mix its two names."""
+    try:
+        return "allow_tf32", switch.allow_tf32
+    except RuntimeError:  # set by its newer name
+        return "fp32_precision", switch.fp32_precision
 
 
 def _widen(value: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import struct
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
@@ -38,8 +40,30 @@ def view_keys(affine: Tensor, case: Tensor, progress: float) -> Tensor:
 
 def keys_of(view: View, progress: float) -> Tensor:
     """``view_keys`` of a group of views, (B V,) int64 in the order of ``View.flat``."""
+    origin = view.origin
+    if origin is not None and origin.shape[:2] == view.affine.shape[:2]:
+        keys = torch.from_numpy(_keys_on_host(origin, progress))
+        return keys.to(view.affine.device, non_blocking=True)
     case = view.case.repeat_interleave(view.affine.shape[1])
     return view_keys(view.affine.flatten(0, 1), case, progress)
+
+
+def _keys_on_host(origin: Tensor, progress: float) -> NDArray[np.int64]:
+    """``view_keys`` of ``View.origin``, (B V,)."""
+
+    def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        x = (x ^ (x >> np.uint64(30))) * first
+        x = (x ^ (x >> np.uint64(27))) * second
+        return x ^ (x >> np.uint64(31))
+
+    first, second, time = np.array(
+        [_FIRST, _SECOND, *struct.unpack("<q", struct.pack("<d", progress))]
+    ).view(np.uint64)
+    case, *rest = origin.flatten(0, 1).T.contiguous().numpy().view(np.uint64)
+    keys = mixed(case + time)
+    for number in rest:
+        keys = mixed(keys ^ number)
+    return keys.view(np.int64)
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:

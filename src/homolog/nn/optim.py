@@ -74,39 +74,52 @@ class LARC(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in _with_gradient(group["params"]):
-                self._move(weight, group)
+            if weights := _with_gradient(group["params"]):
+                self._move(weights, group)
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
-        assert weight.grad is not None
-        state = self.state[weight]
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        mean: Tensor = state["momentum"]
-        moved = group["momentum"] * mean + _scaled(weight, weight.grad, group)
-        change = group["lr"] * moved
+    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """All weights of a group, in few large kernels."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        means: list[Tensor] = [self.state[weight]["momentum"] for weight in weights]
+        moved = list(torch._foreach_mul(means, group["momentum"]))
+        torch._foreach_add_(moved, _scaled(weights, group))
         if self.found_inf is not None:
-            bad = self.found_inf > 0
-            moved = torch.where(bad, mean, moved)
-            change = torch.where(bad, 0.0, change)
-        mean.copy_(moved)
-        weight.sub_(change)
+            moved = _unless(self.found_inf > 0, moved, means)
+        changes = torch._foreach_mul(moved, group["lr"])
+        if self.found_inf is not None:
+            torch._foreach_mul_(changes, 1.0 - self.found_inf)  # nothing moves
+        torch._foreach_copy_(means, moved)
+        torch._foreach_sub_(weights, changes)
 
 
-def _scaled(weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-    """The r (g + d w) of a tensor, or its bare gradient where a norm is 0."""
+def _scaled(weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The r (g + d w) of each tensor, or its bare gradient where a norm is 0."""
     decay: float = group["weight_decay"]
     trust: float = group["trust"]
-    decayed = gradient + decay * weight
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    decayed = list(torch._foreach_mul(weights, decay))
+    torch._foreach_add_(decayed, gradients)
     if trust == 0:
         return decayed
-    own = torch.linalg.vector_norm(weight)
-    other = torch.linalg.vector_norm(gradient)
+    own = torch.stack(torch._foreach_norm(weights))
+    other = torch.stack(torch._foreach_norm(gradients))
     ratio = trust * own / (other + decay * own + group["eps"])
     if group["clip"]:
         ratio = (ratio / max(group["lr"], group["eps"])).clamp_max(1.0)
-    return torch.where((own > 0) & (other > 0), ratio * decayed, gradient)
+    counts = ((own > 0) & (other > 0)).unbind()
+    torch._foreach_mul_(decayed, ratio.unbind())
+    rows = zip(counts, decayed, gradients, strict=True)
+    return [torch.where(some, scaled, bare) for some, scaled, bare in rows]
+
+
+def _unless(bad: Tensor, moved: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
+    """The first, or the second where ``bad`` (a bool scalar); chosen in one kernel."""
+    whole, before = (torch.cat([t.flatten() for t in ts]) for ts in (moved, kept))
+    chosen = torch.split(torch.where(bad, before, whole), [t.numel() for t in moved])
+    return [part.view_as(t) for part, t in zip(chosen, moved, strict=True)]
 
 
 def _with_gradient(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -97,6 +97,43 @@ class TrainingConfig:
         "bf16 or fp16 autocast, or fp32; auto: the narrowest the device computes in",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
+    tf32: str = option(
+        "auto",
+        "float32 products and convolutions of the network by TF32 on a GPU, of which "
+        "ten bits count; auto: convolutions; geometry and losses never",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        later=True,
+    )
+    cudnn_benchmark: str = option(
+        "auto",
+        "try cuDNN's convolutions for each size and keep the fastest; auto: on a GPU",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        later=True,
+    )
+    channels_last: str = option(
+        "auto",
+        "channels of a voxel lie together; auto: off, until it was measured to pay",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        later=True,
+    )
+    compile: str = option(
+        "auto",
+        "torch.compile of encoder and decoder: minutes at the start, steps may be "
+        "faster; auto: off, until it was measured to pay",
+        choices=("auto", "on", "off"),
+        advanced=True,
+        later=True,
+    )
+    recompute: bool = option(
+        False,
+        "the encoder's blocks are computed again for the gradient: less memory, steps "
+        "take about a third longer",
+        advanced=True,
+        later=True,
+    )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0
     )

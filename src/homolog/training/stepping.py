@@ -23,10 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from homolog.distributed import max_over_ranks, world
 from homolog.errors import JobError
+from homolog.losses.similarity import exact_products
 from homolog.nn.optim import LARC, Pace, parameter_groups
 from homolog.small_maps import guard_small_maps
 from homolog.training.config import BatchSource, TrainingConfig
 from homolog.training.course import Course
+from homolog.training.speed import chosen_kernels, prepare
 from homolog.views.view import Views
 
 _PREFIX = "optimiser/"
@@ -70,6 +72,7 @@ class Stepper:
     ) -> None:
         # Heads and pyramids too: any convolution may meet a map of two slices.
         self.trainable: Any = guard_small_maps(trainable)
+        prepare(trainable, config, device)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
         self.optimiser = build_optimiser(trainable, config, groups)
@@ -127,6 +130,17 @@ class Stepper:
         Dropout and whatever else draws from torch's own generator is seeded by
         (seed, index, rank), so a resumed run repeats it.
         """
+        with chosen_kernels(self.config, self.device):
+            self._step(index, course, feed, batches, accumulate)
+
+    def _step(
+        self,
+        index: int,
+        course: Course,
+        feed: BatchSource,
+        batches: Iterator[Any],
+        accumulate: int,
+    ) -> None:
         torch.manual_seed(step_seed(self.seed, index, world().rank))
         self.learning_rate = set_learning_rate(
             self.optimiser, course.position(index), course.planned, self.config
@@ -137,7 +151,8 @@ class Stepper:
             started = time.perf_counter()
             batch = next(batches)
             self.waited_s += time.perf_counter() - started
-            views = feed.views(batch, self.device)
+            with exact_products(self.device.type):
+                views = feed.views(batch, self.device)
             with self._without_reduction(part < accumulate - 1):
                 self._backward(views, course.progress(index), accumulate)
         if self.precision == "fp16":
@@ -218,27 +233,56 @@ class StateGuard:
     def __init__(self, module: nn.Module) -> None:
         watched = [p.detach() for p in module.parameters() if not p.requires_grad]
         watched += [b.detach() for b in module.buffers()]
-        # of one type each: what a GPU copies by one kernel
-        self._groups: list[tuple[list[Tensor], list[Tensor]]] = []
-        for kind in {tensor.dtype: None for tensor in watched}:
-            live = [tensor for tensor in watched if tensor.dtype == kind]
-            self._groups.append(([torch.empty_like(t) for t in live], live))
+        self._groups = [
+            _Kept([tensor for tensor in watched if tensor.dtype == kind])
+            for kind in {tensor.dtype: None for tensor in watched}
+        ]
 
     def remember(self) -> None:
         """Call before the forward pass."""
-        for kept, now in self._groups:
-            torch._foreach_copy_(kept, now)
+        for group in self._groups:
+            torch._foreach_copy_(group.parts, group.live)
 
     def restore(self) -> None:
         """Put everything back as it was at ``remember``."""
-        for kept, now in self._groups:
-            torch._foreach_copy_(now, kept)
+        for group in self._groups:
+            torch._foreach_copy_(group.live, group.parts)
 
     def restore_where(self, bad: Tensor) -> None:
         """As restore where ``bad`` (a bool scalar on the device) holds; never waits."""
-        for kept, now in self._groups:
-            pairs = zip(kept, now, strict=True)
-            torch._foreach_copy_(now, [torch.where(bad, k, n) for k, n in pairs])
+        for group in self._groups:
+            now = torch.empty_like(group.whole)
+            parts = group.views(now)
+            torch._foreach_copy_(parts, group.live)
+            torch.where(bad, group.whole, now, out=now)
+            torch._foreach_copy_(group.live, parts)
+
+
+class _Kept:
+    """A copy of tensors of one type in one piece: a GPU chooses in one kernel.
+
+    Attributes:
+        live: The tensors.
+        whole: Their copy, one after another.
+        parts: Views of it, each of the sizes and strides of its tensor.
+    """
+
+    def __init__(self, live: list[Tensor]) -> None:
+        self.live = live
+        self._counts = [tensor.numel() for tensor in live]
+        self._strides = [torch.empty_like(tensor).stride() for tensor in live]
+        self.whole = live[0].new_empty(sum(self._counts))
+        self.parts = self.views(self.whole)
+
+    def views(self, whole: Tensor) -> list[Tensor]:
+        """The parts of such a piece."""
+        pieces = torch.split(whole, self._counts)
+        return [
+            piece.as_strided(tensor.shape, strides)
+            for piece, tensor, strides in zip(
+                pieces, self.live, self._strides, strict=True
+            )
+        ]
 
 
 class LossScale:

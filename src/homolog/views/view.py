@@ -233,6 +233,12 @@ class View:
         to_body: (B, 4, 4) float64 or None: world mm -> mm in a frame of the body, as
             matching places of scans tell.
         frame: (B,) int64 or None: number of that frame; places in one compare.
+        origin: (B, V, 17) int64 on the CPU or None: ``case`` and the bits of ``affine``
+            as the feed knew them, so that random keys (homolog.nn.masking) are made
+            without hundreds of small operations on the device. Leave it out of views
+            that are put elsewhere.
+        host_target: ``target`` on the CPU, or None: for what is decided by its values
+            there, so that nothing waits for the device.
     """
 
     image: Tensor
@@ -248,6 +254,8 @@ class View:
     where: Tensor | None = None
     to_body: Tensor | None = None
     frame: Tensor | None = None
+    origin: Tensor | None = None
+    host_target: Tensor | None = None
 
     @property
     def size(self) -> Index:
@@ -258,6 +266,18 @@ class View:
     def flat(self) -> Tensor:
         """(B * V, C, D, H, W): what a backbone eats (the first two axes merged)."""
         return self.image.flatten(0, 1)
+
+
+def origin_of(affine: Tensor, case: Tensor) -> Tensor:
+    """``View.origin`` of views (B, V, 4, 4) float64 of scans (B,), both on the CPU."""
+    bits = affine.contiguous().view(torch.int64).flatten(2)
+    return torch.cat([case[:, None, None].expand(*bits.shape[:2], 1), bits], 2)
+
+
+def affine_of(origin: Tensor) -> Tensor:
+    """The affine (B, V, 4, 4) float64 of ``View.origin``, on the CPU."""
+    bits = origin[..., 1:].contiguous().reshape(*origin.shape[:2], 4, 4)
+    return bits.view(torch.float64)
 
 
 class Views(Mapping[str, View]):

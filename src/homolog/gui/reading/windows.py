@@ -173,7 +173,7 @@ class Windows:
     def _scans(self, kind: str) -> Iterator[Any]:
         for viewer in (self._main, *self._others):
             for layer in viewer.layers:
-                if kind_of(layer) == kind:
+                if kind and kind_of(layer) == kind:
                     yield layer
 
     def _apply(self, layer: Any, window: Window) -> int:

@@ -14,7 +14,7 @@ from homolog.geometry.affine import Index
 from homolog.nn.heads import FeaturePyramid
 from homolog.tasks.base import TaskModule
 from homolog.tasks.detect.targets import Levels, Seen, boxes_in_view
-from homolog.views.view import Views, ViewSpec
+from homolog.views.view import Views, ViewSpec, affine_of
 
 # Boxes that are looked at, the surest: of a level or of key points of a window.
 MOST_FOUND = 300
@@ -239,14 +239,20 @@ class DetectModule(TaskModule):
     def losses(self, views: Views, progress: float) -> dict[str, Tensor]:
         """The detector's terms."""
         crop, network = views["crop"], self.network
-        assert crop.target is not None
+        target, affines = crop.host_target, crop.affine
+        if target is None or crop.origin is None:
+            target = crop.target
+        else:  # what cells learn is decided on the CPU: a GPU would be asked box by box
+            affines = affine_of(crop.origin)
+        assert target is not None
         seen = [
             boxes_in_view(row, affine[0], network.classes)
-            for row, affine in zip(crop.target, crop.affine, strict=True)
+            for row, affine in zip(target, affines, strict=True)
         ]
         return network.losses(crop.flat(), seen, self._usual)
 
     def _usual(self, positives: int) -> Tensor:
         if torch.is_grad_enabled():
-            self.positives.lerp_(self.positives.new_tensor(float(positives)), _MOMENTUM)
+            now = torch.full_like(self.positives, float(positives))
+            self.positives.lerp_(now, _MOMENTUM)
         return self.positives

@@ -128,7 +128,8 @@ class FasterRcnnNetwork(PyramidDetector):
                 "different classes; take detector=one_stage."
             )
         features, images = self._seen(image)
-        wanted = [targets_of(one, tuple(image.shape[3:])) for one in seen]
+        shape = tuple(image.shape[3:])
+        wanted = [targets_of(one.to(image.device), shape) for one in seen]
         with torch.autocast(image.device.type, enabled=False):
             proposals, first = self.rpn(images, features, wanted)
             _, second = self.roi_heads(features, proposals, images.image_sizes, wanted)

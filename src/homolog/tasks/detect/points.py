@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.data.box_utils import box_pair_giou
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,8 +24,14 @@ from homolog.tasks.detect.detector import (
     Usual,
     filled,
 )
-from homolog.tasks.detect.one_stage import conv_layers, decoded, log_sides, middles_of
-from homolog.tasks.detect.targets import Levels, Seen
+from homolog.tasks.detect.one_stage import (
+    conv_layers,
+    decoded,
+    log_sides,
+    middles_of,
+    paired_giou,
+)
+from homolog.tasks.detect.targets import Levels, Seen, sent
 
 MIDDLE, LOW, HIGH = 0, 1, 2
 # A box whose corners lie within the radius of the true ones overlaps the true one by so
@@ -270,9 +275,10 @@ def point_losses(
         axes: That count.
         usual: See ``Detector.losses``.
     """
+    device = heat.points.device
     points = torch.stack([one.points for one in wanted])
     counts = torch.stack([one.counts for one in wanted])
-    focal = heat_focal(heat.points.float(), points) * counts
+    focal = heat_focal(heat.points.float(), sent(points, device)) * sent(counts, device)
     hits = int(((points == 1) & counts).sum())
     weights = torch.stack([one.weights for one in wanted])
     weights = weights * counts[:, :, MIDDLE]
@@ -281,25 +287,30 @@ def point_losses(
     d, h, w = points.shape[3:]
     at = middles_of((d, h, w), heat.stride, points.device)
     at = at.expand(*learns.shape, 3)[learns]
-    told = heat.sides.movedim(2, -1)[learns].float()
-    share, total = weights[learns], weights.sum().clamp(min=1e-3)
+    where = tuple(sent(index, device) for index in learns.nonzero(as_tuple=True))
+    told = heat.sides.movedim(2, -1)[where].float()
+    total = sent(weights.sum().clamp(min=1e-3), device)
     # of crops without boxes: a gradient of 0, but one
     boxes = heat.sides.sum().square() * 0.0
     sides = boxes
-    if len(share):
-        giou = box_pair_giou(decoded(told, at, heat.stride, axes), true[learns])
+    if len(at):
+        logs = sent(log_sides(true[learns], at, heat.stride, axes), device)
+        share = sent(weights[learns], device)
+        found = decoded(told, sent(at, device), heat.stride, axes)
+        giou = paired_giou(found, sent(true[learns], device))
         boxes = (share * (1.0 - giou)).sum()
-        logs = log_sides(true[learns], at, heat.stride, axes)
         smooth = functional.smooth_l1_loss(told, logs, reduction="none", beta=0.2)
         sides = (share * smooth.mean(1)).sum()
     corners = torch.stack([one.offsets for one in wanted])
     known = ~corners.isnan()
-    away = torch.where(known, heat.offsets.float() - corners.nan_to_num(), 0.0)
+    several = max(1, int(known.sum()))
+    known, corners = sent(known, device), sent(corners.nan_to_num(), device)
+    away = torch.where(known, heat.offsets.float() - corners, 0.0)
     return {
         "points": focal.sum() / usual(hits).clamp(min=1.0),
         "boxes": boxes / total,
         "sides": sides / total,
-        "offsets": away.abs().sum() / max(1, int(known.sum())),
+        "offsets": away.abs().sum() / several,
     }
 
 

@@ -390,6 +390,13 @@ def target_rows(
     return [row + [math.nan] * (length - len(row)) for row in rows]
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """On a device, without waiting for it."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """The boxes of one sample in its view.
@@ -405,6 +412,11 @@ class Seen:
     low: Tensor
     high: Tensor
     known: Tensor
+
+    def to(self, device: torch.device) -> Seen:
+        """On a device."""
+        parts = (self.label, self.low, self.high, self.known)
+        return Seen(*(sent(part, device) for part in parts))
 
 
 def boxes_in_view(row: Tensor, affine: Tensor, classes: int) -> Seen:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
 from homolog.errors import UnusableInput
+from homolog.losses.similarity import exact_products
 from homolog.store.card import Card
 from homolog.store.preprocess import ChannelLevels, Intensities
 from homolog.tasks.base import TaskModule
@@ -257,7 +258,8 @@ class TranslateModule(TaskModule):
         told = self.translation
         view = views[TARGET]
         assert view.target is not None
-        seen = views[INPUT].flat()[:, list(told.inputs)]
+        given = views[INPUT].flat()
+        seen = torch.stack([given[:, channel] for channel in told.inputs], 1)
         truth = view.flat()[:, told.target, None]
         own = view.target.repeat_interleave(view.image.shape[1], 0)
         own_centre, own_spread = own.float()[:, :, None, None, None, None].unbind(1)
@@ -289,7 +291,10 @@ def _unlike(made: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         pair = [v.transpose(1, 2).flatten(0, 1) for v in pair]
     sides = pair[0].shape[2:]
     window = [min(_SSIM_WINDOW, n - 1 + n % 2) for n in sides]
-    term: Tensor = SSIMLoss(len(sides), win_size=window)(*pair)
+    # on the device, or the loss would copy its window up in every step; exact, for its
+    # variances are small differences of large means
+    with made.device, exact_products(made.device.type):
+        term: Tensor = SSIMLoss(len(sides), win_size=window)(*pair)
     return term
 
 
