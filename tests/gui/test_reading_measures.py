@@ -193,7 +193,10 @@ def test_surfaces_keep_names_and_colours_and_leave_2d_alone(
     qtbot.waitUntil(lambda: len(hub.viewer.layers) == 4, timeout=20_000)
     liver, other = hub.viewer.layers[2:]
     assert (liver.name, other.name) == ("liver (surface)", "label 2 (surface)")
-    assert np.allclose(liver.vertex_colors[0, :3], labels.get_color(1)[:3])
+    seen, told = liver.vertex_colors[:, :3], np.asarray(labels.get_color(1)[:3])
+    shade = seen.max(axis=1) / told.max()
+    assert np.allclose(seen, shade[:, None] * told, atol=1e-3)
+    assert 0.3 < shade.min() < shade.max() <= 1.01
     assert hub.viewer.dims.ndisplay == 3
     assert liver.visible
     assert not labels.visible

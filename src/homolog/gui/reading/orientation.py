@@ -2,9 +2,8 @@
 
 Free of Qt. The world that scans are shown in is LPS mm (z, y, x). napari draws rows
 downwards, so that its coronal slices show the head below, and its 3D view, whose depth
-runs towards the viewer, a mirrored body (an appendix on the left). The first is set
-right by its camera, the second by the order of its axes: napari's light shines from
-behind where the camera of a 3D view is flipped. Data and coordinates stay as they are.
+runs towards the viewer, a mirrored body (an appendix on the left). Both are settings
+of its camera; data and coordinates stay as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ _POSITIONS = {
     "left": "middle_left", "right": "middle_right",
     "top": "top_center", "bottom": "bottom_center",
 }  # fmt: skip
-_NAPARIS = ("towards", "down", "right")
 # A second letter where a direction leaves its axis by more than 20 degrees.
 _SECOND = 0.342
 
@@ -51,15 +49,12 @@ def letters(direction: Sequence[float] | Vector) -> str:
     return "".join(_ENDS[a][0 if share[a] > 0 else 1] for a in kept)
 
 
-def orientation_of(order: Order, in_space: bool = False) -> tuple[str, str, str]:
+def orientation_of(order: Order) -> tuple[str, str, str]:
     """Camera orientation (depth, vertical, horizontal) that shows no body mirrored.
 
     Args:
         order: Depth, rows and columns: which of z, y, x they run along.
-        in_space: For a 3D view: napari's own where that shows no body mirrored.
     """
-    if in_space and not is_mirrored(order, _NAPARIS):
-        return _NAPARIS
     vertical = "up" if order[1] == 0 else "down"
     towards = _parity(order) * (1 if vertical == "up" else -1) > 0
     return ("towards" if towards else "away", vertical, "right")
@@ -141,7 +136,6 @@ class Orientation:
         self._turned = False
         self._was: Any = None
         self._order: Order | None = None
-        self._flat: Order | None = None
         self._letters: dict[str, Any] = {}
         self.shown = True
 
@@ -238,19 +232,11 @@ class Orientation:
         self.refresh()
 
     def _displayed(self, event: Any = None) -> None:
-        """In 3D the axes are those of coronal slices: no body is mirrored by them."""
-        order, flat = self._axes(), self._flat
-        if self._viewer.dims.ndisplay == 2:
-            self._flat = None
-            if flat is not None and order == ORDERS[CORONAL]:
-                self._arrange(flat)
-        elif order is not None and self.scan() is not None:
-            if is_mirrored(order, _NAPARIS):
-                self._flat = order
-                self._arrange(ORDERS[CORONAL])
-                order = ORDERS[CORONAL]
-            self._turn(order)
+        order = self._axes()
+        in_space = self._viewer.dims.ndisplay == 3
+        if in_space and order is not None and self.scan() is not None:
             camera = self._viewer.scene.camera
+            self._turn(order)
             if np.allclose(camera.angles, 0.0):  # nobody has turned it: from the front
                 view, up = _seen(order, (0.0, 1.0, 0.0)), _seen(order, (1.0, 0.0, 0.0))
                 camera.set_view_direction(view, up)
@@ -296,7 +282,7 @@ class Orientation:
         camera = self._viewer.scene.camera
         if not self._turned:
             self._was, self._turned = camera.orientation, True
-        wanted = orientation_of(order, self._viewer.dims.ndisplay == 3)
+        wanted = orientation_of(order)
         if tuple(str(part) for part in camera.orientation) != wanted:
             camera.orientation = wanted
 

@@ -21,6 +21,7 @@ _MANY_VOXELS = 20_000_000
 # smooth and swell in turn, so that a surface does not shrink.
 _STEPS, _SHRINK, _SWELL = 10, 0.5, -0.53
 _MOST = 60
+_LIGHT = np.array([0.5, -0.75, 0.43])  # z, y, x of LPS
 # Slices so much thicker than voxels are wide are interpolated, so many times at most.
 _THICK, _FINEST = 1.8, 8
 
@@ -33,11 +34,13 @@ class Surface:
         value: Of the label.
         vertices: (N, 3) voxels of the layer.
         faces: (M, 3) rows of ``vertices``.
+        shade: (N,) how bright each vertex is, 0 to 1.
     """
 
     value: int
     vertices: NDArray[np.float32]
     faces: NDArray[np.int32]
+    shade: NDArray[np.float32]
 
 
 def surfaces_of(
@@ -82,9 +85,31 @@ def _surface(
         field, level, step_size=step
     )
     vertices = vertices / fine
-    vertices = _faired(vertices * scale, faces) / scale
+    mm = _faired(vertices * scale, faces)
     start = np.array([part.start for part in place]) - 2 * step
-    return Surface(value, (vertices + start).astype(np.float32), faces.astype(np.int32))
+    return Surface(
+        value, (mm / scale + start).astype(np.float32), faces.astype(np.int32),
+        _shade(mm, faces),
+    )  # fmt: skip
+
+
+def _shade(mm: NDArray[np.float64], faces: NDArray[Any]) -> NDArray[np.float32]:
+    """Light from the front, above and the left, and a weaker one from the other side.
+
+    napari's own light shines from behind where its camera is flipped, as it must be to
+    show no body mirrored.
+    """
+    corners = mm[faces]
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.zeros_like(mm)
+    for place in range(3):
+        np.add.at(normals, faces[:, place], across)
+    if (normals * (mm - mm.mean(axis=0))).sum() < 0:
+        normals = -normals
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    light = normals @ _LIGHT
+    shade = 0.35 + 0.65 * np.maximum(light, 0.0) + 0.3 * np.maximum(-light, 0.0)
+    return np.asarray(shade, np.float32)
 
 
 def _field(
@@ -156,6 +181,7 @@ class Surfaces(QObject):
         self._hub = hub
         self._made: dict[Any, list[Any]] = {}
         self._hidden: list[Any] = []
+        self._before: tuple[Any, float, Any] | None = None
         self.busy = False
         if hub.viewer is not None:
             hub.viewer.dims.events.ndisplay.connect(self._turned, position="last")
@@ -218,15 +244,17 @@ class Surfaces(QObject):
                 colour = np.asarray(labels.get_color(surface.value), np.float64)[:3]
                 layer = viewer.add_surface(
                     (surface.vertices, surface.faces),
-                    vertex_colors=np.tile(
-                        np.append(colour, 1.0), (len(surface.vertices), 1)
+                    vertex_colors=np.column_stack(
+                        [surface.shade[:, None] * colour, np.ones(len(surface.shade))]
                     ),
-                    shading="smooth",
+                    shading="none",
                     visible=False,
                     **attributes,
                 )
                 made.append(itself(layer))
         if viewer.dims.ndisplay != 3:
+            camera = viewer.scene.camera
+            self._before = (camera.center, camera.zoom, viewer.dims.point)
             viewer.dims.ndisplay = 3
         else:
             self._turned()
@@ -255,6 +283,10 @@ class Surfaces(QObject):
         for layer in hidden:
             if layer in viewer.layers:
                 layer.visible = True
+        before, self._before = self._before, None
+        if before is not None:  # where the slices were left
+            viewer.dims.set_point(range(viewer.dims.ndim), before[2])
+            viewer.scene.camera.center, viewer.scene.camera.zoom = before[:2]
 
 
 def _is_volume(layer: Any) -> bool:
