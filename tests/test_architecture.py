@@ -38,7 +38,7 @@ FLOORS = (
     "gui.landmarks gui.models gui.segment",
     "gui.autosave",
     "gui.data",
-    "gui.label",
+    "gui.label gui.start",
     "gui",
 )
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -89,6 +89,7 @@ def window(make_napari_viewer_proxy, home: Path, monkeypatch):
         panel.said = []
         panel.hub.say = lambda text, level="info": panel.said.append(text)
         panel.show_tab("Data")
+        panel.show_tab("Start")
         return viewer, panel
 
     yield make
@@ -214,17 +215,17 @@ def test_killed_offered_and_restored(window, home: Path, tmp_path: Path) -> None
     assert run.returncode == 9, run.stderr[-3000:]
     (old,) = (home / "sessions").iterdir()
     viewer, panel = window()
-    bar = panel.panels["Data"].restore
-    until(lambda: bar.isVisibleTo(panel.panels["Data"]))
+    bar = panel.panels["Start"].restore
+    until(lambda: bar.isVisibleTo(panel.panels["Start"]))
     assert bar.words.text().startswith("Labels and pins of ")
     assert nameless(bar) == []
     bar.not_now.click()
-    assert not bar.isVisibleTo(panel.panels["Data"])
+    assert not bar.isVisibleTo(panel.panels["Start"])
     until(lambda: json.loads((old / "session.json").read_text()).get("put_off"))
     # The next start.
     viewer, panel = window()
-    bar = panel.panels["Data"].restore
-    until(lambda: bar.isVisibleTo(panel.panels["Data"]))
+    bar = panel.panels["Start"].restore
+    until(lambda: bar.isVisibleTo(panel.panels["Start"]))
     bar.ask = lambda *_: Answer("cancel")
     bar.delete.click()
     assert old.is_dir()

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from learn_fakes import until
 from toy_runs import is_gone, slow_run, wait_for, wait_for_step
 
 pytest.importorskip("napari")
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QDialog, QDockWidget, QMainWindow, QWidget
 
 from homolog.gui import dock
 from homolog.gui.dock import CloseGuard
@@ -169,3 +171,46 @@ def test_helpers_end_with_the_window(
         assert window.close()
     wait_for(lambda: not run.is_alive(), "the helper's end")
     assert window.asked == []
+
+
+def test_one_question_and_not_naparis_as_well(
+    home: Path, make_napari_viewer_proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+Q asks napari's question first: ours stands for both."""
+    from napari.settings import get_settings
+
+    from homolog.gui.window import dock_panel
+
+    viewer = make_napari_viewer_proxy(show=True)
+    panel = dock_panel(viewer)
+    viewer.add_image(np.zeros((4, 4)))
+    until(panel.isVisible)
+    get_settings().application.confirm_close_window = True
+    window, asked = panel.window(), []
+    panel.guard.ask = lambda *_: asked.append("ours") or Answer("cancel")
+    seen: list[QDialog] = []
+    watch = QTimer()
+    watch.timeout.connect(lambda: seen.extend(_dialogs(window)))
+    watch.timeout.connect(lambda: [d.reject() for d in _dialogs(window)])
+    watch.start(300)
+    run = slow_run(home / "runs" / "r", steps=10_000)
+    launch.start(run)
+    wait_for_step(run, 1)
+    assert panel.guard._window is window
+    assert panel.guard._would_ask()
+    window.close(confirm_need=True)
+    assert asked == ["ours"]
+    assert seen == []
+    assert window.isVisible()
+    launch.stop(run, 10.0)
+    window.close(confirm_need=True)  # nothing runs: napari's own question stands
+    assert asked == ["ours"]
+    assert seen
+    watch.stop()
+    get_settings().application.confirm_close_window = False
+
+
+def _dialogs(window: QWidget) -> list[QDialog]:
+    shown = [d for d in window.findChildren(QDialog) if d.isVisible()]
+    off = Qt.WidgetAttribute.WA_DontShowOnScreen
+    return [d for d in shown if not d.testAttribute(off)]

@@ -28,7 +28,7 @@ from homolog.gui.data.build_box import (
 from homolog.gui.data.control import (
     BAD,
     DOUBT,
-    GOOD,
+    UNREAD,
     file_row,
     gather,
     labels_on,
@@ -80,8 +80,8 @@ def test_a_row_tells_size_spacing_orientation_modality_and_memory(
     write_volume(scan((3, 1, 1)), tmp_path / "t1.nii")
     row = file_row(tmp_path / "t1.nii")
     assert row.facts == "10 x 9 x 8, 1 x 1 x 3 mm, LPS, MR, 1.4 kB"
-    assert row.badge.level == GOOD
-    assert "not read yet" in row.badge.reason
+    assert row.badge.level == UNREAD
+    assert row.badge.text == "○ not yet read: its header is in order."
     deep = file_row(tmp_path / "t1.nii", deep=True)
     assert deep.badge.text == "✔ sound: all values read."
     assert deep.text.startswith("t1.nii\n10 x 9 x 8")
@@ -97,7 +97,7 @@ def test_badges_say_why(tmp_path: Path) -> None:
     torn = file_row(tmp_path / "torn.nii").badge
     assert torn.level == BAD
     assert "348 bytes" in torn.reason
-    assert file_row(tmp_path / "nan.nii").badge.level == GOOD  # headers tell nothing
+    assert file_row(tmp_path / "nan.nii").badge.level == UNREAD  # headers tell nothing
     assert file_row(tmp_path / "nan.nii", deep=True).badge.level == BAD
 
 

@@ -20,12 +20,13 @@ from homolog.gui.data.panel import DataPanel
 from homolog.gui.files import choosing, reader
 from homolog.gui.files.choosing import HIDDEN, SeriesChooser
 from homolog.gui.files.sources import Source
-from homolog.gui.shared import notices, preferences
+from homolog.gui.shared import models, notices, preferences
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.preferences import PLUGIN
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.shared.widgets import Answer
 from homolog.index.tree import SeriesInfo
+from homolog.runs.run import Run
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.store.store import Store
@@ -70,7 +71,7 @@ def drop(panel: Any, *paths: Path) -> None:
     panel.dropEvent(event)
 
 
-def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
+def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path, monkeypatch) -> None:
     assert panel.empty.isVisibleTo(panel)
     assert not panel.build.build.isEnabled()
     a = write_scan(tmp_path / "t1_a.nii.gz")
@@ -100,6 +101,7 @@ def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
     assert said[:2] == ["✔ sound: all values read."] * 2
     assert "1 of 2 left out" in said[2]
     # A scan of another place is brought into view, the others are hidden.
+    choosing.NewScans(hub, panel)  # as the dock has one
     hub.viewer.open(str(write_scan(tmp_path / "far.nii", 4, 900.0)), plugin=PLUGIN)
     qtbot.waitUntil(lambda: not hub.viewer.layers[0].visible, timeout=10_000)
     assert hub.viewer.layers[2].visible
@@ -118,7 +120,9 @@ def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
         assert not panel.build.build.isEnabled()
     store = Store.open(built.args[0])
     assert (store.path.name, len(store)) == ("mine", 3)
-    assert "3 scans prepared, 0 with labels, 1 left out" in panel.build.summary.text()
+    assert (
+        "3 scans prepared, none with labels, 1 left out" in panel.build.summary.text()
+    )
     assert "3 patients (2 by 'Patients by name'; 1" in panel.build.summary.text()
     assert "broken.nii" in panel.build.rejected.toPlainText()
     panel.build.show_rejected.click()
@@ -134,9 +138,20 @@ def test_drop_build_and_use(panel, hub, qtbot, tmp_path: Path) -> None:
     assert stores.list.item(0).text().startswith("▣ mine: 3 scans, 0 labelled")
     asked: list[Any] = []
     stores.ask = lambda _, question: asked.append(question) or Answer("cancel")
+    home = tmp_path / "home"
+    Run.create(home / "runs" / "learner", "slow", {"stores": [str(store.path)]})
     stores.delete.click()
-    assert len(asked) == 1
+    qtbot.waitUntil(lambda: len(asked) == 1, timeout=10_000)
+    assert "Used by learner: these cannot be resumed" in asked[0].more
     assert store.path.is_dir()
+    # No trash on this disk: it goes to ours, and says where.
+    stores.ask = lambda *_: Answer("delete")
+    monkeypatch.setattr(models.QFile, "moveToTrash", lambda *_: False, raising=False)
+    stores.delete.click()
+    binned = home / "trash" / store.path.name
+    qtbot.waitUntil(binned.is_dir, timeout=10_000)
+    assert not store.path.exists()
+    qtbot.waitUntil(lambda: stores.list.count() == 0, timeout=10_000)
 
 
 def test_cancel_and_problems_are_said(panel, hub, qtbot, tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from toy_runs import make_model, slow_run, wait_for_step
 pytest.importorskip("napari")
 
 from napari.utils.key_bindings import coerce_keybinding
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.gui import dock as module
 from homolog.gui.dock import PANELS, MainPanel
 from homolog.gui.shared import engine, keys
 from homolog.gui.shared.widgets import Answer
+from homolog.gui.start.help_page import KEYS, key_lines
 from homolog.gui.window import dock_panel, open_path
 from homolog.runs import launch
 
@@ -50,7 +52,8 @@ class Plain(QWidget):
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Panels of nobody else: Plain ones, and one that cannot be imported."""
     panels = [(title, "test_dock:Plain") for title in TITLES]
-    panels[2] = ("Explore", "homolog.gui.no_such_panel:ExplorePanel")
+    place = TITLES.index("Explore")
+    panels[place] = ("Explore", "homolog.gui.no_such_panel:ExplorePanel")
     monkeypatch.setattr(module, "PANELS", panels)
 
 
@@ -62,7 +65,7 @@ def test_tabs_are_made_lazily_and_a_broken_one_breaks_nothing(
     assert panel.panels == {}
     panel.resize(320, 700)
     panel.show()
-    assert set(panel.panels) == {"Data"}
+    assert set(panel.panels) == {"Start"}
     panel.tabs.buttons["Explore"].click()
     label = panel._areas["Explore"].widget()
     assert "no_such_panel" in label.text()
@@ -73,7 +76,7 @@ def test_tabs_are_made_lazily_and_a_broken_one_breaks_nothing(
     panel.hub.go.emit("No such tab", {})
     assert panel.current() == "Runs"
     assert nameless(panel) == []
-    assert panel.sizeHint().width() == 320
+    assert panel.minimumWidth() == 320
     for title in TITLES:
         assert panel.tabs.buttons[title].isVisible()
 
@@ -95,22 +98,54 @@ def test_a_visit_that_fails_is_a_message(
     assert said == ["The tab Data could not open that: no such store"]
 
 
-def test_a_larger_font_moves_tabs_into_more_rows(
+def names_shown(panel: MainPanel) -> bool:
+    style = Qt.ToolButtonStyle.ToolButtonTextUnderIcon
+    return all(b.toolButtonStyle() == style for b in panel.tabs.buttons.values())
+
+
+def test_names_of_tabs_go_where_there_is_no_room(
     qtbot, home: Path, plain: None
 ) -> None:
     panel = MainPanel(None)  # type: ignore[arg-type]
     qtbot.addWidget(panel)
-    panel.resize(320, 700)
+    panel.resize(*module.SIZE_PX)
     panel.show()
-    assert panel.minimumSizeHint().width() <= 320
+    assert names_shown(panel)
     font = panel.font()
     font.setPointSizeF(font.pointSizeF() * 1.5)
-    panel.setFont(font)
-    panel.resize(320, 700)
+    for size in (module.SIZE_PX, (320, 700), (400, 420), (320, 300)):
+        panel.resize(*size)
+        panel.setFont(font)
+        qtbot.wait(30)
+        assert panel.minimumSizeHint().width() <= 320
+        foot = 0
+        for button in panel.tabs.buttons.values():
+            place = button.geometry()
+            assert place.top() >= foot, "two tabs overlap"
+            foot = place.bottom()
+            assert button.sizeHint().height() <= button.height()
+        assert foot <= max(panel.height(), 310)
+    assert not names_shown(panel)
+    panel.resize(600, 900)
     QApplication.processEvents()
-    assert panel.minimumSizeHint().width() <= 320
-    right = max(b.geometry().right() for b in panel.tabs.buttons.values())
-    assert right <= 320
+    assert names_shown(panel)
+
+
+def test_the_bar_of_tabs_is_walked_by_key(qtbot, home: Path, plain: None) -> None:
+    panel = MainPanel(None)  # type: ignore[arg-type]
+    qtbot.addWidget(panel)
+    panel.show()
+    panel.activateWindow()
+    start, data = (panel.tabs.buttons[title] for title in ("Start", "Data"))
+    start.setFocus()
+    qtbot.keyClick(start, Qt.Key.Key_Down)
+    qtbot.keyClick(data, Qt.Key.Key_Space)
+    assert panel.current() == "Data"
+    reached, at = set(), panel.nextInFocusChain()
+    while at is not panel:
+        reached.add(at)
+        at = at.nextInFocusChain()
+    assert set(panel.tabs.buttons.values()) <= reached
 
 
 def test_without_the_engine_a_banner_says_what_to_type(
@@ -169,8 +204,8 @@ def test_a_real_window_with_all_panels(
     assert key in viewer.keymap
     viewer.keymap[key](viewer)
     assert pressed == ["F"]
-    panel.help.click()
-    assert "Shift+F: test" in panel._keys.text.text()
+    panel.tabs.buttons["Help"].click()
+    assert ("Shift+F", "test") in panel.panels["Help"].keys
 
     for title, target in PANELS:
         if importlib.util.find_spec(target.partition(":")[0]) is not None:
@@ -220,6 +255,15 @@ def test_our_keys_collide_with_none_of_naparis(
         if key != "Escape":
             assert coerce_keybinding(key.replace("+", "-")) not in taken, key
         assert "not active" not in words
+    told = [line for _, lines in KEYS for line in lines]
+    bound = keys.keys_of(panel.hub).lines()
+    for key, words in told:
+        if key.startswith(("Shift+", "Esc")) and key[-1:].isupper():
+            assert (key, words) in bound, "the help tells of no such key"
+    listed = key_lines(bound)
+    assert all(
+        line in listed or line[1].startswith("paint with class ") for line in bound
+    )
     panel.tear_down()
     assert keys.keys_of(panel.hub).lines() == []
 

@@ -82,7 +82,7 @@ def test_names_small_screens_and_large_letters(window) -> None:
         assert nameless(panel.panels[title]) == [], title
     _, _, width, height = viewer.window.geometry()
     assert (width, height) <= (1280, 720)
-    assert panel.width() <= 360
+    assert panel.width() <= 410  # with the bar of tabs
     font = panel.font()
     font.setPointSizeF(1.5 * font.pointSizeF())
     panel.setFont(font)
@@ -104,7 +104,7 @@ def test_tab_goes_downwards(window) -> None:
         settle(0.2)
         tab = panel.panels[title]
         places = [w.mapTo(tab, w.rect().topLeft()).y() for w in _by_tab(tab)]
-        assert places, title
+        assert places or title == "Help", title  # which is only read
         assert all(b >= a - 40 for a, b in itertools.pairwise(places)), [
             title,
             *zip((w.accessibleName() for w in _by_tab(tab)), places, strict=True),

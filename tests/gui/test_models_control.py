@@ -146,6 +146,15 @@ def test_a_classifiers_card_tells_its_classes(tmp_path: Path) -> None:
     assert told["Classes"] == "effusion, nodule (any or none of a scan)"
     assert told["Thresholds"] == "effusion 0.40, nodule 0.61"
     assert told["Validation"] == "AUC 0.875 on held-out scans"
+    for held, few in ((6, ": few, and a new scan may differ"), (20, "")):
+        ids = [f"c{i}" for i in range(held)]
+        more = {
+            "cases": {"train": ["a"], "val": ids},
+            "validation": {"dice": 0.8, "worst": 0.41},
+        }
+        told = dict(facts_of({**card, **more}, 1000, tmp_path / "films"))
+        text = f"Dice 0.800 on the {held} scans that chose the weights, worst 0.41{few}"
+        assert told["Validation"] == text
     assert (told["Types"], "Slices" in told) == ("left", True)
 
 

@@ -196,7 +196,7 @@ def test_deleting_a_model_asks_first(
 ) -> None:
     filled(qtbot, panel, home)
     binned: list[Path] = []
-    monkeypatch.setattr(module, "to_trash", binned.append)
+    monkeypatch.setattr(module, "to_trash", lambda x: binned.append(x) or "away")
     asked: list[str] = []
 
     def ask(parent: object, question: object) -> Answer:

@@ -25,7 +25,8 @@ from homolog.gui.reading.orientation import (
     letters,
     orientation_of,
 )
-from homolog.gui.shared.layers import volume_layer
+from homolog.gui.reading.status import StatusLine, rewritten
+from homolog.gui.shared.layers import shown_to_true, volume_layer
 from homolog.scans.volume import Volume
 
 PLANES = {
@@ -71,6 +72,7 @@ def test_letters_name_where_a_direction_leads() -> None:
 def test_no_plane_shows_a_body_mirrored_in_3d() -> None:
     for order in itertools.permutations(range(3)):
         assert not is_mirrored(order, orientation_of(order))
+        assert not is_mirrored(order, orientation_of(order, in_space=True))
     # napari's own default does
     assert is_mirrored((0, 1, 2), ("towards", "down", "right"))
 
@@ -145,11 +147,18 @@ def test_in_3d_it_begins_from_the_front_and_letters_turn_along(viewer: Any) -> N
     scan(model)
     model.dims.ndisplay = 3
     assert around(model) == ("R", "L", "S", "I")
-    model.scene.camera.set_view_direction((0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
+    # napari's own orientation, else its light shines from behind
+    own = [str(part) for part in model.scene.camera.orientation]
+    assert own == ["towards", "down", "right"]
+    assert tuple(model.dims.order) == (1, 0, 2)  # directions below are y, z, x
+    model.scene.camera.set_view_direction((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
     assert around(model) == ("L", "R", "S", "I")
-    model.scene.camera.set_view_direction((1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
+    model.scene.camera.set_view_direction((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
     assert around(model)[2:] == ("A", "P")  # from the feet, as axial slices
     assert around(model)[:2] == ("R", "L")
+    model.dims.ndisplay = 2
+    assert tuple(model.dims.order) == (0, 1, 2)
+    assert around(model) == PLANES[AXIAL]
 
 
 def test_what_lies_nobody_knows_how_has_no_letters(viewer: Any) -> None:
@@ -187,3 +196,33 @@ def test_a_click_means_the_same_place_in_every_plane(viewer: Any) -> None:
         orientation.look(plane)
         assert np.allclose(np.asarray(model.dims.point), middle)
         assert np.allclose(layer.world_to_data(model.dims.point), (1, 2, 3))
+
+
+def test_the_status_line_names_places_of_the_patient(viewer: Any) -> None:
+    model, orientation = viewer
+    layer = scan(model)
+    line = StatusLine(model, orientation.scan)
+    line.begin()
+    model.status = {"layer_base": "scan", "coordinates": "[-5.00, 20.25, 30.50]: 7"}
+    assert model.status["coordinates"] == "x 30.5, y 20.2, z -5.0 mm (LPS): 7"
+    model.status = "scan [1.00 2.00 3.00]: 9  |  similarity 0.8"
+    assert model.status == "scan x 3.0, y 2.0, z 1.0 mm (LPS): 9  |  similarity 0.8"
+    model.layers.remove(layer)
+    model.status = "[1.00, 2.00, 3.00]"
+    assert model.status == "[1.00, 2.00, 3.00]"
+    line.end()
+    scan(model)
+    model.status = "[4.00, 2.00, 3.00]"
+    assert model.status == "[4.00, 2.00, 3.00]"
+
+
+def test_a_place_of_a_tilted_scan_is_told_as_it_truly_lies() -> None:
+    model = ViewerModel()
+    angle = np.radians(25.0)
+    turn = np.eye(4)
+    turn[0, 0] = turn[1, 1] = np.cos(angle)
+    turn[0, 1], turn[1, 0] = -np.sin(angle), np.sin(angle)
+    layer = scan(model, Affine(turn))
+    true = shown_to_true(layer).apply(np.array([1.0, 2.0, 3.0]))
+    wanted = f"x {true[2]:.1f}, y {true[1]:.1f}, z {true[0]:.1f} mm (LPS)"
+    assert rewritten("[1.00, 2.00, 3.00]", layer) == wanted

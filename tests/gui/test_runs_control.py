@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from homolog.gui.dock import question_about
 from homolog.gui.runs import control as runs_control
 from homolog.gui.runs.control import RunList
 from homolog.gui.runs.training_screen import (
+    FEWEST_STEPS,
     bar_of,
     health_of,
     is_settled,
@@ -23,7 +25,7 @@ from homolog.gui.runs.training_screen import (
     shown_state,
     title_of,
 )
-from homolog.gui.shared.runs import RunStory, earlier_curve
+from homolog.gui.shared.runs import Rounds, RunStory, cases_words, earlier_curve
 from homolog.runs import launch
 from homolog.runs.run import Run
 from homolog.writing import folder_bytes
@@ -116,17 +118,18 @@ def test_the_best_score_and_the_picture_are_found(home: Path) -> None:
     run.journal.append(Step(2, 10, {"a": 1.0, "b": 0.5}))
     run.journal.append(Validated(2, {"dice": 0.5, "dice liver": 0.4}, is_best=True))
     run.journal.append(Preview(str(run.folder / "previews" / "x.png"), "features"))
-    assert listed.read()[0].best == "Dice 0.500 at step 2"
+    assert listed.read()[0].best == "Dice 0.500 at step 2, of 1 round so far"
     run.journal.append(Validated(4, {"dice": 0.4}, is_best=False))
     run.journal.append(Validated(6, {"dice": 0.8}, is_best=True))
-    assert listed.read()[0].best == "Dice 0.800 at step 6"
-    assert "Dice 0.800" in listed.read()[0].cells[2]
+    smoothed = "Dice 0.567 around step 4, mean of 3 rounds"
+    assert listed.read()[0].best == smoothed
+    assert listed.read()[0].cells[2].endswith("\nDice 0.567")
     view = story.read_on()
     assert view.preview == (run.folder / "previews" / "x.png", "features", 2)
     assert [c.name for c in view.losses] == ["loss", "a", "b"]
     assert [c.name for c in view.validation] == ["dice"]
     assert list(view.validation[0].y) == [0.5, 0.4, 0.8]
-    assert view.best == "Dice 0.800 at step 6"
+    assert view.best == smoothed
     assert earlier_curve(run.folder).role == "earlier"  # type: ignore[union-attr]
 
 
@@ -176,7 +179,14 @@ def test_words_change_before_the_run_does(home: Path) -> None:
     done, total, words = bar_of(view, "running")
     assert 0 < done < total == 30
     assert words.startswith("▶ running")
-    assert health_of(view)[0] == "good"
+    # Thirty steps tell nothing, and nothing good is said of one that failed.
+    assert health_of(view) == ("none", f"Too early to judge: {view.step} steps so far.")
+    long = replace(view, step=FEWEST_STEPS)
+    assert health_of(long)[0] == "good"
+    for state in ("failed", "crashed"):
+        light, told = health_of(replace(long, state=state))
+        assert light == "none"
+        assert "healthy" not in told
     assert "On CPU, batch 4" in view.device or view.device.startswith("CPU")
     assert is_settled("stop", "stopped")
     assert not is_settled("resume", "stopped")
@@ -239,3 +249,30 @@ def test_finished_and_failed_rows_are_remembered(home: Path) -> None:
     assert listed.read()[0] is first
     run.journal.append(Finished({}))
     assert listed.read()[0].state == "finished"
+
+
+def test_the_best_of_a_smoothed_curve_is_told_with_its_spread() -> None:
+    rounds = Rounds()
+    assert rounds.words() == ""
+    for number, dice in enumerate((0.2, 0.9, 0.1, 0.6, 0.7, 0.65, 0.5)):
+        metrics = {"dice": dice, "worst": dice / 2, "dice liver": 0.99}
+        rounds.add(Validated(10 * number, metrics, is_best=dice in (0.2, 0.9)))
+    words = rounds.words()
+    assert words.startswith("Dice 0.650 around step 40, mean of 3 rounds, ±")
+    assert words.endswith("between rounds, worst case 0.35")
+    # resumed from step 20: those rounds are done again
+    rounds.add(Validated(20, {"dice": 0.1}, is_best=False))
+    assert "around step 10" in rounds.words()
+    lower = Rounds()
+    for step, error in ((1, 5.0), (2, 4.0), (3, 6.0), (4, 9.0)):
+        lower.add(Validated(step, {"mae": error}, is_best=step <= 2))
+    assert "around step 2" in lower.words()
+    watched = Rounds()
+    watched.add(Validated(1, {"dice": 0.5}, is_best=False))
+    assert watched.words() == "", "no round decides what is kept"
+
+
+def test_few_validation_cases_are_said_to_be_few() -> None:
+    assert cases_words(0) == ""
+    assert "6 cases: too few" in cases_words(6)
+    assert cases_words(40) == "Validated on 40 cases."

@@ -97,7 +97,7 @@ def test_deleting_asks_and_goes_to_the_trash(
 ) -> None:
     run = slow_run(home / "runs" / "r")
     binned: list[Path] = []
-    monkeypatch.setattr(module, "to_trash", binned.append)
+    monkeypatch.setattr(module, "to_trash", lambda x: binned.append(x) or "away")
     asked: list[str] = []
     panel.ask = lambda parent, question: asked.append(question.text) or Answer("keep")  # type: ignore[assignment, func-returns-value]
     panel.show()
@@ -110,16 +110,18 @@ def test_deleting_asks_and_goes_to_the_trash(
     qtbot.waitUntil(lambda: binned == [run.folder], timeout=10_000)
 
 
-def test_no_trash_is_told_and_nothing_is_lost(
-    qtbot, panel: RunsPanel, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_trash_it_goes_to_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from homolog.gui.shared import models
 
-    run = slow_run(home / "runs" / "r")
     monkeypatch.setattr(models.QFile, "moveToTrash", lambda *_: False, raising=False)
-    with pytest.raises(OSError, match="nothing was deleted"):
-        models.to_trash(run.folder)
-    assert run.folder.is_dir()
+    for name in ("r", "r_v2"):
+        run = slow_run(home / "runs" / "r")
+        told = models.to_trash(run.folder)
+        assert not run.folder.exists()
+        assert (home / "trash" / name / "run.json").is_file()
+        assert str(home / "trash" / name) in told
 
 
 def test_a_model_of_a_run_can_be_used(

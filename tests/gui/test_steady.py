@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from learn_fakes import FakeHelper, fake_engine, until
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from steady import moved, places, replaced
+from test_compare_page import SUMMARY, compare_run, summary
 from test_label_panel import (
     BACKGROUND,
     LEFT,
@@ -36,6 +38,7 @@ from homolog.geometry.affine import Affine
 from homolog.gui.files import reader
 from homolog.gui.files.reader import read_layers
 from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
+from homolog.gui.models import probing
 from homolog.gui.models.panel import ModelsPanel
 from homolog.gui.runs.panel import RunsPanel
 from homolog.gui.segment import batch_box
@@ -478,6 +481,97 @@ def test_runs_keep_their_buttons_in_place(in_area, home: Path) -> None:
     screen.trouble.tell(Trouble("other", LONG, LONG, LONG))
     stands("it failed")
     panel.show_list()
+
+
+def test_the_first_screen_stays_while_scans_and_models_come(
+    docked, home: Path, tmp_path: Path
+) -> None:
+    viewer, tab, stands = docked("Start")
+    settle(0.3)
+    stands("the disk was looked at")
+    path = write_scan(
+        tmp_path, "CT_" + "of_the_archive_" * 9, AFFINES[0], SHAPE, seed=0
+    )
+    tab.take([path])
+    stands("a scan is being read")
+    until(lambda: tab.alike.isEnabled())
+    stands("the doors are open")
+    write_model(home / "runs" / "seg")
+    write_encoder(home / "runs" / "run")
+    tab.hub.changed.emit("models")
+    until(lambda: tab.known.models)
+    stands("there are models")
+    viewer.add_labels(np.zeros(SHAPE, np.uint8))
+    tab.take([tmp_path / "none.nii"])
+    until(lambda: tab.trouble.text())
+    stands("a file could not be opened")
+    for text in (LONG, ""):
+        for label in (tab.status, tab.trouble):
+            widgets.tell(label, text)
+        stands(f"sentences say {text[:9]!r}")
+    viewer.layers.clear()
+    until(lambda: not tab.alike.isEnabled())
+    stands("the scan was closed")
+
+
+def test_models_stay_while_they_are_probed(in_area, home: Path, monkeypatch) -> None:
+    monkeypatch.setattr(widgets, "Helper", FakeHelper)
+    make_model(home / "models" / "given")
+    make_model(home / "models" / ("of_another_hospital_" * 4))
+    panel, _ = in_area(ModelsPanel, ready=lambda panel: panel.models)
+    panel.probe_fold.expand(animate=False)
+    settle(0.1)
+    box, stands = panel.probe, Steady(panel)
+    panel.tick_all()
+    stands("all models are asked about")
+    box.launch("probe", {}, lambda result: None)
+    stands("they are probed")
+    FakeHelper.made[-1].news.emit(Progress("features", 1, 9, LONG))
+    stands("progress was told")
+    FakeHelper.made[-1].failed.emit(LONG)
+    stands("it failed")
+    answer = probing.Answer(
+        ("Model", "All labels"), (("given", "0.60"), ("grey values", "0.40")), 1,
+        LONG, None,
+    )  # fmt: skip
+    box.show_answer(answer)
+    stands("there is an answer")
+
+
+def test_runs_stay_while_a_comparison_and_a_report_go_on(
+    in_area, home: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(widgets, "Helper", FakeHelper)
+    run = compare_run(home / "runs" / "table")
+    make_model(slow_run(home / "runs" / "organs").folder / "model")
+    whole = (run.folder / SUMMARY).read_text()
+    (run.folder / SUMMARY).write_text(json.dumps(summary(table=[])))
+    panel, _ = in_area(RunsPanel, ready=lambda panel: len(panel.rows) == 2)
+    panel.follow(run.folder)
+    until(lambda: panel.compared.shown is not None)
+    settle(0.1)
+    stands = Steady(panel)
+    (run.folder / SUMMARY).write_text(whole)
+    panel.compared.read()
+    until(lambda: panel.compared.table.rowCount())
+    stands("the first results are there")
+    for text in (LONG, ""):
+        widgets.tell(panel.compared.news, text)
+        widgets.tell(panel.compared.notes, text)
+        stands(f"sentences say {text[:9]!r}")
+    panel.new_comparison()
+    settle(0.2)
+    stands = Steady(panel)
+    widgets.tell(panel.form.words, LONG)
+    stands("the form is refused")
+    panel.report_on(home / "runs" / "organs")
+    settle(0.2)
+    page, stands = panel.reports, Steady(panel)
+    page.launch("report", {}, page._reported)
+    stands("a report is made")
+    FakeHelper.made[-1].news.emit(Progress("organs", 1, 9))
+    FakeHelper.made[-1].failed.emit(LONG)
+    stands("it failed")
 
 
 def test_segment_stays_while_a_scan_is_labelled(

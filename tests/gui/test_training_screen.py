@@ -58,7 +58,7 @@ def test_it_follows_pauses_and_stops_a_live_run(
     assert "ends about" in screen.title.text()
     assert {"pause", "stop", "stop_now"} <= offered(screen)
     qtbot.waitUntil(lambda: screen.loss.drawn > 0, timeout=10_000)
-    assert screen.health.verdict.text().startswith("● good")
+    assert screen.health.verdict.text().startswith("○: Too early")
     screen.buttons.buttons["pause"].click()
     assert "pausing" in screen.state.text()  # at once, before the worker knows
     qtbot.waitUntil(lambda: screen.shown == "paused", timeout=10_000)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filled_window import filled  # noqa: F401 - a fixture
 from learn_fakes import fake_engine, until
 
 pytest.importorskip("napari")
 
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QAbstractListModel, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
     QApplication,
     QComboBox,
     QLabel,
+    QLineEdit,
     QScrollArea,
+    QScrollBar,
+    QStackedWidget,
     QTableWidget,
     QTabWidget,
     QVBoxLayout,
@@ -117,6 +124,92 @@ def test_no_control_of_any_tab_is_turned_in_passing(
                     scrolled.add(title)
     assert seen > 40, "the forms were not made"
     assert {"Pretrain", "Fine-tune"} <= scrolled
+
+
+def values_of(area: QWidget) -> dict[QWidget, Any]:
+    """What every control of a tab holds: choices, numbers, ticks, texts, rows."""
+    found: dict[QWidget, Any] = {}
+    for widget in area.findChildren(QWidget):
+        if isinstance(widget, QScrollBar):
+            continue
+        if turns(widget):
+            found[widget] = value_of(widget)
+        elif isinstance(widget, QAbstractButton) and widget.isCheckable():
+            found[widget] = widget.isChecked()
+        elif isinstance(widget, QLineEdit):
+            found[widget] = widget.text()
+        elif isinstance(widget, QAbstractItemView):
+            found[widget] = widget.currentIndex().row(), _cells(widget)
+        elif isinstance(widget, QStackedWidget):
+            found[widget] = widget.currentIndex()
+    return found
+
+
+def _cells(view: QAbstractItemView) -> list[Any]:
+    model = view.model()
+    if isinstance(model, QAbstractListModel):  # Qt hides how many columns it has
+        return [view.currentIndex().data()]
+    states = [Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.CheckStateRole]
+    return [
+        model.index(row, column).data(state)
+        for row in range(model.rowCount())
+        for column in range(model.columnCount())
+        for state in states
+    ]
+
+
+def states_of(panel: MainPanel, title: str) -> Iterator[str]:
+    """Brings a tab into each state that has controls of its own."""
+    tab = panel.panels[title]
+    if title == "Label":
+        panel.visit(title, {"begin": True})
+    elif title == "Segment":
+        until(lambda: tab.models)
+        tab.classes.adopt(panel.hub.viewer.layers["organs"])
+        tab.scan.go_on.show()
+    elif title == "Models":
+        until(lambda: tab.models)
+        tab.form.offer(Path("x.pt"), "x", "Which network is it?")
+    elif title == "Data":
+        until(lambda: len(tab.list.rows) == 2)
+        tab.build.spacing.setCurrentIndex(2)
+    elif title == "Landmarks":
+        tab.cohort.show()
+    elif title == "Runs":
+        until(lambda: tab.rows)
+        yield "list"
+        tab.follow(panel.hub.runs / "slow")
+        yield "training"
+        tab.follow(panel.hub.runs / "table")
+        yield "comparison"
+        tab.new_comparison()
+        until(lambda: tab.form.arms.count(), 60)  # read on a thread
+    yield "open"
+
+
+def test_the_wheel_over_any_widget_of_any_tab_changes_nothing(
+    filled,  # noqa: F811
+) -> None:
+    """Also over lists, ticks and folds, with scans, models, runs and forms open."""
+    panel = filled()
+    walked = 0
+    for title in TITLES:
+        area = opened(panel, title)
+        for state in states_of(panel, title):
+            for fold in area.findChildren(QCollapsible):
+                fold.expand(animate=False)
+            until(lambda area=area: not takes_focus_by_wheel(area))
+            before = values_of(area)
+            for widget in area.findChildren(QWidget):
+                if not widget.isVisible() or isinstance(widget, QScrollBar):
+                    continue
+                walked += 1
+                notch(widget, down=True)
+                notch(widget, down=False)
+                now = values_of(area)
+                changed = [w for w, value in before.items() if now.get(w) != value]
+                assert not changed, (title, state, widget.accessibleName())
+    assert walked > 400, "the tabs were empty"
 
 
 @pytest.fixture

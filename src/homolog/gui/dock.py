@@ -1,4 +1,4 @@
-"""The panel of the plugin: nine tabs in one dock, each made when it is first shown."""
+"""The panel of the plugin: its tabs in one dock, each made when it is first shown."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtWidgets import (
-    QButtonGroup,
     QDockWidget,
     QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QMainWindow,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QStackedWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from homolog.gui.autosave.saver import autosave_of
+from homolog.gui.files.choosing import NewScans
 from homolog.gui.reading.bar import ReadingBar
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
@@ -35,6 +32,7 @@ from homolog.gui.shared.keys import keys_of
 from homolog.gui.shared.runs import headline, saved_step
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import Question, WheelGuard
+from homolog.gui.start.side_bar import SideBar
 from homolog.model_files.library import remember_library
 from homolog.runs import launch
 from homolog.runs.run import Run
@@ -88,6 +86,8 @@ def line_about(run: Run) -> str:
 
 
 KEEP, STOP, CANCEL = "keep", "stop", "cancel"
+# napari's question; what runs in napari itself is told after an empty line.
+_NAPARI_ASKS, _OF_TASKS = "ConfirmCloseDialog", "\n\n"
 _PATIENCE_S = 60.0
 _guards: weakref.WeakSet[CloseGuard] = weakref.WeakSet()
 
@@ -105,7 +105,7 @@ class CloseGuard(QObject):
         self.ask = widgets.ask
         self._hub, self._panel = hub, panel
         self._window: QMainWindow | None = None
-        self._allowed = self._stopping = False
+        self._allowed = self._stopping = self._answered = False
 
     def watch(self) -> None:
         """Find the main window, once; a floating dock still has it as its parent."""
@@ -130,15 +130,38 @@ class CloseGuard(QObject):
         """Answer the window's Close; let everything else pass."""
         if event is None or watched is not self._window:
             return False
-        if event.type() == QEvent.Type.Close:
+        if event.type() == QEvent.Type.ChildPolished:
+            self._spare_second_question(event.child())
+        elif event.type() == QEvent.Type.Close:
             if self._may_close():
                 self._hub.closing.emit()
                 return False
             event.ignore()
             return True
-        if event.type() == QEvent.Type.Hide and not event.spontaneous():
+        elif event.type() == QEvent.Type.Hide and not event.spontaneous():
             end_helpers(self._panel)  # napari hides the window it closes
         return False
+
+    def _spare_second_question(self, child: Any) -> None:
+        """Say yes to napari's own question where ours is asked as well.
+
+        It comes before ours (Ctrl+Q) or after it (the window's button); the one that
+        tells of napari's own tasks stays.
+        """
+        if type(child).__name__ != _NAPARI_ASKS:
+            return
+        if any(_OF_TASKS in label.text() for label in child.findChildren(QLabel)):
+            return
+        if self._answered or self._would_ask():
+            child.setAttribute(Qt.WidgetAttribute.WA_DontShowOnScreen)
+            QTimer.singleShot(0, child.accept)
+
+    def _would_ask(self) -> bool:
+        told = str(preferences.get("session", "close_answer", "ask"))
+        return told not in (KEEP, STOP) and bool(self._running())
+
+    def _running(self) -> list[Run]:
+        return launch.started_here() if self._is_last() else []
 
     def _may_close(self) -> bool:
         if self._allowed:
@@ -146,7 +169,7 @@ class CloseGuard(QObject):
         if self._stopping:
             self._hub.say("Still saving; the window closes by itself when it is done.")
             return False
-        runs = launch.started_here() if self._is_last() else []
+        runs = self._running()
         if not runs:
             return True
         answer = self._answer(runs)
@@ -159,6 +182,7 @@ class CloseGuard(QObject):
         if told in (KEEP, STOP):
             return told
         answer = self.ask(self._window, question_about(runs))
+        self._answered = answer.key == KEEP
         if answer.always and answer.key in (KEEP, STOP):
             preferences.put("session", "close_answer", answer.key)
         return answer.key
@@ -204,102 +228,7 @@ def end_helpers(panel: QWidget) -> None:
             helper.stop()
 
 
-# Parts of the dock: rows of tabs, the banner without an engine, the list of keys.
-
-
-_NARROWEST_PX = 30
-# Greys that stand out on light and on dark themes; the blue is napari's own.
-_LOOK = """
-QToolButton { border: 1px solid rgba(128, 128, 128, 110); border-radius: 3px;
-  padding: 3px; background: rgba(128, 128, 128, 25); }
-QToolButton:checked { font-weight: bold; background: rgba(128, 128, 128, 95);
-  border-bottom: 3px solid rgb(0, 122, 204); }
-QToolButton:focus, QToolButton:hover { border: 2px solid rgb(0, 122, 204); }
-"""
-
-
-class TabRows(QWidget):
-    """Seven tabs that are all visible in 320 pixels: as many rows as are needed.
-
-    Signals:
-        picked: Title of the tab the user chose.
-
-    Args:
-        tabs: (title, tooltip) of each.
-    """
-
-    picked = Signal(str)
-
-    def __init__(self, tabs: Sequence[tuple[str, str]]) -> None:
-        super().__init__()
-        self.chosen = ""
-        self.buttons: dict[str, QToolButton] = {}
-        self._corner: list[QWidget] = []
-        self._columns = 0
-        self._group = QButtonGroup(self)
-        self._group.setExclusive(True)
-        self._grid = QGridLayout(self)
-        self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setSpacing(2)
-        self.setAccessibleName("Tabs")
-        self.setStyleSheet(_LOOK)
-        for title, tip in tabs:
-            button = QToolButton()
-            button.setText(title)
-            button.setCheckable(True)
-            button.setAccessibleName(f"Tab {title}")
-            button.setToolTip(tip)
-            button.setSizePolicy(
-                QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
-            )
-            # Else one wide row could never shrink again to become two.
-            button.setMinimumWidth(_NARROWEST_PX)
-            button.clicked.connect(lambda _=False, t=title: self.picked.emit(t))
-            self._group.addButton(button)
-            self.buttons[title] = button
-        self._arrange(4)
-
-    def add_corner(self, widget: QWidget) -> None:
-        """Put a small button behind the last tab."""
-        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        widget.setMinimumWidth(_NARROWEST_PX)
-        self._corner.append(widget)
-        self._columns = 0
-        self._arrange(4)
-
-    def choose(self, title: str) -> None:
-        """Mark a tab as the one in front."""
-        self.chosen = title
-        self.buttons[title].setChecked(True)
-
-    def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        super().resizeEvent(event)
-        self._fit()
-
-    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        super().changeEvent(event)
-        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
-            self._fit()
-
-    def _fit(self) -> None:
-        """As many columns as the widest title allows, eight at most."""
-        if not self.buttons:
-            return
-        widest = max(b.sizeHint().width() for b in self.buttons.values()) + 2
-        fitting = max(1, self.width() // widest)
-        cells = len(self.buttons) + len(self._corner)
-        columns = next((n for n in (8, 4, 3, 2) if n <= fitting and n <= cells), 2)
-        self._arrange(columns)
-
-    def _arrange(self, columns: int) -> None:
-        if columns == self._columns:
-            return
-        self._columns = columns
-        widgets = [*self.buttons.values(), *self._corner]
-        for widget in widgets:
-            self._grid.removeWidget(widget)
-        for place, widget in enumerate(widgets):
-            self._grid.addWidget(widget, place // columns, place % columns)
+# Without the engine the panel opens all the same.
 
 
 class EngineBanner(QFrame):
@@ -343,63 +272,43 @@ class EngineBanner(QFrame):
         self.copy.setText("Copied")
 
 
-class KeyList(QFrame):
-    """What our keys do; folded away until the user asks.
-
-    Args:
-        parent: Of the widget.
-    """
-
-    def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.setFrameShape(QFrame.Shape.StyledPanel)
-        self.setAccessibleName("Keys")
-        self.text = QLabel()
-        self.text.setWordWrap(True)
-        self.text.setTextFormat(Qt.TextFormat.PlainText)
-        self.text.setAccessibleName("List of keys")
-        self.text.setToolTip("Keys that work while this panel is visible")
-        column = QVBoxLayout(self)
-        column.setContentsMargins(6, 4, 6, 4)
-        column.addWidget(self.text)
-        self.setVisible(False)
-
-    def toggle(self, lines: Sequence[tuple[str, str]]) -> None:
-        """Show the list, or fold it away."""
-        if self.isVisible():
-            self.setVisible(False)
-            return
-        rows = [f"{key}: {words}" for key, words in lines]
-        rows = rows or ["No keys yet; open the tab Explore for some."]
-        rows.append("Tab and Shift+Tab move between fields, Space presses a button.")
-        rows.append("For research use only.")
-        self.text.setText("\n".join(rows))
-        self.setVisible(True)
-
-
 PANELS: list[tuple[str, str]] = [
+    ("Start", "homolog.gui.start.panel:StartPanel"),
     ("Data", "homolog.gui.data.panel:DataPanel"),
-    ("Pretrain", "homolog.gui.learn.tabs:PretrainPanel"),
     ("Explore", "homolog.gui.explore.panel:ExplorePanel"),
     ("Landmarks", "homolog.gui.landmarks.panel:LandmarksPanel"),
     ("Label", "homolog.gui.label.panel:LabelPanel"),
-    ("Fine-tune", "homolog.gui.learn.tabs:FinetunePanel"),
     ("Segment", "homolog.gui.segment.panel:SegmentPanel"),
+    ("Pretrain", "homolog.gui.learn.tabs:PretrainPanel"),
+    ("Fine-tune", "homolog.gui.learn.tabs:FinetunePanel"),
     ("Runs", "homolog.gui.runs.panel:RunsPanel"),
     ("Models", "homolog.gui.models.panel:ModelsPanel"),
+    ("Help", "homolog.gui.start.help_page:HelpPage"),
 ]
 _TIPS = {
+    "Start": "What can be done here, and what comes next",
     "Data": "Open scans, check them and build a store to learn from",
-    "Pretrain": "Learn features from scans without labels",
-    "Explore": "See what was learnt: similar places within and across scans",
+    "Explore": "See what is alike: similar places within and across scans",
     "Landmarks": "Find a place of one scan in another, side by side",
     "Label": "Paint a few voxels, and see the whole scan labelled a second later",
-    "Fine-tune": "Learn to segment from a few labelled scans",
     "Segment": "Label new scans with a trained model",
+    "Pretrain": "Learn features from scans without labels",
+    "Fine-tune": "Learn to segment from a few labelled scans",
     "Runs": "Every training: follow, pause, stop, resume, use",
     "Models": "Every trained model: look, import, export, use",
+    "Help": "The first five minutes, and all keys",
 }
-SIZE_PX = (320, 700)
+# What belongs together in the bar of tabs: to begin, look, label, learn, ask.
+_GROUPS = (
+    ("Start", "Data"),
+    ("Explore", "Landmarks"),
+    ("Label", "Segment"),
+    ("Pretrain", "Fine-tune", "Runs", "Models"),
+    ("Help",),
+)
+SIZE_PX = (406, 700)
+_MOST_SHARE = 0.42  # of the window, whatever the letters
+LEAST_PX = 320  # then the bar shows icons alone
 _SETTLE_MS = 2500  # the window is drawn first
 # napari's themes hardly show what has the focus; the blue is its own.
 _FOCUS = """
@@ -421,9 +330,11 @@ class MainPanel(QWidget):
         self.hub = Hub(napari_viewer, self)
         self.panels: dict[str, QWidget] = {}
         self._docked = self._torn_down = self._sized = False
+        self._scale = 1.0
         # The first child: it goes before the widgets it watches.
         self.wheel = WheelGuard(self)
         self._build()
+        self.new_scans = NewScans(self.hub, self)
         self.guard = CloseGuard(self.hub, self)
         self.autosave = autosave_of(self.hub)
         self.autosave.landmark_panel = self._landmark_panel
@@ -434,7 +345,7 @@ class MainPanel(QWidget):
         )  # where settings cannot be written, HOMOLOG_MODELS is left
         self.setAcceptDrops(True)
         self.setAccessibleName("Homolog")
-        self.setMinimumWidth(SIZE_PX[0])
+        self.setMinimumWidth(LEAST_PX)
         self.setStyleSheet(_FOCUS)
 
     def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
@@ -458,6 +369,7 @@ class MainPanel(QWidget):
         panel = self._panel(title)
         self.wheel.adopt()
         self.tabs.choose(title)
+        self.reading.front(title)
         self._stack.setCurrentWidget(self._areas[title])
         keys_of(self.hub).refresh()
         if panel is not None and hasattr(panel, "shown"):
@@ -478,6 +390,7 @@ class MainPanel(QWidget):
         keys_of(self.hub).clear()
         self.guard.leave()
         self.autosave.end()
+        self.new_scans.end()
         end_helpers(self)
         for panel in self.panels.values():
             if hasattr(panel, "tear_down"):
@@ -533,7 +446,9 @@ class MainPanel(QWidget):
             dock = place if isinstance(place, QDockWidget) else dock
             place = place.parentWidget()
         if place is not None and dock is not None and not dock.isFloating():
-            wide = max(SIZE_PX[0], self.minimumSizeHint().width()) + 20
+            wide = max(SIZE_PX[0], self.minimumSizeHint().width())
+            wide = min(round(wide * self._scale), round(_MOST_SHARE * place.width()))
+            wide = max(wide, SIZE_PX[0])
             place.resizeDocks([dock], [wide], Qt.Orientation.Horizontal)
 
     def _panel(self, title: str) -> QWidget | None:
@@ -558,15 +473,8 @@ class MainPanel(QWidget):
         return self._panel("Landmarks") if make else self.panels.get("Landmarks")
 
     def _build(self) -> None:
-        self.tabs = TabRows([(title, _TIPS[title]) for title, _ in PANELS])
+        self.tabs = SideBar([[(t, _TIPS[t]) for t in group] for group in _GROUPS])
         self.tabs.picked.connect(self.show_tab)
-        self.help = QToolButton()
-        self.help.setText("?")
-        self.help.setAccessibleName("Keys and help")
-        self.help.setToolTip("Keys of this panel")
-        self.help.clicked.connect(self._show_keys)
-        self.tabs.add_corner(self.help)
-        self._keys = KeyList(self)
         self._stack = QStackedWidget()
         self._areas: dict[str, QScrollArea] = {}
         for title, _ in PANELS:
@@ -580,22 +488,51 @@ class MainPanel(QWidget):
             area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             self._areas[title] = area
             self._stack.addWidget(area)
-        top = QHBoxLayout()
-        top.setContentsMargins(0, 0, 0, 0)
-        top.addWidget(self.tabs)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(2, 6, 2, 2)
-        column.addLayout(top)
-        column.addWidget(ReadingBar(self.hub))
         missing = self.hub.engine_missing()
         self.banner = EngineBanner(missing)
         self.banner.setVisible(bool(missing))
-        column.addWidget(self.banner)
-        column.addWidget(self._keys)
+        self.strip = QWidget()
+        strip = QVBoxLayout(self.strip)
+        strip.setContentsMargins(4, 0, 4, 0)
+        self.strip.setVisible(False)
+        column = QVBoxLayout()
+        column.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.banner, self.strip):
+            column.addWidget(widget)
         column.addWidget(self._stack, 1)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(2, 4, 2, 2)
+        row.setSpacing(2)
+        row.addWidget(self.tabs)
+        row.addLayout(column, 1)
+        self.reading = ReadingBar(self.hub)
+        self.add_to_strip(self.reading)
 
-    def _show_keys(self) -> None:
-        self._keys.toggle(keys_of(self.hub).lines())
+    def add_to_strip(self, widget: QWidget) -> None:
+        """Put a slim widget above all tabs, where it is always at hand."""
+        layout = self.strip.layout()
+        assert layout is not None
+        layout.addWidget(widget)
+        self.strip.setVisible(True)
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().resizeEvent(event)
+        self.tabs.fit(self.width(), self.tabs.height())
+
+    def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
+        super().changeEvent(event)
+        kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
+        if event.type() in kinds and hasattr(self, "tabs"):
+            QTimer.singleShot(0, self._letters_changed)  # children follow
+
+    def _letters_changed(self) -> None:
+        """Other letters need another width, as far as the window allows."""
+        scale = self.tabs.scale
+        if scale != self._scale:
+            self._scale = scale
+            if self._sized:
+                self._take_size()
+        self.tabs.fit(self.width(), self.tabs.height())
 
 
 def _dropped_run(event: Any) -> Path | None:

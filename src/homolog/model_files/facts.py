@@ -82,7 +82,7 @@ def facts_of(
     for key, word in (("dice", "Dice"), ("auc", "AUC")):
         value = (card.get("validation") or {}).get(key)
         if isinstance(value, int | float) and value == value:
-            yield "Validation", f"{word} {value:.3f} on held-out scans"
+            yield "Validation", f"{word} {value:.3f} {_judged_on(card)}"
     if (origin := card.get("encoder")) and isinstance(origin, Mapping):
         began = str(origin.get("source", ""))
         yield "Started from", Path(began).name if began else "random weights"
@@ -95,6 +95,22 @@ def facts_of(
         + (f", {_day(card['created'])}" if card.get("created") else ""),
     )
     yield "Folder", str(path)
+
+
+def _judged_on(card: Mapping[str, Any]) -> str:
+    """On what a validation stands, and how far it can be trusted."""
+    cases = card.get("cases")
+    held = len(cases.get("val", ())) if isinstance(cases, Mapping) else 0
+    if not held:
+        return "on held-out scans"
+    worst = (card.get("validation") or {}).get("worst")
+    text = f"on the {counted(held, 'scan')} that chose the weights"
+    if isinstance(worst, int | float) and worst == worst:
+        text += f", worst {worst:.2f}"
+    return text + (": few, and a new scan may differ" if held < _MANY else "")
+
+
+_MANY = 20
 
 
 def _published(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

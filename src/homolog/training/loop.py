@@ -300,6 +300,7 @@ class _Loop:
             "processes": self.here.size,
             "done": self.position.done,
             "validates": self.validator.is_used,
+            "validation_cases": self.plan.validate_cases or self.validator.count,
             "seconds_per_step": self.plan.seconds_per_step,
         }
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QFrame,
     QLabel,
     QLineEdit,
@@ -25,6 +24,7 @@ from homolog import writing
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Event, Note, Progress
+from homolog.gui.data.control import known_words
 from homolog.gui.learn.forms import Form
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
@@ -189,9 +189,9 @@ class Pace:
 def result_line(result: Mapping[str, Any]) -> str:
     """What was built, of how many patients, in a few sentences."""
     rejected = len(result.get("rejected", ()))
-    line = (
-        f"{counted(result['cases'], 'scan')} prepared, {result['labelled']} with labels"
-    )
+    kinds = ("labelled", "classed", "boxed")
+    told = known_words(*(int(result.get(kind) or 0) for kind in kinds))
+    line = f"{counted(result['cases'], 'scan')} prepared, {told}"
     if rejected:
         line += f", {rejected} left out"
     size = result.get("bytes")
@@ -367,7 +367,8 @@ class BuildBox(widgets.HelperBox):
         self.show_rejected.setVisible(bool(words))
         for button in (self.pretrain, self.finetune):
             button.setVisible(True)
-        self.finetune.setEnabled(bool(result.get("labelled")))
+        teaches = any(result.get(kind) for kind in ("labelled", "classed", "boxed"))
+        self.finetune.setEnabled(teaches)
         self._name_is_ours = True
         self.hub.changed.emit("stores")
         self.built.emit(Path(result["store"]))
@@ -409,7 +410,7 @@ class BuildBox(widgets.HelperBox):
         self.labels.setPlaceholderText("none, or beside the scans")
         self.labels.textChanged.connect(lambda _: self._offer_names())
         self.label_names = NamesLine()
-        self.spacing = widgets.narrow(QComboBox())
+        self.spacing = widgets.Choice()
         for text, value in _SPACINGS:
             self.spacing.addItem(text, value)
         self.spacing.currentIndexChanged.connect(self._spacing_chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from homolog.index.datasets import Candidate, Rejected
 from homolog.index.index import find_cases
 from homolog.index.manifests import is_manifest
 from homolog.memory import free_bytes
+from homolog.runs.run import find_runs
 from homolog.scans.channels import SEVERAL
 from homolog.scans.formats import ScanHeader
 from homolog.scans.inspect import Inspection, inspect_scan
@@ -34,10 +35,13 @@ from homolog.scans.paths import is_series_path, scan_stem
 from homolog.scans.problems import problem_of
 from homolog.words import counted, human_bytes, listed, times
 
-GOOD, DOUBT, BAD, UNKNOWN = "ok", "doubt", "bad", "unknown"
+GOOD, UNREAD, DOUBT, BAD, UNKNOWN = "ok", "unread", "doubt", "bad", "unknown"
 # A sign and a word, so that colour is never alone.
-SIGNS = {GOOD: "✔", DOUBT: "⚠", BAD: "✖", UNKNOWN: "…"}
-WORDS = {GOOD: "sound", DOUBT: "usable", BAD: "cannot be used", UNKNOWN: "looking"}
+SIGNS = {GOOD: "✔", UNREAD: "○", DOUBT: "⚠", BAD: "✖", UNKNOWN: "…"}
+WORDS = {
+    GOOD: "sound", UNREAD: "not yet read", DOUBT: "usable", BAD: "cannot be used",
+    UNKNOWN: "looking",
+}  # fmt: skip
 # More dropped scans than this are listed, not opened.
 _MOST_OPENED = 4
 # Thicker slices than this many pixels are worth a word.
@@ -49,7 +53,7 @@ class Badge:
     """How sound a scan is.
 
     Attributes:
-        level: GOOD, DOUBT, BAD or UNKNOWN.
+        level: GOOD, UNREAD (its header is in order), DOUBT, BAD or UNKNOWN.
         reason: One sentence.
         deep: Whether all values were read.
     """
@@ -116,10 +120,25 @@ def rows_of(path: Path) -> list[Row]:
     if len(scans) == 1 and scans[0].path == path:
         return scans
     labelled = sum(c.label is not None for c in found.candidates)
-    facts = f"{counted(len(scans), 'scan')}, {labelled} with labels"
+    told = known_words(
+        labelled,
+        sum(bool(c.target) for c in found.candidates),
+        sum(bool(c.boxes) for c in found.candidates),
+    )
+    facts = f"{counted(len(scans), 'scan')}, {told}"
     badge, shown = folder_badge(scans), tuple(scans)
     row = Row(str(path), path.name, path, facts, badge, shown, is_folder=True)
     return [replace(row, labelled=labelled)]
+
+
+def known_words(labelled: int, classed: int, boxed: int) -> str:
+    """What is known of scans: ``3 with labels``, ``12 with a class``, or nothing."""
+    parts = [
+        f"{labelled} with labels" if labelled else "",
+        f"{classed} with a class" if classed else "",
+        f"{boxed} with boxes" if boxed else "",
+    ]
+    return ", ".join(p for p in parts if p) or "none with labels"
 
 
 def file_row(path: Path, *, deep: bool = False, several: bool = False) -> Row:
@@ -209,8 +228,9 @@ def badge_of(inspection: Inspection, *, deep: bool) -> Badge:
             remarks.append(thick)
     if remarks:
         return Badge(DOUBT, remarks[0], deep)
-    said = "all values read." if deep else "header only, values not read yet."
-    return Badge(GOOD, said, deep)
+    if not deep:
+        return Badge(UNREAD, "its header is in order.")
+    return Badge(GOOD, "all values read.", deep)
 
 
 def folder_badge(scans: Sequence[Row]) -> Badge:
@@ -224,9 +244,9 @@ def folder_badge(scans: Sequence[Row]) -> Badge:
     if bad:
         text = f"{len(bad)} of {len(scans)} left out, first {bad[0].name}: "
         return Badge(DOUBT, text + bad[0].badge.reason, deep)
-    return Badge(
-        GOOD, "all values read." if deep else "headers only, values not read yet.", deep
-    )
+    if not deep:
+        return Badge(UNREAD, "the headers are in order.")
+    return Badge(GOOD, "all values read.", deep)
 
 
 def sources_to_build(rows: Iterable[Row]) -> list[Path]:
@@ -354,3 +374,50 @@ def gather(
         target = scratch / "labels" / f"{scan_stem(image)}.nii.gz"
         save_layer(labels, target, [scan])
     return list(dict.fromkeys([*paths, *files.values()]))
+
+
+def runs_of_store(store: Path, runs: Path) -> list[tuple[str, bool]]:
+    """(name, whether it is being worked on) of each run that learns from a store.
+
+    Args:
+        store: Its folder.
+        runs: Folder of runs.
+    """
+    own, found = store.resolve(), []
+    for run in find_runs(runs):
+        try:
+            told = run.spec["config"]
+        except (UnusableInput, KeyError):
+            continue  # the tab Runs shows what is damaged
+        if any(Path(text).resolve() == own for text in _paths_in(told)):
+            found.append((run.folder.name, run.is_alive()))
+    return found
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    """Every text in a configuration that may be a path."""
+    if isinstance(value, str):
+        if value and "\n" not in value and len(value) < _LONGEST_PATH:
+            yield value
+    elif isinstance(value, Mapping):
+        for inside in value.values():
+            yield from _paths_in(inside)
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            yield from _paths_in(inside)
+
+
+_LONGEST_PATH = 4096
+
+
+def use_words(users: Sequence[str]) -> str:
+    """What becomes of the runs that learnt from a store which is deleted.
+
+    Args:
+        users: Their names.
+    """
+    kept = "The scans it was built from stay."
+    if not users:
+        return f"{kept} No run of the tab Runs used it."
+    told = listed(users, most=5)
+    return f"{kept} Used by {told}: these cannot be resumed or compared without it."

@@ -25,7 +25,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui.autosave.saver import RestoreBar
 from homolog.gui.data.build_box import BuildBox
 from homolog.gui.data.control import (
     BAD,
@@ -40,21 +39,22 @@ from homolog.gui.data.control import (
     name_for,
     pairs_of,
     rows_of,
+    runs_of_store,
     sources_to_build,
+    use_words,
     with_checked,
 )
 from homolog.gui.files import reader
 from homolog.gui.files.choosing import ScanOpener
-from homolog.gui.files.opening import look_at
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.layers import is_kind, notes_of
+from homolog.gui.shared.layers import is_kind
 from homolog.gui.shared.models import to_trash
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import keep_scrolled
-from homolog.words import human_bytes
+from homolog.words import human_bytes, listed
 from homolog.writing import folder_bytes
 
 # The bar that offers to make Homolog napari's reader of medical files; no dialog.
@@ -290,6 +290,7 @@ class StoresBox(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         widgets.keep_room(self.list, self.pretrain, self.finetune, self.delete)
+        self.list.hide()
         column.addWidget(title)
         column.addLayout(widgets.one_place(self.empty, self.list))
         column.addLayout(widgets.beside(self.pretrain, self.finetune, self.delete))
@@ -332,7 +333,9 @@ class StoresBox(QWidget):
         store = self.chosen()
         usable = store is not None and not store.problem
         self.pretrain.setEnabled(usable)
-        teaches = store is not None and bool(store.labelled or store.scan_classes)
+        teaches = store is not None and bool(
+            store.labelled or store.scan_classes or store.boxed or store.channels
+        )
         self.finetune.setEnabled(usable and teaches)
         self.delete.setEnabled(store is not None)
         for button in (self.pretrain, self.finetune, self.delete):
@@ -344,26 +347,43 @@ class StoresBox(QWidget):
             self.hub.go.emit(tab, {"store": str(store.path)})
 
     def _delete(self) -> None:
+        """Ask, naming the runs that use it; a running one keeps it."""
         store = self.chosen()
         if store is None:
+            return
+        in_background(
+            runs_of_store, store.path, self.hub.runs, owner=self,
+            done=lambda users: self._ask_to_delete(store, users), failed=self._refused,
+        )  # fmt: skip
+
+    def _ask_to_delete(self, store: StoreChoice, users: list[tuple[str, bool]]) -> None:
+        working = [name for name, alive in users if alive]
+        if working:
+            self.hub.say(
+                f"{store.name} is being learnt from by {listed(working, most=5)}; "
+                "stop that first.", "warning",
+            )  # fmt: skip
             return
         question = widgets.Question(
             title="Delete store",
             text=f"Move the store {store.name} to the trash?",
-            more="The scans it was built from stay; runs that learn from it cannot "
-            "go on without it.",
+            more=use_words([name for name, _ in users]),
             answers=[("delete", "Move to trash"), ("cancel", "Cancel")],
             default="cancel",
         )
         if self.ask(self, question).key != "delete":
             return
         in_background(
-            to_trash, store.path, owner=self, done=lambda _: self._deleted(),
-            failed=lambda error: self.hub.say(f"{error}", "warning"),
+            to_trash, store.path, owner=self,
+            done=lambda where: self._deleted(store, where), failed=self._refused,
         )  # fmt: skip
 
-    def _deleted(self) -> None:
+    def _deleted(self, store: StoreChoice, where: str) -> None:
+        self.hub.say(f"{store.name} is {where}.")
         self.hub.changed.emit("stores")
+
+    def _refused(self, error: Exception) -> None:
+        self.hub.say(f"The store was not deleted: {error}", "warning")
 
     def _changed(self, what: str) -> None:
         if what == "stores":
@@ -378,7 +398,7 @@ def _stores(folder: Path) -> list[tuple[StoreChoice, int]]:
 
 
 _EMPTY = "Drop a NIfTI, MHA, NRRD file or a DICOM folder here."
-_KINDS = (
+KINDS = (
     "Scans and pictures (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.hdr *.img *.dcm "
     "*.mgz *.mgh *.dicom *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;"
     "Lists of scans (*.csv *.tsv *.json);;All files (*)"
@@ -396,7 +416,6 @@ class DataPanel(QWidget):
         self.added: dict[str, list[Row]] = {}
         self._looking = 0
         self._read: dict[Path, Badge] = {}
-        self._newest: str | None = None
         self._to_check: list[Row] = []
         self._to_check_in_all = 0
         self.opener = ScanOpener(hub, self)
@@ -406,7 +425,7 @@ class DataPanel(QWidget):
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(200)
-        self._later.timeout.connect(self._look_again)
+        self._later.timeout.connect(self.refresh)
         self._make()
         self._arrange()
         self.setAcceptDrops(True)
@@ -416,7 +435,12 @@ class DataPanel(QWidget):
         self.stores.refresh()
 
     def visit(self, what: dict[str, Any]) -> None:
-        """``{"paths": [...]}`` opens them; ``{"ask": "files"}`` asks for files."""
+        """``{"paths": [...]}`` opens them; ``{"ask": "files"}`` asks for files.
+
+        ``{"list": [...]}`` lists them without opening.
+        """
+        if what.get("list"):
+            self.add([Path(p) for p in what["list"]])
         if what.get("paths"):
             self.take([Path(p) for p in what["paths"]])
         if what.get("ask") == "files":
@@ -427,7 +451,6 @@ class DataPanel(QWidget):
         self.refresh()
         self.stores.refresh()
         self.offer.refresh()
-        self.restore.give_way()
 
     def tear_down(self) -> None:
         """Let go of the viewer."""
@@ -471,7 +494,7 @@ class DataPanel(QWidget):
 
     def ask_files(self) -> None:
         """Let the user choose scans or pictures to open."""
-        widgets.ask_files(self, "Open scans or pictures", _KINDS, self.take)
+        widgets.ask_files(self, "Open scans or pictures", KINDS, self.take)
 
     def ask_folder(self) -> None:
         """Let the user choose a folder to list."""
@@ -506,12 +529,12 @@ class DataPanel(QWidget):
         self._check_next()
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        if _local_paths(event):
+        if local_paths(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: Any) -> None:
         """Files and folders dropped on the panel."""
-        paths = _local_paths(event)
+        paths = local_paths(event)
         if not paths:
             event.ignore()
             return
@@ -597,19 +620,8 @@ class DataPanel(QWidget):
         paths = sources_to_build(ticked)
         return (lambda: gather(paths, unsaved, pairs, scratch)), folders
 
-    def _layers_changed(self, event: Any = None) -> None:
-        new = getattr(event, "value", None)
-        if getattr(event, "type", "") == "inserted" and notes_of(new).get("source"):
-            self._newest = None if notes_of(new).get("derived") else layer_key(new)
+    def _layers_changed(self, _: Any = None) -> None:
         self._later.start()
-
-    def _look_again(self) -> None:
-        """Some time after a change: the list anew, and the scan just opened in view."""
-        newest, self._newest = self._newest, None
-        for layer in self.hub.viewer.layers:
-            if layer_key(layer) == newest:
-                look_at(self.hub.viewer, layer)
-        self.refresh()
 
     def _say_working(self, text: str) -> None:
         widgets.tell(self.status, text)
@@ -620,7 +632,7 @@ class DataPanel(QWidget):
         widgets.tell(self.trouble, f"{before}\n{text}" if before else text)
 
     def _make(self) -> None:
-        self.restore, self.offer = RestoreBar(self.hub), OfferBar()
+        self.offer = OfferBar()
         self.open_button = widgets.button(
             "Open...", "Open scans or pictures", self.ask_files
         )
@@ -668,8 +680,7 @@ class DataPanel(QWidget):
     def _arrange(self) -> None:
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        for widget in (self.restore, self.offer):
-            column.addWidget(widget)
+        column.addWidget(self.offer)
         first = (self.open_button, self.add_folder, self.sample)
         column.addLayout(widgets.beside(*first))
         # What comes and goes keeps its room: no button moves under the pointer.
@@ -685,7 +696,8 @@ class DataPanel(QWidget):
         column.addStretch(0)
 
 
-def _local_paths(event: Any) -> list[Path]:
+def local_paths(event: Any) -> list[Path]:
+    """Files and folders that are dragged or dropped."""
     data = event.mimeData()
     if data is None or not data.hasUrls():
         return []

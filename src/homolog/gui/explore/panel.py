@@ -455,6 +455,7 @@ class ExplorePanel(QWidget):
         self.explorer = Explorer(hub, self)
         self.products = Products(self.explorer)
         self._rows: dict[str, ScanRow] = {}
+        self._begins = False
         self.models = ModelRow(
             hub, "Pretrained or fine-tuned: its features tell what looks alike"
         )
@@ -484,8 +485,12 @@ class ExplorePanel(QWidget):
     # What the dock calls
 
     def visit(self, what: dict[str, Any]) -> None:
-        """Another tab sends the user here: ``{"encoder": path}``."""
+        """Another tab sends the user here: ``{"encoder": path}``.
+
+        ``{"begin": True}``: features of the selected scan are computed at once.
+        """
         self.models.want(what)
+        self._begins = bool(what.get("begin"))
         self.shown()
 
     def shown(self) -> None:
@@ -564,6 +569,20 @@ class ExplorePanel(QWidget):
         if scan is not None and row is not None:
             able = control.encoder is not None and not control.engine_missing
             row.show_scan(scan, can_compute=able)
+        if self._begins:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Compute what the user came for, as soon as it is known to be missing."""
+        explorer, control = self.explorer, self.explorer.control
+        chosen = getattr(self.hub.viewer.layers.selection.active, "unique_id", None)
+        of = {getattr(explorer.layer_of(k), "unique_id", ""): k for k in control.scans}
+        scan = control.scans.get(of.get(chosen, ""))
+        if scan is None or control.encoder is None or scan.state == "looking":
+            return
+        self._begins = False
+        if scan.state in ("none", "failed") and not control.engine_missing:
+            self.explorer.work.compute([scan.key])
 
     def _refresh_hint(self) -> None:
         explorer, control = self.explorer, self.explorer.control

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari.qt import get_current_stylesheet
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
@@ -29,7 +29,7 @@ from homolog.gui.files.scan_layer import notes_to_tell, why_not
 from homolog.gui.files.sources import Source, series_name, sources_of
 from homolog.gui.shared import preferences
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.layers import LayerData
+from homolog.gui.shared.layers import LayerData, notes_of
 from homolog.gui.shared.notices import tell_once
 from homolog.gui.shared.threads import in_background
 from homolog.index.tree import SeriesInfo
@@ -268,6 +268,45 @@ class ScanOpener(QObject):
     def _lost(self, error: Exception) -> None:
         self.hub.say(f"The files cannot be looked at: {error}", "warning")
         self.working.emit("")
+
+
+class NewScans(QObject):
+    """Brings a scan into view that was just opened, by whatever way.
+
+    Args:
+        hub: Of the window.
+        parent: Owns it.
+    """
+
+    def __init__(self, hub: Hub, parent: QObject) -> None:
+        super().__init__(parent)
+        self._hub, self._newest = hub, ""
+        self._later = QTimer(self)  # its labels and other channels follow at once
+        self._later.setSingleShot(True)
+        self._later.setInterval(_SETTLE_MS)
+        self._later.timeout.connect(self._look)
+        if hub.viewer is not None:
+            hub.viewer.layers.events.inserted.connect(self._inserted)
+
+    def end(self) -> None:
+        """Let go of the viewer."""
+        if self._hub.viewer is not None:
+            self._hub.viewer.layers.events.inserted.disconnect(self._inserted)
+
+    def _inserted(self, event: Any) -> None:
+        notes = notes_of(event.value)
+        if notes.get("source"):
+            self._newest = "" if notes.get("derived") else str(event.value.unique_id)
+            self._later.start()
+
+    def _look(self) -> None:
+        for layer in self._hub.viewer.layers:
+            if str(layer.unique_id) == self._newest:
+                opening.look_at(self._hub.viewer, layer)
+        self._newest = ""
+
+
+_SETTLE_MS = 200
 
 
 def _said(paths: list[Path]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from homolog.events import Event, Progress
 from homolog.gui.files.opening import add_to
@@ -149,8 +149,8 @@ class CarryBox(widgets.HelperBox):
     def __init__(self, labelling: Labelling) -> None:
         super().__init__("carrying", "Stop; nothing is added")
         self._labelling, self._hub = labelling, labelling.hub
-        self.source = widgets.narrow(QComboBox())
-        self.target = widgets.narrow(QComboBox())
+        self.source = widgets.Choice()
+        self.target = widgets.Choice()
         self.start = widgets.button(
             "Carry these labels", "Find the labelled places in the other scans; "
             "nothing is trained. With a model under Features its features are "

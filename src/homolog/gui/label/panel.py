@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
     QColorDialog,
-    QComboBox,
     QHeaderView,
     QPushButton,
     QSizePolicy,
@@ -435,7 +434,7 @@ class SettingsBox(QWidget):
         super().__init__()
         self._labelling = labelling
         config = labelling.trainer.config
-        self.learner = widgets.narrow(QComboBox())
+        self.learner = widgets.Choice()
         widgets.fill(self.learner, _LEARNERS, config.head)
         self.place = QCheckBox("Use the place in the body")
         widgets.named(
@@ -485,7 +484,7 @@ class SettingsBox(QWidget):
 _INTENSITY = "Intensity only (works at once)"
 
 
-class LabelPanel(QWidget):
+class LabelPanel(widgets.Tall):
     """Scans, classes, the prediction, and what becomes of it."""
 
     title: ClassVar[str] = "Label"
@@ -496,6 +495,7 @@ class LabelPanel(QWidget):
         self.labelling = Labelling(hub, self)
         self.places = Places(self.labelling)
         self._rows: dict[str, ScanRow] = {}
+        self._begun = ""
         self.models = ModelRow(
             hub,
             "What tells tissues apart: intensity and place, and a model's features",
@@ -531,9 +531,15 @@ class LabelPanel(QWidget):
     # What the dock calls
 
     def visit(self, what: dict[str, Any]) -> None:
-        """Another tab sends the user here: ``{"encoder": path}``."""
+        """Another tab sends the user here: ``{"encoder": path}``.
+
+        ``{"begin": True}``: the selected scan gets a layer to paint on at once.
+        """
         self.models.want(what)
         self.shown()
+        if what.get("begin") and (key := self.labelling.front()):
+            self._begun = key
+            self._make_layer(key)
 
     def shown(self) -> None:
         """Read the models and the viewer's scans anew."""
@@ -544,17 +550,6 @@ class LabelPanel(QWidget):
         """The dock goes."""
         self.labelling.end()
         self.places.end()
-
-    def event(self, event: QEvent) -> bool:
-        """Be as high as wrapped sentences need: a scroll area would cut them."""
-        done = bool(super().event(event))
-        if event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Resize):
-            layout = self.layout()
-            if layout is not None and layout.hasHeightForWidth():
-                high = layout.totalHeightForWidth(self.width())
-                if high != self.minimumHeight():
-                    self.setMinimumHeight(high)
-        return done
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: D102 - Qt's name
         super().showEvent(event)
@@ -618,6 +613,12 @@ class LabelPanel(QWidget):
     def _scan_changed(self, key: str) -> None:
         self._refresh_row(key)
         self._refresh_hint()
+        scan = self.labelling.book.scans.get(key)
+        if key == self._begun and scan is not None and scan.state != "looking":
+            # Begun before the models were listed: their features come by themselves.
+            if self.models.by_default and scan.state == "none":
+                self.labelling.work.compute([key])
+            self._begun = ""
 
     def _refresh_row(self, key: str) -> None:
         labelling, row = self.labelling, self._rows.get(key)

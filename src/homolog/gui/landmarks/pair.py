@@ -713,6 +713,7 @@ class LandmarkPair(QObject):
         if scan_b is not None:
             scan_b.end()
         if view is not None:
+            reading_of(self.hub).without(view.model)
             view.close()
 
     def _view_closed(self) -> None:

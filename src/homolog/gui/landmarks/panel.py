@@ -629,7 +629,7 @@ class SideRow(FeatureRow):
     def __init__(self, letter: str, *extra: QPushButton) -> None:
         super().__init__()
         self._letter = letter
-        self.scan = widgets.narrow(QComboBox())
+        self.scan = widgets.Choice()
         where = "in napari's viewer" if letter == "A" else "in the second view"
         widgets.named(self.scan, f"Scan {letter}", f"The scan {where}")
         self.scan.activated.connect(

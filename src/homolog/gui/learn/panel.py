@@ -8,7 +8,6 @@ from typing import Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QDoubleSpinBox,
     QHBoxLayout,
     QSpinBox,
@@ -19,6 +18,7 @@ from qtpy.QtWidgets import (
 from homolog.config import merge
 from homolog.gui.learn.control import LONG_FACTOR, QUICK_MINUTES, Length, Wish
 from homolog.gui.learn.forms import Form
+from homolog.gui.learn.guide import METHODS, TASKS, guide_to
 from homolog.gui.learn.start_box import StartBox
 from homolog.gui.shared import choices, preferences
 from homolog.gui.shared.choices import (
@@ -30,6 +30,7 @@ from homolog.gui.shared.choices import (
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (
+    Choice,
     DeviceBox,
     EmptyState,
     Sentence,
@@ -40,7 +41,6 @@ from homolog.gui.shared.widgets import (
     keep_room,
     labelled,
     named,
-    narrow,
     one_place,
     sentence,
     tell,
@@ -60,7 +60,7 @@ class LengthBox(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.choice = narrow(QComboBox())
+        self.choice = Choice()
         named(
             self.choice,
             "Length",
@@ -238,7 +238,7 @@ class SettingsBox(QWidget):
         self._device_recipe = "cpu"
         self._laid: tuple[str, str, str, bool] | None = None
         self._brought: str | None = None  # the network of an encoder
-        self.recipe, self.network = narrow(QComboBox()), narrow(QComboBox())
+        self.recipe, self.network = Choice(), Choice()
         self.seed = QSpinBox()
         self.seed.setMaximum(2**31 - 1)
         self.own = Form(first=first, more="")
@@ -437,8 +437,11 @@ class LearnPanel(QWidget):
         self.other_encoders: list[Path] = []
         self.kept = choices.read(preferences.home(), self.title)
         self._restoring = True
-        self.entry = narrow(QComboBox())
-        self.about = sentence("What it does", lines=4)
+        self.entry = Choice()
+        guides = METHODS if self.group == "methods" else TASKS
+        self.about = sentence(
+            "What it is best for", 4, [guide.text for guide in guides.values()]
+        )
         self.waiting = named(
             Sentence(4), "State of the engine", "The engine is asked once"
         )
@@ -663,9 +666,10 @@ class LearnPanel(QWidget):
     def _entry_changed(self) -> None:
         described = self.described
         doc, paper = str(described.get("doc") or ""), str(described.get("paper") or "")
-        tell(self.about, about_text(doc, paper))
-        told = "\n\n".join(part for part in (paper, doc) if part)
-        self.about.setToolTip(told or "What it does")
+        guide = guide_to(self.group, str(self.entry.currentData()))
+        tell(self.about, guide or about_text(doc, paper))
+        told = "\n\n".join(part for part in (guide, paper, doc) if part)
+        self.about.setToolTip(told or "What it is best for")
         self.settings.set_entry(self.schema, described)
 
     def _device_changed(self) -> None:

@@ -113,6 +113,7 @@ class StartBox(HelperBox):
         if wish is not None and wish.stem != self._stem:
             self._stem = wish.stem
             self.name.setText(next_name(wish.stem, self._hub.runs))
+            self.name.setCursorPosition(0)
         self.trouble = self._trouble(wish)
         busy = self.busy
         for button in (self.estimate, self.start):

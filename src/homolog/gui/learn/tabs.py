@@ -10,7 +10,6 @@ from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QComboBox,
     QListWidget,
     QListWidgetItem,
     QSpinBox,
@@ -29,6 +28,7 @@ from homolog.gui.learn.control import (
 from homolog.gui.learn.panel import LearnPanel
 from homolog.gui.shared.choices import SCRATCH, StoreChoice, begin_with
 from homolog.gui.shared.widgets import (
+    Choice,
     EmptyState,
     beside,
     button,
@@ -38,7 +38,6 @@ from homolog.gui.shared.widgets import (
     labelled,
     lay_out_again,
     named,
-    narrow,
     one_place,
     sentence,
     tell,
@@ -160,7 +159,7 @@ class LabelsUsed(QWidget):
         self.percent.setRange(1, 100)
         self.percent.setSuffix(" %")
         self.count.setRange(1, 9999)
-        self.unit = narrow(QComboBox())
+        self.unit = Choice()
         self.unit.addItem("of the patients")
         self.unit.addItem("patients")
         hint = "What is counted: a share of the labelled patients, or their number"
@@ -244,7 +243,7 @@ class FinetunePanel(LearnPanel):
         )  # fmt: skip
         keep_room(self._data)
         column.addLayout(one_place(self.no_store, self._data))
-        self.encoder = narrow(QComboBox())
+        self.encoder = Choice()
         self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
         hint = "Pretrained weights to start from, or random ones"
         column.addLayout(labelled("Encoder", self.encoder, hint))
@@ -436,12 +435,12 @@ class PretrainPanel(LearnPanel):
 
     def more_rows(self, column: QVBoxLayout) -> None:
         """Starting weights, whose crops are seen, whether test scans stay unseen."""
-        self.encoder = narrow(QComboBox())
+        self.encoder = Choice()
         column.addLayout(
             labelled("Start from", self.encoder, "Weights to start from; mostly random")
         )
         self.encoder.currentIndexChanged.connect(lambda: self._encoder_chosen())
-        self.sharing = narrow(QComboBox())
+        self.sharing = Choice()
         for words, _ in _SHARING:
             self.sharing.addItem(words)
         self.sharing.currentIndexChanged.connect(lambda: self.something_changed())

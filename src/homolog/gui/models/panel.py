@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QCursor
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QFrame,
@@ -187,7 +186,7 @@ class ImportForm(QFrame):
         self.name = QLineEdit()
         self.name.setAccessibleName("Name of the imported model")
         self.name.setToolTip("Name of its folder among your models")
-        self.network = QComboBox()
+        self.network = widgets.Choice()
         self.network.setAccessibleName("Network of the file")
         self.network.setToolTip("The kind of network whose weights it holds")
         self.settings = QLineEdit()
@@ -421,12 +420,12 @@ class ModelsPanel(QWidget):
             return
         roots = (self.hub.runs, self.hub.models)
 
-        def delete() -> None:
+        def delete() -> str:
             control.check_deletable(model, roots)
-            to_trash(model.folder)
+            return to_trash(model.folder)
 
-        def deleted(_: object) -> None:
-            self._say(f"The model of {model.name} is in the trash.")
+        def deleted(where: str) -> None:
+            self._say(f"The model of {model.name} is {where}.")
             self.hub.changed.emit("models")
 
         in_background(delete, owner=self, done=deleted, failed=self._refused)

@@ -139,7 +139,7 @@ class ProbeBox(widgets.HelperBox):
         for widget in (self.table, self.verdict, self.page):
             widget.setVisible(True)
         self.grew.emit()
-        widgets.bring_into_view(self.verdict, asked=True)
+        widgets.bring_into_view(self.verdict)  # minutes after it was asked for
 
     def open_page(self) -> None:
         """Show the probe's page in the browser."""
@@ -182,7 +182,8 @@ class ProbeBox(widgets.HelperBox):
     # Parts
 
     def _build(self) -> None:
-        self.about = text_label("Models that are asked about")
+        self.about = widgets.Sentence(2)  # it changes above buttons
+        widgets.named(self.about, "Models that are asked about", "What is asked about")
         hint = text_label("What this does")
         hint.setText(_HINT)
         self.store = StoreList(self.hub, labelled_words)

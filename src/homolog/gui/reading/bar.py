@@ -11,16 +11,17 @@ from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QMenu, QSizePolicy, QToolButton, QWidget
 from superqt import QFlowLayout
 
+from homolog.gui.reading.measures import TOOLS, Measures
 from homolog.gui.reading.orientation import NAMES
 from homolog.gui.reading.planes import ThreePlanes
 from homolog.gui.reading.room import reading_of
+from homolog.gui.reading.surfaces import Surfaces
 from homolog.gui.reading.windows import CT_WINDOWS, HU, Window, windows_for
 from homolog.gui.shared import keys
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.model_row import end_with
 from homolog.gui.shared.widgets import ToolOneOf, named
 
-_PLANE_KEYS = {0: "Shift-Z", 1: "Shift-Y", 2: "Shift-X"}
 _SETTLE_MS = 60
 # The greys of the tabs; room on the right for the arrow of a menu.
 _LOOK = """
@@ -52,7 +53,18 @@ class ReadingBar(QWidget):
         row = QFlowLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(2)
-        for button in (self.windows, self.views):
+        self.measures = Measures(hub, self)
+        self.surfaces = Surfaces(hub, self)
+        self.measure = MeasureButton(self)
+        self.surface = _plain("Surface", self.surfaces.show, (
+            "Show the labels as surfaces in 3D, with their names and colours"
+        ))  # fmt: skip
+        self.hide_ours = _plain("Hide ours", self.toggle_ours, (
+            "Hide all layers that this plugin made, or show them again (Shift+U)"
+        ), "Show ours")  # fmt: skip
+        for button in (
+            self.windows, self.views, self.measure, self.surface, self.hide_ours,
+        ):  # fmt: skip
             row.addWidget(button)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
@@ -71,6 +83,8 @@ class ReadingBar(QWidget):
     def end(self) -> None:
         """Let go of the viewer."""
         self.planes.hide()
+        self.measures.end()
+        self.surfaces.end()
         self.room.end()
 
     def toggle_planes(self) -> None:
@@ -80,6 +94,18 @@ class ReadingBar(QWidget):
         else:
             self.planes.show()
             self.planes.letters(self.room.orientation.shown)
+
+    def toggle_ours(self) -> None:
+        """Hide what the plugin made, or show it again."""
+        ours = self.room.ours
+        if not ours.toggle():
+            self.say("Nothing that this plugin made is shown.")
+        self.hide_ours.setText("Show ours" if ours.are_hidden else "Hide ours")
+
+    def front(self, tab: str) -> None:
+        """Another tab is in front: its layers come, those of the one left go."""
+        if self.hub.viewer is not None:
+            self.room.ours.front(tab)
 
     def refresh(self) -> None:
         """Show which window and which plane are shown."""
@@ -101,15 +127,19 @@ class ReadingBar(QWidget):
                 self.hub, f"Alt-{place + 1}", f"window {place + 1} of the list",
                 partial(self.windows.number, place),
             )  # fmt: skip
-        for plane, key in _PLANE_KEYS.items():
-            keys.add(
-                self.hub, key, f"{NAMES[plane].lower()} slices",
-                partial(self.room.orientation.look, plane),
-            )  # fmt: skip
 
         keys.add(
             self.hub, "Shift-O", "axial, coronal and sagittal at once, or one of them",
             self.toggle_planes,
+        )  # fmt: skip
+
+        keys.add(
+            self.hub, "Shift-J", "measure a distance",
+            partial(self.measures.begin, "Distance"),
+        )  # fmt: skip
+        keys.add(
+            self.hub, "Shift-U", "hide or show the layers that this plugin made",
+            self.toggle_ours,
         )  # fmt: skip
 
     def _follow(self) -> None:
@@ -129,6 +159,15 @@ def small_button(button: QToolButton, name: str, hint: str) -> None:
     button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
     button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
     button.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+
+
+def _plain(text: str, act: Callable[[], Any], hint: str, *other: str) -> ToolOneOf:
+    """A button without a menu."""
+    button = ToolOneOf(text, *other)
+    small_button(button, text, hint)
+    button.setProperty("plain", "true")
+    button.clicked.connect(lambda: act())
+    return button
 
 
 def entry(
@@ -239,8 +278,9 @@ class ViewButton(ToolOneOf):
         orientation = self._bar.room.orientation
         for plane, name in NAMES.items():
             action = entry(
-                self._menu, name, partial(self._look, plane), _PLANE_KEYS[plane]
-            )
+                self._menu, name, partial(self._look, plane),
+                hint=f"{name} slices; Ctrl+E goes from plane to plane",
+            )  # fmt: skip
             action.setCheckable(True)
             action.setChecked(orientation.plane == plane)
         entry(
@@ -279,3 +319,40 @@ class ViewButton(ToolOneOf):
         shown = not self._bar.room.orientation.shown
         self._bar.room.show_letters(shown)
         self._bar.planes.letters(shown)
+
+
+class MeasureButton(QToolButton):
+    """Distances, angles, regions, and the values under labels.
+
+    Args:
+        bar: It belongs to.
+    """
+
+    def __init__(self, bar: ReadingBar) -> None:
+        super().__init__()
+        self._bar = bar
+        self.setText("Measure")
+        small_button(
+            self, "Measure", "Distances and angles in mm, values of a region or a label"
+        )
+        self._menu = QMenu(self)
+        self._menu.setToolTipsVisible(True)
+        self._menu.aboutToShow.connect(self._fill)
+        self.setMenu(self._menu)
+
+    def _fill(self) -> None:
+        self._menu.clear()
+        measures = self._bar.measures
+        for tool, (_, hint) in TOOLS.items():
+            key = "Shift-J" if tool == "Distance" else ""
+            entry(self._menu, tool, partial(measures.begin, tool), key, hint)
+        self._menu.addSeparator()
+        entry(
+            self._menu, "Values under each label...", measures.label_values,
+            hint="Mean, SD, smallest, largest and volume of each label, as a table",
+        )  # fmt: skip
+        away = entry(
+            self._menu, "Take all measures away", measures.forget,
+            hint="Remove all lines, angles and regions that were drawn",
+        )  # fmt: skip
+        away.setEnabled(measures.some)

@@ -2,8 +2,9 @@
 
 Free of Qt. The world that scans are shown in is LPS mm (z, y, x). napari draws rows
 downwards, so that its coronal slices show the head below, and its 3D view, whose depth
-runs towards the viewer, a mirrored body (an appendix on the left). Both are settings
-of its camera; data and coordinates stay as they are.
+runs towards the viewer, a mirrored body (an appendix on the left). The first is set
+right by its camera, the second by the order of its axes: napari's light shines from
+behind where the camera of a 3D view is flipped. Data and coordinates stay as they are.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _POSITIONS = {
     "left": "middle_left", "right": "middle_right",
     "top": "top_center", "bottom": "bottom_center",
 }  # fmt: skip
+_NAPARIS = ("towards", "down", "right")
 # A second letter where a direction leaves its axis by more than 20 degrees.
 _SECOND = 0.342
 
@@ -49,12 +51,15 @@ def letters(direction: Sequence[float] | Vector) -> str:
     return "".join(_ENDS[a][0 if share[a] > 0 else 1] for a in kept)
 
 
-def orientation_of(order: Order) -> tuple[str, str, str]:
+def orientation_of(order: Order, in_space: bool = False) -> tuple[str, str, str]:
     """Camera orientation (depth, vertical, horizontal) that shows no body mirrored.
 
     Args:
         order: Depth, rows and columns: which of z, y, x they run along.
+        in_space: For a 3D view: napari's own where that shows no body mirrored.
     """
+    if in_space and not is_mirrored(order, _NAPARIS):
+        return _NAPARIS
     vertical = "up" if order[1] == 0 else "down"
     towards = _parity(order) * (1 if vertical == "up" else -1) > 0
     return ("towards" if towards else "away", vertical, "right")
@@ -136,6 +141,7 @@ class Orientation:
         self._turned = False
         self._was: Any = None
         self._order: Order | None = None
+        self._flat: Order | None = None
         self._letters: dict[str, Any] = {}
         self.shown = True
 
@@ -145,7 +151,8 @@ class Orientation:
             return
         self._on = True
         for emitter, function in self._emitters():
-            emitter.connect(function)
+            # After napari's own: an order set in between leaves its layers behind.
+            emitter.connect(function, position="last")
         self.refresh()
 
     def end(self) -> None:
@@ -171,19 +178,15 @@ class Orientation:
     def look(self, plane: int) -> None:
         """Show a plane: AXIAL, CORONAL or SAGITTAL."""
         dims = self._viewer.dims
-        first = dims.ndim - 3
-        if first < 0:
+        if dims.ndim < 3:
             return
         if dims.ndisplay != 2:
             dims.ndisplay = 2
-        self._order = ORDERS[plane]
-        order = (*range(first), *(first + axis for axis in ORDERS[plane]))
-        if tuple(dims.order) != order:
-            dims.order = order
+        self._arrange(ORDERS[plane])
 
     def look_along_slices(self) -> None:
         """Show the plane in which the scan was taken: across its longest voxel side."""
-        scan = self._scan()
+        scan = self.scan()
         if scan is not None:
             self.look(int(np.argmax(np.asarray(scan.scale, np.float64)[-3:])))
 
@@ -195,7 +198,7 @@ class Orientation:
 
     def refresh(self, event: Any = None) -> None:
         """Camera and letters for what is shown now."""
-        if self._scan() is None:
+        if self.scan() is None:
             self._give_back()
             self._write({})
             return
@@ -224,7 +227,7 @@ class Orientation:
         now, before = self._axes(), self._order
         self._order = now
         flat = self._viewer.dims.ndisplay == 2
-        if now is None or before is None or not flat or self._scan() is None:
+        if now is None or before is None or not flat or self.scan() is None:
             self.refresh()
             return
         if now == (before[2], before[0], before[1]):
@@ -235,14 +238,32 @@ class Orientation:
         self.refresh()
 
     def _displayed(self, event: Any = None) -> None:
-        order = self._axes()
-        if self._viewer.dims.ndisplay == 3 and order is not None and self._scan():
-            camera = self._viewer.scene.camera
+        """In 3D the axes are those of coronal slices: no body is mirrored by them."""
+        order, flat = self._axes(), self._flat
+        if self._viewer.dims.ndisplay == 2:
+            self._flat = None
+            if flat is not None and order == ORDERS[CORONAL]:
+                self._arrange(flat)
+        elif order is not None and self.scan() is not None:
+            if is_mirrored(order, _NAPARIS):
+                self._flat = order
+                self._arrange(ORDERS[CORONAL])
+                order = ORDERS[CORONAL]
             self._turn(order)
+            camera = self._viewer.scene.camera
             if np.allclose(camera.angles, 0.0):  # nobody has turned it: from the front
                 view, up = _seen(order, (0.0, 1.0, 0.0)), _seen(order, (1.0, 0.0, 0.0))
                 camera.set_view_direction(view, up)
         self.refresh()
+
+    def _arrange(self, axes: Order) -> None:
+        """Put the axes in an order, those before z, y, x left where they are."""
+        dims = self._viewer.dims
+        first = dims.ndim - 3
+        self._order = axes
+        order = (*range(first), *(first + axis for axis in axes))
+        if tuple(dims.order) != order:
+            dims.order = order
 
     def _listed(self, event: Any = None) -> None:
         if self._order is None:
@@ -263,7 +284,7 @@ class Orientation:
             return None
         return order[0], order[1], order[2]
 
-    def _scan(self) -> Any | None:
+    def scan(self) -> Any | None:
         """The scan whose body is named: the active layer, else the topmost shown."""
         active = self._viewer.layers.selection.active
         if active is not None and is_placed(active):
@@ -275,7 +296,7 @@ class Orientation:
         camera = self._viewer.scene.camera
         if not self._turned:
             self._was, self._turned = camera.orientation, True
-        wanted = orientation_of(order)
+        wanted = orientation_of(order, self._viewer.dims.ndisplay == 3)
         if tuple(str(part) for part in camera.orientation) != wanted:
             camera.orientation = wanted
 
@@ -285,7 +306,7 @@ class Orientation:
             self._viewer.scene.camera.orientation = self._was
 
     def _edges(self, order: Order) -> dict[str, str]:
-        scan = self._scan()
+        scan = self.scan()
         if scan is None or not self.shown:
             return {}
         camera = self._viewer.scene.camera

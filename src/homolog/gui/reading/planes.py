@@ -26,7 +26,7 @@ from homolog.gui.reading.orientation import (
     SAGITTAL,
     Orientation,
 )
-from homolog.gui.shared.layers import is_kind
+from homolog.gui.shared.layers import is_kind, itself
 from homolog.gui.shared.widgets import named
 
 TITLE = "Three planes"
@@ -42,7 +42,7 @@ _DRAWN_MS = 150
 _TAKEN_DOWN_MS = 150
 # Line of each plane: Okabe-Ito, told apart by everyone.
 _COLOURS = {AXIAL: "#e69f00", CORONAL: "#56b4e9", SAGITTAL: "#009e73"}
-_GAP_PX = 10.0
+_GAP_PX, _EDGE_PX = 10.0, 38.0  # left free: the place itself, the letters
 
 
 class Mirror:
@@ -59,7 +59,7 @@ class Mirror:
 
     def sync(self) -> None:
         """Show what is open there now, in its order."""
-        wanted = [_itself(x) for x in self._source.layers if x.ndim == 3]
+        wanted = [itself(x) for x in self._source.layers if x.ndim == 3]
         for layer in [x for x in self._pairs if x not in wanted]:
             self._drop(layer)
         for layer in wanted:
@@ -182,13 +182,15 @@ class CrossLines(QWidget):
         offset = (point[[row, column]] - centre) * camera.zoom * sign
         y, x = self.height() / 2 + offset[0], self.width() / 2 + offset[1]
         painter = QPainter(self)
+        low, right_end = self.height() - _EDGE_PX, self.width() - _EDGE_PX
         for axis, ends in (
-            (column, ((x, 0.0, x, y - _GAP_PX), (x, y + _GAP_PX, x, self.height()))),
-            (row, ((0.0, y, x - _GAP_PX, y), (x + _GAP_PX, y, self.width(), y))),
+            (column, ((x, _EDGE_PX, x, y - _GAP_PX), (x, y + _GAP_PX, x, low))),
+            (row, ((_EDGE_PX, y, x - _GAP_PX, y), (x + _GAP_PX, y, right_end, y))),
         ):
             painter.setPen(QPen(QColor(_COLOURS[axis]), 1))
             for left, top, right, bottom in ends:
-                painter.drawLine(QPointF(left, top), QPointF(right, bottom))
+                if left <= right and top <= bottom:
+                    painter.drawLine(QPointF(left, top), QPointF(right, bottom))
         painter.end()
 
 
@@ -415,7 +417,7 @@ class ThreePlanes(QObject):
         for side in self._sides:
             side.mirror.sync()
         self._moving = was
-        self._watch([_itself(x) for x in self._viewer.layers if x.ndim == 3])
+        self._watch([itself(x) for x in self._viewer.layers if x.ndim == 3])
         self._assign()
         if empty:
             self._fit()
@@ -435,7 +437,7 @@ class ThreePlanes(QObject):
                 self._listed.append((emitter, self._was_written))
 
     def _was_written(self, event: Any) -> None:
-        self._written.add(_itself(event.source))
+        self._written.add(itself(event.source))
         self._draw.start()
 
     def _redraw(self) -> None:
@@ -584,11 +586,6 @@ def _is_written(layer: Any) -> bool:
     metadata = getattr(layer, "metadata", {})
     notes = metadata.get("homolog") if isinstance(metadata, dict) else None
     return bool(notes and notes.get("derived"))
-
-
-def _itself(thing: Any) -> Any:
-    """What napari hands plugins in a proxy, without it: a proxy is soon gone."""
-    return getattr(thing, "__wrapped__", thing)
 
 
 def _window_of(panel: QWidget) -> QMainWindow | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from typing import Any
 
 from homolog.gui.reading.orientation import Orientation
+from homolog.gui.reading.ours import Ours
+from homolog.gui.reading.status import StatusLine
 from homolog.gui.reading.windows import Windows
 from homolog.gui.shared.hub import Hub
 
@@ -21,7 +22,7 @@ def reading_of(hub: Hub) -> Reading:
 
 
 class Reading:
-    """Windows and orientation of a window's viewers.
+    """Windows, orientation and the plugin's own layers of a window's viewers.
 
     Args:
         hub: Of the window.
@@ -31,9 +32,9 @@ class Reading:
         self.hub = hub
         self.windows = Windows(hub.viewer)
         self.orientation = Orientation(hub.viewer)
-        self._others: weakref.WeakKeyDictionary[Any, Orientation] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.ours = Ours(hub.viewer)
+        self.status = StatusLine(hub.viewer, self.orientation.scan)
+        self._others: list[tuple[Any, Orientation]] = []
         self._on = False
 
     def begin(self) -> None:
@@ -43,6 +44,7 @@ class Reading:
         self._on = True
         self.hub.viewer.layers.events.inserted.connect(self._opened)
         self.orientation.begin()
+        self.status.begin()
 
     def end(self) -> None:
         """Let go of all viewers."""
@@ -51,21 +53,30 @@ class Reading:
         self._on = False
         with contextlib.suppress(Exception):
             self.hub.viewer.layers.events.inserted.disconnect(self._opened)
-        for orientation in (self.orientation, *self._others.values()):
-            orientation.end()
-        self._others.clear()
+        self.status.end()
+        self.orientation.end()
+        for model, _ in list(self._others):
+            self.without(model)
 
     def also(self, model: Any) -> None:
         """Another viewer of this window: it is windowed and oriented as well."""
         self.windows.also(model)
-        orientation = self._others[model] = Orientation(model)
+        orientation = Orientation(model)
         orientation.show_letters(self.orientation.shown)
         orientation.begin()
+        self._others.append((model, orientation))
+
+    def without(self, model: Any) -> None:
+        """A viewer that is closed; nothing where it is not one of ours."""
+        for pair in [p for p in self._others if p[0] is model]:
+            self._others.remove(pair)
+            pair[1].end()
 
     def show_letters(self, shown: bool) -> None:
         """Letters of the body on all canvases, or on none."""
-        for orientation in (self.orientation, *self._others.values()):
+        for orientation in (self.orientation, *(one for _, one in self._others)):
             orientation.show_letters(shown)
 
     def _opened(self, event: Any) -> None:
         self.windows.opened(event.value)
+        self.ours.opened(event.value)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from homolog.gui.shared.layers import is_kind, notes_of, sample
+from homolog.gui.shared.layers import is_kind, itself, notes_of, sample
 
 # Air of a CT lies far below; some headers say CT of what is none.
 _BELOW_HU = -50.0
-_SAMPLES = 200_000
+_SAMPLES = 50_000
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,9 @@ class Windows:
         self._main = viewer
         self._others: weakref.WeakSet[Any] = weakref.WeakSet()
         self._chosen: dict[str, Window] = {}
+        self._given: weakref.WeakKeyDictionary[
+            Any, tuple[Window, tuple[float, float]]
+        ] = weakref.WeakKeyDictionary()
 
     def also(self, model: Any) -> None:
         """Another viewer whose scans follow; it is held by nothing of ours."""
@@ -133,14 +136,13 @@ class Windows:
         """The preset that scans of the kind looked at are shown with, if it is one."""
         kind = self.kind
         for layer in self._scans(kind):
-            limits = np.asarray(layer.contrast_limits, np.float64)
-            # Cheap ones first: a percentile is counted for the chosen one alone.
-            known = [w for w in windows_for(kind) if w.in_hu]
-            if kind in self._chosen and not self._chosen[kind].in_hu:
-                known.append(self._chosen[kind])
-            for window in known:
-                near = max(abs(limits).max() * 1e-6, 1e-9)
-                if np.allclose(limits, window.limits(layer), rtol=0, atol=near):
+            now = np.asarray(layer.contrast_limits, np.float64)
+            known = [(w, (w.low, w.high)) for w in windows_for(kind) if w.in_hu]
+            if (given := self._given.get(itself(layer))) is not None:
+                known.append(given)  # percentiles are not counted anew
+            near = max(abs(now).max() * 1e-6, 1e-9)
+            for window, limits in known:
+                if np.allclose(now, limits, rtol=0, atol=near):
                     return window
             return None
         return None
@@ -151,7 +153,7 @@ class Windows:
         if not kind:
             return 0
         self._chosen[kind] = window
-        return sum(_apply(layer, window) for layer in self._scans(kind))
+        return sum(self._apply(layer, window) for layer in self._scans(kind))
 
     def number(self, place: int) -> Window | None:
         """Show the preset with this place (0 is the first); None without a scan."""
@@ -166,28 +168,28 @@ class Windows:
         """A new scan is shown as its kind was chosen to be shown."""
         window = self._chosen.get(kind_of(layer))
         if window is not None:
-            _apply(layer, window)
+            self._apply(layer, window)
 
     def _scans(self, kind: str) -> Iterator[Any]:
         for viewer in (self._main, *self._others):
             for layer in viewer.layers:
-                if kind_of(layer) == kind:
+                if kind and kind_of(layer) == kind:
                     yield layer
 
-
-def _apply(layer: Any, window: Window) -> int:
-    low, high = window.limits(layer)
-    known_low, known_high = layer.contrast_limits_range
-    if low < known_low or high > known_high:
-        layer.contrast_limits_range = (min(low, known_low), max(high, known_high))
-    if tuple(layer.contrast_limits) != (low, high):
-        layer.contrast_limits = (low, high)
-    return 1
+    def _apply(self, layer: Any, window: Window) -> int:
+        low, high = window.limits(layer)
+        known_low, known_high = layer.contrast_limits_range
+        if low < known_low or high > known_high:
+            layer.contrast_limits_range = (min(low, known_low), max(high, known_high))
+        if tuple(layer.contrast_limits) != (low, high):
+            layer.contrast_limits = (low, high)
+        self._given[itself(layer)] = (window, (low, high))
+        return 1
 
 
 def _reaches_air(layer: Any) -> bool:
     notes = notes_of(layer)
-    data = getattr(layer, "__wrapped__", layer).data
+    data = itself(layer).data
     key = str(notes.get("sample") or "")
     if key and key in _AIR:
         return _AIR[key]

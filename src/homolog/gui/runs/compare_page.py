@@ -12,7 +12,6 @@ from qtpy.QtSvg import QSvgRenderer
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
-    QComboBox,
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
@@ -53,6 +52,7 @@ from homolog.gui.shared.choices import (
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import in_background, start_run
 from homolog.gui.shared.widgets import (
+    Choice,
     DeviceBox,
     ask_folder,
     beside,
@@ -60,7 +60,6 @@ from homolog.gui.shared.widgets import (
     fill,
     labelled,
     named,
-    narrow,
     sentence,
     tell,
 )
@@ -252,8 +251,8 @@ class ComparePage(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         back = button("◀ All runs", "Back to the list of runs", self.back.emit)
         for widget in (
-            back, self.headline, self.bar, self.news, self.drawing, self.table,
-            self.explained, self.notes, self.buttons,
+            back, self.headline, self.bar, self.news, self.buttons, self.table,
+            self.explained, self.drawing, self.notes,  # what grows stands below
         ):  # fmt: skip
             column.addWidget(widget)
         column.addStretch()
@@ -459,8 +458,8 @@ class CompareForm(QWidget):
         )  # fmt: skip
 
     def _build(self) -> None:
-        self.store = narrow(QComboBox())
-        self.task = narrow(QComboBox())
+        self.store = Choice()
+        self.task = Choice()
         self._fill_tasks()
         self.arms = QListWidget()
         self.arms.setMinimumHeight(150)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 from homolog.errors import JobError
 from homolog.events import Failed, Step, Stopped, Validated
-from homolog.gui.shared.runs import best_words, log_tail, saved_step, state_words
+from homolog.gui.shared.runs import Rounds, log_tail, saved_step, state_words
 from homolog.runs import launch
 from homolog.runs.run import Run, find_runs
 from homolog.words import duration
 
 LIVE = ("running", "paused")
+_SCORE = re.compile(" at | around ")
 COLUMNS = ("Run", "State", "Loss, best")
 _SPARK_POINTS = 60
 _LONGEST_LINE = 1 << 14
@@ -39,7 +41,7 @@ class Row:
         step: Done, of ``total``.
         remaining_s: Seconds left; 0 unknown.
         losses: (n,) sum of the losses, at most 60 of them, oldest first.
-        best: ``"dice 0.81 at step 40"`` or empty.
+        best: Of its smoothed validations, in words, or empty.
         has_model: Whether a model lies in it.
         reason: Why it is damaged, failed or silent; one sentence.
     """
@@ -75,7 +77,7 @@ class Row:
         return (
             f"{self.name}\n{self.kind} {self.what}",
             f"{state_words(self.state)}\n{steps}",
-            f"{loss}\n{self.best.partition(' at ')[0]}",
+            f"{loss}\n{_SCORE.split(self.best)[0]}",
         )
 
     @property
@@ -125,7 +127,7 @@ class RunList:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[Path, tuple[Any, Row]] = {}
-        self._best: dict[Path, tuple[int, str]] = {}
+        self._rounds: dict[Path, tuple[int, Rounds]] = {}
 
     def read(self) -> list[Row]:
         """Every run below the folder, live ones first, then the newest."""
@@ -157,16 +159,16 @@ class RunList:
 
     def _best_of(self, run: Run) -> str:
         """Best validation so far; only what was added to the journal is read."""
-        place, best = self._best.get(run.folder, (0, ""))
+        place, rounds = self._rounds.get(run.folder, (0, Rounds()))
         size = run.journal.size
         if size < place:  # begun anew
-            place, best = 0, ""
+            place, rounds = 0, Rounds()
         for _, event in run.journal.read(place, _is_validated):
-            if isinstance(event, Validated) and event.is_best:
-                best = best_words(event.metrics, event.index)
+            if isinstance(event, Validated):
+                rounds.add(event)
         # A line that is still being written is met again next time.
-        self._best[run.folder] = (max(0, size - _LONGEST_LINE), best)
-        return best
+        self._rounds[run.folder] = (max(0, size - _LONGEST_LINE), rounds)
+        return rounds.words()
 
 
 def read_row(run: Run, name: str, best: str = "") -> Row:

@@ -276,13 +276,13 @@ class RunsPanel(QWidget):
             if self.ask(self, question).key == "delete":
                 in_background(
                     _trash_run, row.folder, root, owner=self,
-                    done=lambda _: self._deleted(row), failed=self._refused,
+                    done=lambda where: self._deleted(row, where), failed=self._refused,
                 )  # fmt: skip
 
         in_background(folder_bytes, row.folder, owner=self, done=ask)
 
-    def _deleted(self, row: Row) -> None:
-        self._say(f"{row.name} is in the trash.")
+    def _deleted(self, row: Row, where: str) -> None:
+        self._say(f"{row.name} is {where}.")
         self.hub.changed.emit("runs")
         self.hub.changed.emit("models")
 
@@ -415,6 +415,6 @@ def is_comparison(folder: Path) -> bool:
         return (folder / SUMMARY).is_file() or not (folder / "run.json").is_file()
 
 
-def _trash_run(folder: Path, root: Path) -> None:
+def _trash_run(folder: Path, root: Path) -> str:
     runs_control.check_deletable(folder, root)
-    to_trash(folder)
+    return to_trash(folder)

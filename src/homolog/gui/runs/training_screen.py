@@ -46,6 +46,7 @@ from homolog.gui.shared.runs import (
     RunStory,
     Trouble,
     View,
+    cases_words,
     earlier_curve,
     headline,
     plateau_hint,
@@ -54,6 +55,7 @@ from homolog.gui.shared.runs import (
 )
 from homolog.gui.shared.threads import in_background, start_run
 from homolog.runs.run import Run
+from homolog.words import counted
 
 # What the training screen offers in each state, and what it says meanwhile; no Qt.
 
@@ -145,6 +147,7 @@ def facts_of(view: View) -> str:
         lines.append(f"On {view.device}.")
     if view.best:
         lines.append(f"Best validation: {view.best}.")
+        lines += [told] if (told := cases_words(view.validation_cases)) else []
     if view.state in LIVE:
         saved = "nothing yet" if view.saved_step is None else f"step {view.saved_step}"
         lines.append(f"Saved: {saved}.")
@@ -152,8 +155,16 @@ def facts_of(view: View) -> str:
 
 
 def health_of(view: View) -> tuple[str, str]:
-    """(light, sentence): monitors first, then a validation that stands still."""
+    """(light, sentence): monitors first, then a validation that stands still.
+
+    Nothing good is said of a run that failed, or of one of a few steps.
+    """
     light, sentence = verdict(view.monitors)
+    if light == "good" and view.state in ("failed", "crashed"):
+        return "none", "It did not reach its end: see above what happened."
+    if light == "good" and view.step < FEWEST_STEPS:
+        told = counted(view.step, "step")
+        return "none", f"Too early to judge: {told} so far."
     for curve in view.validation:
         if light == "good" and (hint := plateau_hint(list(curve.y))):
             return "look", hint
@@ -164,6 +175,8 @@ def health_of(view: View) -> tuple[str, str]:
 # Parts of the training screen: buttons, trouble, health, picture, log.
 
 
+# Before so many steps, losses and monitors say more of the start than of the training.
+FEWEST_STEPS = 200
 _LOG_PX = 220
 _NARROWEST_PX = 60
 
@@ -646,7 +659,7 @@ class TrainingScreen(QWidget):
         )  # fmt: skip
         self.loss = CurveView("Training loss")
         self.validation = CurveView("Validation")
-        self.compare = QComboBox()
+        self.compare = widgets.Choice()
         self.compare.setAccessibleName("Run to compare with")
         self.compare.setToolTip("Show the loss of another run in grey")
         self.compare.setMinimumContentsLength(4)

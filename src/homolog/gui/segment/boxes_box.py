@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
-    QComboBox,
     QHeaderView,
     QTableWidget,
     QTableWidgetItem,
@@ -25,6 +24,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.scan_layers import go_to
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (
+    Choice,
     ask_new_file,
     beside,
     bring_into_view,
@@ -32,7 +32,6 @@ from homolog.gui.shared.widgets import (
     fill,
     labelled,
     named,
-    narrow,
     sentence,
     tell,
 )
@@ -57,7 +56,7 @@ class BoxesBox(QWidget):
         self._watched: Any = None
         self._due = self._filling = self._bring = False
         self._boxes: BoxList | None = None
-        self.choice = narrow(QComboBox())
+        self.choice = Choice()
         self.choice.currentIndexChanged.connect(lambda _: self._watch())
         self.table = QTableWidget(0, len(_HEAD))
         named(self.table, "Boxes", "Double-click a score or size to go to the box")

@@ -16,7 +16,7 @@ from homolog.gui.segment.channels import (
     open_scans_of,
 )
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.widgets import fill, named, narrow, sentence, tell
+from homolog.gui.shared.widgets import Choice, fill, named, sentence, tell
 
 _NONE = "choose a scan"
 
@@ -64,7 +64,7 @@ class ChannelsBox(QWidget):
                 widget.deleteLater()
         self.rows = []
         for place, channel in enumerate(wanted):
-            row = narrow(QComboBox())
+            row = Choice()
             hint = f"The open scan that is {channel.name} of the case"
             named(row, channel.name, hint)
             label = QLabel(channel.name)

@@ -12,7 +12,6 @@ from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
-    QComboBox,
     QHeaderView,
     QTableWidget,
     QTableWidgetItem,
@@ -43,6 +42,7 @@ from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.scan_layers import go_to
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (
+    Choice,
     ask_new_file,
     beside,
     bring_into_view,
@@ -50,7 +50,6 @@ from homolog.gui.shared.widgets import (
     fill,
     labelled,
     named,
-    narrow,
     sentence,
     tell,
 )
@@ -215,7 +214,7 @@ class ClassesBox(QWidget):
         self._hidden: dict[str, set[int]] = {}
         self.rows: list[ClassRow] = []
         self.scores: Mapping[int, Mapping[str, float | None]] = {}
-        self.choice = narrow(QComboBox())
+        self.choice = Choice()
         self.choice.currentIndexChanged.connect(lambda: self._show_layer())
         self.table = QTableWidget(0, 2)
         named(

@@ -15,7 +15,6 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QApplication,
-    QComboBox,
     QDoubleSpinBox,
     QGridLayout,
     QLineEdit,
@@ -62,6 +61,7 @@ from homolog.gui.shared.layers import (
 )
 from homolog.gui.shared.threads import Helper, in_background
 from homolog.gui.shared.widgets import (
+    Choice,
     DeviceBox,
     EmptyState,
     HelperBox,
@@ -73,7 +73,6 @@ from homolog.gui.shared.widgets import (
     keep_room,
     labelled,
     named,
-    narrow,
     one_place,
     sentence,
     tell,
@@ -101,7 +100,7 @@ class CompareBox(QWidget):
         self._file: Path | None = None
         self._helper: Helper | None = None
         self._of = ""
-        self.reference = narrow(QComboBox())
+        self.reference = Choice()
         self.reference.activated.connect(lambda _: self._chosen())
         self.compare = button(
             "Compare", "Dice, NSD (1 mm) and HD95 of each class", self.begin
@@ -537,7 +536,7 @@ class SegmentPanel(QWidget):
         self.models: list[ModelChoice] = []
         self.extra: list[Path] = []
         self.kept = choices.read(preferences.home(), self.title)
-        self.model = narrow(QComboBox())
+        self.model = Choice()
         self.facts = sentence("What the model finds", lines=4)
         self.no_model = EmptyState(
             "No model yet. Fine-tune one on labelled scans, or import one.",
@@ -567,7 +566,7 @@ class SegmentPanel(QWidget):
         self.device = DeviceBox(hub, "segment")
         self.device.choose(str(self.kept.get("device") or self.device.device))
         self._advice: Any = None
-        self.modality = narrow(QComboBox())
+        self.modality = Choice()
         kinds = [("As their files say", ""), *((m, m) for m in MODALITIES)]
         fill(self.modality, kinds, self.kept.get("modality"))
         self.flips = QLineEdit(str(self.kept.get("flips") or ""))

@@ -123,6 +123,11 @@ def is_kind(layer: Any, name: str) -> bool:
     return any(kind.__name__ == name for kind in layer.__class__.__mro__)
 
 
+def itself(thing: Any) -> Any:
+    """What napari hands plugins in a proxy, without it: a proxy is soon gone."""
+    return getattr(thing, "__wrapped__", thing)
+
+
 def notes_of(layer: Any) -> Mapping[str, Any]:
     """Our entry in a layer's metadata; empty where there is none."""
     metadata = getattr(layer, "metadata", None)

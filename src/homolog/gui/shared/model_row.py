@@ -13,7 +13,6 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import (
-    QComboBox,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -77,7 +76,7 @@ class ModelRow(QWidget):
         self._wanted: Path | None = None
         self._now: ModelChoice | None = None
         self._by_default = False
-        self.model = widgets.narrow(QComboBox())
+        self.model = widgets.Choice()
         self.model.activated.connect(self._choose)
         if no_model:
             self.model.addItem(no_model, None)
@@ -156,7 +155,7 @@ class ModelRow(QWidget):
 _OTHER = "other"
 
 
-class StoreList(QComboBox):
+class StoreList(widgets.Choice):
     """The stores of the home folder, and any other: listed in the background.
 
     Signals:
@@ -178,7 +177,6 @@ class StoreList(QComboBox):
         self, hub: Hub, words: Callable[[StoreChoice], str], *, first: str = ""
     ) -> None:
         super().__init__()
-        widgets.narrow(self)
         self._hub, self._entry, self._first = hub, words, first
         self._others: list[Path] = []
         self._wanted = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from qtpy.QtWidgets import QMenu, QWidget
 
 from homolog import writing
 from homolog.errors import JobError, UnusableInput
+from homolog.gui.shared import preferences
 from homolog.gui.shared.choices import PAINTED
 from homolog.gui.shared.hub import Hub
 from homolog.model_files import card as model_cards
@@ -28,6 +30,7 @@ from homolog.model_files.library import SHIPPED, models_below, shipped_models
 from homolog.runs.run import Run, find_runs
 from homolog.writing import folder_bytes
 
+TRASH = "trash"
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 # Networks a foreign file may hold, until the engine has told its own list.
 NETWORKS = ("swin", "vit", "resunet")
@@ -251,15 +254,23 @@ def use_menu(hub: Hub, model: ModelCard, parent: QWidget) -> QMenu:
     return menu
 
 
-def to_trash(folder: Path) -> None:
-    """Move a folder to the desktop's trash; on a background thread.
+def to_trash(folder: Path) -> str:
+    """Move a folder to the desktop's trash, or to ours; on a background thread.
+
+    Where a disk has no trash (a server, a share, a container), the folder goes to
+    ``trash`` in the home folder.
+
+    Returns:
+        Where it is, for the end of "It is ...".
 
     Raises:
-        OSError: There is no trash for that disk; nothing was touched.
+        OSError: It could not be moved; nothing was lost.
     """
     done = QFile.moveToTrash(str(folder))
-    if not (done[0] if isinstance(done, tuple) else done):
-        raise OSError(
-            f"this system has no trash for {folder}; nothing was deleted. Delete the "
-            "folder in the file manager."
-        )
+    if done[0] if isinstance(done, tuple) else done:
+        return "in the trash"
+    own = preferences.home() / TRASH
+    place = own / writing.free_name(folder.name, lambda n: (own / n).exists())
+    writing.make_folder(own)
+    shutil.move(folder, place)
+    return f"in {place}: this disk has no trash. Delete it there to free its room"

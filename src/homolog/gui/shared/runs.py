@@ -36,7 +36,7 @@ from homolog.events import (
 )
 from homolog.json_files import read_object
 from homolog.runs.run import Run
-from homolog.words import human_bytes, metric_unit, score_words
+from homolog.words import counted, human_bytes, metric_unit, score_words
 
 # Which points of a curve are drawn: few, but with every peak; no Qt.
 
@@ -583,7 +583,8 @@ class View:
         notes: Last sentences: (level, text), oldest first.
         trouble: Why it ended, when it failed or crashed.
         saved_step: Step of the newest checkpoint, None without one.
-        best: ``"dice 0.81 at step 40"`` or empty.
+        best: Of the smoothed validations, as ``Rounds.words`` tells it, or empty.
+        validation_cases: How many cases a validation looks at; 0: nobody told.
         behind: More is written than was read; read on soon.
     """
 
@@ -609,6 +610,7 @@ class View:
     trouble: Trouble | None = None
     saved_step: int | None = None
     best: str = ""
+    validation_cases: int = 0
     behind: bool = False
 
 
@@ -631,7 +633,7 @@ class RunStory:
     _monitors: dict[str, deque[float]] = field(default_factory=dict)
     _notes: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=8))
     _preview: tuple[Path, str, int] | None = None
-    _best: str = ""
+    _rounds: Rounds = field(default_factory=lambda: Rounds())
     _failed: str = ""
 
     def read_on(self, budget_s: float = 0.3) -> View:
@@ -660,12 +662,11 @@ class RunStory:
                 self._take_step(event)
             case Progress():
                 self._progress = event
-            case Validated(index=index, metrics=metrics, is_best=is_best):
+            case Validated(index=index, metrics=metrics):
                 for name, value in metrics.items():
                     if " " not in name:  # one per label: too many for a chart
                         self._validation.setdefault(name, Series()).add(index, value)
-                if is_best:
-                    self._best = best_words(metrics, index)
+                self._rounds.add(event)
             case Note(text=text, level=level):
                 self._notes.append((level, text))
             case Preview(path=path, title=title):
@@ -730,7 +731,8 @@ class RunStory:
             notes=tuple(self._notes),
             trouble=trouble,
             saved_step=saved,
-            best=self._best,
+            best=self._rounds.words(),
+            validation_cases=int(self._details.get("validation_cases") or 0),
             behind=behind,
         )
 
@@ -742,12 +744,74 @@ def _of_one_unit(series: dict[str, Series]) -> dict[str, Series]:
     return {name: found for name, found in series.items() if units[name] == first}
 
 
-def best_words(metrics: dict[str, float], index: int) -> str:
-    """``"Dice 0.812 at step 40"``: the first metric, which decides."""
-    for name, value in metrics.items():
-        if value == value:
-            return f"{score_words(name, value)} at step {index}"
-    return ""
+class Rounds:
+    """The validations of a run; the best one is read off a smoothed curve.
+
+    One round in many is lucky, and with few cases luck is large: the mean of three
+    rounds in a row is compared, and how far rounds lie from it is told with it.
+    """
+
+    def __init__(self) -> None:
+        self.metric = ""
+        self._steps: list[int] = []
+        self._values: list[float] = []
+        self._worst: list[float] = []
+        self._records: list[float] = []
+
+    def add(self, event: Validated) -> None:
+        """One more round; a run resumed from earlier does its rounds again."""
+        named = {k: v for k, v in event.metrics.items() if " " not in k and v == v}
+        name = self.metric or next(iter(named), "")
+        if name not in named:
+            return
+        while self._steps and self._steps[-1] >= event.index:
+            for told in (self._steps, self._values, self._worst):
+                told.pop()
+        self.metric = name
+        self._steps.append(event.index)
+        self._values.append(named[name])
+        self._worst.append(named.get("worst", math.nan))
+        if event.is_best:
+            self._records.append(named[name])
+
+    def words(self) -> str:
+        """``"Dice 0.800 around step 60, mean of 3 rounds, ±0.03 between rounds"``.
+
+        Empty where no round decides what is kept; of fewer than three rounds it says
+        how many there are.
+        """
+        if not self._records:
+            return ""
+        sign = -1.0 if self._records[-1] < self._records[0] else 1.0
+        values = np.array(self._values)
+        if len(values) < _ROUNDS:
+            place = int(np.argmax(sign * values))
+            told = score_words(self.metric, float(values[place]))
+            so_far = counted(len(values), "round")
+            return f"{told} at step {self._steps[place]}, of {so_far} so far"
+        means = np.convolve(values, np.ones(_ROUNDS) / _ROUNDS, mode="valid")
+        place = int(np.argmax(sign * means))
+        middle = place + _ROUNDS // 2
+        spread = float(np.std(values[1:-1] - means))
+        told = score_words(self.metric, float(means[place]))
+        told += f" around step {self._steps[middle]}, mean of {_ROUNDS} rounds"
+        if len(means) > 1:
+            told += f", ±{spread:.2g} between rounds"
+        worst = self._worst[middle]
+        return told + (f", worst case {worst:.2f}" if worst == worst else "")
+
+
+_ROUNDS, FEW_CASES = 3, 20
+
+
+def cases_words(count: int) -> str:
+    """How far a validation can be trusted that looks at so many cases."""
+    if not count:
+        return ""
+    told = f"Validated on {counted(count, 'case')}"
+    if count >= FEW_CASES:
+        return f"{told}."
+    return f"{told}: too few to tell small differences from chance."
 
 
 def saved_step(folder: Path) -> int | None:

@@ -30,6 +30,9 @@ from qtpy.QtWidgets import (
     QScrollArea,
     QScrollBar,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QTabBar,
     QToolButton,
     QToolTip,
@@ -412,7 +415,8 @@ class Sentence(QLabel):
 
     def _room(self) -> QRect:
         """Where the text stands: within the frame of the style, indented as Qt does."""
-        return self.contentsRect().adjusted(max(self.indent(), 0), 0, 0, 0)
+        indent = max(self.indent(), 0)  # Qt's holds at the top, too
+        return self.contentsRect().adjusted(indent, indent, 0, 0)
 
     def _high(self, text: str) -> int:
         """Pixels that a text needs at the width there is, the frame included."""
@@ -422,7 +426,7 @@ class Sentence(QLabel):
 
     def _frame(self) -> int:
         margins = self.contentsMargins()
-        return int(margins.top() + margins.bottom())
+        return int(margins.top() + margins.bottom() + max(self.indent(), 0))
 
     def _new_font(self) -> None:
         self._tallest = 0
@@ -491,13 +495,93 @@ def _is_under_mouse(widget: QWidget) -> bool:
     return at is not None and (at is widget or widget.isAncestorOf(at))
 
 
-def narrow(combo: QComboBox) -> QComboBox:
-    """A combo box that long entries do not widen beyond the panel."""
-    combo.setMinimumContentsLength(8)
-    combo.setSizeAdjustPolicy(
-        QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-    )
-    return combo
+class Tall(QWidget):
+    """A panel as high as its wrapped sentences need: a scroll area would cut them."""
+
+    def event(self, event: QEvent) -> bool:
+        """Take the height that goes with the width there is."""
+        done = bool(super().event(event))
+        kind, kinds = event.type(), QEvent.Type
+        if kind in (kinds.LayoutRequest, kinds.Resize):
+            self._be_tall()
+        elif kind in (kinds.Show, kinds.FontChange, kinds.StyleChange):
+            # Children get their fonts after this, and tell nobody.
+            QTimer.singleShot(0, self._look_anew)
+        return done
+
+    def _look_anew(self) -> None:
+        layout = self.layout()
+        if layout is not None:
+            layout.invalidate()
+            self._be_tall()
+
+    def _be_tall(self) -> None:
+        layout = self.layout()
+        if layout is not None and layout.hasHeightForWidth():
+            high = layout.totalHeightForWidth(self.width())
+            if high != self.minimumHeight():
+                self.setMinimumHeight(high)
+
+
+class Choice(QComboBox):
+    """A combo box that long entries do not widen beyond the panel.
+
+    A name that is too long is cut in its middle, where names differ least; the tip has
+    all of it, and the open list is as wide as its entries.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setMinimumContentsLength(8)
+        self.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the chosen name is longer than its room."""
+        return self._elided() != str(self.currentText())
+
+    def paintEvent(self, _: Any) -> None:
+        """Qt's own drawing, with the name cut in its middle."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        option.currentText = self._elided()
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def event(self, event: Any) -> bool:
+        """The tip of a cut name begins with the name."""
+        if event.type() == QEvent.Type.ToolTip and self.is_cut:
+            told = "\n\n".join(t for t in (self.currentText(), self.toolTip()) if t)
+            QToolTip.showText(event.globalPos(), told, self)
+            return True
+        done: bool = super().event(event)
+        return done
+
+    def showPopup(self) -> None:
+        """Open the list as wide as its longest entry, within the screen."""
+        view = self.view()
+        if view is not None and self.count():
+            bar = 2 * self.fontMetrics().height()
+            wide = min(view.sizeHintForColumn(0) + bar, _WIDEST_PX)
+            view.setMinimumWidth(max(wide, self.width()))
+        super().showPopup()
+
+    def _elided(self) -> str:
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        style = self.style()
+        if style is None:
+            return str(self.currentText())
+        part = QStyle.SubControl.SC_ComboBoxEditField
+        kind = QStyle.ComplexControl.CC_ComboBox
+        room = style.subControlRect(kind, option, part, self).width() - _TEXT_PX
+        middle = Qt.TextElideMode.ElideMiddle
+        return str(self.fontMetrics().elidedText(self.currentText(), middle, room))
+
+
+_WIDEST_PX, _TEXT_PX = 640, 4
 
 
 def fill(combo: QComboBox, entries: Iterable[tuple[str, Any]], keep: Any) -> None:
@@ -719,13 +803,9 @@ class DeviceBox(QWidget):
         self._asked = False
         self.best = "cpu"
         self.known = False
-        self.choice = QComboBox()
+        self.choice = Choice()
         self.choice.setAccessibleName("Device")
         self.choice.setToolTip("Where to compute. Automatic takes the best device.")
-        self.choice.setMinimumContentsLength(8)
-        self.choice.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
         self.choice.addItem("Automatic", "auto")
         self._keep_preferred()
         self.again = QToolButton()
