@@ -5,7 +5,7 @@ packs the model with its card. It goes on where it was stopped. Scans are never 
 into the repository, nor into the model: only weights and the list of their sources.
 
     python benchmarks/box_encoder.py body-ct --data KIT --out DIR
-    python benchmarks/box_encoder.py blind --data KIT --out DIR
+    python benchmarks/box_encoder.py ct-mr --data KIT --out DIR
     python benchmarks/box_encoder.py body-ct --out DIR --scores FIGURES.json
 
 ``--scores`` writes figures of ``benchmarks/box_scores.py`` into the card. ``--set`` and
@@ -142,6 +142,7 @@ class Plan:
         spacing_mm: Voxel size (z, y, x).
         window_hu: CT values kept.
         use: What it is for, and what not.
+        start: Encoder that it goes on from; "": random weights.
     """
 
     title: str
@@ -152,6 +153,7 @@ class Plan:
     spacing_mm: tuple[float, float, float] = (3.0, 3.0, 3.0)
     window_hu: tuple[int, int] = (-150, 250)
     use: str = ""
+    start: str = ""
     cases: int = field(init=False, default=0)
 
 
@@ -183,7 +185,7 @@ PLANS = {
         "show. Learnt from 8 people: a start for landmarks, labels carried from one "
         "patient to the next and training with few labels, not a clinical device.",
     ),
-    "blind": Plan(
+    "ct-mr": Plan(
         title="CT and MR: places, whatever the contrast",
         scans=BLIND,
         never_seen={
@@ -192,9 +194,14 @@ PLANS = {
             "person is tested on them",
         },
         recipe="blind",
-        settings={**_SHARED, "training.steps": "3600"},
+        settings={
+            **_SHARED,
+            "method.synthetic_contrast": "0.6",
+            "training.steps": "1500",
+        },
+        start="body-ct",
         use="CT or MR of trunk and limbs; for finding a place of one kind of scan in "
-        "another.",
+        "another, roughly: a registration within one person is far better.",
     ),
 }
 
@@ -269,9 +276,11 @@ def pretrain(
         homolog("runs", "resume", str(run))
         return
     sets = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    start = ("--encoder", plan.start) if plan.start else ()
     homolog(
         "pretrain", "anatomical_embedding", *map(str, stores), "--out", str(run),
-        "--recipe", plan.recipe, "--without", "none", "--share-power", "0", *sets,
+        "--recipe", plan.recipe, "--without", "none", "--share-power", "0",
+        *start, *sets,
     )  # fmt: skip
 
 
@@ -309,6 +318,7 @@ def pack(
         "never_seen": dict(plan.never_seen),
         "scores": card_scores(name, scores),
         "stored_as": "float16" if half else "float32",
+        "started_from": plan.start or "random weights",  # not where that lay
     }
     encoder = states.pop("encoder")
     return save_model(folder, encoder, card, "encoder", states)

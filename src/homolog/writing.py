@@ -411,6 +411,16 @@ def put_in_place(fresh: Path, place: Path, *, sync: bool = True) -> None:
     os.replace(fresh, place)
 
 
+def move_to(source: Path, place: Path) -> None:
+    """Move a file or folder, to another disk too: it goes here when it is whole there.
+
+    Raises:
+        OSError: It could not be moved; nothing was lost.
+    """
+    make_folder(place.parent)
+    shutil.move(source, place)
+
+
 def share(file: Path, place: Path) -> None:
     """Give a file that never changes a second name: a hard link, or else a copy.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -271,6 +270,5 @@ def to_trash(folder: Path) -> str:
         return "in the trash"
     own = preferences.home() / TRASH
     place = own / writing.free_name(folder.name, lambda n: (own / n).exists())
-    writing.make_folder(own)
-    shutil.move(folder, place)
+    writing.move_to(folder, place)
     return f"in {place}: this disk has no trash. Delete it there to free its room"
