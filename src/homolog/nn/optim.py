@@ -367,6 +367,8 @@ class Teacher(nn.Module):
                 [theirs[name].detach() for name in own],
                 1.0 - momentum,
             )
-        student_buffers = dict(student.named_buffers())
-        for name, buffer in self.module.named_buffers():
-            buffer.copy_(student_buffers[name])
+        buffers = dict(student.named_buffers())
+        pairs = [(own, buffers[name]) for name, own in self.module.named_buffers()]
+        for kind in {own.dtype: None for own, _ in pairs}:  # what one kernel copies
+            alike = [pair for pair in pairs if pair[0].dtype == kind]
+            torch._foreach_copy_([own for own, _ in alike], [now for _, now in alike])

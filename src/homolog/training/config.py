@@ -121,8 +121,8 @@ class TrainingConfig:
     )
     compile: str = option(
         "auto",
-        "torch.compile of encoder and decoder: minutes at the start, steps may be "
-        "faster; auto: off, until it was measured to pay",
+        "torch.compile of the blocks of encoder and decoder: minutes at the start, "
+        "steps may be faster; auto: off, until it was measured to pay",
         choices=("auto", "on", "off"),
         advanced=True,
         later=True,

@@ -28,6 +28,7 @@ from homolog.training.config import TrainingConfig
 
 _LAST = {5: torch.channels_last_3d, 4: torch.channels_last}
 _CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d, nn.Conv2d, nn.ConvTranspose2d)
+_MOST_COMPILED = 256
 _COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
@@ -46,22 +47,33 @@ def prepare(module: nn.Module, config: TrainingConfig, device: torch.device) -> 
         UnusableInput: ``compile`` is on where nothing can be compiled.
     """
     if config.channels_last == "on":
-        for part in module.modules():
-            if isinstance(part, _CONVOLUTIONS):
-                part.weight.data = part.weight.data.contiguous(
-                    memory_format=_LAST[part.weight.ndim]
-                )
-    networks = [part for part in module.modules() if isinstance(part, Backbone)]
+        _put_channels_last(module)
     if config.recompute:
-        for network in networks:
-            for block in _blocks(network):
-                _recompute(block)
+        for block in _blocks_of(module, Backbone):
+            _recompute(block)
     if config.compile == "on":
         check_compiler(device)
-        decoders = [part for part in module.modules() if isinstance(part, Decoder)]
-        for part in (*networks, *decoders):
-            if part._compiled_call_impl is None:
-                part.compile(dynamic=False)
+        # all blocks of a kind count as one place, of each size of crop, with and
+        # without a gradient
+        dynamo: Any = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_COMPILED)
+        for block in _blocks_of(module, Backbone, Decoder):
+            if block._compiled_call_impl is None:
+                block.compile(dynamic=False)
+
+
+def _put_channels_last(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, _CONVOLUTIONS):
+            layout = _LAST[part.weight.ndim]
+            part.weight.data = part.weight.data.contiguous(memory_format=layout)
+
+
+def _blocks_of(module: nn.Module, *kinds: type[nn.Module]) -> Iterator[nn.Module]:
+    """The blocks of all networks of some kinds in a module."""
+    for network in module.modules():
+        if isinstance(network, kinds):
+            yield from _blocks(network)
 
 
 def check_compiler(device: torch.device) -> None:
@@ -107,9 +119,6 @@ def chosen_kernels(config: TrainingConfig, device: torch.device) -> Iterator[Non
         cudnn.benchmark = was
 
 
-# Activations that are made anew for the gradient instead of being kept.
-
-
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     """The smallest parts of a network with several layers that it calls one by one."""
     for part in network.children():
@@ -125,6 +134,9 @@ def _layers(part: nn.Module) -> int:
     return sum(
         any(True for _ in layer.parameters(recurse=False)) for layer in part.modules()
     )
+
+
+# Activations that are made anew for the gradient instead of being kept.
 
 
 def _recompute(block: Any) -> None:
