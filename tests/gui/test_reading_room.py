@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip("napari")
 
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from homolog.geometry.affine import Affine
 from homolog.gui.reading.bar import ReadingBar
+from homolog.gui.reading.windows import CT_WINDOWS
 from homolog.gui.shared.layers import volume_layer
 from homolog.gui.window import dock_panel
 from homolog.scans.volume import Volume
@@ -64,6 +66,24 @@ def test_keys_and_menu_choose_a_window_in_a_real_window(
     assert told[1].startswith("Soft tissue   W 400, L 40 HU")
     checked = [a.text() for a in bar.windows.menu().actions() if a.isChecked()]
     assert [text[:4] for text in checked] == ["Bone"]
+
+
+def test_another_view_of_the_window_is_windowed_until_it_is_gone(
+    make_napari_viewer_proxy: Any, qtbot: Any, home: Path
+) -> None:
+    viewer = make_napari_viewer_proxy(show=True)
+    panel = dock_panel(viewer)
+    qtbot.waitUntil(panel.isVisible, timeout=10_000)
+    scan, other = add(viewer, "CT", -1000, 1500), ViewerModel()
+    beside = add(other, "CT", -1000, 1500)
+    room = panel.findChild(ReadingBar).room
+    panel.hub.view_opened.emit(other)
+    viewer.layers.selection.active = scan
+    room.windows.show(next(w for w in CT_WINDOWS if w.name == "Bone"))
+    assert tuple(scan.contrast_limits) == tuple(beside.contrast_limits)
+    assert room._others
+    panel.hub.view_closed.emit(other)
+    assert room._others == []
 
 
 def test_three_planes_move_together_and_leave_nothing_behind(

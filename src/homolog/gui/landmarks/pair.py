@@ -24,7 +24,6 @@ from homolog.gui.landmarks.second_view import (
     MouseInB,
     SecondView,
 )
-from homolog.gui.reading.room import reading_of
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import KEY, layer_scan, notes_of
@@ -684,7 +683,7 @@ class LandmarkPair(QObject):
             self.view.show()
             return
         self.view = SecondView(self.viewer, self._panel, self._view_closed)
-        reading_of(self.hub).also(self.view.model)
+        self.hub.view_opened.emit(self.view.model)
         self.scan_b = ScanB(self.view.model, self.take_b)
         self._mouse_b = MouseInB(self.view.model, self.placing)
         self.pair_changed()
@@ -713,7 +712,7 @@ class LandmarkPair(QObject):
         if scan_b is not None:
             scan_b.end()
         if view is not None:
-            reading_of(self.hub).without(view.model)
+            self.hub.view_closed.emit(view.model)
             view.close()
 
     def _view_closed(self) -> None:

@@ -43,6 +43,8 @@ class Reading:
             return
         self._on = True
         self.hub.viewer.layers.events.inserted.connect(self._opened)
+        self.hub.view_opened.connect(self.also)
+        self.hub.view_closed.connect(self.without)
         self.orientation.begin()
         self.status.begin()
 
@@ -53,6 +55,8 @@ class Reading:
         self._on = False
         with contextlib.suppress(Exception):
             self.hub.viewer.layers.events.inserted.disconnect(self._opened)
+        self.hub.view_opened.disconnect(self.also)
+        self.hub.view_closed.disconnect(self.without)
         self.status.end()
         self.orientation.end()
         for model, _ in list(self._others):

@@ -29,6 +29,8 @@ class Hub(QObject):
         schema_ready: The engine's description has arrived (dict).
         schema_failed: It has not (sentence).
         closing: The window closes; save what must be kept.
+        view_opened: Another view of scans in this window: its viewer model.
+        view_closed: It is gone again.
 
     Attributes:
         viewer: The napari viewer.
@@ -41,6 +43,8 @@ class Hub(QObject):
     schema_ready = Signal(object)
     schema_failed = Signal(str)
     closing = Signal()
+    view_opened = Signal(object)
+    view_closed = Signal(object)
 
     def __init__(self, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
