@@ -556,11 +556,14 @@ def begin_with(
     own = next((m for m in models if m.where not in (SHIPPED, LIBRARY)), None)
     if own is not None or not models:
         return own
-    kinds = set(modalities) - {"OTHER"}
+    told = set(modalities)
+    kinds = told - {"OTHER"}
     shipped = [m for m in models if m.where == SHIPPED]
     fitting = [m for m in shipped if kinds and kinds <= set(m.modalities)]
     if fitting:
-        return min(fitting, key=lambda m: len(m.modalities))
+        # beside a scan of an unknown kind, the one that knows most kinds
+        best = max if "OTHER" in told else min
+        return best(fitting, key=lambda m: len(m.modalities))
     return max(shipped, key=lambda m: len(m.modalities)) if shipped else models[0]
 
 
