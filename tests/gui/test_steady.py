@@ -370,6 +370,7 @@ def in_area(qtbot, home: Path, monkeypatch):
         area.resize(340, 600)
         area.show()
         qtbot.waitExposed(area)
+        settle(0.05)  # laid out: sentences know how wide they are
         stands = Steady(panel)
         panel.shown()
         until(lambda: ready(panel))

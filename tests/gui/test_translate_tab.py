@@ -10,7 +10,7 @@ import numpy as np
 
 from homolog.events import drain
 from homolog.geometry.affine import Affine
-from homolog.gui.data.control import GOOD, rows_of
+from homolog.gui.data.control import UNREAD, rows_of
 from homolog.gui.files.opening import read_layer
 from homolog.gui.learn.control import teaching_problem, what_is_learnt
 from homolog.gui.segment.control import Batch, image_layer, keep_image
@@ -119,4 +119,4 @@ def test_a_file_of_four_axes_of_a_data_set_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(names))
     (row,) = rows_of(tmp_path)
     assert [one.name for one in row.scans] == ["b1 (T1 and FLAIR)"]
-    assert [one.badge.level for one in row.scans] == [GOOD]
+    assert [one.badge.level for one in row.scans] == [UNREAD]

@@ -15,7 +15,7 @@ from homolog.backbones import BACKBONES, build
 from homolog.config import from_dict, to_dict
 from homolog.errors import UnusableInput
 from homolog.losses.similarity import exact_products, tf32
-from homolog.methods.base import effective_rank
+from homolog.methods.base import _by_gram, effective_rank
 from homolog.training import speed
 from homolog.training.config import TrainingConfig
 from homolog.training.course import Course
@@ -219,6 +219,8 @@ def test_the_rank_is_that_of_the_singular_values(shape: tuple[int, int]) -> None
     wanted = -(share * share.clamp_min(1e-12).log()).sum()
     found = effective_rank(values)
     assert found.dtype == torch.float32
+    gram = _by_gram(values).flip(0)  # as on a GPU
+    torch.testing.assert_close(gram, singular, rtol=1e-5, atol=1e-5)
     assert float(found) == pytest.approx(float(wanted.exp()), rel=1e-5)
     one = torch.ones(8, 1) @ torch.arange(5.0)[None] * torch.arange(-3.5, 4)[:, None]
     assert float(effective_rank(one)) == pytest.approx(1.0, abs=1e-3)

@@ -435,7 +435,8 @@ class SecondView:
             return
         # Else Qt puts one above the other.
         window.splitDockWidget(dock, ours, Qt.Orientation.Horizontal)
-        self._widths = (max(canvas // 2, 200), ours.width())
+        # One less than half: what is too much, Qt would take from our panel, too.
+        self._widths = (max(canvas // 2, 200) - 1, ours.width())
         self._window, self._ours = window, ours
         QTimer.singleShot(0, self._share)  # once Qt has laid it out
 

@@ -439,11 +439,10 @@ class LearnPanel(QWidget):
         self._restoring = True
         self.entry = Choice()
         guides = METHODS if self.group == "methods" else TASKS
-        self.about = sentence(
-            "What it is best for", 4, [guide.text for guide in guides.values()]
-        )
-        self.waiting = named(
-            Sentence(4), "State of the engine", "The engine is asked once"
+        texts = [guide.text for guide in guides.values()]
+        self.about = sentence("What it is best for", 4, texts)
+        self.waiting = named(  # stands in its place until it is known
+            Sentence(4, texts), "State of the engine", "The engine is asked once"
         )
         self.waiting.setText("Asking the engine what it offers...")
         self.length = LengthBox()

@@ -370,6 +370,8 @@ class Sentence(QLabel):
         done = bool(super().event(event))
         if event.type() == QEvent.Type.Polish:
             self._new_font()
+        elif event.type() == QEvent.Type.ParentChange and hasattr(self, "_later"):
+            self._later.start(0)
         return done
 
     def mousePressEvent(self, event: Any) -> None:
@@ -429,6 +431,7 @@ class Sentence(QLabel):
         return int(margins.top() + margins.bottom() + max(self.indent(), 0))
 
     def _new_font(self) -> None:
+        self.ensurePolished()  # a hidden label would keep room by another font
         self._tallest = 0
         self._fit()
 

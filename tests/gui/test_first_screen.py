@@ -106,7 +106,11 @@ def test_two_clicks_to_the_first_similarity_map(start, qtbot, monkeypatch) -> No
     """The phantom, then the door: the model is chosen and its features are computed."""
     viewer, panel, tab = start()
     small = np.zeros(SHAPE, np.float32)
-    grid = {"scale": (2, 2, 2), "units": ("mm",) * 3, "metadata": {KEY: {}}}
+    grid = {
+        "scale": (2, 2, 2),
+        "units": ("mm",) * 3,
+        "metadata": {KEY: {"modality": "CT"}},
+    }
     monkeypatch.setattr(
         module, "phantom_patient",
         lambda: [(small, {"name": "phantom CT", **grid}, "image"),
@@ -227,10 +231,10 @@ def test_the_first_open_step_is_next(home: Path, monkeypatch) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_doors_name_the_model_and_warn_of_another_modality(home: Path) -> None:
     known = look(home / "runs", home / "models", home / "features")
-    assert "body-ct, learnt from CT" in alike_words(known, None)
+    assert "ct-mr, learnt from CT and MR" in alike_words(known, None)
     assert "no model that segments" in segment_words(known)
-    ref = module.ScanRef("a", None, "MR", (4, 4, 4), (1.0, 1.0, 1.0))
-    assert "This is MR: expect less." in alike_words(known, ref)
+    ref = module.ScanRef("a", None, "PET", (4, 4, 4), (1.0, 1.0, 1.0))
+    assert "This is PET: expect less." in alike_words(known, ref)
     assert "pretrain one" in alike_words(Known(), ref)
     write_model(home / "models" / "seg")
     one = read_choice(home / "models" / "seg")
