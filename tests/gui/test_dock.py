@@ -348,3 +348,11 @@ os._exit(0)
 """
     )
     assert "opened" in done.stdout, done.stderr
+
+
+def test_napari_adds_no_room_of_its_own_to_a_docked_panel(
+    make_napari_viewer_proxy, home: Path
+) -> None:
+    """It would take the more of the width the more panels were docked before."""
+    panel = dock_panel(make_napari_viewer_proxy())
+    assert panel.layout().count() == 2

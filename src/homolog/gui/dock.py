@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -346,6 +347,9 @@ class MainPanel(QWidget):
         self.setAcceptDrops(True)
         self.setAccessibleName("Homolog")
         self.setMinimumWidth(LEAST_PX)
+        # Else napari adds room at the layout's end, more to each panel it docks.
+        policy = QSizePolicy.Policy
+        self.setSizePolicy(policy.Preferred, policy.Expanding)
         self.setStyleSheet(_FOCUS)
 
     def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
