@@ -344,10 +344,8 @@ def effective_rank(features: Tensor) -> Tensor:
     Args:
         features: (N, E) float32, centred.
     """
-    if features.device.type == "cpu":
-        singular = torch.linalg.svdvals(features)
-    else:
-        singular = _by_gram(features)
+    on_cpu = features.device.type == "cpu"
+    singular: Tensor = torch.linalg.svdvals(features) if on_cpu else _by_gram(features)
     share = singular / singular.sum().clamp_min(1e-12)
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     return entropy.exp().float()
