@@ -89,7 +89,7 @@ def main() -> None:
             "per_case": {r["case"]: r["dice"] for r in rows},
             "core_seconds_per_patient": round(spent, 1),
             "confidence_against_dice": float(np.corrcoef(pairs)[0, 1]),
-            "failed": found["failed"],
+            "failed": [{**f, "scan": Path(f["scan"]).name} for f in found["failed"]],
         }
         print(given.store.name, name, own[name], flush=True)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
