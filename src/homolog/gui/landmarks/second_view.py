@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QDockWidget,
     QLabel,
@@ -460,12 +460,11 @@ def _give(window: QMainWindow | None, dock: QDockWidget | None, wide: int) -> No
             window.resizeDocks([dock], [wide], Qt.Orientation.Horizontal)
 
 
-class _Frame(QWidget):
+class _Frame(widgets.DockedFrame):
     """The canvas with a line of text above."""
 
     def __init__(self, canvas: QWidget, closed: Callable[[], None]) -> None:
-        super().__init__()
-        self._closed, self._docked = closed, False
+        super().__init__(closed)
         widgets.named(self, TITLE, "The second scan, with slices of its own")
         self.name = widgets.named(QLabel("B"), "Scan shown in the second view", "")
         self.name.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -475,21 +474,6 @@ class _Frame(QWidget):
         column.setSpacing(2)
         column.addWidget(self.name)
         column.addWidget(canvas, 1)
-
-    def forget(self) -> None:
-        """Its end is ours now, nobody needs to be told."""
-        self._closed = lambda: None
-
-    def event(self, event: QEvent) -> bool:
-        """Taken out of its dock means closed by the user."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self.parentWidget() is not None:
-                self._docked = True
-            elif self._docked:
-                self._docked = False
-                # Later: napari is still taking the dock down.
-                QTimer.singleShot(0, self._closed)
-        return bool(super().event(event))
 
 
 def _docked_in(panel: QWidget) -> tuple[QMainWindow | None, QDockWidget | None]:

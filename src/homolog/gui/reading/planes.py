@@ -27,7 +27,7 @@ from homolog.gui.reading.orientation import (
     Orientation,
 )
 from homolog.gui.shared.layers import is_kind, itself
-from homolog.gui.shared.widgets import named
+from homolog.gui.shared.widgets import DockedFrame, named
 
 TITLE = "Three planes"
 # What a layer beside has in common with napari's; each event has the same name.
@@ -537,12 +537,11 @@ class ThreePlanes(QObject):
         QTimer.singleShot(_TAKEN_DOWN_MS, give)
 
 
-class _Frame(QWidget):
+class _Frame(DockedFrame):
     """The two canvases, one above the other."""
 
     def __init__(self, canvases: list[QWidget], closed: Callable[[], None]) -> None:
-        super().__init__()
-        self._closed, self._docked = closed, False
+        super().__init__(closed)
         named(self, TITLE, "The other two planes; a click moves all three")
         split = QSplitter(Qt.Orientation.Vertical)
         for canvas in canvases:
@@ -555,20 +554,6 @@ class _Frame(QWidget):
     def tell(self, canvas: QWidget, plane: str) -> None:
         """Name a canvas for those who do not see it."""
         named(canvas, f"{plane} slices", f"{plane} slices; a click moves all planes")
-
-    def forget(self) -> None:
-        """Its end is ours now, nobody needs to be told."""
-        self._closed = lambda: None
-
-    def event(self, event: QEvent) -> bool:
-        """Taken out of its dock means closed by the user."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self.parentWidget() is not None:
-                self._docked = True
-            elif self._docked:
-                self._docked = False
-                QTimer.singleShot(0, self._closed)  # napari is still taking it down
-        return bool(super().event(event))
 
 
 def _slice_at(model: Any, point: NDArray[np.float64]) -> None:

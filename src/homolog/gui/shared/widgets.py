@@ -302,6 +302,33 @@ def keep_scrolled(area: QAbstractScrollArea, fill: Callable[[], Any]) -> None:
         bar.setValue(before)
 
 
+class DockedFrame(QWidget):
+    """What is docked beside the canvas, and tells when the user closes it.
+
+    Args:
+        closed: Called once napari has taken it out of its dock.
+    """
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        super().__init__()
+        self._closed, self._docked = closed, False
+
+    def forget(self) -> None:
+        """Its end is ours now, nobody needs to be told."""
+        self._closed = lambda: None
+
+    def event(self, event: QEvent | None) -> bool:
+        """Taken out of its dock means closed by the user."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parentWidget() is not None:
+                self._docked = True
+            elif self._docked:
+                self._docked = False
+                # Later: napari is still taking the dock down.
+                QTimer.singleShot(0, self._closed)
+        return bool(super().event(event))
+
+
 class Sentence(QLabel):
     """A label of a fixed number of lines; what is longer is cut, and told in the tip.
 
