@@ -1,0 +1,356 @@
+"""The bars of the engine: what was aimed at, what was measured, by which command.
+
+    python -m benchmarks                    # the table, from benchmarks/results
+    python -m benchmarks --run S2 R1        # measure rows anew, all without names
+    python -m benchmarks --markdown docs/bars.md
+
+Each row is measured by a script of this folder, which writes the results file of its
+name, or by tests, whose outcome is kept in ``bars_tests.json``. Ratios are to the named
+peer in the same process or in turn with it; above 1 is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+OF_TESTS = RESULTS / "bars_tests.json"
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a row shows of its results.
+
+    Attributes:
+        text: The figures, with their units.
+        met: Whether the target is reached.
+    """
+
+    text: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row.
+
+    Attributes:
+        id: S speed, R robustness.
+        what: What is measured, against whom.
+        target: In words.
+        words: Script of this folder and its words, or the tests.
+        read: The results file's content -> what it shows.
+        file: Results file, where it has not the script's name.
+    """
+
+    id: str
+    what: str
+    target: str
+    words: tuple[str, ...]
+    read: Callable[[Found], Measured]
+    file: str = ""
+
+    @property
+    def is_tests(self) -> bool:
+        """Whether tests measure it."""
+        return self.words[0].startswith("tests/")
+
+    @property
+    def results(self) -> Path:
+        """Where its figures lie."""
+        if self.is_tests:
+            return OF_TESTS
+        return RESULTS / (self.file or f"{Path(self.words[0]).stem}.json")
+
+    @property
+    def command(self) -> str:
+        """What a person types."""
+        if self.is_tests:
+            return f"python -m pytest {' '.join(self.words)}"
+        return f"python benchmarks/{' '.join(self.words)}"
+
+    def measured(self) -> Measured | None:
+        """What its results show; None where there are none."""
+        try:
+            found = json.loads(self.results.read_text(encoding="utf-8"))
+            return self.read(found[self.id] if self.is_tests else found)
+        except (OSError, KeyError, ValueError):
+            return None
+
+
+def _contrast(f: Found) -> Measured:
+    return Measured(
+        f"{f['ratio']:.0f} x faster, 1/{f['memory_ratio']:.0f} of the memory, value "
+        f"{f['difference']:.0e} apart",
+        all(f["met"].values()),
+    )
+
+
+def _elastic(f: Found) -> Measured:
+    worst = max(f["differences"].values())
+    return Measured(
+        f"{f['ratio']:.1f} x faster, statistics {worst:.1%} apart, new label values: "
+        f"{len(f['new_label_values'])}",
+        bool(f["passed"]),
+    )
+
+
+def _crop(f: Found) -> Measured:
+    met = f["met"]
+    return Measured(
+        f"{f['read_ratio']:.0f} x faster, {f['bytes_touched_over_own']:.1f} x its own "
+        f"bytes touched, stored at {f['stored_over_raw']:.0%} of raw",
+        met["read"] and met["touched"] and met["stored"],
+    )
+
+
+def _balanced(f: Found) -> Measured:
+    return Measured(f"{f['balanced_ratio']:.0f} x faster", f["met"]["balanced"])
+
+
+def _resample(f: Found) -> Measured:
+    return Measured(
+        f"{f['monai_ratio']:.1f} x, {f['scipy_ratio']:.0f} x faster, PSNR "
+        f"{f['psnr_db']:.0f} dB",
+        all(f["met"].values()),
+    )
+
+
+def _sliding(f: Found) -> Measured:
+    large = f["large"]["split"]
+    beyond = sum(row["beyond_rounding"] for row in f["labels"])
+    peer = f["against_monai"]
+    return Measured(
+        f"{large['cpu_seconds']:.1f} s of one core, {large['extra_mb'] / 1000:.1f} GB; "
+        f"at 128 a side {peer['times_faster']:.1f} x faster than MONAI, 1/"
+        f"{peer['memory_ratio']:.0f} of its memory; labels beyond rounding: {beyond}",
+        large["cpu_seconds"] <= 15.0 and large["extra_mb"] <= 1500.0 and not beyond,
+    )
+
+
+def _air(f: Found) -> Measured:
+    air = f["air"]
+    same = "identical" if air["labels_identical"] else "different"
+    return Measured(
+        f"{air['share_run']:.0%} of the windows run, labels {same}",
+        air["share_run"] <= 0.7 and air["labels_identical"],
+    )
+
+
+def _swin(f: Found) -> Measured:
+    took = f["times_s"]
+    return Measured(
+        f"inference {took['inference_fp32']['ratio']:.1f} x, training step "
+        f"{took['training_fp32']['ratio']:.1f} x faster; {f['farthest_fp32']:.0e} "
+        f"apart (fp64 {f['farthest_fp64']:.0e})",
+        all(f["met"].values()),
+    )
+
+
+def _pairs(f: Found) -> Measured:
+    worst = f["processor_ms_per_batch"]["95"]
+    return Measured(
+        f"{worst:.2f} ms (95 % of the batches of {f['batch']}, {f['rows']:.0e} rows)",
+        worst <= f["bar_ms"],
+    )
+
+
+def _startup(f: Found) -> Measured:
+    heavy = sorted({*f["loaded_by_help"], *f["loaded_by_plugin"]})
+    return Measured(
+        f"{f['help_s']:.2f} s and {f['plugin_s']:.2f} s of a core; heavy libraries "
+        f"loaded: {', '.join(heavy) or 'none'}",
+        max(f["help_s"], f["plugin_s"]) <= f["bar_s"] and not heavy,
+    )
+
+
+def _kills(f: Found) -> Measured:
+    trainings = f["trainings"]
+    same = sum(not row["different"] for row in trainings.values())
+    return Measured(
+        f"{f['kills']} kills: {same} of {len(trainings)} trainings end with the same "
+        "bytes",
+        same == len(trainings) and f["kills"] >= 20,
+    )
+
+
+def _fuzz(f: Found) -> Measured:
+    return Measured(
+        f"{f['count']} files: {f['total']['refused']} refused, {len(f['bad'])} "
+        "crashed, hung, swelled or let an error out",
+        not f["bad"],
+    )
+
+
+def _flips(f: Found) -> Measured:
+    files = {name: row for name, row in f.items() if isinstance(row, dict)}
+    wrong = sum(row.get("other data", 0) for row in files.values())
+    return Measured(
+        f"{f['flips']} flips in each of {len(files)} files: {wrong} unnoticed",
+        not wrong,
+    )
+
+
+def _seeded(f: Found) -> Measured:
+    return Measured(
+        f"{f['faults'] - f['survivors']} of {f['faults']} noticed by a test",
+        not f["survivors"],
+    )
+
+
+def _tests(f: Found) -> Measured:
+    return Measured(
+        f"{f['passed']} passed, {f['failed']} failed",
+        not f["failed"] and f["passed"] > 0,
+    )
+
+
+BARS = (
+    Bar("S1", "contrast of 1000 pairs of 128 features, forward and backward, against "
+        "MONAI `ContrastiveLoss`", ">= 30 x faster, <= 1/50 of the memory, value "
+        "within 1e-4", ("contrast.py",), _contrast),
+    Bar("S2", "affine and elastic change of image and labels, 96^3, against MONAI "
+        "`Rand3DElasticd`", ">= 6 x faster at equal field statistics (10 %), no new "
+        "label values", ("elastic.py",), _elastic),
+    Bar("S3", "96^3 crop of a stored CT of 512x512x300, against SimpleITK reading the "
+        "`.nii.gz`", ">= 30 x faster, <= 4 x its own bytes touched, stored at <= 35 %",
+        ("crops.py",), _crop),
+    Bar("S4", "label-balanced crop, against MONAI `RandCropByPosNegLabeld`",
+        ">= 50 x faster", ("crops.py",), _balanced),
+    Bar("S5", "512x512x300 to 1.5 mm, against MONAI `Spacing` and scipy's cubic spline",
+        ">= 5 x, >= 20 x faster, PSNR >= 40 dB", ("resample.py",), _resample),
+    Bar("S6", "sliding window, 256^3, 105 classes",
+        "<= 15 s, <= 1.5 GB, MONAI's labels", ("sliding_window.py",), _sliding),
+    Bar("S7", "sliding window over a body in air (40 %)", "<= 70 % of the windows run, "
+        "identical labels", ("sliding_window.py",), _air),
+    Bar("S8", "Swin encoder with MONAI's weights, against MONAI", ">= 1.3 x in "
+        "inference, training no slower, 1e-5 apart (fp64 1e-10)", ("swin.py",), _swin),
+    Bar("S10", "matching places of a batch of 8 looked up in a table", "<= 2 ms",
+        ("pair_lookup.py",), _pairs),
+    Bar("S11", "`homolog --help`, import of the plugin",
+        "<= 0.35 s each, no heavy library", ("startup.py",), _startup),
+    Bar("R1", "broken scans of 95 kinds, and 200 sound files",
+        "each found for the right reason, no false alarm",
+        ("tests/scans/test_inspect.py",), _tests),
+    Bar("R2", "trainings killed (SIGKILL) at random steps and resumed, all methods, "
+        "segmentation and classification", ">= 20 kills, equal bytes", ("kills.py",),
+        _kills),
+    Bar("R3", "disk full, read-only folder", "last good state kept, cause named",
+        ("tests/model_files/test_checkpoint.py", "-k", "disk or read_only"), _tests),
+    Bar("R4", "memory runs out in prediction, in three places",
+        "it goes on, same labels",
+        ("tests/sliding/test_sliding.py", "-k", "out_of_memory"), _tests),
+    Bar("R5", "malicious weight files", "nothing in them runs, one clear sentence",
+        ("tests/model_files/test_checkpoint.py", "-k", "pickle or malicious"), _tests),
+    Bar("R6", "two processes (gloo) against one with the batch of both",
+        "losses within 1e-5 for 20 steps", ("tests/test_distributed.py",), _tests),
+    Bar("R7", "mutated scans of every format read",
+        "no crash, hang, swelling, stray error", ("fuzz_readers.py",), _fuzz),
+    Bar("R8", "one flipped bit in a store's files", "never other voxels in silence",
+        ("bit_flips.py",), _flips),
+    Bar("R9", "faults put into losses and geometry", "each noticed by a test",
+        ("seeded_faults.py",), _seeded),
+)  # fmt: skip
+
+
+def run_tests(bar: Bar) -> None:
+    """Run the tests of a row and keep their outcome."""
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", *bar.words],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    print(told.stdout[-400:])
+    counts = {
+        kind: int(n)
+        for n, kind in re.findall(r"(\d+) (passed|failed|error)", told.stdout)
+    }
+    kept = json.loads(OF_TESTS.read_text()) if OF_TESTS.exists() else {}
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    kept[bar.id] = {"passed": counts.get("passed", 0), "failed": failed}
+    beside = OF_TESTS.with_suffix(".tmp")
+    beside.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    os.replace(beside, OF_TESTS)
+
+
+def run(bars: tuple[Bar, ...]) -> None:
+    """Measure rows anew, each script once."""
+    done: set[tuple[str, ...]] = set()
+    for bar in bars:
+        if bar.words in done:
+            continue
+        done.add(bar.words)
+        print(f"{bar.id}: {bar.command}", flush=True)
+        if bar.is_tests:
+            run_tests(bar)
+            continue
+        script, *words = bar.words
+        subprocess.run(
+            [sys.executable, str(HERE / script), *words, "--out", str(bar.results)],
+            cwd=HERE.parent,
+            check=False,
+        )
+
+
+def table() -> list[tuple[str, str, str, str, str, str]]:
+    """Rows of text: id, what, target, measured, met, command."""
+    rows = []
+    for bar in BARS:
+        found = bar.measured()
+        text = found.text if found else "not measured"
+        met = ("yes" if found.met else "**no**") if found else ""
+        rows.append((bar.id, bar.what, bar.target, text, met, f"`{bar.command}`"))
+    return rows
+
+
+def markdown() -> str:
+    """The page of the bars."""
+    head = ("", "what", "target", "measured", "met", "by")
+    lines = [
+        "# Bars",
+        "",
+        "What the engine was to reach, and what was measured (`python -m benchmarks`; "
+        "two shared CPU cores; no GPU",
+        "has run it yet). Ratios are to the named peer, in turn with it on the same "
+        "machine.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *table())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--run", nargs="*", metavar="ID", help="measure anew")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    if options.run is not None:
+        unknown = sorted({*options.run} - {bar.id for bar in BARS})
+        if unknown:
+            known = ", ".join(bar.id for bar in BARS)
+            parser.error(f"no bar {', '.join(unknown)}; there are {known}.")
+        run(tuple(b for b in BARS if not options.run or b.id in options.run))
+    if options.markdown:
+        options.markdown.write_text(markdown(), encoding="utf-8")
+        return
+    for name, what, target, text, met, command in table():
+        print(f"{name:4} {what}\n     target    {target}\n     measured  {text}")
+        print(f"     {'met: ' + met.strip('*') if met else 'open':10}{command}\n")
+
+
+if __name__ == "__main__":
+    main()
