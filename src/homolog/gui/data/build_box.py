@@ -476,16 +476,13 @@ class BuildBox(widgets.HelperBox):
     def _voxel_size(self) -> QVBoxLayout:
         """The choice, and beside it the size of one's own."""
         hint = "Spacing that all scans are resampled to, in mm"
-        above = widgets.labelled("Voxel size", self.spacing, hint)
         widgets.named(
             self.own, "Size in mm (one number, or z, y, x)",
             "Size in mm: one number, or z, y, x; for example 1.5 or 3, 1, 1",
         )  # fmt: skip
         self.own.setPlaceholderText("z, y, x in mm")
-        above.removeWidget(self.spacing)
-        line = widgets.beside(self.spacing, self.own)
-        line.setStretch(0, 2)
-        above.addLayout(line)
+        above = widgets.labelled("Voxel size", self.spacing, hint, self.own)
+        above.itemAt(1).layout().setStretch(0, 2)
         return above
 
     def _arrange_news(self, column: QVBoxLayout) -> None:

@@ -165,11 +165,11 @@ class LabelsUsed(QWidget):
         hint = "What is counted: a share of the labelled patients, or their number"
         named(self.unit, "Share or number of patients", hint)
         hint = "How many labelled patients are learnt from; the same ones for one seed"
-        column = labelled("Labelled patients used", self.percent, hint)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.removeWidget(self.percent)
         named(self.count, "Labelled patients used", hint)
-        column.addLayout(beside(self.percent, self.count, self.unit))
+        column = labelled(
+            "Labelled patients used", self.percent, hint, self.count, self.unit
+        )
+        column.setContentsMargins(0, 0, 0, 0)
         self.setLayout(column)
         for number in (self.percent, self.count):
             number.valueChanged.connect(lambda _: self.changed.emit())

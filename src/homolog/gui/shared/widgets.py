@@ -186,8 +186,15 @@ def named(widget: Any, name: str, hint: str) -> Any:
     return widget
 
 
-def labelled(text: str, widget: QWidget, hint: str) -> QVBoxLayout:
-    """A label above a widget, joined for screen readers and Alt keys."""
+def labelled(text: str, widget: QWidget, hint: str, *more: QWidget) -> QVBoxLayout:
+    """A label above a widget, joined for screen readers and Alt keys.
+
+    Args:
+        text: Of the label.
+        widget: Below it.
+        hint: Tip of both.
+        more: They stand beside the widget, in equal shares.
+    """
     named(widget, text, hint)
     label = QLabel(text)
     label.setBuddy(widget)
@@ -195,7 +202,11 @@ def labelled(text: str, widget: QWidget, hint: str) -> QVBoxLayout:
     column = QVBoxLayout()
     column.setSpacing(2)
     column.addWidget(label)
-    column.addWidget(widget)
+    # Never into a layout and out again: PySide6 6.12 crashes on that.
+    if more:
+        column.addLayout(beside(widget, *more))
+    else:
+        column.addWidget(widget)
     return column
 
 
