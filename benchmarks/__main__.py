@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ class Bar:
     def command(self) -> str:
         """What a person types."""
         if self.is_tests:
-            return f"python -m pytest {' '.join(self.words)}"
+            return f"python -m pytest {shlex.join(self.words)}"
         return f"python benchmarks/{' '.join(self.words)}"
 
     def measured(self) -> Measured | None:
@@ -175,6 +176,13 @@ def _startup(f: Found) -> Measured:
     )
 
 
+def _gpu(f: Found) -> Measured:
+    rows = f["rows"]
+    failed = sum("error" in row for row in rows.values())
+    card = rows["machine"].get("card", "no GPU")
+    return Measured(f"{len(rows)} rows on {card}, {failed} failed", not failed)
+
+
 def _kills(f: Found) -> Measured:
     trainings = f["trainings"]
     same = sum(not row["different"] for row in trainings.values())
@@ -240,6 +248,8 @@ BARS = (
         ("pair_lookup.py",), _pairs),
     Bar("S11", "`homolog --help`, import of the plugin",
         "<= 0.35 s each, no heavy library", ("startup.py",), _startup),
+    Bar("S12", "steps per second, memory and waits of every method on a GPU",
+        "a file with the card's name", ("gpu.py",), _gpu),
     Bar("R1", "broken scans of 95 kinds, and 200 sound files",
         "each found for the right reason, no false alarm",
         ("tests/scans/test_inspect.py",), _tests),

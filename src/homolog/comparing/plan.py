@@ -19,6 +19,9 @@ A plan is a TOML or JSON file, or the flags of ``homolog compare``, which win ov
     [arms.ours]
     encoder = "runs/ours"           # ready: a run, a model folder or a weight file
     finetune.encoder_factor = 0.1
+    [arms.wide]
+    method = "scratch"              # random weights again, of another network
+    finetune.backbone.channels = [64, 128, 256, 512]
     [arms.carried]
     carry = "grey"                  # first labels carried to all others, see CARRY
 
@@ -243,7 +246,8 @@ def _arm(
         if method == SCRATCH and "method" not in said:
             raise ConfigError(
                 f"{name!r} is no method ({', '.join(METHODS.names())}); give the arm a "
-                f"method or an encoder, such as {name}=RUN."
+                f"method, an encoder, such as {name}=RUN, or {name}=scratch for random "
+                "weights with settings of its own."
             )
     if method and encoder:
         raise ConfigError(
