@@ -14,7 +14,7 @@ from napari.components import ViewerModel
 from qtpy.QtWidgets import QWidget
 
 from homolog.geometry.affine import Affine
-from homolog.gui.reading.measures import Measures
+from homolog.gui.reading.measures import LabelValues, Measures
 from homolog.gui.reading.measuring import (
     Values,
     angle_degrees,
@@ -26,7 +26,7 @@ from homolog.gui.reading.measuring import (
 )
 from homolog.gui.reading.ours import Ours
 from homolog.gui.reading.surfaces import Surfaces, surfaces_of
-from homolog.gui.shared.layers import derived_attributes, volume_layer
+from homolog.gui.shared.layers import KEY, derived_attributes, volume_layer
 from homolog.scans.volume import Volume
 
 FLAT = Affine.of((5.0, 2.0, 1.0), (10.0, 20.0, 30.0))
@@ -146,6 +146,25 @@ def test_figures_are_written_beside_what_was_drawn(hub: Any, qtbot: Any) -> None
     assert len(hub.viewer.layers) == 1
     measures.begin("Distance")  # and again
     assert len(hub.viewer.layers) == 2
+
+
+def test_a_picture_is_measured_in_pixels(hub: Any, qtbot: Any) -> None:
+    parent = QWidget()
+    qtbot.addWidget(parent)
+    scan = add_ct(hub.viewer, Affine.of((1.0, 1.0, 1.0)))
+    scan.metadata[KEY]["sized"] = False  # as the reader says of a picture
+    measures = Measures(hub, parent)
+    measures.begin("Distance")
+    layer = hub.viewer.layers[-1]
+    layer.add(np.array([(1, 0, 0), (1, 3, 4)]), shape_type="line")
+    qtbot.waitUntil(lambda: list(layer.features["told"]) == ["5.0 px"], timeout=3000)
+    square = np.array([(2, 2, 2), (2, 2, 6), (2, 6, 6), (2, 6, 2)])
+    told = told_of(None, np.asarray(scan.data), "rectangle", square, "")
+    assert told.endswith("16 px²")
+    rows = [(1, "lung", Values(7, 1.0, 0.5, 0.0, 2.0))]
+    table = LabelValues("lungs", rows, 0.0, "", None)
+    qtbot.addWidget(table)
+    assert (table.titles[-1], table.rows[0][-1]) == ("Voxels", "7")
 
 
 def test_without_a_scan_it_says_what_to_do(hub: Any, qtbot: Any) -> None:

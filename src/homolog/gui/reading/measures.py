@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from homolog.geometry.affine import Affine
 from homolog.gui.reading.measuring import Values, number, told_of, values_of_labels
 from homolog.gui.reading.windows import HU, kind_of
 from homolog.gui.shared import widgets
@@ -135,7 +136,8 @@ class Measures(QObject):
         names = {
             int(k): str(v) for k, v in notes_of(labels).get("label_names", {}).items()
         }
-        voxel_ml = abs(float(np.linalg.det(true_affine(scan).matrix[:3, :3]))) / 1000
+        size = _size(scan)
+        voxel_ml = abs(float(np.linalg.det(size.matrix[:3, :3]))) / 1000 if size else 0
         unit = _unit(scan)
         title = f"{labels.name} over {scan.name}"
 
@@ -203,7 +205,7 @@ class Measures(QObject):
         viewer = self._hub.viewer
         if scan is None or layer not in viewer.layers:
             return
-        affine, unit, data = true_affine(scan), _unit(scan), np.asarray(scan.data)
+        affine, unit, data = _size(scan), _unit(scan), np.asarray(scan.data)
         told = [
             told_of(affine, data, str(kind), np.asarray(points, np.float64), unit)
             for kind, points in zip(layer.shape_type, layer.data, strict=True)
@@ -230,12 +232,12 @@ class LabelValues(QDialog):
     Args:
         title: Of the window.
         found: From ``values_of_labels``.
-        voxel_ml: Volume of a voxel.
+        voxel_ml: Volume of a voxel; 0 where it is not known: voxels are counted.
         unit: Of the values, "" for none.
         parent: Main window.
     """
 
-    TITLES = ("Label", "Mean", "SD", "Min", "Max", "Volume, ml")
+    TITLES = ("Label", "Mean", "SD", "Min", "Max")
 
     def __init__(
         self,
@@ -252,15 +254,16 @@ class LabelValues(QDialog):
         self.rows = [
             (
                 name, number(v.mean), number(v.sd), number(v.low), number(v.high),
-                number(v.count * voxel_ml),
+                number(v.count * (voxel_ml or 1)),
             )
             for _, name, v in found
         ]  # fmt: skip
+        self.titles = (*self.TITLES, "Volume, ml" if voxel_ml else "Voxels")
         told = f"Values in {unit}." if unit else "Values as they are in the file."
         head = QLabel(told if found else "The label layer is empty.")
-        self.table = QTableWidget(len(self.rows), len(self.TITLES))
+        self.table = QTableWidget(len(self.rows), len(self.titles))
         widgets.named(self.table, title, "Values of the scan under each label")
-        self.table.setHorizontalHeaderLabels(self.TITLES)
+        self.table.setHorizontalHeaderLabels(self.titles)
         self.table.verticalHeader().hide()
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         for row, texts in enumerate(self.rows):
@@ -284,11 +287,16 @@ class LabelValues(QDialog):
 
     def copy(self) -> None:
         """The table as text, columns apart by tabs."""
-        widgets.copy("\n".join("\t".join(row) for row in (self.TITLES, *self.rows)))
+        widgets.copy("\n".join("\t".join(row) for row in (self.titles, *self.rows)))
 
 
 def _is_scan(layer: Any) -> bool:
     return bool(kind_of(layer)) and layer.ndim == 3
+
+
+def _size(scan: Any) -> Affine | None:
+    """Voxel -> true mm; None where nobody knows how large a voxel is."""
+    return None if notes_of(scan).get("sized") is False else true_affine(scan)
 
 
 def _unit(scan: Any) -> str:

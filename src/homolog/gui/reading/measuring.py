@@ -153,22 +153,25 @@ def values_of_labels(
 
 
 def told_of(
-    affine: Affine, data: NDArray[Any], kind: str, points: Points, unit: str
+    affine: Affine | None, data: NDArray[Any], kind: str, points: Points, unit: str
 ) -> str:
     """What is written beside a shape.
 
     Args:
-        affine: Voxel -> true mm.
+        affine: Voxel -> true mm; None where nobody knows the size of a voxel, as in a
+            picture: lengths and areas are those of pixels then.
         data: (D, H, W) of the scan.
         kind: napari's name of the shape.
         points: Its vertices, voxels.
         unit: Of the values, "" for none.
     """
+    long, wide = ("px", "px²") if affine is None else ("mm", "mm²")
+    affine = affine or Affine.of((1.0, 1.0, 1.0))
     if kind in ("ellipse", "rectangle", "polygon"):
         area = area_mm2(affine, kind, points)
         values = values_in(data, kind, points)
-        return f"{values.text(unit)}\n{number(area)} mm²"
-    told = f"{length_mm(affine, points):.1f} mm"
+        return f"{values.text(unit)}\n{number(area)} {wide}"
+    told = f"{length_mm(affine, points):.1f} {long}"
     if len(points) == 3:
         angle = angle_degrees(affine, points)
         return "no angle" if np.isnan(angle) else f"{angle:.1f}°\n{told} along the line"
