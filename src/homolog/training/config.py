@@ -134,6 +134,15 @@ class TrainingConfig:
         advanced=True,
         later=True,
     )
+    fit: str = option(
+        "auto",
+        "batch by the memory of a GPU. auto: what does not fit is lowered, with more "
+        "forward passes per step, and these are made fewer where no term compares "
+        "samples; up: also up to eight times the samples per step; off: as it is set",
+        choices=("auto", "up", "off"),
+        advanced=True,
+        later=True,
+    )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,9 +90,9 @@ def footprint(
             one within each phase; the largest counts.
     """
     module = on_meta(trainable)
+    for part in module.modules():
+        _keep_pretending(part)
     if config.recompute:
-        for part in module.modules():
-            _keep_pretending(part)
         prepare(module, TrainingConfig(recompute=True), META)
     learning = [p for p in module.parameters() if p.requires_grad]
     copies = _OPTIMISER_COPIES.get(config.optimizer, 1)
@@ -152,7 +152,7 @@ def _rounded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-class Held(TorchDispatchMode):
+class Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made on a device, while it is entered.
 
     Attributes:
@@ -161,7 +161,7 @@ class Held(TorchDispatchMode):
     """
 
     def __init__(self, device: str = "meta") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.now = self.most = 0
         self._known: dict[int, Any] = {}
@@ -306,7 +306,7 @@ def _keep_pretending(part: Any) -> None:
     forward = part.forward
 
     def within(*given: Any, **named: Any) -> Any:
-        inside = _get_current_function_mode() is not None
+        inside = _get_current_function_mode() is not None  # type: ignore[no-untyped-call]
         with contextlib.nullcontext() if inside else _Pretended():
             return forward(*given, **named)
 
@@ -337,10 +337,3 @@ def shares_of(feed: Any) -> tuple[float, ...]:
         found.append(begin + 0.5 * phase.share)
         begin += phase.share
     return tuple(found) or (0.5,)
-
-
-def as_words(held: Mapping[str, int]) -> str:
-    """Parts of a footprint in a row, for a log."""
-    from homolog.words import human_bytes
-
-    return ", ".join(f"{name} {human_bytes(size)}" for name, size in held.items())

@@ -103,6 +103,11 @@ class Stepper:
         starts = {group["pace"].start for group in self.optimiser.param_groups}
         return max((start for start in starts if start < 1.0), default=0.0)
 
+    def recompute(self, wanted: bool) -> None:
+        """Compute the encoder's blocks again for the gradient from now on, if wanted."""
+        if wanted:
+            prepare(self.trainable, TrainingConfig(recompute=True), self.device)
+
     def reset(self) -> None:
         """Forget all optimiser memory and counts, as new."""
         self.optimiser = build_optimiser(self.trainable, self.config, self._groups)
