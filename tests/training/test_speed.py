@@ -212,6 +212,7 @@ def test_geometry_is_exact_while_the_network_takes_tf32() -> None:
 def test_settings_that_came_later_are_not_told_unless_they_differ() -> None:
     later = {
         "tf32", "cudnn_benchmark", "channels_last", "compile", "recompute", "fit",
+        "feed_processes",
     }  # fmt: skip
     assert not later & to_dict(TrainingConfig()).keys()
     told = to_dict(TrainingConfig(recompute=True, compile="on"))

@@ -143,6 +143,15 @@ class TrainingConfig:
         advanced=True,
         later=True,
     )
+    feed_processes: int = option(
+        0,
+        "processes that read crops ahead, for a GPU that waits for threads; each takes "
+        "half a GB of memory and seconds to begin; 0: threads",
+        minimum=0,
+        maximum=256,
+        advanced=True,
+        later=True,
+    )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0
     )

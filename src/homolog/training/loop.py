@@ -162,6 +162,8 @@ def train(
         raise
     finally:
         loop.close()
+        end: Callable[[], None] = getattr(feed, "close", lambda: None)
+        end()
         torch.set_rng_state(random_state)
         torch.set_num_threads(threads)
     return loop.result()
