@@ -167,8 +167,9 @@ def _averages_at_rest(block: nn.Module) -> Iterator[None]:
         for part in block.modules()
         if isinstance(part, _BatchNorm) and part.track_running_stats
     ]
-    for norm, _, _ in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, count in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:

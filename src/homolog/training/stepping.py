@@ -72,6 +72,8 @@ class Stepper:
     ) -> None:
         # Heads and pyramids too: any convolution may meet a map of two slices.
         self.trainable: Any = guard_small_maps(trainable)
+        if world().size > 1 and device.type == "cuda":  # of all samples, as alone
+            self.trainable = nn.SyncBatchNorm.convert_sync_batchnorm(trainable)
         prepare(trainable, config, device)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision

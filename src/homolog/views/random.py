@@ -37,7 +37,8 @@ def generator(seed: int, *place: int, stream: str = "") -> np.random.Generator:
 
 class _Key(ISeedSequence):
     """Hands out the key as it is: by ``key=`` numpy asks the system for chance first,
-    which takes longer than all the rest of a view."""
+    which takes longer than all the rest of a view.
+    """
 
     def __init__(self, words: tuple[int, int]) -> None:
         self._words = np.array(words, dtype=np.uint64)
