@@ -17,6 +17,8 @@ import torch
 from each import each
 from homolog import distributed
 from homolog.errors import UnusableInput
+from homolog.methods import METHODS
+from two_of_each import keys
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
@@ -139,6 +141,41 @@ def test_what_one_process_refuses_or_meets_is_told_and_ends_all(
     assert ends["fails"] == [1, 1]
     last = json.loads((folder / "fails" / "events.jsonl").read_text().splitlines()[-1])
     assert last["message"] == "process 1 of 2 failed: case 3 could not be read."
+
+
+def test_memory_that_ends_in_one_process_is_told_by_all(
+    runs: tuple[Path, dict[str, list[int]], str],
+) -> None:
+    folder, ends, _ = runs
+    assert ends["full"] == [1, 1]
+    last = json.loads((folder / "full" / "events.jsonl").read_text().splitlines()[-1])
+    told = "process 1 of 2 failed: not enough memory for batch_size 2 on 2 processes"
+    assert last["message"].startswith(told)
+
+
+@each("key", keys())
+def test_two_processes_are_one_for_each(both: tuple[Path, Path], key: str) -> None:
+    (one,), two = (
+        [
+            torch.load(folder / f"each_{rank}.pt", weights_only=True)[key]
+            for rank in range(count)
+        ]
+        for count, folder in enumerate(both, 1)
+    )
+    name = key.split("/")[0]
+    alone = METHODS.get(name).per_rank if name in METHODS.names() else {}
+    assert one["bad"] == two[0]["bad"] == 0
+    for term, value in one["terms"].items():
+        if not set(alone) & {term.split(" of ")[0]} and (
+            not alone or term.endswith("step 0")
+        ):
+            assert two[0]["terms"][term] == pytest.approx(value, rel=1e-3, abs=1e-6)
+            assert two[0]["terms"][term] == two[1]["terms"][term]
+    for weight, value in two[0]["weights"].items():
+        assert torch.equal(value, two[1]["weights"][weight]), weight
+        if not alone:  # the first steps of AdamW are as long whatever the gradient
+            off = (value - one["weights"][weight]).abs()
+            assert float((off > 1e-4).float().mean()) < 1e-2, weight
 
 
 def test_a_command_for_one_process_runs_in_the_first_alone(

@@ -33,6 +33,7 @@ from homolog.training.config import TrainingConfig
 from homolog.training.loop import train
 from memory_store import random_cases
 from toy_training import ToyFeed, ToyTrainable, toy
+from two_of_each import trained_each
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 4
@@ -126,6 +127,7 @@ def main(folder: Path) -> None:
         told = {"saved": saved, "drawn": drawn, "stopped_after": stopped}
         (folder / f"told_{here.rank}.json").write_text(json.dumps(told))
         torch.save(gathered_gradient(here), folder / f"gradient_{here.rank}.pt")
+        trained_each(here, folder)
 
 
 class Dying(ToyTrainable):
@@ -143,6 +145,15 @@ class Dying(ToyTrainable):
             os._exit(9)
 
 
+class Full(ToyTrainable):
+    """The toy on a device that is full after three steps of the second process."""
+
+    def losses(self, views: Any, progress: float) -> Any:
+        if distributed.world().rank == 1 and int(self.pointer) == 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().losses(views, progress)
+
+
 def shared_job(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """A run's job that trains the toy with all processes; may die or fail in a step."""
     here = distributed.world()
@@ -154,6 +165,7 @@ def shared_job(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
     )  # fmt: skip
     died = folder / f"died_{here.rank}"
     model = Dying(died) if config.get("dies") else toy()
+    model = Full() if config.get("full") else model
     events = train(model, feed, training, folder=folder, device=CPU, seed=7)
     for event in events:
         if here.rank == 1 and config.get("fails"):
@@ -228,6 +240,7 @@ def all_of_it(out: Path) -> None:
         "together": run_processes(2, resumed, runs / "killed"),
         "taken": run_processes(2, begun, runs / "whole", {}),
         "fails": run_processes(2, begun, runs / "fails", {"fails": True}),
+        "full": run_processes(2, begun, runs / "full", {"full": True}),
         "info": run_processes(2, by_command, "info", str(out / "nothing.nii.gz")),
     }
     (out / "ends.json").write_text(json.dumps(ends))

@@ -291,6 +291,23 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_ranks(value) / world().size
 
 
+def evened(mean: Tensor, weight: Tensor | float) -> Tensor:
+    """A mean over a process's own entries, as its part of the mean over those of all.
+
+    Averaged over processes, as DDP does, means of unequal numbers of entries are not
+    the mean of all entries; these are. One process, or none that learns, changes nothing.
+
+    Args:
+        mean: () over entries of this process; 0 where it has none.
+        weight: How many, or what they weigh together.
+    """
+    size = world().size
+    if size == 1 or not torch.is_grad_enabled():
+        return mean
+    own = torch.as_tensor(weight, dtype=torch.float32, device=mean.device).detach()
+    return mean * (own * size / sum_over_ranks(own).clamp_min(1e-12))
+
+
 def max_over_ranks(value: Tensor) -> Tensor:
     """Largest of a tensor over all processes, element by element; no gradient."""
     largest = value.detach().clone()

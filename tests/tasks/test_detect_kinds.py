@@ -40,7 +40,7 @@ SPACE, PLANE = (0, 1, 2), (1, 2)
 
 
 def usual(count: int) -> Tensor:
-    return torch.tensor(float(count))
+    return torch.tensor(float(max(1, count)))
 
 
 def seen_of(*boxes: tuple[list[float], list[float]], classes: int = 1) -> Seen:

@@ -69,6 +69,18 @@ def test_recomputed_blocks_give_the_same_bits(name: str) -> None:
     assert all(parameter.grad is None for parameter in again.parameters())
 
 
+def test_recomputed_batch_norms_count_a_batch_once() -> None:
+    small = dict(BACKBONES.get("resnet2d").SMALL) | {"norm": "batch"}
+    made = [build("resnet2d", small).train() for _ in range(2)]
+    made[1].load_state_dict(made[0].state_dict())
+    prepare(made[1], TrainingConfig(recompute=True), CPU)
+    a, b = (learnt(one) for one in made)
+    assert [n for n in a if not torch.equal(a[n], b[n])] == []
+    counts = [v for n, v in b.items() if n.endswith("num_batches_tracked")]
+    assert counts
+    assert all(int(count) == 1 for count in counts)
+
+
 def test_recomputing_keeps_less() -> None:
     made = network("resunet")
     held: list[int] = []
@@ -198,7 +210,10 @@ def test_geometry_is_exact_while_the_network_takes_tf32() -> None:
 
 
 def test_settings_that_came_later_are_not_told_unless_they_differ() -> None:
-    later = {"tf32", "cudnn_benchmark", "channels_last", "compile", "recompute"}
+    later = {
+        "tf32", "cudnn_benchmark", "channels_last", "compile", "recompute", "fit",
+        "feed_processes",
+    }  # fmt: skip
     assert not later & to_dict(TrainingConfig()).keys()
     told = to_dict(TrainingConfig(recompute=True, compile="on"))
     assert told["recompute"] is True

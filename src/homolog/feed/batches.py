@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections import deque
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homolog.errors import UnusableInput
+from homolog.feed.processes import Processes
 from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
@@ -80,6 +80,10 @@ class Batch:
     partner_levels: Levels
     draws: Mapping[str, GroupDraw]
     blocks: tuple[Block, ...]
+
+    def pin_memory(self) -> Batch:
+        """The batch with its boxes in pinned memory."""
+        return pinned(self)
 
     @property
     def nbytes(self) -> int:
@@ -207,8 +211,18 @@ class CaseOrder:
             shares = self.length * wanted / wanted.sum()
             self.quotas = np.maximum(1, np.round(shares)).astype(int)
             self.length = int(self.quotas.sum())
+        self._remember()
+
+    def _remember(self) -> None:
         self._shuffled = lru_cache(maxsize=16)(self._shuffle)
         self._turns = lru_cache(maxsize=2)(self._draw_turns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _without(self, "_shuffled", "_turns")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember()
 
     def __getitem__(self, sample: int) -> int:
         epoch, place = divmod(sample, self.length)
@@ -266,7 +280,17 @@ class TurnOrder:
             raise ValueError(
                 f"every part needs a case, got parts {sorted(set(parts))}."
             )
+        self._remember()
+
+    def _remember(self) -> None:
         self._shuffled = lru_cache(maxsize=64)(self._shuffle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _without(self, "_shuffled")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember()
 
     def __getitem__(self, sample: int) -> int:
         turn, part = divmod(sample, len(self._cases))
@@ -284,6 +308,11 @@ class TurnOrder:
     def _shuffle(self, part: int, round_: int) -> Array:
         drawn = generator(self.seed, round_, stream=f"turns of part {part}")
         return np.asarray(drawn.permutation(len(self._cases[part])))
+
+
+def _without(made: Any, *names: str) -> dict[str, Any]:
+    """What of an object goes to another process."""
+    return {k: v for k, v in made.__dict__.items() if k not in names}
 
 
 # One sample: where its views lie, and the boxes of the scans they need.
@@ -544,6 +573,8 @@ class Feed:
         rank: This process, 0..world_size - 1.
         world_size: Number of processes.
         threads: Threads that make batches ahead; 0 makes them on demand.
+        processes: Processes that make them instead, where nothing steers ``places``;
+            0: threads.
         partners: Other patients, and places in them, for groups that ask for them;
             without, every sample is its own partner.
         share_by: Between whom samples are shared out: ``store`` or ``modality``, and
@@ -575,6 +606,7 @@ class Feed:
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
+        processes: int = 0,
         partners: Pairing | None = None,
         share_by: str = "store",
         share_power: float = 1.0,
@@ -612,6 +644,12 @@ class Feed:
             check_phases(phases, specs)
         self._parts = tuple(self._part(phase) for phase in self.phases)
         self._pin = device is not None and device.type == "cuda"
+        self.processes = 0 if places is not None else processes
+        self._others: list[Processes] = []  # begun when first needed, for all sizes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # of a process that makes batches: it has no others, and touches no GPU
+        return {**self.__dict__, "_others": [], "processes": 0, "_pin": False}
 
     def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
         if self.turns is not None:
@@ -688,6 +726,11 @@ class Feed:
         An error of a thread is raised here, at the batch it belongs to.
         """
         share = progress or (lambda step: step / stop)
+        if self.processes:
+            if not self._others:
+                self._others.append(Processes(self, self.processes, self._pin))
+            yield from self._others[0].stream(first, stop, share, self.batch_size)
+            return
         if self.threads == 0:
             yield from (self.batch(s, share(s)) for s in range(first, stop))
             return
@@ -702,6 +745,11 @@ class Feed:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """End the processes that make batches; they begin again when needed."""
+        while self._others:
+            self._others.pop().close()
 
     @torch.no_grad()
     def views(self, batch: Batch, device: torch.device | str) -> Views:
@@ -752,7 +800,8 @@ class Feed:
 
     def with_batch_size(self, batch_size: int) -> Feed:
         """The same samples in the same order, cut into other batches."""
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)  # the same processes too
         other.batch_size = batch_size
         return other
 

@@ -200,6 +200,7 @@ class _Run:
             targets=self.task.targets(train, self.spec),
             unclipped=self.task.unclipped(self.spec),
             threads=feed_threads(self.device),
+            processes=self.training.feed_processes,
             device=self.device,
             places=None if search is None else search.places,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -88,6 +89,10 @@ class Affine:
 
     def inverse(self) -> Affine:
         """World -> voxel index."""
+        return self._inverse
+
+    @cached_property
+    def _inverse(self) -> Affine:
         return Affine(np.vstack([np.linalg.inv(self.matrix)[:3], (0.0, 0.0, 0.0, 1.0)]))
 
     def apply(self, points: Any) -> Array:
@@ -125,7 +130,7 @@ class Affine:
                 old_from_new[old, 3] = shape[old] - 1
         return Affine(self.matrix @ old_from_new)
 
-    @property
+    @cached_property
     def spacing_mm(self) -> Triple:
         """Distance between neighbouring voxels along each array axis."""
         z, y, x = np.linalg.norm(self.matrix[:3, :3], axis=0)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from homolog.distributed import evened
+
 # Binary cross-entropy of several classes, each there, absent or not known.
 
 
@@ -27,7 +29,7 @@ def partial_binary_cross_entropy(
     error = torch.nn.functional.binary_cross_entropy_with_logits(
         exact, sure, pos_weight=weight, reduction="none"
     )
-    return (error * known).sum() / known.sum().clamp_min(1)
+    return evened((error * known).sum() / known.sum().clamp_min(1), known.sum())
 
 
 SMOOTH = 1e-5
@@ -71,6 +73,7 @@ def dice_cross_entropy(
     classes = target.clamp_min(0).unsqueeze(1)
     picked = log_share.gather(1, classes)
     cross_entropy = -(picked * known).sum() / known.sum().clamp_min(1)
+    cross_entropy = evened(cross_entropy, known.sum())
 
     share = log_share.exp() * known
     truth = torch.zeros_like(share).scatter_(1, classes, known.to(share.dtype))
@@ -85,8 +88,8 @@ def dice_cross_entropy(
         counted = counted.any(0, keepdim=True)
     scores = 1.0 - (2.0 * both + SMOOTH) / (either + SMOOTH)  # (B or 1, K - 1)
     per_crop = (scores * counted).sum(1) / counted.sum(1).clamp_min(1)
-    labelled = counted.any(1).sum().clamp_min(1)
-    return per_crop.sum() / labelled, cross_entropy
+    labelled = counted.any(1).sum()
+    return evened(per_crop.sum() / labelled.clamp_min(1), labelled), cross_entropy
 
 
 def scale_weights(count: int) -> list[float]:

@@ -186,6 +186,8 @@ class Method(nn.Module, ABC):
         balance: Share of crops centred on a label, unless the user says otherwise.
         share_power: How crops are shared out between stores or modalities, likewise;
             see CaseOrder.
+        compares_samples: Whether a term compares the samples of a batch with each
+            other: two halves then teach something else than the whole.
         per_rank: Terms that each process computes from its own samples alone -> why.
             All others, averaged over processes, equal those of the whole batch on one
             process, as do their gradients (homolog.distributed gathers and sums).
@@ -206,6 +208,7 @@ class Method(nn.Module, ABC):
     uses_labels: ClassVar[bool] = False
     balance: ClassVar[float] = 0.0
     share_power: ClassVar[float] = 1.0
+    compares_samples: ClassVar[bool] = True
     per_rank: ClassVar[Mapping[str, str]] = {}
     sees_padding: ClassVar[Mapping[str, str]] = {}
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -94,6 +94,7 @@ class MAE(Method):
 
     Config = MAEConfig
     title: ClassVar[str] = "MAE: masked autoencoder"
+    compares_samples: ClassVar[bool] = False
     paper: ClassVar[str] = (
         "He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022"
     )

@@ -429,6 +429,7 @@ def feed_of(
         rank=here.rank,
         world_size=here.size,
         threads=max(1, settings.feed_threads),
+        processes=settings.training.feed_processes,
         partners=partners,
         share_by=settings.share_by,
         share_power=settings.share_power,

@@ -135,7 +135,12 @@ class TaskModule(nn.Module, ABC):
     Args:
         network: What learns; its ``encoder`` is what came pretrained.
         average: Momentum of the average of its weights over the steps; 0 keeps none.
+
+    Attributes:
+        compares_samples: Whether a loss compares the samples of a batch with each other.
     """
+
+    compares_samples: ClassVar[bool] = False
 
     def __init__(self, network: nn.Module, average: float = 0.0) -> None:
         super().__init__()

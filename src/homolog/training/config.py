@@ -134,6 +134,24 @@ class TrainingConfig:
         advanced=True,
         later=True,
     )
+    fit: str = option(
+        "auto",
+        "batch by the memory of a GPU. auto: what does not fit is lowered, with more "
+        "forward passes per step, and these are made fewer where no term compares "
+        "samples; up: also up to eight times the samples per step; off: as it is set",
+        choices=("auto", "up", "off"),
+        advanced=True,
+        later=True,
+    )
+    feed_processes: int = option(
+        0,
+        "processes that read crops ahead, for a GPU that waits for threads; each takes "
+        "half a GB of memory and seconds to begin; 0: threads",
+        minimum=0,
+        maximum=256,
+        advanced=True,
+        later=True,
+    )
     checkpoint_every: int = option(
         0, "steps between checkpoints; 0: about every two minutes", minimum=0
     )

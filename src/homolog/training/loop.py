@@ -41,6 +41,7 @@ from homolog.training.planning import (
     PLAN,
     Plan,
     Stopwatch,
+    as_json,
     few_steps,
     is_worth_it,
     lowered,
@@ -161,6 +162,8 @@ def train(
         raise
     finally:
         loop.close()
+        end: Callable[[], None] = getattr(feed, "close", lambda: None)
+        end()
         torch.set_rng_state(random_state)
         torch.set_num_threads(threads)
     return loop.result()
@@ -226,6 +229,7 @@ class _Loop:
         self._follow_what_was_written(saved is not None)
         self._take_threads()
         self.stepper.precision = self.plan.precision
+        self.stepper.recompute(self.plan.recompute)
         self.feed = resized(self.feed, self.plan.batch_size)
         self.validator.best = self.position.best
         self.validator.share = self.plan.validate_share
@@ -623,7 +627,7 @@ def save(folder: Path, stepper: Stepper, position: Position, plan: Plan) -> Path
     if plan.precision == "fp16":
         tensors |= stepper.scale.tensors()
     info = {
-        "plan": asdict(plan),
+        "plan": as_json(plan),
         "position": asdict(position),
         "bad_steps": int(stepper.bad_steps),
         "bad_run": int(stepper.bad_run),

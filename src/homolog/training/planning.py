@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homolog.config import ConfigError, from_dict
+from homolog.config import ConfigError, from_dict, option
 from homolog.distributed import from_first, world
 from homolog.errors import JobError, UnusableInput
 from homolog.events import Job, Note, Progress
@@ -34,6 +34,14 @@ from homolog.training.course import (
     minutes_words,
     steps_within,
     validations_left,
+)
+from homolog.training.fitting import (
+    Fit,
+    Setting,
+    card_bytes,
+    compares_samples,
+    fitted,
+    needs_of,
 )
 from homolog.training.stepping import (
     PRECISIONS,
@@ -81,6 +89,7 @@ class Plan:
             step of it takes; empty without phases or budget.
         threads: With a budget on the CPU: threads that were fastest; 0: as set.
         revisions: Decisions taken since, see Course.
+        recompute: Whether blocks are computed again because the GPU is small.
     """
 
     total_steps: int = 0
@@ -96,6 +105,9 @@ class Plan:
     phases: tuple[tuple[float, float], ...] = ()
     threads: int = 0
     revisions: tuple[Revision, ...] = ()
+    recompute: bool = option(
+        False, "blocks are computed again for the gradient", later=True
+    )
 
     @property
     def threads_now(self) -> int:
@@ -176,6 +188,10 @@ def make_plan(
     if path.exists():
         return read_plan(path)
     plan = Plan(config.steps, config.batch_size, config.accumulate, stepper.precision)
+    plan, note = fit_to_card(plan, stepper, feed, config)
+    if note is not None:
+        yield note
+    feed = resized(feed, plan.batch_size)
     wanted = config.dry_run_steps
     if config.minutes > 0 or (wanted and config.steps >= _NOT_WORTH_MEASURING):
         plan, measured = yield from _measured(stepper, feed, config, plan)
@@ -208,10 +224,50 @@ def make_plan(
     return plan
 
 
+def fit_to_card(
+    plan: Plan, stepper: Stepper, feed: BatchSource, config: TrainingConfig
+) -> tuple[Plan, Note | None]:
+    """The batch made to fit the GPU, on all processes alike; else as it is.
+
+    The stepper recomputes blocks afterwards where the plan says so.
+    """
+    there = card_bytes(stepper.device)
+    if not there or config.fit == "off" or not hasattr(feed, "with_batch_size"):
+        return plan, None
+    wanted = Setting(plan.batch_size, plan.accumulate, config.recompute)
+    found: Any = None
+    if world().is_first:
+        needs = needs_of(stepper.trainable, feed, config, plan.precision)
+        found = fitted(
+            needs, wanted, there, compares=compares_samples(stepper.trainable),
+            multiple=getattr(feed, "batch_multiple", 1), fit=config.fit,
+        )  # fmt: skip
+    fit: Fit = from_first(found)
+    chosen = fit.setting
+    plan = replace(
+        plan,
+        batch_size=chosen.batch_size,
+        accumulate=chosen.accumulate,
+        recompute=chosen.recompute and not config.recompute,
+    )
+    stepper.recompute(plan.recompute)
+    if not fit.why:
+        return plan, None
+    return plan, Note(fit.why, "info" if fit.fits else "warning")
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """A plan as it is written; what came later only where it differs."""
+    told = asdict(plan)
+    if not plan.recompute:
+        del told["recompute"]
+    return told
+
+
 def write_plan(folder: Path, plan: Plan) -> None:
     """Put a plan on the disk, safely, before anything follows it."""
     if world().is_first:
-        write_json(folder / PLAN, asdict(plan))
+        write_json(folder / PLAN, as_json(plan))
 
 
 def write_revisions(folder: Path, revisions: tuple[Revision, ...]) -> None:

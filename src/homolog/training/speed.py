@@ -157,16 +157,21 @@ def _anew(block: nn.Module, forward: Callable[..., Any], *given: Any) -> Any:
 
 @contextlib.contextmanager
 def _averages_at_rest(block: nn.Module) -> Iterator[None]:
-    """Batch norms count what they see once, not again for the gradient."""
+    """Batch norms count what they see once, not again for the gradient.
+
+    They go on tracking, of which nothing is taken over: without, they would keep fewer
+    tensors than in the forward pass, which torch refuses.
+    """
     norms = [
-        part
+        (part, part.momentum, part.num_batches_tracked)
         for part in block.modules()
         if isinstance(part, _BatchNorm) and part.track_running_stats
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    for norm, _, count in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -72,6 +72,8 @@ class Stepper:
     ) -> None:
         # Heads and pyramids too: any convolution may meet a map of two slices.
         self.trainable: Any = guard_small_maps(trainable)
+        if world().size > 1 and device.type == "cuda":  # of all samples, as alone
+            self.trainable = nn.SyncBatchNorm.convert_sync_batchnorm(trainable)
         prepare(trainable, config, device)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
@@ -102,6 +104,11 @@ class Stepper:
         """
         starts = {group["pace"].start for group in self.optimiser.param_groups}
         return max((start for start in starts if start < 1.0), default=0.0)
+
+    def recompute(self, wanted: bool) -> None:
+        """Compute the encoder's blocks again for the gradient from now on, if wanted."""
+        if wanted:
+            prepare(self.trainable, TrainingConfig(recompute=True), self.device)
 
     def reset(self) -> None:
         """Forget all optimiser memory and counts, as new."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homolog.geometry.affine import Array
 from homolog.views.contrast import bias_field, drawn_contrast, region_width
 from homolog.views.energy_bands import BandReference, drawn_energies, with_energies
 from homolog.views.random import normal_noise, uniform_noise
@@ -58,21 +60,32 @@ class Draws:
 
 def draw_intensity(rng: np.random.Generator, intensity: Intensity) -> Draws:
     """Draw the changes of one view; every number is drawn whether used or not."""
-    parts = [_drawn(rng, intensity, _EARLY)]
+    chance, low, high = _limits(intensity)
+    early = len(_EARLY)
+    on = np.empty(len(CHANGES), np.bool_)
+    value = np.empty(len(CHANGES), np.float32)
+    on[:early] = rng.random(early) < chance[:early]
+    value[:early] = rng.uniform(low[:early], high[:early])
     key = rng.integers(0, 2**62, size=1)
-    parts += [_drawn(rng, intensity, (name,)) for name in _LATE]
-    on, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Draws(on[None], value[None].astype(np.float32), key)
+    for place in range(early, len(CHANGES)):  # one by one, as they came to be
+        on[place] = rng.random() < chance[place]
+        value[place] = rng.uniform(low[place], high[place])
+    return Draws(on[None], value[None], key)
 
 
-def _drawn(
-    rng: np.random.Generator, intensity: Intensity, names: Sequence[str]
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    chances = [getattr(intensity, f"{name}_probability") for name in names]
-    ranges = [getattr(intensity, _FIELDS.get(name, name)) for name in names]
-    on = rng.random(len(names)) < np.array(chances)
-    low, high = np.array(ranges, dtype=np.float64).T
-    return on, rng.uniform(low, high)
+def _limits(intensity: Intensity) -> tuple[Array, Array, Array]:
+    """Of each change its chance, least and greatest strength.
+
+    Found once: making arrays of settings takes longer than drawing.
+    """
+    known: dict[str, Any] = intensity.__dict__
+    found: tuple[Array, Array, Array] | None = known.get("_limits")
+    if found is None:
+        chances = [getattr(intensity, f"{name}_probability") for name in CHANGES]
+        ranges = [getattr(intensity, _FIELDS.get(name, name)) for name in CHANGES]
+        low, high = np.array(ranges, dtype=np.float64).T.copy()
+        found = known["_limits"] = (np.array(chances), low, high)
+    return found
 
 
 def change_intensity(

@@ -15,12 +15,13 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homolog.geometry.affine import Affine, Array, Index
+from homolog.geometry.affine import Affine, Array, Index, Triple
 from homolog.geometry.anisotropy import thick_axis
 from homolog.geometry.sampling import spline_slopes, spline_spread, spline_weights
 from homolog.views.intensity import Draws, draw_intensity
@@ -298,7 +299,10 @@ def _turned(
     flips = np.where((rng.random(3) < spec.flip) & ~flat, -1.0, 1.0)
     # whole voxels, so that a moved view still copies voxels
     jitter = np.round(rng.uniform(-1, 1, 3) * spec.translate * size) * base
-    turns = _quarter_turns(spec.size, base) if spec.quarter_turns else [np.eye(3)]
+    turns = [np.eye(3)]
+    if spec.quarter_turns:
+        z, y, x = base
+        turns = _quarter_turns(tuple(spec.size), (float(z), float(y), float(x)))
     turn = turns[int(rng.integers(len(turns)))]
     if spec.shape_probability < 1 and rng.random() >= spec.shape_probability:
         angles, factor, uneven = np.zeros(3), 1.0, np.ones(3)
@@ -343,7 +347,8 @@ def _rotation(angles: Array, flat: NDArray[np.bool_]) -> Array:
     return result
 
 
-def _quarter_turns(size: Index, spacing: Array) -> list[Array]:
+@lru_cache(maxsize=256)
+def _quarter_turns(size: Index, spacing: Triple) -> list[Array]:
     """All turns by multiples of 90 degrees in the planes whose sides agree.
 
     Sides agree when both the number of voxels and their spacing (to 1%) do.

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
 _MASK64 = (1 << 64) - 1
@@ -27,11 +30,27 @@ def generator(seed: int, *place: int, stream: str = "") -> np.random.Generator:
     """
     if len(place) > 3:
         raise ValueError(f"a place has at most three numbers, got {place}.")
-    name = hashlib.blake2b(stream.encode(), digest_size=8).digest()
-    key = np.array([seed & _MASK64, int.from_bytes(name, "little")], dtype=np.uint64)
     counter = np.zeros(4, dtype=np.uint64)  # the first word counts the draws
     counter[1 : 1 + len(place)] = [p & _MASK64 for p in place]
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(_key(seed, stream), counter=counter))
+
+
+class _Key(ISeedSequence):
+    """Hands out the key as it is: by ``key=`` numpy asks the system for chance first,
+    which takes longer than all the rest of a view.
+    """
+
+    def __init__(self, words: tuple[int, int]) -> None:
+        self._words = np.array(words, dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        return self._words.copy()
+
+
+@lru_cache(maxsize=4096)
+def _key(seed: int, stream: str) -> _Key:
+    name = hashlib.blake2b(stream.encode(), digest_size=8).digest()
+    return _Key((seed & _MASK64, int.from_bytes(name, "little")))
 
 
 def mix32(bits: Tensor) -> Tensor:

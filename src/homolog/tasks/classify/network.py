@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from homolog.backbones.base import Backbone
+from homolog.distributed import evened
 from homolog.losses.segmentation import partial_binary_cross_entropy
 from homolog.nn.heads import (
     DepthHead,
@@ -415,6 +416,8 @@ class ClassifyModule(TaskModule):
             error = nn.functional.cross_entropy(
                 scores, truth.classes, self.weights, label_smoothing=self.smoothing
             )
+            counts = self.weights[truth.classes].sum()
+            error = evened(error, counts)
             name = "cross_entropy"
         self._right = {"batch_accuracy": share.detach()}
         return {name: error}

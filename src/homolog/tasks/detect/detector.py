@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone
+from homolog.distributed import sum_over_ranks, world
 from homolog.geometry.affine import Index
 from homolog.nn.heads import FeaturePyramid
 from homolog.tasks.base import TaskModule
@@ -68,7 +69,8 @@ class Detector(nn.Module, ABC):
         Args:
             image: (B, C, D, H, W).
             seen: The boxes of each sample.
-            usual: How much of this batch learns a box -> () how much does on average.
+            usual: How much of this batch learns a box -> () how much does on average,
+                above 0.
                 Terms that batches without a box have, too, are divided by that: by a
                 batch's own, one that happens to show none would shake the network.
         """
@@ -252,7 +254,8 @@ class DetectModule(TaskModule):
         return network.losses(crop.flat(), seen, self._usual)
 
     def _usual(self, positives: int) -> Tensor:
+        """() at least 1: of the batches of all processes; their share for each."""
         if torch.is_grad_enabled():
             now = torch.full_like(self.positives, float(positives))
-            self.positives.lerp_(now, _MOMENTUM)
-        return self.positives
+            self.positives.lerp_(sum_over_ranks(now), _MOMENTUM)
+        return self.positives.clamp(min=1.0) / world().size

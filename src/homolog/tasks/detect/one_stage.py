@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from homolog.backbones.base import Backbone
+from homolog.distributed import evened
 from homolog.geometry.affine import Index
 from homolog.geometry.sampling import constant
 from homolog.tasks.detect.detector import (
@@ -341,7 +342,7 @@ def detection_losses(
         grids: Of the network, one per level.
         targets: Of each sample, one per level.
         axes: That count.
-        usual: Cells of a batch that learn a box, on average.
+        usual: Cells of a batch that learn a box, on average; above 0.
     """
     focal, boxes, sides, centre = [], [], [], []
     weights, positives = [], 0
@@ -374,14 +375,15 @@ def detection_losses(
             )
         )
     several = max(1, positives)
-    total = sent(torch.cat(weights).sum().clamp(min=1e-3), usual.device)
+    weighed = sent(torch.cat(weights).sum(), usual.device)
+    total = weighed.clamp(min=1e-3)
     # of crops without boxes: a gradient of 0, but one
     none = grids[0].sides.sum().square() * 0.0
     return {
-        "classes": torch.stack(focal).sum() / usual.clamp(min=1.0),
-        "boxes": (torch.cat(boxes).sum() if boxes else none) / total,
-        "sides": (torch.cat(sides).sum() + none) / total,
-        "centre": torch.stack(centre).sum() / several,
+        "classes": torch.stack(focal).sum() / usual,
+        "boxes": evened((torch.cat(boxes).sum() if boxes else none) / total, weighed),
+        "sides": evened((torch.cat(sides).sum() + none) / total, weighed),
+        "centre": evened(torch.stack(centre).sum() / several, positives),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from homolog.backbones.base import Backbone
+from homolog.distributed import evened
 from homolog.geometry.affine import Index
 from homolog.tasks.detect.detector import (
     MOST_FOUND,
@@ -289,7 +290,8 @@ def point_losses(
     at = at.expand(*learns.shape, 3)[learns]
     where = tuple(sent(index, device) for index in learns.nonzero(as_tuple=True))
     told = heat.sides.movedim(2, -1)[where].float()
-    total = sent(weights.sum().clamp(min=1e-3), device)
+    weighed = sent(weights.sum(), device)
+    total = weighed.clamp(min=1e-3)
     # of crops without boxes: a gradient of 0, but one
     boxes = heat.sides.sum().square() * 0.0
     sides = boxes
@@ -303,14 +305,14 @@ def point_losses(
         sides = (share * smooth.mean(1)).sum()
     corners = torch.stack([one.offsets for one in wanted])
     known = ~corners.isnan()
-    several = max(1, int(known.sum()))
+    told_of = int(known.sum())
     known, corners = sent(known, device), sent(corners.nan_to_num(), device)
     away = torch.where(known, heat.offsets.float() - corners, 0.0)
     return {
-        "points": focal.sum() / usual(hits).clamp(min=1.0),
-        "boxes": boxes / total,
-        "sides": sides / total,
-        "offsets": away.abs().sum() / several,
+        "points": focal.sum() / usual(hits),
+        "boxes": evened(boxes / total, weighed),
+        "sides": evened(sides / total, weighed),
+        "offsets": evened(away.abs().sum() / max(1, told_of), told_of),
     }
 
 
