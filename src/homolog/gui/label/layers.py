@@ -20,6 +20,7 @@ from homolog.gui.shared.layers import (
     shown_affine,
 )
 from homolog.gui.shared.scan_layers import selection_kept
+from homolog.tasks.few_voxels.reach import COLOUR, NAME, unknown_value
 from homolog.tasks.few_voxels.scan import FewClass, few_classes
 
 PAINTED, PREDICTED = " painted", " prediction"
@@ -107,10 +108,13 @@ def show_classes(layer: Any, classes: Sequence[FewClass]) -> None:
     # The next classes' colours too: a new table costs napari tens of milliseconds.
     table |= {c.value: c.colour for c in few_classes(range(1, _COLOURS_AHEAD))}
     table |= {c.value: c.colour for c in classes}
+    names = {c.value: c.name for c in classes}
+    if is_predicted(layer):
+        unknown = unknown_value(list(names))
+        table[unknown], names[unknown] = COLOUR, NAME
     if layer.metadata.get(_TABLE) != table:
         layer.colormap = DirectLabelColormap(color_dict=table)
         layer.metadata[_TABLE] = table
-    names = {c.value: c.name for c in classes}
     layer.metadata["label_names"] = names
     layer.features = {
         "index": [0, *names],

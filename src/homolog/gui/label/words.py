@@ -75,6 +75,32 @@ def score_line(score: Any) -> str:
     return text
 
 
+NOT_CALIBRATED = (
+    "Every voxel gets a class: paint one in a second place, so that it can be told "
+    "how far from the paint is too far."
+)
+
+
+def unknown_line(millilitres: float | None, *, wanted: bool) -> str:
+    """How much is unknown, and what it means.
+
+    Args:
+        millilitres: In the scan in front; None: nothing can be unknown.
+        wanted: Whether anything may be called so.
+    """
+    if not wanted:
+        return ""
+    if millilitres is None:
+        return NOT_CALIBRATED
+    if millilitres <= 0:
+        return "Nothing is unknown: all of it is like some of your paint."
+    amount = f"{millilitres:,.0f}" if millilitres >= 10 else f"{millilitres:.1f}"
+    return (
+        f"White is unknown, {amount} ml: unlike the paint in brightness, look or "
+        "place. A stroke there tells what it is."
+    )
+
+
 def next_line(likely: Sequence[str], uncertainty: float, scan: str) -> str:
     """Where to paint, and why."""
     first, second = likely
