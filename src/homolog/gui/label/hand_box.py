@@ -15,10 +15,10 @@ from qtpy.QtWidgets import QLineEdit, QVBoxLayout
 from homolog.errors import UnusableInput
 from homolog.events import Event, Progress
 from homolog.gui.data.build_box import build_config, free_name
-from homolog.gui.files.writer import label_names, save_layer
+from homolog.gui.files.writer import save_layer
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.shared import preferences, widgets
-from homolog.gui.shared.layers import scan_file
+from homolog.gui.shared.layers import label_names, scan_file
 from homolog.label_names import IGNORE
 from homolog.scans.names import write_names
 from homolog.scans.paths import scan_stem

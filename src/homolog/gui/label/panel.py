@@ -570,10 +570,13 @@ class LabelPanel(widgets.Tall):
     def visit(self, what: dict[str, Any]) -> None:
         """Another tab sends the user here: ``{"encoder": path}``.
 
-        ``{"begin": True}``: the selected scan gets a layer to paint on at once.
+        ``{"begin": True}``: the selected scan gets a layer to paint on at once;
+        ``{"carry": True}``: labels are to be carried to other scans.
         """
         self.models.want(what)
         self.shown()
+        if what.get("carry"):
+            self.carry.open()
         if what.get("begin") and (key := self.labelling.front()):
             self._begun = key
             self._make_layer(key)
