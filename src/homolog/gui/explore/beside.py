@@ -84,9 +84,9 @@ class Beside(QObject):
 
     def choose(self, key: str) -> None:
         """Show a scan beside; "" for none."""
+        self._declined = not key
         if key == self.key and (self.view is not None) == bool(key):
             return
-        self._declined = not key
         if not key:
             self.close()
             self.changed.emit()

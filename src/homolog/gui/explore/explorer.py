@@ -473,13 +473,10 @@ class Explorer(QObject):
     def go_on(self) -> None:
         """See ``Travel.go_on``; the scan beside goes to its match."""
         pin, beside = self.control.pins.current, self.beside
-        answer = None if pin is None or beside is None else pin.answers.get(beside.key)
-        if (
-            beside is not None
-            and answer is not None
-            and beside.goes(beside.key, answer.mm)
-        ):
-            return
+        if pin is not None and beside is not None:
+            answer = pin.answers.get(beside.key)
+            if answer is not None and beside.goes(beside.key, answer.mm):
+                return
         self._rest.stop()
         self.position = None
         self.travel.go_on()

@@ -100,8 +100,8 @@ class PinsBox(QWidget):
         self.several = QCheckBox(f"Up to {MOST} ticked pins, a colour each")
         widgets.named(
             self.several, "Ticked pins as colours",
-            "Each ticked pin lights what looks like it in its own colour, in all scans; "
-            "untick or delete a pin to take its colour away",
+            "Each ticked pin lights what looks like it in its own colour, in all "
+            "scans; untick or delete a pin to take its colour away",
         )  # fmt: skip
         self.several.clicked.connect(self._colours.set_on)
         self.which = widgets.sentence("Pins shown as colours", lines=2)

@@ -233,15 +233,16 @@ def answers(
     )
     known = chances.max(axis=0) > 0
     allowed = chances * fitting
-    values = _labels(head, allowed)
-    far = known & (allowed.max(axis=0) == 0)
     chosen = allowed.argmax(axis=0)
-    chosen[~known | far] = -1
+    values = np.array([c.written for c in head.classes], np.int32)[chosen]
+    values[~known] = 0
+    far = known & (allowed.max(axis=0) == 0)
+    asked = known & ~far
     cells, affine = _far_cells(head, scan, start, stop)
     target, shape = scan.volume.affine.crop(start), _triple(simple.shape[1:])
     greys = simple[every]
-    for k in np.unique(chosen[chosen >= 0]).tolist():
-        here = chosen == k
+    for k in np.flatnonzero(np.bincount(chosen[asked], minlength=1)).tolist():
+        here = asked & (chosen == k)
         base = on_grid(cells[k], affine, shape, target)[here]
         far[here] = head.reach.is_far(base, greys[:, here], k)
     values[far] = head.unknown
