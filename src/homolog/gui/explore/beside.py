@@ -25,7 +25,8 @@ from homolog.gui.shared.scan_layers import (
 from homolog.gui.shared.scans import Scan
 
 FOUND_IN_B = "Found in B"
-_LAID_OUT_MS = 120
+# Qt has laid the docks out by the first; on a busy machine by the second.
+_LAID_OUT_MS = (120, 500)
 
 
 class Beside(QObject):
@@ -127,7 +128,6 @@ class Beside(QObject):
         self.view = SecondView(hub.viewer, self._panel, self._view_closed)
         hub.view_opened.emit(self.view.model)
         self.scan_b = ScanB(self.view.model, self._foreign, FOUND_IN_B)
-        QTimer.singleShot(_LAID_OUT_MS, self._same_scale)
 
     def close(self) -> None:
         """Take the second viewer away; its scan comes back to napari's."""
@@ -193,7 +193,8 @@ class Beside(QObject):
         self._coloured(self.key)
         self._at = ()
         self._pinned()
-        QTimer.singleShot(_LAID_OUT_MS, self._same_scale)
+        for wait in _LAID_OUT_MS:
+            QTimer.singleShot(wait, self._same_scale)
 
     def _same_window(self, scan: Scan) -> Any | None:
         """The front scan's layer, where its brightness means the same (CT numbers)."""
@@ -208,8 +209,7 @@ class Beside(QObject):
             return
         model, main = self.view.model, self._explorer.viewer
         model.reset_view()
-        zoom = min(model.scene.camera.zoom, main.scene.camera.zoom)
-        model.scene.camera.zoom = main.scene.camera.zoom = zoom
+        main.scene.camera.zoom = model.scene.camera.zoom
         self._at = ()
         self._pinned()
 
@@ -335,10 +335,10 @@ class Beside(QObject):
 
 
 def _words(what: str, answer: Answer) -> str:
-    doubt = "" if answer.is_clear else " ⚠ unsure: elsewhere is nearly as like"
+    doubt = "." if answer.is_clear else ": ⚠ unsure"
     return (
         f"{answer.scan} is at its match of {what}: similarity {answer.similarity:.2f}, "
-        f"margin {answer.margin:.2f}.{doubt}"
+        f"margin {answer.margin:.2f}{doubt}"
     )
 
 
