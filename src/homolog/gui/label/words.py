@@ -76,8 +76,7 @@ def score_line(score: Any) -> str:
 
 
 NOT_CALIBRATED = (
-    "Every voxel gets a class: paint one in a second place, so that it can be told "
-    "how far from the paint is too far."
+    "Nothing is called unknown yet: that takes a class painted in a second place."
 )
 
 
@@ -96,8 +95,8 @@ def unknown_line(millilitres: float | None, *, wanted: bool) -> str:
         return "Nothing is unknown: all of it is like some of your paint."
     amount = f"{millilitres:,.0f}" if millilitres >= 10 else f"{millilitres:.1f}"
     return (
-        f"White is unknown, {amount} ml: unlike the paint in brightness, look or "
-        "place. A stroke there tells what it is."
+        f"Wine red: unknown, {amount} ml, too unlike all paint. "
+        "A stroke there tells what it is."
     )
 
 

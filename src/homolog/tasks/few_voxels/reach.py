@@ -21,7 +21,9 @@ from homolog.tasks.few_voxels.scan import SimpleSpec
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-NAME, COLOUR = "unknown", "#ffffff"
+# Wine red of Tol's muted colours: darker than the classes', told apart by everyone,
+# and no grey of a scan.
+NAME, COLOUR = "unknown", "#882255"
 # The highest value that no class has; 255 is the window's background.
 _HIGHEST = 254
 # Painted voxels of a class that others are compared with, at most.
