@@ -34,6 +34,7 @@ FLOORS = (
     "reporting",
     "demo jobs machine",
     "cli gui.shared",
+    "gui.beside",
     "gui.explore gui.files gui.learn gui.reading gui.runs",
     "gui.landmarks gui.models gui.segment",
     "gui.autosave",

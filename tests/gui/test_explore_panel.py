@@ -119,6 +119,7 @@ def test_hover_pin_match_labels_and_leaving(window, scans) -> None:
         "scan_0", "scan_0 similarity", "scan_1", "scan_1 similarity",
     ]  # fmt: skip
     assert viewer.layers.selection.active.name == "scan_1"
+    panel.beside.choose("")  # all in one view
     heat = viewer.layers["scan_0 similarity"]
     assert [str(u) for u in heat.units] == ["millimeter"] * 3
     assert heat.metadata["homolog"]["derived"]
@@ -236,6 +237,96 @@ def test_hover_pin_match_labels_and_leaving(window, scans) -> None:
 
 
 _loaded_before = set(sys.modules)
+
+
+def test_another_patient_beside_goes_to_the_match(window, scans) -> None:
+    viewer, make = window
+    panel = make(scans)
+    one, two = all_ready(panel)
+    explorer, beside, control = panel.explorer, panel.beside, panel.explorer.control
+    first, second = viewer.layers["scan_0"], viewer.layers["scan_1"]
+    assert beside.view is None
+    assert panel.others.choice.count() == 3
+    explorer.look_at(one.key)  # scan_1 lay over it
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[4:6, 6:8, 8:10] = 7
+    labels = viewer.add_labels(
+        truth, scale=first.scale, translate=first.translate, units=first.units
+    )
+    labels.metadata["label_names"] = {7: "blob"}
+    at_blob = one.ready.shown.apply((2, 3, 4))
+    go_to(viewer, at_blob)
+    explorer.pressed(at_blob)
+    (pin,) = control.pins
+    until(lambda: len(pin.answers) == 2 and beside.view is not None)
+
+    # Beside, at its match, and out of sight here.
+    assert beside.key == two.key
+    assert first.visible
+    assert not second.visible
+    model = beside.view.model
+    until(lambda: "scan_1 similarity" in model.layers)
+    match = np.array(pin.answers[two.key].mm)
+
+    def is_there(mm) -> bool:
+        place = two.to_true.inverse().apply(mm)
+        return np.allclose(model.dims.point, place, atol=1.1)
+
+    until(lambda: is_there(match))
+    heat = model.layers["scan_1 similarity"].data
+    until(lambda: np.abs(heat - pin.answers[two.key].whole).max() < 1e-6)
+    assert np.unravel_index(heat.argmax(), heat.shape) == (5, 6, 7)
+    assert "scan_1 is at its match" in panel.others.words.text()
+
+    # The organ under the pin is told from the rest.
+    until(lambda: "blob" in panel.pins.organ.text())
+    assert "AUC 1.00 in scan_0" in panel.pins.organ.text()
+
+    # Under the mouse it follows only where that is asked for.
+    elsewhere = one.ready.shown.apply((6, 8, 3))
+    go_to(viewer, elsewhere)
+    explorer.moved(elsewhere)
+    explorer.hover()
+    explorer.rested()
+    until(lambda: control.query.pin is None and two.ready.buffer.whole is not None)
+    assert is_there(match)
+    panel.others.follow.click()
+    explorer.rested()
+    best = np.unravel_index(two.ready.buffer.whole.argmax(), CELLS)
+    until(lambda: is_there(two.ready.features.affine.apply(best)))
+
+    # Two pins as two colours, here and beside; a removed pin takes its colour along.
+    explorer.pressed(elsewhere)
+    panel.pins.several.click()
+    until(lambda: "scan_0 pins" in viewer.layers and "scan_1 pins" in model.layers)
+    assert not viewer.layers["scan_0 similarity"].visible
+    until(lambda: len(control.pins.get(2).answers) == 2)
+    blue, orange = (2, 3, 4), (6, 8, 3)
+    rgb = viewer.layers["scan_0 pins"]
+    until(lambda: rgb.data[blue].tolist() == [0x56, 0xB4, 0xE9])
+    until(lambda: rgb.data[orange].tolist() == [0xE6, 0x9F, 0x00])
+    explorer.delete_pin(2)
+    until(lambda: rgb.data[orange].tolist() == [0, 0, 0])
+    panel.pins.several.click()
+    assert "scan_0 pins" not in viewer.layers
+    assert "scan_1 pins" not in model.layers
+    assert viewer.layers["scan_0 similarity"].visible
+
+    # To the match by key, both change places, and closed it stays closed.
+    explorer.go_on()
+    assert is_there(match)
+    explorer.look_at(two.key)
+    assert beside.key == one.key
+    assert second.visible
+    assert not first.visible
+    viewer.window.remove_dock_widget(beside.view.widget)
+    until(lambda: beside.view is None)
+    explorer.show_pin(1)
+    assert beside.view is None
+    sent = []
+    panel.hub.go.connect(lambda tab, what: sent.append((tab, what)))
+    panel.pins.carry.click()
+    assert sent == [("Label", {"carry": True})]
 
 
 def test_real_mouse_events_and_a_panel_that_goes(window, scans) -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from homolog.gui.label.hand_box import model_name
 from homolog.gui.label.learning import BACKGROUND, LEVELS, ClassList, History, Packed
-from homolog.gui.label.words import score_line, state_line, warning_lines
+from homolog.gui.label.words import (
+    score_line,
+    state_line,
+    unknown_line,
+    warning_lines,
+)
 from homolog.gui.shared.choices import list_embedders, list_models
 from homolog.gui.shared.models import read_model, uses
 
@@ -81,6 +86,10 @@ def test_words_are_plain() -> None:
     assert state_line("", "no way.", "x") == "⚠ No way."
     assert "every voxel becomes" in warning_lines([], has_ground=False)
     assert warning_lines([]) == ""
+    assert unknown_line(1234.5, wanted=True).startswith("Wine red: unknown, 1,234 ml")
+    assert "second place" in unknown_line(None, wanted=True)
+    assert "Nothing is unknown" in unknown_line(0.0, wanted=True)
+    assert unknown_line(5.0, wanted=False) == ""
 
 
 def test_a_painted_model_labels_but_is_no_encoder(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from homolog.gui.shared.model_row import FeatureWork
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel
 from homolog.scans.files import read_labels, read_scan
+from homolog.scans.names import names_beside
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 
@@ -360,6 +361,7 @@ def test_save_and_fine_tune_start_the_jobs(window, home, tmp_path, monkeypatch) 
     config = made[0].config
     assert config["scans"] == [str(path)]
     assert config["background"] == BACKGROUND
+    assert config["unknown"] == 0.1
     assert config["names"]["1"] == "liver"
     values = np.unique(read_labels(Path(config["labels"][0])).data)
     assert values.tolist() == [0, 1, BACKGROUND]
@@ -377,6 +379,8 @@ def test_save_and_fine_tune_start_the_jobs(window, home, tmp_path, monkeypatch) 
     labels = read_labels(Path(folder) / "ct.nii.gz").data
     assert (labels[:, :, 13:] == 1).mean() > 0.95
     assert (labels[:, :, :11] == 0).mean() > 0.95
+    # what is unknown in a prediction teaches nothing
+    assert names_beside(Path(folder) / "ct.nii.gz")[254] == "ignore"
     store = made[1].config["out"]
     made[1].done.emit({"store": store, "labelled": 1, "rejected": []})
     assert visited[-1] == ("Fine-tune", {"store": store})

@@ -29,8 +29,8 @@ from landmark_scans import (
 from named import nameless
 from qtpy.QtCore import Qt
 
+from homolog.gui.beside.scan_b import IN_B
 from homolog.gui.landmarks.control import BY_HAND, COLOURS
-from homolog.gui.landmarks.pair import IN_B
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.landmarks.config import LandmarksConfig

@@ -15,6 +15,7 @@ from explore_files import feature_map, tilted, unit_features
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
 from homolog.gui.autosave import saved_work
+from homolog.gui.beside.second_view import cross_lines, within
 from homolog.gui.landmarks.cohort import Row, best_first, find_in, patch, summary
 from homolog.gui.landmarks.control import (
     BY_HAND,
@@ -41,7 +42,6 @@ from homolog.gui.landmarks.searching import (
     search_points,
     similarity_between,
 )
-from homolog.gui.landmarks.second_view import cross_lines, within
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import ScanRef
 from homolog.gui.shared.scans import NO_MODEL, NO_SCAN, Ready, Scan

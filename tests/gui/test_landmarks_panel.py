@@ -23,8 +23,9 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from homolog.geometry.affine import Affine
+from homolog.gui.beside.scan_b import IN_B
 from homolog.gui.files.reader import read_layers
-from homolog.gui.landmarks.pair import IN_A, IN_B
+from homolog.gui.landmarks.pair import IN_A
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
 from homolog.gui.window import dock_panel

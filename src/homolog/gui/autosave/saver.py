@@ -28,13 +28,14 @@ from homolog.gui.autosave.saved_work import (
 )
 from homolog.gui.files import opening
 from homolog.gui.files.choosing import ScanOpener
-from homolog.gui.files.writer import label_names, save_layer
+from homolog.gui.files.writer import save_layer
 from homolog.gui.landmarks.control import kept, put_back
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.layers import (
     LayerData,
     is_kind,
+    label_names,
     notes_of,
     sample,
     shape_of,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +64,12 @@ class HeatDrawing(QObject):
     Signals:
         drawn: What is shown changed.
         answered: A pin was answered in a scan.
+        found: Where what is shown was found: a scan's key, Answer.
     """
 
     drawn = Signal()
     answered = Signal()
+    found = Signal(str, object)
 
     def __init__(
         self, hub: Hub, control: ExploreControl, layers: ExploreLayers, parent: QObject
@@ -75,6 +77,7 @@ class HeatDrawing(QObject):
         super().__init__(parent)
         self._hub, self._control, self._layers = hub, control, layers
         self._loading: set[str] = set()
+        self._asking: set[tuple[int, str]] = set()
         self._latest = Latest()
 
     def draw(self) -> None:
@@ -112,10 +115,24 @@ class HeatDrawing(QObject):
             answer = pin.answers.get(scan.key)
             if answer is not None and answer.whole is not None:
                 self._show(scan, ready, answer)
+                self.found.emit(scan.key, answer)
             else:
                 ready.buffer.forget_whole()
                 self._ask(scan, ready, query, outdated)
         self.draw()
+
+    def answer_pin(self, pin: Pin) -> None:
+        """Compute the maps of a pin that is not the one shown."""
+        query, encoder = self._control.query_of_pin(pin), self._control.encoder
+
+        def outdated() -> bool:
+            gone = self._control.pins.get(pin.number) is not pin
+            return gone or self._control.encoder is not encoder
+
+        for scan, ready in self._control.ready():
+            known = pin.answers.get(scan.key)
+            if query is not None and (known is None or known.whole is None):
+                self._ask(scan, ready, query, outdated)
 
     def redraw_whole(self) -> None:
         """The range of shown similarities changed, or the view did."""
@@ -166,7 +183,12 @@ class HeatDrawing(QObject):
     def _ask(
         self, scan: Scan, ready: Ready, query: Query, outdated: Callable[[], bool]
     ) -> None:
+        asked = None if query.pin is None else (query.pin, scan.key)
+        if asked in self._asking:
+            return
+
         def done(answer: Answer | None) -> None:
+            self._asking.discard(asked or (0, ""))
             known = self._control.scans.get(scan.key)
             if answer is None or outdated() or known is None:
                 return
@@ -178,9 +200,14 @@ class HeatDrawing(QObject):
                 self.answered.emit()
             if self._shows(query):
                 self._show(scan, ready, answer)
+                self.found.emit(scan.key, answer)
                 self.drawn.emit()
 
+        if asked is not None:
+            self._asking.add(asked)
+
         def failed(error: Exception) -> None:
+            self._asking.discard(asked or (0, ""))
             self._hub.say(f"The map of {scan.ref.name} failed: {error}", "error")
 
         in_background(
@@ -200,11 +227,21 @@ class HeatDrawing(QObject):
         if whole is None:
             return
         axis, cut = slice_axis(self._hub.viewer), None
-        if axis is not None:
+        layer = self._layers.heat(scan.key)
+        if axis is not None and layer is not None and layer.visible:
             place = float(point_of(self._hub.viewer)[axis])
             cut = self._control.cut(scan, axis, place)
         ready.buffer.show_whole(whole, cut, self._control.high)
         self._layers.redraw(scan.key)
+
+
+class ShownBeside(Protocol):
+    """A scan in a view of its own."""
+
+    key: str
+
+    def goes(self, key: str, mm: Triple | None) -> bool:
+        """Whether that scan is beside, and its place is shown now."""
 
 
 HOVER_MS = 33
@@ -220,6 +257,10 @@ class Explorer(QObject):
         pins_changed: Pins or their answers.
         told: What is under the cursor, or "".
         hint_changed: What to tell the user may be another.
+        range_changed: Other similarities are lit.
+
+    Attributes:
+        beside: A scan that is shown beside napari's viewer.
     """
 
     scans_changed = Signal()
@@ -227,10 +268,12 @@ class Explorer(QObject):
     pins_changed = Signal()
     told = Signal(str)
     hint_changed = Signal()
+    range_changed = Signal()
 
     def __init__(self, hub: Hub, parent: QObject) -> None:
         super().__init__(parent)
         self.hub, self.viewer = hub, hub.viewer
+        self.beside: ShownBeside | None = None
         self.control = ExploreControl(engine_missing=tuple(hub.engine_missing()))
         self.layers = ExploreLayers(self.viewer, self._layer_removed)
         self.work = FeatureWork(hub, self.control, self)
@@ -421,12 +464,19 @@ class Explorer(QObject):
 
     def look_at(self, key: str, mm: Triple | None = None) -> None:
         """See ``Travel.look_at``; what was under the mouse is there no more."""
+        if self.beside is not None and self.beside.goes(key, mm):
+            return
         self._rest.stop()
         self.position = None
         self.travel.look_at(key, mm)
 
     def go_on(self) -> None:
-        """See ``Travel.go_on``."""
+        """See ``Travel.go_on``; the scan beside goes to its match."""
+        pin, beside = self.control.pins.current, self.beside
+        if pin is not None and beside is not None:
+            answer = pin.answers.get(beside.key)
+            if answer is not None and beside.goes(beside.key, answer.mm):
+                return
         self._rest.stop()
         self.position = None
         self.travel.go_on()
@@ -443,6 +493,7 @@ class Explorer(QObject):
         self.control.low, self.control.high = low, high
         self.layers.set_range(low)
         self.drawing.redraw_whole()
+        self.range_changed.emit()
 
     def refresh_marks(self) -> None:
         """Points of pins and matches as the control has them."""

@@ -23,7 +23,9 @@ from qtpy.QtWidgets import (
 from superqt import QLabeledDoubleRangeSlider
 
 from homolog.geometry.places import place_text
+from homolog.gui.explore.beside import Beside, BesideBox
 from homolog.gui.explore.explorer import Explorer, Products
+from homolog.gui.explore.pin_colours import MOST, Contrast, PinColours
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.feature_slices import Pin, export_pins
@@ -48,13 +50,16 @@ class PinsBox(QWidget):
 
     told = Signal(str)
 
-    def __init__(self, explorer: Explorer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._explorer = explorer
+    def __init__(
+        self, explorer: Explorer, colours: PinColours, contrast: Contrast
+    ) -> None:
+        super().__init__()
+        self._explorer, self._colours = explorer, colours
         self._filling = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self._make_pins(column)
+        self._make_several(column, contrast)
         self._make_matches(column)
         explorer.pins_changed.connect(self.refresh)
         explorer.scans_changed.connect(self.refresh)
@@ -89,6 +94,29 @@ class PinsBox(QWidget):
         column.addWidget(self.title)
         column.addWidget(self.table)
         column.addLayout(buttons)
+
+    def _make_several(self, column: QVBoxLayout, contrast: Contrast) -> None:
+        """Several pins as colours, the organ's contrast, and the way on."""
+        self.several = QCheckBox(f"Up to {MOST} ticked pins, a colour each")
+        widgets.named(
+            self.several, "Ticked pins as colours",
+            "Each ticked pin lights what looks like it in its own colour, in all "
+            "scans; untick or delete a pin to take its colour away",
+        )  # fmt: skip
+        self.several.clicked.connect(self._colours.set_on)
+        self.which = widgets.sentence("Pins shown as colours", lines=2)
+        self.organ = widgets.sentence("Organ contrast", lines=3)
+        self._colours.told.connect(lambda text: widgets.tell(self.which, text))
+        contrast.told.connect(lambda text: widgets.tell(self.organ, text))
+        self.carry = _button(
+            "Carry labels to other scans...",
+            "Go to Label: labels of one open scan are carried to the others by match",
+        )
+        self.carry.clicked.connect(
+            lambda: self._explorer.hub.go.emit("Label", {"carry": True})
+        )
+        for widget in (self.several, self.which, self.organ, self.carry):
+            column.addWidget(widget)
 
     def _make_matches(self, column: QVBoxLayout) -> None:
         self.found = QLabel("&Found in other scans")
@@ -254,6 +282,7 @@ class PinsBox(QWidget):
         here = pin is not None and pin.scan_key in self._explorer.control.scans
         self.go.setEnabled(here)
         self.delete.setEnabled(pin is not None)
+        self.carry.setEnabled(len(self._explorer.control.scans) > 1)
 
 
 def _match_keys(pin: Pin | None) -> list[str]:
@@ -462,16 +491,20 @@ class ExplorePanel(QWidget):
         self.hint = HintRow(hub, HINTS)
         self.rows = QVBoxLayout()
         self.rows.setSpacing(2)
-        self.pins = PinsBox(self.explorer)
         self.mouse = MouseBox(self.explorer)
+        self.colours = PinColours(self.explorer)
+        self.contrast = Contrast(self.explorer)
+        self.beside = Beside(self.explorer, self.colours, self)
+        self.others = BesideBox(self.beside, self.colours, self.explorer)
         self.tools = RangeBox(self.explorer, self.products)
+        self.pins = PinsBox(self.explorer, self.colours, self.contrast)
         self.said = widgets.Sentence(2)
         widgets.named(self.said, "What was done", "What was done")
         # What comes and goes keeps its room, and what grows stands last.
         widgets.keep_room(self.mouse, self.tools)
         column = QVBoxLayout(self)
         for part in (
-            self.models, self.hint, self.rows, self.mouse, self.tools,
+            self.models, self.hint, self.rows, self.others, self.mouse, self.tools,
             self.said, self.pins,
         ):  # fmt: skip
             if isinstance(part, QWidget):
@@ -503,6 +536,7 @@ class ExplorePanel(QWidget):
         super().showEvent(event)
         self.explorer.listening.begin()
         self.explorer.sync()
+        self.beside.come_back()
         self._refresh_hint()
 
     def hideEvent(self, event: QHideEvent) -> None:
@@ -510,6 +544,8 @@ class ExplorePanel(QWidget):
         super().hideEvent(event)
         self.explorer.left()
         self.explorer.listening.end()
+        if not event.spontaneous():
+            self.beside.step_aside()
 
     # Parts
 
@@ -531,8 +567,15 @@ class ExplorePanel(QWidget):
             ("Escape", "forget what was asked; pinned places stay", self._forget),
         ):
             keys.add(self.hub, key, words, function, while_shown=self)
-        end_with(self, explorer.leave)
+        end_with(self, self._leave)
         self.hub.closing.connect(explorer.end)
+        self.hub.closing.connect(self.beside.end)
+
+    def _leave(self) -> None:
+        """The panel goes: the second view first, it is drawn anew by what follows."""
+        self.beside.end()
+        self.colours.end()
+        self.explorer.leave()
 
     def _forget(self) -> None:
         """Nothing is lit any more until the mouse asks again."""

@@ -7,7 +7,7 @@ tilted, and each file is read back before it counts as saved.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from homolog.gui.files.boxes import boxes_drawn_on, boxes_of_layer
 from homolog.gui.shared.layers import (
     KEY,
     is_kind,
+    label_names,
     layer_scan,
     layer_volume,
     shape_of,
@@ -182,19 +183,6 @@ def free_path(path: Path) -> Path:
     return called(free_name(stem, is_taken))
 
 
-def label_names(layer: Any) -> dict[int, str]:
-    """Label value -> name that a layer's metadata or features tell, sorted."""
-    metadata = getattr(layer, "metadata", None) or {}
-    notes = metadata.get(KEY)
-    told: Any = metadata.get("label_names")
-    if not told and isinstance(notes, Mapping):
-        told = notes.get("label_names")
-    if not isinstance(told, Mapping) or not told:
-        told = _named_features(layer)
-    names = {int(v): str(n) for v, n in told.items() if str(n).strip()}
-    return dict(sorted((v, n) for v, n in names.items() if v > 0))
-
-
 def _write(path: str, layers: Sequence[tuple[Any, ...]]) -> list[str]:
     from napari import current_viewer
     from napari.layers import Layer
@@ -267,18 +255,6 @@ def _check_place(path: Path, volume: Volume) -> None:
 
 def _whole(volume: Volume) -> Any:
     return np.int64 if volume.data.dtype.kind not in "iub" else volume.data.dtype
-
-
-def _named_features(layer: Any) -> dict[int, str]:
-    """Names from the table that napari shows under the cursor."""
-    table = getattr(layer, "features", None)
-    columns = list(getattr(table, "columns", ()))
-    if table is None or "index" not in columns:
-        return {}
-    text = next((c for c in ("label", "name", "names") if c in columns), None)
-    if text is None:
-        return {}
-    return {int(v): str(n) for v, n in zip(table["index"], table[text], strict=True)}
 
 
 def _clean(name: str) -> str:

@@ -16,13 +16,13 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from homolog.events import Event, Progress
 from homolog.gui.files.opening import add_to
 from homolog.gui.files.writer import save_layer
-from homolog.gui.label import layers as own
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.segment.control import result_layer
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import (
     LayerData,
     derived_attributes,
+    labels_on,
     scan_file,
     shape_of,
     volume_layer,
@@ -77,7 +77,7 @@ def label_entries(
 
     Scans of one grid are told apart by name; where that says nothing, all are offered.
     """
-    on = [(layer, key) for key in scans for layer in own.labels_on(scans[key], layers)]
+    on = [(layer, key) for key in scans for layer in labels_on(scans[key], layers)]
     entries = []
     for layer in layers:
         keys = [key for other, key in on if other is layer]
@@ -177,6 +177,18 @@ class CarryBox(widgets.HelperBox):
         widgets.fill(self.source, entries, chosen)
         self._fill_targets()
         self.setVisible(len(desks) > 1 and bool(entries))
+
+    def open(self) -> None:
+        """Somebody came for this: unfold it, or say what is missing."""
+        self.refresh()
+        if self.isHidden():
+            self._hub.say(
+                "Labels can be carried once two scans are open and one has labels: "
+                "paint some, or open a label file beside its scan."
+            )
+            return
+        self.fold.expand(animate=False)
+        widgets.bring_into_view(self)
 
     def carry(self) -> None:
         """Write what is needed and start the worker."""

@@ -18,9 +18,12 @@ from homolog.gui.data.build_box import build_config, free_name
 from homolog.gui.files.writer import save_layer
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.shared import preferences, widgets
-from homolog.gui.shared.layers import scan_file
+from homolog.gui.shared.layers import label_names, scan_file
+from homolog.label_names import IGNORE
+from homolog.scans.names import write_names
 from homolog.scans.paths import scan_stem
 from homolog.tasks.few_voxels.config import FewConfig
+from homolog.tasks.few_voxels.reach import NAME
 from homolog.tasks.few_voxels.scan import FewClass
 from homolog.writing import make_folder
 
@@ -87,6 +90,7 @@ def model_config(
         "head": config.head,
         "position": config.position,
         "body_only": config.body_only,
+        "unknown": config.unknown,
     }
 
 
@@ -112,7 +116,11 @@ def store_config(pairs: Sequence[Pair], stores: Path, scratch: Path) -> dict[str
             f"Scans of one store need different file names, got {', '.join(stems)}."
         )
     for pair, scan in zip(used, scans, strict=True):
-        save_layer(pair.labels, folder / f"{scan_stem(scan)}.nii.gz", [pair.scan])
+        target = folder / f"{scan_stem(scan)}.nii.gz"
+        save_layer(pair.labels, target, [pair.scan])
+        # what is unknown teaches nothing
+        names = label_names(pair.labels)
+        write_names(target, {v: IGNORE if n == NAME else n for v, n in names.items()})
     name = free_name(stores, f"labelled_{scan_stem(scans[0])}"[:60])
     return build_config(scans, stores, name, labels=str(folder))
 

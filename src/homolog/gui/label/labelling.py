@@ -338,7 +338,7 @@ class Labelling(QObject):
         return before != (desk.painted, desk.predicted)
 
     def _hear(self, layer: Any) -> None:
-        from homolog.gui.files.writer import label_names
+        from homolog.gui.shared.layers import label_names
 
         self.classes.adopt(label_names(layer), own.colours_of(layer))
         own.show_classes(layer, list(self.classes))

@@ -15,11 +15,11 @@ from homolog.gui.shared.layers import (
     KEY,
     derived_attributes,
     is_kind,
+    lies_over,
     notes_of,
-    shape_of,
-    shown_affine,
 )
 from homolog.gui.shared.scan_layers import selection_kept
+from homolog.tasks.few_voxels.reach import COLOUR, NAME, unknown_value
 from homolog.tasks.few_voxels.scan import FewClass, few_classes
 
 PAINTED, PREDICTED = " painted", " prediction"
@@ -65,7 +65,7 @@ def add_predicted(viewer: Any, scan: Any, painted: Any) -> Any:
 
 def painted_on(scan: Any, layers: Iterable[Any]) -> Any | None:
     """The layer that was painted on a scan."""
-    own = [x for x in layers if is_kind(x, "Labels") and _lies_on(x, scan)]
+    own = [x for x in layers if is_kind(x, "Labels") and lies_over(x, scan)]
     marked = [x for x in own if notes_of(x).get(_NOTE) == PAINTED]
     named = [x for x in own if x.name == f"{scan.name}{PAINTED}"]
     return next((x for x in [*marked, *named] if isinstance(x.data, np.ndarray)), None)
@@ -77,15 +77,9 @@ def usable_on(scan: Any, layer: Any) -> bool:
         layer is not None
         and is_kind(layer, "Labels")
         and notes_of(layer).get(_NOTE) is None
-        and _lies_on(layer, scan)
+        and lies_over(layer, scan)
         and isinstance(layer.data, np.ndarray)
     )
-
-
-def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
-    """All labels layers that lie on a scan, whoever made them."""
-    own = [x for x in layers if is_kind(x, "Labels") and _lies_on(x, scan)]
-    return [x for x in own if isinstance(x.data, np.ndarray)]
 
 
 def take(layer: Any) -> None:
@@ -107,10 +101,13 @@ def show_classes(layer: Any, classes: Sequence[FewClass]) -> None:
     # The next classes' colours too: a new table costs napari tens of milliseconds.
     table |= {c.value: c.colour for c in few_classes(range(1, _COLOURS_AHEAD))}
     table |= {c.value: c.colour for c in classes}
+    names = {c.value: c.name for c in classes}
+    if is_predicted(layer):
+        unknown = unknown_value(list(names))
+        table[unknown], names[unknown] = COLOUR, NAME
     if layer.metadata.get(_TABLE) != table:
         layer.colormap = DirectLabelColormap(color_dict=table)
         layer.metadata[_TABLE] = table
-    names = {c.value: c.name for c in classes}
     layer.metadata["label_names"] = names
     layer.features = {
         "index": [0, *names],
@@ -138,9 +135,3 @@ def _attributes(scan: Any, name: str, note: str) -> dict[str, Any]:
     attributes = derived_attributes(scan, name)
     attributes["metadata"][KEY][_NOTE] = note
     return attributes
-
-
-def _lies_on(layer: Any, scan: Any) -> bool:
-    return shape_of(layer) == shape_of(scan) and np.allclose(
-        shown_affine(layer).matrix, shown_affine(scan).matrix, rtol=1e-5, atol=1e-3
-    )

@@ -280,6 +280,7 @@ class Side:
         self.features, self.recipe = features, recipe
         self.paint, self.shown = paint, shown
         self.uncertainty: Uncertainty | None = None
+        self.unknown_ml: float | None = None
         self._few: FewScan | None = None
         self._opening = threading.Lock()
 
@@ -426,8 +427,18 @@ def volumes_of(
         side.uncertainty = result.uncertainty
         labels = result.labels.data.astype(np.uint8, copy=False)
         np.copyto(side.shown, labels)
+        side.unknown_ml = _unknown_ml(fitted, labels, side.affine)
         found[side.key] = Packed.of(labels)
     return found
+
+
+def _unknown_ml(fitted: Fitted, labels: Labels, affine: Affine) -> float | None:
+    """How much of a scan is unlike all paint; None where nothing can be."""
+    head = fitted.learnt.head
+    if head.reach is None:
+        return None
+    voxel_ml = float(np.prod(affine.spacing_mm)) / 1000
+    return float(np.count_nonzero(labels == head.unknown)) * voxel_ml
 
 
 def next_place(fitted: Fitted, key: str) -> tuple[str, NextClick] | None:

@@ -28,7 +28,13 @@ from homolog.gui.label.carry_box import CarryBox
 from homolog.gui.label.hand_box import HandBox
 from homolog.gui.label.labelling import Desk, Labelling, Places
 from homolog.gui.label.learning import KEYS, Fitted
-from homolog.gui.label.words import count_line, score_line, state_line, warning_lines
+from homolog.gui.label.words import (
+    count_line,
+    score_line,
+    state_line,
+    unknown_line,
+    warning_lines,
+)
 from homolog.gui.shared import keys, widgets
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
@@ -251,6 +257,7 @@ class ResultBox(QWidget):
         self._trainer.changed.connect(self.refresh)
         self._trainer.fitted.connect(self._fitted)
         self._trainer.scored.connect(self._scored)
+        self._trainer.predicted.connect(self._predicted)
         places.changed.connect(self.refresh)
         places.told.connect(self.tell)
         labelling.scans_changed.connect(self.refresh)
@@ -281,6 +288,7 @@ class ResultBox(QWidget):
         self.state = widgets.sentence("State of the prediction", lines=2)
         self.warnings = widgets.sentence("What is wrong with the paint", lines=2)
         self.score = widgets.sentence("Left-out score", lines=3)
+        self.unknown = widgets.sentence("What is unknown", lines=2)
         self.next = widgets.button(
             "Where to click next (⇧N)",
             "Go to the most uncertain place in the body and mark it (Shift+N)",
@@ -302,7 +310,7 @@ class ResultBox(QWidget):
         for part in (self.train, self.state, self.next):
             column.addWidget(part)
         column.addLayout(widgets.beside(self.undo, self.before))
-        for part in (self.told, self.warnings, self.score):
+        for part in (self.told, self.unknown, self.warnings, self.score):
             column.addWidget(part)
 
     def tell(self, text: str) -> None:
@@ -335,6 +343,15 @@ class ResultBox(QWidget):
         learnt = fitted.learnt
         ground = any(c.background for c in learnt.head.classes)
         widgets.tell(self.warnings, warning_lines(learnt.warnings, has_ground=ground))
+
+    def _predicted(self, _: Any) -> None:
+        fitted, front = self._trainer.last, self._labelling.front()
+        if fitted is None:
+            return
+        place = fitted.place_of(front) or 0
+        millilitres = fitted.sides[place].unknown_ml
+        wanted = fitted.learnt.config.unknown > 0
+        widgets.tell(self.unknown, unknown_line(millilitres, wanted=wanted))
 
     def _scored(self, score: Any) -> None:
         widgets.tell(self.score, score_line(score))
@@ -423,8 +440,16 @@ _LEARNERS = [
 ]
 
 
+_SURE = [
+    ("Every voxel gets a class", 0.0),
+    ("Unknown where it is very unlike the paint", 0.05),
+    ("Unknown where it is unlike the paint", 0.1),
+    ("Unknown where it is somewhat unlike it", 0.2),
+]
+
+
 class SettingsBox(QWidget):
-    """Three settings in a fold; a change predicts anew.
+    """Four settings in a fold; a change predicts anew.
 
     Args:
         labelling: Whose trainer they are for.
@@ -450,6 +475,8 @@ class SettingsBox(QWidget):
             "there. Untick it where the body is not told rightly",
         )  # fmt: skip
         self.body.setChecked(config.body_only)
+        self.sure = widgets.Choice()
+        widgets.fill(self.sure, _SURE, config.unknown)
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(0, 0, 0, 0)
@@ -459,6 +486,14 @@ class SettingsBox(QWidget):
                 "Logistic regression is quick; neighbours follow odd shapes, slower",
             )
         )  # fmt: skip
+        column.addLayout(
+            widgets.labelled(
+                "Far from paint", self.sure,
+                "Voxels unlike all paint of a class, in brightness, look and place, do "
+                "not get it. How unlike is too much is learnt from strokes that are "
+                "left out in turn; the choices let 5, 10 or 20 % of those go",
+            )
+        )  # fmt: skip
         column.addWidget(self.place)
         column.addWidget(self.body)
         fold = fold_of("More")
@@ -466,7 +501,8 @@ class SettingsBox(QWidget):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.addWidget(fold)
-        self.learner.activated.connect(lambda _: self._changed())
+        for choice in (self.learner, self.sure):
+            choice.activated.connect(lambda _: self._changed())
         for box in (self.place, self.body):
             box.clicked.connect(lambda _: self._changed())
 
@@ -477,6 +513,7 @@ class SettingsBox(QWidget):
             head=str(self.learner.currentData()),
             position=self.place.isChecked(),
             body_only=self.body.isChecked(),
+            unknown=float(self.sure.currentData()),
         )
         self._labelling.begin_again()
 
@@ -533,10 +570,13 @@ class LabelPanel(widgets.Tall):
     def visit(self, what: dict[str, Any]) -> None:
         """Another tab sends the user here: ``{"encoder": path}``.
 
-        ``{"begin": True}``: the selected scan gets a layer to paint on at once.
+        ``{"begin": True}``: the selected scan gets a layer to paint on at once;
+        ``{"carry": True}``: labels are to be carried to other scans.
         """
         self.models.want(what)
         self.shown()
+        if what.get("carry"):
+            self.carry.open()
         if what.get("begin") and (key := self.labelling.front()):
             self._begun = key
             self._make_layer(key)

@@ -75,6 +75,31 @@ def score_line(score: Any) -> str:
     return text
 
 
+NOT_CALIBRATED = (
+    "Nothing is called unknown yet: that takes a class painted in a second place."
+)
+
+
+def unknown_line(millilitres: float | None, *, wanted: bool) -> str:
+    """How much is unknown, and what it means.
+
+    Args:
+        millilitres: In the scan in front; None: nothing can be unknown.
+        wanted: Whether anything may be called so.
+    """
+    if not wanted:
+        return ""
+    if millilitres is None:
+        return NOT_CALIBRATED
+    if millilitres <= 0:
+        return "Nothing is unknown: all of it is like some of your paint."
+    amount = f"{millilitres:,.0f}" if millilitres >= 10 else f"{millilitres:.1f}"
+    return (
+        f"Wine red: unknown, {amount} ml, too unlike all paint. "
+        "A stroke there tells what it is."
+    )
+
+
 def next_line(likely: Sequence[str], uncertainty: float, scan: str) -> str:
     """Where to paint, and why."""
     first, second = likely

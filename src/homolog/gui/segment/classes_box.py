@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from homolog.gui.files.writer import label_names, save_layer
+from homolog.gui.files.writer import save_layer
 from homolog.gui.segment.control import (
     FEW,
     METRICS,
@@ -39,6 +39,7 @@ from homolog.gui.segment.control import (
 )
 from homolog.gui.shared.choices import volume_text
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import label_names
 from homolog.gui.shared.scan_layers import go_to
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (

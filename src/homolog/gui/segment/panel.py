@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from homolog.events import Event, Note, Progress
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.opening import add_to, read_layer
-from homolog.gui.files.writer import label_names, save_layer
+from homolog.gui.files.writer import save_layer
 from homolog.gui.segment.batch_box import BatchBox
 from homolog.gui.segment.boxes_box import BoxesBox
 from homolog.gui.segment.channels import together, wanted_channels
@@ -55,6 +55,7 @@ from homolog.gui.shared.layers import (
     LayerData,
     ScanRef,
     derived_attributes,
+    label_names,
     layer_scan,
     scan_file,
     shape_of,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -566,3 +566,44 @@ def _geometry(
         "axis_labels": AXIS_LABELS,
         "metadata": {KEY: notes},
     }
+
+
+# Labels layers: what lies on a scan, and what its values are called.
+
+
+def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
+    """All labels layers that lie on a scan, whoever made them."""
+    own = [x for x in layers if is_kind(x, "Labels") and lies_over(x, scan)]
+    return [x for x in own if isinstance(x.data, np.ndarray)]
+
+
+def lies_over(layer: Any, scan: Any) -> bool:
+    """Whether a layer has the voxels of a scan: shape and place."""
+    return shape_of(layer) == shape_of(scan) and np.allclose(
+        shown_affine(layer).matrix, shown_affine(scan).matrix, rtol=1e-5, atol=1e-3
+    )
+
+
+def label_names(layer: Any) -> dict[int, str]:
+    """Label value -> name that a layer's metadata or features tell, sorted."""
+    metadata = getattr(layer, "metadata", None) or {}
+    notes = metadata.get(KEY)
+    told: Any = metadata.get("label_names")
+    if not told and isinstance(notes, Mapping):
+        told = notes.get("label_names")
+    if not isinstance(told, Mapping) or not told:
+        told = _named_features(layer)
+    names = {int(v): str(n) for v, n in told.items() if str(n).strip()}
+    return dict(sorted((v, n) for v, n in names.items() if v > 0))
+
+
+def _named_features(layer: Any) -> dict[int, str]:
+    """Names from the table that napari shows under the cursor."""
+    table = getattr(layer, "features", None)
+    columns = list(getattr(table, "columns", ()))
+    if table is None or "index" not in columns:
+        return {}
+    text = next((c for c in ("label", "name", "names") if c in columns), None)
+    if text is None:
+        return {}
+    return {int(v): str(n) for v, n in zip(table["index"], table[text], strict=True)}

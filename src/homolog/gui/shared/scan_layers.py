@@ -82,6 +82,7 @@ class ExploreLayers:
         self._removed = removed
         self._heat: dict[str, tuple[Any, Any, Callable[[], None]]] = {}
         self._points: dict[str, Any] = {}
+        self._heat_on = True
         viewer.layers.events.removed.connect(self._on_removed)
 
     def heat(self, key: str) -> Any | None:
@@ -109,7 +110,7 @@ class ExploreLayers:
                 opacity=0.7,
                 interpolation2d="linear",
                 contrast_limits=(low, 1.0),
-                visible=scan.visible,
+                visible=scan.visible and self._heat_on,
             )
             layer.contrast_limits_range = (-1.0, 1.0)
             here = self._viewer.layers.index(layer)
@@ -118,11 +119,17 @@ class ExploreLayers:
                 self._viewer.layers.move(here, above)
 
         def follow() -> None:
-            layer.visible = scan.visible
+            layer.visible = scan.visible and self._heat_on
 
         scan.events.visible.connect(follow)
         self._heat[key] = (layer, scan, follow)
         return layer
+
+    def show_all_heat(self, on: bool) -> None:
+        """Out of sight or back, over the scans that are shown."""
+        self._heat_on = on
+        for _, _, follow in self._heat.values():
+            follow()
 
     def drop_heat(self, key: str) -> None:
         """Remove the heat layer of a scan, if there is one."""

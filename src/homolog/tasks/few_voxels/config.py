@@ -37,6 +37,15 @@ class FewConfig:
         "label nothing outside the body; has no effect where organs are painted there",
         flag="--body-only/--outside-body",
     )
+    unknown: float = option(
+        0.1,
+        "share of left-out paint that may be called unknown: a voxel further from the "
+        "paint of its class, in feature, grey value and place, gets no class, and none "
+        "whose grey values contradict it; 0 gives every voxel a class",
+        minimum=0.0,
+        maximum=0.5,
+        later=True,
+    )
     per_class: int = option(
         4000, "painted voxels of a class that are used, at most", minimum=1
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.tasks.few_voxels.config import FewConfig
+from homolog.tasks.few_voxels.reach import NAME, Reach, unknown_value
 from homolog.tasks.few_voxels.scan import FewClass, FewScan, Paint, SimpleSpec
 
 Floats = NDArray[np.float32]
@@ -65,6 +66,7 @@ class Head:
             as they are. ``knn``: ``mean``, ``scale`` (E + F,), ``support``
             (N, E + F) standardised, ``targets`` (N,) class numbers.
         body_only: Whether what lies outside the body is background, unseen.
+        reach: How far its paint reaches; None: every voxel gets a class.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Head:
     neighbours: int
     arrays: Mapping[str, NDArray[np.float32]]
     body_only: bool = False
+    reach: Reach | None = None
 
     @property
     def size(self) -> int:
@@ -84,7 +87,18 @@ class Head:
     @property
     def names(self) -> dict[int, str]:
         """Value in predictions -> name, without the background."""
-        return {c.value: c.name for c in self.classes if not c.background}
+        names = {c.value: c.name for c in self.classes if not c.background}
+        return names if self.reach is None else {**names, self.unknown: NAME}
+
+    @property
+    def unknown(self) -> int:
+        """Value in predictions of what is too far from all paint."""
+        return unknown_value([c.value for c in self.classes])
+
+    @property
+    def ground(self) -> int | None:
+        """Number of the background among the classes."""
+        return next((i for i, c in enumerate(self.classes) if c.background), None)
 
     def probabilities(self, vectors: Floats) -> Floats:
         """Probability of each class: (N, E + F) -> (N, K), rows sum to 1."""

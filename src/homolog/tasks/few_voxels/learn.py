@@ -16,6 +16,7 @@ from homolog.scans.volume import FeatureMap, LabelMap
 from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head, Samples, fit_head, take_samples
 from homolog.tasks.few_voxels.predict import Uncertainty
+from homolog.tasks.few_voxels.reach import Reach, reach_of
 from homolog.tasks.few_voxels.scan import (
     FewClass,
     FewScan,
@@ -432,8 +433,25 @@ def learn(
     head = fit_head(samples, classes, spec, config, scans[0].encoder_id)
     if config.body_only and _painted_in_body(paints, classes):
         head = replace(head, body_only=True)
+    if config.unknown > 0:
+        head = replace(head, reach=_reach(samples, head, config))
     told = tuple(warnings_of(scans, paints, classes))
     return Learnt(head, samples, paints, tuple(classes), told, config)
+
+
+def _reach(samples: Samples, head: Head, config: FewConfig) -> Reach | None:
+    """How far the paint reaches, by strokes left out in turn."""
+    number = {c.value: i for i, c in enumerate(head.classes)}
+    values = np.unique(samples.values).tolist()
+    return reach_of(
+        samples.vectors,
+        np.array([number[int(v)] for v in samples.values]),
+        head.spec,
+        left_out(samples, strokes(samples), values, config.seed),
+        share=config.unknown,
+        background=head.ground,
+        seed=config.seed,
+    )
 
 
 def _painted_in_body(paints: Sequence[Paint], classes: Sequence[FewClass]) -> bool:

@@ -18,7 +18,13 @@ from homolog.features.search import grid_shape, on_grid
 from homolog.geometry.affine import Affine, Index
 from homolog.scans.volume import LabelMap, Volume
 from homolog.tasks.few_voxels.head import Head, softmax
-from homolog.tasks.few_voxels.scan import FewScan, block_covered, check_grid
+from homolog.tasks.few_voxels.reach import grey_columns, unit
+from homolog.tasks.few_voxels.scan import (
+    PLACE_MM,
+    FewScan,
+    block_covered,
+    check_grid,
+)
 
 # How unsure a few-voxel head is, collected on a thinned grid while it predicts.
 
@@ -85,6 +91,8 @@ Floats = NDArray[np.float32]
 # Numbers of one map of a slab, and of all encoder features of a slab (knn).
 _SLAB = 300_000
 _FEATURES_AT_ONCE = 32_000_000
+# Without features, distances of places are computed that far apart.
+_CELL_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +145,7 @@ def predict_slice(
     start, stop = [0, 0, 0], list(shape)
     start[axis], stop[axis] = index, index + 1
     low, high = _triple(start), _triple(stop)
-    chances = probabilities(head, scan, low, high)
-    values = _labels(head, chances)
+    values, chances = answers(head, scan, low, high)
     if labels is not None:
         _keep_paint(head, values, _cut(labels.data, low, high))
     return values.squeeze(axis), chances.squeeze(axis + 1)
@@ -169,7 +176,7 @@ def predict_volume(
     if labels is not None:
         check_grid(scan.volume, labels)
     shape, classes = scan.volume.shape, len(head.classes)
-    highest = max([c.value for c in head.classes] + _highest(labels))
+    highest = max([*head.names, *(c.value for c in head.classes), *_highest(labels)])
     kind = np.uint8 if highest < 256 else np.uint16 if highest < 65536 else np.int32
     values = np.zeros(shape, kind)
     kept = np.zeros((classes, *shape), np.float16) if keep_probabilities else None
@@ -177,8 +184,7 @@ def predict_volume(
     planes = max(1, _SLAB // (shape[1] * shape[2]))
     for first in range(0, shape[0], planes):
         low, high = (first, 0, 0), (min(first + planes, shape[0]), *shape[1:])
-        chances = probabilities(head, scan, low, high)
-        slab = _labels(head, chances)
+        slab, chances = answers(head, scan, low, high)
         if labels is not None:
             _keep_paint(head, slab, _cut(labels.data, low, high))
         values[first : high[0]] = slab
@@ -206,8 +212,75 @@ def probabilities(head: Head, scan: FewScan, start: Index, stop: Index) -> Float
         They sum to 1; all are 0 outside the encoder's features and, where the head
         says so, outside the body.
     """
+    return _probabilities(head, scan, scan.simple(head.spec).block(start, stop), start)
+
+
+def answers(
+    head: Head, scan: FewScan, start: Index, stop: Index
+) -> tuple[NDArray[np.int32], Floats]:
+    """Labels (d, h, w) of a block and the probabilities they come from.
+
+    The likeliest class whose paint's grey values do not contradict the voxel's; unknown
+    where there is none, or where the voxel lies too far from the paint of that class.
+    """
     simple = scan.simple(head.spec).block(start, stop)
+    chances = _probabilities(head, scan, simple, start)
+    if head.reach is None:
+        return _labels(head, chances), chances
+    every, one = grey_columns(head.spec)
+    fitting = np.stack(
+        [head.reach.fits(simple[one], k) for k in range(len(head.classes))]
+    )
+    known = chances.max(axis=0) > 0
+    allowed = chances * fitting
+    chosen = allowed.argmax(axis=0)
+    values = np.array([c.written for c in head.classes], np.int32)[chosen]
+    values[~known] = 0
+    far = known & (allowed.max(axis=0) == 0)
+    asked = known & ~far
+    cells, affine = _far_cells(head, scan, start, stop)
+    target, shape = scan.volume.affine.crop(start), _triple(simple.shape[1:])
+    greys = simple[every]
+    for k in np.flatnonzero(np.bincount(chosen[asked], minlength=1)).tolist():
+        here = asked & (chosen == k)
+        base = on_grid(cells[k], affine, shape, target)[here]
+        far[here] = head.reach.is_far(base, greys[:, here], k)
+    values[far] = head.unknown
+    return values, chances
+
+
+def _far_cells(
+    head: Head, scan: FewScan, start: Index, stop: Index
+) -> tuple[Floats, Affine]:
+    """Distance (K, d, h, w) by feature and place to each class's paint, in cells.
+
+    Of the features' own cells; without features, of voxels some millimetres apart.
+    """
+    assert head.reach is not None
+    if scan.features is None:
+        steps = np.array(
+            [max(1, round(_CELL_MM / s)) for s in scan.volume.affine.spacing_mm]
+        )
+        first = np.array(start) // steps
+        shape = -(-(np.array(stop) - 1) // steps) - first + 1
+        affine = scan.volume.affine @ Affine.scale([float(s) for s in steps])
+        affine, vectors = affine.crop(first), None
+    else:
+        cells, affine = _cells(scan, start, stop)
+        shape, vectors = (
+            np.array(cells.shape[:3]),
+            unit(cells.reshape(-1, cells.shape[-1])),
+        )
+    index = np.indices(tuple(shape)).reshape(3, -1).T
+    places = (affine.apply(index) - np.array(scan.centre_mm)) / PLACE_MM
+    base = head.reach.base(vectors, places.astype(np.float32), len(head.classes))
+    return base.reshape(-1, *shape), affine
+
+
+def _probabilities(head: Head, scan: FewScan, simple: Floats, start: Index) -> Floats:
+    """See ``probabilities``; of simple features (F, d, h, w) that begin at a voxel."""
     shape = simple.shape[1:]
+    stop = _triple([a + n for a, n in zip(start, shape, strict=True)])
     if head.kind == "logistic":
         split = head.encoder_size
         weight = head.arrays["weight"]

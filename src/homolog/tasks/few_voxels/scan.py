@@ -109,7 +109,7 @@ _READ_AT_ONCE = 8_000_000
 # Knots nearer than this in normalised values are one.
 _APART = 0.01
 # Places are told in this unit, so that their numbers are near 1.
-_PLACE_MM = 100.0
+PLACE_MM = 100.0
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class SimpleFeatures:
                 + (matrix[w, 3] - self.centre_mm[w]),
                 np.float64,
             )
-            / _PLACE_MM
+            / PLACE_MM
             for w in range(3)
         )
         both = (z, y, x, z * z, y * y, x * x, z * y, z * x, y * x)

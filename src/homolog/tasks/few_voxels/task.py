@@ -41,6 +41,7 @@ from homolog.tasks.few_voxels.config import FewConfig
 from homolog.tasks.few_voxels.head import Head
 from homolog.tasks.few_voxels.learn import Learnt, learn, next_click, painted_values
 from homolog.tasks.few_voxels.predict import predict_volume
+from homolog.tasks.few_voxels.reach import COLOUR, NAME, Reach
 from homolog.tasks.few_voxels.scan import (
     FewClass,
     FewScan,
@@ -53,6 +54,7 @@ from homolog.words import utc_now
 
 KIND = "few_voxels"
 _HEAD = "head"
+_REACH = "reach."
 _LICENCE = "code Apache-2.0; head as the licence of the painted scans"
 # Of an encoder's card, what is needed to build it and prepare scans for it again.
 _OF_ENCODER = (
@@ -127,7 +129,7 @@ def save_few(
     }
     tensors = {
         name: torch.from_numpy(np.ascontiguousarray(array))
-        for name, array in head.arrays.items()
+        for name, array in _arrays(head).items()
     }
     if loaded is None or dense is None:
         recipe = replace(preprocessing or Preprocessing(), spacing_mm=None)
@@ -196,11 +198,14 @@ def open_few(
         )
         classes = tuple(FewClass(**c) for c in told["classes"])
         tensors = read_weights(loaded.folder, card, f"{_HEAD}.safetensors")
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        far = {n.removeprefix(_REACH): a for n, a in arrays.items() if _REACH in n}
         head = Head(
             str(told["head"]), classes, spec, str(told["encoder_id"]),
             int(told["encoder_size"]), int(told["neighbours"]),
-            {name: value.numpy() for name, value in tensors.items()},
+            {n: a for n, a in arrays.items() if _REACH not in n},
             bool(told.get("body_only", False)),
+            Reach(far) if far else None,
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise UnusableInput(f"{where} is damaged ({error}).") from error
@@ -221,6 +226,12 @@ def open_few(
     return Trained(network, card["task_spec"], card, device, precision or "fp32")
 
 
+def _arrays(head: Head) -> dict[str, Any]:
+    """All numbers of a head by the name they are kept under."""
+    far = {} if head.reach is None else head.reach.arrays
+    return {**head.arrays, **{f"{_REACH}{name}": a for name, a in far.items()}}
+
+
 def _check_arrays(head: Head, folder: Path) -> None:
     """Refuse a head whose weights have another shape than its card says."""
     if head.kind == "logistic":
@@ -234,7 +245,13 @@ def _check_arrays(head: Head, folder: Path) -> None:
             "mean": (head.size,), "scale": (head.size,),
             "support": (count, head.size), "targets": (count,),
         }  # fmt: skip
-    found = {name: array.shape for name, array in head.arrays.items()}
+    found = {name: array.shape for name, array in _arrays(head).items()}
+    if head.reach is not None:
+        near = found.get(f"{_REACH}targets", (0,))[0]
+        shapes = head.reach.shapes(
+            near, head.encoder_size, len(head.classes), head.spec
+        )
+        wanted |= {f"{_REACH}{name}": shape for name, shape in shapes.items()}
     if found != wanted:
         raise UnusableInput(f"the head in {folder} should hold {wanted}, got {found}.")
 
@@ -242,6 +259,8 @@ def _check_arrays(head: Head, folder: Path) -> None:
 def _spec(head: Head, modalities: Mapping[str, int]) -> dict[str, Any]:
     """What any model that labels tells: values, names, colours, modalities."""
     shown = [c for c in head.classes if not c.background]
+    if head.reach is not None:
+        shown.append(FewClass(head.unknown, NAME, COLOUR))
     return {
         "channels": head.spec.channels,
         "modalities": sorted(modalities),

@@ -1,0 +1,1 @@
+"""A second scan beside the canvas, with slices of its own."""
