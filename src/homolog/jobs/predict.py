@@ -86,8 +86,9 @@ class Config:
         "scan",
         "scan: labels in the format of their scan, NIfTI where it cannot be written. "
         "dicom-seg: a DICOM segmentation of each DICOM scan, with names, colours and "
-        "codes, for archives and viewers.",
-        choices=("scan", "dicom-seg"),
+        "codes, for archives and viewers. seg-nrrd: a segmentation of 3D Slicer, with "
+        "names and colours.",
+        choices=("scan", "dicom-seg", "seg-nrrd"),
     )
     device: str = option("auto", DEVICES, metavar="DEVICE")
 
@@ -108,6 +109,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     from homolog.distributed import choose_device
     from homolog.tasks.base import PredictOptions
     from homolog.use.predict import (
+        ENDINGS,
         find_scans,
         mirrored_axes,
         open_predictor,
@@ -130,7 +132,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
     result = yield from predict_scans(
-        task, trained, found, out, options, as_dicom=config.format == "dicom-seg"
+        task, trained, found, out, options, ending=ENDINGS[config.format]
     )
     for entry in result["predicted"]:
         if "result" in entry:

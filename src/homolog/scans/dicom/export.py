@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
+from homolog.label_names import Colour, colours_of
 from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.dicom.kinds import DicomFile
 from homolog.scans.dicom.labels import DicomLabels, read_dicom_labels
@@ -38,14 +38,13 @@ _OTHER_WORDS = {
     "right atrium of heart", "vena cava": "inferior vena cava", "adrenal":
     "adrenal gland", "spine": "vertebral column", "cord": "spinal cord",
 }  # fmt: skip
-_GOLDEN = 0.618033988749895
 
 
 def write_segmentation(
     labels: LabelMap,
     path: Path,
     slices: Sequence[DicomFile],
-    colours: Mapping[int, tuple[int, int, int]] | None = None,
+    colours: Mapping[int, Colour] | None = None,
 ) -> None:
     """Write a label map as a DICOM segmentation of the series it belongs to.
 
@@ -55,7 +54,7 @@ def write_segmentation(
         labels: On the grid of the series (or any grid in its frame of reference).
         path: The file.
         slices: Of the series; they give patient, study and references.
-        colours: Label value -> red, green, blue, 0..255; others are chosen.
+        colours: Label value -> red, green, blue, 0..1; others are chosen.
 
     Raises:
         UnusableInput: There are no slices, or the grid is not at right angles.
@@ -83,7 +82,7 @@ def write_segmentation(
 def _made(
     labels: LabelMap,
     slices: Sequence[DicomFile],
-    colours: Mapping[int, tuple[int, int, int]],
+    colours: Mapping[int, Colour],
 ) -> Any:
     """The data set of a segmentation."""
     import highdicom as hd
@@ -107,10 +106,9 @@ def _made(
         "PATIENT",
         sources[0].get("FrameOfReferenceUID") or generate_uid(),
     )
-    described = [
-        _description(numbers[v], labels.names.get(v, str(v)), colours.get(v))
-        for v in values
-    ]
+    names = {v: labels.names.get(v, str(v)) for v in values}
+    chosen = {**colours_of(names), **colours}
+    described = [_description(numbers[v], names[v], chosen[v]) for v in values]
     return hd.seg.Segmentation(
         source_images=_whole(sources, labels.affine.spacing_mm[0]),
         pixel_array=volume,
@@ -166,16 +164,12 @@ def _version() -> str:
         return "unknown"
 
 
-def _description(number: int, name: str, colour: tuple[int, int, int] | None) -> Any:
+def _description(number: int, name: str, colour: Colour) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
 
     category, kind, side = coded(name)
-    if colour is None:
-        rgb = colorsys.hsv_to_rgb(number * _GOLDEN % 1.0, 0.75, 0.9)
-        red, green, blue = (round(255 * v) for v in rgb)
-    else:
-        red, green, blue = colour
+    red, green, blue = (round(255 * v) for v in colour)
     described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
