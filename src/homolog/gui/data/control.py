@@ -42,8 +42,6 @@ WORDS = {
     GOOD: "sound", UNREAD: "not yet read", DOUBT: "usable", BAD: "cannot be used",
     UNKNOWN: "looking",
 }  # fmt: skip
-# More dropped scans than this are listed, not opened.
-_MOST_OPENED = 4
 # Thicker slices than this many pixels are worth a word.
 _THICK = 5.0
 
@@ -253,17 +251,6 @@ def sources_to_build(rows: Iterable[Row]) -> list[Path]:
     """Paths of the rows a store can be built from; each once, bad ones left out."""
     paths = [r.path for r in rows if r.path is not None and r.badge.level != BAD]
     return list(dict.fromkeys(paths))
-
-
-def few(paths: list[Path]) -> bool:
-    """Whether to open rather than list: few files, or slices and folders of DICOM."""
-    if any(is_manifest(p) for p in paths):
-        return False
-    files = [p for p in paths if p.is_file()]
-    folders = [p for p in paths if p.is_dir()]
-    kinds = {p.suffix.lower() for p in files}
-    slices = len(files) > _MOST_OPENED and kinds <= {".dcm", ".dicom", ".ima", ""}
-    return slices or (len(files) + len(folders) <= _MOST_OPENED)
 
 
 def name_for(ticked: list[Row]) -> str:

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
+from homolog.gui.files.dropping import local_paths
 from homolog.gui.segment.channels import Wanted, cases_of, wanted_channels
 from homolog.gui.segment.control import (
     Batch,
@@ -277,13 +278,12 @@ class BatchBox(QWidget):
 
     def dragEnterEvent(self, event: Any) -> None:
         """Files are welcome."""
-        if event.mimeData().hasUrls():
+        if local_paths(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: Any) -> None:
         """Files and folders join the list."""
-        paths = [Path(u.toLocalFile()) for u in event.mimeData().urls()]
-        self.add([p for p in paths if str(p) != "."])
+        self.add(local_paths(event))
         event.acceptProposedAction()
 
     def _lay_out(self) -> None:
