@@ -294,7 +294,7 @@ _TIPS = {
     "Label": "Paint a few voxels, and see the whole scan labelled a second later",
     "Segment": "Label new scans with a trained model",
     "Pretrain": "Learn features from scans without labels",
-    "Fine-tune": "Learn to segment from a few labelled scans",
+    "Fine-tune": "Learn a task from a few labelled scans",
     "Runs": "Every training: follow, pause, stop, resume, use",
     "Models": "Every trained model: look, import, export, use",
     "Help": "The first five minutes, and all keys",

@@ -281,7 +281,7 @@ class StoresBox(QWidget):
             lambda: self._go("Pretrain"),
         )  # fmt: skip
         self.finetune = widgets.button(
-            "Fine-tune", "Learn to segment from the labels of this store",
+            "Fine-tune", "Learn from the labels, classes or boxes of this store",
             lambda: self._go("Fine-tune"),
         )  # fmt: skip
         self.delete = widgets.button(

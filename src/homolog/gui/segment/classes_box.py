@@ -37,8 +37,8 @@ from homolog.gui.segment.control import (
     slices_sentence,
     table_text,
 )
-from homolog.gui.shared.choices import volume_text
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.layers import COLOURS
 from homolog.gui.shared.scan_layers import go_to
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (
@@ -53,6 +53,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.words import volume_text
 
 _CHANCES_SHOWN = 8
 _NOT_A_DIAGNOSIS = "A model's estimate, to be checked on the scan; no diagnosis."
@@ -435,20 +436,20 @@ def _paint(layer: Any, colours: Mapping[int, Any], hidden: set[int]) -> None:
     """Set the colours of a layer; remembers them, since hidden ones turn clear."""
     from napari.utils import DirectLabelColormap
 
-    kept = layer.metadata.setdefault("homolog_colours", {})
+    kept = layer.metadata.setdefault(COLOURS, {})
     kept.update({v: tuple(float(c) for c in colour) for v, colour in colours.items()})
     layer.colormap = DirectLabelColormap(color_dict=shown_colours(kept, hidden))
 
 
 def _kept_colour(layer: Any, value: int) -> Any:
-    kept = layer.metadata.get("homolog_colours", {}).get(value)
+    kept = layer.metadata.get(COLOURS, {}).get(value)
     return kept if kept is not None else _colour(layer, value)
 
 
 def _colour(layer: Any, value: int) -> Any:
     if layer is None:
         return (0.5, 0.5, 0.5, 1.0)
-    kept = layer.metadata.get("homolog_colours", {}).get(value)
+    kept = layer.metadata.get(COLOURS, {}).get(value)
     found = kept if kept is not None else layer.get_color(value)
     return (0.5, 0.5, 0.5, 1.0) if found is None else found
 

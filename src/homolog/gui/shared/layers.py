@@ -42,6 +42,8 @@ from homolog.scans.write import write_volume
 
 # What tells our entry in ``layer.metadata``.
 KEY = "homolog"
+# There: label value -> colour, also of those that are hidden.
+COLOURS = "homolog_colours"
 _TILT_TOLD_DEGREES = 0.05
 _MM_PER = {
     "millimeter": 1.0, "millimetre": 1.0, "mm": 1.0, "pixel": 1.0, "": 1.0,

@@ -134,7 +134,16 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
         sources: Data sets without pixels.
         step: The distance of slices by their positions, in mm.
     """
+    from pydicom.uid import generate_uid
+
+    study, series = generate_uid(), generate_uid()
     for one in sources:
+        told = getattr(one, "file_meta", {})
+        _fill(one, "SOPClassUID", told.get("MediaStorageSOPClassUID") or _kind(one))
+        own = told.get("MediaStorageSOPInstanceUID") or generate_uid()
+        _fill(one, "SOPInstanceUID", own)
+        _fill(one, "StudyInstanceUID", study)
+        _fill(one, "SeriesInstanceUID", series)
         for group in one.get("SharedFunctionalGroupsSequence", ()):
             for measures in group.get("PixelMeasuresSequence", ()):
                 if "SpacingBetweenSlices" in measures:
@@ -148,6 +157,23 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
         if "ReferringPhysicianName" not in one:
             one.ReferringPhysicianName = ""
     return sources
+
+
+def _fill(one: Any, name: str, value: Any) -> None:
+    """Set what a data set lacks; some that removed names removed this, too."""
+    if not one.get(name):
+        setattr(one, name, value)
+
+
+def _kind(one: Any) -> Any:
+    """The kind of image that a data set is, by its modality."""
+    from pydicom import uid
+
+    kinds = {
+        "CT": uid.CTImageStorage, "MR": uid.MRImageStorage,
+        "PT": uid.PositronEmissionTomographyImageStorage,
+    }  # fmt: skip
+    return kinds.get(str(one.get("Modality", "")), uid.SecondaryCaptureImageStorage)
 
 
 def _matrix(affine: Affine) -> Any:
