@@ -20,12 +20,13 @@ class Config:
     """Label each SCAN (file, DICOM folder, or folder of scans) on its own grid.
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
-    NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
-    writes one table, classes.csv; slices.csv beside it where it tells slices apart. A
-    detector writes NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each
-    scan, and boxes.csv of all. A translator writes an image. A model of several
-    channels takes the files of a case together: NAME_0000 NAME_0001, names that end in
-    the channels' names, one file of four axes, or "A|B", files in the channels' order.
+    NAME.nii.gz; volumes.csv has the millilitres of each class of all scans. A scan that
+    cannot be predicted does not stop the others. A classifier writes one table,
+    classes.csv; slices.csv beside it where it tells slices apart. A detector writes
+    NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each scan, and boxes.csv
+    of all. A translator writes an image. A model of several channels takes the files of
+    a case together: NAME_0000 NAME_0001, names that end in the channels' names, one
+    file of four axes, or "A|B", files in the channels' order.
     """
 
     scans: tuple[str, ...] = option(

@@ -24,6 +24,7 @@ from homolog.drawing.pictures import (
     words_on_black,
 )
 from homolog.errors import UnusableInput
+from homolog.events import stopped_words
 from homolog.label_names import Colour, colours_of
 from homolog.model_files.card import CARD, read_card
 from homolog.model_files.facts import facts_of
@@ -173,13 +174,16 @@ def case_page(
         f"values are {'HU' if scan.modality == 'CT' else 'as the scan has them'}."
     )
     _pictures(page, case, rows, window or _window(scan))
-    told = [*warnings, *case.remarks]
+    folder, card = (None, {}) if model is None else _card(model)
+    early = stopped_words(card)
+    early = f"the training of the model was {early}." if early else ""
+    told = [text for text in (*warnings, *case.remarks, early) if text]
     page.section("Warnings", "" if told else "None.")
     for text in told:
         page.text(f"{text[:1].upper()}{text[1:]}")
     page.text("A model's result, to be checked on the scan; no diagnosis.")
-    if model is not None:
-        _model(page, model)
+    if model is not None and folder is not None:
+        _model(page, model, folder, card)
     day = (today or datetime.date.today()).isoformat()
     page.note(
         f"Made on {day} with homolog {homolog.__version__}. For research use only: not "
@@ -278,12 +282,16 @@ def _sheet(pictures: Sequence[Picture]) -> Picture:
     return np.concatenate(filled)
 
 
-def _model(page: Page, source: Path) -> None:
-    """What is known of the model; no path of this machine."""
+def _card(source: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a model, and its card; a run has it inside."""
     folder = located(source)
-    inside = folder / "model"  # of a run
+    inside = folder / "model"
     folder = inside if (inside / CARD).is_file() else folder
-    card = read_card(folder)
+    return folder, read_card(folder)
+
+
+def _model(page: Page, source: Path, folder: Path, card: Mapping[str, Any]) -> None:
+    """What is known of the model; no path of this machine."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     facts = dict(facts_of(card, size, Path(source.name)))
     page.section(f"The model {source.name}")

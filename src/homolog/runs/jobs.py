@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import pprint
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +102,35 @@ def command_words(kind: str, config: Mapping[str, Any]) -> list[str]:
     command = str(getattr(module, "COMMAND", kind.replace("_", "-")))
     arguments, flags = _spelled(config_of(module, config))
     return ["homolog", *command.split(), *arguments, *flags]
+
+
+def python_text(kind: str, config: Mapping[str, Any]) -> str:
+    """A Python program that does a job of the folder; defaults are left out."""
+    module = module_of(kind)
+    asked = config_of(module, config)
+    settings = [
+        f"    {field.name}={value!r},"
+        for field in dataclasses.fields(asked)
+        if (value := getattr(asked, field.name)) != field.default
+    ]
+    lines = (
+        "from pathlib import Path", "", "from homolog.events import drain",
+        f"from homolog.jobs import {kind}", "", f"config = {kind}.Config(", *settings,
+        ")", f'result = drain({kind}.job(config, Path(".")))', "print(result)",
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def run_text(folder: Path, kind: str, config: Mapping[str, Any]) -> str:
+    """A Python program that starts and follows a run as the window does."""
+    asked = pprint.pformat(dict(config), sort_dicts=False)
+    lines = (
+        "from homolog.runs import launch", "from homolog.runs.run import Run", "",
+        f"run = Run.create({str(folder)!r}, {kind!r}, {asked})",
+        "launch.start(run)  # a process of its own, which outlives this one",
+        "for event in launch.follow(run):", "    print(event)",
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def _spelled(config: Any) -> tuple[list[str], list[str]]:

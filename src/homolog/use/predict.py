@@ -50,9 +50,12 @@ from homolog.tasks.base import (
 )
 from homolog.tasks.classify.answer import write_classes, write_slices
 from homolog.training.stepping import resolve_precision
+from homolog.writing import write_table
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+# Of all scans that were labelled: millilitres of each class.
+VOLUMES = "volumes.csv"
 # What labels can be asked for as -> how their files end.
 ENDINGS = {"scan": "", "dicom-seg": SUFFIX, "seg-nrrd": slicer.SUFFIX}
 _AXES = {"z": 0, "y": 1, "x": 2}
@@ -281,7 +284,6 @@ def predict_scans(
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
-            yield from _keep_tables(done, out)
             stopped = True
             break
         try:
@@ -304,7 +306,7 @@ def predict_scans(
             yield Saved(file, "boxes")
     if not stopped:
         yield Progress("scans", len(targets), len(targets))
-        yield from _keep_tables(done, out)
+    yield from _keep_tables(done, out)
     return {
         "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
     }  # fmt: skip
@@ -437,6 +439,15 @@ def _keep_tables(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
     if done and done[0].get("slices"):
         table = out / "slices.csv"
         write_slices(table, done)
+        yield Saved(str(table), "table")
+    volumes = [
+        {"scan": row["scan"]}
+        | {f"{name}_ml": ml for name, ml in row.get("volumes_ml", {}).items()}
+        for row in done
+    ]
+    if len(columns := list(dict.fromkeys(key for row in volumes for key in row))) > 1:
+        table = out / VOLUMES
+        write_table(table, columns, volumes)
         yield Saved(str(table), "table")
     if done and "boxes" in done[0]:
         table = out / "boxes.csv"

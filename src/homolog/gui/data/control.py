@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.gui.files.scan_layer import header_bytes
@@ -16,10 +14,9 @@ from homolog.gui.files.writer import save_layer
 from homolog.gui.shared.layers import (
     is_kind,
     layer_scan,
+    lie_together,
     notes_of,
     scan_file,
-    shape_of,
-    shown_affine,
     source_grid,
     true_affine,
 )
@@ -313,12 +310,7 @@ def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
     return [
         layer
         for layer in layers
-        if is_kind(layer, "Labels")
-        and layer.visible
-        and shape_of(layer) == shape_of(scan)
-        and np.allclose(
-            shown_affine(layer).matrix, shown_affine(scan).matrix, rtol=1e-5, atol=1e-3
-        )
+        if is_kind(layer, "Labels") and layer.visible and lie_together(layer, scan)
     ]
 
 

@@ -21,9 +21,9 @@ from homolog.gui.shared.layers import (
     is_kind,
     layer_scan,
     layer_volume,
+    lie_together,
     notes_of,
     shape_of,
-    shown_affine,
     source_grid,
 )
 from homolog.gui.shared.notices import notify
@@ -296,10 +296,7 @@ def _scan_of_same_grid(layer: Any, others: Sequence[Any]) -> Any | None:
         grid = source_grid(other)
         if grid is None or getattr(other, "ndim", 0) != 3:
             continue
-        same = shape_of(other) == shape_of(layer) and np.allclose(
-            shown_affine(other).matrix, shown_affine(layer).matrix, rtol=1e-5, atol=1e-3
-        )
-        if same:
+        if lie_together(other, layer):
             found.append((other, grid.turned))
     if not found:
         return None

@@ -194,7 +194,10 @@ def _fit(table: QTableWidget, rows: int) -> None:
 
 
 _VALUE = Qt.ItemDataRole.UserRole
-_KINDS = "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha)"
+_KINDS = (
+    "NIfTI (*.nii.gz *.nii);;3D Slicer segmentation (*.seg.nrrd);;"
+    "DICOM segmentation (*.seg.dcm);;NRRD (*.nrrd);;MetaImage (*.mha)"
+)
 _ROWS_SHOWN = 6  # whatever there is: what stands below stays
 
 
@@ -238,7 +241,10 @@ class ClassesBox(QWidget):
             "Update volumes", "Count again, after painting", self._show_layer
         )
         self.save = button(
-            "Save...", "Save on the scan's own grid, readable everywhere", self.ask_save
+            "Save...",
+            "Save on the scan's own grid: NIfTI, or with names and colours "
+            "for 3D Slicer and as DICOM",
+            self.ask_save,
         )
         self.copy = button("Copy as CSV", "Copy the table for a spreadsheet",
                            self.copy_csv)  # fmt: skip

@@ -339,6 +339,13 @@ def file_grid(layer: Any) -> tuple[Affine, Index]:
     return true_affine(layer).reorient(back_axes, back_flips, shape), (d, h, w)
 
 
+def lie_together(one: Any, other: Any) -> bool:
+    """Whether two layers have the same grid at the same place, as they are shown."""
+    return shape_of(one) == shape_of(other) and np.allclose(
+        shown_affine(one).matrix, shown_affine(other).matrix, rtol=1e-5, atol=1e-3
+    )
+
+
 def shown_to_true(layer: Any) -> Affine:
     """Shown world mm -> true world mm (LPS); the identity unless the scan is tilted."""
     grid = source_grid(layer)
