@@ -106,17 +106,18 @@ def command_words(kind: str, config: Mapping[str, Any]) -> list[str]:
 
 def python_text(kind: str, config: Mapping[str, Any]) -> str:
     """A Python program that does a job of the folder; defaults are left out."""
-    module = module_of(kind)
-    asked = config_of(module, config)
-    settings = [
-        f"    {field.name}={value!r},"
-        for field in dataclasses.fields(asked)
-        if (value := getattr(asked, field.name)) != field.default
-    ]
+    asked = config_of(module_of(kind), config)
+    usual = {field.name: field.default for field in dataclasses.fields(asked)}
+    given = {
+        key: value
+        for key, value in config.items()
+        if value is not None and getattr(asked, key) != usual[key]
+    }
     lines = (
         "from pathlib import Path", "", "from homolog.events import drain",
-        f"from homolog.jobs import {kind}", "", f"config = {kind}.Config(", *settings,
-        ")", f'result = drain({kind}.job(config, Path(".")))', "print(result)",
+        "from homolog.runs.jobs import job_of", "",
+        f"config = {pprint.pformat(given, sort_dicts=False)}",
+        f'result = drain(job_of({kind!r})(config, Path(".")))', "print(result)",
     )  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -90,7 +90,8 @@ def _made(
     from pydicom.uid import generate_uid
 
     files = dict.fromkeys(s.path for s in slices)
-    sources = [dcmread(f, stop_before_pixels=True) for f in files]
+    read = [dcmread(f, stop_before_pixels=True) for f in files]
+    sources = _whole(read, labels.affine.spacing_mm[0])
     present = [int(v) for v in np.unique(labels.data) if v > 0]
     values = sorted({*present, *(v for v in labels.names if v > 0)})
     if not values:
@@ -104,13 +105,13 @@ def _made(
         data if len(values) > 255 else data.astype(np.uint8),
         _matrix(labels.affine),
         "PATIENT",
-        sources[0].get("FrameOfReferenceUID") or generate_uid(),
+        sources[0].FrameOfReferenceUID,
     )
     names = {v: labels.names.get(v, str(v)) for v in values}
     chosen = {**colours_of(names), **colours}
     described = [_description(numbers[v], names[v], chosen[v]) for v in values]
     return hd.seg.Segmentation(
-        source_images=_whole(sources, labels.affine.spacing_mm[0]),
+        source_images=sources,
         pixel_array=volume,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=described,
@@ -136,7 +137,7 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
     """
     from pydicom.uid import generate_uid
 
-    study, series = generate_uid(), generate_uid()
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
     for one in sources:
         told = getattr(one, "file_meta", {})
         _fill(one, "SOPClassUID", told.get("MediaStorageSOPClassUID") or _kind(one))
@@ -144,6 +145,7 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
         _fill(one, "SOPInstanceUID", own)
         _fill(one, "StudyInstanceUID", study)
         _fill(one, "SeriesInstanceUID", series)
+        _fill(one, "FrameOfReferenceUID", frame)
         for group in one.get("SharedFunctionalGroupsSequence", ()):
             for measures in group.get("PixelMeasuresSequence", ()):
                 if "SpacingBetweenSlices" in measures:
