@@ -189,7 +189,7 @@ class Pace:
 def result_line(result: Mapping[str, Any]) -> str:
     """What was built, of how many patients, in a few sentences."""
     rejected = len(result.get("rejected", ()))
-    kinds = ("labelled", "classed", "boxed")
+    kinds = ("labelled", "classed", "boxed", "channels")
     told = known_words(*(int(result.get(kind) or 0) for kind in kinds))
     line = f"{counted(result['cases'], 'scan')} prepared, {told}"
     if rejected:
@@ -370,6 +370,7 @@ class BuildBox(widgets.HelperBox):
         for button in (self.pretrain, self.finetune):
             button.setVisible(True)
         teaches = any(result.get(kind) for kind in ("labelled", "classed", "boxed"))
+        teaches = teaches or int(result.get("channels") or 1) > 1
         self.finetune.setEnabled(teaches)
         self._name_is_ours = True
         self.hub.changed.emit("stores")

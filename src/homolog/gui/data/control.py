@@ -119,6 +119,7 @@ def rows_of(path: Path) -> list[Row]:
         labelled,
         sum(bool(c.target) for c in found.candidates),
         sum(bool(c.boxes) for c in found.candidates),
+        max((len(c.channels) for c in found.candidates), default=1),
     )
     facts = f"{counted(len(scans), 'scan')}, {told}"
     badge, shown = folder_badge(scans), tuple(scans)
@@ -126,12 +127,16 @@ def rows_of(path: Path) -> list[Row]:
     return [replace(row, labelled=labelled)]
 
 
-def known_words(labelled: int, classed: int, boxed: int) -> str:
-    """What is known of scans: ``3 with labels``, ``12 with a class``, or nothing."""
+def known_words(labelled: int, classed: int, boxed: int, channels: int = 1) -> str:
+    """What is known of scans: ``3 with labels``, ``12 with a class``, or nothing.
+
+    Images on one grid can be learnt from each other: they are told, too.
+    """
     parts = [
         f"{labelled} with labels" if labelled else "",
         f"{classed} with a class" if classed else "",
         f"{boxed} with boxes" if boxed else "",
+        f"{channels} images each" if channels > 1 else "",
     ]
     return ", ".join(p for p in parts if p) or "none with labels"
 
