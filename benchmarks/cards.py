@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Bench, request
-from large_phantoms import make_store
 
+from gpu import Bench, request
 from homolog.methods import METHODS
 from homolog.pretrain.job import feed_of
 from homolog.pretrain.settings import build_method, cases_of, find_partners
 from homolog.store.store import Store
 from homolog.training.fitting import Fit, Setting, compares_samples, fitted, needs_of
 from homolog.training.footprint import CONTEXT_BYTES, USABLE, footprint, shares_of
+from large_phantoms import make_store
 
 # GB as they are sold -> GiB that a driver tells of.
 CARDS = {8: 7.6, 12: 11.6, 24: 23.5, 80: 79.1, 141: 139.8}

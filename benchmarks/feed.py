@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Bench, request
-from large_phantoms import make_store
 from torch.utils.flop_counter import FlopCounterMode
 
+from gpu import Bench, request
 from homolog.feed.batches import Feed
 from homolog.methods import METHODS
 from homolog.pretrain.job import feed_of
@@ -33,6 +32,7 @@ from homolog.pretrain.settings import build_method, cases_of, find_partners
 from homolog.store.store import Store
 from homolog.training.footprint import META, on_meta, pretended, shares_of
 from homolog.training.stepping import autocast
+from large_phantoms import make_store
 
 # Dense bfloat16 with tensor cores, of the makers' sheets; and cores for each GPU.
 CARDS = {"H200": (989e12, 16), "RTX 4090": (165e12, 8)}

@@ -146,7 +146,8 @@ def of_scan_size() -> list[Row]:
             path = Path(folder) / f"{side}.b2nd"
             write_array(values, path)
             size = path.stat().st_size
-            array = StoredArray(path, values.shape, size, checksums_of(path, values.shape))
+            sums = checksums_of(path, values.shape)
+            array = StoredArray(path, values.shape, size, sums)
             starts = rng.integers(0, side - SIDE, (50, 3)).tolist()
 
             def crops(array: StoredArray = array, starts: Any = starts) -> None:

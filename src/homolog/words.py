@@ -198,6 +198,15 @@ def times(lengths: Iterable[Any], digits: int = 6) -> str:
     )
 
 
+def volume_text(volume_ml: float) -> str:
+    """Millilitres with as many digits as mean something."""
+    if volume_ml >= 100:
+        return f"{volume_ml:,.0f} ml"
+    if volume_ml >= 1:
+        return f"{volume_ml:.1f} ml"
+    return f"{volume_ml:.3f} ml"
+
+
 def lengths_text(lengths: Iterable[Any], unit: str = "mm") -> str:
     """``0.8 x 0.8 x 1.5 mm (x, y, z)``; the order is left out where all agree.
 

@@ -49,6 +49,7 @@ def test_a_dataset_becomes_a_store_and_the_last_line_says_so(
         "labelled": 8,
         "classed": 0,
         "boxed": 0,
+        "channels": 1,
         "patients": 8,
         "rejected": [],
     }

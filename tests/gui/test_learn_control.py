@@ -21,6 +21,7 @@ from homolog.gui.learn.control import (
     Length,
     PretrainWish,
     labels_counted,
+    task_for,
     teaching_problem,
     what_is_learnt,
 )
@@ -302,3 +303,13 @@ def test_boxes_teach_detection_and_label_maps_do_where_there_are_none() -> None:
     assert "has boxes or labels" in teaching_problem("detect", [bare])
     held = dataclasses.replace(boxed, box_teachable=0)
     assert "none is left to learn from" in teaching_problem("detect", [held])
+
+
+def test_stores_bring_the_task_that_they_teach() -> None:
+    classes = (("benign", 9), ("malignant", 7))
+    pictures = StoreChoice(
+        Path("/data/us"), 16, 0, 0, 0, scan_classes=classes, class_teachable=12
+    )
+    assert task_for([pictures], "segment") == "classify"
+    assert task_for([STORE], "segment") == "segment"
+    assert task_for([StoreChoice(Path("/data/bare"), 4)], "segment") == "segment"

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dicom_writer import series
 from homolog.events import Note, Progress, Saved
 from homolog.geometry.affine import Affine
 from homolog.gui.segment.control import (
     FEW,
     Batch,
+    MadeBy,
     class_rows,
     csv_text,
     few_colours,
@@ -35,6 +37,7 @@ from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.layers import layer_scan, volume_layer
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_beside
+from homolog.scans.paths import is_series_path
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_labels, write_volume
 from homolog.writing import scratch_folder
@@ -256,3 +259,45 @@ def test_reasons_at_the_window_name_no_flags() -> None:
     assert reason_text(f"{told}--modality CT.") == (
         "The model learnt from CT, but 'x' is MR."
     )
+
+
+def test_tables_and_every_series_of_a_dicom_folder_join_the_list(
+    tmp_path: Path,
+) -> None:
+    series(tmp_path / "site" / "p1" / "exam", uid="1.2.3")
+    series(tmp_path / "site" / "p1" / "exam", kind="MR", uid="1.2.99")
+    series(tmp_path / "site" / "p2" / "exam", uid="1.2.5")
+    scans, odd = find_scans([tmp_path / "site"])
+    assert len(scans) == 3
+    assert not odd
+    two, one = [p for p in scans if is_series_path(p)], tmp_path / "site/p2/exam"
+    assert len(two) == 2
+    assert one in scans
+    batch = Batch()
+    batch.add(scans)
+    assert len({item.name for item in batch.items}) == 3
+    _labels(tmp_path / "imagesTr" / "a.nii.gz")
+    table = tmp_path / "list.csv"
+    table.write_text("file,label\na.nii.gz,benign\ngone.nii.gz,benign\n")
+    scans, odd = find_scans([table])
+    assert scans == [tmp_path / "imagesTr" / "a.nii.gz"]
+    assert odd[0].startswith("1 line of list.csv left out, gone.nii.gz: named in")
+
+
+def test_the_table_of_a_batch_has_a_line_per_scan(tmp_path: Path) -> None:
+    batch = Batch()
+    batch.add([Path("/x/a.nii.gz"), Path("/x/b.nii.gz")])
+    batch.model = "/runs/seg"
+    batch.next_round()
+    batch.tell(Progress("scans", 0, 2))
+    batch.saved(batch.items[0], Path("/out/a.nii.gz"))
+    entry = {"scan": "/x/a.nii.gz", "volumes_ml": {"liver": 1234.5}, "notes": ["odd."]}
+    failed = [{"scan": "/x/b.nii.gz", "reason": "it is truncated, truly."}]
+    batch.finish({"predicted": [entry], "failed": failed})
+    assert batch.table.splitlines() == [
+        "scan,state,result,liver (ml)",
+        "a.nii.gz,done,a.nii.gz,1234.5",
+        'b.nii.gz,failed,"It is truncated, truly.",',
+    ]
+    assert batch.items[0].line == "✓ a.nii.gz: saved"
+    assert batch.items[0].made_by == MadeBy("/runs/seg", ("odd.",))

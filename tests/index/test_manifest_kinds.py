@@ -14,7 +14,8 @@ from each import each
 from homolog.cli import cli
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
-from homolog.gui.data.control import few, name_for, rows_of
+from homolog.gui.data.control import name_for, rows_of
+from homolog.gui.files.sources import few
 from homolog.index.bids import same_run
 from homolog.index.index import index_sources
 from homolog.index.manifests import read_manifest
@@ -167,6 +168,25 @@ def test_info_and_the_window_read_a_manifest_as_prepare_does(folder: Path) -> No
     result = CliRunner().invoke(cli, ["info", str(folder / "other.json"), str(path)])
     assert result.exit_code == 0
     assert "expected a list of records" in result.stdout
+
+
+def test_files_lie_in_the_folders_of_a_data_set_beside_the_table(
+    tmp_path: Path,
+) -> None:
+    scan(tmp_path / "imagesTr" / "p0.nii.gz")
+    mask(tmp_path / "labelsTr" / "p0.nii.gz")
+    scan(tmp_path / "imagesTs" / "p1.nii.gz", 1)
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label\np0.nii.gz,p0.nii.gz\np1.nii.gz,\n")
+    first, second = read_manifest(table).candidates
+    assert first.image == tmp_path / "imagesTr" / "p0.nii.gz"
+    assert first.label == tmp_path / "labelsTr" / "p0.nii.gz"
+    assert second.image == tmp_path / "imagesTs" / "p1.nii.gz"
+    table.write_text("file,label\np0.nii.gz,benign\np1.nii.gz,malignant\n")
+    assert [c.target for c in read_manifest(table).candidates] == [
+        "benign",
+        "malignant",
+    ]
 
 
 @each(

@@ -24,6 +24,7 @@ from homolog.runs.jobs import (
     folder_kinds,
     kinds,
     module_of,
+    python_text,
 )
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
@@ -198,6 +199,23 @@ def test_a_job_in_words_is_the_job(kind: str) -> None:
     again = gathered(module.Config, dict(context.params))
     assert config_of(module, again) == config
     assert "--device" not in words
+
+
+@pytest.mark.parametrize("kind", ["prepare", "predict", "match", "case_report"])
+def test_a_job_in_python_is_the_job(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that the window shows does what the window starts."""
+    page = {"scan": "a b.nii", "labels": "c.nii", "out": "d.html", "window": [0, 5.5]}
+    asked = EARLIER.get(kind, page)
+    module, given = module_of(kind), []
+
+    def job(config: Any, folder: Path) -> Any:
+        given.append(config)
+        return {}
+        yield
+
+    monkeypatch.setattr(module, "job", job)
+    exec(compile(python_text(kind, asked), "program.py", "exec"), {})
+    assert given == [config_of(module, asked)]
 
 
 COMMANDS = sorted(

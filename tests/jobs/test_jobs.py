@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -263,6 +264,11 @@ def test_a_batch_is_labelled_and_scored(
     assert sum(entry["voxels"].values()) == counted
     each_ml = float(np.prod(scan.affine.spacing_mm)) / 1000
     assert sum(entry["volumes_ml"].values()) == pytest.approx(counted * each_ml)
+    lines = (tmp_path / "labels" / "volumes.csv").read_text().splitlines()
+    table = list(csv.DictReader(lines))
+    assert [row.pop("scan") for row in table] == scans
+    told_ml = {f"{name}_ml": ml for name, ml in entry["volumes_ml"].items()}
+    assert {k: float(v) for k, v in table[0].items()} == pytest.approx(told_ml)
 
     truth = sorted((phantom_folder / "labelsTr").iterdir())[:2]
     pairs = [
@@ -289,6 +295,7 @@ def test_a_stopped_batch_tells_what_is_done(
     result, told = listen(stream, stop_at=Saved)
     assert isinstance(told[-1], Stopped)
     assert [p["scan"] for p in result["predicted"]] == scans[:1]
+    assert len((tmp_path / "labels" / "volumes.csv").read_text().splitlines()) == 2
 
 
 def test_what_cannot_be_predicted_or_scored_is_refused(

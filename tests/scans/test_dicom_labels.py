@@ -17,7 +17,7 @@ from homolog.errors import UnusableInput
 from homolog.events import drain
 from homolog.geometry.affine import Affine
 from homolog.index.index import index_sources
-from homolog.scans.dicom.export import coded, write_segmentation
+from homolog.scans.dicom.export import SUFFIX, coded, write_segmentation
 from homolog.scans.dicom.labels import filled
 from homolog.scans.files import (
     read_header,
@@ -57,7 +57,7 @@ def two_classes(volume: Volume) -> LabelMap:
 def test_a_segmentation_holds_what_was_predicted(scan: Path, tmp_path: Path) -> None:
     volume = read_scan(scan)
     labels = two_classes(volume)
-    target = result_paths([scan], tmp_path / "out", as_dicom=True)[scan]
+    target = result_paths([scan], tmp_path / "out", ending=SUFFIX)[scan]
     assert target.name == "ct.seg.dcm"
     target.parent.mkdir()
     _write_result(labels, target, volume)

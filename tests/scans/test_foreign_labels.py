@@ -15,10 +15,12 @@ from each import each
 from homolog.geometry.affine import Affine
 from homolog.scans.files import read_labels, read_scan
 from homolog.scans.formats.label_tables import read_label_table
+from homolog.scans.formats.slicer import label_colours
 from homolog.scans.inspect import inspect_scan, label_problems, labels_by_place
 from homolog.scans.names import names_beside
 from homolog.scans.problems import Unsound
-from homolog.scans.volume import ValueStats
+from homolog.scans.volume import LabelMap, ValueStats
+from homolog.scans.write import write_labels
 
 SHAPE = (6, 7, 8)  # x, y, z
 AFFINE = np.array(
@@ -182,6 +184,30 @@ def test_a_part_of_the_grid_with_the_segments_is_set_into_the_whole(
             small.EraseMetaData(key)
     sitk.WriteImage(small, str(plain))
     assert label_problems(header, inspect_scan(plain))[0].code == "label_shape"
+
+
+def test_what_slicer_is_given_has_names_and_colours_and_comes_back(
+    tmp_path: Path,
+) -> None:
+    data = np.moveaxis(marks(), (0, 1, 2), (2, 1, 0)).astype(np.int16)
+    data[0, 0, 0] = -1  # not looked at: no segment
+    names = {1: "left kidney", 2: "cyst of 3 mm", 7: "not in this scan"}
+    given = LabelMap(data, Affine.of((3.0, 1.5, 2.0), (2.0, -9.0, 4.0)), names)
+    path = tmp_path / "a.seg.nrrd"
+    write_labels(given, path, {1: (1.0, 0.0, 0.25)})
+    found = read_labels(path)
+    assert np.array_equal(found.data, np.maximum(data, 0))
+    assert found.affine.close_to(given.affine, given.shape, 1e-6)
+    assert names_beside(path) == {**names, 3: "label 3"}
+    assert not list(tmp_path.glob("*.json"))
+    assert label_colours(path)[1] == (1.0, 0.0, 0.25)
+    # as another program sees it
+    image = sitk.ReadImage(str(path))
+    assert image.GetMetaData("Segment1_Name") == "cyst of 3 mm"
+    assert image.GetMetaData("Segment1_LabelValue") == "2"
+    assert image.GetMetaData("Segment1_Extent") == "0 5 0 6 0 7"
+    assert image.GetMetaData("Segmentation_MasterRepresentation") == "Binary labelmap"
+    assert image.GetSpacing() == (2.0, 1.5, 3.0)
 
 
 CTBL = """# Color table file /home/x/Atlas.ctbl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
@@ -26,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.files.choosing import NewScans
+from homolog.gui.files.dropping import dropped_run, local_paths
 from homolog.gui.reading.bar import ReadingBar
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
@@ -294,7 +294,7 @@ _TIPS = {
     "Label": "Paint a few voxels, and see the whole scan labelled a second later",
     "Segment": "Label new scans with a trained model",
     "Pretrain": "Learn features from scans without labels",
-    "Fine-tune": "Learn to segment from a few labelled scans",
+    "Fine-tune": "Learn a task from a few labelled scans",
     "Runs": "Every training: follow, pause, stop, resume, use",
     "Models": "Every trained model: look, import, export, use",
     "Help": "The first five minutes, and all keys",
@@ -433,12 +433,12 @@ class MainPanel(QWidget):
             keys_of(self.hub).set_active(False)
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        if _dropped_run(event) is not None:
+        if dropped_run(local_paths(event)) is not None:
             event.acceptProposedAction()
 
     def dropEvent(self, event: Any) -> None:
         """A run folder dropped anywhere on the panel opens in Runs."""
-        run = _dropped_run(event)
+        run = dropped_run(local_paths(event))
         if run is not None:
             event.acceptProposedAction()
             self.visit("Runs", {"run": str(run)})
@@ -537,15 +537,6 @@ class MainPanel(QWidget):
             if self._sized:
                 self._take_size()
         self.tabs.fit(self.width(), self.tabs.height())
-
-
-def _dropped_run(event: Any) -> Path | None:
-    """The first run folder among what is dragged."""
-    for url in event.mimeData().urls():
-        path = Path(url.toLocalFile())
-        if (path / "run.json").is_file():
-            return path
-    return None
 
 
 def _reason(title: str, error: Exception) -> QLabel:

@@ -94,6 +94,9 @@ _SPLITS = {
 # What tables write into a cell of which nothing is known, "none" aside: of a class that
 # is an answer.
 _SILENT = {"nan", "na", "n/a", "null", "<na>", "#n/a", "nat"}
+# Folders beside a table in which its files are looked for, as data sets name them.
+_IMAGES = ("images", "imagesTr", "imagesTs")
+_LABELS = ("labels", "labelsTr", "labelsTs", "masks", "images")
 _ABSENT = {"missing", "absent", "excluded"}  # values of a column "status"
 _ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")
 _LARGEST = 1e9  # voxels; no box reaches so far
@@ -312,7 +315,7 @@ def _candidate(
         name=_text(row, columns, "id")
         or str(Path(_posix(images[0])).with_name(scan_stem(found))),
         root=path.parent,
-        label=_locate(path.parent, label) if label else None,
+        label=_locate(path.parent, label, _LABELS) if label else None,
         modality=_modality(_text(row, columns, "modality")) if one else "",
         subject=_text(row, columns, "subject"),
         split=_SPLITS[split] if split else None,
@@ -398,14 +401,14 @@ def _posix(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def _locate(folder: Path, name: str) -> Path:
-    """Beside the manifest, or in a folder ``images`` beside it.
+def _locate(folder: Path, name: str, beside: Sequence[str] = _IMAGES) -> Path:
+    """Beside the manifest, or in a folder of a usual name beside it.
 
     A name written on Windows has backslashes.
     """
     path = folder / name
     names = [name, _posix(name)] if "\\" in name else [name]
-    tried = (folder / start / one for start in ("", "images") for one in names)
+    tried = (folder / start / one for start in ("", *beside) for one in names)
     return next((one for one in tried if there(one)), path)
 
 

@@ -20,12 +20,13 @@ class Config:
     """Label each SCAN (file, DICOM folder, or folder of scans) on its own grid.
 
     Results have their scan's geometry and file name; a DICOM folder NAME gives
-    NAME.nii.gz. A scan that cannot be predicted does not stop the others. A classifier
-    writes one table, classes.csv; slices.csv beside it where it tells slices apart. A
-    detector writes NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each
-    scan, and boxes.csv of all. A translator writes an image. A model of several
-    channels takes the files of a case together: NAME_0000 NAME_0001, names that end in
-    the channels' names, one file of four axes, or "A|B", files in the channels' order.
+    NAME.nii.gz; volumes.csv has the millilitres of each class of all scans. A scan that
+    cannot be predicted does not stop the others. A classifier writes one table,
+    classes.csv; slices.csv beside it where it tells slices apart. A detector writes
+    NAME.boxes.json and NAME.mrk.json (regions of 3D Slicer) of each scan, and boxes.csv
+    of all. A translator writes an image. A model of several channels takes the files of
+    a case together: NAME_0000 NAME_0001, names that end in the channels' names, one
+    file of four axes, or "A|B", files in the channels' order.
     """
 
     scans: tuple[str, ...] = option(
@@ -86,8 +87,9 @@ class Config:
         "scan",
         "scan: labels in the format of their scan, NIfTI where it cannot be written. "
         "dicom-seg: a DICOM segmentation of each DICOM scan, with names, colours and "
-        "codes, for archives and viewers.",
-        choices=("scan", "dicom-seg"),
+        "codes, for archives and viewers. seg-nrrd: a segmentation of 3D Slicer, with "
+        "names and colours.",
+        choices=("scan", "dicom-seg", "seg-nrrd"),
     )
     device: str = option("auto", DEVICES, metavar="DEVICE")
 
@@ -108,6 +110,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     from homolog.distributed import choose_device
     from homolog.tasks.base import PredictOptions
     from homolog.use.predict import (
+        ENDINGS,
         find_scans,
         mirrored_axes,
         open_predictor,
@@ -130,7 +133,7 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
     result = yield from predict_scans(
-        task, trained, found, out, options, as_dicom=config.format == "dicom-seg"
+        task, trained, found, out, options, ending=ENDINGS[config.format]
     )
     for entry in result["predicted"]:
         if "result" in entry:

@@ -22,6 +22,7 @@ REPORTED = (
     "labelled",
     "classed",
     "boxed",
+    "channels",
     "patients",
     "rejected",
     "store",
@@ -280,6 +281,7 @@ def _known_of_cases(result: Mapping[str, Any]) -> str:
         f"{result['labelled']} labelled" if result["labelled"] else "",
         f"{result['classed']} of {classes}" if result.get("classed") else "",
         f"{result['boxed']} with boxes" if result.get("boxed") else "",
+        f"{result['channels']} channels" if result.get("channels", 1) > 1 else "",
     ]
     return ", ".join(part for part in parts if part) or "none labelled"
 

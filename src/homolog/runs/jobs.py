@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import pprint
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -101,6 +102,36 @@ def command_words(kind: str, config: Mapping[str, Any]) -> list[str]:
     command = str(getattr(module, "COMMAND", kind.replace("_", "-")))
     arguments, flags = _spelled(config_of(module, config))
     return ["homolog", *command.split(), *arguments, *flags]
+
+
+def python_text(kind: str, config: Mapping[str, Any]) -> str:
+    """A Python program that does a job of the folder; defaults are left out."""
+    asked = config_of(module_of(kind), config)
+    usual = {field.name: field.default for field in dataclasses.fields(asked)}
+    given = {
+        key: value
+        for key, value in config.items()
+        if value is not None and getattr(asked, key) != usual[key]
+    }
+    lines = (
+        "from pathlib import Path", "", "from homolog.events import drain",
+        "from homolog.runs.jobs import job_of", "",
+        f"config = {pprint.pformat(given, sort_dicts=False)}",
+        f'result = drain(job_of({kind!r})(config, Path(".")))', "print(result)",
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def run_text(folder: Path, kind: str, config: Mapping[str, Any]) -> str:
+    """A Python program that starts and follows a run as the window does."""
+    asked = pprint.pformat(dict(config), sort_dicts=False)
+    lines = (
+        "from homolog.runs import launch", "from homolog.runs.run import Run", "",
+        f"run = Run.create({str(folder)!r}, {kind!r}, {asked})",
+        "launch.start(run)  # a process of its own, which outlives this one",
+        "for event in launch.follow(run):", "    print(event)",
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def _spelled(config: Any) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,8 +126,17 @@ def write(
     spacing: list[float],
     origin: list[float],
     direction: list[float],
+    fields: Mapping[str, str] | None = None,
 ) -> None:
     """Write (C, D, H, W) values, compressed; the place in x, y, z.
+
+    Args:
+        path: The file; its suffix chooses the format.
+        data: The values.
+        spacing: In mm.
+        origin: In mm of LPS.
+        direction: Nine numbers, row by row.
+        fields: Written into the header of an NRRD, ``key:=value``.
 
     Raises:
         OSError: SimpleITK could not.
@@ -138,6 +147,8 @@ def write(
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     image.SetDirection(direction)
+    for key, value in (fields or {}).items():
+        image.SetMetaData(key, value)
     with _quiet():
         try:
             sitk.WriteImage(image, str(path), useCompression=True)

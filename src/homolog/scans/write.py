@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
+from homolog.label_names import Colour
+from homolog.scans.formats import slicer
 from homolog.scans.nifti import build_header, stream, write_nifti_bytes
 from homolog.scans.paths import scan_suffix
 from homolog.scans.problems import Unsound
@@ -35,15 +37,58 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     _write(Path(path), np.asarray(volume.data), volume.affine, volume.meta)
 
 
-def write_labels(labels: LabelMap, path: Path | str) -> None:
+def write_labels(
+    labels: LabelMap,
+    path: Path | str,
+    colours: Mapping[int, Colour] | None = None,
+) -> None:
     """Write a label map, in the smallest number type that holds its values.
+
+    Args:
+        labels: The label map.
+        path: As for ``write_volume``; ``NAME.seg.nrrd`` is a segmentation of 3D Slicer,
+            with names and colours in the file.
+        colours: Label value -> red, green, blue, 0..1, for such a file; others are
+            chosen.
 
     Raises:
         UnusableInput: Suffix that cannot be written.
         JobError: The file does not read back.
     """
+    if holds_names(Path(path)):
+        _write_segments(labels, Path(path), colours or {})
+        return
     data = smallest_integers(labels.data)
     _write(Path(path), data[None], labels.affine, labels.meta)
+
+
+def holds_names(path: Path) -> bool:
+    """Whether the names of labels go into a file of this name, not beside it."""
+    return path.name.lower().endswith(slicer.SUFFIX)
+
+
+def _write_segments(
+    labels: LabelMap, path: Path, colours: Mapping[int, Colour]
+) -> None:
+    """Write a segmentation of 3D Slicer; values above 0 are its segments.
+
+    Named values are listed even when absent: Slicer shows an empty segment.
+    """
+    data = smallest_integers(np.maximum(labels.data, 0))
+    present = {int(v) for v in np.unique(data)}
+    values = sorted(v for v in present | set(labels.names) if v > 0)
+    fields = slicer.fields_of(values, labels.names, colours, labels.shape)
+    wanted = slicer.segments_in({key.lower(): text for key, text in fields.items()})
+
+    def arrived(aside: Path) -> bool:
+        same = np.array_equal(_written(aside), data)
+        return same and slicer.segments_of(aside) == wanted
+
+    write_safely(
+        path,
+        lambda aside: _itk_write(aside, data[None], labels.affine, fields),
+        arrived,
+    )
 
 
 def _write(
@@ -103,12 +148,17 @@ def _same_place(affine: Affine, written: Any) -> bool:
     )
 
 
-def _itk_write(path: Path, data: NDArray[Any], affine: Affine) -> None:
+def _itk_write(
+    path: Path,
+    data: NDArray[Any],
+    affine: Affine,
+    fields: Mapping[str, str] | None = None,
+) -> None:
     from homolog.scans import itk_decoder
 
     itk_decoder.write(
         path, data, list(affine.spacing_mm[::-1]), list(affine.origin_mm[::-1]),
-        affine.direction[::-1, ::-1].ravel().tolist(),
+        affine.direction[::-1, ::-1].ravel().tolist(), fields,
     )  # fmt: skip
 
 

@@ -875,6 +875,7 @@ def _summary(
         "classed": sum(card.target is not None for card in cards),
         "classes": len({n for c in cards if c.target for n in findings_of(c.target)}),
         "boxed": sum(bool(card.boxes) for card in cards),
+        "channels": max((card.channels for card in cards), default=1),
         "patients": len({card.subject or card.id for card in cards}),
         "rejected": reasons,
         "store": str(out),

@@ -32,11 +32,12 @@ from homolog.scans.channels import (
 from homolog.scans.dicom.export import SUFFIX, write_segmentation
 from homolog.scans.dicom.format import straight_path
 from homolog.scans.files import read_scan
+from homolog.scans.formats import slicer
 from homolog.scans.names import write_names
 from homolog.scans.paths import is_scan_path, is_series_path, scan_stem, split_series
 from homolog.scans.problems import problem_of
 from homolog.scans.volume import Channel, LabelMap, Volume
-from homolog.scans.write import write_labels, write_volume
+from homolog.scans.write import holds_names, write_labels, write_volume
 from homolog.tasks import TASKS
 from homolog.tasks.base import (
     FACTS,
@@ -49,9 +50,14 @@ from homolog.tasks.base import (
 )
 from homolog.tasks.classify.answer import write_classes, write_slices
 from homolog.training.stepping import resolve_precision
+from homolog.writing import write_table
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+# Of all scans that were labelled: millilitres of each class.
+VOLUMES = "volumes.csv"
+# What labels can be asked for as -> how their files end.
+ENDINGS = {"scan": "", "dicom-seg": SUFFIX, "seg-nrrd": slicer.SUFFIX}
 _AXES = {"z": 0, "y": 1, "x": 2}
 
 
@@ -195,12 +201,12 @@ def _is_half(path: Path) -> bool:
 
 
 def result_paths(
-    scans: Sequence[Path], out: Path, *, as_dicom: bool = False
+    scans: Sequence[Path], out: Path, *, ending: str = ""
 ) -> dict[Path, Path]:
     """Where each scan's result goes: its own file name in ``out``.
 
     A suffix labels cannot be written with (and a DICOM folder) becomes ``.nii.gz``;
-    all become ``.seg.dcm`` where DICOM segmentations are asked for.
+    all become ``ending`` where one is asked for (``ENDINGS``).
 
     Raises:
         UnusableInput: Two scans would share one file, or a result would overwrite its
@@ -218,8 +224,8 @@ def result_paths(
             name = f"{folder.resolve().name}_{key}.nii.gz"
         elif suffix is None:
             name = f"{scan.stem}.nii.gz"
-        if as_dicom:
-            name = f"{scan_stem(Path(name))}{SUFFIX}"
+        if ending:
+            name = f"{scan_stem(Path(name))}{ending}"
         target = out / name
         if target in scan_of:
             raise UnusableInput(
@@ -242,7 +248,7 @@ def predict_scans(
     out: Path,
     options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
     *,
-    as_dicom: bool = False,
+    ending: str = "",
 ) -> Job[dict[str, Any]]:
     """Predict scan after scan; one that cannot be does not stop the others.
 
@@ -256,7 +262,7 @@ def predict_scans(
         scans: Files or DICOM folders.
         out: Folder of the results; made if absent.
         options: For the task's ``run``.
-        as_dicom: Labels are written as DICOM segmentations of their series.
+        ending: Of all label files, out of ``ENDINGS``; empty for each scan's own.
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
@@ -267,7 +273,7 @@ def predict_scans(
         the table ``boxes.csv``) and the ``files`` of each scan.
     """
     cases = cases_of(model, scans)
-    targets = result_paths(list(cases), out, as_dicom=as_dicom)
+    targets = result_paths(list(cases), out, ending=ending)
     out.mkdir(parents=True, exist_ok=True)
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
@@ -278,7 +284,6 @@ def predict_scans(
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
-            yield from _keep_tables(done, out)
             stopped = True
             break
         try:
@@ -301,7 +306,7 @@ def predict_scans(
             yield Saved(file, "boxes")
     if not stopped:
         yield Progress("scans", len(targets), len(targets))
-        yield from _keep_tables(done, out)
+    yield from _keep_tables(done, out)
     return {
         "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
     }  # fmt: skip
@@ -372,9 +377,11 @@ def _predicted(
     texts = {"notes": [note.text for note in notes]}
     if result is None:
         return None
-    if target.name.endswith(SUFFIX) and not isinstance(result, LabelMap):
+    is_segmentation = target.name.endswith((SUFFIX, slicer.SUFFIX))
+    if is_segmentation and not isinstance(result, LabelMap):
         raise UnusableInput(
-            "a DICOM segmentation is for models that label voxels, which this is not."
+            "a segmentation of DICOM or 3D Slicer is for models that label voxels, "
+            "which this is not."
         )
     if isinstance(result, BoxList):
         files = [str(path) for path in box_files(result, target)]
@@ -403,7 +410,8 @@ def _write_result(result: LabelMap, target: Path, volume: Volume) -> None:
         write_segmentation(result, target, volume.meta.get("slices", ()))
         return
     write_labels(result, target)
-    write_names(target, result.names)
+    if not holds_names(target):
+        write_names(target, result.names)
 
 
 def _noted(
@@ -431,6 +439,15 @@ def _keep_tables(done: Sequence[Mapping[str, Any]], out: Path) -> Job[None]:
     if done and done[0].get("slices"):
         table = out / "slices.csv"
         write_slices(table, done)
+        yield Saved(str(table), "table")
+    volumes = [
+        {"scan": row["scan"]}
+        | {f"{name}_ml": ml for name, ml in row.get("volumes_ml", {}).items()}
+        for row in done
+    ]
+    if len(columns := list(dict.fromkeys(key for row in volumes for key in row))) > 1:
+        table = out / VOLUMES
+        write_table(table, columns, volumes)
         yield Saved(str(table), "table")
     if done and "boxes" in done[0]:
         table = out / "boxes.csv"

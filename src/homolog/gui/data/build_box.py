@@ -189,7 +189,7 @@ class Pace:
 def result_line(result: Mapping[str, Any]) -> str:
     """What was built, of how many patients, in a few sentences."""
     rejected = len(result.get("rejected", ()))
-    kinds = ("labelled", "classed", "boxed")
+    kinds = ("labelled", "classed", "boxed", "channels")
     told = known_words(*(int(result.get(kind) or 0) for kind in kinds))
     line = f"{counted(result['cases'], 'scan')} prepared, {told}"
     if rejected:
@@ -313,7 +313,7 @@ class BuildBox(widgets.HelperBox):
             only: Name of the one ticked folder, after which the store is called.
             has_labels: Whether label maps come with them.
         """
-        self._ticked, self._has_labels = ticked, has_labels
+        self._ticked, self._only, self._has_labels = ticked, only, has_labels
         self._offer_names()
         if self._name_is_ours:
             self.name.setText(free_name(self.hub.stores, only or "scans"))
@@ -343,6 +343,8 @@ class BuildBox(widgets.HelperBox):
 
         self._pace, self._notes = Pace(), []
         self.launch("prepare", gather, self._finish, "Gathering the scans ...")
+        # Who pressed sees the progress, and later the result that has its room there.
+        widgets.bring_into_view(self.finetune, asked=True)
 
     def take(self, event: Event) -> None:
         """Which scan, how many are done, how long it will take; notes are kept."""
@@ -368,11 +370,12 @@ class BuildBox(widgets.HelperBox):
         for button in (self.pretrain, self.finetune):
             button.setVisible(True)
         teaches = any(result.get(kind) for kind in ("labelled", "classed", "boxed"))
+        teaches = teaches or int(result.get("channels") or 1) > 1
         self.finetune.setEnabled(teaches)
         self._name_is_ours = True
         self.hub.changed.emit("stores")
         self.built.emit(Path(result["store"]))
-        self.refresh(self._ticked, has_labels=self._has_labels)
+        self.refresh(self._ticked, self._only, has_labels=self._has_labels)
 
     def halt(self) -> None:
         """It was stopped."""
@@ -441,7 +444,7 @@ class BuildBox(widgets.HelperBox):
             lambda: self._go("Pretrain"),
         )  # fmt: skip
         self.finetune = widgets.button(
-            "Fine-tune on it", "Learn to segment from the labels of this store",
+            "Fine-tune on it", "Learn from the labels, classes or boxes of this store",
             lambda: self._go("Fine-tune"),
         )  # fmt: skip
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index, Triple
 from homolog.gui.files.scan_layer import header_bytes
@@ -16,10 +14,9 @@ from homolog.gui.files.writer import save_layer
 from homolog.gui.shared.layers import (
     is_kind,
     layer_scan,
+    lie_together,
     notes_of,
     scan_file,
-    shape_of,
-    shown_affine,
     source_grid,
     true_affine,
 )
@@ -42,8 +39,6 @@ WORDS = {
     GOOD: "sound", UNREAD: "not yet read", DOUBT: "usable", BAD: "cannot be used",
     UNKNOWN: "looking",
 }  # fmt: skip
-# More dropped scans than this are listed, not opened.
-_MOST_OPENED = 4
 # Thicker slices than this many pixels are worth a word.
 _THICK = 5.0
 
@@ -124,6 +119,7 @@ def rows_of(path: Path) -> list[Row]:
         labelled,
         sum(bool(c.target) for c in found.candidates),
         sum(bool(c.boxes) for c in found.candidates),
+        max((len(c.channels) for c in found.candidates), default=1),
     )
     facts = f"{counted(len(scans), 'scan')}, {told}"
     badge, shown = folder_badge(scans), tuple(scans)
@@ -131,12 +127,16 @@ def rows_of(path: Path) -> list[Row]:
     return [replace(row, labelled=labelled)]
 
 
-def known_words(labelled: int, classed: int, boxed: int) -> str:
-    """What is known of scans: ``3 with labels``, ``12 with a class``, or nothing."""
+def known_words(labelled: int, classed: int, boxed: int, channels: int = 1) -> str:
+    """What is known of scans: ``3 with labels``, ``12 with a class``, or nothing.
+
+    Images on one grid can be learnt from each other: they are told, too.
+    """
     parts = [
         f"{labelled} with labels" if labelled else "",
         f"{classed} with a class" if classed else "",
         f"{boxed} with boxes" if boxed else "",
+        f"{channels} images each" if channels > 1 else "",
     ]
     return ", ".join(p for p in parts if p) or "none with labels"
 
@@ -255,17 +255,6 @@ def sources_to_build(rows: Iterable[Row]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def few(paths: list[Path]) -> bool:
-    """Whether to open rather than list: few files, or slices and folders of DICOM."""
-    if any(is_manifest(p) for p in paths):
-        return False
-    files = [p for p in paths if p.is_file()]
-    folders = [p for p in paths if p.is_dir()]
-    kinds = {p.suffix.lower() for p in files}
-    slices = len(files) > _MOST_OPENED and kinds <= {".dcm", ".dicom", ".ima", ""}
-    return slices or (len(files) + len(folders) <= _MOST_OPENED)
-
-
 def name_for(ticked: list[Row]) -> str:
     """What to call the store of these rows: after the one folder or list, if any."""
     if len(ticked) != 1 or not ticked[0].is_folder:
@@ -326,12 +315,7 @@ def labels_on(scan: Any, layers: Iterable[Any]) -> list[Any]:
     return [
         layer
         for layer in layers
-        if is_kind(layer, "Labels")
-        and layer.visible
-        and shape_of(layer) == shape_of(scan)
-        and np.allclose(
-            shown_affine(layer).matrix, shown_affine(scan).matrix, rtol=1e-5, atol=1e-3
-        )
+        if is_kind(layer, "Labels") and layer.visible and lie_together(layer, scan)
     ]
 
 

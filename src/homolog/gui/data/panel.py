@@ -32,7 +32,6 @@ from homolog.gui.data.control import (
     Badge,
     Row,
     checked_row,
-    few,
     gather,
     layer_key,
     layer_row,
@@ -46,6 +45,7 @@ from homolog.gui.data.control import (
 )
 from homolog.gui.files import reader
 from homolog.gui.files.choosing import ScanOpener
+from homolog.gui.files.dropping import DropsScans
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
@@ -281,7 +281,7 @@ class StoresBox(QWidget):
             lambda: self._go("Pretrain"),
         )  # fmt: skip
         self.finetune = widgets.button(
-            "Fine-tune", "Learn to segment from the labels of this store",
+            "Fine-tune", "Learn from the labels, classes or boxes of this store",
             lambda: self._go("Fine-tune"),
         )  # fmt: skip
         self.delete = widgets.button(
@@ -398,14 +398,9 @@ def _stores(folder: Path) -> list[tuple[StoreChoice, int]]:
 
 
 _EMPTY = "Drop a NIfTI, MHA, NRRD file or a DICOM folder here."
-KINDS = (
-    "Scans and pictures (*.nii *.nii.gz *.nrrd *.nhdr *.mha *.mhd *.hdr *.img *.dcm "
-    "*.mgz *.mgh *.dicom *.ima *.png *.jpg *.jpeg *.tif *.tiff *.bmp);;"
-    "Lists of scans (*.csv *.tsv *.json);;All files (*)"
-)
 
 
-class DataPanel(QWidget):
+class DataPanel(DropsScans, QWidget):
     """Scans and stores of one window."""
 
     title = "Data"
@@ -458,13 +453,9 @@ class DataPanel(QWidget):
         for event in (events.inserted, events.removed):
             event.disconnect(self._layers_changed)
 
-    def take(self, paths: list[Path]) -> None:
-        """What was dropped or chosen: a few scans open, many are listed."""
-        widgets.tell(self.trouble, "")
-        if few(paths):
-            self.opener.open(paths)
-        else:
-            self.add(paths)
+    def list_them(self, paths: list[Path]) -> None:
+        """The list is here."""
+        self.add(paths)
 
     def add(self, paths: list[Path]) -> None:
         """List files and folders without opening them."""
@@ -491,10 +482,6 @@ class DataPanel(QWidget):
         tools = (self.check_button, self.show_button, self.remove_button)
         for widget in (self.list, *tools):
             widget.setVisible(has_rows)
-
-    def ask_files(self) -> None:
-        """Let the user choose scans or pictures to open."""
-        widgets.ask_files(self, "Open scans or pictures", KINDS, self.take)
 
     def ask_folder(self) -> None:
         """Let the user choose a folder to list."""
@@ -527,23 +514,6 @@ class DataPanel(QWidget):
         self.hub.say(f"{self._to_check[0].name} cannot be checked: {error}", "warning")
         del self._to_check[:1]
         self._check_next()
-
-    def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        if local_paths(event):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: Any) -> None:
-        """Files and folders dropped on the panel."""
-        paths = local_paths(event)
-        if not paths:
-            event.ignore()
-            return
-        event.acceptProposedAction()
-        runs = [p for p in paths if (p / "run.json").is_file()]
-        if runs:
-            self.hub.go.emit("Runs", {"run": str(runs[0])})
-            return
-        self.take(paths)
 
     def _added(self, path: Path) -> Callable[[list[Row]], None]:
         def done(found: list[Row]) -> None:
@@ -694,11 +664,3 @@ class DataPanel(QWidget):
         for widget in below:
             column.addWidget(widget)
         column.addStretch(0)
-
-
-def local_paths(event: Any) -> list[Path]:
-    """Files and folders that are dragged or dropped."""
-    data = event.mimeData()
-    if data is None or not data.hasUrls():
-        return []
-    return [Path(u.toLocalFile()) for u in data.urls() if u.isLocalFile()]

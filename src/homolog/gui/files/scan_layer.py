@@ -12,15 +12,23 @@ from pathlib import Path
 import numpy as np
 
 from homolog.errors import JobError, UnusableInput
-from homolog.gui.shared.layers import KEY, LayerData, label_layer, volume_layer
+from homolog.gui.shared.layers import (
+    COLOURS,
+    KEY,
+    LayerData,
+    label_layer,
+    volume_layer,
+)
 from homolog.memory import free_bytes
 from homolog.scans.channels import frames_of, read_frames
 from homolog.scans.files import read_header, read_scan
 from homolog.scans.formats import ScanHeader
+from homolog.scans.formats.slicer import label_colours
 from homolog.scans.names import (
     is_label_folder,
     label_rank,
     names_beside,
+    names_file,
     names_of_dataset,
 )
 from homolog.scans.paths import is_series_path, scan_stem
@@ -57,8 +65,20 @@ def read_scan_layer(path: Path, name: str = "") -> LayerData:
     if is_label_map(volume, path):
         names = names_beside(path) or names_of_dataset(path)
         names = {v: n for v, n in names.items() if v > 0}
-        return label_layer(labels_of(volume, names, path))
+        return _coloured(label_layer(labels_of(volume, names, path)), path)
     return volume_layer(volume)
+
+
+def _coloured(layer: LayerData, path: Path) -> LayerData:
+    """A label map in the colours that its file tells, where it is 3D Slicer's."""
+    colours = label_colours(path)
+    if not colours:
+        return layer
+    data, attributes, kind = layer
+    shown = {value: (*colour, 1.0) for value, colour in colours.items()}
+    attributes["metadata"][COLOURS] = shown
+    clear = (0.0, 0.0, 0.0, 0.0)
+    return data, {**attributes, "colormap": {None: clear, 0: clear, **shown}}, kind
 
 
 def layer_name(path: Path, volume: Volume) -> str:
@@ -87,7 +107,7 @@ def is_label_map(volume: Volume, path: Path) -> bool:
     stats = ValueStats()
     for z in slices:
         stats.update(data[z])
-    named = label_rank(scan_stem(path)) is not None
+    named = label_rank(scan_stem(path)) is not None or names_file(path).is_file()
     if named or is_label_folder(path.parent.name):
         return stats.could_be_labels
     if data.dtype.kind not in "iub" or stats.constant:

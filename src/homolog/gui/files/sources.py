@@ -11,6 +11,7 @@ from pathlib import Path
 
 from homolog.gui.files.boxes import holds_boxes
 from homolog.gui.files.scan_layer import size_warning, why_not
+from homolog.index.manifests import is_manifest
 from homolog.index.tree import SeriesInfo, holds_dicom, list_series, series_with, walk
 from homolog.scans.dicom.format import holds_several
 from homolog.scans.paths import (
@@ -23,6 +24,8 @@ from homolog.scans.problems import Unsound
 
 # A folder of more files is listed, not opened file by file.
 _MOST_OF_A_FOLDER = 12
+# More dropped scans than this are listed, not opened.
+_MOST_OPENED = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,20 @@ class Source:
     trouble: str = ""
     warning: str = ""
     crowd: int = 0
+
+
+def few(paths: list[Path]) -> bool:
+    """Whether to open rather than list: few files, or slices and folders of DICOM.
+
+    Tables of scans are listed, however short.
+    """
+    if any(is_manifest(p) and not holds_boxes(p) for p in paths):
+        return False
+    files = [p for p in paths if p.is_file()]
+    folders = [p for p in paths if p.is_dir()]
+    kinds = {p.suffix.lower() for p in files}
+    slices = len(files) > _MOST_OPENED and kinds <= {".dcm", ".dicom", ".ima", ""}
+    return slices or (len(files) + len(folders) <= _MOST_OPENED)
 
 
 def sources_of(paths: Iterable[Path]) -> list[Source]:

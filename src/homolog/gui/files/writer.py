@@ -7,7 +7,7 @@ tilted, and each file is read back before it counts as saved.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,38 @@ import numpy as np
 from homolog.errors import JobError, UnusableInput
 from homolog.gui.files.boxes import boxes_drawn_on, boxes_of_layer
 from homolog.gui.shared.layers import (
+    COLOURS,
     KEY,
     is_kind,
     label_names,
     layer_scan,
     layer_volume,
+    lie_together,
+    notes_of,
     shape_of,
-    shown_affine,
     source_grid,
 )
 from homolog.gui.shared.notices import notify
+from homolog.label_names import Colour
 from homolog.scans.boxes import JSON_SUFFIX, write_box_json, write_regions
+from homolog.scans.dicom.export import SUFFIX as DICOM_SUFFIX
+from homolog.scans.dicom.export import write_segmentation
 from homolog.scans.files import read_header, read_labels
+from homolog.scans.formats.slicer import SUFFIX as SEGMENTS_SUFFIX
 from homolog.scans.names import names_file, write_names
 from homolog.scans.paths import scan_stem, scan_suffix
 from homolog.scans.points import SUFFIX
 from homolog.scans.volume import LabelMap, Volume
-from homolog.scans.write import WRITE_SUFFIXES, write_labels, write_volume
+from homolog.scans.write import (
+    WRITE_SUFFIXES,
+    holds_names,
+    write_labels,
+    write_volume,
+)
 from homolog.writing import free_name
 
+# Endings of two parts, which belong together.
+_DOUBLE = (DICOM_SUFFIX, SEGMENTS_SUFFIX)
 BOX_SUFFIXES = (JSON_SUFFIX, SUFFIX)
 # Corners may lie this share of a voxel off after rounding to a header's float32.
 _AFFINE_TOLERANCE = 1e-3
@@ -129,7 +142,8 @@ def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]
 
     Args:
         layer: A napari layer of two or three dimensions.
-        path: Its suffix chooses the format.
+        path: Its suffix chooses the format; of labels also ``.seg.nrrd`` (3D Slicer)
+            and ``.seg.dcm`` (DICOM), with names and colours in the file.
         others: Layers open beside it; a labels layer without our metadata takes the
             geometry of the one whose grid it equals.
 
@@ -138,7 +152,8 @@ def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]
         labels layer with named values the names' file.
 
     Raises:
-        UnusableInput: Suffix, number type or number of dimensions that cannot be saved.
+        UnusableInput: Suffix, number type or number of dimensions that cannot be saved,
+            or a DICOM segmentation of what is no DICOM series.
         JobError: The file does not read back as it was meant.
     """
     data = layer.data
@@ -147,32 +162,70 @@ def save_layer(layer: Any, path: Path, others: Sequence[Any] = ()) -> list[Path]
     if getattr(layer, "rgb", False) or len(data.shape) not in (2, 3):
         text = f"{layer.name}: only grey images and labels of 2 or 3 dimensions are"
         raise UnusableInput(f"{text} saved, not shape {tuple(data.shape)}.")
-    if scan_suffix(path) not in WRITE_SUFFIXES:
-        known = ", ".join(WRITE_SUFFIXES)
-        raise UnusableInput(f"{path.name}: the name must end in one of {known}.")
+    is_labels = is_kind(layer, "Labels")
+    known = (*WRITE_SUFFIXES, *((DICOM_SUFFIX,) if is_labels else ()))
+    if not path.name.lower().endswith(known):
+        text = f"{path.name}: the name must end in one of {', '.join(known)}."
+        raise UnusableInput(text)
     volume = _placed(layer, others)
     path = free_path(path)
-    if not is_kind(layer, "Labels"):
-        write_volume(volume, path)
-        _check_place(path, volume)
-        return [path]
-    labels = LabelMap(
-        volume.data[0].astype(_whole(volume)), volume.affine, meta=volume.meta
-    )
-    write_labels(labels, path)
+    if is_labels:
+        return _save_labels(layer, volume, path)
+    write_volume(volume, path)
     _check_place(path, volume)
-    if not np.array_equal(np.unique(read_labels(path).data), np.unique(labels.data)):
+    return [path]
+
+
+def _save_labels(layer: Any, volume: Volume, path: Path) -> list[Path]:
+    """A labels layer as the file that the path's ending asks for."""
+    data, names = volume.data[0].astype(_whole(volume)), label_names(layer)
+    labels = LabelMap(data, volume.affine, names, meta=volume.meta)
+    present = [int(v) for v in np.unique(data) if v > 0]
+    colours = label_colours(layer, sorted({*present, *names}))
+    if path.name.lower().endswith(DICOM_SUFFIX):
+        write_segmentation(labels, path, _source_slices(layer), colours)
+        return [path]
+    write_labels(labels, path, colours)
+    _check_place(path, volume)
+    if holds_names(path):
+        return [path]
+    if not np.array_equal(np.unique(read_labels(path).data), np.unique(data)):
         raise JobError(f"{path}: the labels do not read back as they were.")
-    names = label_names(layer)
     if not names:
         return [path]
     write_names(path, names)
     return [path, names_file(path)]
 
 
+def _source_slices(layer: Any) -> Sequence[Any]:
+    """The DICOM files of the series a layer lies on; none where it is no series."""
+    source = str(notes_of(layer).get("source") or "")
+    if not source:
+        return ()
+    slices: Sequence[Any] = read_header(source).meta.get("slices", ())
+    return slices
+
+
+def label_colours(layer: Any, values: Iterable[int]) -> dict[int, Colour]:
+    """Red, green, blue, 0..1, in which a labels layer shows its values.
+
+    Hidden ones count with the colour that they would have.
+    """
+    kept = (getattr(layer, "metadata", None) or {}).get(COLOURS, {})
+    found = {}
+    for value in values:
+        told = kept.get(value)
+        told = layer.colormap.map(value) if told is None else told
+        red, green, blue = (float(c) for c in np.ravel(told)[:3])
+        found[value] = (red, green, blue)
+    return found
+
+
 def free_path(path: Path) -> Path:
     """The path, or ``NAME_v2``, ``NAME_v3`` ... where something lies there already."""
-    stem, suffix = scan_stem(path), scan_suffix(path)
+    suffix = next((s for s in _DOUBLE if path.name.lower().endswith(s)), "")
+    suffix = suffix or scan_suffix(path)
+    stem = path.name[: len(path.name) - len(suffix)]
 
     def called(name: str) -> Path:
         return path if name == stem else path.with_name(f"{name}{suffix}")
@@ -231,10 +284,7 @@ def _scan_of_same_grid(layer: Any, others: Sequence[Any]) -> Any | None:
         grid = source_grid(other)
         if grid is None or getattr(other, "ndim", 0) != 3:
             continue
-        same = shape_of(other) == shape_of(layer) and np.allclose(
-            shown_affine(other).matrix, shown_affine(layer).matrix, rtol=1e-5, atol=1e-3
-        )
-        if same:
+        if lie_together(other, layer):
             found.append((other, grid.turned))
     if not found:
         return None

@@ -260,6 +260,21 @@ def teaching_problem(task: str, stores: Sequence[StoreChoice]) -> str:
     return ""
 
 
+# What stores teach is offered in this order: boxes come with classes, too.
+_TASKS = ("segment", "detect", "classify", "translate")
+
+
+def task_for(stores: Sequence[StoreChoice], now: str) -> str:
+    """The task to offer for stores: the chosen one if they teach it, else one they do.
+
+    Args:
+        stores: To learn from.
+        now: The task chosen, which stays where nothing can be learnt.
+    """
+    fits = (task for task in (now, *_TASKS) if not teaching_problem(task, stores))
+    return next(fits, now)
+
+
 def _class_problem(stores: Sequence[StoreChoice]) -> str:
     for store in stores:
         if not store.scan_classes and len(stores) > 1:

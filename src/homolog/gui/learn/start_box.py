@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -25,9 +26,11 @@ from homolog.gui.shared.threads import in_background, start_run
 from homolog.gui.shared.widgets import (
     HelperBox,
     Sentence,
+    beside,
     bring_into_view,
     named,
 )
+from homolog.runs.jobs import run_text
 from homolog.runs.run import Run
 
 
@@ -70,6 +73,9 @@ class StartBox(HelperBox):
         self.estimate = _button("Estimate", "Try a few steps: time and memory needed")
         self.start = _button("Start", "Start in a process of its own")
         self.copy = _button("Copy as command", "Copy the command line that does this")
+        self.copy_python = _button(
+            "Copy as Python", "Copy a Python program that does this"
+        )
         self.cancel.setText("Cancel estimate")
         # Last, for it may be long, and never lower again: else the foot of a
         # scrolled tab would slip down.
@@ -81,6 +87,7 @@ class StartBox(HelperBox):
         self.estimate.clicked.connect(self.begin_estimate)
         self.start.clicked.connect(self.begin_run)
         self.copy.clicked.connect(self.copy_command)
+        self.copy_python.clicked.connect(self.copy_program)
 
     def _lay_out(self, label: QLabel) -> None:
         grid = QGridLayout()
@@ -94,7 +101,7 @@ class StartBox(HelperBox):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
-        column.addWidget(self.copy)
+        column.addLayout(beside(self.copy, self.copy_python))
         column.addLayout(self.working())
         column.addWidget(self.words)
 
@@ -118,7 +125,8 @@ class StartBox(HelperBox):
         busy = self.busy
         for button in (self.estimate, self.start):
             button.setEnabled(not self.trouble and not busy)
-        self.copy.setEnabled(wish is not None and not wish.problem())
+        for copy in (self.copy, self.copy_python):
+            copy.setEnabled(wish is not None and not wish.problem())
         self.start.setToolTip(self.trouble or "Start in a process of its own")
         self.estimate.setToolTip(
             self.trouble or "Try a few steps: time and memory needed"
@@ -160,9 +168,20 @@ class StartBox(HelperBox):
         wish = self._wish()
         if wish is None or wish.problem():
             return
-        name = self.name.text().strip() or wish.stem
-        QApplication.clipboard().setText(wish.command(self._hub.runs / name))
+        QApplication.clipboard().setText(wish.command(self._folder(wish)))
         self._tell_words("The command was copied.")
+
+    def copy_program(self) -> None:
+        """A Python program that does the same, on the clipboard."""
+        wish = self._wish()
+        if wish is None or wish.problem():
+            return
+        text = run_text(self._folder(wish), wish.kind, wish.config())
+        QApplication.clipboard().setText(text)
+        self._tell_words("The program was copied.")
+
+    def _folder(self, wish: Wish) -> Path:
+        return self._hub.runs / (self.name.text().strip() or wish.stem)
 
     def _trouble(self, wish: Wish | None) -> str:
         missing = self._hub.engine_missing()

@@ -22,6 +22,7 @@ from homolog.gui.learn.control import (
     PretrainWish,
     how_they_fit,
     labels_counted,
+    task_for,
     teaching_problem,
     what_is_learnt,
 )
@@ -212,6 +213,7 @@ class FinetunePanel(LearnPanel):
     group = "tasks"
     what = "Task"
     first = _FIRST
+    _sent = False  # stores came with the user: their task is to be chosen
     no_store_words = (
         "No store yet. Fine-tuning needs a store with labelled scans: build one from "
         "scans and their label maps."
@@ -262,6 +264,11 @@ class FinetunePanel(LearnPanel):
         self.counted = sentence("Labelled scans counted", lines=3)
         column.addWidget(self.counted)
 
+    def visit(self, what: Mapping[str, Any]) -> None:
+        """See LearnPanel; stores bring the task that they teach."""
+        self._sent = bool(what.get("stores") or what.get("store"))
+        super().visit(what)
+
     def show_stores(self) -> None:
         """Fill the list, labelled ones first; what was ticked stays ticked."""
         self._data.setVisible(bool(self.stores))
@@ -275,6 +282,10 @@ class FinetunePanel(LearnPanel):
         if not kept and ordered:
             kept = [str(ordered[0].path)]
         self.list.show_stores(ordered, kept, self._lacks)
+        if self._sent and self.entry.count() and self.list.chosen:
+            self._sent = False
+            task = task_for(self.list.chosen, str(self.entry.currentData()))
+            self.entry.setCurrentIndex(self.entry.findData(task))
         self._show_classes()
 
     def shown(self) -> None:

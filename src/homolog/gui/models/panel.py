@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from homolog.config import ConfigError, parse_assignments
 from homolog.exporting.kinds import DEFAULT, KINDS, why_not
+from homolog.gui.files.dropping import local_paths
 from homolog.gui.models import probing
 from homolog.gui.models.probe_box import ProbeBox
 from homolog.gui.runs.training_screen import text_label
@@ -351,12 +352,12 @@ class ModelsPanel(QWidget):
         self.form.offer(source, name, why)
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        if any(control.is_model(path) for path in _paths(event)):
+        if any(control.is_model(path) for path in local_paths(event)):
             event.acceptProposedAction()
 
     def dropEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         event.acceptProposedAction()
-        for path in _paths(event):
+        for path in local_paths(event):
             self.take_in(path)
 
     def _work(
@@ -592,7 +593,3 @@ def _button(words: str, tip: str, clicked: Any) -> QPushButton:
     button.setToolTip(tip)
     button.clicked.connect(clicked)
     return button
-
-
-def _paths(event: Any) -> list[Path]:
-    return [Path(u.toLocalFile()) for u in event.mimeData().urls() if u.isLocalFile()]

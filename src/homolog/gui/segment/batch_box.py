@@ -10,6 +10,7 @@ from typing import Any
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QApplication,
     QListWidget,
     QListWidgetItem,
     QProgressBar,
@@ -19,6 +20,7 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from homolog.events import Event, Progress, Saved
+from homolog.gui.files.dropping import local_paths
 from homolog.gui.segment.channels import Wanted, cases_of, wanted_channels
 from homolog.gui.segment.control import (
     Batch,
@@ -100,10 +102,12 @@ class BatchList(QListWidget):
         line.setToolTip("\n".join(t for t in told if t))
 
 
-_DROP = "Drop scans or folders here: NIfTI, NRRD, MHA, DICOM."
+_DROP = "Drop scans, folders or tables here: NIfTI, NRRD, MHA, DICOM, CSV."
+_PAUSE = "Wait after the running window; the model stays in memory"
 _KINDS = (
     "Scans (*.nii.gz *.nii *.nrrd *.nhdr *.mha *.mhd *.hdr *.dcm);;"
-    "Pictures (*.png *.jpg *.jpeg *.tif *.tiff *.bmp);;All files (*)"
+    "Pictures (*.png *.jpg *.jpeg *.tif *.tiff *.bmp);;"
+    "Lists of scans (*.csv *.tsv *.json);;All files (*)"
 )
 
 # Scans, folder for the results -> configuration of the job.
@@ -142,8 +146,13 @@ class BatchBox(QWidget):
         self.bar = QProgressBar()
         named(self.bar, "Scans done", "Scans done so far")
         self.bar.hide()
-        self.cancel = button("Cancel", "Stop after the running window", self.stop)
-        self.cancel.hide()
+        self.pause = button("Pause", _PAUSE, self.pause_or_go_on)
+        self.cancel = button(
+            "Cancel", "Stop after the running window; finished scans stay", self.stop
+        )
+        self._paused = False
+        for part in (self.pause, self.cancel):
+            part.hide()
         self.words = sentence("State of the batch", lines=3)
         self.folder = QElidingLabel()
         self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
@@ -205,7 +214,11 @@ class BatchBox(QWidget):
         )  # fmt: skip
 
     def begin(
-        self, config: MakeConfig, names: Mapping[int, str], done_word: str = "segmented"
+        self,
+        config: MakeConfig,
+        names: Mapping[int, str],
+        done_word: str = "segmented",
+        model: str = "",
     ) -> None:
         """Segment or classify what is not done yet.
 
@@ -213,10 +226,11 @@ class BatchBox(QWidget):
             config: Makes the job's configuration.
             names: Label value -> name, written beside each result.
             done_word: What became of a scan that is done.
+            model: The run or model folder.
         """
         if self.busy or self.out is None or not self.batch.open:
             return
-        self.batch.done_word, self._kept = done_word, []
+        self.batch.done_word, self.batch.model, self._kept = done_word, model, []
         self._config, self._names = config, dict(names)
         self._wants_stop = False
         self.batch.restart()
@@ -228,8 +242,10 @@ class BatchBox(QWidget):
         tell(self.words, "Starting the worker...")
         self.bar.setRange(0, len(self.batch.items))
         self.bar.show()
-        self.cancel.setEnabled(True)
-        self.cancel.show()
+        self._say_paused(False)
+        for part in (self.pause, self.cancel):
+            part.setEnabled(True)
+            part.show()
         self.show_list()
         self.changed.emit()
 
@@ -244,9 +260,32 @@ class BatchBox(QWidget):
         """Cancel: finished scans stay."""
         self._wants_stop = True
         self.cancel.setEnabled(False)
+        self.pause.setEnabled(False)
         tell(self.words, "Cancelling...")
         if self._helper is not None:
             self._helper.stop()
+
+    def pause_or_go_on(self) -> None:
+        """Let the worker wait between two windows, or go on."""
+        if self._helper is None or self._wants_stop:
+            return
+        if self._paused:
+            self._helper.go_on()
+        else:
+            self._helper.pause()
+        self._say_paused(not self._paused)
+
+    def _say_paused(self, paused: bool) -> None:
+        self._paused = paused
+        self.pause.setText("Go on" if paused else "Pause")
+        self.pause.setToolTip("Go on where it waits" if paused else _PAUSE)
+        if paused:
+            tell(self.words, "Paused: the model stays in memory.")
+
+    def copy_table(self) -> None:
+        """The list with its volumes on the clipboard."""
+        QApplication.clipboard().setText(self.batch.table)
+        tell(self.words, "The table was copied.")
 
     def load_selected(self) -> None:
         """Ask for the selected result to be shown."""
@@ -273,17 +312,17 @@ class BatchBox(QWidget):
         self.hint.setVisible(not items)
         self.load_button.setEnabled(any(i.result or i.told for i in items))
         self.remove_button.setEnabled(bool(items) and not self.busy)
+        self.table_button.setEnabled(any(i.volumes_ml or i.told for i in items))
         self.bar.setValue(sum(item.state in ("done", "failed") for item in items))
 
     def dragEnterEvent(self, event: Any) -> None:
         """Files are welcome."""
-        if event.mimeData().hasUrls():
+        if local_paths(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: Any) -> None:
         """Files and folders join the list."""
-        paths = [Path(u.toLocalFile()) for u in event.mimeData().urls()]
-        self.add([p for p in paths if str(p) != "."])
+        self.add(local_paths(event))
         event.acceptProposedAction()
 
     def _lay_out(self) -> None:
@@ -308,16 +347,20 @@ class BatchBox(QWidget):
         self.remove_button = button(
             "Remove", "Take the selected scans out of this list", self.remove_selected
         )
-        column.addLayout(beside(self.load_button, self.remove_button))
+        self.table_button = button(
+            "Copy table", "Copy the list with the volumes in ml, or the chances, of "
+            "each class for a spreadsheet", self.copy_table,
+        )  # fmt: skip
+        below = (self.load_button, self.remove_button, self.table_button)
+        column.addLayout(beside(*below))
         column.addLayout(labelled("Results go to", self.folder, "Folder of results"))
         column.addWidget(
             button("Change folder...", "Choose where the results go",
                    lambda: ask_folder(self, "Folder of the results", self.set_out))
         )  # fmt: skip
-        keep_room(self.bar, self.cancel)
-        working = beside(self.bar, self.cancel)
-        working.setStretch(1, 0)
-        column.addLayout(working)
+        keep_room(self.bar, self.pause, self.cancel)
+        column.addWidget(self.bar)
+        column.addLayout(beside(self.pause, self.cancel))
         column.addWidget(self.words)
 
     def _ask_files(self) -> None:
@@ -374,7 +417,8 @@ class BatchBox(QWidget):
         item = self.batch.tell(event)
         if item is None:
             return
-        tell(self.words, "")
+        if not self._paused and not self._wants_stop:
+            tell(self.words, "")
         self.list.show_line(self.batch.items.index(item), item)
         if isinstance(event, Saved):
             self._move(item, Path(event.path), event.what)
@@ -442,8 +486,8 @@ class BatchBox(QWidget):
         if self._part is not None:
             part, self._part = self._part, None
             in_background(shutil.rmtree, part, True, owner=self)
-        self.bar.hide()
-        self.cancel.hide()
+        for working in (self.bar, self.pause, self.cancel):
+            working.hide()
         tell(self.words, words)
         self.show_list()
         self.changed.emit()

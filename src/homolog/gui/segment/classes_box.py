@@ -37,9 +37,8 @@ from homolog.gui.segment.control import (
     slices_sentence,
     table_text,
 )
-from homolog.gui.shared.choices import volume_text
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.layers import label_names
+from homolog.gui.shared.layers import COLOURS, label_names
 from homolog.gui.shared.scan_layers import go_to
 from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import (
@@ -54,6 +53,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.words import volume_text
 
 _CHANCES_SHOWN = 8
 _NOT_A_DIAGNOSIS = "A model's estimate, to be checked on the scan; no diagnosis."
@@ -194,7 +194,10 @@ def _fit(table: QTableWidget, rows: int) -> None:
 
 
 _VALUE = Qt.ItemDataRole.UserRole
-_KINDS = "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha)"
+_KINDS = (
+    "NIfTI (*.nii.gz *.nii);;3D Slicer segmentation (*.seg.nrrd);;"
+    "DICOM segmentation (*.seg.dcm);;NRRD (*.nrrd);;MetaImage (*.mha)"
+)
 _ROWS_SHOWN = 6  # whatever there is: what stands below stays
 
 
@@ -238,7 +241,10 @@ class ClassesBox(QWidget):
             "Update volumes", "Count again, after painting", self._show_layer
         )
         self.save = button(
-            "Save...", "Save on the scan's own grid, readable everywhere", self.ask_save
+            "Save...",
+            "Save on the scan's own grid: NIfTI, or with names and colours "
+            "for 3D Slicer and as DICOM",
+            self.ask_save,
         )
         self.copy = button("Copy as CSV", "Copy the table for a spreadsheet",
                            self.copy_csv)  # fmt: skip
@@ -436,20 +442,20 @@ def _paint(layer: Any, colours: Mapping[int, Any], hidden: set[int]) -> None:
     """Set the colours of a layer; remembers them, since hidden ones turn clear."""
     from napari.utils import DirectLabelColormap
 
-    kept = layer.metadata.setdefault("homolog_colours", {})
+    kept = layer.metadata.setdefault(COLOURS, {})
     kept.update({v: tuple(float(c) for c in colour) for v, colour in colours.items()})
     layer.colormap = DirectLabelColormap(color_dict=shown_colours(kept, hidden))
 
 
 def _kept_colour(layer: Any, value: int) -> Any:
-    kept = layer.metadata.get("homolog_colours", {}).get(value)
+    kept = layer.metadata.get(COLOURS, {}).get(value)
     return kept if kept is not None else _colour(layer, value)
 
 
 def _colour(layer: Any, value: int) -> Any:
     if layer is None:
         return (0.5, 0.5, 0.5, 1.0)
-    kept = layer.metadata.get("homolog_colours", {}).get(value)
+    kept = layer.metadata.get(COLOURS, {}).get(value)
     found = kept if kept is not None else layer.get_color(value)
     return (0.5, 0.5, 0.5, 1.0) if found is None else found
 

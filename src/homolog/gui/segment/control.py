@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.errors import UnusableInput
 from homolog.events import Event, Note, Progress, Saved, Started
 from homolog.gui.files.writer import free_path
 from homolog.gui.segment.channels import Wanted, lacking, said_files
@@ -22,9 +23,12 @@ from homolog.gui.shared.layers import (
     derived_attributes,
     label_features,
     label_layer,
+    notes_of,
     shape_of,
     volume_layer,
 )
+from homolog.index.manifests import is_manifest, read_manifest
+from homolog.index.tree import list_series
 from homolog.scans.boxes import JSON_SUFFIX
 from homolog.scans.files import (
     read_header,
@@ -32,10 +36,15 @@ from homolog.scans.files import (
     read_scan,
 )
 from homolog.scans.names import is_label_folder, label_rank, write_names
-from homolog.scans.paths import is_scan_path, is_series_path, scan_stem
+from homolog.scans.paths import (
+    is_scan_path,
+    is_series_path,
+    scan_stem,
+    split_series,
+)
 from homolog.scans.points import SUFFIX
 from homolog.scans.volume import Channel
-from homolog.words import as_csv, duration, metric_title, times
+from homolog.words import as_csv, counted, duration, metric_title, times
 from homolog.writing import free_name, put_in_place
 
 # What came out of a model, in numbers and words: classes of labels, and of a scan.
@@ -334,6 +343,7 @@ class BatchItem:
         volumes_ml: Of each class, by name.
         told: What a classifier told of it; empty before.
         note: How it differs from the scans the model learnt from; empty when alike.
+        made_by: The model of its result, and what was said of it.
         made_image: Whether the result is an image.
         channels: Its files, where the model takes several together; ``scan`` is then
             where the case would lie if it were one file.
@@ -348,6 +358,7 @@ class BatchItem:
     told: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     made_image: bool = False
+    made_by: MadeBy = field(default_factory=lambda: MadeBy())
     channels: tuple[Channel, ...] = ()
     lacks: str = ""
 
@@ -364,12 +375,21 @@ class BatchItem:
     @property
     def name(self) -> str:
         """For the list; DICOM folders, often all of one name, with their parent."""
-        path = self.scan.parent if is_series_path(self.scan) else self.scan
-        return f"{path.parent.name}/{path.name}" if path.is_dir() else path.name
+        series = is_series_path(self.scan)
+        path = self.scan.parent if series else self.scan
+        told = f"{path.parent.name}/{path.name}" if path.is_dir() else path.name
+        return f"{told} …{split_series(self.scan)[1][-8:]}" if series else told
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Millilitres, or chances, of each class."""
+        if self.told:
+            return {row.name: row.chance for row in chance_rows(self.told)}
+        return {f"{name} (ml)": v for name, v in self.volumes_ml.items()}
 
     @property
     def line(self) -> str:
-        """``✓ CT_03.nii.gz: saved as CT_03.nii.gz``."""
+        """``✓ CT_03.nii.gz: saved as CT_03_v2.nii.gz``."""
         trouble = self.lacks or self.note
         if self.state == WAITING and not self.words and trouble:
             return f"⚠ {self.name}: {trouble}"
@@ -385,7 +405,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.items: list[BatchItem] = []
-        self.done_word = "segmented"
+        self.done_word, self.model = "segmented", ""
         self._now: list[BatchItem] = []
 
     def add(self, scans: Iterable[Path]) -> int:
@@ -514,7 +534,7 @@ class Batch:
     def saved(self, item: BatchItem, path: Path) -> None:
         """A result lies at its final place."""
         item.state, item.result = DONE, path
-        item.words = f"saved as {path.name}"
+        item.words = "saved" + (f" as {path.name}" if path.name != item.name else "")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The worker's result: volumes, and reasons of those that failed."""
@@ -524,6 +544,8 @@ class Batch:
             if item is None:
                 continue
             item.volumes_ml = dict(entry.get("volumes_ml") or {})
+            said = (*filter(None, (item.note,)), *map(str, entry.get("notes") or ()))
+            item.made_by = MadeBy(self.model, said)
             if "chances" in entry:
                 item.told, item.state = dict(entry), DONE
                 item.words = short_text(entry)
@@ -548,12 +570,28 @@ class Batch:
         self._now = []
 
     @property
+    def table(self) -> str:
+        """The list as CSV: a line per scan, millilitres or chances of each class."""
+        told = [item.numbers for item in self.items]
+        columns = list(dict.fromkeys(column for row in told for column in row))
+        rows = [
+            [item.name, item.state, item.result.name if item.result else item.words,
+             *(_digits(row.get(column)) for column in columns)]
+            for item, row in zip(self.items, told, strict=True)
+        ]  # fmt: skip
+        return as_csv(["scan", "state", "result", *columns], rows)
+
+    @property
     def summary(self) -> str:
         """``3 of 4 segmented, 1 could not be``."""
         done = sum(item.state == DONE for item in self.items)
         bad = sum(item.state == FAILED for item in self.items)
         text = f"{done} of {len(self.items)} {self.done_word}"
         return text + (f", {bad} could not be" if bad else "")
+
+
+def _digits(value: float | None) -> str | None:
+    return None if value is None else f"{value:.6g}"
 
 
 def reason_text(text: str) -> str:
@@ -563,10 +601,13 @@ def reason_text(text: str) -> str:
 
 
 def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Scans named directly or lying in folders, and a sentence for all that is none.
+    """Scans named directly, lying in folders or listed by tables, and what is none.
 
-    Label maps lying in a folder (by their names) are left out. Reads names and first
-    bytes only.
+    Label maps lying in a folder (by their names) are left out; of a DICOM folder each
+    usable series is a scan. Reads names and first bytes of files, and headers of DICOM.
+
+    Returns:
+        The scans, and a sentence for all that is none.
     """
     found: list[Path] = []
     odd: list[str] = []
@@ -574,15 +615,34 @@ def find_scans(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         if is_series_path(path) or (path.is_file() and is_scan_path(path)):
             found.append(path)
         elif path.is_dir():
-            inside = _scans_inside(path)
+            inside = _scans_inside(path, odd)
             found += inside
             if not inside:
                 odd.append(f"{path.name} holds no scan.")
+        elif is_manifest(path):
+            found += _scans_listed(path, odd)
         elif path.exists():
             odd.append(f"{path.name} is no scan that can be read here.")
         else:
             odd.append(f"There is no {path}.")
     return list(dict.fromkeys(found)), odd
+
+
+def _scans_listed(table: Path, odd: list[str]) -> list[Path]:
+    """The scans of a table; why lines of it are none joins what is odd."""
+    try:
+        listed_in = read_manifest(table)
+    except (UnusableInput, OSError) as error:
+        odd.append(str(error))
+        return []
+    if gone := listed_in.rejected:
+        first = f"{Path(gone[0].path).name}: {gone[0].reason}"
+        odd.append(f"{counted(len(gone), 'line')} of {table.name} left out, {first}")
+    return [
+        path
+        for one in listed_in.candidates
+        for path in ([c.path for c in one.channels] or [one.image])
+    ]
 
 
 def read_facts(scans: Iterable[Path]) -> dict[Path, Facts]:
@@ -595,9 +655,12 @@ def read_facts(scans: Iterable[Path]) -> dict[Path, Facts]:
     return found
 
 
-def _scans_inside(folder: Path, depth: int = 3) -> list[Path]:
+_DEEPEST = 6  # folders below one that was dropped: site, patient, study, series ...
+
+
+def _scans_inside(folder: Path, odd: list[str], depth: int = _DEEPEST) -> list[Path]:
     if is_scan_path(folder):
-        return [folder]  # a DICOM folder is one scan
+        return _series_inside(folder, odd)
     found: list[Path] = []
     try:
         inside = sorted(folder.iterdir())
@@ -608,10 +671,22 @@ def _scans_inside(folder: Path, depth: int = 3) -> list[Path]:
             continue
         if path.is_dir():
             if depth > 0 and not is_label_folder(path.name):
-                found += _scans_inside(path, depth - 1)
+                found += _scans_inside(path, odd, depth - 1)
         elif is_scan_path(path) and not _is_half(path) and not _is_label(path):
             found.append(path)
     return found
+
+
+def _series_inside(folder: Path, odd: list[str]) -> list[Path]:
+    """Each usable series of a DICOM folder; the folder where it holds one alone."""
+    series = list_series(folder)
+    sound = [one for one in series if not one.trouble]
+    for one in series:
+        if one.trouble and sound:
+            odd.append(f"{folder.name}: a series was left out: {one.trouble}")
+    if len(series) == 1 or not sound:
+        return [folder]  # what is wrong with it is told when it is read
+    return [one.path for one in sound]
 
 
 def _is_label(path: Path) -> bool:
@@ -668,8 +743,37 @@ def keep_table(part: Path, out: Path) -> Path:
     return target
 
 
+@dataclass(frozen=True)
+class MadeBy:
+    """How a result came about; kept with its layer, for a report.
+
+    Attributes:
+        model: The run or model folder.
+        warnings: Sentences that belong to this result.
+    """
+
+    model: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layer: Any) -> MadeBy:
+        """What a layer keeps of it; nothing where nobody knows."""
+        told = notes_of(layer).get("made_by") or {}
+        warnings = tuple(str(w) for w in told.get("warnings") or ())
+        return cls(str(told.get("model") or ""), warnings)
+
+    def keep(self, attributes: Mapping[str, Any]) -> None:
+        """Put it into the metadata of a layer to be."""
+        told = {"model": self.model, "warnings": list(self.warnings)}
+        attributes["metadata"][KEY]["made_by"] = told
+
+
 def result_layer(
-    path: Path, names: Mapping[int, str], name: str, layer: Any = None
+    path: Path,
+    names: Mapping[int, str],
+    name: str,
+    layer: Any = None,
+    made_by: MadeBy | None = None,
 ) -> LayerData:
     """A label map file as a Labels layer, on the grid of its scan's layer.
 
@@ -678,6 +782,7 @@ def result_layer(
         names: Label value -> name.
         name: Of the new layer.
         layer: The scan's layer, where it is open.
+        made_by: The model, and what was said of its result.
     """
     labels = read_labels(path, names or None)
     data, attributes, kind = label_layer(labels)
@@ -690,6 +795,8 @@ def result_layer(
     attributes["metadata"][KEY]["label_names"] = known
     if known:
         attributes["features"] = label_features(known)
+    if made_by is not None:
+        made_by.keep(attributes)
     return data, attributes, kind
 
 

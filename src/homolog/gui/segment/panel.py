@@ -33,6 +33,7 @@ from homolog.gui.segment.channels_box import ChannelsBox
 from homolog.gui.segment.classes_box import ChancesBox, ClassesBox
 from homolog.gui.segment.control import (
     BatchItem,
+    MadeBy,
     grids_differ,
     image_layer,
     mean_sentence,
@@ -41,6 +42,7 @@ from homolog.gui.segment.control import (
     result_layer,
     scores_by_name,
 )
+from homolog.gui.segment.export_box import ExportBox
 from homolog.gui.shared import choices, engine, keys, preferences
 from homolog.gui.shared.choices import (
     ModelChoice,
@@ -68,6 +70,7 @@ from homolog.gui.shared.widgets import (
     HelperBox,
     Sentence,
     ask_files,
+    beside,
     button,
     fill,
     fold_of,
@@ -78,6 +81,7 @@ from homolog.gui.shared.widgets import (
     sentence,
     tell,
 )
+from homolog.runs.jobs import python_text
 from homolog.scans.names import names_beside
 from homolog.scans.paths import scan_stem
 from homolog.scans.volume import MODALITIES
@@ -251,6 +255,7 @@ class ScanBox(HelperBox):
         self._tool = Tool()
         self._scan: ScanRef | None = None
         self._allowed: tuple[str, str] | None = None
+        self._odd: tuple[str, ...] = ()  # scan and model do not go well together
         self.scan = sentence("The scan to segment", lines=2)
         self.channels = ChannelsBox(hub)
         self.warning = named(
@@ -307,6 +312,7 @@ class ScanBox(HelperBox):
         if self.channels.wanted:
             spacing = misfit(model, scan.name, "OTHER", scan.spacing_mm)
             odd = [*self.channels.odd(), *spacing]
+        self._odd = tuple(odd)
         if not odd or self._allowed == self._case(model):
             self._segment(self._layers(), scan, model)
             return
@@ -316,6 +322,12 @@ class ScanBox(HelperBox):
         self.go_on.show()
         self.leave.show()
         self.go_on.setFocus()
+
+    @property
+    def files(self) -> list[Path]:
+        """The scan's file, where the layer shows one unchanged and alone."""
+        scan = None if self.channels.wanted else self._scan
+        return [scan.path] if scan is not None and scan.path is not None else []
 
     def _active(self) -> Any:
         return self._hub.viewer.layers.selection.active
@@ -435,9 +447,11 @@ class ScanBox(HelperBox):
                 done=self._show_image, failed=lambda error: self.fail(str(error)),
             )  # fmt: skip
             return
+        said = (*self._odd, *result["predicted"][0].get("notes", ()))
         in_background(
             result_layer, Path(result["predicted"][0]["labels"]), model.label_names,
-            f"{layer.name} {model.name}", layer, owner=self,
+            f"{layer.name} {model.name}", layer,
+            MadeBy(str(model.path), said), owner=self,
             done=lambda made: self._show_result(layer, made),
             failed=lambda error: self.fail(str(error)),
         )  # fmt: skip
@@ -559,14 +573,27 @@ class SegmentPanel(QWidget):
             "Copy as command", "Copy the command line that does this",
             self.copy_command,
         )  # fmt: skip
+        self.copy_python = button(
+            "Copy as Python", "Copy a Python program that does this", self.copy_program
+        )
         self.chances = ChancesBox(hub)
         self._last_model: ModelChoice | None = None
         self.classes = ClassesBox(hub)
+        self.export = ExportBox(hub, self.classes)
         self.boxes = BoxesBox(hub)
         self.compare = CompareBox(hub, self.classes)
         self.device = DeviceBox(hub, "segment")
         self.device.choose(str(self.kept.get("device") or self.device.device))
         self._advice: Any = None
+        self._make_options()
+        self.trouble = sentence("Why nothing can be segmented", lines=1)
+        self.setAcceptDrops(True)
+        self._lay_out()
+        self._connect()
+        self.show_models()
+
+    def _make_options(self) -> None:
+        """How a model is used, as it was chosen last."""
         self.modality = Choice()
         kinds = [("As their files say", ""), *((m, m) for m in MODALITIES)]
         fill(self.modality, kinds, self.kept.get("modality"))
@@ -576,11 +603,6 @@ class SegmentPanel(QWidget):
         self.overlap.setSingleStep(0.05)
         self.overlap.setSpecialValueText("the model's")
         self.overlap.setValue(float(self.kept.get("overlap", _NO_OVERLAP)))
-        self.trouble = sentence("Why nothing can be segmented", lines=1)
-        self.setAcceptDrops(True)
-        self._lay_out()
-        self._connect()
-        self.show_models()
 
     def shown(self) -> None:
         """The tab came to front: read the models anew."""
@@ -652,17 +674,28 @@ class SegmentPanel(QWidget):
         def config(scans: Sequence[Path], out: Path) -> Mapping[str, Any]:
             return predict_config(model.path, scans, out, **options)
 
-        self.batch.begin(config, model.label_names, _DONE[_verb(model)])
+        done = _DONE[_verb(model)]
+        self.batch.begin(config, model.label_names, done, str(model.path))
 
     def copy_command(self) -> None:
-        """The command line that segments the scans of the list."""
+        """The command line that does what the tab would do, on the clipboard."""
+        if (config := self._asked()) is not None:
+            QApplication.clipboard().setText(predict_command(config))
+            tell(self.batch.words, "The command was copied.")
+
+    def copy_program(self) -> None:
+        """The same in Python."""
+        if (config := self._asked()) is not None:
+            QApplication.clipboard().setText(python_text("predict", config))
+            tell(self.batch.words, "The program was copied.")
+
+    def _asked(self) -> dict[str, Any] | None:
+        """What is asked of the model: of the scans of the list, or of the selected."""
         model, out = self.chosen, self.batch.out
-        scans = [item.scan for item in self.batch.batch.items]
+        scans = [item.said for item in self.batch.batch.items] or self.scan.files
         if model is None or out is None or not scans:
-            return
-        config = predict_config(model.path, scans, out, **self._options())
-        QApplication.clipboard().setText(predict_command(config))
-        tell(self.batch.words, "The command was copied.")
+            return None
+        return predict_config(model.path, scans, out, **self._options())
 
     def load(self, item: BatchItem) -> None:
         """Show a batch result: the scan and its labels, or what was told of it."""
@@ -703,8 +736,9 @@ class SegmentPanel(QWidget):
         column.addWidget(self._more)
         column.addWidget(self.batch)
         self.batch.layout().addWidget(self.all)
-        self.batch.layout().addWidget(self.copy)
+        self.batch.layout().addLayout(beside(self.copy, self.copy_python))
         column.addWidget(self.classes)
+        column.addWidget(self.export)
         column.addWidget(self.compare)
         column.addWidget(self.boxes)
         column.addWidget(self.chances)  # it comes by itself: below all that is pressed
@@ -769,7 +803,8 @@ class SegmentPanel(QWidget):
         tell(self.trouble, f"⚠ {trouble}" if trouble else "")
         waiting = "A batch is being segmented." if self.batch.busy else ""
         self.scan.set_tool(Tool(model, self._options(), trouble or waiting))
-        self.copy.setEnabled(model is not None and bool(self.batch.batch.items))
+        for copy in (self.copy, self.copy_python):
+            copy.setEnabled(self._asked() is not None)
         able = model is not None and not trouble and not self.batch.busy
         self.all.setEnabled(able and not self.scan.busy and bool(self.batch.batch.open))
 
@@ -832,5 +867,6 @@ def _scan_and_labels(item: BatchItem) -> tuple[list[LayerData], LayerData]:
     if item.made_image:
         return scans, image_layer(item.result, f"{scan_stem(item.result)} made")
     names = names_beside(item.result)
-    labels = result_layer(item.result, names, f"{scan_stem(item.result)} labels")
+    name = f"{scan_stem(item.result)} labels"
+    labels = result_layer(item.result, names, name, made_by=item.made_by)
     return scans, labels

@@ -44,6 +44,7 @@ from homolog.words import (
     lengths_text,
     listed,
     spacing_text,
+    volume_text,
 )
 from homolog.writing import make_folder, write_json
 
@@ -816,15 +817,6 @@ def class_lines(classes: Sequence[ClassCount], most: int = 30) -> list[str]:
     if len(classes) > most:
         lines.append(f"and {len(classes) - most} more")
     return lines
-
-
-def volume_text(volume_ml: float) -> str:
-    """Millilitres with as many digits as mean something."""
-    if volume_ml >= 100:
-        return f"{volume_ml:,.0f} ml"
-    if volume_ml >= 1:
-        return f"{volume_ml:.1f} ml"
-    return f"{volume_ml:.3f} ml"
 
 
 def _spacing(store: Store) -> str:

@@ -42,6 +42,8 @@ from homolog.scans.write import write_volume
 
 # What tells our entry in ``layer.metadata``.
 KEY = "homolog"
+# There: label value -> colour, also of those that are hidden.
+COLOURS = "homolog_colours"
 _TILT_TOLD_DEGREES = 0.05
 _MM_PER = {
     "millimeter": 1.0, "millimetre": 1.0, "mm": 1.0, "pixel": 1.0, "": 1.0,
@@ -335,6 +337,13 @@ def file_grid(layer: Any) -> tuple[Affine, Index]:
     back_flips = tuple(grid.flips[a] for a in back_axes)
     d, h, w = (shape[a] for a in back_axes)
     return true_affine(layer).reorient(back_axes, back_flips, shape), (d, h, w)
+
+
+def lie_together(one: Any, other: Any) -> bool:
+    """Whether two layers have the same grid at the same place, as they are shown."""
+    return shape_of(one) == shape_of(other) and np.allclose(
+        shown_affine(one).matrix, shown_affine(other).matrix, rtol=1e-5, atol=1e-3
+    )
 
 
 def shown_to_true(layer: Any) -> Affine:

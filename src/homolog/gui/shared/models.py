@@ -139,6 +139,13 @@ def matching(models: Sequence[ModelCard], words: str) -> list[ModelCard]:
     return [m for m in models if all(word in m.haystack for word in wanted)]
 
 
+# What a model does, where it is not to segment.
+_USES = {
+    "classify": "Classify scans", "detect": "Find boxes in scans",
+    "translate": "Make images of scans",
+}  # fmt: skip
+
+
 def uses(model: ModelCard) -> list[tuple[str, str, dict[str, Any]]]:
     """(what to do, tab, what its ``visit`` gets) for a sound model."""
     path = str(model.path)
@@ -148,7 +155,8 @@ def uses(model: ModelCard) -> list[tuple[str, str, dict[str, Any]]]:
         return [("Segment scans", "Segment", {"model": path})]
     explore = ("Explore scans with its features", "Explore", {"encoder": path})
     if model.kind != "encoder":
-        return [("Segment scans", "Segment", {"model": path}), explore]
+        use = _USES.get(model.kind, "Segment scans")
+        return [(use, "Segment", {"model": path}), explore]
     tune = ("Fine-tune it with labels", "Fine-tune", {"store": "", "encoder": path})
     return [explore, tune]
 

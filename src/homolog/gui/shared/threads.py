@@ -23,7 +23,7 @@ from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
 
 from homolog.events import Event, Failed, Finished, Stopped
 from homolog.runs import launch
-from homolog.runs.run import Run
+from homolog.runs.run import Run, Wish
 from homolog.writing import scratch_folder
 
 _POLL_MS = 120
@@ -244,6 +244,18 @@ class Helper(QObject):
         self._wants_stop = True
         if self._watch is not None:
             self._watch.run.ask("stop")
+
+    def pause(self) -> None:
+        """Ask the job to wait between two steps; it keeps its memory."""
+        self._ask("pause")
+
+    def go_on(self) -> None:
+        """Let a paused job go on."""
+        self._ask("resume")
+
+    def _ask(self, wish: Wish) -> None:
+        if self._watch is not None and self.running and not self._wants_stop:
+            self._watch.run.ask(wish)
 
     def _launch(self) -> Run:
         run = Run.create(self._folder / "job", self._kind, self._config)

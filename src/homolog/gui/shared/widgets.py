@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -683,7 +684,34 @@ def ask_new_file(
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setFileMode(QFileDialog.FileMode.AnyFile)
     dialog.selectFile(name)
-    _open(dialog, lambda files: done(Path(files[0])))
+    first = kinds.split(";;")[0]
+
+    def take(files: list[str]) -> None:
+        kind = dialog.selectedNameFilter()
+        done(Path(with_ending(files[0], kind, kinds, asked=kind != first)))
+
+    _open(dialog, take)
+
+
+def with_ending(name: str, kind: str, kinds: str, *, asked: bool = True) -> str:
+    """A file name with an ending of the kind that was chosen in a dialog.
+
+    Args:
+        name: As typed, or as it was proposed.
+        kind: The chosen kind, ``NIfTI (*.nii.gz *.nii)``.
+        kinds: All that were offered, parted by ``;;``.
+        asked: Whether somebody chose the kind. Else an ending of another one stands.
+    """
+    own = _endings(kind)
+    others = sorted(_endings(kinds), key=len, reverse=True)
+    now = next((e for e in others if name.lower().endswith(e)), "")
+    if not own or (now and (now in own or not asked)):
+        return name
+    return name[: len(name) - len(now)] + own[0]
+
+
+def _endings(kinds: str) -> list[str]:
+    return [word[1:].lower() for word in re.findall(r"\*\.[\w.]+", kinds)]
 
 
 def _open(dialog: QFileDialog, done: Callable[[list[str]], Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 from qtpy.QtCore import QSize, Qt, QTimer
@@ -17,8 +16,9 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.autosave.saver import RestoreBar
-from homolog.gui.data.panel import KINDS, OfferBar, local_paths
+from homolog.gui.data.panel import OfferBar
 from homolog.gui.files.choosing import ScanOpener
+from homolog.gui.files.dropping import DropsScans
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
@@ -121,7 +121,7 @@ def _phantom() -> list[LayerData]:
     return [scan, (data, {**attributes, "visible": False}, kind)]
 
 
-class StartPanel(widgets.Tall):
+class StartPanel(DropsScans, widgets.Tall):
     """What a newcomer sees first."""
 
     title: ClassVar[str] = "Start"
@@ -197,30 +197,6 @@ class StartPanel(widgets.Tall):
         for row, step in zip(self.rows, found, strict=True):
             row.show_step(step)
 
-    def take(self, paths: list[Path]) -> None:
-        """Open what was dropped or chosen."""
-        widgets.tell(self.trouble, "")
-        self.opener.open(paths)
-
-    def dragEnterEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
-        if local_paths(event):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: Any) -> None:
-        """Scans open here; a run or many files go where they belong."""
-        paths = local_paths(event)
-        if not paths:
-            event.ignore()
-            return
-        event.acceptProposedAction()
-        runs = [p for p in paths if (p / "run.json").is_file()]
-        if runs:
-            self.hub.go.emit("Runs", {"run": str(runs[0])})
-        elif len(paths) > 1:
-            self.hub.go.emit("Data", {"paths": [str(p) for p in paths]})
-        else:
-            self.take(paths)
-
     def _make(self) -> None:
         self.restore, self.offer = RestoreBar(self.hub), OfferBar()
         self.scan = widgets.named(
@@ -230,9 +206,7 @@ class StartPanel(widgets.Tall):
         )
         self.open = widgets.button(
             "Open a scan...", "Choose files: NIfTI, NRRD, MetaImage, DICOM, pictures",
-            lambda: widgets.ask_files(
-                self, "Open scans or pictures", KINDS, self.take
-            ),
+            self.ask_files,
         )  # fmt: skip
         self.folder = widgets.button(
             "DICOM folder...", "Open a DICOM folder; of several series, one is chosen",

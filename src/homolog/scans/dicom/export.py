@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine
+from homolog.label_names import Colour, colours_of
 from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.dicom.kinds import DicomFile
 from homolog.scans.dicom.labels import DicomLabels, read_dicom_labels
@@ -38,14 +38,13 @@ _OTHER_WORDS = {
     "right atrium of heart", "vena cava": "inferior vena cava", "adrenal":
     "adrenal gland", "spine": "vertebral column", "cord": "spinal cord",
 }  # fmt: skip
-_GOLDEN = 0.618033988749895
 
 
 def write_segmentation(
     labels: LabelMap,
     path: Path,
     slices: Sequence[DicomFile],
-    colours: Mapping[int, tuple[int, int, int]] | None = None,
+    colours: Mapping[int, Colour] | None = None,
 ) -> None:
     """Write a label map as a DICOM segmentation of the series it belongs to.
 
@@ -55,7 +54,7 @@ def write_segmentation(
         labels: On the grid of the series (or any grid in its frame of reference).
         path: The file.
         slices: Of the series; they give patient, study and references.
-        colours: Label value -> red, green, blue, 0..255; others are chosen.
+        colours: Label value -> red, green, blue, 0..1; others are chosen.
 
     Raises:
         UnusableInput: There are no slices, or the grid is not at right angles.
@@ -83,7 +82,7 @@ def write_segmentation(
 def _made(
     labels: LabelMap,
     slices: Sequence[DicomFile],
-    colours: Mapping[int, tuple[int, int, int]],
+    colours: Mapping[int, Colour],
 ) -> Any:
     """The data set of a segmentation."""
     import highdicom as hd
@@ -91,7 +90,8 @@ def _made(
     from pydicom.uid import generate_uid
 
     files = dict.fromkeys(s.path for s in slices)
-    sources = [dcmread(f, stop_before_pixels=True) for f in files]
+    read = [dcmread(f, stop_before_pixels=True) for f in files]
+    sources = _whole(read, labels.affine.spacing_mm[0])
     present = [int(v) for v in np.unique(labels.data) if v > 0]
     values = sorted({*present, *(v for v in labels.names if v > 0)})
     if not values:
@@ -105,14 +105,13 @@ def _made(
         data if len(values) > 255 else data.astype(np.uint8),
         _matrix(labels.affine),
         "PATIENT",
-        sources[0].get("FrameOfReferenceUID") or generate_uid(),
+        sources[0].FrameOfReferenceUID,
     )
-    described = [
-        _description(numbers[v], labels.names.get(v, str(v)), colours.get(v))
-        for v in values
-    ]
+    names = {v: labels.names.get(v, str(v)) for v in values}
+    chosen = {**colours_of(names), **colours}
+    described = [_description(numbers[v], names[v], chosen[v]) for v in values]
     return hd.seg.Segmentation(
-        source_images=_whole(sources, labels.affine.spacing_mm[0]),
+        source_images=sources,
         pixel_array=volume,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=described,
@@ -136,7 +135,17 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
         sources: Data sets without pixels.
         step: The distance of slices by their positions, in mm.
     """
+    from pydicom.uid import generate_uid
+
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
     for one in sources:
+        told = getattr(one, "file_meta", {})
+        _fill(one, "SOPClassUID", told.get("MediaStorageSOPClassUID") or _kind(one))
+        own = told.get("MediaStorageSOPInstanceUID") or generate_uid()
+        _fill(one, "SOPInstanceUID", own)
+        _fill(one, "StudyInstanceUID", study)
+        _fill(one, "SeriesInstanceUID", series)
+        _fill(one, "FrameOfReferenceUID", frame)
         for group in one.get("SharedFunctionalGroupsSequence", ()):
             for measures in group.get("PixelMeasuresSequence", ()):
                 if "SpacingBetweenSlices" in measures:
@@ -150,6 +159,23 @@ def _whole(sources: list[Any], step: float) -> list[Any]:
         if "ReferringPhysicianName" not in one:
             one.ReferringPhysicianName = ""
     return sources
+
+
+def _fill(one: Any, name: str, value: Any) -> None:
+    """Set what a data set lacks; some that removed names removed this, too."""
+    if not one.get(name):
+        setattr(one, name, value)
+
+
+def _kind(one: Any) -> Any:
+    """The kind of image that a data set is, by its modality."""
+    from pydicom import uid
+
+    kinds = {
+        "CT": uid.CTImageStorage, "MR": uid.MRImageStorage,
+        "PT": uid.PositronEmissionTomographyImageStorage,
+    }  # fmt: skip
+    return kinds.get(str(one.get("Modality", "")), uid.SecondaryCaptureImageStorage)
 
 
 def _matrix(affine: Affine) -> Any:
@@ -166,16 +192,12 @@ def _version() -> str:
         return "unknown"
 
 
-def _description(number: int, name: str, colour: tuple[int, int, int] | None) -> Any:
+def _description(number: int, name: str, colour: Colour) -> Any:
     import highdicom as hd
     from highdicom.color import CIELabColor
 
     category, kind, side = coded(name)
-    if colour is None:
-        rgb = colorsys.hsv_to_rgb(number * _GOLDEN % 1.0, 0.75, 0.9)
-        red, green, blue = (round(255 * v) for v in rgb)
-    else:
-        red, green, blue = colour
+    red, green, blue = (round(255 * v) for v in colour)
     described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
