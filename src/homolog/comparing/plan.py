@@ -241,23 +241,10 @@ def _arm(
         )
     method, encoder = str(said.get("method", "")), str(said.get("encoder", ""))
     carry = _carry(name, said, has_features=bool(method or encoder))
-    if not method and not encoder and name != SCRATCH and not carry:
-        method = name if name in METHODS.names() else SCRATCH
-        if method == SCRATCH and "method" not in said:
-            raise ConfigError(
-                f"{name!r} is no method ({', '.join(METHODS.names())}); give the arm a "
-                f"method, an encoder, such as {name}=RUN, or {name}=scratch for random "
-                "weights with settings of its own."
-            )
+    method = _method(name, said, method, bare=not (encoder or carry))
     if method and encoder:
         raise ConfigError(
             f"the arm {name!r} has a method and an encoder; one is meant."
-        )
-    method = "" if method == SCRATCH else method
-    if method and method not in METHODS.names():
-        raise ConfigError(
-            f"unknown method {method!r} of the arm {name!r}; known: "
-            f"{', '.join(METHODS.names())}."
         )
     control = SCRATCH if SCRATCH in arms else next(iter(arms))
     against = str(said.get("against", control))
@@ -278,6 +265,31 @@ def _arm(
             f"[arms.{name}]: carry_to is a number of cases, got {most!r}."
         )
     return Arm(name, method, encoder, against, carry, most, **settings)
+
+
+def _method(name: str, said: Mapping[str, Any], method: str, *, bare: bool) -> str:
+    """The method of an arm; empty where it begins with random weights or an encoder.
+
+    Args:
+        name: Of the arm; where nothing else is said, the method of that name.
+        said: Of the arm.
+        method: Asked for, or empty.
+        bare: Neither an encoder nor carried labels were named.
+    """
+    if not method and name != SCRATCH and bare:
+        method = name if name in METHODS.names() else SCRATCH
+        if method == SCRATCH and "method" not in said:
+            raise ConfigError(
+                f"{name!r} is no method ({', '.join(METHODS.names())}); give the arm a "
+                f"method, an encoder, such as {name}=RUN, or {name}=scratch for random "
+                "weights with settings of its own."
+            )
+    if method not in ("", SCRATCH, *METHODS.names()):
+        raise ConfigError(
+            f"unknown method {method!r} of the arm {name!r}; known: "
+            f"{', '.join(METHODS.names())}."
+        )
+    return "" if method == SCRATCH else method
 
 
 def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
