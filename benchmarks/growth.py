@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ Row = dict[str, float]
 EXTRAPOLATED = (10**7, 10**8)
 SIDE = 32
 BATCH = 8
+LINKS = 20_000  # names that one file may have
 
 
 def least(call: Callable[[], Any], rounds: int = 5) -> float:
@@ -86,7 +88,10 @@ def made_up_store(folder: Path, count: int) -> Path:
         text = json.dumps(signed(own.to_dict()))
         (place / "card.json").write_text(text)
         for name in card.files:
-            os.link(case_folder(one, card.id) / name, place / name)
+            if number % LINKS == 0:
+                shutil.copy(case_folder(one, card.id) / name, place / name)
+            else:
+                os.link(case_folder(made, f"case_{number - 1}") / name, place / name)
         entries[own.id] = {"key": own.key, "split": "train"}
     (made / "store.json").write_text(json.dumps({**contents, "cases": entries}))
     return made
