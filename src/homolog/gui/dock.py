@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
@@ -31,7 +31,7 @@ from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.keys import keys_of
 from homolog.gui.shared.runs import headline, saved_step
-from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.threads import Helper, in_background, soon
 from homolog.gui.shared.widgets import Question, WheelGuard
 from homolog.gui.start.side_bar import SideBar
 from homolog.model_files.library import remember_library
@@ -155,7 +155,7 @@ class CloseGuard(QObject):
             return
         if self._answered or self._would_ask():
             child.setAttribute(Qt.WidgetAttribute.WA_DontShowOnScreen)
-            QTimer.singleShot(0, child.accept)
+            soon(child, child.accept)
 
     def _would_ask(self) -> bool:
         told = str(preferences.get("session", "close_answer", "ask"))
@@ -415,11 +415,11 @@ class MainPanel(QWidget):
         self.guard.watch()
         if not self._sized:
             self._sized = True
-            QTimer.singleShot(0, self._take_size)
+            soon(self, self._take_size)
         if not self._torn_down:
             keys_of(self.hub).set_active(True)
             # Asked now, the engine's answer is there before a form needs it.
-            QTimer.singleShot(_SETTLE_MS, self._ask_engine)
+            soon(self, self._ask_engine, _SETTLE_MS)
         if not self.tabs.chosen:
             self.show_tab(PANELS[0][0])
 
@@ -527,7 +527,7 @@ class MainPanel(QWidget):
         super().changeEvent(event)
         kinds = (QEvent.Type.FontChange, QEvent.Type.StyleChange)
         if event.type() in kinds and hasattr(self, "tabs"):
-            QTimer.singleShot(0, self._letters_changed)  # children follow
+            soon(self, self._letters_changed)  # children follow
 
     def _letters_changed(self) -> None:
         """Other letters need another width, as far as the window allows."""

@@ -24,6 +24,7 @@ from homolog.gui.shared import widgets
 from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS
 from homolog.gui.shared.scan_layers import Hearer, Listening, Mark, selection_kept
 from homolog.gui.shared.scans import Scan
+from homolog.gui.shared.threads import soon
 
 # A cross at the chosen place: lines along the axes that leave the place itself free.
 #
@@ -381,7 +382,7 @@ class SecondView:
         """Bring it back where the user hid it."""
         if self._dock is not None and not self._dock.isVisible():
             self._dock.setVisible(True)
-            QTimer.singleShot(0, self._share)
+            soon(self.widget, self._share)
 
     def hide(self) -> None:
         """Take it out of sight; what it shows stays."""
@@ -389,7 +390,7 @@ class SecondView:
             if self._ours is not None:
                 self._widths = (self._dock.width(), self._ours.width())
             self._dock.setVisible(False)
-            QTimer.singleShot(0, self._give_back)
+            soon(self.widget, self._give_back)
 
     def tell(self, text: str) -> None:
         """A line above the canvas: which scan this is."""
@@ -438,7 +439,7 @@ class SecondView:
         # One less than half: what is too much, Qt would take from our panel, too.
         self._widths = (max(canvas // 2, 200) - 1, ours.width())
         self._window, self._ours = window, ours
-        QTimer.singleShot(0, self._share)  # once Qt has laid it out
+        soon(self.widget, self._share)  # once Qt has laid it out
 
     def _share(self) -> None:
         """Both scans get half of what the canvas had."""

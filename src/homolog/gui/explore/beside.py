@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from homolog.geometry.affine import Triple
@@ -23,6 +23,7 @@ from homolog.gui.shared.scan_layers import (
     shown_of,
 )
 from homolog.gui.shared.scans import Scan
+from homolog.gui.shared.threads import soon
 
 FOUND_IN_B = "Found in B"
 # Qt has laid the docks out by the first; on a busy machine by the second.
@@ -194,7 +195,7 @@ class Beside(QObject):
         self._at = ()
         self._pinned()
         for wait in _LAID_OUT_MS:
-            QTimer.singleShot(wait, self._same_scale)
+            soon(self, self._same_scale, wait)
 
     def _same_window(self, scan: Scan) -> Any | None:
         """The front scan's layer, where its brightness means the same (CT numbers)."""

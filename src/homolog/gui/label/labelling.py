@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.label import layers as own
@@ -39,7 +39,7 @@ from homolog.gui.shared.scan_layers import (
     slice_steps,
 )
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 from homolog.scans.volume import Volume
 from homolog.words import listed
 
@@ -399,7 +399,7 @@ class Labelling(QObject):
         """Once, after napari has finished with its list."""
         if not self._due and not self._ended:
             self._due = True
-            QTimer.singleShot(0, self._sync_soon)
+            soon(self, self._sync_soon)
 
     def _sync_soon(self) -> None:
         self._due = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
@@ -37,7 +37,7 @@ from homolog.gui.shared.scan_layers import (
     slice_steps,
 )
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
 
@@ -553,7 +553,7 @@ class LandmarkPair(QObject):
         self._mouse_b = MouseInB(self.view.model, self.placing)
         self.pair_changed()
         self.hint_changed.emit()
-        QTimer.singleShot(_LAID_OUT_MS, self._same_scale)
+        soon(self, self._same_scale, _LAID_OUT_MS)
 
     def _same_scale(self) -> None:
         """A millimetre is as long in A as in B."""

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -31,7 +31,7 @@ from homolog.gui.shared.layers import (
     true_affine,
 )
 from homolog.gui.shared.scan_layers import selection_kept
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 
 _COLOUR = "#f0e442"  # seen on black, grey and white
 NAME = "measures"
@@ -195,9 +195,9 @@ class Measures(QObject):
         action = str(event.action).rpartition(".")[2].lower()
         layer = itself(event.source)
         if action == "added":
-            QTimer.singleShot(0, lambda: self._tell(layer, finished=True))
+            soon(self, lambda: self._tell(layer, finished=True))
         elif action in ("changed", "removed"):
-            QTimer.singleShot(0, lambda: self._tell(layer, finished=False))
+            soon(self, lambda: self._tell(layer, finished=False))
 
     def _tell(self, layer: Any, *, finished: bool) -> None:
         """Write the figures beside the shapes, after what napari is doing now."""

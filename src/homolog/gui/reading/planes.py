@@ -27,6 +27,7 @@ from homolog.gui.reading.orientation import (
     Orientation,
 )
 from homolog.gui.shared.layers import is_kind, itself
+from homolog.gui.shared.threads import soon
 from homolog.gui.shared.widgets import DockedFrame, named
 
 TITLE = "Three planes"
@@ -340,7 +341,7 @@ class ThreePlanes(QObject):
         self._connect()
         self._synced()
         self._assign()
-        QTimer.singleShot(_TAKEN_DOWN_MS, self._fit)
+        soon(self, self._fit, _TAKEN_DOWN_MS)
         self.changed.emit()
 
     def hide(self) -> None:
@@ -518,7 +519,7 @@ class ThreePlanes(QObject):
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 window.resizeDocks(docks, widths, Qt.Orientation.Horizontal)
 
-        QTimer.singleShot(0, share)  # once Qt has laid it out
+        soon(self, share)  # once Qt has laid it out
 
     def _give_back(self) -> None:
         """The room goes to the canvas, not to our panel."""
@@ -534,7 +535,7 @@ class ThreePlanes(QObject):
                 with contextlib.suppress(RuntimeError):
                     there.resizeDocks([panel], [wide], Qt.Orientation.Horizontal)
 
-        QTimer.singleShot(_TAKEN_DOWN_MS, give)
+        soon(self, give, _TAKEN_DOWN_MS)
 
 
 class _Frame(DockedFrame):

@@ -35,6 +35,7 @@ from homolog.gui.shared.runs import (
     log_safe,
     smoothed,
 )
+from homolog.gui.shared.threads import soon
 from homolog.words import metric_title
 
 DRAW_MS = 250
@@ -92,7 +93,7 @@ class CurveView(QWidget):
     def changeEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().changeEvent(event)
         if event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
-            QTimer.singleShot(0, self._dress)
+            soon(self, self._dress)
 
     def _dress(self) -> None:
         """Another theme or font size: after Qt has given it to the labels."""

@@ -36,7 +36,7 @@ from homolog.gui.runs.training_screen import (
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.models import read_model, to_trash, use_menu
-from homolog.gui.shared.threads import in_background, start_run
+from homolog.gui.shared.threads import in_background, soon, start_run
 from homolog.gui.shared.widgets import sentence, tell
 from homolog.runs.run import Run
 from homolog.words import human_bytes
@@ -311,7 +311,7 @@ class RunsPanel(QWidget):
         self._reading = False
         if self._wants_more:
             self._wants_more = False
-            QTimer.singleShot(0, self.read)
+            soon(self, self.read)
         fit_table(self.table)
         if rows != self.rows:
             self._fill(rows)

@@ -53,7 +53,7 @@ from homolog.gui.shared.runs import (
     state_words,
     verdict,
 )
-from homolog.gui.shared.threads import in_background, start_run
+from homolog.gui.shared.threads import in_background, soon, start_run
 from homolog.runs.run import Run
 from homolog.words import counted
 
@@ -567,7 +567,7 @@ class TrainingScreen(QWidget):
                 self._asked = ""
         self._write()
         if view.behind:
-            QTimer.singleShot(_AGAIN_MS, self._look)
+            soon(self, self._look, _AGAIN_MS)
         elif before is not None and before.state != view.state:
             self.hub.changed.emit("runs")
             if view.state == "finished":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
@@ -22,7 +22,7 @@ from homolog.gui.files.live_boxes import in_hand, up_to_date
 from homolog.gui.files.writer import save_boxes
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.scan_layers import go_to
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 from homolog.gui.shared.widgets import (
     Choice,
     ask_new_file,
@@ -169,7 +169,7 @@ class BoxesBox(QWidget):
     def _soon(self) -> None:
         if not self._due:
             self._due = True
-            QTimer.singleShot(0, self._show)
+            soon(self, self._show)
 
     def _show(self) -> None:
         """Write the table anew."""

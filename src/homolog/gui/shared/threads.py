@@ -36,6 +36,24 @@ _at_work = 0
 _was_collecting = True
 
 
+def soon(owner: QObject, call: Callable[[], Any], after_ms: int = 0) -> None:
+    """Call from the event loop, unless the owner is gone by then.
+
+    ``QTimer.singleShot`` does so under PyQt alone; under PySide6 it calls methods of
+    what was deleted.
+
+    Args:
+        owner: What the call is about.
+        call: Takes nothing.
+        after_ms: Not before so long.
+    """
+    timer = QTimer(owner)
+    timer.setSingleShot(True)
+    timer.timeout.connect(call)
+    timer.timeout.connect(timer.deleteLater)
+    timer.start(after_ms)
+
+
 class _Courier(QObject):
     """Carries a result from its thread to the GUI thread."""
 

@@ -46,7 +46,7 @@ from homolog.events import Event, Progress
 from homolog.gui.shared import engine, preferences
 from homolog.gui.shared.choices import no_gpu_hint
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.threads import Helper, in_background
+from homolog.gui.shared.threads import Helper, in_background, soon
 
 # Folds: parts of a panel under a title, closed until someone opens them.
 
@@ -337,7 +337,7 @@ class DockedFrame(QWidget):
             elif self._docked:
                 self._docked = False
                 # Later: napari is still taking the dock down.
-                QTimer.singleShot(0, self._closed)
+                soon(self, self._closed)
         return bool(super().event(event))
 
 
@@ -548,7 +548,7 @@ class Tall(QWidget):
             self._be_tall()
         elif kind in (kinds.Show, kinds.FontChange, kinds.StyleChange):
             # Children get their fonts after this, and tell nobody.
-            QTimer.singleShot(0, self._look_anew)
+            soon(self, self._look_anew)
         return done
 
     def _look_anew(self) -> None:
@@ -816,7 +816,7 @@ class HelperBox(QFrame):
         """Nothing is under way any more; say what became of it."""
         if self.helper is not None:
             # Later: it still stands on the stack when it calls.
-            QTimer.singleShot(0, self.helper.deleteLater)
+            soon(self, self.helper.deleteLater)
         self.helper, self._gathering = None, False
         self._show_work(False)
         self.enable()
