@@ -5,7 +5,8 @@ processor time of a batch (this machine's cores; not wall time, so that others o
 do not count), its part in planning, and the operations of a step by torch's own count
 on the meta device. From both, what an H200 and a 4090 would wait at 40 % of their peak
 in bfloat16, with as many cores as such a machine has. **Predicted, not measured**: no
-GPU was used, views are made on the GPU beside it, and cores differ.
+GPU was used, views are made on the GPU beside it, and cores differ. Products within
+attention are not counted, so that networks of it wait rather less than is said.
 
     python benchmarks/feed.py [--store STORE] [--only s2dc ...] [--out FILE]
 """
@@ -22,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Bench, request
-from large_phantoms import make_store
 from torch.utils.flop_counter import FlopCounterMode
 
+from gpu import Bench, request
 from homolog.feed.batches import Feed
 from homolog.methods import METHODS
 from homolog.pretrain.job import feed_of
@@ -33,13 +33,14 @@ from homolog.pretrain.settings import build_method, cases_of, find_partners
 from homolog.store.store import Store
 from homolog.training.footprint import META, on_meta, pretended, shares_of
 from homolog.training.stepping import autocast
+from large_phantoms import make_store
 
 # Dense bfloat16 with tensor cores, of the makers' sheets; and cores for each GPU.
 CARDS = {"H200": (989e12, 16), "RTX 4090": (165e12, 8)}
 SHARE = 0.4
 # Threads take turns at Python: planning of all of them runs on one core.
 OUT = Path(__file__).resolve().parent / "results" / "feed.json"
-ROUNDS = 4
+ROUNDS = 3
 
 
 def operations(method: Any, feed: Feed, share: float) -> float:
@@ -115,7 +116,8 @@ def of_method(bench: Bench, name: str) -> dict[str, Any]:
             }
         )  # fmt: skip
     return {
-        "backbone": settings.backbone["name"], "size": settings.method_config.get("size"),
+        "backbone": settings.backbone["name"],
+        "size": settings.method_config.get("size"),
         "batch": settings.training.batch_size, "phases": rows,
     }  # fmt: skip
 

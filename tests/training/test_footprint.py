@@ -153,9 +153,7 @@ def test_a_run_says_what_was_chosen_and_a_resumed_one_keeps_it(
     plan = planning.read_plan(tmp_path / planning.PLAN)
     assert (plan.batch_size, plan.accumulate, plan.recompute) == (2, 2, False)
     monkeypatch.undo()
-    again, _ = run_all(
-        toy(norm=False), ToyFeed(4), tmp_path, steps=3, precision="fp32"
-    )
+    again, _ = run_all(toy(norm=False), ToyFeed(4), tmp_path, steps=3, precision="fp32")
     assert (again.batch_size, again.accumulate) == (2, 2)
 
 
