@@ -193,7 +193,8 @@ def _told(
     )
     why = (
         f"{because} of this GPU's {there} by the model of its memory, so batches "
-        f"are of {best.batch_size}{again}, {passes} a step ({human_bytes(taken)}); {rest}."
+        f"are of {best.batch_size}{again}, {passes} a step ({human_bytes(taken)}); "
+        f"{rest}."
     )
     return Fit(best, taken, True, why)
 
