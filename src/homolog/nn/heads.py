@@ -434,8 +434,8 @@ class Standardise(nn.Module):
     is small beside what they share, and a linear layer would need very long to find it.
 
     In training a batch, of all processes, is centred and scaled by its own numbers, and
-    running averages are kept; in evaluation by the averages. So are small batches in training: three
-    scans, perhaps of one class, say little of how scans vary.
+    running averages are kept; in evaluation by the averages. So are small batches in
+    training: three scans, perhaps of one class, say little of how scans vary.
 
     Args:
         width: Features F.
