@@ -1,7 +1,7 @@
 """What each method would do on GPUs of 8 to 141 GB, by the model of its memory.
 
 No GPU is needed and none was used: ``homolog.training.footprint`` makes a step of the
-recipe ``gpu`` on torch's meta device and counts its tensors. ``auto`` is what a training
+recipe ``gpu`` on torch's meta device and counts its tensors. ``auto`` is what a run
 does by itself, ``up`` what ``training.fit=up`` adds. A step is counted in bfloat16.
 
     python benchmarks/cards.py [--store STORE] [--only s2dc ...] [--out FILE]
@@ -74,7 +74,8 @@ def of_method(bench: Bench, name: str) -> dict[str, Any]:
             for fit in ("auto", "up")
         }  # fmt: skip
     return {
-        "backbone": settings.backbone["name"], "size": settings.method_config.get("size"),
+        "backbone": settings.backbone["name"],
+        "size": settings.method_config.get("size"),
         "batch": plan.batch_size, "accumulate": plan.accumulate,
         "compares_samples": compares, "parts_gib": parts,
         "card_gib": round(held.on_card / GIB, 2), "model_cpu_s": round(spent, 2),

@@ -5,7 +5,8 @@ processor time of a batch (this machine's cores; not wall time, so that others o
 do not count), its part in planning, and the operations of a step by torch's own count
 on the meta device. From both, what an H200 and a 4090 would wait at 40 % of their peak
 in bfloat16, with as many cores as such a machine has. **Predicted, not measured**: no
-GPU was used, views are made on the GPU beside it, and cores differ.
+GPU was used, views are made on the GPU beside it, and cores differ. Products within
+attention are not counted, so that networks of it wait rather less than is said.
 
     python benchmarks/feed.py [--store STORE] [--only s2dc ...] [--out FILE]
 """
@@ -39,7 +40,7 @@ CARDS = {"H200": (989e12, 16), "RTX 4090": (165e12, 8)}
 SHARE = 0.4
 # Threads take turns at Python: planning of all of them runs on one core.
 OUT = Path(__file__).resolve().parent / "results" / "feed.json"
-ROUNDS = 4
+ROUNDS = 3
 
 
 def operations(method: Any, feed: Feed, share: float) -> float:
@@ -115,7 +116,8 @@ def of_method(bench: Bench, name: str) -> dict[str, Any]:
             }
         )  # fmt: skip
     return {
-        "backbone": settings.backbone["name"], "size": settings.method_config.get("size"),
+        "backbone": settings.backbone["name"],
+        "size": settings.method_config.get("size"),
         "batch": settings.training.batch_size, "phases": rows,
     }  # fmt: skip
 

@@ -173,9 +173,6 @@ def test_two_processes_are_one_for_each(both: tuple[Path, Path], key: str) -> No
             assert two[0]["terms"][term] == two[1]["terms"][term]
     for weight, value in two[0]["weights"].items():
         assert torch.equal(value, two[1]["weights"][weight]), weight
-        if not alone:  # the first steps of AdamW are as long whatever the gradient
-            off = (value - one["weights"][weight]).abs()
-            assert float((off > 1e-4).float().mean()) < 1e-2, weight
 
 
 def test_a_command_for_one_process_runs_in_the_first_alone(

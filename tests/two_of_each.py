@@ -55,9 +55,10 @@ def keys() -> list[str]:
 
 
 def made_of(key: str) -> Made:
-    """As made; a batch norm would see half of a batch (on GPUs it sees all)."""
+    """As made; but batch norms would see half of a batch (on GPUs they see all), and
+    dropout is another one in each process."""
     if key == "classify/resunet":
-        return task_made("classify", {"name": "resunet"}, {}, CPU)
+        return task_made("classify", {"name": "resunet"}, {"dropout": 0.0}, CPU)
     return made(key, CPU)
 
 

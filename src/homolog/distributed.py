@@ -295,7 +295,7 @@ def evened(mean: Tensor, weight: Tensor | float) -> Tensor:
     """A mean over a process's own entries, as its part of the mean over those of all.
 
     Averaged over processes, as DDP does, means of unequal numbers of entries are not
-    the mean of all entries; these are. One process, or none that learns, changes nothing.
+    the mean of all entries; these are. Alone, or where nothing learns, it is the same.
 
     Args:
         mean: () over entries of this process; 0 where it has none.

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import profiler
 
+from fake_cuda import CUDA, fake_cuda
 from homolog.config import to_dict
+from homolog.distributed import World
 from homolog.events import Note
-from homolog.training import planning
+from homolog.training import planning, stepping
 from homolog.training.config import TrainingConfig
 from homolog.training.fitting import Fit, Setting, compares_samples, fitted
 from homolog.training.footprint import CONTEXT_BYTES, USABLE, footprint
+from homolog.training.stepping import Stepper
 from simulated_gpu import method_made, task_made
 from toy_training import ToyFeed, run_all, toy
 
@@ -162,3 +165,21 @@ def test_what_a_plan_says_of_recomputing_is_read_and_written() -> None:
     assert planning.plan_of(planning.as_json(plan), "here") == plan
     assert "recompute" not in planning.as_json(planning.Plan(5))
     assert "fit" not in to_dict(TrainingConfig())
+
+
+def test_batch_norms_of_several_gpus_see_the_samples_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stepping, "world", lambda: World(0, 2))
+    monkeypatch.setattr(Stepper, "_wrapped", lambda self, module: module)
+    alone, names = toy(), list(toy().state_dict())
+    with fake_cuda():
+        stepper = Stepper(
+            alone.to(CUDA), TrainingConfig(steps=2), None,
+            device=CUDA, seed=0, precision="fp32",
+        )  # fmt: skip
+    norms = [m for m in stepper.trainable.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) == 2  # the teacher's too
+    assert list(stepper.trainable.state_dict()) == names
+    trained = {id(p) for g in stepper.optimiser.param_groups for p in g["params"]}
+    assert trained == {id(p) for p in stepper.trainable.parameters() if p.requires_grad}

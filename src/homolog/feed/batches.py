@@ -624,14 +624,11 @@ class Feed:
             )
         check_specs(specs)
         check_cases(cases)
-        self.cases = tuple(cases)
-        self.specs = dict(specs)
-        self.batch_size = batch_size
-        self.seed = seed
+        self.cases, self.specs = tuple(cases), dict(specs)
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.threads = rank, world_size, threads
         self.share_by, self.share_power, self.turns = share_by, share_power, turns
-        self.phases = tuple(phases)
-        self.unclipped = tuple(unclipped)
+        self.phases, self.unclipped = tuple(phases), tuple(unclipped)
         self.places = places
         self.batch_multiple = 1 if turns is None else max(turns) + 1
         self._sampler = Sampler(self.cases, seed, balance, partners)

@@ -11,27 +11,34 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from homolog.errors import JobError
-
-if TYPE_CHECKING:
-    from homolog.feed.batches import Batch, Feed
 
 _AHEAD = 2  # batches each process makes before they are asked for
 # What is to be made: step, share of the training done, samples.
 Order = tuple[int, float, int]
 
 
+class Source(Protocol):
+    """What is copied into processes: a feed."""
+
+    def with_batch_size(self, batch_size: int) -> Source:
+        """The same with other batches."""
+
+    def batch(self, step: int, progress: float | None = None) -> Any:
+        """The batch of a step."""
+
+
 class _Made(Dataset[Any]):
     """Makes what is ordered; an error is handed over, to be raised where it matters."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Source) -> None:
         self.feed = feed
 
-    def __getitem__(self, order: Order) -> Batch | Exception:
+    def __getitem__(self, order: Order) -> Any:
         step, share, samples = order
         try:
             return self.feed.with_batch_size(samples).batch(step, share)
@@ -58,7 +65,7 @@ class Processes:
         pin: Whether batches wait in pinned memory.
     """
 
-    def __init__(self, feed: Feed, count: int, pin: bool) -> None:
+    def __init__(self, feed: Source, count: int, pin: bool) -> None:
         self._orders = _Orders()
         context: Any = multiprocessing.get_context("spawn")
         self._loader: DataLoader[Any] = DataLoader(
@@ -69,7 +76,7 @@ class Processes:
 
     def stream(
         self, first: int, stop: int, share: Callable[[int], float], samples: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Any]:
         """Batches ``first`` to ``stop - 1`` in order.
 
         Raises:

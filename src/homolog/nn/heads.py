@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from homolog.distributed import sum_over_ranks, sum_over_ranks_with_gradient
 from homolog.geometry.affine import Index
 from homolog.losses.similarity import cosine_matrix, full_precision, unit
 
@@ -432,9 +433,9 @@ class Standardise(nn.Module):
     Features of one kind of scan are nearly the same vector: what tells patients apart
     is small beside what they share, and a linear layer would need very long to find it.
 
-    In training a batch is centred and scaled by its own numbers, and running averages
-    are kept; in evaluation by the averages. So are small batches in training: three
-    scans, perhaps of one class, say little of how scans vary.
+    In training a batch, of all processes, is centred and scaled by its own numbers, and
+    running averages are kept; in evaluation by the averages. So are small batches in
+    training: three scans, perhaps of one class, say little of how scans vary.
 
     Args:
         width: Features F.
@@ -471,12 +472,12 @@ class Standardise(nn.Module):
         if self.training:
             weight = rows.new_ones(rows.shape[:-1]) if counts is None else counts
             weight = weight.flatten().float()
-            total = weight.sum()
+            total = sum_over_ranks(weight.sum())
             share = (weight / total.clamp_min(1.0))[:, None]
             flat = rows.flatten(0, -2)
             # no matrix product: autocast would round it to bfloat16
-            own_mean = (share * flat).sum(0)
-            own_square = (share * flat.square()).sum(0)
+            own_mean = sum_over_ranks_with_gradient((share * flat).sum(0))
+            own_square = sum_over_ranks_with_gradient((share * flat.square()).sum(0))
             self._keep(own_mean.detach(), own_square.detach(), total)
             many = total >= self.least  # stays on the device
             mean = torch.where(many, own_mean, self.mean)

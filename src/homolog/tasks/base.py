@@ -137,7 +137,7 @@ class TaskModule(nn.Module, ABC):
         average: Momentum of the average of its weights over the steps; 0 keeps none.
 
     Attributes:
-        compares_samples: Whether a loss compares the samples of a batch with each other.
+        compares_samples: Whether a loss compares the samples of a batch.
     """
 
     compares_samples: ClassVar[bool] = False

@@ -192,8 +192,9 @@ def _told(
         else f"batches of {wanted.batch_size} need {human_bytes(asked)} only"
     )
     why = (
-        f"{because} of this GPU's {there} by the model of its memory, so batches are of "
-        f"{best.batch_size}{again}, {passes} a step ({human_bytes(taken)}); {rest}."
+        f"{because} of this GPU's {there} by the model of its memory, so batches "
+        f"are of {best.batch_size}{again}, {passes} a step ({human_bytes(taken)}); "
+        f"{rest}."
     )
     return Fit(best, taken, True, why)
 

@@ -63,7 +63,7 @@ class Footprint:
 
     @property
     def activations(self) -> int:
-        """What is held beside weights, optimiser and copy: gradients at the peak too."""
+        """What is held beside weights, optimiser and copy; gradients too."""
         return self.peak - self.weights - self.optimiser - self.guard
 
     @property

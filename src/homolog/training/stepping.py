@@ -73,7 +73,8 @@ class Stepper:
         # Heads and pyramids too: any convolution may meet a map of two slices.
         self.trainable: Any = guard_small_maps(trainable)
         if world().size > 1 and device.type == "cuda":  # of all samples, as alone
-            self.trainable = nn.SyncBatchNorm.convert_sync_batchnorm(trainable)
+            norms: Any = nn.SyncBatchNorm
+            self.trainable = norms.convert_sync_batchnorm(trainable)
         prepare(trainable, config, device)
         self.config, self.device, self.seed = config, device, seed
         self.precision = precision
@@ -106,7 +107,7 @@ class Stepper:
         return max((start for start in starts if start < 1.0), default=0.0)
 
     def recompute(self, wanted: bool) -> None:
-        """Compute the encoder's blocks again for the gradient from now on, if wanted."""
+        """From now on, where wanted, blocks are computed again for the gradient."""
         if wanted:
             prepare(self.trainable, TrainingConfig(recompute=True), self.device)
 

@@ -32,12 +32,15 @@ def generator(seed: int, *place: int, stream: str = "") -> np.random.Generator:
         raise ValueError(f"a place has at most three numbers, got {place}.")
     counter = np.zeros(4, dtype=np.uint64)  # the first word counts the draws
     counter[1 : 1 + len(place)] = [p & _MASK64 for p in place]
-    return np.random.Generator(np.random.Philox(_key(seed, stream), counter=counter))
+    key: Any = _key(seed, stream)
+    return np.random.Generator(np.random.Philox(key, counter=counter))
 
 
 class _Key(ISeedSequence):
-    """Hands out the key as it is: by ``key=`` numpy asks the system for chance first,
-    which takes longer than all the rest of a view.
+    """Hands out the key as it is.
+
+    By ``key=`` numpy asks the system for chance first, which takes longer than all the
+    rest of a view.
     """
 
     def __init__(self, words: tuple[int, int]) -> None:
