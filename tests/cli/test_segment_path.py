@@ -185,7 +185,8 @@ def test_one_bad_scan_does_not_stop_the_others(run, cohort, tmp_path, capsys):
     result = last_line(capsys)
     assert [f["scan"] for f in result["failed"]] == [str(tmp_path / "broken.nii.gz")]
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert written == ["good.labels.json", "good.nii.gz"]  # labels keep their names
+    # labels keep their names
+    assert written == ["good.labels.json", "good.nii.gz", "volumes.csv"]
 
 
 def test_prediction_never_overwrites_its_scan(run, cohort, tmp_path):

@@ -85,11 +85,19 @@ class FakeHelper(QObject):
 
     def __init__(self, kind: str, config: Mapping[str, Any], parent: QObject) -> None:
         super().__init__(parent)
-        self.kind, self.config = kind, dict(config)
+        self.kind, self.config, self.waits = kind, dict(config), False
         FakeHelper.made.append(self)
 
     def start(self) -> None:
         """The test goes on by hand."""
+
+    def pause(self) -> None:
+        """As a worker that waits."""
+        self.waits = True
+
+    def go_on(self) -> None:
+        """As one that waits no more."""
+        self.waits = False
 
     def stop(self) -> None:
         """As a worker that obeys at once."""

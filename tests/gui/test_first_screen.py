@@ -208,6 +208,12 @@ def test_what_is_dropped_goes_where_it_belongs(start, home, tmp_path) -> None:
     until(lambda: tab.trouble.text())
     panel.visit("Data", {"list": [str(tmp_path)]})
     assert panel.current() == "Data"
+    panel.show_tab("Start")
+    table = tmp_path / "classes.csv"
+    table.write_text("file,label\nCT_1.nii.gz,benign\nCT_2.nii.gz,malignant\n")
+    assert drop(tab, table)
+    assert panel.current() == "Data"
+    until(lambda: str(table) in panel.panels["Data"].added)
 
 
 class Layer:

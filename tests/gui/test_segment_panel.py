@@ -228,6 +228,43 @@ def test_a_dropped_batch_goes_on_after_failures_and_overwrites_nothing(
     assert [x.visible for x in panel.hub.viewer.layers] == [False, True, True]
 
 
+def test_a_batch_waits_and_goes_on_and_tells_what_it_does(
+    panel: Any, tmp_path: Path
+) -> None:
+    panel.batch.set_out(tmp_path / "results")
+    panel.copy_python.click()  # of the selected layer, while the list is empty
+    assert str(tmp_path / "CT_03.nii.gz") in QApplication.clipboard().text()
+    panel.batch.add([write_scan(tmp_path / "in" / f"{n}.nii.gz") for n in "ab"])
+    until(lambda: len(panel.batch.batch.items) == 2)
+    panel.copy.click()
+    words = QApplication.clipboard().text().split()
+    assert words[:2] == ["homolog", "predict"]
+    assert words[2].endswith("a.nii.gz")
+    panel.all.click()
+    job = helper("predict")
+    job.news.emit(Progress("scans", 0, 2))
+    panel.batch.pause.click()
+    assert job.waits
+    assert panel.batch.pause.text() == "Go on"
+    job.news.emit(Progress("windows", 1, 2))  # what was under way still tells
+    assert panel.batch.words.text() == "Paused: the model stays in memory."
+    panel.batch.pause.click()
+    assert not job.waits
+    part = Path(job.config["out"])
+    job.news.emit(Saved(str(write_result(part / "a.nii.gz")), "labels"))
+    first = panel.batch.batch.items[0].scan
+    (part / "volumes.csv").write_text(f"scan,organ 1_ml\n{first},0.5\n")
+    job.news.emit(Saved(str(part / "volumes.csv"), "table"))
+    panel.batch.pause.click()
+    panel.batch.cancel.click()
+    until(lambda: not panel.batch.busy and not part.exists())
+    assert "Saved as volumes.csv" in panel.batch.words.text()
+    panel.batch.table_button.click()
+    table = QApplication.clipboard().text().splitlines()
+    assert table[:2] == ["scan,state,result,organ 1 (ml)", "a.nii.gz,done,a.nii.gz,0.5"]
+    assert table[2].startswith("b.nii.gz,waiting,")
+
+
 def write_result_in(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_result(path)

@@ -610,6 +610,7 @@ def test_segment_stays_while_a_scan_is_labelled(
     stands("a scan was added to the batch")
     tab.batch.bar.show()
     tab.batch.cancel.show()
+    tab.batch.pause.show()
     stands("the batch is under way")
     for values in (3, 12, 1):
         data = (np.arange(np.prod(SHAPE)).reshape(SHAPE) % (values + 1)).astype(
@@ -620,9 +621,11 @@ def test_segment_stays_while_a_scan_is_labelled(
         until(lambda: len(tab.classes.rows) == values)  # noqa: B023 - at once
         stands(f"{values} classes are listed")
     tab.classes.show_scores({1: {"dice": 0.5, "nsd": 0.5, "hd95_mm": 1.0}})
-    for label in (tab.classes.words, tab.compare.words):
+    for label in (tab.classes.words, tab.compare.words, tab.export.words):
         widgets.tell(label, LONG)
-    stands("they are compared")
+    tab.export.page = tmp_path
+    tab.export.enable()
+    stands("they are compared, and a report is written")
 
 
 TOLD = {"class": "a", "chances": {"a": 0.8, "b": 0.2}}

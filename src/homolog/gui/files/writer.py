@@ -180,9 +180,12 @@ def _save_labels(layer: Any, volume: Volume, path: Path) -> list[Path]:
     """A labels layer as the file that the path's ending asks for."""
     data, names = volume.data[0].astype(_whole(volume)), label_names(layer)
     labels = LabelMap(data, volume.affine, names, meta=volume.meta)
-    present = [int(v) for v in np.unique(data) if v > 0]
-    colours = label_colours(layer, sorted({*present, *names}))
-    if path.name.lower().endswith(DICOM_SUFFIX):
+    colours: dict[int, Colour] = {}
+    as_dicom = path.name.lower().endswith(DICOM_SUFFIX)
+    if as_dicom or holds_names(path):
+        present = [int(v) for v in np.unique(data) if v > 0]
+        colours = label_colours(layer, sorted({*present, *names}))
+    if as_dicom:
         write_segmentation(labels, path, _source_slices(layer), colours)
         return [path]
     write_labels(labels, path, colours)

@@ -33,6 +33,7 @@ from homolog.gui.segment.control import (
     keep_result,
     keep_table,
     read_facts,
+    volumes_in,
 )
 from homolog.gui.shared.choices import ModelChoice
 from homolog.gui.shared.hub import Hub
@@ -438,17 +439,20 @@ class BatchBox(QWidget):
         )  # fmt: skip
 
     def _keep_table(self, part: Path) -> None:
-        """A classifier's table, which comes once all scans are done."""
+        """A table of all scans, which comes at the end, and after a stop."""
         assert self.out is not None
         self._moving += 1
         in_background(
-            keep_table, part, self.out, owner=self,
-            done=lambda path: self._table_kept(path.name),
+            _kept_table, part, self.out, owner=self,
+            done=lambda kept: self._table_kept(*kept),
             failed=lambda error: self._table_kept(f"{part.name} not saved: {error}"),
         )  # fmt: skip
 
-    def _table_kept(self, words: str) -> None:
+    def _table_kept(
+        self, words: str, volumes: Mapping[str, Mapping[str, float]] | None = None
+    ) -> None:
         self._moving -= 1
+        self.batch.take_volumes(volumes or {})
         self._kept.append(words)
         self._end_if_moved()
 
@@ -491,3 +495,9 @@ class BatchBox(QWidget):
         tell(self.words, words)
         self.show_list()
         self.changed.emit()
+
+
+def _kept_table(part: Path, out: Path) -> tuple[str, dict[str, dict[str, float]]]:
+    """A finished table at its place: its name, and the volumes that it tells."""
+    path = keep_table(part, out)
+    return path.name, volumes_in(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -536,6 +537,12 @@ class Batch:
         item.state, item.result = DONE, path
         item.words = "saved" + (f" as {path.name}" if path.name != item.name else "")
 
+    def take_volumes(self, volumes: Mapping[str, Mapping[str, float]]) -> None:
+        """Millilitres of scans, by what the job was told; it may have been stopped."""
+        for item in self.items:
+            if told := volumes.get(str(item.scan)):
+                item.volumes_ml = dict(told)
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """The worker's result: volumes, and reasons of those that failed."""
         by_scan = {str(item.scan): item for item in self._now}
@@ -766,6 +773,19 @@ class MadeBy:
         """Put it into the metadata of a layer to be."""
         told = {"model": self.model, "warnings": list(self.warnings)}
         attributes["metadata"][KEY]["made_by"] = told
+
+
+def volumes_in(table: Path) -> dict[str, dict[str, float]]:
+    """Scan -> class -> millilitres of a ``volumes.csv``; empty for other tables."""
+    if not re.fullmatch(r"volumes(_v\d+)?\.csv", table.name):
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    with table.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            scan = row.pop("scan", "")
+            ends = ((k.removesuffix("_ml"), v) for k, v in row.items() if v)
+            found[scan] = {name: float(value) for name, value in ends}
+    return found
 
 
 def result_layer(

@@ -100,6 +100,7 @@ class ExportBox(HelperBox):
             "Figure...", "Save the view as a picture (PNG)", self.ask_figure
         )
         self.open = button("Open", "Open the report in the browser", self.open_page)
+        self.open.setAccessibleName("Open the report")
         keep_room(self.open)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -107,17 +108,13 @@ class ExportBox(HelperBox):
         column.addLayout(self.working())
         column.addWidget(self.words)
         classes.chosen.connect(self.enable)
-        layers = hub.viewer.layers.events
-        for event in (layers.inserted, layers.removed):
-            event.connect(self._layers_changed)
         self.enable()
 
     def enable(self) -> None:
-        """A report needs labels, a figure anything that is shown."""
-        there = bool(self._hub.viewer.layers)
+        """It comes and goes with the table of classes: nothing moves below it."""
+        there = self._classes.layer is not None
         self.setVisible(there)
-        self.figure.setEnabled(there)
-        self.report.setEnabled(self._classes.layer is not None and not self.busy)
+        self.report.setEnabled(there and not self.busy)
         self.open.setVisible(self.page is not None)
 
     def ask_report(self) -> None:
@@ -180,9 +177,6 @@ class ExportBox(HelperBox):
             QUrl.fromLocalFile(str(self.page))
         ):
             self._hub.say(f"No browser was found; the page is {self.page}", "warning")
-
-    def _layers_changed(self, _: Any = None) -> None:
-        self.enable()
 
     def _written(self, result: Mapping[str, Any]) -> None:
         self.page = Path(str(result["html"]))
