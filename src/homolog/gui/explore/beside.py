@@ -26,15 +26,16 @@ from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import soon
 
 FOUND_IN_B = "Found in B"
-# Qt has laid the docks out by the first; on a busy machine by the second.
-_LAID_OUT_MS = (120, 500)
+# Qt has laid the docks out by the first; on a busy machine by one of the others.
+_LAID_OUT_MS = (120, 500, 1500)
 
 
 class Beside(QObject):
     """A second viewer with one of the open scans, which is out of sight in napari's.
 
     It goes to the match of the chosen pin and, where wanted, of what is under the
-    mouse. With the first pin it opens by itself; once closed, only when asked for.
+    mouse. With the first pin it opens by itself, but not under a pointer that is over
+    the panel, which may have to give room; once closed, only when asked for.
 
     Signals:
         changed: Another scan is beside, or none.
@@ -61,8 +62,10 @@ class Beside(QObject):
         self._hidden: Any | None = None
         self._declined = self._ended = False
         self._at: tuple[Any, ...] = ()
+        self._zoom: float | None = None
         explorer.beside = self
         explorer.pins_changed.connect(self._pinned)
+        explorer.pinned_in_view.connect(self._open_with_pin)
         explorer.scans_changed.connect(self._scans_changed)
         explorer.scan_changed.connect(self._scan_changed)
         explorer.drawing.drawn.connect(self.redraw)
@@ -77,10 +80,11 @@ class Beside(QObject):
 
     def front(self) -> str:
         """Key of the topmost scan that napari's viewer shows; empty for none."""
+        layers = {k: self._explorer.layer_of(k) for k in self._explorer.control.scans}
         order = [
-            key
-            for key in self._explorer.control.scans
-            if key != self.key and self._explorer.layer_of(key).visible  # type: ignore[union-attr]
+            k
+            for k, x in layers.items()
+            if k != self.key and x is not None and x.visible
         ]
         return order[-1] if order else ""
 
@@ -169,10 +173,14 @@ class Beside(QObject):
     def _foreign(self, layer: Any) -> None:
         """A file dropped on the second view: it is opened for all."""
         model = None if self.view is None else self.view.model
-        if model is not None:
-            with contextlib.suppress(ValueError):
-                model.layers.remove(layer)
-        self._explorer.viewer.add_layer(layer)
+
+        def move() -> None:
+            if model is not None:
+                with contextlib.suppress(ValueError):
+                    model.layers.remove(layer)
+            self._explorer.viewer.add_layer(layer)
+
+        QTimer.singleShot(0, move)  # once napari has finished with its list
 
     def _show(self) -> None:
         """The scan, its similarity and its points."""
@@ -194,6 +202,7 @@ class Beside(QObject):
         self._coloured(self.key)
         self._at = ()
         self._pinned()
+        self._zoom = None
         for wait in _LAID_OUT_MS:
             soon(self, self._same_scale, wait)
 
@@ -209,8 +218,11 @@ class Beside(QObject):
         if self.view is None or self._ended:
             return
         model, main = self.view.model, self._explorer.viewer
+        now = float(model.scene.camera.zoom)
+        if self._zoom is not None and abs(now - self._zoom) > 0.02 * now:
+            return  # the user has zoomed meanwhile
         model.reset_view()
-        main.scene.camera.zoom = model.scene.camera.zoom
+        self._zoom = main.scene.camera.zoom = model.scene.camera.zoom
         self._at = ()
         self._pinned()
 
@@ -281,16 +293,9 @@ class Beside(QObject):
     # Going to the match
 
     def _pinned(self) -> None:
-        """Pins are others: open with the first one, go to the match, draw points."""
+        """Pins are others: go to the match, draw points."""
         control = self._explorer.control
         pin, scan = control.pins.current, self.scan()
-        if pin is not None and self.view is None and not self._declined:
-            other = next(
-                (s.key for s, _ in control.ready() if s.key != pin.scan_key), ""
-            )
-            if other and not self._ended and self._panel.isVisible():
-                self.choose(other)
-            return
         if self.scan_b is None or scan is None:
             return
         if pin is not None and pin.scan_key == self.key:
@@ -306,6 +311,16 @@ class Beside(QObject):
             self._at = at
             self.scan_b.go(shown_of(scan.to_true, answer.mm), mark_size([scan]), scan)
             self.told.emit(_words(pin.name, answer))
+
+    def _open_with_pin(self) -> None:
+        """The first pin in a scan brings another one, unless that was declined."""
+        control = self._explorer.control
+        pin = control.pins.current
+        if pin is None or self.view is not None or self._declined or self._ended:
+            return
+        keys = [s.key for s, _ in control.ready() if s.key != pin.scan_key]
+        if keys and self._panel.isVisible():
+            self.choose(keys[0])
 
     def _found(self, key: str, answer: Answer) -> None:
         """What is shown was answered; under the mouse, B follows where wanted."""

@@ -258,6 +258,7 @@ class Explorer(QObject):
         told: What is under the cursor, or "".
         hint_changed: What to tell the user may be another.
         range_changed: Other similarities are lit.
+        pinned_in_view: A place was pinned by a click on the scan, or by key.
 
     Attributes:
         beside: A scan that is shown beside napari's viewer.
@@ -269,6 +270,7 @@ class Explorer(QObject):
     told = Signal(str)
     hint_changed = Signal()
     range_changed = Signal()
+    pinned_in_view = Signal()
 
     def __init__(self, hub: Hub, parent: QObject) -> None:
         super().__init__(parent)
@@ -403,7 +405,7 @@ class Explorer(QObject):
         place = np.array(position, np.float64)[-3:]
         if len(place) == 3:
             self.position = place
-        self.pin_here()
+        self.pin_in_view()
 
     def sliced(self) -> None:
         """Another slice or another view of it."""
@@ -426,6 +428,11 @@ class Explorer(QObject):
         self.drawing.draw()
 
     # Pins
+
+    def pin_in_view(self) -> None:
+        """As ``pin_here``, while the pointer is over a scan and no control of ours."""
+        if self.pin_here() is not None:
+            self.pinned_in_view.emit()
 
     def pin_here(self) -> Pin | None:
         """Keep the place under the mouse, or the last one that was asked about."""

@@ -560,7 +560,7 @@ class ExplorePanel(QWidget):
         self.pins.told.connect(self.said.setText)
         self.hub.changed.connect(self._heard)
         for key, words, function in (
-            ("Shift-F", "find similar here and pin it", explorer.pin_here),
+            ("Shift-F", "find similar here and pin it", explorer.pin_in_view),
             ("Shift-H", "show or hide the similarity maps", explorer.toggle_heat),
             ("Shift-G", "go to the best match of the pinned place", explorer.go_on),
             ("Shift-N", "go to the next match", explorer.go_on),

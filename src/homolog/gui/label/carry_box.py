@@ -16,12 +16,14 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from homolog.events import Event, Progress
 from homolog.gui.files.opening import add_to
 from homolog.gui.files.writer import save_layer
+from homolog.gui.label import layers as own
 from homolog.gui.label.labelling import Labelling
 from homolog.gui.segment.control import result_layer
 from homolog.gui.shared import preferences, widgets
 from homolog.gui.shared.layers import (
     LayerData,
     derived_attributes,
+    label_names,
     labels_on,
     scan_file,
     shape_of,
@@ -29,9 +31,12 @@ from homolog.gui.shared.layers import (
 )
 from homolog.gui.shared.scan_layers import selection_kept
 from homolog.gui.shared.threads import in_background
-from homolog.scans.files import read_scan
-from homolog.scans.names import names_beside
+from homolog.scans.files import read_labels, read_scan
+from homolog.scans.names import names_beside, write_names
 from homolog.scans.paths import scan_stem
+from homolog.scans.volume import mapped_labels
+from homolog.scans.write import write_labels
+from homolog.tasks.few_voxels.reach import NAME
 from homolog.words import listed
 from homolog.writing import make_folder
 
@@ -59,6 +64,11 @@ def carry_config(
     scan = scan_file(wanted.scan, scratch)
     labels = place / f"{scan_stem(scan)}_labels.nii.gz"
     written = save_layer(wanted.labels, labels, [wanted.scan])[0]
+    known = label_names(wanted.labels)
+    unknown = {v: 0 for v, name in known.items() if name == NAME}
+    if unknown and own.is_predicted(wanted.labels):  # nobody knows what it is
+        write_labels(mapped_labels(read_labels(written), unknown), Path(written))
+        write_names(Path(written), {v: n for v, n in known.items() if v not in unknown})
     return {
         "scans": [str(scan_file(other, scratch)) for other in wanted.others],
         "sources": [str(scan)],

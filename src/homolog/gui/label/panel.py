@@ -442,9 +442,9 @@ _LEARNERS = [
 
 _SURE = [
     ("Every voxel gets a class", 0.0),
-    ("Unknown where it is very unlike the paint", 0.05),
-    ("Unknown where it is unlike the paint", 0.1),
-    ("Unknown where it is somewhat unlike it", 0.2),
+    ("Unknown if very unlike it", 0.05),
+    ("Unknown if unlike it", 0.1),
+    ("Unknown if a bit unlike it", 0.2),
 ]
 
 
