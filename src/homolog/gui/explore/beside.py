@@ -180,7 +180,7 @@ class Beside(QObject):
                     model.layers.remove(layer)
             self._explorer.viewer.add_layer(layer)
 
-        QTimer.singleShot(0, move)  # once napari has finished with its list
+        soon(self, move)  # once napari has finished with its list
 
     def _show(self) -> None:
         """The scan, its similarity and its points."""
