@@ -25,8 +25,8 @@ from homolog.gui.shared.scan_layers import (
 from homolog.gui.shared.scans import Scan
 
 FOUND_IN_B = "Found in B"
-# Qt has laid the docks out by the first; on a busy machine by the second.
-_LAID_OUT_MS = (120, 500)
+# Qt has laid the docks out by the first; on a busy machine by one of the others.
+_LAID_OUT_MS = (120, 500, 1500)
 
 
 class Beside(QObject):
@@ -61,6 +61,7 @@ class Beside(QObject):
         self._hidden: Any | None = None
         self._declined = self._ended = False
         self._at: tuple[Any, ...] = ()
+        self._zoom: float | None = None
         explorer.beside = self
         explorer.pins_changed.connect(self._pinned)
         explorer.pinned_in_view.connect(self._open_with_pin)
@@ -200,6 +201,7 @@ class Beside(QObject):
         self._coloured(self.key)
         self._at = ()
         self._pinned()
+        self._zoom = None
         for wait in _LAID_OUT_MS:
             QTimer.singleShot(wait, self._same_scale)
 
@@ -215,8 +217,11 @@ class Beside(QObject):
         if self.view is None or self._ended:
             return
         model, main = self.view.model, self._explorer.viewer
+        now = float(model.scene.camera.zoom)
+        if self._zoom is not None and abs(now - self._zoom) > 0.02 * now:
+            return  # the user has zoomed meanwhile
         model.reset_view()
-        main.scene.camera.zoom = model.scene.camera.zoom
+        self._zoom = main.scene.camera.zoom = model.scene.camera.zoom
         self._at = ()
         self._pinned()
 
