@@ -110,8 +110,8 @@ class Runner:
             try:
                 work = self._next(cell)
                 if work is None:
+                    self.done(cell)  # may find its scores damaged
                     self._open.remove(cell)
-                    self.done(cell)
                     continue
                 if work.folder in self._failed:
                     raise JobError(self._failed[work.folder])
