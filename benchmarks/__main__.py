@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -326,6 +327,51 @@ def table() -> list[tuple[str, str, str, str, str, str]]:
     return rows
 
 
+_GROWN = (
+    ("cases", "open_s", "opening a store of 10^{0:.0f} cases", "cases"),
+    ("cases", "batch_s", "a batch of 8 crops planned and read there", "cases"),
+    ("scan", "crop_s", "a crop of 32^3 out of a scan of 10^{0:.1f} voxels", "voxels"),
+    ("classes", "label_s", "64^3 voxels labelled, 10^{0:.1f} classes", "classes"),
+    ("pairs", "step_s", "contrast of 10^{0:.1f} pairs among all others", "pairs"),
+    ("queue", "step_s", "8 keys against a queue of 10^{0:.1f}", "keys"),
+)
+
+
+def growth() -> list[str]:
+    """How costs grow, from growth.json; nothing where that is not there."""
+    try:
+        found = json.loads((RESULTS / "growth.json").read_text(encoding="utf-8"))
+    except OSError:
+        return []
+    lines = [
+        "## How costs grow",
+        "",
+        "Processor seconds of one core; an exponent of 1 is in proportion "
+        "(`python benchmarks/growth.py`).",
+        "",
+        "| what | exponent | at the largest measured |",
+        "| --- | --- | --- |",
+    ]
+    for key, name, what, of in _GROWN:
+        last = found[key]["rows"][-1]
+        words = what.format(math.log10(last["size"]))
+        power = found[key]["exponents"][name]
+        lines.append(f"| {words} | {power:.2f} ({of}) | {last[name]:.2g} s |")
+    many = found["cases"]["extrapolated"][str(10**7)]
+    lines += [
+        "",
+        f"Of ten million cases a store would open in {many['open_s'] / 60:.0f} minutes "
+        f"and hold {many['bytes'] / 1e9:.0f} GB (extrapolated, not measured):",
+        "a card a case, read one by one as JSON, carries to about a million. More scans "
+        "are several stores today, which",
+        "a pretraining takes together; one table in place of the cards would be next.",
+        "",
+        "![Costs over sizes, both as powers of ten](assets/growth.svg)",
+        "",
+    ]
+    return lines
+
+
 def markdown() -> str:
     """The page of the bars."""
     head = ("", "what", "target", "measured", "met", "by")
@@ -339,6 +385,7 @@ def markdown() -> str:
         "",
         *(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *table())),
         "",
+        *growth(),
     ]
     return "\n".join(lines)
 
