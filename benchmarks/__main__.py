@@ -362,8 +362,8 @@ def growth() -> list[str]:
         "",
         f"Of ten million cases a store would open in {many['open_s'] / 60:.0f} minutes "
         f"and hold {many['bytes'] / 1e9:.0f} GB (extrapolated, not measured):",
-        "a card a case, read one by one as JSON, carries to about a million. More scans "
-        "are several stores today, which",
+        "a card a case, read one by one as JSON, carries to about a million. More "
+        "scans are several stores today, which",
         "a pretraining takes together; one table in place of the cards would be next.",
         "",
         "![Costs over sizes, both as powers of ten](assets/growth.svg)",
