@@ -56,7 +56,7 @@ def test_the_page_tells_all_and_no_path(
         read, "CT_1", warnings=["seen at 5 mm only."], today=datetime.date(2031, 2, 3)
     )
     page.write(tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text()
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
     for words in (
         "0.144 ml", "absent", "Seen at 5 mm only.", "2031-02-03", "rgb(255,0,0)",
         "CT, 10 x 8 x 6 voxels, 1 x 2 x 3 mm (x, y, z)", "no diagnosis",
