@@ -66,20 +66,7 @@ def evaluate_store(
         UnusableInput: No labelled case, or a store prepared otherwise.
     """
     _check_recipe(model, store)
-    cases = [
-        CaseRef(store, card)
-        for card in store.cards
-        if task.usable(card)
-        and split in ("all", card.split)
-        and (not only or card.id in only)
-    ]
-    strangers = sorted(set(only) - {case.card.id for case in cases})
-    if strangers:
-        raise UnusableInput(
-            f"{store.path} has no labelled case {strangers[0]!r} in split {split!r}."
-        )
-    if not cases:
-        raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
+    cases = _labelled(task, store, split, only)
     yield from _other_sizes(model, cases)
     known = set(model.card.get("trained_on", ()))
     seen = [c.card.id for c in cases if c.card.source_hash in known]
@@ -100,11 +87,34 @@ def evaluate_store(
             model, case, flips=flips, tolerance_mm=tolerance_mm
         )
         rows += [{"case": case.card.id, **score} for score in scores]
-    yield Progress("cases", len(cases), len(cases))
+    # asked within the last case, which has no scores then
+    asked = (yield Progress("cases", len(cases), len(cases))) is Request.STOP
+    stopped = stopped or (asked and not scores)
     summary = task.summarise(rows)
     result = {**summary, "rows": rows, "seen": seen, "stopped": stopped}
     shown = {"columns": list(task.columns(model.spec)), "lines": task.report(result)}
     return {**result, **shown}
+
+
+def _labelled(
+    task: LearnedTask, store: Store, split: str, only: Sequence[str]
+) -> list[CaseRef]:
+    """What is scored."""
+    cases = [
+        CaseRef(store, card)
+        for card in store.cards
+        if task.usable(card)
+        and split in ("all", card.split)
+        and (not only or card.id in only)
+    ]
+    strangers = sorted(set(only) - {case.card.id for case in cases})
+    if strangers:
+        raise UnusableInput(
+            f"{store.path} has no labelled case {strangers[0]!r} in split {split!r}."
+        )
+    if not cases:
+        raise UnusableInput(f"{store.path} has no labelled case in split {split!r}.")
+    return cases
 
 
 def evaluate_folder(

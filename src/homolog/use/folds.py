@@ -114,12 +114,16 @@ def _one(settings: FinetuneConfig, place: Path) -> Job[bool]:
     task, model = open_trained(place, choose_device(settings.device))
     held: Sequence[CaseRef] = check_cases(settings).val
     rows: list[dict[str, Any]] = []
+    scores: Sequence[dict[str, Any]] = ()
     for number, case in enumerate(held):
         news = Progress("held-out cases", number, len(held), case.card.id)
         if (yield news) is Request.STOP:
             return False
         scores = yield from task.score(model, case)
         rows += [{"case": case.card.id, **score} for score in scores]
+    news = Progress("held-out cases", len(held), len(held))
+    if (yield news) is Request.STOP and held and not scores:
+        return False  # asked within the last case
     kept = {
         "fold": str(settings.fold), "rows": rows, "cases": len(held),
         "mean": task.summarise(rows)["mean"], "columns": list(task.columns(model.spec)),
