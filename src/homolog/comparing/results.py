@@ -168,6 +168,7 @@ class Results:
         summary = {
             "store": str(self.cells.store.path),
             "store_hash": self.cells.store.hash,
+            "prepared": to_dict(self.cells.store.preprocessing),
             "task": self.cells.plan.numbers.task,
             "metric": self._name,
             "lower_is_better": self._sign < 0,
