@@ -28,7 +28,8 @@ COMMAND = ""  # of the window
 _STEPS, _MEASURED = 20, 4
 # Of free main memory; more makes the system swap.
 _TIGHT = 0.9
-# Of a step and its validation the validation takes this much at least.
+# Of a step and its validation the validation takes this much at least: on a busy machine
+# the steps that were measured may have been slower than that one.
 _LEAST_SHARE = 0.05
 
 
@@ -82,7 +83,6 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
             f"this takes {human_bytes(plan.peak_memory_bytes)} of memory and "
             f"{human_bytes(free)} are free: smaller crops or batches are safer."
         )
-    # on a busy machine the steps measured may have been slower than this one
     case_s = max(_LEAST_SHARE * begun_s, begun_s - plan.seconds_per_step)
     cases, chosen = _labelled(resolved) if kind == "finetune" else (None, 0)
     length = _length(resolved, plan, case_s, chosen)
