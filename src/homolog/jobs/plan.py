@@ -28,8 +28,8 @@ COMMAND = ""  # of the window
 _STEPS, _MEASURED = 20, 4
 # Of free main memory; more makes the system swap.
 _TIGHT = 0.9
-# Of a step and its validation the validation takes this much at least: on a busy machine
-# the steps that were measured may have been slower than that one.
+# Of a step and its validation the validation takes this much at least: on a busy
+# machine the steps that were measured may have been slower than that one.
 _LEAST_SHARE = 0.05
 
 
