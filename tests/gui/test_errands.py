@@ -13,7 +13,7 @@ pytest.importorskip("qtpy")
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QWidget
 
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 
 
 def test_the_collector_waits_while_errands_run(qtbot) -> None:
@@ -63,3 +63,13 @@ def test_an_error_comes_home_too(qtbot) -> None:
     in_background(fail, owner=owner, failed=failed.append)
     qtbot.waitUntil(lambda: len(failed) == 1, timeout=10_000)
     assert gc.isenabled()
+
+
+def test_what_is_due_later_is_not_done_for_an_owner_that_is_gone(qtbot) -> None:
+    gone, there, done = QObject(), QObject(), []
+    soon(gone, lambda: done.append("gone"), 10)
+    soon(there, lambda: done.append("there"), 20)
+    gone.deleteLater()
+    qtbot.waitUntil(lambda: "there" in done, timeout=10_000)
+    assert done == ["there"]
+    qtbot.waitUntil(lambda: not there.children(), timeout=10_000)  # its timer is gone
