@@ -183,3 +183,20 @@ def test_batch_norms_of_several_gpus_see_the_samples_of_all(
     assert list(stepper.trainable.state_dict()) == names
     trained = {id(p) for g in stepper.optimiser.param_groups for p in g["params"]}
     assert trained == {id(p) for p in stepper.trainable.parameters() if p.requires_grad}
+
+
+def test_a_model_that_fails_leaves_the_batch_and_the_training_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise NotImplementedError("no meta kernel for this")
+
+    monkeypatch.setattr(planning, "card_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(planning, "needs_of", fails)
+    result, events = run_all(
+        toy(norm=False), ToyFeed(4), tmp_path, steps=3, precision="fp32",
+        dry_run_steps=0,
+    )  # fmt: skip
+    assert (result.steps, result.batch_size) == (3, 4)
+    (note,) = [e for e in events if isinstance(e, Note) and "no meta kernel" in e.text]
+    assert note.level == "warning"

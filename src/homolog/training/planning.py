@@ -237,12 +237,18 @@ def fit_to_card(
     wanted = Setting(plan.batch_size, plan.accumulate, config.recompute)
     found: Any = None
     if world().is_first:
-        needs = needs_of(stepper.trainable, feed, config, plan.precision)
-        found = fitted(
-            needs, wanted, there, compares=compares_samples(stepper.trainable),
-            multiple=getattr(feed, "batch_multiple", 1), fit=config.fit,
-        )  # fmt: skip
-    fit: Fit = from_first(found)
+        try:
+            needs = needs_of(stepper.trainable, feed, config, plan.precision)
+            found = fitted(
+                needs, wanted, there, compares=compares_samples(stepper.trainable),
+                multiple=getattr(feed, "batch_multiple", 1), fit=config.fit,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - a model is no reason not to train
+            found = str(error) or type(error).__name__
+    fit: Fit | str = from_first(found)
+    if isinstance(fit, str):
+        said = f"what a step needs of this GPU's memory could not be told ({fit})"
+        return plan, Note(f"{said}; batches stay as they are set.", "warning")
     chosen = fit.setting
     plan = replace(
         plan,
