@@ -13,7 +13,13 @@ pytest.importorskip("qtpy")
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QWidget
 
-from homolog.gui.shared.threads import in_background, soon
+from homolog.gui.shared.threads import in_background, soon, wait_for_threads
+
+
+@pytest.fixture(autouse=True)
+def _no_errand_of_an_earlier_test() -> None:
+    """One that waits for a worker to begin does so for a minute at most."""
+    assert wait_for_threads(120_000)
 
 
 def test_the_collector_waits_while_errands_run(qtbot) -> None:
