@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+import weakref
 
 import pytest
 from learn_fakes import FakeHelper
@@ -37,3 +38,37 @@ def _what_is_imported_is_no_garbage() -> None:
         importlib.import_module("napari.qt")  # a window would import it, after this
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def make_napari_viewer(make_napari_viewer):
+    """napari's, whose windows go before it looks for any that were left.
+
+    Under PySide6 a shown window is let go in the next round of the event loop; napari
+    counts before that, and what is still there ends later tests.
+    """
+    from qtpy import PYSIDE6
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
+    made: weakref.WeakSet = weakref.WeakSet()
+
+    def make(*args, **kwargs):
+        viewer = make_napari_viewer(*args, **kwargs)
+        made.add(viewer)
+        return viewer
+
+    yield make if PYSIDE6 else make_napari_viewer
+    while made:
+        _close(made.pop())
+    for _ in range(3 if PYSIDE6 else 0):
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        QApplication.processEvents()
+        gc.collect()
+
+
+def _close(viewer) -> None:
+    window = getattr(viewer.window, "_qt_window", None)
+    if window is not None:
+        window._save_current_window_settings = lambda: None
+        viewer.close()
