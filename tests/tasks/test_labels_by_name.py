@@ -60,6 +60,14 @@ def test_predictions_are_scored_by_name(tmp_path: Path) -> None:
     assert [row["label"] for row in result["rows"]] == [1, 2]  # the truth's numbers
 
 
+def test_a_segmentation_of_slicer_meets_the_label_map_of_its_case(tmp_path) -> None:
+    names = {1: "head", 2: "tail"}
+    write(tmp_path / "p" / "a.seg.nrrd", labels(1, 2), names)
+    write(tmp_path / "t" / "a_seg.nii.gz", labels(2, 1), {1: "tail", 2: "head"})
+    result = drain(evaluate_folder(tmp_path / "p", tmp_path / "t"))
+    assert dices(result) == {"tail": 1.0, "head": 1.0}
+
+
 def test_what_a_truth_does_not_mark_is_not_scored(tmp_path: Path) -> None:
     names = {1: "liver", 2: "head", 3: "tail"}
     guess = write(tmp_path / "a.nii.gz", labels(2, 3), names)

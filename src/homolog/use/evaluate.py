@@ -33,7 +33,7 @@ from homolog.writing import write_json, write_table
 
 COLUMNS = ("case", "label", "name", *METRICS)
 # Endings by which an image's file name differs from its label's.
-_ENDINGS = ("_0000", "_label", "_labels", "_seg", "_mask")
+_ENDINGS = (".seg", "_0000", "_label", "_labels", "_seg", "_mask")
 
 
 def evaluate_store(
@@ -220,8 +220,8 @@ def pair_files(
 ) -> tuple[dict[str, tuple[Path, Path]], list[Path]]:
     """Case name -> (prediction, true label map), and predictions left over.
 
-    Names agree without their suffix and without ``_0000``, ``_label``, ``_labels``,
-    ``_seg`` or ``_mask``.
+    Names agree without their suffix (``.seg.nrrd`` is one) and without ``_0000``,
+    ``_label``, ``_labels``, ``_seg`` or ``_mask``.
     """
     guesses, rights = _files(predicted), _files(truth)
     missing = sorted(rights.keys() - guesses.keys())
