@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from each import each
+from homolog.backbones import BACKBONES
 from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict
 from homolog.errors import UnusableInput
@@ -556,6 +557,18 @@ def test_another_backbone_starts_from_its_own_defaults(phantom_store: Store) -> 
         settings={"method": {"size": [32, 32, 32], "token_stride": 8}},
     )  # fmt: skip
     assert config["backbone"] == {"name": "resunet", "in_channels": 1}
+
+
+@pytest.mark.parametrize("recipe", ["cpu", "blind", "segment"])
+def test_another_backbone_is_small_in_every_recipe_for_two_cores(
+    phantom_store: Store, recipe: str
+) -> None:
+    config = resolve(
+        "anatomical_embedding", [phantom_store.path], recipe=recipe, device="cpu",
+        backbone="resnet2d",
+    )  # fmt: skip
+    small = dict(BACKBONES.get("resnet2d").SMALL)
+    assert config["backbone"] == {"name": "resnet2d", "in_channels": 1, **small}
 
 
 def test_a_recipes_crop_shrinks_to_small_scans_and_says_so(

@@ -429,6 +429,7 @@ class AnatomicalEmbedding(Method):
         "its group's code", (-1024.0, 3071.0), (2.0, 2.0, 2.0)
     )
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    FOR_TWO_CORES: ClassVar[Sequence[str]] = ("cpu", "blind", "segment")
 
     config: AnatomicalEmbeddingConfig
 

@@ -196,6 +196,8 @@ class Method(nn.Module, ABC):
             receptive fields let through.
         RECIPES: ``paper``, ``gpu``, ``cpu`` -> nested overrides with the keys
             ``method``, ``backbone`` (with ``name``), ``training``.
+        FOR_TWO_CORES: Recipes in which another network than the recipe's takes its
+            small settings (``Backbone.SMALL``).
         SOURCES: Of a recipe as published, where each of its settings is from: see
             ``homolog.recipes.Sources``. Such a recipe is not fitted to the scans.
         paper_scans: How the paper prepares its scans, where that matters.
@@ -212,6 +214,7 @@ class Method(nn.Module, ABC):
     per_rank: ClassVar[Mapping[str, str]] = {}
     sees_padding: ClassVar[Mapping[str, str]] = {}
     RECIPES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    FOR_TWO_CORES: ClassVar[Sequence[str]] = ("cpu",)
     SOURCES: ClassVar[Mapping[str, Sources]] = {}
     paper_scans: ClassVar[PaperScans | None] = None
 

@@ -145,7 +145,8 @@ def resolve(
         backbone = None if own is None else str(own["name"])
     merged = run_settings(
         tables, {**overrides, "backbone": network}, table="method", recipe_name=name,
-        config=cls.Config, where=method, backbone=backbone, small=name == "cpu",
+        config=cls.Config, where=method, backbone=backbone,
+        small=name in cls.FOR_TWO_CORES,
     )  # fmt: skip
     config = {
         "method": method,
