@@ -335,6 +335,11 @@ class Cells:
         backbone = own.pop("backbone", {})
         recipe = by_device(str(own.pop("recipe", self.recipe)), self.device)
         own |= own.pop("task", {})
+        if own.get("carry"):
+            raise ConfigError(
+                'a comparison carries labels by an arm with carry = "grey" (or the arm '
+                "carried), which leaves the test patients out."
+            )
         if own.get("validate_cases") is not None or training.get("minutes"):
             raise ConfigError(
                 "a comparison takes the same steps for all, and no case chooses "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from homolog.config import from_dict, to_dict
+from homolog.config import ConfigError, from_dict, to_dict
 from homolog.distributed import world
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Saved, Stopped, without_stopped
@@ -21,6 +21,7 @@ from homolog.finetune.pictures import CasePicture
 from homolog.finetune.settings import (
     Cases,
     FinetuneConfig,
+    carries,
     check_cases,
     held_out_cases,
     named_cases,
@@ -41,6 +42,7 @@ from homolog.json_files import read_object
 from homolog.model_files.decoder import decoder_card
 from homolog.model_files.folder import load_best, save_model
 from homolog.store.learnt_spacing import sizes_note
+from homolog.store.relabelled import own_labels
 from homolog.store.store import Store
 from homolog.tasks.base import LearnedTask, TaskModule, Trained
 from homolog.training.config import TrainingConfig, TrainingResult
@@ -93,6 +95,10 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     """
     began = time.monotonic()
     settings = resolve(config)
+    if carries(settings):
+        raise ConfigError(
+            "carry=true is what homolog.propagation.carried_first.job does before this."
+        )
     device = take_device(settings.device, settings.threads)
     cases = check_cases(settings)
     start = starting_point(settings, cases)
@@ -275,6 +281,7 @@ class _Run:
                 "val": [c.card.id for c in chosen_by],
             },
             "trained_on": trained_on((*cases.train, *chosen_by)),
+            **_true_labels(cases),
         }
 
     def summary(self, result: TrainingResult) -> dict[str, Any]:
@@ -361,6 +368,20 @@ def labels_words(
     kept = "average of the last weights is" if averaged else "last weights are"
     text += f"; without held-out cases the {kept} kept"
     return f"{text} ({held} labelled ones are left alone)" if held else text
+
+
+def _true_labels(cases: Cases) -> dict[str, list[str]]:
+    """Scans with labels of their own, by content hash, where others' were carried."""
+    carried = False
+    own: list[CaseRef] = []
+    for store in stores_of(cases):
+        known = own_labels(store)
+        carried |= known is not None
+        own += [
+            case for case in cases.train
+            if case.store is store and (known is None or case.card.id in known)
+        ]  # fmt: skip
+    return {"true_labels_of": trained_on(own)} if carried else {}
 
 
 def label_count(

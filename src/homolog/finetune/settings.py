@@ -12,13 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from homolog.config import ConfigError, from_dict, option, to_dict
+from homolog.config import ConfigError, config_hash, from_dict, option, to_dict
 from homolog.errors import UnusableInput
 from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.store.card import Card
-from homolog.store.splits import folds, nested_count, nested_fraction, subject_count
+from homolog.store.splits import (
+    folds,
+    nested_count,
+    nested_fraction,
+    patients_of,
+    subject_count,
+)
 from homolog.store.store import Store
 from homolog.tasks import TASKS
 from homolog.tasks.base import LearnedConfig, LearnedTask, renamed, settings_of
@@ -123,7 +129,7 @@ def resolve(config: Mapping[str, Any]) -> FinetuneConfig:
         backbone=_backbone_name(wanted),
         # an encoder brings settings of its own
         small=wanted.recipe == "cpu" and wanted.encoder == SCRATCH,
-        pretrained=wanted.encoder != SCRATCH,
+        pretrained=wanted.encoder != SCRATCH or carries(wanted),
     )
     return dataclasses.replace(
         wanted,
@@ -153,6 +159,7 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
     )
     settings = resolve(given)
     cases = check_cases(settings)
+    carried_to(settings, cases)
     training = from_dict(TrainingConfig, settings.training)
     settings = dataclasses.replace(
         settings, training=to_dict(in_steps(training, len(cases.train)))
@@ -248,6 +255,48 @@ def check_cases(settings: FinetuneConfig) -> Cases:
     if not settings.patients:
         return cases
     return of_patients(cases, settings.patients, settings.seed)
+
+
+def carried_to(settings: FinetuneConfig, cases: Cases) -> tuple[str, ...]:
+    """Cases that get carried labels before anything is learnt; none if unasked.
+
+    They are training cases, or of no split, that are neither learnt from nor of a
+    patient who chooses weights; what labels they have is not looked at. Drawn by the
+    seed where there are more than wanted.
+
+    Raises:
+        ConfigError: Several stores.
+        UnusableInput: There is no such case.
+    """
+    if not carries(settings):
+        return ()
+    if settings.more_stores:
+        raise ConfigError("carry=true carries labels within one store; give one.")
+    store = cases.all[0].store
+    people = patients_of(store.cards)
+    hidden = {people[case.card.id] for case in cases.val}
+    taken = {case.card.id for case in cases.train} | set(settings.watched)
+    names = sorted(
+        card.id
+        for card in store.cards
+        if card.split in (None, "train")
+        and card.id not in taken
+        and people[card.id] not in hidden
+    )
+    if not names:
+        raise UnusableInput(
+            f"{store.path} has no training scan beside those learnt from that labels "
+            "could be carried to (carry=true)."
+        )
+    most: int = getattr(task_of(settings).config, "carry_to", 0)
+    if 0 < most < len(names):
+        names = sorted(names, key=lambda name: config_hash(settings.seed, name))[:most]
+    return tuple(sorted(names))
+
+
+def carries(settings: FinetuneConfig) -> bool:
+    """Whether labels are carried to other scans before anything is learnt."""
+    return bool(settings.task_config.get("carry"))
 
 
 def named_cases(

@@ -177,7 +177,8 @@ def _origin(
     if segments:
         origin["kind"] = card["kind"]
     if card.get("uses_labels") or segments:
-        seen = set(card.get("trained_on") or ())
+        # carried labels are no one's
+        seen = set(card.get("true_labels_of", card.get("trained_on")) or ())
         known = sorted(c.card.id for c in cases.all if c.card.source_hash in seen)
         origin["labels_of"] = known
     return origin

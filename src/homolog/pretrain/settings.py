@@ -138,15 +138,14 @@ def resolve(
     opened = [Store.open(path) for path in stores]
     if not opened:
         raise UnusableInput("at least one store is needed to learn from.")
-    network = dict(overrides.get("backbone", {}))
+    small, network = name in cls.FOR_TWO_CORES, dict(overrides.get("backbone", {}))
     backbone = backbone or network.pop("name", None)
     if backbone is None and others.get("encoder"):
         own = own_backbone(others["encoder"])
         backbone = None if own is None else str(own["name"])
     merged = run_settings(
         tables, {**overrides, "backbone": network}, table="method", recipe_name=name,
-        config=cls.Config, where=method, backbone=backbone,
-        small=name in cls.FOR_TWO_CORES,
+        config=cls.Config, where=method, backbone=backbone, small=small,
     )  # fmt: skip
     config = {
         "method": method,

@@ -25,7 +25,7 @@ FOLDER = "homolog.jobs"
 # and returns a summary of JSON types.
 JOBS: dict[str, str] = {
     "pretrain": "homolog.pretrain.job:job",
-    "finetune": "homolog.finetune.job:job",
+    "finetune": "homolog.propagation.carried_first:job",
     "folds": "homolog.use.folds:job",
     "demo": "homolog.demo.demo:job",
 }

@@ -28,11 +28,23 @@ from homolog.store.cases import (
     foreground_index,
     write_card,
 )
-from homolog.store.store import FORMAT, LABELS_MADE, Store, case_folder
+from homolog.store.store import (
+    FORMAT,
+    LABELS_MADE,
+    Store,
+    case_folder,
+    read_contents,
+)
 from homolog.writing import share, write_json, write_npy, writing_folder
 
 # Counted up when what is written changes; such stores are then made anew.
 _VERSION = 1
+
+
+def own_labels(store: Store) -> frozenset[str] | None:
+    """Cases whose labels are theirs; None: all of them, none were carried."""
+    made = (read_contents(store.path) or {}).get(LABELS_MADE)
+    return None if made is None else frozenset(made.get("from", ()))
 
 
 @dataclass

@@ -55,6 +55,11 @@ def resolve_request(request: Mapping[str, Any]) -> dict[str, Any]:
     count = _count(given.pop("folds", None))
     if given.get("fold") is not None:
         raise ConfigError("give all folds or one of them (--folds or --fold).")
+    if dict(given.get("task_config") or {}).get("carry"):
+        raise ConfigError(
+            "carry=true holds for one fine-tuning: leave --folds out, or start each "
+            "fold by itself (--fold 1/5 and so on)."
+        )
     settings: dict[str, Any] = {}
     for number in reversed(range(1, count + 1)):
         settings = resolve_finetune({**given, "fold": f"{number}/{count}"})

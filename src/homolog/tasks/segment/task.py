@@ -307,6 +307,19 @@ class SegmentConfig(LearnedConfig):
     overlap: float = option(
         0.5, "shared part of neighbouring windows", minimum=0.0, maximum=0.9
     )
+    carry: bool = option(
+        False,
+        "learn first from labels carried to scans that are not learnt from, by grey "
+        "values, and then from the true ones; with few labelled patients that helps "
+        "most; both trainings have all steps, or half of the minutes each",
+        later=True,
+    )
+    carry_to: int = option(
+        12,
+        "scans that get carried labels, at most, drawn by the seed; 0: all",
+        minimum=0,
+        later=True,
+    )
 
 
 def intensity_changes(strength: float) -> Intensity:
