@@ -155,5 +155,18 @@ def test_what_cannot_be_is_refused_before_a_run_begins(
         next(finetune.job(config, Path("never")))
 
 
+def test_few_patients_among_many_scans_are_told_of_it(
+    phantom_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carried_first, "FEW_SCANS", 2)
+    settings = resolve(config_of(phantom_store, carry=False))
+    cases = check_cases(settings)
+    assert "Labels of 1 patient are few" in carried_first._hint(settings, cases)
+    named = resolve({**to_dict(settings), "patients": 0, "cases": ["phantom_000"]})
+    assert carried_first._hint(named, cases) == ""
+    monkeypatch.setattr(carried_first, "FEW_PATIENTS", 0)
+    assert carried_first._hint(settings, cases) == ""
+
+
 def test_settings_that_do_not_ask_for_it_are_written_as_before() -> None:
     assert not {"carry", "carry_to"} & set(to_dict(SegmentConfig()))

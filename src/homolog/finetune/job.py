@@ -224,7 +224,7 @@ class _Run:
             f"{words}{size}.",
             self.spec.get("labels_note"),
             preparation_note(stores_of(cases)),
-            encoder_note(self.start.origin),
+            encoder_note(self.start.origin, [c.card.id for c in cases.train]),
             self.task.remark(self.spec, chosen),
             *sentences(self.module, self.task.config, self.training, self.start.taken),
             sizes_note(c.card for c in (*cases.train, *cases.val)),

@@ -272,26 +272,31 @@ def carried_to(settings: FinetuneConfig, cases: Cases) -> tuple[str, ...]:
         return ()
     if settings.more_stores:
         raise ConfigError("carry=true carries labels within one store; give one.")
+    names = others(settings, cases)
+    if not names:
+        raise UnusableInput(
+            f"{settings.store} has no training scan beside those learnt from that "
+            "labels could be carried to (carry=true)."
+        )
+    most: int = getattr(task_of(settings).config, "carry_to", 0)
+    if 0 < most < len(names):
+        names = sorted(names, key=lambda name: config_hash(settings.seed, name))[:most]
+    return tuple(sorted(names))
+
+
+def others(settings: FinetuneConfig, cases: Cases) -> list[str]:
+    """Training cases of the first store that could get carried labels, sorted."""
     store = cases.all[0].store
     people = patients_of(store.cards)
     hidden = {people[case.card.id] for case in cases.val}
     taken = {case.card.id for case in cases.train} | set(settings.watched)
-    names = sorted(
+    return sorted(
         card.id
         for card in store.cards
         if card.split in (None, "train")
         and card.id not in taken
         and people[card.id] not in hidden
     )
-    if not names:
-        raise UnusableInput(
-            f"{store.path} has no training scan beside those learnt from that labels "
-            "could be carried to (carry=true)."
-        )
-    most: int = getattr(task_of(settings).config, "carry_to", 0)
-    if 0 < most < len(names):
-        names = sorted(names, key=lambda name: config_hash(settings.seed, name))[:most]
-    return tuple(sorted(names))
 
 
 def carries(settings: FinetuneConfig) -> bool:

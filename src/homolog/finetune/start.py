@@ -184,9 +184,14 @@ def _origin(
     return origin
 
 
-def encoder_note(origin: Mapping[str, Any]) -> str:
-    """Labels count where they were used before, too; empty where there were none."""
-    count = len(origin.get("labels_of", ()))
+def encoder_note(origin: Mapping[str, Any], counted_here: Collection[str] = ()) -> str:
+    """Labels count where they were used before, too; empty where there were none.
+
+    Args:
+        origin: Of the encoder.
+        counted_here: Cases whose labels are used again.
+    """
+    count = len(set(origin.get("labels_of", ())) - set(counted_here))
     if not count:
         return ""
     how = "was trained" if origin.get("kind") else "was pretrained"

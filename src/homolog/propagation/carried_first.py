@@ -23,7 +23,10 @@ from homolog.finetune.settings import (
     FinetuneConfig,
     carried_to,
     check_cases,
+    others,
+    patient_count,
     resolve,
+    task_of,
 )
 from homolog.json_files import read_object
 from homolog.propagation.config import PropagateConfig
@@ -36,6 +39,8 @@ from homolog.writing import write_json
 # In the folder of the run.
 FOLDER, STORE, FIRST = "carried", "store", "first"
 _DONE = "done.json"
+# So few labelled patients, and so many scans more: what was measured.
+FEW_PATIENTS, FEW_SCANS = 8, 5
 
 
 def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
@@ -61,6 +66,8 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
     cases = check_cases(settings)
     targets = carried_to(settings, cases)
     if not targets:
+        if hint := _hint(settings, cases):
+            yield Note(hint)
         return (yield from finetune.job(config, folder))
     if world().size > 1:
         raise ConfigError(
@@ -80,6 +87,24 @@ def job(config: Mapping[str, Any], folder: Path) -> Job[dict[str, Any]]:
         f"carried to {counted(told['scans'], 'scan')} by grey values."
     )
     return (yield from finetune.job(to_dict(_then(settings, place)), folder))
+
+
+def _hint(settings: FinetuneConfig, cases: Cases) -> str:
+    """A sentence where carried labels would pay; empty where nobody knows."""
+    if not hasattr(task_of(settings).config, "carry"):
+        return ""
+    chosen = settings.cases or settings.more_stores  # by a plan, which has its own
+    patients = patient_count(cases.train)
+    if chosen or patients > FEW_PATIENTS or settings.encoder != SCRATCH:
+        return ""
+    count = len(others(settings, cases))
+    if count < FEW_SCANS:
+        return ""
+    few, more = counted(patients, "patient"), counted(count, "scan")
+    return (
+        f"Labels of {few} are few, and {more} more could be learnt from with labels "
+        "carried to them first: carry=true."
+    )
 
 
 def _learn_from_carried(
@@ -153,7 +178,7 @@ def _half(training: Mapping[str, Any]) -> dict[str, Any]:
 def _inside(work: Job[dict[str, Any]], phase: str) -> Job[dict[str, Any]]:
     """A job within the run: its steps are counted, its requests and notes passed on."""
     request: Request | None = None
-    scan = Progress(phase, 0, 0)
+    scan: Progress | None = None
     while True:
         try:
             event = work.send(request)
@@ -166,8 +191,8 @@ def _inside(work: Job[dict[str, Any]], phase: str) -> Job[dict[str, Any]]:
                 phase, event.index, event.total, remaining_s=event.remaining_s
             )
         elif isinstance(event, Progress):
-            # between two scans, and within one
+            # between two scans, within one, and where there are none
             scan = replace(event, phase=phase) if event.phase == "scans" else scan
-            request = yield scan
+            request = yield scan or replace(event, phase=f"{phase}: {event.phase}")
         elif isinstance(event, Note):
             request = yield event
