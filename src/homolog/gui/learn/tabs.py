@@ -47,8 +47,9 @@ from homolog.model_files.library import SHIPPED
 
 # Settings of a task that people look for first.
 _FIRST = (
-    "decoder", "labels", "slices", "slice_pooling", "weight_slices", "encoder_factor",
-    "head_first", "layer_decay", "window", "flip", "validate_cases",
+    "carry", "carry_to", "decoder", "labels", "slices", "slice_pooling",
+    "weight_slices", "encoder_factor", "head_first", "layer_decay", "window", "flip",
+    "validate_cases",
 )  # fmt: skip
 
 
