@@ -21,7 +21,7 @@ from homolog.comparing.cells import Cells, divide, other_networks
 from homolog.comparing.compare import compare, table_lines
 from homolog.comparing.plan import Plan, make_plan
 from homolog.comparing.results import Results
-from homolog.config import from_dict
+from homolog.config import ConfigError, from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
 from homolog.finetune.settings import learned_task
@@ -460,3 +460,13 @@ def test_killed_in_the_midst_and_gone_on_it_is_the_same_table(
     table = (tmp_path / "out" / "table.csv").read_bytes()
     assert table == first_table(whole).read_bytes()
     assert len(list(find_runs(cells))) == 4
+
+
+def test_labels_are_carried_by_an_arm_of_its_own(
+    phantom_store: Store, tmp_path: Path
+) -> None:
+    plan = make_plan({}, methods="scratch", assignments=("carry=true",), patients="1",
+                     test_patients=2)  # fmt: skip
+    cells = Cells(plan, phantom_store, tmp_path, device="cpu", threads=1)
+    with pytest.raises(ConfigError, match="leaves the test patients out"):
+        cells.check()
