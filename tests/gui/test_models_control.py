@@ -188,7 +188,7 @@ def test_choices_begin_with_what_is_at_hand(
         ("a-mr", "shipped"), ("body-ct", "shipped"), ("theirs", "library"),
         ("pre", "run"),
     ]  # fmt: skip
-    assert found[1].title == "body-ct (built in: s2dc, resunet)"
+    assert found[1].title == "body-ct (built in)"
     assert "Licence: MIT." in found[1].facts
     assert begin_with(found, ["CT"]) == found[3]  # one's own run, as ever
     at_hand = found[:3]

@@ -6,6 +6,9 @@ our own Open button, and directly by the reader that napari calls on a drop.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,19 @@ def read_layer(path: Path, name: str = "") -> LayerData:
     if holds_boxes(path):
         return box_layer(boxes_of_file(path), name)
     return read_scan_layer(path, name)
+
+
+# napari imports these when it shows its first image, points and labels: half a second.
+_FIRST_LAYERS = (
+    "scipy.ndimage", "scipy.special", "pandas", "skimage.exposure", "scipy.optimize",
+)  # fmt: skip
+
+
+def warm_up(modules: Iterable[str]) -> None:
+    """Import what the first layers need, and these modules; for a thread."""
+    for name in (*_FIRST_LAYERS, *modules):
+        with contextlib.suppress(ImportError):  # told where it is needed
+            importlib.import_module(name)
 
 
 # Showing the scan just opened: go to its middle, hide scans that lie elsewhere.

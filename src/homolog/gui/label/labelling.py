@@ -496,7 +496,7 @@ class Places(QObject):
         if scan is None or desk is None:
             return
         shown = shown_of(scan.to_true, click.mm)
-        text = listed(click.likely, "or") + "?"
+        text = "unknown" if click.unknown else listed(click.likely, "or") + "?"
         scans = list(labelling.book.scans.values())
         size, steps = mark_size(scans), slice_steps(scans)
         self._marks.show_marks(NEXT, [Mark(shown, text, "ring", _COLOUR)], size, steps)
@@ -506,7 +506,10 @@ class Places(QObject):
         labelling.travel.look_at(key, click.mm)
         if desk.painted is not None:
             labelling.viewer.layers.selection.active = desk.painted
-        self.told.emit(next_line(click.likely, click.uncertainty, scan.ref.name))
+        line = next_line(
+            click.likely, click.uncertainty, scan.ref.name, unknown=click.unknown
+        )
+        self.told.emit(line)
 
     def _predicted(self, found: Mapping[str, Packed]) -> None:
         self.history.push(found)

@@ -286,12 +286,13 @@ class ResultBox(QWidget):
             self._trainer.now,
         )  # fmt: skip
         self.state = widgets.sentence("State of the prediction", lines=2)
-        self.warnings = widgets.sentence("What is wrong with the paint", lines=2)
+        self.warnings = widgets.sentence("What is wrong with the paint", lines=3)
         self.score = widgets.sentence("Left-out score", lines=3)
         self.unknown = widgets.sentence("What is unknown", lines=2)
         self.next = widgets.button(
             "Where to click next (⇧N)",
-            "Go to the most uncertain place in the body and mark it (Shift+N)",
+            "Go to what is unknown in the body, else to the most uncertain place, and "
+            "mark it (Shift+N)",
             places.next,
         )  # fmt: skip
         self.undo = widgets.button(
@@ -303,7 +304,7 @@ class ResultBox(QWidget):
             "shown", lambda: places.show_before(self.before.isChecked()),
         )  # fmt: skip
         self.before.setCheckable(True)
-        self.told = widgets.sentence("What was done", lines=2)
+        self.told = widgets.sentence("What was done", lines=3)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.auto)

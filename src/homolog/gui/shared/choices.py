@@ -273,8 +273,9 @@ class ModelChoice:
         unfinished = f", {early}" if early else ""
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
-            own = "built in: " if self.where == SHIPPED else ""
-            return f"{self.name} ({own}{method}, {self.backbone}{unfinished})"
+            if self.where == SHIPPED:
+                return f"{self.name} (built in)"  # short enough to be read in a list
+            return f"{self.name} ({method}, {self.backbone}{unfinished})"
         if self.detects:
             count = counted(len(self.classes), "class")
             return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"

@@ -121,8 +121,9 @@ def segment_words(known: Known) -> str:
     first = begin_with(known.models)
     name = "" if first is None else first.path.name
     more = len(known.models) - 1
-    others = f" and {more} more" if more else ""
-    return f"Every voxel gets its name from a trained model: {name}{others}."
+    others = f", or one of {more} more" if more else ""
+    begins = " It begins at once." if not more else ""
+    return f"Every voxel gets its name from a trained model: {name}{others}.{begins}"
 
 
 def steps(layers: Iterable[Any], known: Known) -> list[Step]:
