@@ -14,6 +14,10 @@ trainings are of a few steps, so what they find is not to be looked at.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python benchmarks/user_hour.py SCANS \
         --out FOLDER [--only STEP ...] [--profile] [--json FILE]
+
+``--clicks`` (after an hour in the same ``--home``, whose features and first model are
+used) counts instead what leads from an empty napari to the first similarity map, labels
+and segmentation, of a dropped scan and of one that the door asks for.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +299,11 @@ def open_ct(hour: Hour) -> None:
 def alike(hour: Hour) -> None:
     """Door 1, and the pointer on a vertebra: the map."""
     hour.hand.click(hour.front().alike)
+    _see_map(hour)
+
+
+def _see_map(hour: Hour) -> None:
+    """Once features are there, the pointer lights the map."""
     explorer = hour.wait(lambda: hour.panel.panels.get("Explore"), "Explore").explorer
     hour.wait(lambda: explorer.control.ready(), "features", WORK_S)
     aim = organ_mm(hour)
@@ -333,14 +343,18 @@ def label(hour: Hour) -> None:
     hour.hand.pause(1)
 
 
-def paint_two(hour: Hour, panel: Any) -> None:
-    """A stroke in a vertebra; another class by its row; a stroke in what lies ahead."""
+def paint_two(hour: Hour, panel: Any, *, by_key: bool = False) -> None:
+    """A stroke in a vertebra; another class; a stroke in what lies ahead of it."""
     aim = organ_mm(hour)
     hour.go_to(aim)
     hour.hand.stroke(hour.canvas, _line(hour.place(aim)))
     table = panel.classes.table
     row = table.visualItemRect(table.item(1, 0)).center()
-    hour.hand.click(table.viewport(), row)
+    if by_key:
+        shift = Qt.KeyboardModifier.ShiftModifier
+        hour.hand.key(hour.canvas, Qt.Key.Key_W, shift)
+    else:
+        hour.hand.click(table.viewport(), row)
     ahead = aim + np.array((0, -45.0, 0))
     hour.hand.stroke(hour.canvas, _line(hour.place(ahead)))
 
@@ -665,6 +679,9 @@ def landmarks(hour: Hour) -> None:
 def propagate(hour: Hour) -> None:
     """Labels of one patient are carried to the other."""
     path = hour.scans / "ct_body" / "labels" / "ts_example_ct_vertebrae.nii.gz"
+    offer = hour.tab("Start").offer
+    if offer.isVisible():  # else napari asks which reader is to open what is dropped
+        hour.hand.click(offer.use)
     panel = hour.tab("Label")
     hour.hand.drop(hour.canvas, [path])
     hour.wait(lambda: hour.layer("vertebrae"), "the labels")
@@ -758,6 +775,64 @@ BACK = [("empty napari again", empty), ("open the plugin again", plugin),
 _ALWAYS = {"empty napari", "open the plugin"}
 
 
+# From an empty napari to the first result, as short as it goes.
+
+
+def _enter(hour: Hour, door: str, path: Path, *, dropped: bool) -> None:
+    """The plugin, the scan, the door; or the door, which asks for the scan."""
+    plugin(hour)
+    if dropped:
+        hour.hand.drop(hour.front(), [path])
+        hour.wait(lambda: hour.front().front, "the scan")
+        hour.hand.pause(1)
+    hour.hand.click(getattr(hour.front(), door))
+    if not dropped:
+        hour.hand.file_dialog(path)
+
+
+def first_map(hour: Hour, *, dropped: bool) -> None:
+    """To a similarity map; the pointer is over the scan."""
+    _enter(hour, "alike", ct(hour, FIRST), dropped=dropped)
+    _see_map(hour)
+
+
+def first_labels(hour: Hour, *, dropped: bool) -> None:
+    """To a labelled scan; the second class is chosen by the key its row names."""
+    _enter(hour, "label", ct(hour, FIRST), dropped=dropped)
+    hour.wait(lambda: hour.layer(" painted"), "a layer to paint on")
+    panel = hour.wait(lambda: hour.panel.panels.get("Label"), "the tab Label")
+    hour.wait(lambda: panel.classes.table.isVisible(), "the classes")
+    hour.hand.pause(1)
+    paint_two(hour, panel, by_key=not dropped)
+    hour.wait(lambda: _predicted(hour), "the prediction", WORK_S)
+
+
+def first_segmentation(hour: Hour, *, dropped: bool) -> None:
+    """To labels of the only model."""
+    _enter(hour, "segment", more_hippocampi(hour)[0], dropped=dropped)
+    panel = hour.wait(lambda: hour.panel.panels.get("Segment"), "Segment")
+    hour.wait(lambda: "was added" in panel.scan.words.text(), "the labels", WORK_S)
+
+
+ROUTES = {"map": first_map, "labels": first_labels, "segmentation": first_segmentation}
+
+
+def count_clicks(options: argparse.Namespace) -> bool:
+    """Each route in a process and a home of its own."""
+    good = True
+    for name in (f"{r}-{how}" for r in ROUTES for how in ("dropped", "asked")):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            home = Path(scratch)
+            shutil.copytree(options.home / "features", home / "features")
+            if name.startswith("segmentation"):
+                runs = options.home / "runs"
+                first = min(runs.glob("segment-*"), key=lambda p: p.name)
+                shutil.copytree(first, home / "runs" / first.name)
+            command = [sys.executable, *sys.argv, "--home", str(home), "--route", name]
+            good &= subprocess.run(command, check=False).returncode == 0
+    return good
+
+
 def begin(hour: Hour, *, profile: bool) -> None:
     """An empty napari whose settings and home are new."""
     os.environ["NAPARI_CONFIG"] = str(hour.home / "napari.yaml")
@@ -813,14 +888,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="parts of steps' names")
     parser.add_argument("--profile", action="store_true", help="tell long stretches")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--clicks", action="store_true")
+    parser.add_argument("--route", help=argparse.SUPPRESS)
     parser.add_argument("--back", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.clicks and not options.route:
+        raise SystemExit(0 if count_clicks(options) else 1)
     home = (options.home or Path(tempfile.mkdtemp(prefix="hour-"))).absolute()
     home.mkdir(parents=True, exist_ok=True)
     hour = Hour(options.scans.absolute(), home, options.out, picture=options.back)
     begin(hour, profile=options.profile)
-    good = spend(hour, BACK if options.back else ALL, options.only)
+    steps = BACK if options.back else ALL
+    if options.route:
+        route, _, how = options.route.partition("-")
+        go = partial(ROUTES[route], dropped=how == "dropped")
+        steps = [(f"first {route}, {how}", go)]
+    good = spend(hour, steps, options.only)
     if options.json:
         write(hour, options.json)
     wants_back = not options.back and (home / "left_running").exists()

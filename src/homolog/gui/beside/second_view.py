@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from homolog.geometry.affine import Triple
 from homolog.gui.shared import widgets
-from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS
+from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS, shown_affine
 from homolog.gui.shared.scan_layers import Hearer, Listening, Mark, selection_kept
 from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import soon
@@ -327,6 +327,59 @@ class MouseInB:
 def _place(event: Any) -> NDArray[np.float64] | None:
     place = np.array(event.position, np.float64)[-3:]
     return place if len(place) == 3 else None
+
+
+# How large two scans are shown side by side. No Qt.
+
+
+# Of the canvas that the larger of two bodies takes, along its tighter side.
+_FILLED = 0.95
+# A body is looked for among this many voxels along an axis, and begins where this share
+# of a plane across is no air: a table or a wire is not enough.
+_LOOKED_AT, _BODY_SHARE = 64, 0.03
+
+
+def body_box(layer: Any) -> NDArray[np.float64]:
+    """(2, 3): lowest and highest edge (z, y, x) of what is no air, in shown mm.
+
+    What is darker than the layer's window counts as air; all of the scan where nothing,
+    or everything, does.
+    """
+    shape = np.array(layer.data.shape[-3:])
+    steps = np.maximum(shape // _LOOKED_AT, 1)
+    z, y, x = (slice(int(s) // 2, None, int(s)) for s in steps)
+    bright = np.asarray(layer.data[z, y, x]) > float(layer.contrast_limits[0])
+    box = np.stack([np.zeros(3), shape.astype(np.float64)])
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        there = np.flatnonzero(bright.mean(axis=others) > _BODY_SHARE)
+        if len(there):
+            box[:, axis] = there[0] * steps[axis], (there[-1] + 1) * steps[axis]
+    box = np.minimum(box, shape)
+    corners = np.stack(np.meshgrid(*box.T, indexing="ij"), -1).reshape(-1, 3) - 0.5
+    placed = shown_affine(layer).apply(corners)
+    return np.stack([placed.min(axis=0), placed.max(axis=0)])
+
+
+def fill_both(sides: Sequence[tuple[Any, Any]]) -> float:
+    """Show scans so that a millimetre is as long in all, and all bodies fill and fit.
+
+    Args:
+        sides: Each a viewer and the scan's layer that it shows.
+
+    Returns:
+        The zoom of all, pixels of the canvas a millimetre.
+    """
+    zooms = []
+    for viewer, layer in sides:
+        shown = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed[-2:]]
+        size = np.ptp(body_box(layer), axis=0)[shown]
+        room = np.asarray(viewer.canvas.viewbox_size(viewer.layers), np.float64)
+        zooms.append(float((room / np.maximum(size, 1e-6)).min()))
+    zoom = _FILLED * min(zooms)
+    for viewer, _ in sides:
+        viewer.scene.camera.zoom = zoom
+    return zoom
 
 
 TITLE = "Scan B"

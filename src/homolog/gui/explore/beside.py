@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from homolog.geometry.affine import Triple
 from homolog.gui.beside.scan_b import ScanB
-from homolog.gui.beside.second_view import SecondView
+from homolog.gui.beside.second_view import SecondView, fill_both
 from homolog.gui.explore.explorer import Explorer
 from homolog.gui.explore.pin_colours import PinColours, colour_attributes
 from homolog.gui.shared import widgets
@@ -221,8 +221,12 @@ class Beside(QObject):
         now = float(model.scene.camera.zoom)
         if self._zoom is not None and abs(now - self._zoom) > 0.02 * now:
             return  # the user has zoomed meanwhile
+        front = self._explorer.layer_of(self.front())
+        own = None if self.scan_b is None else self.scan_b.layer
+        if front is None or own is None:
+            return
         model.reset_view()
-        self._zoom = main.scene.camera.zoom = model.scene.camera.zoom
+        self._zoom = fill_both([(main, front), (model, own)])
         self._at = ()
         self._pinned()
 

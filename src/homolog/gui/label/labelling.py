@@ -254,10 +254,14 @@ class Labelling(QObject):
             own.ready_brush(self.viewer, desk.painted)
             desk.painted.selected_label = self.classes.current
             self.trainer.warm()
-            side = self.scene.side(key)
-            if side is not None:  # its values are read before the first stroke ends
-                in_background(side.open, owner=self, failed=lambda _: None)
+            soon(self, lambda: self._get_ready(key))  # another layer: a click is done
         self.scans_changed.emit()
+
+    def _get_ready(self, key: str) -> None:
+        """A scan's values are read before the first stroke ends."""
+        side = None if self._ended or key not in self.desks else self.scene.side(key)
+        if side is not None:
+            in_background(side.open, owner=self, failed=lambda _: None)
 
     def use_layer(self, key: str, layer: Any) -> None:
         """Paint on a layer that is there already; its values become classes."""

@@ -20,6 +20,7 @@ from homolog.gui.beside.second_view import (
     MouseInA,
     MouseInB,
     SecondView,
+    fill_both,
 )
 from homolog.gui.files.scan_layer import read_scan_layer, why_not
 from homolog.gui.landmarks.control import NOT_IN_A, LandmarksControl
@@ -559,9 +560,11 @@ class LandmarkPair(QObject):
         """A millimetre is as long in A as in B."""
         if self.view is None or self.is_ended:
             return
-        model = self.view.model
+        model, in_a = self.view.model, self.layer_of(self.control.scan_a)
+        in_b = None if self.scan_b is None else self.scan_b.layer
         model.reset_view()
-        self.viewer.scene.camera.zoom = model.scene.camera.zoom
+        if in_a is not None and in_b is not None:
+            fill_both([(self.viewer, in_a), (model, in_b)])
         mark = self.control.table.current
         if mark is None:
             self.travel.look_at(self.control.a)

@@ -60,6 +60,7 @@ from homolog.gui.shared.layers import (
     derived_attributes,
     label_names,
     layer_scan,
+    open_modalities,
     scan_file,
     shape_of,
 )
@@ -659,7 +660,7 @@ class SegmentPanel(QWidget):
     def show_models(self) -> None:
         """Fill the list of models."""
         entries = [(m.title, str(m.path)) for m in self.models]
-        usual = begin_with(self.models)
+        usual = begin_with(self.models, open_modalities(self.hub.viewer))
         first = None if usual is None else str(usual.path)
         fill(self.model, entries, self.kept.get("model") or first)
         self.no_model.setVisible(not self.models)

@@ -192,7 +192,7 @@ class StartPanel(DropsScans, widgets.Tall):
         doors = (
             (self.alike, alike_words(self.known, ref)),
             (self.label, label_words()),
-            (self.segment, segment_words(self.known)),
+            (self.segment, segment_words(self.known, ref)),
         )
         for door, words in doors:
             door.say(words, "" if ref is not None else _ASKS)

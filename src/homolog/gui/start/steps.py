@@ -111,14 +111,14 @@ def label_words() -> str:
     )
 
 
-def segment_words(known: Known) -> str:
+def segment_words(known: Known, ref: ScanRef | None = None) -> str:
     """What the third door does, and whether there is a model for it."""
     if not known.models:
         return (
             "There is no model that segments yet: keep one from the tab Label, "
             "fine-tune one, or import one."
         )
-    first = begin_with(known.models)
+    first = begin_with(known.models, [] if ref is None else [ref.modality])
     name = "" if first is None else first.path.name
     more = len(known.models) - 1
     others = f", or one of {more} more" if more else ""
