@@ -505,12 +505,21 @@ class Hand:
 
     def cut(self) -> list[str]:
         """Sentences and chosen names that are shown and longer than their room."""
-        found = []
+        found: list[str] = []
+        if not self.is_open():
+            return found
         for widget in self.window.findChildren(QWidget):
             if getattr(widget, "is_cut", False) and widget.isVisible():
                 text = widget.text() if hasattr(widget, "text") else ""
                 found.append(str(text or widget.currentText()).replace("\n", " | "))
         return found
+
+    def is_open(self) -> bool:
+        """Whether the window is there."""
+        try:
+            return bool(self.window.isVisible())
+        except RuntimeError:  # deleted
+            return False
 
     def take(self) -> Used:
         """What was done since the last time."""

@@ -731,7 +731,7 @@ def close_while_training(hour: Hour) -> None:
     if not asked:
         raise Unreached("nothing was asked")
     hour.hand.pause(1)
-    if hour.hand.window.isVisible() or not run.is_alive():
+    if hour.hand.is_open() or not run.is_alive():
         raise Unreached("the window stayed, or the training did not")
 
 
@@ -851,6 +851,7 @@ def begin(hour: Hour, *, profile: bool) -> None:
 
     def failed(kind: Any, error: Any, trace: Any) -> None:
         hour.errors.append("".join(traceback.format_exception(kind, error, trace)))
+        print(hour.errors[-1], flush=True)
 
     sys.excepthook = failed
 

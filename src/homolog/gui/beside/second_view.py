@@ -383,6 +383,8 @@ def fill_both(sides: Sequence[tuple[Any, Any]]) -> float:
 
 
 TITLE = "Scan B"
+# The window is laid out in several steps; and a zoom this much off is the user's.
+_SIZED_MS, _ZOOMED = 80, 0.02
 # napari deletes a dock a while after it was closed.
 _TAKEN_DOWN_MS = 150
 
@@ -397,6 +399,9 @@ class SecondView:
         viewer: napari's main viewer.
         panel: Our panel; the view is docked on its left.
         closed: Called when the user closes its dock.
+
+    Attributes:
+        sized: Called when its canvas has another size.
     """
 
     def __init__(
@@ -410,11 +415,47 @@ class SecondView:
         self._window: QMainWindow | None = None
         self._ours: QDockWidget | None = None
         self._widths = (250, 340)
+        self._zoom: float | None = None
+        self.sized: Callable[[], Any] = lambda: None
         self.model = ViewerModel(title=TITLE)
         self._canvas: Any = QtViewer(self.model)
         self.widget = _Frame(self._canvas, closed)
         self._put_beside(panel)
         self.model.canvas.overlays.scale_bar.visible = True
+        self._later = QTimer(self.widget)  # both canvases have their size by then
+        self._later.setSingleShot(True)
+        self._later.setInterval(_SIZED_MS)
+        self._later.timeout.connect(self._tell_size)
+        self.model.canvas.events.size.connect(self._resized)
+
+    def fill(self, own: Any, beside: Any) -> bool:
+        """Both scans as large as both views allow; see ``fill_both``.
+
+        Args:
+            own: The layer that the main viewer shows.
+            beside: The one shown here.
+
+        Returns:
+            False where the user has zoomed meanwhile: nothing is done then.
+        """
+        now = float(self.model.scene.camera.zoom)
+        if self._zoom is not None and abs(now - self._zoom) > _ZOOMED * now:
+            return False
+        self.model.reset_view()
+        self._zoom = fill_both([(self._main, own), (self.model, beside)])
+        return True
+
+    def fill_anew(self) -> None:
+        """Another scan is shown: it is fitted, however the last one was zoomed."""
+        self._zoom = None
+        self._later.start()
+
+    def _tell_size(self) -> None:
+        self.sized()
+
+    def _resized(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):  # the view is gone
+            self._later.start()
 
     @property
     def is_open(self) -> bool:

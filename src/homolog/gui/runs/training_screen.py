@@ -214,8 +214,8 @@ def text_label(name: str, *, bold: bool = False) -> QLabel:
 
 
 def headline_label(name: str) -> widgets.Sentence:
-    """A bold sentence of two lines at most."""
-    label: widgets.Sentence = widgets.named(widgets.Sentence(2), name, name)
+    """A bold sentence of three lines at most."""
+    label: widgets.Sentence = widgets.named(widgets.Sentence(3), name, name)
     font = label.font()
     font.setBold(True)
     label.setFont(font)
