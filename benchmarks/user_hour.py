@@ -743,8 +743,8 @@ def come_back(hour: Hour) -> None:
     if not run.is_alive():
         raise Unreached("the training did not go on")
     panel = hour.tab("Runs")
-    table = hour.hand.find(QTableWidget, "Runs", panel)
-    hour.wait(table.rowCount, "the list")
+    table: QTableWidget = panel.table
+    hour.wait(lambda: table.isVisible() and table.rowCount(), "the list")
     row = next(i for i, r in enumerate(panel.rows) if r.folder == run.folder)
     place = table.visualItemRect(table.item(row, 0)).center()
     hour.hand.click(table.viewport(), place, double=True)

@@ -654,7 +654,7 @@ class TrainingScreen(QWidget):
         self.buttons = ActionButtons(BUTTONS, self.act)
         self.trouble = TroubleBox()
         self.facts = widgets.named(
-            widgets.Sentence(6), "Device, memory and what is saved",
+            widgets.Sentence(8), "Device, memory and what is saved",
             "Device, memory and what is saved",
         )  # fmt: skip
         self.loss = CurveView("Training loss")
