@@ -335,7 +335,7 @@ def _place(event: Any) -> NDArray[np.float64] | None:
 # Of the canvas that the larger of two bodies takes, along its tighter side.
 _FILLED = 0.95
 # A body is looked for among this many voxels along an axis, and begins where this share
-# of a plane across is no air: a table or a wire is not enough.
+# of a plane across is no air: a wire is not enough.
 _LOOKED_AT, _BODY_SHARE = 64, 0.03
 
 

@@ -559,8 +559,11 @@ class Form(QWidget):
             known = {field.name: field for field in self._fields}
             for name in values.keys() & known.keys() - set(self._hidden):
                 with contextlib.suppress(Refused, ValueError, TypeError):
-                    known[name].check(values[name])
-                    self._given[name] = values[name]
+                    field, value = known[name], values[name]
+                    field.check(value)
+                    if field.choices is None and field.kind != "bool":
+                        value = field.read(field.text_of(value))
+                    self._given[name] = value
             return
         for name, value in values.items():
             row = self._rows.get(name)

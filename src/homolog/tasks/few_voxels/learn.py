@@ -25,7 +25,7 @@ from homolog.tasks.few_voxels.scan import (
     painted,
     simple_spec,
 )
-from homolog.words import counted
+from homolog.words import counted, listed
 
 # What to tell somebody who paints: what is wrong with the paint, where to go next.
 
@@ -79,12 +79,13 @@ def warnings_of(
             f"Only {name!r} is painted: everything will become {name!r}; paint a "
             "second class, background for example."
         )
-    for known, count in counts.items():
-        if count < _FEWEST:
-            found.append(
-                f"{known.name!r} has only {counted(count, 'painted voxel')}; "
-                f"paint at least {_FEWEST}."
-            )
+    few = {repr(c.name): n for c, n in counts.items() if n < _FEWEST}
+    if len(few) == 1:
+        ((name, count),) = few.items()
+        only = f"has only {counted(count, 'painted voxel')}"
+        found.append(f"{name} {only}; paint at least {_FEWEST}.")
+    elif few:
+        found.append(f"Paint at least {_FEWEST} voxels each of {listed(few, most=5)}.")
     slices = _one_slice(scans, paints)
     if slices:
         found.append(slices)
