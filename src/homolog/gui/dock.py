@@ -321,6 +321,23 @@ QCheckBox:focus, QRadioButton:focus { background: rgba(0, 122, 204, 110); }
 """
 
 
+class TabArea(QScrollArea):
+    """Scrolls to what the key Tab reaches, and to nothing that got the focus by chance.
+
+    A button that is pressed and then disabled hands its focus on, and Qt would scroll
+    away from what was pressed.
+    """
+
+    def focusNextPrevChild(self, forward: bool) -> bool:  # noqa: D102 - Qt's name
+        before = self.focusWidget()
+        chosen = before is None or (before.isEnabled() and not before.isHidden())
+        moved = bool(QWidget.focusNextPrevChild(self, forward))
+        now = self.focusWidget()
+        if moved and chosen and now is not None:
+            self.ensureWidgetVisible(now)
+        return moved
+
+
 class MainPanel(QWidget):
     """The dock's content. Closing it stops no training.
 
@@ -493,7 +510,7 @@ class MainPanel(QWidget):
         self._stack = QStackedWidget()
         self._areas: dict[str, QScrollArea] = {}
         for title, _ in PANELS:
-            area = QScrollArea()
+            area = TabArea()
             area.setWidgetResizable(True)
             area.setFrameShape(QFrame.Shape.NoFrame)
             area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
