@@ -164,6 +164,9 @@ class LabelScene:
                 own.redraw(desk.predicted)
 
 
+_SEEN_MS = 40
+
+
 class Labelling(QObject):
     """All that happens between the panel and the viewer.
 
@@ -254,7 +257,8 @@ class Labelling(QObject):
             own.ready_brush(self.viewer, desk.painted)
             desk.painted.selected_label = self.classes.current
             self.trainer.warm()
-            soon(self, lambda: self._get_ready(key))  # another layer: a click is done
+            # Another layer: not before the click is seen to be done.
+            soon(self, lambda: self._get_ready(key), _SEEN_MS)
         self.scans_changed.emit()
 
     def _get_ready(self, key: str) -> None:
