@@ -872,7 +872,7 @@ def write(hour: Hour, path: Path) -> None:
         {
             "step": t.step, "seconds": round(t.seconds, 1), "clicks": t.used.clicks,
             "keys": t.used.keys, "drops": t.used.drops,
-            "longest_own_ms": round(t.own_ms), "its_wall_ms": round(t.wall_ms),
+            "longest_own_ms": round(t.own_ms),
             "its_drawing_ms": round(t.drawing_ms),
         }
         for t in hour.told

@@ -159,6 +159,32 @@ def test_two_clicks_to_the_first_similarity_map(start, qtbot, monkeypatch) -> No
     assert len(FakeHelper.made) == 1
 
 
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("door", ["alike", "label"])
+def test_a_door_begins_with_the_model_of_what_is_open_now(
+    start, qtbot, tmp_path, door: str
+) -> None:
+    """The tab was there before, with the model of other scans."""
+    viewer, panel, tab = start()
+    title = {"alike": "Explore", "label": "Label"}[door]
+    panel.visit(title)
+    models = panel.panels[title].models.model
+    until(lambda: models.count() > 1)
+    panel.visit("Start")
+    assert drop(tab, patient(tmp_path, "ct")[0])
+    until(lambda: "Open:" in tab.scan.text())
+    viewer.layers["ct"].metadata[KEY]["modality"] = "CT"
+    press(qtbot, getattr(tab, door))
+    until(lambda: models.currentText().startswith("body-ct"))
+    until(
+        lambda: FakeHelper.made and "body-ct" in FakeHelper.made[-1].config["encoder"]
+    )
+    settle(0.5)
+    owner = panel.panels[title]
+    book = owner.explorer.control if door == "alike" else owner.labelling.book
+    assert [s.state for s in book.scans.values()] == ["computing"]
+
+
 def test_the_second_door_puts_a_brush_in_the_hand(start, qtbot, tmp_path) -> None:
     viewer, panel, tab = start()
     assert drop(tab, write_scan(tmp_path, "CT_1", Affine.of((2, 2, 2)), SHAPE, seed=0))
