@@ -183,6 +183,10 @@ def test_a_door_begins_with_the_model_of_what_is_open_now(
     owner = panel.panels[title]
     book = owner.explorer.control if door == "alike" else owner.labelling.book
     assert [s.state for s in book.scans.values()] == ["computing"]
+    count = len(FakeHelper.made)
+    FakeHelper.made[-1].stopped.emit()  # whoever stops it gets no other one for it
+    settle(0.3)
+    assert len(FakeHelper.made) == count
 
 
 def test_the_second_door_puts_a_brush_in_the_hand(start, qtbot, tmp_path) -> None:

@@ -654,7 +654,7 @@ class LabelPanel(widgets.Tall):
             self._compute_unasked(key)
 
     def _compute_unasked(self, key: str) -> None:
-        """Features of a model that nobody chose; once, so that who stops it is heard."""
+        """Features of a model nobody chose; once, so that who stops it is heard."""
         encoder = self.labelling.encoder
         if self.models.by_default and encoder is not None:
             if (key, encoder.path) != self._begun_with:
