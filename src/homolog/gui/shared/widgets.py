@@ -786,8 +786,6 @@ class HelperBox(QFrame):
         self._show_work(True)
         self.enable()
         tell(self.words, words)
-        # Whoever pressed sees what is being done, and later what came of it.
-        bring_into_view(self.words, asked=True)
         if not callable(config):
             self._start(kind, done, config)
             return
