@@ -97,9 +97,7 @@ def explore(viewer: Any, panel: Any, run: Path) -> None:
     control = tab.explorer.control
 
     def to_compute() -> bool:
-        return bool(
-            tab.hint.act.isVisible() and tab.hint.act.text() == "Compute features"
-        )
+        return bool(tab.hint.act.isVisible() and tab.hint.act.text() == "Compute all 2")
 
     wait(lambda: len(control.ready()) == 2 or to_compute(), 60)
     if to_compute():

@@ -39,7 +39,7 @@ from homolog.gui.data.control import (
 )
 from homolog.gui.files import sources
 from homolog.gui.files.opening import box, look_at, shared
-from homolog.gui.shared.layers import derived_attributes, volume_layer
+from homolog.gui.shared.layers import KEY, derived_attributes, volume_layer
 from homolog.jobs import prepare
 from homolog.scans.files import read_labels
 from homolog.scans.names import names_file
@@ -263,6 +263,21 @@ def test_scans_elsewhere_are_hidden_when_one_opens() -> None:
     look_at(viewer, a)
     assert [x.visible for x in layers] == [True, True, False]
     assert viewer.dims.point == [7, 4, 4.5]
+
+
+def test_another_picture_of_unknown_size_is_another_patient() -> None:
+    """Both begin in the same corner; what belongs to the new one stays."""
+    new, other, heat = (layer_of(scan(), i) for i in range(3))
+    for layer, source in ((new, "a.png"), (other, "b.png"), (heat, "a.png")):
+        layer.metadata[KEY] |= {"sized": False, "source": source}
+    layers = [other, heat, new]
+    viewer = SimpleNamespace(
+        layers=_Layers(layers), dims=SimpleNamespace(point=(0, 0, 0)),
+        fit_to_view=lambda layers: None,
+        canvas=SimpleNamespace(grid=SimpleNamespace(enabled=False)),
+    )  # fmt: skip
+    look_at(viewer, new)
+    assert [x.visible for x in layers] == [False, True, True]
 
 
 class _Layers(list):

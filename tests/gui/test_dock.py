@@ -19,10 +19,10 @@ pytest.importorskip("napari")
 
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QPushButton, QVBoxLayout, QWidget
 
 from homolog.gui import dock as module
-from homolog.gui.dock import PANELS, MainPanel
+from homolog.gui.dock import PANELS, MainPanel, TabArea
 from homolog.gui.shared import engine, keys
 from homolog.gui.shared.widgets import Answer
 from homolog.gui.start.help_page import KEYS, key_lines
@@ -356,3 +356,32 @@ def test_napari_adds_no_room_of_its_own_to_a_docked_panel(
     """It would take the more of the width the more panels were docked before."""
     panel = dock_panel(make_napari_viewer_proxy())
     assert panel.layout().count() == 2
+
+
+def test_a_pressed_button_that_is_disabled_scrolls_nothing(qtbot) -> None:
+    """Its focus goes to another one, which nobody asked to see; Tab scrolls there."""
+    area, inside = TabArea(), QWidget()
+    column = QVBoxLayout(inside)
+    first, last = QPushButton("first"), QPushButton("last")
+    column.addWidget(first)
+    column.addSpacing(3000)
+    column.addWidget(last)
+    area.setWidgetResizable(True)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # as in the dock
+    area.setWidget(inside)
+    qtbot.addWidget(area)
+    area.resize(200, 200)
+    area.show()
+    area.activateWindow()
+    bar = area.verticalScrollBar()
+    qtbot.waitUntil(lambda: bar.maximum() > 1000)
+    last.setFocus()
+    bar.setValue(bar.maximum())
+    last.setEnabled(False)
+    assert area.focusWidget() is first
+    assert bar.value() == bar.maximum()
+    last.setEnabled(True)
+    qtbot.keyClick(first, Qt.Key.Key_Tab)
+    qtbot.keyClick(last, Qt.Key.Key_Tab)
+    assert area.focusWidget() is first
+    assert bar.value() < 100

@@ -30,6 +30,7 @@ from toy_runs import slow_run
 
 import homolog
 from homolog.geometry.affine import Affine
+from homolog.gui.segment.panel import ScanBox
 from homolog.gui.shared import model_row
 from homolog.gui.shared.choices import read_choice
 from homolog.gui.shared.layers import KEY
@@ -81,17 +82,42 @@ def press(qtbot, button) -> None:
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
-def test_without_a_scan_doors_are_closed_and_say_so(start, home: Path) -> None:
+def test_without_a_scan_doors_say_that_they_open_one(start, home: Path) -> None:
     _, panel, tab = start()
     assert panel.current() == "Start"
     assert "No scan is open" in tab.scan.text()
     for door in (tab.alike, tab.label, tab.segment):
-        assert not door.isEnabled()
-        assert "no scan yet" in door.title.text()
+        assert "opens a scan first" in door.title.text()
     assert [row.sign.text() for row in tab.rows] == ["▶", "○", "○", "○", "○"]
     assert tab.open.isEnabled()
     assert tab.phantom.isEnabled()
     assert nameless(tab) == []
+
+
+def test_a_door_without_a_scan_asks_for_one_and_leads_on(
+    start, qtbot, tmp_path, monkeypatch
+) -> None:
+    """One click and a file; a file that cannot be read leads nowhere, later ones do."""
+    viewer, panel, tab = start()
+    scan = write_scan(tmp_path, "CT_1", Affine.of((2, 2, 2)), SHAPE, seed=0)
+    asked = []
+    monkeypatch.setattr(
+        module.widgets, "ask_files", lambda *given: asked.append(given[-1])
+    )
+    press(qtbot, tab.label)
+    asked[0]([tmp_path / "none.nii"])
+    until(lambda: tab.trouble.text())
+    until(lambda: not tab.status.text())
+    assert panel.current() == "Start"
+    assert drop(tab, write_scan(tmp_path, "a", Affine.of((2, 2, 2)), SHAPE, seed=1))
+    until(lambda: len(viewer.layers) == 1)
+    assert panel.current() == "Start"  # the wish was of the file that is not there
+    viewer.layers.clear()
+    press(qtbot, tab.label)
+    asked[1]([scan])
+    asked.clear()  # they know the window
+    until(lambda: panel.current() == "Label")
+    assert viewer.layers.selection.active.name == "CT_1 painted"
 
 
 @pytest.fixture
@@ -117,7 +143,7 @@ def test_two_clicks_to_the_first_similarity_map(start, qtbot, monkeypatch) -> No
                  (small.astype(np.uint8), {"name": "organs", **grid}, "labels")],
     )  # fmt: skip
     press(qtbot, tab.phantom)
-    until(lambda: tab.alike.isEnabled())
+    until(lambda: "Open:" in tab.scan.text())
     assert not viewer.layers["organs"].visible
     press(qtbot, tab.alike)
     assert panel.current() == "Explore"
@@ -133,10 +159,40 @@ def test_two_clicks_to_the_first_similarity_map(start, qtbot, monkeypatch) -> No
     assert len(FakeHelper.made) == 1
 
 
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("door", ["alike", "label"])
+def test_a_door_begins_with_the_model_of_what_is_open_now(
+    start, qtbot, tmp_path, door: str
+) -> None:
+    """The tab was there before, with the model of other scans."""
+    viewer, panel, tab = start()
+    title = {"alike": "Explore", "label": "Label"}[door]
+    panel.visit(title)
+    models = panel.panels[title].models.model
+    until(lambda: models.count() > 1)
+    panel.visit("Start")
+    assert drop(tab, patient(tmp_path, "ct")[0])
+    until(lambda: "Open:" in tab.scan.text())
+    viewer.layers["ct"].metadata[KEY]["modality"] = "CT"
+    press(qtbot, getattr(tab, door))
+    until(lambda: models.currentText().startswith("body-ct"))
+    until(
+        lambda: FakeHelper.made and "body-ct" in FakeHelper.made[-1].config["encoder"]
+    )
+    settle(0.5)
+    owner = panel.panels[title]
+    book = owner.explorer.control if door == "alike" else owner.labelling.book
+    assert [s.state for s in book.scans.values()] == ["computing"]
+    count = len(FakeHelper.made)
+    FakeHelper.made[-1].stopped.emit()  # whoever stops it gets no other one for it
+    settle(0.3)
+    assert len(FakeHelper.made) == count
+
+
 def test_the_second_door_puts_a_brush_in_the_hand(start, qtbot, tmp_path) -> None:
     viewer, panel, tab = start()
     assert drop(tab, write_scan(tmp_path, "CT_1", Affine.of((2, 2, 2)), SHAPE, seed=0))
-    until(lambda: tab.label.isEnabled())
+    until(lambda: "Open:" in tab.scan.text())
     assert "CT_1" in tab.scan.text()
     press(qtbot, tab.label)
     assert panel.current() == "Label"
@@ -155,7 +211,7 @@ def test_the_second_door_has_features_of_the_package_computed(
     """The models are listed after the door was opened: the wish is not forgotten."""
     viewer, _, tab = start()
     assert drop(tab, patient(tmp_path, "ct")[0])
-    until(lambda: tab.label.isEnabled())
+    until(lambda: "Open:" in tab.scan.text())
     viewer.layers["ct"].metadata[KEY]["modality"] = "CT"
     press(qtbot, tab.label)
     until(lambda: FakeHelper.made)
@@ -167,7 +223,7 @@ def test_five_acts_to_the_first_labels(start, qtbot, tmp_path) -> None:
     """Drop, door, stroke, class, stroke: then the whole scan is labelled."""
     viewer, panel, tab = start()
     assert drop(tab, patient(tmp_path, "ct")[0])
-    until(lambda: tab.label.isEnabled())
+    until(lambda: "Open:" in tab.scan.text())
     press(qtbot, tab.label)
     label, painted = panel.panels["Label"], viewer.layers.selection.active
     first = painted.selected_label
@@ -187,9 +243,10 @@ def test_five_acts_to_the_first_labels(start, qtbot, tmp_path) -> None:
 def test_the_third_door_leads_to_a_ready_button(start, qtbot, home, tmp_path) -> None:
     viewer, panel, tab = start()
     write_model(home / "runs" / "seg")
+    write_model(home / "runs" / "other")
     assert drop(tab, write_scan(tmp_path, "CT_1", Affine.of((2, 1, 1)), SHAPE, seed=0))
     viewer.add_labels(np.zeros(SHAPE, np.uint8))
-    until(lambda: tab.segment.isEnabled())
+    until(lambda: "Open:" in tab.scan.text())
     panel.hub.changed.emit("models")
     until(lambda: "seg" in tab.segment.words.text())
     press(qtbot, tab.segment)
@@ -197,6 +254,26 @@ def test_the_third_door_leads_to_a_ready_button(start, qtbot, home, tmp_path) ->
     until(lambda: segment.models)
     assert viewer.layers.selection.active.name == "CT_1"
     assert segment.scan.start.isEnabled()
+    assert not segment.scan.busy  # which of two models is not for a door to say
+
+
+def test_the_third_door_begins_with_the_only_model(
+    start, qtbot, home, tmp_path, monkeypatch
+) -> None:
+    """Drop and door; a scan unlike those of the model is warned of first."""
+    _, panel, tab = start()
+    write_model(home / "runs" / "seg")
+    begun = []
+    monkeypatch.setattr(ScanBox, "begin", lambda box: begun.append(box.scan.text()))
+    assert drop(tab, write_scan(tmp_path, "CT_1", Affine.of((2, 1, 1)), SHAPE, seed=0))
+    until(lambda: "Open:" in tab.scan.text())
+    press(qtbot, tab.segment)
+    until(lambda: begun)
+    assert "CT_1" in begun[0]
+    panel.visit("Start")
+    panel.visit("Segment")  # by itself nothing is begun again
+    settle(0.3)
+    assert len(begun) == 1
 
 
 def test_what_is_dropped_goes_where_it_belongs(start, home, tmp_path) -> None:
@@ -245,7 +322,7 @@ def test_doors_name_the_model_and_warn_of_another_modality(home: Path) -> None:
     write_model(home / "models" / "seg")
     one = read_choice(home / "models" / "seg")
     assert "seg" in segment_words(Known(models=(one,)))
-    assert "and 1 more" in segment_words(Known(models=(one, one)))
+    assert "or one of 1 more" in segment_words(Known(models=(one, one)))
 
 
 def test_the_scan_in_front_is_the_selected_or_the_topmost_seen(

@@ -16,6 +16,28 @@ from homolog.gui.shared import engine
 pytestmark = pytest.mark.usefixtures("qapp")
 
 
+def test_a_late_form_says_the_same_before_and_after_it_is_made() -> None:
+    forms = [Form(FIELDS, first=("size",)), Form(FIELDS, first=("size",), late=True)]
+    told = []
+    for form in forms:
+        form.set_recipe({"size": [96, 96, 96]})
+        form.show_values({"keep": "student", "size": "many", "nobody": 3})
+        told.append(form.values())
+    assert told[0] == told[1] == {"keep": "student"}
+    late = forms[1]
+    assert not late.findChildren(QLineEdit)
+    late.set_recipe({"size": [64, 64, 64]})  # what was changed stays changed
+    assert late.rows["keep"].value == "student"
+    assert late.rows["size"].editor.text() == "64, 64, 64"
+    assert late.values() == {"keep": "student"}
+    late.set_fields(FIELDS)  # it is looked at: made anew at once
+    assert late.findChildren(QLineEdit)
+    again = Form(FIELDS, late=True)
+    again.show_values({"keep": "student"})
+    again.reset()
+    assert again.values() == {}
+
+
 def test_a_form_tells_only_what_differs_from_the_recipe() -> None:
     form = Form(FIELDS, first=("size",))
     form.set_recipe({"size": [96, 96, 96]})

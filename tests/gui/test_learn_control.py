@@ -311,5 +311,9 @@ def test_stores_bring_the_task_that_they_teach() -> None:
         Path("/data/us"), 16, 0, 0, 0, scan_classes=classes, class_teachable=12
     )
     assert task_for([pictures], "segment") == "classify"
+    drawn = dataclasses.replace(
+        pictures, boxed=16, box_teachable=12, box_classes=(("benign", 9, 9),)
+    )
+    assert task_for([drawn], "classify") == "detect"  # who drew boxes wants boxes
     assert task_for([STORE], "segment") == "segment"
     assert task_for([StoreChoice(Path("/data/bare"), 4)], "segment") == "segment"

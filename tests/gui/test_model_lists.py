@@ -52,8 +52,8 @@ def test_a_new_users_list_begins_with_the_one_for_the_open_scan(
     row.chosen.connect(told.append)
     shown(qtbot, row)
     assert [row.model.itemText(i) for i in range(2)] == [
-        "a-mr (built in: s2dc, resunet)",
-        "body-ct (built in: s2dc, resunet)",
+        "a-mr (built in)",
+        "body-ct (built in)",
     ]
     assert told[-1].name == "body-ct"
     make_model(shipped / "both", modalities={"CT": 3, "MR": 3})

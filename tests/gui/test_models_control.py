@@ -188,9 +188,12 @@ def test_choices_begin_with_what_is_at_hand(
         ("a-mr", "shipped"), ("body-ct", "shipped"), ("theirs", "library"),
         ("pre", "run"),
     ]  # fmt: skip
-    assert found[1].title == "body-ct (built in: s2dc, resunet)"
+    assert found[1].title == "body-ct (built in)"
     assert "Licence: MIT." in found[1].facts
     assert begin_with(found, ["CT"]) == found[3]  # one's own run, as ever
+    odd = replace(found[3], kind="classify", modalities=())
+    assert begin_with([odd, *found], ["CT"]) == found[3]  # its modality is unknown
+    assert begin_with([odd], ["CT"]) == begin_with([odd]) == odd
     at_hand = found[:3]
     assert begin_with(at_hand, ["CT", "OTHER"]) == found[1]
     assert begin_with(at_hand, ["MR"]) == found[0]

@@ -319,4 +319,6 @@ def test_a_licence_fits_a_narrow_list() -> None:
     for licence in (own, "CC BY 4.0", "CC BY-NC-SA 4.0", None):
         assert len(licence_line({"licence": licence})) <= 36
     assert licence_line({"licence": "MIT"}) == "Licence: MIT"
+    told = "Apache-2.0 (weights; the scans learnt from: see data)"
+    assert licence_line({"licence": told}) == "Licence: Apache-2.0"
     assert licence_line({}) == "⚠ Licence not stated"

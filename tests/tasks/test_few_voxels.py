@@ -30,6 +30,7 @@ from homolog.tasks.few_voxels.learn import (
     strokes,
 )
 from homolog.tasks.few_voxels.predict import (
+    Thin,
     predict_slice,
     predict_volume,
     probabilities,
@@ -233,6 +234,9 @@ def test_warnings_are_plain_sentences(phantom):
     assert told(only(paint, liver=30, spleen=30)) == ""
     assert "Only 'liver' is painted" in told(only(paint, liver=30))
     assert "'spleen' has only 4 painted voxels" in told(only(paint, liver=9, spleen=4))
+    assert told(only(paint, liver=3, spleen=4)).startswith(
+        "Paint at least 5 voxels each of 'liver' and 'spleen'."
+    )
     unbalanced = told(only(paint, liver=50, spleen=2))
     assert "'liver' has 50 painted voxels, 'spleen' only 2" in unbalanced
     flat = only(paint, liver=60, rest=60)
@@ -312,6 +316,45 @@ def test_the_next_click_lies_in_the_body_away_from_the_paint(phantom):
     click = next_click(learnt.head, scan, learnt.paints[0], odd)
     assert not air[click.voxel]
     assert click.uncertainty < 0.5
+
+
+def test_the_next_click_goes_to_the_middle_of_what_is_unknown(phantom):
+    scan, paint, learnt = learnt_of(phantom)
+    result = drain(predict_volume(learnt.head, scan, paint))
+    sure = np.full_like(result.uncertainty.values, 0.3)
+    unknown = np.zeros(sure.shape, bool)
+    body = phantom.volume.data[0] > -500
+    middle = np.argwhere(body)[body.sum() // 2]
+    low, high = np.maximum(middle - 2, 0), middle + 3
+    unknown[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    found = dataclasses.replace(
+        result.uncertainty, values=np.where(unknown, 1, sure).astype(np.float32),
+        unknown=unknown,
+    )  # fmt: skip
+    click = next_click(learnt.head, scan, learnt.paints[0], found, apart_mm=0.1)
+    assert click.unknown
+    assert unknown[click.voxel]
+    assert click.uncertainty <= 1
+    none = dataclasses.replace(found, unknown=None)
+    click = next_click(learnt.head, scan, learnt.paints[0], none, apart_mm=0.1)
+    assert not click.unknown
+
+
+def test_what_is_unknown_is_kept_for_the_next_click(phantom):
+    thin = Thin(phantom.volume)
+    chances = np.zeros((2, *phantom.volume.shape), np.float32)
+    chances[0] = 1  # as sure as can be, and yet unlike all paint
+    unknown = np.zeros(phantom.volume.shape, bool)
+    unknown[:4] = True
+    thin.take(0, chances, unknown)
+    found = thin.found()
+    steps = thin.steps
+    np.testing.assert_array_equal(
+        found.unknown, unknown[:: steps[0], :: steps[1], :: steps[2]]
+    )
+    np.testing.assert_array_equal(found.values, found.unknown.astype(np.float32))
+    thin.take(0, chances)
+    assert Thin(phantom.volume).found().unknown is None
 
 
 def test_a_stroke_is_never_learnt_from_and_tested_on(phantom):

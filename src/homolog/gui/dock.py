@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.files.choosing import NewScans
 from homolog.gui.files.dropping import dropped_run, local_paths
+from homolog.gui.files.opening import warm_up
 from homolog.gui.reading.bar import ReadingBar
 from homolog.gui.shared import engine, preferences, widgets
 from homolog.gui.shared.hub import Hub
@@ -311,12 +312,30 @@ SIZE_PX = (406, 700)
 _MOST_SHARE = 0.42  # of the window, whatever the letters
 LEAST_PX = 320  # then the bar shows icons alone
 _SETTLE_MS = 2500  # the window is drawn first
+_WARM_MS = 300
 # napari's themes hardly show what has the focus; the blue is its own.
 _FOCUS = """
 QPushButton:focus, QComboBox:focus, QLineEdit:focus, QAbstractItemView:focus,
 QPlainTextEdit:focus, QAbstractSpinBox:focus { border: 2px solid rgb(0, 122, 204); }
 QCheckBox:focus, QRadioButton:focus { background: rgba(0, 122, 204, 110); }
 """
+
+
+class TabArea(QScrollArea):
+    """Scrolls to what the key Tab reaches, and to nothing that got the focus by chance.
+
+    A button that is pressed and then disabled hands its focus on, and Qt would scroll
+    away from what was pressed.
+    """
+
+    def focusNextPrevChild(self, forward: bool) -> bool:  # noqa: D102 - Qt's name
+        before = self.focusWidget()
+        chosen = before is None or (before.isEnabled() and not before.isHidden())
+        moved = bool(QWidget.focusNextPrevChild(self, forward))
+        now = self.focusWidget()
+        if moved and chosen and now is not None:
+            self.ensureWidgetVisible(now)
+        return moved
 
 
 class MainPanel(QWidget):
@@ -330,7 +349,7 @@ class MainPanel(QWidget):
         super().__init__()
         self.hub = Hub(napari_viewer, self)
         self.panels: dict[str, QWidget] = {}
-        self._docked = self._torn_down = self._sized = False
+        self._docked = self._torn_down = self._sized = self._warmed = False
         self._scale = 1.0
         # The first child: it goes before the widgets it watches.
         self.wheel = WheelGuard(self)
@@ -371,7 +390,6 @@ class MainPanel(QWidget):
         if title not in self._areas:
             return
         panel = self._panel(title)
-        self.wheel.adopt()
         self.tabs.choose(title)
         self.reading.front(title)
         self._stack.setCurrentWidget(self._areas[title])
@@ -420,12 +438,21 @@ class MainPanel(QWidget):
             keys_of(self.hub).set_active(True)
             # Asked now, the engine's answer is there before a form needs it.
             soon(self, self._ask_engine, _SETTLE_MS)
+            soon(self, self._warm_up, _WARM_MS)
         if not self.tabs.chosen:
             self.show_tab(PANELS[0][0])
 
     def _ask_engine(self) -> None:
         if self.isVisible() and not self._torn_down:
             self.hub.want_schema()
+
+    def _warm_up(self) -> None:
+        """Import on a thread what the first scan and the tabs will need."""
+        if self._torn_down or self._warmed:
+            return
+        self._warmed = True
+        modules = [place.partition(":")[0] for _, place in PANELS]
+        in_background(warm_up, modules, owner=self, failed=lambda _: None)
 
     def hideEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().hideEvent(event)
@@ -468,6 +495,7 @@ class MainPanel(QWidget):
             return None
         self.panels[title] = panel
         area.setWidget(panel)
+        self.wheel.adopt(area)
         return panel
 
     def _explore_panel(self, make: bool) -> QWidget | None:
@@ -482,7 +510,7 @@ class MainPanel(QWidget):
         self._stack = QStackedWidget()
         self._areas: dict[str, QScrollArea] = {}
         for title, _ in PANELS:
-            area = QScrollArea()
+            area = TabArea()
             area.setWidgetResizable(True)
             area.setFrameShape(QFrame.Shape.NoFrame)
             area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)

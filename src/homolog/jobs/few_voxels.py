@@ -130,8 +130,11 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     if click_at is not None:
         place, voxel = place_text(click_at["mm"]), voxel_text(click_at["voxel"])
         first, second = click_at["likely"]
+        what = f"{first} or {second}?"
+        if click_at["unknown"]:
+            what = "unknown, too unlike all paint"
         told.append(
-            f"paint next at {place}, voxel {voxel}: {first} or {second}? "
+            f"paint next at {place}, voxel {voxel}: {what} "
             f"(uncertainty {click_at['uncertainty']:.2f})"
         )
     if result["prediction"]:

@@ -224,7 +224,8 @@ def licence_line(card: Mapping[str, Any]) -> str:
     told, kind = _licence(card)
     if kind == "unknown":
         return "⚠ Licence not stated"
-    line = f"⚠ Not commercial: {told}" if kind else f"Licence: {told}"
+    brief = told.split(" (")[0]  # the card has what stands in brackets
+    line = f"⚠ Not commercial: {brief}" if kind else f"Licence: {brief}"
     return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
 
 

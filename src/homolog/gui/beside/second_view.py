@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from homolog.geometry.affine import Triple
 from homolog.gui.shared import widgets
-from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS
+from homolog.gui.shared.layers import AXIS_LABELS, KEY, UNITS, shown_affine
 from homolog.gui.shared.scan_layers import Hearer, Listening, Mark, selection_kept
 from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import soon
@@ -329,7 +329,62 @@ def _place(event: Any) -> NDArray[np.float64] | None:
     return place if len(place) == 3 else None
 
 
+# How large two scans are shown side by side. No Qt.
+
+
+# Of the canvas that the larger of two bodies takes, along its tighter side.
+_FILLED = 0.95
+# A body is looked for among this many voxels along an axis, and begins where this share
+# of a plane across is no air: a wire is not enough.
+_LOOKED_AT, _BODY_SHARE = 64, 0.03
+
+
+def body_box(layer: Any) -> NDArray[np.float64]:
+    """(2, 3): lowest and highest edge (z, y, x) of what is no air, in shown mm.
+
+    What is darker than the layer's window counts as air; all of the scan where nothing,
+    or everything, does.
+    """
+    shape = np.array(layer.data.shape[-3:])
+    steps = np.maximum(shape // _LOOKED_AT, 1)
+    z, y, x = (slice(int(s) // 2, None, int(s)) for s in steps)
+    bright = np.asarray(layer.data[z, y, x]) > float(layer.contrast_limits[0])
+    box = np.stack([np.zeros(3), shape.astype(np.float64)])
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        there = np.flatnonzero(bright.mean(axis=others) > _BODY_SHARE)
+        if len(there):
+            box[:, axis] = there[0] * steps[axis], (there[-1] + 1) * steps[axis]
+    box = np.minimum(box, shape)
+    corners = np.stack(np.meshgrid(*box.T, indexing="ij"), -1).reshape(-1, 3) - 0.5
+    placed = shown_affine(layer).apply(corners)
+    return np.stack([placed.min(axis=0), placed.max(axis=0)])
+
+
+def fill_both(sides: Sequence[tuple[Any, Any]]) -> float:
+    """Show scans so that a millimetre is as long in all, and all bodies fill and fit.
+
+    Args:
+        sides: Each a viewer and the scan's layer that it shows.
+
+    Returns:
+        The zoom of all, pixels of the canvas a millimetre.
+    """
+    zooms = []
+    for viewer, layer in sides:
+        shown = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed[-2:]]
+        size = np.ptp(body_box(layer), axis=0)[shown]
+        room = np.asarray(viewer.canvas.viewbox_size(viewer.layers), np.float64)
+        zooms.append(float((room / np.maximum(size, 1e-6)).min()))
+    zoom = _FILLED * min(zooms)
+    for viewer, _ in sides:
+        viewer.scene.camera.zoom = zoom
+    return zoom
+
+
 TITLE = "Scan B"
+# The window is laid out in several steps; and a zoom this much off is the user's.
+_SIZED_MS, _ZOOMED = 80, 0.02
 # napari deletes a dock a while after it was closed.
 _TAKEN_DOWN_MS = 150
 
@@ -344,6 +399,9 @@ class SecondView:
         viewer: napari's main viewer.
         panel: Our panel; the view is docked on its left.
         closed: Called when the user closes its dock.
+
+    Attributes:
+        sized: Called when its canvas has another size.
     """
 
     def __init__(
@@ -357,11 +415,47 @@ class SecondView:
         self._window: QMainWindow | None = None
         self._ours: QDockWidget | None = None
         self._widths = (250, 340)
+        self._zoom: float | None = None
+        self.sized: Callable[[], Any] = lambda: None
         self.model = ViewerModel(title=TITLE)
         self._canvas: Any = QtViewer(self.model)
         self.widget = _Frame(self._canvas, closed)
         self._put_beside(panel)
         self.model.canvas.overlays.scale_bar.visible = True
+        self._later = QTimer(self.widget)  # both canvases have their size by then
+        self._later.setSingleShot(True)
+        self._later.setInterval(_SIZED_MS)
+        self._later.timeout.connect(self._tell_size)
+        self.model.canvas.events.size.connect(self._resized)
+
+    def fill(self, own: Any, beside: Any) -> bool:
+        """Both scans as large as both views allow; see ``fill_both``.
+
+        Args:
+            own: The layer that the main viewer shows.
+            beside: The one shown here.
+
+        Returns:
+            False where the user has zoomed meanwhile: nothing is done then.
+        """
+        now = float(self.model.scene.camera.zoom)
+        if self._zoom is not None and abs(now - self._zoom) > _ZOOMED * now:
+            return False
+        self.model.reset_view()
+        self._zoom = fill_both([(self._main, own), (self.model, beside)])
+        return True
+
+    def fill_anew(self) -> None:
+        """Another scan is shown: it is fitted, however the last one was zoomed."""
+        self._zoom = None
+        self._later.start()
+
+    def _tell_size(self) -> None:
+        self.sized()
+
+    def _resized(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):  # the view is gone
+            self._later.start()
 
     @property
     def is_open(self) -> bool:

@@ -270,7 +270,7 @@ class NamesLine(QWidget):
 
 # (text, value) of the voxel sizes offered.
 _SPACINGS = (
-    ("Automatic (from the scans)", "auto"),
+    ("Automatic", "auto"),
     ("Each scan's own", "native"),
     ("Chosen (mm)", "own"),
 )
@@ -423,7 +423,7 @@ class BuildBox(widgets.HelperBox):
         self.more = Form(more_fields(), more="More")
         self.build = widgets.button("Build store", _NO_SCANS, self.start)
         self.problem = widgets.sentence("Problem", lines=3)
-        self.summary = widgets.sentence("Result", lines=3)
+        self.summary = widgets.sentence("Result", lines=5)
         self.show_rejected = widgets.named(
             QPushButton("Show"),
             "Show what was left out",

@@ -26,8 +26,6 @@ from homolog.gui.shared.scans import Scan
 from homolog.gui.shared.threads import soon
 
 FOUND_IN_B = "Found in B"
-# Qt has laid the docks out by the first; on a busy machine by one of the others.
-_LAID_OUT_MS = (120, 500, 1500)
 
 
 class Beside(QObject):
@@ -62,7 +60,6 @@ class Beside(QObject):
         self._hidden: Any | None = None
         self._declined = self._ended = False
         self._at: tuple[Any, ...] = ()
-        self._zoom: float | None = None
         explorer.beside = self
         explorer.pins_changed.connect(self._pinned)
         explorer.pinned_in_view.connect(self._open_with_pin)
@@ -131,6 +128,7 @@ class Beside(QObject):
             return
         hub = self._explorer.hub
         self.view = SecondView(hub.viewer, self._panel, self._view_closed)
+        self.view.sized = self._same_scale
         hub.view_opened.emit(self.view.model)
         self.scan_b = ScanB(self.view.model, self._foreign, FOUND_IN_B)
 
@@ -202,9 +200,7 @@ class Beside(QObject):
         self._coloured(self.key)
         self._at = ()
         self._pinned()
-        self._zoom = None
-        for wait in _LAID_OUT_MS:
-            soon(self, self._same_scale, wait)
+        self.view.fill_anew()
 
     def _same_window(self, scan: Scan) -> Any | None:
         """The front scan's layer, where its brightness means the same (CT numbers)."""
@@ -215,16 +211,13 @@ class Beside(QObject):
 
     def _same_scale(self) -> None:
         """A millimetre is as long on both sides; each shows what it showed."""
-        if self.view is None or self._ended:
+        front = self._explorer.layer_of(self.front())
+        own = None if self.scan_b is None else self.scan_b.layer
+        if self.view is None or self._ended or front is None or own is None:
             return
-        model, main = self.view.model, self._explorer.viewer
-        now = float(model.scene.camera.zoom)
-        if self._zoom is not None and abs(now - self._zoom) > 0.02 * now:
-            return  # the user has zoomed meanwhile
-        model.reset_view()
-        self._zoom = main.scene.camera.zoom = model.scene.camera.zoom
-        self._at = ()
-        self._pinned()
+        if self.view.fill(front, own):
+            self._at = ()
+            self._pinned()
 
     def _reveal(self) -> None:
         """What was hidden for our sake is shown again, where it hides nobody."""

@@ -484,7 +484,7 @@ class ExplorePanel(QWidget):
         self.explorer = Explorer(hub, self)
         self.products = Products(self.explorer)
         self._rows: dict[str, ScanRow] = {}
-        self._begins = False
+        self._asked = self._begins = False
         self.models = ModelRow(
             hub, "Pretrained or fine-tuned: its features tell what looks alike"
         )
@@ -523,7 +523,9 @@ class ExplorePanel(QWidget):
         ``{"begin": True}``: features of the selected scan are computed at once.
         """
         self.models.want(what)
-        self._begins = bool(what.get("begin"))
+        # Only once the models are listed: other scans may be open than the last time,
+        # and another model may suit them, for which what was begun would be stopped.
+        self._asked, self._begins = bool(what.get("begin")), False
         self.shown()
 
     def shown(self) -> None:
@@ -644,6 +646,7 @@ class ExplorePanel(QWidget):
 
     def _chosen(self, model: ModelChoice | None) -> None:
         self.explorer.choose(model)
+        self._begins, self._asked = self._begins or self._asked, False
         self._refresh()
 
     def _heard(self, what: str) -> None:

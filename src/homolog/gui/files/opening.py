@@ -6,6 +6,9 @@ our own Open button, and directly by the reader that napari calls on a drop.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,13 @@ from numpy.typing import NDArray
 
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.scan_layer import read_scan_layer
-from homolog.gui.shared.layers import LayerData, is_kind, shape_of, shown_affine
+from homolog.gui.shared.layers import (
+    LayerData,
+    is_kind,
+    notes_of,
+    shape_of,
+    shown_affine,
+)
 
 
 def read_layer(path: Path, name: str = "") -> LayerData:
@@ -32,6 +41,19 @@ def read_layer(path: Path, name: str = "") -> LayerData:
     if holds_boxes(path):
         return box_layer(boxes_of_file(path), name)
     return read_scan_layer(path, name)
+
+
+# napari imports these when it shows its first image, points and labels: half a second.
+_FIRST_LAYERS = (
+    "scipy.ndimage", "scipy.special", "pandas", "skimage.exposure", "scipy.optimize",
+)  # fmt: skip
+
+
+def warm_up(modules: Iterable[str]) -> None:
+    """Import what the first layers need, and these modules; for a thread."""
+    for name in (*_FIRST_LAYERS, *modules):
+        with contextlib.suppress(ImportError):  # told where it is needed
+            importlib.import_module(name)
 
 
 # Showing the scan just opened: go to its middle, hide scans that lie elsewhere.
@@ -58,7 +80,7 @@ def look_at(viewer: Any, layer: Any) -> None:
     for other in viewer.layers:
         if other.unique_id != layer.unique_id and len(other.data.shape) == 3:
             scan = is_kind(other, "Image") or is_kind(other, "Labels")
-            if scan and shared(layer, other) < _TOGETHER:
+            if scan and not _belong_together(layer, other):
                 other.visible = False
     low, high = box(layer)
     middle = (low + high) / 2
@@ -67,6 +89,21 @@ def look_at(viewer: Any, layer: Any) -> None:
     place[-3:] = middle.tolist()
     viewer.dims.point = place
     viewer.fit_to_view(layers=[layer])
+
+
+def _belong_together(layer: Any, other: Any) -> bool:
+    """Whether a new scan is seen together with what is open.
+
+    Pictures that do not say their size lie nowhere: two of them are two patients,
+    though all begin in the same corner. Labels of a picture's own pixels stay with it.
+    """
+    notes, others = notes_of(layer), notes_of(other)
+    if not (notes.get("sized", True) and others.get("sized", True)):
+        if is_kind(other, "Labels") and shape_of(other) == shape_of(layer):
+            return True
+        source = others.get("source")
+        return bool(source) and source == notes.get("source")
+    return shared(layer, other) >= _TOGETHER
 
 
 def shared(a: Any, b: Any) -> float:

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from homolog.events import Event, Progress
-from homolog.gui.files.opening import add_to
+from homolog.gui.files.opening import add_to, look_at
 from homolog.gui.files.writer import save_layer
 from homolog.gui.label import layers as own
 from homolog.gui.label.labelling import Labelling
@@ -102,12 +103,21 @@ def label_entries(
 
 @dataclass(frozen=True)
 class Brought:
-    """What was carried to one scan, as layers to add."""
+    """What was carried to one scan, as layers to add.
+
+    Attributes:
+        scan: Its layer.
+        labels: Of the scan.
+        doubt: How unsure they are.
+        confidence: Of all of them, 0..1.
+        middle: A voxel in the fullest slices of the labels.
+    """
 
     scan: Any
     labels: LayerData
     doubt: LayerData
     confidence: float
+    middle: tuple[int, ...]
 
 
 def brought(
@@ -124,8 +134,19 @@ def brought(
         scan, path = scan_of[row["scan"]], Path(row["result"])
         labels = result_layer(path, names_beside(path), f"{scan.name} carried", scan)
         doubt = _doubt_layer(Path(row["uncertainty"]), scan)
-        found.append(Brought(scan, labels, doubt, float(row["confidence"])))
+        sure, middle = float(row["confidence"]), _fullest(labels[0])
+        found.append(Brought(scan, labels, doubt, sure, middle))
     return found
+
+
+def _fullest(labels: Any) -> tuple[int, ...]:
+    """The slice along each axis that has most labelled voxels."""
+    there = np.asarray(labels) > 0
+    every = range(there.ndim)
+    return tuple(
+        int(there.sum(axis=tuple(a for a in every if a != axis)).argmax())
+        for axis in every
+    )
 
 
 def _doubt_layer(path: Path, scan: Any) -> LayerData:
@@ -146,7 +167,7 @@ _DOING = {
     "scans": "Carrying labels", "embedding": "Computing features",
     "matching": "Comparing the scans", "voting": "Drawing the labels",
 }  # fmt: skip
-_AFTER = "To correct: select the layer, then Use selected layer."
+_AFTER = "To correct: Use selected layer."
 
 
 class CarryBox(widgets.HelperBox):
@@ -294,13 +315,29 @@ class CarryBox(widgets.HelperBox):
 
     def _show(self, found: Sequence[Brought], failed: Sequence[str]) -> None:
         viewer, told = self._hub.viewer, list(failed)
+        first: tuple[Brought, Any] | None = None
         with selection_kept(viewer):
             for one in found:
                 if one.scan in viewer.layers:  # it may have been closed meanwhile
                     add_to(viewer, one.doubt)
-                    add_to(viewer, one.labels)[0].opacity = 0.5
+                    labels = add_to(viewer, one.labels)[0]
+                    labels.opacity = 0.5
+                    first = first or (one, labels)
+        if first is not None:
+            self._look(*first)
         if found:
             sure = [f"{b.scan.name} ({b.confidence:.0%} sure)" for b in found]
-            first = "Labels were carried to" if len(found) == 1 else "Correct first"
-            told.insert(0, f"✓ {first}: {listed(sure, most=4)}. {_AFTER}")
+            words = "Labels were carried to" if len(found) == 1 else "Correct first"
+            told.insert(0, f"✓ {words}: {listed(sure, most=4)}. {_AFTER}")
         self.end(" ".join(told) or "Nothing was carried.")
+
+    def _look(self, one: Brought, labels: Any) -> None:
+        """To the least sure labels: that is what somebody waits for."""
+        viewer = self._hub.viewer
+        one.scan.visible = True
+        look_at(viewer, one.scan)  # what lies elsewhere is hidden
+        place = [float(v) for v in labels.data_to_world(one.middle)]
+        viewer.dims.set_point(range(viewer.dims.ndim - len(place), viewer.dims.ndim),
+                              place)  # fmt: skip
+        labels.visible = True
+        viewer.layers.selection.active = labels

@@ -247,6 +247,7 @@ class HandBox(widgets.HelperBox):
         self.use.hide()
         self._doing = _DOING[kind]
         self.launch(kind, gather, finished, "Writing scans and labels ...")
+        widgets.bring_into_view(self.use, asked=True)  # it has its room there
 
     def take(self, event: Event) -> None:
         """A sentence beside the bar."""
@@ -261,7 +262,6 @@ class HandBox(widgets.HelperBox):
         self.end(f"✓ Saved as {name} in Models. Segment uses it at once.")
         self.use.show()
         self._hub.changed.emit("models")
-        widgets.bring_into_view(self.use)
 
     def _prepared(self, result: dict[str, Any]) -> None:
         if not result.get("labelled"):

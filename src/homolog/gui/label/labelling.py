@@ -164,6 +164,9 @@ class LabelScene:
                 own.redraw(desk.predicted)
 
 
+_SEEN_MS = 40
+
+
 class Labelling(QObject):
     """All that happens between the panel and the viewer.
 
@@ -254,10 +257,15 @@ class Labelling(QObject):
             own.ready_brush(self.viewer, desk.painted)
             desk.painted.selected_label = self.classes.current
             self.trainer.warm()
-            side = self.scene.side(key)
-            if side is not None:  # its values are read before the first stroke ends
-                in_background(side.open, owner=self, failed=lambda _: None)
+            # Another layer: not before the click is seen to be done.
+            soon(self, lambda: self._get_ready(key), _SEEN_MS)
         self.scans_changed.emit()
+
+    def _get_ready(self, key: str) -> None:
+        """A scan's values are read before the first stroke ends."""
+        side = None if self._ended or key not in self.desks else self.scene.side(key)
+        if side is not None:
+            in_background(side.open, owner=self, failed=lambda _: None)
 
     def use_layer(self, key: str, layer: Any) -> None:
         """Paint on a layer that is there already; its values become classes."""
@@ -496,7 +504,7 @@ class Places(QObject):
         if scan is None or desk is None:
             return
         shown = shown_of(scan.to_true, click.mm)
-        text = listed(click.likely, "or") + "?"
+        text = "unknown" if click.unknown else listed(click.likely, "or") + "?"
         scans = list(labelling.book.scans.values())
         size, steps = mark_size(scans), slice_steps(scans)
         self._marks.show_marks(NEXT, [Mark(shown, text, "ring", _COLOUR)], size, steps)
@@ -506,7 +514,10 @@ class Places(QObject):
         labelling.travel.look_at(key, click.mm)
         if desk.painted is not None:
             labelling.viewer.layers.selection.active = desk.painted
-        self.told.emit(next_line(click.likely, click.uncertainty, scan.ref.name))
+        line = next_line(
+            click.likely, click.uncertainty, scan.ref.name, unknown=click.unknown
+        )
+        self.told.emit(line)
 
     def _predicted(self, found: Mapping[str, Packed]) -> None:
         self.history.push(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from qtpy.QtCore import QEvent, Qt, QTimer, Signal
@@ -286,12 +287,13 @@ class ResultBox(QWidget):
             self._trainer.now,
         )  # fmt: skip
         self.state = widgets.sentence("State of the prediction", lines=2)
-        self.warnings = widgets.sentence("What is wrong with the paint", lines=2)
+        self.warnings = widgets.sentence("What is wrong with the paint", lines=3)
         self.score = widgets.sentence("Left-out score", lines=3)
         self.unknown = widgets.sentence("What is unknown", lines=2)
         self.next = widgets.button(
             "Where to click next (⇧N)",
-            "Go to the most uncertain place in the body and mark it (Shift+N)",
+            "Go to what is unknown in the body, else to the most uncertain place, and "
+            "mark it (Shift+N)",
             places.next,
         )  # fmt: skip
         self.undo = widgets.button(
@@ -303,7 +305,7 @@ class ResultBox(QWidget):
             "shown", lambda: places.show_before(self.before.isChecked()),
         )  # fmt: skip
         self.before.setCheckable(True)
-        self.told = widgets.sentence("What was done", lines=2)
+        self.told = widgets.sentence("What was done", lines=3)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.auto)
@@ -533,6 +535,7 @@ class LabelPanel(widgets.Tall):
         self.places = Places(self.labelling)
         self._rows: dict[str, ScanRow] = {}
         self._begun = ""
+        self._begun_with: tuple[str, Path] | None = None
         self.models = ModelRow(
             hub,
             "What tells tissues apart: intensity and place, and a model's features",
@@ -647,18 +650,28 @@ class LabelPanel(widgets.Tall):
         """Begin to paint; features that nobody had to ask for come by themselves."""
         self.labelling.make_layer(key)
         scan = self.labelling.book.scans.get(key)
-        if self.models.by_default and scan is not None and scan.state == "none":
-            self.labelling.work.compute([key])
+        if scan is not None and scan.state == "none":
+            self._compute_unasked(key)
+
+    def _compute_unasked(self, key: str) -> None:
+        """Features of a model nobody chose; once, so that who stops it is heard."""
+        encoder = self.labelling.encoder
+        if self.models.by_default and encoder is not None:
+            if (key, encoder.path) != self._begun_with:
+                self._begun_with = key, encoder.path
+                self.labelling.work.compute([key])
 
     def _scan_changed(self, key: str) -> None:
         self._refresh_row(key)
         self._refresh_hint()
         scan = self.labelling.book.scans.get(key)
-        if key == self._begun and scan is not None and scan.state != "looking":
-            # Begun before the models were listed: their features come by themselves.
-            if self.models.by_default and scan.state == "none":
-                self.labelling.work.compute([key])
-            self._begun = ""
+        if key == self._begun and scan is not None:
+            # Begun before the models were listed: features of the one that is chosen
+            # come by themselves, whatever was chosen before.
+            if scan.state == "none":
+                self._compute_unasked(key)
+            elif scan.state in ("ready", "failed"):
+                self._begun = ""
 
     def _refresh_row(self, key: str) -> None:
         labelling, row = self.labelling, self._rows.get(key)

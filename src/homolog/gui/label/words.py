@@ -22,8 +22,8 @@ COMPUTE = (
     "features, or choose Intensity only, which works at once."
 )
 MORE = (
-    "Paint where the prediction is wrong. Where to click next leads to the most "
-    "uncertain place."
+    "Paint where the prediction is wrong. Where to click next leads to what is "
+    "unknown, then to the most uncertain place."
 )
 # All that the hint may say: room is kept for the longest.
 HINTS = (START, COMPUTING, IN_3D, COMPUTE, MORE)
@@ -100,12 +100,16 @@ def unknown_line(millilitres: float | None, *, wanted: bool) -> str:
     )
 
 
-def next_line(likely: Sequence[str], uncertainty: float, scan: str) -> str:
+def next_line(
+    likely: Sequence[str], uncertainty: float, scan: str, *, unknown: bool = False
+) -> str:
     """Where to paint, and why."""
+    if unknown:
+        return f"Unknown in {scan}: too unlike all paint. Paint there what it is."
     first, second = likely
     return (
-        f"Most uncertain place of {scan}: {first} or {second}? (uncertainty "
-        f"{uncertainty:.0%}). Paint there what it is."
+        f"Most uncertain in {scan}: {first} or {second}? ({uncertainty:.0%} unsure). "
+        "Paint there what it is."
     )
 
 

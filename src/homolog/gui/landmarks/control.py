@@ -351,7 +351,7 @@ class LandmarksControl:
                 return Hint(scans.LOOKING)
             if book.engine_missing:
                 return book.hint(ndisplay) if "ready" not in states else Hint(COMPUTE)
-            return Hint(COMPUTE, "compute")
+            return Hint(COMPUTE, "compute", len(self.to_compute()))
         return Hint(IN_3D if ndisplay == 3 else READY)
 
     def to_compute(self) -> list[str]:

@@ -37,7 +37,7 @@ from homolog.gui.shared.scan_layers import (
     slice_steps,
 )
 from homolog.gui.shared.scans import ExploreControl, Scan, open_scans
-from homolog.gui.shared.threads import in_background, soon
+from homolog.gui.shared.threads import in_background
 from homolog.landmarks.config import LandmarksConfig
 from homolog.scans.points import Landmark
 
@@ -368,9 +368,6 @@ class Placing(QObject):
         self.table_changed.emit()
 
 
-_LAID_OUT_MS = 120
-
-
 class LandmarkPair(QObject):
     """All that happens between the panel and the two viewers.
 
@@ -534,6 +531,7 @@ class LandmarkPair(QObject):
             else:
                 self.scan_b.show(layer, self._same_window())
                 self.view.tell(f"B: {layer.name}")
+                self.view.fill_anew()
         self.placing.pair_changed()
         self.scans_changed.emit()
         self.searching.prepare()
@@ -553,15 +551,17 @@ class LandmarkPair(QObject):
         self._mouse_b = MouseInB(self.view.model, self.placing)
         self.pair_changed()
         self.hint_changed.emit()
-        soon(self, self._same_scale, _LAID_OUT_MS)
+        self.view.sized = self._same_scale
+        self.view.fill_anew()
 
     def _same_scale(self) -> None:
         """A millimetre is as long in A as in B."""
         if self.view is None or self.is_ended:
             return
-        model = self.view.model
-        model.reset_view()
-        self.viewer.scene.camera.zoom = model.scene.camera.zoom
+        in_a = self.layer_of(self.control.scan_a)
+        in_b = None if self.scan_b is None else self.scan_b.layer
+        if in_a is None or in_b is None or not self.view.fill(in_a, in_b):
+            return
         mark = self.control.table.current
         if mark is None:
             self.travel.look_at(self.control.a)

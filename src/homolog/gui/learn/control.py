@@ -269,9 +269,12 @@ def task_for(stores: Sequence[StoreChoice], now: str) -> str:
 
     Args:
         stores: To learn from.
-        now: The task chosen, which stays where nothing can be learnt.
+        now: The task chosen, which stays where nothing can be learnt. Whoever drew
+            boxes wants them found, though they teach classes of whole scans, too.
     """
-    fits = (task for task in (now, *_TASKS) if not teaching_problem(task, stores))
+    boxed = now == "classify" and all(store.boxed for store in stores)
+    order = _TASKS if boxed else (now, *_TASKS)
+    fits = (task for task in order if not teaching_problem(task, stores))
     return next(fits, now)
 
 

@@ -7,6 +7,7 @@ warning sign and the reason as tooltip. What a text means is decided in form_fie
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -456,6 +457,7 @@ class Form(QWidget):
         hidden: Sequence[str] = (),
         more: str = "More",
         advanced: str = "Advanced",
+        late: bool = False,
         parent: QWidget | None = None,
     ) -> None:
         """Make the form.
@@ -466,13 +468,18 @@ class Form(QWidget):
             hidden: Names that are asked for elsewhere.
             more: Title of the fold with the other settings.
             advanced: Title of the fold for settings few people touch.
+            late: Its widgets are made by ``build``, or when a row is asked for: they
+                cost a tenth of a second, and few people look at them.
             parent: Of the widget.
         """
         super().__init__(parent)
+        self._late, self._built = late, False
         self._first, self._hidden = tuple(first), tuple(hidden)
         self._titles = (more, advanced)
-        self.rows: dict[str, FieldRow] = {}
+        self._rows: dict[str, FieldRow] = {}
         self._fields: tuple[Field, ...] = ()
+        self._base: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}  # what differs, until there are widgets
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self._body: QWidget | None = None
@@ -484,13 +491,34 @@ class Form(QWidget):
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         """Show other settings, with a recipe's values."""
+        was_built = self._built
         self._fields = tuple(Field.of(p) for p in plain)
-        base = base_values(self._fields, recipe)
+        self._base = base_values(self._fields, recipe)
+        self._given, self._rows, self._built = {}, {}, False
         if self._body is not None:
             self.layout().removeWidget(self._body)
             self._body.hide()
             self._body.deleteLater()
-        self.rows = {}
+            self._body = None
+        if was_built or not self._late:
+            self.build()
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether there is anything to set."""
+        return bool(self._fields)
+
+    @property
+    def rows(self) -> dict[str, FieldRow]:
+        """Name -> its widgets."""
+        self.build()
+        return self._rows
+
+    def build(self) -> None:
+        """Make the widgets, if they are not there."""
+        if self._built or not self._fields:
+            return
+        self._built, base = True, self._base
         self._body = QWidget()
         column = QVBoxLayout(self._body)
         column.setContentsMargins(0, 0, 0, 0)
@@ -506,26 +534,39 @@ class Form(QWidget):
         if parts.advanced:
             column.addWidget(_fold(advanced, [self._grid(parts.advanced, base)]))
         self.layout().addWidget(self._body)
+        self.show_values(self._given)
 
     def set_recipe(self, recipe: Mapping[str, Any] | None) -> None:
         """Values of another recipe; what the user changed stays changed."""
         kept = self.values() if not self.problem() else {}
-        base = base_values(self._fields, recipe)
-        for name, row in self.rows.items():
-            row.set_base(base[name])
+        self._base = base_values(self._fields, recipe)
+        for name, row in self._rows.items():
+            row.set_base(self._base[name])
         self.show_values(kept)
 
     def values(self) -> dict[str, Any]:
         """What differs from the recipe; settings that cannot be meant are left out."""
+        if not self._built:
+            return differing(self._given, self._base)
         return differing(
-            {n: r.value for n, r in self.rows.items() if not r.reason},
-            {n: r.base for n, r in self.rows.items()},
+            {n: r.value for n, r in self._rows.items() if not r.reason},
+            {n: r.base for n, r in self._rows.items()},
         )
 
     def show_values(self, values: Mapping[str, Any]) -> None:
         """Put kept values in; names the form does not know are passed over."""
+        if not self._built:
+            known = {field.name: field for field in self._fields}
+            for name in values.keys() & known.keys() - set(self._hidden):
+                with contextlib.suppress(Refused, ValueError, TypeError):
+                    field, value = known[name], values[name]
+                    field.check(value)
+                    if field.choices is None and field.kind != "bool":
+                        value = field.read(field.text_of(value))
+                    self._given[name] = value
+            return
         for name, value in values.items():
-            row = self.rows.get(name)
+            row = self._rows.get(name)
             if row is None:
                 continue
             try:
@@ -536,13 +577,14 @@ class Form(QWidget):
 
     def reset(self) -> None:
         """Everything back to the recipe."""
-        for row in self.rows.values():
+        self._given = {}
+        for row in self._rows.values():
             row.show_value(row.base)
         self.changed.emit()
 
     def problem(self) -> str:
         """The first reason why the form cannot be used; empty when it can."""
-        return next((r.reason for r in self.rows.values() if r.reason), "")
+        return next((r.reason for r in self._rows.values() if r.reason), "")
 
     def _grid(self, fields: Sequence[Field], base: Mapping[str, Any]) -> QWidget:
         box = QWidget()
@@ -555,7 +597,7 @@ class Form(QWidget):
         for number, field in enumerate(fields):
             row = FieldRow(field, base[field.name], self)
             row.changed.connect(self.changed)
-            self.rows[field.name] = row
+            self._rows[field.name] = row
             grid.addWidget(row.label, number, 0)
             grid.addWidget(row.editor, number, 1)
             grid.addWidget(row.back, number, 2)

@@ -28,7 +28,7 @@ from homolog.gui.shared.choices import (
     list_stores,
 )
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.threads import in_background
+from homolog.gui.shared.threads import in_background, soon
 from homolog.gui.shared.widgets import (
     Choice,
     DeviceBox,
@@ -242,8 +242,8 @@ class SettingsBox(QWidget):
         self.seed = QSpinBox()
         self.seed.setMaximum(2**31 - 1)
         self.own = Form(first=first, more="")
-        self.training = Form(hidden=("steps", "minutes"), more="")
-        self.layers = Form(hidden=("in_channels",), more="")
+        self.training = Form(hidden=("steps", "minutes"), more="", late=True)
+        self.layers = Form(hidden=("in_channels",), more="", late=True)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         recipe_hint = "Where the settings start from; automatic goes by the device"
@@ -267,6 +267,12 @@ class SettingsBox(QWidget):
         self.seed.valueChanged.connect(lambda: self.changed.emit())
         for form in (self.own, self.training, self.layers):
             form.changed.connect(self.changed)
+
+    def showEvent(self, event: Any) -> None:
+        """Whoever unfolds this will see the forms: made one by one, no click waits."""
+        super().showEvent(event)
+        for form in (self.training, self.layers):
+            soon(self, form.build)
 
     @property
     def recipe_name(self) -> str:
@@ -316,7 +322,7 @@ class SettingsBox(QWidget):
             (str(networks[n].get("title") or n), n) for n in allowed if n in networks
         ]
         fill(self.network, titles, self.network.currentData())
-        if not self.training.rows:
+        if not self.training.has_fields:
             self.training.set_fields(schema.get("training", ()))
         self._laid = None
         self._recipe_changed()
@@ -437,6 +443,7 @@ class LearnPanel(QWidget):
         self.other_encoders: list[Path] = []
         self.kept = choices.read(preferences.home(), self.title)
         self._restoring = True
+        self._shown: Mapping[str, Any] | None = None
         self.entry = Choice()
         guides = METHODS if self.group == "methods" else TASKS
         texts = [guide.text for guide in guides.values()]
@@ -634,6 +641,9 @@ class LearnPanel(QWidget):
             self.read_encoders()
 
     def _got_schema(self, schema: Mapping[str, Any]) -> None:
+        if schema is self._shown:  # it is told at every visit of any tab
+            return
+        self._shown = schema
         self.waiting.hide()
         self._restoring = True
         entries = [

@@ -71,7 +71,7 @@ class StoreTicks(QListWidget):
         self._stores: dict[str, StoreChoice] = {}
         self._chosen: list[str] = []
         self.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
-        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setTextElideMode(Qt.TextElideMode.ElideRight)  # the name stands first
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.itemChanged.connect(self._changed)
         self._fit()

@@ -214,8 +214,8 @@ def text_label(name: str, *, bold: bool = False) -> QLabel:
 
 
 def headline_label(name: str) -> widgets.Sentence:
-    """A bold sentence of two lines at most."""
-    label: widgets.Sentence = widgets.named(widgets.Sentence(2), name, name)
+    """A bold sentence of three lines at most."""
+    label: widgets.Sentence = widgets.named(widgets.Sentence(3), name, name)
     font = label.font()
     font.setBold(True)
     label.setFont(font)
@@ -654,7 +654,7 @@ class TrainingScreen(QWidget):
         self.buttons = ActionButtons(BUTTONS, self.act)
         self.trouble = TroubleBox()
         self.facts = widgets.named(
-            widgets.Sentence(3), "Device, memory and what is saved",
+            widgets.Sentence(8), "Device, memory and what is saved",
             "Device, memory and what is saved",
         )  # fmt: skip
         self.loss = CurveView("Training loss")

@@ -41,6 +41,7 @@ from homolog.gui.segment.control import (
     reason_text,
     result_layer,
     scores_by_name,
+    short_text,
 )
 from homolog.gui.segment.export_box import ExportBox
 from homolog.gui.shared import choices, engine, keys, preferences
@@ -59,6 +60,7 @@ from homolog.gui.shared.layers import (
     derived_attributes,
     label_names,
     layer_scan,
+    open_modalities,
     scan_file,
     shape_of,
 )
@@ -250,7 +252,7 @@ class ScanBox(HelperBox):
     classified = Signal(object, object)
 
     def __init__(self, hub: Hub) -> None:
-        super().__init__("the scan", "Stop after the running window", lines=2)
+        super().__init__("the scan", "Stop after the running window", lines=3)
         self._hub = hub
         self._tool = Tool()
         self._scan: ScanRef | None = None
@@ -422,7 +424,7 @@ class ScanBox(HelperBox):
             left = event.remaining_s
             tell(self.words, f"{duration(left)} left" if left > 0 else "Working")
         elif isinstance(event, Note) and event.level == "warning":
-            self._hub.say(event.text, "warning")
+            self._hub.say(f"{event.text[:1].upper()}{event.text[1:]}", "warning")
 
     def _predicted(
         self, layer: Any, model: ModelChoice, result: Mapping[str, Any]
@@ -435,8 +437,9 @@ class ScanBox(HelperBox):
             self._found(layer, model, result["predicted"][0])
             return
         if model.classifies:
-            self.end(f"✓ {layer.name} was classified: see below.")
-            self.classified.emit(layer, result["predicted"][0])
+            told = result["predicted"][0]
+            self.end(f"✓ {layer.name}: {short_text(told)}. All chances stand below.")
+            self.classified.emit(layer, told)
             return
         tell(self.words, "Reading the result...")
         if model.translates:
@@ -550,6 +553,7 @@ class SegmentPanel(QWidget):
         self.hub = hub
         self.models: list[ModelChoice] = []
         self.extra: list[Path] = []
+        self._begins = False
         self.kept = choices.read(preferences.home(), self.title)
         self.model = Choice()
         self.facts = sentence("What the model finds", lines=4)
@@ -611,7 +615,12 @@ class SegmentPanel(QWidget):
         self.classes.read_layers()
 
     def visit(self, what: Mapping[str, Any]) -> None:
-        """Another panel sends the user here, perhaps with a model or scans."""
+        """Another panel sends the user here, perhaps with a model or scans.
+
+        ``{"begin": True}``: the selected scan is segmented at once, where there is one
+        model alone to do it.
+        """
+        self._begins = bool(what.get("begin"))  # once the models are listed
         if what.get("model"):
             path = Path(str(what["model"])).resolve()
             self.kept["model"] = str(path)
@@ -651,7 +660,7 @@ class SegmentPanel(QWidget):
     def show_models(self) -> None:
         """Fill the list of models."""
         entries = [(m.title, str(m.path)) for m in self.models]
-        usual = begin_with(self.models)
+        usual = begin_with(self.models, open_modalities(self.hub.viewer))
         first = None if usual is None else str(usual.path)
         fill(self.model, entries, self.kept.get("model") or first)
         self.no_model.setVisible(not self.models)
@@ -772,6 +781,9 @@ class SegmentPanel(QWidget):
     def _got_models(self, models: list[ModelChoice]) -> None:
         self.models = models
         self.show_models()
+        begins, self._begins = self._begins, False
+        if begins and len(models) == 1 and self.scan.start.isEnabled():
+            self.scan.begin()
 
     def _model_chosen(self) -> None:
         model = self.chosen

@@ -273,8 +273,9 @@ class ModelChoice:
         unfinished = f", {early}" if early else ""
         if self.kind == "encoder":
             method = str(self.card.get("method") or "encoder")
-            own = "built in: " if self.where == SHIPPED else ""
-            return f"{self.name} ({own}{method}, {self.backbone}{unfinished})"
+            if self.where == SHIPPED:
+                return f"{self.name} (built in)"  # short enough to be read in a list
+            return f"{self.name} ({method}, {self.backbone}{unfinished})"
         if self.detects:
             count = counted(len(self.classes), "class")
             return f"{self.name} (boxes of {count}, {self.backbone}{unfinished})"
@@ -544,21 +545,24 @@ def _spacing_sentence(name: str, own: Sequence[float], wanted: Sequence[float]) 
 def begin_with(
     models: Sequence[ModelChoice], modalities: Iterable[str] = ()
 ) -> ModelChoice | None:
-    """The one to take before anybody chose: the newest run, or else one at hand.
+    """The one to take before anybody chose: the newest run that fits, or one at hand.
 
     Args:
         models: As they are listed.
         modalities: Of the scans that are open, where they are known.
 
     Returns:
-        Without a run, of those that come with Homolog the one made for these
+        A run fits that learnt from one of these modalities; of a network whose own are
+        unknown an encoder does, but no fine-tuned one: a classifier of X-rays is not
+        for a CT. Without one, of those that come with Homolog the one made for these
         modalities and the fewest others, or else for the most; or the first of all.
     """
-    own = next((m for m in models if m.where not in (SHIPPED, LIBRARY)), None)
-    if own is not None or not models:
-        return own
     told = set(modalities)
     kinds = told - {"OTHER"}
+    own = [m for m in models if m.where not in (SHIPPED, LIBRARY)]
+    suits = next((m for m in own if _suits(m, kinds)), None)
+    if suits is not None or not models:
+        return suits
     shipped = [m for m in models if m.where == SHIPPED]
     fitting = [m for m in shipped if kinds and kinds <= set(m.modalities)]
     if fitting:
@@ -566,6 +570,14 @@ def begin_with(
         best = max if "OTHER" in told else min
         return best(fitting, key=lambda m: len(m.modalities))
     return max(shipped, key=lambda m: len(m.modalities)) if shipped else models[0]
+
+
+def _suits(model: ModelChoice, kinds: set[str]) -> bool:
+    """Whether somebody's own model may be meant for scans of these modalities."""
+    learnt = set(model.modalities) - {"OTHER"}
+    if not kinds:
+        return True
+    return bool(learnt & kinds) if learnt else model.kind == "encoder"
 
 
 def _choices(runs: Path, models: Path, extra: Iterable[Path]) -> Iterator[ModelChoice]:

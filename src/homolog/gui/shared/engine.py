@@ -20,9 +20,15 @@ NEEDED = ("torch", "monai", "safetensors", "sklearn")
 _PATIENCE_S = 180.0
 
 
+_there: set[str] = set()  # looked for on every disk of the path, so once
+
+
 def missing() -> list[str]:
     """Libraries of the engine that this Python lacks; found without importing them."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    for name in NEEDED:
+        if name not in _there and importlib.util.find_spec(name) is not None:
+            _there.add(name)
+    return [name for name in NEEDED if name not in _there]
 
 
 def install_command() -> str:

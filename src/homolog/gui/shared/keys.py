@@ -19,6 +19,7 @@ are allowed, since napari keeps bare letters and digits for itself.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def _napari_shortcuts() -> dict[str, list[Any]]:
     return dict(get_settings().shortcuts.shortcuts)
 
 
+@functools.cache
 def _coerced(key: str) -> Any:
     from napari.utils.key_bindings import coerce_keybinding
 

@@ -247,7 +247,7 @@ class StoreList(widgets.Choice):
 # What a hint's button says and where it leads.
 _ACTIONS = {
     "pretrain": "Pretrain...", "data": "Open scans...", "install": "Copy the command",
-    "compute": "Compute features", "file": "Choose a file as B...",
+    "compute": "Compute all {}", "file": "Choose a file as B...",
 }  # fmt: skip
 _TABS = {"pretrain": "Pretrain", "data": "Data"}
 
@@ -306,6 +306,8 @@ class HintRow(QWidget):
             text = f"{hint.text}\n{engine.install_command()}"
         widgets.tell(self.hint, text)
         words = _ACTIONS.get(hint.action, "")
+        if hint.action == "compute":  # the row of a single scan has that button
+            words = words.format(hint.scans) if hint.scans > 1 else ""
         self.act.setText(words)
         widgets.named(self.act, words.rstrip(".") or "Do it", text)
         self.act.setVisible(bool(words))

@@ -378,10 +378,12 @@ class Hint:
     Attributes:
         text: What to do.
         action: ``pretrain``, ``data``, ``install``, ``compute`` or "" for none.
+        scans: How many ``compute`` is about; a single one has a button of its own.
     """
 
     text: str
     action: str = ""
+    scans: int = 0
 
 
 @dataclass
@@ -418,7 +420,7 @@ class ExploreControl:
                 return Hint(LOOKING)
             if self.engine_missing:
                 return Hint(INSTALL, "install")
-            return Hint(NO_FEATURES, "compute")
+            return Hint(NO_FEATURES, "compute", len(self.scans))
         if ndisplay == 3:
             return Hint(IN_3D)
         return Hint(OUTSIDE if over is False else READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -568,8 +569,9 @@ class Tall(QWidget):
 class Choice(QComboBox):
     """A combo box that long entries do not widen beyond the panel.
 
-    A name that is too long is cut in its middle, where names differ least; the tip has
-    all of it, and the open list is as wide as its entries.
+    Facts behind a name are cut at their end, a name that is too long itself in its
+    middle, where names differ least; the tip has all of it, and the open list is as
+    wide as its entries.
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -619,8 +621,12 @@ class Choice(QComboBox):
         part = QStyle.SubControl.SC_ComboBoxEditField
         kind = QStyle.ComplexControl.CC_ComboBox
         room = style.subControlRect(kind, option, part, self).width() - _TEXT_PX
-        middle = Qt.TextElideMode.ElideMiddle
-        return str(self.fontMetrics().elidedText(self.currentText(), middle, room))
+        text, metrics = str(self.currentText()), self.fontMetrics()
+        how = Qt.TextElideMode.ElideMiddle
+        name = re.split(r" \(|: ", text, maxsplit=1)[0]
+        if metrics.horizontalAdvance(f"{name} (…") <= room:
+            how = Qt.TextElideMode.ElideRight  # the facts behind it are cut
+        return str(metrics.elidedText(text, how, room))
 
 
 _WIDEST_PX, _TEXT_PX = 640, 4
@@ -986,10 +992,11 @@ class WheelGuard(QObject):
     def __init__(self, root: QWidget) -> None:
         super().__init__(root)
         self._root = root
+        self._grown: list[QWidget] = []
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
-        self._soon.timeout.connect(self._adopt_all)
+        self._soon.timeout.connect(self._adopt_new)
         self.adopt()
 
     def adopt(self, root: QWidget | None = None) -> None:
@@ -1015,13 +1022,19 @@ class WheelGuard(QObject):
             child = event.child()
             if isinstance(child, QWidget):
                 self.adopt(child)
-        elif kind == _ADDED and not self._soon.isActive():
+        elif kind == _ADDED and isinstance(watched, QWidget):
             # The child may be half made: no hand is laid on it now.
+            if watched not in self._grown:
+                self._grown.append(watched)
             self._soon.start()
         return False
 
-    def _adopt_all(self) -> None:
-        self.adopt()
+    def _adopt_new(self) -> None:
+        """What came into the widgets that grew; not all there is, again and again."""
+        grown, self._grown = self._grown, []
+        for widget in grown:
+            with contextlib.suppress(RuntimeError):  # gone again
+                self.adopt(widget)
 
 
 def turns(widget: Any) -> bool:

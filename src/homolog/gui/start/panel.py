@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from qtpy.QtCore import QSize, Qt, QTimer
@@ -18,11 +19,12 @@ from qtpy.QtWidgets import (
 from homolog.gui.autosave.saver import RestoreBar
 from homolog.gui.data.panel import OfferBar
 from homolog.gui.files.choosing import ScanOpener
-from homolog.gui.files.dropping import DropsScans
+from homolog.gui.files.dropping import KINDS, DropsScans
 from homolog.gui.files.reader import phantom_patient
+from homolog.gui.files.sources import few
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
-from homolog.gui.shared.layers import LayerData, ScanRef
+from homolog.gui.shared.layers import LayerData, ScanRef, layer_scan
 from homolog.gui.shared.threads import in_background
 from homolog.gui.start.steps import (
     NEXT,
@@ -39,7 +41,7 @@ from homolog.gui.start.steps import (
 )
 
 _STATES = {"done": "done", "next": "next", "later": "not done yet"}
-_CLOSED = "no scan yet"
+_ASKS = "opens a scan first"
 _SETTLE_MS, _SIGN_PX = 150, 24
 
 
@@ -68,18 +70,17 @@ class Door(QPushButton):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.clicked.connect(lambda: go())
 
-    def say(self, words: str, closed: str = "") -> None:
+    def say(self, words: str, first: str = "") -> None:
         """Tell what lies behind it, for the eye and for screen readers.
 
         Args:
             words: The sentence.
-            closed: Why it cannot be opened; empty for an open door.
+            first: What it does before that; empty for nothing.
         """
-        self.setEnabled(not closed)
-        self.title.setText(f"<b>{self._name}</b>{closed and ': '}{closed}")
+        self.title.setText(f"<b>{self._name}</b>{first and ': '}{first}")
         self.words.setText(words)
         self.setToolTip(words)
-        self.setAccessibleDescription(f"{closed} {words}".strip())
+        self.setAccessibleDescription(f"{first} {words}".strip())
 
     def sizeHint(self) -> QSize:  # noqa: D102 - Qt's name
         layout = self.layout()
@@ -130,8 +131,10 @@ class StartPanel(DropsScans, widgets.Tall):
         super().__init__()
         self.hub = hub
         self.known = Known()
+        self._through = ""  # the tab that a door without a scan leads to
         self.opener = ScanOpener(hub, self)
         self.opener.working.connect(self._say_working)
+        self.opener.opened.connect(self._opened)
         self.opener.failed.connect(lambda _, text: self._say_trouble(text))
         self.opener.crowded.connect(
             lambda path: hub.go.emit("Data", {"list": [str(path)]})
@@ -189,10 +192,10 @@ class StartPanel(DropsScans, widgets.Tall):
         doors = (
             (self.alike, alike_words(self.known, ref)),
             (self.label, label_words()),
-            (self.segment, segment_words(self.known)),
+            (self.segment, segment_words(self.known, ref)),
         )
         for door, words in doors:
-            door.say(words, "" if ref is not None else _CLOSED)
+            door.say(words, "" if ref is not None else _ASKS)
         found = steps(self.hub.viewer.layers, self.known)
         for row, step in zip(self.rows, found, strict=True):
             row.show_step(step)
@@ -243,12 +246,27 @@ class StartPanel(DropsScans, widgets.Tall):
         column.addStretch(1)
 
     def _go(self, tab: str) -> None:
-        """Through a door, with the scan in front selected."""
+        """Through a door, with the scan in front selected; without one, it is asked."""
         front = self.front
         if front is None:
+            widgets.ask_files(
+                self, "Open a scan", KINDS, lambda paths: self._take_through(tab, paths)
+            )
             return
         self.hub.viewer.layers.selection.active = front[0]
         self.hub.go.emit(tab, {"begin": True})
+
+    def _take_through(self, tab: str, paths: list[Path]) -> None:
+        """Open what was chosen, then go where the door leads."""
+        self._through = tab if few(paths) else ""
+        self.take(paths)
+
+    def _opened(self, _: object, layer: Any) -> None:
+        """The first scan that a door asked for is there."""
+        tab, self._through = self._through, ""
+        if tab and layer_scan(layer) is not None:
+            self.hub.viewer.layers.selection.active = layer
+            self.hub.go.emit(tab, {"begin": True})
 
     def _got(self, known: Known) -> None:
         self.known = known
@@ -263,6 +281,8 @@ class StartPanel(DropsScans, widgets.Tall):
             self._later.start()
 
     def _say_working(self, text: str) -> None:
+        if not text:
+            self._through = ""  # what was asked for is read, or was not taken
         widgets.tell(self.status, text)
 
     def _say_trouble(self, text: str) -> None:

@@ -111,18 +111,19 @@ def label_words() -> str:
     )
 
 
-def segment_words(known: Known) -> str:
+def segment_words(known: Known, ref: ScanRef | None = None) -> str:
     """What the third door does, and whether there is a model for it."""
     if not known.models:
         return (
             "There is no model that segments yet: keep one from the tab Label, "
             "fine-tune one, or import one."
         )
-    first = begin_with(known.models)
+    first = begin_with(known.models, [] if ref is None else [ref.modality])
     name = "" if first is None else first.path.name
     more = len(known.models) - 1
-    others = f" and {more} more" if more else ""
-    return f"Every voxel gets its name from a trained model: {name}{others}."
+    others = f", or one of {more} more" if more else ""
+    begins = " It begins at once." if not more else ""
+    return f"Every voxel gets its name from a trained model: {name}{others}.{begins}"
 
 
 def steps(layers: Iterable[Any], known: Known) -> list[Step]:

@@ -25,7 +25,7 @@ from homolog.tasks.few_voxels.scan import (
     painted,
     simple_spec,
 )
-from homolog.words import counted
+from homolog.words import counted, listed
 
 # What to tell somebody who paints: what is wrong with the paint, where to go next.
 
@@ -34,6 +34,8 @@ _FEWEST = 5
 _UNBALANCED = 20
 # A border between two classes is always unsure: a whole neighbourhood counts instead.
 _REGION_CELLS = 1.0
+# Of how deep a place lies in what is unknown, beside its uncertainty of 0 to 1.
+_DEEP = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,16 @@ class NextClick:
         mm: World position (z, y, x), a voxel's centre.
         voxel: The voxel's index (z, y, x).
         uncertainty: 0..1 of the place's neighbourhood: 1 less the lead of the likeliest
-            class over the second.
+            class over the second; 1 deep in what is unknown.
         likely: Names of the likeliest class there and of the second.
+        unknown: Whether the place is too unlike all paint to be either.
     """
 
     mm: Triple
     voxel: Index
     uncertainty: float
     likely: tuple[str, str]
+    unknown: bool = False
 
 
 def warnings_of(
@@ -75,12 +79,13 @@ def warnings_of(
             f"Only {name!r} is painted: everything will become {name!r}; paint a "
             "second class, background for example."
         )
-    for known, count in counts.items():
-        if count < _FEWEST:
-            found.append(
-                f"{known.name!r} has only {counted(count, 'painted voxel')}; "
-                f"paint at least {_FEWEST}."
-            )
+    few = {repr(c.name): n for c, n in counts.items() if n < _FEWEST}
+    if len(few) == 1:
+        ((name, count),) = few.items()
+        only = f"has only {counted(count, 'painted voxel')}"
+        found.append(f"{name} {only}; paint at least {_FEWEST}.")
+    elif few:
+        found.append(f"Paint at least {_FEWEST} voxels each of {listed(few, most=5)}.")
     slices = _one_slice(scans, paints)
     if slices:
         found.append(slices)
@@ -130,6 +135,8 @@ def next_click(
 ) -> NextClick | None:
     """The most uncertain neighbourhood in the body, away from the paint.
 
+    Nothing is less certain than what is unknown: its largest part comes first.
+
     Args:
         head: That predicted.
         scan: The scan.
@@ -158,6 +165,11 @@ def next_click(
     if not len(index):
         return None
     region = _within(uncertainty.values, body, ndimage.gaussian_filter)
+    unknown = uncertainty.unknown
+    if unknown is not None and (body & unknown).any():
+        # Where all around is unknown, the middle tells most.
+        deep = ndimage.distance_transform_edt(body & unknown)
+        region = region + _DEEP * (deep / deep.max()).astype(np.float32)
     values = region[tuple(index.T)]
     best = int(values.argmax())
     place = tuple(int(i) for i in index[best])
@@ -167,8 +179,9 @@ def next_click(
     return NextClick(
         (z, y, x),
         (int(voxel[0]), int(voxel[1]), int(voxel[2])),
-        float(values[best]),
+        min(float(values[best]), 1.0),
         (head.classes[first].name, head.classes[second].name),
+        unknown is not None and bool(unknown[place]),
     )
 
 

@@ -39,14 +39,16 @@ class Uncertainty:
 
     Attributes:
         values: (d, h, w) in 0..1: 1 less the lead of the likeliest class over the
-            second; 0 where there are no features.
+            second, 1 where a voxel is unknown; 0 where there are no features.
         likely: (2, d, h, w) numbers of the likeliest class and the second.
         affine: Thinned voxel -> world mm.
+        unknown: (d, h, w) which voxels are too unlike all paint; None: nothing can be.
     """
 
     values: Floats
     likely: NDArray[np.uint16]
     affine: Affine
+    unknown: NDArray[np.bool_] | None = None
 
 
 class Thin:
@@ -63,9 +65,18 @@ class Thin:
         self.affine = affine @ Affine.scale([float(s) for s in self.steps])
         self.values = np.zeros(size, np.float32)
         self.likely = np.zeros((2, *size), np.uint16)
+        self.unknown: NDArray[np.bool_] | None = None
 
-    def take(self, first: int, chances: Floats) -> None:
-        """A slab of probabilities (K, d, h, w) that begins at plane ``first``."""
+    def take(
+        self, first: int, chances: Floats, unknown: NDArray[np.bool_] | None = None
+    ) -> None:
+        """A slab of probabilities (K, d, h, w) that begins at plane ``first``.
+
+        Args:
+            first: Of the scan's planes.
+            chances: See above.
+            unknown: (d, h, w) voxels that got no class; None where nothing can be so.
+        """
         z, y, x = self.steps
         ahead = -first % z
         some = chances[:, ahead::z, ::y, ::x]
@@ -80,10 +91,16 @@ class Thin:
         known = top[0] > 0
         self.values[rows] = np.where(known, 1.0 - (top[0] - top[1]), 0.0)
         self.likely[:, rows] = order
+        if unknown is not None:
+            here = unknown[ahead::z, ::y, ::x]
+            if self.unknown is None:
+                self.unknown = np.zeros(self.values.shape, bool)
+            self.unknown[rows] = here
+            self.values[rows][here] = 1.0
 
     def found(self) -> Uncertainty:
         """What was collected."""
-        return Uncertainty(self.values, self.likely, self.affine)
+        return Uncertainty(self.values, self.likely, self.affine, self.unknown)
 
 
 Floats = NDArray[np.float32]
@@ -188,7 +205,8 @@ def predict_volume(
         if labels is not None:
             _keep_paint(head, slab, _cut(labels.data, low, high))
         values[first : high[0]] = slab
-        thin.take(first, chances)
+        none_fits = None if head.reach is None else slab == head.unknown
+        thin.take(first, chances, none_fits)
         if kept is not None:
             kept[:, first : high[0]] = chances
         news = Progress("predicting", high[0], shape[0], scan.volume.name)
