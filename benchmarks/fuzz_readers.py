@@ -43,7 +43,7 @@ import numpy as np
 
 RESULT = Path(__file__).parent / "results" / "fuzz_readers.json"
 SHAPE = (5, 8, 9)
-LIMIT_S, START_S = 30.0, 120.0
+LIMIT_S, START_S = 30.0, 300.0
 LIMIT_BYTES = 4 << 30
 SWOLLEN_BYTES = 1 << 30
 LIMITS = {"seconds": LIMIT_S, "bytes": LIMIT_BYTES, "kept": SWOLLEN_BYTES}

@@ -563,6 +563,7 @@ LISTS = {
     % '{"label": "x", "min": [1e308, 1, 1], "max": [2, 2, 2]}',
     "a region of infinite size": ROI % ("[1e999, 1, 1]", ""),
     "a region whose points are words": ROI % ("[1, 1, 1]", ', "controlPoints": ["x"]'),
+    "a region of nested numbers": ROI % ("[[1], [1], [1]]", ""),
     "a region of one number": ROI % ("7", ""),
 }
 for _what, _text in LISTS.items():

@@ -219,3 +219,18 @@ def test_the_doctor_tells_of_short_paths(monkeypatch: pytest.MonkeyPatch) -> Non
         machine._python({}, [], advice)
         assert len(advice) == told
         assert all("260" in text for text in advice)
+
+
+def test_what_went_wrong_is_logged_whatever_the_code_page(tmp_path: Path) -> None:
+    code = (
+        "import sys; from homolog.runs import worker; from homolog.runs.run import Run;"
+        "run = Run.create(sys.argv[1], 'prepare', {});"
+        "worker._failure(run, ValueError('size ' + chr(0x2265)))"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "run"],
+        env={**os.environ, **ascii_only},
+        check=True,
+    )
+    assert "size \u2265" in (tmp_path / "run" / "log.txt").read_text("utf-8")

@@ -281,6 +281,8 @@ def _parsed(mark: Mapping[str, Any]) -> Region:
     middle = np.array(mark.get("center") or point["position"], float) * sign
     axes = np.array(mark.get("orientation", np.eye(3).ravel()), float).reshape(3, 3)
     half = np.array(mark["size"], float) / 2
+    if middle.shape != (3,) or half.shape != (3,):
+        raise ValueError("a box needs three numbers for its middle and its size")
     if not all((np.abs(part) <= _LARGEST).all() for part in (middle, axes, half)):
         raise ValueError("a box lies at no place in a scan")  # NaN neither
     faces = (axes.T * sign) * half[:, None]
