@@ -279,8 +279,11 @@ BARS = (
     Bar("R2", "trainings killed (SIGKILL) at random steps and before their writes, "
         "and resumed: all methods and learnt tasks; jobs killed and run again",
         ">= 20 kills of each, equal bytes", ("kills.py",), _kills),
-    Bar("R3", "disk full, read-only folder", "last good state kept, cause named",
-        ("tests/model_files/test_checkpoint.py", "-k", "disk or read_only"), _tests),
+    Bar("R3", "disk full, read-only folder, two writers of one run or store",
+        "last good state kept, cause named",
+        ("tests/model_files/test_checkpoint.py", "tests/runs/test_worker.py",
+         "tests/store/test_store.py", "-k",
+         "disk or read_only or second_worker or one_process"), _tests),
     Bar("R4", "memory runs out in prediction, in three places",
         "it goes on, same labels",
         ("tests/sliding/test_sliding.py", "-k", "out_of_memory"), _tests),

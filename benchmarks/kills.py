@@ -507,9 +507,12 @@ def again(
     writes = (place / "writes").read_text().splitlines()
     different: set[str] = set()
     at: list[str] = []
-    for count in (kills - kills // 2, kills // 2):
-        out = place / f"out{len(at)}"
-        for number in numbers(count, len(writes), chance):
+    for chain in range(kills):
+        if len(at) >= kills:
+            break
+        out = place / f"out{chain}"
+        few = min(kills - len(at), kills // 2)
+        for number in numbers(few, len(writes), chance):
             process = session(words(out), out, dies_at=number)
             process.join()
             if process.exitcode == -signal.SIGKILL:

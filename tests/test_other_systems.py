@@ -15,6 +15,7 @@ from each import each
 from homolog import machine, writing
 from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
+from homolog.features.files import CARD_SUFFIX, array_path, trim
 from homolog.index.datasets import Candidate
 from homolog.index.index import _Ids
 from homolog.model_files.keeping import check_name
@@ -234,3 +235,25 @@ def test_what_went_wrong_is_logged_whatever_the_code_page(tmp_path: Path) -> Non
         check=True,
     )
     assert "size \u2265" in (tmp_path / "run" / "log.txt").read_text("utf-8")
+
+
+def test_features_that_somebody_reads_stay_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [tmp_path / f"{name}{CARD_SUFFIX}" for name in ("mapped", "free")]
+    for card in cards:
+        card.write_text("{}")
+        array_path(card).write_bytes(bytes(100))
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path == array_path(cards[0]):
+            raise PermissionError(errno.EACCES, "in use", str(path))
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    trim(tmp_path, 0)
+    assert cards[0].exists()
+    assert array_path(cards[0]).exists()
+    assert not cards[1].exists()
+    assert not array_path(cards[1]).exists()
