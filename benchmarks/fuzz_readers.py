@@ -40,10 +40,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 RESULT = Path(__file__).parent / "results" / "fuzz_readers.json"
 SHAPE = (5, 8, 9)
-LIMIT_S, START_S = 30.0, 300.0
+LIMIT_S, WAIT_S = 30.0, 600.0
 LIMIT_BYTES = 4 << 30
 SWOLLEN_BYTES = 1 << 30
 LIMITS = {"seconds": LIMIT_S, "bytes": LIMIT_BYTES, "kept": SWOLLEN_BYTES}
@@ -521,6 +522,15 @@ def serve(read: Callable[[Path], dict[str, Any]] | None = None) -> None:
         answers.flush()
 
 
+def _worked_s(process: psutil.Process) -> float:
+    """Processor seconds so far; 0 where it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user)
+
+
 class Readers:
     """The reading process, restarted when a mutant ends it.
 
@@ -534,14 +544,12 @@ class Readers:
         self._noise = tempfile.TemporaryFile()
 
     def read(self, path: Path) -> dict[str, Any]:
-        # a new one loads its libraries first
-        limit_s = LIMIT_S if self._process else LIMIT_S + START_S
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(f"{path}\n".encode())
         process.stdin.flush()
-        if not select.select([process.stdout], [], [], limit_s)[0]:
+        if not self._answers(process):
             self.close()
             return {"what": "hang"}
         line = process.stdout.readline()
@@ -560,6 +568,21 @@ class Readers:
         if words and told["what"] != "error":
             return {"what": "noisy", "text": words.decode(errors="replace")[:300]}
         return told
+
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for an answer, as long as the process has not computed too long.
+
+        On a machine that others use it may wait for its turn instead; one that waits
+        for ever, without computing, is given up too.
+        """
+        known = psutil.Process(process.pid)
+        began, before_s = time.monotonic(), _worked_s(known)
+        while time.monotonic() - began < WAIT_S:
+            if select.select([process.stdout], [], [], 1.0)[0]:
+                return True
+            if _worked_s(known) - before_s > LIMIT_S:
+                return False
+        return False
 
     def close(self) -> None:
         if self._process is not None:
