@@ -5,7 +5,10 @@ in header or voxels, files cut, padded and spliced, numbers and names in headers
 replaced by hostile ones. Each mutant is inspected and read, as ``homolog info`` and the
 window do, in a process of limited memory, with a time limit and warnings as errors.
 
-    python benchmarks/fuzz_readers.py --count 2400 --seed 0
+    python benchmarks/fuzz_readers.py --count 20000 --seed 0
+
+A thousand at a time, each with a seed of its own and kept as it comes: what is there is
+not done again (another seed or ``--anew`` begins anew).
 
 Counted for each format and kind of damage: ``refused`` with a sentence, ``same``
 (sound, with the values and place it had), ``other`` (sound, with other ones: damage
@@ -37,12 +40,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 RESULT = Path(__file__).parent / "results" / "fuzz_readers.json"
 SHAPE = (5, 8, 9)
-LIMIT_S = 30.0
+LIMIT_S, WAIT_S = 30.0, 600.0
 LIMIT_BYTES = 4 << 30
 SWOLLEN_BYTES = 1 << 30
+LIMITS = {"seconds": LIMIT_S, "bytes": LIMIT_BYTES, "kept": SWOLLEN_BYTES}
+BATCH = 1000
 BAD = ("error", "crash", "hang", "swollen", "noisy")
 
 
@@ -487,7 +493,7 @@ def read_one(path: Path) -> dict[str, Any]:
     return {"what": "sound", "content": inspection.content}
 
 
-def serve() -> None:
+def serve(read: Callable[[Path], dict[str, Any]] | None = None) -> None:
     """Read the files named on standard input; the worker of ``Readers``."""
     import resource
     import warnings
@@ -495,6 +501,7 @@ def serve() -> None:
     import homolog.scans.inspect
 
     del homolog
+    read = read or read_one
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
@@ -503,7 +510,7 @@ def serve() -> None:
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for line in sys.stdin:
         try:
-            told = read_one(Path(line.rstrip("\n")))
+            told = read(Path(line.rstrip("\n")))
         except BaseException as error:  # noqa: BLE001 - this is what is looked for
             told = {"what": "error", "text": f"{type(error).__name__}: {error}"[:300]}
         peaks = [
@@ -515,10 +522,24 @@ def serve() -> None:
         answers.flush()
 
 
-class Readers:
-    """The reading process, restarted when a mutant ends it."""
+def _worked_s(process: psutil.Process) -> float:
+    """Processor seconds so far; 0 where it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user)
 
-    def __init__(self) -> None:
+
+class Readers:
+    """The reading process, restarted when a mutant ends it.
+
+    Args:
+        script: That reads when it is told ``--serve``.
+    """
+
+    def __init__(self, script: str = __file__) -> None:
+        self._script = script
         self._process: subprocess.Popen[bytes] | None = None
         self._noise = tempfile.TemporaryFile()
 
@@ -528,7 +549,7 @@ class Readers:
         assert process.stdout is not None
         process.stdin.write(f"{path}\n".encode())
         process.stdin.flush()
-        if not select.select([process.stdout], [], [], LIMIT_S)[0]:
+        if not self._answers(process):
             self.close()
             return {"what": "hang"}
         line = process.stdout.readline()
@@ -548,6 +569,21 @@ class Readers:
             return {"what": "noisy", "text": words.decode(errors="replace")[:300]}
         return told
 
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for an answer, as long as the process has not computed too long.
+
+        On a machine that others use it may wait for its turn instead; one that waits
+        for ever, without computing, is given up too.
+        """
+        known = psutil.Process(process.pid)
+        began, before_s = time.monotonic(), _worked_s(known)
+        while time.monotonic() - began < WAIT_S:
+            if select.select([process.stdout], [], [], 1.0)[0]:
+                return True
+            if _worked_s(known) - before_s > LIMIT_S:
+                return False
+        return False
+
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -563,7 +599,7 @@ class Readers:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"],
+            [sys.executable, self._script, "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._noise,
@@ -606,7 +642,7 @@ def fuzz(count: int, seed: int, flips: int = 0) -> dict[str, Any]:
         "count": count,
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
-        "limits": {"seconds": LIMIT_S, "bytes": LIMIT_BYTES, "kept": SWOLLEN_BYTES},
+        "limits": LIMITS,
         "total": dict(sum(kinds.values(), Counter())),
         "bad": bad,
         "formats": {k: dict(v) for k, v in sorted(formats.items())},
@@ -651,23 +687,65 @@ def _content(seed: Seed, root: Path, readers: Readers) -> str:
     return str(told["content"])
 
 
+def together(first: Any, second: Any) -> Any:
+    """Counts added up, lists joined; what is the same in both stays."""
+    if isinstance(first, dict):
+        keys = dict.fromkeys((*first, *second))
+        return {k: together(first[k], second[k]) if k in first and k in second
+                else first.get(k, second.get(k)) for k in keys}  # fmt: skip
+    if isinstance(first, list):
+        return [*first, *second]
+    return first if isinstance(first, str) else first + second
+
+
+def in_batches(
+    fuzz: Callable[[int, int], dict[str, Any]],
+    count: int,
+    seed: int,
+    out: Path,
+    *,
+    anew: bool,
+) -> None:
+    """So many mutants, ``BATCH`` at a time; the table is written after each.
+
+    Ends the process: with 1 where something was bad.
+    """
+    same = {"seed": seed, "limits": LIMITS}
+    result: dict[str, Any] = {}
+    if out.exists() and not anew:
+        known = json.loads(out.read_text(encoding="utf-8"))
+        result = known if {k: known.get(k) for k in same} == same else {}
+    while result.get("count", 0) < count:
+        done = result.get("count", 0)
+        made = fuzz(min(BATCH, count - done), seed * 1000 + done // BATCH)
+        # plain facts stand in both
+        made = {k: v for k, v in made.items() if k not in same}
+        kept = {k: v for k, v in result.items() if k not in same}
+        result = {**same, **(together(kept, made) if kept else made)}
+        result["seconds"] = round(result["seconds"], 1)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(result["count"], json.dumps(result["total"]), flush=True)
+        for one in made["bad"]:
+            print(one, flush=True)
+    sys.exit(bool(result["bad"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=2400)
+    parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flips", type=int, default=100, help="of each packed format")
+    parser.add_argument("--flips", type=int, default=5, help="a batch, of each packed")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--anew", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
         serve()
         return
-    result = fuzz(given.count, given.seed, given.flips)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({k: result[k] for k in ("count", "seconds", "total")}))
-    for one in result["bad"]:
-        print(one)
-    sys.exit(bool(result["bad"]))
+    in_batches(
+        lambda count, seed: fuzz(count, seed, given.flips),
+        given.count, given.seed, given.out, anew=given.anew,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

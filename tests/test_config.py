@@ -15,6 +15,7 @@ from homolog.config import (
     parse_assignments,
     to_dict,
 )
+from homolog.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,9 @@ def test_merge_is_deep_and_leaves_its_inputs_alone() -> None:
 def test_the_hash_follows_values_not_order() -> None:
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     assert config_hash(Inner(0.1)) != config_hash(Inner(0.2))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), 10**400])
+def test_numbers_that_no_float_holds_are_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match="learning_rate must be a finite number"):
+        from_dict(TrainingConfig, {"learning_rate": value})

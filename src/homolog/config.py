@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -235,7 +236,14 @@ def _number(value: Any, hint: type, where: str) -> int | float | None:
             raise ConfigError(f"{where} must be a number, got {value!r}.")
         return None
     if hint is float and isinstance(value, int | float):
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isinf(number):
+            said = repr(value)[:40]
+            raise ConfigError(f"{where} must be a finite number, got {said}.")
+        return number
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if hint is int and whole else None
 

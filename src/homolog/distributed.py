@@ -177,6 +177,8 @@ def usable_gpus() -> int:
 def choose_device(text: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:i`` -> a device that exists.
 
+    The GPU of a Mac (``mps``) is refused: some 3D operations are missing there.
+
     Under ``torchrun``, ``auto`` and ``cuda`` take the GPU of the local rank. For
     ``cpu`` no GPU is asked, so that it works beside a broken one.
 
@@ -186,6 +188,11 @@ def choose_device(text: str) -> torch.device:
     if text == "cpu":
         return torch.device("cpu")
     name, _, number = text.partition(":")
+    if name == "mps":
+        raise UnusableInput(
+            f"device {text!r}, the GPU of a Mac, is not used: some 3D operations are "
+            "missing there. Say cpu, or auto."
+        )
     if text != "auto" and (name != "cuda" or (number and not number.isdigit())):
         raise UnusableInput(f"device must be auto, cpu, cuda or cuda:i, got {text!r}.")
     count = usable_gpus()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -25,6 +26,10 @@ from homolog.words import listed
 Shape: TypeAlias = Mapping[str, Any]
 
 MOST_BYTES = 256 << 20
+# What Python raises where content that was parsed is of another shape than was thought.
+OTHER_SHAPE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+# And where settings that fit their types make nothing that can be computed with.
+SENSELESS = (*OTHER_SHAPE, ArithmeticError, AssertionError, RuntimeError)
 _MOST_INT = 1 << 63
 
 
@@ -92,6 +97,18 @@ def parsed(text: str | bytes) -> Any:
         raise ValueError(
             f"it is not JSON from line {error.lineno}, column {error.colno} on"
         ) from None
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """What a TOML text holds.
+
+    Raises:
+        ValueError: It is no TOML; says from where on.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def parsed_object(text: str | bytes, shape: Shape | None = None) -> dict[str, Any]:

@@ -111,6 +111,26 @@ def _python(found: dict[str, Any], problems: list[str], advice: list[str]) -> No
     found["homolog"] = metadata.version("napari-homolog")
     found["python"] = f"{platform.python_version()} ({sys.executable})"
     found["system"] = platform.platform()
+    if platform.system() == "Windows" and not _takes_long_paths():
+        advice.append(
+            "Windows here takes no paths above 260 letters: keep stores and runs near "
+            "the top of a disk, or set LongPathsEnabled (see "
+            "https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation)."
+        )
+
+
+def _takes_long_paths() -> bool:
+    """Whether this Windows was told to take paths above 260 letters."""
+    try:
+        import winreg
+    except ImportError:  # not Windows
+        return True
+    where = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, where) as key:  # type: ignore[attr-defined,unused-ignore]
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])  # type: ignore[attr-defined,unused-ignore]
+    except OSError:
+        return False
 
 
 def _libraries(found: dict[str, Any], problems: list[str], advice: list[str]) -> None:

@@ -158,6 +158,7 @@ def human_bytes(count: float) -> str:
     """``12 bytes``, ``4.1 GB``, ``38 MB``; powers of 1000."""
     if count < 1000:
         return f"{count:.0f} bytes"
+    count = min(count, 10**30)  # larger whole numbers are no floats
     for unit in ("kB", "MB", "GB", "TB"):
         count /= 1000
         if count < 999.5 or unit == "TB":

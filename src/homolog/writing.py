@@ -133,7 +133,7 @@ def restore_retired(folder: Path) -> None:
     for name in ("best", "model"):
         retired = folder / f".{name}.old"
         if retired.is_dir() and not (folder / name).exists():
-            retired.rename(folder / name)
+            _replace(retired, folder / name)
 
 
 def _is_stale(path: Path) -> bool:
@@ -154,8 +154,10 @@ def _is_stale(path: Path) -> bool:
 
 
 def _lives(pid: int) -> bool:
-    if os.name == "nt":  # asking would end it
-        return True
+    if os.name == "nt":  # asking by a signal would end it
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -352,7 +354,7 @@ def write_once(path: Path, text: str) -> None:
             pass
         except OSError:  # a file system without links
             if not path.exists():
-                os.replace(half, path)
+                _replace(half, path)
     finally:
         half.unlink(missing_ok=True)
 
@@ -408,7 +410,37 @@ def put_in_place(fresh: Path, place: Path, *, sync: bool = True) -> None:
         make_private(fresh, place)
         if sync:
             _sync(fresh)
-    os.replace(fresh, place)
+    _replace(fresh, place)
+
+
+# Windows renames nothing that is open, mapped, or just being looked at by a scanner.
+_PATIENCE_S, _AGAIN_S = 3.0, 0.05
+
+
+def _replace(fresh: Path, place: Path) -> None:
+    """As ``os.replace``; on Windows it waits a little for whoever holds either.
+
+    Raises:
+        PermissionError: Somebody still does; names the place.
+        OSError: As ``os.replace``.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            os.replace(fresh, place)
+        except PermissionError as error:
+            if os.name != "nt":
+                raise
+            if time.monotonic() > until:
+                raise PermissionError(
+                    error.errno,
+                    "another program, or this one, holds it open; close it and try "
+                    "again",
+                    str(place),
+                ) from error
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def move_to(source: Path, place: Path) -> None:
@@ -446,7 +478,7 @@ def writing_folder(place: Path) -> Iterator[Path]:
     sweep_once(place.parent)
     retired = place.parent / f".{place.name}.old"
     if retired.exists() and not place.exists():  # killed between two renames
-        os.replace(retired, place)
+        _replace(retired, place)
     former = place.parent / f".{place.name}.new"  # of an earlier version, killed
     for leftover in (retired, former):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -458,12 +490,12 @@ def writing_folder(place: Path) -> Iterator[Path]:
             _sync(file)
         _sync(scratch)
         if place.exists():
-            os.replace(place, retired)
-        os.replace(scratch, place)
+            _replace(place, retired)
+        _replace(scratch, place)
         _sync(place.parent)
     except BaseException:
         if retired.exists() and not place.exists():
-            os.replace(retired, place)
+            _replace(retired, place)
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     shutil.rmtree(retired, ignore_errors=True)
@@ -488,10 +520,36 @@ def _sync(path: Path) -> None:
 # Names that are free, and digests that tell whether a file is the same.
 
 
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{n}" for port in ("com", "lpt") for n in "0123456789\u00b9\u00b2\u00b3"}
+)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows keeps a name for itself: ``con``, ``NUL.nii.gz``, ``lpt1``.
+
+    Also what it would not keep as it is: a dot or blank at the end.
+    """
+    stem = name.partition(".")[0].rstrip(" ").lower()
+    return stem in _DEVICES or name != name.rstrip(". ")
+
+
+def as_one_file(path: Path) -> str:
+    """What all spellings of a path have in common that name the same file here.
+
+    Disks of Windows and of Macs, as they are sold, take ``A.nii`` for ``a.nii``.
+    """
+    return str(path).lower() if sys.platform in ("win32", "darwin") else str(path)
+
+
 def free_name(wanted: str, is_taken: Callable[[str], bool]) -> str:
-    """The name, or ``NAME_v2``, ``NAME_v3`` ...: nothing is ever overwritten."""
+    """The name, or ``NAME_v2``, ``NAME_v3`` ...: nothing is ever overwritten.
+
+    Names that Windows reserves count as taken on every system: folders are copied.
+    """
     name, number = wanted, 1
-    while is_taken(name):
+    while is_taken(name) or is_reserved(name):
         number += 1
         name = f"{wanted}_v{number}"
     return name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import warnings
 from pathlib import Path
 
 import highdicom as hd
@@ -26,6 +28,7 @@ from homolog.scans.files import (
 )
 from homolog.scans.inspect import inspect_scan, label_problems, labels_by_place
 from homolog.scans.names import names_told
+from homolog.scans.problems import Unsound
 from homolog.scans.volume import LabelMap, Volume
 from homolog.store.build import prepare_store
 from homolog.store.store import Store
@@ -234,3 +237,29 @@ def test_contours_of_the_kit_have_the_volume_of_its_mask(data_kit: Path) -> None
     assert volume[0] == pytest.approx(volume[1], rel=0.01)
     centre = [one.affine.apply(np.argwhere(one.data).mean(0)) for one in (ours, theirs)]
     np.testing.assert_allclose(*centre, atol=1e-3)
+
+
+def test_whatever_goes_wrong_with_segments_is_their_finding(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = read_scan(scan)
+    target = tmp_path / "s.seg.dcm"
+    write_segmentation(two_classes(volume), target, volume.meta["slices"])
+
+    def broken(*_: object) -> None:
+        raise sqlite3.OperationalError("no such column")
+
+    monkeypatch.setattr("homolog.scans.dicom.labels._segment_values", broken)
+    with pytest.raises(Unsound, match=r"segments cannot be read \(no such column\)"):
+        read_labels(target)
+
+
+def test_a_sequence_cut_short_prints_no_warning(tmp_path: Path) -> None:
+    frames = [{"position": (0.0, 0.0, 2.0 * i)} for i in range(4)]
+    path = enhanced(tmp_path / "a.dcm", frames, np.ones((4, 12, 14), np.int16))
+    content = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for at in range(200, len(content), 97):
+            path.write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
+            inspect_scan(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from homolog.config import ConfigError, from_dict
 from homolog.errors import JobError
 from homolog.events import Note, Preview, Saved, Started, Step, Stopped, Validated
 from homolog.methods.base import Method
-from homolog.model_files.folder import generations, load_best, load_state
+from homolog.model_files.folder import generations, load_best, load_state, save_state
 from homolog.nn.optim import parameter_groups
 from homolog.small_maps import SafeConv3d
 from homolog.training import validation
@@ -446,6 +447,28 @@ def test_metrics_of_a_killed_session_are_dropped(tmp_path: Path) -> None:
     again = MetricsTable(path, 1)
     again.add(2, {"a": 0.25})
     assert path.read_text() == "step,a,b\n1,0.1,\n2,0.25,\n"
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_that_follows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[int, int] = {}
+    saved: list[tuple[int, int]] = []
+
+    def fsync(file: int) -> None:
+        about = os.fstat(file)
+        synced[about.st_ino] = about.st_size
+
+    def save(folder: Path, *given: Any) -> Path:
+        about = (folder / "metrics.csv").stat()
+        saved.append((about.st_size, synced.get(about.st_ino, 0)))
+        return save_state(folder, *given)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("homolog.training.loop.save_state", save)
+    run_all(toy(), ToyFeed(), tmp_path, steps=6, log_every=1, checkpoint_every=2)
+    assert len(saved) == 3
+    assert all(size == on_disk > 0 for size, on_disk in saved)
 
 
 def test_nonsense_settings_are_refused() -> None:

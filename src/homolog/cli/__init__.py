@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -103,6 +104,10 @@ def main() -> None:
     from homolog.cli._run import exit_status
     from homolog.writing import keep_private
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a code page that lacks a letter of a name ends no command
+            stream.reconfigure(errors="backslashreplace")
     if _leaves_it_to_the_first(sys.argv[1:]):
         sys.exit(0)
     try:

@@ -31,14 +31,13 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from homolog.config import ConfigError, from_dict, merge, option, parse_assignments
-from homolog.json_files import parsed
+from homolog.json_files import parsed, parsed_toml
 from homolog.methods import METHODS
 from homolog.model_files.library import whole_path
 from homolog.propagation.config import METHODS as PROPAGATION
@@ -161,7 +160,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        read: Any = parsed(text) if path.suffix == ".json" else tomllib.loads(text)
+        read: Any = parsed(text) if path.suffix == ".json" else parsed_toml(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the plan {path} cannot be read: {error}") from error
     where = f"the plan {path}"

@@ -194,7 +194,11 @@ def trim(folder: Path, most_bytes: int) -> None:
     for _, card in used:
         if total <= most_bytes:
             break
-        total -= array_path(card).stat().st_size
+        size = array_path(card).stat().st_size
+        try:
+            array_path(card).unlink()
+        except PermissionError:  # Windows deletes nothing that somebody has mapped
+            continue
+        total -= size
         card.unlink(missing_ok=True)
-        array_path(card).unlink(missing_ok=True)
         colours_path(card).unlink(missing_ok=True)

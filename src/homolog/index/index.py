@@ -58,6 +58,7 @@ from homolog.scans.paths import (
 from homolog.scans.problems import Problem, problem_of
 from homolog.scans.volume import HU_REACH_DOWN_TO, guess_modality
 from homolog.words import counted, listed
+from homolog.writing import is_reserved
 
 # Which files of a folder tree are label maps, and of which scan.
 #
@@ -760,7 +761,7 @@ class _Ids:
         Of what a manifest calls by its whole path: the id that it has in the store, or
         a short one that no other scan of the store has.
         """
-        taken, choices = self._given, []
+        taken, choices, stays = self._given, [], ""
         if candidate.short:
             stays = self._known.get(str(candidate.image.absolute()), "")
             taken = self._given | (self._stored - {stays.lower()})
@@ -768,13 +769,19 @@ class _Ids:
             ends = [str(Path(*parts[-n:])) for n in range(least, len(parts))]
             choices = [stays] if stays else [_clean(end) for end in ends]
         plain = _clean(candidate.name) or "case"
+        if is_reserved(plain):
+            plain = f"case_{plain}"
         digest = hashlib.sha256(
             f"{candidate.root.name}/{candidate.name}".encode("utf-8", "surrogateescape")
         )
         choices += [plain, f"{_clean(candidate.root.name)}__{plain}"]
         choices += [f"{plain}-{digest.hexdigest()[:8]}"]
         choices += [f"{plain}-{n}" for n in range(2, len(taken) + 3)]
-        chosen = next(c for c in choices if c and c.lower() not in taken)
+        chosen = next(
+            c
+            for c in choices
+            if c and c.lower() not in taken and (c == stays or not is_reserved(c))
+        )
         self._given.add(chosen.lower())
         return chosen
 
@@ -783,4 +790,4 @@ def _clean(name: str) -> str:
     joined = "__".join(
         part for part in Path(name).parts if part not in ("/", ".", "..")
     )
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", joined).strip("._")[:120]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", joined).strip("._")[:120].rstrip("._")

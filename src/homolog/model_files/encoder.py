@@ -17,9 +17,9 @@ from torch import Tensor
 
 from homolog.backbones import build
 from homolog.backbones.base import Backbone, adapt_state, renamed_state
-from homolog.config import config_hash, to_dict
+from homolog.config import ConfigError, config_hash, to_dict
 from homolog.errors import UnusableInput
-from homolog.json_files import object_or_none
+from homolog.json_files import SENSELESS, object_or_none
 from homolog.model_files.card import CARD, read_card
 from homolog.model_files.folder import find_model, load_model
 from homolog.model_files.foreign import Foreign, read_foreign
@@ -85,7 +85,14 @@ def load_encoder(
     if chosen is None:
         raise UnusableInput(f"{path} does not say which network it is.")
     settings: dict[str, Any] = dict(chosen.get("config") or {})
-    backbone, card = _built(chosen["name"], settings, in_channels, model.card)
+    try:
+        backbone, card = _built(chosen["name"], settings, in_channels, model.card)
+    except (UnusableInput, ConfigError):
+        raise
+    except SENSELESS as error:
+        raise UnusableInput(
+            f"{model.folder / CARD} is damaged (the network cannot be built: {error})."
+        ) from error
     report = fill(backbone, model.state, str(path))
     _check(report, chosen["name"], least_matched, allow_dropped)
     backbone.eval()

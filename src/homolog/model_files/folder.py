@@ -134,7 +134,7 @@ def read_weights(folder: Path, card: Mapping[str, Any], name: str) -> dict[str, 
         return read_tensors(folder / name, card["sha256"][name])
     except KeyError:
         raise UnusableInput(f"{folder / CARD} has no checksum of {name}.") from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise UnusableInput(
             f"the weights {folder / name} are missing or damaged ({reason(error)})."
         ) from error

@@ -35,6 +35,11 @@ _MOST_ENTRIES = 1_000_000
 # Weights that several names share are counted for each.
 _MOST_GROWTH = 8
 _MOST_SMALL_BYTES = 64 * 2**20
+# What reading a broken archive raises.
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, RuntimeError, EOFError,
+    ValueError,
+)  # fmt: skip
 # Names that training scripts are known to leave behind; none does anything here.
 _INERT = (
     "argparse.Namespace",
@@ -332,7 +337,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             loaded = {name: file.get_tensor(name) for name in file.keys()}
             told: dict[str, Any] = dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError,
+            OverflowError, MemoryError) as error:  # fmt: skip
         raise UnusableInput(
             f"expected a safetensors file, {path} is damaged or something else "
             f"({error})."
@@ -347,7 +353,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except _BROKEN as error:
         raise UnusableInput(f"{path} is a damaged archive ({error}).") from error
     pickles = [e for e in entries if e.filename.endswith("data.pkl")]
     names = [e.filename for e in entries]
@@ -393,8 +399,7 @@ def _check_program(path: Path) -> None:
                     for e in archive.infolist()
                     if e.filename.endswith("data.pkl")
                 )
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError,
-                NotImplementedError, EOFError) as error:  # fmt: skip
+        except _BROKEN as error:
             raise _damaged(path, error) from error
     else:
         wants = _holds(path, _FILL)
@@ -442,7 +447,7 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError,
             AttributeError, AssertionError, IndexError, MemoryError,
-            RecursionError, OverflowError) as error:  # fmt: skip
+            RecursionError, OverflowError, struct.error) as error:  # fmt: skip
         raise _damaged(path, error) from error
 
 

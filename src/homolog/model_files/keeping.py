@@ -33,12 +33,13 @@ def check_name(name: str, library: Path | None = None) -> None:
     Raises:
         UnusableInput: It is no plain name, means something else, or is taken.
     """
-    if not _NAME.fullmatch(name) or name.lower() in _TAKEN:
+    if not _NAME.fullmatch(name) or name.lower() in _TAKEN or writing.is_reserved(name):
         raise UnusableInput(
-            f"a model is named with letters, digits, - . and _, and not "
-            f"{listed(sorted(_TAKEN), 'or')}; got {name!r}."
+            f"a model is named with letters, digits, - . and _, with no dot at its "
+            f"end, and not {listed(sorted(_TAKEN), 'or')}, nor as Windows calls its "
+            f"devices (con, nul); got {name!r}."
         )
-    if any(m.name == name for m in shipped_models()):
+    if any(m.name == name.lower() for m in shipped_models()):
         raise UnusableInput(f"{name} is a model that comes with Homolog; choose another"
                             " name.")  # fmt: skip
     place = (library_folder() if library is None else library) / name

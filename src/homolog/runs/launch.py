@@ -147,7 +147,8 @@ def stop(run: Run, timeout_s: float = 60.0, *, kill: bool = False) -> State:
 
     Args:
         run: A running or paused run; others are left alone.
-        timeout_s: After this long the process gets SIGTERM, which asks the same.
+        timeout_s: After this long the process gets SIGTERM, which asks the same; not
+            on Windows, where any signal ends it at once.
         kill: Kill it, after the timeout and 5 s more; its last checkpoint stays.
     """
     if not run.is_alive():
@@ -155,7 +156,8 @@ def stop(run: Run, timeout_s: float = 60.0, *, kill: bool = False) -> State:
     run.ask("stop")
     if _gone(run, timeout_s):
         return run.state()
-    _send(run, signal.SIGTERM)
+    if os.name != "nt":
+        _send(run, signal.SIGTERM)
     if not _gone(run, 5.0) and kill:
         _send(run, getattr(signal, "SIGKILL", signal.SIGTERM))
         _gone(run, 5.0)
@@ -208,7 +210,8 @@ def crash_sentence(run: Run) -> str:
 def last_line(run: Run) -> str:
     """The last line of the run's log, or empty."""
     with contextlib.suppress(OSError):
-        lines = run.log.read_text(errors="replace").strip().splitlines()
+        text = run.log.read_text(encoding="utf-8", errors="replace")
+        lines = text.strip().splitlines()
         return lines[-1].strip()[:300] if lines else ""
     return ""
 

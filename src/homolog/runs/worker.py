@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -154,7 +155,7 @@ def _asked_to_stop(run: Run, stop: Callable[[], bool]) -> bool:
 
 def _failure(run: Run, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
-    with contextlib.suppress(OSError), run.log.open("a") as log:
+    with contextlib.suppress(OSError), run.log.open("a", encoding="utf-8") as log:
         log.write(visible(text))
     sentence = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
@@ -217,6 +218,8 @@ def _speak_into(log: Path) -> None:
     target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+        if isinstance(stream, io.TextIOWrapper):  # whatever this system's code page is
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         os.dup2(target, stream.fileno())
     os.close(target)
     faulthandler.enable()

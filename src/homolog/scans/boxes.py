@@ -7,7 +7,6 @@ known size only in pixels, which files of 3D Slicer cannot hold.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Array, Index, Triple
-from homolog.json_files import read_object
+from homolog.json_files import OTHER_SHAPE, read_object
 from homolog.scans.points import SUFFIX
 from homolog.writing import write_json, write_table
 
@@ -32,6 +31,7 @@ _AXES = ("z", "y", "x")
 _EDGES = tuple(f"voxel_{end}_{axis}" for end in ("min", "max") for axis in _AXES)
 _MM = tuple(f"{axis}_mm" for axis in _AXES)
 _SIZES = tuple(f"size_{axis}_mm" for axis in _AXES)
+_LARGEST = 1e9  # voxels or mm; no box reaches so far
 COLUMNS = ("scan", "label", "score", *_MM, *_SIZES, *_EDGES)
 
 
@@ -139,16 +139,19 @@ class BoxList:
                     _triple(box["min"]), _triple(box["max"]),
                 )
             )  # fmt: skip
+        matrix = np.array(np.eye(4) if affine is None else affine, float)
+        if not (np.abs(matrix) <= _LARGEST).all():
+            raise ValueError("its affine leads to no place")
         return cls(
             str(told["scan"]), (d, h, w), tuple(boxes),
-            None if affine is None else Affine(np.array(affine, float)),
+            None if affine is None else Affine(matrix),
         )  # fmt: skip
 
 
 def _triple(values: Any) -> Triple:
     z, y, x = (float(v) for v in values)
-    if not all(math.isfinite(v) for v in (z, y, x)):
-        raise ValueError(f"an edge {values} is not finite")
+    if not all(abs(v) <= _LARGEST for v in (z, y, x)):  # NaN neither
+        raise ValueError(f"an edge {values} is no place in a scan")
     return z, y, x
 
 
@@ -170,7 +173,7 @@ def read_box_json(path: Path) -> BoxList:
     """
     try:
         return BoxList.from_dict(read_object(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *OTHER_SHAPE) as error:
         raise UnusableInput(f"{path} is not a list of boxes: {error}.") from None
 
 
@@ -263,7 +266,7 @@ def read_regions(path: Path) -> list[Region]:
             _parsed(m) for m in marks
             if m.get("type") == "ROI" and m.get("roiType", "Box") == "Box"
         ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *OTHER_SHAPE) as error:
         raise UnusableInput(f"{path} holds no boxes of 3D Slicer: {error!r}.") from None
     if marks and not found:
         raise UnusableInput(f"{path} holds other markups, but no box (ROI).")
@@ -278,9 +281,11 @@ def _parsed(mark: Mapping[str, Any]) -> Region:
     middle = np.array(mark.get("center") or point["position"], float) * sign
     axes = np.array(mark.get("orientation", np.eye(3).ravel()), float).reshape(3, 3)
     half = np.array(mark["size"], float) / 2
+    if middle.shape != (3,) or half.shape != (3,):
+        raise ValueError("a box needs three numbers for its middle and its size")
+    if not all((np.abs(part) <= _LARGEST).all() for part in (middle, axes, half)):
+        raise ValueError("a box lies at no place in a scan")  # NaN neither
     faces = (axes.T * sign) * half[:, None]
-    if not (np.isfinite(middle).all() and np.isfinite(faces).all()):
-        raise ValueError("a box is not finite")
     text = str(point.get("description") or "")
     score = float(text.removeprefix("score ")) if text.startswith("score ") else None
     label = str(mark.get("name") or point.get("label") or "box")

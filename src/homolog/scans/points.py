@@ -21,7 +21,7 @@ import numpy as np
 from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Triple
 from homolog.geometry.places import named_numbers, place_text
-from homolog.json_files import parsed, read_object
+from homolog.json_files import OTHER_SHAPE, parsed, read_object
 from homolog.scans.volume import Points
 from homolog.words import as_csv, cell_text
 from homolog.writing import write_json, write_table, write_text
@@ -180,12 +180,15 @@ def _table(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count)
     )
-    columns = [c.strip() for c in reader.fieldnames or ()]
-    reader.fieldnames = columns
-    rows = [
-        {k: cell_text(v) if v and k in _TEXTS else v for k, v in row.items()}
-        for row in reader
-    ]
+    try:
+        columns = [c.strip() for c in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [
+            {k: cell_text(v) if v and k in _TEXTS else v for k, v in row.items()}
+            for row in reader
+        ]
+    except csv.Error as error:
+        raise UnusableInput(f"{path} cannot be read as a table ({error}).") from None
     return columns, rows
 
 
@@ -248,7 +251,10 @@ def _old_markups(path: Path, coordinates: str | None) -> Points:
             f"{told.get('coordinatesystem')}."
         )
     lines = [s for s in text.splitlines() if s.strip() and not s.startswith("#")]
-    rows = [dict(zip(columns, cells, strict=False)) for cells in csv.reader(lines)]
+    try:
+        rows = [dict(zip(columns, cells, strict=False)) for cells in csv.reader(lines)]
+    except csv.Error as error:
+        raise UnusableInput(f"{path} cannot be read as a table ({error}).") from None
     points = [
         {
             "name": r.get("label") or r.get("id"), "coordinates": system,
@@ -324,7 +330,7 @@ def _points(
     for number, row in rows:
         try:
             place = np.array([float(row[c]) for c in columns])
-        except (KeyError, TypeError, ValueError):
+        except OTHER_SHAPE:
             place = np.full(3, np.nan)
         if not np.isfinite(place).all():
             raise UnusableInput(
@@ -447,7 +453,7 @@ def read_landmarks(
         kind = stated(row.get("coordinates"), coordinates, path)
         try:
             found.append(_landmark(row, kind))
-        except (KeyError, TypeError, ValueError) as error:
+        except OTHER_SHAPE as error:
             raise UnusableInput(
                 f"{path}: landmark {number} needs an id, a name and numbers, "
                 f"got {error}."
@@ -697,7 +703,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             system = _SYSTEMS[str(markup.get("coordinateSystem", "LPS")).upper()]
             for point in markup.get("controlPoints") or ():
                 entries.append(_parsed(point, system, len(entries) + 1))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *OTHER_SHAPE) as error:
         raise UnusableInput(
             f"{path} is not a list of points of 3D Slicer (markups with "
             f"controlPoints in LPS or RAS were expected): {error!r}."

@@ -72,7 +72,7 @@ from homolog.training.validation import (
     cases_go_on,
     evaluating,
 )
-from homolog.writing import put_in_place, write_table, write_text
+from homolog.writing import flush, put_in_place, write_table, write_text
 
 if TYPE_CHECKING:
     from homolog.feed.places import Search
@@ -541,6 +541,8 @@ class _Loop:
         if self.plan.budget_s:
             each_s = {"each_validation_s": self.validator.seconds}
             self.position.budget = self.budget.state | each_s
+        if self.table is not None:  # its rows are no longer made after a resume
+            self.table.sync()
         path = save(self.folder, self.stepper, self.position, self.plan)
         self._last_save = time.monotonic()
         self._save_s = self._last_save - begin
@@ -748,6 +750,11 @@ class MetricsTable:
             self._write(rows)
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+    def sync(self) -> None:
+        """Bring the rows to the disk; a full one is told by what is saved next."""
+        with contextlib.suppress(OSError), self._path.open("a") as file:
+            flush(file)
 
     def _read(self, *, repair: bool = False) -> list[dict[str, str]]:
         """Whole rows; a last line cut short by a kill is not one.

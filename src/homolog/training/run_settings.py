@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from homolog.backbones.base import Backbone
 from homolog.config import ConfigError, from_dict, merge, to_dict
 from homolog.distributed import choose_device, world
 from homolog.feed.reading import CaseRef, grid_of
-from homolog.json_files import parsed, short
+from homolog.json_files import parsed, parsed_toml, short
 from homolog.store.learnt_spacing import KEY, SCANNED_KEY, LearntSpacing
 from homolog.store.preprocess import differing_settings
 from homolog.store.store import Store
@@ -71,7 +70,7 @@ def read_recipe(path: Path, tables: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        read: Any = tomllib.loads(text) if path.suffix == ".toml" else parsed(text)
+        read: Any = parsed_toml(text) if path.suffix == ".toml" else parsed(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(read, dict) or not all(

@@ -18,6 +18,7 @@ from homolog.backbones import build
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Job, Note, Progress, Request, Saved
+from homolog.json_files import SENSELESS
 from homolog.memory import bounded
 from homolog.model_files.card import CARD, MEMBERS, learnt_of
 from homolog.model_files.folder import load_model
@@ -50,7 +51,7 @@ from homolog.tasks.base import (
 )
 from homolog.tasks.classify.answer import write_classes, write_slices
 from homolog.training.stepping import resolve_precision
-from homolog.writing import write_table
+from homolog.writing import as_one_file, write_table
 
 # Suffixes labels can be written with; anything else becomes .nii.gz.
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -117,7 +118,9 @@ def open_predictor(
         task = cls(settings_of(cls.Config, card["task_config"], where=str(source)))
         with bounded(f"the model {source}"):
             network = _network(task, card)
-    except (KeyError, IndexError, TypeError, NotImplementedError) as error:
+    except (UnusableInput, ConfigError):
+        raise
+    except SENSELESS as error:
         raise UnusableInput(
             f"{loaded.folder / CARD} is damaged (the network cannot be built: {error})."
         ) from error
@@ -212,7 +215,7 @@ def result_paths(
         UnusableInput: Two scans would share one file, or a result would overwrite its
             own scan.
     """
-    scan_of: dict[Path, Path] = {}
+    scan_of: dict[str, Path] = {}
     result: dict[Path, Path] = {}
     for scan in scans:
         suffix = next((s for s in WRITTEN if scan.name.lower().endswith(s)), None)
@@ -227,16 +230,16 @@ def result_paths(
         if ending:
             name = f"{scan_stem(Path(name))}{ending}"
         target = out / name
-        if target in scan_of:
+        if (same := as_one_file(target)) in scan_of:
             raise UnusableInput(
-                f"{scan_of[target]} and {scan} would both be written to {target}; "
+                f"{scan_of[same]} and {scan} would both be written to {target}; "
                 "predict them into different folders."
             )
         if target.resolve() == scan.resolve():
             raise UnusableInput(
                 f"the result of {scan} would overwrite it; choose another --out."
             )
-        scan_of[target] = scan
+        scan_of[same] = scan
         result[scan] = target
     return result
 

@@ -13,7 +13,7 @@ from homolog.comparing.report import learning_curves
 from homolog.config import ConfigError
 from homolog.errors import UnusableInput
 from homolog.events import Failed, Note, Progress, Started
-from homolog.gui.shared.choices import ModelChoice, StoreChoice
+from homolog.gui.shared.choices import ModelChoice, StoreChoice, quoted
 from homolog.gui.shared.runs import state_words
 from homolog.json_files import read_object
 from homolog.runs.jobs import command_words
@@ -259,10 +259,8 @@ class CompareWish:
 
     def command(self, folder: Path) -> str:
         """The command line that does the same."""
-        import shlex
-
         words = command_words("compare", {**self.config(), "out": str(folder)})
-        return shlex.join(words)
+        return quoted(words)
 
     def problem(self) -> str:
         """Why it cannot be started; empty when it can."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -74,6 +76,9 @@ _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 _IMPLICIT, _BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 _EXPLICIT, _DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
+
+# One at a time changes which warnings are shown.
+_quiet = threading.Lock()
 
 # No text read here is longer; a longer one is damage, and is not taken into memory.
 _TEXT_MOST = 1 << 16
@@ -343,11 +348,13 @@ class _Reader:
             source.seek(back)
         if len(raw) < one.length:
             raise _CutError
-        return list(
-            read_sequence(
-                io.BytesIO(raw), self._implicit, self._little, len(raw), "iso8859"
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is damaged is told below
+            return list(
+                read_sequence(
+                    io.BytesIO(raw), self._implicit, self._little, len(raw), "iso8859"
+                )
             )
-        )
 
     def _value(self, tag: int, raw: bytes) -> str:
         code = _BINARY.get(tag)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homolog.errors import UnusableInput
 from homolog.geometry.affine import Affine, Index
 from homolog.scans.dicom.gathering import (
     ReadSlice,
@@ -75,7 +76,14 @@ class DicomLabels:
                 for value, contours in self._contours.items()
             }
             return _one_map(masks.items(), self.names, self.shape)
-        return _segment_values(self)
+        try:
+            return _segment_values(self)
+        except (UnusableInput, OSError, MemoryError):
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:160] or type(error).__name__
+            text = f"its segments cannot be read ({said})."
+            raise Unsound("corrupt", text, self.path) from error
 
 
 def is_labels(file: DicomFile) -> bool:

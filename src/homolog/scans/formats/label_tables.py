@@ -90,10 +90,11 @@ def read_label_table(path: Path) -> dict[int, str]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", "replace")
-    if path.suffix.lower() in (".tsv", ".csv"):
-        names = _of_table(text)
-    else:
-        names = _of_lines(text)
+    try:
+        in_columns = path.suffix.lower() in (".tsv", ".csv")
+        names = _of_table(text) if in_columns else _of_lines(text)
+    except ValueError:  # a number of thousands of digits
+        return {}
     return {v: n for v, n in sorted(names.items()) if v > 0 and n}
 
 
