@@ -896,7 +896,10 @@ def view_of(
     source: Any = scan
     shares = share_blocks(specs)
     store, card = cast("Store", source), cast("Card", source)
-    block = pad_blocks(read_blocks(store, card, plan, specs, shares)).to(device)
+    block = pad_blocks(read_blocks(store, card, plan, specs, shares))
+    if device.type == "cuda":
+        block = block.each(Tensor.pin_memory)
+    block = block.to(device)
     levels = levels_of([card]).to(device)
     return generate(
         spec,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -162,6 +162,22 @@ def find_boxes(
     ]
     found: list[Boxes] = []
     seen: list[tuple[Numbers, Numbers]] = []
+    heard: list[_Said] = []
+
+    def look() -> None:
+        for one in _on_host(heard, model.device):
+            start = np.tile(np.array(one.window.start), 2)
+            low, high = (np.array(edge) for edge in one.window.inner)
+            place = (
+                (low + one.window.start) * factor,
+                (high + one.window.start) * factor,
+            )
+            for boxes in _in_window(network, one, least):
+                at = (boxes.boxes + start) * np.tile(factor, 2)
+                found.append(Boxes(at, boxes.label, boxes.scores))
+                seen.append(place)
+        heard.clear()
+
     was = network.training
     network.eval()
     try:
@@ -170,14 +186,12 @@ def find_boxes(
             if len(windows) > 1 and (yield news) is Request.STOP:
                 return None
             image = _image(scan, window, spacing, factor, model.device)
-            start = np.tile(np.array(window.start), 2)
-            low, high = (np.array(edge) for edge in window.inner)
-            place = (low + window.start) * factor, (high + window.start) * factor
             for turn in turns:
-                for boxes in _in_window(model, image, window, turn, least):
-                    at = (boxes.boxes + start) * np.tile(factor, 2)
-                    found.append(Boxes(at, boxes.label, boxes.scores))
-                    seen.append(place)
+                heard.append(_Said(window, turn, _answer(model, image, turn)))
+            # a GPU goes on; what it said is looked at together
+            if model.device.type != "cuda" or _held(heard) > _HELD_BYTES:
+                look()
+        look()
     finally:
         network.train(was)
     merged = merge(found, seen, spec["iou"], spec["merge"])
@@ -231,20 +245,85 @@ def _image(
     return view.flat()
 
 
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What the network said of a window.
+
+    Attributes:
+        window: Where it lies.
+        turn: Axes it was mirrored along.
+        said: Of ``Detector.forward``.
+    """
+
+    window: Window
+    turn: Sequence[int]
+    said: Any
+
+
+# What is left on a GPU before it is looked at.
+_HELD_BYTES = 256_000_000
+
+
 @torch.no_grad()
-def _in_window(
-    model: Trained, image: Tensor, window: Window, turn: Sequence[int], least: float
-) -> list[Boxes]:
-    """Boxes whose middles lie in the inner part, in voxels of the window."""
-    network = model.network
-    assert isinstance(network, Detector)
+def _answer(model: Trained, image: Tensor, turn: Sequence[int]) -> Any:
     axes = [axis + 2 for axis in turn]
     with autocast(model.device, model.precision):
-        said = network(image.flip(axes) if axes else image)
+        return model.network(image.flip(axes) if axes else image)
+
+
+def _held(heard: Sequence[_Said]) -> int:
+    return sum(tensor.nbytes for one in heard for tensor in _tensors(one.said))
+
+
+def _tensors(said: Any) -> list[Tensor]:
+    """All tensors of what a detector said, in a fixed order."""
+    if isinstance(said, Tensor):
+        return [said]
+    if is_dataclass(said):
+        said = [getattr(said, field.name) for field in fields(said)]
+    parts = said.values() if isinstance(said, dict) else said
+    if not isinstance(said, dict | list | tuple):
+        return []
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _with_tensors(said: Any, given: Iterator[Tensor]) -> Any:
+    """What was said with other tensors, in that order."""
+    if isinstance(said, Tensor):
+        return next(given)
+    if is_dataclass(said) and not isinstance(said, type):
+        own = {f.name: getattr(said, f.name) for f in fields(said)}
+        return replace(said, **{k: _with_tensors(v, given) for k, v in own.items()})
+    if isinstance(said, dict):
+        return {k: _with_tensors(v, given) for k, v in said.items()}
+    if isinstance(said, list):
+        return [_with_tensors(part, given) for part in said]
+    return said
+
+
+def _on_host(heard: Sequence[_Said], device: torch.device) -> Sequence[_Said]:
+    """What was said of windows, brought down together: a GPU is waited for once."""
+    if device.type != "cuda" or not heard:
+        return heard
+    tensors = [tensor for one in heard for tensor in _tensors(one.said)]
+    down: dict[int, Tensor] = {}
+    for kind in {tensor.dtype for tensor in tensors}:
+        places = [n for n, tensor in enumerate(tensors) if tensor.dtype == kind]
+        flat = torch.cat([tensors[n].flatten() for n in places]).cpu()
+        parts = flat.split([tensors[n].numel() for n in places])
+        for n, part in zip(places, parts, strict=True):
+            down[n] = part.view(tensors[n].shape)
+    given = iter([down[n] for n in range(len(tensors))])
+    return [replace(one, said=_with_tensors(one.said, given)) for one in heard]
+
+
+def _in_window(network: Detector, one: _Said, least: float) -> list[Boxes]:
+    """Boxes whose middles lie in the inner part, in voxels of the window."""
+    window = one.window
     low, high = (np.array(edge) for edge in window.inner)
     opinions = []
-    for boxes, label, scores in network.found(said, window.size, least):
-        for axis in turn:
+    for boxes, label, scores in network.found(one.said, window.size, least):
+        for axis in one.turn:
             side = window.size[axis]
             ends = boxes[:, [axis, axis + 3]]
             boxes[:, axis], boxes[:, axis + 3] = side - ends[:, 1], side - ends[:, 0]

@@ -537,7 +537,7 @@ def label_stored(
         smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
         slicewise=slicewise,
-        batch=4 if model.device.type == "cuda" else 1,
+        batch=None,
         flips=useful_flips(model, flips),
         fill=tuple(one.fill for one in levels.levels),
         precision=model.precision,
@@ -594,7 +594,7 @@ class Normalise:
         self.gain, self.bias, self.low, self.high = (
             torch.tensor(
                 [getattr(one, name) for one in levels], dtype=torch.float32
-            ).to(device)[:, None, None, None]
+            ).to(device, non_blocking=True)[:, None, None, None]
             for name in ("gain", "bias", "low", "high")
         )
 

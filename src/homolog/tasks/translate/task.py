@@ -527,7 +527,7 @@ def translated(
         smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
         slicewise=slicewise,
-        batch=4 if model.device.type == "cuda" else 1,
+        batch=None,
         flips=tuple(flips),
         fill=tuple(one.fill for one in levels),
         precision=model.precision,
