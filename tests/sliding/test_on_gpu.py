@@ -128,7 +128,7 @@ def test_where_one_window_does_not_fit_the_scan_leaves_the_gpu() -> None:
             return super().forward(image)
 
     network = Poor().eval()
-    found, told = _both(network, _image(20, 24, 40), CLASSES, batch=4)
+    found, _ = _both(network, _image(20, 24, 40), CLASSES, batch=4)
     assert network.failed == 3  # of four, of two, of one
     assert (found.batch, found.sums_on) == (1, "cuda:0")
 
@@ -138,17 +138,12 @@ def test_values_that_are_not_numbers_are_refused_on_a_gpu() -> None:
         def forward(self, image: Tensor) -> Tensor:
             return super().forward(image) * torch.nan
 
-    with (
-        fake_cuda(),
-        pytest.raises(JobError, match="not numbers"),
-    ):
-        config = SlidingConfig(window=(16, 16, 16))
-        drain(
-            slide(
-                Odd().eval().to(CUDA), _image(20, 24, 24), classes=CLASSES,
-                config=config, device=CUDA,
-            )
-        )  # fmt: skip
+    config = SlidingConfig(window=(16, 16, 16))
+    with fake_cuda():
+        network, image = Odd().eval().to(CUDA), _image(20, 24, 24)
+        job = slide(network, image, classes=CLASSES, config=config, device=CUDA)
+        with pytest.raises(JobError, match="not numbers"):
+            drain(job)
 
 
 @pytest.mark.parametrize("flips", [(), (0, 2)])

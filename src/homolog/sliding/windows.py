@@ -401,7 +401,7 @@ def _held(
     # the last batch's output is still being added; mirrorings are summed beside it
     outputs = 3 if config.flips else 1
     # stored, as float32, and what is made of it
-    return held.most + 3 * image.nbytes + outputs * made.nbytes
+    return int(held.most) + 3 * image.nbytes + outputs * made.nbytes
 
 
 # A foreign network cut before its last 1 x 1 x 1 convolution, without touching it.

@@ -168,10 +168,8 @@ def find_boxes(
         for one in _on_host(heard, model.device):
             start = np.tile(np.array(one.window.start), 2)
             low, high = (np.array(edge) for edge in one.window.inner)
-            place = (
-                (low + one.window.start) * factor,
-                (high + one.window.start) * factor,
-            )
+            edges = low + one.window.start, high + one.window.start
+            place = edges[0] * factor, edges[1] * factor
             for boxes in _in_window(network, one, least):
                 at = (boxes.boxes + start) * np.tile(factor, 2)
                 found.append(Boxes(at, boxes.label, boxes.scores))
@@ -310,7 +308,7 @@ def _on_host(heard: Sequence[_Said], device: torch.device) -> Sequence[_Said]:
     for kind in {tensor.dtype for tensor in tensors}:
         places = [n for n, tensor in enumerate(tensors) if tensor.dtype == kind]
         flat = torch.cat([tensors[n].flatten() for n in places]).cpu()
-        parts = flat.split([tensors[n].numel() for n in places])
+        parts = torch.split(flat, [tensors[n].numel() for n in places])
         for n, part in zip(places, parts, strict=True):
             down[n] = part.view(tensors[n].shape)
     given = iter([down[n] for n in range(len(tensors))])
