@@ -517,9 +517,7 @@ def _write_result(result: LabelMap, target: Path, volume: Volume) -> None:
         write_names(target, result.names)
 
 
-def _noted(
-    job: Job[Answered | None], notes: list[Note]
-) -> Job[Answered | None]:
+def _noted(job: Job[Answered | None], notes: list[Note]) -> Job[Answered | None]:
     """The job; its notes are kept too."""
     request = None
     while True:
