@@ -81,7 +81,7 @@ def chosen(network: nn.Module, free: int) -> Any:
     config = SlidingConfig(window=WINDOW, batch=None, precision="bf16")
     image = torch.empty((1, *SHAPE), dtype=torch.int16, device=META)
     card = torch.device("cuda")
-    with mock.patch.object(torch.cuda, "mem_get_info", lambda *_: (free, free)):
+    with mock.patch.object(torch.cuda, "mem_get_info", return_value=(free, free)):
         return _Slide(network, image, CLASSES, config, card, None)
 
 

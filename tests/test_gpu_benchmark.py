@@ -43,8 +43,8 @@ def test_every_row_is_made_in_small(script: ModuleType, tmp_path: Path) -> None:
         assert rows[f"train/{name}"]["steps_s"] > 0
     kinds = {name.split("/")[0] for name in rows}
     assert kinds >= {"machine", "segment", "slide", "batch", "layout", "compile"}
-    for scan in ("fp32", "whole_body"):
-        assert rows[f"slide/{scan}"]["labels_that_differ"] < 1e-3
+    assert rows["slide/fp32"]["labels_that_differ"] < 1e-3
+    assert rows["slide/whole_body"]["labels_that_differ"] < 0.02  # bfloat16
 
 
 def row(script: ModuleType, name: str, make: Any, limit_s: float = 60.0) -> Any:
