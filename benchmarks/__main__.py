@@ -349,8 +349,18 @@ def table() -> list[tuple[str, str, str, str, str, str]]:
 
 
 _GROWN = (
-    ("cases", "open_s", "opening a store of 10^{0:.0f} cases", "cases"),
-    ("cases", "batch_s", "a batch of 8 crops planned and read there", "cases"),
+    (
+        "cases",
+        "first_open_s",
+        "first opening of a store of 10^{0:.0f} cases, which "
+        "reads all cards and makes its table",
+        "cases",
+    ),
+    ("cases", "open_s", "any later opening", "cases"),
+    ("entries", "open_s", "opening a table of 10^{0:.0f} entries", "entries"),
+    ("entries", "feed_s", "a feed of all of them", "entries"),
+    ("entries", "order_s", "the order of an epoch drawn", "entries"),
+    ("entries", "batch_s", "a batch of 8 crops planned and read there", "entries"),
     ("scan", "crop_s", "a crop of 32^3 out of a scan of 10^{0:.1f} voxels", "voxels"),
     ("classes", "label_s", "64^3 voxels labelled, 10^{0:.1f} classes", "classes"),
     ("pairs", "step_s", "contrast of 10^{0:.1f} pairs among all others", "pairs"),
@@ -378,14 +388,16 @@ def growth() -> list[str]:
         words = what.format(math.log10(last["size"]))
         power = found[key]["exponents"][name]
         lines.append(f"| {words} | {power:.2f} ({of}) | {last[name]:.2g} s |")
-    many = found["cases"]["extrapolated"][str(10**7)]
+    last = found["entries"]["rows"][-1]
+    many = found["entries"]["extrapolated"][str(10**8)]
     lines += [
         "",
-        f"Of ten million cases a store would open in {many['open_s'] / 60:.0f} minutes "
-        f"and hold {many['bytes'] / 1e9:.0f} GB (extrapolated, not measured):",
-        "a card a case, read one by one as JSON, carries to about a million. More "
-        "scans are several stores today, which",
-        "a pretraining takes together; one table in place of the cards would be next.",
+        f"Of {last['size']:,.0f} entries (made up, they share the files of one case) "
+        f"a process holds {last['bytes'] / 1e9:.2f} GB more, the table "
+        f"{last['table_bytes_each']:.0f} bytes an entry.",
+        f"Of a hundred million a store would open in {many['open_s']:.0f} s, a feed "
+        f"begin in {many['feed_s'] + many['order_s']:.0f} s and hold "
+        f"{many['bytes'] / 1e9:.0f} GB (extrapolated, not measured).",
         "",
         "![Costs over sizes, both as powers of ten](assets/growth.svg)",
         "",

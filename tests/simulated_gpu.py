@@ -4,7 +4,7 @@ A recipe's own network with all of its layers, but narrow; its own settings on s
 crops. What a step asks of a GPU does not depend on widths, so the kernels counted here
 are those of the recipe.
 
-    python tests/simulated_gpu.py [KEY...] [--places N] [--record]
+    python tests/simulated_gpu.py [KEY...] [--places N] [--record] [--out FILE]
 
 prints a table, the N places that send most kernels, and records the numbers that
 ``test_simulated_gpu.py`` holds against.
@@ -348,10 +348,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("keys", nargs="*")
     parser.add_argument("--places", type=int, default=0)
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--out", type=Path, help="the table as JSON")
     options = parser.parse_args(words)
     found = recorded() if RECORD.exists() else {}
     every = [*keys(), *PREDICT_CASES]
     wanted = [k for k in every if not options.keys or k.startswith(tuple(options.keys))]
+    rows: dict[str, dict[str, int]] = {}
     for key in wanted:
         began = time.process_time()
         if key in PREDICT_CASES:
@@ -370,6 +372,13 @@ def main(words: Sequence[str] | None = None) -> None:
         for place, count in (told.places or Counter()).most_common(options.places):
             print(f"    {count:6} {place}")
         found[key] = kernels
+        rows[key] = {
+            "mixed": sum(told.mixed.values()), "waits": sum(told.waits.values()),
+            "uploads": sum(blocking(told).values()),
+            "kernels": kernels[-1] if key in PREDICT_CASES else sum(kernels),
+        }  # fmt: skip
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.record:
         found = {key: found[key] for key in every}
         rows = [f'  "{key}": {json.dumps(value)}' for key, value in found.items()]
