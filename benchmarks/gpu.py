@@ -69,7 +69,8 @@ from homolog.pretrain.settings import (
     find_partners,
     resolve,
 )
-from homolog.sliding.sliding import SlidingConfig, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.pairs import write_depths
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig

@@ -30,8 +30,8 @@ from homolog.backbones import build
 from homolog.nn.decoders import suited_decoder
 from homolog.sliding.blending import Blend
 from homolog.sliding.on_gpu import VALUES_AT_ONCE
-from homolog.sliding.sliding import SlidingConfig, _Slide
-from homolog.sliding.windows import _SHARE_OF_SCAN, pass_bytes
+from homolog.sliding.sliding import _Slide
+from homolog.sliding.windows import _SHARE_OF_SCAN, SlidingConfig, pass_bytes
 from homolog.tasks.segment.network import SegmentNetwork
 from homolog.training.footprint import CONTEXT_BYTES, META, USABLE, on_meta, pretended
 from homolog.training.stepping import autocast

@@ -12,7 +12,8 @@ from fake_cuda import CUDA, fake_cuda
 from homolog.errors import JobError
 from homolog.events import drain
 from homolog.sliding import on_gpu, windows
-from homolog.sliding.sliding import SlidingConfig, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.training.footprint import Held
 
 CLASSES = 5

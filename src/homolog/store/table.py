@@ -1,10 +1,10 @@
 """The cards of a large store as one table: it opens at once, a card is read when asked.
 
 ``STORE/index.sqlite`` is made of the cards and can be deleted at any time: the cards
-and ``store.json`` are the truth. It counts only for the very ``store.json`` and the very
-folder of cases it was made of; else all cards are read, and it is made anew where the
-folder can be written. What is asked of all cases at once (split, modality, ...) lies in
-columns beside the rows.
+and ``store.json`` are the truth. It counts only for the very ``store.json`` and the
+very folder of cases it was made of; else all cards are read, and it is made anew where
+the folder can be written. What is asked of all cases at once (split, modality, ...)
+lies in columns beside the rows.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ from homolog.losses.segmentation import (
 from homolog.nn.decoders import Decoder
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
-from homolog.sliding.sliding import SlidingConfig, SlidingResult, slide
+from homolog.sliding.sliding import SlidingResult, slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.preprocess import (
     ChannelLevels,
     Prepared,

@@ -29,7 +29,8 @@ from homolog.metrics.images import (
 from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
-from homolog.sliding.sliding import SlidingConfig, SlidingValues, slide_values
+from homolog.sliding.sliding import SlidingValues, slide_values
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.card import Card
 from homolog.store.preprocess import (
     ChannelLevels,
