@@ -486,6 +486,11 @@ class _Scans:
         )
 
 
+def _kept(cases: Sequence[CaseRef]) -> Sequence[CaseRef]:
+    """All of them; those of large stores are looked up one by one."""
+    return cases if isinstance(cases, StoredCases) else tuple(cases)
+
+
 def _spaces_of(cases: Sequence[CaseRef]) -> NDArray[np.int64]:
     if isinstance(cases, StoredCases):
         return cases.spaces()
@@ -668,11 +673,7 @@ class Feed:
             )
         check_specs(specs)
         check_cases(cases)
-        # of large stores they are looked up one by one
-        self.cases: Sequence[CaseRef] = (
-            cases if isinstance(cases, StoredCases) else tuple(cases)
-        )
-        self.specs = dict(specs)
+        self.cases, self.specs = _kept(cases), dict(specs)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.threads = rank, world_size, threads
         self.share_by, self.share_power, self.turns = share_by, share_power, turns

@@ -118,61 +118,83 @@ def write_index(
             base.close()
 
 
+_SCHEMA = (
+    "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF",
+    "CREATE TABLE cases (place INTEGER PRIMARY KEY, id TEXT NOT NULL, "
+    "key TEXT NOT NULL, sum INTEGER NOT NULL, card BLOB NOT NULL)",
+    "CREATE TABLE columns (name TEXT, chunk INTEGER, sum INTEGER, data BLOB)",
+    "CREATE TABLE facts (text TEXT NOT NULL, sum INTEGER, sample BLOB)",
+)  # fmt: skip
+
+
 def _fill(
     base: sqlite3.Connection,
     state: Mapping[str, Any],
     facts: Mapping[str, Any],
     entries: Iterable[Entry],
 ) -> None:
-    for line in (
-        "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF",
-        "CREATE TABLE cases (place INTEGER PRIMARY KEY, id TEXT NOT NULL, "
-        "key TEXT NOT NULL, sum INTEGER NOT NULL, card BLOB NOT NULL)",
-        "CREATE TABLE columns (name TEXT, chunk INTEGER, sum INTEGER, data BLOB)",
-        "CREATE TABLE facts (text TEXT NOT NULL, sum INTEGER, sample BLOB)",
-    ):  # fmt: skip
+    for line in _SCHEMA:
         base.execute(line)
-    columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
-    modalities: dict[str, int] = {}
-    count, chunk, sample = 0, 0, b""
-
-    def keep() -> None:
-        nonlocal chunk
-        for name, values in columns.items():
-            data = np.array(values, COLUMNS[name]).tobytes()
-            row = name, chunk, zlib.crc32(data), data
-            base.execute("INSERT INTO columns VALUES (?, ?, ?, ?)", row)
-            values.clear()
-        chunk += 1
+    columns = _Columns(base)
+    sample = b""
 
     def rows() -> Iterator[tuple[int, str, str, int, bytes]]:
-        nonlocal count, sample
-        for one in entries:
+        nonlocal sample
+        for place, one in enumerate(entries):
             sample = sample or one.text  # the cards of a store are much alike
             packed = _packed(one.text, sample)
-            columns["split"].append(_NUMBER[one.split])
-            columns["modality"].append(
-                modalities.setdefault(one.modality, len(modalities))
-            )
-            columns["channels"].append(one.channels)
-            columns["labelled"].append(one.labelled)
-            columns["slices"].append(one.slices)
-            yield count, one.id, one.key, zlib.crc32(packed), packed
-            count += 1
-            if count % _CHUNK == 0:
-                keep()
+            columns.add(one)
+            yield place, one.id, one.key, zlib.crc32(packed), packed
 
     base.executemany("INSERT INTO cases VALUES (?, ?, ?, ?, ?)", rows())
-    keep()
+    columns.keep()
     base.execute("CREATE UNIQUE INDEX by_id ON cases (id)")
     told = {
-        "version": VERSION, "count": count, "modalities": list(modalities),
-        "state": dict(state), "facts": dict(facts),
+        "version": VERSION, "count": columns.count,
+        "modalities": list(columns.modalities), "state": dict(state),
+        "facts": dict(facts),
     }  # fmt: skip
     text = json.dumps(told)
     row = text, zlib.crc32(text.encode() + sample), sample
     base.execute("INSERT INTO facts VALUES (?, ?, ?)", row)
     base.commit()
+
+
+class _Columns:
+    """Numbers of all rows, written by the blob.
+
+    Attributes:
+        count: Rows so far.
+        modalities: Name -> number, as they came.
+    """
+
+    def __init__(self, base: sqlite3.Connection) -> None:
+        self.count, self._chunk = 0, 0
+        self.modalities: dict[str, int] = {}
+        self._base = base
+        self._values: dict[str, list[int]] = {name: [] for name in COLUMNS}
+
+    def add(self, one: Entry) -> None:
+        """A row more."""
+        values = self._values
+        values["split"].append(_NUMBER[one.split])
+        number = self.modalities.setdefault(one.modality, len(self.modalities))
+        values["modality"].append(number)
+        values["channels"].append(one.channels)
+        values["labelled"].append(one.labelled)
+        values["slices"].append(one.slices)
+        self.count += 1
+        if self.count % _CHUNK == 0:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what is not written yet."""
+        for name, values in self._values.items():
+            data = np.array(values, COLUMNS[name]).tobytes()
+            row = name, self._chunk, zlib.crc32(data), data
+            self._base.execute("INSERT INTO columns VALUES (?, ?, ?, ?)", row)
+            values.clear()
+        self._chunk += 1
 
 
 _SPLITS = (*SPLITS, None) if None not in SPLITS else tuple(SPLITS)

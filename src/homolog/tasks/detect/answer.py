@@ -160,22 +160,7 @@ def find_boxes(
         tuple(a for a, on in zip(flips, marks, strict=True) if on)
         for marks in itertools.product((False, True), repeat=len(flips))
     ]
-    found: list[Boxes] = []
-    seen: list[tuple[Numbers, Numbers]] = []
-    heard: list[_Said] = []
-
-    def look() -> None:
-        for one in _on_host(heard, model.device):
-            start = np.tile(np.array(one.window.start), 2)
-            low, high = (np.array(edge) for edge in one.window.inner)
-            edges = low + one.window.start, high + one.window.start
-            place = edges[0] * factor, edges[1] * factor
-            for boxes in _in_window(network, one, least):
-                at = (boxes.boxes + start) * np.tile(factor, 2)
-                found.append(Boxes(at, boxes.label, boxes.scores))
-                seen.append(place)
-        heard.clear()
-
+    heard = _Heard(model, factor, least)
     was = network.training
     network.eval()
     try:
@@ -185,14 +170,11 @@ def find_boxes(
                 return None
             image = _image(scan, window, spacing, factor, model.device)
             for turn in turns:
-                heard.append(_Said(window, turn, _answer(model, image, turn)))
-            # a GPU goes on; what it said is looked at together
-            if model.device.type != "cuda" or _held(heard) > _HELD_BYTES:
-                look()
-        look()
+                heard.add(_Said(window, turn, _answer(model, image, turn)))
+        heard.look()
     finally:
         network.train(was)
-    merged = merge(found, seen, spec["iou"], spec["merge"])
+    merged = merge(heard.found, heard.seen, spec["iou"], spec["merge"])
     return _clipped(merged, scan.shape, network.axes)
 
 
@@ -260,6 +242,48 @@ class _Said:
 
 # What is left on a GPU before it is looked at.
 _HELD_BYTES = 256_000_000
+
+
+class _Heard:
+    """What was said of windows, and the boxes of what was looked at.
+
+    A GPU goes on while it is kept; what it said is looked at together, on the host.
+
+    Args:
+        model: A detector.
+        factor: Voxels of the scan by voxel of a window, along each axis.
+        least: Boxes of smaller scores are left out.
+
+    Attributes:
+        found: Boxes of each window, in voxels of the scan.
+        seen: Low and high edges of the part of the scan that each answers for.
+    """
+
+    def __init__(self, model: Trained, factor: Numbers, least: float) -> None:
+        self._model, self._factor, self._least = model, factor, least
+        self._waiting: list[_Said] = []
+        self.found: list[Boxes] = []
+        self.seen: list[tuple[Numbers, Numbers]] = []
+
+    def add(self, one: _Said) -> None:
+        """Take what was said of one more window."""
+        self._waiting.append(one)
+        on_gpu = self._model.device.type == "cuda"
+        if not on_gpu or _held(self._waiting) > _HELD_BYTES:
+            self.look()
+
+    def look(self) -> None:
+        """Make boxes of all that is kept."""
+        network, factor = self._model.network, self._factor
+        assert isinstance(network, Detector)
+        for one in _on_host(self._waiting, self._model.device):
+            start = np.tile(np.array(one.window.start), 2)
+            low, high = (np.array(edge) + one.window.start for edge in one.window.inner)
+            for boxes in _in_window(network, one, self._least):
+                at = (boxes.boxes + start) * np.tile(factor, 2)
+                self.found.append(Boxes(at, boxes.label, boxes.scores))
+                self.seen.append((low * factor, high * factor))
+        self._waiting.clear()
 
 
 @torch.no_grad()
