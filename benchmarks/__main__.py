@@ -356,7 +356,7 @@ _GROWN = (
         "reads all cards and makes its table",
         "cases",
     ),
-    ("cases", "open_s", "any later opening", "cases"),
+    ("cases", "open_s", "any later opening (by the table from 5000 cases on)", "cases"),
     ("entries", "open_s", "opening a table of 10^{0:.0f} entries", "entries"),
     ("entries", "feed_s", "a feed of all of them", "entries"),
     ("entries", "order_s", "the order of an epoch drawn", "entries"),

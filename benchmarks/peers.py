@@ -11,7 +11,7 @@ none is, nothing is written.
 - ``nnunet_spatial``: the same by batchgeneratorsv2, what nnU-Net augments with.
 - ``nnunet_feed``: crops of 96^3 with labels, a third centred on a label, read from
   three phantoms of 160 x 224 x 224 by nnU-Net's loader (blosc2) and by our feed.
-- ``nnunet_sliding``: 105 classes, 128^3 in windows of 64^3: nnU-Net's predictor and
+- ``nnunet_sliding``: 105 classes, 96^3 in windows of 48^3: nnU-Net's predictor and
   ours, one network, one thread; and how many labels differ.
 
 In turn, processor seconds of one thread, the least of the rounds.
@@ -111,7 +111,10 @@ def with_nnunet_spatial(rounds: int) -> dict[str, Any]:
 def nnunet_loader(folder: Path, cases: Sequence[CaseRef]) -> Any:
     """Its loader over the same scans, as its own preparation writes them."""
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     rng = np.random.default_rng(0)
@@ -124,8 +127,8 @@ def nnunet_loader(folder: Path, cases: Sequence[CaseRef]) -> Any:
         for value in case.card.label_values:
             found = np.argwhere(label == value)
             places[value] = rng.permutation(found)[:10000]
-        blocks = nnUNetDatasetBlosc2.comp_blosc2_params(image.shape, CROP)
-        labels = nnUNetDatasetBlosc2.comp_blosc2_params(label.shape, CROP, 2)
+        blocks = comp_blosc2_params(image.shape, CROP)
+        labels = comp_blosc2_params(label.shape, CROP, 2)
         nnUNetDatasetBlosc2.save_case(
             image, label, {"class_locations": places}, str(folder / case.card.id),
             chunks=blocks[1], blocks=blocks[0], chunks_seg=labels[1],
@@ -171,7 +174,7 @@ def with_nnunet_feed(rounds: int) -> dict[str, Any]:
 def with_nnunet_sliding(rounds: int) -> dict[str, Any]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    classes, size, window = 105, 128, 64
+    classes, size, window = 105, 96, 48
     network, image = network_of("split", classes), noise(size)
     predictor = nnUNetPredictor(
         tile_step_size=0.5, use_gaussian=True, use_mirroring=False,
@@ -226,6 +229,9 @@ def main(words: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows: dict[str, Any] = {}
+    if options.out.exists():  # others are made anew by themselves
+        rows = json.loads(options.out.read_text(encoding="utf-8"))["rows"]
+    made = 0
     for name in options.only:
         module, measure = ROWS[name]
         if not is_there(module):
@@ -236,7 +242,8 @@ def main(words: Sequence[str] | None = None) -> None:
             continue
         rows[name] = {"peer": f"{module} {version(module)}", **measure(options.rounds)}
         print(name, json.dumps(rows[name]), flush=True)
-    if not rows:
+        made += 1
+    if not made:
         return
     content = {
         "what": "processor seconds of one thread, in turn, the least of the rounds",
