@@ -333,6 +333,8 @@ def drawn(results: dict[str, Any]) -> str:
         rows, fitted = results[key]["rows"], results[key]["exponents"]
         series = {}
         for name in (n for n in fitted if n.endswith("_s")):
+            if key == "cases" and name in ("feed_s", "order_s"):
+                continue  # drawn of entries
             label = f"{name.removesuffix('_s')} (exponent {fitted[name]:.2f})"
             series[label] = (
                 [float(np.log10(row["size"])) for row in rows],

@@ -10,7 +10,7 @@ none is, nothing is written.
 - ``torchio``: affine and elastic change of image and label map, 96^3.
 - ``nnunet_spatial``: the same by batchgeneratorsv2, what nnU-Net augments with.
 - ``nnunet_feed``: crops of 96^3 with labels, a third centred on a label, read from
-  three phantoms of 160 x 224 x 224 by nnU-Net's loader (blosc2) and by our feed.
+  two phantoms of 112 x 144 x 144 by nnU-Net's loader (blosc2) and by our feed.
 - ``nnunet_sliding``: 105 classes, 96^3 in windows of 48^3: nnU-Net's predictor and
   ours, one network, one thread; and how many labels differ.
 
@@ -146,7 +146,7 @@ def with_nnunet_feed(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         store_at, theirs_at = Path(place) / "store", Path(place) / "nnunet"
         theirs_at.mkdir()
-        make_store(store_at, 3, (160, 224, 224), processes=1)
+        make_store(store_at, 2, (112, 144, 144), factor=2, processes=1)
         store = Store.open(store_at)
         cases = [CaseRef(store, card) for card in store.cards]
         loader = nnunet_loader(theirs_at, cases)
@@ -231,7 +231,6 @@ def main(words: Sequence[str] | None = None) -> None:
     rows: dict[str, Any] = {}
     if options.out.exists():  # others are made anew by themselves
         rows = json.loads(options.out.read_text(encoding="utf-8"))["rows"]
-    made = 0
     for name in options.only:
         module, measure = ROWS[name]
         if not is_there(module):
@@ -240,19 +239,18 @@ def main(words: Sequence[str] | None = None) -> None:
                 f"({sys.executable}); see the top of benchmarks/peers.py."
             )
             continue
-        rows[name] = {"peer": f"{module} {version(module)}", **measure(options.rounds)}
+        rows[name] = {
+            "peer": f"{module} {version(module)}", **measure(options.rounds),
+            "rounds": options.rounds, "load": round(os.getloadavg()[0], 1),
+        }  # fmt: skip
         print(name, json.dumps(rows[name]), flush=True)
-        made += 1
-    if not made:
-        return
-    content = {
-        "what": "processor seconds of one thread, in turn, the least of the rounds",
-        "rounds": options.rounds, "load": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(), "rows": rows,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = {
+            "what": "processor seconds of one thread, in turn, the least of the rounds",
+            "torch": torch.__version__,
+            "machine": platform.processor() or platform.machine(), "rows": rows,
+        }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
