@@ -186,6 +186,31 @@ def _pairs(f: Found) -> Measured:
     )
 
 
+def _entries(f: Found) -> Measured:
+    later, many = f["cases"]["rows"][-1], f["entries"]["rows"][-1]
+    return Measured(
+        f"{later['size']:.0e} cases: {later['open_s']:.3f} s (the first time "
+        f"{later['first_open_s']:.0f} s); {many['size']:.0e} entries: "
+        f"{many['open_s']:.2f} s, {many['bytes'] / 1e9:.2f} GB, a batch "
+        f"{many['batch_s'] * 1e3:.0f} ms",
+        later["open_s"] < 1.0 and f["entries"]["exponents"]["batch_s"] < 0.05,
+    )
+
+
+def _peers(f: Found) -> Measured:
+    rows = f["rows"]
+    named = {
+        "torchio": "TorchIO's change", "nnunet_spatial": "nnU-Net's change",
+        "nnunet_feed": "its crops read", "nnunet_sliding": "its sliding window",
+    }  # fmt: skip
+    told = [f"{named[n]} {row['times_faster']:.1f} x" for n, row in rows.items()]
+    return Measured(
+        ", ".join(told),
+        rows.keys() == named.keys()
+        and all(row["times_faster"] >= 1.0 for row in rows.values()),
+    )
+
+
 def _startup(f: Found) -> Measured:
     heavy = sorted({*f["loaded_by_help"], *f["loaded_by_plugin"]})
     return Measured(
@@ -272,6 +297,13 @@ BARS = (
         "<= 0.35 s each, no heavy library", ("startup.py",), _startup),
     Bar("S12", "steps per second, memory and waits of every method on a GPU",
         "a file with the card's name", ("gpu.py",), _gpu),
+    Bar("S13", "opening a store, and a batch of 8 crops drawn from it",
+        "10^5 cases in < 1 s, a batch's cost flat to 10^7 entries",
+        ("growth.py",), _entries),
+    Bar("S14", "affine and elastic change of 96^3, crops of 96^3 read, 105 classes "
+        "in sliding windows of 32^3, against TorchIO and nnU-Net (an environment of "
+        "their own; skipped where there is none)", "none slower", ("peers.py",),
+        _peers),
     Bar("R1", "broken scans of 95 kinds, and 200 sound files",
         "each found for the right reason, no false alarm",
         ("tests/scans/test_inspect.py",), _tests),
