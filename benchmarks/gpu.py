@@ -12,7 +12,8 @@ starts the script anew where it was.
 - ``train/METHOD``: the recipe ``gpu`` as a user gets it: steps per second, memory,
   how much of the time is lost to the feed, kernels, and where the host waits.
 - ``segment/NETWORK``: the same of fine-tuning.
-- ``slide/PRECISION``: a scan labelled, against MONAI's SlidingWindowInferer.
+- ``slide/SCAN``: a scan labelled, against MONAI's SlidingWindowInferer; ``whole_body``
+  is the one that ``whole_body.py`` predicts.
 - ``batch/METHOD``: samples per second over batch: is the card used?
 - ``layout/METHOD``: step time with channels_last, without cudnn.benchmark, with TF32,
   recomputed blocks and torch.compile: what ``auto`` of these settings should take.
@@ -68,7 +69,8 @@ from homolog.pretrain.settings import (
     find_partners,
     resolve,
 )
-from homolog.sliding.sliding import SlidingConfig, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.pairs import write_depths
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
@@ -667,26 +669,40 @@ def fed(
 # -------------------------------------------------------------------------- inference
 
 
-def sliding(bench: Bench, precision: str, row: dict[str, Any]) -> None:
-    """A scan labelled by our sliding window and by MONAI's, the same network."""
+# Shape, classes, side of the window, windows at once of MONAI's, precision.
+SCANS = {
+    "bf16": ((300, 512, 512), CLASSES, 96, 4, "bf16"),
+    "fp32": ((160, 256, 256), CLASSES, 96, 4, "fp32"),
+    # predicted by ``whole_body.py``
+    "whole_body": ((600, 512, 512), 105, 128, 3, "bf16"),
+}
+
+
+def sliding(bench: Bench, name: str, row: dict[str, Any]) -> None:
+    """A scan labelled by our sliding window and by MONAI's, the same network.
+
+    Ours chooses itself how many windows it takes at once.
+    """
     from monai.inferers import SlidingWindowInferer
 
-    shape = {"bf16": (300, 512, 512), "fp32": (160, 256, 256)}[precision]
-    window, batch = ((96,) * 3, 4) if not bench.tiny else ((32,) * 3, 2)
-    shape = (40, 40, 40) if bench.tiny else shape
-    network = segmenter(bench, window)
+    shape, classes, side, batch, precision = SCANS[name]
+    if bench.tiny:
+        shape, side, batch = (40, 40, 40), 32, 2
+    window = (side,) * 3
+    network = segmenter(bench, classes)
     noise = torch.Generator().manual_seed(0)
     image = torch.randn((1, *shape), generator=noise)
-    row |= {"shape": list(shape), "window": list(window), "classes": CLASSES}
-    config = SlidingConfig(window=window, overlap=0.5, batch=batch, precision=precision)
+    row |= {"shape": list(shape), "window": list(window), "classes": classes}
+    config = SlidingConfig(window=window, overlap=0.5, batch=None, precision=precision)
     half = precision == "bf16"
     inferer = SlidingWindowInferer(window, batch, overlap=0.5, mode="gaussian")
 
     def ours(image: Tensor) -> Tensor:
         done = drain(
-            slide(network, image, classes=CLASSES, config=config, device=bench.device)
+            slide(network, image, classes=classes, config=config, device=bench.device)
         )
         row.update(windows=done.windows, blended=done.blended, passes=done.passes)
+        row.update(at_once=done.batch, sums_on=done.sums_on)
         return done.labels
 
     @torch.no_grad()
@@ -718,15 +734,15 @@ def sliding(bench: Bench, precision: str, row: dict[str, Any]) -> None:
         row["labels_that_differ"] = float(odd.double().mean())
 
 
-def segmenter(bench: Bench, window: tuple[int, ...]) -> nn.Module:
+def segmenter(bench: Bench, classes: int) -> nn.Module:
     """The segmentation network of the gpu recipe with random weights."""
     from homolog.nn.decoders import suited_decoder
     from homolog.tasks.segment.network import SegmentNetwork
 
     torch.manual_seed(0)
     backbone = build("resunet", FEW["resunet"] if bench.tiny else {})
-    network = SegmentNetwork(backbone, suited_decoder(backbone, CLASSES, 1))
-    return network.to(bench.device).eval()
+    network = SegmentNetwork(backbone, suited_decoder(backbone, classes, 1))
+    return network.to(bench.device).eval().requires_grad_(False)
 
 
 # --------------------------------------------------------------------- is it all used?
@@ -871,6 +887,7 @@ def rows_of(bench: Bench) -> list[Row]:
         *map(rate, methods),
         *map(tune, SEGMENTERS[:2]),
         scan("bf16"),
+        scan("whole_body"),
         of("batch", over_batches, 15, 30)(HEADLINE),
         scan("fp32"),
         *map(of("layout", layouts, 15, 30), ("mae", HEADLINE)),

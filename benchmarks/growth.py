@@ -3,7 +3,8 @@
 Each is measured over sizes that double or grow tenfold, in processor seconds (the least
 of several), and a power law is fitted to the upper half of each curve: an exponent of 0
 is free, 1 in proportion, 2 its square. Stores of many cases are made up: one phantom's
-files under many names. Ten and a hundred million cases are extrapolated, and told so.
+files under many names; of more than 10^5, entries of the table alone, which all share
+the files of one case. What is beyond the largest is extrapolated, and told so.
 
     python benchmarks/growth.py [--most-cases 100000] [--only cases ...]
         [--out benchmarks/results/growth.json] [--figure docs/assets/growth.svg]
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,18 @@ import torch
 from homolog.drawing.html import PALETTE, curve_chart, figure
 from homolog.events import drain
 from homolog.feed.batches import Feed
-from homolog.feed.reading import CaseRef
 from homolog.index.datasets import CaseSource
 from homolog.losses.contrast import Labelled, info_nce, label_contrast
 from homolog.nn.memory_bank import FeatureQueue
 from homolog.phantom.phantom import write_cohort
+from homolog.pretrain.settings import chosen_cases
+from homolog.store import store as store_module
 from homolog.store.arrays import StoredArray, checksums_of, write_array
 from homolog.store.build import write_store
 from homolog.store.card import signed
 from homolog.store.crops import read_box
 from homolog.store.store import Store, case_folder, read_contents
+from homolog.store.table import INDEX, Entry, state_of, write_index
 from homolog.views.view import ViewSpec
 from homolog.writing import write_json, write_text
 
@@ -106,34 +109,109 @@ def opened(path: Path) -> Row:
     began = time.process_time()
     store = Store.open(path)
     open_s = time.process_time() - began
-    cases = [CaseRef(store, card) for card in store.cards]
-    spec = ViewSpec(size=(16, 16, 16), count=2, rotate_deg=(10.0, 10.0, 10.0))
     began = time.process_time()
+    cases = chosen_cases([store], ())
+    spec = ViewSpec(size=(16, 16, 16), count=2, rotate_deg=(10.0, 10.0, 10.0))
     feed = Feed(cases, {"a": spec}, batch_size=BATCH, seed=0, threads=0)
     feed_s = time.process_time() - began
+    began = time.process_time()
+    feed.case_of(0)  # an epoch's order is drawn
+    order_s = time.process_time() - began
     held = me.memory_info().rss - before
     steps = iter(range(10**6))
     for _ in range(20):  # blosc2 and the like are loaded
         feed.batch(next(steps))
     batch_s = least(lambda: feed.batch(next(steps)), rounds=40)
-    return {"open_s": open_s, "feed_s": feed_s, "batch_s": batch_s,
-            "bytes": float(held)}  # fmt: skip
+    return {"open_s": open_s, "feed_s": feed_s, "order_s": order_s,
+            "batch_s": batch_s, "bytes": float(held)}  # fmt: skip
+
+
+def told_by(*words: object) -> Row:
+    """What this script tells in a process of its own."""
+    command = [sys.executable, __file__, *map(str, words)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    row: Row = json.loads(told.stdout)
+    return row
 
 
 def of_cases(most: int) -> list[Row]:
+    """Cards of cases; of 5000 and more the first opening makes the table."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         count = 100
         while count <= most:
             path = made_up_store(Path(folder), count)
-            told = subprocess.run(
-                [sys.executable, __file__, "--open", str(path)],
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            rows.append({"size": float(count), **json.loads(told.stdout)})
+            first = told_by("--open", path)
+            again = told_by("--open", path)
+            row = {**again, "first_open_s": first["open_s"]}
+            rows.append({"size": float(count), **row})
             print(rows[-1], flush=True)
+            count *= 10
+    return rows
+
+
+def made_up_table(folder: Path, count: int) -> Path:
+    """A store of so many entries in ``store.json`` and its table; one case in truth."""
+    one = folder / "of_1"
+    one = one if one.exists() else made_up_store(folder, 1)
+    (card,) = Store.open(one).cards
+    contents = read_contents(one)
+    assert contents is not None
+    made = folder / f"table_{count}"
+    (made / "cases").mkdir(parents=True)
+    before, after = json.dumps({**contents, "cases": {}}).split('"cases": {}')
+    digits = len(str(count - 1))
+
+    def name(number: int) -> str:
+        return f"case_{number:0{digits}}"
+
+    with open(made / "store.json", "w") as file:
+        file.write(before + '"cases": {')
+        for number in range(count):
+            comma = "," if number else ""
+            told = f'"{name(number)}":{{"key":"{number:032x}","split":"train"}}'
+            file.write(comma + told)
+        file.write("}" + after)
+    text = json.dumps(card.to_dict(), separators=(",", ":"))  # not signed: as of old
+    head, middle, tail = _around(text, card.id, card.key)
+
+    def entries() -> Iterator[Entry]:
+        for number in range(count):
+            own, key = name(number), f"{number:032x}"
+            yield Entry(
+                own, key, "train", card.modality, card.channels, True, card.shape[0],
+                f"{head}{own}{middle}{key}{tail}".encode(),
+            )  # fmt: skip
+
+    rest = {k: v for k, v in contents.items() if k != "cases"}
+    facts = {"hash": f"{count:016x}", "contents": rest}
+    write_index(made, state_of(made), facts, entries())
+    return made
+
+
+def _around(text: str, case_id: str, key: str) -> tuple[str, str, str]:
+    """A card's text without its name and key."""
+    head, rest = text.split(f'"id":"{case_id}"', 1)
+    middle, tail = rest.split(f'"key":"{key}"', 1)
+    return f'{head}"id":"', f'"{middle}"key":"', f'"{tail}'
+
+
+def of_entries(most: int) -> list[Row]:
+    """Entries of a table alone: all of them share the files of one case."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        count = 100_000
+        while count <= most:
+            began = time.process_time()
+            path = made_up_table(Path(folder), count)
+            made_s = time.process_time() - began
+            one = case_folder(Path(folder) / "of_1", "case_0")
+            row = told_by("--open", path, "--files", one)
+            row["made_us_each"] = made_s / count * 1e6
+            row["table_bytes_each"] = (path / INDEX).stat().st_size / count
+            rows.append({"size": float(count), **row})
+            print(rows[-1], flush=True)
+            shutil.rmtree(path)
             count *= 10
     return rows
 
@@ -215,6 +293,7 @@ def of_queue() -> list[Row]:
 
 CURVES: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
     "cases": ("cases of a store", of_cases),
+    "entries": ("entries of a table", of_entries),
     "scan": ("voxels of a scan", lambda _: of_scan_size()),
     "classes": ("classes", lambda _: of_classes()),
     "pairs": ("pairs contrasted", lambda _: of_pairs()),
@@ -254,6 +333,8 @@ def drawn(results: dict[str, Any]) -> str:
         rows, fitted = results[key]["rows"], results[key]["exponents"]
         series = {}
         for name in (n for n in fitted if n.endswith("_s")):
+            if key == "cases" and name in ("feed_s", "order_s"):
+                continue  # drawn of entries
             label = f"{name.removesuffix('_s')} (exponent {fitted[name]:.2f})"
             series[label] = (
                 [float(np.log10(row["size"])) for row in rows],
@@ -271,20 +352,27 @@ def drawn(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most-cases", type=int, default=100_000)
+    parser.add_argument("--most-entries", type=int, default=10_000_000)
     parser.add_argument("--only", nargs="*", choices=CURVES, default=list(CURVES))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.open:
+        real = store_module.case_folder
+        if options.files:
+            store_module.case_folder = lambda *_: options.files
         print(json.dumps(opened(options.open)))
+        store_module.case_folder = real
         return
     results: dict[str, Any] = {}
     if options.out and options.out.exists():
         results = json.loads(options.out.read_text())
     for key in options.only:
-        results[key] = answered(CURVES[key][1](options.most_cases))
+        most = options.most_entries if key == "entries" else options.most_cases
+        results[key] = answered(CURVES[key][1](most))
         print(key, json.dumps(results[key]["exponents"]), flush=True)
         if options.out:
             write_json(options.out, results)

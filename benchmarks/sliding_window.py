@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from homolog.events import drain
-from homolog.sliding.sliding import SlidingConfig, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig
 
 CLASSES, WIDTH, WINDOW, OVERLAP = 105, 8, 96, 0.5
 # Relative to the largest logit; float32 has about 1.2e-7.

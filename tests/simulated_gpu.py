@@ -1,10 +1,10 @@
-"""Steps of every method and task on a pretended GPU: what is made, and what it tells.
+"""Steps and predictions on a pretended GPU: what is made, and what it tells.
 
 A recipe's own network with all of its layers, but narrow; its own settings on small
 crops. What a step asks of a GPU does not depend on widths, so the kernels counted here
 are those of the recipe.
 
-    python tests/simulated_gpu.py [KEY...] [--places N] [--record]
+    python tests/simulated_gpu.py [KEY...] [--places N] [--record] [--out FILE]
 
 prints a table, the N places that send most kernels, and records the numbers that
 ``test_simulated_gpu.py`` holds against.
@@ -13,11 +13,12 @@ prints a table, the N places that send most kernels, and records the numbers tha
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,13 +31,19 @@ from torch import nn
 from fake_cuda import CUDA, Report, fake_cuda
 from homolog.backbones import BACKBONES, build
 from homolog.config import from_dict
-from homolog.feed.batches import Feed
+from homolog.events import drain
+from homolog.feed.batches import Feed, StoredScan
 from homolog.feed.partners import random_partners
 from homolog.feed.reading import CaseRef
 from homolog.geometry.affine import Affine
 from homolog.methods import METHODS
 from homolog.nn.optim import parameter_groups
 from homolog.tasks import TASKS
+from homolog.tasks.base import PredictOptions, Trained
+from homolog.tasks.classify.answer import answer
+from homolog.tasks.detect.answer import find_boxes
+from homolog.tasks.segment.network import label_stored
+from homolog.tasks.translate.task import translated
 from homolog.training.config import TrainingConfig
 from homolog.training.course import Course
 from homolog.training.stepping import Stepper
@@ -232,6 +239,67 @@ def keys() -> list[str]:
     return [*method_keys(), *TASK_CASES]
 
 
+# Key -> network, settings; a scan predicted, twice: small and twice as long each way.
+PREDICT_CASES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "predict/segment/resunet": TASK_CASES["segment/resunet"],
+    "predict/segment/swin": TASK_CASES["segment/swin"],
+    "predict/segment/resnet2d": TASK_CASES["segment/resnet2d"],
+    "predict/classify/densenet": TASK_CASES["classify/densenet"],
+    "predict/classify/resnet2d": TASK_CASES["classify/resnet2d"],
+    "predict/detect/resunet": TASK_CASES["detect/resunet"],
+    "predict/detect/points": TASK_CASES["detect/points"],
+    "predict/translate/resunet": TASK_CASES["translate/resunet"],
+}
+
+
+def predictor(key: str, device: torch.device) -> Callable[[int], Any]:
+    """What predicts a scan of a task's first case, so many times as long each way."""
+    _, name, _ = key.split("/")
+    network, settings = PREDICT_CASES[key]
+    cls = TASKS.get(name)
+    task: Any = cls(from_dict(cls.Config, {"window": [SIDE] * 3, **settings}))
+    told = narrow(network)
+    torch.manual_seed(0)
+    backbone = build(told.pop("name"), told)
+    spec = task.describe(cases(), backbone, device)
+    whole = task.network(backbone, spec).to(device).eval().requires_grad_(False)
+    numbers = "fp32" if device.type == "cpu" else "bf16"
+    model = Trained(whole, spec, {}, device, numbers)
+    case = cases()[0]
+    levels = case.card
+
+    def run(times: int) -> Any:
+        data = np.tile(np.asarray(case.store.image(case.card.id)[:]), (1, *[times] * 3))
+        scan = StoredScan(data, levels.affine, levels.levels)
+        if name == "segment":
+            return drain(label_stored(model, data, levels, windows="trained"))
+        if name == "translate":
+            return drain(translated(model, data, levels.levels, windows="trained"))
+        if name == "detect":
+            options = PredictOptions(windows="trained", least_score=0.0)
+            return drain(find_boxes(model, scan, options))
+        return answer(model, scan)
+
+    return run
+
+
+def told_of_prediction(
+    key: str, places: bool = False
+) -> tuple[list[Report], list[int]]:
+    """What a scan and a larger one tell, and the kernels of each."""
+    found, kernels = [], []
+    with fake_cuda() as told:
+        run = predictor(key, CUDA)
+        run(1)
+        for times in (1, 2):
+            told.clear()
+            told.places = Counter() if places else None
+            run(times)
+            kernels.append(told.kernels)
+            found.append(copy.deepcopy(told))
+    return found, kernels
+
+
 def told_of(key: str, places: bool = False) -> tuple[Report, list[int]]:
     """What the second step of each phase tells, and the kernels of each."""
     whole, kernels = Report(), []
@@ -280,14 +348,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("keys", nargs="*")
     parser.add_argument("--places", type=int, default=0)
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--out", type=Path, help="the table as JSON")
     options = parser.parse_args(words)
     found = recorded() if RECORD.exists() else {}
-    wanted = [
-        k for k in keys() if not options.keys or k.startswith(tuple(options.keys))
-    ]
+    every = [*keys(), *PREDICT_CASES]
+    wanted = [k for k in every if not options.keys or k.startswith(tuple(options.keys))]
+    rows: dict[str, dict[str, int]] = {}
     for key in wanted:
         began = time.process_time()
-        told, kernels = told_of(key, options.places > 0)
+        if key in PREDICT_CASES:
+            (_, told), kernels = told_of_prediction(key, options.places > 0)
+        else:
+            told, kernels = told_of(key, options.places > 0)
         print(
             f"{key:36} mixed {sum(told.mixed.values())} waits "
             f"{sum(told.waits.values())} uploads {sum(blocking(told).values())} copies "
@@ -300,8 +372,15 @@ def main(words: Sequence[str] | None = None) -> None:
         for place, count in (told.places or Counter()).most_common(options.places):
             print(f"    {count:6} {place}")
         found[key] = kernels
+        rows[key] = {
+            "mixed": sum(told.mixed.values()), "waits": sum(told.waits.values()),
+            "uploads": sum(blocking(told).values()),
+            "kernels": kernels[-1] if key in PREDICT_CASES else sum(kernels),
+        }  # fmt: skip
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.record:
-        found = {key: found[key] for key in keys()}
+        found = {key: found[key] for key in every}
         rows = [f'  "{key}": {json.dumps(value)}' for key, value in found.items()]
         RECORD.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a training step would ask of a GPU; none is needed (``simulated_gpu.py``)."""
+"""What a step or a prediction would ask of a GPU; none is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import torch
 
 import simulated_gpu
 from fake_cuda import CUDA, fake_cuda
-from simulated_gpu import blocking, keys, recorded, told_of
+from simulated_gpu import (
+    PREDICT_CASES,
+    blocking,
+    keys,
+    predictor,
+    recorded,
+    told_of,
+    told_of_prediction,
+)
 
 RISE = 1.2
 # Known: how many slices of a volume there are decides what is computed.
@@ -33,8 +41,44 @@ def test_a_step_mixes_nothing_never_waits_and_sends_few_kernels(key: str) -> Non
         )
 
 
+# What a scan's answer waits for, however many windows it has: labels or values and
+# whether all were numbers; what a classifier tells of classes, slices, their shares.
+SCAN_WAITS = {"segment": 2, "translate": 2, "detect": 1, "classify": 6}
+
+
+@pytest.mark.parametrize("key", PREDICT_CASES)
+def test_a_prediction_waits_for_the_whole_scan_and_for_no_window(key: str) -> None:
+    (small, large), kernels = told_of_prediction(key)
+    assert not large.mixed, "a real GPU refuses this."
+    waits = [sum(told.waits.values()) for told in (small, large)]
+    assert waits[0] == waits[1] <= SCAN_WAITS[key.split("/")[1]], dict(large.waits)
+    assert blocking(large) == {}, "send it non_blocking, pinned where it is large."
+    again = f"python tests/simulated_gpu.py {key} --record (and say why in the commit)"
+    known = recorded().get(key)
+    assert known is not None, f"{key} is new: {again}"
+    for now, before in zip(kernels, known, strict=True):
+        assert now <= RISE * before, (
+            f"{now} kernels for a scan, {before} before: {again}"
+        )
+
+
+@pytest.mark.parametrize(
+    "key", ["predict/segment/resunet", "predict/translate/resunet"]
+)
+def test_a_gpu_and_the_cpu_make_the_same_of_a_scan(key: str) -> None:
+    here = predictor(key, torch.device("cpu"))(1)
+    with fake_cuda():
+        there = predictor(key, CUDA)(1)
+    if hasattr(here, "labels"):
+        # bfloat16 against float32: other roundings at the border of two classes
+        assert (here.labels == there.labels).float().mean() > 0.98
+        assert len(here.labels.unique()) > 1
+    else:
+        torch.testing.assert_close(there.values, here.values, atol=0.05, rtol=0.05)
+
+
 def test_what_was_recorded_is_still_there() -> None:
-    assert sorted(recorded()) == sorted(keys())
+    assert sorted(recorded()) == sorted([*keys(), *PREDICT_CASES])
 
 
 def _said(step: object) -> simulated_gpu.Report:

@@ -15,7 +15,8 @@ from homolog.events import drain
 from homolog.exporting.portable import PROGRAMS, program
 from homolog.geometry.affine import Affine
 from homolog.scans.volume import CHANNELS, Volume
-from homolog.sliding.sliding import SlidingConfig, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.learnt_spacing import Learnt, LearntSpacing
 from homolog.store.preprocess import (
     SCALINGS,

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import struct
 import time
@@ -52,6 +53,7 @@ from homolog.pretrain.settings import (
 from homolog.runs import launch
 from homolog.runs.run import Run
 from homolog.runs.worker import execute
+from homolog.store import store as store_module
 from homolog.store.store import Store
 from homolog.training.config import TrainingConfig
 from homolog.training.run_settings import in_steps
@@ -379,6 +381,20 @@ def test_the_same_seed_gives_the_same_start_whatever_torch_drew_before(
         config = tiny("mae", phantom_store, seed=seed, settings=settings)
         ids.append(drain(job(config, tmp_path / str(index)))["encoder_id"])
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_large_store_is_learnt_from_as_a_small_one(
+    phantom_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(phantom_store.path, tmp_path / "store"))
+    ids = []
+    for name, least in (("plain", 10**9), ("table", 1)):
+        monkeypatch.setattr(store_module, "LARGE", least)
+        store = Store.open(folder)
+        assert (store.table is not None) == (name == "table")
+        result = drain(job(tiny("mae", store), tmp_path / name))
+        ids.append((result["encoder_id"], result["cases"]))
+    assert ids[0] == ids[1]
 
 
 def test_cases_of_the_test_split_are_never_seen(phantom_store: Store) -> None:

@@ -7,7 +7,8 @@ from each import each
 from homolog.errors import JobError
 from homolog.events import Note, Request, drain
 from homolog.sliding import blending
-from homolog.sliding.sliding import SlidingConfig, map_bytes, slide
+from homolog.sliding.sliding import slide
+from homolog.sliding.windows import SlidingConfig, map_bytes
 
 CPU = torch.device("cpu")
 SHAPE, WINDOW = (19, 26, 22), (8, 12, 8)

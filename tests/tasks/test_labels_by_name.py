@@ -161,7 +161,10 @@ class _Fixed(Task):
 def test_predicted_labels_keep_their_names(tmp_path: Path) -> None:
     scan = tmp_path / "a.nii.gz"
     write_volume(Volume(np.ones((1, *SHAPE), np.int16), AFFINE), scan)
-    model: Any = SimpleNamespace(learnt=SimpleNamespace(remark=""), spec={})
+    device = torch.device("cpu")
+    model: Any = SimpleNamespace(
+        learnt=SimpleNamespace(remark=""), spec={}, device=device
+    )
     job = predict_scans(_Fixed.__new__(_Fixed), model, [scan], tmp_path / "out")
     (told,) = drain(job)["predicted"]
     assert told["voxels"] == {"rib": 60 + 18, "heart": 0}  # of both numbers together

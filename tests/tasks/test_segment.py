@@ -317,7 +317,7 @@ def test_window_follows_the_median_scan_as_far_as_affordable(shape, divisor, win
 def test_segment_network_offers_the_split_that_sliding_blends():
     module = _module(list(range(30)))
     image = torch.randn(1, 16, 16, 24)
-    from homolog.sliding.sliding import SlidingConfig
+    from homolog.sliding.windows import SlidingConfig
 
     config = SlidingConfig(window=(8, 8, 8), divisor=(4, 4, 4))
     module.eval()

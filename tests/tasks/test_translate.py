@@ -26,7 +26,8 @@ from homolog.scans.channels import read_channels
 from homolog.scans.files import read_scan
 from homolog.scans.volume import Volume, closest_canonical, reorder_axes
 from homolog.scans.write import write_volume
-from homolog.sliding.sliding import SlidingConfig, slide_values
+from homolog.sliding.sliding import slide_values
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.build import prepare_store
 from homolog.store.preprocess import Preprocessing
 from homolog.store.store import Store

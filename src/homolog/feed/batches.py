@@ -18,7 +18,14 @@ from torch import Tensor
 
 from homolog.errors import UnusableInput
 from homolog.feed.processes import Processes
-from homolog.feed.reading import CaseRef, check_cases, naming, numbered, read_blocks
+from homolog.feed.reading import (
+    CaseRef,
+    StoredCases,
+    check_cases,
+    naming,
+    numbered,
+    read_blocks,
+)
 from homolog.geometry.affine import Affine, Array, Index
 from homolog.geometry.sampling import constant
 from homolog.store.card import Card
@@ -198,7 +205,9 @@ class CaseOrder:
     Source: square root as Ulrich et al., MultiTalent, MICCAI 2023.
     """
 
-    def __init__(self, parts: Sequence[int], seed: int, power: float = 1.0) -> None:
+    def __init__(
+        self, parts: Sequence[int] | NDArray[np.int64], seed: int, power: float = 1.0
+    ) -> None:
         if not 0 <= power <= 1:
             raise ValueError(f"power must be from 0 to 1, got {power}.")
         self.seed = seed
@@ -477,16 +486,49 @@ class _Scans:
         )
 
 
+def _kept(cases: Sequence[CaseRef]) -> Sequence[CaseRef]:
+    """All of them; those of large stores are looked up one by one."""
+    return cases if isinstance(cases, StoredCases) else tuple(cases)
+
+
+def _spaces_of(cases: Sequence[CaseRef]) -> NDArray[np.int64]:
+    if isinstance(cases, StoredCases):
+        return cases.spaces()
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(c.store.path, len(known)) for c in cases])
+
+
+def _modalities_of(cases: Sequence[CaseRef]) -> NDArray[np.int64]:
+    if isinstance(cases, StoredCases):
+        return cases.modalities()[0]
+    return np.array(numbered([case.card.modality for case in cases]))
+
+
+def _labelled(cases: Sequence[CaseRef]) -> NDArray[np.bool_]:
+    if isinstance(cases, StoredCases):
+        return cases.column("labelled") > 0
+    return np.array([case.card.has_label for case in cases])
+
+
+def _volumes(cases: Sequence[CaseRef]) -> NDArray[np.int64]:
+    """Positions of the cases that are no single slices."""
+    if isinstance(cases, StoredCases):
+        return np.flatnonzero(cases.column("slices") > 1)
+    return np.flatnonzero([case.card.shape[0] > 1 for case in cases])
+
+
 @dataclass(frozen=True)
 class _CaseTables:
     """What views carry of their case, a row per case of the feed.
 
-    Attributes: as of ``_Scans``, (N, ...).
+    Attributes: as of ``_Scans``, (N, ...); ``fractions`` of many cases are not kept,
+        but made of the cards of a batch.
     """
 
+    cases: Sequence[CaseRef]
     spaces: Tensor
     modalities: Tensor
-    fractions: Tensor
+    fractions: Tensor | None
     targets: Tensor | None
     to_body: Tensor | None
     frames: Tensor | None
@@ -498,14 +540,16 @@ class _CaseTables:
         targets: Sequence[int] | Sequence[Sequence[float]] | None,
         partners: Pairing | None,
     ) -> _CaseTables:
-        # a store is a data set: its labels mean the same in all of its cases
-        known: dict[object, int] = {}
-        stores = [known.setdefault(case.store.path, len(known)) for case in cases]
         frames = None if partners is None else partners.frames()
+        # a store is a data set: its labels mean the same in all of its cases
+        stores, fractions = _spaces_of(cases), None
+        if not isinstance(cases, StoredCases):
+            fractions = fractions_of([case.card for case in cases])
         return cls(
-            torch.tensor(stores),
-            torch.tensor(numbered([c.card.modality for c in cases])),
-            fractions_of([case.card for case in cases]),
+            cases,
+            torch.from_numpy(stores),
+            torch.from_numpy(_modalities_of(cases)),
+            fractions,
             None if targets is None else torch.tensor(targets),
             None if frames is None else torch.from_numpy(frames.to_body),
             None if frames is None else torch.from_numpy(frames.number),
@@ -524,12 +568,17 @@ class _CaseTables:
         def some(table: Tensor | None) -> Tensor | None:
             return None if table is None else rows(table)
 
+        if self.fractions is not None:
+            fractions = rows(self.fractions)
+        else:
+            cards = [self.cases[int(place)].card for place in case]
+            fractions = fractions_of(cards).to(device, non_blocking=True)
         return _Scans(
             levels.to(device),
             case.to(device, non_blocking=True),
             rows(self.spaces),
             rows(self.modalities),
-            rows(self.fractions),
+            fractions,
             some(self.targets),
             some(self.to_body),
             some(self.frames),
@@ -550,7 +599,7 @@ class _Part:
 
     specs: Mapping[str, ViewSpec]
     shares: tuple[Share, ...]
-    cases: Sequence[int]
+    cases: Sequence[int] | NDArray[np.int64]
     order: CaseOrder | TurnOrder
     samples: float = 1.0
 
@@ -624,7 +673,7 @@ class Feed:
             )
         check_specs(specs)
         check_cases(cases)
-        self.cases, self.specs = tuple(cases), dict(specs)
+        self.cases, self.specs = _kept(cases), dict(specs)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.threads = rank, world_size, threads
         self.share_by, self.share_power, self.turns = share_by, share_power, turns
@@ -648,20 +697,26 @@ class Feed:
         # of a process that makes batches: it has no others, and touches no GPU
         return {**self.__dict__, "_others": [], "processes": 0, "_pin": False}
 
-    def _order(self, positions: Sequence[int]) -> CaseOrder | TurnOrder:
+    def _order(
+        self, positions: Sequence[int] | NDArray[np.int64]
+    ) -> CaseOrder | TurnOrder:
         if self.turns is not None:
             return TurnOrder([self.turns[i] for i in positions], self.seed)
         tables = self._tables
         of = tables.modalities if self.share_by == "modality" else tables.spaces
-        kinds = [(int(of[i]), self.cases[i].card.has_label) for i in positions]
-        parts = [*dict.fromkeys(kinds)]
-        return CaseOrder([parts.index(k) for k in kinds], self.seed, self.share_power)
+        at = np.asarray(positions)
+        kinds = 2 * of.numpy()[at] + _labelled(self.cases)[at]
+        # numbered as they come
+        _, first, inverse = np.unique(kinds, return_index=True, return_inverse=True)
+        part = np.argsort(np.argsort(first))[inverse]
+        return CaseOrder(part, self.seed, self.share_power)
 
     def _part(self, phase: Phase) -> _Part:
         specs = {n: s for n, s in self.specs.items() if n in phase.groups}
-        deep = [i for i, case in enumerate(self.cases) if case.card.shape[0] > 1]
-        cases = deep if phase.volumes else range(len(self.cases))
-        if not cases:
+        cases: Sequence[int] | NDArray[np.int64] = range(len(self.cases))
+        if phase.volumes:
+            cases = _volumes(self.cases)
+        if not len(cases):
             raise UnusableInput(
                 f"a part of this training ({', '.join(phase.groups)}) needs volumes, "
                 f"but all {len(self.cases)} scans are single slices."
@@ -710,7 +765,7 @@ class Feed:
 
     def _drawn(self, part: _Part, number: int) -> Sample:
         found = None if self.places is None else self.places.of(self.seed, number)
-        case, at = found or (part.cases[part.order[number]], None)
+        case, at = found or (int(part.cases[part.order[number]]), None)
         return self._sampler.sample(number, case, part.specs, part.shares, at)
 
     def stream(
@@ -814,10 +869,16 @@ class Feed:
         rows = []
         for part in self._parts or (self._whole,):
             found: dict[str, float] = {}
-            for i, share in zip(part.cases, part.order.shares(), strict=True):
-                kind = self.cases[i].card.modality
-                if share > 0:
-                    found[kind] = found.get(kind, 0.0) + float(share)
+            if isinstance(self.cases, StoredCases):
+                numbers, names = self.cases.modalities()
+                own = numbers[np.asarray(part.cases)]
+                summed = np.bincount(own, part.order.shares(), len(names))
+                found = {n: float(s) for n, s in zip(names, summed, strict=True) if s}
+            else:
+                for i, share in zip(part.cases, part.order.shares(), strict=True):
+                    kind = self.cases[i].card.modality
+                    if share > 0:
+                        found[kind] = found.get(kind, 0.0) + float(share)
             ordered = sorted(found.items(), key=lambda item: -item[1])
             rows.append((tuple(part.specs), dict(ordered)))
         return rows
@@ -896,7 +957,10 @@ def view_of(
     source: Any = scan
     shares = share_blocks(specs)
     store, card = cast("Store", source), cast("Card", source)
-    block = pad_blocks(read_blocks(store, card, plan, specs, shares)).to(device)
+    block = pad_blocks(read_blocks(store, card, plan, specs, shares))
+    if device.type == "cuda":
+        block = block.each(Tensor.pin_memory)
+    block = block.to(device)
     levels = levels_of([card]).to(device)
     return generate(
         spec,

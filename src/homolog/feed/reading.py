@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -36,6 +37,111 @@ class CaseRef:
     card: Card
 
 
+class StoredCases(Sequence[CaseRef]):
+    """Cases of stores, among them large ones: each is looked up when asked for.
+
+    What a feed must know of all of them at once comes from the stores' tables.
+
+    Args:
+        parts: Stores, and the places of their cases that are taken, (n,) each.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Store, NDArray[np.int64]]]) -> None:
+        self.parts = tuple((store, np.asarray(places)) for store, places in parts)
+        self._ends = np.cumsum([len(places) for _, places in self.parts]).tolist()
+
+    @classmethod
+    def of(
+        cls, stores: Sequence[Store], splits: Collection[str], names: Collection[str]
+    ) -> StoredCases:
+        """All cases but those of some splits, and those of some names."""
+        parts = []
+        for store in stores:
+            out = {
+                number
+                for number, name in enumerate(_names(store, "split"))
+                if name in splits
+            }
+            codes = _column(store, "split")
+            kept = ~np.isin(codes, sorted(out))
+            for name in names:
+                kept[_places(store, name)] = False
+            parts.append((store, np.flatnonzero(kept)))
+        return cls(parts)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, place: int) -> CaseRef: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[CaseRef, ...]: ...
+    def __getitem__(self, place: int | slice) -> CaseRef | tuple[CaseRef, ...]:
+        if isinstance(place, slice):
+            return tuple(self[i] for i in range(*place.indices(len(self))))
+        at = int(place) + (len(self) if place < 0 else 0)
+        if not 0 <= at < len(self):
+            raise IndexError(f"case {place} of {len(self)}")
+        part = bisect_right(self._ends, at)
+        store, places = self.parts[part]
+        within = at - (self._ends[part - 1] if part else 0)
+        return CaseRef(store, store.cards[int(places[within])])
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """(N,) ``channels``, ``labelled`` (0, 1) or ``slices`` of all cases."""
+        return self._whole([_column(s, name)[places] for s, places in self.parts])
+
+    def spaces(self) -> NDArray[np.int64]:
+        """(N,) number of each case's store; a store that comes twice is one."""
+        known: dict[object, int] = {}
+        numbers = [known.setdefault(s.path, len(known)) for s, _ in self.parts]
+        return np.repeat(numbers, [len(places) for _, places in self.parts])
+
+    def modalities(self) -> tuple[NDArray[np.int64], list[str]]:
+        """(N,) number of each case's modality, as ``numbered``, and their names."""
+        told = [np.asarray(_names(s, "modality"), dtype=str) for s, _ in self.parts]
+        codes = [_column(s, "modality")[places] for s, places in self.parts]
+        own = [names[np.unique(c)] for names, c in zip(told, codes, strict=True)]
+        names = sorted({str(name) for some in own for name in some})
+        place = {name: number for number, name in enumerate(names)}
+        tables = [np.array([place.get(str(n), -1) for n in some]) for some in told]
+        return self._whole(
+            [table[c] for table, c in zip(tables, codes, strict=True)]
+        ), names
+
+    def _whole(self, parts: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+        return np.concatenate([part.astype(np.int64) for part in parts])
+
+
+def _names(store: Store, column: str) -> Sequence[str | None]:
+    if store.table is not None:
+        return store.table.names(column)
+    return list(dict.fromkeys(getattr(card, column) for card in store.cards))
+
+
+def _column(store: Store, column: str) -> NDArray[Any]:
+    """(N,) of all cases of a store."""
+    if store.table is not None:
+        return store.table.column(column)
+    if column in ("split", "modality"):
+        names = list(_names(store, column))
+        return np.array([names.index(getattr(card, column)) for card in store.cards])
+    ask: dict[str, Callable[[Card], int]] = {
+        "channels": lambda card: card.channels,
+        "labelled": lambda card: int(card.has_label),
+        "slices": lambda card: card.shape[0],
+    }
+    return np.array([ask[column](card) for card in store.cards])
+
+
+def _places(store: Store, name: str) -> list[int]:
+    """Where a case stands in its store; nowhere where there is none of that name."""
+    if store.table is not None:
+        place = store.table.place_of(name)
+        return [] if place is None else [place]
+    return [place for place, card in enumerate(store.cards) if card.id == name]
+
+
 def grid_of(cases: Iterable[CaseRef]) -> tuple[Triple, Index]:
     """Voxel size (mm) and voxels of a typical scan, z, y, x; see ``median_grid``."""
     return median_grid((case.card.spacing_mm, case.card.shape) for case in cases)
@@ -58,6 +164,11 @@ def check_cases(cases: Sequence[CaseRef]) -> None:
     if not cases:
         raise UnusableInput("at least one case is needed to train on, got none.")
     first = cases[0].card
+    if isinstance(cases, StoredCases) and first.channels == 1:  # which have no names
+        odd_ones = np.flatnonzero(cases.column("channels") != 1)
+        cases = cases[: 1 if len(odd_ones) else 0] + tuple(
+            cases[int(place)] for place in odd_ones[:1]
+        )
     for case in cases:
         if case.card.channels != first.channels:
             raise UnusableInput(

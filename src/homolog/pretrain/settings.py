@@ -25,7 +25,7 @@ from homolog.distributed import choose_device
 from homolog.errors import UnusableInput
 from homolog.feed.batches import Feed, Pairing, feed_threads
 from homolog.feed.partners import Partners, SameDataset, partners_of, random_partners
-from homolog.feed.reading import CaseRef, grid_of
+from homolog.feed.reading import CaseRef, StoredCases, grid_of
 from homolog.geometry.affine import Index
 from homolog.geometry.anisotropy import crop_like, thick_axis
 from homolog.memory import bounded
@@ -509,7 +509,7 @@ def _network(config: PretrainConfig) -> Backbone:
 # Which cases are seen, and how large they are against the crops.
 
 
-def cases_of(config: PretrainConfig, stores: Sequence[Store]) -> tuple[CaseRef, ...]:
+def cases_of(config: PretrainConfig, stores: Sequence[Store]) -> Sequence[CaseRef]:
     """What a pretraining sees, without the labels that it may not use.
 
     Raises:
@@ -529,7 +529,7 @@ def chosen_cases(
     stores: Sequence[Store],
     without_splits: Sequence[str],
     without_cases: Sequence[str] = (),
-) -> tuple[CaseRef, ...]:
+) -> Sequence[CaseRef]:
     """Every case of the stores but those left out, in a fixed order.
 
     Args:
@@ -541,19 +541,26 @@ def chosen_cases(
         UnusableInput: None is left, or their channels differ.
     """
     left_out = set(without_cases)
-    cases = tuple(
-        CaseRef(store, card)
-        for store in stores
-        for card in store.cards
-        if card.split not in without_splits and card.id not in left_out
-    )
+    cases: Sequence[CaseRef]
+    if any(store.table is not None for store in stores):
+        cases = StoredCases.of(stores, without_splits, left_out)
+    else:
+        cases = tuple(
+            CaseRef(store, card)
+            for store in stores
+            for card in store.cards
+            if card.split not in without_splits and card.id not in left_out
+        )
     paths = ", ".join(str(store.path) for store in stores)
     if not cases:
         raise UnusableInput(
             f"no case to learn from in {paths}: all {sum(len(s) for s in stores)} are "
             f"left out ({', '.join(without_splits) or 'by name'})."
         )
-    channels = {case.card.channels for case in cases}
+    if isinstance(cases, StoredCases):
+        channels = set(np.unique(cases.column("channels")).tolist())
+    else:
+        channels = {case.card.channels for case in cases}
     if len(channels) > 1:
         raise UnusableInput(
             f"cases with {listed(sorted(channels))} channels in "

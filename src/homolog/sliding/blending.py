@@ -168,7 +168,10 @@ def gaussian_weight(
         shape = [1, 1, 1]
         shape[axis] = side
         weight = weight * bell.view(shape)
-    return weight.clamp_min(max(float(weight.min()), SMALLEST_WEIGHT)).to(device, dtype)
+    weight = weight.clamp_min(max(float(weight.min()), SMALLEST_WEIGHT)).to(dtype)
+    if device.type == "cuda":
+        return weight.pin_memory().to(device, non_blocking=True)
+    return weight.to(device)
 
 
 # Logits held while a row is classified: few enough for a processor's cache.
@@ -263,6 +266,7 @@ class Blend:
             values: (channels, *window), any float type; read only.
             weight: (*window) on the sums' device.
         """
+        values = values.to(self._sums.device)
         first = start[self.grid.axis] % self.depth
         for rows, part in (
             (slice(first, self.depth), slice(0, self.depth - first)),
@@ -277,10 +281,10 @@ class Blend:
             sums[-1] += w
             piece = values[(slice(None), *here)]
             if sums.device.type != "cpu":  # one kernel, which widens as it adds
-                sums[:-1].addcmul_(piece.to(sums.device), w)
+                sums[:-1].addcmul_(piece, w)
                 continue
             for c in range(self.channels):
-                sums[c].addcmul_(piece[c].to(sums.device, sums.dtype), w)
+                sums[c].addcmul_(piece[c].to(sums.dtype), w)
 
     def finished(self, stop: int) -> Iterator[tuple[int, Tensor]]:
         """Hand out the rows before ``stop`` not handed out yet, then clear them.
@@ -470,7 +474,16 @@ def running_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_numbers(values: Tensor) -> None:
-    if torch.isnan(values).any():
+    refuse_no_numbers(bool(torch.isnan(values).any()))
+
+
+def refuse_no_numbers(odd: bool) -> None:
+    """Where a network's values are NaN.
+
+    Raises:
+        JobError: They are.
+    """
+    if odd:
         raise JobError(
             "the network gave values that are not numbers; its weights or the scan's "
             "intensities are unsound."

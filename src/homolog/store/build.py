@@ -23,7 +23,7 @@ from homolog.geometry.affine import Affine, Index, Triple
 from homolog.geometry.anisotropy import thick_axis
 from homolog.label_names import LISTED, findings_of, parse_names
 from homolog.scans.problems import Unsound, problem_of
-from homolog.store.card import Card
+from homolog.store.card import Card, is_plain_name
 from homolog.store.cases import (
     Before,
     before,
@@ -67,7 +67,6 @@ from homolog.store.store import (
     FORMAT,
     LOCK,
     case_folder,
-    is_plain_name,
     read_card,
     read_contents,
 )

@@ -211,6 +211,13 @@ def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def is_plain_name(text: object) -> bool:
+    """Whether a case id is a plain folder name without a leading dot."""
+    if not isinstance(text, str) or text in ("", ".", ".."):
+        return False
+    return not text.startswith(".") and not set(text) & {"/", "\\", "\0"}
+
+
 def check_card(card: Card) -> None:
     """Raise ValueError where a card holds what no prepared case can be.
 

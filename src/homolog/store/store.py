@@ -2,15 +2,19 @@
 
 ``STORE/store.json`` lists the cases; ``STORE/cases/ID/`` holds ``image.b2nd``,
 ``label.b2nd``, ``points.npy`` (foreground index) and ``card.json``. Written by
-homolog.store.build.
+homolog.store.build. Of a large store ``index.sqlite`` holds the cards once more, see
+homolog.store.table.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import sqlite3
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,19 @@ from homolog.config import config_hash, from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.json_files import Shape, check_shape, object_or_none, read_object
 from homolog.store.arrays import Damage, StoredArray
-from homolog.store.card import IMAGE, LABEL, POINTS, Card, check_card, is_as_written
+from homolog.store.card import (
+    IMAGE,
+    LABEL,
+    POINTS,
+    Card,
+    check_card,
+    is_as_written,
+    is_plain_name,
+    signed,
+)
 from homolog.store.preprocess import Preprocessing
 from homolog.store.splits import SPLITS
+from homolog.store.table import LARGE, CardTable, Entry, state_of, write_index
 from homolog.writing import crc_text, is_locked
 
 FORMAT = 1
@@ -40,7 +54,7 @@ class Store:
 
     Attributes:
         path: The folder.
-        cards: One per case, by id.
+        cards: One per case, by id; of a large store read when they are asked for.
         label_names: Label value -> name, without background.
         regions: Name of a union of labels -> their names (nnU-Net's regions).
         preprocessing: The recipe all cases were prepared with.
@@ -49,9 +63,12 @@ class Store:
         hash: Changes with any case, its split or the recipe.
     """
 
-    def __init__(self, path: Path, contents: dict[str, Any], cards: list[Card]) -> None:
+    def __init__(
+        self, path: Path, contents: dict[str, Any], cards: list[Card] | CardTable
+    ) -> None:
         self.path = path
-        self.cards: tuple[Card, ...] = tuple(sorted(cards, key=lambda c: c.id))
+        table = cards if isinstance(cards, CardTable) else None
+        self.cards: Sequence[Card] = table or tuple(sorted(cards, key=lambda c: c.id))
         self.preprocessing = from_dict(
             Preprocessing, contents["preprocessing"], where=str(path)
         )
@@ -59,8 +76,12 @@ class Store:
         self.label_names: dict[int, str] = {int(v): n for v, n in names.items()}
         self.regions: dict[str, list[str]] = contents.get("regions", {})
         self.fingerprint: dict[str, Any] = contents.get("fingerprint", {})
-        self.hash: str = config_hash([(c.id, c.key, c.split) for c in self.cards])
-        self._by_id = {card.id: card for card in self.cards}
+        self._by_id: dict[str, Card] = {}
+        if table is not None:
+            self.hash: str = table.facts["hash"]
+        else:
+            self.hash = config_hash([(c.id, c.key, c.split) for c in self.cards])
+            self._by_id = {card.id: card for card in self.cards}
         self._points: OrderedDict[str, dict[int, NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -72,6 +93,11 @@ class Store:
             UnusableInput: No store there, or its preparation did not finish.
         """
         folder = Path(path).resolve()
+        table = CardTable.open(folder)
+        if table is not None:
+            with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
+                return cls(folder, table.facts["contents"], table)
+        state = _state_of(folder)
         contents = read_contents(folder)
         if contents is None:
             raise UnusableInput(
@@ -98,7 +124,11 @@ class Store:
                 )
             cards.append(dataclasses.replace(card, split=entry["split"]))
         try:
-            return cls(folder, contents, cards)
+            store = cls(folder, contents, cards)
+            if len(cards) < LARGE or state is None or is_locked(folder / LOCK):
+                return store
+            table = made_table(store, state, contents)
+            return store if table is None else cls(folder, contents, table)
         except (ValueError, AttributeError, TypeError, KeyError) as error:
             raise UnusableInput(
                 f"{folder / 'store.json'} is damaged ({error}); run prepare again."
@@ -112,9 +142,11 @@ class Store:
 
     def card(self, case_id: str) -> Card:
         """Card of a case."""
-        if case_id not in self._by_id:
+        table = self.table
+        found = self._by_id.get(case_id) if table is None else table.of(case_id)
+        if found is None:
             raise UnusableInput(f"no case {case_id!r} in {self.path}.")
-        return self._by_id[case_id]
+        return found
 
     def image(self, case_id: str) -> StoredArray:
         """Stored image (C, D, H, W) int16; value = stored * scale + offset."""
@@ -147,8 +179,15 @@ class Store:
                 self._points.popitem(last=False)
         return points
 
-    def split(self, name: str) -> tuple[Card, ...]:
+    @property
+    def table(self) -> CardTable | None:
+        """Of a large store, whose cards are read when they are asked for."""
+        return self.cards if isinstance(self.cards, CardTable) else None
+
+    def split(self, name: str) -> Sequence[Card]:
         """Cards of ``train``, ``val`` or ``test``."""
+        if self.table is not None:
+            return self.table.where("split", name)
         return tuple(card for card in self.cards if card.split == name)
 
     def _array(self, card: Card, name: str) -> StoredArray:
@@ -160,6 +199,27 @@ class Store:
         if not card.has_label:
             return {}
         return read_points_file(case_folder(self.path, card.id), card)
+
+
+def _state_of(folder: Path) -> dict[str, Any] | None:
+    try:
+        return state_of(folder)
+    except OSError:
+        return None
+
+
+def made_table(
+    store: Store, state: dict[str, Any], contents: dict[str, Any]
+) -> CardTable | None:
+    """The table of a store whose cards were read; None where it cannot be written."""
+    rest = {name: told for name, told in contents.items() if name != "cases"}
+    facts = {"hash": store.hash, "contents": rest}
+    entries = (Entry.of(card, signed(card.to_dict())) for card in store.cards)
+    try:
+        write_index(store.path, state, facts, entries)
+    except (OSError, sqlite3.Error):
+        return None  # a folder that is only read; the cards do without
+    return CardTable.open(store.path)
 
 
 def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
@@ -190,13 +250,6 @@ def read_points_file(folder: Path, card: Card) -> dict[int, NDArray[Any]]:
         raise Damage(path, "it lists other labels than its card")
     parts = np.split(rows[:, 1:], first[1:])
     return {int(v): part for v, part in zip(values, parts, strict=True)}
-
-
-def is_plain_name(text: object) -> bool:
-    """Whether a case id is a plain folder name without a leading dot."""
-    if not isinstance(text, str) or text in ("", ".", ".."):
-        return False
-    return not text.startswith(".") and not set(text) & {"/", "\\", "\0"}
 
 
 def case_folder(store: Path, case_id: str) -> Path:

@@ -139,8 +139,8 @@ def on_meta(module: nn.Module) -> nn.Module:
         memo[id(tensor)] = made
     for part in module.modules():
         for value in tree_iter(vars(part)):
-            if isinstance(value, Tensor):
-                memo.setdefault(id(value), value.detach().to(META))
+            if isinstance(value, Tensor) and id(value) not in memo:
+                memo[id(value)] = value.detach().to(META)
     return copy.deepcopy(module, memo).train()
 
 

@@ -5,10 +5,12 @@ Each result lies on its scan's own grid and has its own name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -281,38 +283,136 @@ def predict_scans(
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
         yield Note(warning, "warning")
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    stopped = False
+    told = _Told([], [])
+    with Beside(model.device.type != "cpu") as beside:
+        stopped = yield from _all(task, model, cases, targets, options, beside, told)
+    if not stopped:
+        yield Progress("scans", len(targets), len(targets))
+    yield from _keep_tables(told.done, out)
+    return {
+        "predicted": told.done, "failed": told.failed, "warnings": warnings,
+        "stopped": stopped,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What came of scans, in their order.
+
+    Attributes:
+        done: Rows of those predicted.
+        failed: Scan and reason of the others.
+    """
+
+    done: list[dict[str, Any]]
+    failed: list[dict[str, str]]
+
+
+T = TypeVar("T")
+
+
+class Beside:
+    """Two threads for what goes on beside a GPU; none where the CPU is busy itself.
+
+    So the next scan is read and the last one's results are written while the network
+    is at work. A scan more, and one's results, are in memory for it.
+
+    Args:
+        wanted: Whether to have them; else a call is made where its answer is asked for.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self._pool = ThreadPoolExecutor(2, "homolog-beside") if wanted else None
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:  # what is being written is written
+            self._pool.shutdown(wait=True)
+
+    def call(self, act: Callable[[], T]) -> Callable[[], T]:
+        """What gives the answer, or raises; it may be made already."""
+        return act if self._pool is None else self._pool.submit(act).result
+
+
+def _all(
+    task: Task,
+    model: Trained,
+    cases: Mapping[Path, tuple[Channel, ...]],
+    targets: Mapping[Path, Path],
+    options: PredictOptions,
+    beside: Beside,
+    told: _Told,
+) -> Job[bool]:
+    """All scans, rows and reasons into ``told``; True when stopped."""
+    scans = list(targets)
+
+    def reading(number: int) -> Callable[[], Volume] | None:
+        if number >= len(scans):
+            return None
+        scan = scans[number]
+        return beside.call(partial(read_case, model, scan, cases[scan]))
+
+    upcoming, stopped = reading(0), False
+    last: tuple[Path, Callable[[], dict[str, Any]]] | None = None
     for number, (scan, target) in enumerate(targets.items()):
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
             stopped = True
             break
+        read, upcoming = upcoming, None
         try:
-            volume = read_case(model, scan, cases[scan])
-            row = yield from _predicted(task, model, volume, scan, target, options)
+            assert read is not None
+            volume = read()
+            upcoming = reading(number + 1)
+            found = yield from _answered(task, model, volume, options)
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
-            reason = problem_of(error).text.removeprefix(f"{scan}: ")
-            failed.append({"scan": str(scan), "reason": reason})
-            yield Note(f"{scan}: {reason}", "warning")
+            upcoming = upcoming or reading(number + 1)
+            yield from _settled(last, told)
+            last = None
+            yield from _refused(scan, error, told)
             continue
-        if row is None:
+        yield from _settled(last, told)
+        last = None
+        if found is None:
             stopped = True
             break
-        done.append(row)
-        if "result" in row:
-            yield Saved(row["result"], "labels")
-        if "image" in row:
-            yield Saved(row["image"], "image")
-        for file in row.get("files", ()):
-            yield Saved(file, "boxes")
-    if not stopped:
-        yield Progress("scans", len(targets), len(targets))
-    yield from _keep_tables(done, out)
-    return {
-        "predicted": done, "failed": failed, "warnings": warnings, "stopped": stopped,
-    }  # fmt: skip
+        last = scan, beside.call(partial(_written, *found, volume, scan, target))
+        del volume, found
+        if not beside.wanted:
+            yield from _settled(last, told)
+            last = None
+    yield from _settled(last, told)
+    return stopped
+
+
+def _settled(
+    written: tuple[Path, Callable[[], dict[str, Any]]] | None, told: _Told
+) -> Job[None]:
+    """A scan's row once its results are written."""
+    if written is None:
+        return
+    scan, row_of = written
+    try:
+        row = row_of()
+    except Exception as error:  # noqa: BLE001 - the other scans are predicted
+        yield from _refused(scan, error, told)
+        return
+    told.done.append(row)
+    if "result" in row:
+        yield Saved(row["result"], "labels")
+    if "image" in row:
+        yield Saved(row["image"], "image")
+    for file in row.get("files", ()):
+        yield Saved(file, "boxes")
+
+
+def _refused(scan: Path, error: Exception, told: _Told) -> Job[None]:
+    reason = problem_of(error).text.removeprefix(f"{scan}: ")
+    told.failed.append({"scan": str(scan), "reason": reason})
+    yield Note(f"{scan}: {reason}", "warning")
 
 
 def cases_of(model: Trained, scans: Sequence[Path]) -> dict[Path, tuple[Channel, ...]]:
@@ -366,20 +466,23 @@ def read_case(model: Trained, scan: Path, channels: Sequence[Channel]) -> Volume
     return read_channels(named, scan_stem(scan))
 
 
-def _predicted(
-    task: Task,
-    model: Trained,
-    volume: Volume,
-    scan: Path,
-    target: Path,
-    options: PredictOptions,
-) -> Job[dict[str, Any] | None]:
-    """One scan: its labels written, and its row; None when stopped."""
+Answered = LabelMap | Volume | Findings
+
+
+def _answered(
+    task: Task, model: Trained, volume: Volume, options: PredictOptions
+) -> Job[tuple[Answered, list[str]] | None]:
+    """What a task makes of a scan, and its notes; None when stopped."""
     notes: list[Note] = []
     result = yield from _noted(task.run(volume, model, options), notes)
-    texts = {"notes": [note.text for note in notes]}
-    if result is None:
-        return None
+    return None if result is None else (result, [note.text for note in notes])
+
+
+def _written(
+    result: Answered, notes: list[str], volume: Volume, scan: Path, target: Path
+) -> dict[str, Any]:
+    """One scan: its labels written, and its row."""
+    texts = {"notes": notes}
     is_segmentation = target.name.endswith((SUFFIX, slicer.SUFFIX))
     if is_segmentation and not isinstance(result, LabelMap):
         raise UnusableInput(
@@ -417,16 +520,14 @@ def _write_result(result: LabelMap, target: Path, volume: Volume) -> None:
         write_names(target, result.names)
 
 
-def _noted(
-    job: Job[LabelMap | Volume | Findings | None], notes: list[Note]
-) -> Job[LabelMap | Volume | Findings | None]:
+def _noted(job: Job[Answered | None], notes: list[Note]) -> Job[Answered | None]:
     """The job; its notes are kept too."""
     request = None
     while True:
         try:
             event = job.send(request)
         except StopIteration as end:
-            value: LabelMap | Volume | Findings | None = end.value
+            value: Answered | None = end.value
             return value
         if isinstance(event, Note):
             notes.append(event)

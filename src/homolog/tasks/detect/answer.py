@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -160,8 +160,7 @@ def find_boxes(
         tuple(a for a, on in zip(flips, marks, strict=True) if on)
         for marks in itertools.product((False, True), repeat=len(flips))
     ]
-    found: list[Boxes] = []
-    seen: list[tuple[Numbers, Numbers]] = []
+    heard = _Heard(model, factor, least)
     was = network.training
     network.eval()
     try:
@@ -170,17 +169,12 @@ def find_boxes(
             if len(windows) > 1 and (yield news) is Request.STOP:
                 return None
             image = _image(scan, window, spacing, factor, model.device)
-            start = np.tile(np.array(window.start), 2)
-            low, high = (np.array(edge) for edge in window.inner)
-            place = (low + window.start) * factor, (high + window.start) * factor
             for turn in turns:
-                for boxes in _in_window(model, image, window, turn, least):
-                    at = (boxes.boxes + start) * np.tile(factor, 2)
-                    found.append(Boxes(at, boxes.label, boxes.scores))
-                    seen.append(place)
+                heard.add(_Said(window, turn, _answer(model, image, turn)))
+        heard.look()
     finally:
         network.train(was)
-    merged = merge(found, seen, spec["iou"], spec["merge"])
+    merged = merge(heard.found, heard.seen, spec["iou"], spec["merge"])
     return _clipped(merged, scan.shape, network.axes)
 
 
@@ -231,20 +225,127 @@ def _image(
     return view.flat()
 
 
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What the network said of a window.
+
+    Attributes:
+        window: Where it lies.
+        turn: Axes it was mirrored along.
+        said: Of ``Detector.forward``.
+    """
+
+    window: Window
+    turn: Sequence[int]
+    said: Any
+
+
+# What is left on a GPU before it is looked at.
+_HELD_BYTES = 256_000_000
+
+
+class _Heard:
+    """What was said of windows, and the boxes of what was looked at.
+
+    A GPU goes on while it is kept; what it said is looked at together, on the host.
+
+    Args:
+        model: A detector.
+        factor: Voxels of the scan by voxel of a window, along each axis.
+        least: Boxes of smaller scores are left out.
+
+    Attributes:
+        found: Boxes of each window, in voxels of the scan.
+        seen: Low and high edges of the part of the scan that each answers for.
+    """
+
+    def __init__(self, model: Trained, factor: Numbers, least: float) -> None:
+        self._model, self._factor, self._least = model, factor, least
+        self._waiting: list[_Said] = []
+        self.found: list[Boxes] = []
+        self.seen: list[tuple[Numbers, Numbers]] = []
+
+    def add(self, one: _Said) -> None:
+        """Take what was said of one more window."""
+        self._waiting.append(one)
+        on_gpu = self._model.device.type == "cuda"
+        if not on_gpu or _held(self._waiting) > _HELD_BYTES:
+            self.look()
+
+    def look(self) -> None:
+        """Make boxes of all that is kept."""
+        network, factor = self._model.network, self._factor
+        assert isinstance(network, Detector)
+        for one in _on_host(self._waiting, self._model.device):
+            start = np.tile(np.array(one.window.start), 2)
+            low, high = (np.array(edge) + one.window.start for edge in one.window.inner)
+            for boxes in _in_window(network, one, self._least):
+                at = (boxes.boxes + start) * np.tile(factor, 2)
+                self.found.append(Boxes(at, boxes.label, boxes.scores))
+                self.seen.append((low * factor, high * factor))
+        self._waiting.clear()
+
+
 @torch.no_grad()
-def _in_window(
-    model: Trained, image: Tensor, window: Window, turn: Sequence[int], least: float
-) -> list[Boxes]:
-    """Boxes whose middles lie in the inner part, in voxels of the window."""
-    network = model.network
-    assert isinstance(network, Detector)
+def _answer(model: Trained, image: Tensor, turn: Sequence[int]) -> Any:
     axes = [axis + 2 for axis in turn]
     with autocast(model.device, model.precision):
-        said = network(image.flip(axes) if axes else image)
+        return model.network(image.flip(axes) if axes else image)
+
+
+def _held(heard: Sequence[_Said]) -> int:
+    return sum(tensor.nbytes for one in heard for tensor in _tensors(one.said))
+
+
+def _tensors(said: Any) -> list[Tensor]:
+    """All tensors of what a detector said, in a fixed order."""
+    if isinstance(said, Tensor):
+        return [said]
+    if is_dataclass(said):
+        said = [getattr(said, field.name) for field in fields(said)]
+    parts = said.values() if isinstance(said, dict) else said
+    if not isinstance(said, dict | list | tuple):
+        return []
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _with_tensors(said: Any, given: Iterator[Tensor]) -> Any:
+    """What was said with other tensors, in that order."""
+    if isinstance(said, Tensor):
+        return next(given)
+    if is_dataclass(said) and not isinstance(said, type):
+        own = {f.name: getattr(said, f.name) for f in fields(said)}
+        return replace(said, **{k: _with_tensors(v, given) for k, v in own.items()})
+    if isinstance(said, dict):
+        return {k: _with_tensors(v, given) for k, v in said.items()}
+    if isinstance(said, list):
+        return [_with_tensors(part, given) for part in said]
+    return said
+
+
+def _on_host(heard: Sequence[_Said], device: torch.device) -> Sequence[_Said]:
+    """What was said of windows, brought down together: a GPU is waited for once."""
+    if device.type != "cuda" or not heard:
+        return heard
+    tensors = [tensor for one in heard for tensor in _tensors(one.said)]
+    down: dict[int, Tensor] = {}
+    for kind in {tensor.dtype for tensor in tensors}:
+        places = [n for n, tensor in enumerate(tensors) if tensor.dtype == kind]
+        flat = torch.cat([tensors[n].flatten() for n in places]).cpu()
+        parts = torch.split(flat, [tensors[n].numel() for n in places])
+        for n, part in zip(places, parts, strict=True):
+            down[n] = part.view(tensors[n].shape)
+    given = iter([down[n] for n in range(len(tensors))])
+    return [replace(one, said=_with_tensors(one.said, given)) for one in heard]
+
+
+def _in_window(network: Detector, one: _Said, least: float) -> list[Boxes]:
+    """Boxes whose middles lie in the inner part, in voxels of the window."""
+    window = one.window
     low, high = (np.array(edge) for edge in window.inner)
     opinions = []
-    for boxes, label, scores in network.found(said, window.size, least):
-        for axis in turn:
+    for boxes, label, scores in network.found(one.said, window.size, least):
+        for axis in one.turn:
             side = window.size[axis]
             ends = boxes[:, [axis, axis + 3]]
             boxes[:, axis], boxes[:, axis + 3] = side - ends[:, 1], side - ends[:, 0]

@@ -35,7 +35,8 @@ from homolog.losses.segmentation import (
 from homolog.nn.decoders import Decoder
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
-from homolog.sliding.sliding import SlidingConfig, SlidingResult, slide
+from homolog.sliding.sliding import SlidingResult, slide
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.preprocess import (
     ChannelLevels,
     Prepared,
@@ -537,7 +538,7 @@ def label_stored(
         smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
         slicewise=slicewise,
-        batch=4 if model.device.type == "cuda" else 1,
+        batch=None,
         flips=useful_flips(model, flips),
         fill=tuple(one.fill for one in levels.levels),
         precision=model.precision,
@@ -594,7 +595,7 @@ class Normalise:
         self.gain, self.bias, self.low, self.high = (
             torch.tensor(
                 [getattr(one, name) for one in levels], dtype=torch.float32
-            ).to(device)[:, None, None, None]
+            ).to(device, non_blocking=True)[:, None, None, None]
             for name in ("gain", "bias", "low", "high")
         )
 

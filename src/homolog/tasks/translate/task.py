@@ -29,7 +29,8 @@ from homolog.metrics.images import (
 from homolog.nn.decoders import suited_decoder
 from homolog.scans.volume import Volume
 from homolog.sliding.blending import slices_at_once
-from homolog.sliding.sliding import SlidingConfig, SlidingValues, slide_values
+from homolog.sliding.sliding import SlidingValues, slide_values
+from homolog.sliding.windows import SlidingConfig
 from homolog.store.card import Card
 from homolog.store.preprocess import (
     ChannelLevels,
@@ -527,7 +528,7 @@ def translated(
         smallest=spec_index(spec, "smallest"),
         overlap=spec["overlap"] if overlap is None else overlap,
         slicewise=slicewise,
-        batch=4 if model.device.type == "cuda" else 1,
+        batch=None,
         flips=tuple(flips),
         fill=tuple(one.fill for one in levels),
         precision=model.precision,
