@@ -375,7 +375,8 @@ def to_the_end(run: Path) -> None:
 def state_of(run: Path) -> str:
     from homolog.runs.run import Run
 
-    return str(Run.open(run).state())
+    # killed before it was written
+    return str(Run.open(run).state()) if (run / "run.json").exists() else "not begun"
 
 
 def at_steps(
@@ -388,6 +389,8 @@ def at_steps(
         at.append(killed(words, run, target, chance.uniform(0, 0.3)))
         if state_of(run) == "finished":
             break
+    if state_of(run) == "not begun":
+        finished(begins(arguments, run, anew=True), run)
     to_the_end(run)
     return [step for step in at if step >= 0]
 

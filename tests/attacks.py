@@ -171,6 +171,10 @@ LIES = {
     "negative sizes": tensors({"a": one([-4, -4], [0, 64])}),
     "an unknown number type": tensors({"a": one([4], [0, 16], "F1024")}),
     "sizes that are no numbers": tensors({"a": {"dtype": "F32", "shape": "x"}}),
+    "an offset of 5000 digits": tensors(
+        b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, %s]}}'
+        % (b"9" * 5000)
+    ),
 }
 for _what, _meet in LIES.items():
     attack("weights", f"safetensors: {_what}", "refused as damaged",

@@ -204,7 +204,7 @@ def _absent(path: Path) -> str:
 def _pretender(start: bytes, size: int) -> str:
     """What a file is by its first bytes; empty where it may hold weights."""
     if start.startswith(_LFS):
-        told = re.search(rb"\nsize (\d+)", start)
+        told = re.search(rb"\nsize (\d{1,20})", start)
         whole = f" of {human_bytes(int(told[1]))}" if told else ""
         return f"a git-LFS pointer to a file{whole}: fetch it with git lfs pull"
     if size < _SMALL and b"annex/objects/" in start:
@@ -234,7 +234,7 @@ def _check_whole(path: Path, start: bytes, size: int) -> None:
     """Refuse a safetensors file shorter than its header says."""
     head = struct.unpack("<Q", start[:8])[0] if size >= 8 else 0
     if 2 <= head < 100_000_000 and start[8:9] == b"{":
-        ends = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d+)\s*\]')
+        ends = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d{1,20})\s*\]')
         with path.open("rb") as file:
             file.seek(8)
             found = [int(n) for n in ends.findall(file.read(head))]

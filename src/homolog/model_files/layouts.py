@@ -409,7 +409,7 @@ def _dino_blocks(part: Part) -> list[str]:
     """What the names of each block begin with; chunks of blocks add a number."""
     found = {
         found[1] for name in part.shapes
-        if (found := re.match(r"(blocks\.(?:\d+\.)?\d+\.)norm1\.weight$", name))
+        if (found := re.match(r"(blocks\.(?:\d{1,9}\.)?\d{1,9}\.)norm1\.weight$", name))
     }  # fmt: skip
     return sorted(found, key=lambda text: [int(n) for n in re.findall(r"\d+", text)])
 
