@@ -7,6 +7,7 @@ where SimpleITK reads the kind, with SimpleITK.
 from __future__ import annotations
 
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from homolog.scans.dicom.header import read_dicom_file
 from homolog.scans.files import read_header, read_scan
 from homolog.scans.inspect import inspect_scan
 from homolog.scans.paths import series_path, split_series
+from homolog.scans.problems import Unsound
 
 POSITION, ORIENTATION, NUMBER = 0x00200032, 0x00200037, 0x00200013
 TESTS = Path(pydicom.data.__file__).parent / "test_files"
@@ -456,3 +458,27 @@ def test_swapped_brightness_is_the_same_by_both_decoders(tmp_path: Path) -> None
     helper = decoder._asked("dicom", path)
     np.testing.assert_array_equal(decoder.pixels(path), helper)
     np.testing.assert_array_equal(decoder.frames(path, [0])[0], 65535 - pixels)
+
+
+def test_packed_voxels_of_another_size_than_said_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    image = sitk.GetImageFromArray(np.arange(2000, dtype=np.uint8).reshape(1, 40, 50))
+    tags = {
+        "0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0060": "CT",
+        "0020|0032": "0\\0\\0", "0020|0037": "1\\0\\0\\0\\1\\0",
+    }  # fmt: skip
+    for tag, text in tags.items():
+        image.SetMetaData(tag, text)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.Execute(image)
+    assert read_scan(path).shape == (1, 40, 50)
+    data = path.read_bytes()
+    columns = struct.pack("<HH2sHH", 0x28, 0x11, b"US", 2, 50)
+    assert columns in data
+    path.write_bytes(data.replace(columns, columns[:-2] + struct.pack("<H", 18)))
+    with pytest.raises(Unsound, match=r"its header says 1 x 40 x 18|1x40x18"):
+        read_scan(path)

@@ -130,6 +130,19 @@ def test_other_zarrs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_scan(plain)
 
 
+@each("ending", [".tif", ".png", ".bmp", ".jpg"])
+def test_a_picture_cut_anywhere_is_refused_in_a_sentence(
+    tmp_path: Path, ending: str
+) -> None:
+    whole, cut = tmp_path / f"whole{ending}", tmp_path / f"cut{ending}"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(whole)
+    data = whole.read_bytes()
+    assert inspect_scan(whole).usable
+    for length in range(len(data) - 1 if ending == ".jpg" else len(data) - 8):
+        cut.write_bytes(data[:length])
+        assert not inspect_scan(cut).usable, length
+
+
 def test_the_size_of_voxels_in_a_tiff(tmp_path: Path) -> None:
     ome, imagej = tmp_path / "ome.tif", tmp_path / "imagej.tif"
     sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}

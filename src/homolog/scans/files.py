@@ -308,6 +308,9 @@ def _values(header: ScanHeader) -> tuple[NDArray[Any], list[Problem]]:
         array, remarks = slicer_format().values(header)
     else:
         array, remarks = read_voxels(_plan(path)), []
+    if array.size != math.prod(header.shape):  # packed voxels have a size of their own
+        text = f"its voxels are {times(array.shape)}, its header says "
+        raise Unsound("corrupt", f"{text}{times(header.shape)}.", path)
     return array.reshape(header.shape), remarks
 
 

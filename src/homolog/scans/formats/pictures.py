@@ -309,6 +309,8 @@ def _check_jpeg(data: bytes, path: Path) -> None:
 
 def _check_tiff(data: bytes, path: Path) -> None:
     order = "<" if data.startswith(b"II") else ">"
+    if len(data) < 8:
+        raise Unsound("truncated", "the TIFF ends before its directory.", path)
     at, seen = struct.unpack_from(order + "I", data, 4)[0], set()
     while at:
         if at in seen or at + 2 > len(data):
