@@ -27,7 +27,12 @@ from homolog.config import (
     to_dict,
 )
 from homolog.errors import UnusableInput
-from homolog.finetune.settings import learned_task, resolve, resolve_request
+from homolog.finetune.settings import (
+    drawn,
+    learned_task,
+    resolve,
+    resolve_request,
+)
 from homolog.methods import METHODS
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
@@ -236,9 +241,7 @@ class Cells:
             return []
         taken = {*cell.cases, *cell.parts.hidden}
         names = [card.id for card in self.store.cards if card.id not in taken]
-        if 0 < cell.arm.carry_to < len(names):
-            names = sorted(names, key=lambda name: config_hash(cell.seed, name))
-        return sorted(names[: cell.arm.carry_to or None])
+        return drawn(names, cell.arm.carry_to, cell.seed)
 
     def propagation(self, cell: Cell) -> Work:
         """The run that carries a cell's labels; its encoder must be there."""

@@ -279,9 +279,14 @@ def carried_to(settings: FinetuneConfig, cases: Cases) -> tuple[str, ...]:
             "labels could be carried to (carry=true)."
         )
     most: int = getattr(task_of(settings).config, "carry_to", 0)
+    return tuple(drawn(names, most, settings.seed))
+
+
+def drawn(names: Sequence[str], most: int, seed: int) -> list[str]:
+    """Of cases at most so many, drawn by the seed, sorted; 0: all."""
     if 0 < most < len(names):
-        names = sorted(names, key=lambda name: config_hash(settings.seed, name))[:most]
-    return tuple(sorted(names))
+        names = sorted(names, key=lambda name: config_hash(seed, name))[:most]
+    return sorted(names)
 
 
 def others(settings: FinetuneConfig, cases: Cases) -> list[str]:

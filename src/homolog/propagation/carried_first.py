@@ -1,8 +1,8 @@
 """A fine-tuning that first learns from labels carried to the scans without any.
 
 The labels of the few are carried by grey values to others of the same store (nothing is
-trained for it), the network learns from these, and then from the true ones. With one to
-four labelled patients that gave more than any other start (docs/measured.md).
+trained for it), the network learns from these, and then from the true ones. What that
+gave with few labelled patients, and where it gave little: docs/measured.md.
 """
 
 from __future__ import annotations
