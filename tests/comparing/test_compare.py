@@ -25,6 +25,8 @@ from homolog.config import ConfigError, from_dict
 from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
 from homolog.finetune.settings import learned_task
+from homolog.model_files.card import read_card
+from homolog.model_files.folder import find_model
 from homolog.pretrain.settings import PretrainConfig, cases_of
 from homolog.runs.run import Run, find_runs
 from homolog.runs.worker import execute
@@ -354,6 +356,10 @@ def test_labels_are_carried_to_all_but_those_tested_and_learnt_first(
     )
     assert last.config["encoder"] == str(first.folder)
     assert last.config["cases"] == list(cell.cases)
+    assert last.config["carried"] == str(made.path)
+    assert sorted(read_card(find_model(last.folder))["cases"]["carried"]) == (
+        cells.targets(cell)
+    )
     kept = made.card(cell.cases[0])
     assert kept.label_counts == phantom_store.card(kept.id).label_counts
     assert set(summary["seconds"][cell.name]) == set(cells.stages(cell))

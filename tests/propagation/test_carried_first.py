@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from homolog.config import ConfigError, to_dict
 from homolog.errors import UnusableInput
-from homolog.events import Note, Progress, Request, Saved, Step, Stopped
+from homolog.events import Note, Progress, Request, Saved, Step, Stopped, drain
 from homolog.finetune import job as finetune
 from homolog.finetune.settings import carried_to, check_cases, resolve, resolve_request
+from homolog.finetune.start import starting_point
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import load_model
 from homolog.propagation import carried_first
+from homolog.propagation.config import PropagateConfig
+from homolog.propagation.into_store import propagate_into
 from homolog.store.store import Store
 from homolog.tasks.segment.task import SegmentConfig
 from homolog.use.folds import resolve_request as resolve_folds
 
 STEPS = 3
+CPU = torch.device("cpu")
+CARRYING = PropagateConfig(method="grey", cells=500, trust=0.0)
 WEIGHTS = "model.safetensors"
 
 
@@ -75,6 +82,10 @@ def test_the_run_begins_with_what_was_learnt_from_carried_labels(
     assert sorted(first["cases"]["train"]) == sorted([source, *targets])
     card = load_model(folder).card
     assert card["cases"]["train"] == [source]
+    assert card["cases"]["carried"] == list(targets)
+    hashes = {c.id: c.source_hash for c in phantom_store.cards}
+    assert card["trained_on"] == sorted(hashes[name] for name in (source, *targets))
+    assert card["true_labels_of"] == [hashes[source]]
     assert card["encoder"]["source"] == str(folder / "carried" / "first")
     assert card["encoder"]["decoder"]
     # carried labels are not counted as anybody's
@@ -128,6 +139,53 @@ def test_stopped_anywhere_it_ends_with_the_same_weights(
         *_, result = heard(config, run)
         assert not result["stopped"]
         assert (run / "model" / WEIGHTS).read_bytes() == want
+
+
+def test_half_of_what_is_seen_then_has_true_labels(
+    whole, phantom_store: Store, tmp_path: Path
+) -> None:
+    _, _, events, _ = whole
+    notes = [e.text for e in events if isinstance(e, Note)]
+    assert any("as often as 1 scan with labels that were carried" in n for n in notes)
+    store = tmp_path / "many"
+    names = [c.id for c in phantom_store.cards if c.split == "train"][:4]
+    drain(propagate_into(phantom_store, names[:1], names[1:], store, None, CARRYING))
+    settings = resolve({**config_of(phantom_store, carry=False), "carried": str(store)})
+    cases = check_cases(settings)
+    start = starting_point(settings, cases)
+    run = finetune._Run.begin(settings, cases, start, CPU, tmp_path)
+    learnt = [c.card.id for c in run.cases.learnt]
+    assert len(run.cases.train) == 1
+    assert len(learnt) == 1 + len(run.cases.carried) >= 3
+    feed = run.feed()
+    seen = Counter(feed.case_of(k) == 0 for k in range(200))
+    assert seen[True] == 100
+
+
+def test_carried_labels_of_hidden_patients_teach_nothing(
+    phantom_store: Store, tmp_path: Path
+) -> None:
+    names = [c.id for c in phantom_store.cards]
+    first = next(c.id for c in phantom_store.cards if c.split == "train")
+    hidden = {c.id for c in phantom_store.cards if c.split in ("val", "test")}
+    assert hidden
+    others = [name for name in names if name != first]
+    store = tmp_path / "all"
+    drain(propagate_into(phantom_store, [first], others, store, None, CARRYING))
+    base = config_of(phantom_store, carry=False)
+    cases = check_cases(resolve({**base, "carried": str(store)}))
+    carried = {case.card.id for case in cases.carried}
+    assert carried
+    assert not carried & (hidden | {case.card.id for case in cases.train})
+    with pytest.raises(UnusableInput, match="holds no carried labels"):
+        check_cases(resolve({**base, "carried": str(phantom_store.path)}))
+    everybody = {**base, "patients": 0, "carried": str(store)}
+    with pytest.raises(UnusableInput, match="no scan with carried labels"):
+        check_cases(resolve(everybody))
+    with pytest.raises(ConfigError, match="of one store"):
+        check_cases(
+            resolve({**base, "carried": str(store), "more_stores": [str(store)]})
+        )
 
 
 def test_minutes_are_for_both_trainings(phantom_store: Store, tmp_path: Path) -> None:

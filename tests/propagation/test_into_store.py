@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from homolog.config import ConfigError
 from homolog.errors import JobError, UnusableInput
 from homolog.events import drain
 from homolog.jobs.propagate import Config, job, lines
-from homolog.propagation import into_store
+from homolog.propagation import into_store, told
 from homolog.store.build import prepare_store
 from homolog.store.care import care_for
 from homolog.store.store import Store, case_folder
@@ -74,6 +75,39 @@ def test_doubtful_voxels_teach_nothing(store: Store, tmp_path: Path) -> None:
     values = np.unique(labels[:])
     assert -1 in values
     assert set(values) <= {-1, 0, 1, 3}
+
+
+def test_what_is_much_less_sure_than_most_is_not_learnt_from(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told, "_SEVERAL", 3)
+    true = into_store.carry
+
+    def unsure(*args: Any) -> Any:
+        found = yield from true(*args)
+        low = args[2].name == "p2"
+        return dataclasses.replace(found, confidence=0.2) if low else found
+
+    monkeypatch.setattr(into_store, "carry", unsure)
+    result = made(store, tmp_path / "new")
+    rows = {row["case"]: row["doubtful"] for row in result["cases"]}
+    assert rows == {"p1": False, "p2": True, "p3": False}
+    assert [c.id for c in Store.open(tmp_path / "new").cards] == ["p0", "p1", "p3"]
+    assert "1 of them too doubtful" in lines(result)[-1]
+    all_of_them = made(store, tmp_path / "new", trust=0.0)
+    assert len(Store.open(tmp_path / "new").cards) == 4
+    assert all(row["reused"] for row in all_of_them["cases"])
+
+
+def test_doubtful_is_what_most_are_not() -> None:
+    rows = [
+        {"case": str(i), "confidence": c, "miss_mm": m}
+        for i, (c, m) in enumerate([(0.5, 2), (0.5, 2), (0.5, 3.2), (0.3, 2), (0, 0)])
+    ]
+    assert told.doubtful_of(rows, 0.65) == {"2", "3", "4"}
+    assert told.doubtful_of(rows, 0.5) == {"4"}
+    assert told.doubtful_of(rows, 0.0) == frozenset()
+    assert told.doubtful_of(rows[1:4], 0.65) == frozenset()  # too few to know
 
 
 def test_what_is_wrong_with_one_case_stops_no_other(

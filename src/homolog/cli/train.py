@@ -326,6 +326,14 @@ def _pretrained_words() -> str:
     f"{_pretrained_words()}.",
 )
 @click.option(
+    "--carried",
+    default=None,
+    metavar="STORE",
+    type=click.Path(path_type=Path),
+    help="Store of the same scans with labels carried to them (homolog propagate "
+    "--as-store): half of what is seen comes from it.",
+)
+@click.option(
     "--fraction",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
@@ -365,6 +373,7 @@ def finetune(
     stores: tuple[Path, ...],
     out: Path,
     encoder: str,
+    carried: Path | None,
     validate: str | None,
     backbone: str | None,
     steps: int | None,
@@ -418,6 +427,7 @@ def finetune(
         **given,  # task, recipe, fraction, patients, fold, seed, device
         "store": str(stores[0].resolve()),
         "more_stores": [str(store.resolve()) for store in stores[1:]],
+        "carried": str(carried.resolve()) if carried else None,
         "encoder": encoder if encoder == "scratch" else whole_model(encoder),
         "backbone": network,
         "task_config": own,

@@ -47,7 +47,11 @@ from homolog.words import counted
 from homolog.writing import file_digest
 
 # Settings that a result does not depend on, beyond rounding.
-_NOT_IN_THE_HASH = ("device", "threads", "feed_threads", "notes", "store", "stores")
+_NOT_IN_THE_HASH = (
+    "device", "threads", "feed_threads", "notes", "store", "stores", "carried",
+)  # fmt: skip
+# Counted up when carried labels, or what is done with them, would be others.
+_CARRYING = 2
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,9 @@ class Cells:
                 "as_store": True,
             }  # fmt: skip
             weights = weights_digest(Path(encoder)) if by_features else ""
-            key = config_hash({**_hashed(config), "scans": self.store.hash}, weights)
+            key = config_hash(
+                {**_hashed(config), "scans": self.store.hash}, weights, _CARRYING
+            )
             fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
             who = arm.name if by_features else arm.carry
             name = f"{who}-n{cell.patients}-s{cell.seed}{fold}-{key[:8]}"
@@ -285,6 +291,8 @@ class Cells:
                 str(self.carried(cell).folder) if has_carried else self._encoder(cell)
             )
             config = self.finetune_settings(cell, encoder)
+            if has_carried:
+                config["carried"] = self.carried(cell).config["store"]
             made = self._tuning("finetune", cell, config, self.store)
             self._made["finetune", cell.name] = made
         return made
@@ -299,7 +307,10 @@ class Cells:
     ) -> Work:
         encoder = str(config["encoder"] or SCRATCH)
         weights = SCRATCH if encoder == SCRATCH else weights_digest(Path(encoder))
-        key = config_hash({**_hashed(config), "encoder": weights}, store.hash)
+        told = {**_hashed(config), "encoder": weights}
+        if config.get("carried"):
+            told["carried"] = Store.open(config["carried"]).hash
+        key = config_hash(told, store.hash)
         place = "cells" if stage == "finetune" else stage
         folder = self.out / place / f"{cell.name}-{key[:8]}"
         return Work("finetune", folder, config, key, stage)

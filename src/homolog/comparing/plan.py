@@ -69,7 +69,7 @@ class Arm:
         encoder: Begins with this run, model folder or weight file; empty: not.
         carry: The labels of each cell are first carried to all other patients but
             those tested, places compared by this (one of CARRY); it is fine-tuned on
-            what was carried, and then on the true labels. Empty: not.
+            what was carried, and then on both, by halves. Empty: not.
         carry_to: At most so many cases get labels, drawn by the seed; 0: all.
         against: Name of the arm it is compared with.
         finetune: Settings of its fine-tunings: ``training``, ``backbone``, ``recipe``,

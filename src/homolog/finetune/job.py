@@ -168,7 +168,7 @@ class _Run:
         """Describe the task, build its network, choose the cases to validate on."""
         task = task_of(settings)
         training = from_dict(TrainingConfig, settings.training, where="training")
-        spec = same_task(folder, task.describe(cases.all, start.backbone, device))
+        spec = same_task(folder, task.describe(cases.described, start.backbone, device))
         module, start = start.module(task, spec, settings.seed)
         held_out = held_out_cases(cases, task.config.validate_cases)
         if training.minutes > 0:  # time may be too short for all of them
@@ -194,16 +194,18 @@ class _Run:
 
     def feed(self, search: Search | None = None) -> Feed:
         """Batches of the cases learnt from; a search may steer them."""
-        here, train = world(), self.cases.train
+        here, learnt = world(), self.cases.learnt
         return Feed(
-            self.task.placing(train),
+            self.task.placing(learnt),
             self.module.views(),
             batch_size=self.training.batch_size,
             seed=self.settings.seed,
             balance=self.task.balance,
             rank=here.rank,
             world_size=here.size,
-            targets=self.task.targets(train, self.spec),
+            targets=self.task.targets(learnt, self.spec),
+            # the few with true labels are not drowned by those with carried ones
+            share_power=0.0 if self.cases.carried else 1.0,
             unclipped=self.task.unclipped(self.spec),
             threads=feed_threads(self.device),
             processes=self.training.feed_processes,
@@ -227,7 +229,7 @@ class _Run:
             encoder_note(self.start.origin, [c.card.id for c in cases.train]),
             self.task.remark(self.spec, chosen),
             *sentences(self.module, self.task.config, self.training, self.start.taken),
-            sizes_note(c.card for c in (*cases.train, *cases.val)),
+            sizes_note(c.card for c in (*cases.learnt, *cases.val)),
         )
         return [note for note in notes if note]
 
@@ -260,7 +262,7 @@ class _Run:
             "backbone": backbone_card(self.module.encoder()),
             "encoder": dict(self.start.origin),
             "decoder": None if decoder is None else decoder_card(decoder),
-            **preparation_card(stores, (*cases.train, *cases.val)),
+            **preparation_card(stores, (*cases.learnt, *cases.val)),
             "preprocessings": [to_dict(s.preprocessing) for s in stores],
             "task_config": to_dict(self.task.config),
             "task_spec": dict(spec),
@@ -279,8 +281,9 @@ class _Run:
             "cases": {
                 "train": [c.card.id for c in cases.train],
                 "val": [c.card.id for c in chosen_by],
+                **_carried_names(cases),
             },
-            "trained_on": trained_on((*cases.train, *chosen_by)),
+            "trained_on": trained_on((*cases.learnt, *chosen_by)),
             **_true_labels(cases),
         }
 
@@ -340,7 +343,7 @@ def _short(value: object) -> str:
 
 def stores_of(cases: Cases) -> list[Store]:
     """The stores of the cases, in their order."""
-    return list({c.store.path: c.store for c in cases.all}.values())
+    return list({c.store.path: c.store for c in cases.described}.values())
 
 
 def labels_words(
@@ -359,6 +362,11 @@ def labels_words(
     if (patients := patient_count(cases.train)) != learnt:
         text += f" of {counted(patients, 'patient')}"
     text += " to learn from"
+    if cases.carried:
+        text += (
+            f", as often as {counted(len(cases.carried), 'scan')} with labels that "
+            "were carried to them"
+        )
     if chosen:
         few = "up to " * at_most
         text += f" and {few}{chosen} more to choose the weights by"
@@ -382,6 +390,10 @@ def _true_labels(cases: Cases) -> dict[str, list[str]]:
             if case.store is store and (known is None or case.card.id in known)
         ]  # fmt: skip
     return {"true_labels_of": trained_on(own)} if carried else {}
+
+
+def _carried_names(cases: Cases) -> dict[str, list[str]]:
+    return {"carried": [c.card.id for c in cases.carried]} if cases.carried else {}
 
 
 def label_count(

@@ -18,6 +18,7 @@ from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.store.card import Card
+from homolog.store.relabelled import own_labels
 from homolog.store.splits import (
     folds,
     nested_count,
@@ -49,6 +50,13 @@ class FinetuneConfig:
     store: str = option("", "store with labelled cases")
     more_stores: tuple[str, ...] = option(
         (), "further stores, each with labels of its own"
+    )
+    carried: str = option(
+        "",
+        "store with labels carried to other scans of the store (homolog propagate "
+        "--as-store); half of what is seen comes from these",
+        empty="none",
+        later=True,
     )
     encoder: str = option(SCRATCH, "pretraining run, weight file, or scratch")
     recipe: str = option("cpu", "settings to start from")
@@ -224,19 +232,79 @@ class Cases:
         train: Learnt from.
         val: Held out; they, or some of them, decide which weights are kept.
         all: Every usable case of the store, for label names and sizes.
+        carried: Learnt from with labels that were carried to them, in a store of
+            their own.
     """
 
     train: tuple[CaseRef, ...]
     val: tuple[CaseRef, ...]
     all: tuple[CaseRef, ...]
+    carried: tuple[CaseRef, ...] = ()
+
+    @property
+    def learnt(self) -> tuple[CaseRef, ...]:
+        """All that is learnt from, true labels first."""
+        return (*self.train, *self.carried)
+
+    @property
+    def described(self) -> tuple[CaseRef, ...]:
+        """All that says what there is to learn."""
+        return (*self.all, *self.carried)
 
 
 def check_cases(settings: FinetuneConfig) -> Cases:
     """The cases a job would choose: refuses what is unusable before a run is begun.
 
     Raises:
+        ConfigError: Labels carried for several stores.
         UnusableInput: No store there, or no labelled case to learn from.
     """
+    cases = _true_cases(settings)
+    if not settings.carried:
+        return cases
+    if settings.more_stores:
+        raise ConfigError(
+            "carried labels are of scans of one store, and several are given."
+        )
+    return dataclasses.replace(cases, carried=_carried_cases(settings, cases))
+
+
+def _carried_cases(settings: FinetuneConfig, cases: Cases) -> tuple[CaseRef, ...]:
+    """Scans with carried labels; none that is learnt from, judged by or hidden."""
+    store, task = Store.open(settings.carried), task_of(settings)
+    own = own_labels(store)
+    if own is None:
+        raise UnusableInput(
+            f"{store.path} holds no carried labels; homolog propagate --as-store "
+            "makes such a store."
+        )
+    people = patients_of(cases.all[0].store.cards)
+    held = {case.card.id for case in cases.val} | set(settings.watched)
+    if not settings.cases:  # else a plan says who is hidden
+        held |= {
+            card.id
+            for card in cases.all[0].store.cards
+            if card.split in ("val", "test")
+        }
+    hidden = {people[name] for name in held}
+    taken = {case.card.source_hash for case in cases.train}
+    found = tuple(
+        CaseRef(store, card)
+        for card in store.cards
+        if task.usable(card)
+        and card.id not in own
+        and card.source_hash not in taken
+        and people.get(card.id) not in hidden
+    )
+    if not found:
+        raise UnusableInput(
+            f"{store.path} has no scan with carried labels that may be learnt from "
+            f"({len(store)} scans in all)."
+        )
+    return found
+
+
+def _true_cases(settings: FinetuneConfig) -> Cases:
     task = task_of(settings)
     if settings.cases:
         store = Store.open(settings.store)

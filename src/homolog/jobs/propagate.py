@@ -133,8 +133,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         dice = "" if row["dice"] is None else f", Dice {row['dice']:.3f}"
         same = " (the same patient)" if row["same_patient"] else ""
         again = ", was there already" if row["reused"] else f", {row['seconds']:.0f} s"
+        doubt = ", much less sure than most" if row.get("doubtful") else ""
         told.append(
-            f"{row['case']}{same}: confidence {row['confidence']:.2f}{dice}{again}"
+            f"{row['case']}{same}: confidence {row['confidence']:.2f}{doubt}{dice}"
+            f"{again}"
         )
     if result["mean_dice"]:
         parts = [f"{name} {dice:.3f}" for name, dice in result["mean_dice"].items()]
@@ -144,8 +146,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         told += [f"  {f['scan']}: {f['reason']}" for f in result["failed"]]
     done = counted(len(result["cases"]), "scan")
     if store := result.get("store"):
+        left = sum(bool(row.get("doubtful")) for row in result["cases"])
+        out = f", {left} of them too doubtful to learn from" if left else ""
         told.append(
-            f"labels of {done} by {result['method']}; train on the store {store}"
+            f"labels of {done} by {result['method']}{out}; train on the store {store}"
         )
         return told
     told.append(

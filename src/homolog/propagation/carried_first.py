@@ -1,8 +1,9 @@
-"""A fine-tuning that first learns from labels carried to the scans without any.
+"""A fine-tuning that learns from labels carried to the scans without any, too.
 
 The labels of the few are carried by grey values to others of the same store (nothing is
-trained for it), the network learns from these, and then from the true ones. What that
-gave with few labelled patients, and where it gave little: docs/measured.md.
+trained for it), the network learns from these, and then from both, half of what it sees
+being scans with true labels: with one patient the true ones alone undo what was learnt.
+What that gave with few labelled patients: docs/measured.md.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def _learn_from_carried(
     told = yield from _inside(carrying, "carrying labels")
     if told["stopped"]:
         return False
-    if not told["cases"]:
+    taken = [row for row in told["cases"] if not row["doubtful"]]
+    if not taken:
         reasons = "; ".join(f"{f['scan']}: {f['reason']}" for f in told["failed"])
         raise JobError(f"no labels could be carried: {reasons}")
     request = _on_carried(settings, Store.open(place / STORE))
@@ -128,7 +130,7 @@ def _learn_from_carried(
     learnt = yield from _inside(learning, "learning from carried labels")
     if learnt["stopped"]:
         return False
-    write_json(place / _DONE, {"from": sources, "scans": len(told["cases"])})
+    write_json(place / _DONE, {"from": sources, "scans": len(taken)})
     return True
 
 
@@ -153,11 +155,12 @@ def _on_carried(settings: FinetuneConfig, carried: Store) -> dict[str, Any]:
 
 
 def _then(settings: FinetuneConfig, place: Path) -> FinetuneConfig:
-    """The fine-tuning on the true labels."""
+    """The fine-tuning on true and carried labels."""
     training = dict(settings.training)
     return replace(
         settings,
         encoder=str(place / FIRST),
+        carried=str(place / STORE),
         backbone={"name": settings.backbone["name"]},
         task_config={**settings.task_config, "carry": False},
         training=training | _half(training),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from homolog.config import option
 
@@ -60,6 +60,19 @@ class PropagateConfig:
         minimum=0.0,
         maximum=1.0,
     )
+    trust: float = option(
+        0.65,
+        "of four scans and more, those less sure than this share of the median, or "
+        "whose places miss there and back by more than the median divided by it, are "
+        "left out of a store to train on; 0: none",
+        minimum=0.0,
+        maximum=1.0,
+        later=True,
+    )
+
+    def of_labels(self) -> PropagateConfig:
+        """The same without what no carried label depends on."""
+        return replace(self, trust=PropagateConfig.trust)
 
     def chosen(self, *, has_encoder: bool) -> str:
         """The method, with ``auto`` decided."""

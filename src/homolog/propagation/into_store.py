@@ -34,6 +34,7 @@ from homolog.propagation.carry import (
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.descriptors import Seen
 from homolog.propagation.told import (
+    doubtful_of,
     keep_rows,
     mean_dice_of,
     rows_before,
@@ -66,9 +67,10 @@ def propagate_into(
 ) -> Job[dict[str, Any]]:
     """Carry labels within a store; the result is a store of the same scans.
 
-    It holds the sources with their own labels and the targets with carried ones;
-    voxels less sure than ``ignore_above`` teach nothing there. What lies in ``out``
-    from the same cases and settings is not made again.
+    It holds the sources with their own labels and the targets with carried ones, but
+    those whose labels are doubtful (``trust``); voxels less sure than ``ignore_above``
+    teach nothing there. What lies in ``out`` from the same cases and settings is not
+    made again.
 
     Args:
         store: Open.
@@ -80,7 +82,8 @@ def propagate_into(
         device: Where scans are compared.
 
     Returns:
-        As ``of_scans.propagate``; ``store`` is the new one, and rows have no files.
+        As ``of_scans.propagate``; ``store`` is the new one, rows have no files, and
+        the cases of rows that are ``doubtful`` are not in it.
 
     Raises:
         UnusableInput: Cases that are not there or have no labels, or a folder that
@@ -98,6 +101,8 @@ def propagate_into(
         rows, failed, stopped = yield from run.all([store.card(n) for n in wanted])
         ids = [card.id for card in cards]
         if not stopped:
+            for name in doubtful_of(rows, config.trust):
+                new.leave_out(name)
             new.finish({"from": ids, "by": to_dict(config)})
             yield Saved(str(out), "store")
         result = told(out, rows, failed, config, ids, stopped=stopped)
@@ -118,7 +123,7 @@ class _Run:
         self.people = patients_of(store.cards)
         self.patients = {self.people[card.id] for card in sources}
         self.key = config_hash(
-            _VERSION, to_dict(config), encoder.key if encoder else "",
+            _VERSION, to_dict(config.of_labels()), encoder.key if encoder else "",
             [card.key for card in sources],
         )  # fmt: skip
 

@@ -211,7 +211,7 @@ class _Run:
         self.before = rows_before(out)
         self.patients = {case.patient for case in sources if case.patient}
         self.key = config_hash(
-            _VERSION, to_dict(config), encoder.key if encoder else "",
+            _VERSION, to_dict(config.of_labels()), encoder.key if encoder else "",
             [(scan_hash(c.scan), scan_hash(c.labels or c.scan)) for c in sources],
         )  # fmt: skip
 

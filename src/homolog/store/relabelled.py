@@ -118,6 +118,10 @@ class Relabelled:
             write_card(dataclasses.replace(new, checksums=sums), fresh)
         return self._taken(case_id, new.key)
 
+    def leave_out(self, case_id: str) -> None:
+        """Take a case out again; its files stay for the next time."""
+        self.cards.pop(case_id, None)
+
     def finish(self, facts: Mapping[str, object]) -> Store:
         """Write the list of cases; the store is there then.
 

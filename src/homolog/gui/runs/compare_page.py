@@ -424,7 +424,7 @@ class CompareForm(QWidget):
             ("scratch", "From scratch (random weights)", "The control"),
             ("carried", "Carried labels first", "No pretraining: the few labels are "
              "carried to all other scans by their grey values, a network learns from "
-             "these, then from the true ones"),
+             "these, then from both"),
         ]  # fmt: skip
         entries += [
             (name, f"Pretrain here: {told.get('title') or name}", f"Method {name}")

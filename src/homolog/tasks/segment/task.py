@@ -310,8 +310,8 @@ class SegmentConfig(LearnedConfig):
     carry: bool = option(
         False,
         "learn first from labels carried to scans that are not learnt from, by grey "
-        "values, and then from the true ones; meant for few labelled patients; both "
-        "trainings have all steps, or half of the minutes each",
+        "values, and then from these and the true ones by halves; meant for few "
+        "labelled patients; both trainings have all steps, or half of the minutes each",
         later=True,
     )
     carry_to: int = option(
