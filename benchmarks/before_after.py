@@ -29,7 +29,7 @@ METHODS = (
     "alice", "anatomical_embedding", "hundred_million", "joint", "mae", "mixcl", "s2dc",
     "swav",
 )  # fmt: skip
-SHAPE, SPACING_MM = (48, 64, 64), (6.0, 6.0, 6.0)
+SHAPE, SPACING_MM = (64, 96, 96), (4.0, 4.0, 4.0)
 
 
 # In a process of each tree: names that both have.

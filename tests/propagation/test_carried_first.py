@@ -14,7 +14,13 @@ from homolog.config import ConfigError, to_dict
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, Saved, Step, Stopped, drain
 from homolog.finetune import job as finetune
-from homolog.finetune.settings import carried_to, check_cases, resolve, resolve_request
+from homolog.finetune.settings import (
+    carried_to,
+    check_cases,
+    resolve,
+    resolve_request,
+    task_of,
+)
 from homolog.finetune.start import starting_point
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import load_model
@@ -182,6 +188,14 @@ def test_carried_labels_of_hidden_patients_teach_nothing(
     everybody = {**base, "patients": 0, "carried": str(store)}
     with pytest.raises(UnusableInput, match="no scan with carried labels"):
         check_cases(resolve(everybody))
+    with pytest.raises(ConfigError, match="give one of them"):
+        resolve_request({**config_of(phantom_store), "carried": str(store)})
+    told = resolve({**base, "carried": str(store)})
+    assert carried_first._hint(told, cases) == ""
+    described = task_of(told).describe(
+        cases.described, starting_point(told, cases).backbone, CPU
+    )
+    assert described["labels_note"] == ""
     with pytest.raises(ConfigError, match="of one store"):
         check_cases(
             resolve({**base, "carried": str(store), "more_stores": [str(store)]})

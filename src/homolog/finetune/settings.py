@@ -18,7 +18,7 @@ from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.store.card import Card
-from homolog.store.relabelled import own_labels
+from homolog.store.relabelled import labels_made, own_labels
 from homolog.store.splits import (
     folds,
     nested_count,
@@ -272,10 +272,11 @@ def check_cases(settings: FinetuneConfig) -> Cases:
 def _carried_cases(settings: FinetuneConfig, cases: Cases) -> tuple[CaseRef, ...]:
     """Scans with carried labels; none that is learnt from, judged by or hidden."""
     store, task = Store.open(settings.carried), task_of(settings)
-    own = own_labels(store)
-    if own is None:
+    made, own = labels_made(store) or {}, own_labels(store)
+    if own is None or made.get("by", {}).get("regions"):
+        what = "no carried labels" if own is None else "regions, no labels"
         raise UnusableInput(
-            f"{store.path} holds no carried labels; homolog propagate --as-store "
+            f"{store.path} holds {what}; homolog propagate --as-store --from CASE "
             "makes such a store."
         )
     people = patients_of(cases.all[0].store.cards)
@@ -340,6 +341,11 @@ def carried_to(settings: FinetuneConfig, cases: Cases) -> tuple[str, ...]:
         return ()
     if settings.more_stores:
         raise ConfigError("carry=true carries labels within one store; give one.")
+    if settings.carried:
+        raise ConfigError(
+            f"carry=true carries labels, and {settings.carried} holds carried ones: "
+            "give one of them."
+        )
     names = others(settings, cases)
     if not names:
         raise UnusableInput(

@@ -94,7 +94,8 @@ def _hint(settings: FinetuneConfig, cases: Cases) -> str:
     """A sentence where carried labels would pay; empty where nobody knows."""
     if not hasattr(task_of(settings).config, "carry"):
         return ""
-    chosen = settings.cases or settings.more_stores  # by a plan, which has its own
+    # by a plan, which has its own, or by hand
+    chosen = settings.cases or settings.more_stores or settings.carried
     patients = patient_count(cases.train)
     if chosen or patients > FEW_PATIENTS or settings.encoder != SCRATCH:
         return ""

@@ -201,8 +201,9 @@ def annotated(space: LabelSpace | None, values: Sequence[int]) -> list[int]:
 
 
 def spaces_note(classes: Classes) -> str:
-    """Which class is annotated where, for people; empty for a single store."""
-    if not classes.spaces:
+    """Which class is annotated where, for people; empty where all annotate all."""
+    all_of_them = set(classes.names)
+    if all(set(space.values.values()) >= all_of_them for space in classes.spaces):
         return ""
     lines = []
     for value, name in classes.names.items():
