@@ -240,10 +240,12 @@ class Cells:
         return [*first, *carried, "finetune", "evaluate"]
 
     def targets(self, cell: Cell) -> list[str]:
-        """Cases that get carried labels, sorted; none where the arm carries none."""
+        """Cases that get what is carried, sorted; none where nothing is."""
         if not cell.arm.carry:
             return []
-        taken = {*cell.cases, *cell.parts.hidden}
+        taken = set(cell.parts.hidden)
+        if not cell.arm.by_regions:
+            taken |= set(cell.cases)
         names = [card.id for card in self.store.cards if card.id not in taken]
         return drawn(names, cell.arm.carry_to, cell.seed)
 
@@ -255,16 +257,18 @@ class Cells:
             by_features = arm.carry in ("both", "features")
             config: dict[str, Any] = {
                 **arm.propagate, "method": arm.carry, "scans": [str(self.store.path)],
-                "sources": sorted(cell.cases), "targets": self.targets(cell),
-                "as_store": True,
+                "sources": [] if arm.by_regions else sorted(cell.cases),
+                "targets": self.targets(cell), "as_store": True,
             }  # fmt: skip
             weights = weights_digest(Path(encoder)) if by_features else ""
             key = config_hash(
                 {**_hashed(config), "scans": self.store.hash}, weights, _CARRYING
             )
-            fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
             who = arm.name if by_features else arm.carry
-            name = f"{who}-n{cell.patients}-s{cell.seed}{fold}-{key[:8]}"
+            end = cell.name.removeprefix(arm.name)
+            if arm.by_regions:  # whoever is labelled
+                who, end = "regions", _of_seed(cell)
+            name = f"{who}{end}-{key[:8]}"
             folder = self.out / "carried" / name
             config |= {"out": str(folder / "store"), "device": self.device}
             config |= {"encoder": encoder} if by_features else {}
@@ -291,7 +295,7 @@ class Cells:
                 str(self.carried(cell).folder) if has_carried else self._encoder(cell)
             )
             config = self.finetune_settings(cell, encoder)
-            if has_carried:
+            if has_carried and not cell.arm.by_regions:
                 config["carried"] = self.carried(cell).config["store"]
             made = self._tuning("finetune", cell, config, self.store)
             self._made["finetune", cell.name] = made
@@ -312,7 +316,10 @@ class Cells:
             told["carried"] = Store.open(config["carried"]).hash
         key = config_hash(told, store.hash)
         place = "cells" if stage == "finetune" else stage
-        folder = self.out / place / f"{cell.name}-{key[:8]}"
+        name = cell.name
+        if stage == "carried" and cell.arm.by_regions:
+            name = cell.arm.name + _of_seed(cell)
+        folder = self.out / place / f"{name}-{key[:8]}"
         return Work("finetune", folder, config, key, stage)
 
     def evaluation(self, cell: Cell) -> Work:
@@ -572,6 +579,12 @@ def weights_digest(encoder: Path) -> str:
     folder = find_model(encoder)
     files = sorted(folder.glob("*.safetensors"))
     return config_hash([(file.name, file_digest(file)) for file in files])
+
+
+def _of_seed(cell: Cell) -> str:
+    """End of the name of what cells of all numbers of patients share."""
+    fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
+    return f"-s{cell.seed}{fold}"
 
 
 def _hashed(config: Mapping[str, Any]) -> dict[str, Any]:
