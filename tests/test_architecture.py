@@ -45,7 +45,11 @@ FLOORS = (
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 ONLY_IN = {
-    "SimpleITK": ("scans/itk_decoder.py", "propagation/registration.py"),
+    "SimpleITK": (
+        "scans/itk_decoder.py",
+        "propagation/registration.py",
+        "propagation/regions.py",
+    ),
     "pydicom": ("scans/dicom/", "scans/itk_decoder.py"),
     "highdicom": ("scans/dicom/",),
     "napari": ("gui/",),
