@@ -836,7 +836,7 @@ def count_clicks(options: argparse.Namespace) -> bool:
 def begin(hour: Hour, *, profile: bool) -> None:
     """An empty napari whose settings and home are new."""
     os.environ["NAPARI_CONFIG"] = str(hour.home / "napari.yaml")
-    hour.sampler = Sampler() if profile else None
+    hour.sampler = Sampler(80) if profile else None
     clock = Clock(hour.sampler)
     import napari
 

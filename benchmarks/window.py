@@ -224,7 +224,7 @@ class Actions:
     def __init__(self, *, profile: bool) -> None:
         from hand import Clock, Hand, Sampler
 
-        self.sampler = Sampler(40, 2) if profile else None
+        self.sampler = Sampler(30) if profile else Sampler()
         clock = Clock(self.sampler)
         import napari
 
@@ -242,18 +242,20 @@ class Actions:
         gc.collect()
         self.hand.pause(0.3)
         self.hand.clock.clear()
-        if self.sampler is not None:
-            self.sampler.told.clear()
+        self.sampler.told.clear()
         act()
         found = self.hand.wait(until, 120, name)
         self.hand.pause(rest)
         busy = self.hand.clock.longest()
         self.told[name] = {
-            "own_ms": round(busy.own, 1), "drawing_ms": round(busy.drawing, 1),
-        }  # fmt: skip
+            "ours_ms": round(self.hand.clock.most_ours().ours, 1),
+            "napari_ms": round(busy.napari, 1),
+            "sum_ms": round(busy.own, 1),
+            "drawing_ms": round(busy.drawing, 1),
+        }
         print(f"{name:36s} {self.told[name]}", flush=True)
-        if self.sampler is not None:
-            print("\n".join(self.sampler.lines(8)), flush=True)
+        if lines := self.sampler.lines(10):
+            print("\n".join(lines), flush=True)
         return found
 
     def run(self, function: Any) -> None:
