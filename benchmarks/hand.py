@@ -316,14 +316,19 @@ def whose(codes: Iterable[CodeType]) -> str:
 
 
 def _told(stack: list[tuple[CodeType, int]]) -> str:
-    """The stack's inner part: the innermost frames, and our own."""
+    """What we called, from where; for a stack without us its innermost part."""
 
     def name(code: CodeType, line: int) -> str:
         return f"{Path(code.co_filename).stem}.{code.co_name}:{line}"
 
-    inner = [name(*one) for one in stack[:3]]
-    ours = [name(*x) for x in stack if _owner(x[0].co_filename) == "ours"][:3]
-    return f"{' < '.join(inner)}   [ours: {' < '.join(ours) or '-'}]"
+    first = next(
+        (i for i, (x, _) in enumerate(stack) if _owner(x.co_filename) == "ours"), None
+    )
+    if first is None:
+        return " < ".join(name(*one) for one in stack[:4])
+    called = name(*stack[first - 1]) if first else ""
+    ours = [name(*x) for x in stack[first:] if _owner(x[0].co_filename) == "ours"][:3]
+    return f"{' < '.join(ours)}: {called}"
 
 
 @functools.cache
@@ -337,7 +342,7 @@ def _owner(path: str) -> str:
 @functools.cache
 def _folders(*packages: str) -> tuple[str, ...]:
     found = [importlib.util.find_spec(package) for package in packages]
-    places = [p for spec in found if spec for p in spec.submodule_search_locations or ()]
+    places = [p for x in found if x for p in x.submodule_search_locations or ()]
     return tuple(f"{place}{os.sep}" for place in places)
 
 

@@ -108,6 +108,7 @@ def read_layers(path: Paths) -> list[Any]:
     Returns:
         Layer data; what napari takes for "nothing" when no file could be read.
     """
+    opening.wait_for_units()
     found: list[LayerData] = []
     for one in _listed(path):
         found += read_path(Path(one))

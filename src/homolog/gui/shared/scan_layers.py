@@ -62,10 +62,16 @@ def selection_kept(viewer: Any) -> Iterator[None]:
         yield
     finally:
         still = {layer for layer in selected if layer in viewer.layers}
-        viewer.layers.selection.clear()
-        viewer.layers.selection.update(still)
-        if active in still:
-            viewer.layers.selection.active = active
+        chosen = viewer.layers.selection
+        if still == {active}:
+            # One event: napari's controls do not turn to nothing in between.
+            if changed := set(chosen) ^ still:
+                chosen.symmetric_difference_update(changed)
+        else:
+            chosen.clear()
+            chosen.update(still)
+            if active in still:
+                chosen.active = active
 
 
 class ExploreLayers:
@@ -170,23 +176,30 @@ class ExploreLayers:
             return
         step = np.array(step_mm)
         data = np.array([mark.shown_mm for mark in marks]) / step
-        size = size_mm / float(step.mean())
-        texts = [mark.text for mark in marks]
+        looks = {
+            "size": size_mm / float(step.mean()),
+            "symbol": [mark.symbol for mark in marks],
+            "border_color": [mark.colour for mark in marks],
+            "face_color": [mark.colour + "50" for mark in marks],
+        }
+        features = {"label": [mark.text for mark in marks]}
         if layer is None:
+            # All at once: each attribute that is set later costs a redraw.
             with selection_kept(self._viewer):
                 layer = self._viewer.add_points(
                     data,
+                    **looks,
                     ndim=3,
                     name=name,
-                    size=size,
                     scale=step_mm,
                     border_width=0.15,
-                    features={"label": texts},
+                    features=features,
                     text={
                         "string": "{label}",
                         "color": _TEXT,
                         "size": 11,
                         "anchor": "upper_left",
+                        "translation": 0.4 * size_mm / step,
                     },
                     projection_mode="rescale_spherical",
                     units=UNITS,
@@ -196,18 +209,16 @@ class ExploreLayers:
             self._points[name] = layer
         else:
             layer.editable = True
-            layer.scale = step_mm
+            if not np.array_equal(layer.scale, step_mm):
+                layer.scale = step_mm
             layer.data = data
-            layer.features = {"label": texts}
-        layer.size = size
-        layer.text.translation = 0.4 * size_mm / step
-        layer.symbol = [mark.symbol for mark in marks]
-        layer.border_color = [mark.colour for mark in marks]
-        layer.face_color = [mark.colour + "50" for mark in marks]
-        layer.text.refresh(layer.features)
-        layer.selected_data = set()
+            layer.features = features
+            for attribute, value in looks.items():
+                setattr(layer, attribute, value)
+            layer.text.translation = 0.4 * size_mm / step
+            layer.text.refresh(layer.features)
+            layer.selected_data = set()
         layer.editable = False  # places are managed in the panel
-        layer.refresh()
 
     def close(self) -> None:
         """Remove all our layers and listen no more."""
