@@ -553,6 +553,13 @@ class Form(QWidget):
             {n: r.base for n, r in self._rows.items()},
         )
 
+    def value_of(self, name: str) -> Any:
+        """What one setting is; None where it cannot be meant or is not known."""
+        if not self._built:
+            return self._given.get(name, self._base.get(name))
+        row = self._rows.get(name)
+        return None if row is None or row.reason else row.value
+
     def show_values(self, values: Mapping[str, Any]) -> None:
         """Put kept values in; names the form does not know are passed over."""
         if not self._built:

@@ -241,7 +241,7 @@ class SettingsBox(QWidget):
         self.recipe, self.network = Choice(), Choice()
         self.seed = QSpinBox()
         self.seed.setMaximum(2**31 - 1)
-        self.own = Form(first=first, more="")
+        self.own = Form(first=first, more="", late=True)
         self.training = Form(hidden=("steps", "minutes"), more="", late=True)
         self.layers = Form(hidden=("in_channels",), more="", late=True)
         column = QVBoxLayout(self)
@@ -271,7 +271,7 @@ class SettingsBox(QWidget):
     def showEvent(self, event: Any) -> None:
         """Whoever unfolds this will see the forms: made one by one, no click waits."""
         super().showEvent(event)
-        for form in (self.training, self.layers):
+        for form in (self.own, self.training, self.layers):
             soon(self, form.build)
 
     @property
