@@ -110,6 +110,24 @@ def test_a_stop_loses_nothing_that_was_predicted(
     assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
 
 
+def test_scans_can_be_left_out_while_it_runs(
+    model: Any, scans: list[Path], tmp_path: Path
+) -> None:
+    gone: set[str] = set()
+    out = tmp_path / "out"
+    job = predict_scans(Labels(), model, scans, out, left_out=lambda: gone)
+    for event in job:
+        if isinstance(event, Progress) and event.index == 1:
+            gone.add(str(scans[2]))  # which waits
+        if isinstance(event, Note) and event.text == "labelling b":
+            gone.add(str(scans[1]))  # which is at work
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "d.nii.gz"]
+    job = predict_scans(Labels(), model, scans, out / "all", left_out=lambda: gone)
+    _, result = events_of(job)
+    assert result["left_out"] == [str(scans[1]), str(scans[2])]
+    assert not result["stopped"]
+
+
 def test_beside_a_gpu_the_next_is_read_and_the_last_is_written(
     scans: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

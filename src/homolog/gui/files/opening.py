@@ -71,8 +71,7 @@ def wait_for_units() -> None:
     if _units:
         return
     with _making_units, contextlib.suppress(Exception):  # napari makes it itself
-        import pint
-
+        pint: Any = importlib.import_module("pint")
         if not _units:
             _units.append(pint.get_application_registry().Unit(UNITS[0]))
 

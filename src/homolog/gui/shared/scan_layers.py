@@ -183,29 +183,9 @@ class ExploreLayers:
             "face_color": [mark.colour + "50" for mark in marks],
         }
         features = {"label": [mark.text for mark in marks]}
+        move = 0.4 * size_mm / step
         if layer is None:
-            # All at once: each attribute that is set later costs a redraw.
-            with selection_kept(self._viewer):
-                layer = self._viewer.add_points(
-                    data,
-                    **looks,
-                    ndim=3,
-                    name=name,
-                    scale=step_mm,
-                    border_width=0.15,
-                    features=features,
-                    text={
-                        "string": "{label}",
-                        "color": _TEXT,
-                        "size": 11,
-                        "anchor": "upper_left",
-                        "translation": 0.4 * size_mm / step,
-                    },
-                    projection_mode="rescale_spherical",
-                    units=UNITS,
-                    axis_labels=AXIS_LABELS,
-                    metadata={KEY: {"derived": True, "points": name}},
-                )
+            layer = self._new_points(name, data, step_mm, features, looks, move)
             self._points[name] = layer
         else:
             layer.editable = True
@@ -215,10 +195,36 @@ class ExploreLayers:
             layer.features = features
             for attribute, value in looks.items():
                 setattr(layer, attribute, value)
-            layer.text.translation = 0.4 * size_mm / step
+            layer.text.translation = move
             layer.text.refresh(layer.features)
             layer.selected_data = set()
         layer.editable = False  # places are managed in the panel
+
+    def _new_points(
+        self, name: str, data: NDArray[np.float64], step: Triple,
+        features: dict[str, list[str]], looks: dict[str, Any],
+        move: NDArray[np.float64],
+    ) -> Any:  # fmt: skip
+        """All at once: each attribute that is set later costs a redraw."""
+        text = {
+            "string": "{label}", "color": _TEXT, "size": 11, "anchor": "upper_left",
+            "translation": move,
+        }  # fmt: skip
+        with selection_kept(self._viewer):
+            return self._viewer.add_points(
+                data,
+                **looks,
+                ndim=3,
+                name=name,
+                scale=step,
+                border_width=0.15,
+                features=features,
+                text=text,
+                projection_mode="rescale_spherical",
+                units=UNITS,
+                axis_labels=AXIS_LABELS,
+                metadata={KEY: {"derived": True, "points": name}},
+            )
 
     def close(self) -> None:
         """Remove all our layers and listen no more."""
