@@ -15,8 +15,8 @@ class OfferBar(QFrame):
         super().__init__()
         self.setFrameShape(QFrame.Shape.StyledPanel)
         words = QLabel(
-            "napari's own reader loses the voxel size of medical files. "
-            "Open NIfTI, NRRD, MetaImage and DICOM files with Homolog?"
+            "While this panel is open, dropped scans open with Homolog. Always do so? "
+            "napari's own reader loses their voxel size."
         )
         words.setWordWrap(True)
         widgets.named(
