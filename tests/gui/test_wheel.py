@@ -232,7 +232,7 @@ def form(qtbot):
         until(lambda: area.verticalScrollBar().maximum() > 0)
         return widget
 
-    return area, add
+    yield area, add  # not returned: somebody has to hold the root
 
 
 def made(kind: str) -> QWidget:
