@@ -87,7 +87,7 @@ def test_without_a_scan_doors_say_that_they_open_one(start, home: Path) -> None:
     assert panel.current() == "Start"
     assert "No scan is open" in tab.scan.text()
     for door in (tab.alike, tab.label, tab.segment):
-        assert "opens a scan first" in door.title.text()
+        assert "asks for a scan" in door.title.text()
     assert [row.sign.text() for row in tab.rows] == ["▶", "○", "○", "○", "○"]
     assert tab.open.isEnabled()
     assert tab.phantom.isEnabled()

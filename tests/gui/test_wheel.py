@@ -232,7 +232,7 @@ def form(qtbot):
         until(lambda: area.verticalScrollBar().maximum() > 0)
         return widget
 
-    yield area, add  # not returned: somebody has to hold the root
+    yield area, add  # noqa: PT022 - returned, nobody would hold the root
 
 
 def made(kind: str) -> QWidget:

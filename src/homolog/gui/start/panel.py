@@ -41,7 +41,7 @@ from homolog.gui.start.steps import (
 )
 
 _STATES = {"done": "done", "next": "next", "later": "not done yet"}
-_ASKS = "opens a scan first"
+_ASKS = "asks for a scan"
 _SETTLE_MS, _SIGN_PX = 150, 24
 
 
