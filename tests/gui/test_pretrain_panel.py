@@ -24,7 +24,9 @@ from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
 from homolog.gui.shared import choices, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
+from homolog.machine import fields_of
 from homolog.runs.run import Run
+from homolog.tasks.segment.task import SegmentConfig
 
 PLAN = {"seconds_per_step": 0.5, "steps": 400, "total_s": 200.0, "device": "cpu"}
 
@@ -244,6 +246,7 @@ def test_finetuning_offers_encoders_and_brings_their_network(
 
 
 def test_a_tick_carries_labels_first(finetune: FinetunePanel, home: Path) -> None:
+    finetune.settings.own.set_fields(fields_of(SegmentConfig))  # as the engine tells
     rows = finetune.settings.own.rows
     assert list(rows)[:2] == ["carry", "carry_to"]  # one above the other, and first
     carry, most = rows["carry"], rows["carry_to"]
