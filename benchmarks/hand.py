@@ -51,6 +51,8 @@ _LEFT = Qt.MouseButton.LeftButton
 _NONE = Qt.KeyboardModifier.NoModifier
 # Qt ignores a release that follows the opening of a list at once.
 _POPUP_S = 0.5
+# napari's filter of all of Qt's events, and its window's handler of its own.
+_OF_QT = ("eventFilter", "event")
 # What counts as napari's, by the package that a frame's file belongs to.
 _NAPARIS = ("napari", "vispy", "npe2", "app_model")
 # Of other threads: how long one may keep the interpreter from the sampler, s.
@@ -210,7 +212,7 @@ class Sampler:
     - **us** otherwise: our code and what it calls (numpy, Qt, pathlib, modules it
       imports, those of napari too), our callbacks that napari calls, and Qt's own work
       (layout, painting, style) that no frame of anybody stands around; napari's filter
-      of all events of Qt counts as Qt.
+      of all events of Qt, and its handlers that hand events on, count as Qt.
 
     The shares of a stretch are scaled to what the clock measured of it. A look waits
     until the interpreter is free, at most one call into C: it is late, not lost.
@@ -310,7 +312,7 @@ def whose(codes: Iterable[CodeType]) -> str:
         if owner == "ours":
             # A module of theirs that ours imports is our work.
             return "ours" if inner in ("", "<module>") else "napari"
-        if owner == "napari" and code.co_name != "eventFilter":
+        if owner == "napari" and code.co_name not in _OF_QT:
             inner = code.co_name
     return "napari" if inner else "ours"
 

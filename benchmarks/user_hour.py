@@ -679,9 +679,6 @@ def landmarks(hour: Hour) -> None:
 def propagate(hour: Hour) -> None:
     """Labels of one patient are carried to the other."""
     path = hour.scans / "ct_body" / "labels" / "ts_example_ct_vertebrae.nii.gz"
-    offer = hour.tab("Start").offer
-    if offer.isVisible():  # else napari asks which reader is to open what is dropped
-        hour.hand.click(offer.use)
     panel = hour.tab("Label")
     hour.hand.drop(hour.canvas, [path])
     hour.wait(lambda: hour.layer("vertebrae"), "the labels")

@@ -7,10 +7,15 @@ while nothing else runs, and while a pretraining in a worker uses all cores; a g
 the time between two ticks, 10 ms being ideal.
 
 Actions (``--actions``): a CT-like scan of 512 x 512 x 300 voxels is opened, explored,
-pinned and painted on with real mouse events; told is the longest own work of the GUI
+pinned and painted on with real mouse events; told is the longest work of the GUI
 thread between two rests of its event loop: processor time (other processes take none of
-it), without OpenGL drawing and composing, which stand beside it. What napari alone
-needs for the like, in a process of its own, is told as ``napari``.
+it), without OpenGL drawing and composing, which stand beside it. ``sum_ms`` is that
+stretch, ``napari_ms`` the part of it in which our code had called a function of
+napari's (or none of ours was at work, and one of napari's was), by samples of the
+stack every millisecond; ``ours_ms`` is the rest, that is our code, what it calls of
+numpy or Qt, and all that Qt does by itself, in the stretch that has most of it
+(``hand.Sampler`` says it exactly). The goal of 100 ms is for ``ours_ms``. What napari
+alone needs for the like, in a process of its own, is told as ``napari``.
 
     xvfb-run -a python benchmarks/window.py --out benchmarks/results/window.json
 """
@@ -187,7 +192,10 @@ def large_case(home: Path) -> Path:
     from homolog.scans.write import write_volume
 
     affine, path = Affine.of(SPACING_MM), home / "large.nii"
-    write_volume(Volume(large_scan()[None], affine, "large", "CT"), path)
+    scan = large_scan()
+    write_volume(Volume(scan[None], affine, "large", "CT"), path)
+    second = Volume(scan[None, :60, 64:448, 64:448], affine, "second", "CT")
+    write_volume(second, home / "second.nii")
     model = home / "runs" / "made" / "model"
     model.mkdir(parents=True)
     card = {
@@ -290,6 +298,8 @@ class Actions:
 def bare_actions(profile: bool) -> dict[str, Any]:
     """napari alone: the same arrays as an image, a label layer and points."""
     import numpy as np
+    from napari.components import ViewerModel
+    from napari.qt import QtViewer
 
     act = Actions(profile=profile)
     viewer, scan = act.viewer, large_scan()
@@ -305,6 +315,11 @@ def bare_actions(profile: bool) -> dict[str, Any]:
         for _ in range(2):
             viewer.add_labels(np.zeros(LARGE, np.uint8), **place)
 
+    def beside() -> None:
+        model = ViewerModel()
+        viewer.window.add_dock_widget(QtViewer(model), area="right")
+        model.add_image(scan[:60, 64:448, 64:448], **place)
+
     act.do("opened scan", lambda: act.run(image))
     turned = act.turn()
     act.do("first pin", lambda: act.run(points))
@@ -313,12 +328,13 @@ def bare_actions(profile: bool) -> dict[str, Any]:
     act.do("image, again", lambda: act.run(image))
     act.do("points, again", lambda: act.run(points))
     act.do("label layers, again", lambda: act.run(labels))
+    act.do("second view", lambda: act.run(beside), rest=2)
     return {**act.told, "slice change": _slices(turned)}
 
 
 def _slices(turned: list[float]) -> dict[str, float]:
-    return {"own_ms": round(statistics.median(turned), 1),
-            "own_max_ms": round(max(turned), 1)}  # fmt: skip
+    return {"sum_ms": round(statistics.median(turned), 1),
+            "sum_max_ms": round(max(turned), 1)}  # fmt: skip
 
 
 def our_actions(home: Path, profile: bool) -> dict[str, Any]:
@@ -384,12 +400,19 @@ def our_actions(home: Path, profile: bool) -> dict[str, Any]:
     act.do("first stroke", lambda: hand.stroke(act.canvas, line), rest=3)
     act.do("second stroke", lambda: hand.stroke(act.canvas, line), rest=3)
     with_paint = act.turn()
+    act.do("second scan", lambda: hand.drop(act.canvas, [home / "second.nii"]),
+           lambda: "second" in [x.name for x in viewer.layers], 2)  # fmt: skip
+    hand.click(hand.find(QToolButton, "Tab Landmarks"))
+    pair = panel.panels["Landmarks"]
+    hand.pause(1)
+    act.do("second view", lambda: act.run(pair.pair.open_view),
+           lambda: pair.pair.view is not None, 3)  # fmt: skip
     assert "torch" not in sys.modules, "torch was imported in the window's process"
     cuts = statistics.quantiles(hovered, n=20)
     return {
         **act.told,
         "hover": {
-            "own_p95_ms": round(cuts[18], 1), "own_max_ms": round(max(hovered), 1)
+            "sum_p95_ms": round(cuts[18], 1), "sum_max_ms": round(max(hovered), 1)
         },
         "slice change": _slices(plain),
         "slice change with similarity and pins": _slices(with_heat),
@@ -412,10 +435,10 @@ def measure_actions(profile: bool) -> dict[str, Any]:
             command += ["--profile"] if profile else []
             subprocess.run(command, env=env, check=True)
             found[who] = json.loads(out.read_text())
-    worst = {k: v["own_ms"] for k, v in found["ours"].items() if "own_ms" in v}
+    worst = {k: v["ours_ms"] for k, v in found["ours"].items() if "ours_ms" in v}
     over = {k: v for k, v in worst.items() if v > _BAR_MS}
-    found["over_100_ms"] = over
-    found["hover_met"] = found["ours"]["hover"]["own_p95_ms"] <= _HOVER_BAR_MS
+    found["ours_over_100_ms"] = over
+    found["hover_met"] = found["ours"]["hover"]["sum_p95_ms"] <= _HOVER_BAR_MS
     found["load"] = round(os.getloadavg()[0], 1)
     return found
 

@@ -509,6 +509,11 @@ class Form(QWidget):
         return bool(self._fields)
 
     @property
+    def is_built(self) -> bool:
+        """Whether its widgets are made."""
+        return self._built
+
+    @property
     def rows(self) -> dict[str, FieldRow]:
         """Name -> its widgets."""
         self.build()

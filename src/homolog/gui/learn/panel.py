@@ -207,6 +207,9 @@ def about_text(doc: str, paper: str) -> str:
     return f"{opening} ({short})"
 
 
+# Between two forms that are made: what the user does meanwhile comes first.
+_BETWEEN_MS = 40
+
 # The settings behind "More": recipe, network, and the three forms they fill.
 
 
@@ -271,8 +274,14 @@ class SettingsBox(QWidget):
     def showEvent(self, event: Any) -> None:
         """Whoever unfolds this will see the forms: made one by one, no click waits."""
         super().showEvent(event)
+        soon(self, self._build_one)
+
+    def _build_one(self) -> None:
         for form in (self.own, self.training, self.layers):
-            soon(self, form.build)
+            if form.has_fields and not form.is_built:
+                form.build()
+                soon(self, self._build_one, _BETWEEN_MS)
+                return
 
     @property
     def recipe_name(self) -> str:

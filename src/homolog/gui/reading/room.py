@@ -66,7 +66,7 @@ class Reading:
     def also(self, model: Any) -> None:
         """Another viewer of this window: it is windowed and oriented as well."""
         self.windows.also(model)
-        orientation = Orientation(model)
+        orientation = Orientation(model, lambda call: soon(self.hub, call))
         orientation.show_letters(self.orientation.shown)
         orientation.begin()
         self._others.append((model, orientation))

@@ -262,7 +262,8 @@ class Helper(QObject):
         """Ask the job to end; ``stopped`` follows."""
         self._wants_stop = True
         if self._watch is not None:
-            self._watch.run.ask("stop")
+            with contextlib.suppress(OSError):  # its folder went with the program
+                self._watch.run.ask("stop")
 
     def pause(self) -> None:
         """Ask the job to wait between two steps; it keeps its memory."""
