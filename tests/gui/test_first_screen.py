@@ -322,6 +322,7 @@ def test_doors_name_the_model_and_warn_of_another_modality(home: Path) -> None:
     write_model(home / "models" / "seg")
     one = read_choice(home / "models" / "seg")
     assert "seg" in segment_words(Known(models=(one,)))
+    assert "It learnt from CT, this is PET." in segment_words(Known(models=(one,)), ref)
     assert "or one of 1 more" in segment_words(Known(models=(one, one)))
 
 
