@@ -8,11 +8,16 @@ between two rests of its event loop, without what software OpenGL took of it.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from qtpy.QtCore import (
@@ -46,8 +51,12 @@ _LEFT = Qt.MouseButton.LeftButton
 _NONE = Qt.KeyboardModifier.NoModifier
 # Qt ignores a release that follows the opening of a list at once.
 _POPUP_S = 0.5
-# The loop itself: it waits, or Qt draws.
-_IDLE = "hand.loop"
+# napari's filter of all of Qt's events, and its window's handler of its own.
+_OF_QT = ("eventFilter", "event")
+# What counts as napari's, by the package that a frame's file belongs to.
+_NAPARIS = ("napari", "vispy", "npe2", "app_model")
+# Of other threads: how long one may keep the interpreter from the sampler, s.
+_SWITCH_S = 0.0005
 
 
 class Unreached(RuntimeError):
@@ -64,10 +73,17 @@ class Busy:
     Attributes:
         own: Processor time without drawing.
         drawing: Processor time of OpenGL drawing and composing.
+        napari: The part of ``own`` that is napari's; without a sampler 0.
     """
 
     own: float = 0.0
     drawing: float = 0.0
+    napari: float = 0.0
+
+    @property
+    def ours(self) -> float:
+        """The rest of ``own``: our plugin's, and Qt's."""
+        return self.own - self.napari
 
 
 class Clock:
@@ -87,8 +103,10 @@ class Clock:
         self._from = time.thread_time()
         self._carried = self._drawn = self._compose = 0.0
         self._drawing = 0
-        self._looping = False
+        self._looping = self.counting = False
         self._watch_drawing()
+        if sampler is not None:
+            sampler.begin(lambda: self.counting and not self.is_drawing())
 
     def begin(self) -> None:
         """Listen to the event loop, once there is an application."""
@@ -97,27 +115,39 @@ class Clock:
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """An event that a script sends; what follows in the loop belongs to it."""
-        self._from = time.thread_time()
+        self._from, self.counting = time.thread_time(), True
         try:
             yield
         finally:
+            self.counting = False
             self._carried += time.thread_time() - self._from
 
     def loop(self, loop: QEventLoop) -> None:
         """Let a loop run until it quits."""
         self._from, self._looping = time.thread_time(), True
+        self.counting = True
         loop.exec()
         self._rests()
-        self._looping = False
+        self._looping = self.counting = False
 
     def clear(self) -> None:
         """Forget what was measured."""
         self._carried = self._drawn = 0.0
         self.stretches.clear()
+        if self._sampler is not None:
+            self._sampler.clear()
+
+    def is_drawing(self) -> bool:
+        """Whether OpenGL draws now, or Qt composes what it drew."""
+        return bool(self._drawing or self._compose)
 
     def longest(self) -> Busy:
         """The stretch of the most own work."""
         return max(self.stretches, key=lambda b: b.own, default=Busy())
+
+    def most_ours(self) -> Busy:
+        """The stretch of the most work of ours, which may be another one."""
+        return max(self.stretches, key=lambda b: b.ours, default=Busy())
 
     def _rests(self) -> None:
         """The loop waits for events: a stretch is over."""
@@ -127,9 +157,9 @@ class Clock:
         took = self._carried + now - self._from
         busy = Busy(1e3 * max(took - self._drawn, 0), 1e3 * self._drawn)
         self._from, self._carried, self._drawn = now, 0.0, 0.0
-        self.stretches.append(busy)
         if self._sampler is not None:
-            self._sampler.end(busy)
+            busy = self._sampler.end(busy)
+        self.stretches.append(busy)
 
     def _watch_drawing(self) -> None:
         """Time vispy's drawing, and Qt's composing of what was drawn."""
@@ -172,61 +202,150 @@ class Clock:
 
 
 class Sampler:
-    """What the GUI thread did in long stretches: its stacks, every few milliseconds.
+    """Tells our work from napari's: whose code the GUI thread runs, every millisecond.
+
+    A thread looks at the GUI thread's stack and at its processor clock. What the clock
+    went on by since the last look is charged to
+
+    - **napari** (with vispy, npe2 and app-model), where our innermost frame has called
+      a function of theirs, or none of our frames stands on the stack but one of theirs;
+    - **us** otherwise: our code and what it calls (numpy, Qt, pathlib, modules it
+      imports, those of napari too), our callbacks that napari calls, and Qt's own work
+      (layout, painting, style) that no frame of anybody stands around; napari's filter
+      of all events of Qt, and its handlers that hand events on, count as Qt.
+
+    The shares of a stretch are scaled to what the clock measured of it. A look waits
+    until the interpreter is free, at most one call into C: it is late, not lost.
 
     Args:
-        least_ms: Own work from which a stretch is told.
+        least_ms: Own work from which a stretch's stacks are kept for ``lines``.
         every_ms: Between two looks.
     """
 
-    def __init__(self, least_ms: float = 80, every_ms: float = 4) -> None:
+    def __init__(self, least_ms: float = math.inf, every_ms: float = 1) -> None:
         import threading
 
         self._least, self._every = least_ms, every_ms / 1e3
         self._main = threading.get_ident()
-        self._stacks: list[str] = []
-        self.told: list[tuple[Busy, dict[str, int]]] = []
-        threading.Thread(target=self._look, daemon=True).start()
+        self._clock = time.pthread_getcpuclockid(self._main)
+        self._looks: list[tuple[str, list[tuple[CodeType, int]], float]] = []
+        self.told: list[tuple[Busy, dict[str, float]]] = []
 
-    def end(self, busy: Busy) -> None:
-        """A stretch is over; a long one is kept."""
+    def begin(self, counts: Callable[[], bool]) -> None:
+        """Look from now on.
+
+        Args:
+            counts: Whether what the GUI thread does at this moment is measured.
+        """
+        import threading
+
+        threading.Thread(target=self._look, args=(counts,), daemon=True).start()
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._looks.clear()
+
+    def end(self, busy: Busy) -> Busy:
+        """A stretch is over; returns it with napari's part of it."""
+        looks, self._looks = self._looks, []
+        total = sum(took for *_, took in looks)
+        theirs = sum(took for who, _, took in looks if who == "napari")
+        if total:
+            busy = replace(busy, napari=busy.own * theirs / total)
         if busy.own >= self._least:
-            counts: dict[str, int] = {}
-            for stack in self._stacks:
-                counts[stack] = counts.get(stack, 0) + 1
-            self.told.append((busy, counts))
-        self._stacks.clear()
+            spent: dict[str, float] = {}
+            for who, stack, took in looks:
+                told = f"{who:6s} {_told(stack)}"
+                spent[told] = spent.get(told, 0.0) + 1e3 * took
+            self.told.append((busy, spent))
+        return busy
 
     def lines(self, most: int = 12) -> list[str]:
-        """The stretches kept: where their time went, the most first."""
+        """The stretches kept: where their time went (ms), the most first."""
         found = []
-        for busy, counts in self.told:
-            found.append(f"  {busy.own:.0f} ms own, {busy.drawing:.0f} drawing:")
-            ordered = sorted(counts.items(), key=lambda kv: -kv[1])[:most]
-            found += [f"    {n:4d} {stack}" for stack, n in ordered]
+        for busy, spent in self.told:
+            found.append(
+                f"  {busy.own:.0f} ms own ({busy.ours:.0f} ours, {busy.napari:.0f} "
+                f"napari's), {busy.drawing:.0f} drawing:"
+            )
+            ordered = sorted(spent.items(), key=lambda kv: -kv[1])[:most]
+            found += [f"    {took:5.1f} {stack}" for stack, took in ordered]
         self.told.clear()
         return found
 
-    def _look(self) -> None:
+    def _look(self, counts: Callable[[], bool]) -> None:
+        before = time.clock_gettime(self._clock)
         while True:
+            sys.setswitchinterval(_SWITCH_S)
             time.sleep(self._every)
-            told = _where(sys._current_frames().get(self._main))
-            if not told.startswith(_IDLE):
-                self._stacks.append(told)
+            # A frame that outlived its call would end here, and Qt's objects with it,
+            # on the wrong thread: nobody else runs until it is let go.
+            sys.setswitchinterval(1.0)
+            stack = _stack(sys._current_frames().get(self._main))
+            now = time.clock_gettime(self._clock)
+            took, before = now - before, now
+            if took > 0 and counts():
+                self._looks.append((whose(c for c, _ in stack), stack, took))
 
 
-def _where(frame: Any) -> str:
-    """The stack's inner part: our own frames, and the innermost ones."""
-    names = []
+def _stack(frame: Any) -> list[tuple[CodeType, int]]:
+    """Code and line of a frame and its callers; no reference to a frame."""
+    found = []
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        names.append(
-            (str(path), f"{path.stem}.{frame.f_code.co_name}:{frame.f_lineno}")
-        )
+        found.append((frame.f_code, frame.f_lineno))
         frame = frame.f_back
-    inner = [name for _, name in names[:3]]
-    ours = [name for path, name in names if "/homolog/" in path][:3]
-    return f"{' < '.join(inner)}   [ours: {' < '.join(ours) or '-'}]"
+    return found
+
+
+def whose(codes: Iterable[CodeType]) -> str:
+    """Who the time of a stack is charged to; see ``Sampler``.
+
+    Args:
+        codes: The innermost first.
+
+    Returns:
+        ``"napari"`` or ``"ours"``.
+    """
+    inner = ""  # the outermost of their functions inside what was looked at so far
+    for code in codes:
+        owner = _owner(code.co_filename)
+        if owner == "ours":
+            # A module of theirs that ours imports is our work.
+            return "ours" if inner in ("", "<module>") else "napari"
+        if owner == "napari" and code.co_name not in _OF_QT:
+            inner = code.co_name
+    return "napari" if inner else "ours"
+
+
+def _told(stack: list[tuple[CodeType, int]]) -> str:
+    """What we called, from where; for a stack without us its innermost part."""
+
+    def name(code: CodeType, line: int) -> str:
+        return f"{Path(code.co_filename).stem}.{code.co_name}:{line}"
+
+    first = next(
+        (i for i, (x, _) in enumerate(stack) if _owner(x.co_filename) == "ours"), None
+    )
+    if first is None:
+        return " < ".join(name(*one) for one in stack[:4])
+    called = name(*stack[first - 1]) if first else ""
+    ours = [name(*x) for x in stack[first:] if _owner(x[0].co_filename) == "ours"][:3]
+    return f"{' < '.join(ours)}: {called}"
+
+
+@functools.cache
+def _owner(path: str) -> str:
+    """``"ours"``, ``"napari"`` or nobody's, for a file of Python code."""
+    if path.startswith(_folders("homolog")):
+        return "ours"
+    return "napari" if path.startswith(_folders(*_NAPARIS)) else ""
+
+
+@functools.cache
+def _folders(*packages: str) -> tuple[str, ...]:
+    found = [importlib.util.find_spec(package) for package in packages]
+    places = [p for x in found if x for p in x.submodule_search_locations or ()]
+    return tuple(f"{place}{os.sep}" for place in places)
 
 
 # The hand and the eye.

@@ -679,9 +679,6 @@ def landmarks(hour: Hour) -> None:
 def propagate(hour: Hour) -> None:
     """Labels of one patient are carried to the other."""
     path = hour.scans / "ct_body" / "labels" / "ts_example_ct_vertebrae.nii.gz"
-    offer = hour.tab("Start").offer
-    if offer.isVisible():  # else napari asks which reader is to open what is dropped
-        hour.hand.click(offer.use)
     panel = hour.tab("Label")
     hour.hand.drop(hour.canvas, [path])
     hour.wait(lambda: hour.layer("vertebrae"), "the labels")
@@ -836,7 +833,7 @@ def count_clicks(options: argparse.Namespace) -> bool:
 def begin(hour: Hour, *, profile: bool) -> None:
     """An empty napari whose settings and home are new."""
     os.environ["NAPARI_CONFIG"] = str(hour.home / "napari.yaml")
-    hour.sampler = Sampler() if profile else None
+    hour.sampler = Sampler(80) if profile else None
     clock = Clock(hour.sampler)
     import napari
 

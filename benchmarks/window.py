@@ -7,10 +7,15 @@ while nothing else runs, and while a pretraining in a worker uses all cores; a g
 the time between two ticks, 10 ms being ideal.
 
 Actions (``--actions``): a CT-like scan of 512 x 512 x 300 voxels is opened, explored,
-pinned and painted on with real mouse events; told is the longest own work of the GUI
+pinned and painted on with real mouse events; told is the longest work of the GUI
 thread between two rests of its event loop: processor time (other processes take none of
-it), without OpenGL drawing and composing, which stand beside it. What napari alone
-needs for the like, in a process of its own, is told as ``napari``.
+it), without OpenGL drawing and composing, which stand beside it. ``sum_ms`` is that
+stretch, ``napari_ms`` the part of it in which our code had called a function of
+napari's (or none of ours was at work, and one of napari's was), by samples of the
+stack every millisecond; ``ours_ms`` is the rest, that is our code, what it calls of
+numpy or Qt, and all that Qt does by itself, in the stretch that has most of it
+(``hand.Sampler`` says it exactly). The goal of 100 ms is for ``ours_ms``. What napari
+alone needs for the like, in a process of its own, is told as ``napari``.
 
     xvfb-run -a python benchmarks/window.py --out benchmarks/results/window.json
 """
@@ -18,6 +23,7 @@ needs for the like, in a process of its own, is told as ``napari``.
 from __future__ import annotations
 
 import argparse
+import compileall
 import itertools
 import json
 import os
@@ -26,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +192,10 @@ def large_case(home: Path) -> Path:
     from homolog.scans.write import write_volume
 
     affine, path = Affine.of(SPACING_MM), home / "large.nii"
-    write_volume(Volume(large_scan()[None], affine, "large", "CT"), path)
+    scan = large_scan()
+    write_volume(Volume(scan[None], affine, "large", "CT"), path)
+    second = Volume(scan[None, :60, 64:448, 64:448], affine, "second", "CT")
+    write_volume(second, home / "second.nii")
     model = home / "runs" / "made" / "model"
     model.mkdir(parents=True)
     card = {
@@ -224,7 +234,7 @@ class Actions:
     def __init__(self, *, profile: bool) -> None:
         from hand import Clock, Hand, Sampler
 
-        self.sampler = Sampler(40, 2) if profile else None
+        self.sampler = Sampler(30) if profile else Sampler()
         clock = Clock(self.sampler)
         import napari
 
@@ -242,18 +252,20 @@ class Actions:
         gc.collect()
         self.hand.pause(0.3)
         self.hand.clock.clear()
-        if self.sampler is not None:
-            self.sampler.told.clear()
+        self.sampler.told.clear()
         act()
         found = self.hand.wait(until, 120, name)
         self.hand.pause(rest)
         busy = self.hand.clock.longest()
         self.told[name] = {
-            "own_ms": round(busy.own, 1), "drawing_ms": round(busy.drawing, 1),
-        }  # fmt: skip
+            "ours_ms": round(self.hand.clock.most_ours().ours, 1),
+            "napari_ms": round(busy.napari, 1),
+            "sum_ms": round(busy.own, 1),
+            "drawing_ms": round(busy.drawing, 1),
+        }
         print(f"{name:36s} {self.told[name]}", flush=True)
-        if self.sampler is not None:
-            print("\n".join(self.sampler.lines(8)), flush=True)
+        if lines := self.sampler.lines(10):
+            print("\n".join(lines), flush=True)
         return found
 
     def run(self, function: Any) -> None:
@@ -286,6 +298,8 @@ class Actions:
 def bare_actions(profile: bool) -> dict[str, Any]:
     """napari alone: the same arrays as an image, a label layer and points."""
     import numpy as np
+    from napari.components import ViewerModel
+    from napari.qt import QtViewer
 
     act = Actions(profile=profile)
     viewer, scan = act.viewer, large_scan()
@@ -301,6 +315,11 @@ def bare_actions(profile: bool) -> dict[str, Any]:
         for _ in range(2):
             viewer.add_labels(np.zeros(LARGE, np.uint8), **place)
 
+    def beside() -> None:
+        model = ViewerModel()
+        viewer.window.add_dock_widget(QtViewer(model), area="right")
+        model.add_image(scan[:60, 64:448, 64:448], **place)
+
     act.do("opened scan", lambda: act.run(image))
     turned = act.turn()
     act.do("first pin", lambda: act.run(points))
@@ -309,12 +328,13 @@ def bare_actions(profile: bool) -> dict[str, Any]:
     act.do("image, again", lambda: act.run(image))
     act.do("points, again", lambda: act.run(points))
     act.do("label layers, again", lambda: act.run(labels))
+    act.do("second view", lambda: act.run(beside), rest=2)
     return {**act.told, "slice change": _slices(turned)}
 
 
 def _slices(turned: list[float]) -> dict[str, float]:
-    return {"own_ms": round(statistics.median(turned), 1),
-            "own_max_ms": round(max(turned), 1)}  # fmt: skip
+    return {"sum_ms": round(statistics.median(turned), 1),
+            "sum_max_ms": round(max(turned), 1)}  # fmt: skip
 
 
 def our_actions(home: Path, profile: bool) -> dict[str, Any]:
@@ -380,12 +400,19 @@ def our_actions(home: Path, profile: bool) -> dict[str, Any]:
     act.do("first stroke", lambda: hand.stroke(act.canvas, line), rest=3)
     act.do("second stroke", lambda: hand.stroke(act.canvas, line), rest=3)
     with_paint = act.turn()
+    act.do("second scan", lambda: hand.drop(act.canvas, [home / "second.nii"]),
+           lambda: "second" in [x.name for x in viewer.layers], 2)  # fmt: skip
+    hand.click(hand.find(QToolButton, "Tab Landmarks"))
+    pair = panel.panels["Landmarks"]
+    hand.pause(1)
+    act.do("second view", lambda: act.run(pair.pair.open_view),
+           lambda: pair.pair.view is not None, 3)  # fmt: skip
     assert "torch" not in sys.modules, "torch was imported in the window's process"
     cuts = statistics.quantiles(hovered, n=20)
     return {
         **act.told,
         "hover": {
-            "own_p95_ms": round(cuts[18], 1), "own_max_ms": round(max(hovered), 1)
+            "sum_p95_ms": round(cuts[18], 1), "sum_max_ms": round(max(hovered), 1)
         },
         "slice change": _slices(plain),
         "slice change with similarity and pins": _slices(with_heat),
@@ -394,7 +421,9 @@ def our_actions(home: Path, profile: bool) -> dict[str, Any]:
 
 
 def measure_actions(profile: bool) -> dict[str, Any]:
-    """Both in processes of their own."""
+    """Both in processes of their own, our modules compiled as by an installation."""
+    package = Path(find_spec("homolog").origin).parent
+    compileall.compile_dir(package, quiet=1)
     found = {}
     for who in ("napari", "ours"):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
@@ -406,10 +435,10 @@ def measure_actions(profile: bool) -> dict[str, Any]:
             command += ["--profile"] if profile else []
             subprocess.run(command, env=env, check=True)
             found[who] = json.loads(out.read_text())
-    worst = {k: v["own_ms"] for k, v in found["ours"].items() if "own_ms" in v}
+    worst = {k: v["ours_ms"] for k, v in found["ours"].items() if "ours_ms" in v}
     over = {k: v for k, v in worst.items() if v > _BAR_MS}
-    found["over_100_ms"] = over
-    found["hover_met"] = found["ours"]["hover"]["own_p95_ms"] <= _HOVER_BAR_MS
+    found["ours_over_100_ms"] = over
+    found["hover_met"] = found["ours"]["hover"]["sum_p95_ms"] <= _HOVER_BAR_MS
     found["load"] = round(os.getloadavg()[0], 1)
     return found
 

@@ -26,6 +26,7 @@ def option(
     default: Any,
     help: str,  # noqa: A002 - the word every form and flag uses
     *,
+    title: str = "",
     unit: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
@@ -43,6 +44,7 @@ def option(
     Args:
         default: Value when nothing is said; ``...`` where it must be given.
         help: One line, in the user's words.
+        title: What forms call it, where its name alone would not be understood.
         unit: Unit of the number, e.g. ``"mm"`` or ``"deg"``.
         minimum: Smallest value allowed, inclusive; holds for each entry of a tuple.
         maximum: Largest value allowed, inclusive.
@@ -60,6 +62,7 @@ def option(
     """
     metadata = {
         "help": help,
+        "title": title,
         "unit": unit,
         "min": minimum,
         "max": maximum,

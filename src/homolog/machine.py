@@ -399,6 +399,7 @@ def _field(field: Any, hint: Any, default: Any) -> dict[str, Any]:
         **_shape(hint),
         "default": default,
         "help": meta.get("help", ""),
+        "title": meta.get("title", ""),
         "unit": meta.get("unit", ""),
         "min": meta.get("min"),
         "max": meta.get("max"),

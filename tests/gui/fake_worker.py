@@ -49,10 +49,10 @@ def slow(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
 
 
 def flood(config: dict[str, Any], folder: Path) -> Job[dict[str, Any]]:
-    """As many steps as fit into ``seconds``."""
+    """As many steps as fit into ``seconds``, and ``least`` on the busiest machine."""
     until = time.monotonic() + float(config["seconds"])
-    count = 0
-    while time.monotonic() < until:
+    count, least = 0, int(config.get("least", 0))
+    while time.monotonic() < until or count < least:
         count += 1
         losses = {"a": 1.0 + 0.1 * (count % 7)}
         asked = yield Step(count, 10**7, losses, {"x_std": 0.9}, 0.001, 60.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from qtpy.QtCore import QObject, Signal
@@ -86,6 +86,7 @@ class FakeHelper(QObject):
     def __init__(self, kind: str, config: Mapping[str, Any], parent: QObject) -> None:
         super().__init__(parent)
         self.kind, self.config, self.waits = kind, dict(config), False
+        self.left_out: list[str] = []
         FakeHelper.made.append(self)
 
     def start(self) -> None:
@@ -98,6 +99,10 @@ class FakeHelper(QObject):
     def go_on(self) -> None:
         """As one that waits no more."""
         self.waits = False
+
+    def leave_out(self, items: Iterable[str]) -> None:
+        """As a worker that reads what it is told."""
+        self.left_out += items
 
     def stop(self) -> None:
         """As a worker that obeys at once."""

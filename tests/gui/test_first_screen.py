@@ -87,7 +87,7 @@ def test_without_a_scan_doors_say_that_they_open_one(start, home: Path) -> None:
     assert panel.current() == "Start"
     assert "No scan is open" in tab.scan.text()
     for door in (tab.alike, tab.label, tab.segment):
-        assert "opens a scan first" in door.title.text()
+        assert "asks for a scan" in door.title.text()
     assert [row.sign.text() for row in tab.rows] == ["▶", "○", "○", "○", "○"]
     assert tab.open.isEnabled()
     assert tab.phantom.isEnabled()
@@ -322,6 +322,7 @@ def test_doors_name_the_model_and_warn_of_another_modality(home: Path) -> None:
     write_model(home / "models" / "seg")
     one = read_choice(home / "models" / "seg")
     assert "seg" in segment_words(Known(models=(one,)))
+    assert "It learnt from CT, this is PET." in segment_words(Known(models=(one,)), ref)
     assert "or one of 1 more" in segment_words(Known(models=(one, one)))
 
 

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("napari")
 
 from learn_fakes import FakeHelper, fake_engine, unnamed, until
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from superqt import QCollapsible
 
@@ -23,7 +24,9 @@ from homolog.gui.learn.tabs import FinetunePanel, PretrainPanel
 from homolog.gui.shared import choices, widgets
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import wait_for_threads
+from homolog.machine import fields_of
 from homolog.runs.run import Run
+from homolog.tasks.segment.task import SegmentConfig
 
 PLAN = {"seconds_per_step": 0.5, "steps": 400, "total_s": 200.0, "device": "cpu"}
 
@@ -240,6 +243,37 @@ def test_finetuning_offers_encoders_and_brings_their_network(
     assert config["task_config"] == {"head_first": 0.5}
     assert config["recipe"] == "cpu"
     assert config["backbone"] == {}
+
+
+def test_a_tick_carries_labels_first(finetune: FinetunePanel, home: Path) -> None:
+    finetune.settings.own.set_fields(fields_of(SegmentConfig))  # as the engine tells
+    rows = finetune.settings.own.rows
+    assert list(rows)[:2] == ["carry", "carry_to"]  # one above the other, and first
+    carry, most = rows["carry"], rows["carry_to"]
+    assert carry.label.text().replace("\n", " ") == "Carry labels first"
+    assert most.label.text().replace("\n", " ") == "Carry to (scans)"
+    assert "few labelled patients" in carry.editor.toolTip()
+    fold = carry.editor
+    while fold is not None:  # unfolded as by a person, then really pressed
+        if isinstance(fold, QCollapsible):
+            fold.expand(animate=False)
+        fold = fold.parentWidget()
+    until(carry.editor.isVisible)
+    assert "task_config" not in finetune.wish().config() or (
+        finetune.wish().config()["task_config"] == {}
+    )
+    QTest.mouseClick(
+        carry.editor, Qt.MouseButton.LeftButton,
+        pos=QPoint(8, carry.editor.height() // 2),
+    )  # fmt: skip
+    most.editor.setText("5")
+    told = {"carry": True, "carry_to": 5}
+    assert finetune.wish().config()["task_config"] == told
+    words = finetune.wish().command(home)
+    assert "carry=true" in words.replace("True", "true")
+    carry.back.click()
+    most.back.click()
+    assert finetune.wish().config()["task_config"] == {}
 
 
 def test_so_many_patients_are_learnt_from_instead_of_a_share(

@@ -284,6 +284,23 @@ def test_tables_and_every_series_of_a_dicom_folder_join_the_list(
     assert odd[0].startswith("1 line of list.csv left out, gone.nii.gz: named in")
 
 
+def test_a_result_is_its_own_scans_though_the_next_has_begun() -> None:
+    batch = Batch()  # beside a GPU the last one is written while the next is at work
+    batch.add([Path("/x/a.nii.gz"), Path("/x/a.1.nii.gz"), Path("/x/c.nii.gz")])
+    batch.next_round()
+    first, second, third = batch.items
+    batch.tell(Progress("scans", 0, 3))
+    batch.tell(Progress("scans", 1, 3))
+    assert batch.tell(Saved("/out/a.nii.gz", "labels")) is first
+    batch.tell(Progress("scans", 2, 3))
+    batch.tell(Note("/x/a.1.nii.gz: the disk is full.", "warning"))
+    states = [item.state for item in (first, second, third)]
+    assert states == ["done", "failed", "running"]
+    assert batch.remove([2]) == ["/x/c.nii.gz"]
+    assert batch.tell(Saved("/out/c.nii.gz", "labels")) is None
+    assert batch.next_round() == []
+
+
 def test_the_table_of_a_batch_has_a_line_per_scan(tmp_path: Path) -> None:
     batch = Batch()
     batch.add([Path("/x/a.nii.gz"), Path("/x/b.nii.gz")])

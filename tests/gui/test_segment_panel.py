@@ -14,6 +14,7 @@ pytest.importorskip("napari")
 from learn_fakes import FakeHelper, fake_engine, unnamed, until
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 from superqt import QCollapsible
 
@@ -263,6 +264,42 @@ def test_a_batch_waits_and_goes_on_and_tells_what_it_does(
     table = QApplication.clipboard().text().splitlines()
     assert table[:2] == ["scan,state,result,organ 1 (ml)", "a.nii.gz,done,a.nii.gz,0.5"]
     assert table[2].startswith("b.nii.gz,waiting,")
+
+
+def test_a_scan_is_taken_out_of_a_running_batch(panel: Any, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    panel.batch.set_out(out)
+    files = [write_scan(tmp_path / "in" / f"{n}.nii.gz") for n in "abcd"]
+    panel.batch.add(files)
+    box = panel.batch
+    until(lambda: len(box.batch.items) == 4)
+    panel.all.click()
+    job = helper("predict")
+    part = Path(job.config["out"])
+    job.news.emit(Progress("scans", 0, 4))
+    job.news.emit(Saved(str(write_result(part / "a.nii.gz")), "labels"))
+    job.news.emit(Progress("scans", 1, 4))
+    box.remove_button.click()  # nothing is chosen: no batch is lost by one press
+    assert box.words.text().startswith("Select the scans to take out")
+    assert len(box.batch.items) == 4
+    for row in (1, 2):  # the one at work, and one that waits
+        box.list.item(row).setSelected(True)
+    QTest.mouseClick(box.remove_button, Qt.MouseButton.LeftButton)
+    assert job.left_out == [str(files[1]), str(files[2])]
+    assert box.busy
+    assert "2 scans taken out" in box.words.text()
+    assert not box.list.chosen
+    job.news.emit(Progress("windows", 1, 2))  # of b, before the worker has seen it
+    job.news.emit(Saved(str(write_result(part / "b.nii.gz")), "labels"))
+    job.news.emit(Progress("scans", 3, 4))
+    assert [box.list.item(i).text()[0] for i in range(box.list.count())] == ["✓", "▶"]
+    job.news.emit(Saved(str(write_result(part / "d.nii.gz")), "labels"))
+    job.done.emit({"predicted": [], "failed": [], "stopped": False})
+    until(lambda: not box.busy and not part.exists())
+    assert box.words.text() == "2 of 2 segmented."
+    names = sorted(p.name for p in out.iterdir() if p.suffix == ".gz")
+    assert names == ["a.nii.gz", "d.nii.gz"]
+    assert len(FakeHelper.made) == 1  # what was taken out is not begun again
 
 
 def write_result_in(path: Path) -> Path:

@@ -495,7 +495,7 @@ def test_the_first_screen_stays_while_scans_and_models_come(
     )
     tab.take([path])
     stands("a scan is being read")
-    until(lambda: tab.front and "first" not in tab.alike.title.text())
+    until(lambda: tab.front and "asks" not in tab.alike.title.text())
     stands("the doors are open")
     write_model(home / "runs" / "seg")
     write_encoder(home / "runs" / "run")
@@ -511,7 +511,7 @@ def test_the_first_screen_stays_while_scans_and_models_come(
             widgets.tell(label, text)
         stands(f"sentences say {text[:9]!r}")
     viewer.layers.clear()
-    until(lambda: "first" in tab.alike.title.text())
+    until(lambda: "asks" in tab.alike.title.text())
     stands("the scan was closed")
 
 

@@ -149,7 +149,7 @@ def test_a_flood_of_events_leaves_the_window_free(
     qtbot, screen: TrainingScreen, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the GUI thread does per look does not grow with the number of events."""
-    run = Run.create(home / "runs" / "flood", "flood", {"seconds": 4.0})
+    run = Run.create(home / "runs" / "flood", "flood", {"seconds": 4.0, "least": 5000})
     launch.start(run)
     wait_for(lambda: run.journal.size > 100_000, "a flood")
     on_gui: list[float] = []

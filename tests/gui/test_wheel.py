@@ -232,7 +232,7 @@ def form(qtbot):
         until(lambda: area.verticalScrollBar().maximum() > 0)
         return widget
 
-    return area, add
+    yield area, add  # noqa: PT022 - returned, nobody would hold the root
 
 
 def made(kind: str) -> QWidget:

@@ -22,7 +22,7 @@ from homolog.events import (
     Stopped,
     Validated,
 )
-from homolog.runs.run import Journal, Run, find_runs
+from homolog.runs.run import Journal, Run, find_runs, left_out
 from homolog.writing import FileLock, is_locked
 
 CONFIG = {"method": "mae", "seed": 3, "store_hashes": ["abc"]}
@@ -196,3 +196,13 @@ def test_the_last_event_is_found_behind_very_long_ones(tmp_path: Path) -> None:
     assert journal.last() == Note("x" * 300_000)
     journal.append(Stopped(4))
     assert journal.last() == Stopped(4)
+
+
+def test_a_run_is_told_what_to_leave_out(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "job", "predict", {})
+    assert left_out(run.folder) == frozenset()
+    run.leave_out(["/x/a.nii"])
+    run.leave_out(["/x/b.nii"])
+    assert left_out(run.folder) == {"/x/a.nii", "/x/b.nii"}
+    (run.folder / "left_out").write_text("[1")
+    assert left_out(run.folder) == frozenset()

@@ -14,6 +14,8 @@ import torch
 from homolog.errors import UnusableInput
 from homolog.events import Note, Progress, Request, Saved
 from homolog.geometry.affine import Affine
+from homolog.jobs.predict import Config, job
+from homolog.runs.run import Run
 from homolog.scans.volume import LabelMap, Volume
 from homolog.scans.write import write_volume
 from homolog.tasks.base import Task
@@ -103,11 +105,45 @@ def test_a_stop_loses_nothing_that_was_predicted(
     model: Any, scans: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    job = predict_scans(Labels(), model, scans, out)
-    _, result = events_of(job, stop_at=2)
+    work = predict_scans(Labels(), model, scans, out)
+    _, result = events_of(work, stop_at=2)
     assert result["stopped"]
     assert [Path(row["scan"]).name[0] for row in result["predicted"]] == ["a", "b"]
     assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_scans_can_be_left_out_while_it_runs(
+    model: Any, scans: list[Path], tmp_path: Path
+) -> None:
+    gone: set[str] = set()
+    out = tmp_path / "out"
+    work = predict_scans(Labels(), model, scans, out, left_out=lambda: gone)
+    for event in work:
+        if isinstance(event, Progress) and event.index == 1:
+            gone.add(str(scans[2]))  # which waits
+        if isinstance(event, Note) and event.text == "labelling b":
+            gone.add(str(scans[1]))  # which is at work
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "d.nii.gz"]
+    work = predict_scans(Labels(), model, scans, out / "all", left_out=lambda: gone)
+    _, result = events_of(work)
+    assert result["left_out"] == [str(scans[1]), str(scans[2])]
+    assert not result["stopped"]
+
+
+def test_the_job_asks_its_run_what_to_leave_out(
+    scans: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt = SimpleNamespace(remark="")
+    model = SimpleNamespace(learnt=learnt, spec={}, device=torch.device("cpu"), card={})
+    monkeypatch.setattr(predict, "open_predictor", lambda *_, **__: (Labels(), model))
+    run = Run.create(tmp_path / "job", "predict", {})
+    run.leave_out([str(scans[1])])
+    config = Config(
+        scans=tuple(map(str, scans)), model="m", out=str(tmp_path / "out"), device="cpu"
+    )
+    _, result = events_of(job(config, run.folder))
+    assert result["left_out"] == [str(scans[1])]
+    assert [Path(row["scan"]).name[0] for row in result["predicted"]] == ["a", "c", "d"]
 
 
 def test_beside_a_gpu_the_next_is_read_and_the_last_is_written(

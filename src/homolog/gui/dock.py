@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from homolog.gui.autosave.saver import autosave_of
 from homolog.gui.files.choosing import NewScans
-from homolog.gui.files.dropping import dropped_run, local_paths
+from homolog.gui.files.dropping import CanvasDrops, dropped_run, local_paths
 from homolog.gui.files.opening import warm_up
 from homolog.gui.reading.bar import ReadingBar
 from homolog.gui.shared import engine, preferences, widgets
@@ -356,6 +356,7 @@ class MainPanel(QWidget):
         self._build()
         self.new_scans = NewScans(self.hub, self)
         self.guard = CloseGuard(self.hub, self)
+        self.drops = CanvasDrops(self.hub, self)
         self.autosave = autosave_of(self.hub)
         self.autosave.landmark_panel = self._landmark_panel
         self.autosave.start(self._explore_panel, lambda: self.window().isVisible())
@@ -411,6 +412,7 @@ class MainPanel(QWidget):
         self._torn_down = True
         keys_of(self.hub).clear()
         self.guard.leave()
+        self.drops.end()
         self.autosave.end()
         self.new_scans.end()
         end_helpers(self)
@@ -431,6 +433,7 @@ class MainPanel(QWidget):
     def showEvent(self, event: Any) -> None:  # noqa: D102 - Qt's name
         super().showEvent(event)
         self.guard.watch()
+        self.drops.watch()
         if not self._sized:
             self._sized = True
             soon(self, self._take_size)

@@ -10,6 +10,7 @@ from typing import Any
 from homolog.config import option
 from homolog.events import Job, Note, stopped_words
 from homolog.jobs.base import DEVICES, MODALITIES, STRAIGHTEN, paths
+from homolog.runs.run import left_out
 from homolog.words import counted
 
 FAILURES = "failed"
@@ -100,8 +101,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     Returns:
         ``predicted`` (scan, labels, voxels and volumes_ml per label name; of a
         classifier scan, class, chances ...; of a detector scan, boxes, files),
-        ``failed`` (scan, reason), ``out`` and
-        ``stopped``.
+        ``failed`` (scan, reason), ``left_out`` (scans that ``Run.leave_out`` named
+        before they were done), ``out`` and ``stopped``.
 
     Raises:
         UnusableInput: No such scan or model, or a model that cannot predict.
@@ -133,8 +134,9 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     if early := stopped_words(trained.card):
         yield Note(f"the training of this model was {early}.", "warning")
     result = yield from predict_scans(
-        task, trained, found, out, options, ending=ENDINGS[config.format]
-    )
+        task, trained, found, out, options, ending=ENDINGS[config.format],
+        left_out=lambda: left_out(folder),
+    )  # fmt: skip
     for entry in result["predicted"]:
         if "result" in entry:
             entry["labels"] = entry["result"]

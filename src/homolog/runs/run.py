@@ -2,6 +2,7 @@
 
 ``run.json`` (kind, resolved configuration, seed, versions, process, outcome),
 ``events.jsonl``, ``metrics.csv``, ``log.txt``, ``control`` (stop, pause, resume),
+``left_out`` (what of its list is not wanted any more),
 ``heartbeat``, ``lock``, ``checkpoints/``, ``model/``. Any process may read it, and ask
 it to stop; the one that holds the lock works on it. Nothing here imports torch.
 """
@@ -14,7 +15,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +34,7 @@ from homolog.events import (
     from_json,
     to_json,
 )
-from homolog.json_files import read_object
+from homolog.json_files import object_or_none, read_object
 from homolog.writing import (
     FileLock,
     flush,
@@ -156,7 +157,7 @@ State: TypeAlias = Literal[
 ]
 Wish: TypeAlias = Literal["stop", "pause", "resume"]
 
-_SPEC = "run.json"
+_SPEC, _LEFT_OUT = "run.json", "left_out"
 _FORMAT = 1
 _SHAPE = {
     "kind": str, "config": dict, "format?": int, "created?": float, "sessions?": int,
@@ -285,6 +286,16 @@ class Run:
         """Nothing is wished any more."""
         (self.folder / "control").unlink(missing_ok=True)
 
+    def leave_out(self, items: Iterable[str]) -> None:
+        """Ask a job that goes through a list not to do these any more.
+
+        Args:
+            items: As the job tells them; those of earlier calls stay left out.
+        """
+        kept = left_out(self.folder) | set(items)
+        content = {"items": sorted(kept)}
+        write_json(self.folder / _LEFT_OUT, content, sync=False)
+
     def last_step(self) -> Step | None:
         """The newest reported step."""
         found = None
@@ -412,6 +423,13 @@ def find_runs(folder: str | Path, depth: int = 3) -> Iterator[Run]:
     for inside in names:
         if not inside.name.startswith("."):
             yield from find_runs(inside, depth - 1)
+
+
+def left_out(folder: Path) -> frozenset[str]:
+    """What ``Run.leave_out`` was told for the run of a folder; quick, never raises."""
+    told = object_or_none(Path(folder) / _LEFT_OUT) or {}
+    items = told.get("items")
+    return frozenset(map(str, items)) if isinstance(items, list) else frozenset()
 
 
 def ended(event: Event) -> bool:

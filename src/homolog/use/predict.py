@@ -5,9 +5,9 @@ Each result lies on its scan's own grid and has its own name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -254,6 +254,7 @@ def predict_scans(
     options: PredictOptions = PredictOptions(),  # noqa: B008 - frozen
     *,
     ending: str = "",
+    left_out: Callable[[], Collection[str]] = tuple,
 ) -> Job[dict[str, Any]]:
     """Predict scan after scan; one that cannot be does not stop the others.
 
@@ -268,14 +269,16 @@ def predict_scans(
         out: Folder of the results; made if absent.
         options: For the task's ``run``.
         ending: Of all label files, out of ``ENDINGS``; empty for each scan's own.
+        left_out: Tells scans that are not wanted any more, asked again and again: they
+            are passed over, and one that is at work is given up.
 
     Returns:
         ``predicted`` (scan, result, per label name voxels and volumes_ml, ``windows``
         that covered it where a network slid over it; or scan and the ``image`` that
         was made of it; or scan, and
         ``Findings.to_dict``; and ``notes`` on this scan), ``failed`` (scan, reason),
-        ``warnings`` on all of them and ``stopped``. Of a detector ``boxes`` (rows of
-        the table ``boxes.csv``) and the ``files`` of each scan.
+        ``warnings`` on all of them, ``left_out`` and ``stopped``. Of a detector
+        ``boxes`` (rows of the table ``boxes.csv``) and the ``files`` of each scan.
     """
     cases = cases_of(model, scans)
     targets = result_paths(list(cases), out, ending=ending)
@@ -283,7 +286,7 @@ def predict_scans(
     warnings = [model.learnt.remark] if model.learnt.remark else []
     for warning in warnings:
         yield Note(warning, "warning")
-    told = _Told([], [])
+    told = _Told([], [], left_out)
     with Beside(model.device.type != "cpu") as beside:
         stopped = yield from _all(task, model, cases, targets, options, beside, told)
     if not stopped:
@@ -291,7 +294,7 @@ def predict_scans(
     yield from _keep_tables(told.done, out)
     return {
         "predicted": told.done, "failed": told.failed, "warnings": warnings,
-        "stopped": stopped,
+        "left_out": told.given_up, "stopped": stopped,
     }  # fmt: skip
 
 
@@ -302,10 +305,18 @@ class _Told:
     Attributes:
         done: Rows of those predicted.
         failed: Scan and reason of the others.
+        left_out: Tells which are not wanted any more.
+        given_up: Those of them that were passed over or given up.
     """
 
     done: list[dict[str, Any]]
     failed: list[dict[str, str]]
+    left_out: Callable[[], Collection[str]]
+    given_up: list[str] = field(default_factory=list)
+
+    def passes(self, scan: Path) -> bool:
+        """Whether a scan is not wanted any more."""
+        return str(scan) in self.left_out()
 
 
 T = TypeVar("T")
@@ -338,14 +349,9 @@ class Beside:
 
 
 def _all(
-    task: Task,
-    model: Trained,
-    cases: Mapping[Path, tuple[Channel, ...]],
-    targets: Mapping[Path, Path],
-    options: PredictOptions,
-    beside: Beside,
-    told: _Told,
-) -> Job[bool]:
+    task: Task, model: Trained, cases: Mapping[Path, tuple[Channel, ...]],
+    targets: Mapping[Path, Path], options: PredictOptions, beside: Beside, told: _Told,
+) -> Job[bool]:  # fmt: skip
     """All scans, rows and reasons into ``told``; True when stopped."""
     scans = list(targets)
 
@@ -358,6 +364,10 @@ def _all(
     upcoming, stopped = reading(0), False
     last: tuple[Path, Callable[[], dict[str, Any]]] | None = None
     for number, (scan, target) in enumerate(targets.items()):
+        if told.passes(scan):
+            told.given_up.append(str(scan))
+            upcoming = reading(number + 1)
+            continue
         news = Progress("scans", number, len(targets), item=scan.name)
         if (yield news) is Request.STOP:
             stopped = True
@@ -367,7 +377,8 @@ def _all(
             assert read is not None
             volume = read()
             upcoming = reading(number + 1)
-            found = yield from _answered(task, model, volume, options)
+            answered = _answered(task, model, volume, options)
+            found = yield from _while_wanted(answered, partial(told.passes, scan))
         except Exception as error:  # noqa: BLE001 - the other scans are predicted
             upcoming = upcoming or reading(number + 1)
             yield from _settled(last, told)
@@ -386,6 +397,29 @@ def _all(
             last = None
     yield from _settled(last, told)
     return stopped
+
+
+class _NotWanted(Exception):
+    """The scan that is at work was left out."""
+
+
+def _while_wanted(job: Job[T], left_out: Callable[[], bool]) -> Job[T]:
+    """The job, given up between two of its events where it is not wanted any more.
+
+    Raises:
+        _NotWanted: It was given up.
+    """
+    request = None
+    while True:
+        try:
+            event = job.send(request)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        request = yield event
+        if request is not Request.STOP and left_out():
+            job.close()
+            raise _NotWanted
 
 
 def _settled(
@@ -410,6 +444,9 @@ def _settled(
 
 
 def _refused(scan: Path, error: Exception, told: _Told) -> Job[None]:
+    if isinstance(error, _NotWanted):
+        told.given_up.append(str(scan))
+        return
     reason = problem_of(error).text.removeprefix(f"{scan}: ")
     told.failed.append({"scan": str(scan), "reason": reason})
     yield Note(f"{scan}: {reason}", "warning")

@@ -423,7 +423,7 @@ class BuildBox(widgets.HelperBox):
         self.more = Form(more_fields(), more="More")
         self.build = widgets.button("Build store", _NO_SCANS, self.start)
         self.problem = widgets.sentence("Problem", lines=3)
-        self.summary = widgets.sentence("Result", lines=5)
+        self.summary = widgets.sentence("Result", lines=7)
         self.show_rejected = widgets.named(
             QPushButton("Show"),
             "Show what was left out",

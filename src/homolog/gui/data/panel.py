@@ -13,7 +13,6 @@ from qtpy.QtGui import QBrush, QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QFrame,
     QHeaderView,
     QLabel,
     QListWidget,
@@ -43,9 +42,9 @@ from homolog.gui.data.control import (
     use_words,
     with_checked,
 )
-from homolog.gui.files import reader
 from homolog.gui.files.choosing import ScanOpener
 from homolog.gui.files.dropping import DropsScans
+from homolog.gui.files.offer_bar import OfferBar
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.shared import widgets
 from homolog.gui.shared.choices import StoreChoice, list_stores
@@ -56,58 +55,6 @@ from homolog.gui.shared.threads import in_background
 from homolog.gui.shared.widgets import keep_scrolled
 from homolog.words import human_bytes, listed
 from homolog.writing import folder_bytes
-
-# The bar that offers to make Homolog napari's reader of medical files; no dialog.
-
-
-class OfferBar(QFrame):
-    """Two buttons and a sentence, shown until the user has answered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.StyledPanel)
-        words = QLabel(
-            "napari's own reader loses the voxel size of medical files. "
-            "Open NIfTI, NRRD, MetaImage and DICOM files with Homolog?"
-        )
-        words.setWordWrap(True)
-        widgets.named(
-            self, "Offer to open medical files", "Sets napari's reader of these files"
-        )
-        self.use = widgets.button(
-            "Use Homolog for medical files",
-            "Dropped medical files open with Homolog from now on",
-            self._associate,
-        )
-        self.not_now = widgets.button(
-            "Not now",
-            "Do not ask again; the menu File, IO utilities can",
-            self._decline,
-        )
-        column = QVBoxLayout(self)
-        column.setContentsMargins(6, 4, 6, 4)
-        for widget in (words, self.use, self.not_now):
-            column.addWidget(widget)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Show the bar where there is something to offer; else it takes no room."""
-        widgets.keep_room(self, keep=False)
-        self.setVisible(reader.should_offer())
-
-    def _associate(self) -> None:
-        reader.associate()
-        self._answered()
-
-    def _decline(self) -> None:
-        reader.decline()
-        self._answered()
-
-    def _answered(self) -> None:
-        """Nothing may jump to where the pointer just pressed."""
-        widgets.keep_room(self)
-        self.hide()
-
 
 # The list of scans in the Data panel: name, facts and badge of each.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QApplication, QMainWindow, QWidget
+
+from homolog.gui.files import reader
+from homolog.gui.files.choosing import ScanOpener
 from homolog.gui.files.sources import few
 from homolog.gui.shared import widgets
 from homolog.gui.shared.hub import Hub
@@ -78,3 +84,67 @@ class DropsScans:
             self.hub.go.emit("Runs", {"run": str(run)})
         else:
             self.take(paths)
+
+
+# napari asks which reader to use where two claim an ending, as its own and ours do.
+
+
+class CanvasDrops(QObject):
+    """Opens medical files that are dropped on napari's canvas, while our panel is open.
+
+    Everything else is napari's: other files, drops with Shift (a stack) or Alt (choose
+    a reader), and endings for which the user chose a reader.
+
+    Args:
+        hub: Of the window.
+        panel: In the dock; owns this.
+    """
+
+    def __init__(self, hub: Hub, panel: QWidget) -> None:
+        super().__init__(panel)
+        self._hub, self._panel = hub, panel
+        self._watched: list[QWidget] = []
+        self.opener = ScanOpener(hub, self)
+        self.opener.working.connect(self._say)
+        self.opener.crowded.connect(
+            lambda path: hub.go.emit("Data", {"list": [str(path)]})
+        )
+
+    def watch(self) -> None:
+        """Find what takes drops in the middle of the main window, once."""
+        window = self._panel.window()
+        middle = window.centralWidget() if isinstance(window, QMainWindow) else None
+        if middle is None or self._watched:
+            return
+        inside = [middle, *middle.findChildren(QWidget)]
+        self._watched = [widget for widget in inside if widget.acceptDrops()]
+        for widget in self._watched:
+            widget.installEventFilter(self)
+
+    def end(self) -> None:
+        """Drops are napari's again."""
+        for widget in self._watched:
+            with contextlib.suppress(RuntimeError):  # napari has deleted it
+                widget.removeEventFilter(self)
+        self._watched = []
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Take a drop of ours; let everything else pass."""
+        if event is None or event.type() != QEvent.Type.Drop:
+            return False
+        paths = local_paths(event)
+        keys = Qt.KeyboardModifier
+        if QApplication.keyboardModifiers() & (
+            keys.ShiftModifier | keys.AltModifier
+        ) or not reader.takes_drops(paths):
+            return False
+        event.acceptProposedAction()
+        if few(paths):
+            self.opener.open(paths)
+        else:
+            self._hub.go.emit("Data", {"list": [str(path) for path in paths]})
+        return True
+
+    def _say(self, words: str) -> None:
+        if self._hub.viewer is not None:
+            self._hub.viewer.status = words

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from homolog.gui.files.boxes import box_layer, boxes_of_file, holds_boxes
 from homolog.gui.files.scan_layer import read_scan_layer
 from homolog.gui.shared.layers import (
+    UNITS,
     LayerData,
     is_kind,
     notes_of,
@@ -47,13 +49,31 @@ def read_layer(path: Path, name: str = "") -> LayerData:
 _FIRST_LAYERS = (
     "scipy.ndimage", "scipy.special", "pandas", "skimage.exposure", "scipy.optimize",
 )  # fmt: skip
+# The table of units behind every layer is read with the first one, 130 ms, and is not
+# to be used before it is whole.
+_making_units = threading.Lock()
+_units: list[Any] = []
 
 
 def warm_up(modules: Iterable[str]) -> None:
     """Import what the first layers need, and these modules; for a thread."""
-    for name in (*_FIRST_LAYERS, *modules):
+    for name in _FIRST_LAYERS[:1]:
         with contextlib.suppress(ImportError):  # told where it is needed
             importlib.import_module(name)
+    wait_for_units()
+    for name in (*_FIRST_LAYERS[1:], *modules):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def wait_for_units() -> None:
+    """The table of units is there, made now or by the thread that is at it."""
+    if _units:
+        return
+    with _making_units, contextlib.suppress(Exception):  # napari makes it itself
+        pint: Any = importlib.import_module("pint")
+        if not _units:
+            _units.append(pint.get_application_registry().Unit(UNITS[0]))
 
 
 # Showing the scan just opened: go to its middle, hide scans that lie elsewhere.
@@ -133,6 +153,7 @@ def add_to(viewer: Any, layer: LayerData) -> list[Any]:
     """Add what read_layer made to a viewer (GUI thread); returns the new layers."""
     from napari.layers import Layer
 
+    wait_for_units()
     data, attributes, kind = layer
     attributes = dict(attributes)
     if kind == "shapes":

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -68,6 +69,27 @@ def associate() -> None:
     }
 
 
+def takes_drops(paths: Sequence[Path]) -> bool:
+    """Whether files dropped on the canvas are opened by us, without asking.
+
+    Not where the user chose another reader for one of them, or said not to offer ours.
+    """
+    if not paths or not all(_ours(path) for path in paths):
+        return False
+    table = _settings().extension2reader
+    chosen = {
+        who for path in paths for pattern, who in table.items() if _fits(path, pattern)
+    }
+    if chosen:
+        return chosen == {PLUGIN}
+    return bool(preferences.get("viewing", "offer_association", True))
+
+
+def _fits(path: Path, pattern: str) -> bool:
+    name = f"{path.name}/" if path.is_dir() else path.name
+    return fnmatch(name.lower(), pattern.lower())
+
+
 def decline() -> None:
     """Do not ask again; napari's preferences can bring the question back."""
     preferences.put("viewing", "offer_association", False)
@@ -108,6 +130,7 @@ def read_layers(path: Paths) -> list[Any]:
     Returns:
         Layer data; what napari takes for "nothing" when no file could be read.
     """
+    opening.wait_for_units()
     found: list[LayerData] = []
     for one in _listed(path):
         found += read_path(Path(one))

@@ -509,6 +509,11 @@ class Form(QWidget):
         return bool(self._fields)
 
     @property
+    def is_built(self) -> bool:
+        """Whether its widgets are made."""
+        return self._built
+
+    @property
     def rows(self) -> dict[str, FieldRow]:
         """Name -> its widgets."""
         self.build()
@@ -552,6 +557,13 @@ class Form(QWidget):
             {n: r.value for n, r in self._rows.items() if not r.reason},
             {n: r.base for n, r in self._rows.items()},
         )
+
+    def value_of(self, name: str) -> Any:
+        """What one setting is; None where it cannot be meant or is not known."""
+        if not self._built:
+            return self._given.get(name, self._base.get(name))
+        row = self._rows.get(name)
+        return None if row is None or row.reason else row.value
 
     def show_values(self, values: Mapping[str, Any]) -> None:
         """Put kept values in; names the form does not know are passed over."""

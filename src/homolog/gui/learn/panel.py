@@ -207,6 +207,9 @@ def about_text(doc: str, paper: str) -> str:
     return f"{opening} ({short})"
 
 
+# Between two forms that are made: what the user does meanwhile comes first.
+_BETWEEN_MS = 40
+
 # The settings behind "More": recipe, network, and the three forms they fill.
 
 
@@ -241,7 +244,7 @@ class SettingsBox(QWidget):
         self.recipe, self.network = Choice(), Choice()
         self.seed = QSpinBox()
         self.seed.setMaximum(2**31 - 1)
-        self.own = Form(first=first, more="")
+        self.own = Form(first=first, more="", late=True)
         self.training = Form(hidden=("steps", "minutes"), more="", late=True)
         self.layers = Form(hidden=("in_channels",), more="", late=True)
         column = QVBoxLayout(self)
@@ -271,8 +274,14 @@ class SettingsBox(QWidget):
     def showEvent(self, event: Any) -> None:
         """Whoever unfolds this will see the forms: made one by one, no click waits."""
         super().showEvent(event)
-        for form in (self.training, self.layers):
-            soon(self, form.build)
+        soon(self, self._build_one)
+
+    def _build_one(self) -> None:
+        for form in (self.own, self.training, self.layers):
+            if form.has_fields and not form.is_built:
+                form.build()
+                soon(self, self._build_one, _BETWEEN_MS)
+                return
 
     @property
     def recipe_name(self) -> str:

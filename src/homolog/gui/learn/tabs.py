@@ -398,8 +398,7 @@ class FinetunePanel(LearnPanel):
     def something_changed(self) -> None:
         """See LearnPanel."""
         super().something_changed()
-        row = self.settings.own.rows.get("validate_cases")
-        most = row.value if row is not None and not row.reason else 0
+        most = int(self.settings.own.value_of("validate_cases") or 0)
         task, used = str(self.entry.currentData()), self.used
         told = labels_counted(task, self.list.chosen, used.share, most, used.patients)
         tell(self.counted, told)

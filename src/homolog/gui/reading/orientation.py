@@ -128,10 +128,15 @@ class Orientation:
 
     Args:
         viewer: napari's, or a ``ViewerModel``.
+        later: Calls in a later turn of the event loop: the first letters cost napari
+            60 ms, which a scan that is just being opened need not wait for.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        self._viewer = viewer
+    def __init__(
+        self, viewer: Any, later: Callable[[Callable[[], Any]], Any] | None = None
+    ) -> None:
+        self._viewer, self._later = viewer, later
+        self._asked = False
         self._on = False
         self._turned = False
         self._was: Any = None
@@ -306,6 +311,11 @@ class Orientation:
 
     def _write(self, texts: dict[str, str]) -> None:
         if texts and not self._letters:
+            if self._later is not None and not self._asked:
+                self._asked = True
+                self._later(self._made_late)
+            if self._later is not None:
+                return
             self._make()
         for edge, overlay in self._letters.items():
             text = texts.get(edge, "")
@@ -313,6 +323,11 @@ class Orientation:
                 overlay.text = text
             if overlay.visible != bool(text):
                 overlay.visible = bool(text)
+
+    def _made_late(self) -> None:
+        self._later = None
+        if self._on:
+            self.refresh()
 
     def _make(self) -> None:
         from napari.components.overlays import TextOverlay

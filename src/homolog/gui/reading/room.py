@@ -10,6 +10,7 @@ from homolog.gui.reading.ours import Ours
 from homolog.gui.reading.status import StatusLine
 from homolog.gui.reading.windows import Windows
 from homolog.gui.shared.hub import Hub
+from homolog.gui.shared.threads import soon
 
 
 def reading_of(hub: Hub) -> Reading:
@@ -31,7 +32,7 @@ class Reading:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.windows = Windows(hub.viewer)
-        self.orientation = Orientation(hub.viewer)
+        self.orientation = Orientation(hub.viewer, lambda call: soon(hub, call))
         self.ours = Ours(hub.viewer)
         self.status = StatusLine(hub.viewer, self.orientation.scan)
         self._others: list[tuple[Any, Orientation]] = []
@@ -65,7 +66,7 @@ class Reading:
     def also(self, model: Any) -> None:
         """Another viewer of this window: it is windowed and oriented as well."""
         self.windows.also(model)
-        orientation = Orientation(model)
+        orientation = Orientation(model, lambda call: soon(self.hub, call))
         orientation.show_letters(self.orientation.shown)
         orientation.begin()
         self._others.append((model, orientation))

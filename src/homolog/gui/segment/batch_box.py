@@ -50,6 +50,7 @@ from homolog.gui.shared.widgets import (
     tell,
 )
 from homolog.scans.volume import Channel
+from homolog.words import counted
 from homolog.writing import scratch_folder
 
 # The list of a batch: one line per scan, with what became of it.
@@ -298,11 +299,23 @@ class BatchBox(QWidget):
             self.load.emit(item)
 
     def remove_selected(self) -> None:
-        """Take the selected scans (or all) out of the list; files stay."""
-        if self.busy:
+        """Take the selected scans out of the list; files stay.
+
+        Without a selection all go; of a running batch only what is selected, and the
+        batch goes on without it.
+        """
+        chosen = self.list.chosen
+        if self.busy and not chosen:
+            tell(self.words, "Select the scans to take out; Cancel ends them all.")
             return
-        self.batch.remove(self.list.chosen or range(len(self.batch.items)))
-        tell(self.words, "")
+        undone = self.batch.remove(chosen or range(len(self.batch.items)))
+        if self._helper is not None:
+            self._helper.leave_out(undone)
+        if self.busy:
+            self.bar.setRange(0, max(1, len(self.batch.items)))
+            self.list.clearSelection()  # else a second press takes the next one
+        out = f"{counted(len(chosen), 'scan')} taken out; the others go on."
+        tell(self.words, out if self.busy else "")
         self.show_list()
         self.changed.emit()
 
@@ -312,7 +325,7 @@ class BatchBox(QWidget):
         self.list.show_items(items)
         self.hint.setVisible(not items)
         self.load_button.setEnabled(any(i.result or i.told for i in items))
-        self.remove_button.setEnabled(bool(items) and not self.busy)
+        self.remove_button.setEnabled(bool(items))
         self.table_button.setEnabled(any(i.volumes_ml or i.told for i in items))
         self.bar.setValue(sum(item.state in ("done", "failed") for item in items))
 
@@ -346,7 +359,9 @@ class BatchBox(QWidget):
             "Load result", "Show the selected scan with its labels", self.load_selected
         )
         self.remove_button = button(
-            "Remove", "Take the selected scans out of this list", self.remove_selected
+            "Remove",
+            "Take the selected scans out of this list; a running batch goes on",
+            self.remove_selected,
         )
         self.table_button = button(
             "Copy table", "Copy the list with the volumes in ml, or the chances, of "

@@ -328,6 +328,7 @@ def _rgba(text: str) -> Colour:
 Facts: TypeAlias = tuple[str, tuple[float, float, float]]
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+REMOVED = "removed"  # out of the list while a worker had it
 _SIGNS = {WAITING: "", RUNNING: "▶ ", DONE: "✓ ", FAILED: "⚠ "}
 _FLAG_HINT = re.compile(r"; if [^;]*, say --[^;]*\.")
 
@@ -462,10 +463,19 @@ class Batch:
                 odd = misfit(model, "This scan", kind, spacing, asks=False)
                 item.note = " ".join(odd)
 
-    def remove(self, numbers: Iterable[int]) -> None:
-        """Take scans out of the list."""
+    def remove(self, numbers: Iterable[int]) -> list[str]:
+        """Take scans out of the list.
+
+        Returns:
+            Those that a worker still has to do, as it was told of them.
+        """
         gone = set(numbers)
+        left = [item for i, item in enumerate(self.items) if i in gone]
         self.items = [item for i, item in enumerate(self.items) if i not in gone]
+        open_now = [i for i in left if i.state in (WAITING, RUNNING) and i in self._now]
+        for item in open_now:
+            item.state = REMOVED
+        return [str(item.scan) for item in open_now]
 
     @property
     def open(self) -> list[BatchItem]:
@@ -477,7 +487,7 @@ class Batch:
         taken: set[str] = set()
         self._now = []
         for item in self.items:
-            name = scan_stem(item.scan).lower()
+            name = _stem(item)
             if item.state == WAITING and name not in taken:
                 taken.add(name)
                 self._now.append(item)
@@ -499,9 +509,14 @@ class Batch:
     def tell(self, event: Event) -> BatchItem | None:
         """Take one piece of news of the worker; the scan it is about.
 
-        After a Saved, the caller moves the file and calls ``saved``.
+        After a Saved, the caller moves the file and calls ``saved``. None where the
+        news is about no scan of the list.
         """
-        current = self.current
+        current = self._about(event) or self.current
+        if current is not None and current.state == REMOVED:
+            return None
+        if isinstance(event, Saved) and current is not None and current.state == DONE:
+            return None  # a second file of the same result
         if isinstance(event, Progress) and event.phase == "scans":
             if event.index >= len(self._now):
                 return None
@@ -511,7 +526,7 @@ class Batch:
             item = self._now[event.index]
             if item.state == WAITING:
                 item.state, item.words = RUNNING, "reading..."
-            return item
+            return None if item.state == REMOVED else item
         if current is None:
             return None
         if isinstance(event, Progress | Started) and event.total:
@@ -526,6 +541,17 @@ class Batch:
             current.state, current.words = DONE, "saving..."
             current.made_image = event.what == "image"
         return current
+
+    def _about(self, event: Event) -> BatchItem | None:
+        """Whose result was saved, or could not be: beside a GPU the next has begun."""
+        if isinstance(event, Note):
+            named = (i for i in self._now if event.text.startswith(f"{i.scan}: "))
+            return next(named, None)
+        if not isinstance(event, Saved):
+            return None
+        name = Path(event.path).name.lower()
+        own = [i for i in self._now if name.startswith(f"{_stem(i)}.")]
+        return max(own, key=lambda i: len(_stem(i)), default=None)
 
     @property
     def current(self) -> BatchItem | None:
@@ -595,6 +621,11 @@ class Batch:
         bad = sum(item.state == FAILED for item in self.items)
         text = f"{done} of {len(self.items)} {self.done_word}"
         return text + (f", {bad} could not be" if bad else "")
+
+
+def _stem(item: BatchItem) -> str:
+    """What the names of a scan's results begin with, in small letters."""
+    return scan_stem(item.scan).lower()
 
 
 def _digits(value: float | None) -> str | None:

@@ -556,7 +556,7 @@ class SegmentPanel(QWidget):
         self._begins = False
         self.kept = choices.read(preferences.home(), self.title)
         self.model = Choice()
-        self.facts = sentence("What the model finds", lines=4)
+        self.facts = sentence("What the model finds", lines=6)
         self.no_model = EmptyState(
             "No model yet. Fine-tune one on labelled scans, or import one.",
             button("Fine-tune...", "Go to Fine-tune",

@@ -62,10 +62,16 @@ def selection_kept(viewer: Any) -> Iterator[None]:
         yield
     finally:
         still = {layer for layer in selected if layer in viewer.layers}
-        viewer.layers.selection.clear()
-        viewer.layers.selection.update(still)
-        if active in still:
-            viewer.layers.selection.active = active
+        chosen = viewer.layers.selection
+        if still == {active}:
+            # One event: napari's controls do not turn to nothing in between.
+            if changed := set(chosen) ^ still:
+                chosen.symmetric_difference_update(changed)
+        else:
+            chosen.clear()
+            chosen.update(still)
+            if active in still:
+                chosen.active = active
 
 
 class ExploreLayers:
@@ -170,44 +176,55 @@ class ExploreLayers:
             return
         step = np.array(step_mm)
         data = np.array([mark.shown_mm for mark in marks]) / step
-        size = size_mm / float(step.mean())
-        texts = [mark.text for mark in marks]
+        looks = {
+            "size": size_mm / float(step.mean()),
+            "symbol": [mark.symbol for mark in marks],
+            "border_color": [mark.colour for mark in marks],
+            "face_color": [mark.colour + "50" for mark in marks],
+        }
+        features = {"label": [mark.text for mark in marks]}
+        move = 0.4 * size_mm / step
         if layer is None:
-            with selection_kept(self._viewer):
-                layer = self._viewer.add_points(
-                    data,
-                    ndim=3,
-                    name=name,
-                    size=size,
-                    scale=step_mm,
-                    border_width=0.15,
-                    features={"label": texts},
-                    text={
-                        "string": "{label}",
-                        "color": _TEXT,
-                        "size": 11,
-                        "anchor": "upper_left",
-                    },
-                    projection_mode="rescale_spherical",
-                    units=UNITS,
-                    axis_labels=AXIS_LABELS,
-                    metadata={KEY: {"derived": True, "points": name}},
-                )
+            layer = self._new_points(name, data, step_mm, features, looks, move)
             self._points[name] = layer
         else:
             layer.editable = True
-            layer.scale = step_mm
+            if not np.array_equal(layer.scale, step_mm):
+                layer.scale = step_mm
             layer.data = data
-            layer.features = {"label": texts}
-        layer.size = size
-        layer.text.translation = 0.4 * size_mm / step
-        layer.symbol = [mark.symbol for mark in marks]
-        layer.border_color = [mark.colour for mark in marks]
-        layer.face_color = [mark.colour + "50" for mark in marks]
-        layer.text.refresh(layer.features)
-        layer.selected_data = set()
+            layer.features = features
+            for attribute, value in looks.items():
+                setattr(layer, attribute, value)
+            layer.text.translation = move
+            layer.text.refresh(layer.features)
+            layer.selected_data = set()
         layer.editable = False  # places are managed in the panel
-        layer.refresh()
+
+    def _new_points(
+        self, name: str, data: NDArray[np.float64], step: Triple,
+        features: dict[str, list[str]], looks: dict[str, Any],
+        move: NDArray[np.float64],
+    ) -> Any:  # fmt: skip
+        """All at once: each attribute that is set later costs a redraw."""
+        text = {
+            "string": "{label}", "color": _TEXT, "size": 11, "anchor": "upper_left",
+            "translation": move,
+        }  # fmt: skip
+        with selection_kept(self._viewer):
+            return self._viewer.add_points(
+                data,
+                **looks,
+                ndim=3,
+                name=name,
+                scale=step,
+                border_width=0.15,
+                features=features,
+                text=text,
+                projection_mode="rescale_spherical",
+                units=UNITS,
+                axis_labels=AXIS_LABELS,
+                metadata={KEY: {"derived": True, "points": name}},
+            )
 
     def close(self) -> None:
         """Remove all our layers and listen no more."""

@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
@@ -250,6 +250,7 @@ class Helper(QObject):
         self._watch: RunWatch | None = None
         self._last: Event | None = None
         self._wants_stop = False
+        self._left_out: set[str] = set()
         self.running = False
 
     def start(self) -> None:
@@ -261,7 +262,8 @@ class Helper(QObject):
         """Ask the job to end; ``stopped`` follows."""
         self._wants_stop = True
         if self._watch is not None:
-            self._watch.run.ask("stop")
+            with contextlib.suppress(OSError):  # its folder went with the program
+                self._watch.run.ask("stop")
 
     def pause(self) -> None:
         """Ask the job to wait between two steps; it keeps its memory."""
@@ -270,6 +272,12 @@ class Helper(QObject):
     def go_on(self) -> None:
         """Let a paused job go on."""
         self._ask("resume")
+
+    def leave_out(self, items: Iterable[str]) -> None:
+        """Ask the job not to do these of its list any more; see ``Run.leave_out``."""
+        self._left_out.update(items)
+        if self._watch is not None and self._left_out:
+            self._watch.run.leave_out(self._left_out)
 
     def _ask(self, wish: Wish) -> None:
         if self._watch is not None and self.running and not self._wants_stop:
@@ -283,6 +291,8 @@ class Helper(QObject):
     def _follow(self, run: Run) -> None:
         if self._wants_stop:
             run.ask("stop")
+        if self._left_out:
+            run.leave_out(self._left_out)
         self._watch = RunWatch(run, self)
         self._watch.news.connect(self._take)
         self._watch.state_changed.connect(self._look_at_state)

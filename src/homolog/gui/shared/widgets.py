@@ -48,6 +48,7 @@ from homolog.gui.shared import engine, preferences
 from homolog.gui.shared.choices import no_gpu_hint
 from homolog.gui.shared.hub import Hub
 from homolog.gui.shared.threads import Helper, in_background, soon
+from homolog.words import human_bytes
 
 # Folds: parts of a panel under a title, closed until someone opens them.
 
@@ -856,6 +857,17 @@ class HelperBox(QFrame):
         self.cancel.setEnabled(works)
 
 
+def _best_words(answer: Mapping[str, Any]) -> str:
+    """``CPU, 19 GB free``: short, for its own line of the list tells all."""
+    best = str(answer.get("best", "cpu"))
+    told = next((d for d in answer.get("devices", ()) if d["name"] == best), None)
+    if told is None:
+        return best
+    name = str(told["title"]).split(", ")[0]
+    free = told.get("free_bytes")
+    return f"{name}, {human_bytes(free)} free" if free else name
+
+
 class DeviceBox(QWidget):
     """A choice of devices; asks the engine in the background when first shown.
 
@@ -941,8 +953,7 @@ class DeviceBox(QWidget):
         titles = {d["name"]: d["title"] for d in answer.get("devices", ())}
         self.choice.blockSignals(True)
         self.choice.clear()
-        best = titles.get(self.best, self.best)
-        self.choice.addItem(f"Automatic: {best}", "auto")
+        self.choice.addItem(f"Auto: {_best_words(answer)}", "auto")
         for name, title in titles.items():
             self.choice.addItem(title, name)
         self.choose(before)

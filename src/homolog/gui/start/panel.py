@@ -17,9 +17,9 @@ from qtpy.QtWidgets import (
 )
 
 from homolog.gui.autosave.saver import RestoreBar
-from homolog.gui.data.panel import OfferBar
 from homolog.gui.files.choosing import ScanOpener
 from homolog.gui.files.dropping import KINDS, DropsScans
+from homolog.gui.files.offer_bar import OfferBar
 from homolog.gui.files.reader import phantom_patient
 from homolog.gui.files.sources import few
 from homolog.gui.shared import widgets
@@ -41,7 +41,7 @@ from homolog.gui.start.steps import (
 )
 
 _STATES = {"done": "done", "next": "next", "later": "not done yet"}
-_ASKS = "opens a scan first"
+_ASKS = "asks for a scan"
 _SETTLE_MS, _SIGN_PX = 150, 24
 
 

@@ -123,6 +123,9 @@ def segment_words(known: Known, ref: ScanRef | None = None) -> str:
     more = len(known.models) - 1
     others = f", or one of {more} more" if more else ""
     begins = " It begins at once." if not more else ""
+    learnt = [m for m in (first.modalities if first else ()) if m != "OTHER"]
+    if learnt and ref is not None and ref.modality not in (*learnt, "OTHER"):
+        begins = f" It learnt from {listed(learnt)}, this is {ref.modality}."
     return f"Every voxel gets its name from a trained model: {name}{others}.{begins}"
 
 

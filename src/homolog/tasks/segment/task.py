@@ -309,14 +309,18 @@ class SegmentConfig(LearnedConfig):
     )
     carry: bool = option(
         False,
-        "learn first from labels carried to scans that are not learnt from, by grey "
-        "values, and then from these and the true ones by halves; meant for few "
-        "labelled patients; both trainings have all steps, or half of the minutes each",
+        "for few labelled patients: their labels are first carried over to other "
+        "scans, to where grey values match; the network learns from those, and then "
+        "from these and the true labels by halves; each of the two trainings has all "
+        "steps, or half of the minutes",
+        title="Carry labels first",
         later=True,
     )
     carry_to: int = option(
         12,
-        "scans that get carried labels, at most, drawn by the seed; 0: all",
+        "scans that get carried labels, at most, where the one above is ticked; drawn "
+        "by the seed; 0: all",
+        unit="scans",
         minimum=0,
         later=True,
     )
