@@ -32,7 +32,7 @@ class Config(PropagateConfig, FeaturesConfig):
     are. What lies in --out from the same scans and settings is not made again.
 
     Without any label, --regions 24 --as-store carries regions of one scan to all
-    others: a network that learnt them is a start for few labels, as a pretraining is.
+    others, to learn from (an experiment; see what is measured).
 
     \b
     homolog propagate store --regions 24 --as-store --out regions

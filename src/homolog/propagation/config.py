@@ -72,8 +72,8 @@ class PropagateConfig:
     regions: int = option(
         0,
         "carry about so many regions instead of labels, which are found in one scan "
-        "by themselves (the scan of median size, unless one is named): what a network "
-        "learns from them is a start for few labels; into a store only; 0: labels",
+        "by themselves (the scan of median size, unless one is named), to learn from "
+        "without labels, an experiment; into a store only; 0: labels",
         minimum=0,
         maximum=250,
         later=True,
