@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TRAINING = {"steps": 100_000, "log_every": 2, "checkpoint_every": 100_000}
-# Alice is left out: it needs matching places, whose files both trees make otherwise.
+# Alice is left out: it needs a table of matching places first.
 METHODS = (
     "anatomical_embedding", "hundred_million", "joint", "mae", "mixcl", "s2dc",
     "swav",
