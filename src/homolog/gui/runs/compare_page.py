@@ -425,9 +425,6 @@ class CompareForm(QWidget):
             ("carried", "Carried labels first", "No pretraining: the few labels are "
              "carried to all other scans by their grey values, a network learns from "
              "these, then from both"),
-            ("regions", "Regions of one scan first", "No labels: regions of one scan, "
-             "found in it by themselves, are carried to all others, a network learns "
-             "to find them, then the true labels"),
         ]  # fmt: skip
         entries += [
             (name, f"Pretrain here: {told.get('title') or name}", f"Method {name}")
