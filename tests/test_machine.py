@@ -20,7 +20,7 @@ from homolog.training.config import TrainingConfig
 
 FIELD = {
     "name", "type", "item", "length", "optional", "default", "help", "unit", "min",
-    "max", "choices", "advanced", "empty",
+    "max", "choices", "advanced", "empty", "title",
 }  # fmt: skip
 
 
