@@ -190,6 +190,11 @@ def test_carried_labels_of_hidden_patients_teach_nothing(
         check_cases(resolve(everybody))
     with pytest.raises(ConfigError, match="give one of them"):
         resolve_request({**config_of(phantom_store), "carried": str(store)})
+    leaking = tmp_path / "leaking"
+    whose = sorted(hidden)[0]
+    drain(propagate_into(phantom_store, [whose], others, leaking, None, CARRYING))
+    with pytest.raises(UnusableInput, match=f"carried from {whose}, who is to"):
+        check_cases(resolve({**base, "carried": str(leaking)}))
     told = resolve({**base, "carried": str(store)})
     assert carried_first._hint(told, cases) == ""
     described = task_of(told).describe(

@@ -104,8 +104,13 @@ class Cell:
     @property
     def name(self) -> str:
         """For folders and rows."""
+        return f"{self.arm.name}-n{self.patients}{self.of_seed}"
+
+    @property
+    def of_seed(self) -> str:
+        """End of the name of what cells of all numbers of patients share."""
         fold = f"-f{self.parts.fold}" if self.parts.fold else ""
-        return f"{self.arm.name}-n{self.patients}-s{self.seed}{fold}"
+        return f"-s{self.seed}{fold}"
 
     @property
     def title(self) -> str:
@@ -195,8 +200,7 @@ class Cells:
             return None
         labels = METHODS.get(cell.arm.method).uses_labels
         who = f"-n{cell.patients}" if labels else ""
-        fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
-        end = f"{who}-s{cell.seed}{fold}"
+        end = f"{who}{cell.of_seed}"
         made = self._made.get(("pretrain", cell.arm.name + end))
         if made is None:
             # arms that differ in their fine-tuning alone share it
@@ -267,7 +271,7 @@ class Cells:
             who = arm.name if by_features else arm.carry
             end = cell.name.removeprefix(arm.name)
             if arm.by_regions:  # whoever is labelled
-                who, end = "regions", _of_seed(cell)
+                who, end = "regions", cell.of_seed
             name = f"{who}{end}-{key[:8]}"
             folder = self.out / "carried" / name
             config |= {"out": str(folder / "store"), "device": self.device}
@@ -318,7 +322,7 @@ class Cells:
         place = "cells" if stage == "finetune" else stage
         name = cell.name
         if stage == "carried" and cell.arm.by_regions:
-            name = cell.arm.name + _of_seed(cell)
+            name = cell.arm.name + cell.of_seed
         folder = self.out / place / f"{name}-{key[:8]}"
         return Work("finetune", folder, config, key, stage)
 
@@ -579,12 +583,6 @@ def weights_digest(encoder: Path) -> str:
     folder = find_model(encoder)
     files = sorted(folder.glob("*.safetensors"))
     return config_hash([(file.name, file_digest(file)) for file in files])
-
-
-def _of_seed(cell: Cell) -> str:
-    """End of the name of what cells of all numbers of patients share."""
-    fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
-    return f"-s{cell.seed}{fold}"
 
 
 def _hashed(config: Mapping[str, Any]) -> dict[str, Any]:

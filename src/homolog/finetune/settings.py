@@ -279,15 +279,26 @@ def _carried_cases(settings: FinetuneConfig, cases: Cases) -> tuple[CaseRef, ...
             f"{store.path} holds {what}; homolog propagate --as-store --from CASE "
             "makes such a store."
         )
-    people = patients_of(cases.all[0].store.cards)
+    base = cases.all[0].store.cards
+    people = patients_of(base)
     held = {case.card.id for case in cases.val} | set(settings.watched)
     if not settings.cases:  # else a plan says who is hidden
-        held |= {
-            card.id
-            for card in cases.all[0].store.cards
-            if card.split in ("val", "test")
-        }
+        held |= {card.id for card in base if card.split in ("val", "test")}
     hidden = {people[name] for name in held}
+    # by what they hold, too: the stores may call one scan differently
+    unseen = {card.source_hash for card in base if people[card.id] in hidden}
+
+    def is_hidden(card: Card) -> bool:
+        return people.get(card.id) in hidden or card.source_hash in unseen
+
+    leaks = sorted(
+        card.id for card in store.cards if card.id in own and is_hidden(card)
+    )
+    if leaks:
+        raise UnusableInput(
+            f"{store.path} holds labels carried from {leaks[0]}, who is to choose the "
+            "weights or to be tested; carry those of training patients alone."
+        )
     taken = {case.card.source_hash for case in cases.train}
     found = tuple(
         CaseRef(store, card)
@@ -295,7 +306,7 @@ def _carried_cases(settings: FinetuneConfig, cases: Cases) -> tuple[CaseRef, ...
         if task.usable(card)
         and card.id not in own
         and card.source_hash not in taken
-        and people.get(card.id) not in hidden
+        and not is_hidden(card)
     )
     if not found:
         raise UnusableInput(

@@ -142,9 +142,6 @@ class _Run:
         self.labelled: list[Labelled] | None = None
         # what is carried, where it is not the labels of the sources
         self.regions: LabelMap | None = None
-        if config.regions:
-            atlas = _image(store, sources[0])
-            self.regions = regions_of(atlas, config.regions)
         self.before = rows_before(new.out)
         self.people = patients_of(store.cards)
         self.patients = {self.people[card.id] for card in sources}
@@ -159,6 +156,11 @@ class _Run:
         """Rows, failures, and whether it was stopped."""
         rows: list[dict[str, Any]] = []
         failed: list[dict[str, str]] = []
+        if self.config.regions:
+            atlas = self.sources[0]
+            if (yield Progress("dividing", 0, 1, atlas.id)) is Request.STOP:
+                return rows, failed, True
+            self.regions = regions_of(_image(self.store, atlas), self.config.regions)
         for card in self.sources:
             if self.regions is None:
                 self.new.keep(card.id)
