@@ -150,7 +150,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         dice = "" if row["dice"] is None else f", Dice {row['dice']:.3f}"
         same = " (the same patient)" if row["same_patient"] else ""
         again = ", was there already" if row["reused"] else f", {row['seconds']:.0f} s"
-        doubt = ", much less sure than most" if row.get("doubtful") else ""
+        doubt = ", doubtful" if row.get("doubtful") else ""
         told.append(
             f"{row['case']}{same}: confidence {row['confidence']:.2f}{doubt}{dice}"
             f"{again}"
