@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import subprocess
+import sys
 import tempfile
 
 # Test files run side by side, one core each; must be set before torch is imported.
@@ -26,6 +27,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from rewriting import rewrite_for_all
+
+sys.dont_write_bytecode = False
 # What is imported is no garbage: looking through it, while tests are collected and ever
 # after, was a fifth of the suite's time.
 gc.disable()
@@ -42,6 +46,11 @@ SPACING_MM = (8.0, 8.0, 8.0)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: many a test waits for another process."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any other process of tests is started."""
+    rewrite_for_all(config)
 
 
 @pytest.hookimpl(trylast=True)

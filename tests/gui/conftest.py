@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 
 import pytest
 from learn_fakes import FakeHelper
@@ -39,6 +40,33 @@ def _what_is_imported_is_no_garbage() -> None:
         importlib.import_module("napari.qt")  # a window would import it, after this
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _what_napari_does_at_every_window_is_done_once() -> Iterator[None]:
+    """Plugins are looked for among all that is installed once, settings never written.
+
+    The manager of plugins is one for all windows and leaves out what it knows already.
+    """
+    try:
+        from napari.settings import get_settings
+        from npe2 import PluginManifest
+    except ImportError:
+        yield
+        return
+    discover, found = PluginManifest.discover, []
+
+    def discover_once(paths=()):
+        if paths:
+            return discover(paths)
+        if not found:
+            found.extend(discover())
+        return iter(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", discover_once)
+        patch.setattr(get_settings(), "_save_on_change", False)
+        yield
 
 
 @pytest.fixture
