@@ -3,14 +3,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from learn_fakes import FakeHelper
 from toy_runs import home, workers  # noqa: F401 - fixtures of this folder
+
+from homolog.gui.shared import engine
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +71,33 @@ def _what_napari_does_at_every_window_is_done_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PluginManifest, "discover", discover_once)
         patch.setattr(get_settings(), "_save_on_change", False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_engine_is_asked_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """What ``homolog.machine`` answers, in a process of its own, is the same each time.
+
+    Five seconds of processor time for what the engine knows, two for its devices, at
+    every window that shows a form. All processes of one pytest share the answers.
+    """
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    ask = engine.ask
+
+    def ask_once(*words: str) -> dict[str, Any]:
+        kept = place / f"engine_{'_'.join(words)}.json"
+        if not kept.exists():
+            scratch = kept.with_suffix(f".{os.getpid()}_{threading.get_ident()}")
+            scratch.write_text(json.dumps(ask(*words)))
+            scratch.replace(kept)
+        answer: dict[str, Any] = json.loads(kept.read_text())
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "ask", ask_once)
         yield
 
 
