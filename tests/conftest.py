@@ -53,6 +53,15 @@ def pytest_configure(config: pytest.Config) -> None:
     rewrite_for_all(config)
 
 
+# Long ones that would come last otherwise, when one process works and the others wait.
+FIRST = ("test_simulated_gpu.py", "test_steady.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files go out in this order, one to each process that is free."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """From here on garbage is looked for, among what tests make."""

@@ -8,6 +8,7 @@ it first, on all cores; they find the result where pytest keeps it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -39,11 +40,12 @@ def rewrite_for_all(config: pytest.Config) -> None:
         if not child:
             try:
                 for file in missing[number::count]:
-                    source_hash, code = make(file, config)
-                    places[file].parent.mkdir(exist_ok=True)
-                    write(state, code, source_hash, places[file])
+                    with contextlib.suppress(SyntaxError):  # told when it is collected
+                        source_hash, code = make(file, config)
+                        places[file].parent.mkdir(exist_ok=True)
+                        write(state, code, source_hash, places[file])
             finally:
-                os._exit(0)  # a file that cannot be rewritten is told when collected
+                os._exit(0)
         children.append(child)
     for child in children:
         os.waitpid(child, 0)

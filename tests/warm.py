@@ -24,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -139,8 +140,11 @@ def _serve(line: socket.socket) -> dict[str, Any]:
         told, tell = os.pipe()
         between = os.fork()
         if not between:
+            passing = os.getpid()
             child = os.fork()  # whose parent goes: the test's process takes it
             if not child:
+                while os.getppid() == passing:
+                    time.sleep(0.001)
                 line.close()
                 os.close(told)
                 os.close(tell)
