@@ -94,8 +94,11 @@ def _no_models_of_the_package(
 
 
 @pytest.fixture
-def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that ``launch`` starts have torch loaded from the beginning."""
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers that ``launch`` starts have torch loaded from the beginning.
+
+    None outlives its test.
+    """
     import types
 
     from homolog.runs import launch
@@ -105,6 +108,11 @@ def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         launch, "subprocess", types.SimpleNamespace(**names | {"Popen": WarmPopen})
     )
+    yield
+    for child in launch._children:
+        child.kill()
+        child.wait()
+    launch._reap()
 
 
 @pytest.fixture(scope="session")
