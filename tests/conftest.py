@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import subprocess
+import sys
 import tempfile
 
 # Test files run side by side, one core each; must be set before torch is imported.
@@ -24,6 +27,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from rewriting import rewrite_for_all
+
+sys.dont_write_bytecode = False
+# What is imported is no garbage: looking through it, while tests are collected and ever
+# after, was a fifth of the suite's time.
+gc.disable()
+
 # A busy machine is no fault: property tests have no deadline.
 hypothesis.settings.register_profile("homolog", deadline=None)
 hypothesis.settings.load_profile("homolog")
@@ -36,6 +46,27 @@ SPACING_MM = (8.0, 8.0, 8.0)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: many a test waits for another process."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any other process of tests is started."""
+    rewrite_for_all(config)
+
+
+# Long ones that would come last otherwise, when one process works and the others wait.
+FIRST = ("test_simulated_gpu.py", "test_steady.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files go out in this order, one to each process that is free."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for, among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,6 +91,28 @@ def _no_models_of_the_package(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "ENCODERS", tmp_path_factory.mktemp("built_in"))
         yield
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers that ``launch`` starts have torch loaded from the beginning.
+
+    None outlives its test.
+    """
+    import types
+
+    from homolog.runs import launch
+    from warm import WarmPopen
+
+    names = {name: getattr(subprocess, name) for name in subprocess.__all__}
+    monkeypatch.setattr(
+        launch, "subprocess", types.SimpleNamespace(**names | {"Popen": WarmPopen})
+    )
+    yield
+    for child in launch._children:
+        child.kill()
+        child.wait()
+    launch._reap()
 
 
 @pytest.fixture(scope="session")

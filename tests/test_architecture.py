@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -77,15 +78,21 @@ FILES = {
     for path in sorted(SOURCE.rglob("*.py"))
     if "resources" not in path.parts
 }
-TREES = {
-    name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()
-}
 
 
+@functools.cache  # for all tests of this file, in the one process that runs them
+def _trees() -> dict[str, ast.Module]:
+    return {
+        name: ast.parse(path.read_text(encoding="utf-8"))
+        for name, path in FILES.items()
+    }
+
+
+@functools.cache
 def _imports(name: str) -> set[str]:
     """Dotted names a file imports anywhere, in functions and for types too."""
     found = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(_trees()[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -101,10 +108,14 @@ def _file_of(dotted: str) -> str:
     return dotted
 
 
-GRAPH = {
-    name: {_file_of(d) for d in _imports(name) if d.split(".")[0] == "homolog"} - {name}
-    for name in FILES
-}
+@functools.cache
+def _graph() -> dict[str, set[str]]:
+    """File -> those of the project that it imports."""
+    return {
+        name: {_file_of(d) for d in _imports(name) if d.split(".")[0] == "homolog"}
+        - {name}
+        for name in FILES
+    }
 
 
 def _room(name: str) -> str:
@@ -120,7 +131,7 @@ def _room(name: str) -> str:
 
 
 def test_imports_go_down_or_stay_in_the_room() -> None:
-    for name, others in GRAPH.items():
+    for name, others in _graph().items():
         own = _room(name)
         assert own in FLOOR, f"{name} lies in a room without a floor: {own}"
         for other in others:
@@ -136,7 +147,7 @@ def test_no_file_imports_itself_through_others() -> None:
     def follow(name: str, path: tuple[str, ...]) -> None:
         assert name not in path, " -> ".join([*path[path.index(name) :], name])
         if name not in done:
-            for other in sorted(GRAPH[name]):
+            for other in sorted(_graph()[name]):
                 follow(other, (*path, name))
             done.add(name)
 
@@ -150,8 +161,8 @@ _BY_NAME = {"backbones", "cli", "jobs", "methods", "nn.decoders", "scans.formats
 
 def test_no_file_is_left_that_nothing_loads() -> None:
     """Imported, named in a string or in the manifest, or of a registry."""
-    loaded = set().union(*GRAPH.values())
-    for tree in TREES.values():
+    loaded = set().union(*_graph().values())
+    for tree in _trees().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 loaded.add(node.value.partition(":")[0])
@@ -169,7 +180,7 @@ def test_no_file_is_left_that_nothing_loads() -> None:
 
 
 def test_private_modules_stay_in_their_folder() -> None:
-    for name, others in GRAPH.items():
+    for name, others in _graph().items():
         for other in others:
             folder, _, last = other.rpartition(".")
             if last.startswith("_") and FILES[other].name != "__init__.py":
@@ -197,7 +208,7 @@ def test_folders_and_functions_stay_small() -> None:
         )
     too_long = {
         f"{name.removeprefix('homolog.')}.{node.name}"
-        for name, tree in TREES.items()
+        for name, tree in _trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and _length(node) > MOST_LINES
@@ -237,7 +248,7 @@ def _moves_a_file(call: ast.Call) -> bool:
 
 
 def test_files_get_their_names_in_one_place() -> None:
-    for name, tree in TREES.items():
+    for name, tree in _trees().items():
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
         lines = [call.lineno for call in calls if _moves_a_file(call)]
         assert not lines or name == "homolog.writing", (

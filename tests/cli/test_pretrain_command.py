@@ -18,6 +18,7 @@ from homolog.methods import METHODS
 from homolog.runs import launch
 from homolog.runs.run import Run
 from homolog.store.store import Store
+from warm import WarmPopen
 
 TINY = [
     "--set", "method.size=16,16,16", "--set", "method.token_stride=4",
@@ -109,7 +110,7 @@ def test_ctrl_c_stops_with_the_state_saved_and_exit_status_130(
         str(phantom_store.path), "--out", str(out), "--steps", "100000", "--json",
         *TINY,
     ]  # fmt: skip
-    with subprocess.Popen(
+    with WarmPopen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         until = time.monotonic() + 100

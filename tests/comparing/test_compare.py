@@ -32,6 +32,7 @@ from homolog.runs.run import Run, find_runs
 from homolog.runs.worker import execute
 from homolog.store.splits import patients_of
 from homolog.store.store import Store
+from warm import WarmPopen
 
 SETTINGS = (
     "training.steps=2",
@@ -482,7 +483,7 @@ def test_killed_in_the_midst_and_gone_on_it_is_the_same_table(
         *(w for text in BEFORE for w in ("--pretrain-set", text)),
     ]  # fmt: skip
     cells = tmp_path / "out" / "cells"
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+    with WarmPopen(words, stderr=subprocess.DEVNULL) as process:
         try:
             _until(lambda: list(cells.glob("*/checkpoints/step_*")))
             run = next(find_runs(cells))

@@ -3,13 +3,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import sys
+import threading
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from learn_fakes import FakeHelper
 from toy_runs import home, workers  # noqa: F401 - fixtures of this folder
+
+from homolog.gui.shared import engine
 
 
 @pytest.fixture(autouse=True)
@@ -28,16 +34,71 @@ def _no_helper_of_an_earlier_test() -> None:
     FakeHelper.made.clear()
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _what_is_imported_is_no_garbage() -> None:
-    """napari's fixture collects often: spare it the modules, not what tests make.
+    """napari's fixture collects three times a test: spare it what was there before.
 
-    Half a second of each collection was spent on napari, Qt and torch.
+    A sixth of the processor time of these tests was spent on looking through napari,
+    Qt and torch again and again.
     """
     with contextlib.suppress(ImportError):
         importlib.import_module("napari.qt")  # a window would import it, after this
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _what_napari_does_at_every_window_is_done_once() -> Iterator[None]:
+    """Plugins are looked for among all that is installed once, settings never written.
+
+    The manager of plugins is one for all windows and leaves out what it knows already.
+    """
+    try:
+        from napari.settings import get_settings
+        from npe2 import PluginManifest
+    except ImportError:
+        yield
+        return
+    discover, found = PluginManifest.discover, []
+
+    def discover_once(paths=()):
+        if paths:
+            return discover(paths)
+        if not found:
+            found.extend(discover())
+        return iter(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", discover_once)
+        patch.setattr(get_settings(), "_save_on_change", False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_engine_is_asked_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """What ``homolog.machine`` answers, in a process of its own, is the same each time.
+
+    Five seconds of processor time for what the engine knows, two for its devices, at
+    every window that shows a form. All processes of one pytest share the answers.
+    """
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    ask = engine.ask
+
+    def ask_once(*words: str) -> dict[str, Any]:
+        kept = place / f"engine_{'_'.join(words)}.json"
+        if not kept.exists():
+            scratch = kept.with_suffix(f".{os.getpid()}_{threading.get_ident()}")
+            scratch.write_text(json.dumps(ask(*words)))
+            scratch.replace(kept)
+        answer: dict[str, Any] = json.loads(kept.read_text())
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "ask", ask_once)
+        yield
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ def write_encoder(folder: Path, preprocessing: Any) -> Path:
 
 
 @pytest.fixture
-def window(make_napari_viewer_proxy: Any, home: Path, phantom_store: Any) -> Any:
+def window(
+    make_napari_viewer_proxy: Any, home: Path, phantom_store: Any, warm_workers: None
+) -> Any:
     (home / "stores").mkdir()
     (home / "stores" / "phantoms").symlink_to(phantom_store.path)
     write_encoder(home / "runs" / "slices", phantom_store.preprocessing)

@@ -226,7 +226,7 @@ def test_joint_stopped_in_any_stage_resumes_exactly(
 
 
 def test_a_worker_killed_in_the_middle_of_s2dc_ends_with_the_same_bytes(
-    tmp_path: Path, phantom_store: Store
+    tmp_path: Path, phantom_store: Store, warm_workers: None
 ) -> None:
     settings = {"training": {"steps": 40, "checkpoint_every": 2}}
     config = tiny("s2dc", phantom_store, settings=settings)
@@ -313,7 +313,7 @@ def test_a_preview_waits_until_there_is_time_for_a_large_one(
 
 
 def test_a_killed_request_is_never_resolved_anew(
-    tmp_path: Path, phantom_store: Store
+    tmp_path: Path, phantom_store: Store, warm_workers: None
 ) -> None:
     length = {"steps": 40, "checkpoint_every": 2}
     request = {

@@ -27,7 +27,7 @@ TOY = Path(__file__).with_name("toy_worker.py")
 
 
 @pytest.fixture(autouse=True)
-def toy_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toy_jobs(warm_workers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(JOBS, "toy", "toy_training:job")
     monkeypatch.setitem(JOBS, "failing", "toy_training:failing_job")
     monkeypatch.setattr(launch, "WORKER", (sys.executable, str(TOY)))
