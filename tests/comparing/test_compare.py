@@ -367,35 +367,6 @@ def test_labels_are_carried_to_all_but_those_tested_and_learnt_first(
     assert summary["same_steps"]
 
 
-def test_regions_are_learnt_once_for_all_numbers_of_patients(
-    here: None, phantom_store: Store, tmp_path: Path
-) -> None:
-    plan = make_plan(
-        {
-            "propagate": {"cells": 500, "smooth_mm": 0.0},
-            "arms": {"scratch": {}, "regions": {"propagate": {"regions": 6},
-                                                "carry_to": 3}},
-        },
-        assignments=SETTINGS, patients="1,all", seeds=1, test_patients=2,
-    )  # fmt: skip
-    summary = compared(plan, phantom_store, tmp_path)
-    assert (summary["done"], summary["failed"]) == (4, [])
-    assert len(list((tmp_path / "carried").iterdir())) == 2
-    cells = Cells(plan, phantom_store, tmp_path, device="cpu", threads=1)
-    few, every = (cell for cell in cells.all if cell.arm.name == "regions")
-    assert cells.carried(few) == cells.carried(every)
-    made = Store.open(cells.carried(few).config["store"])
-    assert len(made.cards) == 3
-    assert not {card.id for card in made.cards} & set(few.parts.hidden)
-    for cell in (few, every):
-        last = cells.finetuning(cell)
-        assert last.config["encoder"] == str(cells.carried(few).folder)
-        assert not last.config.get("carried")
-        card = read_card(find_model(last.folder))
-        assert card["encoder"]["labels_of"] == []
-        assert card["encoder"]["decoder"]
-
-
 def test_where_all_are_labelled_nothing_is_carried(
     phantom_store: Store, tmp_path: Path
 ) -> None:

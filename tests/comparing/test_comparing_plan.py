@@ -75,17 +75,6 @@ def test_an_arm_may_begin_with_carried_labels() -> None:
     assert both.what == "pretrained here by mae, then labels carried by both"
 
 
-def test_an_arm_may_begin_with_regions() -> None:
-    plan = make_plan({"propagate": {"cells": 700}}, methods="scratch,regions,r=regions")
-    for arm in plan.arms[1:]:
-        assert (arm.method, arm.carry, arm.by_regions) == ("", "grey", True)
-        assert arm.propagate == {"cells": 700, "regions": 24}
-        assert arm.what == "random weights, then regions carried by grey"
-    own = make_plan({"arms": {"regions": {"propagate": {"regions": 9}}}}).arms[0]
-    assert own.propagate["regions"] == 9
-    assert not make_plan({}, methods="scratch,carried").arms[1].by_regions
-
-
 def test_carried_needs_no_plan_file() -> None:
     arms = make_plan({}, methods="scratch,carried,again=carried").arms
     assert [(arm.name, arm.carry, arm.method) for arm in arms] == [
@@ -130,7 +119,7 @@ def test_without_scratch_the_first_arm_is_the_control() -> None:
         ({}, "choose what is compared"),
         (
             {"methods": "scratch,nothing"},
-            "'nothing' is none of scratch, carried, regions",
+            "'nothing' is neither scratch nor carried",
         ),
         ({"methods": "scratch,scratch"}, "twice"),
         ({"methods": "scratch,x="}, "NAME=RUN"),

@@ -244,12 +244,10 @@ class Cells:
         return [*first, *carried, "finetune", "evaluate"]
 
     def targets(self, cell: Cell) -> list[str]:
-        """Cases that get what is carried, sorted; none where nothing is."""
+        """Cases that get carried labels, sorted; none where the arm carries none."""
         if not cell.arm.carry:
             return []
-        taken = set(cell.parts.hidden)
-        if not cell.arm.by_regions:
-            taken |= set(cell.cases)
+        taken = {*cell.cases, *cell.parts.hidden}
         names = [card.id for card in self.store.cards if card.id not in taken]
         return drawn(names, cell.arm.carry_to, cell.seed)
 
@@ -261,18 +259,16 @@ class Cells:
             by_features = arm.carry in ("both", "features")
             config: dict[str, Any] = {
                 **arm.propagate, "method": arm.carry, "scans": [str(self.store.path)],
-                "sources": [] if arm.by_regions else sorted(cell.cases),
-                "targets": self.targets(cell), "as_store": True,
+                "sources": sorted(cell.cases), "targets": self.targets(cell),
+                "as_store": True,
             }  # fmt: skip
             weights = weights_digest(Path(encoder)) if by_features else ""
             key = config_hash(
                 {**_hashed(config), "scans": self.store.hash}, weights, _CARRYING
             )
+            fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
             who = arm.name if by_features else arm.carry
-            end = cell.name.removeprefix(arm.name)
-            if arm.by_regions:  # whoever is labelled
-                who, end = "regions", cell.of_seed
-            name = f"{who}{end}-{key[:8]}"
+            name = f"{who}{cell.name.removeprefix(arm.name)}-{key[:8]}"
             folder = self.out / "carried" / name
             config |= {"out": str(folder / "store"), "device": self.device}
             config |= {"encoder": encoder} if by_features else {}
@@ -299,7 +295,7 @@ class Cells:
                 str(self.carried(cell).folder) if has_carried else self._encoder(cell)
             )
             config = self.finetune_settings(cell, encoder)
-            if has_carried and not cell.arm.by_regions:
+            if has_carried:
                 config["carried"] = self.carried(cell).config["store"]
             made = self._tuning("finetune", cell, config, self.store)
             self._made["finetune", cell.name] = made
@@ -320,10 +316,7 @@ class Cells:
             told["carried"] = Store.open(config["carried"]).hash
         key = config_hash(told, store.hash)
         place = "cells" if stage == "finetune" else stage
-        name = cell.name
-        if stage == "carried" and cell.arm.by_regions:
-            name = cell.arm.name + cell.of_seed
-        folder = self.out / place / f"{name}-{key[:8]}"
+        folder = self.out / place / f"{cell.name}-{key[:8]}"
         return Work("finetune", folder, config, key, stage)
 
     def evaluation(self, cell: Cell) -> Work:

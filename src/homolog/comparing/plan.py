@@ -24,8 +24,6 @@ A plan is a TOML or JSON file, or the flags of ``homolog compare``, which win ov
     finetune.backbone.channels = [64, 128, 256, 512]
     [arms.carried]
     carry = "grey"                  # first labels carried to all others, see CARRY
-    [arms.regions]                  # first regions of one scan carried to all others
-    propagate.regions = 24
 
 Nothing here imports torch.
 """
@@ -46,8 +44,7 @@ from homolog.propagation.config import METHODS as PROPAGATION
 from homolog.words import listed
 
 SCRATCH = "scratch"
-# Arms that need no other word: labels, or so many regions, carried by grey values.
-CARRIED, REGIONS, MANY = "carried", "regions", 24
+CARRIED = "carried"  # an arm that needs no other word: labels carried by grey values
 ALL = "all"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 # Tables of the settings: no arm may be called so, for ``--set`` tells them apart.
@@ -73,8 +70,6 @@ class Arm:
         carry: The labels of each cell are first carried to all other patients but
             those tested, places compared by this (one of CARRY); it is fine-tuned on
             what was carried, and then on both, by halves. Empty: not.
-            With ``regions`` among the settings of ``propagate`` regions of one scan
-            are carried instead, to those with labels too, and are forgotten then.
         carry_to: At most so many cases get labels, drawn by the seed; 0: all.
         against: Name of the arm it is compared with.
         finetune: Settings of its fine-tunings: ``training``, ``backbone``, ``recipe``,
@@ -97,11 +92,6 @@ class Arm:
     carried: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def by_regions(self) -> bool:
-        """Whether it begins with regions, which nobody labelled."""
-        return bool(self.carry and self.propagate.get("regions"))
-
-    @property
     def is_scratch(self) -> bool:
         """Whether it begins with random weights."""
         return not (self.method or self.encoder)
@@ -111,8 +101,7 @@ class Arm:
         """How it begins, in a few words."""
         first = f"pretrained here by {self.method}" if self.method else self.encoder
         first = first or "random weights"
-        what = "regions" if self.by_regions else "labels"
-        return f"{first}, then {what} carried by {self.carry}" if self.carry else first
+        return f"{first}, then labels carried by {self.carry}" if self.carry else first
 
 
 @dataclass(frozen=True)
@@ -269,8 +258,6 @@ def _arm(
         )
         for table in _SETTINGS
     }
-    if name == REGIONS and carry:
-        settings["propagate"] = {"regions": MANY, **settings["propagate"]}
     most = said.get("carry_to", 0)
     if type(most) is not int or most < 0:
         raise ConfigError(
@@ -306,7 +293,7 @@ def _method(name: str, said: Mapping[str, Any], method: str, *, bare: bool) -> s
 
 def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
     """What places are compared by in an arm; empty where no labels are carried."""
-    bare = name in (CARRIED, REGIONS) and not has_features
+    bare = name == CARRIED and not has_features
     carry = str(said.get("carry", "grey" if bare else ""))
     if carry and carry not in CARRY:
         raise ConfigError(
@@ -324,20 +311,19 @@ def _carry(name: str, said: Mapping[str, Any], *, has_features: bool) -> str:
     return carry
 
 
-def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``"scratch,carried,regions,s2dc,long=s2dc,ours=RUN"`` -> arms by name.
+def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """``"scratch,carried,s2dc,long=s2dc,ours=RUN"`` -> arms by name.
 
     Args:
         text: The flag.
         known: Arms of the plan file, which a name alone may stand for.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, str]] = {}
     for part in (p.strip() for p in text.split(",")):
         name, equals, value = part.partition("=")
         if not name or (equals and not value):
             raise ConfigError(
-                "--methods takes scratch, carried, regions, a method or NAME=RUN, got "
-                f"{part!r}."
+                f"--methods takes scratch, carried, a method or NAME=RUN, got {part!r}."
             )
         if name in found:
             raise ConfigError(f"--methods names {name!r} twice.")
@@ -345,16 +331,13 @@ def _named_arms(text: str, known: Mapping[str, Any]) -> dict[str, dict[str, Any]
             found[name] = {}
         elif value == CARRIED:
             found[name] = {"carry": "grey"}
-        elif value == REGIONS:
-            found[name] = {"carry": "grey", "propagate": {"regions": MANY}}
         elif value in (*METHODS.names(), SCRATCH):
             found[name] = {"method": value}
         else:
             found[name] = {"encoder": whole_path(value)}
-        own = (*METHODS.names(), SCRATCH, CARRIED, REGIONS, *known)
-        if not equals and name not in own:
+        if not equals and name not in (*METHODS.names(), SCRATCH, CARRIED, *known):
             raise ConfigError(
-                f"--methods: {name!r} is none of scratch, carried, regions, a method "
+                f"--methods: {name!r} is neither scratch nor carried nor a method "
                 f"({', '.join(METHODS.names())}); a ready encoder is NAME=RUN."
             )
     return found

@@ -46,9 +46,8 @@ class Config:
     methods: str = option(
         "",
         "Arms, with commas: scratch; carried, which first learns from the few labels "
-        "carried to all others; regions, which first learns regions of one scan "
-        "carried to all others, without any label; a method of homolog methods, "
-        "pretrained here; NAME=METHOD; NAME=RUN, a ready encoder.",
+        "carried to all others; a method of homolog methods, pretrained here; "
+        "NAME=METHOD; NAME=RUN, a ready encoder.",
         metavar="ARMS",
         empty="the plan's",
     )
