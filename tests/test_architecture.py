@@ -49,7 +49,6 @@ ONLY_IN = {
     "SimpleITK": (
         "scans/itk_decoder.py",
         "propagation/registration.py",
-        "propagation/regions.py",
     ),
     "pydicom": ("scans/dicom/", "scans/itk_decoder.py"),
     "highdicom": ("scans/dicom/",),

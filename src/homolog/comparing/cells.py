@@ -266,7 +266,6 @@ class Cells:
             key = config_hash(
                 {**_hashed(config), "scans": self.store.hash}, weights, _CARRYING
             )
-            fold = f"-f{cell.parts.fold}" if cell.parts.fold else ""
             who = arm.name if by_features else arm.carry
             name = f"{who}{cell.name.removeprefix(arm.name)}-{key[:8]}"
             folder = self.out / "carried" / name

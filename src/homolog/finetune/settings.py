@@ -18,7 +18,7 @@ from homolog.feed.reading import CaseRef
 from homolog.model_files.card import read_card
 from homolog.model_files.folder import find_model
 from homolog.store.card import Card
-from homolog.store.relabelled import labels_made, own_labels
+from homolog.store.relabelled import own_labels
 from homolog.store.splits import (
     folds,
     nested_count,
@@ -272,12 +272,11 @@ def check_cases(settings: FinetuneConfig) -> Cases:
 def _carried_cases(settings: FinetuneConfig, cases: Cases) -> tuple[CaseRef, ...]:
     """Scans with carried labels; none that is learnt from, judged by or hidden."""
     store, task = Store.open(settings.carried), task_of(settings)
-    made, own = labels_made(store) or {}, own_labels(store)
-    if own is None or made.get("by", {}).get("regions"):
-        what = "no carried labels" if own is None else "regions, no labels"
+    own = own_labels(store)
+    if own is None:
         raise UnusableInput(
-            f"{store.path} holds {what}; homolog propagate --as-store --from CASE "
-            "makes such a store."
+            f"{store.path} holds no carried labels; homolog propagate --as-store "
+            "--from CASE makes such a store."
         )
     base = cases.all[0].store.cards
     people = patients_of(base)

@@ -31,14 +31,6 @@ class Config(PropagateConfig, FeaturesConfig):
     to correct first come first. Where labels are known, dice.csv tells how good they
     are. What lies in --out from the same scans and settings is not made again.
 
-    Without any label, --regions 24 --as-store carries regions of one scan to all
-    others, to learn from (an experiment; see what is measured).
-
-    \b
-    homolog propagate store --regions 24 --as-store --out regions
-    homolog finetune segment regions --encoder scratch --validate none --out runs/pre
-    homolog finetune segment store --encoder runs/pre --out runs/seg
-
     With --as-store --out is a store to fine-tune on at once: the labelled cases as they
     are and the others with carried labels, images shared with the first store.
     """  # noqa: D301 - click reads the backspace
@@ -51,12 +43,10 @@ class Config(PropagateConfig, FeaturesConfig):
         reads=True,
     )
     sources: tuple[str, ...] = option(
-        (),
-        "A labelled case of the store, or a scan file with --labels. May be repeated; "
-        "with --regions it may be left out.",
+        ...,
+        "A labelled case of the store, or a scan file with --labels. May be repeated.",
         flag="--from",
         metavar="CASE",
-        empty="none",
     )
     targets: tuple[str, ...] = option(
         (),
@@ -97,12 +87,8 @@ def job(config: Config, folder: Path) -> Job[dict[str, Any]]:
     how = PropagateConfig(
         **{f.name: getattr(config, f.name) for f in fields(PropagateConfig)}
     )
-    if not config.sources and not config.regions:
-        raise ConfigError("say whose labels are carried (--from CASE).")
     if config.as_store:
         return (yield from _as_store(config, how))
-    if config.regions:
-        raise ConfigError("--regions makes a store to learn from: say --as-store, too.")
     sources, targets = choose(
         paths(config.scans, "scan"), config.sources, [Path(p) for p in config.labels],
         config.targets,
@@ -125,10 +111,7 @@ def _as_store(config: Config, how: PropagateConfig) -> Job[dict[str, Any]]:
     if config.labels or len(config.scans) != 1:
         raise ConfigError("--as-store takes one store and labelled cases of it alone.")
     store = Store.open(config.scans[0])
-    # what is carried to others than training scans is to be looked at or scored
-    learnt = [c.id for c in store.cards if c.split in (None, "train")]
-    every = learnt if config.regions else [c.id for c in store.cards]
-    targets = config.targets or tuple(every)
+    targets = config.targets or tuple(card.id for card in store.cards)
     encoder = config.open_encoder() if config.encoder else None
     return (
         yield from propagate_into(

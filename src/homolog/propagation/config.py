@@ -69,15 +69,6 @@ class PropagateConfig:
         maximum=1.0,
         later=True,
     )
-    regions: int = option(
-        0,
-        "carry about so many regions instead of labels, which are found in one scan "
-        "by themselves (the scan of median size, unless one is named), to learn from "
-        "without labels, an experiment; into a store only; 0: labels",
-        minimum=0,
-        maximum=250,
-        later=True,
-    )
 
     def of_labels(self) -> PropagateConfig:
         """The same without what no carried label depends on."""

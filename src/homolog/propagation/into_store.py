@@ -6,7 +6,7 @@ On the store's own grid: nothing is read from scan files, and nothing is resampl
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from homolog.propagation.carry import (
 )  # fmt: skip
 from homolog.propagation.config import PropagateConfig
 from homolog.propagation.descriptors import Seen
-from homolog.propagation.regions import atlas_of, regions_of
 from homolog.propagation.told import (
     doubtful_of,
     keep_rows,
@@ -75,8 +74,7 @@ def propagate_into(
 
     Args:
         store: Open.
-        sources: Labelled cases of it; with ``regions`` one, or none: of the targets
-            that of median size.
+        sources: Labelled cases of it.
         targets: Cases that get labels; what they have is used for scores alone.
         out: Folder of the new store.
         encoder: Makes the features; None where only grey values are compared.
@@ -88,46 +86,27 @@ def propagate_into(
         the cases of rows that are ``doubtful`` are not in it.
 
     Raises:
-        UnusableInput: Cases that are not there or have no labels (or, for regions,
-            several sources), or a folder that holds something else.
+        UnusableInput: Cases that are not there or have no labels, or a folder that
+            holds something else.
         JobError: The store is damaged, or the disk is full.
     """
     config, encoder = decided(config, encoder)
-    cards = _sources(store, sources, targets, config)
-    ids = [card.id for card in cards]
-    wanted = [n for n in dict.fromkeys(targets) if n not in ids]
-    with relabelling(store, out) as new:
-        run = _Run(store, new, cards, encoder, config, device)
-        rows, failed, stopped = yield from run.all([store.card(n) for n in wanted])
-        if not stopped:
-            for name in doubtful_of(rows, config.trust):
-                new.leave_out(name)
-            # regions are nobody's labels
-            facts = {"from": [] if config.regions else ids, "by": to_dict(config)}
-            new.finish(facts, run.names)
-            yield Saved(str(out), "store")
-        result = told(out, rows, failed, config, ids, stopped=stopped)
-    return {**result, "store": str(out)}
-
-
-def _sources(
-    store: Store,
-    sources: Sequence[str],
-    targets: Sequence[str],
-    config: PropagateConfig,
-) -> list[Card]:
-    """The cases that labels, or regions, are carried from."""
     cards = [store.card(name) for name in dict.fromkeys(sources)]
-    if config.regions:
-        if len(cards) > 1:
-            raise UnusableInput(
-                f"regions are those of one scan, and {len(cards)} are given (--from)."
-            )
-        return cards or [atlas_of([store.card(name) for name in targets])]
     bare = [card.id for card in cards if not card.label_values]
     if bare or not cards:
         raise UnusableInput(f"{listed(bare) or 'nobody'} has no labels to carry.")
-    return cards
+    wanted = [n for n in dict.fromkeys(targets) if n not in {c.id for c in cards}]
+    with relabelling(store, out) as new:
+        run = _Run(store, new, cards, encoder, config, device)
+        rows, failed, stopped = yield from run.all([store.card(n) for n in wanted])
+        ids = [card.id for card in cards]
+        if not stopped:
+            for name in doubtful_of(rows, config.trust):
+                new.leave_out(name)
+            new.finish({"from": ids, "by": to_dict(config)})
+            yield Saved(str(out), "store")
+        result = told(out, rows, failed, config, ids, stopped=stopped)
+    return {**result, "store": str(out)}
 
 
 class _Run:
@@ -140,8 +119,6 @@ class _Run:
         self.store, self.new, self.sources = store, new, sources
         self.encoder, self.config, self.device = encoder, config, device
         self.labelled: list[Labelled] | None = None
-        # what is carried, where it is not the labels of the sources
-        self.regions: LabelMap | None = None
         self.before = rows_before(new.out)
         self.people = patients_of(store.cards)
         self.patients = {self.people[card.id] for card in sources}
@@ -156,16 +133,8 @@ class _Run:
         """Rows, failures, and whether it was stopped."""
         rows: list[dict[str, Any]] = []
         failed: list[dict[str, str]] = []
-        if self.config.regions:
-            atlas = self.sources[0]
-            if (yield Progress("dividing", 0, 1, atlas.id)) is Request.STOP:
-                return rows, failed, True
-            self.regions = regions_of(_image(self.store, atlas), self.config.regions)
         for card in self.sources:
-            if self.regions is None:
-                self.new.keep(card.id)
-            elif not self.new.has(card.id, self.key):
-                self.new.put(card.id, self.regions.data, self.key)
+            self.new.keep(card.id)
         for number, card in enumerate(targets):
             news = Progress("scans", number, len(targets), card.id)
             if (yield news) is Request.STOP:
@@ -211,7 +180,7 @@ class _Run:
             return None
         stored = store_labels(found, self.config.ignore_above)
         self.new.put(card.id, stored, self.key)
-        truth = None if self.regions else _labels(self.store, card)
+        truth = _labels(self.store, card)
         scores = scores_of(card.id, found.labels, truth.data) if truth else []
         return {
             "case": card.id, "confidence": round(found.confidence, 4),
@@ -229,25 +198,16 @@ class _Run:
                 return None
         return looked_at(_image(self.store, card), maps, self.device)
 
-    @property
-    def names(self) -> Mapping[int, str]:
-        """Of the label values that are carried."""
-        if self.regions is not None:
-            return self.regions.names
-        return self.store.label_names
-
     def read_sources(self) -> Job[list[Labelled] | None]:
         """The labelled cases, with one set of values; None when stopped."""
         values = sorted({v for card in self.sources for v in card.label_values})
-        if self.regions is not None:
-            values = sorted(self.regions.names)
-        names = {v: self.names.get(v, f"label {v}") for v in values}
+        names = {v: self.store.label_names.get(v, f"label {v}") for v in values}
         found = []
         for card in self.sources:
             scan = yield from self.see(card)
             if scan is None:
                 return None
-            labels = self.regions or _labels(self.store, card)
+            labels = _labels(self.store, card)
             assert labels is not None
             found.append(labelled(scan, labels, values, names))
         return found

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,15 +41,9 @@ from homolog.writing import share, write_json, write_npy, writing_folder
 _VERSION = 1
 
 
-def labels_made(store: Store) -> Mapping[str, Any] | None:
-    """How labels of a store were made, as ``Relabelled.finish`` was told; or None."""
-    made: Mapping[str, Any] | None = (read_contents(store.path) or {}).get(LABELS_MADE)
-    return made
-
-
 def own_labels(store: Store) -> frozenset[str] | None:
     """Cases whose labels are theirs; None: all of them, none were carried."""
-    made = labels_made(store)
+    made = (read_contents(store.path) or {}).get(LABELS_MADE)
     return None if made is None else frozenset(made.get("from", ()))
 
 
@@ -129,21 +122,17 @@ class Relabelled:
         """Take a case out again; its files stay for the next time."""
         self.cards.pop(case_id, None)
 
-    def finish(
-        self, facts: Mapping[str, object], names: Mapping[int, str] | None = None
-    ) -> Store:
+    def finish(self, facts: Mapping[str, object]) -> Store:
         """Write the list of cases; the store is there then.
 
         Args:
             facts: How its labels were made, JSON types, for ``store.json``.
-            names: Of the label values; None: as in the source.
         """
         source = self.source
-        names = source.label_names if names is None else names
         contents = {
             "format": FORMAT,
             "preprocessing": to_dict(source.preprocessing),
-            "label_names": {str(v): name for v, name in names.items()},
+            "label_names": {str(v): name for v, name in source.label_names.items()},
             "fingerprint": {
                 **source.fingerprint,
                 "intensities": intensities_by_modality(list(self.cards.values())),
