@@ -256,6 +256,20 @@ def test_files_get_their_names_in_one_place() -> None:
         )
 
 
+def test_signals_are_passed_on_as_signals() -> None:
+    """``clicked.connect(signal.emit)``: PySide6 calls it without the button's state."""
+    for name, tree in _trees().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not isinstance(
+                node.func, ast.Attribute
+            ):
+                continue
+            passed = [getattr(argument, "attr", "") for argument in node.args]
+            assert node.func.attr != "connect" or "emit" not in passed, (
+                f"{name}:{node.lineno} connects to emit; connect to the signal"
+            )
+
+
 def _loaded_after(code: str) -> set[str]:
     script = f"{code}\nimport sys; print('\\n'.join(sys.modules))"
     run = subprocess.run(

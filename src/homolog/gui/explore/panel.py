@@ -344,7 +344,7 @@ class ScanRow(FeatureRow):
         self.heat.setSizePolicy(
             QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
         )
-        self.heat.clicked.connect(self.heat_wanted.emit)
+        self.heat.clicked.connect(self.heat_wanted)
         self.front = QPushButton("Show")
         self.front.setToolTip(
             "Bring this scan to the front and to its middle; scans that lie over it "

@@ -382,7 +382,7 @@ class ScanRow(FeatureRow):
         self.tick.setSizePolicy(
             QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred
         )
-        self.tick.clicked.connect(self.part.emit)
+        self.tick.clicked.connect(self.part)
         self.paint = QPushButton()
         self.paint.clicked.connect(lambda: self.make.emit())
         self.take = QPushButton()
