@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +81,9 @@ def votes_of(
     other = _alike(atlas.seen.image.read(there), own, atlas.seen.body.read(there))
     sigma = _patch(grid)
     reach = [min(r, n - 1) for r, n in zip(config.reach, grid.shape, strict=True)]
-    apart = {
-        move: _patch_gap(own, other, move, sigma)
-        for move in itertools.product(*(range(-r, r + 1) for r in reach))
-    }
+    moves = list(itertools.product(*(range(-r, r + 1) for r in reach)))
+    looks, votes = around(other, reach), around(labels, reach)
+    apart = {move: smoothed((own - looks(move)) ** 2, sigma) for move in moves}
     best = functools.reduce(torch.minimum, apart.values())
     noise = float(best.mean().clamp(min=1e-8))
     scale = (best + 0.5 * noise) / config.sharp
@@ -93,7 +92,7 @@ def votes_of(
     for move, gap in apart.items():
         mm = torch.tensor(move) * spacing / float(spacing.mean())
         weight = torch.exp(-gap / scale - 0.5 * float((mm**2).sum()))
-        chances += weight * shifted(labels, move)
+        chances.addcmul_(weight, votes(move))
         total += weight
     missed = torch.zeros_like(own)
     if mapping.unsure_mm is not None:
@@ -101,27 +100,29 @@ def votes_of(
     return Votes(chances / total, torch.exp(-best / (4 * noise)) + 1e-3, missed)
 
 
-def shifted(values: Tensor, move: Sequence[int]) -> Tensor:
-    """Values (C, d, h, w) of the cells that lie ``move`` further; borders are held."""
-    result = values
-    for axis, step in enumerate(move):
-        if step:
-            n = values.shape[axis + 1]
-            index = (torch.arange(n) + step).clamp(0, n - 1)
-            result = result.index_select(axis + 1, index)
-    return result
+def around(values: Tensor, reach: Sequence[int]) -> Callable[[Sequence[int]], Tensor]:
+    """Cells that lie so much further, of (C, d, h, w), as views; borders are held.
+
+    Args:
+        values: On a grid.
+        reach: No way is longer, along each axis.
+    """
+    pad = [r for r in reversed(reach) for _ in range(2)]
+    wide = functional.pad(values[None], pad, mode="replicate")[0]
+
+    def moved(move: Sequence[int]) -> Tensor:
+        part = wide
+        for axis, (r, step) in enumerate(zip(reach, move, strict=True), start=1):
+            part = part.narrow(axis, r + step, values.shape[axis])
+        return part
+
+    return moved
 
 
 def _patch(grid: Grid) -> list[float]:
     """Sigma of a patch in voxels: one voxel of the finest axis, in mm."""
     spacing = np.array(grid.affine.spacing_mm)
     return [float(s) for s in np.clip(spacing.min() / spacing, 0.3, 1.0)]
-
-
-def _patch_gap(
-    own: Tensor, other: Tensor, move: tuple[int, ...], sigma: Sequence[float]
-) -> Tensor:
-    return smoothed((own - shifted(other, move)) ** 2, sigma)
 
 
 def _alike(values: Tensor, wanted: Tensor, body: Tensor) -> Tensor:
