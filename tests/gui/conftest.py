@@ -102,6 +102,22 @@ def _the_engine_is_asked_once(
 
 
 @pytest.fixture
+def qtbot(qtbot):
+    """pytest-qt's, which holds widgets until they are closed, as a window holds its.
+
+    PySide6 takes a widget away with its last name, shown or not, at the end of a test.
+    """
+    held, add = [], qtbot.addWidget
+
+    def add_and_hold(widget, **how):
+        held.append(widget)
+        add(widget, **how)
+
+    qtbot.addWidget = add_and_hold
+    return qtbot
+
+
+@pytest.fixture
 def make_napari_viewer(make_napari_viewer):
     """napari's, whose windows go before it looks for any that were left.
 

@@ -259,4 +259,11 @@ def test_one_button_hides_all_of_ours_and_a_tab_takes_its_own() -> None:
     assert not heat.visible
     viewer.layers.remove(heat)
     ours.front("Label")
+    mark = viewer.add_points(np.zeros((1, 3)), metadata={KEY: {"derived": True}})
+    ours.opened(mark)
+    ours.front("Runs")
+    assert [x.visible for x in (mark, paint)] == [False, True]
+    ours.front("Label")
+    assert mark.visible
+    viewer.layers.remove(mark)
     assert ours.toggle() == 1

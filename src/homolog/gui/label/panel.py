@@ -287,7 +287,7 @@ class ResultBox(QWidget):
             self._trainer.now,
         )  # fmt: skip
         self.state = widgets.sentence("State of the prediction", lines=2)
-        self.warnings = widgets.sentence("What is wrong with the paint", lines=3)
+        self.warnings = widgets.sentence("What is wrong with the paint", lines=5)
         self.score = widgets.sentence("Left-out score", lines=3)
         self.unknown = widgets.sentence("What is unknown", lines=2)
         self.next = widgets.button(

@@ -1,7 +1,8 @@
 """Layers that the plugin made: hidden and shown as one, and with the tab they are of.
 
-Free of Qt. A similarity map, pinned places and matches belong to the tab in front of
-which they appeared; label maps and predictions are results, and stay when it is left.
+Free of Qt. A similarity map, pinned or marked places and matches belong to the tab in
+front of which they appeared; label maps and predictions are results, and stay when it
+is left.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from homolog.gui.shared.layers import is_kind, itself, notes_of
 
 # Tabs whose layers are of no use elsewhere.
-_OWN = ("Explore", "Landmarks")
+_OWN = ("Explore", "Label", "Landmarks")
 
 
 def is_ours(layer: Any) -> bool:
