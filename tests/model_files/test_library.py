@@ -310,7 +310,7 @@ def test_a_commands_unknown_name_is_told(places: tuple[Path, Path], shell: Any) 
     status, _, news = shell("embed", "scan.nii.gz", "--encoder", "bodyct",
                             "--out", "f")  # fmt: skip
     assert (status, "Did you mean body-ct?" in news) == (2, True), news
-    with pytest.raises(ConfigError, match="none of scratch"):
+    with pytest.raises(ConfigError, match="neither scratch nor carried"):
         make_plan({}, methods="scratch,body", patients="1")
 
 
