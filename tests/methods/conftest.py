@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from homolog.backbones.base import Backbone, BackboneConfig
 from homolog.geometry.affine import Index
+from homolog.small_maps import guard_small_maps
 from homolog.views.view import View, Views, ViewSpec
 
 
@@ -106,7 +107,8 @@ def small_backbone() -> Callable[..., Backbone]:
     def make(in_plane: bool = False, seed: int = 0, channels: int = 1) -> Backbone:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return SmallBackbone(BackboneConfig(in_channels=channels), in_plane)
+            small = SmallBackbone(BackboneConfig(in_channels=channels), in_plane)
+            return guard_small_maps(small)  # as every training does
 
     return make
 

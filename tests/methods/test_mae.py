@@ -266,10 +266,7 @@ def test_the_error_is_made_in_float32_under_autocast(
     make: Callable[..., MAE], make_views: MakeViews, kind: str
 ) -> None:
     method = make(kind)
-    # One mask in some 900 gives this network's last convolution, on a CPU in bf16, a
-    # gradient that is not finite; a training passes over such a step.
-    with torch.random.fork_rng(), torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         error = method.losses(make_views(method.views()), 0.0)["reconstruction"]
     assert error.dtype == torch.float32
     error.backward()
